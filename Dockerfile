@@ -1,0 +1,56 @@
+# The Charloom server as a small image: no torch, no compiler, no root.
+#
+#   docker build -t charloom .
+#   docker run --rm -p 50051:50051 --read-only --cap-drop ALL charloom
+#
+# Build arguments:
+#   PYTHON_IMAGE  any image with Python 3.11 or later, pip and venv
+#   EXTRAS        the extras to install; "server,torch" makes the image with torch
+#
+# Two optional build secrets serve networks with their own package index:
+#   --secret id=pipconf,src=pip.conf   pip's settings
+#   --secret id=ca,src=ca.pem          certificates to trust while downloading
+# Both are mounted for one step and never become part of a layer.
+
+ARG PYTHON_IMAGE=python:3.11-slim
+
+FROM ${PYTHON_IMAGE} AS build
+ARG EXTRAS=server
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_COMPILE=1 \
+    PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+COPY . .
+# The environment gets no pip of its own. Its bytecode is marked as always valid,
+# so that a start neither compiles nor compares times.
+RUN --mount=type=secret,id=pipconf,target=/run/secrets/pipconf,required=false \
+    --mount=type=secret,id=ca,target=/run/secrets/ca,required=false \
+    --mount=type=cache,target=/root/.cache/pip \
+    if [ -s /run/secrets/pipconf ]; then export PIP_CONFIG_FILE=/run/secrets/pipconf; fi \
+    && if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
+    && python -m venv --without-pip /opt/charloom \
+    && python -m pip wheel --no-deps --wheel-dir /wheel . \
+    && set -- /wheel/charloom-*.whl \
+    && python -m pip --python /opt/charloom/bin/python install "$1[${EXTRAS}]" \
+    && /opt/charloom/bin/python -m compileall -q -j 0 \
+        --invalidation-mode unchecked-hash /opt/charloom/lib
+
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="Charloom" \
+      org.opencontainers.image.description="Character-level LSTMs served over gRPC as stateful streams" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# Some base images leave out the standard library's bytecode. The root file system
+# may be read-only later, so it is made here, once.
+RUN python -c "import compileall, re, sysconfig; \
+compileall.compile_dir(sysconfig.get_path('stdlib'), quiet=2, workers=0, \
+rx=re.compile(r'/(site-packages|dist-packages|test|tests|idlelib|lib2to3|tkinter|turtledemo|ensurepip)/'))"
+COPY --from=build /opt/charloom /opt/charloom
+ENV PATH=/opt/charloom/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 50051
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
+    CMD ["charloom", "health", "--target", "localhost:50051"]
+ENTRYPOINT ["charloom"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "50051"]

@@ -1,0 +1,50 @@
+"""Command-line flags from a settings class: names, help and defaults are stated once, where the settings are."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+
+def add_settings_flags(parser: argparse.ArgumentParser, settings: type[BaseModel]) -> None:
+    """Add one `--flag` per field; a flag that is not given leaves no trace, so that other sources may set it."""
+    for name, field in settings.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        default = field.get_default(call_default_factory=True, validated_data={})
+        shown = default.value if isinstance(default, enum.Enum) else default
+        text = f"{field.description} (default: {shown})".replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(
+                flag, dest=name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+            )
+        else:
+            parser.add_argument(
+                flag, dest=name, default=argparse.SUPPRESS, help=text, metavar=_metavar(field.annotation)
+            )
+
+
+def given_settings(arguments: argparse.Namespace, settings: type[BaseModel]) -> dict[str, Any]:
+    """The flags that were given, by field name."""
+    return {name: value for name, value in vars(arguments).items() if name in settings.model_fields}
+
+
+def explain(problem: ValidationError) -> str:
+    """Say which flags are at fault and why, in one line."""
+    parts = []
+    for error in problem.errors():
+        name = ".".join(str(part) for part in error["loc"])
+        message = error["msg"].removeprefix("Value error, ")
+        parts.append(f"--{name.replace('_', '-')} {error['input']}: {message}" if name else message)
+    return "; ".join(parts)
+
+
+def _metavar(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "{" + ",".join(str(choice) for choice in get_args(annotation)) + "}"
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return "{" + ",".join(str(member.value) for member in annotation) + "}"
+    return {int: "N", float: "X"}.get(annotation, "VALUE")

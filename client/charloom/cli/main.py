@@ -1,0 +1,78 @@
+"""The entry point: a table of commands, each imported only when it is asked for.
+
+So `charloom generate` works where neither torch nor onnxruntime is installed, and no command pays for another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from charloom.cli import CommandError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: where it lives, what it needs installed, what it does."""
+
+    module: str
+    extra: str | None
+    help: str
+
+
+COMMANDS = {
+    "demo": Command("charloom.cli.demo", "server", "serve the bundled model and stream a completion from it"),
+    "generate": Command("charloom.cli.generate", None, "stream text from a server"),
+    "chat": Command("charloom.cli.chat", None, "type lines and let the model go on, state carried"),
+    "models": Command("charloom.cli.models", None, "list the models of a server"),
+    "health": Command("charloom.cli.health", None, "ask a server whether it serves; for probes"),
+    "serve": Command("charloom.cli.serve", "server", "serve bundles over gRPC"),
+    "train": Command("charloom.cli.train", "training", "train a model on a text file"),
+    "evaluate": Command("charloom.cli.evaluate", "training", "validation loss of a run, by both protocols"),
+    "export": Command("charloom.cli.export", "training", "turn a run into a bundle that can be served"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="charloom", description="Train character-level LSTMs and serve them over gRPC."
+    )
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("charloom"))
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(name, help=command.help, description=command.help)
+        if name == asked:
+            try:
+                module = importlib.import_module(command.module)
+            except ModuleNotFoundError as missing:
+                if command.extra is None or (missing.name or "").startswith("charloom"):
+                    raise
+                print(
+                    f"charloom {name} needs {missing.name}, which is not installed; "
+                    f"run: pip install 'charloom[{command.extra}]'",
+                    file=sys.stderr,
+                )
+                return 1
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    arguments = parser.parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except CommandError as problem:
+        print(f"charloom {asked}: {problem}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""`charloom train TEXT --run DIRECTORY`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+
+from charloom.bundle import BundleError, UnknownSymbolsError
+from charloom.cli import CommandError
+from charloom.cli.flags import add_settings_flags, explain, given_settings
+from charloom.training.checkpoint import CONFIG_FILE, CheckpointError
+from charloom.training.config import TrainingConfig
+from charloom.training.corpus import CorpusError, read_corpus
+from charloom.training.loop import Trainer, TrainingDiverged
+from charloom.training.report import TerminalReporter, loss_figures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("text", type=Path, help="a UTF-8 text file")
+    parser.add_argument("--run", dest="run_directory", type=Path, required=True, help="directory of the run")
+    parser.add_argument("--resume", action="store_true", help="go on where the run stopped, exactly")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default: auto)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    add_settings_flags(parser.add_argument_group("settings"), TrainingConfig)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and leave checkpoints and a log in the run directory."""
+    console = Console()
+    device = arguments.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CommandError("--device cuda: no CUDA device is available; use --device cpu")
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise CommandError(f"--threads {arguments.threads}: give at least 1")
+        torch.set_num_threads(arguments.threads)
+    try:
+        config = _config(arguments)
+        corpus = read_corpus(arguments.text, config.unit, config.validation_share)
+        trainer = Trainer(config, corpus, arguments.run_directory, resume=arguments.resume, device=device)
+    except (CorpusError, CheckpointError, UnknownSymbolsError, BundleError) as problem:
+        raise CommandError(str(problem)) from problem
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: trainer.stop())
+    console.print(
+        f"{corpus.name}: {corpus.characters:,} characters, {corpus.vocabulary.size} symbols, "
+        f"{len(corpus.train):,} {config.unit.value}s to train on, {len(corpus.validation):,} to validate\n"
+        f"model: {config.layers} x {config.hidden_size}, {trainer.model.parameter_count():,} parameters, "
+        f"{'bf16 autocast' if trainer.bf16 else 'fp32'} on {device}, {trainer.total_steps:,} steps",
+        highlight=False,
+        soft_wrap=True,
+    )
+    with TerminalReporter(console, trainer.total_steps, trainer.step, config.unit.value) as reporter:
+        try:
+            outcome = trainer.train(reporter)
+        except (CorpusError, CheckpointError, TrainingDiverged) as problem:
+            raise CommandError(str(problem)) from problem
+    if not outcome.finished:
+        console.print(
+            f"stopped at step {outcome.step}; go on with: "
+            f"charloom train {arguments.text} --run {arguments.run_directory} --resume"
+        )
+        return 130
+    console.print(f"done: best validation {loss_figures(outcome.best_loss)}", highlight=False)
+    console.print(f"next: charloom export {arguments.run_directory} BUNDLE --text {arguments.text}", highlight=False)
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> TrainingConfig:
+    given = given_settings(arguments, TrainingConfig)
+    saved: dict[str, Any] = {}
+    file = arguments.run_directory / CONFIG_FILE
+    if arguments.resume and file.is_file():
+        saved = json.loads(file.read_text("utf-8"))
+    try:
+        return TrainingConfig.model_validate(saved | given)
+    except ValidationError as problem:
+        raise CommandError(explain(problem)) from problem

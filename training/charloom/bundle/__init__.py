@@ -1,0 +1,54 @@
+"""The model bundle: the contract between training and serving. Needs numpy and pydantic, no torch."""
+
+from charloom.bundle.errors import BundleError, UnknownSymbol, UnknownSymbolsError
+from charloom.bundle.manifest import (
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    VOCABULARY_FILE,
+    WEIGHTS_FILE,
+    Cell,
+    DecoderKind,
+    FileEntry,
+    Manifest,
+)
+from charloom.bundle.reader import Bundle, read_bundle, sha256_of
+from charloom.bundle.vocabulary import (
+    ByteVocabulary,
+    CharacterVocabulary,
+    TextDecoder,
+    Tokens,
+    Unit,
+    Vocabulary,
+    read_vocabulary,
+    vocabulary_of,
+    write_vocabulary,
+)
+from charloom.bundle.writer import file_entry, write_manifest
+
+__all__ = [
+    "MANIFEST_FILE",
+    "SCHEMA_VERSION",
+    "VOCABULARY_FILE",
+    "WEIGHTS_FILE",
+    "Bundle",
+    "BundleError",
+    "ByteVocabulary",
+    "Cell",
+    "CharacterVocabulary",
+    "DecoderKind",
+    "FileEntry",
+    "Manifest",
+    "TextDecoder",
+    "Tokens",
+    "Unit",
+    "UnknownSymbol",
+    "UnknownSymbolsError",
+    "Vocabulary",
+    "file_entry",
+    "read_bundle",
+    "read_vocabulary",
+    "sha256_of",
+    "vocabulary_of",
+    "write_manifest",
+    "write_vocabulary",
+]

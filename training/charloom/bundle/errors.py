@@ -1,0 +1,44 @@
+"""What can be wrong with a bundle or with a text, said so that a person can act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SHOWN_UNKNOWNS = 10
+"""How many unknown characters an error names; the count is always complete."""
+
+
+class BundleError(Exception):
+    """A bundle cannot be used: names the bundle, the file or field at fault, and what to do."""
+
+    def __init__(self, path: Path, problem: str, advice: str = "export the bundle again") -> None:
+        self.path = path
+        self.problem = problem
+        self.advice = advice
+        super().__init__(f"bundle {path}: {problem}; {advice}")
+
+
+@dataclass(frozen=True)
+class UnknownSymbol:
+    """One character that the vocabulary lacks."""
+
+    character: str
+    position: int
+    """Index of the character in the text, counted in characters from 0."""
+
+    def __str__(self) -> str:
+        return f"{self.character!r} (U+{ord(self.character):04X}) at {self.position}"
+
+
+class UnknownSymbolsError(ValueError):
+    """A text has characters outside the vocabulary: names the first ones with their positions."""
+
+    def __init__(self, shown: Sequence[UnknownSymbol], count: int) -> None:
+        self.shown = tuple(shown)
+        self.count = count
+        more = f", and {count - len(self.shown)} more" if count > len(self.shown) else ""
+        super().__init__(
+            f"{count} character(s) are not in the model's vocabulary: {', '.join(map(str, self.shown))}{more}"
+        )

@@ -1,0 +1,26 @@
+"""Writing a bundle: the manifest comes last, so that a half-written bundle is never one.
+
+Knows: files and hashes. Does not know: how decoders are made.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from charloom.bundle.manifest import MANIFEST_FILE, FileEntry, Manifest
+from charloom.bundle.reader import sha256_of
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and hash of a file."""
+    return FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
+    """Fill in the digest and put `manifest.json` into `directory` in one step."""
+    manifest = manifest.with_digest()
+    temporary = directory / f".{MANIFEST_FILE}.partial"
+    temporary.write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
+    os.replace(temporary, directory / MANIFEST_FILE)
+    return manifest

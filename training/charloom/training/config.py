@@ -1,0 +1,64 @@
+"""The settings of a training run: one place for defaults, limits and their meaning.
+
+Knows: names, types, ranges. Does not know: torch, files, the command line (which derives its flags from here).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from charloom.bundle import Unit
+
+
+class ModelConfig(BaseModel):
+    """The shape of a `CharLSTM`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: int = Field(2, ge=1, le=16, description="LSTM layers, L")
+    hidden_size: int = Field(512, ge=1, le=8192, description="units per layer, H")
+    embedding_size: int = Field(128, ge=1, le=8192, description="size of a symbol's embedding, E")
+    dropout: float = Field(
+        0.4, ge=0, lt=1, description="dropout on the input and output of each layer, never on the recurrence"
+    )
+    tie_weights: bool = Field(
+        False, description="share the embedding with the output layer (needs embedding_size = hidden_size)"
+    )
+
+    @model_validator(mode="after")
+    def _tied_sizes_fit(self) -> ModelConfig:
+        if self.tie_weights and self.embedding_size != self.hidden_size:
+            raise ValueError(
+                f"tie_weights needs embedding_size ({self.embedding_size}) equal to hidden_size ({self.hidden_size})"
+            )
+        return self
+
+
+class TrainingConfig(ModelConfig):
+    """Everything that decides the outcome of a run, besides the text."""
+
+    unit: Unit = Field(Unit.CHARACTER, description="what one token is: character or byte (any UTF-8 text)")
+    batch_size: int = Field(64, ge=1, description="parallel streams of text, B")
+    sequence_length: int = Field(128, ge=1, description="steps of truncated backpropagation through time, T")
+    epochs: int = Field(20, ge=1, description="passes over the training part")
+    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
+    schedule: Literal["cosine", "plateau"] = Field(
+        "cosine", description="cosine decay, or reduce when the validation loss stops falling"
+    )
+    warmup_steps: int = Field(200, ge=0, description="steps of linear warm-up")
+    final_learning_rate_ratio: float = Field(
+        0.01, ge=0, le=1, description="learning rate at the end, as a share of the peak"
+    )
+    plateau_patience: int = Field(2, ge=0, description="evaluations without progress before the rate is reduced")
+    plateau_factor: float = Field(0.5, gt=0, lt=1, description="factor of one reduction on a plateau")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay, on matrices only")
+    gradient_clip: float = Field(1.0, gt=0, description="largest global norm of the gradient")
+    validation_share: float = Field(0.1, gt=0, lt=1, description="last part of the text, kept for validation")
+    evaluations_per_epoch: int = Field(1, ge=1, description="evaluations, each with a sample of text")
+    checkpoint_every: int = Field(200, ge=1, description="steps between two checkpoints")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 autocast; auto takes it where the device has the instructions"
+    )
+    seed: int = Field(1, ge=0, lt=2**63, description="of initialisation, dropout and samples")

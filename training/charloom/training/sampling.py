@@ -1,0 +1,77 @@
+"""Choosing the next token: the sampling contract, stated in torch.
+
+Knows: logits, one uniform number and the sampling parameters of each row. Does not know: models, state, text.
+Written in the subset that TorchScript compiles, because the exported decoder runs this very function.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def apply_filters(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Forbid the tokens outside top_k, then top_p, then min_p, each row by its own parameters.
+
+    Every filter keeps the most probable tokens up to some rank, ties by lower id, so together they keep a prefix of
+    the ranking. top_p takes the smallest prefix that reaches the probability, renormalised after top_k.
+
+    Args:
+        logits: [B, V], after bias and temperature
+        top_k: [B], int64, 0 = off
+        top_p: [B], float32, 1 = off
+        min_p: [B], float32, 0 = off
+
+    Returns:
+        [B, V], minus infinity where a token is forbidden, unchanged elsewhere.
+    """
+    size = logits.size(1)
+    ranked, order = torch.sort(logits, dim=1, descending=True, stable=True)
+    probability = torch.softmax(ranked, dim=1)
+    rank = torch.arange(size, device=logits.device).unsqueeze(0)
+    limit = torch.where(top_k > 0, top_k, torch.full_like(top_k, size)).unsqueeze(1)
+    probability = torch.where(rank < limit, probability, torch.zeros_like(probability))
+    before = torch.cumsum(probability, dim=1) - probability
+    in_top_p = (before < top_p.unsqueeze(1) * probability.sum(dim=1, keepdim=True)) | (top_p >= 1.0).unsqueeze(1)
+    in_min_p = probability >= min_p.unsqueeze(1) * probability[:, :1]
+    kept = (rank < limit) & in_top_p & in_min_p
+    mask = torch.zeros_like(kept).scatter(1, order, kept)
+    return logits.masked_fill(~mask, float("-inf"))
+
+
+def choose(
+    logits: Tensor,
+    uniform: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    bias: Tensor,
+    filtered: bool,
+) -> Tensor:
+    """Choose a token for each row: bias, temperature, filters, then inverse-CDF with the row's uniform number.
+
+    The first token whose cumulative weight exceeds `uniform * total` is taken: it always has weight, so a forbidden
+    token is never chosen. Temperature 0 takes the largest biased logit (the lowest id among equals).
+
+    Args:
+        logits: [B, V]
+        uniform: [B], in [0, 1 - 2^-23]
+        temperature: [B], >= 0
+        top_k, top_p, min_p: [B] each, see `apply_filters`
+        bias: [B, V], added to the logits
+        filtered: whether any row filters; when false the filters are skipped, with the same result
+
+    Returns:
+        [B], int64
+    """
+    biased = logits + bias
+    greedy = temperature == 0
+    scaled = biased / torch.where(greedy, torch.ones_like(temperature), temperature).unsqueeze(1)
+    if filtered:
+        scaled = apply_filters(scaled, top_k, top_p, min_p)
+    weight = torch.exp(scaled - scaled.amax(dim=1, keepdim=True))
+    cumulative = torch.cumsum(weight, dim=1)
+    threshold = uniform.unsqueeze(1) * cumulative[:, -1:]
+    sampled = (cumulative <= threshold).sum(dim=1)
+    return torch.where(greedy, biased.argmax(dim=1), sampled)

@@ -1,0 +1,41 @@
+"""Learning rates. Knows: steps and losses. Does not know: optimisers, models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from charloom.training.config import TrainingConfig
+
+
+@dataclass
+class Plateau:
+    """Reduce-on-plateau: what it remembers between evaluations, saved with each checkpoint."""
+
+    factor: float = 1.0
+    """What the learning rate is multiplied with at present."""
+    best: float = math.inf
+    stale: int = 0
+    """Evaluations since the last progress."""
+
+    def observe(self, loss: float, config: TrainingConfig) -> None:
+        """Take note of a validation loss; reduce the factor when it did not fall for too long."""
+        if loss < self.best:
+            self.best, self.stale = loss, 0
+            return
+        self.stale += 1
+        if self.stale > config.plateau_patience:
+            self.factor = max(self.factor * config.plateau_factor, config.final_learning_rate_ratio)
+            self.stale = 0
+
+
+def learning_rate(step: int, total_steps: int, config: TrainingConfig, plateau: Plateau) -> float:
+    """The learning rate of a step: linear warm-up, then cosine decay or the plateau's factor."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "plateau":
+        return config.learning_rate * plateau.factor
+    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    floor = config.final_learning_rate_ratio
+    return config.learning_rate * (floor + (1 - floor) * cosine)
