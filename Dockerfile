@@ -4,7 +4,7 @@
 #   docker run --rm -p 50051:50051 --read-only --cap-drop ALL charloom
 #
 # Build arguments:
-#   PYTHON_IMAGE  any image with Python 3.11 or later, pip and venv
+#   PYTHON_IMAGE  any image with Python 3.10 or later, pip and venv
 #   EXTRAS        the extras to install; "server,torch" makes the image with torch
 #
 # Two optional build secrets serve networks with their own package index:
