@@ -15,9 +15,10 @@ from rich.console import Console
 from charloom.bundle import BundleError, UnknownSymbolsError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
-from charloom.training.checkpoint import CONFIG_FILE, CheckpointError
+from charloom.training.checkpoint import CONFIG_FILE, LOSSES_FILE, CheckpointError, load_trained
 from charloom.training.config import TrainingConfig
 from charloom.training.corpus import CorpusError, read_corpus
+from charloom.training.evaluate import losses
 from charloom.training.loop import Trainer, TrainingDiverged
 from charloom.training.report import TerminalReporter, loss_figures
 
@@ -71,8 +72,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"charloom train {arguments.text} --run {arguments.run_directory} --resume"
         )
         return 130
-    console.print(f"done: best validation {loss_figures(outcome.best_loss)}", highlight=False)
-    console.print(f"next: charloom export {arguments.run_directory} BUNDLE --text {arguments.text}", highlight=False)
+    console.print("done; measuring the best weights by both validation protocols", highlight=False)
+    trained = load_trained(arguments.run_directory)
+    found = losses(trained.model.to(device), corpus.validation)
+    (arguments.run_directory / LOSSES_FILE).write_text(json.dumps(found) + "\n", "utf-8")
+    for protocol, loss in found.items():
+        console.print(f"{protocol:12} {loss_figures(loss)}", highlight=False)
+    console.print(f"next: charloom export {arguments.run_directory} BUNDLE", highlight=False)
     return 0
 
 

@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from charloom.bundle import Vocabulary, read_vocabulary
+from charloom.bundle import VOCABULARY_FILE, Tokens, Vocabulary, read_vocabulary
 from charloom.training.config import ModelConfig
 from charloom.training.model import CharLSTM
 
 SCHEMA = "charloom.checkpoint/1"
 LAST_FILE, BEST_FILE, CONFIG_FILE, LOG_FILE = "last.safetensors", "best.safetensors", "config.json", "log.jsonl"
+VALIDATION_FILE, LOSSES_FILE = "validation.npy", "losses.json"
 
 
 class CheckpointError(Exception):
@@ -93,11 +95,29 @@ def load_trained(run: Path, file: str = BEST_FILE) -> TrainedModel:
         CheckpointError: the run has no such checkpoint, or it does not fit its own settings.
     """
     checkpoint = read_checkpoint(run / file)
-    vocabulary = read_vocabulary(run / "vocabulary.json")
+    vocabulary = read_vocabulary(run / VOCABULARY_FILE)
     settings = {name: checkpoint.facts["config"][name] for name in ModelConfig.model_fields}
     model = CharLSTM(vocabulary.size, ModelConfig.model_validate(settings))
     load_weights(model, checkpoint, run / file)
     return TrainedModel(model.eval(), vocabulary, checkpoint.facts)
+
+
+def save_validation(run: Path, tokens: Tokens) -> None:
+    """Keep the validation tokens in the run, so that evaluation and export need nothing but the run."""
+    np.save(run / VALIDATION_FILE, tokens, allow_pickle=False)
+
+
+def load_validation(run: Path) -> Tokens:
+    """The validation tokens of a run, [M].
+
+    Raises:
+        CheckpointError: the run has none.
+    """
+    try:
+        tokens: Tokens = np.load(run / VALIDATION_FILE, allow_pickle=False)
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(f"cannot read the validation tokens of {run}: {problem}") from problem
+    return tokens
 
 
 def load_weights(model: CharLSTM, checkpoint: Checkpoint, path: Path) -> None:

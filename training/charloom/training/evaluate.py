@@ -57,6 +57,14 @@ def windows_loss(model: CharLSTM, tokens: Tokens, batches: int = WINDOW_BATCHES)
     return total / batches
 
 
+def losses(model: CharLSTM, tokens: Tokens) -> dict[str, float]:
+    """Both protocols, by name; `windows-256` is left out when there is too little text for one window."""
+    found = {"tail": tail_loss(model, tokens)}
+    if len(tokens) >= WINDOW + 2:
+        found["windows-256"] = windows_loss(model, tokens)
+    return found
+
+
 @torch.no_grad()
 def tail_estimate(model: CharLSTM, tokens: Tokens, chunk: int = 512) -> float:
     """An estimate of `tail` at a fraction of its time, for use while training.

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from charloom.bundle import write_vocabulary
+from charloom.bundle import VOCABULARY_FILE, write_vocabulary
 from charloom.training.checkpoint import (
     BEST_FILE,
     CONFIG_FILE,
@@ -32,6 +32,7 @@ from charloom.training.checkpoint import (
     load_weights,
     optimizer_tensors,
     read_checkpoint,
+    save_validation,
     write_checkpoint,
 )
 from charloom.training.config import TrainingConfig
@@ -161,7 +162,8 @@ class Trainer:
         """
         with self._locked():
             self.run.mkdir(parents=True, exist_ok=True)
-            write_vocabulary(self.run / "vocabulary.json", self.corpus.vocabulary)
+            write_vocabulary(self.run / VOCABULARY_FILE, self.corpus.vocabulary)
+            save_validation(self.run, self.corpus.validation)
             (self.run / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", "utf-8")
             started, start_step = time.monotonic() - self.seconds, self.step
             clock = time.monotonic()

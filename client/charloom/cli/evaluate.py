@@ -1,0 +1,43 @@
+"""`charloom evaluate RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from charloom.bundle import BundleError, UnknownSymbolsError
+from charloom.cli import CommandError
+from charloom.training.checkpoint import LOSSES_FILE, CheckpointError, load_trained, load_validation
+from charloom.training.corpus import CorpusError, read_text
+from charloom.training.evaluate import losses
+from charloom.training.report import loss_figures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of a run")
+    parser.add_argument("--text", type=Path, help="all of this file, instead of the run's validation part")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: nats per token by protocol")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure the best weights of a run by both protocols; keep the figures for the export."""
+    try:
+        trained = load_trained(arguments.run_directory)
+        if arguments.text is None:
+            tokens = load_validation(arguments.run_directory)
+        else:
+            tokens = trained.vocabulary.encode(read_text(arguments.text)[0])
+        found = losses(trained.model, tokens)
+    except (CorpusError, CheckpointError, BundleError, UnknownSymbolsError) as problem:
+        raise CommandError(str(problem)) from problem
+    if arguments.text is None:
+        (arguments.run_directory / LOSSES_FILE).write_text(json.dumps(found) + "\n", "utf-8")
+    if arguments.json:
+        print(json.dumps(found))
+        return 0
+    print(f"{len(tokens):,} {trained.vocabulary.unit.value}s")
+    for protocol, loss in found.items():
+        print(f"{protocol:12} {loss_figures(loss)}")
+    return 0

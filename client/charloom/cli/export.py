@@ -1,0 +1,59 @@
+"""`charloom export RUN BUNDLE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+
+from charloom.bundle import BundleError, DecoderKind
+from charloom.cli import CommandError
+from charloom.training.checkpoint import LOSSES_FILE, CheckpointError, load_trained, load_validation
+from charloom.training.corpus import CorpusError
+from charloom.training.export import ExportError, export_bundle
+
+_KINDS = ",".join(kind.value for kind in DecoderKind)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of a run")
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory to make")
+    parser.add_argument("--name", help="name of the model (default: the name of the directory)")
+    parser.add_argument("--decoders", default=_KINDS, help=f"which decoders to write (default: {_KINDS})")
+    parser.add_argument(
+        "--weights",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also write weights.safetensors (default: yes)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the bundle of a run's best weights."""
+    try:
+        decoders = [DecoderKind(kind) for kind in arguments.decoders.split(",")]
+    except ValueError as problem:
+        raise CommandError(f"--decoders {arguments.decoders}: {problem}; choose from {_KINDS}") from problem
+    run_directory: Path = arguments.run_directory
+    losses = run_directory / LOSSES_FILE
+    # torch announces the retirement of TorchScript on each use; a person exporting a model can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+    try:
+        manifest = export_bundle(
+            load_trained(run_directory),
+            load_validation(run_directory),
+            arguments.bundle,
+            name=arguments.name or arguments.bundle.resolve().name,
+            decoders=decoders,
+            include_weights=arguments.weights,
+            windows=json.loads(losses.read_text("utf-8")).get("windows-256") if losses.is_file() else None,
+            tell=print,
+        )
+    except (ExportError, CheckpointError, CorpusError, BundleError) as problem:
+        raise CommandError(str(problem)) from problem
+    size = sum(entry.bytes for entry in manifest.files.values())
+    print(f"wrote {arguments.bundle}: {', '.join(manifest.files)} ({size / 1e6:.1f} MB), digest {manifest.digest[:12]}")
+    print(f"next: charloom serve {arguments.bundle}")
+    return 0

@@ -1,0 +1,42 @@
+"""What an exported decoder loses on validation text.
+
+Knows: running a decoder graph on forced tokens. Does not know: how the graph was made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from charloom.bundle import Manifest, Tokens
+
+
+def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Tokens, chunk: int = 2048) -> float:
+    """Protocol `tail` (nats per token) through an ONNX decoder: every token forced, state carried, one row."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    shape = (manifest.cell.layers, 1, manifest.cell.hidden_size)
+    h, c = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    row = np.zeros(1, np.float32)
+    total = 0.0
+    for start in range(0, len(tokens) - 1, chunk):
+        forced = tokens[start + 1 : start + 1 + chunk, None]
+        inputs = {
+            "token": tokens[start : start + 1],
+            "h": h,
+            "c": c,
+            "forced": forced,
+            "steps": np.array([len(forced)]),
+            "uniform": np.zeros(forced.shape, np.float32),
+            "temperature": row,
+            "top_k": np.zeros(1, np.int64),
+            "top_p": row + 1,
+            "min_p": row,
+            "bias": np.zeros((1, manifest.vocabulary_size), np.float32),
+        }
+        logprob, h, c = session.run(["logprob", "h_out", "c_out"], inputs)
+        total -= float(logprob.sum(dtype=np.float64))
+    return total / (len(tokens) - 1)

@@ -1,0 +1,90 @@
+"""The decoder as TorchScript: K steps for B rows in one call, sampling included, on any device.
+
+Knows: torch operations and the decoder contract. Does not know: training, files.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from charloom.training.export.weights import DecoderWeights
+from charloom.training.sampling import choose
+
+
+class ScriptedDecoder(nn.Module):
+    """The network as explicit matrix products; what `decoder.ts` holds.
+
+    Axis letters: K steps, B rows, L layers, H hidden, V vocabulary.
+    """
+
+    def __init__(self, weights: DecoderWeights) -> None:
+        super().__init__()
+        self.layers = weights.layers
+        self.hidden = weights.hidden
+        self.vocabulary = weights.vocabulary
+        self.table = nn.Parameter(torch.from_numpy(weights.table), requires_grad=False)
+        self.head = nn.Parameter(torch.from_numpy(weights.head), requires_grad=False)
+        self.head_bias = nn.Parameter(torch.from_numpy(weights.head_bias), requires_grad=False)
+        self.matrices = nn.ParameterList(
+            [
+                nn.Parameter(torch.from_numpy(m), requires_grad=False)
+                for m in (weights.recurrent, *[m for m, _ in weights.upper])
+            ]
+        )
+        self.biases = nn.ParameterList(
+            [
+                nn.Parameter(torch.from_numpy(b), requires_grad=False)
+                for b in (weights.table[0] * 0, *[b for _, b in weights.upper])
+            ]
+        )
+
+    def forward(
+        self,
+        token: Tensor,
+        h: Tensor,
+        c: Tensor,
+        forced: Tensor,
+        steps: Tensor,
+        uniform: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        min_p: Tensor,
+        bias: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run the decoder contract; returns tokens [K, B], logprob [K, B], h [L, B, H], c [L, B, H]."""
+        filtered = bool(((top_k > 0) | (top_p < 1.0) | (min_p > 0.0)).any())
+        hs = list(h.unbind(0))
+        cs = list(c.unbind(0))
+        all_tokens: list[Tensor] = []
+        all_logprobs: list[Tensor] = []
+        for step in range(forced.size(0)):
+            active = (steps > step).unsqueeze(1)
+            below = self.table[token]
+            for layer, (matrix, bias_of_layer) in enumerate(zip(self.matrices, self.biases)):  # noqa: B905
+                if layer == 0:
+                    gates = torch.addmm(below, hs[0], matrix)
+                else:
+                    gates = torch.addmm(bias_of_layer, torch.cat([below, hs[layer]], dim=1), matrix)
+                ifo, g = gates.split([3 * self.hidden, self.hidden], dim=1)
+                i, f, o = torch.sigmoid(ifo).chunk(3, dim=1)
+                c_new = f * cs[layer] + i * torch.tanh(g)
+                below = o * torch.tanh(c_new)
+                hs[layer] = torch.where(active, below, hs[layer])
+                cs[layer] = torch.where(active, c_new, cs[layer])
+            logits = torch.addmm(self.head_bias, below, self.head)
+            sampled = choose(logits, uniform[step], temperature, top_k, top_p, min_p, bias, filtered)
+            next_token = torch.where(forced[step] >= 0, forced[step], sampled)
+            logprob = torch.log_softmax(logits, dim=1).gather(1, next_token.unsqueeze(1)).squeeze(1)
+            token = torch.where(active.squeeze(1), next_token, token)
+            all_tokens.append(token)
+            all_logprobs.append(logprob)
+        return torch.stack(all_tokens), torch.stack(all_logprobs), torch.stack(hs), torch.stack(cs)
+
+
+def build_torchscript(weights: DecoderWeights) -> torch.jit.ScriptModule:
+    """Compile the decoder."""
+    scripted = torch.jit.script(ScriptedDecoder(weights).eval())
+    assert isinstance(scripted, torch.jit.ScriptModule)
+    return scripted
