@@ -17,7 +17,6 @@ ARG PYTHON_IMAGE=python:3.11-slim
 FROM ${PYTHON_IMAGE} AS build
 ARG EXTRAS=server
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_NO_COMPILE=1 \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY . .
@@ -31,8 +30,8 @@ RUN --mount=type=secret,id=pipconf,target=/run/secrets/pipconf,required=false \
     && python -m venv --without-pip /opt/charloom \
     && python -m pip wheel --no-deps --wheel-dir /wheel . \
     && set -- /wheel/charloom-*.whl \
-    && python -m pip --python /opt/charloom/bin/python install "$1[${EXTRAS}]" \
-    && /opt/charloom/bin/python -m compileall -q -j 0 \
+    && python -m pip --python /opt/charloom/bin/python install --no-compile "$1[${EXTRAS}]" \
+    && /opt/charloom/bin/python -m compileall -q -j 0 -x '/tests/' \
         --invalidation-mode unchecked-hash /opt/charloom/lib
 
 FROM ${PYTHON_IMAGE}
@@ -45,7 +44,9 @@ RUN python -c "import compileall, re, sysconfig; \
 compileall.compile_dir(sysconfig.get_path('stdlib'), quiet=2, workers=0, \
 rx=re.compile(r'/(site-packages|dist-packages|test|tests|idlelib|lib2to3|tkinter|turtledemo|ensurepip)/'))"
 COPY --from=build /opt/charloom /opt/charloom
+# onnxruntime would send usage data to its makers; a server should not call anyone unasked.
 ENV PATH=/opt/charloom/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 10001:10001

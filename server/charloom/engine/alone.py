@@ -1,0 +1,45 @@
+"""Generation of one text, one step per decoder call: the oracle of the loom's tests.
+
+Knows: the decoder contract and the uniform numbers. Does not know: ticks, batches, threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from charloom.engine.decoder import Decoder, Inputs
+from charloom.engine.sampling import Sampling
+from charloom.engine.session import Snapshot
+from charloom.engine.uniforms import uniforms
+
+
+def generate_alone(
+    decoder: Decoder, start: Snapshot, prompt: Sequence[int], max_tokens: int, sampling: Sampling
+) -> tuple[list[int], Snapshot]:
+    """Feed `prompt`, then generate `max_tokens`; returns the generated tokens and where that leaves the session."""
+    h, c = start.h[:, None], start.c[:, None]
+    token, position = start.token, start.position
+    generated: list[int] = []
+    for forced in [*prompt, *[-1] * max_tokens]:
+        outputs = decoder.run(
+            Inputs(
+                token=np.array([token]),
+                h=h,
+                c=c,
+                forced=np.array([[forced]]),
+                steps=np.array([1]),
+                uniform=uniforms(np.array([start.seed], np.uint64), np.array([position], np.uint64), 1),
+                temperature=np.array([sampling.temperature], np.float32),
+                top_k=np.array([sampling.top_k]),
+                top_p=np.array([sampling.top_p], np.float32),
+                min_p=np.array([sampling.min_p], np.float32),
+                bias=np.zeros((1, decoder.shape.vocabulary), np.float32),
+            )
+        )
+        h, c, token = outputs.h, outputs.c, int(outputs.tokens[0, 0])
+        position += 1
+        if forced < 0:
+            generated.append(token)
+    return generated, Snapshot(h[:, 0], c[:, 0], token, position, start.seed, start.tail)
