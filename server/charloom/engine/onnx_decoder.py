@@ -5,9 +5,12 @@ Knows: onnxruntime. Does not know: bundles' manifests beyond the one fact it che
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import onnxruntime
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage unless told not to
+
+import onnxruntime  # noqa: E402
 
 from charloom.engine.decoder import Inputs, Outputs, Shape
 

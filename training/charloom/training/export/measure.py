@@ -5,10 +5,13 @@ Knows: running a decoder graph on forced tokens. Does not know: how the graph wa
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage unless told not to
+
+import onnxruntime  # noqa: E402
 
 from charloom.bundle import Manifest, Tokens
 

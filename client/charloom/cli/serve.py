@@ -1,0 +1,63 @@
+"""`charloom serve [BUNDLE ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from charloom.bundle import BundleError
+from charloom.cli import CommandError
+from charloom.cli.flags import add_settings_flags, explain, given_settings
+from charloom.models import BUNDLED_MODEL
+from charloom.server.app import PortInUse, Server, open_models, serve
+from charloom.server.logs import set_up_logs
+from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument(
+        "bundles", metavar="BUNDLE", nargs="*", type=Path, help="bundles to serve (default: the bundled model)"
+    )
+    parser.add_argument("--config", help=f"a TOML file with settings (also: {CONFIG_VARIABLE})")
+    group = parser.add_argument_group(
+        "settings", "each also as an environment variable, --max-rows as CHARLOOM_MAX_ROWS; flags win over both"
+    )
+    add_settings_flags(group, ServerSettings)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    if arguments.config:
+        os.environ[CONFIG_VARIABLE] = arguments.config
+    try:
+        settings = read_settings(given_settings(arguments, ServerSettings))
+    except ValidationError as problem:
+        raise CommandError(explain(problem)) from problem
+    except (OSError, ValueError) as problem:
+        raise CommandError(f"cannot read the settings: {problem}") from problem
+    set_up_logs(settings.log_format)
+    try:
+        models = open_models(arguments.bundles or [BUNDLED_MODEL], settings)
+        asyncio.run(serve(models, settings, _announce))
+    except (BundleError, PortInUse, ValueError) as problem:
+        raise CommandError(str(problem)) from problem
+    return 0
+
+
+def _announce(server: Server) -> None:
+    """The first line of standard output: where the server is, for people and for scripts."""
+    for model in server.engine.models:
+        manifest, decoder = model.bundle.manifest, model.decoder
+        print(
+            f"model {model.name}: {manifest.cell.layers} x {manifest.cell.hidden_size} {manifest.cell.kind}, "
+            f"{manifest.vocabulary_size} symbols, {decoder.kind} on {decoder.device}"
+            + ("" if model.batch_invariant else "; texts may depend on the load (batch invariance fails here)"),
+            file=sys.stderr,
+        )
+    print(f"listening on {server.address}", flush=True)

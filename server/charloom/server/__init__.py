@@ -1,0 +1,1 @@
+"""The gRPC server: services, translation, errors, settings and assembly around the engine."""

@@ -1,0 +1,136 @@
+"""From engine errors to gRPC statuses: one table, and one place that applies it.
+
+Knows: status codes, `google.rpc` error details. Does not know: what the calls do.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2, message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc.aio import ServerInterceptor
+
+from charloom.engine.errors import (
+    DecoderFailure,
+    Draining,
+    EngineError,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    SessionBusy,
+    SessionDeleted,
+    SessionExists,
+    SessionExpired,
+    SessionNotFound,
+    SessionOfAnotherModel,
+    StalePosition,
+)
+
+log = logging.getLogger(__name__)
+
+DOMAIN = "charloom"
+
+STATUS_OF: dict[type[EngineError], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    SessionNotFound: grpc.StatusCode.NOT_FOUND,
+    SessionExpired: grpc.StatusCode.NOT_FOUND,
+    SessionDeleted: grpc.StatusCode.NOT_FOUND,
+    SessionExists: grpc.StatusCode.ALREADY_EXISTS,
+    SessionOfAnotherModel: grpc.StatusCode.FAILED_PRECONDITION,
+    SessionBusy: grpc.StatusCode.ABORTED,
+    StalePosition: grpc.StatusCode.ABORTED,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Draining: grpc.StatusCode.UNAVAILABLE,
+    DecoderFailure: grpc.StatusCode.INTERNAL,
+}
+
+
+def status_of(problem: EngineError) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    """The status of an engine error, with its details."""
+    code = STATUS_OF[type(problem)]
+    info = error_details_pb2.ErrorInfo(reason=problem.reason, domain=DOMAIN)
+    if isinstance(problem, SessionBusy | StalePosition):
+        info.metadata["position"] = str(problem.position)
+    if isinstance(problem, SessionExpired | SessionDeleted):
+        info.metadata["time"] = problem.at.isoformat()
+    details: list[message.Message] = [info]
+    if isinstance(problem, InvalidRequest):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=problem.field, description=problem.problem)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(problem, Overloaded):
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(problem.retry_after * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return code, _status(code, str(problem), details)
+
+
+def _status(code: grpc.StatusCode, text: str, details: list[message.Message]) -> status_pb2.Status:
+    packed = []
+    for detail in details:
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    number: int = code_pb2.Code.Value(code.name)
+    return status_pb2.Status(code=number, message=text, details=packed)
+
+
+async def _abort(context: Any, code: grpc.StatusCode, status: status_pb2.Status) -> NoReturn:
+    trailer = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, status.message, trailing_metadata=trailer)
+    raise AssertionError("abort raises")
+
+
+async def _fail(context: Any, problem: Exception) -> NoReturn:
+    if type(problem) in STATUS_OF:
+        assert isinstance(problem, EngineError)
+        code, status = status_of(problem)
+        await _abort(context, code, status)
+    incident = secrets.token_hex(8)
+    log.error("unexpected error %s", incident, exc_info=problem)
+    info = error_details_pb2.ErrorInfo(reason="UNEXPECTED", domain=DOMAIN, metadata={"incident": incident})
+    code = grpc.StatusCode.INTERNAL
+    await _abort(context, code, _status(code, f"unexpected error; the server's log has it as {incident}", [info]))
+
+
+class ErrorInterceptor(ServerInterceptor):
+    """Turns every exception of a handler into a status with details."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wrap the handler of one call."""
+        handler: Any = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming:
+            return handler  # type: ignore[no-any-return]  # unknown method, or reflection's and health's own
+
+        async def unary(request: message.Message, context: Any) -> message.Message:
+            try:
+                reply: message.Message = await handler.unary_unary(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as problem:
+                await _fail(context, problem)
+            return reply
+
+        async def stream(request: message.Message, context: Any) -> AsyncIterator[message.Message]:
+            try:
+                async for reply in handler.unary_stream(request, context):
+                    yield reply
+            except grpc.aio.AbortError:
+                raise
+            except Exception as problem:
+                await _fail(context, problem)
+
+        if not handler_call_details.method.startswith("/charloom."):
+            return handler  # type: ignore[no-any-return]
+        codecs = (handler.request_deserializer, handler.response_serializer)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(stream, *codecs)
+        return grpc.unary_unary_rpc_method_handler(unary, *codecs)

@@ -1,0 +1,132 @@
+"""The three services of `charloom.v1`: each method is translation around one call of the engine.
+
+Knows: the generated servicers. Does not know: how errors become statuses, how anything is computed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from typing import Any
+
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest
+from charloom.server.translation import from_model, from_result, from_session, to_request, to_time_to_live
+from charloom.v1 import (
+    generation_pb2,
+    generation_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    sessions_pb2,
+    sessions_pb2_grpc,
+)
+
+DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
+
+
+class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
+    """Generates text."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def Generate(  # type: ignore[override]  # the stubs describe the blocking and the asyncio form at once
+        self, request: generation_pb2.GenerateRequest, context: Any
+    ) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        """Stream text, then the result."""
+        generation = self._engine.generate(to_request(request.options))
+        try:
+            async for piece in generation:
+                yield generation_pb2.GenerateResponse(text=piece.text, position=piece.position)
+        finally:
+            generation.cancel()
+        assert generation.result is not None
+        result = from_result(generation.result)
+        yield generation_pb2.GenerateResponse(position=result.position, result=result)
+
+    async def Complete(  # type: ignore[override]
+        self, request: generation_pb2.CompleteRequest, context: Any
+    ) -> generation_pb2.CompleteResponse:
+        """Gather the text, then answer."""
+        generation = self._engine.generate(to_request(request.options))
+        try:
+            text = "".join([piece.text async for piece in generation])
+        finally:
+            generation.cancel()
+        assert generation.result is not None
+        return generation_pb2.CompleteResponse(text=text, result=from_result(generation.result))
+
+
+class SessionService(sessions_pb2_grpc.SessionServiceServicer):
+    """Manages sessions."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def CreateSession(  # type: ignore[override]
+        self, request: sessions_pb2.CreateSessionRequest, context: Any
+    ) -> sessions_pb2.CreateSessionResponse:
+        """Make a session."""
+        session = self._engine.create_session(
+            model=request.model,
+            session_id=request.session_id,
+            seed=request.seed if request.HasField("seed") else None,
+            time_to_live=to_time_to_live(request),
+        )
+        return sessions_pb2.CreateSessionResponse(session=from_session(session))
+
+    async def GetSession(  # type: ignore[override]
+        self, request: sessions_pb2.GetSessionRequest, context: Any
+    ) -> sessions_pb2.GetSessionResponse:
+        """Describe a session."""
+        session = self._engine.sessions.get(request.session_id)
+        return sessions_pb2.GetSessionResponse(session=from_session(session))
+
+    async def ListSessions(  # type: ignore[override]
+        self, request: sessions_pb2.ListSessionsRequest, context: Any
+    ) -> sessions_pb2.ListSessionsResponse:
+        """List a page of sessions."""
+        if request.page_size > LARGEST_PAGE:
+            raise InvalidRequest("page_size", f"{request.page_size} is not allowed; up to {LARGEST_PAGE}")
+        try:
+            after = base64.b64decode(request.page_token, altchars=b"-_", validate=True).decode()
+        except (binascii.Error, ValueError) as problem:
+            raise InvalidRequest(
+                "page_token", "this server did not give it; leave it out for the first page"
+            ) from problem
+        size = request.page_size or DEFAULT_PAGE
+        sessions = self._engine.sessions.page(after, size + 1)
+        more = len(sessions) > size
+        return sessions_pb2.ListSessionsResponse(
+            sessions=[from_session(session) for session in sessions[:size]],
+            next_page_token=base64.urlsafe_b64encode(sessions[size - 1].id.encode()).decode() if more else "",
+        )
+
+    async def DeleteSession(  # type: ignore[override]
+        self, request: sessions_pb2.DeleteSessionRequest, context: Any
+    ) -> sessions_pb2.DeleteSessionResponse:
+        """Forget a session."""
+        session = self._engine.sessions.delete(request.session_id)
+        return sessions_pb2.DeleteSessionResponse(session=from_session(session))
+
+
+class ModelService(models_pb2_grpc.ModelServiceServicer):
+    """Describes the models."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def ListModels(  # type: ignore[override]
+        self, request: models_pb2.ListModelsRequest, context: Any
+    ) -> models_pb2.ListModelsResponse:
+        """List the models."""
+        models = [from_model(model, self._engine.limits) for model in self._engine.models]
+        return models_pb2.ListModelsResponse(models=models)
+
+    async def GetModel(  # type: ignore[override]
+        self, request: models_pb2.GetModelRequest, context: Any
+    ) -> models_pb2.GetModelResponse:
+        """Describe a model."""
+        model = from_model(self._engine.model(request.name), self._engine.limits)
+        return models_pb2.GetModelResponse(model=model)

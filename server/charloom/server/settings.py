@@ -1,0 +1,90 @@
+"""The server's settings: from flags, environment (`CHARLOOM_...`) and a TOML file, in this order of precedence.
+
+Knows: names, defaults, limits. Does not know: what is done with them.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from charloom.bundle import DecoderKind
+from charloom.engine.engine import Limits
+
+DEFAULT_PORT = 50051
+CONFIG_VARIABLE = "CHARLOOM_CONFIG"
+
+
+class ServerSettings(BaseSettings):
+    """Everything that can be set about a server, besides the bundles."""
+
+    model_config = SettingsConfigDict(env_prefix="CHARLOOM_", extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
+    port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where decoders run")
+    decoder: DecoderKind | None = Field(
+        None, description="onnx-int8, onnx-fp32 or torchscript; none takes the fastest that the bundle has"
+    )
+    max_tokens: int = Field(65_536, ge=1, description="most tokens that one call may generate")
+    max_prompt_characters: int = Field(65_536, ge=1, description="longest prompt, in characters")
+    max_sessions: int = Field(100_000, ge=1, description="most sessions that are kept")
+    session_seconds: float = Field(
+        1800, gt=0, le=7 * 24 * 3600, description="how long a session is kept without use, unless it asks for more"
+    )
+    max_rows: int = Field(256, ge=1, description="most streams in one decoder call; more wait")
+    max_waiting: int = Field(1024, ge=1, description="most calls that wait, per model; more are refused")
+    tick_milliseconds: float = Field(5.0, gt=0, description="target duration of one decoder call under load")
+    grace_seconds: float = Field(
+        5.0, ge=0, description="after SIGTERM, how long running calls may go on before they are ended"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="form of the log lines on standard error")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file that `CHARLOOM_CONFIG` names."""
+        file = os.environ.get(CONFIG_VARIABLE)
+        sources = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, Path(file))) if file else sources
+
+    def limits(self) -> Limits:
+        """What the engine is to accept."""
+        return Limits(
+            max_tokens=self.max_tokens,
+            max_prompt_characters=self.max_prompt_characters,
+            default_time_to_live=timedelta(seconds=self.session_seconds),
+            max_sessions=self.max_sessions,
+            max_rows=self.max_rows,
+            max_waiting=self.max_waiting,
+            tick_seconds=self.tick_milliseconds / 1000,
+        )
+
+
+def read_settings(given: dict[str, Any]) -> ServerSettings:
+    """Settings from `given` (the flags), the environment and the file.
+
+    Raises:
+        pydantic.ValidationError: a value is not allowed, or the file has an unknown name.
+        OSError, tomllib.TOMLDecodeError: the file cannot be read.
+    """
+    file = os.environ.get(CONFIG_VARIABLE)
+    if file and not Path(file).is_file():
+        raise FileNotFoundError(f"{CONFIG_VARIABLE}={file}: there is no such file")
+    return ServerSettings(**given)

@@ -1,0 +1,145 @@
+"""Between protobuf messages and the engine's values, both ways. The only module that knows both.
+
+Knows: fields and their counterparts. Does not know: what is allowed (the engine does), calls.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from charloom.bundle import CharacterVocabulary, Unit
+from charloom.engine.engine import GenerationRequest, Limits, Model
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.generation import GenerationResult
+from charloom.engine.loom import FinishReason
+from charloom.engine.sampling import Sampling
+from charloom.engine.session import Session
+from charloom.v1 import generation_pb2, models_pb2, sessions_pb2
+
+_FINISH_REASONS = {
+    FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+    FinishReason.DRAINING: generation_pb2.FINISH_REASON_DRAINING,
+}
+_UNITS = {Unit.CHARACTER: models_pb2.UNIT_CHARACTER, Unit.BYTE: models_pb2.UNIT_BYTE}
+
+
+def to_request(options: generation_pb2.GenerationOptions) -> GenerationRequest:
+    """The engine's request for some options.
+
+    Raises:
+        InvalidRequest: a value is out of range or an enum's value is unknown.
+    """
+    if options.unknown_characters not in generation_pb2.UnknownCharacters.values():
+        raise InvalidRequest("unknown_characters", f"{options.unknown_characters} is not a value of the enum")
+    return GenerationRequest(
+        model=options.model,
+        session_id=options.session_id,
+        prompt=options.prompt,
+        skip_unknown=options.unknown_characters == generation_pb2.UNKNOWN_CHARACTERS_SKIP,
+        max_tokens=options.max_tokens if options.HasField("max_tokens") else None,
+        sampling=_to_sampling(options.sampling),
+        seed=options.seed if options.HasField("seed") else None,
+        expected_position=options.expected_position if options.HasField("expected_position") else None,
+    )
+
+
+def _to_sampling(sampling: generation_pb2.Sampling) -> Sampling:
+    return Sampling(**{field.name: value for field, value in sampling.ListFields()})
+
+
+def from_result(result: GenerationResult) -> generation_pb2.GenerationResult:
+    """The message for how a generation ended."""
+    finish, sampling = result.finish, result.sampling
+    message = generation_pb2.GenerationResult(
+        finish_reason=_FINISH_REASONS[finish.reason],
+        usage=generation_pb2.Usage(prompt_tokens=finish.fed, completion_tokens=finish.generated),
+        timings=generation_pb2.Timings(
+            queued=_from_seconds(finish.queued),
+            first_token=_from_seconds(finish.first_token),
+            total=_from_seconds(finish.total),
+        ),
+        seed=finish.snapshot.seed,
+        sampling=generation_pb2.Sampling(
+            temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p
+        ),
+        max_tokens=result.max_tokens,
+        model=result.model,
+        model_digest=result.model_digest,
+        position=finish.snapshot.position,
+    )
+    if result.session is not None:
+        message.session.CopyFrom(from_session(result.session))
+    return message
+
+
+def from_session(session: Session) -> sessions_pb2.Session:
+    """The message for a session: no text, no state."""
+    return sessions_pb2.Session(
+        id=session.id,
+        model=session.model,
+        model_digest=session.model_digest,
+        position=session.snapshot.position,
+        version=session.version,
+        seed=session.snapshot.seed,
+        create_time=_from_time(session.created),
+        update_time=_from_time(session.updated),
+        expire_time=_from_time(session.expires),
+        time_to_live=_from_seconds(session.time_to_live.total_seconds()),
+    )
+
+
+def to_time_to_live(request: sessions_pb2.CreateSessionRequest) -> timedelta | None:
+    """The time to live that a request asks for.
+
+    Raises:
+        InvalidRequest: the duration is out of protobuf's own range.
+    """
+    if not request.HasField("time_to_live"):
+        return None
+    try:
+        return request.time_to_live.ToTimedelta()
+    except (ValueError, OverflowError) as problem:
+        raise InvalidRequest("time_to_live", f"it is not a duration: {problem}") from problem
+
+
+def from_model(model: Model, limits: Limits) -> models_pb2.Model:
+    """The message for a model."""
+    manifest, vocabulary = model.bundle.manifest, model.bundle.vocabulary
+    holds, fails = models_pb2.BATCH_INVARIANCE_HOLDS, models_pb2.BATCH_INVARIANCE_FAILS
+    return models_pb2.Model(
+        name=model.name,
+        digest=manifest.digest,
+        unit=_UNITS[manifest.unit],
+        vocabulary_size=manifest.vocabulary_size,
+        symbols=vocabulary.symbols if isinstance(vocabulary, CharacterVocabulary) else (),
+        cell=manifest.cell.kind,
+        layers=manifest.cell.layers,
+        hidden_size=manifest.cell.hidden_size,
+        parameters=manifest.cell.parameters,
+        decoder=model.decoder.kind,
+        device=model.decoder.device,
+        state_bytes=2 * 4 * manifest.cell.layers * manifest.cell.hidden_size,
+        max_tokens=limits.max_tokens,
+        max_prompt_characters=limits.max_prompt_characters,
+        batch_invariance=holds if model.batch_invariant else fails,
+        validation=[
+            models_pb2.Validation(protocol=protocol, decoder=decoder, nats_per_token=loss)
+            for protocol, losses in manifest.validation.items()
+            for decoder, loss in losses.items()
+        ],
+    )
+
+
+def _from_time(time: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def _from_seconds(seconds: float) -> Duration:
+    message = Duration()
+    message.FromNanoseconds(int(seconds * 1e9))
+    return message
