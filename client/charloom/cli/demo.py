@@ -58,7 +58,11 @@ def _server(bundle: str) -> Iterator[str]:
     """A server process on a free port; yields its address."""
     command = [sys.executable, "-m", "charloom.cli.main", "serve", bundle, "--port", "0", "--log-format", "json"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "CHARLOOM_HOST": "127.0.0.1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CHARLOOM_HOST": "127.0.0.1"},
     )
     assert process.stdout is not None
     assert process.stderr is not None

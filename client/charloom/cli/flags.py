@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 
-def add_settings_flags(parser: argparse.ArgumentParser, settings: type[BaseModel]) -> None:
+def add_settings_flags(parser: argparse._ActionsContainer, settings: type[BaseModel]) -> None:
     """Add one `--flag` per field; a flag that is not given leaves no trace, so that other sources may set it."""
     for name, field in settings.model_fields.items():
         flag = "--" + name.replace("_", "-")

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import numpy as np
-
 from charloom.bundle import Bundle, UnknownSymbolsError
 from charloom.engine.decoder import Decoder
 from charloom.engine.errors import InvalidRequest, ModelNotFound, SessionOfAnotherModel, StalePosition
@@ -215,9 +214,7 @@ class Engine:
 
     async def drain(self, seconds: float) -> None:
         """Refuse new work, let running generations end for up to `seconds`, then end them as DRAINING."""
-        await asyncio.gather(
-            *(asyncio.to_thread(model.loom.drain, seconds) for model in self._models.values())
-        )
+        await asyncio.gather(*(asyncio.to_thread(model.loom.drain, seconds) for model in self._models.values()))
         await asyncio.sleep(0)  # the last deliveries were scheduled before the worker ended
 
     def _checked_max_tokens(self, asked: int | None) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
 from charloom.engine.decoder import Decoder, Inputs
 
 CHECKED_ROWS = 32
@@ -16,9 +15,7 @@ CHECKED_BATCHES = (1, 2, 3, 5, 16)
 CHECKED_STEPS = 2
 
 
-def is_batch_invariant(
-    decoder: Decoder, rows: int = CHECKED_ROWS, batches: Sequence[int] = CHECKED_BATCHES
-) -> bool:
+def is_batch_invariant(decoder: Decoder, rows: int = CHECKED_ROWS, batches: Sequence[int] = CHECKED_BATCHES) -> bool:
     """Whether the first rows of a batch of `rows` come out the same in each smaller batch."""
     inputs = random_inputs(decoder, rows, CHECKED_STEPS)
     whole = decoder.run(inputs)

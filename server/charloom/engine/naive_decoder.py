@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-
 from charloom.engine.decoder import Floats, Inputs, Outputs, Shape
 from charloom.engine.sampling import Sampling, choose
 
 
 def _sigmoid(x: Floats) -> Floats:
-    return 1 / (1 + np.exp(-x))
+    return np.float32(1) / (np.float32(1) + np.exp(-x))
 
 
 class NaiveDecoder:

@@ -27,13 +27,12 @@ def open_decoder(bundle: Bundle, *, kind: DecoderKind | None = None, device: str
             raise BundleError(bundle.path, "it has no decoder", "export it with --decoders")
         kind = DecoderKind.TORCHSCRIPT if device == "cuda" else manifest.decoders[0]
     if device == "cuda" and kind is not DecoderKind.TORCHSCRIPT:
-        raise BundleError(bundle.path, f"{kind.value} does not run on cuda", "use --decoder torchscript or --device cpu")
+        raise BundleError(
+            bundle.path, f"{kind.value} does not run on cuda", "use --decoder torchscript or --device cpu"
+        )
     path = bundle.decoder_file(kind)
     try:
-        if kind is DecoderKind.TORCHSCRIPT:
-            decoder = _torch_decoder(bundle, device)
-        else:
-            decoder = OnnxDecoder(path, kind.value)
+        decoder = _torch_decoder(bundle, device) if kind is DecoderKind.TORCHSCRIPT else OnnxDecoder(path, kind.value)
     except BundleError:
         raise
     except Exception as problem:  # the runtimes raise many kinds of errors for a file they cannot read

@@ -6,10 +6,10 @@ Knows: torch, and the number of rows from which its products are independent of 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-
 from charloom.engine.decoder import Inputs, Outputs, Shape
 
 FEWEST_ROWS = 4
@@ -29,8 +29,8 @@ class TorchDecoder:
     def __init__(self, path: Path, device: str) -> None:
         if device == "cpu":
             torch.set_num_threads(1)  # one thread per worker; workers are what scales
-        extra = {"weights_sha256": ""}
-        self._module = torch.jit.load(path, map_location=device, _extra_files=extra)
+        extra: dict[str, Any] = {"weights_sha256": ""}  # torch replaces the values, with bytes in some versions
+        self._module = torch.jit.load(path, map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
         self._module.eval()
         self.device = device
         self.shape = Shape(self._module.layers, self._module.hidden, self._module.vocabulary)

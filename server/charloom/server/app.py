@@ -13,12 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
-from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
-from grpc_health.v1.health_pb2 import HealthCheckResponse
-from grpc_reflection.v1alpha import reflection
-
 from charloom.bundle import Bundle, read_bundle
 from charloom.engine.decoder import Decoder
 from charloom.engine.engine import Engine
@@ -34,6 +28,11 @@ from charloom.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
 )
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +87,7 @@ class Server:
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.engine), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health_name = HEALTH.services_by_name["Health"].full_name
-        reflection.enable_server_reflection(
-            (*SERVICES, health_name, reflection.SERVICE_NAME), self._server
-        )
+        reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), self._server)
 
     async def start(self) -> None:
         """Listen and serve.

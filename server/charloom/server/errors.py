@@ -11,10 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2, message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc.aio import ServerInterceptor
-
 from charloom.engine.errors import (
     DecoderFailure,
     Draining,
@@ -30,6 +26,9 @@ from charloom.engine.errors import (
     SessionOfAnotherModel,
     StalePosition,
 )
+from google.protobuf import any_pb2, duration_pb2, message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc.aio import ServerInterceptor
 
 log = logging.getLogger(__name__)
 
@@ -102,13 +101,13 @@ class ErrorInterceptor(ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the handler of one call."""
         handler: Any = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
-            return handler  # type: ignore[no-any-return]  # unknown method, or reflection's and health's own
+        if handler is None or not handler_call_details.method.startswith("/charloom."):
+            return handler  # type: ignore[no-any-return]  # an unknown method, or health's or reflection's own
 
         async def unary(request: message.Message, context: Any) -> message.Message:
             try:
@@ -128,8 +127,6 @@ class ErrorInterceptor(ServerInterceptor):
             except Exception as problem:
                 await _fail(context, problem)
 
-        if not handler_call_details.method.startswith("/charloom."):
-            return handler  # type: ignore[no-any-return]
         codecs = (handler.request_deserializer, handler.response_serializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(stream, *codecs)

@@ -31,7 +31,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def Generate(  # type: ignore[override]  # the stubs describe the blocking and the asyncio form at once
+    async def Generate(
         self, request: generation_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[generation_pb2.GenerateResponse]:
         """Stream text, then the result."""
@@ -45,9 +45,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         result = from_result(generation.result)
         yield generation_pb2.GenerateResponse(position=result.position, result=result)
 
-    async def Complete(  # type: ignore[override]
-        self, request: generation_pb2.CompleteRequest, context: Any
-    ) -> generation_pb2.CompleteResponse:
+    async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> generation_pb2.CompleteResponse:
         """Gather the text, then answer."""
         generation = self._engine.generate(to_request(request.options))
         try:
@@ -64,7 +62,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def CreateSession(  # type: ignore[override]
+    async def CreateSession(
         self, request: sessions_pb2.CreateSessionRequest, context: Any
     ) -> sessions_pb2.CreateSessionResponse:
         """Make a session."""
@@ -76,14 +74,14 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         )
         return sessions_pb2.CreateSessionResponse(session=from_session(session))
 
-    async def GetSession(  # type: ignore[override]
+    async def GetSession(
         self, request: sessions_pb2.GetSessionRequest, context: Any
     ) -> sessions_pb2.GetSessionResponse:
         """Describe a session."""
         session = self._engine.sessions.get(request.session_id)
         return sessions_pb2.GetSessionResponse(session=from_session(session))
 
-    async def ListSessions(  # type: ignore[override]
+    async def ListSessions(
         self, request: sessions_pb2.ListSessionsRequest, context: Any
     ) -> sessions_pb2.ListSessionsResponse:
         """List a page of sessions."""
@@ -103,7 +101,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
             next_page_token=base64.urlsafe_b64encode(sessions[size - 1].id.encode()).decode() if more else "",
         )
 
-    async def DeleteSession(  # type: ignore[override]
+    async def DeleteSession(
         self, request: sessions_pb2.DeleteSessionRequest, context: Any
     ) -> sessions_pb2.DeleteSessionResponse:
         """Forget a session."""
@@ -117,16 +115,12 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def ListModels(  # type: ignore[override]
-        self, request: models_pb2.ListModelsRequest, context: Any
-    ) -> models_pb2.ListModelsResponse:
+    async def ListModels(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:
         """List the models."""
         models = [from_model(model, self._engine.limits) for model in self._engine.models]
         return models_pb2.ListModelsResponse(models=models)
 
-    async def GetModel(  # type: ignore[override]
-        self, request: models_pb2.GetModelRequest, context: Any
-    ) -> models_pb2.GetModelResponse:
+    async def GetModel(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.GetModelResponse:
         """Describe a model."""
         model = from_model(self._engine.model(request.name), self._engine.limits)
         return models_pb2.GetModelResponse(model=model)

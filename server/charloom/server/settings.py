@@ -10,6 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from charloom.bundle import DecoderKind
+from charloom.engine.engine import Limits
 from pydantic import Field
 from pydantic_settings import (
     BaseSettings,
@@ -17,9 +19,6 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
-
-from charloom.bundle import DecoderKind
-from charloom.engine.engine import Limits
 
 DEFAULT_PORT = 50051
 CONFIG_VARIABLE = "CHARLOOM_CONFIG"

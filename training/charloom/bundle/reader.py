@@ -10,11 +10,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from charloom.bundle.errors import BundleError
 from charloom.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, VOCABULARY_FILE, DecoderKind, Manifest
 from charloom.bundle.vocabulary import Vocabulary, read_vocabulary
+from pydantic import ValidationError
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,9 @@ class Bundle:
         if kind not in self.manifest.decoders:
             there = ", ".join(k.value for k in self.manifest.decoders) or "none"
             raise BundleError(
-                self.path, f"it has no {kind.value} decoder (it has: {there})", f"export it with --decoders {kind.value}"
+                self.path,
+                f"it has no {kind.value} decoder (it has: {there})",
+                f"export it with --decoders {kind.value}",
             )
         return self.path / kind.file
 
@@ -81,9 +82,7 @@ def read_bundle(path: Path | str) -> Bundle:
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST_FILE
     if not file.is_file():
-        raise BundleError(
-            path, f"there is no {MANIFEST_FILE}", "give the directory that `charloom export` wrote"
-        )
+        raise BundleError(path, f"there is no {MANIFEST_FILE}", "give the directory that `charloom export` wrote")
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as problem:

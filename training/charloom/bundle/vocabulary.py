@@ -19,7 +19,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-
 from charloom.bundle.errors import SHOWN_UNKNOWNS, BundleError, UnknownSymbol, UnknownSymbolsError
 
 Tokens = npt.NDArray[np.int64]
@@ -118,7 +117,8 @@ class CharacterVocabulary(Vocabulary):
 
     def encode(self, text: str, *, skip_unknown: bool = False) -> Tokens:
         wanted = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        tokens = np.minimum(np.searchsorted(self._code_points, wanted), self.size - 1).astype(np.int64)
+        found = np.searchsorted(self._code_points, wanted)
+        tokens: Tokens = np.minimum(found, self.size - 1, dtype=np.int64)
         known = self._code_points[tokens] == wanted
         if bool(known.all()):
             return tokens

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
 from charloom.bundle import Tokens, Unit, Vocabulary, vocabulary_of
 
 
@@ -55,9 +54,7 @@ def read_text(path: Path) -> tuple[str, str]:
         ) from problem
 
 
-def read_corpus(
-    path: Path, unit: Unit, validation_share: float = 0.1, vocabulary: Vocabulary | None = None
-) -> Corpus:
+def read_corpus(path: Path, unit: Unit, validation_share: float = 0.1, vocabulary: Vocabulary | None = None) -> Corpus:
     """Read a file, make (or take) its vocabulary, and split it at `1 - validation_share`.
 
     Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-
 from charloom.training.model import CharLSTM, State
 from charloom.training.sampling import choose
 
@@ -34,13 +33,13 @@ def generate(
     was_training = model.training
     model.eval()
     bias = torch.zeros(1, model.vocabulary_size)
-    parameters = [torch.tensor([value]) for value in (temperature, top_k, top_p, min_p)]
+    heat, ranks, mass, ratio = (torch.tensor([value]) for value in (temperature, top_k, top_p, min_p))
     filtered = top_k > 0 or top_p < 1 or min_p > 0
     state: State = model.zero_state(1)
     logits, state = model(torch.tensor([[start_token, *prompt]]), state)
     tokens: list[int] = []
     for uniform in uniforms:
-        token = choose(logits[:, -1].float(), torch.tensor([uniform]), *parameters, bias, filtered)
+        token = choose(logits[:, -1].float(), torch.tensor([uniform]), heat, ranks, mass, ratio, bias, filtered)
         tokens.append(int(token))
         logits, state = model(token.unsqueeze(1), state)
     model.train(was_training)

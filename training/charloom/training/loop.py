@@ -18,8 +18,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
-
 from charloom.bundle import VOCABULARY_FILE, write_vocabulary
 from charloom.training.checkpoint import (
     BEST_FILE,
@@ -41,6 +39,7 @@ from charloom.training.evaluate import tail_estimate
 from charloom.training.generate import generate
 from charloom.training.model import CharLSTM
 from charloom.training.schedules import Plateau, learning_rate
+from torch.nn.functional import cross_entropy
 
 SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 200, 0.8
 
@@ -104,7 +103,7 @@ class Outcome:
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -211,7 +210,7 @@ class Trainer:
                 "Lower --learning-rate or --gradient-clip, or train with --precision fp32"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self.state = state.detach()

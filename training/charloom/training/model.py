@@ -11,9 +11,8 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-
 from charloom.training.config import ModelConfig
+from torch import Tensor, nn
 
 
 class State(NamedTuple):
@@ -63,10 +62,10 @@ class CharLSTM(nn.Module):
         nn.init.zeros_(self.head.bias)
         for name, parameter in self.lstm.named_parameters():
             if name.startswith("weight_hh"):
-                for gate in parameter.data.split(hidden):
+                for gate in parameter.data.chunk(4):
                     nn.init.orthogonal_(gate)
             elif name.startswith("weight_ih"):
-                for gate in parameter.data.split(hidden):
+                for gate in parameter.data.chunk(4):
                     nn.init.xavier_uniform_(gate)
             else:
                 nn.init.zeros_(parameter)

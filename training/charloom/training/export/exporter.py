@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
-
 from charloom.bundle import (
     VOCABULARY_FILE,
     WEIGHTS_FILE,
@@ -31,6 +29,7 @@ from charloom.training.export.measure import decoder_tail_loss
 from charloom.training.export.onnx_graph import build_decoder
 from charloom.training.export.torchscript import build_torchscript
 from charloom.training.export.weights import DecoderWeights, decoder_weights
+from safetensors.torch import save
 
 INT8_LIMIT = 0.005
 """Most that int8 may cost on validation text, in nats per token."""
@@ -148,7 +147,5 @@ def _write_decoder(kind: DecoderKind, weights: DecoderWeights, file: Path, weigh
     if kind is DecoderKind.TORCHSCRIPT:
         torch.jit.save(build_torchscript(weights), file, _extra_files={"weights_sha256": weights_sha256})
         return
-    graph = build_decoder(
-        weights, int8=kind is DecoderKind.ONNX_INT8, metadata={"weights_sha256": weights_sha256}
-    )
+    graph = build_decoder(weights, int8=kind is DecoderKind.ONNX_INT8, metadata={"weights_sha256": weights_sha256})
     file.write_bytes(graph.SerializeToString())

@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 
 import numpy as np
+
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage unless told not to
 
-import onnxruntime  # noqa: E402
-
+import onnxruntime
 from charloom.bundle import Manifest, Tokens
 
 

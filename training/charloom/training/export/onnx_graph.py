@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, checker, helper, numpy_helper
-
 from charloom.training.export.quantize import ACTIVATION_SCALE, ACTIVATION_ZERO_POINT, quantize_columns
 from charloom.training.export.weights import DecoderWeights, Matrix
+from onnx import TensorProto, checker, helper, numpy_helper
 
 OPSET, IR_VERSION = 18, 9
+Axes = list[str | int | None]
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
 
@@ -41,12 +42,12 @@ class _Builder:
 
     # Small vocabulary for writing graphs.
 
-    def _op(self, kind: str, *inputs: str, name: str = "", **attributes: object) -> str:
+    def _op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         output = name or self._fresh(kind)
         self._nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
 
-    def _ops(self, kind: str, count: int, *inputs: str, **attributes: object) -> list[str]:
+    def _ops(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
         outputs = [self._fresh(kind) for _ in range(count)]
         self._nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
         return outputs
@@ -55,7 +56,7 @@ class _Builder:
         self._count += 1
         return f"{kind.lower()}_{self._count}"
 
-    def _constant(self, name: str, value: npt.ArrayLike, kind: npt.DTypeLike = None) -> str:
+    def _constant(self, name: str, value: npt.ArrayLike, kind: npt.DTypeLike | None = None) -> str:
         if name not in self._initializers:
             self._initializers[name] = numpy_helper.from_array(np.asarray(value, dtype=kind), name)
         return name
@@ -70,7 +71,7 @@ class _Builder:
         return self._constant(f"float_{value}".replace("-", "minus_"), value, np.float32)
 
     def _column(self, value: str) -> str:
-        """[B] -> [B, 1]"""
+        """From [B] to [B, 1]."""
         return self._op("Unsqueeze", value, self._ints(1))
 
     @contextmanager
@@ -85,8 +86,9 @@ class _Builder:
 
     def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
         layers, hidden, vocabulary = self._weights.layers, self._weights.hidden, self._weights.vocabulary
-        state, steps = [layers, "B", hidden], ["K", "B"]
-        inputs = [
+        state: Axes = [layers, "B", hidden]
+        steps: Axes = ["K", "B"]
+        inputs: list[tuple[str, int, Axes]] = [
             ("token", INT64, ["B"]),
             ("h", FLOAT, state),
             ("c", FLOAT, state),
@@ -99,7 +101,12 @@ class _Builder:
             ("min_p", FLOAT, ["B"]),
             ("bias", FLOAT, ["B", vocabulary]),
         ]
-        outputs = [("tokens", INT64, steps), ("logprob", FLOAT, steps), ("h_out", FLOAT, state), ("c_out", FLOAT, state)]
+        outputs = [
+            ("tokens", INT64, steps),
+            ("logprob", FLOAT, steps),
+            ("h_out", FLOAT, state),
+            ("c_out", FLOAT, state),
+        ]
         self._outside()
         graph = helper.make_graph(
             self._nodes,
@@ -160,10 +167,13 @@ class _Builder:
                 self._op("Identity", outputs[1]),
                 self._op("Squeeze", logprob, self._ints(1)),
             ]
-        rows, state = ["B"], ["B", self._weights.hidden]
-        inputs = [("step", INT64, []), ("continue_in", BOOL, []), ("token_in", INT64, rows)]
+        rows: Axes = ["B"]
+        state: Axes = ["B", self._weights.hidden]
+        inputs: list[tuple[str, int, Axes]] = [("step", INT64, []), ("continue_in", BOOL, [])]
+        inputs += [("token_in", INT64, rows)]
         inputs += [(name, FLOAT, state) for name in h_in + c_in]
-        kinds = [(BOOL, []), (INT64, rows), *[(FLOAT, state)] * (2 * len(h_in)), (INT64, rows), (FLOAT, rows)]
+        kinds: list[tuple[int, Axes]] = [(BOOL, []), (INT64, rows)]
+        kinds += [*[(FLOAT, state)] * (2 * len(h_in)), (INT64, rows), (FLOAT, rows)]
         return helper.make_graph(
             nodes,
             "step",
@@ -193,22 +203,20 @@ class _Builder:
     def _gates(self, preactivation: str, c_old: str) -> tuple[str, str]:
         hidden = self._weights.hidden
         to_sigmoid, to_tanh = self._ops("Split", 2, preactivation, self._ints(3 * hidden, hidden), axis=1)
-        i, f, o = self._ops(
-            "Split", 3, self._op("Sigmoid", to_sigmoid), self._ints(hidden, hidden, hidden), axis=1
-        )
+        i, f, o = self._ops("Split", 3, self._op("Sigmoid", to_sigmoid), self._ints(hidden, hidden, hidden), axis=1)
         kept = self._op("Mul", f, c_old)
         c = self._op("Add", kept, self._op("Mul", i, self._op("Tanh", to_tanh)))
         return self._op("Mul", o, self._op("Tanh", c)), c
 
     def _activation(self, h: str) -> str:
-        """h as the matrix products take it: as it is, or as uint8 with the fixed scale 1/127."""
+        """H as the matrix products take it: as it is, or as uint8 with the fixed scale 1/127."""
         if not self._int8:
             return h
         scale = self._float(ACTIVATION_SCALE)
         return self._op("QuantizeLinear", h, scale, self._constant("zero_point", ACTIVATION_ZERO_POINT, np.uint8))
 
     def _product(self, h: str, name: str, matrix: Matrix, *, ready: bool = False) -> str:
-        """h [B, n] times `matrix` [n, m] -> [B, m], float32."""
+        """H [B, n] times `matrix` [n, m] -> [B, m], float32."""
         if not self._int8:
             return self._op("MatMul", h, self._constant(name, matrix))
         quantized, scales = quantize_columns(matrix)
@@ -243,7 +251,7 @@ class _Builder:
     def _branch(self, scaled: str, *, filters: bool) -> onnx.GraphProto:
         with self._subgraph() as nodes:
             output = self._filtered(scaled) if filters else self._op("Identity", scaled)
-        shape = ["B", self._weights.vocabulary]
+        shape: Axes = ["B", self._weights.vocabulary]
         name = "with_filters" if filters else "without_filters"
         return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(output, FLOAT, shape)])
 

@@ -6,10 +6,9 @@ Knows: torch operations and the decoder contract. Does not know: training, files
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-
 from charloom.training.export.weights import DecoderWeights
 from charloom.training.sampling import choose
+from torch import Tensor, nn
 
 
 class ScriptedDecoder(nn.Module):
@@ -67,9 +66,8 @@ class ScriptedDecoder(nn.Module):
                     gates = torch.addmm(below, hs[0], matrix)
                 else:
                     gates = torch.addmm(bias_of_layer, torch.cat([below, hs[layer]], dim=1), matrix)
-                ifo, g = gates.split([3 * self.hidden, self.hidden], dim=1)
-                i, f, o = torch.sigmoid(ifo).chunk(3, dim=1)
-                c_new = f * cs[layer] + i * torch.tanh(g)
+                i, f, o = torch.sigmoid(gates[:, : 3 * self.hidden]).chunk(3, dim=1)
+                c_new = f * cs[layer] + i * torch.tanh(gates[:, 3 * self.hidden :])
                 below = o * torch.tanh(c_new)
                 hs[layer] = torch.where(active, below, hs[layer])
                 cs[layer] = torch.where(active, c_new, cs[layer])

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-
 from charloom.training.model import CharLSTM
+from torch import Tensor
 
 Matrix = npt.NDArray[np.float32]
 
@@ -51,10 +50,10 @@ class DecoderWeights:
 @torch.no_grad()
 def decoder_weights(model: CharLSTM) -> DecoderWeights:
     """Fold and reorder the parameters of a trained model."""
-    lstm, hidden = model.lstm, model.config.hidden_size
+    lstm = model.lstm
 
     def gates(parameter: Tensor) -> Tensor:
-        i, f, g, o = parameter.detach().cpu().double().split(hidden)
+        i, f, g, o = parameter.detach().cpu().double().chunk(4)
         return torch.cat([i, f, o, g])
 
     def layer(index: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,92 @@
+"""What many tests share: a small model that was really trained, and its bundle."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from pydoc_data import topics
+
+import pytest
+
+from charloom.bundle import Bundle, DecoderKind, read_bundle
+from charloom.engine.decoder import Decoder
+from charloom.engine.opening import open_decoder
+from charloom.training.checkpoint import load_trained, load_validation
+from charloom.training.config import TrainingConfig
+from charloom.training.corpus import read_corpus
+from charloom.training.export import export_bundle
+from charloom.training.loop import Evaluation, Progress, Trainer
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+
+SMALL = {"layers": 2, "hidden_size": 48, "embedding_size": 24, "dropout": 0.1, "batch_size": 32, "warmup_steps": 20}
+
+
+class Silent:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[Progress] = []
+        self.evaluations: list[Evaluation] = []
+
+    def step(self, progress: Progress) -> None:
+        self.steps.append(progress)
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """English prose that is on every machine with Python: 160,000 characters of the language reference."""
+    path = tmp_path_factory.mktemp("text") / "reference.txt"
+    path.write_text("".join(topics.topics.values())[:160_000], "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def run_directory(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run: 2 x 48, one epoch, some seconds."""
+    config = TrainingConfig.model_validate({**SMALL, "epochs": 1, "sequence_length": 32, "learning_rate": 1e-2})
+    run = tmp_path_factory.mktemp("run") / "small"
+    outcome = Trainer(config, read_corpus(text_file, config.unit), run).train(Silent())
+    assert outcome.finished
+    return run
+
+
+@pytest.fixture(scope="session")
+def bundle(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The run's bundle with all three decoders, named "small". Tests that change a bundle copy it first."""
+    path = tmp_path_factory.mktemp("bundles") / "small"
+    export_bundle(load_trained(run_directory), load_validation(run_directory), path, name="small")
+    return read_bundle(path)
+
+
+@pytest.fixture(scope="session")
+def decoders(bundle: Bundle) -> dict[DecoderKind, Decoder]:
+    """The bundle's decoders, all on the CPU."""
+    return {kind: open_decoder(bundle, kind=kind) for kind in DecoderKind}
+
+
+@pytest.fixture(scope="session")
+def decoder(decoders: dict[DecoderKind, Decoder]) -> Decoder:
+    """The decoder that a server takes by default."""
+    return decoders[DecoderKind.ONNX_INT8]
+
+
+@pytest.fixture
+def copied(bundle: Bundle, tmp_path: Path) -> Callable[[], Path]:
+    """Makes a copy of the bundle's directory that a test may damage."""
+
+    def copy() -> Path:
+        target = tmp_path / "copied"
+        target.mkdir()
+        for file in bundle.path.iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
+        return target
+
+    return copy
