@@ -9,7 +9,6 @@ from pathlib import Path
 from pydoc_data import topics
 
 import pytest
-
 from charloom.bundle import Bundle, DecoderKind, read_bundle
 from charloom.engine.decoder import Decoder
 from charloom.engine.opening import open_decoder

@@ -123,7 +123,8 @@ class CharacterVocabulary(Vocabulary):
         if bool(known.all()):
             return tokens
         if skip_unknown:
-            return tokens[known]
+            kept: Tokens = tokens[known]
+            return kept
         positions = np.flatnonzero(~known)
         shown = [UnknownSymbol(text[int(at)], int(at)) for at in positions[:SHOWN_UNKNOWNS]]
         raise UnknownSymbolsError(shown, len(positions))

@@ -1,0 +1,43 @@
+"""The wire contract is served and tested as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from charloom.server.app import SERVICES
+from charloom.server.services import GenerationService, ModelService, SessionService
+from charloom.v1 import generation_pb2, models_pb2, sessions_pb2
+
+ROOT = Path(__file__).resolve().parents[2]
+IMPLEMENTATIONS = {
+    "charloom.v1.GenerationService": GenerationService,
+    "charloom.v1.SessionService": SessionService,
+    "charloom.v1.ModelService": ModelService,
+}
+METHODS = [
+    (service.full_name, method.name)
+    for file in (generation_pb2.DESCRIPTOR, sessions_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR)
+    for service in file.services_by_name.values()
+    for method in service.methods
+]
+
+
+def test_every_service_is_served() -> None:
+    assert set(SERVICES) == set(IMPLEMENTATIONS) == {service for service, _ in METHODS}
+
+
+@pytest.mark.parametrize(("service", "method"), METHODS)
+def test_every_method_is_implemented_and_called_by_an_integration_test(service: str, method: str) -> None:
+    assert method in vars(IMPLEMENTATIONS[service])
+    tests = (ROOT / "tests" / "integration" / "test_wire.py").read_text("utf-8")
+    assert f".{method}(" in tests
+
+
+def test_the_committed_stubs_are_what_the_generator_makes() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "generate-stubs", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

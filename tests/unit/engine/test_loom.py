@@ -1,0 +1,312 @@
+"""The loom against the oracle: one text, one step per decoder call."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from charloom.bundle import Bundle
+from charloom.engine.alone import generate_alone
+from charloom.engine.decoder import Decoder, Inputs, Outputs
+from charloom.engine.errors import Draining, Overloaded
+from charloom.engine.loom import Chunk, Delivery, Finish, FinishReason, Job, Loom, Strand
+from charloom.engine.sampling import Sampling
+from charloom.engine.session import Snapshot
+
+
+class Reader:
+    """Collects what the loom delivers for one job."""
+
+    def __init__(self, *, takes: bool = True) -> None:
+        self.takes = takes
+        self.chunks: list[Chunk] = []
+        self.finish: Finish | None = None
+        self.ended = threading.Event()
+        self.began = threading.Event()
+        self.strand: Strand | None = None
+
+    def __call__(self, chunk: Chunk) -> None:
+        self.chunks.append(chunk)
+        self.began.set()
+        if self.takes and self.strand is not None:
+            self.strand.took(len(chunk.tokens))
+        if chunk.finish is not None:
+            self.finish = chunk.finish
+            self.ended.set()
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for chunk in self.chunks for token in chunk.tokens]
+
+    def wait(self) -> Finish:
+        assert self.ended.wait(30), "the loom did not finish the job"
+        assert self.finish is not None
+        return self.finish
+
+
+def hand_out(deliveries: Sequence[Delivery]) -> None:
+    for strand, chunk in deliveries:
+        strand.receiver(chunk)
+
+
+class Harness:
+    def __init__(self, decoder: Decoder, start_token: int, **settings: float) -> None:
+        self.decoder = decoder
+        self.start_token = start_token
+        self.loom = Loom(decoder, hand_out, **settings)  # type: ignore[arg-type]
+
+    def fresh(self, seed: int) -> Snapshot:
+        return Snapshot.fresh(self.decoder.shape, self.start_token, seed)
+
+    def submit(
+        self,
+        *,
+        start: Snapshot | None = None,
+        seed: int = 1,
+        prompt: Sequence[int] = (),
+        max_tokens: int = 50,
+        sampling: Sampling | None = None,
+        takes: bool = True,
+    ) -> Reader:
+        reader = Reader(takes=takes)
+        job = Job(start or self.fresh(seed), np.array(prompt, np.int64), max_tokens, sampling or Sampling())
+        reader.strand = self.loom.submit(job, reader)
+        return reader
+
+
+@pytest.fixture
+def harness(decoder: Decoder, bundle: Bundle):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    harness = Harness(decoder, bundle.manifest.start_token)
+    yield harness
+    harness.loom.drain(0)
+
+
+class Slow:
+    """A decoder that takes its time, and counts."""
+
+    def __init__(self, decoder: Decoder, seconds: float = 0.0) -> None:
+        self._decoder = decoder
+        self.seconds = seconds
+        self.shape, self.kind, self.device = decoder.shape, decoder.kind, decoder.device
+        self.weights_sha256 = decoder.weights_sha256
+        self.rows: list[int] = []
+        self.fails = False
+        self.gate: threading.Event | None = None
+        self.entered = threading.Event()
+
+    def run(self, inputs: Inputs) -> Outputs:
+        self.rows.append(len(inputs.token))
+        self.entered.set()
+        if self.gate is not None:
+            assert self.gate.wait(30)
+        if self.fails:
+            raise RuntimeError("out of luck")
+        time.sleep(self.seconds)
+        return self._decoder.run(inputs)
+
+
+def test_one_job_gives_the_text_of_the_oracle(harness: Harness) -> None:
+    prompt = [5, 9, 11]
+    reader = harness.submit(seed=7, prompt=prompt, max_tokens=300)
+    finish = reader.wait()
+    expected, snapshot = generate_alone(harness.decoder, harness.fresh(7), prompt, 300, Sampling())
+    assert reader.tokens == expected
+    assert (finish.reason, finish.fed, finish.generated) == (FinishReason.LENGTH, 3, 300)
+    assert finish.snapshot.position == snapshot.position == 303
+    assert finish.snapshot.token == snapshot.token
+    assert np.array_equal(finish.snapshot.h, snapshot.h)
+    assert np.array_equal(finish.snapshot.c, snapshot.c)
+
+
+def test_many_jobs_at_once_each_give_the_text_they_give_alone(harness: Harness) -> None:
+    random = np.random.default_rng(3)
+    jobs = []
+    for number in range(40):
+        prompt = random.integers(harness.decoder.shape.vocabulary, size=random.integers(0, 60)).tolist()
+        sampling = Sampling(
+            temperature=float(random.choice([0, 0.5, 1.0])),
+            top_k=int(random.choice([0, 5])),
+            top_p=float(random.choice([0.9, 1])),
+        )
+        length = int(random.integers(1, 120))
+        jobs.append(
+            (
+                harness.submit(seed=number, prompt=prompt, max_tokens=length, sampling=sampling),
+                prompt,
+                sampling,
+                number,
+                length,
+            )
+        )
+        if number % 7 == 0:
+            time.sleep(0.01)  # so that they join at different ticks
+    for reader, prompt, sampling, seed, length in jobs:
+        reader.wait()
+        expected, _ = generate_alone(harness.decoder, harness.fresh(seed), prompt, length, sampling)
+        assert reader.tokens == expected
+
+
+def test_jobs_really_share_decoder_calls(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder, 0.002)
+    harness = Harness(slow, bundle.manifest.start_token)
+    readers = [harness.submit(seed=n, max_tokens=100) for n in range(20)]
+    for reader in readers:
+        reader.wait()
+    assert max(slow.rows) == 20
+    harness.loom.drain(1)
+
+
+def test_two_jobs_in_a_row_continue_the_state(harness: Harness) -> None:
+    first = harness.submit(seed=4, prompt=[1, 2], max_tokens=37)
+    start = first.wait().snapshot
+    second = harness.submit(start=start, max_tokens=63)
+    second.wait()
+    whole = harness.submit(seed=4, prompt=[1, 2], max_tokens=100)
+    whole.wait()
+    assert first.tokens + second.tokens == whole.tokens
+
+
+def test_the_first_token_comes_in_a_chunk_of_its_own(harness: Harness) -> None:
+    reader = harness.submit(prompt=[1, 2, 3], max_tokens=200)
+    finish = reader.wait()
+    assert len(reader.chunks[0].tokens) == 1
+    assert len(reader.chunks) < 100, "tokens are delivered in chunks, not one by one"
+    assert 0 <= finish.queued <= finish.first_token <= finish.total
+
+
+def test_positions_are_absolute_and_gapless(harness: Harness) -> None:
+    start = harness.submit(prompt=[1], max_tokens=9).wait().snapshot
+    reader = harness.submit(start=start, prompt=[2, 3], max_tokens=80)
+    reader.wait()
+    position = start.position + 2
+    for chunk in reader.chunks:
+        position += len(chunk.tokens)
+        assert chunk.position == position
+    assert position == 10 + 2 + 80
+
+
+def test_a_cancelled_job_leaves_within_a_tick_and_keeps_what_was_delivered(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder, 0.002)
+    harness = Harness(slow, bundle.manifest.start_token)
+    reader = harness.submit(seed=2, max_tokens=60_000)
+    other = harness.submit(seed=3, max_tokens=300)
+    assert reader.began.wait(10)
+    assert reader.strand is not None
+    calls = len(slow.rows)
+    reader.strand.cancel()
+    finish = reader.wait()
+    assert len(slow.rows) - calls <= 2
+    assert finish.reason is FinishReason.CANCELLED
+    assert finish.generated == len(reader.tokens) == finish.snapshot.position
+    expected, snapshot = generate_alone(harness.decoder, harness.fresh(2), [], len(reader.tokens), Sampling())
+    assert reader.tokens == expected
+    assert np.array_equal(finish.snapshot.h, snapshot.h)
+    other.wait()
+    assert other.tokens == generate_alone(harness.decoder, harness.fresh(3), [], 300, Sampling())[0]
+    harness.loom.drain(1)
+    assert harness.loom.live == 0
+
+
+def test_a_tick_that_was_running_when_its_job_was_cancelled_changes_nothing(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder)
+    slow.gate = threading.Event()
+    harness = Harness(slow, bundle.manifest.start_token)
+    reader = harness.submit(seed=2, prompt=[4, 4], max_tokens=10)
+    assert slow.entered.wait(10)
+    assert reader.strand is not None
+    reader.strand.cancel()
+    slow.gate.set()
+    finish = reader.wait()
+    assert reader.tokens == []
+    assert finish.snapshot.position == 0
+    assert not finish.snapshot.h.any()
+    harness.loom.drain(1)
+
+
+def test_a_waiting_job_can_be_cancelled(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder)
+    slow.gate = threading.Event()
+    harness = Harness(slow, bundle.manifest.start_token, max_rows=1)
+    running = harness.submit(max_tokens=20)
+    assert slow.entered.wait(10)
+    waiting = harness.submit(max_tokens=20)
+    assert harness.loom.waiting == 1
+    assert waiting.strand is not None
+    waiting.strand.cancel()
+    slow.gate.set()
+    assert waiting.wait().reason is FinishReason.CANCELLED
+    assert running.wait().generated == 20
+    harness.loom.drain(1)
+
+
+def test_a_full_queue_refuses_at_once(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder)
+    slow.gate = threading.Event()
+    harness = Harness(slow, bundle.manifest.start_token, max_rows=1, max_waiting=2)
+    readers = [harness.submit(max_tokens=5)]
+    assert slow.entered.wait(10)
+    readers += [harness.submit(seed=n, max_tokens=5) for n in (1, 2)]
+    with pytest.raises(Overloaded):
+        harness.submit(max_tokens=5)
+    slow.gate.set()
+    for reader in readers:
+        assert reader.wait().generated == 5
+    assert max(slow.rows) == 1
+    harness.loom.drain(1)
+
+
+def test_a_reader_that_stops_reading_pauses_its_job_and_no_other(decoder: Decoder, bundle: Bundle) -> None:
+    harness = Harness(decoder, bundle.manifest.start_token, unread_limit=100)
+    lazy = harness.submit(seed=1, max_tokens=3000, takes=False)
+    busy = harness.submit(seed=2, max_tokens=3000)
+    busy.wait()
+    assert lazy.began.wait(10)
+    time.sleep(0.1)
+    held = len(lazy.tokens)
+    assert 100 <= held <= 100 + 256
+    assert not lazy.ended.is_set()
+    lazy.takes = True
+    assert lazy.strand is not None
+    lazy.strand.took(held)
+    lazy.wait()
+    assert lazy.tokens == generate_alone(decoder, harness.fresh(1), [], 3000, Sampling())[0]
+    harness.loom.drain(1)
+
+
+def test_a_failing_decoder_ends_its_jobs_and_not_the_loom(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder)
+    harness = Harness(slow, bundle.manifest.start_token)
+    slow.fails = True
+    assert harness.submit(max_tokens=5).wait().reason is FinishReason.FAILED
+    slow.fails = False
+    assert harness.submit(max_tokens=5).wait().reason is FinishReason.LENGTH
+    harness.loom.drain(1)
+
+
+def test_draining_lets_jobs_end_and_refuses_new_ones(decoder: Decoder, bundle: Bundle) -> None:
+    harness = Harness(Slow(decoder, 0.002), bundle.manifest.start_token)
+    reader = harness.submit(max_tokens=400)
+    assert reader.began.wait(10)
+    harness.loom.drain(30)
+    assert reader.wait().reason is FinishReason.LENGTH
+    with pytest.raises(Draining):
+        harness.submit(max_tokens=1)
+
+
+def test_draining_ends_jobs_whose_time_is_up_with_their_state(decoder: Decoder, bundle: Bundle) -> None:
+    harness = Harness(Slow(decoder, 0.002), bundle.manifest.start_token)
+    reader = harness.submit(seed=5, max_tokens=60_000)
+    assert reader.began.wait(10)
+    harness.loom.drain(0.05)
+    finish = reader.wait()
+    assert finish.reason is FinishReason.DRAINING
+    assert finish.snapshot.position == len(reader.tokens) > 0
+    again = Harness(decoder, bundle.manifest.start_token)
+    rest = again.submit(start=finish.snapshot, max_tokens=50)
+    rest.wait()
+    whole = generate_alone(decoder, again.fresh(5), [], len(reader.tokens) + 50, Sampling())[0]
+    assert reader.tokens + rest.tokens == whole
+    again.loom.drain(1)

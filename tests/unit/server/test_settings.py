@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from charloom.bundle import DecoderKind
+from charloom.cli.flags import explain
+from charloom.server.settings import read_settings
+from pydantic import ValidationError
+
+
+def test_defaults_listen_on_this_machine_only() -> None:
+    settings = read_settings({})
+    assert (settings.host, settings.port, settings.device, settings.decoder) == ("127.0.0.1", 50051, "cpu", None)
+
+
+def test_flags_win_over_environment_and_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "charloom.toml"
+    file.write_text('port = 1111\nmax_rows = 11\ndecoder = "onnx-fp32"\n')
+    monkeypatch.setenv("CHARLOOM_CONFIG", str(file))
+    monkeypatch.setenv("CHARLOOM_PORT", "2222")
+    monkeypatch.setenv("CHARLOOM_MAX_ROWS", "22")
+    settings = read_settings({"max_rows": "33"})
+    assert (settings.port, settings.max_rows, settings.decoder) == (2222, 33, DecoderKind.ONNX_FP32)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", "70000"), ("port", "x"), ("device", "tpu"), ("max_rows", "0"), ("decoder", "pickle")]
+)
+def test_a_bad_value_is_named(name: str, value: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        read_settings({name: value})
+    assert f"--{name.replace('_', '-')} {value}:" in explain(refused.value)
+
+
+def test_an_unknown_name_in_the_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "charloom.toml"
+    file.write_text("prot = 1\n")
+    monkeypatch.setenv("CHARLOOM_CONFIG", str(file))
+    with pytest.raises(ValidationError, match="prot"):
+        read_settings({})
+
+
+def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARLOOM_CONFIG", "/nowhere.toml")
+    with pytest.raises(FileNotFoundError, match=r"/nowhere\.toml"):
+        read_settings({})
+
+
+def test_limits_follow_the_settings() -> None:
+    limits = read_settings({"tick_milliseconds": 8, "max_sessions": 5, "session_seconds": 7}).limits()
+    assert (limits.tick_seconds, limits.max_sessions, limits.default_time_to_live.total_seconds()) == (0.008, 5, 7)
