@@ -9,6 +9,7 @@ from pathlib import Path
 from pydoc_data import topics
 
 import pytest
+import torch
 from charloom.bundle import Bundle, DecoderKind, read_bundle
 from charloom.engine.decoder import Decoder
 from charloom.engine.opening import open_decoder
@@ -19,6 +20,7 @@ from charloom.training.export import export_bundle
 from charloom.training.loop import Evaluation, Progress, Trainer
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+torch.set_num_threads(1)  # small models gain nothing from more, and lose much when the machine is busy
 
 warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
 

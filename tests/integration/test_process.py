@@ -1,0 +1,243 @@
+"""The server as a process: start, signals, clients that die."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from charloom.bundle import Bundle
+from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.integration.conftest import eventually
+
+WITHOUT_TORCH = (
+    "import sys; sys.modules['torch'] = None; from charloom.cli.main import main; sys.exit(main(sys.argv[1:]))"
+)
+"""The command in an interpreter in which torch cannot be imported."""
+
+Start = Callable[..., tuple[subprocess.Popen[str], str]]
+
+
+@pytest.fixture
+def start(bundle: Bundle) -> Iterator[Start]:
+    """Start a server process; returns it and its address."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str, path: Path = bundle.path, **environment: str) -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-c", WITHOUT_TORCH, "serve", str(path), "--port", "0", *arguments]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            return process, ""
+        return process, line.split()[-1]
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def request(**fields: object) -> generation_pb2.GenerateRequest:
+    return generation_pb2.GenerateRequest(options=generation_pb2.GenerationOptions(**fields))  # type: ignore[arg-type]
+
+
+def test_it_serves_without_torch_and_stops_cleanly_on_sigterm(start: Start) -> None:
+    process, address = start()
+    with grpc.insecure_channel(address) as channel:
+        messages = list(generation_pb2_grpc.GenerationServiceStub(channel).Generate(request(max_tokens=30)))
+        assert len("".join(message.text for message in messages)) == 30
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert out == ""
+    assert "stopped" in errors
+    assert "Traceback" not in errors
+
+
+def test_sigterm_lets_a_short_call_end_and_ends_a_long_one_with_its_session_told(start: Start) -> None:
+    process, address = start("--grace-seconds", "1", "--tick-milliseconds", "1")
+    with grpc.insecure_channel(address) as channel:
+        session = (
+            sessions_pb2_grpc.SessionServiceStub(channel).CreateSession(sessions_pb2.CreateSessionRequest()).session
+        )
+        stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(health).status == health_pb2.HealthCheckResponse.SERVING
+        long = stub.Generate(request(session_id=session.id, max_tokens=65_536))
+        next(long)
+        short = stub.Generate(request(max_tokens=300))
+        next(short)
+        process.send_signal(signal.SIGTERM)
+        assert next(health).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert list(short)[-1].result.finish_reason == generation_pb2.FINISH_REASON_LENGTH
+        messages = []
+        for message in long:
+            messages.append(message)
+            time.sleep(0.02)  # a reader slow enough that the call cannot end within the grace time
+        result = messages[-1].result
+        assert result.finish_reason == generation_pb2.FINISH_REASON_DRAINING
+        assert 0 < result.usage.completion_tokens < 65_536
+        assert result.session.position == result.usage.completion_tokens
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_a_port_in_use_is_said_so(start: Start, bundle: Bundle) -> None:
+    _, address = start()
+    port = address.rsplit(":", 1)[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "charloom.cli.main", "serve", str(bundle.path), "--port", port],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}: it is in use" in done.stderr
+    assert "choose another --port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+CLIENT = """
+import sys, time
+from charloom.client import Client
+with Client(sys.argv[1]) as client:
+    for text in client.generate(max_tokens=65000):
+        print(text, end="", flush=True)
+        time.sleep(0.01)
+"""
+
+
+def test_clients_that_are_killed_mid_stream_leave_the_server_serving_the_others(start: Start) -> None:
+    process, address = start("--max-rows", "4")
+    clients = [
+        subprocess.Popen([sys.executable, "-c", CLIENT, address], stdout=subprocess.PIPE, text=True) for _ in range(6)
+    ]
+    try:
+        for client in clients[:4]:
+            assert client.stdout is not None
+            assert client.stdout.read(1)
+        with grpc.insecure_channel(address) as channel:
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            other = stub.Generate(request(max_tokens=50, seed=1))
+            for client in clients:
+                client.kill()
+                client.wait()
+            text = "".join(message.text for message in other)
+            again = "".join(message.text for message in stub.Generate(request(max_tokens=50, seed=1)))
+            assert len(text) == 50
+            assert text == again
+    finally:
+        for client in clients:
+            client.kill()
+            client.communicate()
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nowhere"], "there is no manifest.json"),
+        (["--port", "70000"], "--port 70000: Input should be less than or equal to 65535"),
+        (["--config", "/nowhere.toml"], "there is no such file"),
+        (["--decoder", "torchscript"], "needs torch, which is not installed"),
+        (["--device", "cuda"], "needs torch, which is not installed"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why_in_one_line(bundle: Bundle, arguments: list[str], message: str) -> None:
+    bundles = [] if arguments[0].startswith("/") else [str(bundle.path)]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "serve", *bundles, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.startswith("charloom serve: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_two_bundles_of_one_name_are_refused(bundle: Bundle) -> None:
+    command = [sys.executable, "-c", WITHOUT_TORCH, "serve", str(bundle.path), str(bundle.path), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "two bundles are named 'small'" in done.stderr
+
+
+def test_log_lines_can_be_json_and_never_hold_a_prompt(start: Start) -> None:
+    process, address = start("--log-format", "json")
+    with grpc.insecure_channel(address) as channel:
+        stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        list(stub.Generate(request(prompt="private words", max_tokens=5)))
+        with pytest.raises(grpc.RpcError):
+            list(stub.Generate(request(prompt="private ☃", max_tokens=5)))
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    records = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    assert any(re.search("stopping", record["event"]) for record in records)
+    assert "private" not in errors
+
+
+def test_torchscript_serves_the_same_text_as_onnx_fp32(bundle: Bundle) -> None:
+    texts = []
+    for decoder in ("onnx-fp32", "torchscript"):
+        command = [
+            sys.executable,
+            "-m",
+            "charloom.cli.main",
+            "serve",
+            str(bundle.path),
+            "--port",
+            "0",
+            "--decoder",
+            decoder,
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            assert process.stdout is not None
+            with grpc.insecure_channel(process.stdout.readline().split()[-1]) as channel:
+                stub = generation_pb2_grpc.GenerationServiceStub(channel)
+                texts.append("".join(m.text for m in stub.Generate(request(max_tokens=200, seed=4))))
+        finally:
+            process.terminate()
+            process.wait(20)
+            assert process.stdout is not None
+            process.stdout.close()
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 200
+
+
+def test_the_server_process_frees_what_dead_clients_held(start: Start) -> None:
+    """With room for one stream only, a killed client's stream must make room for the next."""
+    _, address = start("--max-rows", "1", "--max-waiting", "1")
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, address], stdout=subprocess.PIPE, text=True)
+    assert client.stdout is not None
+    assert client.stdout.read(1)
+    client.kill()
+    client.communicate()
+
+    def answers() -> bool:
+        with grpc.insecure_channel(address) as channel:
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            try:
+                return len(list(stub.Generate(request(max_tokens=5), timeout=2))) > 0
+            except grpc.RpcError:
+                return False
+
+    eventually(answers)
