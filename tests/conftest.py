@@ -10,6 +10,7 @@ from pydoc_data import topics
 
 import pytest
 import torch
+
 from charloom.bundle import Bundle, DecoderKind, read_bundle
 from charloom.engine.decoder import Decoder
 from charloom.engine.opening import open_decoder

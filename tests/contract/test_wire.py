@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from charloom.server.app import SERVICES
 from charloom.server.services import GenerationService, ModelService, SessionService
 from charloom.v1 import generation_pb2, models_pb2, sessions_pb2

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
+
 from charloom.bundle import Bundle
 from charloom.engine.decoder import Decoder
 from charloom.server.app import Server

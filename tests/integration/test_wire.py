@@ -8,6 +8,11 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_status import rpc_status
+
 from charloom.bundle import Bundle
 from charloom.engine.alone import generate_alone
 from charloom.engine.decoder import Decoder
@@ -22,11 +27,6 @@ from charloom.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
 )
-from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from grpc_status import rpc_status
-
 from tests.integration.conftest import eventually
 
 Generation = generation_pb2_grpc.GenerationServiceStub

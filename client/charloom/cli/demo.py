@@ -32,10 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     with _server(arguments.bundle) as target, Client(target) as client:
         print(arguments.prompt, end="", flush=True)
-        options = {"seed": arguments.seed} if arguments.seed is not None else {}
         first = 0.0
         with client.generate(
-            arguments.prompt, max_tokens=arguments.max_tokens, temperature=arguments.temperature, **options
+            arguments.prompt, max_tokens=arguments.max_tokens, temperature=arguments.temperature, seed=arguments.seed
         ) as stream:
             for text in stream:
                 first = first or time.monotonic() - began

@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from charloom.bundle import BundleError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
@@ -15,7 +17,6 @@ from charloom.models import BUNDLED_MODEL
 from charloom.server.app import PortInUse, Server, open_models, serve
 from charloom.server.logs import set_up_logs
 from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_settings
-from pydantic import ValidationError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
+from rich.console import Console
+
 from charloom.bundle import BundleError, UnknownSymbolsError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
@@ -18,8 +21,6 @@ from charloom.training.corpus import CorpusError, read_corpus
 from charloom.training.evaluate import losses
 from charloom.training.loop import Trainer, TrainingDiverged
 from charloom.training.report import TerminalReporter, loss_figures
-from pydantic import ValidationError
-from rich.console import Console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from charloom.engine.decoder import Decoder, Inputs
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Snapshot

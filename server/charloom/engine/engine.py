@@ -6,6 +6,7 @@ Knows: validation, limits, asyncio. Does not know: gRPC, settings, files.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import numpy as np
+
 from charloom.bundle import Bundle, UnknownSymbolsError
 from charloom.engine.decoder import Decoder
 from charloom.engine.errors import InvalidRequest, ModelNotFound, SessionOfAnotherModel, StalePosition
@@ -25,6 +27,8 @@ from charloom.engine.stores.memory import MemoryStore, utc_now
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SEED_BITS = 64
+_CANCELLATION_ARRIVES, _CANCELLATION_ENDS = 0.02, 1.0
+"""Seconds that a call waits for a session whose last call was, or is just being, cancelled."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Engine:
         self.sessions = MemoryStore(self.limits.max_sessions)
         self._event_loop = asyncio.get_running_loop()
         self._models: dict[str, Model] = {}
+        self._running: dict[str, Generation] = {}
         if not models:
             raise ValueError("an engine needs at least one model")
         for bundle, decoder in models:
@@ -174,7 +179,17 @@ class Engine:
         self.sessions.add(session)
         return session
 
-    def generate(self, request: GenerationRequest) -> Generation:
+    async def delete_session(self, session_id: str) -> Session:
+        """Forget a session and its state; returns what it was.
+
+        Raises:
+            SessionNotFound: there is none.
+            SessionBusy: a call is using it.
+        """
+        await self._let_a_cancelled_call_end(session_id)
+        return self.sessions.delete(session_id)
+
+    async def generate(self, request: GenerationRequest) -> Generation:
         """Start generating.
 
         Raises:
@@ -191,6 +206,7 @@ class Engine:
             return self._start(model, request, max_tokens, start, lambda _: None)
 
         wanted = self.model(request.model) if request.model else None
+        await self._let_a_cancelled_call_end(request.session_id)
         session = self.sessions.acquire(request.session_id)
         try:
             if wanted is not None and wanted.name != session.model:
@@ -201,21 +217,38 @@ class Engine:
             start = session.snapshot
             if request.seed is not None:
                 start = replace(start, seed=request.seed)
-            return self._start(
+            generation = self._start(
                 self.model(session.model),
                 request,
                 max_tokens,
                 start,
-                lambda snapshot: self.sessions.release(session.id, snapshot),
+                lambda snapshot: self._commit(session.id, snapshot),
             )
         except Exception:
             self.sessions.release(session.id, None)
             raise
+        self._running[session.id] = generation
+        return generation
 
     async def drain(self, seconds: float) -> None:
         """Refuse new work, let running generations end for up to `seconds`, then end them as DRAINING."""
         await asyncio.gather(*(asyncio.to_thread(model.loom.drain, seconds) for model in self._models.values()))
         await asyncio.sleep(0)  # the last deliveries were scheduled before the worker ended
+
+    async def _let_a_cancelled_call_end(self, session_id: str) -> None:
+        """A call that its client gave up holds its session until the next tick; a call that follows should not fail.
+
+        The news of the cancellation may also arrive a moment after the call that follows.
+        """
+        running = self._running.get(session_id)
+        for seconds in (_CANCELLATION_ARRIVES, _CANCELLATION_ENDS):
+            if running is not None and (seconds == _CANCELLATION_ARRIVES or running.cancelled):
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(running.ended.wait(), seconds)
+
+    def _commit(self, session_id: str, snapshot: Snapshot) -> Session:
+        self._running.pop(session_id, None)
+        return self.sessions.release(session_id, snapshot)
 
     def _checked_max_tokens(self, asked: int | None) -> int:
         if asked is None:

@@ -63,6 +63,10 @@ class Generation:
         self._position = 0
         self._arrived = asyncio.Event()
         self._finish: Finish | None = None
+        self.cancelled = False
+        """Whether it was asked to stop."""
+        self.ended = asyncio.Event()
+        """Set once its session is committed."""
         self.result: GenerationResult | None = None
 
     def attach(self, strand: Strand) -> None:
@@ -78,10 +82,12 @@ class Generation:
             self._finish = chunk.finish
             session = self._commit(replace(chunk.finish.snapshot, tail=self._decoder.tail))
             self.result = self._describe(chunk.finish, session)
+            self.ended.set()
         self._arrived.set()
 
     def cancel(self) -> None:
         """Stop generating; the session keeps the state after the last tokens that arrived here."""
+        self.cancelled = True
         if self._finish is None and self._strand is not None:
             self._strand.cancel()
 

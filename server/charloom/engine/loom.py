@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from charloom.engine.arena import Arena
 from charloom.engine.decoder import Decoder, Inputs, Ints, Outputs
 from charloom.engine.errors import Draining, Overloaded

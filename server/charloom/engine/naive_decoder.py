@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+
 from charloom.engine.decoder import Floats, Inputs, Outputs, Shape
 from charloom.engine.sampling import Sampling, choose
 

@@ -11,6 +11,7 @@ from pathlib import Path
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage unless told not to
 
 import onnxruntime
+
 from charloom.engine.decoder import Inputs, Outputs, Shape
 
 

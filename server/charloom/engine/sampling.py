@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+
 from charloom.engine.decoder import Floats
 from charloom.engine.errors import InvalidRequest
 

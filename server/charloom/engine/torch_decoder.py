@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from charloom.engine.decoder import Inputs, Outputs, Shape
 
 FEWEST_ROWS = 4

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
 from charloom.engine.decoder import Floats
 
 Words = npt.NDArray[np.uint64]

@@ -13,6 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
+
 from charloom.bundle import Bundle, read_bundle
 from charloom.engine.decoder import Decoder
 from charloom.engine.engine import Engine
@@ -28,11 +34,6 @@ from charloom.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
 )
-from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
-from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
-from grpc_health.v1.health_pb2 import HealthCheckResponse
-from grpc_reflection.v1alpha import reflection
 
 log = logging.getLogger(__name__)
 

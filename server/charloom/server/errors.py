@@ -11,6 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf import any_pb2, duration_pb2, message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc.aio import ServerInterceptor
+
 from charloom.engine.errors import (
     DecoderFailure,
     Draining,
@@ -26,9 +30,6 @@ from charloom.engine.errors import (
     SessionOfAnotherModel,
     StalePosition,
 )
-from google.protobuf import any_pb2, duration_pb2, message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc.aio import ServerInterceptor
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[generation_pb2.GenerateResponse]:
         """Stream text, then the result."""
-        generation = self._engine.generate(to_request(request.options))
+        generation = await self._engine.generate(to_request(request.options))
         try:
             async for piece in generation:
                 yield generation_pb2.GenerateResponse(text=piece.text, position=piece.position)
@@ -47,7 +47,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
     async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> generation_pb2.CompleteResponse:
         """Gather the text, then answer."""
-        generation = self._engine.generate(to_request(request.options))
+        generation = await self._engine.generate(to_request(request.options))
         try:
             text = "".join([piece.text async for piece in generation])
         finally:
@@ -105,7 +105,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.DeleteSessionRequest, context: Any
     ) -> sessions_pb2.DeleteSessionResponse:
         """Forget a session."""
-        session = self._engine.sessions.delete(request.session_id)
+        session = await self._engine.delete_session(request.session_id)
         return sessions_pb2.DeleteSessionResponse(session=from_session(session))
 
 

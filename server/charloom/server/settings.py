@@ -10,8 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from charloom.bundle import DecoderKind
-from charloom.engine.engine import Limits
 from pydantic import Field
 from pydantic_settings import (
     BaseSettings,
@@ -19,6 +17,9 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from charloom.bundle import DecoderKind
+from charloom.engine.engine import Limits
 
 DEFAULT_PORT = 50051
 CONFIG_VARIABLE = "CHARLOOM_CONFIG"

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from charloom.bundle import CharacterVocabulary, Unit
 from charloom.engine.engine import GenerationRequest, Limits, Model
 from charloom.engine.errors import InvalidRequest
@@ -15,8 +18,6 @@ from charloom.engine.loom import FinishReason
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Session
 from charloom.v1 import generation_pb2, models_pb2, sessions_pb2
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 _FINISH_REASONS = {
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,

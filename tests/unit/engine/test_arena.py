@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-from charloom.engine.arena import Arena
-from charloom.engine.decoder import Shape
 from hypothesis import given
 from hypothesis import strategies as st
+
+from charloom.engine.arena import Arena
+from charloom.engine.decoder import Shape
 
 SHAPE = Shape(layers=2, hidden=3, vocabulary=5)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+
 from charloom.bundle import Bundle
 from charloom.engine.alone import generate_alone
 from charloom.engine.decoder import Decoder, Inputs, Outputs

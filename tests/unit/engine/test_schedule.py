@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from charloom.engine.schedule import MOST_STEPS, Work, tick_steps
 from hypothesis import given
 from hypothesis import strategies as st
+
+from charloom.engine.schedule import MOST_STEPS, Work, tick_steps
 
 works = st.lists(
     st.builds(Work, to_feed=st.integers(0, 500), to_generate=st.integers(1, 500), started=st.booleans()), min_size=1

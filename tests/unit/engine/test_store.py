@@ -4,6 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
+
 from charloom.engine.decoder import Shape
 from charloom.engine.errors import (
     Overloaded,

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from charloom.engine.uniforms import philox, uniforms
 from hypothesis import given
 from hypothesis import strategies as st
+
+from charloom.engine.uniforms import philox, uniforms
 
 # From the known-answer file of Random123, the authors' own implementation (philox4x32, 10 rounds).
 KNOWN = [

@@ -3,10 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+
 from charloom.bundle import DecoderKind
 from charloom.cli.flags import explain
 from charloom.server.settings import read_settings
-from pydantic import ValidationError
 
 
 def test_defaults_listen_on_this_machine_only() -> None:

@@ -10,8 +10,9 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from charloom.bundle.vocabulary import Unit
 from pydantic import BaseModel, ConfigDict, Field
+
+from charloom.bundle.vocabulary import Unit
 
 SCHEMA_VERSION: Literal[1] = 1
 """The only schema that this version reads and writes."""

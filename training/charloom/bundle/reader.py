@@ -10,10 +10,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from charloom.bundle.errors import BundleError
 from charloom.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, VOCABULARY_FILE, DecoderKind, Manifest
 from charloom.bundle.vocabulary import Vocabulary, read_vocabulary
-from pydantic import ValidationError
 
 
 @dataclass(frozen=True)

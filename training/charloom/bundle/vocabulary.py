@@ -19,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
 from charloom.bundle.errors import SHOWN_UNKNOWNS, BundleError, UnknownSymbol, UnknownSymbolsError
 
 Tokens = npt.NDArray[np.int64]

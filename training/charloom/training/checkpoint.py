@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from charloom.bundle import VOCABULARY_FILE, Tokens, Vocabulary, read_vocabulary
-from charloom.training.config import ModelConfig
-from charloom.training.model import CharLSTM
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from charloom.bundle import VOCABULARY_FILE, Tokens, Vocabulary, read_vocabulary
+from charloom.training.config import ModelConfig
+from charloom.training.model import CharLSTM
 
 SCHEMA = "charloom.checkpoint/1"
 LAST_FILE, BEST_FILE, CONFIG_FILE, LOG_FILE = "last.safetensors", "best.safetensors", "config.json", "log.jsonl"

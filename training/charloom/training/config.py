@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from charloom.bundle import Unit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from charloom.bundle import Unit
 
 
 class ModelConfig(BaseModel):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from charloom.bundle import Tokens, Unit, Vocabulary, vocabulary_of
 
 

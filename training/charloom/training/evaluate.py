@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
 from charloom.bundle import Tokens
 from charloom.training.corpus import CorpusError
 from charloom.training.model import CharLSTM
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 WINDOW = 256
 """Length of a window of the `windows-256` protocol."""

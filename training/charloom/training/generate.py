@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+
 from charloom.training.model import CharLSTM, State
 from charloom.training.sampling import choose
 

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
+
 from charloom.bundle import VOCABULARY_FILE, write_vocabulary
 from charloom.training.checkpoint import (
     BEST_FILE,
@@ -39,7 +41,6 @@ from charloom.training.evaluate import tail_estimate
 from charloom.training.generate import generate
 from charloom.training.model import CharLSTM
 from charloom.training.schedules import Plateau, learning_rate
-from torch.nn.functional import cross_entropy
 
 SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 200, 0.8
 

@@ -11,8 +11,9 @@ import math
 from typing import NamedTuple
 
 import torch
-from charloom.training.config import ModelConfig
 from torch import Tensor, nn
+
+from charloom.training.config import ModelConfig
 
 
 class State(NamedTuple):

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from types import TracebackType
 
-from charloom.training.loop import Evaluation
-from charloom.training.loop import Progress as Step
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from charloom.training.loop import Evaluation
+from charloom.training.loop import Progress as Step
 
 
 def loss_figures(nats: float) -> str:

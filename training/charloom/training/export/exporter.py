@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
+
 from charloom.bundle import (
     VOCABULARY_FILE,
     WEIGHTS_FILE,
@@ -29,7 +31,6 @@ from charloom.training.export.measure import decoder_tail_loss
 from charloom.training.export.onnx_graph import build_decoder
 from charloom.training.export.torchscript import build_torchscript
 from charloom.training.export.weights import DecoderWeights, decoder_weights
-from safetensors.torch import save
 
 INT8_LIMIT = 0.005
 """Most that int8 may cost on validation text, in nats per token."""

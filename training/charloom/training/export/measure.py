@@ -13,6 +13,7 @@ import numpy as np
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage unless told not to
 
 import onnxruntime
+
 from charloom.bundle import Manifest, Tokens
 
 

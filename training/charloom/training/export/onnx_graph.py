@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import TensorProto, checker, helper, numpy_helper
+
 from charloom.training.export.quantize import ACTIVATION_SCALE, ACTIVATION_ZERO_POINT, quantize_columns
 from charloom.training.export.weights import DecoderWeights, Matrix
-from onnx import TensorProto, checker, helper, numpy_helper
 
 OPSET, IR_VERSION = 18, 9
 Axes = list[str | int | None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
 from charloom.training.export.weights import Matrix
 
 ACTIVATION_SCALE = 1 / 127

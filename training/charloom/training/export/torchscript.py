@@ -6,9 +6,10 @@ Knows: torch operations and the decoder contract. Does not know: training, files
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
 from charloom.training.export.weights import DecoderWeights
 from charloom.training.sampling import choose
-from torch import Tensor, nn
 
 
 class ScriptedDecoder(nn.Module):

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from charloom.training.model import CharLSTM
 from torch import Tensor
+
+from charloom.training.model import CharLSTM
 
 Matrix = npt.NDArray[np.float32]
 

@@ -1,0 +1,62 @@
+"""What every command that talks to a server shares: where it is, how long to wait, and how failures are told."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from charloom.cli import CommandError
+from charloom.client import CharloomError, Client
+
+DEFAULT_TARGET = "localhost:50051"
+TARGET_VARIABLE = "CHARLOOM_TARGET"
+
+
+def add_connection_arguments(parser: argparse.ArgumentParser, *, timeout: float = 60.0) -> None:
+    """Declare `--target` and `--timeout`; `timeout` is the default in seconds."""
+    parser.add_argument(
+        "--target",
+        default=os.environ.get(TARGET_VARIABLE, DEFAULT_TARGET),
+        metavar="HOST:PORT",
+        help=f"address of the server (default: ${TARGET_VARIABLE}, or else {DEFAULT_TARGET})",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=timeout,
+        metavar="SECONDS",
+        help=f"how long a call may take; 0 is no limit (default: {timeout:g})",
+    )
+
+
+@contextmanager
+def connect(arguments: argparse.Namespace) -> Iterator[Client]:
+    """A client for the command; its errors become messages for the person, Ctrl-C the usual exit status."""
+    try:
+        with Client(arguments.target, timeout=arguments.timeout or None) as client:
+            yield client
+    except CharloomError as problem:
+        raise CommandError(str(problem)) from problem
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def plain(value: object) -> object:
+    """What `json.dumps` does not know: times as ISO 8601, enums as their text."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, enum.Enum):
+        return value.value
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise ValueError(text)
+    return seconds

@@ -1,0 +1,56 @@
+"""`charloom models`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from charloom.cli.connection import add_connection_arguments, connect, plain
+from charloom.client import ModelInfo
+
+_HEADINGS = ("NAME", "UNIT", "SYMBOLS", "NETWORK", "PARAMETERS", "DECODER", "DEVICE", "STATE", "VALIDATION")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("--json", action="store_true", help="print all that is known, as a JSON list")
+    add_connection_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the models of a server, the default one first."""
+    with connect(arguments) as client:
+        models = client.models()
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(model) for model in models], ensure_ascii=False, default=plain))
+        return 0
+    rows = [_HEADINGS, *map(_row, models)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _row(model: ModelInfo) -> tuple[str, ...]:
+    return (
+        model.name,
+        model.unit.value,
+        str(model.vocabulary_size),
+        f"{model.cell} {model.layers} x {model.hidden_size}",
+        f"{model.parameters:,}",
+        model.decoder,
+        model.device,
+        f"{model.state_bytes:,} B",
+        _validation(model) or "-",
+    )
+
+
+def _validation(model: ModelInfo) -> str:
+    """The losses of the decoder in use, or those of the checkpoint where it was not measured."""
+    shown = []
+    for protocol, losses in model.validation.items():
+        loss = losses.get(model.decoder, losses.get("checkpoint"))
+        if loss is not None:
+            shown.append(f"{protocol} {loss:.4f} nats")
+    return ", ".join(shown)

@@ -1,0 +1,210 @@
+"""A channel, its stubs and the deadline of each call, blocking and asyncio. Knows no options and no sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from charloom.client import _requests, _responses
+from charloom.client._errors import cancelled, from_rpc_error
+from charloom.client._options import NotGiven, Timeout
+from charloom.client._stream import AsyncTextStream, OnResult, TextStream
+from charloom.v1 import generation_pb2, generation_pb2_grpc, models_pb2_grpc, sessions_pb2_grpc
+
+if TYPE_CHECKING:
+    from charloom.client._types import HealthStatus
+
+ChannelOptions = Sequence[tuple[str, Any]]
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+_HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+_CLOSED = "this client is closed; make a new one"
+
+# Reading twice does no harm. A call that changes something is never repeated: the first try may have had its effect.
+_READS = [
+    {"service": "charloom.v1.ModelService", "method": "ListModels"},
+    {"service": "charloom.v1.ModelService", "method": "GetModel"},
+    {"service": "charloom.v1.SessionService", "method": "GetSession"},
+    {"service": "charloom.v1.SessionService", "method": "ListSessions"},
+]
+_RETRY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_DEFAULT_OPTIONS: dict[str, Any] = {
+    "grpc.service_config": json.dumps({"methodConfig": [{"name": _READS, "retryPolicy": _RETRY}]}),
+    # gRPC's defaults wait up to two minutes before they look for a server that has come back.
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 2000,
+}
+
+
+class _Settings:
+    """What both kinds of connection are told."""
+
+    def __init__(
+        self,
+        target: str,
+        timeout: float | None,
+        credentials: grpc.ChannelCredentials | None,
+        channel_options: ChannelOptions,
+    ) -> None:
+        self.target = _requests.text("target", target)
+        self._timeout = _requests.deadline(timeout)
+        self._credentials = credentials
+        self._options = tuple({**_DEFAULT_OPTIONS, **dict(channel_options)}.items())
+        self.closed = False
+
+    def seconds(self, timeout: Timeout) -> float | None:
+        """The deadline of a call: its own timeout, or else the client's."""
+        return self._timeout if isinstance(timeout, NotGiven) else _requests.deadline(timeout)
+
+    def require_open(self) -> None:
+        if self.closed:
+            raise RuntimeError(_CLOSED)
+
+
+class Connection(_Settings):
+    """A blocking channel."""
+
+    def __init__(
+        self,
+        target: str,
+        timeout: float | None,
+        credentials: grpc.ChannelCredentials | None,
+        channel_options: ChannelOptions,
+    ) -> None:
+        super().__init__(target, timeout, credentials, channel_options)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(self.target, self._options)
+        else:
+            self._channel = grpc.secure_channel(self.target, credentials, self._options)
+        self.generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self.sessions = sessions_pb2_grpc.SessionServiceStub(self._channel)
+        self.models = models_pb2_grpc.ModelServiceStub(self._channel)
+        self._check: grpc.UnaryUnaryMultiCallable[bytes, HealthStatus] = self._channel.unary_unary(
+            _HEALTH_CHECK, response_deserializer=_responses.health_status
+        )
+
+    def call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: Timeout,
+        *,
+        wait_for_ready: bool = False,
+    ) -> _Response:
+        """Make a call with one answer."""
+        self.require_open()
+        # Through a future, because only that can be cancelled when Ctrl-C interrupts the wait.
+        future = method.future(request, timeout=self.seconds(timeout), wait_for_ready=wait_for_ready)
+        try:
+            return future.result()
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stream(
+        self,
+        request: generation_pb2.GenerateRequest,
+        timeout: Timeout,
+        on_result: OnResult | None = None,
+    ) -> TextStream:
+        """Begin a generation."""
+        self.require_open()
+        call = self.generation.Generate(request, timeout=self.seconds(timeout))
+        return TextStream(call, self.target, on_result)
+
+    def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
+        """Ask the server for the health of the whole of it."""
+        return self.call(self._check, b"", timeout, wait_for_ready=wait_for_ready)
+
+    def close(self) -> None:
+        """Close the channel and cancel its calls."""
+        self.closed = True
+        self._channel.close()
+
+
+class AsyncConnection(_Settings):
+    """An asyncio channel. It is made at the first call, because it belongs to the event loop that runs then."""
+
+    @functools.cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        self.require_open()
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.target, self._options)
+        return grpc.aio.secure_channel(self.target, self._credentials, self._options)
+
+    @functools.cached_property
+    def generation(self) -> generation_pb2_grpc.GenerationServiceAsyncStub:
+        """Stub of the generation service."""
+        return generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    @functools.cached_property
+    def sessions(self) -> sessions_pb2_grpc.SessionServiceAsyncStub:
+        """Stub of the session service."""
+        return sessions_pb2_grpc.SessionServiceStub(self._channel)
+
+    @functools.cached_property
+    def models(self) -> models_pb2_grpc.ModelServiceAsyncStub:
+        """Stub of the model service."""
+        return models_pb2_grpc.ModelServiceStub(self._channel)
+
+    @functools.cached_property
+    def _check(self) -> grpc.aio.UnaryUnaryMultiCallable[bytes, HealthStatus]:
+        return self._channel.unary_unary(_HEALTH_CHECK, response_deserializer=_responses.health_status)
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: Timeout,
+        *,
+        wait_for_ready: bool = False,
+    ) -> _Response:
+        """Make a call with one answer."""
+        self.require_open()
+        try:
+            return await method(request, timeout=self.seconds(timeout), wait_for_ready=wait_for_ready)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        except asyncio.CancelledError:
+            # Closing the channel looks the same to the waiting task as being cancelled itself.
+            if self.closed:
+                raise cancelled() from None
+            raise
+
+    def stream(
+        self,
+        request: generation_pb2.GenerateRequest,
+        timeout: Timeout,
+        on_result: OnResult | None = None,
+    ) -> AsyncTextStream:
+        """Begin a generation."""
+        self.require_open()
+        asyncio.get_running_loop()
+        call = self.generation.Generate(request, timeout=self.seconds(timeout))
+        return AsyncTextStream(call, self.target, on_result, lambda: self.closed)
+
+    async def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
+        """Ask the server for the health of the whole of it."""
+        return await self.call(self._check, b"", timeout, wait_for_ready=wait_for_ready)
+
+    async def close(self) -> None:
+        """Close the channel and cancel its calls."""
+        self.closed = True
+        if "_channel" in self.__dict__:
+            await self._channel.close()

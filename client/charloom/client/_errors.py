@@ -1,0 +1,233 @@
+"""What can go wrong, and the one table from gRPC status codes to these classes.
+
+    CharloomError
+    ├── InvalidValue (also a ValueError)   the call was not sent: no message can carry the value
+    ├── ConnectionFailed                   no server answered, or the connection broke
+    └── RequestError                       the server answered with an error
+        ├── InvalidArgument                a field is out of range, or the model cannot read the prompt
+        ├── NotFound                       no such model or session
+        │   └── SessionExpired             the session existed and has been forgotten
+        ├── AlreadyExists                  the session id is in use
+        ├── FailedPrecondition             the session belongs to another model
+        ├── Conflict                       the session is in use, or is not at the expected position
+        ├── Overloaded                     the server has as much work, or as many sessions, as it takes
+        ├── Unavailable                    the server is loading or stopping
+        ├── DeadlineExceeded               the call did not finish in time
+        ├── Cancelled                      the call was cancelled
+        ├── PermissionDenied               the state belongs to somebody else
+        ├── Unauthenticated                the server wants credentials
+        ├── Unimplemented                  the server does not offer this call
+        ├── DataLoss                       stored state is damaged
+        └── InternalError                  a fault of the server
+
+A wrong name of an option is a TypeError, and a call through a closed client a RuntimeError, as in plain Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import google.protobuf.message
+import grpc
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped,unused-ignore]
+
+DOMAIN = "charloom"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class CharloomError(Exception):
+    """Any failure that the SDK reports."""
+
+
+class InvalidValue(CharloomError, ValueError):
+    """A value that no message can carry, such as a negative seed. The call was not sent.
+
+    Attributes:
+        field: name of the parameter.
+
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(field, problem)
+        self.field = field
+        self._problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self._problem}"
+
+
+class ConnectionFailed(CharloomError):
+    """No server answered, or the connection broke. What a session had received last is still in its state."""
+
+
+class RequestError(CharloomError):
+    """The server answered with an error.
+
+    Attributes:
+        message: the server's words.
+        code: the gRPC status code.
+        reason: a fixed word for the situation, such as "SESSION_BUSY"; empty if the server gave none.
+        metadata: further values of the situation, by name.
+        violations: pairs of a field and what is wrong with it.
+        retry_after: seconds after which the server suggests to try again; `None` if it does not.
+
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        violations: tuple[tuple[str, str], ...] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.reason = reason
+        self.metadata = dict(metadata or {})
+        self.violations = violations
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        more = [f"{field}: {fault}" for field, fault in self.violations if fault not in self.message]
+        return "; ".join([self.message or self.code.name, *more])
+
+
+class InvalidArgument(RequestError):
+    """A field is out of range, or the model cannot read the prompt; `violations` names each field."""
+
+
+class NotFound(RequestError):
+    """No such model or session."""
+
+
+class SessionExpired(NotFound):
+    """The session existed and has been forgotten."""
+
+
+class AlreadyExists(RequestError):
+    """The session id is in use."""
+
+
+class FailedPrecondition(RequestError):
+    """The session belongs to another model."""
+
+
+class Conflict(RequestError):
+    """The session is in use by another call (SESSION_BUSY) or not where it was expected (STALE_POSITION)."""
+
+
+class Overloaded(RequestError):
+    """The server has as much work, or as many sessions, as it takes; see `retry_after`."""
+
+
+class Unavailable(RequestError):
+    """The server is loading or stopping."""
+
+
+class DeadlineExceeded(RequestError):
+    """The call did not finish in time. A session holds the state after the last character that arrived."""
+
+
+class Cancelled(RequestError):
+    """The call was cancelled. A session holds the state after the last character that arrived."""
+
+
+class PermissionDenied(RequestError):
+    """The state belongs to somebody else."""
+
+
+class Unauthenticated(RequestError):
+    """The server wants credentials."""
+
+
+class Unimplemented(RequestError):
+    """The server does not offer this call; it may be of another version, or no Charloom server."""
+
+
+class DataLoss(RequestError):
+    """Stored state is damaged."""
+
+
+class InternalError(RequestError):
+    """A fault of the server; its log has the id that the message names."""
+
+
+_CLASSES: dict[grpc.StatusCode, type[RequestError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.ABORTED: Conflict,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
+    grpc.StatusCode.DATA_LOSS: DataLoss,
+    grpc.StatusCode.INTERNAL: InternalError,
+}
+_CLASSES_BY_REASON: dict[str, type[RequestError]] = {"SESSION_EXPIRED": SessionExpired}
+
+# gRPC's own words for these say neither what happened nor what to do.
+_PLAIN_WORDS = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: "the call did not finish before its deadline; allow it a longer timeout",
+    grpc.StatusCode.CANCELLED: "the call was cancelled",
+}
+
+
+def from_rpc_error(error: grpc.RpcError, target: str) -> CharloomError:
+    """Turn what gRPC raised, blocking or asyncio, into one of the classes above."""
+    code = error.code()
+    message = error.details() or ""
+    details = _details(error)
+    reason = details.pop("reason", "")
+    if not reason:
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return ConnectionFailed(
+                f"no answer from {target} ({message}); is a server running there, and is the address host:port?"
+            )
+        message = _PLAIN_WORDS.get(code, message)
+    kind = _CLASSES_BY_REASON.get(reason) or _CLASSES.get(code, RequestError)
+    return kind(message, code=code, reason=reason, **details)
+
+
+def cancelled() -> Cancelled:
+    """The error of a call that its own caller cancelled."""
+    code = grpc.StatusCode.CANCELLED
+    return Cancelled(_PLAIN_WORDS[code], code=code)
+
+
+def _details(error: grpc.RpcError) -> dict[str, Any]:
+    """What the status carries besides code and message; damaged or foreign details are as good as none."""
+    found: dict[str, Any] = {}
+    trailing: Any = error.trailing_metadata()
+    for key, value in trailing or ():
+        if key != _DETAILS_KEY or not isinstance(value, bytes):
+            continue
+        try:
+            status = status_pb2.Status.FromString(value)
+            for detail in status.details:
+                found.update(_detail(detail))
+        except google.protobuf.message.DecodeError:
+            return {}
+    return found
+
+
+def _detail(detail: Any) -> dict[str, Any]:
+    info = error_details_pb2.ErrorInfo()
+    if detail.Unpack(info):
+        return {"reason": info.reason, "metadata": dict(info.metadata)} if info.domain == DOMAIN else {}
+    fields = error_details_pb2.BadRequest()
+    if detail.Unpack(fields):
+        return {"violations": tuple((one.field, one.description) for one in fields.field_violations)}
+    retry = error_details_pb2.RetryInfo()
+    if detail.Unpack(retry):
+        return {"retry_after": retry.retry_delay.ToNanoseconds() / 1e9}
+    return {}

@@ -1,0 +1,227 @@
+"""What the SDK returns: plain frozen values that know neither gRPC nor protobuf."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+class FinishReason(str, enum.Enum):
+    """Why a generation ended. Each member equals its text."""
+
+    LENGTH = "length"
+    """`max_tokens` tokens were generated."""
+
+    DRAINING = "draining"
+    """The server is stopping; a session holds the state after the last token that arrived."""
+
+    UNKNOWN = "unknown"
+    """A reason that this version of the client does not know."""
+
+
+class Unit(str, enum.Enum):
+    """What one token of a model is. Each member equals its text."""
+
+    CHARACTER = "character"
+    """One Unicode code point."""
+
+    BYTE = "byte"
+    """A byte of UTF-8."""
+
+    UNKNOWN = "unknown"
+    """A unit that this version of the client does not know."""
+
+
+class HealthStatus(str, enum.Enum):
+    """What a server says about itself, by the standard gRPC health protocol. Each member equals its text."""
+
+    UNKNOWN = "UNKNOWN"
+    """It does not know, or this version of the client does not know the answer."""
+
+    SERVING = "SERVING"
+    """It takes calls."""
+
+    NOT_SERVING = "NOT_SERVING"
+    """It is loading or stopping."""
+
+    SERVICE_UNKNOWN = "SERVICE_UNKNOWN"
+    """It does not have the service that was asked about."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """Tokens of one call."""
+
+    prompt_tokens: int
+    """Tokens of the prompt that were fed."""
+
+    completion_tokens: int
+    """Tokens that were generated."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timings:
+    """Seconds from the arrival of the call at the server, measured there."""
+
+    queued: float
+    """Until its first decoder step began."""
+
+    first_token: float
+    """Until its first token was generated."""
+
+    total: float
+    """Until its last token was generated."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """The sampling parameters that were used, defaults included."""
+
+    temperature: float
+    """What the logits were divided by; 0 is greedy."""
+
+    top_k: int
+    """0 is off."""
+
+    top_p: float
+    """1 is off."""
+
+    min_p: float
+    """0 is off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionInfo:
+    """A session as the server described it last."""
+
+    id: str
+    """Identifies the session on its server."""
+
+    model: str
+    """Name of its model."""
+
+    model_digest: str
+    """Digest of its model."""
+
+    position: int
+    """Tokens fed and generated since the state was zero."""
+
+    version: int
+    """Counts the changes of the session, from 0."""
+
+    seed: int
+    """Of its random numbers."""
+
+    create_time: datetime
+    """When it was made, in UTC."""
+
+    update_time: datetime
+    """When it was last changed, in UTC."""
+
+    expire_time: datetime
+    """When it will be forgotten unless it is used, in UTC."""
+
+    time_to_live: float
+    """Every use puts `expire_time` this many seconds into the future."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """How a generation ended, with the values that were in effect."""
+
+    finish_reason: FinishReason
+    """Why it ended."""
+
+    usage: Usage
+    """What it consumed."""
+
+    timings: Timings
+    """How long it took, seen from the server."""
+
+    seed: int
+    """The seed that was used. The same seed, state and parameters give the same text."""
+
+    sampling: Sampling
+    """The sampling parameters that were used."""
+
+    max_tokens: int
+    """The limit that was used."""
+
+    model: str
+    """Name of the model."""
+
+    model_digest: str
+    """Digest of the model."""
+
+    position: int
+    """Tokens fed and generated since the state was zero, after the last token."""
+
+    session: SessionInfo | None
+    """The session after this call; `None` without a session."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """A generation as a whole."""
+
+    text: str
+    """The generated text, without the prompt."""
+
+    result: Result
+    """How it ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelInfo:
+    """A model that a server has loaded."""
+
+    name: str
+    """Its name on this server."""
+
+    digest: str
+    """One value for weights, vocabulary and decoder files together."""
+
+    unit: Unit
+    """What one token is."""
+
+    vocabulary_size: int
+    """Number of symbols."""
+
+    symbols: tuple[str, ...]
+    """The symbols of a character model, in the order of their token ids; empty in a byte model."""
+
+    cell: str
+    """Kind of cell, for example "lstm"."""
+
+    layers: int
+    """Layers of the network."""
+
+    hidden_size: int
+    """Units per layer."""
+
+    parameters: int
+    """Trained values."""
+
+    decoder: str
+    """The decoder in use, for example "onnx-int8"."""
+
+    device: str
+    """Where it runs: "cpu" or "cuda"."""
+
+    state_bytes: int
+    """Size of one session's state, in bytes."""
+
+    max_tokens: int
+    """Most tokens that one call may generate."""
+
+    max_prompt_characters: int
+    """Most characters that one prompt may have."""
+
+    batch_invariance: bool | None
+    """Whether a text is independent of the other streams in its batch, bit for bit, on the server's machine;
+    `None` if that was not checked."""
+
+    validation: Mapping[str, Mapping[str, float]] = field(hash=False)
+    """Validation losses at the time of the export: protocol, then decoder, then nats per token."""

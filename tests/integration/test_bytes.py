@@ -1,0 +1,74 @@
+"""A byte model: any language, no character split on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from charloom.bundle import Bundle, DecoderKind, Unit, read_bundle
+from charloom.client import Client
+from charloom.engine.opening import open_decoder
+from charloom.server.testing import running_server
+from charloom.training.checkpoint import load_trained, load_validation
+from charloom.training.config import TrainingConfig
+from charloom.training.corpus import read_corpus
+from charloom.training.export import export_bundle
+from charloom.training.loop import Trainer
+from tests.conftest import SMALL, Silent
+
+TEXT = "Ночь, улица, фонарь, аптека. 夜は短し歩けよ乙女。 Füße 👩‍🚀!\n" * 400
+"""Characters of one, two, three and four bytes."""
+
+
+@pytest.fixture(scope="module")
+def byte_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bytes")
+    (folder / "text.txt").write_text(TEXT, "utf-8")
+    settings = {**SMALL, "unit": Unit.BYTE, "epochs": 3, "sequence_length": 32, "learning_rate": 1e-2}
+    config = TrainingConfig.model_validate(settings)
+    Trainer(config, read_corpus(folder / "text.txt", Unit.BYTE), folder / "run").train(Silent())
+    run, path = folder / "run", folder / "bytes"
+    export_bundle(load_trained(run), load_validation(run), path, name="bytes", decoders=[DecoderKind.ONNX_FP32])
+    return read_bundle(path)
+
+
+@pytest.fixture(scope="module")
+def client(byte_bundle: Bundle) -> Iterator[Client]:
+    with running_server([(byte_bundle, open_decoder(byte_bundle))]) as server, Client(server.address) as client:
+        yield client
+
+
+def test_any_language_can_be_read_and_is_written_whole(client: Client) -> None:
+    stream = client.generate("Ночь 夜 👩", max_tokens=400, temperature=0.3, seed=1)
+    pieces = list(stream)
+    assert len(pieces) > 5
+    text = "".join(pieces)
+    assert any(ord(character) > 0x400 for character in text)
+    result = stream.result()
+    assert result.usage.prompt_tokens == len("Ночь 夜 👩".encode())
+    whole = client.complete("Ночь 夜 👩", max_tokens=400, temperature=0.3, seed=1).text
+    assert text == whole
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 7])
+def test_a_character_cut_by_the_end_of_a_call_comes_whole_in_the_next(client: Client, length: int) -> None:
+    total = 140 - 140 % length
+    whole = client.complete("夜", max_tokens=total, temperature=0.3, seed=2).text
+    with client.session(seed=2) as session:
+        parts = [session.complete("夜", max_tokens=length, temperature=0.3).text]
+        parts += [session.complete(max_tokens=length, temperature=0.3).text for _ in range(total // length - 1)]
+    assert "".join(parts) == whole
+    assert length > 2 or "" in parts
+
+
+def test_wild_bytes_become_replacement_characters_and_nothing_breaks(client: Client) -> None:
+    text = client.complete(max_tokens=500, temperature=3.0, seed=3).text
+    assert "�" in text
+    assert text.encode("utf-8").decode("utf-8") == text
+
+
+def test_the_model_says_that_its_tokens_are_bytes(client: Client, byte_bundle: Bundle, tmp_path: Path) -> None:
+    model = client.model()
+    assert (model.unit.value, model.vocabulary_size, model.symbols) == ("byte", 256, ())

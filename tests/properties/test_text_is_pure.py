@@ -1,0 +1,110 @@
+"""The text of a session depends on its seed, prompts and parameters, and on nothing that happens around it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from charloom.bundle import Bundle
+from charloom.engine.alone import generate_alone
+from charloom.engine.decoder import Decoder
+from charloom.engine.engine import Engine, GenerationRequest, Limits
+from charloom.engine.errors import SessionBusy
+from charloom.engine.invariance import first_rows, random_inputs
+from charloom.engine.sampling import Sampling
+from charloom.engine.session import Snapshot
+
+
+@dataclass(frozen=True)
+class Call:
+    prompt: str
+    length: int
+    delay: int
+    """Turns of the event loop before it starts."""
+    cancelled_after: int | None
+    """Pieces after which its reader goes away; the session then goes on from wherever that left it."""
+
+
+prompts = st.text("abcdefghij ,.\n", max_size=30)
+calls = st.builds(
+    Call, prompts, st.integers(1, 80), st.integers(0, 5), st.one_of(st.none(), st.none(), st.integers(0, 3))
+)
+plans = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.lists(calls, min_size=1, max_size=4)), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(plans=plans, max_rows=st.integers(1, 8), tick=st.sampled_from([1e-6, 0.001, 0.01]))
+def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text(
+    bundle: Bundle, decoder: Decoder, plans: list[tuple[int, list[Call]]], max_rows: int, tick: float
+) -> None:
+    async def main() -> None:
+        engine = Engine([(bundle, decoder)], Limits(max_rows=max_rows, tick_seconds=tick))
+        await asyncio.gather(*(one_session(engine, seed, calls) for seed, calls in plans))
+        assert engine.sessions.busy == 0
+        loom = engine.models[0].loom
+        assert (loom.live, loom.waiting) == (0, 0)
+        await engine.drain(1)
+
+    async def one_session(engine: Engine, seed: int, calls: list[Call]) -> None:
+        session = engine.create_session(seed=seed)
+        oracle = Snapshot.fresh(decoder.shape, bundle.manifest.start_token, seed)
+        for call in calls:
+            for _ in range(call.delay):
+                await asyncio.sleep(0)
+            request = GenerationRequest(session_id=session.id, prompt=call.prompt, max_tokens=call.length)
+            generation = await engine.generate(request)
+            text, pieces = "", 0
+            if call.cancelled_after == 0:
+                generation.cancel()
+            async for piece in generation:
+                text += piece.text
+                pieces += 1
+                if pieces == call.cancelled_after:
+                    generation.cancel()
+            assert generation.result is not None
+            finish = generation.result.finish
+            fed = bundle.vocabulary.encode(call.prompt).tolist()[: finish.fed]
+            tokens, oracle = generate_alone(decoder, oracle, fed, finish.generated, Sampling())
+            assert text == bundle.vocabulary.decode(tokens)
+            if call.cancelled_after is None:
+                assert len(text) == call.length
+            now = engine.sessions.get(session.id).snapshot
+            assert (now.position, now.token) == (oracle.position, oracle.token)
+            assert np.array_equal(now.h, oracle.h)
+            assert np.array_equal(now.c, oracle.c)
+
+    asyncio.run(main())
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=st.integers(1, 64), steps=st.integers(1, 6), part=st.integers(1, 64), seed=st.integers(0, 1000))
+def test_rows_of_a_batch_are_what_they_are_in_any_smaller_batch(
+    decoder: Decoder, rows: int, steps: int, part: int, seed: int
+) -> None:
+    inputs = random_inputs(decoder, rows, steps, seed)
+    part = min(part, rows)
+    whole, alone = decoder.run(inputs), decoder.run(first_rows(inputs, part))
+    assert np.array_equal(alone.tokens, whole.tokens[:, :part])
+    assert np.array_equal(alone.logprob, whole.logprob[:, :part])
+    assert np.array_equal(alone.h, whole.h[:, :part])
+    assert np.array_equal(alone.c, whole.c[:, :part])
+
+
+def test_a_session_has_one_generation_and_the_next_waits_for_a_cancelled_one(bundle: Bundle, decoder: Decoder) -> None:
+    async def main() -> None:
+        engine = Engine([(bundle, decoder)])
+        session = engine.create_session(seed=1)
+        generation = await engine.generate(GenerationRequest(session_id=session.id, max_tokens=60_000))
+        with pytest.raises(SessionBusy):
+            await engine.generate(GenerationRequest(session_id=session.id))
+        generation.cancel()
+        following = await engine.generate(GenerationRequest(session_id=session.id, max_tokens=10))
+        assert len("".join([piece.text async for piece in following])) == 10
+        await engine.drain(1)
+
+    asyncio.run(main())

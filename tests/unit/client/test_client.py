@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from charloom.client import AsyncClient, Client, ConnectionFailed, HealthStatus, InvalidValue, Overloaded, Unavailable
+from charloom.v1 import sessions_pb2
+
+from .fake_server import TEXT, FakeServer, error_info, failing, session
+
+# Seconds that a call may spend on its way.
+NEAR = 3.0
+
+READS: dict[str, Callable[[Client], Any]] = {
+    "ListModels": lambda client: client.models(),
+    "GetModel": lambda client: client.model("small"),
+    "GetSession": lambda client: client.get_session("s1"),
+    "ListSessions": lambda client: list(client.sessions()),
+}
+CHANGES: dict[str, Callable[[Client], Any]] = {
+    "Generate": lambda client: client.generate("Hi").result(),
+    "Complete": lambda client: client.complete("Hi"),
+    "CreateSession": lambda client: client.session(),
+    "DeleteSession": lambda client: client.delete_session("s1"),
+}
+
+
+def paged(request: Any, context: grpc.ServicerContext) -> sessions_pb2.ListSessionsResponse:
+    pages = {"": (["a", "b"], "2"), "2": ([], "3"), "3": (["c"], "")}
+    ids, following = pages[request.page_token]
+    return sessions_pb2.ListSessionsResponse(sessions=[session(id) for id in ids], next_page_token=following)
+
+
+def test_complete_gives_text_and_result(server: FakeServer, client: Client) -> None:
+    completion = client.complete("Hi", temperature=0, max_tokens=16)
+    assert (completion.text, completion.result.seed) == (TEXT, 42)
+    (request,) = server.asked("Complete")
+    assert request.options.sampling.HasField("temperature")
+    assert (request.options.prompt, request.options.session_id, request.options.max_tokens) == ("Hi", "", 16)
+
+
+async def test_async_complete_sends_the_same(server: FakeServer, client: Client, async_client: AsyncClient) -> None:
+    assert await async_client.complete("Hi", seed=1, top_k=3) == client.complete("Hi", seed=1, top_k=3)
+    first, second = server.asked("Complete")
+    assert first == second
+
+
+def test_models_are_listed_and_described(server: FakeServer, client: Client) -> None:
+    assert [model.name for model in client.models()] == ["small", "other"]
+    assert client.model("other").name == "other"
+    assert client.model().name == "small"
+    assert [request.name for request in server.asked("GetModel")] == ["other", ""]
+
+
+async def test_models_are_listed_and_described_with_asyncio(client: Client, async_client: AsyncClient) -> None:
+    assert await async_client.models() == client.models()
+    assert await async_client.model("other") == client.model("other")
+
+
+def test_sessions_are_read_page_by_page(server: FakeServer, client: Client) -> None:
+    server.answers["ListSessions"] = paged
+    assert [info.id for info in client.sessions()] == ["a", "b", "c"]
+    assert [request.page_token for request in server.asked("ListSessions")] == ["", "2", "3"]
+
+
+def test_a_page_is_fetched_only_when_it_is_needed(server: FakeServer, client: Client) -> None:
+    server.answers["ListSessions"] = paged
+    sessions = client.sessions()
+    assert server.calls == []
+    assert [next(sessions).id, next(sessions).id] == ["a", "b"]
+    assert len(server.calls) == 1
+
+
+async def test_sessions_are_read_page_by_page_with_asyncio(server: FakeServer, async_client: AsyncClient) -> None:
+    server.answers["ListSessions"] = paged
+    assert [info.id async for info in async_client.sessions()] == ["a", "b", "c"]
+
+
+async def test_a_session_is_described_and_deleted_by_its_id(
+    server: FakeServer, client: Client, async_client: AsyncClient
+) -> None:
+    assert client.get_session("s7").id == "s7"
+    assert client.delete_session("s8").id == "s8"
+    assert await async_client.get_session("s7") == client.get_session("s7")
+    assert (await async_client.delete_session("s9")).id == "s9"
+    assert [request.session_id for request in server.asked("DeleteSession")] == ["s8", "s9"]
+
+
+class TestDeadlines:
+    @pytest.mark.parametrize(("method", "call"), [*READS.items(), *CHANGES.items()])
+    def test_every_call_has_the_clients_deadline(
+        self, server: FakeServer, method: str, call: Callable[[Client], Any]
+    ) -> None:
+        with Client(server.target, timeout=9.0) as client:
+            call(client)
+        assert server.remaining[method] == pytest.approx(9, abs=NEAR)
+
+    def test_a_call_may_have_its_own(self, server: FakeServer, client: Client) -> None:
+        client.complete(timeout=7.0)
+        assert server.remaining["Complete"] == pytest.approx(7, abs=NEAR)
+        client.generate(timeout=8.0).result()
+        assert server.remaining["Generate"] == pytest.approx(8, abs=NEAR)
+
+    def test_the_default_is_a_minute(self, server: FakeServer, client: Client) -> None:
+        client.complete()
+        assert server.remaining["Complete"] == pytest.approx(60, abs=NEAR)
+
+    @pytest.mark.parametrize("timeout", [None, math.inf])
+    def test_none_is_no_deadline(self, server: FakeServer, client: Client, timeout: float | None) -> None:
+        client.complete(timeout=timeout)
+        # Servers tell the lack of a deadline by None or by centuries.
+        left = server.remaining["Complete"]
+        assert left is None or left > 1e8
+
+    async def test_asyncio_sends_deadlines_too(self, server: FakeServer, async_client: AsyncClient) -> None:
+        await async_client.complete()
+        await async_client.generate(timeout=7.0).result()
+        assert server.remaining["Complete"] == pytest.approx(60, abs=NEAR)
+        assert server.remaining["Generate"] == pytest.approx(7, abs=NEAR)
+
+    def test_a_timeout_that_is_no_number_is_refused(self, client: Client) -> None:
+        with pytest.raises(InvalidValue, match="timeout"):
+            client.complete(timeout=math.nan)
+
+
+class TestRetries:
+    @pytest.mark.parametrize(("method", "call"), READS.items())
+    def test_a_read_is_tried_again_until_the_server_answers(
+        self, server: FakeServer, client: Client, method: str, call: Callable[[Client], Any]
+    ) -> None:
+        usual, starting = server.answers[method], failing(grpc.StatusCode.UNAVAILABLE, "not yet")
+        server.answers[method] = lambda *given: (usual if len(server.asked(method)) == 3 else starting)(*given)
+        call(client)
+        assert len(server.asked(method)) == 3
+
+    @pytest.mark.parametrize(("method", "call"), CHANGES.items())
+    def test_a_call_that_changes_something_is_made_once(
+        self, server: FakeServer, client: Client, method: str, call: Callable[[Client], Any]
+    ) -> None:
+        server.answers[method] = failing(grpc.StatusCode.UNAVAILABLE, "stopping", error_info("DRAINING"))
+        with pytest.raises(Unavailable):
+            call(client)
+        assert len(server.asked(method)) == 1
+
+    def test_a_read_is_not_repeated_for_other_errors(self, server: FakeServer, client: Client) -> None:
+        server.answers["ListModels"] = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        with pytest.raises(Overloaded):
+            client.models()
+        assert len(server.calls) == 1
+
+    async def test_asyncio_reads_are_tried_again_too(self, server: FakeServer, async_client: AsyncClient) -> None:
+        server.answers["ListModels"] = failing(grpc.StatusCode.UNAVAILABLE, "stopping", error_info("DRAINING"))
+        with pytest.raises(Unavailable):
+            await async_client.models()
+        assert len(server.asked("ListModels")) == 4
+
+
+class TestReadiness:
+    def not_serving_for(self, server: FakeServer, answers: int) -> None:
+        def check(request: Any, context: grpc.ServicerContext) -> health_pb2.HealthCheckResponse:
+            serving = len(server.asked("Check")) > answers
+            return health_pb2.HealthCheckResponse(status="SERVING" if serving else "NOT_SERVING")
+
+        server.answers["Check"] = check
+
+    async def test_a_serving_server_says_so(self, client: Client, async_client: AsyncClient) -> None:
+        assert client.health() is HealthStatus.SERVING
+        assert client.is_serving()
+        assert await async_client.health() is HealthStatus.SERVING
+        assert await async_client.is_serving()
+
+    async def test_the_question_is_about_the_whole_server(self, server: FakeServer, client: Client) -> None:
+        client.health()
+        assert server.asked("Check") == [health_pb2.HealthCheckRequest()]
+
+    async def test_a_loading_server_does_not_serve(
+        self, server: FakeServer, client: Client, async_client: AsyncClient
+    ) -> None:
+        self.not_serving_for(server, 99)
+        assert client.health() is HealthStatus.NOT_SERVING
+        assert not client.is_serving()
+        assert not await async_client.is_serving()
+
+    async def test_nobody_does_not_serve(self, nobody: str) -> None:
+        with Client(nobody) as client:
+            assert not client.is_serving()
+        async with AsyncClient(nobody) as async_client:
+            assert not await async_client.is_serving()
+
+    def test_waiting_ends_when_the_server_serves(self, server: FakeServer, client: Client) -> None:
+        self.not_serving_for(server, 2)
+        client.wait_until_ready(10)
+        assert len(server.asked("Check")) == 3
+
+    async def test_waiting_ends_when_the_server_serves_with_asyncio(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        self.not_serving_for(server, 2)
+        await async_client.wait_until_ready(None)
+        assert len(server.asked("Check")) == 3
+
+    def test_waiting_in_vain_says_what_the_server_said(self, server: FakeServer, client: Client) -> None:
+        self.not_serving_for(server, 99)
+        with pytest.raises(ConnectionFailed, match=r"was not ready within 0.2 s \(it says NOT_SERVING\)"):
+            client.wait_until_ready(0.2)
+
+    async def test_waiting_for_nobody_ends_in_time(self, nobody: str) -> None:
+        began = time.monotonic()
+        with Client(nobody) as client, pytest.raises(ConnectionFailed, match="was not ready within"):
+            client.wait_until_ready(0.3)
+        async with AsyncClient(nobody) as async_client:
+            with pytest.raises(ConnectionFailed, match="was not ready within"):
+                await async_client.wait_until_ready(0.3)
+        assert time.monotonic() - began < 5
+
+    def test_a_server_that_comes_later_is_noticed(self, nobody: str) -> None:
+        late: list[grpc.Server] = []
+
+        def start() -> None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            from grpc_health.v1 import health, health_pb2_grpc
+
+            server = grpc.server(ThreadPoolExecutor(1))
+            servicer = health.HealthServicer()
+            servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+            health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+            server.add_insecure_port(nobody.replace("127.0.0.1", "127.0.0.2"))
+            server.start()
+            late.append(server)
+
+        timer = threading.Timer(0.4, start)
+        timer.start()
+        with Client(nobody.replace("127.0.0.1", "127.0.0.2")) as client:
+            assert not client.is_serving()
+            client.wait_until_ready(10)
+        timer.join()
+        late[0].stop(None).wait()
+
+
+class TestClosing:
+    def test_a_closed_client_says_so(self, server: FakeServer) -> None:
+        with Client(server.target) as client:
+            client.models()
+        calls: list[Callable[[], object]] = [client.models, client.generate, client.complete, client.session]
+        for call in calls:
+            with pytest.raises(RuntimeError, match="this client is closed"):
+                call()
+        client.close()
+
+    async def test_a_closed_async_client_says_so(self, server: FakeServer) -> None:
+        async with AsyncClient(server.target) as client:
+            await client.models()
+        with pytest.raises(RuntimeError, match="this client is closed"):
+            await client.models()
+        with pytest.raises(RuntimeError, match="this client is closed"):
+            client.generate()
+        await client.close()
+
+    async def test_an_async_client_that_was_never_used_closes(self) -> None:
+        client = AsyncClient("127.0.0.1:1")
+        await client.close()
+        with pytest.raises(RuntimeError, match="this client is closed"):
+            await client.models()
+
+    def test_an_async_client_may_be_made_where_no_loop_runs(self, server: FakeServer) -> None:
+        import asyncio
+
+        client = AsyncClient(server.target)
+
+        async def use() -> int:
+            async with client:
+                return len(await client.models())
+
+        assert asyncio.run(use()) == 2
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            AsyncClient(server.target).generate("Hi")
+
+
+def test_channel_options_are_added_to_the_clients_own(server: FakeServer) -> None:
+    with (
+        Client(server.target, channel_options=[("grpc.max_receive_message_length", 8)]) as client,
+        pytest.raises(Overloaded, match="larger than max"),
+    ):
+        client.models()
+
+
+def test_a_target_is_text() -> None:
+    with pytest.raises(InvalidValue, match="target: 50051 is not a string"):
+        Client(50051)  # type: ignore[arg-type]
+
+
+def test_the_sdk_needs_nothing_but_grpc_and_protobuf() -> None:
+    program = (
+        "import sys\n"
+        "absent = 'grpc_health grpc_reflection numpy onnx onnxruntime pydantic rich structlog torch'.split()\n"
+        "sys.modules.update(dict.fromkeys(absent))\n"
+        "import charloom.client, charloom.cli.main, charloom.cli.generate, charloom.cli.chat\n"
+        "import charloom.cli.models, charloom.cli.health\n"
+        "print(sorted(name for name in sys.modules if name.startswith('charloom.') and name.count('.') == 1))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert found.stderr == ""
+    assert found.stdout.strip() == "['charloom.cli', 'charloom.client', 'charloom.v1']"

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from charloom.cli.main import main
+from charloom.v1 import generation_pb2, models_pb2
+
+from .fake_server import PIECES, TEXT, FakeServer, error_info, failing, model, stream
+
+Run = Callable[..., int]
+UNKNOWN = failing(grpc.StatusCode.INVALID_ARGUMENT, "prompt: 'é' at 0 is unknown", error_info("INVALID_REQUEST"))
+
+
+@pytest.fixture
+def run(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command against the server; text given as `stdin` is piped in."""
+    monkeypatch.setenv("CHARLOOM_TARGET", server.target)
+
+    def run(*words: str, stdin: str = "") -> int:
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        return main(words)
+
+    return run
+
+
+def draining(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+    for message in stream(request, context):
+        if message.HasField("result"):
+            message.result.finish_reason = generation_pb2.FINISH_REASON_DRAINING
+        yield message
+
+
+class TestGenerate:
+    def test_text_goes_to_stdout_and_nothing_else_anywhere(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("generate", "Hi") == 0
+        assert capsys.readouterr() == (TEXT, "")
+
+    def test_flags_that_are_not_given_are_not_sent(self, run: Run, server: FakeServer) -> None:
+        run("generate")
+        assert server.asked("Generate") == [generation_pb2.GenerateRequest(options=generation_pb2.GenerationOptions())]
+
+    def test_every_flag_is_sent(self, run: Run, server: FakeServer) -> None:
+        flags = "--model small --max-tokens 9 --temperature 0 --top-k 4 --top-p 0.5 --min-p 0.25 --seed 0"
+        run("generate", "Hi", *flags.split(), "--skip-unknown", "--session", "s1")
+        (request,) = server.asked("Generate")
+        assert request.options == generation_pb2.GenerationOptions(
+            model="small",
+            session_id="s1",
+            prompt="Hi",
+            unknown_characters=generation_pb2.UNKNOWN_CHARACTERS_SKIP,
+            max_tokens=9,
+            sampling=generation_pb2.Sampling(temperature=0, top_k=4, top_p=0.5, min_p=0.25),
+            seed=0,
+        )
+        assert server.asked("DeleteSession") == []
+
+    def test_a_dash_reads_the_prompt_from_stdin(self, run: Run, server: FakeServer) -> None:
+        run("generate", "-", stdin="two\nlines\n")
+        assert server.asked("Generate")[0].options.prompt == "two\nlines\n"
+
+    def test_stdin_that_is_no_text_is_said(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ab\xff"), "utf-8"))
+        assert main(["generate", "-"]) == 1
+        assert "stdin is not utf-8: invalid start byte at byte 2" in capsys.readouterr().err
+
+    def test_echo_prints_the_prompt_first(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        run("generate", "Hi ", "--echo")
+        assert capsys.readouterr().out == "Hi " + TEXT
+
+    def test_json_is_one_object_with_text_and_result(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("generate", "é", "--json", "--session", "s1") == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert (printed["prompt"], printed["text"]) == ("é", TEXT)
+        assert printed["result"]["finish_reason"] == "length"
+        assert printed["result"]["sampling"]["temperature"] == 0.8
+        assert printed["result"]["session"]["create_time"] == "2023-11-14T22:13:20+00:00"
+
+    def test_stats_go_to_stderr(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        run("generate", "Hi", "--stats")
+        printed = capsys.readouterr()
+        assert printed.out == TEXT
+        assert printed.err == "length: 3 + 16 tokens, 8 characters/s, first token after 2.0 ms, seed 42\n"
+
+    def test_an_early_end_is_a_failure(self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+        server.answers["Generate"] = draining
+        assert run("generate", "Hi") == 1
+        assert capsys.readouterr() == (TEXT, "charloom generate: the server is stopping; the text ends early\n")
+
+    def test_an_error_of_the_server_is_one_line(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        server.answers["Generate"] = UNKNOWN
+        assert run("generate", "é") == 1
+        assert capsys.readouterr() == ("", "charloom generate: prompt: 'é' at 0 is unknown\n")
+
+    def test_a_value_that_cannot_be_sent_is_one_line(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("generate", "Hi", "--seed", "-1") == 1
+        assert "charloom generate: seed: -1 is not between" in capsys.readouterr().err
+
+    def test_no_server_is_one_line(self, nobody: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["generate", "Hi", "--target", nobody]) == 1
+        assert f"charloom generate: no answer from {nobody}" in capsys.readouterr().err
+
+    def test_the_timeout_is_the_deadline_and_zero_is_none(self, run: Run, server: FakeServer) -> None:
+        run("generate", "--timeout", "7")
+        assert server.remaining["Generate"] == pytest.approx(7, abs=3)
+        run("generate", "--timeout", "0")
+        left = server.remaining["Generate"]
+        assert left is None or left > 1e8
+
+    @pytest.mark.parametrize("timeout", ["-1", "nan", "inf", "soon"])
+    def test_a_timeout_that_is_none_is_a_wrong_use(
+        self, run: Run, timeout: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as caught:
+            run("generate", f"--timeout={timeout}")
+        assert caught.value.code == 2
+        assert "--timeout" in capsys.readouterr().err
+
+    def test_every_piece_is_flushed(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Out(io.StringIO):
+            flushed: list[str] = []  # noqa: RUF012
+
+            def flush(self) -> None:
+                self.flushed.append(self.getvalue())
+
+        monkeypatch.setattr("sys.stdout", Out())
+        run("generate", "Hi")
+        assert [PIECES[0], PIECES[0] + PIECES[1], TEXT] == Out.flushed[:3]
+
+    def test_a_terminal_gets_a_line_break_at_the_end(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        run("generate", "Hi")
+        assert capsys.readouterr().out == TEXT + "\n"
+
+    def test_ctrl_c_ends_with_the_usual_status(self, run: Run, server: FakeServer, monkeypatch: Any) -> None:
+        def interrupted(text: str) -> int:
+            if text == PIECES[0]:
+                raise KeyboardInterrupt
+            return len(text)
+
+        server.answers["Generate"] = server.answer_and_wait
+        monkeypatch.setattr("sys.stdout.write", interrupted)
+        with pytest.raises(SystemExit) as caught:
+            run("generate", "Hi")
+        assert caught.value.code == 130
+        assert server.ended.wait(5)
+
+
+class TestChat:
+    def test_each_line_is_fed_with_its_line_break_to_one_session(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("chat", "--seed", "5", "--model", "small", stdin="one\ntwo") == 0
+        assert capsys.readouterr() == (f"{TEXT}\n{TEXT}\n", "")
+        (made,) = server.asked("CreateSession")
+        assert (made.model, made.seed) == ("small", 5)
+        first, second = (request.options for request in server.asked("Generate"))
+        assert (first.prompt, second.prompt) == ("one\n", "two\n")
+        assert (first.session_id, second.session_id) == ("drawn", "drawn")
+        assert first.max_tokens == 200
+        assert not first.HasField("seed")
+        assert len(server.asked("DeleteSession")) == 1
+
+    def test_reset_goes_on_in_a_new_session(self, run: Run, server: FakeServer) -> None:
+        assert run("chat", stdin="one\n/reset\ntwo\n") == 0
+        names = [name for name, _ in server.calls]
+        assert names == ["CreateSession", "Generate", "DeleteSession"] * 2
+
+    def test_quit_ends_before_the_input_does(self, run: Run, server: FakeServer) -> None:
+        assert run("chat", stdin="/quit\none\n") == 0
+        assert server.asked("Generate") == []
+
+    def test_help_and_wrong_commands_are_not_fed(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("chat", stdin="/help\n/halp\n") == 0
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert "/reset" in printed.err
+        assert "there is no /halp" in printed.err
+        assert server.asked("Generate") == []
+
+    def test_characters_that_the_model_lacks_are_told_and_the_chat_goes_on(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        server.answers["Generate"] = lambda request, context: (UNKNOWN if "é" in request.options.prompt else stream)(
+            request, context
+        )
+        assert run("chat", stdin="é\nHi\n") == 0
+        assert capsys.readouterr() == (TEXT + "\n", "prompt: 'é' at 0 is unknown\n")
+
+    def test_an_expired_session_is_told_with_the_way_on(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        server.answers["Generate"] = failing(grpc.StatusCode.NOT_FOUND, "expired", error_info("SESSION_EXPIRED"))
+        assert run("chat", stdin="Hi\n") == 0
+        assert capsys.readouterr().err == "expired; /reset starts a new session\n"
+
+    def test_a_stopping_server_ends_the_chat(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        server.answers["Generate"] = draining
+        assert run("chat", stdin="one\ntwo\n") == 1
+        assert capsys.readouterr() == (TEXT + "\n", "the server is stopping; the chat ends\n")
+
+    def test_other_errors_end_the_chat(self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+        server.answers["Generate"] = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", error_info("OVERLOADED"))
+        assert run("chat", stdin="one\ntwo\n") == 1
+        assert capsys.readouterr().err == "charloom chat: full\n"
+
+    def test_ctrl_c_stops_the_answer_and_not_the_chat(
+        self, run: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def typed(lines: Iterator[str]) -> Callable[[str], str]:
+            def read(prompt: str) -> str:
+                line = next(lines, None)
+                if line is None:
+                    raise EOFError
+                if line == "^C":
+                    raise KeyboardInterrupt
+                return line
+
+            return read
+
+        def interrupting(text: str) -> int:
+            if text == PIECES[0] and len(server.asked("Generate")) == 1:
+                raise KeyboardInterrupt
+            return write(text)
+
+        server.answers["Generate"] = lambda request, context: (
+            stream if len(server.asked("Generate")) > 1 else server.answer_and_wait
+        )(request, context)
+        monkeypatch.setattr("builtins.input", typed(iter(["one", "^C", "two"])))
+        with monkeypatch.context() as patched:
+            piped = io.StringIO()
+            patched.setattr(piped, "isatty", lambda: True, raising=False)
+            import sys
+
+            write = sys.stdout.write
+            patched.setattr("sys.stdout.isatty", lambda: True)
+            patched.setattr("sys.stdout.write", interrupting)
+            patched.setattr("sys.stdin", piped)
+            assert main(["chat"]) == 0
+        assert server.ended.wait(5)
+        printed = capsys.readouterr()
+        assert printed.out == f"\n{TEXT}\n"
+        assert "Type a line" in printed.err
+        assert "Ctrl-D or /quit ends" in printed.err
+
+
+class TestModels:
+    def test_a_table_has_a_line_for_each_model(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("models") == 0
+        heading, small, other = capsys.readouterr().out.splitlines()
+        assert " ".join(heading.split()) == "NAME UNIT SYMBOLS NETWORK PARAMETERS DECODER DEVICE STATE VALIDATION"
+        assert small == (
+            "small  character  3        lstm 2 x 512  3,300,000   onnx-int8  cpu     8,192 B  "
+            "tail 1.4020 nats, windows-256 1.4500 nats"
+        )
+        assert other.startswith("other  ")
+
+    def test_a_model_without_losses_has_a_dash(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        bare = model()
+        del bare.validation[:]
+        server.answers["ListModels"] = lambda _, __: models_pb2.ListModelsResponse(models=[bare])
+        run("models")
+        assert capsys.readouterr().out.splitlines()[1].endswith("B  -")
+
+    def test_json_has_all_that_is_known(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("models", "--json") == 0
+        small, other = json.loads(capsys.readouterr().out)
+        assert (small["name"], small["symbols"], small["unit"]) == ("small", ["\n", "a", "é"], "character")
+        assert other["validation"]["tail"]["onnx-int8"] == 1.402
+
+
+class TestHealth:
+    def test_serving_is_success(self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("health") == 0
+        assert capsys.readouterr() == ("SERVING\n", "")
+        assert (server.remaining["Check"] or 99) < 4
+
+    def test_anything_else_is_failure(self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+        server.answers["Check"] = lambda _, __: health_pb2.HealthCheckResponse(status="NOT_SERVING")
+        assert run("health") == 1
+        assert capsys.readouterr().out == "NOT_SERVING\n"
+
+    def test_nobody_is_failure(self, nobody: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["health", "--target", nobody]) == 1
+        assert "charloom health: no answer from" in capsys.readouterr().err

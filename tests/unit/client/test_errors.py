@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import pickle
+
+import grpc
+import pytest
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2
+
+from charloom import client as sdk
+from charloom.client import AsyncClient, Client
+from charloom.client._errors import from_rpc_error
+
+from .fake_server import FakeServer, error_info, failing
+
+CODE = grpc.StatusCode
+KINDS = [
+    (CODE.INVALID_ARGUMENT, "INVALID_REQUEST", sdk.InvalidArgument),
+    (CODE.NOT_FOUND, "SESSION_NOT_FOUND", sdk.NotFound),
+    (CODE.NOT_FOUND, "SESSION_EXPIRED", sdk.SessionExpired),
+    (CODE.ALREADY_EXISTS, "SESSION_EXISTS", sdk.AlreadyExists),
+    (CODE.FAILED_PRECONDITION, "SESSION_OF_ANOTHER_MODEL", sdk.FailedPrecondition),
+    (CODE.ABORTED, "SESSION_BUSY", sdk.Conflict),
+    (CODE.ABORTED, "STALE_POSITION", sdk.Conflict),
+    (CODE.RESOURCE_EXHAUSTED, "OVERLOADED", sdk.Overloaded),
+    (CODE.UNAVAILABLE, "DRAINING", sdk.Unavailable),
+    (CODE.DEADLINE_EXCEEDED, "LATE", sdk.DeadlineExceeded),
+    (CODE.CANCELLED, "STOPPED", sdk.Cancelled),
+    (CODE.PERMISSION_DENIED, "OTHER_TENANT", sdk.PermissionDenied),
+    (CODE.UNAUTHENTICATED, "NO_TOKEN", sdk.Unauthenticated),
+    (CODE.UNIMPLEMENTED, "LATER", sdk.Unimplemented),
+    (CODE.DATA_LOSS, "CORRUPT", sdk.DataLoss),
+    (CODE.INTERNAL, "UNEXPECTED", sdk.InternalError),
+    (CODE.OUT_OF_RANGE, "OTHER", sdk.RequestError),
+]
+every_kind = pytest.mark.parametrize(("code", "reason", "kind"), KINDS)
+
+
+@every_kind
+def test_each_status_of_a_call_is_an_error_of_its_own_kind(
+    server: FakeServer, client: Client, code: grpc.StatusCode, reason: str, kind: type[sdk.RequestError]
+) -> None:
+    server.answers["Complete"] = failing(code, "it went wrong", error_info(reason, position="7"))
+    with pytest.raises(sdk.RequestError) as caught:
+        client.complete("Hi")
+    assert type(caught.value) is kind
+    assert (caught.value.code, caught.value.reason, caught.value.message) == (code, reason, "it went wrong")
+    assert caught.value.metadata == {"position": "7"}
+    assert (caught.value.violations, caught.value.retry_after) == ((), None)
+    assert str(caught.value) == "it went wrong"
+
+
+@every_kind
+async def test_both_clients_raise_the_same_errors(
+    server: FakeServer,
+    async_client: AsyncClient,
+    code: grpc.StatusCode,
+    reason: str,
+    kind: type[sdk.RequestError],
+) -> None:
+    server.answers["Complete"] = server.answers["Generate"] = failing(code, "wrong", error_info(reason, position="7"))
+    with pytest.raises(sdk.RequestError) as caught:
+        await async_client.complete("Hi")
+    with pytest.raises(sdk.RequestError) as streamed:
+        await async_client.generate("Hi").result()
+    for error in (caught.value, streamed.value):
+        assert type(error) is kind
+        assert (error.code, error.reason, error.message) == (code, reason, "wrong")
+        assert error.metadata == {"position": "7"}
+
+
+def test_a_stream_meets_its_error_at_every_look(server: FakeServer, client: Client) -> None:
+    server.answers["Generate"] = failing(CODE.ABORTED, "in use", error_info("SESSION_BUSY"))
+    stream = client.generate("Hi")
+    for look in (lambda: next(stream), stream.result, lambda: next(stream)):
+        with pytest.raises(sdk.Conflict, match="in use"):
+            look()
+
+
+def test_bad_fields_are_listed_with_their_faults(server: FakeServer, client: Client) -> None:
+    fields = error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field="options.max_tokens", description="0 is below 1"),
+            error_details_pb2.BadRequest.FieldViolation(field="options.prompt", description="'é' is unknown"),
+        ]
+    )
+    server.answers["Complete"] = failing(CODE.INVALID_ARGUMENT, "max_tokens: 0 is below 1", error_info("BAD"), fields)
+    with pytest.raises(sdk.InvalidArgument) as caught:
+        client.complete("é", max_tokens=0)
+    assert caught.value.violations == (("options.max_tokens", "0 is below 1"), ("options.prompt", "'é' is unknown"))
+    assert str(caught.value) == "max_tokens: 0 is below 1; options.prompt: 'é' is unknown"
+
+
+def test_the_suggested_pause_is_given_in_seconds(server: FakeServer, client: Client) -> None:
+    pause = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1, nanos=500_000_000))
+    server.answers["Complete"] = failing(CODE.RESOURCE_EXHAUSTED, "full", error_info("OVERLOADED"), pause)
+    with pytest.raises(sdk.Overloaded) as caught:
+        client.complete()
+    assert caught.value.retry_after == 1.5
+
+
+def test_an_expired_session_is_also_not_found() -> None:
+    assert issubclass(sdk.SessionExpired, sdk.NotFound)
+
+
+def test_nobody_listening_names_the_address_and_what_to_check(nobody: str) -> None:
+    with Client(nobody) as client, pytest.raises(sdk.ConnectionFailed, match=rf"{nobody}.*is a server running there"):
+        client.complete()
+
+
+def test_unavailable_without_details_is_a_broken_connection(server: FakeServer, client: Client) -> None:
+    server.answers["Complete"] = failing(CODE.UNAVAILABLE, "Socket closed")
+    with pytest.raises(sdk.ConnectionFailed, match="Socket closed"):
+        client.complete()
+
+
+def test_details_of_another_domain_are_not_taken_for_charlooms(server: FakeServer, client: Client) -> None:
+    foreign = error_details_pb2.ErrorInfo(reason="SESSION_EXPIRED", domain="proxy.example")
+    server.answers["Complete"] = failing(CODE.NOT_FOUND, "no such route", foreign)
+    with pytest.raises(sdk.NotFound) as caught:
+        client.complete()
+    assert type(caught.value) is sdk.NotFound
+    assert caught.value.reason == ""
+
+
+def test_damaged_details_leave_the_status() -> None:
+    error = grpc.aio.AioRpcError(
+        CODE.ABORTED,
+        grpc.aio.Metadata(),
+        grpc.aio.Metadata(("grpc-status-details-bin", b"\xff\xff")),
+        details="in use",
+    )
+    read = from_rpc_error(error, "somewhere")
+    assert type(read) is sdk.Conflict
+    assert str(read) == "in use"
+
+
+def test_a_call_without_metadata_is_read() -> None:
+    read = from_rpc_error(grpc.aio.AioRpcError(CODE.INTERNAL, None, None, details=None), "somewhere")
+    assert type(read) is sdk.InternalError
+    assert str(read) == "INTERNAL"
+
+
+def test_a_deadline_says_what_to_do(server: FakeServer, client: Client) -> None:
+    server.answers["Generate"] = server.answer_and_wait
+    with pytest.raises(sdk.DeadlineExceeded, match="longer timeout"):
+        client.generate("Hi", timeout=0.2).result()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        sdk.Conflict("busy", code=CODE.ABORTED, reason="SESSION_BUSY", metadata={"position": "3"}, retry_after=1.0),
+        sdk.ConnectionFailed("nobody"),
+        sdk.InvalidValue("seed", "negative"),
+    ],
+)
+def test_errors_survive_the_way_between_processes(error: sdk.CharloomError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))

@@ -1,0 +1,87 @@
+"""The blocking and the asyncio half of the SDK offer the same, under the same names."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from charloom import client as sdk
+from charloom.client import AsyncClient, AsyncSession, AsyncTextStream, Client, Session, TextStream
+from charloom.client._options import GenerateOptions
+
+PAIRS = [(Client, AsyncClient), (Session, AsyncSession), (TextStream, AsyncTextStream)]
+pairs = pytest.mark.parametrize(("blocking", "asynchronous"), PAIRS)
+
+# How a blocking name is spelled in the language's asynchronous protocols.
+TWINS = {
+    "__enter__": "__aenter__",
+    "__exit__": "__aexit__",
+    "__iter__": "__aiter__",
+    "__next__": "__anext__",
+}
+
+
+def members(kind: type) -> dict[str, object]:
+    return {name: value for name, value in vars(kind).items() if not name.startswith("_")}
+
+
+@pairs
+def test_both_have_the_same_names(blocking: type, asynchronous: type) -> None:
+    assert set(members(blocking)) == set(members(asynchronous))
+
+
+@pairs
+def test_both_take_the_same_arguments(blocking: type, asynchronous: type) -> None:
+    for name, method in members(blocking).items():
+        twin = members(asynchronous)[name]
+        assert isinstance(method, property) == isinstance(twin, property), name
+        if isinstance(method, property):
+            continue
+        assert callable(method)
+        assert callable(twin)
+        assert inspect.signature(method).parameters == inspect.signature(twin).parameters, name
+
+
+@pairs
+def test_both_speak_the_protocols_of_their_kind(blocking: type, asynchronous: type) -> None:
+    for name, twin in TWINS.items():
+        assert (name in vars(blocking)) == (twin in vars(asynchronous)), name
+
+
+@pairs
+def test_both_give_the_same_properties_the_same_words(blocking: type, asynchronous: type) -> None:
+    for name, member in members(blocking).items():
+        if isinstance(member, property):
+            assert member.__doc__ == members(asynchronous)[name].__doc__, name
+
+
+def test_both_clients_are_made_alike() -> None:
+    assert inspect.signature(Client).parameters == inspect.signature(AsyncClient).parameters
+
+
+def test_all_is_sorted_and_complete() -> None:
+    assert len(set(sdk.__all__)) == len(sdk.__all__)
+    public = {name for name, value in vars(sdk).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert public == set(sdk.__all__)
+
+
+def test_every_public_name_and_method_is_described() -> None:
+    for name in sdk.__all__:
+        thing = getattr(sdk, name)
+        assert inspect.getdoc(thing), name
+        for inner, member in members(thing).items() if inspect.isclass(thing) else ():
+            if callable(member) or isinstance(member, property):
+                assert inspect.getdoc(member), f"{name}.{inner}"
+
+
+def test_every_option_of_the_contract_is_offered() -> None:
+    from charloom.v1 import generation_pb2
+
+    wire = {field.name for field in generation_pb2.GenerationOptions.DESCRIPTOR.fields} - {
+        "prompt",
+        "session_id",
+        "sampling",
+    }
+    wire |= {field.name for field in generation_pb2.Sampling.DESCRIPTOR.fields}
+    assert set(GenerateOptions.__annotations__) == wire

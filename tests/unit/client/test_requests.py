@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import math
+import struct
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import duration_pb2
+
+from charloom.client import CharloomError, Client, GenerateOptions, InvalidValue
+from charloom.client._requests import complete_request, create_session_request, deadline, generate_request
+from charloom.v1 import generation_pb2
+
+from .fake_server import FakeServer
+
+
+def options(prompt: str = "", session_id: str = "", **given: Any) -> generation_pb2.GenerationOptions:
+    return generate_request(prompt, given, session_id).options  # type: ignore[arg-type]
+
+
+def test_without_options_nothing_but_the_prompt_is_set() -> None:
+    assert options("Hi") == generation_pb2.GenerationOptions(prompt="Hi")
+    assert not options("Hi").HasField("sampling")
+
+
+def test_none_is_the_same_as_not_given() -> None:
+    every = dict.fromkeys(GenerateOptions.__annotations__)
+    assert options(**every) == generation_pb2.GenerationOptions()
+
+
+def test_every_option_goes_into_its_field() -> None:
+    made = options(
+        "Hi",
+        "s1",
+        model="small",
+        max_tokens=7,
+        temperature=0.5,
+        top_k=40,
+        top_p=0.25,
+        min_p=0.125,
+        seed=2**64 - 1,
+        unknown_characters="skip",
+        expected_position=9,
+    )
+    assert made == generation_pb2.GenerationOptions(
+        model="small",
+        session_id="s1",
+        prompt="Hi",
+        unknown_characters=generation_pb2.UNKNOWN_CHARACTERS_SKIP,
+        max_tokens=7,
+        sampling=generation_pb2.Sampling(temperature=0.5, top_k=40, top_p=0.25, min_p=0.125),
+        seed=2**64 - 1,
+        expected_position=9,
+    )
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "min_p"])
+def test_zero_is_sent_and_leaves_the_other_sampling_fields_unset(name: str) -> None:
+    sampling = options(**{name: 0}).sampling
+    assert [field.name for field, _ in sampling.ListFields()] == [name]
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "seed", "expected_position"])
+def test_a_zero_count_is_sent(name: str) -> None:
+    assert options(**{name: 0}).HasField(name)
+
+
+def test_reject_is_sent_as_itself() -> None:
+    assert options(unknown_characters="reject").unknown_characters == generation_pb2.UNKNOWN_CHARACTERS_REJECT
+
+
+def test_generate_and_complete_carry_the_same_options() -> None:
+    assert generate_request("Hi", {"seed": 3}).options == complete_request("Hi", {"seed": 3}).options
+
+
+def test_ranges_are_left_to_the_server() -> None:
+    made = options(temperature=-1.0, top_p=math.nan, min_p=math.inf)
+    assert made.sampling.temperature == -1
+    assert math.isnan(made.sampling.top_p)
+    assert made.sampling.min_p == math.inf
+
+
+def test_numbers_of_other_libraries_are_taken() -> None:
+    made = options(seed=np.uint64(5), temperature=np.float32(0.5), top_p=Fraction(1, 4))
+    assert (made.seed, made.sampling.temperature, made.sampling.top_p) == (5, 0.5, 0.25)
+
+
+def test_an_unknown_option_is_named_with_those_that_exist() -> None:
+    with pytest.raises(TypeError, match=r"unknown option temprature; the options are .*temperature"):
+        options(temprature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("seed", -1, "-1 is not between 0 and 2**64 - 1"),
+        ("seed", 2**64, "is not between"),
+        ("seed", 1 << 999, "a number of 1000 bits is not between"),
+        ("seed", 1.0, "1.0 is not a whole number"),
+        ("seed", True, "True is not a whole number"),
+        ("max_tokens", 2**32, "is not between 0 and 2**32 - 1"),
+        ("max_tokens", "9", "'9' is not a whole number"),
+        ("top_k", -1, "is not between"),
+        ("expected_position", -1, "is not between"),
+        ("temperature", "hot", "'hot' is not a number"),
+        ("temperature", True, "True is not a number"),
+        ("temperature", 1 << 1024, "too large"),
+        ("top_p", [0.5], "is not a number"),
+        ("model", 7, "7 is not a string"),
+        ("model", "\ud800", "half of a surrogate pair"),
+        ("unknown_characters", "ignore", "'ignore' is neither 'reject' nor 'skip'"),
+        ("unknown_characters", [], "neither"),
+    ],
+)
+def test_what_no_message_can_carry_is_refused_by_name(name: str, value: object, words: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        options(**{name: value})
+    assert caught.value.field == name
+    assert str(caught.value).startswith(f"{name}: ")
+    assert words in str(caught.value)
+    assert isinstance(caught.value, CharloomError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_half_of_a_surrogate_pair_in_a_prompt_is_shown_with_its_place() -> None:
+    with pytest.raises(InvalidValue, match=r"prompt: the character '\\udcff' at 2 "):
+        options("ab\udcff")
+
+
+@pytest.mark.parametrize("prompt", [None, b"bytes", 3])
+def test_a_prompt_that_is_no_string_is_refused(prompt: Any) -> None:
+    with pytest.raises(InvalidValue, match=r"prompt: .* is not a string"):
+        options(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["", "\0", "\n", "é漢🙂", "x" * 100_000])
+def test_any_text_is_carried_as_it_is(prompt: str) -> None:
+    assert generation_pb2.GenerationOptions.FromString(options(prompt).SerializeToString()).prompt == prompt
+
+
+def test_a_refused_value_sends_nothing(server: FakeServer, client: Client) -> None:
+    with pytest.raises(InvalidValue):
+        client.generate("Hi", seed=-1)
+    assert server.calls == []
+
+
+def test_an_unset_session_field_stays_unset() -> None:
+    request = create_session_request(None, None, None, None)
+    assert request.ListFields() == []
+
+
+def test_session_fields_are_carried() -> None:
+    request = create_session_request("small", "mine", 0, 1.5)
+    assert (request.model, request.session_id, request.seed) == ("small", "mine", 0)
+    assert request.HasField("seed")
+    assert request.time_to_live == duration_pb2.Duration(seconds=1, nanos=500_000_000)
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, 1e300, "1", True])
+def test_a_time_to_live_that_is_no_duration_is_refused(seconds: Any) -> None:
+    with pytest.raises(InvalidValue, match="time_to_live: "):
+        create_session_request(None, None, None, seconds)
+
+
+def test_a_negative_time_to_live_is_left_to_the_server() -> None:
+    assert create_session_request(None, None, None, -0.5).time_to_live.nanos == -500_000_000
+
+
+@pytest.mark.parametrize(
+    ("timeout", "sent"), [(None, None), (0, 0), (2, 2), (-1.0, -1), (math.inf, None), (1e12, None)]
+)
+def test_a_timeout_beyond_a_lifetime_is_none_at_all(timeout: float | None, sent: float | None) -> None:
+    assert deadline(timeout) == sent
+
+
+@pytest.mark.parametrize("timeout", [math.nan, "5", True])
+def test_a_timeout_that_is_no_number_is_refused(timeout: Any) -> None:
+    with pytest.raises(InvalidValue, match="timeout: "):
+        deadline(timeout)
+
+
+def test_temperatures_travel_with_single_precision() -> None:
+    assert options(temperature=0.8).sampling.temperature == struct.unpack("f", struct.pack("f", 0.8))[0]

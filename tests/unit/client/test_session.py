@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import grpc
+import pytest
+from google.protobuf import duration_pb2
+
+from charloom.client import AsyncClient, Client, Conflict, ConnectionFailed, InternalError, NotFound, SessionExpired
+from charloom.v1 import sessions_pb2
+
+from .fake_server import PIECES, TEXT, FakeServer, error_info, failing, session
+
+GONE = failing(grpc.StatusCode.NOT_FOUND, "expired", error_info("SESSION_EXPIRED"))
+BUSY = failing(grpc.StatusCode.ABORTED, "in use", error_info("SESSION_BUSY"))
+FAULT = failing(grpc.StatusCode.INTERNAL, "fault", error_info("UNEXPECTED"))
+
+
+def test_a_session_is_made_at_once_and_deleted_at_the_end(server: FakeServer, client: Client) -> None:
+    with client.session(model="small", id="mine", seed=0, time_to_live=90) as opened:
+        assert (opened.id, opened.info.seed) == ("mine", 2**64 - 1)
+        assert server.asked("CreateSession") == [
+            sessions_pb2.CreateSessionRequest(
+                model="small", session_id="mine", seed=0, time_to_live=duration_pb2.Duration(seconds=90)
+            )
+        ]
+        assert server.asked("DeleteSession") == []
+    assert server.asked("DeleteSession") == [sessions_pb2.DeleteSessionRequest(session_id="mine")]
+
+
+def test_a_session_that_is_kept_is_not_deleted(server: FakeServer, client: Client) -> None:
+    with client.session(keep=True):
+        pass
+    assert server.asked("DeleteSession") == []
+
+
+def test_an_existing_session_is_looked_up_and_kept(server: FakeServer, client: Client) -> None:
+    with client.open_session("old") as opened:
+        assert opened.id == "old"
+    assert [name for name, _ in server.calls] == ["GetSession"]
+
+
+def test_opening_a_session_that_is_gone_fails_at_once(server: FakeServer, client: Client) -> None:
+    server.answers["GetSession"] = GONE
+    with pytest.raises(SessionExpired):
+        client.open_session("old")
+
+
+def test_calls_go_on_from_the_session_and_expect_no_position(server: FakeServer, client: Client) -> None:
+    with client.session(id="mine") as opened:
+        assert opened.generate("Hi", temperature=0.5).result().session is not None
+        assert opened.complete("Ho", seed=3).text == TEXT
+    for request in (*server.asked("Generate"), *server.asked("Complete")):
+        assert request.options.session_id == "mine"
+        assert not request.options.HasField("expected_position")
+
+
+def test_a_position_is_expected_where_it_is_given(server: FakeServer, client: Client) -> None:
+    with client.session() as opened:
+        opened.complete("Hi", expected_position=0)
+    assert server.asked("Complete")[0].options.HasField("expected_position")
+
+
+def test_info_follows_the_results(server: FakeServer, client: Client) -> None:
+    with client.session(id="mine") as opened:
+        assert (opened.info.position, opened.info.version) == (0, 0)
+        opened.generate("Hi").result()
+        assert (opened.info.position, opened.info.version) == (19, 1)
+        server.answers["GetSession"] = lambda request, _: sessions_pb2.GetSessionResponse(
+            session=session("mine", position=40, version=2)
+        )
+        assert opened.refresh().position == 40
+        assert opened.info.version == 2
+        opened.complete("Hi")
+        assert opened.info.version == 1
+
+
+def test_deleting_by_hand_is_enough(server: FakeServer, client: Client) -> None:
+    with client.session(id="mine") as opened:
+        assert opened.delete().id == "mine"
+    assert len(server.asked("DeleteSession")) == 1
+
+
+def test_a_session_that_is_gone_already_ends_quietly(server: FakeServer, client: Client) -> None:
+    server.answers["DeleteSession"] = GONE
+    with client.session():
+        pass
+
+
+def test_a_failed_deletion_is_told(server: FakeServer, client: Client) -> None:
+    server.answers["DeleteSession"] = FAULT
+    with pytest.raises(InternalError, match="fault"), client.session():
+        pass
+
+
+def test_a_failed_deletion_does_not_hide_the_error_of_the_block(server: FakeServer, client: Client) -> None:
+    server.answers["DeleteSession"] = FAULT
+    with pytest.raises(ZeroDivisionError), client.session():
+        raise ZeroDivisionError
+
+
+def test_leaving_ends_what_is_still_running(server: FakeServer, client: Client) -> None:
+    server.answers["Generate"] = server.answer_and_wait
+    with client.session() as opened:
+        stream = opened.generate("Hi")
+        assert next(stream) == PIECES[0]
+    assert server.ended.wait(5)
+
+
+def test_a_session_that_stays_in_use_is_told(server: FakeServer, client: Client) -> None:
+    server.answers["DeleteSession"] = BUSY
+    with pytest.raises(Conflict, match="in use"), client.session():
+        pass
+
+
+def test_cleaning_up_has_a_deadline_of_its_own(server: FakeServer) -> None:
+    with Client(server.target, timeout=None) as client, client.session():
+        pass
+    assert (server.remaining["DeleteSession"] or 99) < 6
+
+
+def test_a_client_that_closes_first_leaves_the_session_to_its_expiry(server: FakeServer, client: Client) -> None:
+    with client.session():
+        client.close()
+    assert server.asked("DeleteSession") == []
+
+
+def test_no_server_no_session(nobody: str) -> None:
+    with Client(nobody) as client, pytest.raises(ConnectionFailed):
+        client.session()
+
+
+class TestAsyncio:
+    async def test_a_session_is_made_on_entering_and_deleted_at_the_end(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        unopened = async_client.session(id="mine", seed=0)
+        assert server.calls == []
+        with pytest.raises(RuntimeError, match="not open yet"):
+            unopened.generate("Hi")
+        async with unopened as opened:
+            assert (opened.id, opened.info.position) == ("mine", 0)
+            assert (await opened.generate("Hi").result()).session is not None
+            assert opened.info.position == 19
+            assert (await opened.complete("Ho")).text == TEXT
+            assert (await opened.refresh()).position == 0
+        assert [name for name, _ in server.calls] == [
+            "CreateSession",
+            "Generate",
+            "Complete",
+            "GetSession",
+            "DeleteSession",
+        ]
+        assert {request.options.session_id for request in server.asked("Generate")} == {"mine"}
+
+    async def test_a_session_may_be_awaited_and_is_made_once(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        opened = await async_client.session(id="mine", keep=True)
+        async with opened:
+            assert opened.id == "mine"
+        assert [name for name, _ in server.calls] == ["CreateSession"]
+
+    async def test_an_existing_session_is_looked_up_and_kept(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        async with async_client.open_session("old") as opened:
+            assert opened.id == "old"
+        assert [name for name, _ in server.calls] == ["GetSession"]
+
+    async def test_deleting_by_hand_is_enough(self, server: FakeServer, async_client: AsyncClient) -> None:
+        async with async_client.session(id="mine") as opened:
+            assert (await opened.delete()).id == "mine"
+        assert len(server.asked("DeleteSession")) == 1
+
+    async def test_a_session_that_is_gone_already_ends_quietly(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["DeleteSession"] = GONE
+        async with async_client.session():
+            pass
+
+    async def test_a_failed_deletion_is_told_unless_it_hides_an_error(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["DeleteSession"] = FAULT
+        with pytest.raises(InternalError):
+            async with async_client.session():
+                pass
+        with pytest.raises(ZeroDivisionError):
+            async with async_client.session():
+                raise ZeroDivisionError
+
+    async def test_leaving_ends_what_is_still_running(self, server: FakeServer, async_client: AsyncClient) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        async with async_client.session() as opened:
+            stream = opened.generate("Hi")
+            assert await anext(stream) == PIECES[0]
+        assert server.ended.wait(5)
+        assert len(server.asked("DeleteSession")) == 1
+
+    async def test_a_refused_session_is_an_error_on_entering(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["CreateSession"] = failing(grpc.StatusCode.NOT_FOUND, "no model", error_info("MODEL_NOT_FOUND"))
+        with pytest.raises(NotFound, match="no model"):
+            async with async_client.session(model="none"):
+                raise AssertionError("the block must not run")

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from charloom.client import (
+    AsyncClient,
+    Cancelled,
+    Client,
+    FinishReason,
+    InternalError,
+    InvalidArgument,
+    TextStream,
+)
+from charloom.v1 import generation_pb2
+
+from .fake_server import PIECES, TEXT, FakeServer, abort, error_info, stream
+
+
+def draining(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+    for message in stream(request, context):
+        if message.HasField("result"):
+            message.result.finish_reason = generation_pb2.FINISH_REASON_DRAINING
+        yield message
+
+
+def with_empty_messages(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+    for message in stream(request, context):
+        yield generation_pb2.GenerateResponse(position=message.position)
+        yield message
+
+
+def broken_after_a_piece(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+    yield generation_pb2.GenerateResponse(text=PIECES[0], position=8)
+    abort(context, grpc.StatusCode.INVALID_ARGUMENT, "no more", error_info("INVALID_REQUEST"))
+
+
+def without_result(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+    yield generation_pb2.GenerateResponse(text=PIECES[0], position=8)
+
+
+def interrupt_soon() -> None:
+    """Press Ctrl-C, once the test has had time to begin to wait."""
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+class TestBlocking:
+    def test_the_pieces_arrive_as_they_were_sent(self, client: Client) -> None:
+        assert list(client.generate("Hi")) == list(PIECES)
+
+    def test_text_and_position_grow_with_the_pieces(self, client: Client) -> None:
+        with client.generate("Hi") as text:
+            assert (text.text, text.position) == ("", 0)
+            assert next(text) == PIECES[0]
+            assert (text.text, text.position) == (PIECES[0], 8)
+            assert next(text) == PIECES[1]
+            assert (text.text, text.position) == (PIECES[0] + PIECES[1], 12)
+
+    def test_result_reads_what_is_left(self, client: Client) -> None:
+        text = client.generate("Hi")
+        next(text)
+        result = text.result()
+        assert text.text == TEXT
+        assert (result.finish_reason, result.seed, result.position) == (FinishReason.LENGTH, 42, 19)
+        assert text.result() is result
+        assert list(text) == []
+
+    def test_empty_messages_are_not_pieces(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = with_empty_messages
+        assert list(client.generate("Hi")) == list(PIECES)
+
+    def test_a_stopping_server_is_told_by_the_result(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = draining
+        assert client.generate().result().finish_reason is FinishReason.DRAINING
+
+    def test_leaving_early_cancels_the_call(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        with client.generate("Hi") as text:
+            assert next(text) == PIECES[0]
+        assert server.ended.wait(5)
+        with pytest.raises(Cancelled):
+            text.result()
+        assert text.text == PIECES[0]
+
+    def test_an_exception_in_the_block_cancels_the_call(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        with pytest.raises(ZeroDivisionError), client.generate("Hi") as text:
+            print(len(next(text)) / 0)
+        assert server.ended.wait(5)
+
+    def test_a_forgotten_stream_does_not_keep_the_call(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        text = client.generate("Hi")
+        next(text)
+        del text
+        gc.collect()
+        assert server.ended.wait(5)
+
+    def test_cancel_twice_is_as_good_as_once(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        text = client.generate("Hi")
+        next(text)
+        text.cancel()
+        text.cancel()
+        with pytest.raises(Cancelled, match="was cancelled"):
+            next(text)
+
+    def test_cancel_after_the_end_takes_nothing_back(self, client: Client) -> None:
+        text = client.generate("Hi")
+        result = text.result()
+        text.cancel()
+        assert text.result() is result
+
+    def test_text_before_an_error_is_kept(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = broken_after_a_piece
+        text = client.generate("Hi")
+        with pytest.raises(InvalidArgument, match="no more"):
+            text.result()
+        assert text.text == PIECES[0]
+
+    def test_a_stream_that_ends_without_a_result_is_an_error(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = without_result
+        with pytest.raises(InternalError, match="without a result"):
+            list(client.generate("Hi"))
+
+    def test_closing_the_client_ends_its_streams(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        text = client.generate("Hi")
+        next(text)
+        client.close()
+        with pytest.raises(Cancelled):
+            next(text)
+
+    def test_ctrl_c_while_waiting_leaves_no_call_running(self, server: FakeServer, client: Client) -> None:
+        def interrupt(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            for message in server.answer_and_wait(request, context):
+                yield message
+                waiting.wait(30)
+                interrupt_soon()
+
+        waiting = threading.Event()
+        server.answers["Generate"] = interrupt
+        text = client.generate("Hi")
+        next(text)
+        waiting.set()
+        with pytest.raises(KeyboardInterrupt):
+            next(text)
+        assert server.ended.wait(5)
+
+    def test_ctrl_c_while_waiting_for_a_whole_answer_cancels_it(self, server: FakeServer, client: Client) -> None:
+        def interrupt(request: Any, context: grpc.ServicerContext) -> Any:
+            context.add_callback(server.ended.set)
+            interrupt_soon()
+            server.ended.wait(30)
+            return generation_pb2.CompleteResponse()
+
+        server.answers["Complete"] = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            client.complete("Hi")
+        assert server.ended.wait(5)
+
+    def test_any_exception_out_of_a_read_cancels_the_call(self) -> None:
+        class Call:
+            cancelled = False
+
+            def __next__(self) -> generation_pb2.GenerateResponse:
+                raise SystemExit
+
+            def cancel(self) -> None:
+                self.cancelled = True
+
+        call = Call()
+        with pytest.raises(SystemExit):
+            next(TextStream(call, "somewhere"))
+        assert call.cancelled
+
+
+class TestAsyncio:
+    async def test_the_pieces_arrive_as_they_were_sent(self, async_client: AsyncClient) -> None:
+        assert [piece async for piece in async_client.generate("Hi")] == list(PIECES)
+
+    async def test_result_reads_what_is_left(self, async_client: AsyncClient) -> None:
+        text = async_client.generate("Hi")
+        assert await anext(text) == PIECES[0]
+        assert (text.text, text.position) == (PIECES[0], 8)
+        result = await text.result()
+        assert text.text == TEXT
+        assert (result.finish_reason, result.seed, result.position) == (FinishReason.LENGTH, 42, 19)
+        assert await text.result() is result
+
+    async def test_empty_messages_are_not_pieces(self, server: FakeServer, async_client: AsyncClient) -> None:
+        server.answers["Generate"] = with_empty_messages
+        assert [piece async for piece in async_client.generate("Hi")] == list(PIECES)
+
+    async def test_leaving_early_cancels_the_call(self, server: FakeServer, async_client: AsyncClient) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        async with async_client.generate("Hi") as text:
+            assert await anext(text) == PIECES[0]
+        assert await asyncio.to_thread(server.ended.wait, 5)
+        with pytest.raises(Cancelled):
+            await text.result()
+
+    async def test_a_forgotten_stream_does_not_keep_the_call(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        text = async_client.generate("Hi")
+        await anext(text)
+        del text
+        gc.collect()
+        assert await asyncio.to_thread(server.ended.wait, 5)
+
+    async def test_cancel_before_the_first_read_is_an_error_and_no_task_cancellation(
+        self, async_client: AsyncClient
+    ) -> None:
+        text = async_client.generate("Hi")
+        text.cancel()
+        with pytest.raises(Cancelled):
+            await anext(text)
+
+    async def test_cancel_by_another_task_does_not_cancel_the_reader(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        text = async_client.generate("Hi")
+        await anext(text)
+        reader = asyncio.create_task(text.result())
+        await asyncio.sleep(0.05)
+        text.cancel()
+        with pytest.raises(Cancelled):
+            await reader
+
+    async def test_cancelling_the_task_cancels_the_call(self, server: FakeServer, async_client: AsyncClient) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        text = async_client.generate("Hi")
+        await anext(text)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(text.result(), 0.1)
+        assert await asyncio.to_thread(server.ended.wait, 5)
+
+    async def test_cancelling_a_whole_answer_cancels_the_call(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        def wait(request: Any, context: grpc.ServicerContext) -> Any:
+            context.add_callback(server.ended.set)
+            server.ended.wait(30)
+            return generation_pb2.CompleteResponse()
+
+        server.answers["Complete"] = wait
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(async_client.complete("Hi"), 0.2)
+        assert await asyncio.to_thread(server.ended.wait, 5)
+
+    async def test_closing_the_client_ends_its_streams_without_cancelling_their_tasks(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        text = async_client.generate("Hi")
+        await anext(text)
+        reader = asyncio.create_task(text.result())
+        await asyncio.sleep(0.05)
+        await async_client.close()
+        with pytest.raises(Cancelled):
+            await reader
+
+    async def test_text_before_an_error_is_kept(self, server: FakeServer, async_client: AsyncClient) -> None:
+        server.answers["Generate"] = broken_after_a_piece
+        text = async_client.generate("Hi")
+        for _ in range(2):
+            with pytest.raises(InvalidArgument, match="no more"):
+                await text.result()
+        assert text.text == PIECES[0]
+
+    async def test_a_stream_that_ends_without_a_result_is_an_error(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["Generate"] = without_result
+        with pytest.raises(InternalError, match="without a result"):
+            await async_client.generate("Hi").result()
+
+    async def test_many_streams_share_one_client(self, async_client: AsyncClient) -> None:
+        async def read(stream: AsyncIterator[str]) -> str:
+            return "".join([piece async for piece in stream])
+
+        streams = [async_client.generate(str(number)) for number in range(6)]
+        assert await asyncio.gather(*map(read, streams)) == [TEXT] * 6
