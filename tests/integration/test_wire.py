@@ -330,6 +330,18 @@ def test_the_services_are_found_by_reflection(channel: grpc.Channel) -> None:
     assert set(ProtoReflectionDescriptorDatabase(channel).get_services()) >= set(SERVICES)
 
 
+@pytest.mark.parametrize("garbage", [b"\xff\xff\xff", b"\x0a\x05ab", b"\x0a\x04\x1a\x02\xff\xfe"])
+@pytest.mark.parametrize("method", ["GenerationService/Complete", "GenerationService/Generate"])
+def test_bytes_that_are_no_message_are_a_bad_request(channel: grpc.Channel, method: str, garbage: bytes) -> None:
+    path = f"/charloom.v1.{method}"
+    if method.endswith("Complete"):
+        code, _, violations, _ = refused(lambda: channel.unary_unary(path)(garbage))
+    else:
+        code, _, violations, _ = refused(lambda: list(channel.unary_stream(path)(garbage)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert list(violations) == ["request"]
+
+
 def test_an_unexpected_error_is_internal_with_an_incident_that_the_log_has(
     server: Server, models: Models, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

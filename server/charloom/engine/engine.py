@@ -290,7 +290,8 @@ class Engine:
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """On the worker's thread: one wake-up of the event loop for everything that a tick brought."""
-        self._event_loop.call_soon_threadsafe(_hand_out, deliveries)
+        if not self._event_loop.is_closed():
+            self._event_loop.call_soon_threadsafe(_hand_out, deliveries)
 
 
 def _hand_out(deliveries: Sequence[Delivery]) -> None:

@@ -97,6 +97,13 @@ async def _fail(context: Any, problem: Exception) -> NoReturn:
     await _abort(context, code, _status(code, f"unexpected error; the server's log has it as {incident}", [info]))
 
 
+def _parsed(read: Callable[[bytes], message.Message], request: bytes) -> message.Message:
+    try:
+        return read(request)
+    except (message.DecodeError, ValueError) as problem:
+        raise InvalidRequest("request", f"it is not a message of this method: {problem}") from problem
+
+
 class ErrorInterceptor(ServerInterceptor):
     """Turns every exception of a handler into a status with details."""
 
@@ -110,25 +117,27 @@ class ErrorInterceptor(ServerInterceptor):
         if handler is None or not handler_call_details.method.startswith("/charloom."):
             return handler  # type: ignore[no-any-return]  # an unknown method, or health's or reflection's own
 
-        async def unary(request: message.Message, context: Any) -> message.Message:
+        # Requests arrive as bytes and are read here, so that malformed ones are answered as what they are.
+        read: Callable[[bytes], message.Message] = handler.request_deserializer
+
+        async def unary(request: bytes, context: Any) -> message.Message:
             try:
-                reply: message.Message = await handler.unary_unary(request, context)
+                reply: message.Message = await handler.unary_unary(_parsed(read, request), context)
             except grpc.aio.AbortError:
                 raise
             except Exception as problem:
                 await _fail(context, problem)
             return reply
 
-        async def stream(request: message.Message, context: Any) -> AsyncIterator[message.Message]:
+        async def stream(request: bytes, context: Any) -> AsyncIterator[message.Message]:
             try:
-                async for reply in handler.unary_stream(request, context):
+                async for reply in handler.unary_stream(_parsed(read, request), context):
                     yield reply
             except grpc.aio.AbortError:
                 raise
             except Exception as problem:
                 await _fail(context, problem)
 
-        codecs = (handler.request_deserializer, handler.response_serializer)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(stream, *codecs)
-        return grpc.unary_unary_rpc_method_handler(unary, *codecs)
+            return grpc.unary_stream_rpc_method_handler(stream, None, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(unary, None, handler.response_serializer)

@@ -36,11 +36,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     ) -> AsyncIterator[generation_pb2.GenerateResponse]:
         """Stream text, then the result."""
         generation = await self._engine.generate(to_request(request.options))
-        try:
-            async for piece in generation:
-                yield generation_pb2.GenerateResponse(text=piece.text, position=piece.position)
-        finally:
-            generation.cancel()
+        context.add_done_callback(lambda _: generation.cancel())
+        async for piece in generation:
+            yield generation_pb2.GenerateResponse(text=piece.text, position=piece.position)
         assert generation.result is not None
         result = from_result(generation.result)
         yield generation_pb2.GenerateResponse(position=result.position, result=result)
@@ -48,10 +46,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> generation_pb2.CompleteResponse:
         """Gather the text, then answer."""
         generation = await self._engine.generate(to_request(request.options))
-        try:
-            text = "".join([piece.text async for piece in generation])
-        finally:
-            generation.cancel()
+        context.add_done_callback(lambda _: generation.cancel())
+        text = "".join([piece.text async for piece in generation])
         assert generation.result is not None
         return generation_pb2.CompleteResponse(text=text, result=from_result(generation.result))
 

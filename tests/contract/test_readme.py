@@ -1,0 +1,60 @@
+"""What the README shows works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from charloom.bundle import read_bundle
+from charloom.cli.main import main
+from charloom.engine.opening import open_decoder
+from charloom.models import BUNDLED_MODEL
+from charloom.server.testing import running_server
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+    if line.startswith("charloom ")
+]
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_the_python_blocks_run(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    bundled = read_bundle(BUNDLED_MODEL)
+    with running_server([(bundled, open_decoder(bundled))]) as server:
+        code = PYTHON[number].replace("localhost:50051", server.address)
+        assert server.address in code
+        exec(compile(code, f"README.md, Python block {number}", "exec"), {})
+    assert len(capsys.readouterr().out) > 50
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_exist_with_these_arguments(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsed by the real parsers; what they would do is tested elsewhere."""
+    asked: list[str] = []
+    command = shlex.split(line)[1:]
+    module = f"charloom.cli.{command[0]}.run"
+    monkeypatch.setattr(module, lambda arguments: asked.append(arguments.command) or 0)
+    assert main(command) == 0
+    assert asked == [command[0]]
+
+
+def test_every_path_named_in_the_readme_exists() -> None:
+    linked = re.findall(r"\]\(([^)#:]+)\)", README)
+    listed = re.findall(r"^    (\w+/) ", README, re.M)
+    scripts = re.findall(r"^sh (\S+)", README, re.M)
+    assert linked
+    assert listed
+    assert scripts
+    assert [path for path in [*linked, *listed, *scripts] if not (ROOT / path).exists()] == []
+
+
+def test_no_placeholder_is_left() -> None:
+    assert not re.search(r"\b[A-Z]+_[A-Z_]+\b(?<!CHARLOOM_MAX_ROWS)(?<!CHARLOOM_CONFIG)", README)
