@@ -47,10 +47,11 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
 
 
 def _validation(model: ModelInfo) -> str:
-    """The losses of the decoder in use, or those of the checkpoint where it was not measured."""
+    """The losses of the decoder in use, or else those of the checkpoint, marked so."""
     shown = []
     for protocol, losses in model.validation.items():
-        loss = losses.get(model.decoder, losses.get("checkpoint"))
-        if loss is not None:
-            shown.append(f"{protocol} {loss:.4f} nats")
+        if model.decoder in losses:
+            shown.append(f"{protocol} {losses[model.decoder]:.4f} nats")
+        elif "checkpoint" in losses:
+            shown.append(f"{protocol} {losses['checkpoint']:.4f} nats (checkpoint)")
     return ", ".join(shown)
