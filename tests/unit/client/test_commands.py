@@ -267,7 +267,7 @@ class TestModels:
         assert " ".join(heading.split()) == "NAME UNIT SYMBOLS NETWORK PARAMETERS DECODER DEVICE STATE VALIDATION"
         assert small == (
             "small  character  3        lstm 2 x 512  3,300,000   onnx-int8  cpu     8,192 B  "
-            "tail 1.4020 nats, windows-256 1.4500 nats"
+            "tail 1.4020 nats, windows-256 1.4500 nats (checkpoint)"
         )
         assert other.startswith("other  ")
 
