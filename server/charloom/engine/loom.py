@@ -232,7 +232,7 @@ class Loom:
     def _work(self) -> None:
         while self._wait_for_work():
             deliveries = self._change_rows()
-            strands = [strand for strand in self._live if strand.runnable]
+            strands = [strand for strand in self._live if strand.runnable][: self._max_rows]
             if strands:
                 deliveries += self._tick(strands)
             if deliveries:
@@ -247,7 +247,7 @@ class Loom:
                 # Set before the rows are looked at, so that a reader that takes tokens meanwhile wakes the worker.
                 self.idle = True
                 runnable = any(strand.runnable for strand in self._live)
-                if runnable or self._waiting or self._woken or self._cut:
+                if runnable or self._waiting or self._woken or self._cut:  # a waiting job finds room: none is running
                     self.idle = self._woken = False
                     return True
                 self._condition.wait()
@@ -255,14 +255,16 @@ class Loom:
     def _change_rows(self) -> list[Delivery]:
         """The one point where rows join and leave."""
         leaving = [strand for strand in self._live if strand.cancelled or self._cut]
+        running = sum(strand.runnable for strand in self._live) - sum(strand.runnable for strand in leaving)
         with self._condition:
-            if self._cut or any(strand.cancelled for strand in self._waiting):
-                leaving += [strand for strand in self._waiting if strand.cancelled or self._cut]
-                self._waiting = deque(s for s in self._waiting if not (s.cancelled or self._cut))
-            room = self._max_rows - (len(self._live) - sum(strand.slot >= 0 for strand in leaving))
+            leaving_queue = [strand for strand in self._waiting if strand.cancelled or self._cut]
+            for strand in leaving_queue:
+                self._waiting.remove(strand)
+            # A paused row takes no part in ticks, so it does not keep others from joining.
+            room = max(0, self._max_rows - running)
             joining = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         deliveries = []
-        for strand in leaving:
+        for strand in leaving + leaving_queue:
             reason = FinishReason.CANCELLED if strand.cancelled else FinishReason.DRAINING
             deliveries.append((strand, Chunk((), strand.position, self._leave(strand, reason))))
         for strand in joining:
@@ -326,6 +328,9 @@ class Loom:
             self._arena.scatter(slots, outputs.h, outputs.c)
         elif kept:
             self._arena.scatter([slots[row] for row in kept], outputs.h[:, kept], outputs.c[:, kept])
+        # The rows of this tick go to the end of the line, for when more than `max_rows` can run.
+        ticked = set(strands)
+        self._live.sort(key=ticked.__contains__)
         columns = outputs.tokens.T.tolist()
         deliveries: list[Delivery] = []
         for row in kept:

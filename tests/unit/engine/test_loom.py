@@ -277,6 +277,45 @@ def test_a_reader_that_stops_reading_pauses_its_job_and_no_other(decoder: Decode
     harness.loom.drain(1)
 
 
+def test_paused_jobs_do_not_keep_others_from_running(decoder: Decoder, bundle: Bundle) -> None:
+    harness = Harness(decoder, bundle.manifest.start_token, max_rows=2, unread_limit=50)
+    lazy = [harness.submit(seed=n, max_tokens=1000, takes=False) for n in range(4)]
+    for reader in lazy:
+        assert reader.began.wait(10)
+    busy = harness.submit(seed=9, max_tokens=500)
+    assert busy.wait().generated == 500
+    began = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - began < 0.15, "the worker spins while all its jobs are paused"
+    for reader in lazy:
+        reader.takes = True
+        assert reader.strand is not None
+        reader.strand.took(len(reader.tokens))
+    for n, reader in enumerate(lazy):
+        reader.wait()
+        assert reader.tokens == generate_alone(decoder, harness.fresh(n), [], 1000, Sampling())[0]
+    harness.loom.drain(1)
+
+
+def test_jobs_share_the_rows_when_more_of_them_can_run_than_fit(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder, 0.0005)
+    harness = Harness(slow, bundle.manifest.start_token, max_rows=2, unread_limit=20)
+    readers = [harness.submit(seed=n, max_tokens=5000, takes=False) for n in range(4)]
+    for reader in readers:
+        assert reader.began.wait(10)
+    for reader in readers:
+        reader.takes = True
+        assert reader.strand is not None
+        reader.strand.took(len(reader.tokens))
+    for n, reader in enumerate(readers):
+        reader.wait()
+        assert reader.tokens == generate_alone(decoder, harness.fresh(n), [], 5000, Sampling())[0]
+    totals = [reader.finish.total for reader in readers if reader.finish is not None]
+    assert max(totals) < 2 * min(totals), "the rows were not shared fairly"
+    assert max(slow.rows) == 2
+    harness.loom.drain(1)
+
+
 def test_a_failing_decoder_ends_its_jobs_and_not_the_loom(decoder: Decoder, bundle: Bundle) -> None:
     slow = Slow(decoder)
     harness = Harness(slow, bundle.manifest.start_token)
