@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charloom.bundle import Bundle
@@ -37,7 +37,7 @@ calls = st.builds(
 plans = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.lists(calls, min_size=1, max_size=4)), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 @given(plans=plans, max_rows=st.integers(1, 8), tick=st.sampled_from([1e-6, 0.001, 0.01]))
 def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text(
     bundle: Bundle, decoder: Decoder, plans: list[tuple[int, list[Call]]], max_rows: int, tick: float
@@ -81,7 +81,7 @@ def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text
     asyncio.run(main())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40)
 @given(rows=st.integers(1, 64), steps=st.integers(1, 6), part=st.integers(1, 64), seed=st.integers(0, 1000))
 def test_rows_of_a_batch_are_what_they_are_in_any_smaller_batch(
     decoder: Decoder, rows: int, steps: int, part: int, seed: int

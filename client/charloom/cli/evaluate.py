@@ -8,7 +8,7 @@ from pathlib import Path
 
 from charloom.bundle import BundleError, UnknownSymbolsError
 from charloom.cli import CommandError
-from charloom.training.checkpoint import LOSSES_FILE, CheckpointError, load_trained, load_validation
+from charloom.training.checkpoint import CheckpointError, load_trained, load_validation, save_losses
 from charloom.training.corpus import CorpusError, read_text
 from charloom.training.evaluate import losses
 from charloom.training.report import loss_figures
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (CorpusError, CheckpointError, BundleError, UnknownSymbolsError) as problem:
         raise CommandError(str(problem)) from problem
     if arguments.text is None:
-        (arguments.run_directory / LOSSES_FILE).write_text(json.dumps(found) + "\n", "utf-8")
+        save_losses(arguments.run_directory, trained.facts["step"], found)
     if arguments.json:
         print(json.dumps(found))
         return 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from charloom.bundle import BundleError, DecoderKind
 from charloom.cli import CommandError
-from charloom.training.checkpoint import LOSSES_FILE, CheckpointError, load_trained, load_validation
+from charloom.cli.flags import explain
+from charloom.training.checkpoint import CheckpointError, load_losses, load_trained, load_validation
 from charloom.training.corpus import CorpusError
 from charloom.training.export import ExportError, export_bundle
 
@@ -37,21 +39,23 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as problem:
         raise CommandError(f"--decoders {arguments.decoders}: {problem}; choose from {_KINDS}") from problem
     run_directory: Path = arguments.run_directory
-    losses = run_directory / LOSSES_FILE
     # torch announces the retirement of TorchScript on each use; a person exporting a model can do nothing about it.
     warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
     try:
+        trained = load_trained(run_directory)
         manifest = export_bundle(
-            load_trained(run_directory),
+            trained,
             load_validation(run_directory),
             arguments.bundle,
             name=arguments.name or arguments.bundle.resolve().name,
             decoders=decoders,
             include_weights=arguments.weights,
-            windows=json.loads(losses.read_text("utf-8")).get("windows-256") if losses.is_file() else None,
+            windows=load_losses(run_directory, trained.facts["step"]).get("windows-256"),
             tell=print,
         )
-    except (ExportError, CheckpointError, CorpusError, BundleError) as problem:
+    except ValidationError as problem:
+        raise CommandError(explain(problem)) from problem
+    except (ExportError, CheckpointError, CorpusError, BundleError, OSError) as problem:
         raise CommandError(str(problem)) from problem
     size = sum(entry.bytes for entry in manifest.files.values())
     print(f"wrote {arguments.bundle}: {', '.join(manifest.files)} ({size / 1e6:.1f} MB), digest {manifest.digest[:12]}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.console import Console
 from charloom.bundle import BundleError, UnknownSymbolsError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
-from charloom.training.checkpoint import CONFIG_FILE, LOSSES_FILE, CheckpointError, load_trained
+from charloom.training.checkpoint import LAST_FILE, CheckpointError, load_trained, read_checkpoint, save_losses
 from charloom.training.config import TrainingConfig
 from charloom.training.corpus import CorpusError, read_corpus
 from charloom.training.evaluate import losses
@@ -35,12 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, and leave checkpoints and a log in the run directory."""
-    console = Console()
-    device = arguments.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise CommandError("--device cuda: no CUDA device is available; use --device cpu")
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    device = _device(arguments.device)
     if arguments.threads is not None:
         if arguments.threads < 1:
             raise CommandError(f"--threads {arguments.threads}: give at least 1")
@@ -49,46 +45,48 @@ def run(arguments: argparse.Namespace) -> int:
         config = _config(arguments)
         corpus = read_corpus(arguments.text, config.unit, config.validation_share)
         trainer = Trainer(config, corpus, arguments.run_directory, resume=arguments.resume, device=device)
-    except (CorpusError, CheckpointError, UnknownSymbolsError, BundleError) as problem:
-        raise CommandError(str(problem)) from problem
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: trainer.stop())
-    console.print(
-        f"{corpus.name}: {corpus.characters:,} characters, {corpus.vocabulary.size} symbols, "
-        f"{len(corpus.train):,} {config.unit.value}s to train on, {len(corpus.validation):,} to validate\n"
-        f"model: {config.layers} x {config.hidden_size}, {trainer.model.parameter_count():,} parameters, "
-        f"{'bf16 autocast' if trainer.bf16 else 'fp32'} on {device}, {trainer.total_steps:,} steps",
-        highlight=False,
-        soft_wrap=True,
-    )
-    with TerminalReporter(console, trainer.total_steps, trainer.step, config.unit.value) as reporter:
-        try:
-            outcome = trainer.train(reporter)
-        except (CorpusError, CheckpointError, TrainingDiverged) as problem:
-            raise CommandError(str(problem)) from problem
-    if not outcome.finished:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: trainer.stop())
         console.print(
-            f"stopped at step {outcome.step}; go on with: "
-            f"charloom train {arguments.text} --run {arguments.run_directory} --resume"
+            f"{corpus.name}: {corpus.characters:,} characters, {corpus.vocabulary.size} symbols, "
+            f"{len(corpus.train):,} {config.unit.value}s to train on, {len(corpus.validation):,} to validate\n"
+            f"model: {config.layers} x {config.hidden_size}, {trainer.model.parameter_count():,} parameters, "
+            f"{'bf16 autocast' if trainer.bf16 else 'fp32'} on {device}, {trainer.total_steps:,} steps"
         )
-        return 130
-    console.print("done; measuring the best weights by both validation protocols", highlight=False)
-    trained = load_trained(arguments.run_directory)
-    found = losses(trained.model.to(device), corpus.validation)
-    (arguments.run_directory / LOSSES_FILE).write_text(json.dumps(found) + "\n", "utf-8")
+        with TerminalReporter(console, trainer.total_steps, trainer.step, config.unit.value) as reporter:
+            outcome = trainer.train(reporter)
+        again = f"charloom train {shlex.quote(str(arguments.text))} --run {shlex.quote(str(trainer.run))} --resume"
+        if not outcome.finished:
+            console.print(f"stopped at step {outcome.step}; go on with: {again}")
+            return 130
+        console.print("done; measuring the best weights by both validation protocols")
+        trained = load_trained(trainer.run)
+        found = losses(trained.model.to(device), corpus.validation)
+        save_losses(trainer.run, trained.facts["step"], found)
+    except (CorpusError, CheckpointError, TrainingDiverged, UnknownSymbolsError, BundleError, OSError) as problem:
+        raise CommandError(str(problem)) from problem
     for protocol, loss in found.items():
-        console.print(f"{protocol:12} {loss_figures(loss)}", highlight=False)
-    console.print(f"next: charloom export {arguments.run_directory} BUNDLE", highlight=False)
+        console.print(f"{protocol:12} {loss_figures(loss)}")
+    console.print(f"next: charloom export {shlex.quote(str(trainer.run))} BUNDLE")
     return 0
 
 
+def _device(asked: str) -> str:
+    if asked not in ("auto", "cpu", "cuda"):
+        raise CommandError(f"--device {asked}: choose cpu, cuda or auto")
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise CommandError("--device cuda: no CUDA device is available; use --device cpu")
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return asked
+
+
 def _config(arguments: argparse.Namespace) -> TrainingConfig:
-    given = given_settings(arguments, TrainingConfig)
+    """The settings: those of the run to resume, or else defaults; and what was given, which a resumed run refuses."""
     saved: dict[str, Any] = {}
-    file = arguments.run_directory / CONFIG_FILE
-    if arguments.resume and file.is_file():
-        saved = json.loads(file.read_text("utf-8"))
+    if arguments.resume:
+        saved = read_checkpoint(arguments.run_directory / LAST_FILE).facts["config"]
     try:
-        return TrainingConfig.model_validate(saved | given)
+        return TrainingConfig.model_validate(saved | given_settings(arguments, TrainingConfig))
     except ValidationError as problem:
         raise CommandError(explain(problem)) from problem

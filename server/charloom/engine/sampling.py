@@ -13,7 +13,8 @@ import numpy as np
 from charloom.engine.decoder import Floats
 from charloom.engine.errors import InvalidRequest
 
-HIGHEST_TEMPERATURE = 100.0
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-30, 100.0
+"""Below the lowest, float32 loses its digits; 0 is greedy and always allowed."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Sampling:
     """Only tokens at least this probable in relation to the most probable one; 0 is off."""
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, 0 <= self.temperature <= HIGHEST_TEMPERATURE, "from 0 to 100")
+        heat = self.temperature
+        allowed = heat == 0 or LOWEST_TEMPERATURE <= heat <= HIGHEST_TEMPERATURE
+        _check("temperature", heat, allowed, "from 0 to 100 (0 is greedy; otherwise at least 1e-30)")
         _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, up to 1 (off)")
         _check("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 (off) to 1")
@@ -57,9 +60,9 @@ def choose(logits: Floats, uniform: float, sampling: Sampling, bias: Floats) -> 
     biased = logits + bias
     if sampling.temperature == 0:
         return int(biased.argmax())
-    scaled = biased / np.float32(sampling.temperature)
+    scaled = (biased - biased.max()) / np.float32(sampling.temperature)
     order = np.argsort(-scaled, kind="stable")
-    probability = np.exp(scaled[order] - scaled[order[0]])
+    probability = np.exp(scaled[order])
     probability /= probability.sum()
     keep = len(order)
     if sampling.top_k:
@@ -72,6 +75,6 @@ def choose(logits: Floats, uniform: float, sampling: Sampling, bias: Floats) -> 
         keep = min(keep, int((probability >= np.float32(sampling.min_p) * probability[0]).sum()))
     weight = np.zeros_like(scaled)
     kept = order[:keep]
-    weight[kept] = np.exp(scaled[kept] - scaled[order[0]])
+    weight[kept] = np.exp(scaled[kept])
     cumulative = np.cumsum(weight)
     return int((cumulative <= np.float32(uniform) * cumulative[-1]).sum())

@@ -8,6 +8,7 @@ with the lowest validation loss), beside `config.json`, `vocabulary.json` and `l
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from charloom.bundle import VOCABULARY_FILE, Tokens, Vocabulary, read_vocabulary
@@ -46,14 +47,20 @@ class Checkpoint:
         return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(prefix + ".")}
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint and put it in place in one step: a kill leaves the old file or the new one."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step: a kill leaves the old content or the new one."""
     temporary = path.with_name(f".{path.name}.partial")
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
-    save_file(tensors, temporary, metadata={"schema": SCHEMA, "facts": json.dumps(checkpoint.facts)})
-    with temporary.open("rb") as file:
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint in one step."""
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
+    replace_file(path, save(tensors, metadata={"schema": SCHEMA, "facts": json.dumps(checkpoint.facts)}))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -63,7 +70,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: it is missing, truncated, or of a foreign schema.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}; start the run without --resume")
+        raise CheckpointError(f"there is no checkpoint {path}; give the directory of a run that `charloom train` made")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -104,7 +111,9 @@ def load_trained(run: Path, file: str = BEST_FILE) -> TrainedModel:
 
 def save_validation(run: Path, tokens: Tokens) -> None:
     """Keep the validation tokens in the run, so that evaluation and export need nothing but the run."""
-    np.save(run / VALIDATION_FILE, tokens, allow_pickle=False)
+    content = io.BytesIO()
+    np.save(content, tokens, allow_pickle=False)
+    replace_file(run / VALIDATION_FILE, content.getvalue())
 
 
 def load_validation(run: Path) -> Tokens:
@@ -118,6 +127,27 @@ def load_validation(run: Path) -> Tokens:
     except (OSError, ValueError) as problem:
         raise CheckpointError(f"cannot read the validation tokens of {run}: {problem}") from problem
     return tokens
+
+
+def save_losses(run: Path, step: int, losses: dict[str, float]) -> None:
+    """Keep the losses of the best weights, by protocol, with the step that these weights are from."""
+    replace_file(run / LOSSES_FILE, json.dumps({"step": step, "losses": losses}).encode())
+
+
+def load_losses(run: Path, step: int) -> dict[str, float]:
+    """The losses of the weights of this step; empty where they were not measured.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = run / LOSSES_FILE
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        return {str(name): float(loss) for name, loss in content["losses"].items()} if content["step"] == step else {}
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise CheckpointError(f"{path} is damaged ({problem}); run `charloom evaluate {run}` again") from problem
 
 
 def load_weights(model: CharLSTM, checkpoint: Checkpoint, path: Path) -> None:

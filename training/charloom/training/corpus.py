@@ -84,7 +84,7 @@ class Batches:
 
     def __post_init__(self) -> None:
         if self.per_epoch < 1:
-            needed = self.batch_size * (self.sequence_length + 1) + self.sequence_length
+            needed = (self.batch_size + 1) * self.sequence_length
             raise CorpusError(
                 f"the training part has {len(self.tokens)} tokens, fewer than the {needed} that one batch of "
                 f"batch_size {self.batch_size} x sequence_length {self.sequence_length} takes; "

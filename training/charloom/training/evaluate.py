@@ -44,13 +44,13 @@ def windows_loss(model: CharLSTM, tokens: Tokens, batches: int = WINDOW_BATCHES)
 
     This is nanoGPT's evaluation (`estimate_loss` with `eval_iters=200`), with a seed of its own.
     """
-    _needs(tokens, WINDOW + 2, "windows-256")
+    _needs(tokens, WINDOW + 1, "windows-256")
     model.eval()
     data = torch.from_numpy(tokens).to(model.head.bias.device)
     random = np.random.default_rng(WINDOW_SEED)
     total = 0.0
     for _ in range(batches):
-        starts = torch.from_numpy(random.integers(len(tokens) - WINDOW - 1, size=WINDOW_BATCH_SIZE))
+        starts = torch.from_numpy(random.integers(len(tokens) - WINDOW, size=WINDOW_BATCH_SIZE))
         block = data[starts[:, None] + torch.arange(WINDOW + 1)]
         logits, _ = model(block[:, :-1], model.zero_state(WINDOW_BATCH_SIZE))
         total += _total_loss(logits, block[:, 1:]) / (WINDOW_BATCH_SIZE * WINDOW)
@@ -60,7 +60,7 @@ def windows_loss(model: CharLSTM, tokens: Tokens, batches: int = WINDOW_BATCHES)
 def losses(model: CharLSTM, tokens: Tokens) -> dict[str, float]:
     """Both protocols, by name; `windows-256` is left out when there is too little text for one window."""
     found = {"tail": tail_loss(model, tokens)}
-    if len(tokens) >= WINDOW + 2:
+    if len(tokens) >= WINDOW + 1:
         found["windows-256"] = windows_loss(model, tokens)
     return found
 

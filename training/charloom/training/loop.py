@@ -9,8 +9,10 @@ import contextlib
 import fcntl
 import json
 import math
+import os
 import platform
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,11 +34,12 @@ from charloom.training.checkpoint import (
     load_weights,
     optimizer_tensors,
     read_checkpoint,
+    replace_file,
     save_validation,
     write_checkpoint,
 )
 from charloom.training.config import TrainingConfig
-from charloom.training.corpus import Batches, Corpus
+from charloom.training.corpus import Batches, Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.generate import generate
 from charloom.training.model import CharLSTM
@@ -134,7 +137,12 @@ class Trainer:
         self.evaluate_every = max(1, self.batches.per_epoch // config.evaluations_per_epoch)
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(self.device))
 
-        torch.set_flush_denormal(True)
+        if len(corpus.validation) < 2:
+            raise CorpusError(
+                f"the validation part has {len(corpus.validation)} tokens, too few to measure a loss; "
+                "give more text, or raise --validation-share"
+            )
+        self._release = weakref.finalize(self, os.close, _lock(run))
         torch.manual_seed(config.seed)
         self.model = CharLSTM(corpus.vocabulary.size, config).to(self.device)
         self.optimizer = self._make_optimizer()
@@ -145,10 +153,14 @@ class Trainer:
         self.seconds = 0.0
         self._recent: list[float] = []
         self._stop = False
-        if resume:
-            self._resume()
-        elif (run / LAST_FILE).exists() or (run / BEST_FILE).exists():
-            raise CheckpointError(f"{run} already holds a run; resume it with --resume, or choose another --run")
+        try:
+            if resume:
+                self._resume()
+            elif (run / LAST_FILE).exists() or (run / BEST_FILE).exists():
+                raise CheckpointError(f"{run} already holds a run; resume it with --resume, or choose another --run")
+        except BaseException:
+            self._release()
+            raise
 
     def stop(self) -> None:
         """Ask `train` to save and return after the present step; safe in a signal handler."""
@@ -160,13 +172,15 @@ class Trainer:
         Raises:
             TrainingDiverged: the loss is not finite.
         """
-        with self._locked():
-            self.run.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as leaving:
+            leaving.callback(self._release)
+            leaving.enter_context(_denormals_flushed())
             write_vocabulary(self.run / VOCABULARY_FILE, self.corpus.vocabulary)
             save_validation(self.run, self.corpus.validation)
-            (self.run / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", "utf-8")
+            replace_file(self.run / CONFIG_FILE, self.config.model_dump_json(indent=2).encode() + b"\n")
+            self._keep_log_up_to_here()
             started, start_step = time.monotonic() - self.seconds, self.step
-            clock = time.monotonic()
+            clock, saved_step = time.monotonic(), -1
             while self.step < self.total_steps and not self._stop:
                 loss, rate, norm = self._train_step()
                 speed = (self.step - start_step) * self._tokens_per_step / max(1e-9, time.monotonic() - clock)
@@ -174,9 +188,12 @@ class Trainer:
                 if self.step % self.evaluate_every == 0 or self.step == self.total_steps:
                     evaluation = self._evaluate(started, rate, speed)
                     reporter.evaluation(evaluation)
-                if self.step % self.config.checkpoint_every == 0 or self.step == self.total_steps or self._stop:
-                    self.seconds = time.monotonic() - started
+                if self.step % self.config.checkpoint_every == 0:
+                    self.seconds, saved_step = time.monotonic() - started, self.step
                     self._save()
+            if saved_step != self.step:
+                self.seconds = time.monotonic() - started
+                self._save()
             return Outcome(self.step == self.total_steps, self.step, self.best_loss)
 
     @property
@@ -207,7 +224,8 @@ class Trainer:
         loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten())
         if not torch.isfinite(loss):
             raise TrainingDiverged(
-                f"the loss is {loss.item()} at step {self.step}; the best checkpoint so far is kept in {self.run}. "
+                f"the loss is {loss.item()} at step {self.step}; "
+                f"what was saved in {self.run} until then is kept. "
                 "Lower --learning-rate or --gradient-clip, or train with --precision fp32"
             )
         self.optimizer.zero_grad(set_to_none=True)
@@ -308,13 +326,34 @@ class Trainer:
         self.step, self.best_loss, self.seconds = facts["step"], facts["validation_loss"], facts["seconds"]
         self._recent = list(facts["recent"])
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process per run directory."""
-        self.run.mkdir(parents=True, exist_ok=True)
-        with (self.run / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as problem:
-                raise CheckpointError(f"another process is training in {self.run}; choose another --run") from problem
-            yield
+    def _keep_log_up_to_here(self) -> None:
+        """Drop the evaluations that a killed run made after its last checkpoint: they will be made again."""
+        log = self.run / LOG_FILE
+        lines = log.read_text("utf-8").splitlines(keepends=True) if log.is_file() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+        replace_file(log, "".join(kept).encode())
+
+
+def _lock(run: Path) -> int:
+    """Hold a run directory, making it if it is not there; returns the file descriptor that holds it."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as problem:
+        raise CheckpointError(f"{run} cannot be a run directory: {problem.strerror}; choose another --run") from problem
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        os.close(lock)
+        raise CheckpointError(f"another process is training in {run}; choose another --run") from problem
+    return lock
+
+
+@contextlib.contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Denormal numbers, which make LSTM training slow, are taken as zero meanwhile."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

@@ -67,10 +67,12 @@ def choose(
     """
     biased = logits + bias
     greedy = temperature == 0
-    scaled = biased / torch.where(greedy, torch.ones_like(temperature), temperature).unsqueeze(1)
+    divisor = torch.where(greedy, torch.ones_like(temperature), temperature).unsqueeze(1)
+    # The largest is subtracted first: a tiny temperature then gives minus infinity, never infinity.
+    scaled = (biased - biased.amax(dim=1, keepdim=True)) / divisor
     if filtered:
         scaled = apply_filters(scaled, top_k, top_p, min_p)
-    weight = torch.exp(scaled - scaled.amax(dim=1, keepdim=True))
+    weight = torch.exp(scaled)
     cumulative = torch.cumsum(weight, dim=1)
     threshold = uniform.unsqueeze(1) * cumulative[:, -1:]
     sampled = (cumulative <= threshold).sum(dim=1)

@@ -51,7 +51,7 @@ def export_bundle(
     windows: float | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
-    """Write a bundle into the new directory `target`, every decoder measured on the validation tokens.
+    """Write a bundle into the new directory `target`, its ONNX decoders measured on the validation tokens.
 
     Args:
         trained: model, vocabulary and provenance

@@ -236,11 +236,11 @@ class _Builder:
     def _choice(self, logits: str, uniform: str) -> str:
         """Bias, temperature, filters, inverse-CDF; see charloom.training.sampling for the same in torch."""
         biased = self._op("Add", logits, "bias")
-        scaled = self._op("Div", biased, "divisor")
+        largest = self._op("ReduceMax", biased, self._ints(1))
+        scaled = self._op("Div", self._op("Sub", biased, largest), "divisor")
         unfiltered, with_filters = self._branch(scaled, filters=False), self._branch(scaled, filters=True)
         allowed = self._op("If", "filtered", then_branch=with_filters, else_branch=unfiltered)
-        largest = self._op("ReduceMax", allowed, self._ints(1))
-        weight = self._op("Exp", self._op("Sub", allowed, largest))
+        weight = self._op("Exp", allowed)
         cumulative = self._op("CumSum", weight, self._int(1))
         total = self._op("Gather", cumulative, self._ints(self._weights.vocabulary - 1), axis=1)
         threshold = self._op("Mul", self._column(uniform), total)
@@ -274,8 +274,6 @@ class _Builder:
         in_min_p = self._op("GreaterOrEqual", probability, self._op("Mul", self._column("min_p"), first))
         kept = self._op("And", self._op("And", in_top_k, in_top_p), in_min_p)
         by_rank = self._op("Where", kept, self._float(1.0), self._float(0.0))
-        zeros = self._op("Mul", scaled, self._float(0.0))
-        zeros = self._op("Where", self._op("IsNaN", zeros), self._float(0.0), zeros)
-        by_token = self._op("ScatterElements", zeros, order, by_rank, axis=1)
+        by_token = self._op("ScatterElements", scaled, order, by_rank, axis=1)  # every element is written
         mask = self._op("Greater", by_token, self._float(0.0))
         return self._op("Where", mask, scaled, self._float(-np.inf))

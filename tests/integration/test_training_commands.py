@@ -1,0 +1,300 @@
+"""`charloom train`, `evaluate` and `export`, called in this process."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charloom.bundle import DecoderKind, read_bundle
+from charloom.cli.main import main
+from charloom.training.checkpoint import load_trained
+from charloom.training.export import exporter
+from charloom.training.report import TerminalReporter, loss_figures
+
+SETTINGS = [
+    *("--layers", "1", "--hidden-size", "16", "--embedding-size", "8", "--dropout", "0"),
+    *("--batch-size", "8", "--sequence-length", "16", "--epochs", "2"),
+    *("--warmup-steps", "5", "--learning-rate", "0.01", "--device", "cpu", "--threads", "1"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers() -> Iterator[None]:
+    """The command takes over SIGINT and SIGTERM; the tests after it need them back."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def text(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("commands") / "text.txt"
+    path.write_text(text_file.read_text("utf-8")[:8000], "utf-8")
+    return path
+
+
+@pytest.fixture
+def copied_run(run_directory: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run_directory, tmp_path / "copied-run"))
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+def refused(capsys: Capture, *arguments: object) -> str:
+    """The one line that a command prints when it refuses."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"charloom {arguments[0]}: ")
+    assert error.endswith("\n")
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_a_text_becomes_a_run_its_losses_and_a_bundle(text: Path, tmp_path: Path, capsys: Capture) -> None:
+    run, target = tmp_path / "run", tmp_path / "model"
+    assert main(["train", str(text), "--run", str(run), *SETTINGS]) == 0
+    out = capsys.readouterr().out
+    assert "text.txt: 8,000 characters" in out
+    assert "7,200 characters to train on, 800 to validate" in out
+    assert "model: 1 x 16" in out
+    assert out.count("validation ") >= 2
+    assert "tail  " in out
+    assert "windows-256" in out
+    assert f"next:charloomexport{run}BUNDLE" in "".join(out.split())
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    assert (config["hidden_size"], config["epochs"], config["learning_rate"]) == (16, 2, 0.01)
+
+    assert main(["evaluate", str(run)]) == 0
+    plain = capsys.readouterr().out
+    assert main(["evaluate", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"tail", "windows-256"}
+    assert json.loads((run / "losses.json").read_text("utf-8"))["losses"] == found
+    assert plain.startswith("800 characters\n")
+    for loss in found.values():
+        assert loss_figures(loss) in plain
+
+    assert main(["export", str(run), str(target)]) == 0
+    out = capsys.readouterr().out
+    manifest = read_bundle(target).manifest
+    assert manifest.name == "model"
+    assert manifest.decoders == tuple(DecoderKind)
+    assert manifest.validation["windows-256"]["checkpoint"] == found["windows-256"]
+    assert manifest.validation["tail"]["checkpoint"] == pytest.approx(found["tail"])
+    assert manifest.digest[:12] in out
+    assert f"next: charloom serve {target}" in out
+
+
+def test_export_takes_a_name_some_decoders_and_no_weights(run_directory: Path, tmp_path: Path, capsys: Capture) -> None:
+    target = tmp_path / "some where"
+    arguments = [str(run_directory), str(target), "--name", "fp", "--decoders", "onnx-fp32", "--no-weights"]
+    assert main(["export", *arguments]) == 0
+    manifest = read_bundle(target).manifest
+    assert (manifest.name, set(manifest.files)) == ("fp", {"vocabulary.json", "decoder.onnx"})
+    assert "decoder.onnx" in capsys.readouterr().out
+
+
+def test_evaluate_reads_another_text_and_does_not_keep_its_figures(
+    copied_run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "text.txt").write_text("The same text again and again. " * 8)
+    assert main(["evaluate", str(copied_run), "--text", str(tmp_path / "text.txt"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"tail"}  # too short for windows
+    assert 1 < found["tail"] < 5
+    assert not (copied_run / "losses.json").exists()
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
+    text: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        told = TerminalReporter.step
+
+        def step(self: TerminalReporter, progress: Any) -> None:
+            told(self, progress)
+            if progress.step == 3:
+                signal.raise_signal(signal.SIGINT)
+
+        patched.setattr(TerminalReporter, "step", step)
+        assert main(["train", str(text), "--run", str(run), *SETTINGS]) == 130
+    assert "stopped at step 3; go on with: charloom train" in capsys.readouterr().out.replace("\n", " ")
+    assert main(["train", str(text), "--run", str(run), "--resume"]) == 0  # the settings are the run's
+    assert "done" in capsys.readouterr().out
+    assert load_trained(run).facts["config"]["hidden_size"] == 16
+
+
+def test_a_command_that_is_shown_can_be_copied(
+    text: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / ("long-name-" * 10) / "[red]"
+    monkeypatch.setattr(TerminalReporter, "step", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert main(["train", str(text), "--run", str(run), *SETTINGS]) == 130
+    assert f"charloom train {text} --run {shlex.quote(str(run))} --resume\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dropout", "1.5"], "--dropout 1.5: Input should be less than 1"),
+        (["--layers", "two"], "--layers two: Input should be a valid integer"),
+        (["--unit", "word"], "--unit word: Input should be 'character' or 'byte'"),
+        (["--seed", "-1"], "--seed -1: Input should be greater than or equal to 0"),
+        (["--layers", "0", "--epochs", "0"], "--epochs 0: Input should be greater than or equal to 1"),
+        (["--tie-weights"], "tie_weights needs embedding_size (128) equal to hidden_size (512)"),
+        (["--threads", "0"], "--threads 0: give at least 1"),
+        (["--device", "cuda"], "--device cuda: no CUDA device is available"),
+        (["--batch-size", "5000"], "fewer than the"),
+        (["--resume", *SETTINGS], "give the directory of a run"),
+        pytest.param(["--device", "abacus"], "--device abacus"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else None,
+)
+def test_train_refuses_bad_settings_in_one_line(
+    flags: list[str], message: str, text: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert message in refused(capsys, "train", text, "--run", tmp_path / "run", *flags)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file or directory; give the path of a text file"),
+        (b"", "is empty; give a file with text"),
+        (b"caf\xe9", "is not UTF-8: byte 0xe9 at offset 3"),
+        (b"too short", "give more text, or lower --batch-size or --sequence-length"),
+    ],
+    ids=["missing", "empty", "latin-1", "short"],
+)
+def test_train_refuses_a_bad_text_in_one_line(
+    content: bytes | None, message: str, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    assert message in refused(capsys, "train", path, "--run", tmp_path / "run")
+
+
+def test_train_refuses_a_directory_that_holds_a_run(text: Path, run_directory: Path, capsys: Capture) -> None:
+    error = refused(capsys, "train", text, "--run", run_directory, *SETTINGS)
+    assert "already holds a run; resume it with --resume, or choose another --run" in error
+
+
+def test_a_resume_refuses_another_text_and_other_settings(
+    text: Path, text_file: Path, run_directory: Path, capsys: Capture
+) -> None:
+    assert "was trained on another text" in refused(capsys, "train", text, "--run", run_directory, "--resume")
+    error = refused(capsys, "train", text_file, "--run", run_directory, "--resume", "--epochs", "9")
+    assert "these differ: epochs (run: 1, given: 9)" in error
+
+
+def test_a_resume_refuses_a_checkpoint_cut_short(text_file: Path, copied_run: Path, capsys: Capture) -> None:
+    last = copied_run / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:1000])
+    error = refused(capsys, "train", text_file, "--run", copied_run, "--resume")
+    assert "last.safetensors is damaged or cut short" in error
+
+
+def test_a_resume_needs_nothing_but_the_checkpoint(text_file: Path, copied_run: Path, capsys: Capture) -> None:
+    """`config.json` is for people; the settings of a resumed run are those of its checkpoint."""
+    (copied_run / "config.json").write_text("{")
+    assert main(["train", str(text_file), "--run", str(copied_run), "--resume"]) == 0
+    assert json.loads((copied_run / "config.json").read_text("utf-8"))["hidden_size"] == 48
+
+
+def test_train_refuses_a_file_in_place_of_the_run_directory(text: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in refused(capsys, "train", text, "--run", tmp_path / "file", *SETTINGS)
+
+
+def test_train_says_that_it_diverged_in_one_line(text: Path, tmp_path: Path, capsys: Capture) -> None:
+    settings = [*SETTINGS, "--learning-rate", "1e38", "--warmup-steps", "0", "--precision", "fp32"]
+    error = refused(capsys, "train", text, "--run", tmp_path / "run", *settings)
+    assert "at step" in error
+    assert "Lower --learning-rate" in error
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_evaluate_and_export_refuse_what_is_no_run(command: str, tmp_path: Path, capsys: Capture) -> None:
+    rest = [tmp_path / "bundle"] if command == "export" else []
+    error = refused(capsys, command, tmp_path / "nothing", *rest)
+    assert f"there is no checkpoint {tmp_path / 'nothing' / 'best.safetensors'}" in error
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+@pytest.mark.parametrize("damaged", ["best.safetensors", "vocabulary.json", "validation.npy"])
+def test_evaluate_and_export_refuse_a_damaged_run(
+    command: str, damaged: str, copied_run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (copied_run / damaged).write_bytes(b"{")
+    rest = [tmp_path / "bundle"] if command == "export" else []
+    error = refused(capsys, command, copied_run, *rest)
+    assert damaged in error or "validation tokens" in error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        (b"", "is empty"),
+        (b"\xff", "is not UTF-8"),
+        (b"a", "the tail protocol needs at least 2"),
+        ("über".encode(), "not in the model's vocabulary: 'ü' (U+00FC) at 0"),
+    ],
+    ids=["missing", "empty", "not-utf-8", "short", "unknown"],
+)
+def test_evaluate_refuses_a_bad_text_in_one_line(
+    content: bytes | None, message: str, run_directory: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    assert message in refused(capsys, "evaluate", run_directory, "--text", path)
+
+
+@pytest.mark.parametrize("decoders", ["onnx", "", "onnx-fp32,onnx-fp64"])
+def test_export_refuses_unknown_decoders_and_names_the_known(
+    decoders: str, run_directory: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    error = refused(capsys, "export", run_directory, tmp_path / "bundle", "--decoders", decoders)
+    assert "choose from onnx-int8,onnx-fp32,torchscript" in error
+
+
+def test_export_refuses_a_directory_that_is_not_empty(run_directory: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("")
+    assert "is not an empty directory" in refused(capsys, "export", run_directory, tmp_path)
+
+
+def test_export_refuses_what_int8_would_hurt(
+    run_directory: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "INT8_LIMIT", -1.0)
+    error = refused(capsys, "export", run_directory, tmp_path / "bundle")
+    assert "export without it: --decoders onnx-fp32,torchscript" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("target", "flags"), [("bundle", ["--name", "my model"]), ("my model", [])])
+def test_export_refuses_a_bad_name_in_one_line(
+    target: str, flags: list[str], run_directory: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert "--name" in refused(capsys, "export", run_directory, tmp_path / target, *flags)
+
+
+def test_export_refuses_damaged_losses(copied_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    (copied_run / "losses.json").write_text("")
+    assert "losses.json" in refused(capsys, "export", copied_run, tmp_path / "bundle")

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+from bundle_files import digest_of
+from pydantic import ValidationError
+
+from charloom.bundle import Cell, DecoderKind, FileEntry, Manifest, Unit
+
+SHA = "0123456789abcdef" * 4
+OTHER_SHA = "f" * 64
+CELL = Cell(layers=2, hidden_size=8, embedding_size=4, parameters=100)
+ENTRY = FileEntry(bytes=3, sha256=SHA)
+MANIFEST = Manifest(
+    name="small",
+    unit=Unit.CHARACTER,
+    vocabulary_size=5,
+    start_token=0,
+    cell=CELL,
+    weights_sha256=SHA,
+    files={"vocabulary.json": ENTRY, "decoder.onnx": ENTRY},
+    training={"step": 10, "corpus": {"name": "a"}},
+    validation={"tail": {"checkpoint": 1.5}},
+)
+
+CHANGES: dict[str, list[Any]] = {
+    "schema_version": [2],
+    "name": ["other"],
+    "unit": [Unit.BYTE],
+    "vocabulary_size": [6],
+    "start_token": [1],
+    "cell": [CELL.model_copy(update={name: 9}) for name in ("layers", "hidden_size", "embedding_size", "parameters")],
+    "weights_sha256": [OTHER_SHA],
+    "files": [
+        {"vocabulary.json": ENTRY},
+        MANIFEST.files | {"vocabulary.json": ENTRY.model_copy(update={"bytes": 4})},
+        MANIFEST.files | {"vocabulary.json": ENTRY.model_copy(update={"sha256": OTHER_SHA})},
+        {"vocabulary.json": ENTRY, "decoder2.onnx": ENTRY},
+    ],
+    "training": [{"step": 10, "corpus": {"name": "b"}}],
+    "validation": [{"tail": {"checkpoint": 1.25}}, {"windows-256": {"checkpoint": 1.5}}],
+}
+
+
+def test_the_changes_below_are_of_all_fields_but_the_digest() -> None:
+    assert CHANGES.keys() | {"digest"} == Manifest.model_fields.keys()
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in CHANGES.items() for value in values])
+def test_the_digest_changes_with_every_field(field: str, value: Any) -> None:
+    changed = MANIFEST.model_copy(update={field: value})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydantic minds a schema_version that the type excludes
+        assert changed.computed_digest() != MANIFEST.computed_digest()
+
+
+def test_the_digest_is_over_the_canonical_json_of_the_other_fields() -> None:
+    signed = MANIFEST.with_digest()
+    assert signed.digest == digest_of(signed.model_dump(mode="json"))
+    assert signed.computed_digest() == signed.digest
+
+
+def test_the_decoders_are_those_with_a_file_the_preferred_one_first() -> None:
+    every = {kind.file: ENTRY for kind in reversed(DecoderKind)}
+    assert MANIFEST.model_copy(update={"files": every}).decoders == tuple(DecoderKind)
+    assert MANIFEST.decoders == (DecoderKind.ONNX_FP32,)
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", "é", "x" * 65, "a\n"])
+def test_a_name_that_is_no_plain_word_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="name"):
+        Manifest.model_validate(MANIFEST.model_dump() | {"name": name})

@@ -1,0 +1,105 @@
+"""A row's outputs are bit-identical whatever the other rows are, for every exported decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from decoder_calls import assert_same_rows, exported, picked_rows, random_model
+from training_runs import random_uniforms
+
+from charloom.bundle import DecoderKind
+from charloom.engine.decoder import Decoder, Outputs
+from charloom.engine.invariance import first_rows, random_inputs
+
+KINDS = pytest.mark.parametrize("kind", list(DecoderKind), ids=lambda kind: kind.value)
+ROWS = 256
+
+
+def first_of(outputs: Outputs, count: int) -> Outputs:
+    tokens, logprob, h, c = outputs
+    return Outputs(tokens[:, :count], logprob[:, :count], h[:, :count], c[:, :count])
+
+
+@KINDS
+def test_rows_come_out_the_same_in_batches_of_every_size(
+    kind: DecoderKind, decoders: dict[DecoderKind, Decoder]
+) -> None:
+    decoder = decoders[kind]
+    inputs = random_inputs(decoder, ROWS, 3, seed=1)
+    whole = decoder.run(inputs)
+    for count in range(1, ROWS + 1):
+        assert_same_rows(decoder.run(first_rows(inputs, count)), first_of(whole, count))
+
+
+@KINDS
+def test_rows_come_out_the_same_in_any_order_beside_any_others(
+    kind: DecoderKind, decoders: dict[DecoderKind, Decoder]
+) -> None:
+    decoder, random = decoders[kind], np.random.default_rng(2)
+    inputs = random_inputs(decoder, ROWS, 3, seed=3)
+    whole = decoder.run(inputs)
+    for count in (1, 2, 3, 4, 5, 8, 17, 64, ROWS):
+        rows = random.permutation(ROWS)[:count].tolist()
+        expected = Outputs(*(part[:, rows] for part in whole))
+        assert_same_rows(decoder.run(picked_rows(inputs, rows)), expected)
+
+
+@KINDS
+def test_rows_come_out_the_same_in_a_model_of_the_size_that_is_served(kind: DecoderKind, tmp_path: Path) -> None:
+    """Libraries choose kernels by size, so a small model alone shows little: 2 x 512, 96 symbols."""
+    decoder = exported(random_model(2, hidden=512, embedding=64, vocabulary=96), kind, tmp_path)
+    inputs = random_inputs(decoder, ROWS, 2, seed=4)
+    whole = decoder.run(inputs)
+    for count in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255):
+        assert_same_rows(decoder.run(first_rows(inputs, count)), first_of(whole, count))
+
+
+@KINDS
+def test_steps_in_one_call_are_steps_in_many_calls(kind: DecoderKind, decoders: dict[DecoderKind, Decoder]) -> None:
+    decoder = decoders[kind]
+    inputs = random_inputs(decoder, 9, 8, seed=5)._replace(steps=np.full(9, 8))
+    whole = decoder.run(inputs)
+    part = inputs
+    for step in range(8):
+        here = slice(step, step + 1)
+        part = part._replace(forced=inputs.forced[here], uniform=inputs.uniform[here], steps=np.ones(9, np.int64))
+        result = decoder.run(part)
+        assert np.array_equal(result.tokens, whole.tokens[here])
+        assert np.array_equal(result.logprob, whole.logprob[here])
+        part = part._replace(token=result.tokens[0], h=result.h, c=result.c)
+    assert np.array_equal(part.h, whole.h)
+    assert np.array_equal(part.c, whole.c)
+
+
+@KINDS
+def test_a_row_is_frozen_after_its_steps_and_from_the_start_with_none(
+    kind: DecoderKind, decoders: dict[DecoderKind, Decoder]
+) -> None:
+    decoder = decoders[kind]
+    counts = np.array([0, 3, 6, 0, 1], np.int64)
+    inputs = random_inputs(decoder, 5, 6, seed=6)._replace(steps=counts)
+    result = decoder.run(inputs)
+    for row, count in enumerate(counts):
+        if count == 0:
+            assert np.array_equal(result.h[:, row], inputs.h[:, row])
+            assert np.array_equal(result.c[:, row], inputs.c[:, row])
+            assert result.tokens[:, row].tolist() == [inputs.token[row]] * 6
+            continue
+        alone = picked_rows(inputs, [row])
+        expected = decoder.run(alone._replace(forced=alone.forced[:count], uniform=alone.uniform[:count]))
+        assert np.array_equal(result.h[:, [row]], expected.h)
+        assert np.array_equal(result.c[:, [row]], expected.c)
+        assert np.array_equal(result.tokens[:count, [row]], expected.tokens)
+        assert np.array_equal(result.logprob[:count, [row]], expected.logprob)
+        assert set(result.tokens[count:, row]) <= {result.tokens[count - 1, row]}
+
+
+@KINDS
+def test_a_call_does_not_change_its_inputs(kind: DecoderKind, decoders: dict[DecoderKind, Decoder]) -> None:
+    inputs = random_inputs(decoders[kind], 5, 4, seed=7)._replace(uniform=random_uniforms(7, (4, 5)))
+    before = [value.copy() for value in inputs]
+    decoders[kind].run(inputs)
+    for value, kept in zip(inputs, before, strict=True):
+        assert np.array_equal(value, kept)

@@ -1,0 +1,230 @@
+"""A resumed run is the run that never stopped: the same weights, the same log, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_runs import Recorder, assert_same_checkpoint, corpus_of, tiny_config, train
+
+from charloom.training.checkpoint import (
+    BEST_FILE,
+    LAST_FILE,
+    CheckpointError,
+    load_trained,
+    load_validation,
+    read_checkpoint,
+)
+from charloom.training.config import TrainingConfig
+from charloom.training.corpus import Corpus
+from charloom.training.loop import Trainer
+
+PER_EPOCH = 28
+"""Steps of one epoch of `CORPUS_SIZE` characters with the settings below."""
+CORPUS_SIZE = 4000
+
+
+def config_of(schedule: str) -> TrainingConfig:
+    return tiny_config(
+        schedule=schedule,
+        epochs=3,
+        evaluations_per_epoch=3,
+        checkpoint_every=1000,
+        plateau_patience=0,
+        plateau_factor=0.5,
+        learning_rate=0.1,  # so high that the loss does not only fall, and the plateau schedule has something to do
+        precision="bf16" if schedule == "cosine" else "fp32",
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus(text_file: Path) -> Corpus:
+    return corpus_of(text_file.read_text("utf-8")[:CORPUS_SIZE])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each schedule from start to end."""
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    for schedule in ("cosine", "plateau"):
+        outcome, _ = train(config_of(schedule), corpus, directory / schedule)
+        assert outcome.step == 3 * PER_EPOCH
+    return {schedule: directory / schedule for schedule in ("cosine", "plateau")}
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    return [line | {"seconds": 0, "tokens_per_second": 0} for line in lines]
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    assert_same_checkpoint(left / LAST_FILE, right / LAST_FILE)
+    assert_same_checkpoint(left / BEST_FILE, right / BEST_FILE)
+    assert log_of(left) == log_of(right)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+@pytest.mark.parametrize(
+    "stops",
+    [[1], [PER_EPOCH], [13], [PER_EPOCH + 4, 2 * PER_EPOCH - 1, 2 * PER_EPOCH, 2 * PER_EPOCH + 1]],
+    ids=["after-the-first-step", "at-an-epoch-s-end", "inside-an-epoch", "often"],
+)
+def test_a_stopped_and_resumed_run_ends_bit_for_bit_like_the_uninterrupted_one(
+    schedule: str, stops: list[int], corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    config, run = config_of(schedule), tmp_path / "run"
+    for index, stop in enumerate(stops):
+        torch.rand(index + 1)  # another process has drawn other random numbers
+        outcome, _ = train(config, corpus, run, resume=index > 0, stop_after=stop)
+        assert (outcome.finished, outcome.step) == (False, stop)
+    outcome, recorder = train(config, corpus, run, resume=True)
+    assert outcome.finished
+    assert [s.step for s in recorder.steps] == list(range(stops[-1] + 1, 3 * PER_EPOCH + 1))
+    assert_same_run(run, uninterrupted[schedule])
+
+
+def test_the_runs_compared_here_use_what_a_resume_must_restore(uninterrupted: dict[str, Path]) -> None:
+    plateau = read_checkpoint(uninterrupted["plateau"] / LAST_FILE).facts["plateau"]
+    assert plateau["factor"] < 1
+    checkpoint = read_checkpoint(uninterrupted["cosine"] / LAST_FILE)
+    assert checkpoint.facts["config"]["dropout"] > 0
+    assert checkpoint.facts["precision"] == "bf16"
+    assert checkpoint.tensors["state.h"].any()
+    assert read_checkpoint(uninterrupted["cosine"] / BEST_FILE).facts["step"] < 3 * PER_EPOCH or (
+        read_checkpoint(uninterrupted["plateau"] / BEST_FILE).facts["step"] < 3 * PER_EPOCH
+    )
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    run = copy_of(uninterrupted["cosine"], tmp_path)
+    outcome, recorder = train(config_of("cosine"), corpus, run, resume=True)
+    assert outcome.finished
+    assert recorder.steps == []
+    assert_same_run(run, uninterrupted["cosine"])
+
+
+def copy_of(run: Path, directory: Path) -> Path:
+    copied = directory / "copy"
+    copied.mkdir()
+    for file in run.iterdir():
+        (copied / file.name).write_bytes(file.read_bytes())
+    return copied
+
+
+def resume_refusal(config: TrainingConfig, corpus: Corpus, run: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        Trainer(config, corpus, run, resume=True)
+    return str(caught.value)
+
+
+def test_a_run_that_was_never_started_cannot_be_resumed(corpus: Corpus, tmp_path: Path) -> None:
+    message = resume_refusal(config_of("cosine"), corpus, tmp_path / "run")
+    assert "there is no checkpoint" in message
+    assert "give the directory of a run" in message
+
+
+def test_another_text_is_refused(uninterrupted: dict[str, Path]) -> None:
+    message = resume_refusal(config_of("cosine"), corpus_of("abc" * 2000), uninterrupted["cosine"])
+    assert "was trained on another text; resume it with the same file" in message
+
+
+def test_other_settings_are_refused_each_with_both_values(corpus: Corpus, uninterrupted: dict[str, Path]) -> None:
+    changed = config_of("cosine").model_copy(update={"dropout": 0.25, "hidden_size": 32})
+    message = resume_refusal(changed, corpus, uninterrupted["cosine"])
+    assert "dropout (run: 0.3, given: 0.25)" in message
+    assert "hidden_size (run: 16, given: 32)" in message
+    assert "learning_rate" not in message
+
+
+def test_a_directory_that_holds_a_run_is_not_overwritten(corpus: Corpus, uninterrupted: dict[str, Path]) -> None:
+    before = (uninterrupted["cosine"] / LAST_FILE).read_bytes()
+    with pytest.raises(CheckpointError, match=r"already holds a run; resume it with --resume, or choose another"):
+        Trainer(config_of("cosine"), corpus, uninterrupted["cosine"])
+    assert (uninterrupted["cosine"] / LAST_FILE).read_bytes() == before
+
+
+def test_a_directory_with_nothing_but_a_best_checkpoint_is_not_overwritten(
+    corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    run = copy_of(uninterrupted["cosine"], tmp_path)
+    (run / LAST_FILE).unlink()
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        Trainer(config_of("cosine"), corpus, run)
+
+
+def test_a_directory_in_use_is_refused_and_its_run_is_not_disturbed(corpus: Corpus, tmp_path: Path) -> None:
+    run, config = tmp_path / "run", tiny_config(epochs=1)
+    refusals: list[str] = []
+
+    def on_step(step: int) -> None:
+        if step == 2:
+            with pytest.raises(CheckpointError) as caught:
+                Trainer(config, corpus, run)
+            refusals.append(str(caught.value))
+
+    outcome = Trainer(config, corpus, run).train(Recorder(on_step))
+    assert refusals == [f"another process is training in {run}; choose another --run"]
+    assert outcome.finished
+    train(config, corpus, run, resume=True)  # and the lock is free again
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, -1], ids=str)
+def test_a_checkpoint_cut_short_is_refused_with_what_to_do(
+    keep: float, corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    run = copy_of(uninterrupted["cosine"], tmp_path)
+    content = (run / LAST_FILE).read_bytes()
+    (run / LAST_FILE).write_bytes(content[: int(len(content) * keep) if keep == 0.5 else int(keep)])
+    message = resume_refusal(config_of("cosine"), corpus, run)
+    assert f"the checkpoint {run / LAST_FILE} is damaged or cut short" in message
+    assert f"export {BEST_FILE} if it is whole" in message
+    load_trained(run)  # as the message says
+
+
+def test_a_safetensors_file_of_another_kind_is_refused(
+    corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    run = copy_of(uninterrupted["cosine"], tmp_path)
+    save_file({"x": torch.zeros(1)}, run / LAST_FILE)
+    assert "has schema None, this version reads 'charloom.checkpoint/1'" in resume_refusal(
+        config_of("cosine"), corpus, run
+    )
+
+
+def test_a_checkpoint_that_does_not_fit_its_own_vocabulary_is_refused(
+    uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    run = copy_of(uninterrupted["cosine"], tmp_path)
+    (run / "vocabulary.json").write_text(json.dumps({"unit": "byte"}))
+    with pytest.raises(CheckpointError, match=r"weights in .*best\.safetensors do not fit"):
+        load_trained(run)
+
+
+def test_validation_tokens_that_are_missing_or_damaged_are_refused(
+    uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    run = copy_of(uninterrupted["cosine"], tmp_path)
+    for damage in (lambda f: f.write_bytes(b"\x93NUMPY"), lambda f: f.write_bytes(b"text"), lambda f: f.unlink()):
+        damage(run / "validation.npy")
+        with pytest.raises(CheckpointError, match="cannot read the validation tokens"):
+            load_validation(run)
+
+
+def test_a_run_resumed_after_a_kill_logs_each_evaluation_once(
+    corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    """A kill between an evaluation and the next checkpoint: simulated by putting an older checkpoint back."""
+    config, run = config_of("cosine"), tmp_path / "run"
+    train(config, corpus, run, stop_after=13)
+    older = (run / LAST_FILE).read_bytes()
+    train(config, corpus, run, resume=True, stop_after=30)
+    (run / LAST_FILE).write_bytes(older)
+    train(config, corpus, run, resume=True)
+    assert_same_run(run, uninterrupted["cosine"])

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from charloom.training.config import ModelConfig, TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("layers", 0, "greater than or equal to 1"),
+        ("layers", 17, "less than or equal to 16"),
+        ("layers", "two", "valid integer"),
+        ("hidden_size", 0, "greater than or equal to 1"),
+        ("embedding_size", 8193, "less than or equal to 8192"),
+        ("dropout", 1, "less than 1"),
+        ("dropout", -0.1, "greater than or equal to 0"),
+        ("unit", "word", "'character' or 'byte'"),
+        ("batch_size", 0, "greater than or equal to 1"),
+        ("sequence_length", 1.5, "valid integer"),
+        ("epochs", 0, "greater than or equal to 1"),
+        ("learning_rate", 0, "greater than 0"),
+        ("schedule", "linear", "'cosine' or 'plateau'"),
+        ("warmup_steps", -1, "greater than or equal to 0"),
+        ("final_learning_rate_ratio", 1.1, "less than or equal to 1"),
+        ("plateau_patience", -1, "greater than or equal to 0"),
+        ("plateau_factor", 1, "less than 1"),
+        ("weight_decay", -1, "greater than or equal to 0"),
+        ("gradient_clip", 0, "greater than 0"),
+        ("validation_share", 0, "greater than 0"),
+        ("validation_share", 1, "less than 1"),
+        ("evaluations_per_epoch", 0, "greater than or equal to 1"),
+        ("checkpoint_every", 0, "greater than or equal to 1"),
+        ("precision", "fp16", "'auto', 'fp32' or 'bf16'"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**63, "less than"),
+        ("learning_rat", 1, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_with_what_is_allowed(field: str, value: object, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TrainingConfig.model_validate({field: value})
+    (error,) = caught.value.errors()
+    assert error["loc"] == (field,)
+    assert message in error["msg"]
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [name for name, field in TrainingConfig.model_fields.items() if not field.description] == []
+
+
+def test_the_settings_of_a_run_are_those_of_its_model_and_more() -> None:
+    assert TrainingConfig.model_fields.keys() > ModelConfig.model_fields.keys()
+
+
+def test_settings_are_the_same_after_writing_and_reading() -> None:
+    config = TrainingConfig(learning_rate=1 / 3, seed=2**62 + 1)
+    assert TrainingConfig.model_validate_json(config.model_dump_json()) == config

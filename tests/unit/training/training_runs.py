@@ -1,0 +1,136 @@
+"""What the tests of training share: tiny runs, and which tokens float rounding allows a sampler to choose."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charloom.bundle import Unit, vocabulary_of
+from charloom.engine.decoder import Floats
+from charloom.engine.sampling import Sampling
+from charloom.engine.sampling import choose as plain_choose
+from charloom.training.checkpoint import read_checkpoint
+from charloom.training.config import TrainingConfig
+from charloom.training.corpus import Corpus
+from charloom.training.loop import Evaluation, Outcome, Progress, Trainer
+
+# Sums depend on the number of threads, so runs that are compared bit for bit need one number; and threads that spin
+# on shared cores make tiny runs ten times slower.
+torch.set_num_threads(1)
+
+TINY = {
+    "layers": 2,
+    "hidden_size": 16,
+    "embedding_size": 8,
+    "dropout": 0.3,
+    "batch_size": 8,
+    "sequence_length": 16,
+    "epochs": 2,
+    "learning_rate": 1e-2,
+    "warmup_steps": 5,
+    "checkpoint_every": 9,
+}
+
+HIGHEST_UNIFORM = 1 - 2**-23
+ROUNDING = 1e-5
+"""How close to a boundary, as a share of all probability, another order of float32 operations may fall elsewhere."""
+
+
+def tiny_config(**changes: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate(TINY | changes)
+
+
+def corpus_of(text: str, unit: Unit = Unit.CHARACTER, share: float = 0.1) -> Corpus:
+    vocabulary = vocabulary_of(text, unit)
+    tokens = vocabulary.encode(text)
+    cut = int(len(tokens) * (1 - share))
+    return Corpus(
+        vocabulary, tokens[:cut], tokens[cut:], hashlib.sha256(text.encode()).hexdigest(), len(text), "text.txt"
+    )
+
+
+class Recorder:
+    """A reporter that keeps what it is told, and calls `on_step` after each step."""
+
+    def __init__(self, on_step: Callable[[int], None] = lambda _: None) -> None:
+        self.steps: list[Progress] = []
+        self.evaluations: list[Evaluation] = []
+        self._on_step = on_step
+
+    def step(self, progress: Progress) -> None:
+        self.steps.append(progress)
+        self._on_step(progress.step)
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
+
+
+def train(
+    config: TrainingConfig, corpus: Corpus, run: Path, *, resume: bool = False, stop_after: int | None = None
+) -> tuple[Outcome, Recorder]:
+    """A run, or a part of it: stopped after step `stop_after`, as a signal handler would stop it."""
+    trainer = Trainer(config, corpus, run, resume=resume)
+
+    def on_step(step: int) -> None:
+        if step == stop_after:
+            trainer.stop()
+
+    recorder = Recorder(on_step)
+    return trainer.train(recorder), recorder
+
+
+def checkpoint_tensors(file: Path) -> dict[str, Tensor]:
+    return read_checkpoint(file).tensors
+
+
+def assert_same_checkpoint(left: Path, right: Path) -> None:
+    """All tensors bit for bit, and all facts but the time that it took."""
+    one, other = read_checkpoint(left), read_checkpoint(right)
+    assert one.tensors.keys() == other.tensors.keys()
+    different = [name for name, tensor in one.tensors.items() if not torch.equal(tensor, other.tensors[name])]
+    assert different == []
+    assert one.facts | {"seconds": 0} == other.facts | {"seconds": 0}
+
+
+def plausible_tokens(logits: Floats, uniform: float, sampling: Sampling, bias: Floats) -> set[int]:
+    """The tokens that `charloom.engine.sampling.choose` takes within `ROUNDING` of the boundaries of this choice.
+
+    A boundary is a cumulative probability (where `uniform` falls), or the place where top_p or min_p cuts off.
+    """
+
+    def around(value: float, low: float, high: float) -> list[float]:
+        return [value, max(low, value - ROUNDING), min(high, value + ROUNDING)]
+
+    top_ps = around(sampling.top_p, 1e-7, 1.0 - 1e-7) if sampling.top_p < 1 else [1.0]
+    min_ps = around(sampling.min_p, 1e-7, 1.0) if sampling.min_p > 0 else [0.0]
+    return {
+        plain_choose(logits, moved, Sampling(sampling.temperature, sampling.top_k, top_p, min_p), bias)
+        for moved, top_p, min_p in itertools.product(around(uniform, 0.0, HIGHEST_UNIFORM), top_ps, min_ps)
+    }
+
+
+def torch_parameters(samplings: Sequence[Sampling]) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
+    """temperature, top_k, top_p, min_p [B] each, and whether any row filters."""
+    temperature, top_k, top_p, min_p = zip(
+        *((s.temperature, s.top_k, s.top_p, s.min_p) for s in samplings), strict=True
+    )
+    filtered = any(s.top_k > 0 or s.top_p < 1 or s.min_p > 0 for s in samplings)
+    return (
+        torch.tensor(temperature, dtype=torch.float32),
+        torch.tensor(top_k, dtype=torch.int64),
+        torch.tensor(top_p, dtype=torch.float32),
+        torch.tensor(min_p, dtype=torch.float32),
+        filtered,
+    )
+
+
+def random_uniforms(seed: int, shape: int | tuple[int, ...]) -> Floats:
+    """Numbers as the engine makes them: 23 bits, in [0, 1 - 2^-23]."""
+    return (np.random.default_rng(seed).integers(2**23, size=shape) / 2**23).astype(np.float32)
