@@ -210,7 +210,7 @@ def test_unknown_characters_are_named_or_skipped_never_replaced(generation: Gene
 def test_a_prompt_that_is_too_long_is_refused(generation: Generation) -> None:
     code, _, violations, _ = refused(lambda: complete(generation, prompt="a" * 65_537))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "feed it in parts" in violations["prompt"]
+    assert "shorten it" in violations["prompt"]
 
 
 def test_unknown_model_and_unknown_session(generation: Generation, sessions: Sessions, models: Models) -> None:

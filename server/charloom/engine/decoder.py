@@ -55,6 +55,10 @@ class Inputs(NamedTuple):
     """[B, V] added to the logits; minus infinity forbids a token"""
 
 
+ROW_AXIS = dict.fromkeys(Inputs._fields, 0) | {"h": 1, "c": 1, "forced": 1, "uniform": 1}
+"""Which axis of each input counts the rows."""
+
+
 class Outputs(NamedTuple):
     """What one decoder call gives back."""
 

@@ -12,12 +12,11 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-
-import numpy as np
+from pathlib import Path
 
 from charloom.bundle import Bundle, UnknownSymbolsError
 from charloom.engine.decoder import Decoder
-from charloom.engine.errors import InvalidRequest, ModelNotFound, SessionOfAnotherModel, StalePosition
+from charloom.engine.errors import InvalidRequest, ModelNotFound, SessionOfAnotherModel, StalePosition, shown
 from charloom.engine.generation import Generation, GenerationResult
 from charloom.engine.invariance import is_batch_invariant
 from charloom.engine.loom import Delivery, Finish, Job, Loom
@@ -104,13 +103,16 @@ class Engine:
         self._running: dict[str, Generation] = {}
         if not models:
             raise ValueError("an engine needs at least one model")
+        paths: dict[str, Path] = {}
+        for bundle, _ in models:
+            name = bundle.manifest.name
+            if name in paths:
+                raise ValueError(
+                    f"two bundles are named {name!r}: {paths[name]} and {bundle.path}; export one with another --name"
+                )
+            paths[name] = bundle.path
         for bundle, decoder in models:
             name = bundle.manifest.name
-            if name in self._models:
-                other = self._models[name].bundle.path
-                raise ValueError(
-                    f"two bundles are named {name!r}: {other} and {bundle.path}; export one with another --name"
-                )
             loom = Loom(
                 decoder,
                 self._deliver,
@@ -152,7 +154,7 @@ class Engine:
         chosen = self.model(model)
         if session_id and not _SESSION_ID.fullmatch(session_id):
             raise InvalidRequest(
-                "session_id", f"{session_id!r} is not allowed; use up to 64 letters, digits, '.', '_' and '-'"
+                "session_id", f"{shown(session_id)} is not allowed; use up to 64 letters, digits, '.', '_' and '-'"
             )
         time_to_live = self.limits.default_time_to_live if time_to_live is None else time_to_live
         if not timedelta(0) < time_to_live <= self.limits.max_time_to_live:
@@ -178,6 +180,15 @@ class Engine:
         )
         self.sessions.add(session)
         return session
+
+    async def get_session(self, session_id: str) -> Session:
+        """The session as it is, after a cancelled call has ended.
+
+        Raises:
+            SessionNotFound: there is none.
+        """
+        await self._let_a_cancelled_call_end(session_id)
+        return self.sessions.get(session_id)
 
     async def delete_session(self, session_id: str) -> Session:
         """Forget a session and its state; returns what it was.
@@ -230,6 +241,16 @@ class Engine:
         self._running[session.id] = generation
         return generation
 
+    @property
+    def working(self) -> bool:
+        """Whether all looms have their workers."""
+        return all(model.loom.working for model in self._models.values())
+
+    def cut(self) -> None:
+        """Do not wait any longer for running generations; for use while draining."""
+        for model in self._models.values():
+            model.loom.cut()
+
     async def drain(self, seconds: float) -> None:
         """Refuse new work, let running generations end for up to `seconds`, then end them as DRAINING."""
         await asyncio.gather(*(asyncio.to_thread(model.loom.drain, seconds) for model in self._models.values()))
@@ -244,9 +265,9 @@ class Engine:
         for seconds in (_CANCELLATION_ARRIVES, _CANCELLATION_ENDS):
             if running is not None and (seconds == _CANCELLATION_ARRIVES or running.cancelled):
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(running.ended.wait(), seconds)
+                    await asyncio.wait_for(running.settled.wait(), seconds)
 
-    def _commit(self, session_id: str, snapshot: Snapshot) -> Session:
+    def _commit(self, session_id: str, snapshot: Snapshot | None) -> Session:
         self._running.pop(session_id, None)
         return self.sessions.release(session_id, snapshot)
 
@@ -263,13 +284,13 @@ class Engine:
         request: GenerationRequest,
         max_tokens: int,
         start: Snapshot,
-        commit: Callable[[Snapshot], Session | None],
+        commit: Callable[[Snapshot | None], Session | None],
     ) -> Generation:
         if len(request.prompt) > self.limits.max_prompt_characters:
             raise InvalidRequest(
                 "prompt",
                 f"it has {len(request.prompt)} characters, more than {self.limits.max_prompt_characters}; "
-                "feed it in parts, in a session",
+                "shorten it, or start the server with a higher --max-prompt-characters",
             )
         vocabulary = model.bundle.vocabulary
         try:
@@ -284,14 +305,15 @@ class Engine:
             return GenerationResult(finish, request.sampling, max_tokens, model.name, digest, session)
 
         generation = Generation(vocabulary.decoder(start.tail), commit, describe)
-        job = Job(start, prompt.astype(np.int64), max_tokens, request.sampling)
+        job = Job(start, prompt, max_tokens, request.sampling, snapshots=bool(request.session_id))
         generation.attach(model.loom.submit(job, generation.receive))
         return generation
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """On the worker's thread: one wake-up of the event loop for everything that a tick brought."""
         if not self._event_loop.is_closed():
-            self._event_loop.call_soon_threadsafe(_hand_out, deliveries)
+            with contextlib.suppress(RuntimeError):  # it was closed just now: nobody is left to tell
+                self._event_loop.call_soon_threadsafe(_hand_out, deliveries)
 
 
 def _hand_out(deliveries: Sequence[Delivery]) -> None:

@@ -23,6 +23,11 @@ from datetime import datetime
 from typing import ClassVar
 
 
+def shown(value: str) -> str:
+    """A name from a request as a message shows it: never so long that the message would not arrive."""
+    return repr(value) if len(value) <= 80 else f"{value[:80]!r}... ({len(value)} characters)"
+
+
 class EngineError(Exception):
     """Base of all errors that the engine raises on purpose."""
 
@@ -46,7 +51,7 @@ class ModelNotFound(EngineError):
     reason = "MODEL_NOT_FOUND"
 
     def __init__(self, name: str, known: list[str]) -> None:
-        super().__init__(f"there is no model {name!r} here; this server has: {', '.join(known)}")
+        super().__init__(f"there is no model {shown(name)} here; this server has: {', '.join(known)}")
 
 
 class SessionNotFound(EngineError):
@@ -56,7 +61,7 @@ class SessionNotFound(EngineError):
 
     def __init__(self, session_id: str, what: str = "there is no session {id} here; create it first") -> None:
         self.session_id = session_id
-        super().__init__(what.format(id=repr(session_id)))
+        super().__init__(what.format(id=shown(session_id)))
 
 
 class SessionExpired(SessionNotFound):
@@ -99,7 +104,7 @@ class SessionOfAnotherModel(EngineError):
 
     def __init__(self, session_id: str, its_model: str, wanted: str) -> None:
         super().__init__(
-            f"session {session_id!r} belongs to model {its_model!r}, the request names {wanted!r}; "
+            f"session {session_id!r} belongs to model {its_model!r}, the request names {shown(wanted)}; "
             "leave the model out, or create a session of the other model"
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from charloom.engine.decoder import Decoder, Inputs
+from charloom.engine.decoder import ROW_AXIS, Decoder, Inputs
 
 CHECKED_ROWS = 32
 CHECKED_BATCHES = (1, 2, 3, 5, 16)
@@ -57,10 +57,7 @@ def first_rows(inputs: Inputs, count: int) -> Inputs:
     """The first `count` rows of some inputs."""
     return Inputs(
         *(
-            np.ascontiguousarray(value[:, :count] if name in _ROWS_SECOND else value[:count])
+            np.ascontiguousarray(value[:, :count] if ROW_AXIS[name] else value[:count])
             for name, value in inputs._asdict().items()
         )
     )
-
-
-_ROWS_SECOND = {"h", "c", "forced", "uniform"}

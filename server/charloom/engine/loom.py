@@ -14,12 +14,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from charloom.engine.arena import Arena
-from charloom.engine.decoder import Decoder, Inputs, Ints, Outputs
+from charloom.engine.decoder import Decoder, Floats, Inputs, Ints, Outputs
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.sampling import Sampling
 from charloom.engine.schedule import Work, tick_steps
@@ -47,6 +47,8 @@ class Job:
     """[T], may be empty"""
     max_tokens: int
     sampling: Sampling
+    snapshots: bool = False
+    """Whether each chunk is to carry the state after it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Chunk:
     position: int
     """Absolute position after these tokens."""
     finish: Finish | None = None
+    snapshot: Snapshot | None = None
+    """After these tokens; None where the job does not ask for it. Its `tail` is that of the start."""
 
 
 @dataclass(eq=False)
@@ -207,15 +211,24 @@ class Loom:
             self._condition.notify()
 
     def drain(self, seconds: float) -> None:
-        """Refuse new jobs, wait up to `seconds` for the others, then end those with DRAINING; and stop the worker."""
+        """Refuse new jobs, wait up to `seconds` for the others, then `cut` them; returns when the worker has ended."""
         with self._condition:
             self._draining = True
             self._condition.notify()
         self._worker.join(seconds)
-        with self._condition:
-            self._cut = True
-            self._condition.notify()
+        self.cut()
         self._worker.join()
+
+    def cut(self) -> None:
+        """End all jobs with DRAINING before the next tick, and stop."""
+        with self._condition:
+            self._draining = self._cut = True
+            self._condition.notify()
+
+    @property
+    def working(self) -> bool:
+        """Whether the worker is there."""
+        return self._worker.is_alive()
 
     @property
     def live(self) -> int:
@@ -230,13 +243,21 @@ class Loom:
     # The worker.
 
     def _work(self) -> None:
-        while self._wait_for_work():
-            deliveries = self._change_rows()
-            strands = [strand for strand in self._live if strand.runnable][: self._max_rows]
-            if strands:
-                deliveries += self._tick(strands)
-            if deliveries:
-                self._deliver(deliveries)
+        try:
+            while self._wait_for_work():
+                deliveries = self._change_rows()
+                strands = [strand for strand in self._live if strand.runnable][: self._max_rows]
+                if strands:
+                    deliveries += self._tick(strands)
+                if deliveries:
+                    self._deliver(deliveries)
+        except BaseException:
+            log.exception("the loom broke; it fails its jobs and takes no more")
+            with self._condition:
+                self._draining = True
+                lost = [*self._live, *self._waiting]
+                self._waiting.clear()
+            self._deliver([self._dismiss(strand, FinishReason.FAILED) for strand in lost])
 
     def _wait_for_work(self) -> bool:
         """Wait until there is something to do; false when the loom is drained and empty."""
@@ -266,7 +287,7 @@ class Loom:
         deliveries = []
         for strand in leaving + leaving_queue:
             reason = FinishReason.CANCELLED if strand.cancelled else FinishReason.DRAINING
-            deliveries.append((strand, Chunk((), strand.position, self._leave(strand, reason))))
+            deliveries.append(self._dismiss(strand, reason))
         for strand in joining:
             strand.slot = self._arena.take(strand.job.start.h, strand.job.start.c)
             strand.begun = time.monotonic()
@@ -281,9 +302,14 @@ class Loom:
         started = time.monotonic()
         try:
             outputs = self.decoder.run(self._inputs(strands, steps, slots, count))
+            if outputs.tokens.shape != (count, len(strands)):
+                raise ValueError(f"the decoder returned tokens of shape {outputs.tokens.shape}")
         except Exception:
             log.exception("the decoder failed on %d rows x %d steps", len(strands), count)
-            return [(s, Chunk((), s.position, self._leave(s, FinishReason.FAILED))) for s in strands]
+            if len(strands) == 1:
+                return [self._dismiss(strands[0], FinishReason.FAILED)]
+            # One row's fault must not end the others: each is tried alone.
+            return [delivery for strand in strands for delivery in self._tick([strand])]
         now = time.monotonic()
         self._cost.observe(len(strands), (now - started) / count)
         return self._take_results(strands, works, steps, slots, outputs, now)
@@ -343,8 +369,18 @@ class Loom:
             strand.generated += len(generated)
             finish = self._leave(strand, FinishReason.LENGTH) if strand.generated == strand.job.max_tokens else None
             if generated or finish:
-                deliveries.append((strand, Chunk(generated, strand.position, finish)))
+                snapshot = finish.snapshot if finish else None
+                if snapshot is None and strand.job.snapshots:
+                    snapshot = self._snapshot(strand, outputs.h[:, row].copy(), outputs.c[:, row].copy())
+                deliveries.append((strand, Chunk(generated, strand.position, finish, snapshot)))
         return deliveries
+
+    @staticmethod
+    def _snapshot(strand: Strand, h: Floats, c: Floats) -> Snapshot:
+        return replace(strand.job.start, h=h, c=c, token=strand.token, position=strand.position)
+
+    def _dismiss(self, strand: Strand, reason: FinishReason) -> Delivery:
+        return strand, Chunk((), strand.position, self._leave(strand, reason))
 
     def _leave(self, strand: Strand, reason: FinishReason) -> Finish:
         start, now = strand.job.start, time.monotonic()
@@ -356,7 +392,7 @@ class Loom:
             h, c = start.h, start.c
         return Finish(
             reason=reason,
-            snapshot=Snapshot(h, c, strand.token, strand.position, start.seed, start.tail),
+            snapshot=self._snapshot(strand, h, c),
             generated=strand.generated,
             fed=strand.fed,
             queued=(strand.begun or now) - strand.submitted,

@@ -74,7 +74,7 @@ def choose(logits: Floats, uniform: float, sampling: Sampling, bias: Floats) -> 
     if sampling.min_p > 0:
         keep = min(keep, int((probability >= np.float32(sampling.min_p) * probability[0]).sum()))
     weight = np.zeros_like(scaled)
-    kept = order[:keep]
+    kept = order[: max(keep, 1)]
     weight[kept] = np.exp(scaled[kept])
     cumulative = np.cumsum(weight)
     return int((cumulative <= np.float32(uniform) * cumulative[-1]).sum())

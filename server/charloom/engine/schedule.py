@@ -35,6 +35,6 @@ def tick_steps(works: Sequence[Work], step_seconds: float, target_seconds: float
         target_seconds: how long a tick should take
     """
     longest = max(work.to_feed + work.to_generate for work in works)
-    fitting = int(target_seconds / step_seconds) if step_seconds > 0 else MOST_STEPS
+    fitting = int(min(MOST_STEPS, target_seconds / step_seconds)) if step_seconds > 0 else MOST_STEPS
     first_tokens = [work.to_feed + 1 for work in works if not work.started]
-    return max(1, min(longest, fitting, MOST_STEPS, *first_tokens))
+    return max(1, min(longest, fitting, *first_tokens))

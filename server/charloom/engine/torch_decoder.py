@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from charloom.engine.decoder import Inputs, Outputs, Shape
+from charloom.engine.decoder import ROW_AXIS, Inputs, Outputs, Shape
 
 FEWEST_ROWS = 4
 """Below this, torch's CPU products take another path and round differently; smaller batches are padded."""
@@ -48,15 +48,12 @@ class TorchDecoder:
         return Outputs(tokens[:, :rows], logprob[:, :rows], h[:, :rows], c[:, :rows])
 
 
-_ROW_AXIS = {"h": 1, "c": 1, "forced": 1, "uniform": 1}
-
-
 def _pad(inputs: Inputs, missing: int) -> Inputs:
     """Repeat the last row `missing` times."""
     return Inputs(
         *(
             np.concatenate([value, np.repeat(value.take([-1], axis), missing, axis)], axis)
             for name, value in inputs._asdict().items()
-            for axis in [_ROW_AXIS.get(name, 0)]
+            for axis in [ROW_AXIS[name]]
         )
     )

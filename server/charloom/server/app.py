@@ -96,7 +96,8 @@ class Server:
         Raises:
             PortInUse: the address is taken, or cannot be listened on.
         """
-        address = f"{self._settings.host}:{self._settings.port}"
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        address = f"{host}:{self._settings.port}"
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as problem:
@@ -105,7 +106,7 @@ class Server:
                 f"cannot listen on {address}: it is in use, or not an address of this machine; "
                 "stop the other server, or choose another --port (0 takes a free one)"
             ) from problem
-        self.address = f"{self._settings.host}:{self.port}"
+        self.address = f"{host}:{self.port}"
         await self._server.start()
         self._sweeper = asyncio.create_task(self._sweep())
         for name in ("", *SERVICES):
@@ -125,6 +126,8 @@ class Server:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.engine.sessions.sweep()
+            if not self.engine.working:
+                await self._health.set("", HealthCheckResponse.NOT_SERVING)
 
 
 async def serve(
@@ -148,6 +151,8 @@ async def serve(
         loop.add_signal_handler(number, asked.set)
     ready(server)
     await asked.wait()
-    log.info("stopping: running calls have %g s to end", settings.grace_seconds)
+    log.info("stopping: running calls have %g s to end; a second signal ends them now", settings.grace_seconds)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.engine.cut)
     await server.stop()
     log.info("stopped")

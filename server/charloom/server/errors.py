@@ -5,6 +5,7 @@ Knows: status codes, `google.rpc` error details. Does not know: what the calls d
 
 from __future__ import annotations
 
+import inspect
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -81,7 +82,12 @@ def _status(code: grpc.StatusCode, text: str, details: list[message.Message]) ->
 
 async def _abort(context: Any, code: grpc.StatusCode, status: status_pb2.Status) -> NoReturn:
     trailer = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(code, status.message, trailing_metadata=trailer)
+    try:
+        await context.abort(code, status.message, trailing_metadata=trailer)
+    except grpc.aio.AbortError:
+        raise
+    except Exception as gone:  # there is nobody left to tell
+        raise grpc.aio.AbortError(str(gone)) from None
     raise AssertionError("abort raises")
 
 
@@ -97,15 +103,8 @@ async def _fail(context: Any, problem: Exception) -> NoReturn:
     await _abort(context, code, _status(code, f"unexpected error; the server's log has it as {incident}", [info]))
 
 
-def _parsed(read: Callable[[bytes], message.Message], request: bytes) -> message.Message:
-    try:
-        return read(request)
-    except (message.DecodeError, ValueError) as problem:
-        raise InvalidRequest("request", f"it is not a message of this method: {problem}") from problem
-
-
 class ErrorInterceptor(ServerInterceptor):
-    """Turns every exception of a handler into a status with details."""
+    """Turns every exception of a handler, and every malformed request, into a status with details."""
 
     async def intercept_service(
         self,
@@ -114,30 +113,64 @@ class ErrorInterceptor(ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the handler of one call."""
         handler: Any = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/charloom."):
-            return handler  # type: ignore[no-any-return]  # an unknown method, or health's or reflection's own
+        if handler is None:
+            return None
+        read, write = handler.request_deserializer, handler.response_serializer
+        if handler.request_streaming:  # reflection: it answers an empty request with an error of its own
+            behaviour = _lenient(read)
+            return grpc.stream_stream_rpc_method_handler(handler.stream_stream, behaviour, write)
+        # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are.
+        if not handler.response_streaming:
+            return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, read), None, write)
+        if inspect.isasyncgenfunction(handler.unary_stream):
+            return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, read), None, write)
+        # Health's Watch writes to its context instead of yielding.
+        return grpc.unary_stream_rpc_method_handler(_answering(handler.unary_stream, read), None, write)
 
-        # Requests arrive as bytes and are read here, so that malformed ones are answered as what they are.
-        read: Callable[[bytes], message.Message] = handler.request_deserializer
 
-        async def unary(request: bytes, context: Any) -> message.Message:
-            try:
-                reply: message.Message = await handler.unary_unary(_parsed(read, request), context)
-            except grpc.aio.AbortError:
-                raise
-            except Exception as problem:
-                await _fail(context, problem)
-            return reply
+Read = Callable[[bytes], message.Message]
 
-        async def stream(request: bytes, context: Any) -> AsyncIterator[message.Message]:
-            try:
-                async for reply in handler.unary_stream(_parsed(read, request), context):
-                    yield reply
-            except grpc.aio.AbortError:
-                raise
-            except Exception as problem:
-                await _fail(context, problem)
 
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(stream, None, handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(unary, None, handler.response_serializer)
+def _answering(behaviour: Any, read: Read) -> Any:
+    async def answer(request: bytes, context: Any) -> Any:
+        try:
+            return await behaviour(_parsed(read, request), context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as problem:
+            failure = problem
+        return await _fail(context, failure)
+
+    return answer
+
+
+def _streaming(behaviour: Any, read: Read) -> Any:
+    async def stream(request: bytes, context: Any) -> AsyncIterator[Any]:
+        try:
+            async for reply in behaviour(_parsed(read, request), context):
+                yield reply
+            return
+        except grpc.aio.AbortError:
+            raise
+        except Exception as problem:
+            failure = problem
+        await _fail(context, failure)
+
+    return stream
+
+
+def _parsed(read: Read, request: bytes) -> message.Message:
+    try:
+        return read(request)
+    except (message.DecodeError, ValueError) as problem:
+        raise InvalidRequest("request", f"it is not a message of this method: {problem}") from problem
+
+
+def _lenient(read: Read) -> Read:
+    def read_or_empty(request: bytes) -> message.Message:
+        try:
+            return read(request)
+        except (message.DecodeError, ValueError):
+            return read(b"")
+
+    return read_or_empty

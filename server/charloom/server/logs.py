@@ -1,4 +1,4 @@
-"""Log lines on standard error: text for people, JSON for collectors. No text of users is ever logged."""
+"""Log lines on standard error: text for people, JSON for collectors. No text of users is logged."""
 
 from __future__ import annotations
 

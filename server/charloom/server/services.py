@@ -47,7 +47,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         """Gather the text, then answer."""
         generation = await self._engine.generate(to_request(request.options))
         context.add_done_callback(lambda _: generation.cancel())
-        text = "".join([piece.text async for piece in generation])
+        text = await generation.whole()
         assert generation.result is not None
         return generation_pb2.CompleteResponse(text=text, result=from_result(generation.result))
 
@@ -74,7 +74,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.GetSessionRequest, context: Any
     ) -> sessions_pb2.GetSessionResponse:
         """Describe a session."""
-        session = self._engine.sessions.get(request.session_id)
+        session = await self._engine.get_session(request.session_id)
         return sessions_pb2.GetSessionResponse(session=from_session(session))
 
     async def ListSessions(

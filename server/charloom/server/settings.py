@@ -44,9 +44,9 @@ class ServerSettings(BaseSettings):
     )
     max_rows: int = Field(256, ge=1, description="most streams in one decoder call; more wait")
     max_waiting: int = Field(1024, ge=1, description="most calls that wait, per model; more are refused")
-    tick_milliseconds: float = Field(5.0, gt=0, description="target duration of one decoder call under load")
+    tick_milliseconds: float = Field(5.0, gt=0, le=1000, description="target duration of one decoder call under load")
     grace_seconds: float = Field(
-        5.0, ge=0, description="after SIGTERM, how long running calls may go on before they are ended"
+        5.0, ge=0, le=86_400, description="after SIGTERM, how long running calls may go on before they are ended"
     )
     log_format: Literal["text", "json"] = Field("text", description="form of the log lines on standard error")
 

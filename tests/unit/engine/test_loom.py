@@ -326,6 +326,42 @@ def test_a_failing_decoder_ends_its_jobs_and_not_the_loom(decoder: Decoder, bund
     harness.loom.drain(1)
 
 
+def test_a_row_that_breaks_the_decoder_does_not_take_the_others_with_it(decoder: Decoder, bundle: Bundle) -> None:
+    class Allergic(Slow):
+        def run(self, inputs: Inputs) -> Outputs:
+            if (inputs.top_k == 13).any():
+                raise RuntimeError("not this one")
+            return super().run(inputs)
+
+    harness = Harness(Allergic(decoder, 0.001), bundle.manifest.start_token)
+    good = [harness.submit(seed=n, max_tokens=200) for n in range(3)]
+    bad = harness.submit(max_tokens=200, sampling=Sampling(top_k=13))
+    assert bad.wait().reason is FinishReason.FAILED
+    for n, reader in enumerate(good):
+        assert reader.wait().reason is FinishReason.LENGTH
+        assert reader.tokens == generate_alone(decoder, harness.fresh(n), [], 200, Sampling())[0]
+    harness.loom.drain(1)
+
+
+def test_a_loom_whose_worker_breaks_fails_its_jobs_and_refuses_more(
+    decoder: Decoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(decoder, 0.002)
+    harness = Harness(slow, bundle.manifest.start_token)
+    reader = harness.submit(max_tokens=60_000)
+    assert reader.began.wait(10)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a defect in the loom itself")
+
+    monkeypatch.setattr(harness.loom, "_take_results", broken)
+    assert reader.wait().reason is FinishReason.FAILED
+    with pytest.raises(Draining):
+        harness.submit(max_tokens=1)
+    harness.loom.drain(1)
+    assert not harness.loom.working
+
+
 def test_draining_lets_jobs_end_and_refuses_new_ones(decoder: Decoder, bundle: Bundle) -> None:
     harness = Harness(Slow(decoder, 0.002), bundle.manifest.start_token)
     reader = harness.submit(max_tokens=400)

@@ -69,6 +69,17 @@ def test_unknown_expired_and_deleted_are_told_apart(store: MemoryStore, clock: C
     assert type(unknown.value) is SessionNotFound
 
 
+def test_asking_again_and_again_for_a_deleted_session_keeps_nothing(store: MemoryStore) -> None:
+    store.add(session("a"))
+    store.delete("a")
+    raised = []
+    for _ in range(3):
+        with pytest.raises(SessionDeleted) as refused:
+            store.get("a")
+        raised.append(refused.value)
+    assert len(set(map(id, raised))) == 3, "one exception for all would collect the frames of every call"
+
+
 def test_an_expired_id_can_be_used_again(store: MemoryStore, clock: Clock) -> None:
     store.add(session("a", seconds=1))
     clock.advance(2)

@@ -186,6 +186,14 @@ def test_the_smallest_temperatures_are_as_good_as_greedy(temperature: float) -> 
         assert chosen([(logits, 0.5, sampling, bias)]) == [choose_in_numpy(logits, 0.5, sampling, bias)] == [2]
 
 
+@pytest.mark.parametrize("top_p", [1e-45, 3e-45, 1e-38, 1e-7])
+def test_the_smallest_top_p_still_keeps_the_most_probable_token(top_p: float) -> None:
+    logits, bias = np.array([1, 5, 2], np.float32), np.zeros(3, np.float32)
+    for top_k in (0, 2):
+        sampling = Sampling(top_k=top_k, top_p=top_p)
+        assert chosen([(logits, 0.99, sampling, bias)]) == [choose_in_numpy(logits, 0.99, sampling, bias)] == [1]
+
+
 @pytest.mark.parametrize("temperature", [1e-31, 1e-45, -1e-30])
 def test_a_temperature_that_float32_cannot_divide_by_is_refused(temperature: float) -> None:
     with pytest.raises(InvalidRequest, match="at least 1e-30"):

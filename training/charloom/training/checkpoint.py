@@ -124,7 +124,7 @@ def load_validation(run: Path) -> Tokens:
     """
     try:
         tokens: Tokens = np.load(run / VALIDATION_FILE, allow_pickle=False)
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, EOFError) as problem:
         raise CheckpointError(f"cannot read the validation tokens of {run}: {problem}") from problem
     return tokens
 

@@ -13,8 +13,8 @@ from torch import Tensor
 def apply_filters(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     """Forbid the tokens outside top_k, then top_p, then min_p, each row by its own parameters.
 
-    Every filter keeps the most probable tokens up to some rank, ties by lower id, so together they keep a prefix of
-    the ranking. top_p takes the smallest prefix that reaches the probability, renormalised after top_k.
+    Every filter keeps the most probable tokens up to some rank, ties by lower id, and always the first, so together
+    they keep a prefix of the ranking. top_p takes the smallest prefix that reaches the probability, renormalised after top_k.
 
     Args:
         logits: [B, V], after bias and temperature
@@ -34,7 +34,7 @@ def apply_filters(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -
     before = torch.cumsum(probability, dim=1) - probability
     in_top_p = (before < top_p.unsqueeze(1) * probability.sum(dim=1, keepdim=True)) | (top_p >= 1.0).unsqueeze(1)
     in_min_p = probability >= min_p.unsqueeze(1) * probability[:, :1]
-    kept = (rank < limit) & in_top_p & in_min_p
+    kept = ((rank < limit) & in_top_p & in_min_p) | (rank == 0)
     mask = torch.zeros_like(kept).scatter(1, order, kept)
     return logits.masked_fill(~mask, float("-inf"))
 

@@ -24,6 +24,9 @@ from charloom.engine.session import Session, Snapshot
 
 MOST_TOMBSTONES = 100_000
 
+Tombstone = tuple[type[SessionExpired | SessionDeleted], datetime]
+"""What became of a session, and when. (Not the exception itself: it would collect a traceback at every raise.)"""
+
 
 def utc_now() -> datetime:
     """The time, aware of its zone."""
@@ -46,7 +49,7 @@ class MemoryStore:
         self._sessions: dict[str, Session] = {}
         self._ids: list[str] = []
         self._busy: set[str] = set()
-        self._tombstones: OrderedDict[str, SessionNotFound] = OrderedDict()
+        self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -84,13 +87,21 @@ class MemoryStore:
         try:
             return self._sessions[session_id]
         except KeyError:
-            raise self._tombstones.get(session_id) or SessionNotFound(session_id) from None
+            if session_id in self._tombstones:
+                kind, at = self._tombstones[session_id]
+                raise kind(session_id, at) from None
+            raise SessionNotFound(session_id) from None
 
     def page(self, after: str, count: int) -> list[Session]:
         """Up to `count` sessions whose ids come after `after`, in the order of their ids."""
-        self.sweep()
-        start = bisect.bisect_right(self._ids, after)
-        return [self._sessions[session_id] for session_id in self._ids[start : start + count]]
+        now, found = self._now(), []
+        for at in range(bisect.bisect_right(self._ids, after), len(self._ids)):
+            session = self._sessions[self._ids[at]]
+            if session.expires > now or session.id in self._busy:
+                found.append(session)
+            if len(found) == count:
+                break
+        return found
 
     def delete(self, session_id: str) -> Session:
         """Forget a session and return what it was.
@@ -102,7 +113,7 @@ class MemoryStore:
         session = self.get(session_id)
         if session_id in self._busy:
             raise SessionBusy(session_id, session.snapshot.position)
-        self._forget(session_id, SessionDeleted(session_id, self._now()))
+        self._forget(session_id, SessionDeleted, self._now())
         return session
 
     def acquire(self, session_id: str) -> Session:
@@ -131,19 +142,26 @@ class MemoryStore:
     def sweep(self) -> int:
         """Forget all sessions whose time is up; returns how many."""
         now = self._now()
-        expired = [s.id for s in self._sessions.values() if s.expires <= now and s.id not in self._busy]
-        for session_id in expired:
-            self._expire(session_id)
+        expired = [s for s in self._sessions.values() if s.expires <= now and s.id not in self._busy]
+        for session in expired:
+            self._tombstones[session.id] = (SessionExpired, session.expires)
+            del self._sessions[session.id]
+        if expired:
+            self._ids = [session_id for session_id in self._ids if session_id in self._sessions]
+            self._drop_old_tombstones()
         return len(expired)
 
     def _expire(self, session_id: str) -> None:
         session = self._sessions.get(session_id)
         if session is not None and session.expires <= self._now() and session_id not in self._busy:
-            self._forget(session_id, SessionExpired(session_id, session.expires))
+            self._forget(session_id, SessionExpired, session.expires)
 
-    def _forget(self, session_id: str, tombstone: SessionNotFound) -> None:
+    def _forget(self, session_id: str, kind: type[SessionExpired | SessionDeleted], at: datetime) -> None:
         del self._sessions[session_id]
         del self._ids[bisect.bisect_left(self._ids, session_id)]
-        self._tombstones[session_id] = tombstone
-        if len(self._tombstones) > MOST_TOMBSTONES:
+        self._tombstones[session_id] = (kind, at)
+        self._drop_old_tombstones()
+
+    def _drop_old_tombstones(self) -> None:
+        while len(self._tombstones) > MOST_TOMBSTONES:
             self._tombstones.popitem(last=False)

@@ -5,7 +5,7 @@ Knows: which files a bundle holds, in which order they are made and checked. Doe
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -66,6 +66,7 @@ def export_bundle(
     Raises:
         ExportError: the directory is not empty, or int8 costs more than `INT8_LIMIT`.
     """
+    target = target.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ExportError(f"{target} exists and is not an empty directory; choose another, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,9 +74,10 @@ def export_bundle(
         directory = Path(temporary) / "bundle"
         directory.mkdir()
         manifest = _write(trained, validation, directory, name, decoders, include_weights, windows, tell)
-        if target.exists():
-            target.rmdir()
-        shutil.move(directory, target)
+        try:
+            os.rename(directory, target)  # one step; it takes the place of an empty directory and of nothing else
+        except OSError as problem:
+            raise ExportError(f"{target} cannot be made ({problem.strerror}); choose another directory") from problem
     return manifest
 
 

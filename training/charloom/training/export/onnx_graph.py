@@ -273,6 +273,7 @@ class _Builder:
         first = self._op("Gather", probability, self._ints(0), axis=1)
         in_min_p = self._op("GreaterOrEqual", probability, self._op("Mul", self._column("min_p"), first))
         kept = self._op("And", self._op("And", in_top_k, in_top_p), in_min_p)
+        kept = self._op("Or", kept, self._op("Equal", rank, self._int(0)))  # the first is always kept
         by_rank = self._op("Where", kept, self._float(1.0), self._float(0.0))
         by_token = self._op("ScatterElements", scaled, order, by_rank, axis=1)  # every element is written
         mask = self._op("Greater", by_token, self._float(0.0))

@@ -1,0 +1,113 @@
+"""What a session stands at after a call that did not come to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from charloom.bundle import Bundle
+from charloom.engine.alone import generate_alone
+from charloom.engine.decoder import Decoder
+from charloom.engine.engine import Engine, GenerationRequest
+from charloom.engine.errors import DecoderFailure, SessionBusy
+from charloom.engine.generation import Generation
+from charloom.engine.sampling import Sampling
+from charloom.engine.session import Session, Snapshot
+
+
+@pytest.fixture
+async def engine(bundle: Bundle, decoder: Decoder) -> AsyncIterator[Engine]:
+    engine = Engine([(bundle, decoder)])
+    yield engine
+    await engine.drain(0)
+
+
+def expected(bundle: Bundle, decoder: Decoder, seed: int, length: int) -> tuple[str, Snapshot]:
+    start = Snapshot.fresh(decoder.shape, bundle.manifest.start_token, seed)
+    tokens, snapshot = generate_alone(decoder, start, [], length, Sampling())
+    return bundle.vocabulary.decode(tokens), snapshot
+
+
+async def begin(engine: Engine, session: Session, max_tokens: int, prompt: str = "") -> Generation:
+    request = GenerationRequest(session_id=session.id, max_tokens=max_tokens, prompt=prompt)
+    return await engine.generate(request)
+
+
+async def test_a_slow_reader_that_goes_away_leaves_its_session_behind_what_it_got(
+    engine: Engine, bundle: Bundle, decoder: Decoder
+) -> None:
+    session = engine.create_session(seed=5)
+    generation = await begin(engine, session, 60_000)
+    text = ""
+    for _ in range(3):
+        text += (await generation.__anext__()).text
+        await asyncio.sleep(0.02)  # meanwhile much more is made than was asked for
+    generation.cancel()
+    now = (await engine.get_session(session.id)).snapshot
+    wanted, oracle = expected(bundle, decoder, 5, len(text))
+    assert text == wanted
+    assert (now.position, now.token) == (oracle.position, oracle.token)
+    assert np.array_equal(now.h, oracle.h)
+    assert engine.models[0].loom.live == 0
+    rest = await (await begin(engine, session, 100)).whole()
+    assert text + rest == expected(bundle, decoder, 5, len(text) + 100)[0]
+
+
+async def test_a_reader_that_goes_away_after_the_last_token_was_made_is_no_exception(
+    engine: Engine, bundle: Bundle, decoder: Decoder
+) -> None:
+    session = engine.create_session(seed=6)
+    generation = await begin(engine, session, 500)
+    text = (await generation.__anext__()).text
+    while engine.models[0].loom.live:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    with pytest.raises(SessionBusy):
+        await begin(engine, session, 1)
+    generation.cancel()
+    assert (await engine.get_session(session.id)).snapshot.position == len(text) < 500
+
+
+@pytest.mark.parametrize("prompt", ["", "a long prompt " * 500])
+async def test_a_call_that_handed_out_nothing_leaves_its_session_as_it_was(engine: Engine, prompt: str) -> None:
+    session = engine.create_session(seed=7)
+    for _ in range(2):
+        generation = await begin(engine, session, 1000, prompt)
+        await asyncio.sleep(0.002)
+        generation.cancel()
+    now = await engine.get_session(session.id)
+    assert (now.version, now.snapshot) == (0, session.snapshot)
+
+
+async def test_a_whole_text_that_was_cancelled_was_not_handed_out(engine: Engine) -> None:
+    session = engine.create_session(seed=8)
+    generation = await begin(engine, session, 60_000)
+    reading = asyncio.create_task(generation.whole())
+    await asyncio.sleep(0.05)
+    generation.cancel()
+    await generation.settled.wait()
+    await reading
+    assert engine.sessions.get(session.id).version == 0
+
+
+async def test_a_generation_that_cannot_take_its_tokens_fails_alone(
+    engine: Engine, bundle: Bundle, decoder: Decoder
+) -> None:
+    sessions = [engine.create_session(seed=n) for n in range(3)]
+    generations = [await begin(engine, session, 300) for session in sessions]
+
+    class Broken:
+        tail = b""
+
+        def feed(self, tokens: object) -> str:
+            raise RuntimeError("a defect")
+
+    generations[1]._decoder = Broken()
+    texts = await asyncio.gather(*(generation.whole() for generation in generations), return_exceptions=True)
+    assert isinstance(texts[1], DecoderFailure)
+    assert [texts[0], texts[2]] == [expected(bundle, decoder, n, 300)[0] for n in (0, 2)]
+    assert engine.sessions.busy == 0
+    assert engine.sessions.get(sessions[1].id).version == 0
