@@ -143,11 +143,34 @@ def test_the_chat_command_carries_state(
     assert "U+2603" in out.err
 
 
-def test_commands_say_what_is_wrong(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_generate_command_makes_a_session_once_and_goes_on_in_it(
+    server: Server, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "generate",
+        "--target",
+        server.address,
+        "--session",
+        "from-the-shell",
+        "--max-tokens",
+        "50",
+        "--seed",
+        "4",
+    ]
+    for told in (True, False):
+        assert main(command) == 0
+        assert ("a new session" in capsys.readouterr().err) is told
+    assert client.get_session("from-the-shell").position == 100
+    client.delete_session("from-the-shell")
+
+
+def test_commands_say_what_is_wrong(server: Server, client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    client.session(id="gone").delete()
     for arguments, message in [
         (["generate", "--target", "127.0.0.1:1", "--timeout", "5"], "127.0.0.1:1"),
         (["generate", "--target", server.address, "--model", "big"], "this server has: small"),
-        (["generate", "--target", server.address, "--session", "nobody"], "there is no session 'nobody'"),
+        (["generate", "--target", server.address, "--session", "no/body"], "'no/body' is not allowed"),
+        (["generate", "--target", server.address, "--session", "gone"], "session 'gone' was deleted"),
         (["models", "--target", "127.0.0.1:1", "--timeout", "5"], "127.0.0.1:1"),
     ]:
         assert main(arguments) == 1

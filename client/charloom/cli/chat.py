@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
             import readline  # noqa: F401 - gives `input` editing and a history
         _say("Type a line; /help for more.")
     options = sampling_options(arguments)
-    with connect(arguments) as client:
+    with connect(arguments.target, arguments.timeout) as client:
         return 0 if _chat(client, arguments, options, interactive) else 1
 
 

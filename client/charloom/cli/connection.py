@@ -35,15 +35,13 @@ def add_connection_arguments(parser: argparse.ArgumentParser, *, timeout: float 
 
 
 @contextmanager
-def connect(arguments: argparse.Namespace) -> Iterator[Client]:
-    """A client for the command; its errors become messages for the person, Ctrl-C the usual exit status."""
+def connect(target: str, timeout: float | None = 60.0) -> Iterator[Client]:
+    """A client for the command; its errors become messages for the person. A timeout of 0 is no limit."""
     try:
-        with Client(arguments.target, timeout=arguments.timeout or None) as client:
+        with Client(target, timeout=timeout or None) as client:
             yield client
     except CharloomError as problem:
         raise CommandError(str(problem)) from problem
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 def plain(value: object) -> object:
@@ -56,7 +54,10 @@ def plain(value: object) -> object:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds; give 0 (no limit) or more")
     return seconds

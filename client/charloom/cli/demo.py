@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from charloom.cli import CommandError
-from charloom.client import Client
+from charloom.cli.connection import connect
 from charloom.models import BUNDLED_MODEL
 
 STOP_SECONDS = 15.0
@@ -22,15 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("prompt", nargs="?", default="ROMEO:", help="text to go on from (default: ROMEO:)")
     parser.add_argument("--bundle", default=str(BUNDLED_MODEL), help="bundle to serve (default: the bundled model)")
-    parser.add_argument("--max-tokens", type=int, default=500, help="characters to generate (default: 500)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default: 0.7)")
-    parser.add_argument("--seed", type=int, help="of the random numbers (default: drawn by the server)")
+    parser.add_argument(
+        "--max-tokens", type=int, default=500, metavar="N", help="characters to generate (default: 500)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.7, metavar="X", help="0 is greedy (default: 0.7)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the random numbers (default: drawn by the server)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve, stream, stop."""
     began = time.monotonic()
-    with _server(arguments.bundle) as target, Client(target) as client:
+    with _server(arguments.bundle) as target, connect(target) as client:
         print(arguments.prompt, end="", flush=True)
         first = 0.0
         with client.generate(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from charloom.bundle import BundleError, UnknownSymbolsError
 from charloom.cli import CommandError
+from charloom.cli.threads import add_threads_flag, use_threads
 from charloom.training.checkpoint import CheckpointError, load_trained, load_validation, save_losses
 from charloom.training.corpus import CorpusError, read_text
 from charloom.training.evaluate import losses
@@ -19,10 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of a run")
     parser.add_argument("--text", type=Path, help="all of this file, instead of the run's validation part")
     parser.add_argument("--json", action="store_true", help="print one JSON object: nats per token by protocol")
+    add_threads_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure the best weights of a run by both protocols; keep the figures for the export."""
+    use_threads(arguments)
     try:
         trained = load_trained(arguments.run_directory)
         if arguments.text is None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from charloom.bundle import BundleError, DecoderKind
 from charloom.cli import CommandError
 from charloom.cli.flags import explain
+from charloom.cli.threads import add_threads_flag, use_threads
 from charloom.training.checkpoint import CheckpointError, load_losses, load_trained, load_validation
 from charloom.training.corpus import CorpusError
 from charloom.training.export import ExportError, export_bundle
@@ -30,10 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="also write weights.safetensors (default: yes)",
     )
+    add_threads_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the bundle of a run's best weights."""
+    use_threads(arguments)
     try:
         decoders = [DecoderKind(kind) for kind in arguments.decoders.split(",")]
     except ValueError as problem:

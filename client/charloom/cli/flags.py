@@ -16,7 +16,8 @@ def add_settings_flags(parser: argparse._ActionsContainer, settings: type[BaseMo
         flag = "--" + name.replace("_", "-")
         default = field.get_default(call_default_factory=True, validated_data={})
         shown = default.value if isinstance(default, enum.Enum) else default
-        text = f"{field.description} (default: {shown})".replace("%", "%%")
+        text = (field.description or "") if shown is None else f"{field.description} (default: {shown})"
+        text = text.replace("%", "%%")
         if field.annotation is bool:
             parser.add_argument(
                 flag, dest=name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text

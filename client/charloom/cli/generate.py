@@ -9,14 +9,18 @@ import sys
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connect, plain
-from charloom.client import Client, FinishReason, GenerateOptions, Result, Session
+from charloom.client import Client, FinishReason, GenerateOptions, NotFound, Result, Session
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("prompt", nargs="?", default="", metavar="PROMPT", help="text to go on from; - reads stdin")
     add_generation_arguments(parser)
-    parser.add_argument("--session", metavar="ID", help="go on from this session's state and leave the new one there")
+    parser.add_argument(
+        "--session",
+        metavar="ID",
+        help="go on from this session's state and leave the new one there; it is made if there is none",
+    )
     parser.add_argument(
         "--echo", action=argparse.BooleanOptionalAction, default=False, help="print the prompt first (default: no)"
     )
@@ -27,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_generation_arguments(parser: argparse.ArgumentParser, *, max_tokens: int | None = None) -> None:
     """Declare what and how to generate; a flag that is not given leaves the default to the server."""
-    default = "the server's" if max_tokens is None else max_tokens
+    default = "the server's, 256 unless it sets another limit" if max_tokens is None else max_tokens
     group = parser.add_argument_group("generation")
     group.add_argument("--model", metavar="NAME", help="name of the model (default: the server's first one)")
     group.add_argument(
@@ -59,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = sampling_options(arguments)
     options["model"] = arguments.model
     options["seed"] = arguments.seed
-    with connect(arguments) as client:
-        source = client.open_session(arguments.session) if arguments.session else client
+    with connect(arguments.target, arguments.timeout) as client:
+        source = _session(client, arguments) if arguments.session else client
         if arguments.json:
             completion = source.complete(prompt, **options)
             shown = {"prompt": prompt, **dataclasses.asdict(completion)}
@@ -73,6 +77,18 @@ def run(arguments: argparse.Namespace) -> int:
     if result.finish_reason is FinishReason.DRAINING:
         raise CommandError("the server is stopping; the text ends early")
     return 0
+
+
+def _session(client: Client, arguments: argparse.Namespace) -> Session:
+    """The session that was asked for; one that never existed is made, one that expired is not made again."""
+    try:
+        return client.open_session(arguments.session)
+    except NotFound as problem:
+        if problem.reason != "SESSION_NOT_FOUND":
+            raise
+    session = client.session(id=arguments.session, model=arguments.model, seed=arguments.seed, keep=True)
+    print(f"a new session: {arguments.session}", file=sys.stderr)
+    return session
 
 
 def stats(text: str, result: Result) -> str:

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what the server says about itself; 0 only if it serves."""
-    with connect(arguments) as client:
+    with connect(arguments.target, arguments.timeout) as client:
         status = client.health()
     print(status.value)
     return 0 if status is HealthStatus.SERVING else 1

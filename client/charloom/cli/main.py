@@ -38,7 +38,14 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status, 130 after Ctrl-C."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="charloom", description="Train character-level LSTMs and serve them over gRPC."
@@ -46,8 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=importlib.metadata.version("charloom"))
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked = next((word for word in argv if not word.startswith("-")), None)
+    parsers = {}
     for name, command in COMMANDS.items():
-        subparser = commands.add_parser(name, help=command.help, description=command.help)
+        subparser = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
+        parsers[name] = subparser
         if name == asked:
             try:
                 module = importlib.import_module(command.module)
@@ -62,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 1
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parsers[arguments.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         status: int = arguments.run(arguments)
     except CommandError as problem:
@@ -70,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         sys.stderr.close()
+        return 1
+    except OSError as problem:
+        print(f"charloom {asked}: {problem}", file=sys.stderr)
         return 1
     return status
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the models of a server, the default one first."""
-    with connect(arguments) as client:
+    with connect(arguments.target, arguments.timeout) as client:
         models = client.models()
     if arguments.json:
         print(json.dumps([dataclasses.asdict(model) for model in models], ensure_ascii=False, default=plain))

@@ -22,7 +22,11 @@ from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_setti
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument(
-        "bundles", metavar="BUNDLE", nargs="*", type=Path, help="bundles to serve (default: the bundled model)"
+        "bundles",
+        metavar="BUNDLE",
+        nargs="*",
+        type=Path,
+        help=f"bundles to serve (default: {BUNDLED_MODEL.name}, the bundled model)",
     )
     parser.add_argument("--config", help=f"a TOML file with settings (also: {CONFIG_VARIABLE})")
     group = parser.add_argument_group(
@@ -43,11 +47,20 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(f"cannot read the settings: {problem}") from problem
     set_up_logs(settings.log_format)
     try:
-        models = open_models(arguments.bundles or [BUNDLED_MODEL], settings)
+        models = open_models([_bundle(path) for path in arguments.bundles] or [BUNDLED_MODEL], settings)
         asyncio.run(serve(models, settings, _announce))
     except (BundleError, PortInUse, ValueError) as problem:
         raise CommandError(str(problem)) from problem
     return 0
+
+
+def _bundle(path: Path) -> Path:
+    """A bundle's directory; the bundled model can be given by its name."""
+    if path.exists():
+        return path
+    if str(path) == BUNDLED_MODEL.name:
+        return BUNDLED_MODEL
+    raise CommandError(f"there is no {path}; give the directory that `charloom export` wrote, or: {BUNDLED_MODEL.name}")
 
 
 def _announce(server: Server) -> None:

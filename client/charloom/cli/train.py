@@ -15,12 +15,15 @@ from rich.console import Console
 from charloom.bundle import BundleError, UnknownSymbolsError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
+from charloom.cli.threads import add_threads_flag, use_threads
 from charloom.training.checkpoint import LAST_FILE, CheckpointError, load_trained, read_checkpoint, save_losses
 from charloom.training.config import TrainingConfig
 from charloom.training.corpus import CorpusError, read_corpus
 from charloom.training.evaluate import losses
 from charloom.training.loop import Trainer, TrainingDiverged
 from charloom.training.report import TerminalReporter, loss_figures
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", dest="run_directory", type=Path, required=True, help="directory of the run")
     parser.add_argument("--resume", action="store_true", help="go on where the run stopped, exactly")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default: auto)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    add_threads_flag(parser)
     add_settings_flags(parser.add_argument_group("settings"), TrainingConfig)
 
 
@@ -37,16 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and leave checkpoints and a log in the run directory."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     device = _device(arguments.device)
-    if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise CommandError(f"--threads {arguments.threads}: give at least 1")
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments)
     try:
         config = _config(arguments)
         corpus = read_corpus(arguments.text, config.unit, config.validation_share)
         trainer = Trainer(config, corpus, arguments.run_directory, resume=arguments.resume, device=device)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: trainer.stop())
+        former = {number: signal.signal(number, lambda *_: trainer.stop()) for number in _STOPPING}
         console.print(
             f"{corpus.name}: {corpus.characters:,} characters, {corpus.vocabulary.size} symbols, "
             f"{len(corpus.train):,} {config.unit.value}s to train on, {len(corpus.validation):,} to validate\n"
@@ -55,11 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
         with TerminalReporter(console, trainer.total_steps, trainer.step, config.unit.value) as reporter:
             outcome = trainer.train(reporter)
+        for number, handler in former.items():
+            signal.signal(number, handler)
         again = f"charloom train {shlex.quote(str(arguments.text))} --run {shlex.quote(str(trainer.run))} --resume"
         if not outcome.finished:
             console.print(f"stopped at step {outcome.step}; go on with: {again}")
             return 130
-        console.print("done; measuring the best weights by both validation protocols")
+        console.print("done; measuring the best weights by both validation protocols (charloom evaluate does it too)")
         trained = load_trained(trainer.run)
         found = losses(trained.model.to(device), corpus.validation)
         save_losses(trainer.run, trained.facts["step"], found)

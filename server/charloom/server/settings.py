@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -34,7 +34,7 @@ class ServerSettings(BaseSettings):
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where decoders run")
     decoder: DecoderKind | None = Field(
-        None, description="onnx-int8, onnx-fp32 or torchscript; none takes the fastest that the bundle has"
+        None, description="onnx-int8, onnx-fp32 or torchscript (default: the fastest that the bundle has)"
     )
     max_tokens: int = Field(65_536, ge=1, description="most tokens that one call may generate")
     max_prompt_characters: int = Field(65_536, ge=1, description="longest prompt, in characters")
@@ -82,9 +82,14 @@ def read_settings(given: dict[str, Any]) -> ServerSettings:
 
     Raises:
         pydantic.ValidationError: a value is not allowed, or the file has an unknown name.
-        OSError, tomllib.TOMLDecodeError: the file cannot be read.
+        OSError, ValueError: the file cannot be read, or is not TOML.
     """
     file = os.environ.get(CONFIG_VARIABLE)
     if file and not Path(file).is_file():
         raise FileNotFoundError(f"{CONFIG_VARIABLE}={file}: there is no such file")
-    return ServerSettings(**given)
+    try:
+        return ServerSettings(**given)
+    except ValidationError:
+        raise
+    except ValueError as problem:  # of the file's syntax
+        raise ValueError(f"{file} is not TOML: {problem}") from problem

@@ -153,7 +153,7 @@ def test_a_directory_with_nothing_but_a_best_checkpoint_is_not_overwritten(
 ) -> None:
     run = copy_of(uninterrupted["cosine"], tmp_path)
     (run / LAST_FILE).unlink()
-    with pytest.raises(CheckpointError, match="already holds a run"):
+    with pytest.raises(CheckpointError, match="holds the weights of another run"):
         Trainer(config_of("cosine"), corpus, run)
 
 

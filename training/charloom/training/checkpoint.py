@@ -145,7 +145,8 @@ def load_losses(run: Path, step: int) -> dict[str, float]:
         return {}
     try:
         content = json.loads(path.read_text("utf-8"))
-        return {str(name): float(loss) for name, loss in content["losses"].items()} if content["step"] == step else {}
+        losses = {str(name): float(loss) for name, loss in content["losses"].items()}
+        return losses if content["step"] == step else {}
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise CheckpointError(f"{path} is damaged ({problem}); run `charloom evaluate {run}` again") from problem
 

@@ -47,7 +47,7 @@ class TrainingConfig(ModelConfig):
     schedule: Literal["cosine", "plateau"] = Field(
         "cosine", description="cosine decay, or reduce when the validation loss stops falling"
     )
-    warmup_steps: int = Field(200, ge=0, description="steps of linear warm-up")
+    warmup_steps: int = Field(200, ge=0, description="steps of linear warm-up, at most a tenth of the run")
     final_learning_rate_ratio: float = Field(
         0.01, ge=0, le=1, description="learning rate at the end, as a share of the peak"
     )

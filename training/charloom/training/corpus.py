@@ -35,7 +35,7 @@ class Corpus:
 
 
 def read_text(path: Path) -> tuple[str, str]:
-    """The text of a UTF-8 file and the sha256 of its bytes.
+    """The text of a UTF-8 file, without a byte order mark, and the sha256 of its bytes.
 
     Raises:
         CorpusError: the file is missing, empty or not UTF-8.
@@ -47,7 +47,7 @@ def read_text(path: Path) -> tuple[str, str]:
     if not raw:
         raise CorpusError(f"{path} is empty; give a file with text")
     try:
-        return raw.decode("utf-8"), hashlib.sha256(raw).hexdigest()
+        return raw.decode("utf-8-sig"), hashlib.sha256(raw).hexdigest()
     except UnicodeDecodeError as problem:
         raise CorpusError(
             f"{path} is not UTF-8: byte 0x{raw[problem.start]:02x} at offset {problem.start} ({problem.reason}); "

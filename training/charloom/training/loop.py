@@ -156,8 +156,10 @@ class Trainer:
         try:
             if resume:
                 self._resume()
-            elif (run / LAST_FILE).exists() or (run / BEST_FILE).exists():
+            elif (run / LAST_FILE).exists():
                 raise CheckpointError(f"{run} already holds a run; resume it with --resume, or choose another --run")
+            elif (run / BEST_FILE).exists():
+                raise CheckpointError(f"{run} holds the weights of another run; remove them, or choose another --run")
         except BaseException:
             self._release()
             raise
@@ -185,10 +187,10 @@ class Trainer:
                 loss, rate, norm = self._train_step()
                 speed = (self.step - start_step) * self._tokens_per_step / max(1e-9, time.monotonic() - clock)
                 reporter.step(Progress(self.step, self.total_steps, loss, rate, norm, speed))
-                if self.step % self.evaluate_every == 0 or self.step == self.total_steps:
-                    evaluation = self._evaluate(started, rate, speed)
-                    reporter.evaluation(evaluation)
-                if self.step % self.config.checkpoint_every == 0:
+                evaluate = self.step % self.evaluate_every == 0 or self.step == self.total_steps
+                if evaluate:
+                    reporter.evaluation(self._evaluate(started, rate, speed))
+                if evaluate or self.step % self.config.checkpoint_every == 0:
                     self.seconds, saved_step = time.monotonic() - started, self.step
                     self._save()
             if saved_step != self.step:

@@ -21,6 +21,11 @@ def loss_figures(nats: float) -> str:
     return f"{nats:.4f} nats  {nats / math.log(2):.4f} bits  perplexity {math.exp(min(nats, 50)):.3f}"
 
 
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
 class _Figures(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(task.fields.get("figures", ""))
@@ -33,12 +38,11 @@ class TerminalReporter:
         self._console = console
         self._unit = unit
         self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=8),
             TaskProgressColumn(),
             _Figures(),
+            TimeRemainingColumn(compact=True),
             TextColumn("left"),
-            TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
@@ -55,7 +59,11 @@ class TerminalReporter:
 
     def step(self, progress: Step) -> None:
         """Move the bar."""
-        figures = f"loss {loss_figures(progress.loss)}  {progress.tokens_per_second:,.0f} {self._unit}s/s"
+        nats = progress.loss
+        figures = (
+            f"{nats:.3f} nats {nats / math.log(2):.3f} bits ppl {math.exp(min(nats, 50)):.2f} "
+            f"{progress.tokens_per_second:,.0f} {self._unit[:4]}/s"
+        )
         self._bar.update(self._task, completed=progress.step, figures=figures)
 
     def evaluation(self, evaluation: Evaluation) -> None:
@@ -64,7 +72,7 @@ class TerminalReporter:
         self._console.print(
             f"epoch {evaluation.epoch:6.2f}  step {evaluation.step}  train {evaluation.train_loss:.4f} nats  "
             f"validation {loss_figures(evaluation.validation_loss)}{mark}  "
-            f"{evaluation.tokens_per_second:,.0f} {self._unit}s/s  {evaluation.seconds / 60:.1f} min",
+            f"{evaluation.tokens_per_second:,.0f} {self._unit}s/s  {_clock(evaluation.seconds)}",
             markup=False,
             highlight=False,
             soft_wrap=True,

@@ -14,7 +14,8 @@ def apply_filters(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -
     """Forbid the tokens outside top_k, then top_p, then min_p, each row by its own parameters.
 
     Every filter keeps the most probable tokens up to some rank, ties by lower id, and always the first, so together
-    they keep a prefix of the ranking. top_p takes the smallest prefix that reaches the probability, renormalised after top_k.
+    they keep a prefix of the ranking. top_p takes the smallest prefix that reaches the probability, renormalised after
+    top_k.
 
     Args:
         logits: [B, V], after bias and temperature

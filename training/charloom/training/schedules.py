@@ -31,11 +31,12 @@ class Plateau:
 
 def learning_rate(step: int, total_steps: int, config: TrainingConfig, plateau: Plateau) -> float:
     """The learning rate of a step: linear warm-up, then cosine decay or the plateau's factor."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+    warmup = min(config.warmup_steps, total_steps // 10)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
     if config.schedule == "plateau":
         return config.learning_rate * plateau.factor
-    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    progress = (step - warmup) / max(1, total_steps - warmup)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     floor = config.final_learning_rate_ratio
     return config.learning_rate * (floor + (1 - floor) * cosine)

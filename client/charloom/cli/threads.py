@@ -1,0 +1,22 @@
+"""`--threads` of the commands that compute with torch."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from charloom.cli import CommandError
+
+
+def add_threads_flag(parser: argparse.ArgumentParser) -> None:
+    """Declare the flag."""
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+
+
+def use_threads(arguments: argparse.Namespace) -> None:
+    """Apply the flag."""
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise CommandError(f"--threads {arguments.threads}: give at least 1")
+        torch.set_num_threads(arguments.threads)
