@@ -13,8 +13,8 @@ import numpy as np
 from charloom.engine.decoder import Floats
 from charloom.engine.errors import InvalidRequest
 
-LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-30, 100.0
-"""Below the lowest, float32 loses its digits; 0 is greedy and always allowed."""
+LOWEST, HIGHEST_TEMPERATURE = 1e-30, 100.0
+"""Below the lowest, float32 loses its digits."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         heat = self.temperature
-        allowed = heat == 0 or LOWEST_TEMPERATURE <= heat <= HIGHEST_TEMPERATURE
+        allowed = heat == 0 or LOWEST <= heat <= HIGHEST_TEMPERATURE
         _check("temperature", heat, allowed, "from 0 to 100 (0 is greedy; otherwise at least 1e-30)")
         _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
-        _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, up to 1 (off)")
+        _check("top_p", self.top_p, LOWEST <= self.top_p <= 1, "above 0 (at least 1e-30), up to 1 (off)")
         _check("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 (off) to 1")
 
 

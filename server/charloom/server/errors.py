@@ -5,6 +5,7 @@ Knows: status codes, `google.rpc` error details. Does not know: what the calls d
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import secrets
@@ -86,8 +87,8 @@ async def _abort(context: Any, code: grpc.StatusCode, status: status_pb2.Status)
         await context.abort(code, status.message, trailing_metadata=trailer)
     except grpc.aio.AbortError:
         raise
-    except Exception as gone:  # there is nobody left to tell
-        raise grpc.aio.AbortError(str(gone)) from None
+    except Exception:  # the client has gone, there is nobody left to tell
+        raise asyncio.CancelledError from None
     raise AssertionError("abort raises")
 
 

@@ -186,12 +186,19 @@ def test_the_smallest_temperatures_are_as_good_as_greedy(temperature: float) -> 
         assert chosen([(logits, 0.5, sampling, bias)]) == [choose_in_numpy(logits, 0.5, sampling, bias)] == [2]
 
 
-@pytest.mark.parametrize("top_p", [1e-45, 3e-45, 1e-38, 1e-7])
+@pytest.mark.parametrize("top_p", [1e-30, 1e-20, 1e-7])
 def test_the_smallest_top_p_still_keeps_the_most_probable_token(top_p: float) -> None:
     logits, bias = np.array([1, 5, 2], np.float32), np.zeros(3, np.float32)
     for top_k in (0, 2):
         sampling = Sampling(top_k=top_k, top_p=top_p)
         assert chosen([(logits, 0.99, sampling, bias)]) == [choose_in_numpy(logits, 0.99, sampling, bias)] == [1]
+
+
+def test_a_top_p_of_zero_keeps_the_most_probable_token_in_the_graph_too() -> None:
+    """No request can ask for it, but nothing that a graph is given may leave it without a token."""
+    logits = torch.tensor([[1.0, 5.0, 2.0]])
+    kept = apply_filters(logits, torch.tensor([2]), torch.tensor([0.0]), torch.tensor([0.0]))
+    assert torch.isfinite(kept).tolist() == [[False, True, False]]
 
 
 @pytest.mark.parametrize("temperature", [1e-31, 1e-45, -1e-30])

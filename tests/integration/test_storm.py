@@ -1,0 +1,105 @@
+"""Many careless clients at once: nothing they send is the server's fault, and nothing of them stays behind."""
+
+from __future__ import annotations
+
+import collections
+import random
+import threading
+import time
+from typing import Any
+
+import grpc
+
+from charloom.bundle import Bundle
+from charloom.engine.decoder import Decoder
+from charloom.server.settings import ServerSettings
+from charloom.server.testing import running_server
+from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+from tests.integration.conftest import eventually
+
+SECONDS, CLIENTS = 4.0, 12
+NUMBERS = [0.0, -0.0, 0.5, 1.0, 1e-45, 1e-30, 1e-6, 100.0, 101.0, -1.0, 3e38, float("nan"), float("inf")]
+COUNTS = [0, 1, 2, 7, 2**31, 2**32 - 1]
+SEEDS = [0, 1, 2**63, 2**64 - 1]
+TEXTS = ["", "a", "The ", "é", "\0", "👩", "no\n" * 50, "../x", "x" * 3000, "x" * 70_000]
+SESSIONS = [f"session-{number}" for number in range(10)]
+
+
+def options(draw: random.Random) -> generation_pb2.GenerationOptions:
+    found = generation_pb2.GenerationOptions(max_tokens=draw.choice([1, 5, 50, 300, 2000]))
+    if draw.random() < 0.6:
+        found.session_id = draw.choice(SESSIONS if draw.random() < 0.95 else TEXTS)
+    if draw.random() < 0.5:
+        found.prompt = draw.choice(TEXTS)
+        found.unknown_characters = draw.choice([0, 2, 2, 2, 7])
+    for field in ("temperature", "top_p", "min_p"):
+        if draw.random() < 0.2:
+            setattr(found.sampling, field, draw.choice(NUMBERS))
+    if draw.random() < 0.2:
+        found.sampling.top_k = draw.choice(COUNTS)
+    if draw.random() < 0.2:
+        found.seed = draw.choice(SEEDS)
+    if draw.random() < 0.05:
+        found.max_tokens = draw.choice(COUNTS)
+        found.expected_position = draw.choice(SEEDS)
+    return found
+
+
+def one_call(draw: random.Random, channel: grpc.Channel) -> None:
+    generation = generation_pb2_grpc.GenerationServiceStub(channel)
+    sessions = sessions_pb2_grpc.SessionServiceStub(channel)
+    kind = draw.random()
+    if kind < 0.25:
+        generation.Complete(
+            generation_pb2.CompleteRequest(options=options(draw)), timeout=draw.choice([0.001, 0.05, 5])
+        )
+    elif kind < 0.75:
+        stream: Any = generation.Generate(generation_pb2.GenerateRequest(options=options(draw)), timeout=5)
+        for _, _ in zip(stream, range(draw.choice([0, 1, 3, 10**6])), strict=False):
+            pass
+        stream.cancel()
+    elif kind < 0.85:
+        sessions.CreateSession(sessions_pb2.CreateSessionRequest(session_id=draw.choice(SESSIONS)), timeout=5)
+    elif kind < 0.9:
+        sessions.DeleteSession(sessions_pb2.DeleteSessionRequest(session_id=draw.choice(SESSIONS)), timeout=5)
+    else:
+        raw = bytearray(generation_pb2.GenerateRequest(options=options(draw)).SerializeToString())
+        for _ in range(4):
+            raw[draw.randrange(len(raw))] = draw.randrange(256)
+        method = draw.choice(["charloom.v1.GenerationService/Complete", "grpc.health.v1.Health/Check"])
+        channel.unary_unary(f"/{method}")(bytes(raw), timeout=5)
+
+
+def test_careless_clients_leave_nothing_behind(bundle: Bundle, decoder: Decoder) -> None:
+    outcomes: collections.Counter[str] = collections.Counter()
+
+    def client(number: int, address: str) -> None:
+        draw, end = random.Random(number), time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+                for _ in range(draw.randint(1, 30)):
+                    try:
+                        one_call(draw, channel)
+                        outcomes["OK"] += 1
+                    except grpc.RpcError as problem:
+                        outcomes[problem.code().name] += 1  # type: ignore[attr-defined]
+
+    settings = ServerSettings(grace_seconds=0, max_rows=8, max_waiting=4)
+    with running_server([(bundle, decoder)], settings) as server:
+        clients = [threading.Thread(target=client, args=(number, server.address)) for number in range(CLIENTS)]
+        for thread in clients:
+            thread.start()
+        for thread in clients:
+            thread.join()
+        loom = server.engine.models[0].loom
+        eventually(lambda: server.engine.sessions.busy == loom.live == loom.waiting == 0)
+        assert loom.working
+        assert server.engine._running == {}
+        assert loom._arena.used == 0
+        with grpc.insecure_channel(server.address) as channel:
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            request = generation_pb2.CompleteRequest(options=generation_pb2.GenerationOptions(max_tokens=20))
+            assert len(stub.Complete(request).text) == 20
+    assert outcomes["OK"] > 100
+    assert outcomes["INVALID_ARGUMENT"] > 100
+    assert outcomes["INTERNAL"] == outcomes["UNKNOWN"] == 0, outcomes
