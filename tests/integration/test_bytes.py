@@ -10,6 +10,7 @@ import pytest
 from charloom.bundle import Bundle, DecoderKind, Unit, read_bundle
 from charloom.client import Client
 from charloom.engine.opening import open_decoder
+from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.config import TrainingConfig
@@ -36,7 +37,9 @@ def byte_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def client(byte_bundle: Bundle) -> Iterator[Client]:
-    with running_server([(byte_bundle, open_decoder(byte_bundle))]) as server, Client(server.address) as client:
+    settings = ServerSettings(grace_seconds=0, tick_milliseconds=0.5)  # short ticks cut the text in many places
+    models = [(byte_bundle, open_decoder(byte_bundle))]
+    with running_server(models, settings) as server, Client(server.address) as client:
         yield client
 
 

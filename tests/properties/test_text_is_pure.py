@@ -38,12 +38,12 @@ plans = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.lists(calls, min_size=1
 
 
 @settings(max_examples=60)
-@given(plans=plans, max_rows=st.integers(1, 8), tick=st.sampled_from([1e-6, 0.001, 0.01]))
+@given(plans=plans, max_rows=st.integers(1, 8), workers=st.integers(1, 4), tick=st.sampled_from([1e-6, 0.001, 0.01]))
 def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text(
-    bundle: Bundle, decoder: Decoder, plans: list[tuple[int, list[Call]]], max_rows: int, tick: float
+    bundle: Bundle, decoder: Decoder, plans: list[tuple[int, list[Call]]], max_rows: int, workers: int, tick: float
 ) -> None:
     async def main() -> None:
-        engine = Engine([(bundle, decoder)], Limits(max_rows=max_rows, tick_seconds=tick))
+        engine = Engine([(bundle, decoder)], Limits(max_rows=max_rows, workers=workers, tick_seconds=tick))
         await asyncio.gather(*(one_session(engine, seed, calls) for seed, calls in plans))
         assert engine.sessions.busy == 0
         loom = engine.models[0].loom

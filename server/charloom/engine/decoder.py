@@ -73,7 +73,7 @@ class Outputs(NamedTuple):
 
 
 class Decoder(Protocol):
-    """Something that fulfils the contract; one call at a time, and the Python lock is free while it runs."""
+    """Something that fulfils the contract. Several threads may call it at once; the Python lock is free meanwhile."""
 
     shape: Shape
     kind: str

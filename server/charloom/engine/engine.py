@@ -22,6 +22,7 @@ from charloom.engine.invariance import is_batch_invariant
 from charloom.engine.loom import Delivery, Finish, Job, Loom
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Session, Snapshot
+from charloom.engine.step_cost import StepCost
 from charloom.engine.stores.memory import MemoryStore, utc_now
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -46,12 +47,14 @@ class Limits:
     """The longest that a session may ask for."""
     max_sessions: int = 100_000
     """Most sessions that are kept."""
+    workers: int = 1
+    """Decoder calls at a time, per model: one per core on a CPU."""
     max_rows: int = 256
     """Most rows in one decoder call."""
     max_waiting: int = 1024
     """Most calls that wait for a row, per model."""
     tick_seconds: float = 0.005
-    """How long a decoder call should take when there is work for longer."""
+    """How long a decoder call for one stream should take when there is work for longer."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ class Engine:
             loom = Loom(
                 decoder,
                 self._deliver,
+                cost=StepCost.measured(decoder),
+                workers=self.limits.workers,
                 tick_seconds=self.limits.tick_seconds,
                 max_rows=self.limits.max_rows,
                 max_waiting=self.limits.max_waiting,

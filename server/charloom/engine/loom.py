@@ -1,20 +1,22 @@
 """The loom: advances all live rows together, some tokens at a time.
 
-Knows: jobs, rows, ticks, one worker thread. Does not know: text, sessions, event loops, gRPC.
+Knows: jobs, rows, ticks, worker threads. Does not know: text, sessions, event loops, gRPC.
 
-A tick is one decoder call. Between two ticks, at one fixed point, rows join and leave: new jobs get a row, cancelled
-ones lose theirs. Results go to `deliver`, once per tick, on the worker's thread.
+A tick is one decoder call. Each worker is one thread that makes tick after tick, with its share of the rows that no
+other worker has at that moment; rows belong to no worker. Before a tick, at one fixed point, rows join and leave: new
+jobs get a row, cancelled ones lose theirs. Results go to `deliver`, once per tick, on the worker's thread.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.sampling import Sampling
 from charloom.engine.schedule import Work, tick_steps
 from charloom.engine.session import Snapshot
+from charloom.engine.step_cost import StepCost
 from charloom.engine.uniforms import uniforms
 
 log = logging.getLogger(__name__)
@@ -90,7 +93,9 @@ class Strand:
     cancelled: bool = False
     taken: int = 0
     """Generated tokens that the reader took; only the reader writes it."""
-    # From here on, only the loom's worker reads or writes.
+    # From here on, only the loom's workers read or write, one at a time.
+    ticking: bool = False
+    """Whether a worker has it in a tick."""
     slot: int = -1
     token: int = 0
     fed: int = 0
@@ -125,31 +130,15 @@ class Strand:
 Delivery = tuple[Strand, Chunk]
 
 
-@dataclass
-class _StepCost:
-    """Seconds per step by batch size, as a moving average over powers of two."""
-
-    seconds: dict[int, float] = field(default_factory=dict)
-
-    def expected(self, rows: int) -> float:
-        bucket = rows.bit_length()
-        if bucket in self.seconds:
-            return self.seconds[bucket]
-        return max(self.seconds.values(), default=0.001)
-
-    def observe(self, rows: int, seconds: float) -> None:
-        bucket = rows.bit_length()
-        before = self.seconds.get(bucket, seconds)
-        self.seconds[bucket] = 0.8 * before + 0.2 * seconds
-
-
 class Loom:
     """Runs jobs on one decoder.
 
     Args:
         decoder: who computes
-        deliver: called after each tick, on the worker's thread, with everything that the tick brought
-        tick_seconds: how long a tick should take when there is work for longer
+        deliver: called after each tick, on a worker's thread, with everything that the tick brought
+        cost: what a decoder step costs
+        workers: how many decoder calls may run at a time, a thread each
+        tick_seconds: how long a tick of one row should take when there is work for longer
         max_rows: most rows in one tick; more jobs wait
         max_waiting: most jobs that wait; more are refused
         unread_limit: generated tokens that a reader may leave unread before its job is paused
@@ -160,6 +149,8 @@ class Loom:
         decoder: Decoder,
         deliver: Callable[[Sequence[Delivery]], None],
         *,
+        cost: StepCost,
+        workers: int = 1,
         tick_seconds: float = 0.005,
         max_rows: int = 256,
         max_waiting: int = 1024,
@@ -171,19 +162,23 @@ class Loom:
         self._tick_seconds = tick_seconds
         self._max_rows = max_rows
         self._max_waiting = max_waiting
-        self._arena = Arena(decoder.shape)
-        self._cost = _StepCost()
-        self._live: list[Strand] = []
-        self.idle = False
-        """Whether the worker may be asleep because every reader is behind."""
+        self._cost = cost
+        self.idle = 0
+        """How many workers look for work or wait for it."""
+        # All below is read and written under the condition's lock alone.
         self._condition = threading.Condition()
-        # Shared with other threads, under the condition's lock.
+        self._arena = Arena(decoder.shape)
+        self._live: list[Strand] = []
         self._waiting: deque[Strand] = deque()
-        self._woken = False
         self._draining = False
-        self._cut = False
-        self._worker = threading.Thread(target=self._work, name="charloom-loom", daemon=True)
-        self._worker.start()
+        self._ending: FinishReason | None = None
+        """Set when all jobs are to end at once: why."""
+        self._workers = [
+            threading.Thread(target=self._work, name=f"charloom-loom-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        for worker in self._workers:
+            worker.start()
 
     # Called from any thread.
 
@@ -205,30 +200,36 @@ class Loom:
         return strand
 
     def wake(self) -> None:
-        """Let the worker look at its rows again."""
+        """Let idle workers look at the rows again."""
         with self._condition:
-            self._woken = True
-            self._condition.notify()
+            self._condition.notify_all()
 
     def drain(self, seconds: float) -> None:
-        """Refuse new jobs, wait up to `seconds` for the others, then `cut` them; returns when the worker has ended."""
+        """Refuse new jobs, wait up to `seconds` for the others, then `cut` them, until the workers have ended."""
         with self._condition:
             self._draining = True
-            self._condition.notify()
-        self._worker.join(seconds)
+            self._condition.notify_all()
+        end = time.monotonic() + seconds
+        for worker in self._workers:
+            worker.join(max(0.0, end - time.monotonic()))
         self.cut()
-        self._worker.join()
+        for worker in self._workers:
+            worker.join()
 
     def cut(self) -> None:
-        """End all jobs with DRAINING before the next tick, and stop."""
+        """End all jobs with DRAINING before their next tick, and stop."""
+        self._end_all(FinishReason.DRAINING)
+
+    def _end_all(self, reason: FinishReason) -> None:
         with self._condition:
-            self._draining = self._cut = True
-            self._condition.notify()
+            self._draining = True
+            self._ending = self._ending or reason
+            self._condition.notify_all()
 
     @property
     def working(self) -> bool:
-        """Whether the worker is there."""
-        return self._worker.is_alive()
+        """Whether all workers are there."""
+        return all(worker.is_alive() for worker in self._workers)
 
     @property
     def live(self) -> int:
@@ -240,66 +241,81 @@ class Loom:
         """Jobs that wait for a row."""
         return len(self._waiting)
 
-    # The worker.
+    # The workers.
 
     def _work(self) -> None:
+        strands: list[Strand] = []
         try:
-            while self._wait_for_work():
-                deliveries = self._change_rows()
-                strands = [strand for strand in self._live if strand.runnable][: self._max_rows]
+            while True:
+                deliveries, strands, more = self._next_tick()
                 if strands:
                     deliveries += self._tick(strands)
                 if deliveries:
                     self._deliver(deliveries)
+                if not more:
+                    return
+                # Only now may another worker have them: their chunks must be delivered in order.
+                self._let_go(strands)
         except BaseException:
-            log.exception("the loom broke; it fails its jobs and takes no more")
+            log.exception("a worker of the loom broke; the loom fails its jobs and takes no more")
+            self._end_all(FinishReason.FAILED)
+            self._let_go(strands)
             with self._condition:
-                self._draining = True
-                lost = [*self._live, *self._waiting]
-                self._waiting.clear()
-            self._deliver([self._dismiss(strand, FinishReason.FAILED) for strand in lost])
+                lost = self._change_rows()
+            self._deliver(lost)
 
-    def _wait_for_work(self) -> bool:
-        """Wait until there is something to do; false when the loom is drained and empty."""
+    def _let_go(self, strands: Sequence[Strand]) -> None:
         with self._condition:
-            while True:
-                if self._draining and not self._live and not self._waiting:
-                    return False
-                # Set before the rows are looked at, so that a reader that takes tokens meanwhile wakes the worker.
-                self.idle = True
-                runnable = any(strand.runnable for strand in self._live)
-                if runnable or self._waiting or self._woken or self._cut:  # a waiting job finds room: none is running
-                    self.idle = self._woken = False
-                    return True
-                self._condition.wait()
+            for strand in strands:
+                strand.ticking = False
+            if self.idle:
+                self._condition.notify_all()
+
+    def _next_tick(self) -> tuple[list[Delivery], list[Strand], bool]:
+        """What changed, the rows of the next tick, and whether to go on; waits while there is nothing of it."""
+        with self._condition:
+            # Counted before the rows are looked at, so that a reader that takes tokens meanwhile wakes a worker.
+            self.idle += 1
+            try:
+                while True:
+                    deliveries = self._change_rows()
+                    strands = self._pick_rows()
+                    ended = self._draining and not self._live and not self._waiting
+                    if strands or deliveries or ended:
+                        return deliveries, strands, not ended
+                    self._condition.wait()
+            finally:
+                self.idle -= 1
 
     def _change_rows(self) -> list[Delivery]:
         """The one point where rows join and leave."""
-        leaving = [strand for strand in self._live if strand.cancelled or self._cut]
-        running = sum(strand.runnable for strand in self._live) - sum(strand.runnable for strand in leaving)
-        with self._condition:
-            leaving_queue = [strand for strand in self._waiting if strand.cancelled or self._cut]
-            for strand in leaving_queue:
-                self._waiting.remove(strand)
-            # A paused row takes no part in ticks, so it does not keep others from joining.
-            room = max(0, self._max_rows - running)
-            joining = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
-        deliveries = []
-        for strand in leaving + leaving_queue:
-            reason = FinishReason.CANCELLED if strand.cancelled else FinishReason.DRAINING
-            deliveries.append(self._dismiss(strand, reason))
-        for strand in joining:
+        ending = self._ending
+        leaving = [s for s in (*self._live, *self._waiting) if not s.ticking and (ending or s.cancelled)]
+        deliveries = [self._dismiss(strand, ending or FinishReason.CANCELLED) for strand in leaving]
+        # A paused row takes no part in ticks, so it does not keep others from joining.
+        running = sum(strand.runnable for strand in self._live)
+        room = max(0, self._max_rows * len(self._workers) - running)
+        for _ in range(min(room, len(self._waiting))):
+            strand = self._waiting.popleft()
             strand.slot = self._arena.take(strand.job.start.h, strand.job.start.c)
             strand.begun = time.monotonic()
             self._live.append(strand)
         return deliveries
+
+    def _pick_rows(self) -> list[Strand]:
+        """This worker's share of the rows that can run, those first that have waited longest."""
+        running = sum(strand.runnable for strand in self._live)
+        share = min(self._max_rows, math.ceil(running / len(self._workers)))
+        picked = [strand for strand in self._live if strand.runnable and not strand.ticking][:share]
+        for strand in picked:
+            strand.ticking = True
+        return picked
 
     def _tick(self, strands: Sequence[Strand]) -> list[Delivery]:
         works = [strand.work for strand in strands]
         count = tick_steps(works, self._cost.expected(len(strands)), self._tick_seconds)
         steps = [min(count, work.to_feed + work.to_generate) for work in works]
         slots = [strand.slot for strand in strands]
-        started = time.monotonic()
         try:
             outputs = self.decoder.run(self._inputs(strands, steps, slots, count))
             if outputs.tokens.shape != (count, len(strands)):
@@ -307,12 +323,12 @@ class Loom:
         except Exception:
             log.exception("the decoder failed on %d rows x %d steps", len(strands), count)
             if len(strands) == 1:
-                return [self._dismiss(strands[0], FinishReason.FAILED)]
+                with self._condition:
+                    return [self._dismiss(strands[0], FinishReason.FAILED)]
             # One row's fault must not end the others: each is tried alone.
             return [delivery for strand in strands for delivery in self._tick([strand])]
-        now = time.monotonic()
-        self._cost.observe(len(strands), (now - started) / count)
-        return self._take_results(strands, works, steps, slots, outputs, now)
+        with self._condition:
+            return self._take_results(strands, works, steps, slots, outputs)
 
     def _inputs(self, strands: Sequence[Strand], steps: list[int], slots: list[int], count: int) -> Inputs:
         forced = np.full((count, len(strands)), -1, np.int64)
@@ -346,8 +362,8 @@ class Loom:
         steps: Sequence[int],
         slots: Sequence[int],
         outputs: Outputs,
-        now: float,
     ) -> list[Delivery]:
+        now = time.monotonic()
         # A strand cancelled during the tick keeps the state before it: that is what its reader was told last.
         kept = [row for row, strand in enumerate(strands) if not strand.cancelled]
         if len(kept) == len(strands):
@@ -390,6 +406,7 @@ class Loom:
             strand.slot = -1
         else:
             h, c = start.h, start.c
+            self._waiting.remove(strand)
         return Finish(
             reason=reason,
             snapshot=self._snapshot(strand, h, c),

@@ -16,6 +16,7 @@ from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.loom import Chunk, Delivery, Finish, FinishReason, Job, Loom, Strand
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Snapshot
+from charloom.engine.step_cost import StepCost
 
 
 class Reader:
@@ -57,7 +58,7 @@ class Harness:
     def __init__(self, decoder: Decoder, start_token: int, **settings: float) -> None:
         self.decoder = decoder
         self.start_token = start_token
-        self.loom = Loom(decoder, hand_out, **settings)  # type: ignore[arg-type]
+        self.loom = Loom(decoder, hand_out, cost=StepCost([1, 64], [0.0001, 0.0004]), **settings)  # type: ignore[arg-type]
 
     def fresh(self, seed: int) -> Snapshot:
         return Snapshot.fresh(self.decoder.shape, self.start_token, seed)
@@ -94,6 +95,8 @@ class Slow:
         self.shape, self.kind, self.device = decoder.shape, decoder.kind, decoder.device
         self.weights_sha256 = decoder.weights_sha256
         self.rows: list[int] = []
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
         self.fails = False
         self.gate: threading.Event | None = None
         self.entered = threading.Event()
@@ -105,8 +108,14 @@ class Slow:
             assert self.gate.wait(30)
         if self.fails:
             raise RuntimeError("out of luck")
+        with self.lock:
+            self.at_once += 1
+            self.most_at_once = max(self.at_once, self.most_at_once)
         time.sleep(self.seconds)
-        return self._decoder.run(inputs)
+        outputs = self._decoder.run(inputs)
+        with self.lock:
+            self.at_once -= 1
+        return outputs
 
 
 def test_one_job_gives_the_text_of_the_oracle(harness: Harness) -> None:
@@ -158,6 +167,20 @@ def test_jobs_really_share_decoder_calls(decoder: Decoder, bundle: Bundle) -> No
         reader.wait()
     assert max(slow.rows) == 20
     harness.loom.drain(1)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_several_workers_share_the_rows_and_change_no_text(decoder: Decoder, bundle: Bundle, workers: int) -> None:
+    slow = Slow(decoder, 0.001)
+    harness = Harness(slow, bundle.manifest.start_token, workers=workers)
+    readers = [harness.submit(seed=n, prompt=[1] * (n % 5), max_tokens=200 + n) for n in range(24)]
+    for n, reader in enumerate(readers):
+        reader.wait()
+        assert reader.tokens == generate_alone(decoder, harness.fresh(n), [1] * (n % 5), 200 + n, Sampling())[0]
+        assert [chunk.position for chunk in reader.chunks] == sorted(chunk.position for chunk in reader.chunks)
+    assert slow.most_at_once == workers
+    harness.loom.drain(1)
+    assert harness.loom.live == 0
 
 
 def test_two_jobs_in_a_row_continue_the_state(harness: Harness) -> None:
