@@ -31,6 +31,14 @@ def build_decoder(weights: DecoderWeights, *, int8: bool, metadata: dict[str, st
     return _Builder(weights, int8).model(metadata)
 
 
+def build_bare_step(weights: DecoderWeights, *, int8: bool) -> onnx.ModelProto:
+    """One step of the same network and nothing else, from token, h and c to logits: what no decoder can be faster than.
+
+    For measurements. The products, gates and output layer are those of `build_decoder`; there is no loop, no sampling.
+    """
+    return _Builder(weights, int8).bare_step()
+
+
 class _Builder:
     """Collects nodes; a value in the graph is known by its name."""
 
@@ -120,6 +128,21 @@ class _Builder:
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="charloom"
         )
         helper.set_model_props(model, metadata)
+        checker.check_model(model, full_check=True)
+        return model
+
+    def bare_step(self) -> onnx.ModelProto:
+        layers, hidden = range(self._weights.layers), self._weights.hidden
+        names = [f"{part}_{layer}" for part in "hc" for layer in layers]
+        h, c = self._cells("token", names[: len(layers)], names[len(layers) :])
+        logits = self._op("Add", self._product(h[-1], "head", self._weights.head), self._bias_of_head())
+        state: Axes = ["B", hidden]
+        inputs = [helper.make_tensor_value_info("token", INT64, ["B"])]
+        inputs += [helper.make_tensor_value_info(name, FLOAT, state) for name in names]
+        outputs = [helper.make_tensor_value_info(logits, FLOAT, ["B", self._weights.vocabulary])]
+        outputs += [helper.make_tensor_value_info(name, FLOAT, state) for name in h + c]
+        graph = helper.make_graph(self._nodes, "charloom_bare_step", inputs, outputs, list(self._initializers.values()))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         checker.check_model(model, full_check=True)
         return model
 
