@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 MOST_STEPS = 256
 """Steps of the longest tick, whatever they cost."""
-ROW_SECONDS = 0.0002
+ROW_SECONDS = 0.0004
 """How much longer a tick may take for each row: every row of a tick costs a message, and messages cost time too."""
 
 
