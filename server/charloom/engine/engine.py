@@ -19,7 +19,8 @@ from charloom.engine.decoder import Decoder
 from charloom.engine.errors import InvalidRequest, ModelNotFound, SessionOfAnotherModel, StalePosition, shown
 from charloom.engine.generation import Generation, GenerationResult
 from charloom.engine.invariance import is_batch_invariant
-from charloom.engine.loom import Delivery, Finish, Job, Loom
+from charloom.engine.jobs import Delivery, Finish, Job
+from charloom.engine.loom import Loom
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Session, Snapshot
 from charloom.engine.step_cost import StepCost

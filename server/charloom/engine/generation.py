@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from charloom.bundle import TextDecoder
 from charloom.engine.errors import DecoderFailure
-from charloom.engine.loom import Chunk, Finish, FinishReason, Strand
+from charloom.engine.jobs import Chunk, Finish, FinishReason, Strand
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Session, Snapshot
 

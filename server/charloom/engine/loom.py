@@ -9,125 +9,26 @@ jobs get a row, cancelled ones lose theirs. Results go to `deliver`, once per ti
 
 from __future__ import annotations
 
-import enum
 import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from charloom.engine.arena import Arena
-from charloom.engine.decoder import Decoder, Floats, Inputs, Ints, Outputs
+from charloom.engine.decoder import Decoder, Floats, Inputs, Outputs
 from charloom.engine.errors import Draining, Overloaded
-from charloom.engine.sampling import Sampling
+from charloom.engine.jobs import Chunk, Delivery, Finish, FinishReason, Job, Strand
 from charloom.engine.schedule import Work, tick_steps
 from charloom.engine.session import Snapshot
 from charloom.engine.step_cost import StepCost
 from charloom.engine.uniforms import uniforms
 
 log = logging.getLogger(__name__)
-
-
-class FinishReason(enum.Enum):
-    """Why a job left the loom."""
-
-    LENGTH = "length"
-    DRAINING = "draining"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to feed and to generate, and from where."""
-
-    start: Snapshot
-    prompt: Ints
-    """[T], may be empty"""
-    max_tokens: int
-    sampling: Sampling
-    snapshots: bool = False
-    """Whether each chunk is to carry the state after it."""
-
-
-@dataclass(frozen=True)
-class Finish:
-    """How a job ended; times are seconds since it was submitted."""
-
-    reason: FinishReason
-    snapshot: Snapshot
-    """After the last delivered token; its `tail` is that of the start."""
-    generated: int
-    fed: int
-    queued: float
-    first_token: float
-    total: float
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What one tick did for one job."""
-
-    tokens: Sequence[int]
-    """Generated tokens; empty while a prompt is read, and it may be empty in the last chunk."""
-    position: int
-    """Absolute position after these tokens."""
-    finish: Finish | None = None
-    snapshot: Snapshot | None = None
-    """After these tokens; None where the job does not ask for it. Its `tail` is that of the start."""
-
-
-@dataclass(eq=False)
-class Strand:
-    """A job on the loom. `cancel` and `took` may be called from any thread."""
-
-    job: Job
-    receiver: Callable[[Chunk], None]
-    """Who wants the chunks; the loom only carries it to `deliver`."""
-    loom: Loom
-    submitted: float
-    cancelled: bool = False
-    taken: int = 0
-    """Generated tokens that the reader took; only the reader writes it."""
-    # From here on, only the loom's workers read or write, one at a time.
-    ticking: bool = False
-    """Whether a worker has it in a tick."""
-    slot: int = -1
-    token: int = 0
-    fed: int = 0
-    generated: int = 0
-    begun: float = 0.0
-    first: float = 0.0
-
-    @property
-    def position(self) -> int:
-        return self.job.start.position + self.fed + self.generated
-
-    @property
-    def work(self) -> Work:
-        return Work(len(self.job.prompt) - self.fed, self.job.max_tokens - self.generated, self.generated > 0)
-
-    @property
-    def runnable(self) -> bool:
-        return self.generated - self.taken < self.loom.unread_limit
-
-    def cancel(self) -> None:
-        """Take the job out of the loom before the next tick; tokens of the present tick are not delivered."""
-        self.cancelled = True
-        self.loom.wake()
-
-    def took(self, tokens: int) -> None:
-        """Say that the reader took this many more tokens: a job whose reader stops is paused."""
-        self.taken += tokens
-        if self.loom.idle:
-            self.loom.wake()
-
-
-Delivery = tuple[Strand, Chunk]
 
 
 class Loom:
@@ -157,13 +58,13 @@ class Loom:
         unread_limit: int = 8192,
     ) -> None:
         self.decoder = decoder
-        self.unread_limit = unread_limit
+        self._unread_limit = unread_limit
         self._deliver = deliver
         self._tick_seconds = tick_seconds
         self._max_rows = max_rows
         self._max_waiting = max_waiting
         self._cost = cost
-        self.idle = 0
+        self._idle = 0
         """How many workers look for work or wait for it."""
         # All below is read and written under the condition's lock alone.
         self._condition = threading.Condition()
@@ -194,15 +95,16 @@ class Loom:
                 raise Draining
             if len(self._waiting) >= self._max_waiting:
                 raise Overloaded(f"{len(self._waiting)} calls are waiting already", retry_after=1.0)
-            strand = Strand(job, receiver, self, time.monotonic(), token=job.start.token)
+            strand = Strand(job, receiver, self._wake, self._unread_limit, time.monotonic(), token=job.start.token)
             self._waiting.append(strand)
             self._condition.notify()
         return strand
 
-    def wake(self) -> None:
-        """Let idle workers look at the rows again."""
-        with self._condition:
-            self._condition.notify_all()
+    def _wake(self) -> None:
+        """Let idle workers look at the rows again; busy ones will before their next tick."""
+        if self._idle:
+            with self._condition:
+                self._condition.notify_all()
 
     def drain(self, seconds: float) -> None:
         """Refuse new jobs, wait up to `seconds` for the others, then `cut` them, until the workers have ended."""
@@ -268,14 +170,14 @@ class Loom:
         with self._condition:
             for strand in strands:
                 strand.ticking = False
-            if self.idle:
+            if self._idle:
                 self._condition.notify_all()
 
     def _next_tick(self) -> tuple[list[Delivery], list[Strand], bool]:
         """What changed, the rows of the next tick, and whether to go on; waits while there is nothing of it."""
         with self._condition:
             # Counted before the rows are looked at, so that a reader that takes tokens meanwhile wakes a worker.
-            self.idle += 1
+            self._idle += 1
             try:
                 while True:
                     deliveries = self._change_rows()
@@ -285,7 +187,7 @@ class Loom:
                         return deliveries, strands, not ended
                     self._condition.wait()
             finally:
-                self.idle -= 1
+                self._idle -= 1
 
     def _change_rows(self) -> list[Delivery]:
         """The one point where rows join and leave."""

@@ -14,7 +14,7 @@ from charloom.bundle import CharacterVocabulary, Unit
 from charloom.engine.engine import GenerationRequest, Limits, Model
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.generation import GenerationResult
-from charloom.engine.loom import FinishReason
+from charloom.engine.jobs import FinishReason
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Session
 from charloom.v1 import generation_pb2, models_pb2, sessions_pb2

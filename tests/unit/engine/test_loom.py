@@ -13,7 +13,8 @@ from charloom.bundle import Bundle
 from charloom.engine.alone import generate_alone
 from charloom.engine.decoder import Decoder, Inputs, Outputs
 from charloom.engine.errors import Draining, Overloaded
-from charloom.engine.loom import Chunk, Delivery, Finish, FinishReason, Job, Loom, Strand
+from charloom.engine.jobs import Chunk, Delivery, Finish, FinishReason, Job, Strand
+from charloom.engine.loom import Loom
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Snapshot
 from charloom.engine.step_cost import StepCost
