@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -88,6 +89,20 @@ def test_sigterm_lets_a_short_call_end_and_ends_a_long_one_with_its_session_told
         assert result.finish_reason == generation_pb2.FINISH_REASON_DRAINING
         assert sum(len(message.text) for message in messages) + len(first.text) == result.usage.completion_tokens
         assert result.session.position == result.usage.completion_tokens
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_a_second_signal_does_not_wait_for_the_grace_time(start: Start) -> None:
+    process, address = start("--grace-seconds", "600", "--max-tokens", "1000000000")
+    with grpc.insecure_channel(address) as channel:
+        stream = generation_pb2_grpc.GenerationServiceStub(channel).Generate(request(max_tokens=1_000_000_000))
+        next(stream)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert list(stream)[-1].result.finish_reason == generation_pb2.FINISH_REASON_DRAINING
     process.communicate(timeout=20)
     assert process.returncode == 0
 
