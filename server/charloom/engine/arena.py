@@ -19,8 +19,8 @@ class Arena:
     """
 
     def __init__(self, shape: Shape, slots: int = 16) -> None:
-        self._h = np.zeros((shape.layers, slots, shape.hidden), np.float32)
-        self._c = np.zeros_like(self._h)
+        self._h: Floats = np.zeros((shape.layers, slots, shape.hidden), np.float32)
+        self._c: Floats = np.zeros_like(self._h)
         self._free = list(range(slots))
 
     def take(self, h: Floats, c: Floats) -> int:
