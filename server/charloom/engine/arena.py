@@ -50,4 +50,4 @@ class Arena:
     @property
     def used(self) -> int:
         """Slots that are taken."""
-        return self._h.shape[1] - len(self._free)
+        return int(self._h.shape[1]) - len(self._free)
