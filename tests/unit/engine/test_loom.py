@@ -220,10 +220,10 @@ def test_a_cancelled_job_leaves_within_a_tick_and_keeps_what_was_delivered(decod
     other = harness.submit(seed=3, max_tokens=300)
     assert reader.began.wait(10)
     assert reader.strand is not None
-    calls = len(slow.rows)
     reader.strand.cancel()
+    calls = len(slow.rows)
     finish = reader.wait()
-    assert len(slow.rows) - calls <= 2
+    assert slow.rows[calls:].count(2) <= 1, "only a tick that had begun may still hold the cancelled row"
     assert finish.reason is FinishReason.CANCELLED
     assert finish.generated == len(reader.tokens) == finish.snapshot.position
     expected, snapshot = generate_alone(harness.decoder, harness.fresh(2), [], len(reader.tokens), Sampling())
