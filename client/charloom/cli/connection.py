@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from charloom.cli import CommandError
-from charloom.client import CharloomError, Client
+from charloom.client import DEFAULT_TARGET, CharloomError, Client
 
-DEFAULT_TARGET = "localhost:50051"
 TARGET_VARIABLE = "CHARLOOM_TARGET"
 
 

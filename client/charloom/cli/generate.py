@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps(shown, ensure_ascii=False, default=plain))
             text, result = completion.text, completion.result
         else:
-            text, result = _stream(source, ("", prompt)[arguments.echo], prompt, options)
+            text, result = _stream(source, prompt if arguments.echo else "", prompt, options)
     if arguments.stats:
         print(stats(text, result), file=sys.stderr)
     if result.finish_reason is FinishReason.DRAINING:

@@ -15,7 +15,7 @@ state and leaves nothing on the server. Errors are the classes below `CharloomEr
 """
 
 from charloom.client._async_client import AsyncClient
-from charloom.client._client import Client
+from charloom.client._client import DEFAULT_TARGET, Client
 from charloom.client._errors import (
     AlreadyExists,
     Cancelled,
@@ -54,6 +54,7 @@ from charloom.client._types import (
 )
 
 __all__ = [
+    "DEFAULT_TARGET",
     "NOT_GIVEN",
     "AlreadyExists",
     "AsyncClient",

@@ -268,10 +268,8 @@ class Engine:
         The news of the cancellation may also arrive a moment after the call that follows.
         """
         running = self._running.get(session_id)
-        for seconds in (_CANCELLATION_ARRIVES, _CANCELLATION_ENDS):
-            if running is not None and (seconds == _CANCELLATION_ARRIVES or running.cancelled):
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(running.settled.wait(), seconds)
+        if running is not None and not await running.settles_within(_CANCELLATION_ARRIVES) and running.cancelled:
+            await running.settles_within(_CANCELLATION_ENDS)
 
     def _commit(self, session_id: str, snapshot: Snapshot | None) -> Session:
         self._running.pop(session_id, None)
@@ -317,9 +315,8 @@ class Engine:
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """On the worker's thread: one wake-up of the event loop for everything that a tick brought."""
-        if not self._event_loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # it was closed just now: nobody is left to tell
-                self._event_loop.call_soon_threadsafe(_hand_out, deliveries)
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is left to tell
+            self._event_loop.call_soon_threadsafe(_hand_out, deliveries)
 
 
 def _hand_out(deliveries: Sequence[Delivery]) -> None:

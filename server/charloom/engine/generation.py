@@ -42,8 +42,8 @@ class GenerationResult:
 class Generation:
     """Text as it is generated.
 
-    Iterate over it for `Piece`s, or ask for the `whole` text; `result` is there once either has ended. A reader that
-    falls behind gets larger pieces, and is paused when it stops reading.
+    Iterate over it for `Piece`s, or ask for the `whole` text; `result` is there once either has ended, and never after
+    `cancel`. A reader that falls behind gets larger pieces, and is paused when it stops reading.
 
     Its session is committed exactly once: through the last piece that was handed out when it ends or is cancelled,
     and not at all when nothing was handed out. Tokens that were made ahead of the reader are as if never made.
@@ -74,8 +74,7 @@ class Generation:
         self._failed = False
         self.cancelled = False
         """Whether it was asked to stop."""
-        self.settled = asyncio.Event()
-        """Set once its session is committed."""
+        self._settled = asyncio.Event()
         self.result: GenerationResult | None = None
 
     def attach(self, strand: Strand) -> None:
@@ -110,13 +109,27 @@ class Generation:
             self._strand.cancel()
 
     async def whole(self) -> str:
-        """The whole text. Cancelled before the end, it was not handed out: the session stays as it was."""
+        """The whole text. Cancelled before the end, it was not handed out: the session stays as it was.
+
+        Raises:
+            asyncio.CancelledError: the generation was cancelled.
+        """
         parts = []
         while self._finish is None:
             parts.append(await self._next_text())
         parts.append(await self._next_text())
+        if self._abandoned():
+            raise asyncio.CancelledError
         self._end()
         return "".join(parts)
+
+    async def settles_within(self, seconds: float) -> bool:
+        """Whether its session is committed, or will be within this time."""
+        try:
+            await asyncio.wait_for(self._settled.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return True
 
     def __aiter__(self) -> Generation:
         return self
@@ -156,7 +169,7 @@ class Generation:
         self.result = self._describe(self._finish, session)
 
     def _settle(self, snapshot: Snapshot | None) -> Session | None:
-        if self.settled.is_set():
+        if self._settled.is_set():
             return None
-        self.settled.set()
+        self._settled.set()
         return self._commit(snapshot)

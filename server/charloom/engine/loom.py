@@ -158,7 +158,7 @@ class Loom:
                     return
                 # Only now may another worker have them: their chunks must be delivered in order.
                 self._let_go(strands)
-        except BaseException:
+        except Exception:
             log.exception("a worker of the loom broke; the loom fails its jobs and takes no more")
             self._end_all(FinishReason.FAILED)
             self._let_go(strands)

@@ -39,9 +39,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         context.add_done_callback(lambda _: generation.cancel())
         async for piece in generation:
             yield generation_pb2.GenerateResponse(text=piece.text, position=piece.position)
-        assert generation.result is not None
-        result = from_result(generation.result)
-        yield generation_pb2.GenerateResponse(position=result.position, result=result)
+        if generation.result is not None:  # it is None when the client has gone
+            result = from_result(generation.result)
+            yield generation_pb2.GenerateResponse(position=result.position, result=result)
 
     async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> generation_pb2.CompleteResponse:
         """Gather the text, then answer."""

@@ -21,7 +21,6 @@ from pydantic_settings import (
 from charloom.bundle import DecoderKind
 from charloom.engine.engine import Limits
 
-DEFAULT_PORT = 50051
 CONFIG_VARIABLE = "CHARLOOM_CONFIG"
 
 
@@ -31,7 +30,7 @@ class ServerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CHARLOOM_", extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
-    port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where decoders run")
     decoder: DecoderKind | None = Field(
         None, description="onnx-int8, onnx-fp32 or torchscript (default: the fastest that the bundle has)"

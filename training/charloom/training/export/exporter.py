@@ -34,6 +34,8 @@ from charloom.training.export.weights import DecoderWeights, decoder_weights
 
 INT8_LIMIT = 0.005
 """Most that int8 may cost on validation text, in nats per token."""
+_PROVENANCE = ("corpus", "config", "step", "epoch", "precision", "torch", "python")
+"""What the manifest takes over from the run."""
 
 
 class ExportError(Exception):
@@ -141,9 +143,6 @@ def _write(
             }
         ),
     )
-
-
-_PROVENANCE = ("corpus", "config", "step", "epoch", "precision", "torch", "python")
 
 
 def _write_decoder(kind: DecoderKind, weights: DecoderWeights, file: Path, weights_sha256: str) -> None:
