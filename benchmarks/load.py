@@ -57,7 +57,7 @@ async def short_session(channel: grpc.aio.Channel, number: int, length: int) -> 
     """A session of four calls, each a 32-character prompt and 64 generated characters; `length` is not used."""
     generation = generation_pb2_grpc.GenerationServiceStub(channel)
     sessions = sessions_pb2_grpc.SessionServiceStub(channel)
-    session = (await sessions.CreateSession(sessions_pb2.CreateSessionRequest(seed=number))).session.id  # type: ignore[misc]
+    session = (await sessions.CreateSession(sessions_pb2.CreateSessionRequest(seed=number))).session.id
     options = generation_pb2.GenerationOptions(session_id=session, prompt=PROMPT, max_tokens=SHORT_LENGTH)
     return [await one_call(generation, options) for _ in range(SHORT_CALLS)]
 

@@ -13,28 +13,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ceiling import ceiling, characters_per_second
+from benchmarks.processes import hardware, running, serving
 from benchmarks.reference import write_reference_bundle
-from benchmarks.startup import hardware
 
 LONG, LONG_ROUNDS, SHORT_ROUNDS = 1000, 3, 3
-
-
-@contextmanager
-def server(*command: str) -> Iterator[str]:
-    """A server process that says where it listens."""
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-    finally:
-        process.terminate()
-        process.communicate()
 
 
 def load(target: str, workload: str, streams: int, rounds: int = 1, length: int = LONG) -> dict[str, Any]:
@@ -67,15 +53,14 @@ def main() -> int:
     short: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_reference_bundle(Path(folder) / "reference")
-        serve = ["-m", "charloom.cli.main", "serve", str(bundle), "--port", "0", "--decoder", arguments.decoder]
-        with server(*serve) as target:
+        with serving(bundle, "--decoder", arguments.decoder) as target:
             for count in map(int, arguments.streams.split(",")):
                 length = 5 * LONG if count == 1 else LONG
                 found = best([load(target, "long", count, LONG_ROUNDS, length) for _ in range(arguments.repeat)])
                 floor = single if count == 1 else top
                 streams[str(count)] = found | {"ratio": round(found["chars_per_s"] / floor, 3)}
             short["64"] = best([load(target, "short", 64, SHORT_ROUNDS) for _ in range(arguments.repeat)])
-    with server("-m", "benchmarks.obvious") as target:
+    with running("-m", "benchmarks.obvious") as target:
         obvious = {"64": load(target, "long", 64, length=50), "64 short": load(target, "short", 64)}
     print(
         file=sys.stderr,

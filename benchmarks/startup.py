@@ -9,39 +9,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.processes import hardware, serving
 from charloom.client import Client
 from charloom.models import BUNDLED_MODEL
 
 
 def first_character(bundle: Path) -> float:
     """Seconds from the start of a server process to the first streamed character."""
-    command = [sys.executable, "-m", "charloom.cli.main", "serve", str(bundle), "--port", "0"]
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stdout is not None
-        target = process.stdout.readline().split()[-1]
-        with Client(target) as client, client.generate("ROMEO:", max_tokens=10) as stream:
-            next(stream)
-            return time.perf_counter() - began
-    finally:
-        process.terminate()
-        process.communicate()
-
-
-def hardware() -> str:
-    """Processor and cores of this machine."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
+    with serving(bundle) as target, Client(target) as client, client.generate("ROMEO:", max_tokens=10) as stream:
+        next(stream)
+        return time.perf_counter() - began
 
 
 def main() -> int:
