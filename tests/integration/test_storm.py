@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import grpc
+import pytest
 
 from charloom.bundle import Bundle
 from charloom.engine.decoder import Decoder
@@ -70,7 +71,9 @@ def one_call(draw: random.Random, channel: grpc.Channel) -> None:
         channel.unary_unary(f"/{method}")(bytes(raw), timeout=5)
 
 
-def test_careless_clients_leave_nothing_behind(bundle: Bundle, decoder: Decoder) -> None:
+def test_careless_clients_leave_nothing_behind(
+    bundle: Bundle, decoder: Decoder, caplog: pytest.LogCaptureFixture
+) -> None:
     outcomes: collections.Counter[str] = collections.Counter()
 
     def client(number: int, address: str) -> None:
@@ -102,4 +105,5 @@ def test_careless_clients_leave_nothing_behind(bundle: Bundle, decoder: Decoder)
             assert len(stub.Complete(request).text) == 20
     assert outcomes["OK"] > 100
     assert outcomes["INVALID_ARGUMENT"] > 100
+    assert "unexpected error" not in caplog.text
     assert outcomes["INTERNAL"] == outcomes["UNKNOWN"] == 0, outcomes

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from bundle_files import change_manifest, replace_file
 from onnx import TensorProto, helper
 
 from charloom.bundle import Bundle, BundleError, DecoderKind, read_bundle
@@ -21,6 +20,7 @@ from charloom.training.export.onnx_graph import build_decoder
 from charloom.training.export.torchscript import build_torchscript
 from charloom.training.export.weights import decoder_weights
 from charloom.training.model import CharLSTM
+from tests.unit.bundle.bundle_files import change_manifest, replace_file
 
 Copied = Callable[[], Path]
 KINDS = pytest.mark.parametrize("kind", list(DecoderKind), ids=lambda kind: kind.value)

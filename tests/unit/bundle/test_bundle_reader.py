@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_files import change_manifest, replace_file
 
 from charloom.bundle import Bundle, BundleError, DecoderKind, read_bundle
+from tests.unit.bundle.bundle_files import change_manifest, replace_file
 
 Copied = Callable[[], Path]
 

@@ -4,10 +4,10 @@ import warnings
 from typing import Any
 
 import pytest
-from bundle_files import digest_of
 from pydantic import ValidationError
 
 from charloom.bundle import Cell, DecoderKind, FileEntry, Manifest, Unit
+from tests.unit.bundle.bundle_files import digest_of
 
 SHA = "0123456789abcdef" * 4
 OTHER_SHA = "f" * 64

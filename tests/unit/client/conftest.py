@@ -7,8 +7,7 @@ import pytest
 import pytest_asyncio
 
 from charloom.client import AsyncClient, Client
-
-from .fake_server import FakeServer
+from tests.unit.client.fake_server import FakeServer
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from charloom.client import AsyncClient, Client, ConnectionFailed, HealthStatus, InvalidValue, Overloaded, Unavailable
 from charloom.v1 import sessions_pb2
-
-from .fake_server import TEXT, FakeServer, error_info, failing, session
+from tests.unit.client.fake_server import TEXT, FakeServer, error_info, failing, session
 
 # Seconds that a call may spend on its way.
 NEAR = 3.0

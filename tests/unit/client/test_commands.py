@@ -11,8 +11,7 @@ from grpc_health.v1 import health_pb2
 
 from charloom.cli.main import main
 from charloom.v1 import generation_pb2, models_pb2
-
-from .fake_server import PIECES, TEXT, FakeServer, error_info, failing, model, stream
+from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, error_info, failing, model, stream
 
 Run = Callable[..., int]
 UNKNOWN = failing(grpc.StatusCode.INVALID_ARGUMENT, "prompt: 'é' at 0 is unknown", error_info("INVALID_REQUEST"))

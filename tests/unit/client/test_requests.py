@@ -12,8 +12,7 @@ from google.protobuf import duration_pb2
 from charloom.client import CharloomError, Client, GenerateOptions, InvalidValue
 from charloom.client._requests import complete_request, create_session_request, deadline, generate_request
 from charloom.v1 import generation_pb2
-
-from .fake_server import FakeServer
+from tests.unit.client.fake_server import FakeServer
 
 
 def options(prompt: str = "", session_id: str = "", **given: Any) -> generation_pb2.GenerationOptions:

@@ -6,8 +6,7 @@ from google.protobuf import duration_pb2
 
 from charloom.client import AsyncClient, Client, Conflict, ConnectionFailed, InternalError, NotFound, SessionExpired
 from charloom.v1 import sessions_pb2
-
-from .fake_server import PIECES, TEXT, FakeServer, error_info, failing, session
+from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, error_info, failing, session
 
 GONE = failing(grpc.StatusCode.NOT_FOUND, "expired", error_info("SESSION_EXPIRED"))
 BUSY = failing(grpc.StatusCode.ABORTED, "in use", error_info("SESSION_BUSY"))

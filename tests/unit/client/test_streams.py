@@ -22,8 +22,7 @@ from charloom.client import (
     TextStream,
 )
 from charloom.v1 import generation_pb2
-
-from .fake_server import PIECES, TEXT, FakeServer, abort, error_info, stream
+from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, abort, error_info, stream
 
 
 def draining(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from decoder_calls import assert_same_rows, exported, picked_rows, random_model
-from training_runs import random_uniforms
 
 from charloom.bundle import DecoderKind
 from charloom.engine.decoder import Decoder, Outputs
 from charloom.engine.invariance import first_rows, random_inputs
+from tests.unit.training.decoder_calls import assert_same_rows, exported, picked_rows, random_model
+from tests.unit.training.training_runs import random_uniforms
 
 KINDS = pytest.mark.parametrize("kind", list(DecoderKind), ids=lambda kind: kind.value)
 ROWS = 256

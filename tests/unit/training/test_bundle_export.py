@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from decoder_calls import naive, one_row
 from safetensors.numpy import load_file
 
 from charloom.bundle import Bundle, DecoderKind, Tokens, read_bundle
@@ -16,6 +15,7 @@ from charloom.engine.opening import open_decoder
 from charloom.training.checkpoint import TrainedModel, load_trained, load_validation
 from charloom.training.evaluate import tail_loss
 from charloom.training.export import INT8_LIMIT, ExportError, export_bundle, exporter
+from tests.unit.training.decoder_calls import naive, one_row
 
 
 @pytest.fixture(scope="module")

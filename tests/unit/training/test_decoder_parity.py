@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from decoder_calls import exported, naive, one_row, random_model
-from training_runs import plausible_tokens, random_uniforms
 
 from charloom.bundle import DecoderKind
 from charloom.engine.decoder import Decoder, Floats, Inputs
@@ -19,6 +17,8 @@ from charloom.training.export.quantize import quantize_columns
 from charloom.training.export.weights import decoder_weights
 from charloom.training.generate import generate
 from charloom.training.model import CharLSTM
+from tests.unit.training.decoder_calls import exported, naive, one_row, random_model
+from tests.unit.training.training_runs import plausible_tokens, random_uniforms
 
 FULL_PRECISION = pytest.mark.parametrize(
     "kind", [DecoderKind.ONNX_FP32, DecoderKind.TORCHSCRIPT], ids=lambda k: k.value

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training_runs import assert_same_checkpoint
 
 from charloom.cli.main import main
 from charloom.training.checkpoint import BEST_FILE, LAST_FILE, load_trained, read_checkpoint
+from tests.unit.training.training_runs import assert_same_checkpoint
 
 MACHINE = ["--threads", "1", "--device", "cpu"]
 FLAGS = [

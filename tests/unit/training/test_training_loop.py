@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_runs import Recorder, checkpoint_tensors, corpus_of, tiny_config, train
 
 from charloom.bundle import DecoderKind, Unit, read_bundle
 from charloom.training import loop
@@ -24,6 +23,7 @@ from charloom.training.evaluate import tail_estimate
 from charloom.training.export import export_bundle
 from charloom.training.loop import Trainer, TrainingDiverged
 from charloom.training.model import State
+from tests.unit.training.training_runs import Recorder, checkpoint_tensors, corpus_of, tiny_config, train
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import Recorder, assert_same_checkpoint, corpus_of, tiny_config, train
 
 from charloom.training.checkpoint import (
     BEST_FILE,
@@ -21,6 +20,7 @@ from charloom.training.checkpoint import (
 from charloom.training.config import TrainingConfig
 from charloom.training.corpus import Corpus
 from charloom.training.loop import Trainer
+from tests.unit.training.training_runs import Recorder, assert_same_checkpoint, corpus_of, tiny_config, train
 
 PER_EPOCH = 28
 """Steps of one epoch of `CORPUS_SIZE` characters with the settings below."""

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_runs import HIGHEST_UNIFORM, plausible_tokens, random_uniforms, torch_parameters
 
 from charloom.engine.decoder import Floats
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.sampling import Sampling
 from charloom.engine.sampling import choose as choose_in_numpy
 from charloom.training.sampling import apply_filters, choose
+from tests.unit.training.training_runs import HIGHEST_UNIFORM, plausible_tokens, random_uniforms, torch_parameters
 
 
 def decimals(low: float, high: float) -> st.SearchStrategy[float]:

@@ -1,0 +1,108 @@
+"""A loom whose jobs are read by the test, and a decoder that can be slow, stopped or broken."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from charloom.engine.decoder import Decoder, Inputs, Outputs
+from charloom.engine.jobs import Chunk, Delivery, Finish, Job, Strand
+from charloom.engine.loom import Loom
+from charloom.engine.sampling import Sampling
+from charloom.engine.session import Snapshot
+from charloom.engine.step_cost import StepCost
+
+
+class Reader:
+    """Collects what the loom delivers for one job."""
+
+    def __init__(self, *, takes: bool = True) -> None:
+        self.takes = takes
+        self.chunks: list[Chunk] = []
+        self.finish: Finish | None = None
+        self.ended = threading.Event()
+        self.began = threading.Event()
+        self.strand: Strand | None = None
+
+    def __call__(self, chunk: Chunk) -> None:
+        self.chunks.append(chunk)
+        self.began.set()
+        if self.takes and self.strand is not None:
+            self.strand.took(len(chunk.tokens))
+        if chunk.finish is not None:
+            self.finish = chunk.finish
+            self.ended.set()
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for chunk in self.chunks for token in chunk.tokens]
+
+    def wait(self) -> Finish:
+        assert self.ended.wait(30), "the loom did not finish the job"
+        assert self.finish is not None
+        return self.finish
+
+
+def hand_out(deliveries: Sequence[Delivery]) -> None:
+    for strand, chunk in deliveries:
+        strand.receiver(chunk)
+
+
+class Harness:
+    def __init__(self, decoder: Decoder, start_token: int, **settings: float) -> None:
+        self.decoder = decoder
+        self.start_token = start_token
+        self.loom = Loom(decoder, hand_out, cost=StepCost([1, 64], [0.0001, 0.0004]), **settings)  # type: ignore[arg-type]
+
+    def fresh(self, seed: int) -> Snapshot:
+        return Snapshot.fresh(self.decoder.shape, self.start_token, seed)
+
+    def submit(
+        self,
+        *,
+        start: Snapshot | None = None,
+        seed: int = 1,
+        prompt: Sequence[int] = (),
+        max_tokens: int = 50,
+        sampling: Sampling | None = None,
+        takes: bool = True,
+    ) -> Reader:
+        reader = Reader(takes=takes)
+        job = Job(start or self.fresh(seed), np.array(prompt, np.int64), max_tokens, sampling or Sampling())
+        reader.strand = self.loom.submit(job, reader)
+        return reader
+
+
+class Slow:
+    """A decoder that takes its time, and counts."""
+
+    def __init__(self, decoder: Decoder, seconds: float = 0.0) -> None:
+        self._decoder = decoder
+        self.seconds = seconds
+        self.shape, self.kind, self.device = decoder.shape, decoder.kind, decoder.device
+        self.weights_sha256 = decoder.weights_sha256
+        self.rows: list[int] = []
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.fails = False
+        self.gate: threading.Event | None = None
+        self.entered = threading.Event()
+
+    def run(self, inputs: Inputs) -> Outputs:
+        self.rows.append(len(inputs.token))
+        self.entered.set()
+        if self.gate is not None:
+            assert self.gate.wait(30)
+        if self.fails:
+            raise RuntimeError("out of luck")
+        with self.lock:
+            self.at_once += 1
+            self.most_at_once = max(self.at_once, self.most_at_once)
+        time.sleep(self.seconds)
+        outputs = self._decoder.run(inputs)
+        with self.lock:
+            self.at_once -= 1
+        return outputs

@@ -1,0 +1,216 @@
+"""The loom when jobs are cancelled, readers stop, rows run out, decoders fail, and the end comes."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from charloom.bundle import Bundle
+from charloom.engine.alone import generate_alone
+from charloom.engine.decoder import Decoder, Inputs, Outputs
+from charloom.engine.errors import Draining, Overloaded
+from charloom.engine.jobs import FinishReason
+from charloom.engine.sampling import Sampling
+from tests.unit.engine.looms import Harness, Slow
+
+
+def test_a_cancelled_job_leaves_within_a_tick_and_keeps_what_was_delivered(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder, 0.002)
+    harness = Harness(slow, bundle.manifest.start_token)
+    reader = harness.submit(seed=2, max_tokens=60_000)
+    other = harness.submit(seed=3, max_tokens=300)
+    assert reader.began.wait(10)
+    assert reader.strand is not None
+    reader.strand.cancel()
+    calls = len(slow.rows)
+    finish = reader.wait()
+    assert slow.rows[calls:].count(2) <= 1, "only a tick that had begun may still hold the cancelled row"
+    assert finish.reason is FinishReason.CANCELLED
+    assert finish.generated == len(reader.tokens) == finish.snapshot.position
+    expected, snapshot = generate_alone(harness.decoder, harness.fresh(2), [], len(reader.tokens), Sampling())
+    assert reader.tokens == expected
+    assert np.array_equal(finish.snapshot.h, snapshot.h)
+    other.wait()
+    assert other.tokens == generate_alone(harness.decoder, harness.fresh(3), [], 300, Sampling())[0]
+    harness.loom.drain(1)
+    assert harness.loom.live == 0
+
+
+def test_a_tick_that_was_running_when_its_job_was_cancelled_changes_nothing(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder)
+    slow.gate = threading.Event()
+    harness = Harness(slow, bundle.manifest.start_token)
+    reader = harness.submit(seed=2, prompt=[4, 4], max_tokens=10)
+    assert slow.entered.wait(10)
+    assert reader.strand is not None
+    reader.strand.cancel()
+    slow.gate.set()
+    finish = reader.wait()
+    assert reader.tokens == []
+    assert finish.snapshot.position == 0
+    assert not finish.snapshot.h.any()
+    harness.loom.drain(1)
+
+
+def test_a_waiting_job_can_be_cancelled(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder)
+    slow.gate = threading.Event()
+    harness = Harness(slow, bundle.manifest.start_token, max_rows=1)
+    running = harness.submit(max_tokens=20)
+    assert slow.entered.wait(10)
+    waiting = harness.submit(max_tokens=20)
+    assert harness.loom.waiting == 1
+    assert waiting.strand is not None
+    waiting.strand.cancel()
+    slow.gate.set()
+    assert waiting.wait().reason is FinishReason.CANCELLED
+    assert running.wait().generated == 20
+    harness.loom.drain(1)
+
+
+def test_a_full_queue_refuses_at_once(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder)
+    slow.gate = threading.Event()
+    harness = Harness(slow, bundle.manifest.start_token, max_rows=1, max_waiting=2)
+    readers = [harness.submit(max_tokens=5)]
+    assert slow.entered.wait(10)
+    readers += [harness.submit(seed=n, max_tokens=5) for n in (1, 2)]
+    with pytest.raises(Overloaded):
+        harness.submit(max_tokens=5)
+    slow.gate.set()
+    for reader in readers:
+        assert reader.wait().generated == 5
+    assert max(slow.rows) == 1
+    harness.loom.drain(1)
+
+
+def test_a_reader_that_stops_reading_pauses_its_job_and_no_other(decoder: Decoder, bundle: Bundle) -> None:
+    harness = Harness(decoder, bundle.manifest.start_token, unread_limit=100)
+    lazy = harness.submit(seed=1, max_tokens=3000, takes=False)
+    busy = harness.submit(seed=2, max_tokens=3000)
+    busy.wait()
+    assert lazy.began.wait(10)
+    time.sleep(0.1)
+    held = len(lazy.tokens)
+    assert 100 <= held <= 100 + 256
+    assert not lazy.ended.is_set()
+    lazy.takes = True
+    assert lazy.strand is not None
+    lazy.strand.took(held)
+    lazy.wait()
+    assert lazy.tokens == generate_alone(decoder, harness.fresh(1), [], 3000, Sampling())[0]
+    harness.loom.drain(1)
+
+
+def test_paused_jobs_do_not_keep_others_from_running(decoder: Decoder, bundle: Bundle) -> None:
+    harness = Harness(decoder, bundle.manifest.start_token, max_rows=2, unread_limit=50)
+    lazy = [harness.submit(seed=n, max_tokens=1000, takes=False) for n in range(4)]
+    for reader in lazy:
+        assert reader.began.wait(10)
+    busy = harness.submit(seed=9, max_tokens=500)
+    assert busy.wait().generated == 500
+    began = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - began < 0.15, "the worker spins while all its jobs are paused"
+    for reader in lazy:
+        reader.takes = True
+        assert reader.strand is not None
+        reader.strand.took(len(reader.tokens))
+    for n, reader in enumerate(lazy):
+        reader.wait()
+        assert reader.tokens == generate_alone(decoder, harness.fresh(n), [], 1000, Sampling())[0]
+    harness.loom.drain(1)
+
+
+def test_jobs_share_the_rows_when_more_of_them_can_run_than_fit(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder, 0.0005)
+    harness = Harness(slow, bundle.manifest.start_token, max_rows=2, unread_limit=20)
+    readers = [harness.submit(seed=n, max_tokens=5000, takes=False) for n in range(4)]
+    for reader in readers:
+        assert reader.began.wait(10)
+    for reader in readers:
+        reader.takes = True
+        assert reader.strand is not None
+        reader.strand.took(len(reader.tokens))
+    for n, reader in enumerate(readers):
+        reader.wait()
+        assert reader.tokens == generate_alone(decoder, harness.fresh(n), [], 5000, Sampling())[0]
+    totals = [reader.finish.total for reader in readers if reader.finish is not None]
+    assert max(totals) < 2 * min(totals), "the rows were not shared fairly"
+    assert max(slow.rows) == 2
+    harness.loom.drain(1)
+
+
+def test_a_failing_decoder_ends_its_jobs_and_not_the_loom(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder)
+    harness = Harness(slow, bundle.manifest.start_token)
+    slow.fails = True
+    assert harness.submit(max_tokens=5).wait().reason is FinishReason.FAILED
+    slow.fails = False
+    assert harness.submit(max_tokens=5).wait().reason is FinishReason.LENGTH
+    harness.loom.drain(1)
+
+
+def test_a_row_that_breaks_the_decoder_does_not_take_the_others_with_it(decoder: Decoder, bundle: Bundle) -> None:
+    class Allergic(Slow):
+        def run(self, inputs: Inputs) -> Outputs:
+            if (inputs.top_k == 13).any():
+                raise RuntimeError("not this one")
+            return super().run(inputs)
+
+    harness = Harness(Allergic(decoder, 0.001), bundle.manifest.start_token)
+    good = [harness.submit(seed=n, max_tokens=200) for n in range(3)]
+    bad = harness.submit(max_tokens=200, sampling=Sampling(top_k=13))
+    assert bad.wait().reason is FinishReason.FAILED
+    for n, reader in enumerate(good):
+        assert reader.wait().reason is FinishReason.LENGTH
+        assert reader.tokens == generate_alone(decoder, harness.fresh(n), [], 200, Sampling())[0]
+    harness.loom.drain(1)
+
+
+def test_a_loom_whose_worker_breaks_fails_its_jobs_and_refuses_more(
+    decoder: Decoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(decoder, 0.002)
+    harness = Harness(slow, bundle.manifest.start_token)
+    reader = harness.submit(max_tokens=60_000)
+    assert reader.began.wait(10)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a defect in the loom itself")
+
+    monkeypatch.setattr(harness.loom, "_take_results", broken)
+    assert reader.wait().reason is FinishReason.FAILED
+    with pytest.raises(Draining):
+        harness.submit(max_tokens=1)
+    harness.loom.drain(1)
+    assert not harness.loom.working
+
+
+def test_draining_lets_jobs_end_and_refuses_new_ones(decoder: Decoder, bundle: Bundle) -> None:
+    harness = Harness(Slow(decoder, 0.002), bundle.manifest.start_token)
+    reader = harness.submit(max_tokens=400)
+    assert reader.began.wait(10)
+    harness.loom.drain(30)
+    assert reader.wait().reason is FinishReason.LENGTH
+    with pytest.raises(Draining):
+        harness.submit(max_tokens=1)
+
+
+def test_draining_ends_jobs_whose_time_is_up_with_their_state(decoder: Decoder, bundle: Bundle) -> None:
+    harness = Harness(Slow(decoder, 0.002), bundle.manifest.start_token)
+    reader = harness.submit(seed=5, max_tokens=60_000)
+    assert reader.began.wait(10)
+    harness.loom.drain(0.05)
+    finish = reader.wait()
+    assert finish.reason is FinishReason.DRAINING
+    assert finish.snapshot.position == len(reader.tokens) > 0
+    again = Harness(decoder, bundle.manifest.start_token)
+    rest = again.submit(start=finish.snapshot, max_tokens=50)
+    rest.wait()
+    whole = generate_alone(decoder, again.fresh(5), [], len(reader.tokens) + 50, Sampling())[0]
+    assert reader.tokens + rest.tokens == whole
+    again.loom.drain(1)
