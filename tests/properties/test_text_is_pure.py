@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from charloom.bundle import Bundle
 from charloom.engine.alone import generate_alone
 from charloom.engine.decoder import Decoder
-from charloom.engine.engine import Engine, GenerationRequest, Limits
+from charloom.engine.engine import Engine
 from charloom.engine.errors import SessionBusy
 from charloom.engine.invariance import first_rows, random_inputs
+from charloom.engine.requests import GenerationRequest, Limits
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Snapshot
 
@@ -73,7 +74,7 @@ def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text
                 tokens, oracle = generate_alone(decoder, oracle, fed, len(text), Sampling())
                 assert text == bundle.vocabulary.decode(tokens)
             now = (await engine.get_session(session.id)).snapshot
-            assert (now.position, now.token) == (oracle.position, oracle.token)
+            assert (now.position, now.pending) == (oracle.position, oracle.pending)
             assert np.array_equal(now.h, oracle.h)
             assert np.array_equal(now.c, oracle.c)
 

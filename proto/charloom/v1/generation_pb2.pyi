@@ -4,9 +4,11 @@ isort:skip_file
 """
 
 from charloom.v1 import sessions_pb2 as _sessions_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -30,17 +32,17 @@ class _UnknownCharactersEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unk
     UNKNOWN_CHARACTERS_REJECT: _UnknownCharacters.ValueType  # 1
     """Refuse the request and name the characters with their positions."""
     UNKNOWN_CHARACTERS_SKIP: _UnknownCharacters.ValueType  # 2
-    """Leave them out."""
+    """Leave them out. A stop string that has one is left out as a whole: it can never occur."""
 
 class UnknownCharacters(_UnknownCharacters, metaclass=_UnknownCharactersEnumTypeWrapper):
-    """What to do with a character that the model's vocabulary lacks."""
+    """What to do with a character that the model's vocabulary lacks, in the prompt and in all other text of a request."""
 
 UNKNOWN_CHARACTERS_UNSPECIFIED: UnknownCharacters.ValueType  # 0
 """The same as REJECT."""
 UNKNOWN_CHARACTERS_REJECT: UnknownCharacters.ValueType  # 1
 """Refuse the request and name the characters with their positions."""
 UNKNOWN_CHARACTERS_SKIP: UnknownCharacters.ValueType  # 2
-"""Leave them out."""
+"""Leave them out. A stop string that has one is left out as a whole: it can never occur."""
 Global___UnknownCharacters: _TypeAlias = UnknownCharacters  # noqa: Y015
 
 class _FinishReason:
@@ -55,6 +57,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """`max_tokens` tokens were generated."""
     FINISH_REASON_DRAINING: _FinishReason.ValueType  # 2
     """The server is stopping; the session, if any, holds the state after the last token that was sent."""
+    FINISH_REASON_STOP: _FinishReason.ValueType  # 3
+    """A stop string was generated."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
@@ -65,11 +69,17 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 1
 """`max_tokens` tokens were generated."""
 FINISH_REASON_DRAINING: FinishReason.ValueType  # 2
 """The server is stopping; the session, if any, holds the state after the last token that was sent."""
+FINISH_REASON_STOP: FinishReason.ValueType  # 3
+"""A stop string was generated."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):
-    """How the next token is chosen: temperature, then top_k, top_p and min_p. A field that is not set takes its default."""
+    """How the next token is chosen. In this order: repetition, frequency and presence penalty; logit_bias, allowed and
+    forbidden characters; temperature; top_k, top_p, min_p. A field that is not set takes its default.
+
+    The penalties look at the text of this call: its prompt and what it has generated.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -77,6 +87,12 @@ class Sampling(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     TOP_P_FIELD_NUMBER: _builtins.int
     MIN_P_FIELD_NUMBER: _builtins.int
+    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
+    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHARACTERS_FIELD_NUMBER: _builtins.int
+    FORBIDDEN_CHARACTERS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """Divides the logits: below 1 is more conservative, above 1 more varied; 0 always takes the most probable token.
     From 0 to 100. Default 1.
@@ -87,6 +103,22 @@ class Sampling(_message.Message):
     """Only the most probable tokens that together reach this probability; 1 is off. Above 0, up to 1. Default 1."""
     min_p: _builtins.float
     """Only tokens at least this probable in relation to the most probable one; 0 is off. From 0 to 1. Default 0."""
+    repetition_penalty: _builtins.float
+    """For tokens that have occurred: divides a positive logit and multiplies a negative one. From 0.01 to 100; above 1
+    avoids repetition. Default 1 (off).
+    """
+    presence_penalty: _builtins.float
+    """Subtracted from the logits of tokens that have occurred. From -100 to 100. Default 0 (off)."""
+    frequency_penalty: _builtins.float
+    """Subtracted from the logits of tokens, times how often they have occurred. From -100 to 100. Default 0 (off)."""
+    allowed_characters: _builtins.str
+    """Only tokens of these characters; in a byte model, of the bytes of their UTF-8 form. Not set allows all."""
+    forbidden_characters: _builtins.str
+    """No tokens of these characters; in a byte model, of the bytes of their UTF-8 form."""
+    @_builtins.property
+    def logit_bias(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogitBias]:
+        """Added to the logits. A symbol that several entries name gets their sum."""
+
     def __init__(
         self,
         *,
@@ -94,13 +126,27 @@ class Sampling(_message.Message):
         top_k: _builtins.int | None = ...,
         top_p: _builtins.float | None = ...,
         min_p: _builtins.float | None = ...,
+        repetition_penalty: _builtins.float | None = ...,
+        presence_penalty: _builtins.float | None = ...,
+        frequency_penalty: _builtins.float | None = ...,
+        logit_bias: _abc.Iterable[Global___LogitBias] | None = ...,
+        allowed_characters: _builtins.str | None = ...,
+        forbidden_characters: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_p", b"_min_p", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "min_p", b"min_p", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_characters", b"_allowed_characters", "_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "allowed_characters", b"allowed_characters", "frequency_penalty", b"frequency_penalty", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_p", b"_min_p", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "min_p", b"min_p", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_characters", b"_allowed_characters", "_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "allowed_characters", b"allowed_characters", "forbidden_characters", b"forbidden_characters", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allowed_characters: _TypeAlias = _typing.Literal["allowed_characters"]  # noqa: Y015
+    _WhichOneofArgType__allowed_characters: _TypeAlias = _typing.Literal["_allowed_characters", b"_allowed_characters"]  # noqa: Y015
+    _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
+    _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
     _WhichOneofReturnType__min_p: _TypeAlias = _typing.Literal["min_p"]  # noqa: Y015
     _WhichOneofArgType__min_p: _TypeAlias = _typing.Literal["_min_p", b"_min_p"]  # noqa: Y015
+    _WhichOneofReturnType__presence_penalty: _TypeAlias = _typing.Literal["presence_penalty"]  # noqa: Y015
+    _WhichOneofArgType__presence_penalty: _TypeAlias = _typing.Literal["_presence_penalty", b"_presence_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__repetition_penalty: _TypeAlias = _typing.Literal["repetition_penalty"]  # noqa: Y015
+    _WhichOneofArgType__repetition_penalty: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
@@ -108,7 +154,15 @@ class Sampling(_message.Message):
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allowed_characters) -> _WhichOneofReturnType__allowed_characters | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_p) -> _WhichOneofReturnType__min_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repetition_penalty) -> _WhichOneofReturnType__repetition_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
     @_typing.overload
@@ -117,6 +171,32 @@ class Sampling(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
 
 Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
+
+@_typing.final
+class LogitBias(_message.Message):
+    """An amount to add to some logits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHARACTERS_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    characters: _builtins.str
+    """The symbols: each character of this text; in a byte model, each byte of its UTF-8 form."""
+    bias: _builtins.float
+    """What is added to the logit of each. From -100 to 100."""
+    def __init__(
+        self,
+        *,
+        characters: _builtins.str = ...,
+        bias: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "characters", b"characters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogitBias: _TypeAlias = LogitBias  # noqa: Y015
 
 @_typing.final
 class GenerationOptions(_message.Message):
@@ -132,6 +212,12 @@ class GenerationOptions(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     EXPECTED_POSITION_FIELD_NUMBER: _builtins.int
+    MIN_TOKENS_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    INCLUDE_STOP_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Empty takes the session's model or, without a session, the server's first one."""
     session_id: _builtins.str
@@ -150,9 +236,28 @@ class GenerationOptions(_message.Message):
     """
     expected_position: _builtins.int
     """Refuse (ABORTED) unless the session stands at this position."""
+    min_tokens: _builtins.int
+    """Stop strings that end within the first `min_tokens` tokens do not count. Up to max_tokens. Default 0."""
+    include_stop: _builtins.bool
+    """Whether the text is to end with the stop string. If not, text, position and session end before it."""
+    logprobs: _builtins.bool
+    """Whether to tell the log-probability of each generated token."""
+    top_logprobs: _builtins.int
+    """With `logprobs`: also tell those of the most probable tokens at each position, this many. Up to 20."""
+    n: _builtins.int
+    """How many continuations to generate from the one state, each with its own random numbers: the seed of number i is
+    seed + i. More than one leave the session as it was; the same call with one of these seeds, and n = 1, goes on with
+    that continuation. Up to 64. Default 1.
+    """
     @_builtins.property
     def sampling(self) -> Global___Sampling:
         """How tokens are chosen."""
+
+    @_builtins.property
+    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ends the generation as soon as one of these strings has been generated by this call. Up to 16 strings of 1 to 256
+        characters. Text that may become a stop string is held back until that is decided.
+        """
 
     def __init__(
         self,
@@ -165,21 +270,31 @@ class GenerationOptions(_message.Message):
         sampling: Global___Sampling | None = ...,
         seed: _builtins.int | None = ...,
         expected_position: _builtins.int | None = ...,
+        min_tokens: _builtins.int = ...,
+        stop: _abc.Iterable[_builtins.str] | None = ...,
+        include_stop: _builtins.bool = ...,
+        logprobs: _builtins.bool = ...,
+        top_logprobs: _builtins.int = ...,
+        n: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "expected_position", b"expected_position", "max_tokens", b"max_tokens", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "expected_position", b"expected_position", "max_tokens", b"max_tokens", "n", b"n", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "expected_position", b"expected_position", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "unknown_characters", b"unknown_characters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "expected_position", b"expected_position", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "stop", b"stop", "top_logprobs", b"top_logprobs", "unknown_characters", b"unknown_characters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_position: _TypeAlias = _typing.Literal["expected_position"]  # noqa: Y015
     _WhichOneofArgType__expected_position: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__n: _TypeAlias = _typing.Literal["n"]  # noqa: Y015
+    _WhichOneofArgType__n: _TypeAlias = _typing.Literal["_n", b"_n"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_position) -> _WhichOneofReturnType__expected_position | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n) -> _WhichOneofReturnType__n | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
 
@@ -218,13 +333,21 @@ class GenerateResponse(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text since the last message; whole characters only. May be empty in the last message."""
     position: _builtins.int
     """Position after this piece: tokens fed and generated since the state was zero."""
+    index: _builtins.int
+    """Which of the `n` continuations this is, from 0."""
     @_builtins.property
     def result(self) -> Global___GenerationResult:
-        """Set in the last message, and only there."""
+        """Set in the last message of a continuation, and only there."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """Of the tokens since the last message, if they were asked for. In a byte model the text may lag behind its tokens."""
 
     def __init__(
         self,
@@ -232,14 +355,74 @@ class GenerateResponse(_message.Message):
         text: _builtins.str = ...,
         position: _builtins.int = ...,
         result: Global___GenerationResult | None = ...,
+        index: _builtins.int = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "result", b"result", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "logprobs", b"logprobs", "position", b"position", "result", b"result", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class TokenLogprob(_message.Message):
+    """How probable a token was: natural logarithms of the model's own distribution, before penalties, bias, temperature and
+    filters.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOSEN_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def chosen(self) -> Global___Alternative:
+        """The token that was generated."""
+
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternative]:
+        """The most probable tokens at its position, the most probable first."""
+
+    def __init__(
+        self,
+        *,
+        chosen: Global___Alternative | None = ...,
+        top: _abc.Iterable[Global___Alternative] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
+
+@_typing.final
+class Alternative(_message.Message):
+    """A token and its log-probability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYMBOL_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    symbol: _builtins.bytes
+    """UTF-8 of the character; in a byte model, the byte."""
+    logprob: _builtins.float
+    """Natural logarithm of its probability."""
+    def __init__(
+        self,
+        *,
+        symbol: _builtins.bytes = ...,
+        logprob: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "symbol", b"symbol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alternative: _TypeAlias = Alternative  # noqa: Y015
 
 @_typing.final
 class CompleteRequest(_message.Message):
@@ -271,27 +454,57 @@ class CompleteResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    COMPLETIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def completions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Completion]:
+        """The continuations, as many as were asked for."""
+
+    def __init__(
+        self,
+        *,
+        completions: _abc.Iterable[Global___Completion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completions", b"completions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteResponse: _TypeAlias = CompleteResponse  # noqa: Y015
+
+@_typing.final
+class Completion(_message.Message):
+    """One continuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
     TEXT_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The generated text, without the prompt."""
     @_builtins.property
     def result(self) -> Global___GenerationResult:
         """How the generation ended."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """Of each generated token, if they were asked for."""
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         result: Global___GenerationResult | None = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "result", b"result", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CompleteResponse: _TypeAlias = CompleteResponse  # noqa: Y015
+Global___Completion: _TypeAlias = Completion  # noqa: Y015
 
 @_typing.final
 class GenerationResult(_message.Message):
@@ -309,6 +522,7 @@ class GenerationResult(_message.Message):
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     seed: _builtins.int
@@ -321,6 +535,8 @@ class GenerationResult(_message.Message):
     """Digest of the model."""
     position: _builtins.int
     """Position after the last token."""
+    stop: _builtins.str
+    """The stop string that ended it; empty otherwise."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """What it consumed."""
@@ -350,10 +566,11 @@ class GenerationResult(_message.Message):
         model_digest: _builtins.str = ...,
         position: _builtins.int = ...,
         session: _sessions_pb2.Session | None = ...,
+        stop: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "session", b"session", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "position", b"position", "sampling", b"sampling", "seed", b"seed", "session", b"session", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "position", b"position", "sampling", b"sampling", "seed", b"seed", "session", b"session", "stop", b"stop", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

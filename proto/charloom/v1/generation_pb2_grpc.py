@@ -62,7 +62,8 @@ class GenerationServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Feeds a prompt and streams the text that follows, as it is generated. The last message carries `result`.
+        """Feeds a prompt and streams the text that follows, as it is generated. The last message of each continuation carries
+        `result`.
 
         Errors: INVALID_ARGUMENT for a field that is out of range or a prompt that the model cannot read; NOT_FOUND for
         an unknown model or session, or an expired one; FAILED_PRECONDITION for a session of another model; ABORTED when

@@ -40,7 +40,8 @@ class GenerationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> GenerationServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]
-    """Feeds a prompt and streams the text that follows, as it is generated. The last message carries `result`.
+    """Feeds a prompt and streams the text that follows, as it is generated. The last message of each continuation carries
+    `result`.
 
     Errors: INVALID_ARGUMENT for a field that is out of range or a prompt that the model cannot read; NOT_FOUND for
     an unknown model or session, or an expired one; FAILED_PRECONDITION for a session of another model; ABORTED when
@@ -62,7 +63,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Feeds a prompt and streams the text that follows, as it is generated. The last message carries `result`.
+    """Feeds a prompt and streams the text that follows, as it is generated. The last message of each continuation carries
+    `result`.
 
     Errors: INVALID_ARGUMENT for a field that is out of range or a prompt that the model cannot read; NOT_FOUND for
     an unknown model or session, or an expired one; FAILED_PRECONDITION for a session of another model; ABORTED when
@@ -87,7 +89,8 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateResponse], _abc.AsyncIterator[_generation_pb2.GenerateResponse]]:
-        """Feeds a prompt and streams the text that follows, as it is generated. The last message carries `result`.
+        """Feeds a prompt and streams the text that follows, as it is generated. The last message of each continuation carries
+        `result`.
 
         Errors: INVALID_ARGUMENT for a field that is out of range or a prompt that the model cannot read; NOT_FOUND for
         an unknown model or session, or an expired one; FAILED_PRECONDITION for a session of another model; ABORTED when

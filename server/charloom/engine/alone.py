@@ -9,20 +9,39 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from charloom.engine.decoder import Decoder, Inputs
+from charloom.engine.decoder import Decoder, Floats, Inputs, neutral
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Snapshot
 from charloom.engine.uniforms import uniforms
 
 
 def generate_alone(
-    decoder: Decoder, start: Snapshot, prompt: Sequence[int], max_tokens: int, sampling: Sampling
+    decoder: Decoder,
+    start: Snapshot,
+    prompt: Sequence[int],
+    max_tokens: int,
+    sampling: Sampling,
+    bias: Floats | None = None,
 ) -> tuple[list[int], Snapshot]:
     """Feed `prompt`, then generate `max_tokens`; returns the generated tokens and where that leaves the session."""
     h, c = start.h[:, None], start.c[:, None]
-    token, position = start.token, start.position
+    token, *replayed = start.pending
+    position = start.position - len(replayed)
+    counts = np.zeros((1, decoder.shape.vocabulary), np.float32)
+    fields = neutral(1, decoder.shape.vocabulary) | {
+        "temperature": np.array([sampling.temperature], np.float32),
+        "top_k": np.array([sampling.top_k]),
+        "top_p": np.array([sampling.top_p], np.float32),
+        "min_p": np.array([sampling.min_p], np.float32),
+        "repetition": np.array([sampling.repetition_penalty], np.float32),
+        "presence": np.array([sampling.presence_penalty], np.float32),
+        "frequency": np.array([sampling.frequency_penalty], np.float32),
+        "counts": counts,
+    }
+    if bias is not None:
+        fields["bias"] = bias[None]
     generated: list[int] = []
-    for forced in [*prompt, *[-1] * max_tokens]:
+    for step, forced in enumerate([*replayed, *prompt, *[-1] * max_tokens]):
         outputs = decoder.run(
             Inputs(
                 token=np.array([token]),
@@ -31,15 +50,13 @@ def generate_alone(
                 forced=np.array([[forced]]),
                 steps=np.array([1]),
                 uniform=uniforms(np.array([start.seed], np.uint64), np.array([position], np.uint64), 1),
-                temperature=np.array([sampling.temperature], np.float32),
-                top_k=np.array([sampling.top_k]),
-                top_p=np.array([sampling.top_p], np.float32),
-                min_p=np.array([sampling.min_p], np.float32),
-                bias=np.zeros((1, decoder.shape.vocabulary), np.float32),
+                **fields,
             )
         )
         h, c, token = outputs.h, outputs.c, int(outputs.tokens[0, 0])
         position += 1
+        if step >= len(replayed):
+            counts[0, token] += 1
         if forced < 0:
             generated.append(token)
-    return generated, Snapshot(h[:, 0], c[:, 0], token, position, start.seed, start.tail)
+    return generated, Snapshot(h[:, 0], c[:, 0], (token,), position, start.seed, start.tail)

@@ -10,71 +10,35 @@ import contextlib
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from charloom.bundle import Bundle, UnknownSymbolsError
+from charloom.bundle import Bundle
 from charloom.engine.decoder import Decoder
-from charloom.engine.errors import InvalidRequest, ModelNotFound, SessionOfAnotherModel, StalePosition, shown
+from charloom.engine.errors import (
+    DecoderFailure,
+    Draining,
+    InvalidRequest,
+    ModelNotFound,
+    SessionOfAnotherModel,
+    StalePosition,
+    shown,
+)
 from charloom.engine.generation import Generation, GenerationResult
 from charloom.engine.invariance import is_batch_invariant
-from charloom.engine.jobs import Delivery, Finish, Job
+from charloom.engine.jobs import Chunk, Finish, FinishReason
 from charloom.engine.loom import Loom
-from charloom.engine.sampling import Sampling
+from charloom.engine.requests import CheckedRequest, GenerationRequest, Limits, check
 from charloom.engine.session import Session, Snapshot
 from charloom.engine.step_cost import StepCost
 from charloom.engine.stores.memory import MemoryStore, utc_now
+from charloom.engine.strand import Delivery
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SEED_BITS = 64
 _CANCELLATION_ARRIVES, _CANCELLATION_ENDS = 0.02, 1.0
 """Seconds that a call waits for a session whose last call was, or is just being, cancelled."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the engine accepts."""
-
-    max_tokens: int = 65_536
-    """Most tokens that one call may generate."""
-    default_max_tokens: int = 256
-    """What a call generates that does not say."""
-    max_prompt_characters: int = 65_536
-    """Longest prompt."""
-    default_time_to_live: timedelta = timedelta(minutes=30)
-    """How long a session is kept without use."""
-    max_time_to_live: timedelta = timedelta(days=7)
-    """The longest that a session may ask for."""
-    max_sessions: int = 100_000
-    """Most sessions that are kept."""
-    workers: int = 1
-    """Decoder calls at a time, per model: one per core on a CPU."""
-    max_rows: int = 256
-    """Most rows in one decoder call."""
-    max_waiting: int = 1024
-    """Most calls that wait for a row, per model."""
-    tick_seconds: float = 0.005
-    """How long a decoder call for one stream should take when there is work for longer."""
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """What to generate, and from where."""
-
-    model: str = ""
-    """Empty: the session's model, or the first one."""
-    session_id: str = ""
-    """Empty: from the zero state, and keep nothing."""
-    prompt: str = ""
-    skip_unknown: bool = False
-    """Leave out characters that the model lacks, instead of refusing the prompt."""
-    max_tokens: int | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    seed: int | None = None
-    """None: the session's own, or a new one."""
-    expected_position: int | None = None
-    """Refuse unless the session is there."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +90,7 @@ class Engine:
                 max_rows=self.limits.max_rows,
                 max_waiting=self.limits.max_waiting,
             )
-            self._models[name] = Model(name, bundle, decoder, loom, is_batch_invariant(decoder))
+            self._models[name] = Model(name, bundle, decoder, loom, is_batch_invariant(decoder, self.limits.max_rows))
 
     @property
     def models(self) -> list[Model]:
@@ -207,45 +171,60 @@ class Engine:
         return self.sessions.delete(session_id)
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """Start generating.
+        """Start generating one continuation; a session goes on with it.
 
         Raises:
             InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel, SessionBusy, StalePosition,
             Overloaded, Draining: as their names say; nothing has changed then.
         """
-        max_tokens = self._checked_max_tokens(request.max_tokens)
         if not request.session_id:
-            model = self.model(request.model)
-            if request.expected_position:
-                raise InvalidRequest("expected_position", "it needs a session_id; without session the position is 0")
-            seed = secrets.randbits(_SEED_BITS) if request.seed is None else request.seed
-            start = Snapshot.fresh(model.decoder.shape, model.bundle.manifest.start_token, seed)
-            return self._start(model, request, max_tokens, start, lambda _: None)
-
-        wanted = self.model(request.model) if request.model else None
+            model, start = self._fresh_start(request)
+            return self._start(model, self._checked(request, model), start, lambda _: None, keep=False)
         await self._let_a_cancelled_call_end(request.session_id)
         session = self.sessions.acquire(request.session_id)
         try:
-            if wanted is not None and wanted.name != session.model:
-                raise SessionOfAnotherModel(session.id, session.model, wanted.name)
-            position = session.snapshot.position
-            if request.expected_position is not None and request.expected_position != position:
-                raise StalePosition(session.id, request.expected_position, position)
-            start = session.snapshot
-            if request.seed is not None:
-                start = replace(start, seed=request.seed)
+            model, start = self._start_of(session, request)
             generation = self._start(
-                self.model(session.model),
-                request,
-                max_tokens,
+                model,
+                self._checked(request, model),
                 start,
                 lambda snapshot: self._commit(session.id, snapshot),
+                keep=True,
             )
         except Exception:
             self.sessions.release(session.id, None)
             raise
         self._running[session.id] = generation
         return generation
+
+    async def continuations(self, request: GenerationRequest) -> list[Generation]:
+        """Start generating `n` continuations of one state, which is read and not changed.
+
+        Number i has the seed seed + i, and is the text that `generate` gives with that seed.
+
+        Raises:
+            as `generate`, but for SessionBusy.
+        """
+        if request.session_id:
+            model, start = self._start_of(await self.get_session(request.session_id), request)
+        else:
+            model, start = self._fresh_start(request)
+        checked = self._checked(request, model)
+        read = len(checked.prompt)
+        # The prompt is read once for all, unless they must know its tokens.
+        if read and not checked.sampling.penalises:
+            start = await self._after_feeding(model, checked, start)
+            checked = replace(checked, prompt=checked.prompt[:0])
+        generations: list[Generation] = []
+        try:
+            for number in range(request.n):
+                own = replace(start, seed=(start.seed + number) % 2**_SEED_BITS)
+                generations.append(self._start(model, checked, own, lambda _: None, keep=False, read=read))
+        except Exception:
+            for generation in generations:
+                generation.cancel()
+            raise
+        return generations
 
     @property
     def working(self) -> bool:
@@ -275,43 +254,83 @@ class Engine:
         self._running.pop(session_id, None)
         return self.sessions.release(session_id, snapshot)
 
-    def _checked_max_tokens(self, asked: int | None) -> int:
-        if asked is None:
-            return min(self.limits.default_max_tokens, self.limits.max_tokens)
-        if not 1 <= asked <= self.limits.max_tokens:
-            raise InvalidRequest("max_tokens", f"{asked} is not allowed; from 1 to {self.limits.max_tokens}")
-        return asked
+    def _fresh_start(self, request: GenerationRequest) -> tuple[Model, Snapshot]:
+        """Where a request without session starts."""
+        model = self.model(request.model)
+        if request.expected_position:
+            raise InvalidRequest("expected_position", "it needs a session_id; without session the position is 0")
+        seed = secrets.randbits(_SEED_BITS) if request.seed is None else request.seed
+        return model, Snapshot.fresh(model.decoder.shape, model.bundle.manifest.start_token, seed)
+
+    def _start_of(self, session: Session, request: GenerationRequest) -> tuple[Model, Snapshot]:
+        """Where a request with a session starts."""
+        if request.model and self.model(request.model).name != session.model:
+            raise SessionOfAnotherModel(session.id, session.model, request.model)
+        start = session.snapshot
+        if request.expected_position is not None and request.expected_position != start.position:
+            raise StalePosition(session.id, request.expected_position, start.position)
+        return self.model(session.model), start if request.seed is None else replace(start, seed=request.seed)
+
+    def _checked(self, request: GenerationRequest, model: Model) -> CheckedRequest:
+        return check(request, self.limits, model.bundle.vocabulary)
 
     def _start(
         self,
         model: Model,
-        request: GenerationRequest,
-        max_tokens: int,
+        request: CheckedRequest,
         start: Snapshot,
         commit: Callable[[Snapshot | None], Session | None],
+        *,
+        keep: bool,
+        read: int | None = None,
     ) -> Generation:
-        if len(request.prompt) > self.limits.max_prompt_characters:
-            raise InvalidRequest(
-                "prompt",
-                f"it has {len(request.prompt)} characters, more than {self.limits.max_prompt_characters}; "
-                "shorten it, or start the server with a higher --max-prompt-characters",
-            )
-        vocabulary = model.bundle.vocabulary
-        try:
-            prompt = vocabulary.encode(request.prompt, skip_unknown=request.skip_unknown)
-        except UnknownSymbolsError as problem:
-            raise InvalidRequest("prompt", f"{problem}; change them, or ask to skip them") from problem
-        if len(prompt):
+        """Put a generation on the loom.
+
+        Args:
+            model: the model
+            request: what to generate
+            start: from where
+            commit: see `Generation`
+            keep: whether its states matter
+            read: tokens of the prompt, where they have been read already
+        """
+        if len(request.prompt):
             start = replace(start, tail=b"")  # a prompt begins a new character
 
         def describe(finish: Finish, session: Session | None) -> GenerationResult:
-            digest = model.bundle.manifest.digest
-            return GenerationResult(finish, request.sampling, max_tokens, model.name, digest, session)
+            return GenerationResult(
+                finish=finish if read is None else replace(finish, fed=read),
+                sampling=request.sampling,
+                max_tokens=request.max_tokens,
+                model=model.name,
+                model_digest=model.bundle.manifest.digest,
+                session=session,
+                stop=None if finish.stop is None else request.stop[finish.stop],
+            )
 
-        generation = Generation(vocabulary.decoder(start.tail), commit, describe)
-        job = Job(start, prompt, max_tokens, request.sampling, snapshots=bool(request.session_id))
-        generation.attach(model.loom.submit(job, generation.receive))
+        generation = Generation(model.bundle.vocabulary, start.tail, commit, describe)
+        generation.attach(model.loom.submit(request.job(start, snapshots=keep), generation.receive))
         return generation
+
+    async def _after_feeding(self, model: Model, request: CheckedRequest, start: Snapshot) -> Snapshot:
+        """The state after the prompt."""
+        fed: asyncio.Future[Finish] = self._event_loop.create_future()
+
+        def receive(chunk: Chunk) -> None:
+            if chunk.finish and not fed.done():
+                fed.set_result(chunk.finish)
+
+        strand = model.loom.submit(replace(request, max_tokens=0, stops=None).job(start, snapshots=True), receive)
+        try:
+            finish = await fed
+        except asyncio.CancelledError:
+            strand.cancel()
+            raise
+        if finish.reason is FinishReason.DRAINING:
+            raise Draining
+        if finish.reason is not FinishReason.LENGTH:
+            raise DecoderFailure("the decoder failed while it read the prompt; nothing has changed")
+        return replace(finish.snapshot, tail=b"")
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """On the worker's thread: one wake-up of the event loop for everything that a tick brought."""

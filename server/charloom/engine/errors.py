@@ -12,6 +12,7 @@
     +-- StalePosition           it is not where the caller expected
     +-- Overloaded              try again later
     +-- Draining                the engine is stopping
+    +-- ReaderStalled           nobody reads the text
     +-- DecoderFailure          the decoder broke off
 
 Each has a `reason`, one UPPER_SNAKE word that programs can rely on, and a message for people.
@@ -141,6 +142,18 @@ class Overloaded(EngineError):
         self.retry_after = retry_after
         """Seconds after which another try makes sense."""
         super().__init__(f"{problem}; try again in {retry_after:g} s")
+
+
+class ReaderStalled(EngineError):
+    """The call's reader did not read, and too many others did not either."""
+
+    reason = "READER_STALLED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the text was not read for so long that the call was ended to make room for others; "
+            "read faster, or ask for less at a time; a session holds the state after the text that was sent"
+        )
 
 
 class Draining(EngineError):

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from charloom.bundle import TextDecoder
-from charloom.engine.errors import DecoderFailure
-from charloom.engine.jobs import Chunk, Finish, FinishReason, Strand
+from charloom.bundle import Vocabulary
+from charloom.engine.errors import DecoderFailure, ReaderStalled
+from charloom.engine.jobs import Chunk, Finish, FinishReason, TokenLogprob
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Session, Snapshot
+from charloom.engine.strand import Strand
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some text, and where the session stands after it."""
+    """Some text, and where the session stands after it. It may be empty where there are log-probabilities."""
 
     text: str
     position: int
+    logprobs: Sequence[TokenLogprob] = ()
+    """Of the tokens since the last piece, where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class GenerationResult:
     model: str
     model_digest: str
     session: Session | None
+    stop: str | None
+    """The stop string that ended it."""
 
 
 class Generation:
@@ -49,22 +54,26 @@ class Generation:
     and not at all when nothing was handed out. Tokens that were made ahead of the reader are as if never made.
 
     Args:
-        decoder: turns tokens into text, going on from the session's unfinished character
+        vocabulary: turns tokens into text
+        tail: the bytes of an unfinished character that the text goes on from
         commit: called once with the snapshot to keep, or None to leave the session as it was
         describe: makes the result
     """
 
     def __init__(
         self,
-        decoder: TextDecoder,
+        vocabulary: Vocabulary,
+        tail: bytes,
         commit: Callable[[Snapshot | None], Session | None],
         describe: Callable[[Finish, Session | None], GenerationResult],
     ) -> None:
-        self._decoder = decoder
+        self.vocabulary = vocabulary
+        self._decoder = vocabulary.decoder(tail)
         self._commit = commit
         self._describe = describe
         self._strand: Strand | None = None
         self._text: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
         self._unread = 0
         self._position = 0
         self._arrived = asyncio.Event()
@@ -85,6 +94,7 @@ class Generation:
         """Take a chunk; called on the event loop, in order."""
         try:
             self._text.append(self._decoder.feed(chunk.tokens))
+            self._logprobs += chunk.logprobs
             self._unread += len(chunk.tokens)
             self._position = chunk.position
             if chunk.snapshot is not None:
@@ -95,7 +105,7 @@ class Generation:
             self.cancel()
         if chunk.finish is not None:
             self._finish = chunk.finish
-            self._failed = self._failed or chunk.finish.reason is FinishReason.FAILED
+            self._failed = self._failed or chunk.finish.reason in (FinishReason.FAILED, FinishReason.STALLED)
             if self.cancelled or self._failed:
                 self._settle(self._handed_out)
         self._arrived.set()
@@ -108,20 +118,21 @@ class Generation:
         elif self._strand is not None:
             self._strand.cancel()
 
-    async def whole(self) -> str:
-        """The whole text. Cancelled before the end, it was not handed out: the session stays as it was.
+    async def whole(self) -> Piece:
+        """The whole text as one piece. Cancelled before the end, it was not handed out: the session stays as it was.
 
         Raises:
             asyncio.CancelledError: the generation was cancelled.
         """
-        parts = []
+        pieces: list[Piece] = []
         while self._finish is None:
-            parts.append(await self._next_text())
-        parts.append(await self._next_text())
+            pieces.append(await self._next_piece())
+        pieces.append(await self._next_piece())
         if self._abandoned():
             raise asyncio.CancelledError
         self._end()
-        return "".join(parts)
+        logprobs = [logprob for piece in pieces for logprob in piece.logprobs]
+        return Piece("".join(piece.text for piece in pieces), self._position, logprobs)
 
     async def settles_within(self, seconds: float) -> bool:
         """Whether its session is committed, or will be within this time."""
@@ -136,33 +147,36 @@ class Generation:
 
     async def __anext__(self) -> Piece:
         while self.result is None and not self._abandoned():
-            text = await self._next_text()
+            piece = await self._next_piece()
             if self._abandoned():
                 break
             if self._finish is not None:
                 self._end()
             self._handed_out = self._latest
-            if text:
-                return Piece(text, self._position)
+            if piece.text or piece.logprobs:
+                return piece
         raise StopAsyncIteration
 
     def _abandoned(self) -> bool:
         return self.cancelled and not self._failed
 
-    async def _next_text(self) -> str:
-        """All text that arrived since the last call, once there is something new."""
+    async def _next_piece(self) -> Piece:
+        """All that arrived since the last call, once there is something new."""
         await self._arrived.wait()
         self._arrived.clear()
-        text, unread, self._unread = "".join(self._text), self._unread, 0
-        self._text.clear()
+        piece = Piece("".join(self._text), self._position, self._logprobs)
+        unread, self._unread = self._unread, 0
+        self._text, self._logprobs = [], []
         if unread and self._strand is not None:
             self._strand.took(unread)
         if self._finish is not None:
             self._arrived.set()  # the end stays the end
-        return text
+        return piece
 
     def _end(self) -> None:
         assert self._finish is not None
+        if self._finish.reason is FinishReason.STALLED:
+            raise ReaderStalled
         if self._failed:
             raise DecoderFailure("the decoder failed; the session keeps the state after the text that was sent")
         session = self._settle(replace(self._finish.snapshot, tail=self._decoder.tail))

@@ -6,12 +6,14 @@ Knows: jobs, the chunks of tokens they turn into, how they end. Does not know: t
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from charloom.engine.decoder import Ints
+import numpy as np
+
+from charloom.engine.decoder import Floats, Ints
 from charloom.engine.sampling import Sampling
-from charloom.engine.schedule import Work
 from charloom.engine.session import Snapshot
 
 
@@ -19,9 +21,33 @@ class FinishReason(enum.Enum):
     """Why a job left the loom."""
 
     LENGTH = "length"
+    STOP = "stop"
     DRAINING = "draining"
     CANCELLED = "cancelled"
+    STALLED = "stalled"
+    """Its reader did not read, and others that do not either were too many."""
     FAILED = "failed"
+
+
+class TokenLogprob(NamedTuple):
+    """How probable a generated token was, and the most probable tokens at its position."""
+
+    token: int
+    logprob: float
+    top: Sequence[tuple[int, float]]
+    """Token and log-probability, the most probable first."""
+
+
+@dataclass(frozen=True)
+class Stops:
+    """What ends a generation before its length."""
+
+    patterns: Sequence[Sequence[int]]
+    """The stop strings as tokens."""
+    include: bool = False
+    """Whether the text is to end with the stop string, or before it."""
+    min_tokens: int = 0
+    """A stop string that would leave a shorter text does not count."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +58,19 @@ class Job:
     prompt: Ints
     """[T], may be empty"""
     max_tokens: int
+    """0 feeds the prompt and nothing else."""
     sampling: Sampling
+    bias: Floats | None = None
+    """[V], what is added to the logits."""
+    stops: Stops | None = None
+    top_logprobs: int | None = None
+    """How many alternatives to tell of each token; None: no log-probabilities at all."""
     snapshots: bool = False
     """Whether each chunk is to carry the state after it."""
+
+    def forced(self) -> Ints:
+        """All tokens to feed: those that the state has not read yet, past the first, then the prompt."""
+        return np.concatenate([np.array(self.start.pending[1:], np.int64), self.prompt])
 
 
 @dataclass(frozen=True)
@@ -43,73 +79,28 @@ class Finish:
 
     reason: FinishReason
     snapshot: Snapshot
-    """After the last delivered token; its `tail` is that of the start."""
+    """After the last delivered token; its `tail` is that of the start. Without meaning for a job that was cancelled."""
     generated: int
+    """Tokens delivered."""
     fed: int
+    """Tokens of the prompt that were fed."""
     queued: float
     first_token: float
     total: float
+    stop: int | None = None
+    """Which stop string was found."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one tick did for one job."""
+    """What some ticks did for one job."""
 
     tokens: Sequence[int]
-    """Generated tokens; empty while a prompt is read, and it may be empty in the last chunk."""
+    """Generated tokens; it may be empty in the last chunk."""
     position: int
     """Absolute position after these tokens."""
     finish: Finish | None = None
     snapshot: Snapshot | None = None
     """After these tokens; None where the job does not ask for it. Its `tail` is that of the start."""
-
-
-@dataclass(eq=False)
-class Strand:
-    """A job on the loom. `cancel` and `took` may be called from any thread."""
-
-    job: Job
-    receiver: Callable[[Chunk], None]
-    """Who wants the chunks; the loom only carries it to `deliver`."""
-    wake: Callable[[], None]
-    """Lets the loom look at its rows again."""
-    unread_limit: int
-    """Generated tokens that the reader may leave unread before the job is paused."""
-    submitted: float
-    cancelled: bool = False
-    taken: int = 0
-    """Generated tokens that the reader took; only the reader writes it."""
-    # From here on, only the loom's workers read or write, one at a time.
-    ticking: bool = False
-    """Whether a worker has it in a tick."""
-    slot: int = -1
-    token: int = 0
-    fed: int = 0
-    generated: int = 0
-    begun: float = 0.0
-    first: float = 0.0
-
-    @property
-    def position(self) -> int:
-        return self.job.start.position + self.fed + self.generated
-
-    @property
-    def work(self) -> Work:
-        return Work(len(self.job.prompt) - self.fed, self.job.max_tokens - self.generated, self.generated > 0)
-
-    @property
-    def runnable(self) -> bool:
-        return self.generated - self.taken < self.unread_limit
-
-    def cancel(self) -> None:
-        """Take the job out of the loom before the next tick; tokens of the present tick are not delivered."""
-        self.cancelled = True
-        self.wake()
-
-    def took(self, tokens: int) -> None:
-        """Say that the reader took this many more tokens: a job whose reader stops is paused."""
-        self.taken += tokens
-        self.wake()
-
-
-Delivery = tuple[Strand, Chunk]
+    logprobs: Sequence[TokenLogprob] = ()
+    """Of each token, where the job asks for them."""

@@ -4,7 +4,9 @@ Knows: jobs, rows, ticks, worker threads. Does not know: text, sessions, event l
 
 A tick is one decoder call. Each worker is one thread that makes tick after tick, with its share of the rows that no
 other worker has at that moment; rows belong to no worker. Before a tick, at one fixed point, rows join and leave: new
-jobs get a row, cancelled ones lose theirs. Results go to `deliver`, once per tick, on the worker's thread.
+jobs get a row, cancelled ones lose theirs. Ticks of rows that wait for their first token and ticks of the other rows
+take turns, so that neither keeps the other waiting. Results go to `deliver`, at most once per tick, on the worker's
+thread.
 """
 
 from __future__ import annotations
@@ -15,18 +17,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-import numpy as np
-
-from charloom.engine.arena import Arena
-from charloom.engine.decoder import Decoder, Floats, Inputs, Outputs
+from charloom.engine.batch import inputs_of, logprobs_of, states_before
+from charloom.engine.decoder import Decoder, Outputs
 from charloom.engine.errors import Draining, Overloaded
-from charloom.engine.jobs import Chunk, Delivery, Finish, FinishReason, Job, Strand
-from charloom.engine.schedule import Work, tick_steps
-from charloom.engine.session import Snapshot
+from charloom.engine.jobs import Chunk, FinishReason, Job
+from charloom.engine.schedule import message_pause, tick_steps
 from charloom.engine.step_cost import StepCost
-from charloom.engine.uniforms import uniforms
+from charloom.engine.strand import Delivery, State, Strand
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +37,9 @@ class Loom:
         deliver: called after each tick, on a worker's thread, with everything that the tick brought
         cost: what a decoder step costs
         workers: how many decoder calls may run at a time, a thread each
-        tick_seconds: how long a tick of one row should take when there is work for longer
+        tick_seconds: how long a tick should take when there is work for longer
         max_rows: most rows in one tick; more jobs wait
-        max_waiting: most jobs that wait; more are refused
+        max_waiting: most jobs that wait, more are refused; and most jobs that are paused, more are ended
         unread_limit: generated tokens that a reader may leave unread before its job is paused
     """
 
@@ -52,7 +50,7 @@ class Loom:
         *,
         cost: StepCost,
         workers: int = 1,
-        tick_seconds: float = 0.005,
+        tick_seconds: float = 0.01,
         max_rows: int = 256,
         max_waiting: int = 1024,
         unread_limit: int = 8192,
@@ -68,9 +66,10 @@ class Loom:
         """How many workers look for work or wait for it."""
         # All below is read and written under the condition's lock alone.
         self._condition = threading.Condition()
-        self._arena = Arena(decoder.shape)
+        self._arena = decoder.arena()
         self._live: list[Strand] = []
         self._waiting: deque[Strand] = deque()
+        self._starters_had_the_last_tick = False
         self._draining = False
         self._ending: FinishReason | None = None
         """Set when all jobs are to end at once: why."""
@@ -95,7 +94,9 @@ class Loom:
                 raise Draining
             if len(self._waiting) >= self._max_waiting:
                 raise Overloaded(f"{len(self._waiting)} calls are waiting already", retry_after=1.0)
-            strand = Strand(job, receiver, self._wake, self._unread_limit, time.monotonic(), token=job.start.token)
+            strand = Strand(
+                job, receiver, self._wake, self._unread_limit, self._arena.to_host, self.decoder.shape.vocabulary
+            )
             self._waiting.append(strand)
             self._condition.notify()
         return strand
@@ -194,10 +195,12 @@ class Loom:
         ending = self._ending
         leaving = [s for s in (*self._live, *self._waiting) if not s.ticking and (ending or s.cancelled)]
         deliveries = [self._dismiss(strand, ending or FinishReason.CANCELLED) for strand in leaving]
-        # A paused row takes no part in ticks, so it does not keep others from joining.
-        running = sum(strand.runnable for strand in self._live)
-        room = max(0, self._max_rows * len(self._workers) - running)
-        for _ in range(min(room, len(self._waiting))):
+        # A paused row takes no part in ticks, so it does not keep others from joining; but it keeps memory.
+        paused = [strand for strand in self._live if not strand.ticking and not strand.runnable]
+        for strand in paused[: max(0, len(paused) - self._max_waiting)]:
+            deliveries.append(self._dismiss(strand, FinishReason.STALLED))
+        room = self._max_rows * len(self._workers) - (len(self._live) - len(paused))
+        for _ in range(min(max(0, room), len(self._waiting))):
             strand = self._waiting.popleft()
             strand.slot = self._arena.take(strand.job.start.h, strand.job.start.c)
             strand.begun = time.monotonic()
@@ -205,10 +208,21 @@ class Loom:
         return deliveries
 
     def _pick_rows(self) -> list[Strand]:
-        """This worker's share of the rows that can run, those first that have waited longest."""
-        running = sum(strand.runnable for strand in self._live)
-        share = min(self._max_rows, math.ceil(running / len(self._workers)))
-        picked = [strand for strand in self._live if strand.runnable and not strand.ticking][:share]
+        """This worker's share of the rows that can run, those first that have waited longest.
+
+        Either rows without their first token or rows with it: the ones should not wait for long ticks of the others,
+        nor the others take part in the long reading of a prompt.
+        """
+        running = [strand for strand in self._live if strand.runnable]
+        free = [strand for strand in running if not strand.ticking]
+        if not free:
+            return []
+        kinds = {strand.started for strand in free}
+        started = self._starters_had_the_last_tick if len(kinds) == 2 else kinds.pop()
+        self._starters_had_the_last_tick = not started
+        alike = sum(strand.started == started for strand in running)
+        share = min(self._max_rows, math.ceil(alike / len(self._workers)))
+        picked = [strand for strand in free if strand.started == started][:share]
         for strand in picked:
             strand.ticking = True
         return picked
@@ -219,8 +233,9 @@ class Loom:
         steps = [min(count, work.to_feed + work.to_generate) for work in works]
         slots = [strand.slot for strand in strands]
         try:
-            outputs = self.decoder.run(self._inputs(strands, steps, slots, count))
-            if outputs.tokens.shape != (count, len(strands)):
+            inputs = inputs_of(strands, steps, *self._arena.gather(slots), self.decoder.shape)
+            outputs = self.decoder.run(inputs)
+            if outputs.tokens.shape != inputs.forced.shape:
                 raise ValueError(f"the decoder returned tokens of shape {outputs.tokens.shape}")
         except Exception:
             log.exception("the decoder failed on %d rows x %d steps", len(strands), count)
@@ -229,92 +244,46 @@ class Loom:
                     return [self._dismiss(strands[0], FinishReason.FAILED)]
             # One row's fault must not end the others: each is tried alone.
             return [delivery for strand in strands for delivery in self._tick([strand])]
+        before = states_before(strands, inputs)
         with self._condition:
-            return self._take_results(strands, works, steps, slots, outputs)
-
-    def _inputs(self, strands: Sequence[Strand], steps: list[int], slots: list[int], count: int) -> Inputs:
-        forced = np.full((count, len(strands)), -1, np.int64)
-        for row, strand in enumerate(strands):
-            text = strand.job.prompt[strand.fed : strand.fed + steps[row]]
-            forced[: len(text), row] = text
-        h, c = self._arena.gather(slots)
-        samplings = [strand.job.sampling for strand in strands]
-        return Inputs(
-            token=np.array([strand.token for strand in strands], np.int64),
-            h=h,
-            c=c,
-            forced=forced,
-            steps=np.array(steps, np.int64),
-            uniform=uniforms(
-                np.array([strand.job.start.seed for strand in strands], np.uint64),
-                np.array([strand.position for strand in strands], np.uint64),
-                count,
-            ),
-            temperature=np.array([sampling.temperature for sampling in samplings], np.float32),
-            top_k=np.array([sampling.top_k for sampling in samplings], np.int64),
-            top_p=np.array([sampling.top_p for sampling in samplings], np.float32),
-            min_p=np.array([sampling.min_p for sampling in samplings], np.float32),
-            bias=np.zeros((len(strands), self.decoder.shape.vocabulary), np.float32),
-        )
+            self._arena.scatter(slots, outputs.h, outputs.c)
+            return self._take_results(strands, before, steps, outputs)
 
     def _take_results(
-        self,
-        strands: Sequence[Strand],
-        works: Sequence[Work],
-        steps: Sequence[int],
-        slots: Sequence[int],
-        outputs: Outputs,
+        self, strands: Sequence[Strand], before: Sequence[State], steps: Sequence[int], outputs: Outputs
     ) -> list[Delivery]:
         now = time.monotonic()
-        # A strand cancelled during the tick keeps the state before it: that is what its reader was told last.
-        kept = [row for row, strand in enumerate(strands) if not strand.cancelled]
-        if len(kept) == len(strands):
-            self._arena.scatter(slots, outputs.h, outputs.c)
-        elif kept:
-            self._arena.scatter([slots[row] for row in kept], outputs.h[:, kept], outputs.c[:, kept])
-        # The rows of this tick go to the end of the line, for when more than `max_rows` can run.
+        # The rows of this tick go to the end of the line, for when there are more than a tick takes.
         ticked = set(strands)
         self._live.sort(key=ticked.__contains__)
+        pause = message_pause(len(self._live), self._tick_seconds)
         columns = outputs.tokens.T.tolist()
         deliveries: list[Delivery] = []
-        for row in kept:
-            strand, work, tokens = strands[row], works[row], columns[row][: steps[row]]
-            generated = tokens[work.to_feed :]
-            strand.token = tokens[-1]
-            strand.fed += len(tokens) - len(generated)
-            if generated and not strand.generated:
-                strand.first = now
-            strand.generated += len(generated)
-            finish = self._leave(strand, FinishReason.LENGTH) if strand.generated == strand.job.max_tokens else None
-            if generated or finish:
-                snapshot = finish.snapshot if finish else None
-                if snapshot is None and strand.job.snapshots:
-                    snapshot = self._snapshot(strand, outputs.h[:, row].copy(), outputs.c[:, row].copy())
-                deliveries.append((strand, Chunk(generated, strand.position, finish, snapshot)))
+        for row, strand in enumerate(strands):
+            if strand.cancelled:
+                continue  # nobody wants to know
+            tokens, top = columns[row][: steps[row]], strand.job.top_logprobs
+            logprobs = () if top is None else logprobs_of(outputs, row, steps[row], top)
+            after = State(outputs.h[:, row], outputs.c[:, row], tokens[-1], strand.position + len(tokens))
+            chunk = strand.advance(tokens, logprobs, before[row], after, now, pause)
+            if chunk is not None:
+                deliveries.append((strand, chunk))
+                if chunk.finish is not None:
+                    self._leave(strand)
         return deliveries
 
-    @staticmethod
-    def _snapshot(strand: Strand, h: Floats, c: Floats) -> Snapshot:
-        return replace(strand.job.start, h=h, c=c, token=strand.token, position=strand.position)
-
     def _dismiss(self, strand: Strand, reason: FinishReason) -> Delivery:
-        return strand, Chunk((), strand.position, self._leave(strand, reason))
-
-    def _leave(self, strand: Strand, reason: FinishReason) -> Finish:
-        start, now = strand.job.start, time.monotonic()
+        h, c = strand.job.start.h[:, None], strand.job.start.c[:, None]
         if strand.slot >= 0:
-            h, c = self._arena.release(strand.slot)
+            h, c = self._arena.gather([strand.slot])
+        chunk = strand.dismiss(reason, State(h[:, 0], c[:, 0], strand.token, strand.position))
+        self._leave(strand)
+        return strand, chunk
+
+    def _leave(self, strand: Strand) -> None:
+        if strand.slot >= 0:
+            self._arena.release(strand.slot)
             self._live.remove(strand)
             strand.slot = -1
         else:
-            h, c = start.h, start.c
             self._waiting.remove(strand)
-        return Finish(
-            reason=reason,
-            snapshot=self._snapshot(strand, h, c),
-            generated=strand.generated,
-            fed=strand.fed,
-            queued=(strand.begun or now) - strand.submitted,
-            first_token=(strand.first or now) - strand.submitted,
-            total=now - strand.submitted,
-        )

@@ -10,12 +10,25 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from charloom.engine.arena import HostArena
 from charloom.engine.decoder import Floats, Inputs, Outputs, Shape
-from charloom.engine.sampling import Sampling, choose
+from charloom.engine.sampling import Sampling, choose, penalised
 
 
 def _sigmoid(x: Floats) -> Floats:
     return np.float32(1) / (np.float32(1) + np.exp(-x))
+
+
+def _sampling(inputs: Inputs, row: int) -> Sampling:
+    return Sampling(
+        temperature=float(inputs.temperature[row]),
+        top_k=int(inputs.top_k[row]),
+        top_p=float(inputs.top_p[row]),
+        min_p=float(inputs.min_p[row]),
+        repetition_penalty=float(inputs.repetition[row]),
+        presence_penalty=float(inputs.presence[row]),
+        frequency_penalty=float(inputs.frequency[row]),
+    )
 
 
 class NaiveDecoder:
@@ -37,28 +50,34 @@ class NaiveDecoder:
 
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps."""
-        tokens = np.zeros(inputs.forced.shape, np.int64)
-        logprob = np.zeros(inputs.forced.shape, np.float32)
+        steps, rows = inputs.forced.shape
+        alternatives = (steps, rows, int(inputs.top[0]))
+        tokens, top_tokens = np.zeros((steps, rows), np.int64), np.zeros(alternatives, np.int64)
+        logprob, top_logprob = np.zeros((steps, rows), np.float32), np.zeros(alternatives, np.float32)
         h, c = inputs.h.copy(), inputs.c.copy()
         for row, token in enumerate(inputs.token):
-            sampling = Sampling(
-                float(inputs.temperature[row]),
-                int(inputs.top_k[row]),
-                float(inputs.top_p[row]),
-                float(inputs.min_p[row]),
-            )
-            for step in range(len(inputs.forced)):
+            sampling = _sampling(inputs, row)
+            counts = inputs.counts[row].copy()
+            for step in range(steps):
                 if step >= inputs.steps[row]:
                     tokens[step, row] = token
                     continue
                 logits = self._step(int(token), h[:, row], c[:, row])
                 token = inputs.forced[step, row]
                 if token < 0:
-                    token = choose(logits, float(inputs.uniform[step, row]), sampling, inputs.bias[row])
-                tokens[step, row] = token
+                    wanted = penalised(logits, counts, sampling)
+                    token = choose(wanted, float(inputs.uniform[step, row]), sampling, inputs.bias[row])
+                counts[token] += 1
                 largest = logits.max()
-                logprob[step, row] = logits[token] - largest - np.log(np.exp(logits - largest).sum())
-        return Outputs(tokens, logprob, h, c)
+                logprobs = logits - largest - np.log(np.exp(logits - largest).sum())
+                tokens[step, row], logprob[step, row] = token, logprobs[token]
+                top_tokens[step, row] = np.argsort(-logprobs, kind="stable")[: alternatives[2]]
+                top_logprob[step, row] = logprobs[top_tokens[step, row]]
+        return Outputs(tokens, logprob, h, c, top_tokens, top_logprob)
+
+    def arena(self) -> HostArena:
+        """In main memory."""
+        return HostArena(self.shape)
 
     def _step(self, token: int, h: Floats, c: Floats) -> Floats:
         """One step of one row: updates h and c [L, H] in place, returns the logits [V]."""

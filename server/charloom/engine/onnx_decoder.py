@@ -12,6 +12,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage 
 
 import onnxruntime
 
+from charloom.engine.arena import HostArena
 from charloom.engine.decoder import Inputs, Outputs, Shape
 
 
@@ -44,3 +45,7 @@ class OnnxDecoder:
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps."""
         return Outputs(*self._session.run(None, inputs._asdict()))
+
+    def arena(self) -> HostArena:
+        """In main memory."""
+        return HostArena(self.shape)

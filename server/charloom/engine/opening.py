@@ -56,6 +56,11 @@ def _torch_decoder(bundle: Bundle, device: str) -> Decoder:
         ) from problem
     if device == "cuda" and not torch.cuda.is_available():
         raise BundleError(bundle.path, "no CUDA device is available", "use --device cpu")
+    path = bundle.decoder_file(DecoderKind.TORCHSCRIPT)
+    if device == "cuda":
+        from charloom.engine.device_decoder import DeviceDecoder
+
+        return DeviceDecoder(path, device)
     from charloom.engine.torch_decoder import TorchDecoder
 
-    return TorchDecoder(bundle.decoder_file(DecoderKind.TORCHSCRIPT), device)
+    return TorchDecoder(path)

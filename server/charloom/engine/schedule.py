@@ -1,6 +1,6 @@
-"""How many steps the next tick takes: a pure decision.
+"""When a tick ends and when a message leaves: pure decisions.
 
-Knows: what each live row still has to do, and what a step costs. Does not know: state, threads, time.
+Knows: what each row still has to do, and what a step costs. Does not know: state, threads, time.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 MOST_STEPS = 256
 """Steps of the longest tick, whatever they cost."""
-ROW_SECONDS = 0.0004
-"""How much longer a tick may take for each row: every row of a tick costs a message, and messages cost time too."""
+MESSAGE_SECONDS = 0.0005
+"""Time between any two messages that a full loom leaves, whatever the number of streams: messages cost time too."""
 
 
 class Work(NamedTuple):
     """What one row still has to do."""
 
     to_feed: int
-    """Prompt tokens not fed yet."""
+    """Tokens not fed yet."""
     to_generate: int
     """Tokens not generated yet."""
     started: bool
@@ -28,16 +28,26 @@ class Work(NamedTuple):
 def tick_steps(works: Sequence[Work], step_seconds: float, target_seconds: float) -> int:
     """Number of steps K of the next tick, at least 1.
 
-    As many as fit into `target_seconds` and some more for each row, so that messages carry several tokens; but not past
-    the step that brings a waiting row its first token, so that this token leaves at once.
+    As many as fit into `target_seconds`; but where no row has started yet, not past the step that brings the last of
+    them its first token, so that first tokens leave at once.
 
     Args:
         works: one per row of the tick, not empty
         step_seconds: measured cost of one step with this many rows
-        target_seconds: how long a tick of one row should take
+        target_seconds: how long a tick should take
     """
     longest = max(work.to_feed + work.to_generate for work in works)
-    target = target_seconds + (len(works) - 1) * ROW_SECONDS
-    fitting = int(min(MOST_STEPS, target / step_seconds)) if step_seconds > 0 else MOST_STEPS
-    first_tokens = [work.to_feed + 1 for work in works if not work.started]
-    return max(1, min(longest, fitting, *first_tokens))
+    fitting = int(min(MOST_STEPS, target_seconds / step_seconds)) if step_seconds > 0 else MOST_STEPS
+    if any(work.started for work in works):
+        return max(1, min(longest, fitting))
+    return max(1, min(longest, fitting, max(work.to_feed + 1 for work in works)))
+
+
+def message_pause(streams: int, tick_seconds: float) -> float:
+    """Seconds between two messages of one stream: one per tick where there are few streams, fewer where there are many.
+
+    Args:
+        streams: how many streams there are
+        tick_seconds: how long a tick should take
+    """
+    return max(tick_seconds, streams * MESSAGE_SECONDS)

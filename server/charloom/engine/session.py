@@ -21,10 +21,10 @@ class Snapshot:
     """[L, H]"""
     c: Floats
     """[L, H]"""
-    token: int
-    """The pending token: chosen or fed, but not yet read by the network."""
+    pending: tuple[int, ...]
+    """Tokens chosen or fed, but not yet read by the network, oldest first; at least one."""
     position: int
-    """Tokens fed and generated since the state was zero."""
+    """Tokens fed and generated since the state was zero, the pending ones included."""
     seed: int
     tail: bytes = b""
     """Bytes of a character that is not complete yet; they open the text of the next generation."""
@@ -33,7 +33,7 @@ class Snapshot:
     def fresh(cls, shape: Shape, start_token: int, seed: int) -> Snapshot:
         """Zero state, before any text."""
         zeros = np.zeros((shape.layers, shape.hidden), np.float32)
-        return cls(zeros, zeros, start_token, 0, seed)
+        return cls(zeros, zeros, (start_token,), 0, seed)
 
 
 @dataclass(frozen=True)

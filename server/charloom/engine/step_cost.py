@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from charloom.engine.decoder import Decoder
-from charloom.engine.invariance import random_inputs
+from charloom.engine.invariance import plain_inputs
 
 MEASURED_ROWS = (1, 4, 16, 64)
 MEASURED_STEPS = 4
@@ -39,9 +39,7 @@ class StepCost:
         """Run the decoder at each number of rows, the second time with a look at the clock."""
         seconds = []
         for rows in MEASURED_ROWS:
-            inputs = random_inputs(decoder, rows, MEASURED_STEPS)
-            inputs = inputs._replace(steps=np.full(rows, MEASURED_STEPS), top_k=np.zeros(rows, np.int64))
-            inputs = inputs._replace(top_p=np.ones(rows, np.float32), min_p=np.zeros(rows, np.float32))
+            inputs = plain_inputs(decoder, rows, MEASURED_STEPS)
             decoder.run(inputs)
             began = clock()
             decoder.run(inputs)

@@ -1,4 +1,4 @@
-"""The decoder on TorchScript, CPU or CUDA.
+"""The decoder on TorchScript, on the CPU.
 
 Knows: torch, and the number of rows from which its products are independent of the batch. Does not know: batching.
 """
@@ -11,10 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from charloom.engine.decoder import ROW_AXIS, Inputs, Outputs, Shape
+from charloom.engine.arena import HostArena
+from charloom.engine.decoder import ROW_AXIS, Inputs, Outputs, Shape, has_filters, has_penalties
 
 FEWEST_ROWS = 4
 """Below this, torch's CPU products take another path and round differently; smaller batches are padded."""
+
+
+def load_module(path: Path, device: str) -> tuple[Any, Shape, str]:
+    """A `decoder.ts`: the module, its sizes, and the hash of the weights that it was made from."""
+    extra: dict[str, Any] = {"weights_sha256": ""}  # torch replaces the values, with bytes in some versions
+    module: Any = torch.jit.load(path, map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
+    module.eval()
+    value = extra["weights_sha256"]
+    return (
+        module,
+        Shape(module.layers, module.hidden, module.vocabulary),
+        value.decode() if isinstance(value, bytes) else value,
+    )
 
 
 class TorchDecoder:
@@ -22,38 +36,37 @@ class TorchDecoder:
 
     Args:
         path: the file
-        device: "cpu" or "cuda"
     """
 
     kind = "torchscript"
+    device = "cpu"
 
-    def __init__(self, path: Path, device: str) -> None:
-        if device == "cpu":
-            torch.set_num_threads(1)  # one thread per worker; workers are what scales
-        extra: dict[str, Any] = {"weights_sha256": ""}  # torch replaces the values, with bytes in some versions
-        self._module = torch.jit.load(path, map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
-        self._module.eval()
-        self.device = device
-        self.shape = Shape(self._module.layers, self._module.hidden, self._module.vocabulary)
-        value = extra["weights_sha256"]
-        self.weights_sha256 = value.decode() if isinstance(value, bytes) else value
+    def __init__(self, path: Path) -> None:
+        torch.set_num_threads(1)  # one thread per worker; workers are what scales
+        self._module, self.shape, self.weights_sha256 = load_module(path, "cpu")
 
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps."""
         rows = len(inputs.token)
-        padded = _pad(inputs, FEWEST_ROWS - rows) if rows < FEWEST_ROWS else inputs
+        padded = pad_rows(inputs, max(rows, FEWEST_ROWS))
         with torch.inference_mode():
-            arguments = [torch.from_numpy(np.ascontiguousarray(value)).to(self.device) for value in padded]
-            tokens, logprob, h, c = (result.cpu().numpy() for result in self._module(*arguments))
-        return Outputs(tokens[:, :rows], logprob[:, :rows], h[:, :rows], c[:, :rows])
+            *arguments, top = [torch.from_numpy(np.ascontiguousarray(value)) for value in padded]
+            found = self._module(*arguments, int(top), has_filters(inputs), has_penalties(inputs))
+        return Outputs(*(part.numpy()[:, :rows] for part in found[: len(Outputs._fields)]))
+
+    def arena(self) -> HostArena:
+        """In main memory."""
+        return HostArena(self.shape)
 
 
-def _pad(inputs: Inputs, missing: int) -> Inputs:
-    """Repeat the last row `missing` times."""
-    return Inputs(
-        *(
-            np.concatenate([value, np.repeat(value.take([-1], axis), missing, axis)], axis)
-            for name, value in inputs._asdict().items()
-            for axis in [ROW_AXIS[name]]
-        )
-    )
+def pad_rows(inputs: Inputs, rows: int) -> Inputs:
+    """Repeat the last row until there are `rows`."""
+    missing = rows - len(inputs.token)
+    if not missing:
+        return inputs
+    padded = {
+        name: np.concatenate([value, np.repeat(value.take([-1], axis), missing, axis)], axis)
+        for name, axis in ROW_AXIS.items()
+        for value in [getattr(inputs, name)]
+    }
+    return inputs._replace(**padded)

@@ -24,6 +24,7 @@ from charloom.engine.errors import (
     InvalidRequest,
     ModelNotFound,
     Overloaded,
+    ReaderStalled,
     SessionBusy,
     SessionDeleted,
     SessionExists,
@@ -48,6 +49,7 @@ STATUS_OF: dict[type[EngineError], grpc.StatusCode] = {
     SessionBusy: grpc.StatusCode.ABORTED,
     StalePosition: grpc.StatusCode.ABORTED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ReaderStalled: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Draining: grpc.StatusCode.UNAVAILABLE,
     DecoderFailure: grpc.StatusCode.INTERNAL,
 }

@@ -5,14 +5,23 @@ Knows: the generated servicers. Does not know: how errors become statuses, how a
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeVar
 
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
-from charloom.server.translation import from_model, from_result, from_session, to_request, to_time_to_live
+from charloom.engine.generation import Generation
+from charloom.server.translation import (
+    from_logprobs,
+    from_model,
+    from_result,
+    from_session,
+    to_request,
+    to_time_to_live,
+)
 from charloom.v1 import (
     generation_pb2,
     generation_pb2_grpc,
@@ -22,6 +31,7 @@ from charloom.v1 import (
     sessions_pb2_grpc,
 )
 
+T = TypeVar("T")
 DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
 
 
@@ -35,21 +45,66 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[generation_pb2.GenerateResponse]:
         """Stream text, then the result."""
-        generation = await self._engine.generate(to_request(request.options))
-        context.add_done_callback(lambda _: generation.cancel())
-        async for piece in generation:
-            yield generation_pb2.GenerateResponse(text=piece.text, position=piece.position)
-        if generation.result is not None:  # it is None when the client has gone
-            result = from_result(generation.result)
-            yield generation_pb2.GenerateResponse(position=result.position, result=result)
+        generations = await self._generations(request.options, context)
+        replies = [self._replies(generation, index) for index, generation in enumerate(generations)]
+        async for reply in replies[0] if len(replies) == 1 else merged(replies):
+            yield reply
 
     async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> generation_pb2.CompleteResponse:
         """Gather the text, then answer."""
-        generation = await self._engine.generate(to_request(request.options))
-        context.add_done_callback(lambda _: generation.cancel())
-        text = await generation.whole()
-        assert generation.result is not None
-        return generation_pb2.CompleteResponse(text=text, result=from_result(generation.result))
+        generations = await self._generations(request.options, context)
+        pieces = await asyncio.gather(*(generation.whole() for generation in generations))
+        completions = []
+        for generation, piece in zip(generations, pieces, strict=True):
+            assert generation.result is not None
+            completions.append(
+                generation_pb2.Completion(
+                    text=piece.text,
+                    result=from_result(generation.result),
+                    logprobs=from_logprobs(piece.logprobs, generation.vocabulary),
+                )
+            )
+        return generation_pb2.CompleteResponse(completions=completions)
+
+    async def _generations(self, options: generation_pb2.GenerationOptions, context: Any) -> Sequence[Generation]:
+        asked = to_request(options)
+        if asked.n == 1:
+            generations: Sequence[Generation] = [await self._engine.generate(asked)]
+        else:
+            generations = await self._engine.continuations(asked)
+        for generation in generations:
+            context.add_done_callback(lambda _, generation=generation: generation.cancel())
+        return generations
+
+    @staticmethod
+    async def _replies(generation: Generation, index: int) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        async for piece in generation:
+            reply = generation_pb2.GenerateResponse(text=piece.text, position=piece.position, index=index)
+            if piece.logprobs:
+                reply.logprobs.extend(from_logprobs(piece.logprobs, generation.vocabulary))
+            yield reply
+        if generation.result is not None:  # it is None when the client has gone
+            result = from_result(generation.result)
+            yield generation_pb2.GenerateResponse(position=result.position, result=result, index=index)
+
+
+async def merged(sources: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:
+    """What several sources yield, as it comes; ends with the last of them, or with the first error."""
+    waiting = {asyncio.ensure_future(anext(source)): source for source in sources}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                source = waiting.pop(task)
+                try:
+                    item = task.result()
+                except StopAsyncIteration:
+                    continue
+                yield item
+                waiting[asyncio.ensure_future(anext(source))] = source
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 class SessionService(sessions_pb2_grpc.SessionServiceServicer):

@@ -5,22 +5,26 @@ Knows: fields and their counterparts. Does not know: what is allowed (the engine
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from charloom.bundle import CharacterVocabulary, Unit
-from charloom.engine.engine import GenerationRequest, Limits, Model
+from charloom.bundle import CharacterVocabulary, Unit, Vocabulary
+from charloom.engine.engine import Model
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.generation import GenerationResult
-from charloom.engine.jobs import FinishReason
+from charloom.engine.jobs import FinishReason, TokenLogprob
+from charloom.engine.requests import GenerationRequest, Limits
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Session
 from charloom.v1 import generation_pb2, models_pb2, sessions_pb2
 
 _FINISH_REASONS = {
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+    FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
     FinishReason.DRAINING: generation_pb2.FINISH_REASON_DRAINING,
 }
 _UNITS = {Unit.CHARACTER: models_pb2.UNIT_CHARACTER, Unit.BYTE: models_pb2.UNIT_BYTE}
@@ -40,19 +44,50 @@ def to_request(options: generation_pb2.GenerationOptions) -> GenerationRequest:
         prompt=options.prompt,
         skip_unknown=options.unknown_characters == generation_pb2.UNKNOWN_CHARACTERS_SKIP,
         max_tokens=options.max_tokens if options.HasField("max_tokens") else None,
+        min_tokens=options.min_tokens,
         sampling=_to_sampling(options.sampling),
         seed=options.seed if options.HasField("seed") else None,
         expected_position=options.expected_position if options.HasField("expected_position") else None,
+        stop=tuple(options.stop),
+        include_stop=options.include_stop,
+        logprobs=options.logprobs,
+        top_logprobs=options.top_logprobs,
+        n=options.n if options.HasField("n") else 1,
     )
 
 
 def _to_sampling(sampling: generation_pb2.Sampling) -> Sampling:
-    return Sampling(**{field.name: value for field, value in sampling.ListFields()})
+    given = {field.name: value for field, value in sampling.ListFields()}
+    if sampling.logit_bias:
+        given["logit_bias"] = tuple((entry.characters, entry.bias) for entry in sampling.logit_bias)
+    return Sampling(**given)
+
+
+def _from_sampling(sampling: Sampling) -> generation_pb2.Sampling:
+    given = asdict(sampling)
+    given["logit_bias"] = [
+        generation_pb2.LogitBias(characters=characters, bias=bias) for characters, bias in sampling.logit_bias
+    ]
+    return generation_pb2.Sampling(**given)
+
+
+def from_logprobs(logprobs: Sequence[TokenLogprob], vocabulary: Vocabulary) -> list[generation_pb2.TokenLogprob]:
+    """The messages for log-probabilities of tokens."""
+
+    def alternative(token: int, logprob: float) -> generation_pb2.Alternative:
+        return generation_pb2.Alternative(symbol=vocabulary.symbol(token), logprob=logprob)
+
+    return [
+        generation_pb2.TokenLogprob(
+            chosen=alternative(found.token, found.logprob), top=[alternative(*other) for other in found.top]
+        )
+        for found in logprobs
+    ]
 
 
 def from_result(result: GenerationResult) -> generation_pb2.GenerationResult:
     """The message for how a generation ended."""
-    finish, sampling = result.finish, result.sampling
+    finish = result.finish
     message = generation_pb2.GenerationResult(
         finish_reason=_FINISH_REASONS[finish.reason],
         usage=generation_pb2.Usage(prompt_tokens=finish.fed, completion_tokens=finish.generated),
@@ -62,13 +97,12 @@ def from_result(result: GenerationResult) -> generation_pb2.GenerationResult:
             total=_from_seconds(finish.total),
         ),
         seed=finish.snapshot.seed,
-        sampling=generation_pb2.Sampling(
-            temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p
-        ),
+        sampling=_from_sampling(result.sampling),
         max_tokens=result.max_tokens,
         model=result.model,
         model_digest=result.model_digest,
         position=finish.snapshot.position,
+        stop=result.stop or "",
     )
     if result.session is not None:
         message.session.CopyFrom(from_session(result.session))

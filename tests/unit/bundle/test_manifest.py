@@ -26,7 +26,7 @@ MANIFEST = Manifest(
 )
 
 CHANGES: dict[str, list[Any]] = {
-    "schema_version": [2],
+    "schema_version": [3],
     "name": ["other"],
     "unit": [Unit.BYTE],
     "vocabulary_size": [6],

@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from charloom.engine.arena import Arena
 from charloom.engine.decoder import Decoder, Inputs, Outputs
-from charloom.engine.jobs import Chunk, Delivery, Finish, Job, Strand
+from charloom.engine.jobs import Chunk, Finish, Job
 from charloom.engine.loom import Loom
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Snapshot
 from charloom.engine.step_cost import StepCost
+from charloom.engine.strand import Delivery, Strand
 
 
 class Reader:
@@ -69,9 +72,10 @@ class Harness:
         max_tokens: int = 50,
         sampling: Sampling | None = None,
         takes: bool = True,
+        **more: Any,
     ) -> Reader:
         reader = Reader(takes=takes)
-        job = Job(start or self.fresh(seed), np.array(prompt, np.int64), max_tokens, sampling or Sampling())
+        job = Job(start or self.fresh(seed), np.array(prompt, np.int64), max_tokens, sampling or Sampling(), **more)
         reader.strand = self.loom.submit(job, reader)
         return reader
 
@@ -90,6 +94,9 @@ class Slow:
         self.fails = False
         self.gate: threading.Event | None = None
         self.entered = threading.Event()
+
+    def arena(self) -> Arena:
+        return self._decoder.arena()
 
     def run(self, inputs: Inputs) -> Outputs:
         self.rows.append(len(inputs.token))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 
-import numpy as np
 import pytest
 
 from charloom.bundle import Bundle
@@ -29,10 +28,8 @@ def test_a_cancelled_job_leaves_within_a_tick_and_keeps_what_was_delivered(decod
     finish = reader.wait()
     assert slow.rows[calls:].count(2) <= 1, "only a tick that had begun may still hold the cancelled row"
     assert finish.reason is FinishReason.CANCELLED
-    assert finish.generated == len(reader.tokens) == finish.snapshot.position
-    expected, snapshot = generate_alone(harness.decoder, harness.fresh(2), [], len(reader.tokens), Sampling())
-    assert reader.tokens == expected
-    assert np.array_equal(finish.snapshot.h, snapshot.h)
+    assert finish.generated == len(reader.tokens)
+    assert reader.tokens == generate_alone(decoder, harness.fresh(2), [], len(reader.tokens), Sampling())[0]
     other.wait()
     assert other.tokens == generate_alone(harness.decoder, harness.fresh(3), [], 300, Sampling())[0]
     harness.loom.drain(1)
@@ -49,9 +46,7 @@ def test_a_tick_that_was_running_when_its_job_was_cancelled_changes_nothing(deco
     reader.strand.cancel()
     slow.gate.set()
     finish = reader.wait()
-    assert reader.tokens == []
-    assert finish.snapshot.position == 0
-    assert not finish.snapshot.h.any()
+    assert (reader.tokens, finish.generated) == ([], 0)
     harness.loom.drain(1)
 
 

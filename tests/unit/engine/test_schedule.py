@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charloom.engine.schedule import MOST_STEPS, Work, tick_steps
+from charloom.engine.schedule import MESSAGE_SECONDS, MOST_STEPS, Work, message_pause, tick_steps
 
 works = st.lists(
     st.builds(Work, to_feed=st.integers(0, 500), to_generate=st.integers(1, 500), started=st.booleans()), min_size=1
@@ -13,6 +13,16 @@ works = st.lists(
 def test_a_fresh_row_gets_its_first_token_in_a_tick_of_its_own() -> None:
     assert tick_steps([Work(0, 100, False)], 0.0001, 0.005) == 1
     assert tick_steps([Work(10, 100, False)], 0.0001, 0.005) == 11
+
+
+def test_fresh_rows_together_get_theirs_when_the_last_of_them_has_it() -> None:
+    assert tick_steps([Work(0, 100, False), Work(10, 100, False), Work(3, 1, False)], 0.0001, 0.005) == 11
+    assert tick_steps([Work(0, 100, False), Work(1000, 100, False)], 0.0001, 0.005) == 50
+
+
+def test_few_streams_get_a_message_per_tick_and_many_share_a_rate() -> None:
+    assert message_pause(1, 0.01) == 0.01
+    assert message_pause(200, 0.01) == 200 * MESSAGE_SECONDS > 0.01
 
 
 def test_a_started_row_fills_the_target_duration() -> None:

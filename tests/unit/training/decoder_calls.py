@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from charloom.bundle import DecoderKind
-from charloom.engine.decoder import Decoder, Inputs, Outputs, Shape
+from charloom.engine.decoder import ROW_AXIS, Decoder, Inputs, Outputs, Shape, neutral
 from charloom.engine.naive_decoder import NaiveDecoder
 from charloom.engine.onnx_decoder import OnnxDecoder
 from charloom.engine.torch_decoder import TorchDecoder
@@ -36,7 +36,7 @@ def exported(model: CharLSTM, kind: DecoderKind, directory: Path) -> Decoder:
     weights, file = decoder_weights(model), directory / kind.file
     if kind is DecoderKind.TORCHSCRIPT:
         torch.jit.save(build_torchscript(weights), file, _extra_files={"weights_sha256": ""})
-        return TorchDecoder(file, "cpu")
+        return TorchDecoder(file)
     file.write_bytes(build_decoder(weights, int8=kind is DecoderKind.ONNX_INT8, metadata={}).SerializeToString())
     return OnnxDecoder(file, kind.value)
 
@@ -49,32 +49,24 @@ def one_row(shape: Shape, **given: Any) -> Inputs:
     """A call with one row from the zero state; `given` replaces fields, scalars and [K] lists made into arrays."""
     forced = np.asarray(given.pop("forced"), np.int64)[:, None]
     uniform = np.asarray(given.pop("uniform", np.zeros(len(forced))), np.float32)[:, None]
-    defaults = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "token": 0} | given
     state = np.zeros((shape.layers, 1, shape.hidden), np.float32)
+    fields = neutral(1, shape.vocabulary)
+    fields |= {name: np.array([value], fields[name].dtype) for name, value in given.items() if name in fields}
     return Inputs(
-        token=np.array([defaults["token"]], np.int64),
+        token=np.array([given.get("token", 0)], np.int64),
         h=state,
         c=state.copy(),
         forced=forced,
         steps=np.array([len(forced)], np.int64),
         uniform=uniform,
-        temperature=np.array([defaults["temperature"]], np.float32),
-        top_k=np.array([defaults["top_k"]], np.int64),
-        top_p=np.array([defaults["top_p"]], np.float32),
-        min_p=np.array([defaults["min_p"]], np.float32),
-        bias=np.zeros((1, shape.vocabulary), np.float32),
+        **fields,
     )
 
 
 def picked_rows(inputs: Inputs, rows: list[int]) -> Inputs:
     """The call with these rows only, in this order."""
-    second = {"h", "c", "forced", "uniform"}
-    return Inputs(
-        *(
-            np.ascontiguousarray(value[:, rows] if name in second else value[rows])
-            for name, value in inputs._asdict().items()
-        )
-    )
+    parts = {name: np.ascontiguousarray(getattr(inputs, name).take(rows, axis)) for name, axis in ROW_AXIS.items()}
+    return inputs._replace(**parts)
 
 
 def assert_same_rows(left: Outputs, right: Outputs, *, logprob: bool = True) -> None:

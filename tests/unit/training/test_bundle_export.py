@@ -155,4 +155,4 @@ def test_the_manifest_is_plain_json_without_nan(bundle: Bundle) -> None:
         raise AssertionError(constant)
 
     content = json.loads((bundle.path / "manifest.json").read_text("utf-8"), parse_constant=refuse)
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from charloom.bundle import Tokens
-from charloom.engine.decoder import Inputs
+from charloom.engine.decoder import Inputs, neutral
 from charloom.engine.naive_decoder import NaiveDecoder
 from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.config import ModelConfig
@@ -38,7 +38,6 @@ def loss_one_token_at_a_time(model: CharLSTM, tokens: Tokens) -> float:
     """The protocol `tail` in NumPy: an independent statement of the network, one step per call."""
     decoder = NaiveDecoder({name: tensor.numpy() for name, tensor in model.state_dict().items()})
     h = c = np.zeros((decoder.shape.layers, 1, decoder.shape.hidden), np.float32)
-    zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
     total = 0.0
     for token, target in itertools.pairwise(tokens):
         result = decoder.run(
@@ -49,11 +48,7 @@ def loss_one_token_at_a_time(model: CharLSTM, tokens: Tokens) -> float:
                 forced=np.array([[target]]),
                 steps=np.array([1]),
                 uniform=np.zeros((1, 1), np.float32),
-                temperature=one,
-                top_k=np.array([0]),
-                top_p=one,
-                min_p=zero,
-                bias=np.zeros((1, decoder.shape.vocabulary), np.float32),
+                **neutral(1, decoder.shape.vocabulary),
             )
         )
         h, c = result.h, result.c

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from charloom.bundle.vocabulary import Unit
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 """The only schema that this version reads and writes."""
 
 MANIFEST_FILE = "manifest.json"
@@ -66,7 +66,7 @@ class Cell(_Part):
 class Manifest(_Part):
     """The content of `manifest.json`."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     digest: str = ""
     """sha256 over all other fields: one value names the model, weights and vocabulary included."""

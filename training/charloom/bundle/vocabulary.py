@@ -68,6 +68,10 @@ class Vocabulary(ABC):
         """
 
     @abstractmethod
+    def symbol(self, token: int) -> bytes:
+        """What a token stands for: UTF-8 of its character, or its byte."""
+
+    @abstractmethod
     def decoder(self, tail: bytes = b"") -> TextDecoder:
         """A decoder that goes on after `tail`, the unfinished bytes that an earlier decoder was left with."""
 
@@ -130,6 +134,9 @@ class CharacterVocabulary(Vocabulary):
         shown = [UnknownSymbol(text[int(at)], int(at)) for at in positions[:SHOWN_UNKNOWNS]]
         raise UnknownSymbolsError(shown, len(positions))
 
+    def symbol(self, token: int) -> bytes:
+        return self.symbols[token].encode()
+
     def decoder(self, tail: bytes = b"") -> TextDecoder:
         return _CharacterDecoder(self.symbols)
 
@@ -152,6 +159,9 @@ class ByteVocabulary(Vocabulary):
 
     def encode(self, text: str, *, skip_unknown: bool = False) -> Tokens:
         return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
+
+    def symbol(self, token: int) -> bytes:
+        return bytes([token])
 
     def decoder(self, tail: bytes = b"") -> TextDecoder:
         return _ByteDecoder(tail)

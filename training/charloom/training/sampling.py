@@ -10,6 +10,25 @@ import torch
 from torch import Tensor
 
 
+def penalise(logits: Tensor, counts: Tensor, repetition: Tensor, presence: Tensor, frequency: Tensor) -> Tensor:
+    """Make tokens that have occurred less probable, or more: repetition, frequency and presence penalty.
+
+    Args:
+        logits: [B, V]
+        counts: [B, V], float32, how often each token has occurred
+        repetition: [B], divides positive and multiplies negative logits of tokens that have occurred; 1 = off
+        presence: [B], subtracted from the logits of tokens that have occurred
+        frequency: [B], subtracted from the logits of tokens, times how often they have occurred
+
+    Returns:
+        [B, V]
+    """
+    occurred = counts > 0
+    factor = repetition.unsqueeze(1)
+    logits = torch.where(occurred, torch.where(logits > 0, logits / factor, logits * factor), logits)
+    return logits - (counts * frequency.unsqueeze(1) + occurred.float() * presence.unsqueeze(1))
+
+
 def apply_filters(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     """Forbid the tokens outside top_k, then top_p, then min_p, each row by its own parameters.
 

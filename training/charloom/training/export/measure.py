@@ -24,7 +24,11 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Tokens, chunk: int
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     shape = (manifest.cell.layers, 1, manifest.cell.hidden_size)
     h, c = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    row = np.zeros(1, np.float32)
+    off, one, table = (
+        np.zeros(1, np.float32),
+        np.ones(1, np.float32),
+        np.zeros((1, manifest.vocabulary_size), np.float32),
+    )
     total = 0.0
     for start in range(0, len(tokens) - 1, chunk):
         forced = tokens[start + 1 : start + 1 + chunk, None]
@@ -35,11 +39,16 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Tokens, chunk: int
             "forced": forced,
             "steps": np.array([len(forced)]),
             "uniform": np.zeros(forced.shape, np.float32),
-            "temperature": row,
+            "temperature": one,
             "top_k": np.zeros(1, np.int64),
-            "top_p": row + 1,
-            "min_p": row,
-            "bias": np.zeros((1, manifest.vocabulary_size), np.float32),
+            "top_p": one,
+            "min_p": off,
+            "bias": table,
+            "repetition": one,
+            "presence": off,
+            "frequency": off,
+            "counts": table,
+            "top": np.zeros(1, np.int64),
         }
         logprob, h, c = session.run(["logprob", "h_out", "c_out"], inputs)
         total -= float(logprob.sum(dtype=np.float64))

@@ -2,9 +2,13 @@
 
 Knows: ONNX operators and the decoder contract. Does not know: torch, training, how a runtime executes the graph.
 
-The graph is a `Loop` over the K steps. Its body is one step: gates, output layer, choice of the next token, and a
-freeze of the rows that have taken all their steps. The top_k, top_p and min_p filters stand under an `If` that no
-call pays for when no row asks for them.
+The steps are taken in two `Loop`s, one after the other, whose bodies are one step: gates, output layer, choice of the
+next token. The plain loop knows forced tokens and temperature, nothing else. The full loop has greedy rows, penalties,
+bias, filters, the most probable tokens, and the freeze of rows that have taken all their steps. A call in which no row
+asks for any of that takes all steps up to the shortest row's end in the plain loop. Both do the same arithmetic in the
+same order, so it has no influence on the results which of them took a step.
+
+Both loops stand in the outermost graph, because onnxruntime packs the weights of deeper ones anew at every step.
 """
 
 from __future__ import annotations
@@ -109,12 +113,19 @@ class _Builder:
             ("top_p", FLOAT, ["B"]),
             ("min_p", FLOAT, ["B"]),
             ("bias", FLOAT, ["B", vocabulary]),
+            ("repetition", FLOAT, ["B"]),
+            ("presence", FLOAT, ["B"]),
+            ("frequency", FLOAT, ["B"]),
+            ("counts", FLOAT, ["B", vocabulary]),
+            ("top", INT64, [1]),
         ]
         outputs = [
             ("tokens", INT64, steps),
             ("logprob", FLOAT, steps),
             ("h_out", FLOAT, state),
             ("c_out", FLOAT, state),
+            ("top_tokens", INT64, [*steps, "N"]),
+            ("top_logprob", FLOAT, [*steps, "N"]),
         ]
         self._outside()
         graph = helper.make_graph(
@@ -152,58 +163,121 @@ class _Builder:
         c = [self._op("Gather", "c", self._int(layer), axis=0) for layer in layers]
         greedy = self._op("Equal", "temperature", self._float(0.0), name="greedy")
         self._op("Where", self._column(greedy), self._float(1.0), self._column("temperature"), name="divisor")
-        filters = self._op(
-            "Or",
-            self._op("Or", self._op("Greater", "top_k", self._int(0)), self._op("Less", "top_p", self._float(1.0))),
-            self._op("Greater", "min_p", self._float(0.0)),
-        )
-        any_filter = self._op("ReduceMax", self._op("Cast", filters, to=INT64), keepdims=0)
-        self._op("Cast", any_filter, to=BOOL, name="filtered")
-        trips = self._op("Squeeze", self._op("Shape", "forced", start=0, end=1), self._ints(0))
-        carried = ["token", *h, *c]
-        results = self._ops(
-            "Loop", len(carried) + 2, trips, self._constant("true", True, np.bool_), *carried, body=self._body()
-        )
-        h_out, c_out = results[1 : 1 + len(h)], results[1 + len(h) : 1 + 2 * len(h)]
-        for name, parts in (("h_out", h_out), ("c_out", c_out)):
-            self._op("Concat", *[self._op("Unsqueeze", part, self._ints(0)) for part in parts], axis=0, name=name)
-        self._op("Identity", results[-2], name="tokens")
-        self._op("Identity", results[-1], name="logprob")
+        self._any(self._differs("top_k", 0), self._differs("top_p", 1.0), self._differs("min_p", 0.0), name="filtered")
+        penalties = [("repetition", 1.0), ("presence", 0.0), ("frequency", 0.0)]
+        self._any(*[self._differs(*penalty) for penalty in penalties], name="penalised")
+        full = self._op("Or", self._op("Or", "filtered", "penalised"), self._any(greedy))
+        full = self._op("Or", full, self._any(self._differs("bias", 0.0)))
+        full = self._op("Or", full, self._any(self._op("Greater", "top", self._int(0))))
+        all_steps = self._op("Squeeze", self._op("Shape", "forced", start=0, end=1), self._ints(0))
+        no_more = self._op("Concat", "steps", self._op("Unsqueeze", all_steps, self._ints(0)), axis=0)
+        shortest = self._op("ReduceMin", no_more, keepdims=0)
+        self._op("Where", full, self._int(0), shortest, name="plain_steps")
+        full_steps = self._op("Sub", all_steps, "plain_steps")
+        true = self._constant("true", True, np.bool_)
 
-    def _body(self) -> onnx.GraphProto:
-        layers = range(self._weights.layers)
-        h_in, c_in = [f"h_in_{layer}" for layer in layers], [f"c_in_{layer}" for layer in layers]
+        carried = ["token", *h, *c]
+        plain = self._ops("Loop", len(carried) + 2, "plain_steps", true, *carried, body=self._plain_step())
+        carried = [*plain[: len(carried)], "counts"]  # where they matter, no step was plain
+        results = self._ops("Loop", len(carried) + 4, full_steps, true, *carried, body=self._full_step())
+        state = [self._op("Unsqueeze", part, self._ints(0)) for part in results[1 : 1 + 2 * len(h)]]
+        self._op("Concat", *state[: len(h)], axis=0, name="h_out")
+        self._op("Concat", *state[len(h) :], axis=0, name="c_out")
+        self._op("Concat", plain[-2], results[-4], axis=0, name="tokens")
+        self._op("Concat", plain[-1], results[-3], axis=0, name="logprob")
+        shape = self._op("Concat", self._op("Shape", "forced"), "top", axis=0)
+        self._op("Reshape", results[-2], shape, allowzero=1, name="top_tokens")
+        self._op("Reshape", results[-1], shape, allowzero=1, name="top_logprob")
+
+    def _differs(self, name: str, neutral: float) -> str:
+        """Where an input is not at its neutral value."""
+        value = self._int(neutral) if isinstance(neutral, int) else self._float(neutral)
+        return self._op("Not", self._op("Equal", name, value))
+
+    def _any(self, *conditions: str, name: str = "") -> str:
+        """Whether one of some conditions of one shape holds anywhere."""
+        either = conditions[0]
+        for condition in conditions[1:]:
+            either = self._op("Or", either, condition)
+        return self._op("Cast", self._op("ReduceMax", self._as_int(either), keepdims=0), to=BOOL, name=name)
+
+    def _as_int(self, condition: str) -> str:
+        return self._op("Cast", condition, to=INT64)
+
+    def _plain_step(self) -> onnx.GraphProto:
         with self._subgraph() as nodes:
-            h, c = self._cells("token_in", h_in, c_in)
-            logits = self._op("Add", self._product(h[-1], "head", self._weights.head), self._bias_of_head())
-            forced = self._op("Gather", "forced", "step", axis=0)
-            uniform = self._op("Gather", "uniform", "step", axis=0)
-            feeding = self._op("GreaterOrEqual", forced, self._int(0))
-            next_token = self._op("Where", feeding, forced, self._choice(logits, uniform))
-            logprob = self._op(
-                "GatherElements", self._op("LogSoftmax", logits, axis=1), self._column(next_token), axis=1
+            h, c, logits = self._network()
+            next_token = self._fed_or(self._sampled(self._scaled(logits), "step"), "step")
+            outputs = [self._op("Identity", "continue_in"), next_token, *h, *c]
+            outputs += [self._op("Identity", next_token), self._logprob(self._logprobs(logits), next_token)]
+        return self._body("plain_step", nodes, outputs)
+
+    def _full_step(self) -> onnx.GraphProto:
+        with self._subgraph() as nodes:
+            step = self._op("Add", "step", "plain_steps")
+            h, c, logits = self._network()
+            penalised = self._op(
+                "If", "penalised", then_branch=self._penalties(logits), else_branch=self._unchanged(logits)
             )
-            active = self._op("Less", "step", "steps")
-            outputs = [self._op("Identity", "continue_in"), self._op("Where", active, next_token, "token_in")]
-            active_column = self._column(active)
-            outputs += [self._op("Where", active_column, new, old) for new, old in zip(h + c, h_in + c_in, strict=True)]
-            outputs += [
-                self._op("Identity", outputs[1]),
-                self._op("Squeeze", logprob, self._ints(1)),
-            ]
+            biased = self._op("Add", penalised, "bias")
+            scaled = self._scaled(biased)
+            allowed = self._op("If", "filtered", then_branch=self._filters(scaled), else_branch=self._unchanged(scaled))
+            best = self._op("ArgMax", biased, axis=1, keepdims=0)
+            next_token = self._fed_or(self._op("Where", "greedy", best, self._sampled(allowed, step)), step)
+            logprobs = self._logprobs(logits)
+            top_logprob, top_tokens = self._ops("TopK", 2, logprobs, "top", axis=1)
+            active = self._op("Less", step, "steps")
+            column = self._column(active)
+            kept = self._op("Where", active, next_token, "token_in")
+            old = [*self._names("h"), *self._names("c")]
+            outputs = [self._op("Identity", "continue_in"), kept]
+            outputs += [self._op("Where", column, new, before) for new, before in zip(h + c, old, strict=True)]
+            ids = self._constant("ids", np.arange(self._weights.vocabulary)[None], np.int64)
+            occurs = self._op("Cast", self._op("Equal", ids, self._column(next_token)), to=FLOAT)
+            outputs += [self._op("Add", "counts_in", occurs), self._op("Identity", kept)]
+            outputs += [self._logprob(logprobs, next_token), top_tokens, top_logprob]
+        return self._body("full_step", nodes, outputs, full=True)
+
+    def _names(self, part: str) -> list[str]:
+        return [f"{part}_in_{layer}" for layer in range(self._weights.layers)]
+
+    def _body(
+        self, name: str, nodes: list[onnx.NodeProto], outputs: list[str], *, full: bool = False
+    ) -> onnx.GraphProto:
         rows: Axes = ["B"]
         state: Axes = ["B", self._weights.hidden]
-        inputs: list[tuple[str, int, Axes]] = [("step", INT64, []), ("continue_in", BOOL, [])]
-        inputs += [("token_in", INT64, rows)]
-        inputs += [(name, FLOAT, state) for name in h_in + c_in]
-        kinds: list[tuple[int, Axes]] = [(BOOL, []), (INT64, rows)]
-        kinds += [*[(FLOAT, state)] * (2 * len(h_in)), (INT64, rows), (FLOAT, rows)]
+        table: Axes = ["B", self._weights.vocabulary]
+        carried: list[tuple[str, int, Axes]] = [("continue_in", BOOL, []), ("token_in", INT64, rows)]
+        carried += [(part, FLOAT, state) for part in (*self._names("h"), *self._names("c"))]
+        carried += [("counts_in", FLOAT, table)] if full else []
+        gathered: list[tuple[int, Axes]] = [(INT64, rows), (FLOAT, rows)]
+        gathered += [(INT64, ["B", None]), (FLOAT, ["B", None])] if full else []
+        inputs = [("step", INT64, []), *carried]
+        kinds = [*[value[1:] for value in carried], *gathered]
         return helper.make_graph(
             nodes,
-            "step",
+            name,
             [helper.make_tensor_value_info(*value) for value in inputs],
-            [helper.make_tensor_value_info(n, *k) for n, k in zip(outputs, kinds, strict=True)],
+            [helper.make_tensor_value_info(n, *kind) for n, kind in zip(outputs, kinds, strict=True)],
         )
+
+    def _network(self) -> tuple[list[str], list[str], str]:
+        """New h and c of each layer, and the logits [B, V]."""
+        h, c = self._cells("token_in", self._names("h"), self._names("c"))
+        return h, c, self._op("Add", self._product(h[-1], "head", self._weights.head), self._bias_of_head())
+
+    def _fed_or(self, chosen: str, step: str) -> str:
+        """The forced token where there is one, the chosen one elsewhere."""
+        forced = self._op("Gather", "forced", step, axis=0)
+        return self._op("Where", self._op("GreaterOrEqual", forced, self._int(0)), forced, chosen)
+
+    def _logprobs(self, logits: str) -> str:
+        return self._op("LogSoftmax", logits, axis=1)
+
+    def _logprob(self, logprobs: str, token: str) -> str:
+        """That of one token per row."""
+        found = self._op("GatherElements", logprobs, self._column(token), axis=1)
+        return self._op("Squeeze", found, self._ints(1))
 
     def _cells(self, token: str, h_in: Sequence[str], c_in: Sequence[str]) -> tuple[list[str], list[str]]:
         """One step of all layers; returns the new h and c of each."""
@@ -256,28 +330,47 @@ class _Builder:
     def _bias_of_head(self) -> str:
         return self._constant("head_bias", self._weights.head_bias)
 
-    def _choice(self, logits: str, uniform: str) -> str:
-        """Bias, temperature, filters, inverse-CDF; see charloom.training.sampling for the same in torch."""
-        biased = self._op("Add", logits, "bias")
-        largest = self._op("ReduceMax", biased, self._ints(1))
-        scaled = self._op("Div", self._op("Sub", biased, largest), "divisor")
-        unfiltered, with_filters = self._branch(scaled, filters=False), self._branch(scaled, filters=True)
-        allowed = self._op("If", "filtered", then_branch=with_filters, else_branch=unfiltered)
-        weight = self._op("Exp", allowed)
-        cumulative = self._op("CumSum", weight, self._int(1))
+    # The choice of a token; see charloom.training.sampling for the same in torch.
+
+    def _scaled(self, logits: str) -> str:
+        largest = self._op("ReduceMax", logits, self._ints(1))
+        return self._op("Div", self._op("Sub", logits, largest), "divisor")
+
+    def _sampled(self, scaled: str, step: str) -> str:
+        """Inverse-CDF with this step's uniform numbers."""
+        uniform = self._op("Gather", "uniform", step, axis=0)
+        cumulative = self._op("CumSum", self._op("Exp", scaled), self._int(1))
         total = self._op("Gather", cumulative, self._ints(self._weights.vocabulary - 1), axis=1)
         threshold = self._op("Mul", self._column(uniform), total)
-        below = self._op("Cast", self._op("LessOrEqual", cumulative, threshold), to=INT64)
-        sampled = self._op("ReduceSum", below, self._ints(1), keepdims=0)
-        best = self._op("ArgMax", biased, axis=1, keepdims=0)
-        return self._op("Where", "greedy", best, sampled)
+        below = self._as_int(self._op("LessOrEqual", cumulative, threshold))
+        return self._op("ReduceSum", below, self._ints(1), keepdims=0)
 
-    def _branch(self, scaled: str, *, filters: bool) -> onnx.GraphProto:
-        with self._subgraph() as nodes:
-            output = self._filtered(scaled) if filters else self._op("Identity", scaled)
+    def _branch(self, nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
         shape: Axes = ["B", self._weights.vocabulary]
-        name = "with_filters" if filters else "without_filters"
-        return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(output, FLOAT, shape)])
+        return helper.make_graph(nodes, f"branch_{output}", [], [helper.make_tensor_value_info(output, FLOAT, shape)])
+
+    def _unchanged(self, value: str) -> onnx.GraphProto:
+        with self._subgraph() as nodes:
+            output = self._op("Identity", value)
+        return self._branch(nodes, output)
+
+    def _penalties(self, logits: str) -> onnx.GraphProto:
+        """Repetition, frequency and presence penalty, for tokens that have occurred."""
+        with self._subgraph() as nodes:
+            occurred = self._op("Greater", "counts_in", self._float(0.0))
+            factor = self._column("repetition")
+            positive = self._op("Greater", logits, self._float(0.0))
+            repeated = self._op("Where", positive, self._op("Div", logits, factor), self._op("Mul", logits, factor))
+            logits = self._op("Where", occurred, repeated, logits)
+            amount = self._op("Mul", "counts_in", self._column("frequency"))
+            once = self._op("Mul", self._op("Cast", occurred, to=FLOAT), self._column("presence"))
+            output = self._op("Sub", logits, self._op("Add", amount, once))
+        return self._branch(nodes, output)
+
+    def _filters(self, scaled: str) -> onnx.GraphProto:
+        with self._subgraph() as nodes:
+            output = self._filtered(scaled)
+        return self._branch(nodes, output)
 
     def _filtered(self, scaled: str) -> str:
         """Minus infinity for all tokens that top_k, then top_p, then min_p leave out."""

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from charloom.training.export.weights import DecoderWeights
-from charloom.training.sampling import choose
+from charloom.training.sampling import choose, penalise
 
 
 class ScriptedDecoder(nn.Module):
     """The network as explicit matrix products; what `decoder.ts` holds.
 
-    Axis letters: K steps, B rows, L layers, H hidden, V vocabulary.
+    Axis letters: K steps, B rows, L layers, H hidden, V vocabulary, N alternatives.
     """
 
     def __init__(self, weights: DecoderWeights) -> None:
@@ -52,13 +52,29 @@ class ScriptedDecoder(nn.Module):
         top_p: Tensor,
         min_p: Tensor,
         bias: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Run the decoder contract; returns tokens [K, B], logprob [K, B], h [L, B, H], c [L, B, H]."""
-        filtered = bool(((top_k > 0) | (top_p < 1.0) | (min_p > 0.0)).any())
+        repetition: Tensor,
+        presence: Tensor,
+        frequency: Tensor,
+        counts: Tensor,
+        top: int,
+        filtered: bool,
+        penalised: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Run the decoder contract.
+
+        What does not depend on the values of tensors is given apart, so that nothing waits for the device: `top` is N,
+        `filtered` and `penalised` say whether any row has filters or penalties.
+
+        Returns:
+            tokens [K, B], logprob [K, B], h [L, B, H], c [L, B, H], top_tokens [K, B, N], top_logprob [K, B, N], and
+            the counts [B, V] after it, for those who go on with another call
+        """
         hs = list(h.unbind(0))
         cs = list(c.unbind(0))
         all_tokens: list[Tensor] = []
         all_logprobs: list[Tensor] = []
+        all_top_tokens: list[Tensor] = []
+        all_top_logprobs: list[Tensor] = []
         for step in range(forced.size(0)):
             active = (steps > step).unsqueeze(1)
             below = self.table[token]
@@ -73,13 +89,21 @@ class ScriptedDecoder(nn.Module):
                 hs[layer] = torch.where(active, below, hs[layer])
                 cs[layer] = torch.where(active, c_new, cs[layer])
             logits = torch.addmm(self.head_bias, below, self.head)
-            sampled = choose(logits, uniform[step], temperature, top_k, top_p, min_p, bias, filtered)
+            wanted = penalise(logits, counts, repetition, presence, frequency) if penalised else logits
+            sampled = choose(wanted, uniform[step], temperature, top_k, top_p, min_p, bias, filtered)
             next_token = torch.where(forced[step] >= 0, forced[step], sampled)
-            logprob = torch.log_softmax(logits, dim=1).gather(1, next_token.unsqueeze(1)).squeeze(1)
+            if penalised:
+                counts = counts.scatter_add(1, next_token.unsqueeze(1), torch.ones_like(counts[:, :1]))
+            logprobs = torch.log_softmax(logits, dim=1)
             token = torch.where(active.squeeze(1), next_token, token)
             all_tokens.append(token)
-            all_logprobs.append(logprob)
-        return torch.stack(all_tokens), torch.stack(all_logprobs), torch.stack(hs), torch.stack(cs)
+            all_logprobs.append(logprobs.gather(1, next_token.unsqueeze(1)).squeeze(1))
+            ranked, order = torch.topk(logprobs, top, dim=1)
+            all_top_tokens.append(order)
+            all_top_logprobs.append(ranked)
+        top_tokens, top_logprobs = torch.stack(all_top_tokens), torch.stack(all_top_logprobs)
+        tokens, logprob = torch.stack(all_tokens), torch.stack(all_logprobs)
+        return tokens, logprob, torch.stack(hs), torch.stack(cs), top_tokens, top_logprobs, counts
 
 
 def build_torchscript(weights: DecoderWeights) -> torch.jit.ScriptModule:

@@ -1,0 +1,223 @@
+"""A job on the loom: how far it is, what its reader has, and what of its tokens may be told.
+
+Knows: one job. Does not know: other jobs, ticks, the decoder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from charloom.engine.decoder import Floats, Ints
+from charloom.engine.jobs import Chunk, Finish, FinishReason, Job, TokenLogprob
+from charloom.engine.schedule import Work
+from charloom.engine.session import Snapshot
+from charloom.engine.stops import Match, StopMatcher
+
+
+class State(NamedTuple):
+    """What the network carries at some position. The arrays may be parts of a batch, and on any device."""
+
+    h: Any
+    """[L, H]"""
+    c: Any
+    """[L, H]"""
+    token: int
+    """The next input."""
+    position: int
+
+
+@dataclass(eq=False)
+class Strand:
+    """A job on the loom. `cancel` and `took` may be called from any thread."""
+
+    job: Job
+    receiver: Callable[[Chunk], None]
+    """Who wants the chunks; the loom only carries it to `deliver`."""
+    wake: Callable[[], None]
+    """Lets the loom look at its rows again."""
+    unread_limit: int
+    """Tokens that the reader may leave untaken before the job is paused."""
+    to_host: Callable[[Any], Floats]
+    """Makes a copy of an array of a `State` that can be kept."""
+    vocabulary: int
+    """V"""
+    submitted: float = field(default_factory=time.monotonic)
+    cancelled: bool = False
+    taken: int = 0
+    """Tokens that the reader took; only the reader writes it."""
+
+    # From here on, only the loom's workers read or write, one at a time.
+    ticking: bool = False
+    """Whether a worker has it in a tick."""
+    slot: int = -1
+    fed: int = 0
+    generated: int = 0
+    begun: float = 0.0
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self.forced: Ints = job.forced()
+        self.token = job.start.pending[0]
+        self._replayed = len(job.start.pending) - 1
+        self._first = 0.0
+        self._delivered = 0
+        self._due = 0.0
+        """When the next chunk is to leave."""
+        self._unsent: list[int] = []
+        self._unsent_logprobs: list[TokenLogprob] = []
+        self._matcher: StopMatcher | None = None
+        if job.stops:
+            stops = job.stops
+            self._matcher = StopMatcher(stops.patterns, include=stops.include, min_tokens=stops.min_tokens)
+        self._anchor: State | None = None
+        """Where the text may have to go back to: at or before the last token that was told."""
+        self._since_anchor: list[int] = []
+        self.counts: Floats | None = None
+        """[V], how often each token has occurred in this call; only for penalties."""
+        if job.sampling.penalises:
+            # Tokens of earlier calls that are fed once more are counted then too, which brings them to 0.
+            self.counts = -self._occurrences(job.start.pending[1:])
+
+    @property
+    def position(self) -> int:
+        """Absolute position after the tokens that the network has read or made."""
+        return self.job.start.position - self._replayed + self.fed + self.generated
+
+    @property
+    def work(self) -> Work:
+        return Work(len(self.forced) - self.fed, self.job.max_tokens - self.generated, self.started)
+
+    @property
+    def started(self) -> bool:
+        return self.generated > 0
+
+    @property
+    def runnable(self) -> bool:
+        return self._delivered - self.taken < self.unread_limit
+
+    def cancel(self) -> None:
+        """Take the job out of the loom before the next tick; tokens of the present tick are not delivered."""
+        self.cancelled = True
+        self.wake()
+
+    def took(self, tokens: int) -> None:
+        """Say that the reader took this many more tokens: a job whose reader stops is paused."""
+        self.taken += tokens
+        self.wake()
+
+    def advance(
+        self,
+        tokens: Sequence[int],
+        logprobs: Sequence[TokenLogprob],
+        before: State,
+        after: State,
+        now: float,
+        pause: float,
+    ) -> Chunk | None:
+        """Take what a tick brought; returns what is to be told now, if anything.
+
+        Args:
+            tokens: fed and generated ones, in order, at least one
+            logprobs: of each of them, where the job asks for it
+            before: the state before the tick
+            after: the state after it
+            now: the time
+            pause: seconds between two chunks
+        """
+        fed = min(len(tokens), len(self.forced) - self.fed)
+        generated = tokens[fed:]
+        self.token = tokens[-1]
+        self.fed += fed
+        if generated and not self.generated:
+            self._first = now
+        self.generated += len(generated)
+        if self.counts is not None:
+            self.counts = self.counts + self._occurrences(tokens)
+        self._unsent += generated
+        self._unsent_logprobs += logprobs[fed:]
+        match = self._matcher.push(generated) if self._matcher else None
+        settled = self._settled(match)
+        if self._matcher:
+            self._keep_way_back(settled, tokens, before)
+
+        if match:
+            return self._tell(settled, after, self._finish(FinishReason.STOP, now, match.pattern))
+        if self.fed == len(self.forced) and self.generated == self.job.max_tokens:
+            return self._tell(self.generated, after, self._finish(FinishReason.LENGTH, now))
+        if settled > self._delivered and (not self._delivered or now >= self._due):
+            self._due = now + pause
+            return self._tell(settled, after)
+        return None
+
+    def dismiss(self, reason: FinishReason, now_at: State) -> Chunk:
+        """End it before its next tick; `now_at` is its present state. Only a draining job is told its last tokens."""
+        finish = self._finish(reason, time.monotonic())
+        if reason is FinishReason.DRAINING and self.fed >= self._replayed:
+            return self._tell(self._settled(None), now_at, finish)
+        return Chunk((), self.job.start.position + self.prompt_fed + self._delivered, finish)
+
+    @property
+    def prompt_fed(self) -> int:
+        """Tokens of the prompt that were fed."""
+        return max(0, self.fed - self._replayed)
+
+    def _occurrences(self, tokens: Sequence[int]) -> Floats:
+        return np.bincount(np.array(tokens, np.int64), minlength=self.vocabulary).astype(np.float32)
+
+    def _settled(self, match: Match | None) -> int:
+        """How many of the generated tokens belong to the text for certain."""
+        if self._matcher is None:
+            return self.generated
+        if match is None:
+            return self.generated - self._matcher.held
+        return match.end if self._matcher.include else match.start
+
+    def _keep_way_back(self, settled: int, tokens: Sequence[int], before: State) -> None:
+        """Keep the last state from which the position after `settled` tokens can be reached."""
+        if self.position - (self.generated - settled) >= before.position:
+            h, c = self.to_host(before.h), self.to_host(before.c)
+            self._anchor, self._since_anchor = before._replace(h=h, c=c), list(tokens)
+        else:
+            self._since_anchor += tokens
+
+    def _tell(self, settled: int, after: State, finish: Finish | None = None) -> Chunk:
+        """Tell the tokens up to the first `settled` ones."""
+        count, self._delivered = settled - self._delivered, settled
+        told, self._unsent = self._unsent[:count], self._unsent[count:]
+        logprobs, self._unsent_logprobs = self._unsent_logprobs[:count], self._unsent_logprobs[count:]
+        position = self.position - (self.generated - settled)
+        snapshot = self._snapshot(position, after) if finish or self.job.snapshots else None
+        if finish and snapshot:
+            finish = replace(finish, snapshot=snapshot, generated=settled)
+        return Chunk(told, position, finish, snapshot, logprobs)
+
+    def _snapshot(self, position: int, after: State) -> Snapshot:
+        """The state after the token before `position`; where that is in the past, an older one and what followed."""
+        start = self.job.start
+        if position == after.position:
+            h, c = self.to_host(after.h), self.to_host(after.c)
+            return replace(start, h=h, c=c, pending=(after.token,), position=position)
+        assert self._anchor is not None
+        h, c, token, anchored = self._anchor
+        pending = (token, *self._since_anchor[: position - anchored])
+        return replace(start, h=h, c=c, pending=pending, position=position)
+
+    def _finish(self, reason: FinishReason, now: float, stop: int | None = None) -> Finish:
+        return Finish(
+            reason=reason,
+            snapshot=self.job.start,
+            generated=self._delivered,
+            fed=self.prompt_fed,
+            queued=(self.begun or now) - self.submitted,
+            first_token=(self._first or now) - self.submitted,
+            total=now - self.submitted,
+            stop=stop,
+        )
+
+
+Delivery = tuple[Strand, Chunk]
