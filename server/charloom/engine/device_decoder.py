@@ -197,7 +197,8 @@ class _Lane:
 
     def _steps(self, size: int, full: bool) -> Callable[[], Sequence[Tensor]]:
         buffers, alternatives = self._buffers, self._alternatives if full else 0
-        views = [buffers[name][:size] if name in _PER_STEP else buffers[name] for name in Inputs._fields[:-1]]
+        inputs = buffers if full else buffers | {"bias": torch.zeros_like(buffers["bias"])}
+        views = [inputs[name][:size] if name in _PER_STEP else inputs[name] for name in Inputs._fields[:-1]]
 
         def run() -> Sequence[Tensor]:
             # Without the optimizing executor, which would go on compiling kernels while they are captured.

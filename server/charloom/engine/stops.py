@@ -66,9 +66,12 @@ class StopMatcher:
 
     def _link(self) -> None:
         """Breadth first, so that shorter beginnings are linked already."""
+        self._held = [0] * len(self._next)
         waiting = deque(self._next[0].values())
         while waiting:
             node = waiting.popleft()
+            # A whole pattern is no beginning, but where it is that of a longer one.
+            self._held[node] = self._depth[node] if self._next[node] else self._held[self._shorter[node]]
             for token, child in self._next[node].items():
                 self._shorter[child] = self._step(self._shorter[node], token)
                 self._found[child] += self._found[self._shorter[child]]
@@ -93,4 +96,4 @@ class StopMatcher:
     @property
     def held(self) -> int:
         """How many of the last tokens may still become a stop string that the text is to end before."""
-        return 0 if self.include else self._depth[self._node]
+        return 0 if self.include else self._held[self._node]
