@@ -5,6 +5,7 @@ Knows: charloom.v1 and grpc. Does not know: the SDK under test, nor how a real s
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,7 @@ def session(id: str = "s1", position: int = 0, version: int = 0) -> sessions_pb2
     )
 
 
-def result(session_id: str = "") -> generation_pb2.GenerationResult:
+def result(session_id: str = "", seed: int = 42) -> generation_pb2.GenerationResult:
     return generation_pb2.GenerationResult(
         finish_reason=generation_pb2.FINISH_REASON_LENGTH,
         usage=generation_pb2.Usage(prompt_tokens=3, completion_tokens=len(TEXT)),
@@ -55,8 +56,18 @@ def result(session_id: str = "") -> generation_pb2.GenerationResult:
             first_token=duration_pb2.Duration(nanos=2_000_000),
             total=duration_pb2.Duration(seconds=2),
         ),
-        seed=42,
-        sampling=generation_pb2.Sampling(temperature=0.8, top_k=0, top_p=0.95, min_p=0.05),
+        seed=seed,
+        sampling=generation_pb2.Sampling(
+            temperature=0.8,
+            top_k=0,
+            top_p=0.95,
+            min_p=0.05,
+            repetition_penalty=1.1,
+            presence_penalty=0,
+            frequency_penalty=0.3,
+            logit_bias=[generation_pb2.LogitBias(characters="xyz", bias=-0.7)],
+            forbidden_characters="q",
+        ),
         max_tokens=len(TEXT),
         model="small",
         model_digest="d1",
@@ -90,13 +101,57 @@ def model(name: str = "small") -> models_pb2.Model:
     )
 
 
+def logprobs(text: str, options: generation_pb2.GenerationOptions) -> list[generation_pb2.TokenLogprob]:
+    """Of each character of a text, if the options ask for them: a half for each, and half of that for the next one."""
+
+    def alternative(character: str, rank: int) -> generation_pb2.Alternative:
+        return generation_pb2.Alternative(symbol=character.encode(), logprob=rank * math.log(0.5))
+
+    def top(character: str) -> list[generation_pb2.Alternative]:
+        return [alternative(chr(ord(character) + rank), rank + 1) for rank in range(options.top_logprobs)]
+
+    asked = text if options.logprobs else ""
+    return [generation_pb2.TokenLogprob(chosen=alternative(one, 1), top=top(one)) for one in asked]
+
+
 def stream(request: generation_pb2.GenerateRequest, context: grpc.ServicerContext) -> Iterator[Any]:
     """The usual answer of Generate: some text, then a result without text."""
+    options = request.options
     position = 3
     for piece in PIECES:
         position += len(piece)
-        yield generation_pb2.GenerateResponse(text=piece, position=position)
-    yield generation_pb2.GenerateResponse(position=position, result=result(request.options.session_id))
+        yield generation_pb2.GenerateResponse(text=piece, position=position, logprobs=logprobs(piece, options))
+    yield generation_pb2.GenerateResponse(position=position, result=result(options.session_id))
+
+
+def continuation(index: int) -> tuple[str, ...]:
+    """The pieces of one of several continuations."""
+    return (f"{index}: ", *PIECES[index:])
+
+
+def several(request: generation_pb2.GenerateRequest, context: grpc.ServicerContext) -> Iterator[Any]:
+    """An answer of Generate with `n` continuations: a piece of each in turn, the last one first, then the results."""
+    options = request.options
+    sources = {index: iter(continuation(index)) for index in reversed(range(options.n))}
+    while sources:
+        for index, source in list(sources.items()):
+            piece = next(source, None)
+            if piece is None:
+                del sources[index]
+                ending = result(options.session_id, seed=(options.seed or 42) + index)
+                yield generation_pb2.GenerateResponse(position=19, index=index, result=ending)
+            else:
+                yield generation_pb2.GenerateResponse(
+                    text=piece, position=19, index=index, logprobs=logprobs(piece, options)
+                )
+
+
+def complete(request: generation_pb2.CompleteRequest, context: grpc.ServicerContext) -> generation_pb2.CompleteResponse:
+    """The usual answer of Complete."""
+    completion = generation_pb2.Completion(
+        text=TEXT, result=result(request.options.session_id), logprobs=logprobs(TEXT, request.options)
+    )
+    return generation_pb2.CompleteResponse(completions=[completion])
 
 
 def error_info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
@@ -129,10 +184,10 @@ class FakeServer:
         self.remaining: dict[str, float | None] = {}
         self.ended = threading.Event()
         self.answers: dict[str, Answer] = {
-            "Generate": stream,
-            "Complete": lambda request, _: generation_pb2.CompleteResponse(
-                text=TEXT, result=result(request.options.session_id)
+            "Generate": lambda request, context: (several if request.options.HasField("n") else stream)(
+                request, context
             ),
+            "Complete": complete,
             "CreateSession": lambda request, _: sessions_pb2.CreateSessionResponse(
                 session=session(request.session_id or "drawn")
             ),

@@ -12,9 +12,19 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from charloom.client import AsyncClient, Client, ConnectionFailed, HealthStatus, InvalidValue, Overloaded, Unavailable
-from charloom.v1 import sessions_pb2
-from tests.unit.client.fake_server import TEXT, FakeServer, error_info, failing, session
+from charloom.client import (
+    AsyncClient,
+    Client,
+    ConnectionFailed,
+    FinishReason,
+    HealthStatus,
+    InternalError,
+    InvalidValue,
+    Overloaded,
+    Unavailable,
+)
+from charloom.v1 import generation_pb2, sessions_pb2
+from tests.unit.client.fake_server import TEXT, FakeServer, complete, error_info, failing, session
 
 # Seconds that a call may spend on its way.
 NEAR = 3.0
@@ -45,6 +55,30 @@ def test_complete_gives_text_and_result(server: FakeServer, client: Client) -> N
     (request,) = server.asked("Complete")
     assert request.options.sampling.HasField("temperature")
     assert (request.options.prompt, request.options.session_id, request.options.max_tokens) == ("Hi", "", 16)
+
+
+def test_complete_gives_log_probabilities_and_the_stop_string(server: FakeServer, client: Client) -> None:
+    def stopped(request: Any, context: grpc.ServicerContext) -> generation_pb2.CompleteResponse:
+        answer = complete(request, context)
+        answer.completions[0].result.finish_reason = generation_pb2.FINISH_REASON_STOP
+        answer.completions[0].result.stop = "END"
+        return answer
+
+    server.answers["Complete"] = stopped
+    completion = client.complete("Hi", logprobs=True, stop="END")
+    assert "".join(token.text for token in completion.logprobs) == TEXT
+    assert (completion.result.finish_reason, completion.result.stop) == (FinishReason.STOP, "END")
+    assert client.complete("Hi").logprobs == ()
+
+
+async def test_an_answer_without_a_completion_is_an_error(
+    server: FakeServer, client: Client, async_client: AsyncClient
+) -> None:
+    server.answers["Complete"] = lambda _, __: generation_pb2.CompleteResponse()
+    with pytest.raises(InternalError, match="without a completion"):
+        client.complete("Hi")
+    with pytest.raises(InternalError, match="without a completion"):
+        await async_client.complete("Hi")
 
 
 async def test_async_complete_sends_the_same(server: FakeServer, client: Client, async_client: AsyncClient) -> None:
@@ -108,6 +142,8 @@ class TestDeadlines:
         assert server.remaining["Complete"] == pytest.approx(7, abs=NEAR)
         client.generate(timeout=8.0).result()
         assert server.remaining["Generate"] == pytest.approx(8, abs=NEAR)
+        client.continuations(n=2, timeout=6.0).completions()
+        assert server.remaining["Generate"] == pytest.approx(6, abs=NEAR)
 
     def test_the_default_is_a_minute(self, server: FakeServer, client: Client) -> None:
         client.complete()
@@ -125,6 +161,8 @@ class TestDeadlines:
         await async_client.generate(timeout=7.0).result()
         assert server.remaining["Complete"] == pytest.approx(60, abs=NEAR)
         assert server.remaining["Generate"] == pytest.approx(7, abs=NEAR)
+        await async_client.continuations(n=2).completions()
+        assert server.remaining["Generate"] == pytest.approx(60, abs=NEAR)
 
     def test_a_timeout_that_is_no_number_is_refused(self, client: Client) -> None:
         with pytest.raises(InvalidValue, match="timeout"):
@@ -251,6 +289,7 @@ class TestClosing:
         with Client(server.target) as client:
             client.models()
         calls: list[Callable[[], object]] = [client.models, client.generate, client.complete, client.session]
+        calls.append(lambda: client.continuations(n=2))
         for call in calls:
             with pytest.raises(RuntimeError, match="this client is closed"):
                 call()
@@ -263,6 +302,8 @@ class TestClosing:
             await client.models()
         with pytest.raises(RuntimeError, match="this client is closed"):
             client.generate()
+        with pytest.raises(RuntimeError, match="this client is closed"):
+            client.continuations(n=2)
         await client.close()
 
     async def test_an_async_client_that_was_never_used_closes(self) -> None:
@@ -283,6 +324,8 @@ class TestClosing:
         assert asyncio.run(use()) == 2
         with pytest.raises(RuntimeError, match="no running event loop"):
             AsyncClient(server.target).generate("Hi")
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            AsyncClient(server.target).continuations("Hi", n=2)
 
 
 def test_channel_options_are_added_to_the_clients_own(server: FakeServer) -> None:

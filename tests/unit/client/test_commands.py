@@ -11,7 +11,18 @@ from grpc_health.v1 import health_pb2
 
 from charloom.cli.main import main
 from charloom.v1 import generation_pb2, models_pb2
-from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, error_info, failing, model, stream
+from tests.unit.client.fake_server import (
+    PIECES,
+    TEXT,
+    FakeServer,
+    complete,
+    error_info,
+    failing,
+    model,
+    result,
+    several,
+    stream,
+)
 
 Run = Callable[..., int]
 UNKNOWN = failing(grpc.StatusCode.INVALID_ARGUMENT, "prompt: 'é' at 0 is unknown", error_info("INVALID_REQUEST"))
@@ -46,8 +57,12 @@ class TestGenerate:
         assert server.asked("Generate") == [generation_pb2.GenerateRequest(options=generation_pb2.GenerationOptions())]
 
     def test_every_flag_is_sent(self, run: Run, server: FakeServer) -> None:
-        flags = "--model small --max-tokens 9 --temperature 0 --top-k 4 --top-p 0.5 --min-p 0.25 --seed 0"
-        run("generate", "Hi", *flags.split(), "--skip-unknown", "--session", "s1")
+        flags = (
+            "--model small --max-tokens 9 --min-tokens 2 --temperature 0 --top-k 4 --top-p 0.5 --min-p 0.25 --seed 0 "
+            "--repetition-penalty 1.25 --presence-penalty -0.5 --frequency-penalty 0.75 --logit-bias xyz=-2.5 "
+            "--allowed-characters abcxyz --forbidden-characters q --logprobs --top-logprobs 3"
+        )
+        run("generate", "Hi", *flags.split(), "--stop", "\n", "--include-stop", "--skip-unknown", "--session", "s1")
         (request,) = server.asked("Generate")
         assert request.options == generation_pb2.GenerationOptions(
             model="small",
@@ -55,10 +70,142 @@ class TestGenerate:
             prompt="Hi",
             unknown_characters=generation_pb2.UNKNOWN_CHARACTERS_SKIP,
             max_tokens=9,
-            sampling=generation_pb2.Sampling(temperature=0, top_k=4, top_p=0.5, min_p=0.25),
+            min_tokens=2,
+            stop=["\n"],
+            include_stop=True,
+            sampling=generation_pb2.Sampling(
+                temperature=0,
+                top_k=4,
+                top_p=0.5,
+                min_p=0.25,
+                repetition_penalty=1.25,
+                presence_penalty=-0.5,
+                frequency_penalty=0.75,
+                logit_bias=[generation_pb2.LogitBias(characters="xyz", bias=-2.5)],
+                allowed_characters="abcxyz",
+                forbidden_characters="q",
+            ),
             seed=0,
+            logprobs=True,
+            top_logprobs=3,
         )
         assert server.asked("DeleteSession") == []
+
+    def test_stop_strings_add_up_and_may_begin_with_a_dash(self, run: Run, server: FakeServer) -> None:
+        assert run("generate", "--stop", "END", "--stop=---", "--stop", " ") == 0
+        assert server.asked("Generate")[0].options.stop == ["END", "---", " "]
+
+    def test_biases_are_split_at_the_last_equals_sign_and_add_up(self, run: Run, server: FakeServer) -> None:
+        words = ["--logit-bias", "==5", "--logit-bias", "a=b=-1e1", "--logit-bias", "==-2.5", "--logit-bias", "\n= 1"]
+        assert run("generate", *words) == 0
+        biases = server.asked("Generate")[0].options.sampling.logit_bias
+        assert [(entry.characters, entry.bias) for entry in biases] == [("=", 2.5), ("a=b", -10.0), ("\n", 1.0)]
+
+    @pytest.mark.parametrize("word", ["aeiou", "=5", "aeiou=", "aeiou=much", "5"])
+    def test_a_bias_that_is_none_is_a_wrong_use(
+        self, run: Run, server: FakeServer, word: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as caught:
+            run("generate", f"--logit-bias={word}")
+        assert caught.value.code == 2
+        wanted = f"argument --logit-bias: {word!r} is not CHARACTERS=AMOUNT, such as aeiou=-2.5"
+        assert wanted in capsys.readouterr().err
+        assert server.calls == []
+
+    def test_top_logprobs_alone_are_left_to_the_server(self, run: Run, server: FakeServer) -> None:
+        run("generate", "--top-logprobs", "2")
+        assert server.asked("Generate")[0].options == generation_pb2.GenerationOptions(top_logprobs=2)
+
+    def test_help_says_how_to_write_a_line_break(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            run("generate", "--help")
+        assert r"$'\n'" in capsys.readouterr().out
+
+    def test_logprobs_are_a_table_on_stderr(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("generate", "Hi", "--logprobs", "--top-logprobs", "2") == 0
+        printed = capsys.readouterr()
+        assert printed.out == TEXT
+        assert printed.err.splitlines()[:3] == [
+            "TOKEN  PROBABILITY    NATS  MOST PROBABLE",
+            "'O'         50.00%  0.6931  'O' 50.00%, 'P' 25.00%",
+            "'n'         50.00%  0.6931  'n' 50.00%, 'o' 25.00%",
+        ]
+        assert len(printed.err.splitlines()) == 1 + len(TEXT)
+
+    def test_logprobs_of_bytes_and_certainties_can_be_shown(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def odd(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+            tokens = [(b"\xc3", 0.0), (b"\n", -30.0), ("é".encode(), -0.01)]
+            yield generation_pb2.GenerateResponse(
+                text="é",
+                result=result(),
+                logprobs=[
+                    generation_pb2.TokenLogprob(chosen=generation_pb2.Alternative(symbol=symbol, logprob=logprob))
+                    for symbol, logprob in tokens
+                ],
+            )
+
+        server.answers["Generate"] = odd
+        assert run("generate", "Hi", "--logprobs") == 0
+        assert capsys.readouterr().err.splitlines() == [
+            "TOKEN    PROBABILITY     NATS",
+            r"b'\xc3'      100.00%   0.0000",
+            r"'\n'           0.00%  30.0000",
+            "'é'           99.00%   0.0100",
+        ]
+
+    def test_continuations_are_printed_whole_numbered_and_with_their_seeds(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("generate", "Hi", "-n", "3", "--seed", "7", "--session", "s1") == 0
+        assert capsys.readouterr() == (
+            "--- 1 of 3, seed 7 ---\n0: Once upon a time\n"
+            "--- 2 of 3, seed 8 ---\n1: upon a time\n"
+            "--- 3 of 3, seed 9 ---\n2:  a time\n",
+            "",
+        )
+        (request,) = server.asked("Generate")
+        assert (request.options.n, request.options.seed, request.options.session_id) == (3, 7, "s1")
+
+    def test_one_continuation_is_numbered_too(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("generate", "Hi", "--continuations", "1") == 0
+        assert capsys.readouterr().out == "--- 1 of 1, seed 42 ---\n0: Once upon a time\n"
+
+    def test_each_continuation_has_prompt_table_and_figures(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("generate", "Hi ", "-n", "2", "--echo", "--logprobs", "--stats") == 0
+        printed = capsys.readouterr()
+        assert printed.out.splitlines()[1::2] == ["Hi 0: Once upon a time", "Hi 1: upon a time"]
+        lines = printed.err.splitlines()
+        assert [line.split()[-1] for line in lines if line.startswith("length: ")] == ["42", "43"]
+        assert len(lines) == 2 * 2 + len("0: Once upon a time" + "1: upon a time")
+
+    def test_continuations_as_json_are_a_list(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("generate", "é", "-n", "2", "--json", "--logprobs") == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        read = json.loads(printed.out)
+        assert read["prompt"] == "é"
+        assert [one["text"] for one in read["completions"]] == ["0: Once upon a time", "1: upon a time"]
+        assert [one["result"]["seed"] for one in read["completions"]] == [42, 43]
+        assert [token["symbol"] for token in read["completions"][1]["logprobs"][:3]] == ["1", ":", " "]
+
+    def test_continuations_that_end_early_are_a_failure(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def second_drains(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+            for message in several(request, context):
+                if message.index == 1 and message.HasField("result"):
+                    message.result.finish_reason = generation_pb2.FINISH_REASON_DRAINING
+                yield message
+
+        server.answers["Generate"] = second_drains
+        assert run("generate", "Hi", "-n", "2") == 1
+        printed = capsys.readouterr()
+        assert printed.out.count("---\n") == 2
+        assert printed.err == "charloom generate: the server is stopping; the text ends early\n"
 
     def test_a_dash_reads_the_prompt_from_stdin(self, run: Run, server: FakeServer) -> None:
         run("generate", "-", stdin="two\nlines\n")
@@ -88,6 +235,34 @@ class TestGenerate:
         printed = capsys.readouterr()
         assert printed.out == TEXT
         assert printed.err == "length: 3 + 16 tokens, 8 characters/s, first token after 2.0 ms, seed 42\n"
+
+    def test_stats_name_the_stop_string(self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+        def stopped(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+            for message in stream(request, context):
+                if message.HasField("result"):
+                    message.result.finish_reason = generation_pb2.FINISH_REASON_STOP
+                    message.result.stop = "\n\n"
+                yield message
+
+        server.answers["Generate"] = stopped
+        assert run("generate", "Hi", "--stats") == 0
+        assert capsys.readouterr().err.startswith(r"stop at '\n\n': 3 + 16 tokens, ")
+
+    def test_json_has_log_probabilities_of_bytes_too(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def odd(request: Any, context: grpc.ServicerContext) -> generation_pb2.CompleteResponse:
+            answer = complete(request, context)
+            answer.completions[0].logprobs[0].chosen.symbol = b"\xc3"
+            return answer
+
+        server.answers["Complete"] = odd
+        assert run("generate", "Hi", "--json", "--logprobs", "--top-logprobs", "1") == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        first, second, *_ = json.loads(printed.out)["logprobs"]
+        assert (first["symbol"], second["symbol"], second["top"][0]["symbol"]) == (r"\xc3", "n", "n")
+        assert second["logprob"] == pytest.approx(-0.6931472)
 
     def test_an_early_end_is_a_failure(self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
         server.answers["Generate"] = draining
@@ -169,6 +344,20 @@ class TestChat:
         assert first.max_tokens == 200
         assert not first.HasField("seed")
         assert len(server.asked("DeleteSession")) == 1
+
+    def test_every_answer_has_the_flags_of_sampling_and_stopping(self, run: Run, server: FakeServer) -> None:
+        flags = "--repetition-penalty 1.5 --logit-bias e=-5 --forbidden-characters xyz --min-tokens 4 --include-stop"
+        assert run("chat", *flags.split(), "--stop", "\n", stdin="one\ntwo\n") == 0
+        requests = server.asked("Generate")
+        assert len(requests) == 2
+        for request in requests:
+            assert (request.options.stop, request.options.min_tokens) == (["\n"], 4)
+            assert request.options.include_stop
+            assert request.options.sampling == generation_pb2.Sampling(
+                repetition_penalty=1.5,
+                logit_bias=[generation_pb2.LogitBias(characters="e", bias=-5)],
+                forbidden_characters="xyz",
+            )
 
     def test_reset_goes_on_in_a_new_session(self, run: Run, server: FakeServer) -> None:
         assert run("chat", stdin="one\n/reset\ntwo\n") == 0

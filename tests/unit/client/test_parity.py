@@ -7,10 +7,24 @@ import inspect
 import pytest
 
 from charloom import client as sdk
-from charloom.client import AsyncClient, AsyncSession, AsyncTextStream, Client, Session, TextStream
+from charloom.client import (
+    AsyncClient,
+    AsyncContinuations,
+    AsyncSession,
+    AsyncTextStream,
+    Client,
+    Continuations,
+    Session,
+    TextStream,
+)
 from charloom.client._options import GenerateOptions
 
-PAIRS = [(Client, AsyncClient), (Session, AsyncSession), (TextStream, AsyncTextStream)]
+PAIRS = [
+    (Client, AsyncClient),
+    (Session, AsyncSession),
+    (TextStream, AsyncTextStream),
+    (Continuations, AsyncContinuations),
+]
 pairs = pytest.mark.parametrize(("blocking", "asynchronous"), PAIRS)
 
 # How a blocking name is spelled in the language's asynchronous protocols.
@@ -22,8 +36,19 @@ TWINS = {
 }
 
 
+def everything(kind: type) -> dict[str, object]:
+    """What the SDK's own classes give to a kind, inherited or not."""
+    own = [one for one in reversed(kind.__mro__) if one.__module__.startswith("charloom.")]
+    return {name: value for one in own for name, value in vars(one).items()}
+
+
 def members(kind: type) -> dict[str, object]:
-    return {name: value for name, value in vars(kind).items() if not name.startswith("_")}
+    return {name: value for name, value in everything(kind).items() if not name.startswith("_")}
+
+
+def test_what_is_inherited_is_compared_too() -> None:
+    assert {"cancel", "text", "result"} <= members(TextStream).keys() & members(AsyncTextStream).keys()
+    assert {"cancel", "texts", "completions"} <= members(Continuations).keys() & members(AsyncContinuations).keys()
 
 
 @pairs
@@ -46,7 +71,7 @@ def test_both_take_the_same_arguments(blocking: type, asynchronous: type) -> Non
 @pairs
 def test_both_speak_the_protocols_of_their_kind(blocking: type, asynchronous: type) -> None:
     for name, twin in TWINS.items():
-        assert (name in vars(blocking)) == (twin in vars(asynchronous)), name
+        assert (name in everything(blocking)) == (twin in everything(asynchronous)), name
 
 
 @pairs
@@ -82,6 +107,7 @@ def test_every_option_of_the_contract_is_offered() -> None:
         "prompt",
         "session_id",
         "sampling",
+        "n",  # an argument of `continuations`
     }
     wire |= {field.name for field in generation_pb2.Sampling.DESCRIPTOR.fields}
     assert set(GenerateOptions.__annotations__) == wire

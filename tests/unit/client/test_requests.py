@@ -10,7 +10,13 @@ import pytest
 from google.protobuf import duration_pb2
 
 from charloom.client import CharloomError, Client, GenerateOptions, InvalidValue
-from charloom.client._requests import complete_request, create_session_request, deadline, generate_request
+from charloom.client._requests import (
+    complete_request,
+    continuations_request,
+    create_session_request,
+    generate_request,
+)
+from charloom.client._values import deadline
 from charloom.v1 import generation_pb2
 from tests.unit.client.fake_server import FakeServer
 
@@ -29,33 +35,94 @@ def test_none_is_the_same_as_not_given() -> None:
     assert options(**every) == generation_pb2.GenerationOptions()
 
 
+EVERY = {
+    "model": "small",
+    "max_tokens": 7,
+    "min_tokens": 3,
+    "stop": ["\n\n", "END"],
+    "include_stop": True,
+    "temperature": 0.5,
+    "top_k": 40,
+    "top_p": 0.25,
+    "min_p": 0.125,
+    "repetition_penalty": 1.5,
+    "presence_penalty": -0.5,
+    "frequency_penalty": 0.75,
+    "logit_bias": {"aeiou": -2.5, "é": 4},
+    "allowed_characters": "abcé \n",
+    "forbidden_characters": "xyz",
+    "seed": 2**64 - 1,
+    "unknown_characters": "skip",
+    "expected_position": 9,
+    "logprobs": True,
+    "top_logprobs": 5,
+}
+
+
 def test_every_option_goes_into_its_field() -> None:
-    made = options(
-        "Hi",
-        "s1",
-        model="small",
-        max_tokens=7,
-        temperature=0.5,
-        top_k=40,
-        top_p=0.25,
-        min_p=0.125,
-        seed=2**64 - 1,
-        unknown_characters="skip",
-        expected_position=9,
-    )
-    assert made == generation_pb2.GenerationOptions(
+    assert EVERY.keys() == GenerateOptions.__annotations__.keys()
+    assert options("Hi", "s1", **EVERY) == generation_pb2.GenerationOptions(
         model="small",
         session_id="s1",
         prompt="Hi",
         unknown_characters=generation_pb2.UNKNOWN_CHARACTERS_SKIP,
         max_tokens=7,
-        sampling=generation_pb2.Sampling(temperature=0.5, top_k=40, top_p=0.25, min_p=0.125),
+        min_tokens=3,
+        stop=["\n\n", "END"],
+        include_stop=True,
+        sampling=generation_pb2.Sampling(
+            temperature=0.5,
+            top_k=40,
+            top_p=0.25,
+            min_p=0.125,
+            repetition_penalty=1.5,
+            presence_penalty=-0.5,
+            frequency_penalty=0.75,
+            logit_bias=[
+                generation_pb2.LogitBias(characters="aeiou", bias=-2.5),
+                generation_pb2.LogitBias(characters="é", bias=4),
+            ],
+            allowed_characters="abcé \n",
+            forbidden_characters="xyz",
+        ),
         seed=2**64 - 1,
         expected_position=9,
+        logprobs=True,
+        top_logprobs=5,
     )
 
 
-@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "min_p"])
+@pytest.mark.parametrize("stop", ["END", ["END"], ("END",)])
+def test_a_lone_string_is_one_stop_string(stop: Any) -> None:
+    assert options(stop=stop).stop == ["END"]
+
+
+def test_no_stop_strings_are_none() -> None:
+    assert options(stop=[]) == generation_pb2.GenerationOptions()
+
+
+def test_an_empty_stop_string_is_left_to_the_server() -> None:
+    assert options(stop="").stop == [""]
+
+
+def test_allowing_nothing_is_not_the_same_as_allowing_all() -> None:
+    assert options(allowed_characters="").sampling.HasField("allowed_characters")
+    assert not options(forbidden_characters="x").sampling.HasField("allowed_characters")
+
+
+def test_top_logprobs_do_not_imply_logprobs() -> None:
+    assert options(top_logprobs=2) == generation_pb2.GenerationOptions(top_logprobs=2)
+
+
+@pytest.mark.parametrize("name", ["include_stop", "logprobs"])
+def test_a_flag_that_is_false_is_off(name: str) -> None:
+    assert options(**{name: False}) == generation_pb2.GenerationOptions()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"],
+)
 def test_zero_is_sent_and_leaves_the_other_sampling_fields_unset(name: str) -> None:
     sampling = options(**{name: 0}).sampling
     assert [field.name for field, _ in sampling.ListFields()] == [name]
@@ -75,15 +142,18 @@ def test_generate_and_complete_carry_the_same_options() -> None:
 
 
 def test_ranges_are_left_to_the_server() -> None:
-    made = options(temperature=-1.0, top_p=math.nan, min_p=math.inf)
+    made = options(temperature=-1.0, top_p=math.nan, min_p=math.inf, presence_penalty=1e300, logit_bias={"": math.nan})
+    assert made.sampling.presence_penalty == math.inf
+    assert math.isnan(made.sampling.logit_bias[0].bias)
     assert made.sampling.temperature == -1
     assert math.isnan(made.sampling.top_p)
     assert made.sampling.min_p == math.inf
 
 
 def test_numbers_of_other_libraries_are_taken() -> None:
-    made = options(seed=np.uint64(5), temperature=np.float32(0.5), top_p=Fraction(1, 4))
+    made = options(seed=np.uint64(5), temperature=np.float32(0.5), top_p=Fraction(1, 4), logit_bias={"e": np.int8(-3)})
     assert (made.seed, made.sampling.temperature, made.sampling.top_p) == (5, 0.5, 0.25)
+    assert made.sampling.logit_bias[0].bias == -3
 
 
 def test_an_unknown_option_is_named_with_those_that_exist() -> None:
@@ -111,6 +181,25 @@ def test_an_unknown_option_is_named_with_those_that_exist() -> None:
         ("model", "\ud800", "half of a surrogate pair"),
         ("unknown_characters", "ignore", "'ignore' is neither 'reject' nor 'skip'"),
         ("unknown_characters", [], "neither"),
+        ("min_tokens", -1, "-1 is not between 0 and 2**32 - 1"),
+        ("min_tokens", 1.5, "1.5 is not a whole number"),
+        ("top_logprobs", 2**32, "is not between 0 and 2**32 - 1"),
+        ("top_logprobs", True, "True is not a whole number"),
+        ("logprobs", 1, "1 is neither True nor False"),
+        ("include_stop", "yes", "'yes' is neither True nor False"),
+        ("repetition_penalty", "1.2", "'1.2' is not a number"),
+        ("presence_penalty", [], "[] is not a number"),
+        ("frequency_penalty", 1 << 1024, "too large"),
+        ("allowed_characters", ["a"], "['a'] is not a string"),
+        ("allowed_characters", "a\udcff", "half of a surrogate pair"),
+        ("forbidden_characters", 5, "5 is not a string"),
+        ("stop", 5, "5 is neither a string nor a list of strings"),
+        ("stop", b"END", "b'END' is neither a string nor a list of strings"),
+        ("stop", {"END"}, "{'END'} is neither a string nor a list of strings"),
+        ("logit_bias", [("a", 1)], "[('a', 1)] does not map strings to numbers"),
+        ("logit_bias", "a=1", "'a=1' does not map strings to numbers"),
+        ("logit_bias", {5: 1.0}, "5 is not a string"),
+        ("logit_bias", {"\ud800": 1.0}, "half of a surrogate pair"),
     ],
 )
 def test_what_no_message_can_carry_is_refused_by_name(name: str, value: object, words: str) -> None:
@@ -121,6 +210,48 @@ def test_what_no_message_can_carry_is_refused_by_name(name: str, value: object, 
     assert words in str(caught.value)
     assert isinstance(caught.value, CharloomError)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("stop", ["END", 5], "stop[1]: 5 is not a string"),
+        ("stop", ["END", "ab\udcff"], "stop[1]: the character '\\udcff' at 2 is half of a surrogate pair"),
+        ("logit_bias", {"a": 1, "e": "much"}, "logit_bias['e']: 'much' is not a number"),
+        ("logit_bias", {"e": True}, "logit_bias['e']: True is not a number"),
+    ],
+)
+def test_a_value_among_several_is_pointed_at(name: str, value: object, words: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        options(**{name: value})
+    assert str(caught.value).startswith(words)
+
+
+def test_the_number_of_continuations_is_added_to_the_same_request() -> None:
+    several = continuations_request("Hi", 3, {"seed": 5}, "s1")
+    assert several.options.n == 3
+    several.options.ClearField("n")
+    assert several == generate_request("Hi", {"seed": 5}, "s1")
+
+
+@pytest.mark.parametrize("n", [0, 1, 2**32 - 1])
+def test_any_number_of_continuations_is_sent(n: int) -> None:
+    assert continuations_request("", n, {}).options.HasField("n")
+    assert continuations_request("", n, {}).options.n == n
+
+
+@pytest.mark.parametrize(
+    ("n", "words"), [(None, "not a whole"), (2.0, "not a whole"), (-1, "not between"), (2**32, "not between")]
+)
+def test_a_number_of_continuations_that_is_none_is_refused(n: Any, words: str) -> None:
+    with pytest.raises(InvalidValue, match=rf"n: .* is {words}"):
+        continuations_request("", n, {})
+
+
+@pytest.mark.parametrize("make", [generate_request, complete_request])
+def test_who_asks_one_text_for_several_is_told_where_they_are(make: Any) -> None:
+    with pytest.raises(TypeError, match="takes no n; `continuations` makes several"):
+        make("Hi", {"n": 3})
 
 
 def test_half_of_a_surrogate_pair_in_a_prompt_is_shown_with_its_place() -> None:

@@ -22,7 +22,7 @@ from charloom.client import (
     TextStream,
 )
 from charloom.v1 import generation_pb2
-from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, abort, error_info, stream
+from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, abort, error_info, result, stream
 
 
 def draining(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
@@ -45,6 +45,21 @@ def broken_after_a_piece(request: Any, context: grpc.ServicerContext) -> Iterato
 
 def without_result(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
     yield generation_pb2.GenerateResponse(text=PIECES[0], position=8)
+
+
+def bytes_before_text(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+    """The two bytes of an é in messages of their own, the text with the second, and the last token with the result."""
+    for symbol, text in ((b"\xc3", ""), (b"\xa9", "é")):
+        token = generation_pb2.TokenLogprob(chosen=generation_pb2.Alternative(symbol=symbol, logprob=-1))
+        yield generation_pb2.GenerateResponse(text=text, position=1, logprobs=[token])
+    last = generation_pb2.TokenLogprob(chosen=generation_pb2.Alternative(symbol=b"\xf0", logprob=-2))
+    yield generation_pb2.GenerateResponse(position=3, logprobs=[last], result=result())
+
+
+def with_an_index(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+    for message in stream(request, context):
+        message.index = 7
+        yield message
 
 
 def interrupt_soon() -> None:
@@ -73,6 +88,34 @@ class TestBlocking:
         assert (result.finish_reason, result.seed, result.position) == (FinishReason.LENGTH, 42, 19)
         assert text.result() is result
         assert list(text) == []
+
+    def test_log_probabilities_grow_with_the_pieces(self, client: Client) -> None:
+        text = client.generate("Hi", logprobs=True, top_logprobs=2)
+        assert text.logprobs == ()
+        for _ in PIECES:
+            next(text)
+            assert "".join(token.text for token in text.logprobs) == text.text
+        text.result()
+        assert len(text.logprobs) == len(TEXT)
+        assert text.logprobs[0].logprob == pytest.approx(-0.6931472)
+        assert [other.text for other in text.logprobs[0].top] == ["O", "P"]
+
+    def test_without_being_asked_for_there_are_no_log_probabilities(self, client: Client) -> None:
+        text = client.generate("Hi")
+        text.result()
+        assert text.logprobs == ()
+
+    def test_log_probabilities_of_bytes_may_come_before_their_text(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = bytes_before_text
+        text = client.generate("Hi", logprobs=True)
+        assert list(text) == ["é"]
+        assert [token.symbol for token in text.logprobs] == [b"\xc3", b"\xa9", b"\xf0"]
+
+    def test_an_index_means_nothing_where_one_text_was_asked_for(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = with_an_index
+        text = client.generate("Hi")
+        assert list(text) == list(PIECES)
+        assert text.result().seed == 42
 
     def test_empty_messages_are_not_pieces(self, server: FakeServer, client: Client) -> None:
         server.answers["Generate"] = with_empty_messages
@@ -196,6 +239,17 @@ class TestAsyncio:
         assert text.text == TEXT
         assert (result.finish_reason, result.seed, result.position) == (FinishReason.LENGTH, 42, 19)
         assert await text.result() is result
+
+    async def test_log_probabilities_grow_with_the_pieces(self, client: Client, async_client: AsyncClient) -> None:
+        text = async_client.generate("Hi", logprobs=True, top_logprobs=1)
+        assert text.logprobs == ()
+        await anext(text)
+        assert "".join(token.text for token in text.logprobs) == PIECES[0]
+        await text.result()
+        twin = client.generate("Hi", logprobs=True, top_logprobs=1)
+        twin.result()
+        assert text.logprobs == twin.logprobs
+        assert len(twin.logprobs) == len(TEXT)
 
     async def test_empty_messages_are_not_pieces(self, server: FakeServer, async_client: AsyncClient) -> None:
         server.answers["Generate"] = with_empty_messages
