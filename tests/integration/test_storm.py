@@ -36,8 +36,26 @@ def options(draw: random.Random) -> generation_pb2.GenerationOptions:
     for field in ("temperature", "top_p", "min_p"):
         if draw.random() < 0.2:
             setattr(found.sampling, field, draw.choice(NUMBERS))
+    for field in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+        if draw.random() < 0.1:
+            setattr(found.sampling, field, draw.choice([1.0, 1.0, *NUMBERS]))
     if draw.random() < 0.2:
         found.sampling.top_k = draw.choice(COUNTS)
+    if draw.random() < 0.1:
+        found.sampling.logit_bias.add(characters=draw.choice(TEXTS), bias=draw.choice(NUMBERS))
+    if draw.random() < 0.05:
+        found.sampling.allowed_characters = draw.choice(TEXTS)
+    if draw.random() < 0.1:
+        found.sampling.forbidden_characters = draw.choice(TEXTS)
+    if draw.random() < 0.2:
+        found.stop.extend(draw.choices(["e", "th", *TEXTS], k=draw.choice([1, 1, 2, 20])))
+        found.include_stop = draw.random() < 0.5
+        found.min_tokens = draw.choice([0, 0, 3, 400])
+    if draw.random() < 0.1:
+        found.logprobs = draw.random() < 0.9
+        found.top_logprobs = draw.choice(COUNTS)
+    if draw.random() < 0.1:
+        found.n = draw.choice([2, 3, 3, *COUNTS])
     if draw.random() < 0.2:
         found.seed = draw.choice(SEEDS)
     if draw.random() < 0.05:
@@ -102,7 +120,7 @@ def test_careless_clients_leave_nothing_behind(
         with grpc.insecure_channel(server.address) as channel:
             stub = generation_pb2_grpc.GenerationServiceStub(channel)
             request = generation_pb2.CompleteRequest(options=generation_pb2.GenerationOptions(max_tokens=20))
-            assert len(stub.Complete(request).text) == 20
+            assert len(stub.Complete(request).completions[0].text) == 20
     assert outcomes["OK"] > 100
     assert outcomes["INVALID_ARGUMENT"] > 100
     assert "unexpected error" not in caplog.text

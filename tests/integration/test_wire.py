@@ -38,8 +38,8 @@ def options(**fields: Any) -> generation_pb2.GenerationOptions:
     return generation_pb2.GenerationOptions(**fields)
 
 
-def complete(stub: Generation, **fields: Any) -> generation_pb2.CompleteResponse:
-    return stub.Complete(generation_pb2.CompleteRequest(options=options(**fields)))
+def complete(stub: Generation, **fields: Any) -> generation_pb2.Completion:
+    return stub.Complete(generation_pb2.CompleteRequest(options=options(**fields))).completions[0]
 
 
 def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str, dict[str, str], str]:
@@ -86,9 +86,11 @@ def test_generate_streams_deltas_then_the_result(generation: Generation, oracle:
 
 
 def test_complete_is_generate_as_a_whole(generation: Generation, oracle: Callable[..., str]) -> None:
-    sampling = generation_pb2.Sampling(temperature=0.5, top_k=7, top_p=0.9, min_p=0.05)
+    given = {"temperature": 0.5, "top_k": 7, "top_p": 0.875, "min_p": 0.0625}
+    given |= {"repetition_penalty": 1.25, "presence_penalty": 0.5, "frequency_penalty": -0.25}
+    sampling = generation_pb2.Sampling(**given)
     reply = complete(generation, prompt="is", max_tokens=120, seed=5, sampling=sampling)
-    assert reply.text == oracle("is", 120, 5, temperature=0.5, top_k=7, top_p=0.9, min_p=0.05)
+    assert reply.text == oracle("is", 120, 5, **given)
     assert reply.result.sampling == sampling
 
 
@@ -123,7 +125,7 @@ def test_sessions_do_not_see_each_other(generation: Generation, sessions: Sessio
             generation.Complete.future(generation_pb2.CompleteRequest(options=options(session_id=s.id, max_tokens=50)))
             for s in made
         ]
-        texts = [text + call.result().text for text, call in zip(texts, calls, strict=True)]
+        texts = [text + call.result().completions[0].text for text, call in zip(texts, calls, strict=True)]
     assert texts == [oracle("", 150, n) for n in range(8)]
 
 

@@ -237,7 +237,7 @@ class GenerationOptions(_message.Message):
     expected_position: _builtins.int
     """Refuse (ABORTED) unless the session stands at this position."""
     min_tokens: _builtins.int
-    """Stop strings that end within the first `min_tokens` tokens do not count. Up to max_tokens. Default 0."""
+    """A stop string that would leave a text of fewer tokens than this does not count. Up to max_tokens. Default 0."""
     include_stop: _builtins.bool
     """Whether the text is to end with the stop string. If not, text, position and session end before it."""
     logprobs: _builtins.bool

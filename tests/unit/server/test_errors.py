@@ -21,6 +21,7 @@ EXAMPLES: list[errors.EngineError] = [
     errors.SessionBusy("s", 7),
     errors.StalePosition("s", 3, 7),
     errors.Overloaded("full", 1.5),
+    errors.ReaderStalled(),
     errors.Draining(),
     errors.DecoderFailure("broke"),
 ]
