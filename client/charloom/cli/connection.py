@@ -44,11 +44,13 @@ def connect(target: str, timeout: float | None = 60.0) -> Iterator[Client]:
 
 
 def plain(value: object) -> object:
-    """What `json.dumps` does not know: times as ISO 8601, enums as their text."""
+    r"""What `json.dumps` does not know: times as ISO 8601, enums as their text, bytes that are no UTF-8 as `\xc3`."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, enum.Enum):
         return value.value
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 

@@ -16,6 +16,7 @@ state and leaves nothing on the server. Errors are the classes below `CharloomEr
 
 from charloom.client._async_client import AsyncClient
 from charloom.client._client import DEFAULT_TARGET, Client
+from charloom.client._continuations import AsyncContinuations, Continuations
 from charloom.client._errors import (
     AlreadyExists,
     Cancelled,
@@ -41,6 +42,7 @@ from charloom.client._options import NOT_GIVEN, GenerateOptions, NotGiven
 from charloom.client._session import AsyncSession, Session
 from charloom.client._stream import AsyncTextStream, TextStream
 from charloom.client._types import (
+    Alternative,
     Completion,
     FinishReason,
     HealthStatus,
@@ -49,6 +51,7 @@ from charloom.client._types import (
     Sampling,
     SessionInfo,
     Timings,
+    TokenLogprob,
     Unit,
     Usage,
 )
@@ -57,7 +60,9 @@ __all__ = [
     "DEFAULT_TARGET",
     "NOT_GIVEN",
     "AlreadyExists",
+    "Alternative",
     "AsyncClient",
+    "AsyncContinuations",
     "AsyncSession",
     "AsyncTextStream",
     "Cancelled",
@@ -66,6 +71,7 @@ __all__ = [
     "Completion",
     "Conflict",
     "ConnectionFailed",
+    "Continuations",
     "DataLoss",
     "DeadlineExceeded",
     "FailedPrecondition",
@@ -88,6 +94,7 @@ __all__ = [
     "SessionInfo",
     "TextStream",
     "Timings",
+    "TokenLogprob",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

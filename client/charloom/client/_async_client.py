@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from charloom.client import _requests, _responses
+from charloom.client import _requests, _responses, _values
 from charloom.client._client import DEFAULT_TARGET, DEFAULT_TIMEOUT, PAGE_SIZE
 from charloom.client._connection import AsyncConnection, ChannelOptions
+from charloom.client._continuations import AsyncContinuations
 from charloom.client._errors import CharloomError
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout
 from charloom.client._readiness import NOT_READY, POLL, Patience
@@ -55,6 +56,15 @@ class AsyncClient:
             await self._connection.call(self._connection.generation.Complete, request, timeout)
         )
 
+    def continuations(
+        self, prompt: str = "", *, n: int, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+    ) -> AsyncContinuations:
+        """Feed a prompt to a fresh state and stream `n` texts that follow, from 1 to 64; errors appear on reading.
+
+        Number i has the seed of the call plus i. `generate` with one of these seeds gives that text again.
+        """
+        return self._connection.continuations(_requests.continuations_request(prompt, n, options), timeout)
+
     def session(
         self,
         *,
@@ -80,7 +90,7 @@ class AsyncClient:
 
     async def get_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Describe a session. Does not renew its expiry."""
-        request = sessions_pb2.GetSessionRequest(session_id=_requests.text("id", id))
+        request = sessions_pb2.GetSessionRequest(session_id=_values.text("id", id))
         answer = await self._connection.call(self._connection.sessions.GetSession, request, timeout)
         return _responses.session_info(answer.session)
 
@@ -97,7 +107,7 @@ class AsyncClient:
 
     async def delete_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Forget a session and its state; returns it as it was."""
-        request = sessions_pb2.DeleteSessionRequest(session_id=_requests.text("id", id))
+        request = sessions_pb2.DeleteSessionRequest(session_id=_values.text("id", id))
         answer = await self._connection.call(self._connection.sessions.DeleteSession, request, timeout)
         return _responses.session_info(answer.session)
 
@@ -109,7 +119,7 @@ class AsyncClient:
 
     async def model(self, name: str = "", *, timeout: Timeout = NOT_GIVEN) -> ModelInfo:
         """Describe one model; without a name the default one."""
-        request = models_pb2.GetModelRequest(name=_requests.text("name", name))
+        request = models_pb2.GetModelRequest(name=_values.text("name", name))
         answer = await self._connection.call(self._connection.models.GetModel, request, timeout)
         return _responses.model_info(answer.model)
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from charloom.client import _requests, _responses
+from charloom.client import _requests, _responses, _values
 from charloom.client._connection import ChannelOptions, Connection
+from charloom.client._continuations import Continuations
 from charloom.client._errors import CharloomError
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout
 from charloom.client._readiness import NOT_READY, POLL, Patience
@@ -64,6 +65,15 @@ class Client:
         request = _requests.complete_request(prompt, options)
         return _responses.completion(self._connection.call(self._connection.generation.Complete, request, timeout))
 
+    def continuations(
+        self, prompt: str = "", *, n: int, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+    ) -> Continuations:
+        """Feed a prompt to a fresh state and stream `n` texts that follow, from 1 to 64; errors appear on reading.
+
+        Number i has the seed of the call plus i. `generate` with one of these seeds gives that text again.
+        """
+        return self._connection.continuations(_requests.continuations_request(prompt, n, options), timeout)
+
     def session(
         self,
         *,
@@ -95,7 +105,7 @@ class Client:
 
     def get_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Describe a session. Does not renew its expiry."""
-        request = sessions_pb2.GetSessionRequest(session_id=_requests.text("id", id))
+        request = sessions_pb2.GetSessionRequest(session_id=_values.text("id", id))
         answer = self._connection.call(self._connection.sessions.GetSession, request, timeout)
         return _responses.session_info(answer.session)
 
@@ -111,7 +121,7 @@ class Client:
 
     def delete_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Forget a session and its state; returns it as it was."""
-        request = sessions_pb2.DeleteSessionRequest(session_id=_requests.text("id", id))
+        request = sessions_pb2.DeleteSessionRequest(session_id=_values.text("id", id))
         answer = self._connection.call(self._connection.sessions.DeleteSession, request, timeout)
         return _responses.session_info(answer.session)
 
@@ -123,7 +133,7 @@ class Client:
 
     def model(self, name: str = "", *, timeout: Timeout = NOT_GIVEN) -> ModelInfo:
         """Describe one model; without a name the default one."""
-        request = models_pb2.GetModelRequest(name=_requests.text("name", name))
+        request = models_pb2.GetModelRequest(name=_values.text("name", name))
         answer = self._connection.call(self._connection.models.GetModel, request, timeout)
         return _responses.model_info(answer.model)
 

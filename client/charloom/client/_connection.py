@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 import grpc.aio
 
-from charloom.client import _requests, _responses
+from charloom.client import _responses, _values
+from charloom.client._continuations import AsyncContinuations, Continuations
 from charloom.client._errors import cancelled, from_rpc_error
 from charloom.client._options import NotGiven, Timeout
-from charloom.client._stream import AsyncTextStream, OnResult, TextStream
+from charloom.client._stream import AsyncTextStream, TextStream
+from charloom.client._transcript import OnResult
 from charloom.v1 import generation_pb2, generation_pb2_grpc, models_pb2_grpc, sessions_pb2_grpc
 
 if TYPE_CHECKING:
@@ -60,15 +62,15 @@ class _Settings:
         credentials: grpc.ChannelCredentials | None,
         channel_options: ChannelOptions,
     ) -> None:
-        self.target = _requests.text("target", target)
-        self._timeout = _requests.deadline(timeout)
+        self.target = _values.text("target", target)
+        self._timeout = _values.deadline(timeout)
         self._credentials = credentials
         self._options = tuple({**_DEFAULT_OPTIONS, **dict(channel_options)}.items())
         self.closed = False
 
     def seconds(self, timeout: Timeout) -> float | None:
         """The deadline of a call: its own timeout, or else the client's."""
-        return self._timeout if isinstance(timeout, NotGiven) else _requests.deadline(timeout)
+        return self._timeout if isinstance(timeout, NotGiven) else _values.deadline(timeout)
 
     def require_open(self) -> None:
         if self.closed:
@@ -127,6 +129,17 @@ class Connection(_Settings):
         self.require_open()
         call = self.generation.Generate(request, timeout=self.seconds(timeout))
         return TextStream(call, self.target, on_result)
+
+    def continuations(
+        self,
+        request: generation_pb2.GenerateRequest,
+        timeout: Timeout,
+        on_result: OnResult | None = None,
+    ) -> Continuations:
+        """Begin as many generations from one state as the request asks for."""
+        self.require_open()
+        call = self.generation.Generate(request, timeout=self.seconds(timeout))
+        return Continuations(call, self.target, request.options.n, on_result)
 
     def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
         """Ask the server for the health of the whole of it."""
@@ -198,6 +211,18 @@ class AsyncConnection(_Settings):
         asyncio.get_running_loop()
         call = self.generation.Generate(request, timeout=self.seconds(timeout))
         return AsyncTextStream(call, self.target, on_result, lambda: self.closed)
+
+    def continuations(
+        self,
+        request: generation_pb2.GenerateRequest,
+        timeout: Timeout,
+        on_result: OnResult | None = None,
+    ) -> AsyncContinuations:
+        """Begin as many generations from one state as the request asks for."""
+        self.require_open()
+        asyncio.get_running_loop()
+        call = self.generation.Generate(request, timeout=self.seconds(timeout))
+        return AsyncContinuations(call, self.target, request.options.n, on_result, lambda: self.closed)
 
     async def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
         """Ask the server for the health of the whole of it."""

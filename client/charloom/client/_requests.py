@@ -5,29 +5,55 @@ Checks only what a message cannot carry. Ranges are left to the server, the only
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from google.protobuf import duration_pb2
-
-from charloom.client._errors import InvalidValue
+from charloom.client import _values
 from charloom.client._options import GenerateOptions
 from charloom.v1 import generation_pb2, sessions_pb2
 
-if TYPE_CHECKING:
-    from typing import SupportsFloat, SupportsIndex
-
-_KNOWN = frozenset(GenerateOptions.__annotations__)
 _UNKNOWN_CHARACTERS = {
     "reject": generation_pb2.UNKNOWN_CHARACTERS_REJECT,
     "skip": generation_pb2.UNKNOWN_CHARACTERS_SKIP,
 }
-# The range of google.protobuf.Duration: ten thousand years.
-_LONGEST = 315_576_000_000.0
-# gRPC counts deadlines in a range that this stays far inside of: thirty years.
-_LONGEST_DEADLINE = 1e9
+
+
+def _unknown_characters(field: str, value: object) -> int:
+    return _values.one_of(field, value, _UNKNOWN_CHARACTERS)
+
+
+def _logit_bias(field: str, value: object) -> list[generation_pb2.LogitBias]:
+    biases = _values.numbers_by_text(field, value)
+    return [generation_pb2.LogitBias(characters=characters, bias=bias) for characters, bias in biases.items()]
+
+
+_Translation = Callable[[str, object], object]
+
+# What goes into the field of the same name.
+_OPTIONS: dict[str, _Translation] = {
+    "model": _values.text,
+    "unknown_characters": _unknown_characters,
+    "max_tokens": _values.uint32,
+    "min_tokens": _values.uint32,
+    "stop": _values.texts,
+    "include_stop": _values.flag,
+    "seed": _values.uint64,
+    "expected_position": _values.uint64,
+    "logprobs": _values.flag,
+    "top_logprobs": _values.uint32,
+}
+_SAMPLING: dict[str, _Translation] = {
+    "temperature": _values.number,
+    "top_k": _values.uint32,
+    "top_p": _values.number,
+    "min_p": _values.number,
+    "repetition_penalty": _values.number,
+    "presence_penalty": _values.number,
+    "frequency_penalty": _values.number,
+    "logit_bias": _logit_bias,
+    "allowed_characters": _values.text,
+    "forbidden_characters": _values.text,
+}
 
 
 def generate_request(prompt: str, options: GenerateOptions, session_id: str = "") -> generation_pb2.GenerateRequest:
@@ -39,6 +65,15 @@ def generate_request(prompt: str, options: GenerateOptions, session_id: str = ""
 
     """
     return generation_pb2.GenerateRequest(options=_generation_options(prompt, options, session_id))
+
+
+def continuations_request(
+    prompt: str, n: int, options: GenerateOptions, session_id: str = ""
+) -> generation_pb2.GenerateRequest:
+    """Build the request of Generate for `n` continuations; raises as `generate_request`."""
+    request = generate_request(prompt, options, session_id)
+    request.options.n = _values.uint32("n", n)
+    return request
 
 
 def complete_request(prompt: str, options: GenerateOptions, session_id: str = "") -> generation_pb2.CompleteRequest:
@@ -56,108 +91,34 @@ def create_session_request(
 
     """
     return sessions_pb2.CreateSessionRequest(
-        model="" if model is None else text("model", model),
-        session_id="" if session_id is None else text("id", session_id),
-        seed=None if seed is None else _whole("seed", seed, bits=64),
-        time_to_live=None if time_to_live is None else _duration("time_to_live", time_to_live),
+        model="" if model is None else _values.text("model", model),
+        session_id="" if session_id is None else _values.text("id", session_id),
+        seed=None if seed is None else _values.uint64("seed", seed),
+        time_to_live=None if time_to_live is None else _values.duration("time_to_live", time_to_live),
     )
 
 
-def text(field: str, value: object) -> str:
-    """Check that a value is text that UTF-8 can carry."""
-    if not isinstance(value, str):
-        raise InvalidValue(field, f"{_shown(value)} is not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as problem:
-        raise InvalidValue(
-            field,
-            f"the character {value[problem.start]!r} at {problem.start} is half of a surrogate pair, "
-            "which is no text; was it decoded with errors='surrogateescape'?",
-        ) from None
-    return value
-
-
-def deadline(value: object) -> float | None:
-    """Check a timeout; seconds from now, or `None` for no deadline."""
-    if value is None:
-        return None
-    seconds = _number("timeout", value)
-    if math.isnan(seconds):
-        raise InvalidValue("timeout", "nan is not a number of seconds")
-    return None if seconds > _LONGEST_DEADLINE else seconds
-
-
 def _generation_options(prompt: str, options: GenerateOptions, session_id: str) -> generation_pb2.GenerationOptions:
-    unknown = sorted(set(options) - _KNOWN)
-    if unknown:
-        raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(sorted(_KNOWN))}")
+    _require_known(options)
     given = {name: value for name, value in options.items() if value is not None}
-    message = generation_pb2.GenerationOptions(session_id=text("session_id", session_id), prompt=text("prompt", prompt))
-    if "model" in given:
-        message.model = text("model", given["model"])
-    if "unknown_characters" in given:
-        message.unknown_characters = _unknown_characters(given["unknown_characters"])
-    if "max_tokens" in given:
-        message.max_tokens = _whole("max_tokens", given["max_tokens"], bits=32)
-    if "seed" in given:
-        message.seed = _whole("seed", given["seed"], bits=64)
-    if "expected_position" in given:
-        message.expected_position = _whole("expected_position", given["expected_position"], bits=64)
-    _set_sampling(message.sampling, given)
-    return message
+    sampling = _translated(_SAMPLING, given)
+    return generation_pb2.GenerationOptions(
+        session_id=_values.text("session_id", session_id),
+        prompt=_values.text("prompt", prompt),
+        # Without sampling options the message is not there at all.
+        sampling=generation_pb2.Sampling(**sampling) if sampling else None,
+        **_translated(_OPTIONS, given),
+    )
 
 
-def _set_sampling(message: generation_pb2.Sampling, given: Mapping[str, object]) -> None:
-    # Only an assignment makes the message present, so a request without sampling options has none.
-    if "temperature" in given:
-        message.temperature = _number("temperature", given["temperature"])
-    if "top_k" in given:
-        message.top_k = _whole("top_k", given["top_k"], bits=32)
-    if "top_p" in given:
-        message.top_p = _number("top_p", given["top_p"])
-    if "min_p" in given:
-        message.min_p = _number("min_p", given["min_p"])
+def _translated(table: Mapping[str, _Translation], given: Mapping[str, object]) -> dict[str, Any]:
+    return {name: translate(name, given[name]) for name, translate in table.items() if name in given}
 
 
-def _unknown_characters(value: object) -> generation_pb2.UnknownCharacters.ValueType:
-    for name, number in _UNKNOWN_CHARACTERS.items():
-        if value == name:
-            return number
-    raise InvalidValue("unknown_characters", f"{_shown(value)} is neither 'reject' nor 'skip'")
-
-
-def _whole(field: str, value: object, *, bits: int) -> int:
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise InvalidValue(field, f"{_shown(value)} is not a whole number")
-    number = operator.index(cast("SupportsIndex", value))
-    if not 0 <= number < 1 << bits:
-        raise InvalidValue(field, f"{_shown(number)} is not between 0 and 2**{bits} - 1")
-    return number
-
-
-def _number(field: str, value: object) -> float:
-    kind = type(value)
-    if isinstance(value, bool) or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
-        raise InvalidValue(field, f"{_shown(value)} is not a number")
-    try:
-        return float(cast("SupportsFloat", value))
-    except OverflowError:
-        raise InvalidValue(field, "the number is too large") from None
-
-
-def _duration(field: str, value: object) -> duration_pb2.Duration:
-    seconds = _number(field, value)
-    if not abs(seconds) <= _LONGEST:
-        raise InvalidValue(field, f"{seconds} s is not a duration of up to {_LONGEST:.0f} s")
-    message = duration_pb2.Duration()
-    message.FromNanoseconds(round(seconds * 1e9))
-    return message
-
-
-def _shown(value: object) -> str:
-    """A value in a message: enough to recognise it, never a page, and no failure on huge integers."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"a number of {value.bit_length()} bits"
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+def _require_known(options: GenerateOptions) -> None:
+    known = _OPTIONS.keys() | _SAMPLING.keys()
+    unknown = sorted(set(options) - known)
+    if "n" in unknown:
+        raise TypeError("this call makes one continuation and takes no n; `continuations` makes several")
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(sorted(known))}")

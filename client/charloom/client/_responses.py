@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from datetime import timezone
 
+import grpc
 from google.protobuf import wrappers_pb2
 
+from charloom.client._errors import InternalError
 from charloom.client._types import (
+    Alternative,
     Completion,
     FinishReason,
     HealthStatus,
@@ -16,6 +20,7 @@ from charloom.client._types import (
     Sampling,
     SessionInfo,
     Timings,
+    TokenLogprob,
     Unit,
     Usage,
 )
@@ -24,6 +29,7 @@ from charloom.v1 import generation_pb2, models_pb2, sessions_pb2
 _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     generation_pb2.FINISH_REASON_DRAINING: FinishReason.DRAINING,
+    generation_pb2.FINISH_REASON_STOP: FinishReason.STOP,
 }
 _UNITS = {models_pb2.UNIT_CHARACTER: Unit.CHARACTER, models_pb2.UNIT_BYTE: Unit.BYTE}
 _BATCH_INVARIANCE = {models_pb2.BATCH_INVARIANCE_HOLDS: True, models_pb2.BATCH_INVARIANCE_FAILS: False}
@@ -31,8 +37,25 @@ _HEALTH = {1: HealthStatus.SERVING, 2: HealthStatus.NOT_SERVING, 3: HealthStatus
 
 
 def completion(message: generation_pb2.CompleteResponse) -> Completion:
-    """Read the answer of Complete."""
-    return Completion(text=message.text, result=result(message.result))
+    """Read the answer of Complete to a request for one continuation.
+
+    Raises:
+        InternalError: if it has none.
+
+    """
+    if not message.completions:
+        raise InternalError("the server answered without a completion", code=grpc.StatusCode.INTERNAL)
+    first = message.completions[0]
+    return Completion(text=first.text, result=result(first.result), logprobs=tuple(map(token_logprob, first.logprobs)))
+
+
+def token_logprob(message: generation_pb2.TokenLogprob) -> TokenLogprob:
+    """Read how probable a token was."""
+    return TokenLogprob(
+        symbol=message.chosen.symbol,
+        logprob=message.chosen.logprob,
+        top=tuple(Alternative(symbol=other.symbol, logprob=other.logprob) for other in message.top),
+    )
 
 
 def result(message: generation_pb2.GenerationResult) -> Result:
@@ -46,17 +69,13 @@ def result(message: generation_pb2.GenerationResult) -> Result:
             total=message.timings.total.ToNanoseconds() / 1e9,
         ),
         seed=message.seed,
-        sampling=Sampling(
-            temperature=_shortest(message.sampling.temperature),
-            top_k=message.sampling.top_k,
-            top_p=_shortest(message.sampling.top_p),
-            min_p=_shortest(message.sampling.min_p),
-        ),
+        sampling=_sampling(message.sampling),
         max_tokens=message.max_tokens,
         model=message.model,
         model_digest=message.model_digest,
         position=message.position,
         session=session_info(message.session) if message.HasField("session") else None,
+        stop=message.stop or None,
     )
 
 
@@ -107,6 +126,29 @@ def health_status(data: bytes) -> HealthStatus:
     An Int32Value has the same bytes, which saves a dependency on the health stubs.
     """
     return _HEALTH.get(wrappers_pb2.Int32Value.FromString(data).value, HealthStatus.UNKNOWN)
+
+
+def _sampling(message: generation_pb2.Sampling) -> Sampling:
+    return Sampling(
+        temperature=_shortest(message.temperature),
+        top_k=message.top_k,
+        top_p=_shortest(message.top_p),
+        min_p=_shortest(message.min_p),
+        repetition_penalty=_shortest(message.repetition_penalty),
+        presence_penalty=_shortest(message.presence_penalty),
+        frequency_penalty=_shortest(message.frequency_penalty),
+        logit_bias=_biases(message.logit_bias),
+        allowed_characters=message.allowed_characters if message.HasField("allowed_characters") else None,
+        forbidden_characters=message.forbidden_characters,
+    )
+
+
+def _biases(entries: Iterable[generation_pb2.LogitBias]) -> dict[str, float]:
+    """By their characters; entries of the same characters add up, as they do in the server."""
+    biases: dict[str, float] = {}
+    for entry in entries:
+        biases[entry.characters] = biases.get(entry.characters, 0.0) + _shortest(entry.bias)
+    return biases
 
 
 def _shortest(value: float) -> float:

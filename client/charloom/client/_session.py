@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from charloom.client import _requests, _responses
 from charloom.client._connection import AsyncConnection, Connection
+from charloom.client._continuations import AsyncContinuations, Continuations
 from charloom.client._errors import CharloomError, NotFound
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout
 from charloom.client._stream import AsyncTextStream, TextStream
@@ -35,7 +36,7 @@ class Session:
         self._info = info
         self._keep = keep
         self._deleted = False
-        self._streams: weakref.WeakSet[TextStream] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[TextStream | Continuations] = weakref.WeakSet()
 
     @property
     def id(self) -> str:
@@ -65,6 +66,19 @@ class Session:
         completion = _responses.completion(answer)
         self._take(completion.result)
         return completion
+
+    def continuations(
+        self, prompt: str = "", *, n: int, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+    ) -> Continuations:
+        """Feed a prompt and stream `n` texts that follow, from 1 to 64; as `Client.continuations`.
+
+        More than one leave the session as it was: the same call with the seed of the one you like, without `n`, goes on
+        with it. `n=1` goes on at once, as `generate` does.
+        """
+        request = _requests.continuations_request(prompt, n, options, self.id)
+        continuations = self._connection.continuations(request, timeout, self._take)
+        self._streams.add(continuations)
+        return continuations
 
     def refresh(self, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Ask the server for the session as it is now. Does not renew its expiry."""
@@ -124,7 +138,7 @@ class AsyncSession:
         self._known: SessionInfo | None = None
         self._keep = keep
         self._deleted = False
-        self._streams: weakref.WeakSet[AsyncTextStream] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[AsyncTextStream | AsyncContinuations] = weakref.WeakSet()
 
     @property
     def id(self) -> str:
@@ -156,6 +170,19 @@ class AsyncSession:
         completion = _responses.completion(answer)
         self._take(completion.result)
         return completion
+
+    def continuations(
+        self, prompt: str = "", *, n: int, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+    ) -> AsyncContinuations:
+        """Feed a prompt and stream `n` texts that follow, from 1 to 64; as `AsyncClient.continuations`.
+
+        More than one leave the session as it was: the same call with the seed of the one you like, without `n`, goes on
+        with it. `n=1` goes on at once, as `generate` does.
+        """
+        request = _requests.continuations_request(prompt, n, options, self.id)
+        continuations = self._connection.continuations(request, timeout, self._take)
+        self._streams.add(continuations)
+        return continuations
 
     async def refresh(self, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Ask the server for the session as it is now. Does not renew its expiry."""

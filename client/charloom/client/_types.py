@@ -17,6 +17,9 @@ class FinishReason(str, enum.Enum):
     DRAINING = "draining"
     """The server is stopping; a session holds the state after the last token that arrived."""
 
+    STOP = "stop"
+    """A stop string was generated; the result says which."""
+
     UNKNOWN = "unknown"
     """A reason that this version of the client does not know."""
 
@@ -91,6 +94,24 @@ class Sampling:
     min_p: float
     """0 is off."""
 
+    repetition_penalty: float
+    """1 is off."""
+
+    presence_penalty: float
+    """0 is off."""
+
+    frequency_penalty: float
+    """0 is off."""
+
+    logit_bias: Mapping[str, float] = field(hash=False)
+    """Characters, and what was added to the logit of each."""
+
+    allowed_characters: str | None
+    """The only characters that could be generated; `None` is all."""
+
+    forbidden_characters: str
+    """Characters that could not be generated."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionInfo:
@@ -161,6 +182,36 @@ class Result:
     session: SessionInfo | None
     """The session after this call; `None` without a session."""
 
+    stop: str | None
+    """The stop string that ended it; `None` if it ended for another reason."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alternative:
+    """A token and how probable it was in the model's own distribution.
+
+    That is the one before penalties, bias, temperature and filters.
+    """
+
+    symbol: bytes
+    """UTF-8 of the character; in a byte model, the byte."""
+
+    logprob: float
+    """Natural logarithm of its probability."""
+
+    @property
+    def text(self) -> str:
+        r"""The symbol as text; a byte that is no character of its own is written as `\xc3`."""
+        return self.symbol.decode("utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprob(Alternative):
+    """A token that was generated, and what could have stood in its place."""
+
+    top: tuple[Alternative, ...]
+    """The most probable tokens at its position, the most probable first; as many as `top_logprobs`."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
@@ -171,6 +222,9 @@ class Completion:
 
     result: Result
     """How it ended."""
+
+    logprobs: tuple[TokenLogprob, ...]
+    """Of each generated token, if `logprobs` were asked for; empty otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -138,7 +138,8 @@ def several(request: generation_pb2.GenerateRequest, context: grpc.ServicerConte
             piece = next(source, None)
             if piece is None:
                 del sources[index]
-                ending = result(options.session_id, seed=(options.seed or 42) + index)
+                # Several leave the session alone, so their results have none.
+                ending = result(options.session_id if options.n == 1 else "", seed=(options.seed or 42) + index)
                 yield generation_pb2.GenerateResponse(position=19, index=index, result=ending)
             else:
                 yield generation_pb2.GenerateResponse(

@@ -18,7 +18,7 @@ from charloom.client import (
     InvalidArgument,
     InvalidValue,
 )
-from charloom.v1 import generation_pb2, sessions_pb2
+from charloom.v1 import generation_pb2
 from tests.unit.client.fake_server import (
     FakeServer,
     abort,
@@ -26,7 +26,6 @@ from tests.unit.client.fake_server import (
     error_info,
     failing,
     result,
-    session,
     several,
     stream,
 )
@@ -54,21 +53,12 @@ def with_a_result_too_few(request: Any, context: grpc.ServicerContext) -> Iterat
 
 def with_one_too_many(server: FakeServer) -> Any:
     def answer(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+        context.add_callback(server.ended.set)
         yield generation_pb2.GenerateResponse(text="mine", index=0)
         yield generation_pb2.GenerateResponse(text="whose?", index=request.options.n)
-        yield from server.answer_and_wait(request, context)
+        server.ended.wait(30)
 
     return answer
-
-
-def unchanged(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
-    """Like a server whose session stays where it was, but lives longer."""
-    for message in several(request, context):
-        if message.HasField("result"):
-            as_it_was = session(request.options.session_id)
-            as_it_was.expire_time.seconds += 60
-            message.result.session.CopyFrom(as_it_was)
-        yield message
 
 
 def check(completions: list[Completion]) -> None:
@@ -214,13 +204,11 @@ class TestBlocking:
 
 
 class TestSession:
-    def test_several_leave_the_session_as_the_server_says(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = unchanged
+    def test_several_leave_the_session_as_it_was(self, server: FakeServer, client: Client) -> None:
         with client.session(id="mine") as opened:
             before = opened.info
             check(opened.continuations("Hi", n=3, temperature=0.5).completions())
-            assert (opened.info.position, opened.info.version) == (before.position, before.version)
-            assert opened.info.expire_time > before.expire_time
+            assert opened.info is before
         (request,) = server.asked("Generate")
         assert (request.options.session_id, request.options.n) == ("mine", 3)
 
@@ -333,18 +321,15 @@ class TestAsyncio:
             await anext(continuations)
         assert await asyncio.to_thread(server.ended.wait, 5)
 
-    async def test_a_session_sends_its_id_and_takes_the_result(
+    async def test_one_takes_the_session_along_and_several_do_not(
         self, server: FakeServer, async_client: AsyncClient
     ) -> None:
         async with async_client.session(id="mine") as opened:
             check(await opened.continuations("Hi", n=3).completions())
-            assert opened.info.position == 19
-            server.answers["GetSession"] = lambda request, _: sessions_pb2.GetSessionResponse(session=session("mine"))
-            await opened.refresh()
-            server.answers["Generate"] = unchanged
-            await opened.continuations("Hi", n=3).completions()
             assert (opened.info.position, opened.info.version) == (0, 0)
-        assert {request.options.session_id for request in server.asked("Generate")} == {"mine"}
+            await opened.continuations("Hi", n=1).completions()
+            assert (opened.info.position, opened.info.version) == (19, 1)
+        assert [request.options.session_id for request in server.asked("Generate")] == ["mine", "mine"]
 
     async def test_leaving_the_session_ends_what_is_still_running(
         self, server: FakeServer, async_client: AsyncClient

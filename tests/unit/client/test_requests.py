@@ -35,7 +35,7 @@ def test_none_is_the_same_as_not_given() -> None:
     assert options(**every) == generation_pb2.GenerationOptions()
 
 
-EVERY = {
+EVERY: dict[str, Any] = {
     "model": "small",
     "max_tokens": 7,
     "min_tokens": 3,

@@ -340,6 +340,8 @@ class TestAsyncio:
         server.answers["Generate"] = without_result
         with pytest.raises(InternalError, match="without a result"):
             await async_client.generate("Hi").result()
+        with pytest.raises(InternalError, match="without a result"):
+            [piece async for piece in async_client.generate("Hi")]
 
     async def test_many_streams_share_one_client(self, async_client: AsyncClient) -> None:
         async def read(stream: AsyncIterator[str]) -> str:

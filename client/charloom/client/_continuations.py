@@ -1,0 +1,64 @@
+"""Several continuations of one state as they arrive, blocking and asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from charloom.client._reading import AsyncCall, AsyncReading, Call, Reading
+from charloom.client._transcript import OnResult, Transcripts
+from charloom.client._types import Completion
+
+
+class Continuations(Reading[tuple[int, str], list[Completion]]):
+    """Several continuations of one state as they arrive from the server, in any order.
+
+    An iterator of pairs: the index of a continuation, from 0, and a piece of its text. A context manager that cancels
+    the call if it is left before the end of all. Without `with`, read it to the end or call `cancel`.
+
+    Each continuation has its own seed, which its result tells. More than one leave a session as it was: the same call
+    with the seed of the one you like, without `n`, goes on with it.
+
+    Every method raises the errors of the call: see `charloom.client.RequestError`. An error does not take back the
+    texts that arrived before it.
+    """
+
+    def __init__(self, call: Call, target: str, n: int, on_result: OnResult | None = None) -> None:
+        self._transcripts = Transcripts(n, on_result)
+        super().__init__(call, target, self._transcripts)
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of each continuation so far."""
+        return self._transcripts.texts
+
+    def completions(self) -> list[Completion]:
+        """Read what is left of all texts and return the continuations as a whole, in the order of their indices."""
+        return self._rest()
+
+
+class AsyncContinuations(AsyncReading[tuple[int, str], list[Completion]]):
+    """Several continuations of one state as they arrive from the server, in any order; the twin of `Continuations`.
+
+    An asynchronous iterator of pairs of an index and a piece of text, and an asynchronous context manager that cancels
+    the call if it is left before the end of all. Cancelling the task that reads cancels the call.
+    """
+
+    def __init__(
+        self,
+        call: AsyncCall,
+        target: str,
+        n: int,
+        on_result: OnResult | None = None,
+        is_closed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._transcripts = Transcripts(n, on_result)
+        super().__init__(call, target, self._transcripts, is_closed)
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of each continuation so far."""
+        return self._transcripts.texts
+
+    async def completions(self) -> list[Completion]:
+        """Read what is left of all texts and return the continuations as a whole, in the order of their indices."""
+        return await self._rest()

@@ -1,0 +1,100 @@
+"""What has arrived of one continuation, and of several from one state. Knows no call."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import grpc
+
+from charloom.client import _responses
+from charloom.client._errors import InternalError
+from charloom.client._types import Completion, Result, TokenLogprob
+from charloom.v1 import generation_pb2
+
+OnResult = Callable[[Result], None]
+
+
+class Transcript:
+    """Of one continuation; gives its text piece by piece."""
+
+    def __init__(self, on_result: OnResult | None = None) -> None:
+        self._on_result = on_result
+        self._pieces: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._result: Result | None = None
+        self.position = 0
+
+    @property
+    def text(self) -> str:
+        self._pieces = ["".join(self._pieces)]
+        return self._pieces[0]
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        return tuple(self._logprobs)
+
+    @property
+    def ended(self) -> bool:
+        return self._result is not None
+
+    def add(self, message: generation_pb2.GenerateResponse) -> str | None:
+        """Take in one message; returns its text, if it has any."""
+        self.position = message.position
+        self._logprobs += map(_responses.token_logprob, message.logprobs)
+        if message.text:
+            self._pieces.append(message.text)
+        if message.HasField("result"):
+            self._result = _responses.result(message.result)
+            if self._on_result is not None:
+                self._on_result(self._result)
+        return message.text or None
+
+    def outcome(self) -> Result:
+        """The result, once the server has closed the stream."""
+        if self._result is None:
+            raise _incomplete("without a result")
+        return self._result
+
+
+class Transcripts:
+    """Of `n` continuations from one state; gives pairs of an index and a piece of text."""
+
+    def __init__(self, n: int, on_result: OnResult | None = None) -> None:
+        self._n = n
+        # By index and as they begin, because an `n` that the server will refuse can be huge.
+        self._transcripts: dict[int, Transcript] = defaultdict(lambda: Transcript(on_result))
+
+    @property
+    def texts(self) -> list[str]:
+        return [self._transcripts[index].text for index in range(self._n)]
+
+    @property
+    def ended(self) -> bool:
+        return self._results == self._n
+
+    @property
+    def _results(self) -> int:
+        return sum(transcript.ended for transcript in self._transcripts.values())
+
+    def add(self, message: generation_pb2.GenerateResponse) -> tuple[int, str] | None:
+        """Take in one message; returns whose it is, and its text, if it has any."""
+        index = message.index
+        if index >= self._n:
+            raise InternalError(
+                f"the server sent a continuation of index {index} where {self._n} were asked for",
+                code=grpc.StatusCode.INTERNAL,
+            )
+        text = self._transcripts[index].add(message)
+        return None if text is None else (index, text)
+
+    def outcome(self) -> list[Completion]:
+        """The continuations in the order of their indices, once the server has closed the stream."""
+        if not self.ended:
+            raise _incomplete(f"after {self._results} of {self._n} results; it may be older than this client")
+        found = [self._transcripts[index] for index in range(self._n)]
+        return [Completion(text=one.text, result=one.outcome(), logprobs=one.logprobs) for one in found]
+
+
+def _incomplete(how: str) -> InternalError:
+    return InternalError(f"the server closed the stream {how}", code=grpc.StatusCode.INTERNAL)

@@ -1,0 +1,124 @@
+"""Values as a message can carry them, or else `InvalidValue`. Knows types; ranges are the server's."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+from google.protobuf import duration_pb2
+
+from charloom.client._errors import InvalidValue
+
+if TYPE_CHECKING:
+    from typing import SupportsFloat, SupportsIndex
+
+# The range of google.protobuf.Duration: ten thousand years.
+_LONGEST = 315_576_000_000.0
+# gRPC counts deadlines in a range that this stays far inside of: thirty years.
+_LONGEST_DEADLINE = 1e9
+
+
+def text(field: str, value: object) -> str:
+    """Check that a value is text that UTF-8 can carry."""
+    if not isinstance(value, str):
+        raise InvalidValue(field, f"{_shown(value)} is not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as problem:
+        raise InvalidValue(
+            field,
+            f"the character {value[problem.start]!r} at {problem.start} is half of a surrogate pair, "
+            "which is no text; was it decoded with errors='surrogateescape'?",
+        ) from None
+    return value
+
+
+def texts(field: str, value: object) -> list[str]:
+    """Check a list of strings; a lone one is a list of one."""
+    if isinstance(value, str):
+        return [text(field, value)]
+    if isinstance(value, bytes | bytearray) or not isinstance(value, Sequence):
+        raise InvalidValue(field, f"{_shown(value)} is neither a string nor a list of strings")
+    return [text(f"{field}[{place}]", one) for place, one in enumerate(value)]
+
+
+def flag(field: str, value: object) -> bool:
+    """Check a yes or no."""
+    if not isinstance(value, bool):
+        raise InvalidValue(field, f"{_shown(value)} is neither True nor False")
+    return value
+
+
+def uint32(field: str, value: object) -> int:
+    """Check a whole number of 32 bits."""
+    return _whole(field, value, bits=32)
+
+
+def uint64(field: str, value: object) -> int:
+    """Check a whole number of 64 bits."""
+    return _whole(field, value, bits=64)
+
+
+def number(field: str, value: object) -> float:
+    """Check a number of any kind."""
+    kind = type(value)
+    if isinstance(value, bool) or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
+        raise InvalidValue(field, f"{_shown(value)} is not a number")
+    try:
+        return float(cast("SupportsFloat", value))
+    except OverflowError:
+        raise InvalidValue(field, "the number is too large") from None
+
+
+def numbers_by_text(field: str, value: object) -> dict[str, float]:
+    """Check a mapping of strings to numbers."""
+    if not isinstance(value, Mapping):
+        raise InvalidValue(field, f"{_shown(value)} does not map strings to numbers; give a dict such as {{'e': -5}}")
+    return {text(field, key): number(f"{field}[{_shown(key)}]", one) for key, one in value.items()}
+
+
+def duration(field: str, value: object) -> duration_pb2.Duration:
+    """Check a number of seconds and turn it into a message."""
+    seconds = number(field, value)
+    if not abs(seconds) <= _LONGEST:
+        raise InvalidValue(field, f"{seconds} s is not a duration of up to {_LONGEST:.0f} s")
+    message = duration_pb2.Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
+def deadline(value: object) -> float | None:
+    """Check a timeout; seconds from now, or `None` for no deadline."""
+    if value is None:
+        return None
+    seconds = number("timeout", value)
+    if math.isnan(seconds):
+        raise InvalidValue("timeout", "nan is not a number of seconds")
+    return None if seconds > _LONGEST_DEADLINE else seconds
+
+
+def one_of(field: str, value: object, meanings: Mapping[str, int]) -> int:
+    """Check that a value is one of some words; returns what the word stands for."""
+    for word, meaning in meanings.items():
+        if value == word:
+            return meaning
+    raise InvalidValue(field, f"{_shown(value)} is neither {' nor '.join(map(repr, meanings))}")
+
+
+def _whole(field: str, value: object, *, bits: int) -> int:
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise InvalidValue(field, f"{_shown(value)} is not a whole number")
+    whole = operator.index(cast("SupportsIndex", value))
+    if not 0 <= whole < 1 << bits:
+        raise InvalidValue(field, f"{_shown(whole)} is not between 0 and 2**{bits} - 1")
+    return whole
+
+
+def _shown(value: object) -> str:
+    """A value in a message: enough to recognise it, never a page, and no failure on huge integers."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
