@@ -12,7 +12,7 @@ import numpy as np
 from charloom.engine.decoder import Decoder, Floats, Inputs, neutral
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Snapshot
-from charloom.engine.uniforms import uniforms
+from charloom.engine.uniforms import Uniforms
 
 
 def generate_alone(
@@ -28,6 +28,7 @@ def generate_alone(
     token, *replayed = start.pending
     position = start.position - len(replayed)
     counts = np.zeros((1, decoder.shape.vocabulary), np.float32)
+    numbers = Uniforms(start.seed)
     fields = neutral(1, decoder.shape.vocabulary) | {
         "temperature": np.array([sampling.temperature], np.float32),
         "top_k": np.array([sampling.top_k]),
@@ -49,7 +50,7 @@ def generate_alone(
                 c=c,
                 forced=np.array([[forced]]),
                 steps=np.array([1]),
-                uniform=uniforms(np.array([start.seed], np.uint64), np.array([position], np.uint64), 1),
+                uniform=numbers.at(position, 1)[:, None],
                 **fields,
             )
         )

@@ -12,8 +12,7 @@ import numpy as np
 
 from charloom.engine.decoder import Inputs, Outputs, Shape, neutral
 from charloom.engine.jobs import TokenLogprob
-from charloom.engine.strand import State, Strand
-from charloom.engine.uniforms import uniforms
+from charloom.engine.strand import Strand
 
 
 def inputs_of(strands: Sequence[Strand], steps: Sequence[int], h: Any, c: Any, shape: Shape) -> Inputs:
@@ -28,7 +27,9 @@ def inputs_of(strands: Sequence[Strand], steps: Sequence[int], h: Any, c: Any, s
     """
     count = max(steps)
     forced = np.full((count, len(strands)), -1, np.int64)
+    uniform = np.zeros((len(strands), count), np.float32)
     for row, strand in enumerate(strands):
+        uniform[row, : steps[row]] = strand.uniforms.at(strand.position, steps[row])
         if strand.fed < len(strand.forced):
             text = strand.forced[strand.fed : strand.fed + steps[row]]
             forced[: len(text), row] = text
@@ -41,11 +42,7 @@ def inputs_of(strands: Sequence[Strand], steps: Sequence[int], h: Any, c: Any, s
         c=c,
         forced=forced,
         steps=np.array(steps, np.int64),
-        uniform=uniforms(
-            np.array([strand.job.start.seed for strand in strands], np.uint64),
-            np.array([strand.position for strand in strands], np.uint64),
-            count,
-        ),
+        uniform=np.ascontiguousarray(uniform.T),
         **fields,
     )
 
@@ -66,13 +63,6 @@ def _set_sampling(fields: dict[str, Any], row: int, strand: Strand) -> None:
         fields["counts"][row] = strand.counts
     if job.top_logprobs:
         fields["top"][0] = max(fields["top"][0], job.top_logprobs)
-
-
-def states_before(strands: Sequence[Strand], inputs: Inputs) -> list[State]:
-    """Where each row stands before the tick."""
-    return [
-        State(inputs.h[:, row], inputs.c[:, row], strand.token, strand.position) for row, strand in enumerate(strands)
-    ]
 
 
 def logprobs_of(outputs: Outputs, row: int, steps: int, top: int) -> list[TokenLogprob]:

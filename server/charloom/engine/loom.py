@@ -18,13 +18,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from charloom.engine.batch import inputs_of, logprobs_of, states_before
-from charloom.engine.decoder import Decoder, Outputs
+from charloom.engine.batch import inputs_of, logprobs_of
+from charloom.engine.decoder import Decoder, Inputs, Outputs
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.jobs import Chunk, FinishReason, Job
 from charloom.engine.schedule import message_pause, tick_steps
 from charloom.engine.step_cost import StepCost
-from charloom.engine.strand import Delivery, State, Strand
+from charloom.engine.strand import Delivery, Strand
 
 log = logging.getLogger(__name__)
 
@@ -244,13 +244,12 @@ class Loom:
                     return [self._dismiss(strands[0], FinishReason.FAILED)]
             # One row's fault must not end the others: each is tried alone.
             return [delivery for strand in strands for delivery in self._tick([strand])]
-        before = states_before(strands, inputs)
         with self._condition:
             self._arena.scatter(slots, outputs.h, outputs.c)
-            return self._take_results(strands, before, steps, outputs)
+            return self._take_results(strands, steps, inputs, outputs)
 
     def _take_results(
-        self, strands: Sequence[Strand], before: Sequence[State], steps: Sequence[int], outputs: Outputs
+        self, strands: Sequence[Strand], steps: Sequence[int], inputs: Inputs, outputs: Outputs
     ) -> list[Delivery]:
         now = time.monotonic()
         # The rows of this tick go to the end of the line, for when there are more than a tick takes.
@@ -258,14 +257,14 @@ class Loom:
         self._live.sort(key=ticked.__contains__)
         pause = message_pause(len(self._live), self._tick_seconds)
         columns = outputs.tokens.T.tolist()
+        before, after = (inputs.h, inputs.c), (outputs.h, outputs.c)
         deliveries: list[Delivery] = []
         for row, strand in enumerate(strands):
             if strand.cancelled:
                 continue  # nobody wants to know
             tokens, top = columns[row][: steps[row]], strand.job.top_logprobs
             logprobs = () if top is None else logprobs_of(outputs, row, steps[row], top)
-            after = State(outputs.h[:, row], outputs.c[:, row], tokens[-1], strand.position + len(tokens))
-            chunk = strand.advance(tokens, logprobs, before[row], after, now, pause)
+            chunk = strand.advance(tokens, logprobs, row, before, after, now, pause)
             if chunk is not None:
                 deliveries.append((strand, chunk))
                 if chunk.finish is not None:
@@ -273,10 +272,10 @@ class Loom:
         return deliveries
 
     def _dismiss(self, strand: Strand, reason: FinishReason) -> Delivery:
-        h, c = strand.job.start.h[:, None], strand.job.start.c[:, None]
+        present = (strand.job.start.h[:, None], strand.job.start.c[:, None])
         if strand.slot >= 0:
-            h, c = self._arena.gather([strand.slot])
-        chunk = strand.dismiss(reason, State(h[:, 0], c[:, 0], strand.token, strand.position))
+            present = self._arena.gather([strand.slot])
+        chunk = strand.dismiss(reason, present)
         self._leave(strand)
         return strand, chunk
 

@@ -17,18 +17,22 @@ from charloom.engine.jobs import Chunk, Finish, FinishReason, Job, TokenLogprob
 from charloom.engine.schedule import Work
 from charloom.engine.session import Snapshot
 from charloom.engine.stops import Match, StopMatcher
+from charloom.engine.uniforms import Uniforms
+
+States = tuple[Any, Any]
+"""h and c [L, B, H] of all rows of a tick, on any device."""
 
 
-class State(NamedTuple):
-    """What the network carries at some position. The arrays may be parts of a batch, and on any device."""
+class Anchor(NamedTuple):
+    """A state that the text may have to go back to, and what came after it."""
 
-    h: Any
+    h: Floats
     """[L, H]"""
-    c: Any
+    c: Floats
     """[L, H]"""
-    token: int
-    """The next input."""
     position: int
+    tokens: list[int]
+    """The next input, then all tokens since."""
 
 
 @dataclass(eq=False)
@@ -43,7 +47,7 @@ class Strand:
     unread_limit: int
     """Tokens that the reader may leave untaken before the job is paused."""
     to_host: Callable[[Any], Floats]
-    """Makes a copy of an array of a `State` that can be kept."""
+    """Makes a copy of a part of `States` that can be kept."""
     vocabulary: int
     """V"""
     submitted: float = field(default_factory=time.monotonic)
@@ -74,9 +78,9 @@ class Strand:
         if job.stops:
             stops = job.stops
             self._matcher = StopMatcher(stops.patterns, include=stops.include, min_tokens=stops.min_tokens)
-        self._anchor: State | None = None
-        """Where the text may have to go back to: at or before the last token that was told."""
-        self._since_anchor: list[int] = []
+        self._anchor: Anchor | None = None
+        """At or before the end of what may be told; only for stop strings."""
+        self.uniforms = Uniforms(job.start.seed)
         self.counts: Floats | None = None
         """[V], how often each token has occurred in this call; only for penalties."""
         if job.sampling.penalises:
@@ -112,10 +116,11 @@ class Strand:
 
     def advance(
         self,
-        tokens: Sequence[int],
+        tokens: list[int],
         logprobs: Sequence[TokenLogprob],
-        before: State,
-        after: State,
+        row: int,
+        before: States,
+        after: States,
         now: float,
         pause: float,
     ) -> Chunk | None:
@@ -124,13 +129,15 @@ class Strand:
         Args:
             tokens: fed and generated ones, in order, at least one
             logprobs: of each of them, where the job asks for it
-            before: the state before the tick
-            after: the state after it
+            row: its row of the tick
+            before: the states before the tick
+            after: the states after it
             now: the time
             pause: seconds between two chunks
         """
         fed = min(len(tokens), len(self.forced) - self.fed)
         generated = tokens[fed:]
+        came_from, last = self.position, self.token
         self.token = tokens[-1]
         self.fed += fed
         if generated and not self.generated:
@@ -143,22 +150,25 @@ class Strand:
         match = self._matcher.push(generated) if self._matcher else None
         settled = self._settled(match)
         if self._matcher:
-            self._keep_way_back(settled, tokens, before)
+            if self._position_of(settled) >= came_from:
+                self._anchor = Anchor(*self._kept(before, row), came_from, [last, *tokens])
+            elif self._anchor:
+                self._anchor.tokens.extend(tokens)
 
         if match:
-            return self._tell(settled, after, self._finish(FinishReason.STOP, now, match.pattern))
+            return self._tell(settled, after, row, self._finish(FinishReason.STOP, now, match.pattern))
         if self.fed == len(self.forced) and self.generated == self.job.max_tokens:
-            return self._tell(self.generated, after, self._finish(FinishReason.LENGTH, now))
+            return self._tell(self.generated, after, row, self._finish(FinishReason.LENGTH, now))
         if settled > self._delivered and (not self._delivered or now >= self._due):
             self._due = now + pause
-            return self._tell(settled, after)
+            return self._tell(settled, after, row)
         return None
 
-    def dismiss(self, reason: FinishReason, now_at: State) -> Chunk:
-        """End it before its next tick; `now_at` is its present state. Only a draining job is told its last tokens."""
+    def dismiss(self, reason: FinishReason, present: States) -> Chunk:
+        """End it before its next tick, in its present state [L, 1, H]. Only a draining job is told its last tokens."""
         finish = self._finish(reason, time.monotonic())
         if reason is FinishReason.DRAINING and self.fed >= self._replayed:
-            return self._tell(self._settled(None), now_at, finish)
+            return self._tell(self._settled(None), present, 0, finish)
         return Chunk((), self.job.start.position + self.prompt_fed + self._delivered, finish)
 
     @property
@@ -177,35 +187,33 @@ class Strand:
             return self.generated - self._matcher.held
         return match.end if self._matcher.include else match.start
 
-    def _keep_way_back(self, settled: int, tokens: Sequence[int], before: State) -> None:
-        """Keep the last state from which the position after `settled` tokens can be reached."""
-        if self.position - (self.generated - settled) >= before.position:
-            h, c = self.to_host(before.h), self.to_host(before.c)
-            self._anchor, self._since_anchor = before._replace(h=h, c=c), list(tokens)
-        else:
-            self._since_anchor += tokens
+    def _position_of(self, settled: int) -> int:
+        """Absolute position after the first `settled` generated tokens."""
+        return self.position - (self.generated - settled)
 
-    def _tell(self, settled: int, after: State, finish: Finish | None = None) -> Chunk:
+    def _tell(self, settled: int, present: States, row: int, finish: Finish | None = None) -> Chunk:
         """Tell the tokens up to the first `settled` ones."""
         count, self._delivered = settled - self._delivered, settled
         told, self._unsent = self._unsent[:count], self._unsent[count:]
         logprobs, self._unsent_logprobs = self._unsent_logprobs[:count], self._unsent_logprobs[count:]
-        position = self.position - (self.generated - settled)
-        snapshot = self._snapshot(position, after) if finish or self.job.snapshots else None
+        position = self._position_of(settled)
+        snapshot = self._snapshot(position, present, row) if finish or self.job.snapshots else None
         if finish and snapshot:
             finish = replace(finish, snapshot=snapshot, generated=settled)
         return Chunk(told, position, finish, snapshot, logprobs)
 
-    def _snapshot(self, position: int, after: State) -> Snapshot:
+    def _snapshot(self, position: int, present: States, row: int) -> Snapshot:
         """The state after the token before `position`; where that is in the past, an older one and what followed."""
-        start = self.job.start
-        if position == after.position:
-            h, c = self.to_host(after.h), self.to_host(after.c)
-            return replace(start, h=h, c=c, pending=(after.token,), position=position)
+        if position == self.position:
+            h, c = self._kept(present, row)
+            return replace(self.job.start, h=h, c=c, pending=(self.token,), position=position)
         assert self._anchor is not None
-        h, c, token, anchored = self._anchor
-        pending = (token, *self._since_anchor[: position - anchored])
-        return replace(start, h=h, c=c, pending=pending, position=position)
+        h, c, start, tokens = self._anchor
+        return replace(self.job.start, h=h, c=c, pending=tuple(tokens[: position - start + 1]), position=position)
+
+    def _kept(self, states: States, row: int) -> tuple[Floats, Floats]:
+        h, c = states
+        return self.to_host(h[:, row]), self.to_host(c[:, row])
 
     def _finish(self, reason: FinishReason, now: float, stop: int | None = None) -> Finish:
         return Finish(
