@@ -117,7 +117,7 @@ def test_cancelling_continuations_takes_them_all_out_of_the_batch(server: Server
         ({"stop": ["é"]}, "stop[0]"),
         ({"top_logprobs": 1}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 2**32 - 1}, "top_logprobs"),
-        ({"sampling": generation_pb2.Sampling(forbidden_characters="é")}, "sampling.forbidden_characters"),
+        ({"sampling": generation_pb2.Sampling(allowed_characters="é")}, "sampling.allowed_characters"),
         ({"sampling": generation_pb2.Sampling(allowed_characters="")}, "sampling.allowed_characters"),
         ({"sampling": generation_pb2.Sampling(presence_penalty=math.nan)}, "sampling.presence_penalty"),
         ({"sampling": generation_pb2.Sampling(repetition_penalty=0)}, "sampling.repetition_penalty"),

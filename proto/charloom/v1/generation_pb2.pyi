@@ -114,7 +114,9 @@ class Sampling(_message.Message):
     allowed_characters: _builtins.str
     """Only tokens of these characters; in a byte model, of the bytes of their UTF-8 form. Not set allows all."""
     forbidden_characters: _builtins.str
-    """No tokens of these characters; in a byte model, of the bytes of their UTF-8 form."""
+    """No tokens of these characters; in a byte model, of the bytes of their UTF-8 form. Those that the model lacks change
+    nothing.
+    """
     @_builtins.property
     def logit_bias(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogitBias]:
         """Added to the logits. A symbol that several entries name gets their sum."""

@@ -110,7 +110,8 @@ def bias_of(sampling: Sampling, vocabulary: Vocabulary, *, skip_unknown: bool) -
         allowed = np.zeros(vocabulary.size, bool)
         allowed[tokens("allowed_characters", sampling.allowed_characters)] = True
         bias[~allowed] = -np.inf
-    bias[tokens("forbidden_characters", sampling.forbidden_characters)] = -np.inf
+    # What the model lacks it will not generate anyway.
+    bias[vocabulary.encode(sampling.forbidden_characters, skip_unknown=True)] = -np.inf
     if np.isneginf(bias).all():
         field = "forbidden_characters" if sampling.forbidden_characters else "allowed_characters"
         raise InvalidRequest(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from charloom.bundle import Bundle, CharacterVocabulary
@@ -97,6 +98,12 @@ def test_what_a_model_lacks_can_be_skipped_in_every_text_of_a_request() -> None:
     assert checked.stop == ["d"], "a string with such a character can never occur"
     assert checked.bias is not None
     assert checked.bias[VOCABULARY.encode("ef")].tolist() == [1, -float("inf")]
+
+
+def test_what_a_model_lacks_may_be_forbidden() -> None:
+    checked = check(asked(forbidden_characters="#a~"), Limits(), VOCABULARY)
+    assert checked.bias is not None
+    assert np.flatnonzero(checked.bias).tolist() == VOCABULARY.encode("a").tolist()
 
 
 @pytest.fixture
