@@ -12,7 +12,7 @@ import numpy as np
 from charloom.engine.decoder import Decoder, Floats, Inputs, neutral
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Snapshot
-from charloom.engine.uniforms import Uniforms
+from charloom.engine.uniforms import Uniforms, as_uniform
 
 
 def generate_alone(
@@ -50,7 +50,7 @@ def generate_alone(
                 c=c,
                 forced=np.array([[forced]]),
                 steps=np.array([1]),
-                uniform=numbers.at(position, 1)[:, None],
+                uniform=as_uniform(numbers.words(position, 1))[:, None],
                 **fields,
             )
         )

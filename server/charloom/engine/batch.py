@@ -5,6 +5,7 @@ Knows: the decoder contract and strands. Does not know: ticks, threads, where st
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from charloom.engine.decoder import Inputs, Outputs, Shape, neutral
 from charloom.engine.jobs import TokenLogprob
 from charloom.engine.strand import Strand
+from charloom.engine.uniforms import as_uniform
 
 
 def inputs_of(strands: Sequence[Strand], steps: Sequence[int], h: Any, c: Any, shape: Shape) -> Inputs:
@@ -25,16 +27,18 @@ def inputs_of(strands: Sequence[Strand], steps: Sequence[int], h: Any, c: Any, s
         c: [L, B, H]
         shape: of the decoder
     """
-    count = max(steps)
-    forced = np.full((count, len(strands)), -1, np.int64)
-    uniform = np.zeros((len(strands), count), np.float32)
-    for row, strand in enumerate(strands):
-        uniform[row, : steps[row]] = strand.uniforms.at(strand.position, steps[row])
+    count, rows = max(steps), len(strands)
+    forced = np.full((count, rows), -1, np.int64)
+    words = np.zeros((rows, count), np.uint64)
+    for row, (strand, taken) in enumerate(zip(strands, steps, strict=True)):
+        words[row, :taken] = strand.uniforms.words(strand.position, taken)
         if strand.fed < len(strand.forced):
-            text = strand.forced[strand.fed : strand.fed + steps[row]]
+            text = strand.forced[strand.fed : strand.fed + taken]
             forced[: len(text), row] = text
-    fields = neutral(len(strands), shape.vocabulary)
-    for row, strand in enumerate(strands):
+    asking = [(row, strand) for row, strand in enumerate(strands) if not strand.job.plain]
+    fields = neutral(rows, shape.vocabulary) if asking else _nothing_asked(rows, shape.vocabulary)
+    temperature = np.array([strand.job.sampling.temperature for strand in strands], np.float32)
+    for row, strand in asking:
         _set_sampling(fields, row, strand)
     return Inputs(
         token=np.array([strand.token for strand in strands], np.int64),
@@ -42,14 +46,19 @@ def inputs_of(strands: Sequence[Strand], steps: Sequence[int], h: Any, c: Any, s
         c=c,
         forced=forced,
         steps=np.array(steps, np.int64),
-        uniform=np.ascontiguousarray(uniform.T),
-        **fields,
+        uniform=as_uniform(np.ascontiguousarray(words.T)),
+        **fields | {"temperature": temperature},
     )
+
+
+@functools.lru_cache(maxsize=512)
+def _nothing_asked(rows: int, vocabulary: int) -> dict[str, Any]:
+    """As `neutral`, made once and not to be written to."""
+    return neutral(rows, vocabulary)
 
 
 def _set_sampling(fields: dict[str, Any], row: int, strand: Strand) -> None:
     job, sampling = strand.job, strand.job.sampling
-    fields["temperature"][row] = sampling.temperature
     if sampling.filters:
         fields["top_k"][row] = min(sampling.top_k, fields["bias"].shape[1])
         fields["top_p"][row] = sampling.top_p

@@ -6,6 +6,7 @@ Knows: jobs, the chunks of tokens they turn into, how they end. Does not know: t
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -67,6 +68,12 @@ class Job:
     """How many alternatives to tell of each token; None: no log-probabilities at all."""
     snapshots: bool = False
     """Whether each chunk is to carry the state after it."""
+
+    @functools.cached_property
+    def plain(self) -> bool:
+        """Whether it asks for nothing but a temperature, which the decoder does with the least work."""
+        sampling = self.sampling
+        return not (sampling.filters or sampling.penalises or self.bias is not None or self.top_logprobs)
 
     def forced(self) -> Ints:
         """All tokens to feed: those that the state has not read yet, past the first, then the prompt."""

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 MOST_STEPS = 256
 """Steps of the longest tick, whatever they cost."""
-MESSAGE_SECONDS = 0.0005
-"""Time between any two messages that a full loom leaves, whatever the number of streams: messages cost time too."""
+MESSAGE_SECONDS, LONGEST_PAUSE = 0.001, 0.1
+"""Time between any two messages where there are many streams, and between two of one stream: messages cost time too."""
 
 
 class Work(NamedTuple):
@@ -50,4 +50,4 @@ def message_pause(streams: int, tick_seconds: float) -> float:
         streams: how many streams there are
         tick_seconds: how long a tick should take
     """
-    return max(tick_seconds, streams * MESSAGE_SECONDS)
+    return max(tick_seconds, min(LONGEST_PAUSE, streams * MESSAGE_SECONDS))

@@ -18,7 +18,7 @@ from charloom.engine.decoder import Decoder
 from charloom.engine.invariance import plain_inputs
 
 MEASURED_ROWS = (1, 4, 16, 64)
-MEASURED_STEPS = 4
+MEASURED_STEPS = 8
 
 
 @dataclass(frozen=True)

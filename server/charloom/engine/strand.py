@@ -159,7 +159,8 @@ class Strand:
             return self._tell(settled, after, row, self._finish(FinishReason.STOP, now, match.pattern))
         if self.fed == len(self.forced) and self.generated == self.job.max_tokens:
             return self._tell(self.generated, after, row, self._finish(FinishReason.LENGTH, now))
-        if settled > self._delivered and (not self._delivered or now >= self._due):
+        due = not self._delivered or now >= self._due or settled - self.taken >= self.unread_limit
+        if settled > self._delivered and due:
             self._due = now + pause
             return self._tell(settled, after, row)
         return None

@@ -10,8 +10,11 @@ replaying a position gives the same number.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from charloom.engine.decoder import Floats
+
+Words = npt.NDArray[np.uint64]
 
 WORDS = 4
 """Random words of one counter value: position p has word p % 4 of counter p // 4."""
@@ -30,11 +33,15 @@ class Uniforms:
         self._seed = seed
         self._next = -1
 
-    def at(self, position: int, count: int) -> Floats:
-        """The numbers of `count` positions from an absolute one on, [count], in [0, 1 - 2^-23]."""
+    def words(self, position: int, count: int) -> Words:
+        """The random words of `count` positions from an absolute one on, [count]; see `as_uniform`."""
         if position != self._next:
             self._generator = np.random.Philox(key=self._seed, counter=position // WORDS)
             self._generator.random_raw(position % WORDS)
         self._next = position + count
-        words = self._generator.random_raw(count)
-        return (words >> np.uint64(64 - BITS)).astype(np.float32) * np.float32(2**-BITS)
+        return self._generator.random_raw(count)
+
+
+def as_uniform(words: Words) -> Floats:
+    """Numbers in [0, 1 - 2^-23] from random words, of any shape."""
+    return (words >> np.uint64(64 - BITS)).astype(np.float32) * np.float32(2**-BITS)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charloom.engine.schedule import MESSAGE_SECONDS, MOST_STEPS, Work, message_pause, tick_steps
+from charloom.engine.schedule import LONGEST_PAUSE, MESSAGE_SECONDS, MOST_STEPS, Work, message_pause, tick_steps
 
 works = st.lists(
     st.builds(Work, to_feed=st.integers(0, 500), to_generate=st.integers(1, 500), started=st.booleans()), min_size=1
@@ -22,7 +22,8 @@ def test_fresh_rows_together_get_theirs_when_the_last_of_them_has_it() -> None:
 
 def test_few_streams_get_a_message_per_tick_and_many_share_a_rate() -> None:
     assert message_pause(1, 0.01) == 0.01
-    assert message_pause(200, 0.01) == 200 * MESSAGE_SECONDS > 0.01
+    assert message_pause(50, 0.01) == 50 * MESSAGE_SECONDS > 0.01
+    assert message_pause(10_000, 0.01) == LONGEST_PAUSE
 
 
 def test_a_started_row_fills_the_target_duration() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charloom.engine.uniforms import Uniforms
+from charloom.engine.uniforms import Uniforms, as_uniform
 
 MULTIPLIERS, WEYL = (0xD2E7470EE14C6C93, 0xCA5A826395121157), (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 WORD = 2**64
@@ -37,11 +37,11 @@ def test_the_statement_of_philox_gives_the_known_answers(counter: int, key: int,
 def test_numbers_are_the_top_bits_of_philox_at_their_position(seed: int, position: int, count: int) -> None:
     """NumPy counts up before it generates, so the first block is that of counter 1."""
     expected = [(philox(at // 4 + 1, seed)[at % 4] >> 41) * 2.0**-23 for at in range(position, position + count)]
-    assert Uniforms(seed).at(position, count).tolist() == expected
+    assert at(seed, position, count).tolist() == expected
 
 
 def at(seed: int, position: int, count: int = 1) -> np.ndarray:
-    return Uniforms(seed).at(position, count)
+    return as_uniform(Uniforms(seed).words(position, count))
 
 
 @given(seed=st.integers(0, 2**64 - 1), position=st.integers(0, 2**40), count=st.integers(1, 40))
@@ -55,7 +55,7 @@ def test_a_number_depends_on_seed_and_position_alone(seed: int, position: int, c
 def test_the_order_of_asking_does_not_matter(asked: list[tuple[int, int]]) -> None:
     numbers, whole = Uniforms(7), at(7, 0, 40).tolist()
     for position, count in asked:
-        assert numbers.at(position, count).tolist() == whole[position : position + count]
+        assert as_uniform(numbers.words(position, count)).tolist() == whole[position : position + count]
 
 
 def test_numbers_lie_in_the_half_open_interval_and_are_uniform() -> None:
