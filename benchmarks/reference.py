@@ -23,6 +23,7 @@ from charloom.bundle import (
 )
 from charloom.training.config import ModelConfig
 from charloom.training.export.onnx_graph import build_decoder
+from charloom.training.export.torchscript import build_torchscript
 from charloom.training.export.weights import DecoderWeights, decoder_weights
 from charloom.training.model import CharLSTM
 
@@ -44,11 +45,15 @@ def reference_weights() -> DecoderWeights:
     return decoder_weights(reference_model())
 
 
-def write_reference_bundle(directory: Path) -> Path:
-    """A bundle of the reference artifact with both ONNX decoders."""
+def write_reference_bundle(directory: Path, *, torchscript: bool = False) -> Path:
+    """A bundle of the reference artifact with both ONNX decoders, and with the one for GPUs if that is wanted."""
     directory.mkdir()
     model, vocabulary = reference_model(), CharacterVocabulary(SYMBOLS)
     write_vocabulary(directory / VOCABULARY_FILE, vocabulary)
+    if torchscript:
+        path = directory / DecoderKind.TORCHSCRIPT.file
+        script = build_torchscript(decoder_weights(model))
+        torch.jit.save(script, path, _extra_files={"weights_sha256": FINGERPRINT})  # type: ignore[no-untyped-call]
     for kind in (DecoderKind.ONNX_INT8, DecoderKind.ONNX_FP32):
         int8 = kind is DecoderKind.ONNX_INT8
         graph = build_decoder(decoder_weights(model), int8=int8, metadata={"weights_sha256": FINGERPRINT})

@@ -42,11 +42,15 @@ class ServerSettings(BaseSettings):
         1800, gt=0, le=7 * 24 * 3600, description="how long a session is kept without use, unless it asks for more"
     )
     workers: int | None = Field(
-        None, ge=1, description="decoder calls at a time, per model (default: one per core; one on cuda)"
+        None,
+        ge=1,
+        description="decoder calls at a time, per model (default: one per core; two on cuda, to overlap copies)",
     )
     max_rows: int = Field(256, ge=1, description="most streams in one decoder call; more wait")
-    max_waiting: int = Field(1024, ge=1, description="most calls that wait, per model; more are refused")
-    tick_milliseconds: float = Field(5.0, gt=0, le=1000, description="target duration of one decoder call under load")
+    max_waiting: int = Field(
+        1024, ge=1, description="most calls that wait, per model, more are refused; and most that nobody reads"
+    )
+    tick_milliseconds: float = Field(10.0, gt=0, le=1000, description="target duration of one decoder call under load")
     grace_seconds: float = Field(
         5.0, ge=0, le=86_400, description="after SIGTERM, how long running calls may go on before they are ended"
     )
@@ -73,7 +77,7 @@ class ServerSettings(BaseSettings):
             max_prompt_characters=self.max_prompt_characters,
             default_time_to_live=timedelta(seconds=self.session_seconds),
             max_sessions=self.max_sessions,
-            workers=self.workers or (1 if self.device == "cuda" else len(os.sched_getaffinity(0))),
+            workers=self.workers or (2 if self.device == "cuda" else len(os.sched_getaffinity(0))),
             max_rows=self.max_rows,
             max_waiting=self.max_waiting,
             tick_seconds=self.tick_milliseconds / 1000,

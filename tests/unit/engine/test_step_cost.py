@@ -14,6 +14,6 @@ def test_the_cost_follows_a_line_between_and_beyond_what_was_measured() -> None:
 
 
 def test_the_cost_is_measured_per_step(decoder: Decoder) -> None:
-    """With a clock that moves by 8 at each look, every run takes 8, which is 2 for each of its 4 steps."""
+    """With a clock that moves by 8 at each look, every run takes 8, which is 1 for each of its 8 steps."""
     clock = itertools.count(0.0, 8.0)
-    assert list(StepCost.measured(decoder, lambda: next(clock)).seconds) == [2.0] * 4
+    assert list(StepCost.measured(decoder, lambda: next(clock)).seconds) == [1.0] * 4
