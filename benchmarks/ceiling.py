@@ -1,24 +1,88 @@
-"""What the decoder alone can do on this machine: the bare step, one thread per core, no Python between results.
+"""What the decoder alone can do on this machine, without a server.
 
-Knows: onnxruntime and threads. Does not know: servers.
+Two things are timed: the *bare step* of the network, from token and state to logits and state, which no decoder can be
+faster than; and the *decoder* of the engine's contract, many steps a call with loop and sampling.
+
+Knows: onnxruntime, the decoder contract, threads. Does not know: servers.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from benchmarks.reference import HIDDEN, LAYERS, SYMBOLS, reference_weights
+from charloom.bundle import DecoderKind
+from charloom.engine.invariance import plain_inputs
+from charloom.engine.onnx_decoder import OnnxDecoder
 from charloom.training.export.onnx_graph import build_bare_step
 
 BATCHES = (16, 32, 64, 128)
+COST_BATCHES = (1, 4, 16, 64, 256)
+STEPS = 32
+"""Steps of one decoder call."""
+SECONDS = 1.5
 
 
-def characters_per_second(*, int8: bool, rows: int, threads: int, seconds: float = 1.5) -> float:
+def characters_per_second(*, int8: bool, rows: int, threads: int, seconds: float = SECONDS) -> float:
     """Rows times steps per second of the bare step, over all threads."""
+    step = _bare_step(int8=int8, rows=rows)
+    return rows * calls_per_second(step, threads=threads, seconds=seconds)
+
+
+def ceiling(*, int8: bool, threads: int) -> float:
+    """The best over batch sizes."""
+    return max(characters_per_second(int8=int8, rows=rows, threads=threads) for rows in BATCHES)
+
+
+def step_microseconds(bundle: Path, kind: DecoderKind, *, seconds: float = SECONDS) -> dict[str, dict[str, float]]:
+    """Microseconds of one step of all rows, on one thread, by the number of rows: of the decoder and of the bare step.
+
+    Args:
+        bundle: the reference bundle
+        kind: which of its ONNX decoders
+        seconds: how long each is timed
+    """
+    decoder = OnnxDecoder(bundle / kind.file, kind.value)
+    found: dict[str, dict[str, float]] = {"step_us": {}, "bare_step_us": {}}
+    for rows in COST_BATCHES:
+        inputs = plain_inputs(decoder, rows, STEPS)
+        inputs = inputs._replace(forced=np.full((STEPS, rows), -1))  # reading a prompt would cost less
+        calls = calls_per_second(partial(decoder.run, inputs), threads=1, seconds=seconds)
+        bare = calls_per_second(_bare_step(int8=kind is DecoderKind.ONNX_INT8, rows=rows), threads=1, seconds=seconds)
+        found["step_us"][str(rows)] = round(1e6 / (calls * STEPS), 1)
+        found["bare_step_us"][str(rows)] = round(1e6 / bare, 1)
+    return found
+
+
+def calls_per_second(call: Callable[[], object], *, threads: int, seconds: float) -> float:
+    """How often a call can be made, over all threads, each making one after the other."""
+    for _ in range(5):
+        call()
+    counts = [0] * threads
+    end = time.perf_counter() + seconds
+
+    def run(number: int) -> None:
+        while time.perf_counter() < end:
+            call()
+            counts[number] += 1
+
+    workers = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
+    began = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(counts) / (time.perf_counter() - began)
+
+
+def _bare_step(*, int8: bool, rows: int) -> Callable[[], object]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -30,25 +94,4 @@ def characters_per_second(*, int8: bool, rows: int, threads: int, seconds: float
     }
     assert len(names) == 1 + 2 * LAYERS
     assert inputs["token"].max() < len(SYMBOLS)
-    for _ in range(5):
-        session.run(None, inputs)
-    counts = [0] * threads
-    end = time.perf_counter() + seconds
-
-    def run(number: int) -> None:
-        while time.perf_counter() < end:
-            session.run(None, inputs)
-            counts[number] += 1
-
-    workers = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
-    began = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return sum(counts) * rows / (time.perf_counter() - began)
-
-
-def ceiling(*, int8: bool, threads: int) -> float:
-    """The best over batch sizes."""
-    return max(characters_per_second(int8=int8, rows=rows, threads=threads) for rows in BATCHES)
+    return lambda: session.run(None, inputs)

@@ -45,6 +45,7 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
             token = int(torch.multinomial(torch.softmax(logits, 0), 1))
             yield generation_pb2.GenerateResponse(text=SYMBOLS[token])
         states[options.session_id] = (state, token)
+        yield generation_pb2.GenerateResponse(result=generation_pb2.GenerationResult())
 
 
 class Sessions(sessions_pb2_grpc.SessionServiceServicer):

@@ -1,37 +1,170 @@
-"""Server processes to measure, and the machine that they run on. Knows: processes. Does not know: what is measured."""
+"""Processes to measure, and the machine that they run on. Knows: /proc. Does not know: what is measured."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STOPPING_SECONDS = 30.0
+"""How long a server may take to end before it is killed."""
+SAMPLE_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Process:
+    """A server process."""
+
+    target: str
+    """Its address."""
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """Time on processors so far, all threads."""
+        return _cpu_seconds(Path(f"/proc/{self.pid}/stat"))
+
+    def loop_cpu_seconds(self) -> float:
+        """That of its first thread, which runs the event loop. Names of threads are not to be seen from outside."""
+        return _cpu_seconds(Path(f"/proc/{self.pid}/task/{self.pid}/stat"))
+
+    def memory_kib(self) -> int:
+        """Resident memory; pages that it shares count in part, where the kernel tells."""
+        rollup, status = Path(f"/proc/{self.pid}/smaps_rollup"), Path(f"/proc/{self.pid}/status")
+        try:
+            return _kib(rollup.read_text(), "Pss")
+        except OSError:
+            return _kib(status.read_text(), "VmRSS")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return Path(f"/proc/{self.pid}/stat").exists() and _fields(Path(f"/proc/{self.pid}/stat"))[0] != "Z"
+
+
+class CpuMeter:
+    """Watches the CPU time of a server while the context is open.
+
+    A load begins with a warm-up that is not to be counted, so that the difference over the context would say too much.
+    """
+
+    def __init__(self, server: Process) -> None:
+        self._server = server
+        self._samples: list[tuple[float, float, float]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> CpuMeter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def shares(self, began: float, seconds: float) -> tuple[float, float]:
+        """Cores that the server used from `began` on (seconds since the epoch): all its threads, and its event loop."""
+        times, whole, loop = np.array(self._samples).T
+        ends = [began, began + seconds]
+        used = [float(np.diff(np.interp(ends, times, cpu))[0]) for cpu in (whole, loop)]
+        return round(used[0] / seconds, 2), round(used[1] / seconds, 2)
+
+    def _run(self) -> None:
+        while True:
+            self._samples.append((time.time(), self._server.cpu_seconds(), self._server.loop_cpu_seconds()))
+            if self._stop.wait(SAMPLE_SECONDS):
+                return
 
 
 @contextmanager
-def running(*command: str) -> Iterator[str]:
-    """Run a Python command that prints its address as the last word of its first line; yields the address."""
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-    finally:
-        process.terminate()
-        process.communicate()
+def running(*command: str) -> Iterator[Process]:
+    """Run a Python command that prints its address as the last word of its first line.
+
+    Raises:
+        RuntimeError: it ended without an address; the message has what it said.
+    """
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                process.wait()
+                errors.seek(0)
+                raise RuntimeError(f"{' '.join(command)} did not start: {errors.read().strip()[-2000:]}")
+            yield Process(line.split()[-1], process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=STOPPING_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
 
 
 @contextmanager
-def serving(bundle: Path, *flags: str) -> Iterator[str]:
-    """Run `charloom serve` with a bundle on a free port; yields the address."""
-    with running("-m", "charloom.cli.main", "serve", str(bundle), "--port", "0", *flags) as target:
-        yield target
+def serving(bundle: Path, *flags: str) -> Iterator[Process]:
+    """Run `charloom serve` with a bundle on a free port."""
+    with running("-m", "charloom.cli.main", "serve", str(bundle), "--port", "0", *flags) as server:
+        yield server
+
+
+def bench(target: str, **flags: object) -> dict[str, Any]:
+    """The figures of `charloom bench`, in a process of its own; `prompt=32` is the flag `--prompt 32`.
+
+    Raises:
+        RuntimeError: the command failed; the message has what it said.
+    """
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return output_of("-m", "charloom.cli.main", "bench", "--target", target, "--json", *words)
+
+
+def output_of(*command: str) -> dict[str, Any]:
+    """The last line that a Python command prints, a JSON object.
+
+    Raises:
+        RuntimeError: the command failed; the message has what it said.
+    """
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def hardware() -> str:
     """Processor and cores of this machine."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
+    return f"{names[0] if names else platform.processor()}, {cores()} cores"
+
+
+def _fields(stat: Path) -> list[str]:
+    """The fields of a stat file from the third on: the second is a name that may hold anything."""
+    return stat.read_text().rpartition(")")[2].split()
+
+
+def _cpu_seconds(stat: Path) -> float:
+    fields = _fields(stat)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _kib(text: str, name: str) -> int:
+    lines = {key: value for key, _, value in (line.partition(":") for line in text.splitlines())}
+    return int(lines[name].split()[0])

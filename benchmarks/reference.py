@@ -53,7 +53,7 @@ def write_reference_bundle(directory: Path, *, torchscript: bool = False) -> Pat
     if torchscript:
         path = directory / DecoderKind.TORCHSCRIPT.file
         script = build_torchscript(decoder_weights(model))
-        torch.jit.save(script, path, _extra_files={"weights_sha256": FINGERPRINT})  # type: ignore[no-untyped-call]
+        torch.jit.save(script, path, _extra_files={"weights_sha256": FINGERPRINT})
     for kind in (DecoderKind.ONNX_INT8, DecoderKind.ONNX_FP32):
         int8 = kind is DecoderKind.ONNX_INT8
         graph = build_decoder(decoder_weights(model), int8=int8, metadata={"weights_sha256": FINGERPRINT})

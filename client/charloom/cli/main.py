@@ -30,6 +30,7 @@ COMMANDS = {
     "chat": Command("charloom.cli.chat", None, "type lines and let the model go on, state carried"),
     "models": Command("charloom.cli.models", None, "list the models of a server"),
     "health": Command("charloom.cli.health", None, "ask a server whether it serves; for probes"),
+    "bench": Command("charloom.cli.bench", None, "load a server and tell how much text it gives, and how soon"),
     "serve": Command("charloom.cli.serve", "server", "serve bundles over gRPC"),
     "train": Command("charloom.cli.train", "training", "train a model on a text file"),
     "evaluate": Command("charloom.cli.evaluate", "training", "validation loss of a run, by both protocols"),
