@@ -4,8 +4,8 @@ Knows: jobs, rows, ticks, worker threads. Does not know: text, sessions, event l
 
 A tick is one decoder call. Each worker is one thread that makes tick after tick, with its share of the rows that no
 other worker has at that moment; rows belong to no worker. Before a tick, at one fixed point, rows join and leave: new
-jobs get a row, cancelled ones lose theirs. Ticks of rows that wait for their first token and ticks of the other rows
-take turns, so that neither keeps the other waiting. Results go to `deliver`, at most once per tick, on the worker's
+jobs get a row, cancelled ones lose theirs. One more worker takes only rows that wait for their first token, in short
+ticks: so a new job need not wait until a long tick ends. Results go to `deliver`, at most once per tick, on the worker's
 thread.
 """
 
@@ -36,7 +36,7 @@ class Loom:
         decoder: who computes
         deliver: called after each tick, on a worker's thread, with everything that the tick brought
         cost: what a decoder step costs
-        workers: how many decoder calls may run at a time, a thread each
+        workers: how many decoder calls may run at a time, a thread each; and one more for first tokens
         tick_seconds: how long a tick should take when there is work for longer
         max_rows: most rows in one tick; more jobs wait
         max_waiting: most jobs that wait, more are refused; and most jobs that are paused, more are ended
@@ -62,20 +62,25 @@ class Loom:
         self._max_rows = max_rows
         self._max_waiting = max_waiting
         self._cost = cost
+        self._share = workers
+        """Into how many ticks the rows are split."""
+        # All below is read and written under one lock alone; two kinds of workers wait for news.
+        lock = threading.Lock()
+        self._news, self._arrivals = threading.Condition(lock), threading.Condition(lock)
         self._idle = 0
-        """How many workers look for work or wait for it."""
-        # All below is read and written under the condition's lock alone.
-        self._condition = threading.Condition()
+        """How many workers, but for the one for first tokens, look for work or wait for it."""
+        self._starter_idle = False
+        """Whether that one waits."""
         self._arena = decoder.arena()
         self._live: list[Strand] = []
         self._waiting: deque[Strand] = deque()
-        self._starters_had_the_last_tick = False
         self._draining = False
         self._ending: FinishReason | None = None
         """Set when all jobs are to end at once: why."""
+        kinds = [*[False] * workers, True]
         self._workers = [
-            threading.Thread(target=self._work, name=f"charloom-loom-{number}", daemon=True)
-            for number in range(workers)
+            threading.Thread(target=self._work, args=(starting,), name=f"charloom-loom-{number}", daemon=True)
+            for number, starting in enumerate(kinds)
         ]
         for worker in self._workers:
             worker.start()
@@ -89,7 +94,7 @@ class Loom:
             Overloaded: too many jobs wait already.
             Draining: the loom takes no more jobs.
         """
-        with self._condition:
+        with self._news:
             if self._draining:
                 raise Draining
             if len(self._waiting) >= self._max_waiting:
@@ -98,20 +103,20 @@ class Loom:
                 job, receiver, self._wake, self._unread_limit, self._arena.to_host, self.decoder.shape.vocabulary
             )
             self._waiting.append(strand)
-            self._condition.notify()
+            (self._arrivals if self._starter_idle else self._news).notify()
         return strand
 
     def _wake(self) -> None:
         """Let idle workers look at the rows again; busy ones will before their next tick."""
         if self._idle:
-            with self._condition:
-                self._condition.notify_all()
+            with self._news:
+                self._news.notify_all()
 
     def drain(self, seconds: float) -> None:
         """Refuse new jobs, wait up to `seconds` for the others, then `cut` them, until the workers have ended."""
-        with self._condition:
+        with self._news:
             self._draining = True
-            self._condition.notify_all()
+            self._notify_all()
         end = time.monotonic() + seconds
         for worker in self._workers:
             worker.join(max(0.0, end - time.monotonic()))
@@ -124,10 +129,14 @@ class Loom:
         self._end_all(FinishReason.DRAINING)
 
     def _end_all(self, reason: FinishReason) -> None:
-        with self._condition:
+        with self._news:
             self._draining = True
             self._ending = self._ending or reason
-            self._condition.notify_all()
+            self._notify_all()
+
+    def _notify_all(self) -> None:
+        self._news.notify_all()
+        self._arrivals.notify_all()
 
     @property
     def working(self) -> bool:
@@ -146,11 +155,12 @@ class Loom:
 
     # The workers.
 
-    def _work(self) -> None:
+    def _work(self, starting: bool) -> None:
+        """Make ticks, of rows without their first token if `starting`, until the loom ends."""
         strands: list[Strand] = []
         try:
             while True:
-                deliveries, strands, more = self._next_tick()
+                deliveries, strands, more = self._next_tick(starting)
                 if strands:
                     deliveries += self._tick(strands)
                 if deliveries:
@@ -163,32 +173,41 @@ class Loom:
             log.exception("a worker of the loom broke; the loom fails its jobs and takes no more")
             self._end_all(FinishReason.FAILED)
             self._let_go(strands)
-            with self._condition:
+            with self._news:
                 lost = self._change_rows()
             self._deliver(lost)
 
     def _let_go(self, strands: Sequence[Strand]) -> None:
-        with self._condition:
+        with self._news:
             for strand in strands:
                 strand.ticking = False
             if self._idle:
-                self._condition.notify_all()
+                self._news.notify_all()
+            if self._draining or any(not strand.started for strand in strands):
+                self._arrivals.notify()
 
-    def _next_tick(self) -> tuple[list[Delivery], list[Strand], bool]:
+    def _next_tick(self, starting: bool) -> tuple[list[Delivery], list[Strand], bool]:
         """What changed, the rows of the next tick, and whether to go on; waits while there is nothing of it."""
-        with self._condition:
+        with self._news:
             # Counted before the rows are looked at, so that a reader that takes tokens meanwhile wakes a worker.
-            self._idle += 1
+            self._idle += not starting
             try:
                 while True:
                     deliveries = self._change_rows()
-                    strands = self._pick_rows()
+                    strands = self._pick_rows(starting)
                     ended = self._draining and not self._live and not self._waiting
                     if strands or deliveries or ended:
+                        if self._idle > (not starting) and any(not strand.ticking for strand in self._live):
+                            self._news.notify()
                         return deliveries, strands, not ended
-                    self._condition.wait()
+                    if starting:
+                        self._starter_idle = True
+                        self._arrivals.wait()
+                        self._starter_idle = False
+                    else:
+                        self._news.wait()
             finally:
-                self._idle -= 1
+                self._idle -= not starting
 
     def _change_rows(self) -> list[Delivery]:
         """The one point where rows join and leave."""
@@ -199,7 +218,7 @@ class Loom:
         paused = [strand for strand in self._live if not strand.ticking and not strand.runnable]
         for strand in paused[: max(0, len(paused) - self._max_waiting)]:
             deliveries.append(self._dismiss(strand, FinishReason.STALLED))
-        room = self._max_rows * len(self._workers) - (len(self._live) - len(paused))
+        room = self._max_rows * self._share - (len(self._live) - len(paused))
         for _ in range(min(max(0, room), len(self._waiting))):
             strand = self._waiting.popleft()
             strand.slot = self._arena.take(strand.job.start.h, strand.job.start.c)
@@ -207,22 +226,15 @@ class Loom:
             self._live.append(strand)
         return deliveries
 
-    def _pick_rows(self) -> list[Strand]:
-        """This worker's share of the rows that can run, those first that have waited longest.
+    def _pick_rows(self, starting: bool) -> list[Strand]:
+        """A worker's share of the rows that can run, those first that have waited longest.
 
-        Either rows without their first token or rows with it: the ones should not wait for long ticks of the others,
-        nor the others take part in the long reading of a prompt.
+        Only rows without their first token if `starting`. There may be more of those than this one worker can take, so
+        the others take what they find.
         """
-        running = [strand for strand in self._live if strand.runnable]
-        free = [strand for strand in running if not strand.ticking]
-        if not free:
-            return []
-        kinds = {strand.started for strand in free}
-        started = self._starters_had_the_last_tick if len(kinds) == 2 else kinds.pop()
-        self._starters_had_the_last_tick = not started
-        alike = sum(strand.started == started for strand in running)
-        share = min(self._max_rows, math.ceil(alike / len(self._workers)))
-        picked = [strand for strand in free if strand.started == started][:share]
+        running = [strand for strand in self._live if strand.runnable and not (starting and strand.started)]
+        share = min(self._max_rows, math.ceil(len(running) / self._share))
+        picked = [strand for strand in running if not strand.ticking][:share]
         for strand in picked:
             strand.ticking = True
         return picked
@@ -240,11 +252,11 @@ class Loom:
         except Exception:
             log.exception("the decoder failed on %d rows x %d steps", len(strands), count)
             if len(strands) == 1:
-                with self._condition:
+                with self._news:
                     return [self._dismiss(strands[0], FinishReason.FAILED)]
             # One row's fault must not end the others: each is tried alone.
             return [delivery for strand in strands for delivery in self._tick([strand])]
-        with self._condition:
+        with self._news:
             self._arena.scatter(slots, outputs.h, outputs.c)
             return self._take_results(strands, steps, inputs, outputs)
 

@@ -111,8 +111,10 @@ class Strand:
 
     def took(self, tokens: int) -> None:
         """Say that the reader took this many more tokens: a job whose reader stops is paused."""
+        paused = not self.runnable
         self.taken += tokens
-        self.wake()
+        if paused:
+            self.wake()
 
     def advance(
         self,

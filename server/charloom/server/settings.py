@@ -50,7 +50,9 @@ class ServerSettings(BaseSettings):
     max_waiting: int = Field(
         1024, ge=1, description="most calls that wait, per model, more are refused; and most that nobody reads"
     )
-    tick_milliseconds: float = Field(10.0, gt=0, le=1000, description="target duration of one decoder call under load")
+    tick_milliseconds: float = Field(
+        10.0, gt=0, le=1000, description="target duration of a decoder call for one stream"
+    )
     grace_seconds: float = Field(
         5.0, ge=0, le=86_400, description="after SIGTERM, how long running calls may go on before they are ended"
     )

@@ -75,7 +75,7 @@ def test_several_workers_share_the_rows_and_change_no_text(decoder: Decoder, bun
         reader.wait()
         assert reader.tokens == generate_alone(decoder, harness.fresh(n), [1] * (n % 5), 200 + n, Sampling())[0]
         assert [chunk.position for chunk in reader.chunks] == sorted(chunk.position for chunk in reader.chunks)
-    assert slow.most_at_once == workers
+    assert workers <= slow.most_at_once <= workers + 1
     harness.loom.drain(1)
     assert harness.loom.live == 0
 

@@ -3,7 +3,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charloom.engine.schedule import LONGEST_PAUSE, MESSAGE_SECONDS, MOST_STEPS, Work, message_pause, tick_steps
+from charloom.engine.schedule import (
+    LONGEST_PAUSE,
+    MESSAGE_SECONDS,
+    MOST_STEPS,
+    ROW_SECONDS,
+    Work,
+    message_pause,
+    tick_steps,
+)
 
 works = st.lists(
     st.builds(Work, to_feed=st.integers(0, 500), to_generate=st.integers(1, 500), started=st.booleans()), min_size=1
@@ -39,7 +47,11 @@ def test_no_tick_goes_past_the_work_of_its_longest_row() -> None:
 
 
 def test_a_long_prompt_does_not_make_a_long_tick() -> None:
-    assert tick_steps([Work(5000, 10, False), Work(0, 100, True)], 0.001, 0.005) == 5
+    assert tick_steps([Work(5000, 10, False), Work(0, 100, False)], 0.001, 0.005) == 5
+
+
+def test_a_tick_of_many_started_rows_takes_longer() -> None:
+    assert tick_steps([Work(0, 100, True)] * 11, 0.001, 0.005) == (0.005 + 10 * ROW_SECONDS) / 0.001
 
 
 @given(works=works, step=st.floats(0, 1), target=st.floats(1e-6, 1))
