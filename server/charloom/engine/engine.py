@@ -272,6 +272,7 @@ class Engine:
         return self.model(session.model), start if request.seed is None else replace(start, seed=request.seed)
 
     def _checked(self, request: GenerationRequest, model: Model) -> CheckedRequest:
+        model.loom.admit()
         return check(request, self.limits, model.bundle.vocabulary)
 
     def _start(

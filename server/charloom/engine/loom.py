@@ -5,8 +5,8 @@ Knows: jobs, rows, ticks, worker threads. Does not know: text, sessions, event l
 A tick is one decoder call. Each worker is one thread that makes tick after tick, with its share of the rows that no
 other worker has at that moment; rows belong to no worker. Before a tick, at one fixed point, rows join and leave: new
 jobs get a row, cancelled ones lose theirs. One more worker takes only rows that wait for their first token, in short
-ticks: so a new job need not wait until a long tick ends. Results go to `deliver`, at most once per tick, on the worker's
-thread.
+ticks: so a new job need not wait until a long tick ends. Results go to `deliver`, at most once per tick, on the thread
+of the worker.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from charloom.engine.backoff import Backoff
 from charloom.engine.batch import inputs_of, logprobs_of
 from charloom.engine.decoder import Decoder, Inputs, Outputs
 from charloom.engine.errors import Draining, Overloaded
@@ -61,6 +62,7 @@ class Loom:
         self._tick_seconds = tick_seconds
         self._max_rows = max_rows
         self._max_waiting = max_waiting
+        self._backoff = Backoff()
         self._cost = cost
         self._share = workers
         """Into how many ticks the rows are split."""
@@ -95,16 +97,20 @@ class Loom:
             Draining: the loom takes no more jobs.
         """
         with self._news:
-            if self._draining:
-                raise Draining
-            if len(self._waiting) >= self._max_waiting:
-                raise Overloaded(f"{len(self._waiting)} calls are waiting already", retry_after=1.0)
+            self.admit()
             strand = Strand(
                 job, receiver, self._wake, self._unread_limit, self._arena.to_host, self.decoder.shape.vocabulary
             )
             self._waiting.append(strand)
             (self._arrivals if self._starter_idle else self._news).notify()
         return strand
+
+    def admit(self) -> None:
+        """Raise as `submit` would now; so that a call that will be refused costs no more than that."""
+        if self._draining:
+            raise Draining
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"{len(self._waiting)} calls are waiting already", retry_after=self._backoff.refuse())
 
     def _wake(self) -> None:
         """Let idle workers look at the rows again; busy ones will before their next tick."""
