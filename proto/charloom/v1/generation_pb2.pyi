@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from charloom.v1 import sessions_pb2 as _sessions_pb2
+from charloom.v1 import text_pb2 as _text_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -20,30 +21,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _UnknownCharacters:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _UnknownCharactersEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnknownCharacters.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    UNKNOWN_CHARACTERS_UNSPECIFIED: _UnknownCharacters.ValueType  # 0
-    """The same as REJECT."""
-    UNKNOWN_CHARACTERS_REJECT: _UnknownCharacters.ValueType  # 1
-    """Refuse the request and name the characters with their positions."""
-    UNKNOWN_CHARACTERS_SKIP: _UnknownCharacters.ValueType  # 2
-    """Leave them out. A stop string that has one is left out as a whole: it can never occur."""
-
-class UnknownCharacters(_UnknownCharacters, metaclass=_UnknownCharactersEnumTypeWrapper):
-    """What to do with a character that the model's vocabulary lacks, in the prompt and in all other text of a request."""
-
-UNKNOWN_CHARACTERS_UNSPECIFIED: UnknownCharacters.ValueType  # 0
-"""The same as REJECT."""
-UNKNOWN_CHARACTERS_REJECT: UnknownCharacters.ValueType  # 1
-"""Refuse the request and name the characters with their positions."""
-UNKNOWN_CHARACTERS_SKIP: UnknownCharacters.ValueType  # 2
-"""Leave them out. A stop string that has one is left out as a whole: it can never occur."""
-Global___UnknownCharacters: _TypeAlias = UnknownCharacters  # noqa: Y015
 
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -220,6 +197,8 @@ class GenerationOptions(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     N_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RETURN_STATE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Empty takes the session's model or, without a session, the server's first one."""
     session_id: _builtins.str
@@ -228,7 +207,7 @@ class GenerationOptions(_message.Message):
     """
     prompt: _builtins.str
     """Text to feed before generating. Without any, a fresh state goes on after a line break."""
-    unknown_characters: Global___UnknownCharacters.ValueType
+    unknown_characters: _text_pb2.UnknownCharacters.ValueType
     """What to do with characters of the prompt that the model does not know."""
     max_tokens: _builtins.int
     """How many tokens to generate, from 1 up to the server's limit. Default 256, or the limit where that is lower."""
@@ -251,6 +230,10 @@ class GenerationOptions(_message.Message):
     seed + i. More than one leave the session as it was; the same call with one of these seeds, and n = 1, goes on with
     that continuation. Up to 64. Default 1.
     """
+    state: _builtins.bytes
+    """Starts from the state of a token that ExportSession or an earlier call gave, instead of a session."""
+    return_state: _builtins.bool
+    """Whether the result is to carry the state after this call, as a token. Not for more than one continuation."""
     @_builtins.property
     def sampling(self) -> Global___Sampling:
         """How tokens are chosen."""
@@ -267,7 +250,7 @@ class GenerationOptions(_message.Message):
         model: _builtins.str = ...,
         session_id: _builtins.str = ...,
         prompt: _builtins.str = ...,
-        unknown_characters: Global___UnknownCharacters.ValueType = ...,
+        unknown_characters: _text_pb2.UnknownCharacters.ValueType = ...,
         max_tokens: _builtins.int | None = ...,
         sampling: Global___Sampling | None = ...,
         seed: _builtins.int | None = ...,
@@ -278,10 +261,12 @@ class GenerationOptions(_message.Message):
         logprobs: _builtins.bool = ...,
         top_logprobs: _builtins.int = ...,
         n: _builtins.int | None = ...,
+        state: _builtins.bytes = ...,
+        return_state: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "expected_position", b"expected_position", "max_tokens", b"max_tokens", "n", b"n", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "expected_position", b"expected_position", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "stop", b"stop", "top_logprobs", b"top_logprobs", "unknown_characters", b"unknown_characters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "expected_position", b"expected_position", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "prompt", b"prompt", "return_state", b"return_state", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "state", b"state", "stop", b"stop", "top_logprobs", b"top_logprobs", "unknown_characters", b"unknown_characters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_position: _TypeAlias = _typing.Literal["expected_position"]  # noqa: Y015
     _WhichOneofArgType__expected_position: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position"]  # noqa: Y015
@@ -309,6 +294,14 @@ class GenerateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OPTIONS_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    RESUME_POSITION_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Identifies this call, so that it can be resumed: up to 64 letters, digits, '.', '_', '-', never used for another."""
+    resume_position: _builtins.int
+    """Resumes the call of this id, or of a stateless call with the same options and seed, after the text up to this
+    position has arrived: only what follows is sent. The other options must be those of the first try.
+    """
     @_builtins.property
     def options(self) -> Global___GenerationOptions:
         """What to generate, and from where."""
@@ -317,12 +310,16 @@ class GenerateRequest(_message.Message):
         self,
         *,
         options: Global___GenerationOptions | None = ...,
+        call_id: _builtins.str = ...,
+        resume_position: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resume_position", b"_resume_position", "options", b"options", "resume_position", b"resume_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resume_position", b"_resume_position", "call_id", b"call_id", "options", b"options", "resume_position", b"resume_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__resume_position: _TypeAlias = _typing.Literal["resume_position"]  # noqa: Y015
+    _WhichOneofArgType__resume_position: _TypeAlias = _typing.Literal["_resume_position", b"_resume_position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resume_position) -> _WhichOneofReturnType__resume_position | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
@@ -348,7 +345,7 @@ class GenerateResponse(_message.Message):
         """Set in the last message of a continuation, and only there."""
 
     @_builtins.property
-    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_text_pb2.TokenLogprob]:
         """Of the tokens since the last message, if they were asked for. In a byte model the text may lag behind its tokens."""
 
     def __init__(
@@ -358,7 +355,7 @@ class GenerateResponse(_message.Message):
         position: _builtins.int = ...,
         result: Global___GenerationResult | None = ...,
         index: _builtins.int = ...,
-        logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
+        logprobs: _abc.Iterable[_text_pb2.TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -367,64 +364,6 @@ class GenerateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
-
-@_typing.final
-class TokenLogprob(_message.Message):
-    """How probable a token was: natural logarithms of the model's own distribution, before penalties, bias, temperature and
-    filters.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CHOSEN_FIELD_NUMBER: _builtins.int
-    TOP_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def chosen(self) -> Global___Alternative:
-        """The token that was generated."""
-
-    @_builtins.property
-    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternative]:
-        """The most probable tokens at its position, the most probable first."""
-
-    def __init__(
-        self,
-        *,
-        chosen: Global___Alternative | None = ...,
-        top: _abc.Iterable[Global___Alternative] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "top", b"top"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
-
-@_typing.final
-class Alternative(_message.Message):
-    """A token and its log-probability."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SYMBOL_FIELD_NUMBER: _builtins.int
-    LOGPROB_FIELD_NUMBER: _builtins.int
-    symbol: _builtins.bytes
-    """UTF-8 of the character; in a byte model, the byte."""
-    logprob: _builtins.float
-    """Natural logarithm of its probability."""
-    def __init__(
-        self,
-        *,
-        symbol: _builtins.bytes = ...,
-        logprob: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "symbol", b"symbol"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Alternative: _TypeAlias = Alternative  # noqa: Y015
 
 @_typing.final
 class CompleteRequest(_message.Message):
@@ -490,7 +429,7 @@ class Completion(_message.Message):
         """How the generation ended."""
 
     @_builtins.property
-    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_text_pb2.TokenLogprob]:
         """Of each generated token, if they were asked for."""
 
     def __init__(
@@ -498,7 +437,7 @@ class Completion(_message.Message):
         *,
         text: _builtins.str = ...,
         result: Global___GenerationResult | None = ...,
-        logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
+        logprobs: _abc.Iterable[_text_pb2.TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -525,6 +464,7 @@ class GenerationResult(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     seed: _builtins.int
@@ -539,6 +479,8 @@ class GenerationResult(_message.Message):
     """Position after the last token."""
     stop: _builtins.str
     """The stop string that ended it; empty otherwise."""
+    state: _builtins.bytes
+    """The state after this call, if it was asked for."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """What it consumed."""
@@ -569,10 +511,11 @@ class GenerationResult(_message.Message):
         position: _builtins.int = ...,
         session: _sessions_pb2.Session | None = ...,
         stop: _builtins.str = ...,
+        state: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "session", b"session", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "position", b"position", "sampling", b"sampling", "seed", b"seed", "session", b"session", "stop", b"stop", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "position", b"position", "sampling", b"sampling", "seed", b"seed", "session", b"session", "state", b"state", "stop", b"stop", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,7 +68,10 @@ class GenerationServiceServicer:
         Errors: INVALID_ARGUMENT for a field that is out of range or a prompt that the model cannot read; NOT_FOUND for
         an unknown model or session, or an expired one; FAILED_PRECONDITION for a session of another model; ABORTED when
         the session is in use by another call or is not at `expected_position`; RESOURCE_EXHAUSTED when the server has
-        more work than it takes; UNAVAILABLE when it is stopping.
+        more work than it takes; UNAVAILABLE when it is stopping or its session store cannot be reached; and those of
+        ImportSession for `state`.
+
+        A stream that breaks off can be resumed on any server that has the session: see `resume_position`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

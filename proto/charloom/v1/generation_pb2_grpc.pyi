@@ -46,7 +46,10 @@ class GenerationServiceStub:
     Errors: INVALID_ARGUMENT for a field that is out of range or a prompt that the model cannot read; NOT_FOUND for
     an unknown model or session, or an expired one; FAILED_PRECONDITION for a session of another model; ABORTED when
     the session is in use by another call or is not at `expected_position`; RESOURCE_EXHAUSTED when the server has
-    more work than it takes; UNAVAILABLE when it is stopping.
+    more work than it takes; UNAVAILABLE when it is stopping or its session store cannot be reached; and those of
+    ImportSession for `state`.
+
+    A stream that breaks off can be resumed on any server that has the session: see `resume_position`.
     """
     Complete: _grpc.UnaryUnaryMultiCallable[_generation_pb2.CompleteRequest, _generation_pb2.CompleteResponse]
     """The same as Generate, answered as a whole."""
@@ -69,7 +72,10 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     Errors: INVALID_ARGUMENT for a field that is out of range or a prompt that the model cannot read; NOT_FOUND for
     an unknown model or session, or an expired one; FAILED_PRECONDITION for a session of another model; ABORTED when
     the session is in use by another call or is not at `expected_position`; RESOURCE_EXHAUSTED when the server has
-    more work than it takes; UNAVAILABLE when it is stopping.
+    more work than it takes; UNAVAILABLE when it is stopping or its session store cannot be reached; and those of
+    ImportSession for `state`.
+
+    A stream that breaks off can be resumed on any server that has the session: see `resume_position`.
     """
     Complete: _aio.UnaryUnaryMultiCallable[_generation_pb2.CompleteRequest, _generation_pb2.CompleteResponse]  # type: ignore[assignment]
     """The same as Generate, answered as a whole."""
@@ -95,7 +101,10 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT for a field that is out of range or a prompt that the model cannot read; NOT_FOUND for
         an unknown model or session, or an expired one; FAILED_PRECONDITION for a session of another model; ABORTED when
         the session is in use by another call or is not at `expected_position`; RESOURCE_EXHAUSTED when the server has
-        more work than it takes; UNAVAILABLE when it is stopping.
+        more work than it takes; UNAVAILABLE when it is stopping or its session store cannot be reached; and those of
+        ImportSession for `state`.
+
+        A stream that breaks off can be resumed on any server that has the session: see `resume_position`.
         """
 
     @_abc_1.abstractmethod

@@ -50,10 +50,45 @@ class SessionServiceStub:
                 request_serializer=charloom_dot_v1_dot_sessions__pb2.ListSessionsRequest.SerializeToString,
                 response_deserializer=charloom_dot_v1_dot_sessions__pb2.ListSessionsResponse.FromString,
                 _registered_method=True)
+        self.UpdateSession = channel.unary_unary(
+                '/charloom.v1.SessionService/UpdateSession',
+                request_serializer=charloom_dot_v1_dot_sessions__pb2.UpdateSessionRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_sessions__pb2.UpdateSessionResponse.FromString,
+                _registered_method=True)
         self.DeleteSession = channel.unary_unary(
                 '/charloom.v1.SessionService/DeleteSession',
                 request_serializer=charloom_dot_v1_dot_sessions__pb2.DeleteSessionRequest.SerializeToString,
                 response_deserializer=charloom_dot_v1_dot_sessions__pb2.DeleteSessionResponse.FromString,
+                _registered_method=True)
+        self.FeedSession = channel.unary_unary(
+                '/charloom.v1.SessionService/FeedSession',
+                request_serializer=charloom_dot_v1_dot_sessions__pb2.FeedSessionRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_sessions__pb2.FeedSessionResponse.FromString,
+                _registered_method=True)
+        self.RewindSession = channel.unary_unary(
+                '/charloom.v1.SessionService/RewindSession',
+                request_serializer=charloom_dot_v1_dot_sessions__pb2.RewindSessionRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_sessions__pb2.RewindSessionResponse.FromString,
+                _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/charloom.v1.SessionService/ForkSession',
+                request_serializer=charloom_dot_v1_dot_sessions__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_sessions__pb2.ForkSessionResponse.FromString,
+                _registered_method=True)
+        self.BlendSessions = channel.unary_unary(
+                '/charloom.v1.SessionService/BlendSessions',
+                request_serializer=charloom_dot_v1_dot_sessions__pb2.BlendSessionsRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_sessions__pb2.BlendSessionsResponse.FromString,
+                _registered_method=True)
+        self.ExportSession = channel.unary_unary(
+                '/charloom.v1.SessionService/ExportSession',
+                request_serializer=charloom_dot_v1_dot_sessions__pb2.ExportSessionRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_sessions__pb2.ExportSessionResponse.FromString,
+                _registered_method=True)
+        self.ImportSession = channel.unary_unary(
+                '/charloom.v1.SessionService/ImportSession',
+                request_serializer=charloom_dot_v1_dot_sessions__pb2.ImportSessionRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_sessions__pb2.ImportSessionResponse.FromString,
                 _registered_method=True)
 
 
@@ -89,10 +124,80 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateSession(self, request, context):
+        """Sets how long a session is kept without use, and renews its expiry.
+
+        Errors: NOT_FOUND as GetSession; INVALID_ARGUMENT for a time to live out of range; ABORTED when a call is using it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteSession(self, request, context):
-        """Forgets a session and its state.
+        """Forgets a session, its state and all that it could go back to.
 
         Errors: NOT_FOUND as GetSession; ABORTED when a call is using the session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FeedSession(self, request, context):
+        """Reads text into a session without generating any. feed(a), feed(b) is the same as feed(ab).
+
+        Errors: as Generate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RewindSession(self, request, context):
+        """Puts a session back to an earlier position. What came after it is forgotten.
+
+        Errors: NOT_FOUND as GetSession; OUT_OF_RANGE for a position in the future, or before `earliest_position`; ABORTED
+        when a call is using the session, or it is not at `expected_position`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkSession(self, request, context):
+        """Makes new sessions that go on from where this one stands, or stood; it stays as it is. A session that holds a long
+        prompt can so be the start of any number of others.
+
+        Errors: NOT_FOUND as GetSession; OUT_OF_RANGE as RewindSession; ALREADY_EXISTS for an id in use; RESOURCE_EXHAUSTED
+        when the server keeps no more sessions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BlendSessions(self, request, context):
+        """Makes a new session whose state is the weighted mean of others' states. Experimental: no network was trained on
+        such states.
+
+        Errors: NOT_FOUND as GetSession; FAILED_PRECONDITION for sessions of different models; INVALID_ARGUMENT for weights.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportSession(self, request, context):
+        """Gives out a session's state as an encrypted, authenticated token that any server with the same key and model can go
+        on from. The session stays.
+
+        Errors: NOT_FOUND as GetSession.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportSession(self, request, context):
+        """Makes a session from such a token.
+
+        Errors: DATA_LOSS for a token that was changed, cut off, or sealed with a key that this server lacks;
+        PERMISSION_DENIED for another tenant's; FAILED_PRECONDITION for one that expired, or is of a model that this server
+        lacks; INVALID_ARGUMENT for one of an unknown version; ALREADY_EXISTS for an id in use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,10 +221,45 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     request_deserializer=charloom_dot_v1_dot_sessions__pb2.ListSessionsRequest.FromString,
                     response_serializer=charloom_dot_v1_dot_sessions__pb2.ListSessionsResponse.SerializeToString,
             ),
+            'UpdateSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSession,
+                    request_deserializer=charloom_dot_v1_dot_sessions__pb2.UpdateSessionRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_sessions__pb2.UpdateSessionResponse.SerializeToString,
+            ),
             'DeleteSession': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSession,
                     request_deserializer=charloom_dot_v1_dot_sessions__pb2.DeleteSessionRequest.FromString,
                     response_serializer=charloom_dot_v1_dot_sessions__pb2.DeleteSessionResponse.SerializeToString,
+            ),
+            'FeedSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.FeedSession,
+                    request_deserializer=charloom_dot_v1_dot_sessions__pb2.FeedSessionRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_sessions__pb2.FeedSessionResponse.SerializeToString,
+            ),
+            'RewindSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RewindSession,
+                    request_deserializer=charloom_dot_v1_dot_sessions__pb2.RewindSessionRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_sessions__pb2.RewindSessionResponse.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=charloom_dot_v1_dot_sessions__pb2.ForkSessionRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_sessions__pb2.ForkSessionResponse.SerializeToString,
+            ),
+            'BlendSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.BlendSessions,
+                    request_deserializer=charloom_dot_v1_dot_sessions__pb2.BlendSessionsRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_sessions__pb2.BlendSessionsResponse.SerializeToString,
+            ),
+            'ExportSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportSession,
+                    request_deserializer=charloom_dot_v1_dot_sessions__pb2.ExportSessionRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_sessions__pb2.ExportSessionResponse.SerializeToString,
+            ),
+            'ImportSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportSession,
+                    request_deserializer=charloom_dot_v1_dot_sessions__pb2.ImportSessionRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_sessions__pb2.ImportSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -215,6 +355,33 @@ class SessionService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.SessionService/UpdateSession',
+            charloom_dot_v1_dot_sessions__pb2.UpdateSessionRequest.SerializeToString,
+            charloom_dot_v1_dot_sessions__pb2.UpdateSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteSession(request,
             target,
             options=(),
@@ -231,6 +398,168 @@ class SessionService:
             '/charloom.v1.SessionService/DeleteSession',
             charloom_dot_v1_dot_sessions__pb2.DeleteSessionRequest.SerializeToString,
             charloom_dot_v1_dot_sessions__pb2.DeleteSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FeedSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.SessionService/FeedSession',
+            charloom_dot_v1_dot_sessions__pb2.FeedSessionRequest.SerializeToString,
+            charloom_dot_v1_dot_sessions__pb2.FeedSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RewindSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.SessionService/RewindSession',
+            charloom_dot_v1_dot_sessions__pb2.RewindSessionRequest.SerializeToString,
+            charloom_dot_v1_dot_sessions__pb2.RewindSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.SessionService/ForkSession',
+            charloom_dot_v1_dot_sessions__pb2.ForkSessionRequest.SerializeToString,
+            charloom_dot_v1_dot_sessions__pb2.ForkSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BlendSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.SessionService/BlendSessions',
+            charloom_dot_v1_dot_sessions__pb2.BlendSessionsRequest.SerializeToString,
+            charloom_dot_v1_dot_sessions__pb2.BlendSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.SessionService/ExportSession',
+            charloom_dot_v1_dot_sessions__pb2.ExportSessionRequest.SerializeToString,
+            charloom_dot_v1_dot_sessions__pb2.ExportSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.SessionService/ImportSession',
+            charloom_dot_v1_dot_sessions__pb2.ImportSessionRequest.SerializeToString,
+            charloom_dot_v1_dot_sessions__pb2.ImportSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,10 +49,52 @@ class SessionServiceStub:
 
     Errors: INVALID_ARGUMENT for a page token that this server did not give.
     """
+    UpdateSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.UpdateSessionRequest, _sessions_pb2.UpdateSessionResponse]
+    """Sets how long a session is kept without use, and renews its expiry.
+
+    Errors: NOT_FOUND as GetSession; INVALID_ARGUMENT for a time to live out of range; ABORTED when a call is using it.
+    """
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DeleteSessionRequest, _sessions_pb2.DeleteSessionResponse]
-    """Forgets a session and its state.
+    """Forgets a session, its state and all that it could go back to.
 
     Errors: NOT_FOUND as GetSession; ABORTED when a call is using the session.
+    """
+    FeedSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.FeedSessionRequest, _sessions_pb2.FeedSessionResponse]
+    """Reads text into a session without generating any. feed(a), feed(b) is the same as feed(ab).
+
+    Errors: as Generate.
+    """
+    RewindSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.RewindSessionRequest, _sessions_pb2.RewindSessionResponse]
+    """Puts a session back to an earlier position. What came after it is forgotten.
+
+    Errors: NOT_FOUND as GetSession; OUT_OF_RANGE for a position in the future, or before `earliest_position`; ABORTED
+    when a call is using the session, or it is not at `expected_position`.
+    """
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]
+    """Makes new sessions that go on from where this one stands, or stood; it stays as it is. A session that holds a long
+    prompt can so be the start of any number of others.
+
+    Errors: NOT_FOUND as GetSession; OUT_OF_RANGE as RewindSession; ALREADY_EXISTS for an id in use; RESOURCE_EXHAUSTED
+    when the server keeps no more sessions.
+    """
+    BlendSessions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.BlendSessionsRequest, _sessions_pb2.BlendSessionsResponse]
+    """Makes a new session whose state is the weighted mean of others' states. Experimental: no network was trained on
+    such states.
+
+    Errors: NOT_FOUND as GetSession; FAILED_PRECONDITION for sessions of different models; INVALID_ARGUMENT for weights.
+    """
+    ExportSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]
+    """Gives out a session's state as an encrypted, authenticated token that any server with the same key and model can go
+    on from. The session stays.
+
+    Errors: NOT_FOUND as GetSession.
+    """
+    ImportSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ImportSessionRequest, _sessions_pb2.ImportSessionResponse]
+    """Makes a session from such a token.
+
+    Errors: DATA_LOSS for a token that was changed, cut off, or sealed with a key that this server lacks;
+    PERMISSION_DENIED for another tenant's; FAILED_PRECONDITION for one that expired, or is of a model that this server
+    lacks; INVALID_ARGUMENT for one of an unknown version; ALREADY_EXISTS for an id in use.
     """
 
 @_typing.type_check_only
@@ -76,10 +118,52 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     Errors: INVALID_ARGUMENT for a page token that this server did not give.
     """
+    UpdateSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.UpdateSessionRequest, _sessions_pb2.UpdateSessionResponse]  # type: ignore[assignment]
+    """Sets how long a session is kept without use, and renews its expiry.
+
+    Errors: NOT_FOUND as GetSession; INVALID_ARGUMENT for a time to live out of range; ABORTED when a call is using it.
+    """
     DeleteSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DeleteSessionRequest, _sessions_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Forgets a session and its state.
+    """Forgets a session, its state and all that it could go back to.
 
     Errors: NOT_FOUND as GetSession; ABORTED when a call is using the session.
+    """
+    FeedSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.FeedSessionRequest, _sessions_pb2.FeedSessionResponse]  # type: ignore[assignment]
+    """Reads text into a session without generating any. feed(a), feed(b) is the same as feed(ab).
+
+    Errors: as Generate.
+    """
+    RewindSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.RewindSessionRequest, _sessions_pb2.RewindSessionResponse]  # type: ignore[assignment]
+    """Puts a session back to an earlier position. What came after it is forgotten.
+
+    Errors: NOT_FOUND as GetSession; OUT_OF_RANGE for a position in the future, or before `earliest_position`; ABORTED
+    when a call is using the session, or it is not at `expected_position`.
+    """
+    ForkSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]  # type: ignore[assignment]
+    """Makes new sessions that go on from where this one stands, or stood; it stays as it is. A session that holds a long
+    prompt can so be the start of any number of others.
+
+    Errors: NOT_FOUND as GetSession; OUT_OF_RANGE as RewindSession; ALREADY_EXISTS for an id in use; RESOURCE_EXHAUSTED
+    when the server keeps no more sessions.
+    """
+    BlendSessions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.BlendSessionsRequest, _sessions_pb2.BlendSessionsResponse]  # type: ignore[assignment]
+    """Makes a new session whose state is the weighted mean of others' states. Experimental: no network was trained on
+    such states.
+
+    Errors: NOT_FOUND as GetSession; FAILED_PRECONDITION for sessions of different models; INVALID_ARGUMENT for weights.
+    """
+    ExportSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ExportSessionRequest, _sessions_pb2.ExportSessionResponse]  # type: ignore[assignment]
+    """Gives out a session's state as an encrypted, authenticated token that any server with the same key and model can go
+    on from. The session stays.
+
+    Errors: NOT_FOUND as GetSession.
+    """
+    ImportSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ImportSessionRequest, _sessions_pb2.ImportSessionResponse]  # type: ignore[assignment]
+    """Makes a session from such a token.
+
+    Errors: DATA_LOSS for a token that was changed, cut off, or sealed with a key that this server lacks;
+    PERMISSION_DENIED for another tenant's; FAILED_PRECONDITION for one that expired, or is of a model that this server
+    lacks; INVALID_ARGUMENT for one of an unknown version; ALREADY_EXISTS for an id in use.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -120,14 +204,98 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def UpdateSession(
+        self,
+        request: _sessions_pb2.UpdateSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.UpdateSessionResponse, _abc.Awaitable[_sessions_pb2.UpdateSessionResponse]]:
+        """Sets how long a session is kept without use, and renews its expiry.
+
+        Errors: NOT_FOUND as GetSession; INVALID_ARGUMENT for a time to live out of range; ABORTED when a call is using it.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteSession(
         self,
         request: _sessions_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.DeleteSessionResponse, _abc.Awaitable[_sessions_pb2.DeleteSessionResponse]]:
-        """Forgets a session and its state.
+        """Forgets a session, its state and all that it could go back to.
 
         Errors: NOT_FOUND as GetSession; ABORTED when a call is using the session.
+        """
+
+    @_abc_1.abstractmethod
+    def FeedSession(
+        self,
+        request: _sessions_pb2.FeedSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.FeedSessionResponse, _abc.Awaitable[_sessions_pb2.FeedSessionResponse]]:
+        """Reads text into a session without generating any. feed(a), feed(b) is the same as feed(ab).
+
+        Errors: as Generate.
+        """
+
+    @_abc_1.abstractmethod
+    def RewindSession(
+        self,
+        request: _sessions_pb2.RewindSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.RewindSessionResponse, _abc.Awaitable[_sessions_pb2.RewindSessionResponse]]:
+        """Puts a session back to an earlier position. What came after it is forgotten.
+
+        Errors: NOT_FOUND as GetSession; OUT_OF_RANGE for a position in the future, or before `earliest_position`; ABORTED
+        when a call is using the session, or it is not at `expected_position`.
+        """
+
+    @_abc_1.abstractmethod
+    def ForkSession(
+        self,
+        request: _sessions_pb2.ForkSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.ForkSessionResponse, _abc.Awaitable[_sessions_pb2.ForkSessionResponse]]:
+        """Makes new sessions that go on from where this one stands, or stood; it stays as it is. A session that holds a long
+        prompt can so be the start of any number of others.
+
+        Errors: NOT_FOUND as GetSession; OUT_OF_RANGE as RewindSession; ALREADY_EXISTS for an id in use; RESOURCE_EXHAUSTED
+        when the server keeps no more sessions.
+        """
+
+    @_abc_1.abstractmethod
+    def BlendSessions(
+        self,
+        request: _sessions_pb2.BlendSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.BlendSessionsResponse, _abc.Awaitable[_sessions_pb2.BlendSessionsResponse]]:
+        """Makes a new session whose state is the weighted mean of others' states. Experimental: no network was trained on
+        such states.
+
+        Errors: NOT_FOUND as GetSession; FAILED_PRECONDITION for sessions of different models; INVALID_ARGUMENT for weights.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportSession(
+        self,
+        request: _sessions_pb2.ExportSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.ExportSessionResponse, _abc.Awaitable[_sessions_pb2.ExportSessionResponse]]:
+        """Gives out a session's state as an encrypted, authenticated token that any server with the same key and model can go
+        on from. The session stays.
+
+        Errors: NOT_FOUND as GetSession.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportSession(
+        self,
+        request: _sessions_pb2.ImportSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.ImportSessionResponse, _abc.Awaitable[_sessions_pb2.ImportSessionResponse]]:
+        """Makes a session from such a token.
+
+        Errors: DATA_LOSS for a token that was changed, cut off, or sealed with a key that this server lacks;
+        PERMISSION_DENIED for another tenant's; FAILED_PRECONDITION for one that expired, or is of a model that this server
+        lacks; INVALID_ARGUMENT for one of an unknown version; ALREADY_EXISTS for an id in use.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
