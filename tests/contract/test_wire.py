@@ -9,18 +9,30 @@ from pathlib import Path
 import pytest
 
 from charloom.server.app import SERVICES
-from charloom.server.services import GenerationService, ModelService, SessionService
-from charloom.v1 import generation_pb2, models_pb2, sessions_pb2
+from charloom.server.services.conversation import ConversationService
+from charloom.server.services.generation import GenerationService
+from charloom.server.services.models import ModelService
+from charloom.server.services.reading import ReadingService
+from charloom.server.services.sessions import SessionService
+from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPLEMENTATIONS = {
     "charloom.v1.GenerationService": GenerationService,
+    "charloom.v1.ConversationService": ConversationService,
+    "charloom.v1.ReadingService": ReadingService,
     "charloom.v1.SessionService": SessionService,
     "charloom.v1.ModelService": ModelService,
 }
 METHODS = [
     (service.full_name, method.name)
-    for file in (generation_pb2.DESCRIPTOR, sessions_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR)
+    for file in (
+        generation_pb2.DESCRIPTOR,
+        conversation_pb2.DESCRIPTOR,
+        reading_pb2.DESCRIPTOR,
+        sessions_pb2.DESCRIPTOR,
+        models_pb2.DESCRIPTOR,
+    )
     for service in file.services_by_name.values()
     for method in service.methods
 ]
@@ -33,7 +45,7 @@ def test_every_service_is_served() -> None:
 @pytest.mark.parametrize(("service", "method"), METHODS)
 def test_every_method_is_implemented_and_called_by_an_integration_test(service: str, method: str) -> None:
     assert method in vars(IMPLEMENTATIONS[service])
-    tests = (ROOT / "tests" / "integration" / "test_wire.py").read_text("utf-8")
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests" / "integration").glob("test_*wire.py"))
     assert f".{method}(" in tests
 
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from charloom.bundle import Bundle
 from charloom.engine.decoder import Decoder
 from charloom.server.app import Server
 from charloom.server.testing import running_server
-from charloom.v1 import generation_pb2_grpc, models_pb2_grpc, sessions_pb2_grpc
+from charloom.v1 import (
+    conversation_pb2_grpc,
+    generation_pb2_grpc,
+    models_pb2_grpc,
+    reading_pb2_grpc,
+    sessions_pb2_grpc,
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +49,31 @@ def sessions(channel: grpc.Channel) -> sessions_pb2_grpc.SessionServiceStub:
 @pytest.fixture(scope="module")
 def models(channel: grpc.Channel) -> models_pb2_grpc.ModelServiceStub:
     return models_pb2_grpc.ModelServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def reading(channel: grpc.Channel) -> reading_pb2_grpc.ReadingServiceStub:
+    return reading_pb2_grpc.ReadingServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def conversation(channel: grpc.Channel) -> conversation_pb2_grpc.ConversationServiceStub:
+    return conversation_pb2_grpc.ConversationServiceStub(channel)
+
+
+def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str, dict[str, str], str]:
+    """Code, reason, violations by field and message of a call that must fail."""
+    with pytest.raises(grpc.RpcError) as failed:
+        call()
+    status = rpc_status.from_call(failed.value)
+    assert status is not None
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad)
+    assert info.domain == "charloom"
+    violations = {violation.field: violation.description for violation in bad.field_violations}
+    return failed.value.code(), info.reason, violations, status.message  # type: ignore[attr-defined]
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -8,10 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from grpc_status import rpc_status
 
 from charloom.bundle import Bundle
 from charloom.engine.alone import generate_alone
@@ -26,8 +24,9 @@ from charloom.v1 import (
     models_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
+    text_pb2,
 )
-from tests.integration.conftest import eventually
+from tests.integration.conftest import eventually, refused
 
 Generation = generation_pb2_grpc.GenerationServiceStub
 Sessions = sessions_pb2_grpc.SessionServiceStub
@@ -40,21 +39,6 @@ def options(**fields: Any) -> generation_pb2.GenerationOptions:
 
 def complete(stub: Generation, **fields: Any) -> generation_pb2.Completion:
     return stub.Complete(generation_pb2.CompleteRequest(options=options(**fields))).completions[0]
-
-
-def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str, dict[str, str], str]:
-    """Code, reason, violations by field and message of a call that must fail."""
-    with pytest.raises(grpc.RpcError) as failed:
-        call()
-    status = rpc_status.from_call(failed.value)
-    assert status is not None
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in status.details:
-        detail.Unpack(info)
-        detail.Unpack(bad)
-    assert info.domain == "charloom"
-    violations = {violation.field: violation.description for violation in bad.field_violations}
-    return failed.value.code(), info.reason, violations, status.message  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -201,7 +185,7 @@ def test_unknown_characters_are_named_or_skipped_never_replaced(generation: Gene
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "'é' (U+00E9) at 1" in violations["prompt"]
     assert "'☃' (U+2603) at 4" in violations["prompt"]
-    skip = generation_pb2.UNKNOWN_CHARACTERS_SKIP
+    skip = text_pb2.UNKNOWN_CHARACTERS_SKIP
     skipped = complete(generation, prompt="aé b☃c", max_tokens=50, seed=1, unknown_characters=skip)
     assert skipped.text == complete(generation, prompt="a bc", max_tokens=50, seed=1).text
     assert skipped.result.usage.prompt_tokens == 4
@@ -297,7 +281,7 @@ def test_a_cancelled_stream_leaves_the_batch_and_its_session_resumable(
     for _ in range(3):
         next(stream)
     stream.cancel()
-    eventually(lambda: server.engine.sessions.busy == 0)
+    eventually(lambda: server.engine.sessions.store.busy == 0)
     loom = server.engine.models[0].loom
     assert (loom.live, loom.waiting) == (0, 0)
     position = sessions.GetSession(sessions_pb2.GetSessionRequest(session_id=session.id)).session.position
@@ -314,7 +298,7 @@ def test_a_deadline_ends_the_call_and_frees_the_session(
     with pytest.raises(grpc.RpcError) as late:
         generation.Complete(request, timeout=0.1)
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
-    eventually(lambda: server.engine.sessions.busy == 0 and server.engine.models[0].loom.live == 0)
+    eventually(lambda: server.engine.sessions.store.busy == 0 and server.engine.models[0].loom.live == 0)
 
 
 def test_health_is_checked_and_watched(channel: grpc.Channel) -> None:

@@ -70,13 +70,13 @@ def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text
     async def main() -> None:
         engine = Engine([(bundle, decoder)], Limits(max_rows=max_rows, workers=workers, tick_seconds=tick))
         await asyncio.gather(*(one_session(engine, seed, calls) for seed, calls in plans))
-        assert engine.sessions.busy == 0
+        assert engine.sessions.store.busy == 0
         loom = engine.models[0].loom
         assert (loom.live, loom.waiting) == (0, 0)
         await engine.drain(1)
 
     async def one_session(engine: Engine, seed: int, calls: list[Call]) -> None:
-        session = engine.create_session(seed=seed)
+        session = await engine.sessions.create(seed=seed)
         oracle = Snapshot.fresh(decoder.shape, bundle.manifest.start_token, seed)
         for call in calls:
             for _ in range(call.delay):
@@ -105,7 +105,7 @@ def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text
             if text or generation.result is not None:  # the session stands behind the last character handed out
                 tokens, oracle = generate_alone(decoder, oracle, fed, len(text), call.sampling)
                 assert text == bundle.vocabulary.decode(tokens)
-            now = (await engine.get_session(session.id)).snapshot
+            now = (await engine.sessions.get(session.key)).snapshot
             assert now.position == oracle.position
             replayed = caught_up(now)
             assert replayed.pending == oracle.pending
@@ -148,7 +148,7 @@ def test_rows_of_a_batch_are_what_they_are_in_any_smaller_batch(
 def test_a_session_has_one_generation_and_the_next_waits_for_a_cancelled_one(bundle: Bundle, decoder: Decoder) -> None:
     async def main() -> None:
         engine = Engine([(bundle, decoder)])
-        session = engine.create_session(seed=1)
+        session = await engine.sessions.create(seed=1)
         generation = await engine.generate(GenerationRequest(session_id=session.id, max_tokens=60_000))
         with pytest.raises(SessionBusy):
             await engine.generate(GenerationRequest(session_id=session.id))

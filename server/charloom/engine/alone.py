@@ -60,4 +60,4 @@ def generate_alone(
             counts[0, token] += 1
         if forced < 0:
             generated.append(token)
-    return generated, Snapshot(h[:, 0], c[:, 0], (token,), position, start.seed, start.tail)
+    return generated, Snapshot(np.stack([h[:, 0], c[:, 0]]), (token,), position, start.seed, start.tail)

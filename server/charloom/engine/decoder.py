@@ -23,7 +23,6 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-MOST_ALTERNATIVES = 20
 """Most alternatives that a call may ask to be told of each token."""
 
 
@@ -69,7 +68,7 @@ class Inputs(NamedTuple):
     counts: Floats
     """[B, V] how often each token has occurred, for the penalties; the call itself counts on from there"""
     top: Ints
-    """[1] = N: how many of the most probable tokens to tell at each step; up to `MOST_ALTERNATIVES`"""
+    """[1] = N: how many of the most probable tokens to tell at each step, up to V"""
 
 
 ROW_AXIS = {name: 1 if name in ("h", "c", "forced", "uniform") else 0 for name in Inputs._fields if name != "top"}

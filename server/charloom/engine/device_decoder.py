@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charloom.engine.decoder import MOST_ALTERNATIVES, Floats, Inputs, Outputs, Shape, has_filters, has_penalties
+from charloom.engine.decoder import Floats, Inputs, Outputs, Shape, has_filters, has_penalties
 from charloom.engine.torch_decoder import load_module
 
 ROWS = 256
@@ -123,7 +123,7 @@ class _Lane:
         self._module, self._device, self._rows, self._capturing = module, device, rows, capturing
         self._stream = torch.cuda.Stream() if device == "cuda" else None  # type: ignore[no-untyped-call]
         self._blocks: dict[tuple[int, bool], Callable[[], Sequence[Tensor]]] = {}
-        self._alternatives = min(MOST_ALTERNATIVES, shape.vocabulary)
+        self._alternatives = shape.vocabulary
         floats = {
             "h": (shape.layers, rows, shape.hidden),
             "c": (shape.layers, rows, shape.hidden),
@@ -185,7 +185,11 @@ class _Lane:
         self._stream.synchronize()
 
     def _moved(self, values: Any) -> Tensor:
-        return values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+        return (
+            values
+            if isinstance(values, Tensor)
+            else torch.from_numpy(np.require(values, requirements=["C", "W"])).to(self._device)
+        )
 
     def _block(self, size: int, full: bool) -> Callable[[], Sequence[Tensor]]:
         """What takes `size` steps in the buffers and returns tokens, logprob, top_tokens and top_logprob."""

@@ -1,55 +1,41 @@
-"""The engine: models, sessions, and generations that bring them together.
+"""The engine: models, sessions, and the calls that bring them together.
 
-Knows: validation, limits, asyncio. Does not know: gRPC, settings, files.
+Knows: requests, where each starts, who keeps what it leaves. Does not know: gRPC, settings, files.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
-import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
 from charloom.bundle import Bundle
+from charloom.engine.conversation import Conversation
 from charloom.engine.decoder import Decoder
 from charloom.engine.errors import (
-    DecoderFailure,
-    Draining,
     InvalidRequest,
-    ModelNotFound,
-    SessionOfAnotherModel,
+    SessionTakenOver,
     StalePosition,
-    shown,
 )
-from charloom.engine.generation import Generation, GenerationResult
-from charloom.engine.invariance import is_batch_invariant
-from charloom.engine.jobs import Chunk, Finish, FinishReason
-from charloom.engine.loom import Loom
-from charloom.engine.requests import CheckedRequest, GenerationRequest, Limits, check
-from charloom.engine.session import Session, Snapshot
-from charloom.engine.step_cost import StepCost
-from charloom.engine.stores.memory import MemoryStore, utc_now
-from charloom.engine.strand import Delivery
+from charloom.engine.generation import NOBODY, Generation, GenerationResult, Keeper
+from charloom.engine.jobs import Finish
+from charloom.engine.models import Model, Models
+from charloom.engine.reader import Reader
+from charloom.engine.requests import (
+    CheckedRequest,
+    GenerationRequest,
+    Limits,
+    check,
+    within,
+)
+from charloom.engine.sealing import Sealer, new_keys
+from charloom.engine.session import Call, Key, Session, Snapshot
+from charloom.engine.sessions import Sessions, new_seed, next_seed, require_id, require_position
+from charloom.engine.stores.memory import MemoryStore
+from charloom.engine.stores.store import Store
+from charloom.engine.writer import Writer
 
-_SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SEED_BITS = 64
-_CANCELLATION_ARRIVES, _CANCELLATION_ENDS = 0.02, 1.0
-"""Seconds that a call waits for a session whose last call was, or is just being, cancelled."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A loaded model."""
-
-    name: str
-    bundle: Bundle
-    decoder: Decoder
-    loom: Loom
-    batch_invariant: bool
+MOST_PEEKED = 256
 
 
 class Engine:
@@ -58,44 +44,30 @@ class Engine:
     Args:
         models: bundles with their opened decoders; the first is the default
         limits: what to accept
+        store: where sessions are; in memory if not given
+        sealer: makes tokens of states; with a key of its own if not given
 
     Raises:
         ValueError: there is no model, or two have the same name.
     """
 
-    def __init__(self, models: Sequence[tuple[Bundle, Decoder]], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[tuple[Bundle, Decoder]],
+        limits: Limits | None = None,
+        store: Store | None = None,
+        sealer: Sealer | None = None,
+    ) -> None:
         self.limits = limits or Limits()
-        self.sessions = MemoryStore(self.limits.max_sessions)
-        self._event_loop = asyncio.get_running_loop()
-        self._models: dict[str, Model] = {}
-        self._running: dict[str, Generation] = {}
-        if not models:
-            raise ValueError("an engine needs at least one model")
-        paths: dict[str, Path] = {}
-        for bundle, _ in models:
-            name = bundle.manifest.name
-            if name in paths:
-                raise ValueError(
-                    f"two bundles are named {name!r}: {paths[name]} and {bundle.path}; export one with another --name"
-                )
-            paths[name] = bundle.path
-        for bundle, decoder in models:
-            name = bundle.manifest.name
-            loom = Loom(
-                decoder,
-                self._deliver,
-                cost=StepCost.measured(decoder),
-                workers=self.limits.workers,
-                tick_seconds=self.limits.tick_seconds,
-                max_rows=self.limits.max_rows,
-                max_waiting=self.limits.max_waiting,
-            )
-            self._models[name] = Model(name, bundle, decoder, loom, is_batch_invariant(decoder, self.limits.max_rows))
+        self._models = Models(models, self.limits)
+        store = store or MemoryStore(self.limits.max_sessions)
+        self.sessions = Sessions(store, self._models, self.limits, sealer or Sealer(new_keys()))
+        self.reader = Reader(self._models, self.sessions, self.limits)
 
     @property
     def models(self) -> list[Model]:
         """All models, the default one first."""
-        return list(self._models.values())
+        return list(self._models)
 
     def model(self, name: str) -> Model:
         """The model of this name; empty for the default one.
@@ -103,98 +75,36 @@ class Engine:
         Raises:
             ModelNotFound: there is none.
         """
-        if not name:
-            return next(iter(self._models.values()))
-        try:
-            return self._models[name]
-        except KeyError:
-            raise ModelNotFound(name, list(self._models)) from None
+        return self._models.named(name)
 
-    def create_session(
-        self, *, model: str = "", session_id: str = "", seed: int | None = None, time_to_live: timedelta | None = None
-    ) -> Session:
-        """Make a session with zero state.
-
-        Raises:
-            InvalidRequest: the id or the time to live is malformed.
-            ModelNotFound: there is no such model.
-            SessionExists: the id is in use.
-            Overloaded: no more sessions are kept.
-        """
-        chosen = self.model(model)
-        if session_id and not _SESSION_ID.fullmatch(session_id):
-            raise InvalidRequest(
-                "session_id", f"{shown(session_id)} is not allowed; use up to 64 letters, digits, '.', '_' and '-'"
-            )
-        time_to_live = self.limits.default_time_to_live if time_to_live is None else time_to_live
-        if not timedelta(0) < time_to_live <= self.limits.max_time_to_live:
-            longest = self.limits.max_time_to_live.total_seconds()
-            raise InvalidRequest(
-                "time_to_live", f"{time_to_live.total_seconds():g} s is not allowed; above 0 and up to {longest:g} s"
-            )
-        manifest, now = chosen.bundle.manifest, utc_now()
-        session = Session(
-            id=session_id or secrets.token_urlsafe(16),
-            model=chosen.name,
-            model_digest=manifest.digest,
-            snapshot=Snapshot.fresh(
-                chosen.decoder.shape,
-                manifest.start_token,
-                secrets.randbits(_SEED_BITS) if seed is None else seed,
-            ),
-            version=0,
-            created=now,
-            updated=now,
-            time_to_live=time_to_live,
-            expires=now + time_to_live,
-        )
-        self.sessions.add(session)
-        return session
-
-    async def get_session(self, session_id: str) -> Session:
-        """The session as it is, after a cancelled call has ended.
-
-        Raises:
-            SessionNotFound: there is none.
-        """
-        await self._let_a_cancelled_call_end(session_id)
-        return self.sessions.get(session_id)
-
-    async def delete_session(self, session_id: str) -> Session:
-        """Forget a session and its state; returns what it was.
-
-        Raises:
-            SessionNotFound: there is none.
-            SessionBusy: a call is using it.
-        """
-        await self._let_a_cancelled_call_end(session_id)
-        return self.sessions.delete(session_id)
+    # Generating.
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Start generating one continuation; a session goes on with it.
 
         Raises:
             InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel, SessionBusy, StalePosition,
-            Overloaded, Draining: as their names say; nothing has changed then.
+            PositionNotKept, SealedState..., StoreUnavailable, Overloaded, Draining: as their names say; nothing has
+            changed then.
         """
+        if request.call_id:
+            require_id("call_id", request.call_id)
         if not request.session_id:
-            model, start = self._fresh_start(request)
-            return self._start(model, self._checked(request, model), start, lambda _: None, keep=False)
-        await self._let_a_cancelled_call_end(request.session_id)
-        session = self.sessions.acquire(request.session_id)
+            model, start = self._stateless_start(request)
+            return self.start(model, request, self._checked(request, model), start, arrived=request.resume_position)
+        if request.resume_position is not None and not request.call_id:
+            raise InvalidRequest("resume_position", "it needs the call_id of the call that it resumes")
+        writer = await self._acquire(request)
         try:
-            model, start = self._start_of(session, request)
-            generation = self._start(
-                model,
-                self._checked(request, model),
-                start,
-                lambda snapshot: self._commit(session.id, snapshot),
-                keep=True,
-            )
-        except Exception:
-            self.sessions.release(session.id, None)
+            model = self._models.of(writer.session, request.model)
+            checked = self._checked(request, model)
+            start, checked = self._continued(writer, request, model, checked)
+            generation = self.start(model, request, checked, start, writer, arrived=request.resume_position)
+        except BaseException:
+            await writer.settle(None)
             raise
-        self._running[session.id] = generation
+        writer.lost = lambda: generation.fail(SessionTakenOver(writer.session.id))
+        writer.cancelled = lambda: generation.cancelled
         return generation
 
     async def continuations(self, request: GenerationRequest) -> list[Generation]:
@@ -205,140 +115,226 @@ class Engine:
         Raises:
             as `generate`, but for SessionBusy.
         """
-        if request.session_id:
-            model, start = self._start_of(await self.get_session(request.session_id), request)
+        if request.return_state:
+            raise InvalidRequest("return_state", "it is for one continuation; leave n out")
+        if request.resume_position is not None:
+            raise InvalidRequest("resume_position", "only one continuation can be resumed; leave n out")
+        model, start = await self._readable_start(request)
+        return await self._several(model, request, self._checked(request, model), start)
+
+    async def peek(self, request: GenerationRequest, top: int) -> Generation:
+        """Start generating what `generate` would, with the distribution at each position; nothing changes.
+
+        Args:
+            request: as for `generate`
+            top: how many tokens to tell at each position; 0 for all
+
+        Raises:
+            as `generate`, but for SessionBusy.
+        """
+        for field in ("n", "stop", "logprobs", "top_logprobs", "return_state"):
+            if getattr(request, field) != getattr(_UNASKED, field):
+                raise InvalidRequest(field, "it is not allowed here; leave it out")
+        model, start = await self._readable_start(request)
+        size = model.vocabulary.size
+        within("top", top, 0, size)
+        if request.max_tokens is None:
+            request = replace(request, max_tokens=1)
         else:
-            model, start = self._fresh_start(request)
-        checked = self._checked(request, model)
-        read = len(checked.prompt)
-        # The prompt is read once for all, unless they must know its tokens.
-        if read and not checked.sampling.penalises:
-            start = await self._after_feeding(model, checked, start)
-            checked = replace(checked, prompt=checked.prompt[:0])
-        generations: list[Generation] = []
-        try:
-            for number in range(request.n):
-                own = replace(start, seed=(start.seed + number) % 2**_SEED_BITS)
-                generations.append(self._start(model, checked, own, lambda _: None, keep=False, read=read))
-        except Exception:
-            for generation in generations:
-                generation.cancel()
-            raise
-        return generations
+            within("max_tokens", request.max_tokens, 1, MOST_PEEKED)
+        return self.start(model, request, replace(self._checked(request, model), top_logprobs=top or size), start)
+
+    # Operating.
 
     @property
     def working(self) -> bool:
         """Whether all looms have their workers."""
-        return all(model.loom.working for model in self._models.values())
+        return all(model.loom.working for model in self.models)
 
     def cut(self) -> None:
         """Do not wait any longer for running generations; for use while draining."""
-        for model in self._models.values():
+        for model in self.models:
             model.loom.cut()
 
     async def drain(self, seconds: float) -> None:
         """Refuse new work, let running generations end for up to `seconds`, then end them as DRAINING."""
-        await asyncio.gather(*(asyncio.to_thread(model.loom.drain, seconds) for model in self._models.values()))
+        await asyncio.gather(*(asyncio.to_thread(model.loom.drain, seconds) for model in self.models))
         await asyncio.sleep(0)  # the last deliveries were scheduled before the worker ended
 
-    async def _let_a_cancelled_call_end(self, session_id: str) -> None:
-        """A call that its client gave up holds its session until the next tick; a call that follows should not fail.
+    async def converse(self, request: GenerationRequest) -> Conversation:
+        """Begin a text that is steered while it is generated; a session goes on with it.
 
-        The news of the cancellation may also arrive a moment after the call that follows.
+        Raises:
+            as `generate`.
         """
-        running = self._running.get(session_id)
-        if running is not None and not await running.settles_within(_CANCELLATION_ARRIVES) and running.cancelled:
-            await running.settles_within(_CANCELLATION_ENDS)
+        for field in ("n", "max_tokens", "min_tokens", "logprobs", "top_logprobs", "return_state", "state"):
+            if getattr(request, field) != getattr(_UNASKED, field):
+                raise InvalidRequest(field, "it is not allowed here; leave it out")
+        if not request.session_id:
+            model, start = self._stateless_start(request)
+            conversation = Conversation(self, model, request, start, None)
+        else:
+            writer = await self._acquire(request)
+            try:
+                require_position(writer.session, request.expected_position)
+                model = self._models.of(writer.session, request.model)
+            except BaseException:
+                await writer.settle(None)
+                raise
+            start = writer.present if request.seed is None else replace(writer.present, seed=request.seed)
+            writer.start_from(start, writer.session.history)
+            conversation = Conversation(self, model, request, start, writer)
+        try:
+            conversation.check()
+            await conversation.inject(request.prompt)
+        except BaseException:
+            await conversation.end()
+            raise
+        return conversation
 
-    def _commit(self, session_id: str, snapshot: Snapshot | None) -> Session:
-        self._running.pop(session_id, None)
-        return self.sessions.release(session_id, snapshot)
+    # Where a call starts.
 
-    def _fresh_start(self, request: GenerationRequest) -> tuple[Model, Snapshot]:
+    async def _acquire(self, request: GenerationRequest) -> Writer:
+        if request.state:
+            raise InvalidRequest("state", "a session has its own; leave one of the two out")
+        return await self.sessions.acquire(Key(request.tenant, request.session_id), request.call_id)
+
+    def _stateless_start(self, request: GenerationRequest) -> tuple[Model, Snapshot]:
         """Where a request without session starts."""
-        model = self.model(request.model)
-        if request.expected_position:
-            raise InvalidRequest("expected_position", "it needs a session_id; without session the position is 0")
-        seed = secrets.randbits(_SEED_BITS) if request.seed is None else request.seed
-        return model, Snapshot.fresh(model.decoder.shape, model.bundle.manifest.start_token, seed)
+        if request.state:
+            model, state = self.sessions.unseal(request.state, request.tenant)
+            if request.model and self._models.named(request.model) is not model:
+                raise InvalidRequest("model", f"the state is one of {model.name!r}; leave the model out")
+            start = state.snapshot
+            if request.expected_position not in (None, start.position):
+                raise InvalidRequest("expected_position", f"the state is at position {start.position}")
+        else:
+            model, start = self._models.named(request.model), None
+            if request.expected_position:
+                raise InvalidRequest("expected_position", "it needs a session_id; without session the position is 0")
+        if start is None:
+            return model, model.fresh(new_seed() if request.seed is None else request.seed)
+        return model, start if request.seed is None else replace(start, seed=request.seed)
 
-    def _start_of(self, session: Session, request: GenerationRequest) -> tuple[Model, Snapshot]:
-        """Where a request with a session starts."""
-        if request.model and self.model(request.model).name != session.model:
-            raise SessionOfAnotherModel(session.id, session.model, request.model)
+    async def _readable_start(self, request: GenerationRequest) -> tuple[Model, Snapshot]:
+        """Where a request starts that leaves its session as it is."""
+        if not request.session_id:
+            return self._stateless_start(request)
+        if request.state:
+            raise InvalidRequest("state", "a session has its own; leave one of the two out")
+        session = await self.sessions.get(Key(request.tenant, request.session_id))
+        require_position(session, request.expected_position)
         start = session.snapshot
-        if request.expected_position is not None and request.expected_position != start.position:
-            raise StalePosition(session.id, request.expected_position, start.position)
-        return self.model(session.model), start if request.seed is None else replace(start, seed=request.seed)
+        model = self._models.of(session, request.model)
+        return model, start if request.seed is None else replace(start, seed=request.seed)
+
+    def _continued(
+        self, writer: Writer, request: GenerationRequest, model: Model, checked: CheckedRequest
+    ) -> tuple[Snapshot, CheckedRequest]:
+        """Where a call goes on from, and what is left of it; the writer is told."""
+        session, call_id = writer.session, request.call_id
+        if call_id and session.call is not None and session.call.id == call_id:
+            return self._resumed(writer, session.call, request, model, checked)
+        arrived = request.resume_position
+        if arrived is not None and not writer.lease.same_call:
+            raise StalePosition(session.id, arrived, session.snapshot.position)
+        if arrived is None:
+            require_position(session, request.expected_position)
+        start = session.snapshot if request.seed is None else replace(session.snapshot, seed=request.seed)
+        if arrived is not None and arrived < start.position:
+            raise InvalidRequest("resume_position", f"the call began at position {start.position}")
+        call = Call(call_id, start.position, start.seed) if call_id else None
+        writer.start_from(start, session.history, call, checked.prompt.tolist())
+        return start, checked
+
+    def _resumed(
+        self, writer: Writer, call: Call, request: GenerationRequest, model: Model, checked: CheckedRequest
+    ) -> tuple[Snapshot, CheckedRequest]:
+        """Where a call goes on that has written its session before it broke off."""
+        session = writer.session
+        arrived = call.start if request.resume_position is None else request.resume_position
+        if arrived < call.start:
+            raise InvalidRequest("resume_position", f"the call began at position {call.start}")
+        # Where nothing is left to generate, its last token is generated again, for the sake of how it ended.
+        last = call.start + len(checked.prompt) + checked.max_tokens - 1
+        if session.snapshot.position > last + 1:
+            raise InvalidRequest("call_id", "the call of this id had a larger max_tokens; give a new call a new id")
+        position = min(arrived, session.snapshot.position, last)
+        history = session.history.until(position)
+        history.until(call.start)  # what the call has read and generated must be known
+        start = history.present(call.seed, model.vocabulary)
+        left = checked.after(history.between(call.start, position))
+        writer.start_from(start, history, call, left.prompt.tolist())
+        return start, left
 
     def _checked(self, request: GenerationRequest, model: Model) -> CheckedRequest:
         model.loom.admit()
-        return check(request, self.limits, model.bundle.vocabulary)
+        return check(request, self.limits, model.vocabulary)
 
-    def _start(
+    # On the loom.
+
+    def start(
         self,
         model: Model,
-        request: CheckedRequest,
+        request: GenerationRequest,
+        checked: CheckedRequest,
         start: Snapshot,
-        commit: Callable[[Snapshot | None], Session | None],
+        keeper: Keeper = NOBODY,
         *,
-        keep: bool,
+        arrived: int | None = None,
         read: int | None = None,
     ) -> Generation:
         """Put a generation on the loom.
 
         Args:
             model: the model
-            request: what to generate
+            request: what was asked for
+            checked: what of it is left to do
             start: from where
-            commit: see `Generation`
-            keep: whether its states matter
+            keeper: see `Generation`
+            arrived: see `Generation`
             read: tokens of the prompt, where they have been read already
         """
-        if len(request.prompt):
+        if len(checked.prompt):
             start = replace(start, tail=b"")  # a prompt begins a new character
 
         def describe(finish: Finish, session: Session | None) -> GenerationResult:
+            fed = finish.fed if read is None else read
+            before = len(checked.earlier) - checked.earlier_generated
+            generated = finish.generated + checked.earlier_generated
             return GenerationResult(
-                finish=finish if read is None else replace(finish, fed=read),
-                sampling=request.sampling,
-                max_tokens=request.max_tokens,
+                finish=replace(finish, fed=fed + before, generated=generated),
+                sampling=checked.sampling,
+                max_tokens=checked.max_tokens + checked.earlier_generated,
                 model=model.name,
-                model_digest=model.bundle.manifest.digest,
+                model_digest=model.digest,
                 session=session,
-                stop=None if finish.stop is None else request.stop[finish.stop],
+                stop=None if finish.stop is None else checked.stop[finish.stop],
+                state=self.sessions.seal(model, finish.snapshot, request.tenant)[0] if request.return_state else b"",
             )
 
-        generation = Generation(model.bundle.vocabulary, start.tail, commit, describe)
-        generation.attach(model.loom.submit(request.job(start, snapshots=keep), generation.receive))
+        generation = Generation(model.vocabulary, start.tail, keeper, describe, arrived or 0)
+        generation.attach(model.loom.submit(checked.job(start, snapshots=keeper is not NOBODY), generation.receive))
         return generation
 
-    async def _after_feeding(self, model: Model, request: CheckedRequest, start: Snapshot) -> Snapshot:
-        """The state after the prompt."""
-        fed: asyncio.Future[Finish] = self._event_loop.create_future()
-
-        def receive(chunk: Chunk) -> None:
-            if chunk.finish and not fed.done():
-                fed.set_result(chunk.finish)
-
-        strand = model.loom.submit(replace(request, max_tokens=0, stops=None).job(start, snapshots=True), receive)
+    async def _several(
+        self, model: Model, request: GenerationRequest, checked: CheckedRequest, start: Snapshot
+    ) -> list[Generation]:
+        read = len(checked.prompt)
+        # The prompt is read once for all, unless they must know its tokens.
+        if read and not checked.sampling.penalises:
+            start, _ = await self.reader.read(model, checked.prompt, start)
+            checked = replace(checked, prompt=checked.prompt[:0])
+        generations: list[Generation] = []
         try:
-            finish = await fed
-        except asyncio.CancelledError:
-            strand.cancel()
+            for number in range(request.n):
+                own = replace(start, seed=next_seed(start.seed, number))
+                generations.append(self.start(model, request, checked, own, read=read))
+        except Exception:
+            for generation in generations:
+                generation.cancel()
             raise
-        if finish.reason is FinishReason.DRAINING:
-            raise Draining
-        if finish.reason is not FinishReason.LENGTH:
-            raise DecoderFailure("the decoder failed while it read the prompt; nothing has changed")
-        return replace(finish.snapshot, tail=b"")
-
-    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
-        """On the worker's thread: one wake-up of the event loop for everything that a tick brought."""
-        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is left to tell
-            self._event_loop.call_soon_threadsafe(_hand_out, deliveries)
+        return generations
 
 
-def _hand_out(deliveries: Sequence[Delivery]) -> None:
-    for strand, chunk in deliveries:
-        strand.receiver(chunk)
+_UNASKED = GenerationRequest()

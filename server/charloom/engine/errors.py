@@ -9,7 +9,16 @@
     +-- SessionExists
     +-- SessionOfAnotherModel
     +-- SessionBusy             another call is using it
+    +-- SessionTakenOver        another server goes on with it
     +-- StalePosition           it is not where the caller expected
+    +-- PositionNotKept         it cannot go back so far
+    +-- StoreUnavailable        the session store does not answer
+    +-- StoreFull               the session store takes no more
+    +-- SealedStateCorrupt      a token that was changed, cut off, or sealed with another key
+    +-- SealedStateVersion
+    +-- SealedStateExpired
+    +-- SealedStateOfAnotherTenant
+    +-- SealedStateOfAnotherModel
     +-- Overloaded              try again later
     +-- Draining                the engine is stopping
     +-- ReaderStalled           nobody reads the text
@@ -131,6 +140,102 @@ class StalePosition(EngineError):
     def __init__(self, session_id: str, expected: int, position: int) -> None:
         self.position = position
         super().__init__(f"session {session_id!r} is at position {position}, the request expected {expected}")
+
+
+class SessionTakenOver(EngineError):
+    """The same call was resumed elsewhere, or the session was free again before this call had written it."""
+
+    reason = "SESSION_TAKEN_OVER"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"another call took session {session_id!r} over; what this one generated since is not in it; resume it"
+        )
+
+
+class PositionNotKept(EngineError):
+    """A position that a session cannot be put back to."""
+
+    reason = "POSITION_NOT_KEPT"
+
+    def __init__(self, position: int, earliest: int, present: int) -> None:
+        self.position = position
+        self.earliest = earliest
+        what = "is in the future" if position > present else "is no longer kept"
+        super().__init__(
+            f"position {position} {what}; this session can be put back to any from {earliest} to {present}"
+            + ("" if position > present else " (the server's --rewind-tokens says how many are kept)")
+        )
+
+
+class StoreUnavailable(EngineError):
+    """The session store does not answer, or not in time. Nothing is lost: the call can be made or resumed again."""
+
+    reason = "STORE_UNAVAILABLE"
+
+    def __init__(self, problem: object) -> None:
+        super().__init__(f"the session store does not answer ({problem}); try again, or resume the call")
+
+
+class StoreFull(EngineError):
+    """The session store has no room. The session is as it was before."""
+
+    reason = "STORE_FULL"
+    retry_after = 10.0
+    """Seconds after which another try makes sense."""
+
+    def __init__(self, problem: object) -> None:
+        super().__init__(f"the session store has no room ({problem}); delete sessions, or give it more")
+
+
+class SealedStateCorrupt(EngineError):
+    """A token that cannot be opened."""
+
+    reason = "SEALED_STATE_CORRUPT"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"the state cannot be opened: {problem}; it was changed, cut off, or sealed by a server with other keys"
+        )
+
+
+class SealedStateVersion(EngineError):
+    """A token of a version that this server does not know."""
+
+    reason = "SEALED_STATE_VERSION"
+
+    def __init__(self, version: int, known: int) -> None:
+        super().__init__(f"the state has version {version}, this server opens version {known}")
+
+
+class SealedStateExpired(EngineError):
+    """A token whose time is up."""
+
+    reason = "SEALED_STATE_EXPIRED"
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+        super().__init__(f"the state expired at {at.isoformat(timespec='seconds')}; export it for longer")
+
+
+class SealedStateOfAnotherTenant(EngineError):
+    """A token that was made for someone else."""
+
+    reason = "SEALED_STATE_OF_ANOTHER_TENANT"
+
+    def __init__(self) -> None:
+        super().__init__("the state was exported by another tenant")
+
+
+class SealedStateOfAnotherModel(EngineError):
+    """A token of a model that is not loaded here."""
+
+    reason = "SEALED_STATE_OF_ANOTHER_MODEL"
+
+    def __init__(self, model: str, digest: str) -> None:
+        super().__init__(
+            f"the state belongs to model {shown(model)} with digest {digest[:12]}, which is not loaded here"
+        )
 
 
 class Overloaded(EngineError):

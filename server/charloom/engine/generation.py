@@ -1,4 +1,4 @@
-"""A running generation, seen from an event loop: text out, session committed.
+"""A running generation, seen from an event loop: text out, state handed to whoever keeps it.
 
 Knows: chunks of tokens, the vocabulary, asyncio. Does not know: who reads the text, how tokens are made.
 """
@@ -9,9 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from charloom.bundle import Vocabulary
-from charloom.engine.errors import DecoderFailure, ReaderStalled
+from charloom.engine.errors import DecoderFailure, EngineError, ReaderStalled
 from charloom.engine.jobs import Chunk, Finish, FinishReason, TokenLogprob
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Session, Snapshot
@@ -42,6 +43,37 @@ class GenerationResult:
     session: Session | None
     stop: str | None
     """The stop string that ended it."""
+    state: bytes = b""
+    """The sealed state at the end, where it was asked for."""
+
+
+class Keeper(Protocol):
+    """Who keeps the states that a generation passes through."""
+
+    def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+        """Tokens that were generated, and the state after them."""
+
+    def reached(self, snapshot: Snapshot) -> None:
+        """The text up to here was handed out."""
+
+    async def settle(self, snapshot: Snapshot | None) -> Session | None:
+        """It has ended in this state, or (None) is to be as if it had never been; called once."""
+
+
+class NoKeeper:
+    """Keeps nothing."""
+
+    def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+        """See `Keeper`."""
+
+    def reached(self, snapshot: Snapshot) -> None:
+        """See `Keeper`."""
+
+    async def settle(self, snapshot: Snapshot | None) -> None:
+        """See `Keeper`."""
+
+
+NOBODY = NoKeeper()
 
 
 class Generation:
@@ -50,27 +82,30 @@ class Generation:
     Iterate over it for `Piece`s, or ask for the `whole` text; `result` is there once either has ended, and never after
     `cancel`. A reader that falls behind gets larger pieces, and is paused when it stops reading.
 
-    Its session is committed exactly once: through the last piece that was handed out when it ends or is cancelled,
-    and not at all when nothing was handed out. Tokens that were made ahead of the reader are as if never made.
+    Its keeper is told the end exactly once: the state after the last piece that was handed out when it ends or is
+    cancelled, and None when nothing was handed out. Tokens that were made ahead of the reader are as if never made.
 
     Args:
         vocabulary: turns tokens into text
         tail: the bytes of an unfinished character that the text goes on from
-        commit: called once with the snapshot to keep, or None to leave the session as it was
+        keeper: who keeps its states
         describe: makes the result
+        arrived: the position up to which the reader has the text already
     """
 
     def __init__(
         self,
         vocabulary: Vocabulary,
         tail: bytes,
-        commit: Callable[[Snapshot | None], Session | None],
+        keeper: Keeper,
         describe: Callable[[Finish, Session | None], GenerationResult],
+        arrived: int = 0,
     ) -> None:
         self.vocabulary = vocabulary
         self._decoder = vocabulary.decoder(tail)
-        self._commit = commit
+        self._keeper = keeper
         self._describe = describe
+        self._has = arrived
         self._strand: Strand | None = None
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
@@ -80,10 +115,10 @@ class Generation:
         self._latest: Snapshot | None = None
         self._handed_out: Snapshot | None = None
         self._finish: Finish | None = None
-        self._failed = False
+        self._failure: EngineError | None = None
         self.cancelled = False
         """Whether it was asked to stop."""
-        self._settled = asyncio.Event()
+        self._settling: asyncio.Task[Session | None] | None = None
         self.result: GenerationResult | None = None
 
     def attach(self, strand: Strand) -> None:
@@ -93,20 +128,30 @@ class Generation:
     def receive(self, chunk: Chunk) -> None:
         """Take a chunk; called on the event loop, in order."""
         try:
-            self._text.append(self._decoder.feed(chunk.tokens))
-            self._logprobs += chunk.logprobs
+            known = min(len(chunk.tokens), max(0, self._has - (chunk.position - len(chunk.tokens))))
+            if known:
+                self._decoder.feed(chunk.tokens[:known])
+            self._text.append(self._decoder.feed(chunk.tokens[known:]))
+            self._logprobs += chunk.logprobs[known:]
             self._unread += len(chunk.tokens)
             self._position = chunk.position
             if chunk.snapshot is not None:
                 self._latest = replace(chunk.snapshot, tail=self._decoder.tail)
+                self._keeper.note(chunk.tokens, self._latest)
         except Exception:
             log.exception("a generation could not take its chunk")
-            self._failed = True
-            self.cancel()
+            self.fail(
+                DecoderFailure("the decoder's tokens are no text; the session is as after the text that was sent")
+            )
         if chunk.finish is not None:
             self._finish = chunk.finish
-            self._failed = self._failed or chunk.finish.reason in (FinishReason.FAILED, FinishReason.STALLED)
-            if self.cancelled or self._failed:
+            if chunk.finish.reason is FinishReason.STALLED:
+                self._failure = self._failure or ReaderStalled()
+            elif chunk.finish.reason is FinishReason.FAILED:
+                self._failure = self._failure or DecoderFailure(
+                    "the decoder failed; the session keeps the state after the text that was sent"
+                )
+            if self.cancelled or self._failure:
                 self._settle(self._handed_out)
         self._arrived.set()
 
@@ -117,6 +162,11 @@ class Generation:
             self._settle(self._handed_out)
         elif self._strand is not None:
             self._strand.cancel()
+
+    def fail(self, problem: EngineError) -> None:
+        """Stop generating, and tell the reader why."""
+        self._failure = problem
+        self.cancel()
 
     async def whole(self) -> Piece:
         """The whole text as one piece. Cancelled before the end, it was not handed out: the session stays as it was.
@@ -130,17 +180,9 @@ class Generation:
         pieces.append(await self._next_piece())
         if self._abandoned():
             raise asyncio.CancelledError
-        self._end()
+        await self._end()
         logprobs = [logprob for piece in pieces for logprob in piece.logprobs]
         return Piece("".join(piece.text for piece in pieces), self._position, logprobs)
-
-    async def settles_within(self, seconds: float) -> bool:
-        """Whether its session is committed, or will be within this time."""
-        try:
-            await asyncio.wait_for(self._settled.wait(), seconds)
-        except asyncio.TimeoutError:
-            return False
-        return True
 
     def __aiter__(self) -> Generation:
         return self
@@ -151,14 +193,17 @@ class Generation:
             if self._abandoned():
                 break
             if self._finish is not None:
-                self._end()
-            self._handed_out = self._latest
+                await self._end()
+            if self._latest is not None and self._position >= self._has:
+                self._handed_out = self._latest
+                if self._finish is None:
+                    self._keeper.reached(self._latest)
             if piece.text or piece.logprobs:
                 return piece
         raise StopAsyncIteration
 
     def _abandoned(self) -> bool:
-        return self.cancelled and not self._failed
+        return self.cancelled and self._failure is None
 
     async def _next_piece(self) -> Piece:
         """All that arrived since the last call, once there is something new."""
@@ -173,17 +218,24 @@ class Generation:
             self._arrived.set()  # the end stays the end
         return piece
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
         assert self._finish is not None
-        if self._finish.reason is FinishReason.STALLED:
-            raise ReaderStalled
-        if self._failed:
-            raise DecoderFailure("the decoder failed; the session keeps the state after the text that was sent")
-        session = self._settle(replace(self._finish.snapshot, tail=self._decoder.tail))
-        self.result = self._describe(self._finish, session)
+        if self._failure is not None:
+            raise self._failure
+        finish = replace(self._finish, snapshot=replace(self._finish.snapshot, tail=self._decoder.tail))
+        session = None
+        if self._keeper is not NOBODY:
+            # Whoever waits may be cancelled meanwhile; the keeper is to finish all the same.
+            session = await asyncio.shield(self._settle(finish.snapshot))
+        self.result = self._describe(finish, session)
 
-    def _settle(self, snapshot: Snapshot | None) -> Session | None:
-        if self._settled.is_set():
-            return None
-        self._settled.set()
-        return self._commit(snapshot)
+    def _settle(self, snapshot: Snapshot | None) -> asyncio.Task[Session | None]:
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().create_task(self._keeper.settle(snapshot))
+            self._settling.add_done_callback(_log_failure)
+        return self._settling
+
+
+def _log_failure(task: asyncio.Task[Session | None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.warning("a session was not committed: %s", task.exception())

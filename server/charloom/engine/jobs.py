@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +68,12 @@ class Job:
     """How many alternatives to tell of each token; None: no log-probabilities at all."""
     snapshots: bool = False
     """Whether each chunk is to carry the state after it."""
+    scored: bool = False
+    """Whether to tell the log-probabilities of the prompt instead; its last chunk has them."""
+    earlier: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[T], what the same call has read and generated before `start`: a call that goes on after a break."""
+    earlier_generated: int = 0
+    """How many of these were generated."""
 
     @functools.cached_property
     def plain(self) -> bool:

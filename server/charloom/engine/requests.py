@@ -6,18 +6,21 @@ Knows: limits, the vocabulary. Does not know: sessions, the loom.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+import numpy as np
+
 from charloom.bundle import UnknownSymbolsError, Vocabulary
-from charloom.engine.decoder import MOST_ALTERNATIVES, Floats, Ints
+from charloom.engine.decoder import Floats, Ints
 from charloom.engine.errors import InvalidRequest, shown
 from charloom.engine.jobs import Job, Stops
 from charloom.engine.sampling import Sampling, bias_of
-from charloom.engine.session import Snapshot
+from charloom.engine.session import Key, Snapshot
 
 MOST_STOPS, LONGEST_STOP = 16, 256
 MOST_CONTINUATIONS = 64
+MOST_ALTERNATIVES = 20
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Limits:
     """Most calls that wait for a row, per model; and most that are paused because nobody reads them."""
     tick_seconds: float = 0.01
     """How long a decoder call should take when there is work for longer."""
+    rewind_tokens: int = 1024
+    """How many positions a session can at least be put back by."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,16 @@ class GenerationRequest:
     model: str = ""
     """Empty: the session's model, or the first one."""
     session_id: str = ""
-    """Empty: from the zero state, and keep nothing."""
+    """Empty: from `state`, or from the zero state; and keep nothing."""
+    tenant: str = ""
+    state: bytes = b""
+    """A sealed state to start from."""
+    return_state: bool = False
+    """Whether to seal the state at the end."""
+    call_id: str = ""
+    """Identifies the call, for when it is resumed."""
+    resume_position: int | None = None
+    """Go on with this call: what came up to here has arrived."""
     prompt: str = ""
     skip_unknown: bool = False
     """Leave out characters that the model lacks, instead of refusing the request."""
@@ -78,6 +92,21 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True)
+class ReadingRequest:
+    """What to read, and from where."""
+
+    key: Key
+    """Of the session; without an id, from the zero state."""
+    model: str = ""
+    """Empty: the session's model, or the first one."""
+    text: str = ""
+    skip_unknown: bool = False
+    """Leave out characters that the model lacks, instead of refusing the request."""
+    top_logprobs: int = 0
+    """How many of the most probable tokens to tell at each position."""
+
+
+@dataclass(frozen=True)
 class CheckedRequest:
     """A request in terms of tokens."""
 
@@ -88,6 +117,9 @@ class CheckedRequest:
     stop: Sequence[str]
     stops: Stops | None
     top_logprobs: int | None
+    earlier: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """What this call has read and generated before; see `Job`."""
+    earlier_generated: int = 0
 
     def job(self, start: Snapshot, *, snapshots: bool) -> Job:
         """The job that does it, from some state."""
@@ -100,6 +132,26 @@ class CheckedRequest:
             stops=self.stops,
             top_logprobs=self.top_logprobs,
             snapshots=snapshots,
+            earlier=self.earlier,
+            earlier_generated=self.earlier_generated,
+        )
+
+    def after(self, earlier: Ints) -> CheckedRequest:
+        """What is left to do of it when this much has been read and generated.
+
+        Raises:
+            InvalidRequest: it cannot be of this request.
+        """
+        read = min(len(earlier), len(self.prompt))
+        generated = len(earlier) - read
+        if generated >= self.max_tokens or not np.array_equal(earlier[:read], self.prompt[:read]):
+            raise InvalidRequest("call_id", "the call of this id had other options; give a new call a new id")
+        return replace(
+            self,
+            prompt=self.prompt[read:],
+            max_tokens=self.max_tokens - generated,
+            earlier=earlier,
+            earlier_generated=generated,
         )
 
 
@@ -112,25 +164,16 @@ def check(request: GenerationRequest, limits: Limits, vocabulary: Vocabulary) ->
     max_tokens = request.max_tokens
     if max_tokens is None:
         max_tokens = min(limits.default_max_tokens, limits.max_tokens)
-    _within("max_tokens", max_tokens, 1, limits.max_tokens)
-    _within("n", request.n, 1, MOST_CONTINUATIONS)
+    within("max_tokens", max_tokens, 1, limits.max_tokens)
+    within("n", request.n, 1, MOST_CONTINUATIONS)
     if request.min_tokens > max_tokens:
         raise InvalidRequest(
             "min_tokens", f"{request.min_tokens} is more than the {max_tokens} of max_tokens; lower it, or raise that"
         )
-    _within("top_logprobs", request.top_logprobs, 0, MOST_ALTERNATIVES)
+    check_top_logprobs(request.top_logprobs)
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("top_logprobs", "it needs logprobs; set that too, or leave both out")
-    if len(request.prompt) > limits.max_prompt_characters:
-        raise InvalidRequest(
-            "prompt",
-            f"it has {len(request.prompt)} characters, more than {limits.max_prompt_characters}; "
-            "shorten it, or start the server with a higher --max-prompt-characters",
-        )
-    try:
-        prompt = vocabulary.encode(request.prompt, skip_unknown=request.skip_unknown)
-    except UnknownSymbolsError as problem:
-        raise InvalidRequest("prompt", f"{problem}; change them, or ask to skip them") from problem
+    prompt = check_text("prompt", request.prompt, request.skip_unknown, limits, vocabulary)
     stop = _possible_stops(request, vocabulary)
     patterns = [vocabulary.encode(text).tolist() for text in stop]
     return CheckedRequest(
@@ -144,7 +187,39 @@ def check(request: GenerationRequest, limits: Limits, vocabulary: Vocabulary) ->
     )
 
 
-def _within(field_name: str, value: int, lowest: int, highest: int) -> None:
+def check_text(field_name: str, text: str, skip_unknown: bool, limits: Limits, vocabulary: Vocabulary) -> Ints:
+    """The tokens of a text to read.
+
+    Raises:
+        InvalidRequest: it is too long, or the vocabulary lacks a character.
+    """
+    if len(text) > limits.max_prompt_characters:
+        raise InvalidRequest(
+            field_name,
+            f"it has {len(text)} characters, more than {limits.max_prompt_characters}; "
+            "shorten it, or start the server with a higher --max-prompt-characters",
+        )
+    try:
+        return vocabulary.encode(text, skip_unknown=skip_unknown)
+    except UnknownSymbolsError as problem:
+        raise InvalidRequest(field_name, f"{problem}; change them, or ask to skip them") from problem
+
+
+def check_top_logprobs(count: int) -> None:
+    """Check how many alternatives are asked for.
+
+    Raises:
+        InvalidRequest: too many.
+    """
+    within("top_logprobs", count, 0, MOST_ALTERNATIVES)
+
+
+def within(field_name: str, value: int, lowest: int, highest: int) -> None:
+    """Check a number from a request.
+
+    Raises:
+        InvalidRequest: it is out of range.
+    """
     if not lowest <= value <= highest:
         raise InvalidRequest(field_name, f"{value} is not allowed; from {lowest} to {highest}")
 

@@ -26,10 +26,8 @@ States = tuple[Any, Any]
 class Anchor(NamedTuple):
     """A state that the text may have to go back to, and what came after it."""
 
-    h: Floats
-    """[L, H]"""
-    c: Floats
-    """[L, H]"""
+    state: Floats
+    """[2, L, H]"""
     position: int
     tokens: list[int]
     """The next input, then all tokens since."""
@@ -78,6 +76,7 @@ class Strand:
         if job.stops:
             stops = job.stops
             self._matcher = StopMatcher(stops.patterns, include=stops.include, min_tokens=stops.min_tokens)
+            self._matcher.push(job.earlier[len(job.earlier) - job.earlier_generated :].tolist())
         self._anchor: Anchor | None = None
         """At or before the end of what may be told; only for stop strings."""
         self.uniforms = Uniforms(job.start.seed)
@@ -85,7 +84,7 @@ class Strand:
         """[V], how often each token has occurred in this call; only for penalties."""
         if job.sampling.penalises:
             # Tokens of earlier calls that are fed once more are counted then too, which brings them to 0.
-            self.counts = -self._occurrences(job.start.pending[1:])
+            self.counts = self._occurrences(job.earlier) - self._occurrences(job.start.pending[1:])
 
     @property
     def position(self) -> int:
@@ -148,12 +147,16 @@ class Strand:
         if self.counts is not None:
             self.counts = self.counts + self._occurrences(tokens)
         self._unsent += generated
-        self._unsent_logprobs += logprobs[fed:]
+        if self.job.scored:
+            # Those of tokens that only bring the state up to the present are not asked for.
+            self._unsent_logprobs += logprobs[max(0, self._replayed - (self.fed - fed)) : fed]
+        else:
+            self._unsent_logprobs += logprobs[fed:]
         match = self._matcher.push(generated) if self._matcher else None
         settled = self._settled(match)
         if self._matcher:
             if self._position_of(settled) >= came_from:
-                self._anchor = Anchor(*self._kept(before, row), came_from, [last, *tokens])
+                self._anchor = Anchor(self._kept(before, row), came_from, [last, *tokens])
             elif self._anchor:
                 self._anchor.tokens.extend(tokens)
 
@@ -179,16 +182,16 @@ class Strand:
         """Tokens of the prompt that were fed."""
         return max(0, self.fed - self._replayed)
 
-    def _occurrences(self, tokens: Sequence[int]) -> Floats:
-        return np.bincount(np.array(tokens, np.int64), minlength=self.vocabulary).astype(np.float32)
+    def _occurrences(self, tokens: Sequence[int] | Ints) -> Floats:
+        return np.bincount(np.asarray(tokens, np.int64), minlength=self.vocabulary).astype(np.float32)
 
     def _settled(self, match: Match | None) -> int:
         """How many of the generated tokens belong to the text for certain."""
         if self._matcher is None:
             return self.generated
         if match is None:
-            return self.generated - self._matcher.held
-        return match.end if self._matcher.include else match.start
+            return max(0, self.generated - self._matcher.held)
+        return max(0, (match.end if self._matcher.include else match.start) - self.job.earlier_generated)
 
     def _position_of(self, settled: int) -> int:
         """Absolute position after the first `settled` generated tokens."""
@@ -198,6 +201,8 @@ class Strand:
         """Tell the tokens up to the first `settled` ones."""
         count, self._delivered = settled - self._delivered, settled
         told, self._unsent = self._unsent[:count], self._unsent[count:]
+        if self.job.scored:
+            count = len(self._unsent_logprobs)
         logprobs, self._unsent_logprobs = self._unsent_logprobs[:count], self._unsent_logprobs[count:]
         position = self._position_of(settled)
         snapshot = self._snapshot(position, present, row) if finish or self.job.snapshots else None
@@ -208,15 +213,14 @@ class Strand:
     def _snapshot(self, position: int, present: States, row: int) -> Snapshot:
         """The state after the token before `position`; where that is in the past, an older one and what followed."""
         if position == self.position:
-            h, c = self._kept(present, row)
-            return replace(self.job.start, h=h, c=c, pending=(self.token,), position=position)
+            return replace(self.job.start, state=self._kept(present, row), pending=(self.token,), position=position)
         assert self._anchor is not None
-        h, c, start, tokens = self._anchor
-        return replace(self.job.start, h=h, c=c, pending=tuple(tokens[: position - start + 1]), position=position)
+        state, start, tokens = self._anchor
+        return replace(self.job.start, state=state, pending=tuple(tokens[: position - start + 1]), position=position)
 
-    def _kept(self, states: States, row: int) -> tuple[Floats, Floats]:
+    def _kept(self, states: States, row: int) -> Floats:
         h, c = states
-        return self.to_host(h[:, row]), self.to_host(c[:, row])
+        return np.stack([self.to_host(h[:, row]), self.to_host(c[:, row])])
 
     def _finish(self, reason: FinishReason, now: float, stop: int | None = None) -> Finish:
         return Finish(

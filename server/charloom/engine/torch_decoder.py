@@ -50,7 +50,7 @@ class TorchDecoder:
         rows = len(inputs.token)
         padded = pad_rows(inputs, max(rows, FEWEST_ROWS))
         with torch.inference_mode():
-            *arguments, top = [torch.from_numpy(np.ascontiguousarray(value)) for value in padded]
+            *arguments, top = [torch.from_numpy(np.require(value, requirements=["C", "W"])) for value in padded]
             found = self._module(*arguments, int(top), has_filters(inputs), has_penalties(inputs))
         return Outputs(*(part.numpy()[:, :rows] for part in found[: len(Outputs._fields)]))
 

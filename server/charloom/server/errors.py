@@ -24,14 +24,23 @@ from charloom.engine.errors import (
     InvalidRequest,
     ModelNotFound,
     Overloaded,
+    PositionNotKept,
     ReaderStalled,
+    SealedStateCorrupt,
+    SealedStateExpired,
+    SealedStateOfAnotherModel,
+    SealedStateOfAnotherTenant,
+    SealedStateVersion,
     SessionBusy,
     SessionDeleted,
     SessionExists,
     SessionExpired,
     SessionNotFound,
     SessionOfAnotherModel,
+    SessionTakenOver,
     StalePosition,
+    StoreFull,
+    StoreUnavailable,
 )
 
 log = logging.getLogger(__name__)
@@ -47,7 +56,16 @@ STATUS_OF: dict[type[EngineError], grpc.StatusCode] = {
     SessionExists: grpc.StatusCode.ALREADY_EXISTS,
     SessionOfAnotherModel: grpc.StatusCode.FAILED_PRECONDITION,
     SessionBusy: grpc.StatusCode.ABORTED,
+    SessionTakenOver: grpc.StatusCode.ABORTED,
     StalePosition: grpc.StatusCode.ABORTED,
+    PositionNotKept: grpc.StatusCode.OUT_OF_RANGE,
+    StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
+    StoreFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    SealedStateCorrupt: grpc.StatusCode.DATA_LOSS,
+    SealedStateVersion: grpc.StatusCode.INVALID_ARGUMENT,
+    SealedStateExpired: grpc.StatusCode.FAILED_PRECONDITION,
+    SealedStateOfAnotherTenant: grpc.StatusCode.PERMISSION_DENIED,
+    SealedStateOfAnotherModel: grpc.StatusCode.FAILED_PRECONDITION,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ReaderStalled: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Draining: grpc.StatusCode.UNAVAILABLE,
@@ -61,13 +79,15 @@ def status_of(problem: EngineError) -> tuple[grpc.StatusCode, status_pb2.Status]
     info = error_details_pb2.ErrorInfo(reason=problem.reason, domain=DOMAIN)
     if isinstance(problem, SessionBusy | StalePosition):
         info.metadata["position"] = str(problem.position)
-    if isinstance(problem, SessionExpired | SessionDeleted):
+    if isinstance(problem, PositionNotKept):
+        info.metadata["position"], info.metadata["earliest"] = str(problem.position), str(problem.earliest)
+    if isinstance(problem, SessionExpired | SessionDeleted | SealedStateExpired):
         info.metadata["time"] = problem.at.isoformat()
     details: list[message.Message] = [info]
     if isinstance(problem, InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation(field=problem.field, description=problem.problem)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(problem, Overloaded):
+    if isinstance(problem, Overloaded | StoreFull):
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(problem.retry_after * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
@@ -119,14 +139,18 @@ class ErrorInterceptor(ServerInterceptor):
         if handler is None:
             return None
         read, write = handler.request_deserializer, handler.response_serializer
-        if handler.request_streaming:  # reflection: it answers an empty request with an error of its own
-            behaviour = _lenient(read)
-            return grpc.stream_stream_rpc_method_handler(handler.stream_stream, behaviour, write)
+        if handler.request_streaming and handler_call_details.method.startswith("/grpc.reflection."):
+            # It answers an empty request with an error of its own.
+            return grpc.stream_stream_rpc_method_handler(handler.stream_stream, _lenient(read), write)
         # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are.
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, _each(read)), None, write)
         if not handler.response_streaming:
             return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, read), None, write)
         if inspect.isasyncgenfunction(handler.unary_stream):
-            return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, read), None, write)
+            return grpc.unary_stream_rpc_method_handler(
+                _streaming(handler.unary_stream, lambda request: _parsed(read, request)), None, write
+            )
         # Health's Watch writes to its context instead of yielding.
         return grpc.unary_stream_rpc_method_handler(_answering(handler.unary_stream, read), None, write)
 
@@ -147,10 +171,10 @@ def _answering(behaviour: Any, read: Read) -> Any:
     return answer
 
 
-def _streaming(behaviour: Any, read: Read) -> Any:
-    async def stream(request: bytes, context: Any) -> AsyncIterator[Any]:
+def _streaming(behaviour: Any, read: Callable[[Any], Any]) -> Any:
+    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            async for reply in behaviour(_parsed(read, request), context):
+            async for reply in behaviour(read(request), context):
                 yield reply
             return
         except grpc.aio.AbortError:
@@ -160,6 +184,14 @@ def _streaming(behaviour: Any, read: Read) -> Any:
         await _fail(context, failure)
 
     return stream
+
+
+def _each(read: Read) -> Callable[[AsyncIterator[bytes]], AsyncIterator[message.Message]]:
+    async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[message.Message]:
+        async for request in requests:
+            yield _parsed(read, request)
+
+    return parsed
 
 
 def _parsed(read: Read, request: bytes) -> message.Message:

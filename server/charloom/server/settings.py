@@ -38,6 +38,17 @@ class ServerSettings(BaseSettings):
     max_tokens: int = Field(65_536, ge=1, description="most tokens that one call may generate")
     max_prompt_characters: int = Field(65_536, ge=1, description="longest prompt, in characters")
     max_sessions: int = Field(100_000, ge=1, description="most sessions that are kept")
+    store: str = Field(
+        "memory:",
+        description="where sessions are: memory:, sqlite:PATH (they outlive the server), or redis://HOST:PORT/DB "
+        "(servers share them)",
+    )
+    sealing_keys: Path | None = Field(
+        None,
+        description="file with the keys of exported states, one of 32 bytes in base64 a line, the newest first "
+        "(default: a key that ends with the server)",
+    )
+    rewind_tokens: int = Field(1024, ge=0, description="how many positions a session can at least be put back by")
     session_seconds: float = Field(
         1800, gt=0, le=7 * 24 * 3600, description="how long a session is kept without use, unless it asks for more"
     )
@@ -51,7 +62,10 @@ class ServerSettings(BaseSettings):
         1024, ge=1, description="most calls that wait, per model, more are refused; and most that nobody reads"
     )
     tick_milliseconds: float = Field(
-        10.0, gt=0, le=1000, description="target duration of a decoder call for one stream"
+        10.0,
+        gt=0,
+        le=1000,
+        description="target duration of a decoder call of one stream; those of more are longer",
     )
     grace_seconds: float = Field(
         5.0, ge=0, le=86_400, description="after SIGTERM, how long running calls may go on before they are ended"
@@ -83,6 +97,7 @@ class ServerSettings(BaseSettings):
             max_rows=self.max_rows,
             max_waiting=self.max_waiting,
             tick_seconds=self.tick_milliseconds / 1000,
+            rewind_tokens=self.rewind_tokens,
         )
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from charloom.bundle import Bundle
 from charloom.engine.decoder import Decoder
-from charloom.server.app import Server
+from charloom.server.app import Server, open_server
 from charloom.server.settings import ServerSettings
 
 
@@ -24,7 +24,7 @@ def running_server(
     thread.start()
 
     async def start() -> Server:
-        server = Server(models, settings)
+        server = await open_server(models, settings)
         await server.start()
         return server
 

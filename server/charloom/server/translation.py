@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from charloom.bundle import CharacterVocabulary, Unit, Vocabulary
-from charloom.engine.engine import Model
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.generation import GenerationResult
 from charloom.engine.jobs import FinishReason, TokenLogprob
+from charloom.engine.models import Model
 from charloom.engine.requests import GenerationRequest, Limits
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Session
-from charloom.v1 import generation_pb2, models_pb2, sessions_pb2
+from charloom.v1 import generation_pb2, models_pb2, sessions_pb2, text_pb2
 
 _FINISH_REASONS = {
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
@@ -30,22 +31,23 @@ _FINISH_REASONS = {
 _UNITS = {Unit.CHARACTER: models_pb2.UNIT_CHARACTER, Unit.BYTE: models_pb2.UNIT_BYTE}
 
 
-def to_request(options: generation_pb2.GenerationOptions) -> GenerationRequest:
+def to_request(options: generation_pb2.GenerationOptions, tenant: str) -> GenerationRequest:
     """The engine's request for some options.
 
     Raises:
         InvalidRequest: a value is out of range or an enum's value is unknown.
     """
-    if options.unknown_characters not in generation_pb2.UnknownCharacters.values():
-        raise InvalidRequest("unknown_characters", f"{options.unknown_characters} is not a value of the enum")
     return GenerationRequest(
         model=options.model,
         session_id=options.session_id,
         prompt=options.prompt,
-        skip_unknown=options.unknown_characters == generation_pb2.UNKNOWN_CHARACTERS_SKIP,
+        tenant=tenant,
+        state=options.state,
+        return_state=options.return_state,
+        skip_unknown=to_skip_unknown(options.unknown_characters),
         max_tokens=options.max_tokens if options.HasField("max_tokens") else None,
         min_tokens=options.min_tokens,
-        sampling=_to_sampling(options.sampling),
+        sampling=to_sampling(options.sampling),
         seed=options.seed if options.HasField("seed") else None,
         expected_position=options.expected_position if options.HasField("expected_position") else None,
         stop=tuple(options.stop),
@@ -56,7 +58,23 @@ def to_request(options: generation_pb2.GenerationOptions) -> GenerationRequest:
     )
 
 
-def _to_sampling(sampling: generation_pb2.Sampling) -> Sampling:
+def to_skip_unknown(value: text_pb2.UnknownCharacters.ValueType) -> bool:
+    """Whether characters that the model lacks are to be left out.
+
+    Raises:
+        InvalidRequest: the enum has no such value.
+    """
+    if value not in text_pb2.UnknownCharacters.values():
+        raise InvalidRequest("unknown_characters", f"{value} is not a value of the enum")
+    return value == text_pb2.UNKNOWN_CHARACTERS_SKIP
+
+
+def to_sampling(sampling: generation_pb2.Sampling) -> Sampling:
+    """The engine's sampling parameters.
+
+    Raises:
+        InvalidRequest: a value is out of range.
+    """
     given = {field.name: value for field, value in sampling.ListFields()}
     if sampling.logit_bias:
         given["logit_bias"] = tuple((entry.characters, entry.bias) for entry in sampling.logit_bias)
@@ -71,14 +89,14 @@ def _from_sampling(sampling: Sampling) -> generation_pb2.Sampling:
     return generation_pb2.Sampling(**given)
 
 
-def from_logprobs(logprobs: Sequence[TokenLogprob], vocabulary: Vocabulary) -> list[generation_pb2.TokenLogprob]:
+def from_logprobs(logprobs: Sequence[TokenLogprob], vocabulary: Vocabulary) -> list[text_pb2.TokenLogprob]:
     """The messages for log-probabilities of tokens."""
 
-    def alternative(token: int, logprob: float) -> generation_pb2.Alternative:
-        return generation_pb2.Alternative(symbol=vocabulary.symbol(token), logprob=logprob)
+    def alternative(token: int, logprob: float) -> text_pb2.Alternative:
+        return text_pb2.Alternative(symbol=vocabulary.symbol(token), logprob=logprob)
 
     return [
-        generation_pb2.TokenLogprob(
+        text_pb2.TokenLogprob(
             chosen=alternative(found.token, found.logprob), top=[alternative(*other) for other in found.top]
         )
         for found in logprobs
@@ -103,6 +121,7 @@ def from_result(result: GenerationResult) -> generation_pb2.GenerationResult:
         model_digest=result.model_digest,
         position=finish.snapshot.position,
         stop=result.stop or "",
+        state=result.state,
     )
     if result.session is not None:
         message.session.CopyFrom(from_session(result.session))
@@ -111,6 +130,7 @@ def from_result(result: GenerationResult) -> generation_pb2.GenerationResult:
 
 def from_session(session: Session) -> sessions_pb2.Session:
     """The message for a session: no text, no state."""
+    origin = session.origin
     return sessions_pb2.Session(
         id=session.id,
         model=session.model,
@@ -118,14 +138,27 @@ def from_session(session: Session) -> sessions_pb2.Session:
         position=session.snapshot.position,
         version=session.version,
         seed=session.snapshot.seed,
-        create_time=_from_time(session.created),
-        update_time=_from_time(session.updated),
-        expire_time=_from_time(session.expires),
+        create_time=from_time(session.created),
+        update_time=from_time(session.updated),
+        expire_time=from_time(session.expires),
         time_to_live=_from_seconds(session.time_to_live.total_seconds()),
+        earliest_position=session.history.earliest,
+        origin=sessions_pb2.Origin(session_id=origin.session_id, position=origin.position) if origin else None,
     )
 
 
-def to_time_to_live(request: sessions_pb2.CreateSessionRequest) -> timedelta | None:
+class TimeToLive(Protocol):
+    """A request with a time to live."""
+
+    @property
+    def time_to_live(self) -> Duration:
+        """How long something is to be kept."""
+
+    def HasField(self, name: Any, /) -> bool:
+        """Whether it was set."""
+
+
+def to_time_to_live(request: TimeToLive) -> timedelta | None:
     """The time to live that a request asks for.
 
     Raises:
@@ -167,7 +200,8 @@ def from_model(model: Model, limits: Limits) -> models_pb2.Model:
     )
 
 
-def _from_time(time: datetime) -> Timestamp:
+def from_time(time: datetime) -> Timestamp:
+    """The message for a time."""
     message = Timestamp()
     message.FromDatetime(time)
     return message

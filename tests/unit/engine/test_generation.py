@@ -40,14 +40,14 @@ async def begin(engine: Engine, session: Session, max_tokens: int, prompt: str =
 async def test_a_slow_reader_that_goes_away_leaves_its_session_behind_what_it_got(
     engine: Engine, bundle: Bundle, decoder: Decoder
 ) -> None:
-    session = engine.create_session(seed=5)
+    session = await engine.sessions.create(seed=5)
     generation = await begin(engine, session, 60_000)
     text = ""
     for _ in range(3):
         text += (await generation.__anext__()).text
         await asyncio.sleep(0.02)  # meanwhile much more is made than was asked for
     generation.cancel()
-    now = (await engine.get_session(session.id)).snapshot
+    now = (await engine.sessions.get(session.key)).snapshot
     wanted, oracle = expected(bundle, decoder, 5, len(text))
     assert text == wanted
     assert (now.position, now.pending) == (oracle.position, oracle.pending)
@@ -60,7 +60,7 @@ async def test_a_slow_reader_that_goes_away_leaves_its_session_behind_what_it_go
 async def test_a_reader_that_goes_away_after_the_last_token_was_made_is_no_exception(
     engine: Engine, bundle: Bundle, decoder: Decoder
 ) -> None:
-    session = engine.create_session(seed=6)
+    session = await engine.sessions.create(seed=6)
     generation = await begin(engine, session, 5000)
     text = (await generation.__anext__()).text
     while engine.models[0].loom.live:
@@ -69,22 +69,22 @@ async def test_a_reader_that_goes_away_after_the_last_token_was_made_is_no_excep
     with pytest.raises(SessionBusy):
         await begin(engine, session, 1)
     generation.cancel()
-    assert (await engine.get_session(session.id)).snapshot.position == len(text) < 5000
+    assert (await engine.sessions.get(session.key)).snapshot.position == len(text) < 5000
 
 
 @pytest.mark.parametrize("prompt", ["", "a long prompt " * 500])
 async def test_a_call_that_handed_out_nothing_leaves_its_session_as_it_was(engine: Engine, prompt: str) -> None:
-    session = engine.create_session(seed=7)
+    session = await engine.sessions.create(seed=7)
     for _ in range(2):
         generation = await begin(engine, session, 1000, prompt)
         await asyncio.sleep(0.002)
         generation.cancel()
-    now = await engine.get_session(session.id)
+    now = await engine.sessions.get(session.key)
     assert (now.version, now.snapshot) == (0, session.snapshot)
 
 
 async def test_a_whole_text_that_was_cancelled_was_not_handed_out(engine: Engine) -> None:
-    session = engine.create_session(seed=8)
+    session = await engine.sessions.create(seed=8)
     generation = await begin(engine, session, 60_000)
     reading = asyncio.create_task(generation.whole())
     await asyncio.sleep(0.05)
@@ -92,13 +92,13 @@ async def test_a_whole_text_that_was_cancelled_was_not_handed_out(engine: Engine
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert generation.result is None
-    assert engine.sessions.get(session.id).version == 0
+    assert (await engine.sessions.get(session.key)).version == 0
 
 
 async def test_a_generation_that_cannot_take_its_tokens_fails_alone(
     engine: Engine, bundle: Bundle, decoder: Decoder
 ) -> None:
-    sessions = [engine.create_session(seed=n) for n in range(3)]
+    sessions = [await engine.sessions.create(seed=n) for n in range(3)]
     generations = [await begin(engine, session, 300) for session in sessions]
 
     class Broken:
@@ -113,5 +113,5 @@ async def test_a_generation_that_cannot_take_its_tokens_fails_alone(
     assert [texts[n].text for n in (0, 2) if isinstance(texts[n], Piece)] == [
         expected(bundle, decoder, n, 300)[0] for n in (0, 2)
     ]
-    assert engine.sessions.busy == 0
-    assert engine.sessions.get(sessions[1].id).version == 0
+    assert engine.sessions.store.busy == 0
+    assert (await engine.sessions.get(sessions[1].key)).version == 0

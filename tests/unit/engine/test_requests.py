@@ -130,7 +130,7 @@ async def test_a_stop_string_ends_text_and_session_before_it_or_after_it(engine:
     stop = plain[150:153]
     end = plain.index(stop)
     for include in (False, True):
-        session = engine.create_session(seed=3)
+        session = await engine.sessions.create(seed=3)
         request = asked(session_id=session.id, max_tokens=300, stop=["~" * 3, stop], include_stop=include)
         generation = await engine.generate(replace(request, skip_unknown=True))
         told = (await generation.whole()).text
@@ -138,7 +138,9 @@ async def test_a_stop_string_ends_text_and_session_before_it_or_after_it(engine:
         result = generation.result
         assert result is not None
         assert (result.finish.reason, result.stop) == (FinishReason.STOP, stop)
-        assert result.finish.snapshot.position == engine.sessions.get(session.id).snapshot.position == len(told)
+        assert (
+            result.finish.snapshot.position == (await engine.sessions.get(session.key)).snapshot.position == len(told)
+        )
         rest = await whole(engine, asked(session_id=session.id, max_tokens=300 - len(told)))
         assert told + rest == plain
 
@@ -147,13 +149,13 @@ async def test_a_stop_string_ends_text_and_session_before_it_or_after_it(engine:
 async def test_continuations_are_the_texts_of_their_seeds_and_leave_the_session_alone(
     engine: Engine, sampling: Sampling
 ) -> None:
-    session = engine.create_session(seed=2**64 - 2)
+    session = await engine.sessions.create(seed=2**64 - 2)
     await whole(engine, GenerationRequest(session_id=session.id, prompt="once upon", max_tokens=20))
-    before = engine.sessions.get(session.id)
+    before = await engine.sessions.get(session.key)
     request = GenerationRequest(session_id=session.id, prompt=" a time", max_tokens=40, sampling=sampling, n=4)
     generations = await engine.continuations(request)
     texts = [piece.text for piece in await asyncio.gather(*(generation.whole() for generation in generations))]
-    assert engine.sessions.get(session.id) == before
+    assert (await engine.sessions.get(session.key)) == before
     assert len(set(texts)) == 4
     seeds = []
     for generation in generations:
@@ -164,11 +166,11 @@ async def test_continuations_are_the_texts_of_their_seeds_and_leave_the_session_
     assert seeds == [2**64 - 2, 2**64 - 1, 0, 1]
     chosen = replace(request, n=1, seed=seeds[2])
     assert await whole(engine, chosen) == texts[2]
-    assert engine.sessions.get(session.id).version == before.version + 1
+    assert (await engine.sessions.get(session.key)).version == before.version + 1
 
 
 async def test_continuations_of_a_session_that_moved_on_are_refused(engine: Engine) -> None:
-    session = engine.create_session()
+    session = await engine.sessions.create()
     with pytest.raises(StalePosition):
         await engine.continuations(GenerationRequest(session_id=session.id, expected_position=5, n=2))
 

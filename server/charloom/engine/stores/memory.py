@@ -1,17 +1,19 @@
 """Sessions in memory.
 
-Knows: sessions by id, their expiry, who is using them. Does not know: how they change.
-Not thread-safe: one event loop uses it.
+Knows: sessions by key, their expiry, who is using them. Does not know: how they change.
+Not thread-safe: one event loop uses it. Its methods never wait.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime, timezone
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import ClassVar, NamedTuple
 
+from charloom.engine.clock import utc_now
 from charloom.engine.errors import (
     Overloaded,
     SessionBusy,
@@ -19,8 +21,10 @@ from charloom.engine.errors import (
     SessionExists,
     SessionExpired,
     SessionNotFound,
+    SessionTakenOver,
 )
-from charloom.engine.session import Session, Snapshot
+from charloom.engine.session import Key, Session
+from charloom.engine.stores.store import TOMBSTONE_SECONDS, Lease
 
 MOST_TOMBSTONES = 100_000
 
@@ -28,28 +32,29 @@ Tombstone = tuple[type[SessionExpired | SessionDeleted], datetime]
 """What became of a session, and when. (Not the exception itself: it would collect a traceback at every raise.)"""
 
 
-def utc_now() -> datetime:
-    """The time, aware of its zone."""
-    return datetime.now(timezone.utc)
+class _Holder(NamedTuple):
+    fence: int
+    call_id: str
 
 
 class MemoryStore:
-    """Sessions by id; the ones that were not used for their time to live are forgotten.
-
-    An id that was forgotten leaves a tombstone, so that "expired" can be told from "never existed".
+    """A `Store` in this process; the sessions that were not used for their time to live are forgotten.
 
     Args:
         capacity: most sessions that are kept
         now: the clock
     """
 
+    shared: ClassVar[bool] = False
+
     def __init__(self, capacity: int, now: Callable[[], datetime] = utc_now) -> None:
         self._capacity = capacity
         self._now = now
-        self._sessions: dict[str, Session] = {}
-        self._ids: list[str] = []
-        self._busy: set[str] = set()
-        self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
+        self._sessions: dict[Key, Session] = {}
+        self._keys: list[Key] = []
+        self._holders: dict[Key, _Holder] = {}
+        self._fences = itertools.count(1)
+        self._tombstones: OrderedDict[Key, Tombstone] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -57,111 +62,119 @@ class MemoryStore:
     @property
     def busy(self) -> int:
         """Sessions that a call is using."""
-        return len(self._busy)
+        return len(self._holders)
 
-    def add(self, session: Session) -> None:
-        """Keep a new session.
-
-        Raises:
-            SessionExists: its id is in use.
-            Overloaded: no more sessions are kept.
-        """
-        self._expire(session.id)
-        if session.id in self._sessions:
-            raise SessionExists(session.id)
-        if len(self._sessions) >= self._capacity:
-            self.sweep()
-        if len(self._sessions) >= self._capacity:
+    async def add(self, sessions: Sequence[Session]) -> None:
+        """See `Store`."""
+        for session in sessions:
+            self._expire(session.key)
+            if session.key in self._sessions:
+                raise SessionExists(session.id)
+        if len(self._sessions) + len(sessions) > self._capacity:
+            await self.sweep()
+        if len(self._sessions) + len(sessions) > self._capacity:
             raise Overloaded(f"{self._capacity} sessions are kept already, the most this server keeps", retry_after=60)
-        self._sessions[session.id] = session
-        bisect.insort(self._ids, session.id)
-        self._tombstones.pop(session.id, None)
+        for session in sessions:
+            key = session.key
+            self._sessions[key] = session
+            bisect.insort(self._keys, key)
+            self._tombstones.pop(key, None)
 
-    def get(self, session_id: str) -> Session:
-        """The session of this id.
+    async def get(self, key: Key) -> Session:
+        """See `Store`."""
+        return self._find(key)
 
-        Raises:
-            SessionNotFound: or SessionExpired, SessionDeleted: there is none.
-        """
-        self._expire(session_id)
-        try:
-            return self._sessions[session_id]
-        except KeyError:
-            if session_id in self._tombstones:
-                kind, at = self._tombstones[session_id]
-                raise kind(session_id, at) from None
-            raise SessionNotFound(session_id) from None
-
-    def page(self, after: str, count: int) -> list[Session]:
-        """Up to `count` sessions whose ids come after `after`, in the order of their ids."""
-        now, found = self._now(), []
-        for at in range(bisect.bisect_right(self._ids, after), len(self._ids)):
-            session = self._sessions[self._ids[at]]
-            if session.expires > now or session.id in self._busy:
-                found.append(session)
-            if len(found) == count:
+    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
+        """See `Store`."""
+        now, found = self._now(), list[Session]()
+        for at in range(bisect.bisect_right(self._keys, Key(tenant, after)), len(self._keys)):
+            session = self._sessions[self._keys[at]]
+            if len(found) == count or session.tenant != tenant:
                 break
+            if session.expires > now or session.key in self._holders:
+                found.append(session)
         return found
 
-    def delete(self, session_id: str) -> Session:
-        """Forget a session and return what it was.
+    async def acquire(self, key: Key, call_id: str = "") -> Lease:
+        """See `Store`."""
+        session, holder = self._find(key), self._holders.get(key)
+        same_call = holder is not None and call_id != "" and holder.call_id == call_id
+        if holder is not None and not same_call:
+            raise SessionBusy(key.id, session.snapshot.position)
+        lease = Lease(session, next(self._fences), same_call)
+        self._holders[key] = _Holder(lease.fence, call_id)
+        return lease
 
-        Raises:
-            SessionNotFound: there is none.
-            SessionBusy: a call is using it.
-        """
-        session = self.get(session_id)
-        if session_id in self._busy:
-            raise SessionBusy(session_id, session.snapshot.position)
-        self._forget(session_id, SessionDeleted, self._now())
+    async def write(self, lease: Lease, session: Session) -> None:
+        """See `Store`."""
+        self._require(lease)
+        self._sessions[session.key] = session
+
+    async def release(self, lease: Lease, session: Session) -> None:
+        """See `Store`."""
+        self._require(lease)
+        del self._holders[session.key]
+        self._sessions[session.key] = session
+
+    async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
+        """See `Store`. Here they end with this process."""
+        return [lease for lease in leases if not self._holds(lease)]
+
+    async def delete(self, key: Key) -> Session:
+        """See `Store`."""
+        session = self._find(key)
+        if key in self._holders:
+            raise SessionBusy(key.id, session.snapshot.position)
+        self._forget(key, SessionDeleted, self._now())
         return session
 
-    def acquire(self, session_id: str) -> Session:
-        """Take a session for one call; it stays and does not expire until `release`.
-
-        Raises:
-            SessionNotFound: there is none.
-            SessionBusy: a call is using it already.
-        """
-        session = self.get(session_id)
-        if session_id in self._busy:
-            raise SessionBusy(session_id, session.snapshot.position)
-        self._busy.add(session_id)
-        return session
-
-    def release(self, session_id: str, snapshot: Snapshot | None) -> Session:
-        """Give a session back, with its new state or (None) as it was; renews its expiry."""
-        self._busy.discard(session_id)
-        session, now = self._sessions[session_id], self._now()
-        session = replace(session, expires=now + session.time_to_live)
-        if snapshot is not None:
-            session = replace(session, snapshot=snapshot, version=session.version + 1, updated=now)
-        self._sessions[session_id] = session
-        return session
-
-    def sweep(self) -> int:
-        """Forget all sessions whose time is up; returns how many."""
+    async def sweep(self) -> int:
+        """See `Store`."""
         now = self._now()
-        expired = [s for s in self._sessions.values() if s.expires <= now and s.id not in self._busy]
+        expired = [s for s in self._sessions.values() if s.expires <= now and s.key not in self._holders]
         for session in expired:
-            self._tombstones[session.id] = (SessionExpired, session.expires)
-            del self._sessions[session.id]
+            self._tombstones[session.key] = (SessionExpired, session.expires)
+            del self._sessions[session.key]
         if expired:
-            self._ids = [session_id for session_id in self._ids if session_id in self._sessions]
-            self._drop_old_tombstones()
+            self._keys = [key for key in self._keys if key in self._sessions]
+        self._drop_old_tombstones()
         return len(expired)
 
-    def _expire(self, session_id: str) -> None:
-        session = self._sessions.get(session_id)
-        if session is not None and session.expires <= self._now() and session_id not in self._busy:
-            self._forget(session_id, SessionExpired, session.expires)
+    async def close(self) -> None:
+        """See `Store`."""
 
-    def _forget(self, session_id: str, kind: type[SessionExpired | SessionDeleted], at: datetime) -> None:
-        del self._sessions[session_id]
-        del self._ids[bisect.bisect_left(self._ids, session_id)]
-        self._tombstones[session_id] = (kind, at)
+    def _holds(self, lease: Lease) -> bool:
+        holder = self._holders.get(lease.session.key)
+        return holder is not None and holder.fence == lease.fence
+
+    def _require(self, lease: Lease) -> None:
+        if not self._holds(lease):
+            raise SessionTakenOver(lease.session.id)
+
+    def _find(self, key: Key) -> Session:
+        self._expire(key)
+        try:
+            return self._sessions[key]
+        except KeyError:
+            if key in self._tombstones:
+                kind, at = self._tombstones[key]
+                raise kind(key.id, at) from None
+            raise SessionNotFound(key.id) from None
+
+    def _expire(self, key: Key) -> None:
+        session = self._sessions.get(key)
+        if session is not None and session.expires <= self._now() and key not in self._holders:
+            self._forget(key, SessionExpired, session.expires)
+
+    def _forget(self, key: Key, kind: type[SessionExpired | SessionDeleted], at: datetime) -> None:
+        del self._sessions[key]
+        del self._keys[bisect.bisect_left(self._keys, key)]
+        self._tombstones[key] = (kind, at)
         self._drop_old_tombstones()
 
     def _drop_old_tombstones(self) -> None:
-        while len(self._tombstones) > MOST_TOMBSTONES:
+        old = self._now() - timedelta(seconds=TOMBSTONE_SECONDS)
+        while self._tombstones and (
+            len(self._tombstones) > MOST_TOMBSTONES or next(iter(self._tombstones.values()))[1] < old
+        ):
             self._tombstones.popitem(last=False)
