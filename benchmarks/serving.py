@@ -22,7 +22,7 @@ from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import at_least_one, best, counts, finish, new_parser, say, shown_times
 from charloom.bundle import DecoderKind
 
-LONG, LONG_ROUNDS, SHORT_ROUNDS, OBVIOUS_LONG = 1000, 3, 3, 50
+LONG, LONG_ROUNDS, SHORT_ROUNDS, OBVIOUS_LONG = 1000, 8, 3, 50
 BUSY = 64
 """Streams at which everything is measured."""
 

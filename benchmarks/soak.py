@@ -30,7 +30,6 @@ from benchmarks.reporting import best, finish, new_parser, say
 from charloom.client import CharloomError, Client, Conflict
 
 SAMPLE_SECONDS, KILL_SECONDS, SAY_SECONDS = 1.0, 3.0, 60.0
-KILLED_NAMES = 10
 STREAMS, ROUNDS, REPEAT = 64, 2, 3
 LONGEST = 7 * 24 * 3600
 SETTLING_SECONDS = 20.0
@@ -85,7 +84,7 @@ def throughput(server: Process) -> float:
 
 def kill_a_client(target: str, number: int) -> None:
     """Start a client that streams into a session, kill it in the middle, and delete the session."""
-    name = f"killed-{number % KILLED_NAMES}"
+    name = f"killed-{number}"
     command = ["generate", "--target", target, "--max-tokens", "60000", "--session", name]
     process = subprocess.Popen(
         [sys.executable, "-m", "charloom.cli.main", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

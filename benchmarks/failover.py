@@ -1,0 +1,150 @@
+"""Servers killed at random moments under load: does any client lose a character, or get one twice?
+
+    python -m benchmarks.failover [--kills 100] [--streams 16] [--replicas 2] [--length 2000] [--json]
+
+Redis, replicas of `charloom serve` and HAProxy in front, all on this machine, as `deploy/scale-out` starts them. All
+the time, that many clients of the SDK each stream one text after the other into a session of its own. Replicas end by
+SIGKILL, one after the other, and are started again. Each text is compared with the uninterrupted one of the same seed,
+which is generated at the end. "resume_ms" is the time between the last piece of a text before a break and the first one
+after it. The last line is one JSON object. The command fails where a text differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cluster import ScaleOut
+from benchmarks.processes import hardware
+from benchmarks.reporting import at_least_one, finish, new_parser, say, shown_times
+from charloom.cli.load import milliseconds
+from charloom.client import AsyncClient
+from charloom.models import BUNDLED_MODEL
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 1.2
+"""Seconds between a replica's start and the next kill."""
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"repetition_penalty": 1.2, "frequency_penalty": 0.1},
+    {"stop": ["zzzz"], "top_k": 20},
+)
+"""What texts are asked for, in turn."""
+
+
+@dataclass
+class Counts:
+    """What the clients saw."""
+
+    texts: dict[int, str] = field(default_factory=dict)
+    """By seed."""
+    pauses: list[float] = field(default_factory=list)
+    """Seconds from the last piece before a break to the first one after it."""
+    resumptions: int = 0
+
+
+def options_of(seed: int) -> dict[str, Any]:
+    """What the text of a seed is asked for with."""
+    return OPTIONS[seed % len(OPTIONS)]
+
+
+async def stream(client: AsyncClient, seeds: Any, length: int, over: asyncio.Event, counts: Counts) -> None:
+    """One client: text after text, until it is over."""
+    while not over.is_set():
+        seed = next(seeds)
+        session = await client.session(seed=seed, keep=True, timeout=None)
+        text, known, last = "", 0, time.perf_counter()
+        reading = session.generate("The ", max_tokens=length, timeout=None, **options_of(seed))
+        async for piece in reading:
+            now = time.perf_counter()
+            if reading.resumptions > known:
+                counts.pauses.append(now - last)
+                known = reading.resumptions
+            text, last = text + piece, now
+        counts.resumptions += reading.resumptions
+        counts.texts[seed] = text
+
+
+async def kill(cluster: ScaleOut, kills: int, replicas: int) -> None:
+    """Kill one replica after the other, at random moments, and start each again."""
+    draw = random.Random(0)
+    for number in range(kills):
+        await asyncio.sleep(draw.uniform(SHORTEST_PAUSE, LONGEST_PAUSE))
+        index = draw.randrange(replicas)
+        await asyncio.to_thread(cluster.kill, index)
+        await asyncio.to_thread(cluster.restart, index)
+        if (number + 1) % 10 == 0:
+            say(f"{number + 1} kills")
+
+
+async def uninterrupted(client: AsyncClient, seed: int, length: int) -> str:
+    """The text of a seed, without a break."""
+    session = await client.session(seed=seed, keep=True)
+    return (await session.complete("The ", max_tokens=length, timeout=None, **options_of(seed))).text
+
+
+async def figures(cluster: ScaleOut, kills: int, streams: int, replicas: int, length: int) -> dict[str, Any]:
+    """Everything: the load, the kills, the comparison."""
+    counts, over, seeds = Counts(), asyncio.Event(), iter(range(10**9))
+    async with AsyncClient(cluster.address, timeout=None) as client:
+        clients = [asyncio.create_task(stream(client, seeds, length, over, counts)) for _ in range(streams)]
+        killing = asyncio.create_task(kill(cluster, kills, replicas))
+        await asyncio.wait([killing, *clients], return_when=asyncio.FIRST_COMPLETED)
+        over.set()
+        await killing
+        await asyncio.gather(*clients)
+        say(f"{len(counts.texts)} texts, {counts.resumptions} resumptions; now the same without kills")
+        lost = repeated = different = 0
+        work = list(counts.texts.items())
+        for begin in range(0, len(work), 32):
+            part = work[begin : begin + 32]
+            wanted = await asyncio.gather(*(uninterrupted(client, seed, length) for seed, _ in part))
+            for (seed, text), expected in zip(part, wanted, strict=True):
+                if text != expected:
+                    say(f"seed {seed}: {len(text)} characters in place of {len(expected)}")
+                different += text != expected
+                lost += max(0, len(expected) - len(text))
+                repeated += max(0, len(text) - len(expected))
+    return {
+        "kills": kills,
+        "streams": len(work),
+        "resumptions": counts.resumptions,
+        "lost": lost,
+        "repeated": repeated,
+        "different": different,
+        "resume_ms": milliseconds(counts.pauses),
+        "hardware": hardware(),
+    }
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = new_parser(__doc__)
+    parser.add_argument("--kills", type=at_least_one, default=100, help="of replicas (default: 100)")
+    parser.add_argument("--streams", type=at_least_one, default=16, help="clients at a time (default: 16)")
+    parser.add_argument("--replicas", type=at_least_one, default=2, help="servers (default: 2)")
+    parser.add_argument("--length", type=at_least_one, default=2000, help="characters of a text (default: 2000)")
+    arguments = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ScaleOut(BUNDLED_MODEL, Path(folder), replicas=arguments.replicas) as cluster,
+    ):
+        found = asyncio.run(figures(cluster, arguments.kills, arguments.streams, arguments.replicas, arguments.length))
+    table: list[tuple[object, ...]] = [
+        ("kills", "texts", "resumptions", "lost", "repeated", "different", "resume p50 / p99 ms"),
+        (
+            *(found[name] for name in ("kills", "streams", "resumptions", "lost", "repeated", "different")),
+            shown_times(found["resume_ms"]),
+        ),
+    ]
+    finish(found, table, only_json=arguments.json)
+    return 1 if found["different"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The examples run, as their users run them, against a real server with the bundled model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from charloom.models import BUNDLED_MODEL
+from charloom.server.app import open_models
+from charloom.server.settings import ServerSettings
+from charloom.server.testing import running_server
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    settings = ServerSettings(grace_seconds=0)
+    with running_server(open_models([BUNDLED_MODEL], settings), settings) as server:
+        yield server.address
+
+
+def output_of(name: str, *flags: str, lines: str = "") -> str:
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, input=lines, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_run_here() -> None:
+    here = Path(__file__).read_text("utf-8")
+    assert all(f'"{path.stem}"' in here for path in EXAMPLES.glob("*.py"))
+
+
+def test_a_story_branches(address: str) -> None:
+    told = output_of("branching_story", "--target", address, "--branches", "3", "--length", "60")
+    ways = [part.partition("---\n")[2] for part in told.split("\n--- ")[1:]]
+    assert [len(way.removesuffix("\n")) for way in ways] == [60] * 4
+    assert len(set(ways)) == 4
+
+
+def test_an_editor_undoes(address: str) -> None:
+    assert "the same again" in output_of("editor_undo", "--target", address)
+
+
+def test_the_odd_line_of_a_log_is_found(address: str) -> None:
+    usual = ["KING: What say you to the matter of the day?", "QUEEN: My lord, the people are not of your mind."]
+    odd = "qx;;ZZk QJ!!x zqkq XX--vv jjq;;Z"
+    lines = "".join(f"{line}\n" for line in [*usual * 12, odd, *usual])
+    found = output_of("log_anomalies", "--target", address, "--threshold", "8", lines=lines)
+    assert [line[8:] for line in found.splitlines()] == [odd]
+
+
+def test_a_performance_is_played(address: str) -> None:
+    played = output_of("live_performance", "--target", address)
+    for cue in ("calm", "storm", "a new voice", "silence", "calm again"):
+        assert f"~~ {cue} ~~" in played
