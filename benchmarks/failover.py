@@ -24,7 +24,7 @@ from benchmarks.cluster import ScaleOut
 from benchmarks.processes import hardware
 from benchmarks.reporting import at_least_one, finish, new_parser, say, shown_times
 from charloom.cli.load import milliseconds
-from charloom.client import AsyncClient
+from charloom.client import AlreadyExists, AsyncClient, AsyncSession, ConnectionFailed, Unavailable
 from charloom.models import BUNDLED_MODEL
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 1.2
@@ -53,11 +53,22 @@ def options_of(seed: int) -> dict[str, Any]:
     return OPTIONS[seed % len(OPTIONS)]
 
 
+async def new_session(client: AsyncClient, seed: int) -> AsyncSession:
+    """A session. Only streams are resumed by the SDK; making one is safe to repeat because it has a name."""
+    while True:
+        try:
+            return await client.session(id=f"seed-{seed}", seed=seed, keep=True, timeout=None)
+        except (ConnectionFailed, Unavailable):
+            await asyncio.sleep(0.05)
+        except AlreadyExists:
+            return await client.open_session(f"seed-{seed}")
+
+
 async def stream(client: AsyncClient, seeds: Any, length: int, over: asyncio.Event, counts: Counts) -> None:
     """One client: text after text, until it is over."""
     while not over.is_set():
         seed = next(seeds)
-        session = await client.session(seed=seed, keep=True, timeout=None)
+        session = await new_session(client, seed)
         text, known, last = "", 0, time.perf_counter()
         reading = session.generate("The ", max_tokens=length, timeout=None, **options_of(seed))
         async for piece in reading:

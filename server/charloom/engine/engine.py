@@ -101,7 +101,7 @@ class Engine:
             start, checked = self._continued(writer, request, model, checked)
             generation = self.start(model, request, checked, start, writer, arrived=request.resume_position)
         except BaseException:
-            await writer.settle(None)
+            await writer.give_back()
             raise
         writer.lost = lambda: generation.fail(SessionTakenOver(writer.session.id))
         writer.cancelled = lambda: generation.cancelled
@@ -179,7 +179,7 @@ class Engine:
                 require_position(writer.session, request.expected_position)
                 model = self._models.of(writer.session, request.model)
             except BaseException:
-                await writer.settle(None)
+                await writer.give_back()
                 raise
             start = writer.present if request.seed is None else replace(writer.present, seed=request.seed)
             writer.start_from(start, writer.session.history)

@@ -104,7 +104,7 @@ class Reader:
             reached, _ = await self.read(model, text, writer.present)
             writer.note(text.tolist(), reached)
         except BaseException:
-            await writer.settle(None)
+            await writer.give_back()
             raise
         return await writer.settle(reached)
 
@@ -141,7 +141,7 @@ class Reader:
         try:
             model = self._models.of(writer.session, request.model)
         except BaseException:
-            await writer.settle(None)
+            await writer.give_back()
             raise
         return Observation(self, model, request, writer.present, writer)
 

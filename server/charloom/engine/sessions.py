@@ -322,7 +322,7 @@ class Sessions:
             self._models.of(writer.session)
             changed = change(writer.session)
         except BaseException:
-            await writer.settle(None)
+            await writer.give_back()
             raise
         return await writer.replace(changed)
 

@@ -105,6 +105,13 @@ class Writer:
             session = self.session.renewed(utc_now()) if snapshot is None else self._grown(snapshot)
             return await self._release(session)
 
+    async def give_back(self) -> None:
+        """Leave the session as it was, because its call could not begin; where that fails, the lease ends by itself."""
+        try:
+            await self.settle(None)
+        except EngineError as problem:
+            log.warning("session %s was not given back: %s", self.session.id, problem)
+
     async def replace(self, session: Session) -> Session:
         """Write this and give it back; raises as `settle`."""
         async with self._writing:

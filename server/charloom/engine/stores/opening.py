@@ -38,6 +38,7 @@ async def open_store(url: str, capacity: int) -> Store:
             raise
         return store
     raise ValueError(
-        f"sessions cannot be kept in {url!r}; use memory:, sqlite:PATH, redis://HOST:PORT/DB, rediss://HOST:PORT/DB "
-        "or unix:///PATH/OF/SOCKET"
+        # What follows may be a password.
+        f"there is no session store {scheme + ':...'!r}; use memory:, sqlite:PATH, redis://HOST:PORT/DB, "
+        "rediss://HOST:PORT/DB or unix:///PATH/OF/SOCKET"
     )

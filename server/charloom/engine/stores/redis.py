@@ -125,7 +125,7 @@ end
 """
 
 _ADD = """
-local capacity, wanted, fresh = tonumber(ARGV[3]), {}, 0
+local capacity, wanted = tonumber(ARGV[3]), {}
 for at = 4, #ARGV, 4 do
   local id = ARGV[at]
   if wanted[id] or redis.call('EXISTS', session_of(id)) == 1 then return {'exists', (at - 4) / 4} end
@@ -291,7 +291,7 @@ class RedisStore:
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,
             )
-            self._pool.make_connection()  # which looks at the options
+            self._pool.make_connection()  # type: ignore[no-untyped-call]  # which looks at the options
         except (TypeError, ValueError) as problem:
             raise ValueError(f"{self._where} is not a URL of a Redis: {problem}") from problem
         client = redis.asyncio.Redis(connection_pool=self._pool)
@@ -344,7 +344,8 @@ class RedisStore:
         start, found = _id(Key(tenant, "")), list[Session]()
         while len(found) < count:
             last, *rest = await self._run(self._page, start, after, min(count - len(found), _PAGE))
-            found += [_session(name.decode()[len(start) :], data) for name, data in zip(rest[::2], rest[1::2])]
+            pairs = zip(rest[::2], rest[1::2], strict=True)
+            found += [_session(name.decode()[len(start) :], data) for name, data in pairs]
             if not last:
                 break
             after = last.decode()[len(start) :]
@@ -438,7 +439,7 @@ class RedisStore:
         except asyncio.TimeoutError as problem:
             raise StoreUnavailable(f"no answer within {_PATIENCE:g} s") from problem
         except (self._errors.RedisError, OSError) as problem:
-            full = "OOM command not allowed" in str(problem)
+            full = "command not allowed when used memory" in str(problem)
             raise (StoreFull if full else StoreUnavailable)(problem) from problem
 
 

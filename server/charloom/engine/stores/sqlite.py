@@ -267,8 +267,9 @@ class SqliteStore:
             return not self._lost(lease)
         if row.fence != lease.fence:
             return False
-        # It may just have been given back, which is not to be undone.
-        self._sql("UPDATE sessions SET lease_until = ? WHERE number = ? AND held", self._lease_until(), row.number)
+        # It may just have been given back, which is not to be undone; nor is that a session expired.
+        if row.held and not self._expired(row):
+            self._sql("UPDATE sessions SET lease_until = ? WHERE number = ?", self._lease_until(), row.number)
         return True
 
     def _drop(self, lease: Lease) -> None:
@@ -343,16 +344,10 @@ class SqliteStore:
 
     def _insert(self, session: Session, fence: int, held: bool, call_id: str) -> None:
         self._sql("DELETE FROM tombstones WHERE tenant = ? AND id = ?", *session.key)
+        lease_until = self._lease_until() if held else 0
         number = self._sql(
-            "INSERT INTO sessions (tenant, id, expires, fence, held, lease_until, call_id) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            *(
-                *session.key,
-                _to_microseconds(session.expires),
-                fence,
-                held,
-                self._lease_until() if held else 0,
-                call_id,
-            ),
+            "INSERT INTO sessions VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
+            *(*session.key, _to_microseconds(session.expires), fence, held, lease_until, call_id),
         ).lastrowid
         self._sql("INSERT INTO records VALUES (?, ?)", number, record.from_session(session))
 
