@@ -18,6 +18,7 @@ FOLDERS = {
     "cli": "client",
     "bundle": "training",
     "training": "training",
+    "reference": "training",
     "engine": "server",
     "server": "server",
     "models": "server",
@@ -27,6 +28,7 @@ ARROWS = {
     "client": {"v1"},
     "bundle": set(),
     "training": {"bundle"},
+    "reference": set(),  # and no part imports it: it is for the tests
     "engine": {"bundle"},
     "server": {"bundle", "engine", "v1"},
     "models": set(),
@@ -41,6 +43,7 @@ FORBIDDEN = {
     "engine": {"grpc", "google"},
     "server": {"torch", "onnxruntime"},
     "training": {"grpc", "google"},
+    "reference": {"grpc", "google", "onnxruntime", "onnx"},
 }
 TORCH_IN_ENGINE = {"torch_decoder.py", "device_decoder.py", "opening.py"}
 """Where the engine may name torch: the decoder that needs it, and its late import."""
@@ -111,6 +114,9 @@ def test_only_the_torch_decoder_brings_torch_into_the_engine() -> None:
         ("charloom.cli.chat", "torch onnxruntime numpy pydantic onnx"),
         ("charloom.cli.serve", "torch onnx safetensors"),
         ("charloom.training.loop", "grpc onnxruntime"),
+        ("charloom.reference.numpy_training", "torch matplotlib"),
+        ("charloom.reference.numpy_batched", "torch"),
+        ("charloom.reference.numpy_variants", "torch"),
     ],
 )
 def test_a_process_that_imports_a_part_does_not_load_what_it_does_without(module: str, absent: str) -> None:
