@@ -44,7 +44,7 @@ def plot_throughput(found: dict[str, Any], file: Path) -> None:
     with _axes(file, "Throughput over concurrent streams", found["hardware"]) as axes:
         _logarithmic(axes, list(streams))
         axes.plot(list(streams), list(streams.values()), "o-", color=OURS)
-        _label(axes, "Charloom, int8", list(streams.items())[-1], OURS, (0, 8), ha="right")
+        _label(axes, "Charloom, int8", list(streams.items())[-1], OURS, (0, 14), ha="right")
         _ceiling(axes, "bare int8 step, all cores", top, min(streams), OURS)
         if "fp32" in found:
             points = _points(found["fp32"]["streams"])
