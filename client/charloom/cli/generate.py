@@ -5,23 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Iterable, Sequence
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connect, plain
-from charloom.client import (
-    Alternative,
-    Client,
-    Completion,
-    FinishReason,
-    GenerateOptions,
-    NotFound,
-    Result,
-    Session,
-    TokenLogprob,
-)
+from charloom.cli.text import add_skip_unknown, read_text, unknown_characters
+from charloom.cli.tokens import table
+from charloom.client import Client, Completion, FinishReason, GenerateOptions, NotFound, Result, Session
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,8 +65,8 @@ def add_generation_arguments(parser: argparse.ArgumentParser, *, max_tokens: int
         "$'\\n'",
     )
     group.add_argument("--include-stop", action="store_true", help="print the stop string too")
-    group.add_argument("--seed", type=int, metavar="N", help="of the random numbers (default: the server draws one)")
-    group.add_argument("--skip-unknown", action="store_true", help="leave out characters that the model lacks")
+    group.add_argument("--seed", type=int, metavar="N", help="of the random numbers (default: one is drawn)")
+    add_skip_unknown(group)
     group = parser.add_argument_group("sampling")
     group.add_argument("--temperature", type=float, metavar="X", help="0 is greedy; above 1 is more varied")
     group.add_argument("--top-k", type=int, metavar="K", help="only the K most probable tokens; 0 is off")
@@ -118,7 +109,7 @@ def sampling_options(arguments: argparse.Namespace) -> GenerateOptions:
         logit_bias=_sums(arguments.logit_bias or ()) or None,
         allowed_characters=arguments.allowed_characters,
         forbidden_characters=arguments.forbidden_characters,
-        unknown_characters="skip" if arguments.skip_unknown else None,
+        unknown_characters=unknown_characters(arguments),
     )
 
 
@@ -142,7 +133,7 @@ def _sums(biases: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Stream text to stdout, or print it as a whole where that is asked for."""
-    prompt = _prompt(arguments.prompt)
+    prompt = read_text(arguments.prompt)
     lead = prompt if arguments.echo else ""
     options = sampling_options(arguments)
     options["model"] = arguments.model
@@ -202,27 +193,6 @@ def stats(text: str, result: Result) -> str:
     )
 
 
-def table(logprobs: Sequence[TokenLogprob]) -> str:
-    """One line for each token: its probability, the same in nats, and the most probable ones, if they are there."""
-    rows = [("TOKEN", "PROBABILITY", "NATS", "MOST PROBABLE" if any(token.top for token in logprobs) else "")]
-    for token in logprobs:
-        others = ", ".join(f"{_shown(other)} {math.exp(other.logprob):.2%}" for other in token.top)
-        rows.append((_shown(token), f"{math.exp(token.logprob):.2%}", f"{abs(token.logprob):.4f}", others))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        f"{token:<{widths[0]}}  {share:>{widths[1]}}  {nats:>{widths[2]}}  {others}".rstrip()
-        for token, share, nats, others in rows
-    )
-
-
-def _shown(token: Alternative) -> str:
-    """On one line, with quotes around it; a byte that is no character of its own as bytes."""
-    try:
-        return repr(token.symbol.decode())
-    except UnicodeDecodeError:
-        return repr(token.symbol)
-
-
 def _stream(source: Client | Session, lead: str, prompt: str, options: GenerateOptions) -> Completion:
     with source.generate(prompt, **options) as stream:
         if lead:
@@ -237,12 +207,3 @@ def _stream(source: Client | Session, lead: str, prompt: str, options: GenerateO
         sys.stdout.write("\n")
     sys.stdout.flush()
     return completion
-
-
-def _prompt(given: str) -> str:
-    if given != "-":
-        return given
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as problem:
-        raise CommandError(f"stdin is not {problem.encoding}: {problem.reason} at byte {problem.start}") from None

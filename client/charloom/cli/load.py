@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 
-from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc, text_pb2
 
 WORKLOADS = {
     "long": "clients that read long streams",
@@ -200,7 +200,7 @@ _WORK: dict[str, Callable[[Load, grpc.aio.Channel, int], Awaitable[list[Seen]]]]
 
 def _prompted(characters: int, **fields: Any) -> generation_pb2.GenerationOptions:
     prompt = "".join(itertools.islice(itertools.cycle(_TEXT), characters))
-    unknown = generation_pb2.UNKNOWN_CHARACTERS_SKIP
+    unknown = text_pb2.UNKNOWN_CHARACTERS_SKIP
     return generation_pb2.GenerationOptions(prompt=prompt, unknown_characters=unknown, **fields)
 
 

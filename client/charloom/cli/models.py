@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 
+from charloom.cli.columns import columns
 from charloom.cli.connection import add_connection_arguments, connect, plain
 from charloom.client import ModelInfo
 
@@ -25,10 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([dataclasses.asdict(model) for model in models], ensure_ascii=False, default=plain))
         return 0
-    rows = [_HEADINGS, *map(_row, models)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(columns([_HEADINGS, *map(_row, models)]))
     return 0
 
 

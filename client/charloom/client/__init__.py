@@ -11,12 +11,16 @@ r"""The Python SDK: streaming text and sessions of a Charloom server, blocking o
             print(session.complete(max_tokens=100).text)
 
 `AsyncClient` is the same with `async with`, `async for` and `await`. A call without a session starts from the zero
-state and leaves nothing on the server. Errors are the classes below `CharloomError`.
+state and leaves nothing on the server. A stream that breaks off is resumed. Errors are the classes below
+`CharloomError`.
 """
 
 from charloom.client._async_client import AsyncClient
+from charloom.client._async_session import AsyncSession
 from charloom.client._client import DEFAULT_TARGET, Client
 from charloom.client._continuations import AsyncContinuations, Continuations
+from charloom.client._conversation import AsyncConversation, Conversation
+from charloom.client._conversation_types import Applied, ConversationEvent, ConversationText, Ended
 from charloom.client._errors import (
     AlreadyExists,
     Cancelled,
@@ -32,26 +36,27 @@ from charloom.client._errors import (
     NotFound,
     Overloaded,
     PermissionDenied,
+    PositionNotKept,
     RequestError,
     SessionExpired,
     Unauthenticated,
     Unavailable,
     Unimplemented,
 )
-from charloom.client._options import NOT_GIVEN, GenerateOptions, NotGiven
-from charloom.client._session import AsyncSession, Session
+from charloom.client._observation import AsyncObserver, Observer
+from charloom.client._options import NOT_GIVEN, GenerateOptions, NotGiven, SamplingOptions, UnknownCharacters
+from charloom.client._session import Session
+from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
 from charloom.client._stream import AsyncTextStream, TextStream
+from charloom.client._text_types import Alternative, Observed, Peek, Score, TokenLogprob
 from charloom.client._types import (
-    Alternative,
     Completion,
     FinishReason,
     HealthStatus,
     ModelInfo,
     Result,
     Sampling,
-    SessionInfo,
     Timings,
-    TokenLogprob,
     Unit,
     Usage,
 )
@@ -61,8 +66,11 @@ __all__ = [
     "NOT_GIVEN",
     "AlreadyExists",
     "Alternative",
+    "Applied",
     "AsyncClient",
     "AsyncContinuations",
+    "AsyncConversation",
+    "AsyncObserver",
     "AsyncSession",
     "AsyncTextStream",
     "Cancelled",
@@ -72,8 +80,13 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "Continuations",
+    "Conversation",
+    "ConversationEvent",
+    "ConversationText",
     "DataLoss",
     "DeadlineExceeded",
+    "DeletionReceipt",
+    "Ended",
     "FailedPrecondition",
     "FinishReason",
     "GenerateOptions",
@@ -84,11 +97,19 @@ __all__ = [
     "ModelInfo",
     "NotFound",
     "NotGiven",
+    "Observed",
+    "Observer",
+    "Origin",
     "Overloaded",
+    "Peek",
     "PermissionDenied",
+    "PositionNotKept",
     "RequestError",
     "Result",
     "Sampling",
+    "SamplingOptions",
+    "Score",
+    "SealedState",
     "Session",
     "SessionExpired",
     "SessionInfo",
@@ -99,5 +120,6 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "Unit",
+    "UnknownCharacters",
     "Usage",
 ]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
-from charloom.client import _requests, _responses, _values
+from charloom.client import _conversation_requests, _reading_requests, _requests, _responses, _session_requests, _values
+from charloom.client._async_session import AsyncSession, Opened
 from charloom.client._client import DEFAULT_TARGET, DEFAULT_TIMEOUT, PAGE_SIZE
 from charloom.client._connection import AsyncConnection, ChannelOptions
 from charloom.client._continuations import AsyncContinuations
+from charloom.client._conversation import AsyncConversation
 from charloom.client._errors import CharloomError
-from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout
+from charloom.client._observation import AsyncObserver
+from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
 from charloom.client._readiness import NOT_READY, POLL, Patience
-from charloom.client._session import AsyncSession
+from charloom.client._session import CLEANUP_TIMEOUT
+from charloom.client._session_requests import SessionOrId
+from charloom.client._session_types import DeletionReceipt, SessionInfo
 from charloom.client._stream import AsyncTextStream
-from charloom.client._types import Completion, HealthStatus, ModelInfo, SessionInfo
+from charloom.client._text_types import Peek, Score
+from charloom.client._types import Completion, HealthStatus, ModelInfo
 from charloom.v1 import models_pb2, sessions_pb2
 
 if TYPE_CHECKING:
@@ -36,16 +43,26 @@ class AsyncClient:
         target: str = DEFAULT_TARGET,
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
+        tenant: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         channel_options: ChannelOptions = (),
     ) -> None:
-        self._connection = AsyncConnection(target, timeout, credentials, channel_options)
+        self._connection = AsyncConnection(target, timeout, tenant, credentials, channel_options)
 
     def generate(
-        self, prompt: str = "", *, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+        self,
+        prompt: str = "",
+        *,
+        resume: bool = True,
+        timeout: Timeout = NOT_GIVEN,
+        **options: Unpack[GenerateOptions],
     ) -> AsyncTextStream:
-        """Feed a prompt to a fresh state and stream the text that follows. Errors appear when the stream is read."""
-        return self._connection.stream(_requests.generate_request(prompt, options), timeout)
+        """Feed a prompt to a fresh state and stream the text that follows. Errors appear when the stream is read.
+
+        A stream that breaks off is resumed where it was, unless `resume` is `False`.
+        """
+        request = _requests.resumable_request(prompt, options)
+        return self._connection.stream(request, timeout, resume=_values.flag("resume", resume))
 
     async def complete(
         self, prompt: str = "", *, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
@@ -65,6 +82,59 @@ class AsyncClient:
         """
         return self._connection.continuations(_requests.continuations_request(prompt, n, options), timeout)
 
+    def converse(
+        self, prompt: str = "", *, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+    ) -> AsyncConversation:
+        """Feed a prompt to a fresh state and wait to be told when to generate, what else to read, and how."""
+        return self._connection.converse(_conversation_requests.start(prompt, options), timeout)
+
+    async def score(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        unknown_characters: UnknownCharacters | None = None,
+        top_logprobs: int = 0,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> Score:
+        """How probable a text is, from a fresh state.
+
+        Args:
+            text: the text.
+            model: name of the model; default is the server's first one.
+            unknown_characters: what to do with those that the model lacks; default is "reject".
+            top_logprobs: also tell the most probable tokens at each position, this many; up to 20.
+            timeout: of this call alone, in seconds.
+
+        """
+        request = _reading_requests.score_request(text, model, unknown_characters, top_logprobs)
+        return _responses.score(await self._connection.call(self._connection.reading.Score, request, timeout))
+
+    async def peek(
+        self, prompt: str = "", *, top: int = 0, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+    ) -> Peek:
+        """What would come after a prompt, and how probable each token is there.
+
+        The next token, or `max_tokens` of them, up to 256; at each position the `top` most probable ones, or all.
+        """
+        request = _reading_requests.peek_request(prompt, top, options)
+        return _responses.peek(await self._connection.call(self._connection.reading.Peek, request, timeout))
+
+    def observe(
+        self,
+        *,
+        model: str | None = None,
+        unknown_characters: UnknownCharacters | None = None,
+        top_logprobs: int = 0,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> AsyncObserver:
+        """Read text as it comes, from a fresh state, and tell how surprising each token is; arguments as `score`.
+
+        The timeout is that of the observation as a whole.
+        """
+        start = _reading_requests.observe_start(model, unknown_characters, top_logprobs)
+        return self._connection.observe(start, timeout)
+
     def session(
         self,
         *,
@@ -72,25 +142,105 @@ class AsyncClient:
         id: str | None = None,
         seed: int | None = None,
         time_to_live: float | None = None,
+        start: str | None = None,
         keep: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> AsyncSession:
-        """Make a session with zero state, when it is entered or awaited; arguments as `Client.session`."""
-        request = _requests.create_session_request(model, id, seed, time_to_live)
+        """Make a session with zero state, or with that of another one, when it is entered or awaited.
 
-        async def create() -> SessionInfo:
+        Arguments as `Client.session`.
+        """
+        if start is not None:
+            fork_request = _session_requests.start_request(start, model, id, seed, time_to_live)
+
+            async def fork() -> Opened:
+                answer = await self._connection.call(self._connection.sessions.ForkSession, fork_request, timeout)
+                (info,) = _responses.forks(answer, 1)
+                return Opened(info)
+
+            return AsyncSession(self._connection, fork, keep=keep)
+        request = _session_requests.create_session_request(model, id, seed, time_to_live)
+
+        async def create() -> Opened:
             answer = await self._connection.call(self._connection.sessions.CreateSession, request, timeout)
-            return _responses.session_info(answer.session)
+            return Opened(_responses.session_info(answer.session))
 
         return AsyncSession(self._connection, create, keep=keep)
 
+    async def prime(
+        self,
+        id: str,
+        text: str,
+        *,
+        model: str | None = None,
+        time_to_live: float | None = None,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> SessionInfo:
+        """Make a session of this id that has read a text, for others to start from: `session(start=id)`.
+
+        It is kept. The timeout is that of each of two calls; if the second one fails, the session is deleted again.
+        """
+        _values.text("text", text)
+        session = await self.session(id=id, model=model, time_to_live=time_to_live, keep=True, timeout=timeout)
+        try:
+            return await session.feed(text, timeout=timeout)
+        except BaseException:
+            # Without the text it would pass for primed.
+            with contextlib.suppress(CharloomError):
+                await session.delete(timeout=CLEANUP_TIMEOUT)
+            raise
+
     def open_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> AsyncSession:
         """Go on with a session that exists, when it is entered or awaited. It is kept when the block ends."""
-        return AsyncSession(self._connection, lambda: self.get_session(id, timeout=timeout), keep=True)
+
+        async def find() -> Opened:
+            return Opened(await self.get_session(id, timeout=timeout))
+
+        return AsyncSession(self._connection, find, keep=True)
+
+    def import_session(
+        self,
+        state: bytes,
+        *,
+        id: str | None = None,
+        time_to_live: float | None = None,
+        keep: bool = False,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> AsyncSession:
+        """Make a session of a state, when it is entered or awaited; arguments and errors as `Client.import_session`."""
+        request = _session_requests.import_session_request(state, id=id, time_to_live=time_to_live)
+
+        async def restore() -> Opened:
+            answer = await self._connection.call(self._connection.sessions.ImportSession, request, timeout)
+            return Opened(_responses.session_info(answer.session), answer.exact)
+
+        return AsyncSession(self._connection, restore, keep=keep)
+
+    def blend(
+        self,
+        sources: Mapping[SessionOrId, float],
+        *,
+        id: str | None = None,
+        seed: int | None = None,
+        time_to_live: float | None = None,
+        keep: bool = False,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> AsyncSession:
+        """Make a session whose state is the weighted mean of others', when it is entered or awaited. Experimental.
+
+        Arguments as `Client.blend`.
+        """
+        request = _session_requests.blend_sessions_request(sources, id=id, seed=seed, time_to_live=time_to_live)
+
+        async def blend() -> Opened:
+            answer = await self._connection.call(self._connection.sessions.BlendSessions, request, timeout)
+            return Opened(_responses.session_info(answer.session))
+
+        return AsyncSession(self._connection, blend, keep=keep)
 
     async def get_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Describe a session. Does not renew its expiry."""
-        request = sessions_pb2.GetSessionRequest(session_id=_values.text("id", id))
+        request = _session_requests.get_session_request(id)
         answer = await self._connection.call(self._connection.sessions.GetSession, request, timeout)
         return _responses.session_info(answer.session)
 
@@ -105,11 +255,11 @@ class AsyncClient:
                 return
             request.page_token = page.next_page_token
 
-    async def delete_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
-        """Forget a session and its state; returns it as it was."""
-        request = sessions_pb2.DeleteSessionRequest(session_id=_values.text("id", id))
+    async def delete_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> DeletionReceipt:
+        """Forget a session, its state and all that it could go back to."""
+        request = _session_requests.delete_session_request(id)
         answer = await self._connection.call(self._connection.sessions.DeleteSession, request, timeout)
-        return _responses.session_info(answer.session)
+        return _responses.deletion_receipt(answer)
 
     async def models(self, *, timeout: Timeout = NOT_GIVEN) -> list[ModelInfo]:
         """All models that the server has loaded, the default one first."""

@@ -1,11 +1,11 @@
-"""A channel, its stubs and the deadline of each call, blocking and asyncio. Knows no options and no sessions."""
+"""A channel, its stubs and what goes with each call, blocking and asyncio. Knows no options and no sessions."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -13,11 +13,26 @@ import grpc.aio
 
 from charloom.client import _responses, _values
 from charloom.client._continuations import AsyncContinuations, Continuations
+from charloom.client._conversation import AsyncConversation, Conversation
+from charloom.client._duplex import AsyncDuplex, Duplex
 from charloom.client._errors import cancelled, from_rpc_error
+from charloom.client._observation import AsyncObserver, Observer
 from charloom.client._options import NotGiven, Timeout
+from charloom.client._reading import AsyncCall, Call
+from charloom.client._resuming import AsyncResumingCall, ResumingCall
+from charloom.client._resumption import Resumption
 from charloom.client._stream import AsyncTextStream, TextStream
 from charloom.client._transcript import OnResult
-from charloom.v1 import generation_pb2, generation_pb2_grpc, models_pb2_grpc, sessions_pb2_grpc
+from charloom.v1 import (
+    conversation_pb2,
+    conversation_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
+    models_pb2_grpc,
+    reading_pb2,
+    reading_pb2_grpc,
+    sessions_pb2_grpc,
+)
 
 if TYPE_CHECKING:
     from charloom.client._types import HealthStatus
@@ -27,15 +42,20 @@ ChannelOptions = Sequence[tuple[str, Any]]
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
+_TENANT = "charloom-tenant"
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _CLOSED = "this client is closed; make a new one"
 
-# Reading twice does no harm. A call that changes something is never repeated: the first try may have had its effect.
+# Reading twice does no harm. A call that changes something is not repeated: the first try may have had its effect. Only
+# a stream of text is, by what it says of itself; see `Resumption`.
 _READS = [
     {"service": "charloom.v1.ModelService", "method": "ListModels"},
     {"service": "charloom.v1.ModelService", "method": "GetModel"},
     {"service": "charloom.v1.SessionService", "method": "GetSession"},
     {"service": "charloom.v1.SessionService", "method": "ListSessions"},
+    {"service": "charloom.v1.SessionService", "method": "ExportSession"},
+    {"service": "charloom.v1.ReadingService", "method": "Score"},
+    {"service": "charloom.v1.ReadingService", "method": "Peek"},
 ]
 _RETRY = {
     "maxAttempts": 4,
@@ -59,11 +79,13 @@ class _Settings:
         self,
         target: str,
         timeout: float | None,
+        tenant: str | None,
         credentials: grpc.ChannelCredentials | None,
         channel_options: ChannelOptions,
     ) -> None:
         self.target = _values.text("target", target)
         self._timeout = _values.deadline(timeout)
+        self._metadata = () if tenant is None else ((_TENANT, _values.printable("tenant", tenant)),)
         self._credentials = credentials
         self._options = tuple({**_DEFAULT_OPTIONS, **dict(channel_options)}.items())
         self.closed = False
@@ -84,10 +106,11 @@ class Connection(_Settings):
         self,
         target: str,
         timeout: float | None,
+        tenant: str | None,
         credentials: grpc.ChannelCredentials | None,
         channel_options: ChannelOptions,
     ) -> None:
-        super().__init__(target, timeout, credentials, channel_options)
+        super().__init__(target, timeout, tenant, credentials, channel_options)
         if credentials is None:
             self._channel = grpc.insecure_channel(self.target, self._options)
         else:
@@ -95,6 +118,8 @@ class Connection(_Settings):
         self.generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self.sessions = sessions_pb2_grpc.SessionServiceStub(self._channel)
         self.models = models_pb2_grpc.ModelServiceStub(self._channel)
+        self.reading = reading_pb2_grpc.ReadingServiceStub(self._channel)
+        self._conversation = conversation_pb2_grpc.ConversationServiceStub(self._channel)
         self._check: grpc.UnaryUnaryMultiCallable[bytes, HealthStatus] = self._channel.unary_unary(
             _HEALTH_CHECK, response_deserializer=_responses.health_status
         )
@@ -110,7 +135,9 @@ class Connection(_Settings):
         """Make a call with one answer."""
         self.require_open()
         # Through a future, because only that can be cancelled when Ctrl-C interrupts the wait.
-        future = method.future(request, timeout=self.seconds(timeout), wait_for_ready=wait_for_ready)
+        future = method.future(
+            request, timeout=self.seconds(timeout), metadata=self._metadata, wait_for_ready=wait_for_ready
+        )
         try:
             return future.result()
         except grpc.RpcError as error:
@@ -124,10 +151,13 @@ class Connection(_Settings):
         request: generation_pb2.GenerateRequest,
         timeout: Timeout,
         on_result: OnResult | None = None,
+        *,
+        resume: bool,
     ) -> TextStream:
         """Begin a generation."""
         self.require_open()
-        call = self.generation.Generate(request, timeout=self.seconds(timeout))
+        resumption = Resumption(request, self.seconds(timeout), self.target, enabled=resume)
+        call = ResumingCall(self._generate, resumption, lambda: self.closed)
         return TextStream(call, self.target, on_result)
 
     def continuations(
@@ -138,8 +168,33 @@ class Connection(_Settings):
     ) -> Continuations:
         """Begin as many generations from one state as the request asks for."""
         self.require_open()
-        call = self.generation.Generate(request, timeout=self.seconds(timeout))
+        call = self._generate(request, self.seconds(timeout))
         return Continuations(call, self.target, request.options.n, on_result)
+
+    def _generate(self, request: generation_pb2.GenerateRequest, seconds: float | None) -> Call:
+        return self.generation.Generate(request, timeout=seconds, metadata=self._metadata)
+
+    def observe(self, start: reading_pb2.ObserveRequest, timeout: Timeout) -> Observer:
+        """Begin an observation."""
+        self.require_open()
+        seconds = self.seconds(timeout)
+
+        def observe(requests: Iterator[reading_pb2.ObserveRequest]) -> Any:
+            return self.reading.Observe(requests, timeout=seconds, metadata=self._metadata)
+
+        return Observer(Duplex(observe, start, self.target))
+
+    def converse(
+        self, start: conversation_pb2.ConverseRequest, timeout: Timeout, on_result: OnResult | None = None
+    ) -> Conversation:
+        """Begin a conversation."""
+        self.require_open()
+        seconds = self.seconds(timeout)
+
+        def converse(requests: Iterator[conversation_pb2.ConverseRequest]) -> Any:
+            return self._conversation.Converse(requests, timeout=seconds, metadata=self._metadata)
+
+        return Conversation(Duplex(converse, start, self.target), on_result)
 
     def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
         """Ask the server for the health of the whole of it."""
@@ -177,6 +232,15 @@ class AsyncConnection(_Settings):
         return models_pb2_grpc.ModelServiceStub(self._channel)
 
     @functools.cached_property
+    def reading(self) -> reading_pb2_grpc.ReadingServiceAsyncStub:
+        """Stub of the reading service."""
+        return reading_pb2_grpc.ReadingServiceStub(self._channel)
+
+    @functools.cached_property
+    def _conversation(self) -> conversation_pb2_grpc.ConversationServiceAsyncStub:
+        return conversation_pb2_grpc.ConversationServiceStub(self._channel)
+
+    @functools.cached_property
     def _check(self) -> grpc.aio.UnaryUnaryMultiCallable[bytes, HealthStatus]:
         return self._channel.unary_unary(_HEALTH_CHECK, response_deserializer=_responses.health_status)
 
@@ -191,7 +255,9 @@ class AsyncConnection(_Settings):
         """Make a call with one answer."""
         self.require_open()
         try:
-            return await method(request, timeout=self.seconds(timeout), wait_for_ready=wait_for_ready)
+            return await method(
+                request, timeout=self.seconds(timeout), metadata=self._metadata, wait_for_ready=wait_for_ready
+            )
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.target) from error
         except asyncio.CancelledError:
@@ -205,11 +271,14 @@ class AsyncConnection(_Settings):
         request: generation_pb2.GenerateRequest,
         timeout: Timeout,
         on_result: OnResult | None = None,
+        *,
+        resume: bool,
     ) -> AsyncTextStream:
         """Begin a generation."""
         self.require_open()
         asyncio.get_running_loop()
-        call = self.generation.Generate(request, timeout=self.seconds(timeout))
+        resumption = Resumption(request, self.seconds(timeout), self.target, enabled=resume)
+        call = AsyncResumingCall(self._generate, resumption, lambda: self.closed)
         return AsyncTextStream(call, self.target, on_result, lambda: self.closed)
 
     def continuations(
@@ -221,8 +290,29 @@ class AsyncConnection(_Settings):
         """Begin as many generations from one state as the request asks for."""
         self.require_open()
         asyncio.get_running_loop()
-        call = self.generation.Generate(request, timeout=self.seconds(timeout))
+        call = self._generate(request, self.seconds(timeout))
         return AsyncContinuations(call, self.target, request.options.n, on_result, lambda: self.closed)
+
+    def _generate(self, request: generation_pb2.GenerateRequest, seconds: float | None) -> AsyncCall:
+        return self.generation.Generate(request, timeout=seconds, metadata=self._metadata)
+
+    def observe(self, start: reading_pb2.ObserveRequest, timeout: Timeout) -> AsyncObserver:
+        """Begin an observation."""
+        self.require_open()
+        asyncio.get_running_loop()
+        call = self.reading.Observe(timeout=self.seconds(timeout), metadata=self._metadata)
+        duplex = AsyncDuplex(call, start, reading_pb2.ObserveResponse, self.target, lambda: self.closed)
+        return AsyncObserver(duplex)
+
+    def converse(
+        self, start: conversation_pb2.ConverseRequest, timeout: Timeout, on_result: OnResult | None = None
+    ) -> AsyncConversation:
+        """Begin a conversation."""
+        self.require_open()
+        asyncio.get_running_loop()
+        call = self._conversation.Converse(timeout=self.seconds(timeout), metadata=self._metadata)
+        duplex = AsyncDuplex(call, start, conversation_pb2.ConverseResponse, self.target, lambda: self.closed)
+        return AsyncConversation(duplex, on_result)
 
     async def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
         """Ask the server for the health of the whole of it."""

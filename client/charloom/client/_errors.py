@@ -4,14 +4,15 @@
     ├── InvalidValue (also a ValueError)   the call was not sent: no message can carry the value
     ├── ConnectionFailed                   no server answered, or the connection broke
     └── RequestError                       the server answered with an error
-        ├── InvalidArgument                a field is out of range, or the model cannot read the prompt
+        ├── InvalidArgument                a field is out of range, or the model cannot read the text
         ├── NotFound                       no such model or session
         │   └── SessionExpired             the session existed and has been forgotten
         ├── AlreadyExists                  the session id is in use
-        ├── FailedPrecondition             the session belongs to another model
+        ├── FailedPrecondition             a state of another model, or one that expired
+        ├── PositionNotKept                the session cannot go back so far
         ├── Conflict                       the session is in use, or is not at the expected position
         ├── Overloaded                     the server has as much work, or as many sessions, as it takes
-        ├── Unavailable                    the server is loading or stopping
+        ├── Unavailable                    the server is loading or stopping, or cannot reach its sessions
         ├── DeadlineExceeded               the call did not finish in time
         ├── Cancelled                      the call was cancelled
         ├── PermissionDenied               the state belongs to somebody else
@@ -98,7 +99,10 @@ class RequestError(CharloomError):
 
 
 class InvalidArgument(RequestError):
-    """A field is out of range, or the model cannot read the prompt; `violations` names each field."""
+    """A field is out of range, or the model cannot read the text; `violations` names each field.
+
+    SEALED_STATE_VERSION is a state of a version that the server does not know.
+    """
 
 
 class NotFound(RequestError):
@@ -114,19 +118,43 @@ class AlreadyExists(RequestError):
 
 
 class FailedPrecondition(RequestError):
-    """The session belongs to another model."""
+    """The session or state belongs to another model, or the state's time is up.
+
+    The reasons are SESSION_OF_ANOTHER_MODEL, SEALED_STATE_OF_ANOTHER_MODEL and SEALED_STATE_EXPIRED.
+    """
+
+
+class PositionNotKept(RequestError):
+    """The session cannot be put back to this position: it lies in the future, or too far back."""
+
+    @property
+    def position(self) -> int | None:
+        """The position that was asked for; `None` if the server did not say."""
+        return self._number("position")
+
+    @property
+    def earliest(self) -> int | None:
+        """The earliest position that the session can be put back to; `None` if the server did not say."""
+        return self._number("earliest")
+
+    def _number(self, name: str) -> int | None:
+        value = self.metadata.get(name, "")
+        return int(value) if value.isdecimal() else None
 
 
 class Conflict(RequestError):
-    """The session is in use by another call (SESSION_BUSY) or not where it was expected (STALE_POSITION)."""
+    """The session is in use by another call (SESSION_BUSY) or not where it was expected (STALE_POSITION).
+
+    SESSION_TAKEN_OVER is a call that another one went on with: what it generated since is not in the session.
+    """
 
 
 class Overloaded(RequestError):
-    """The server has as much work, or as many sessions, as it takes; see `retry_after`."""
+    """The server has as much work, or as many sessions, as it takes, or no room (STORE_FULL); see `retry_after`."""
 
 
 class Unavailable(RequestError):
-    """The server is loading or stopping."""
+    """The server is loading or stopping (DRAINING), or cannot reach its sessions (STORE_UNAVAILABLE)."""
 
 
 class DeadlineExceeded(RequestError):
@@ -138,7 +166,7 @@ class Cancelled(RequestError):
 
 
 class PermissionDenied(RequestError):
-    """The state belongs to somebody else."""
+    """The state belongs to somebody else (SEALED_STATE_OF_ANOTHER_TENANT)."""
 
 
 class Unauthenticated(RequestError):
@@ -150,7 +178,7 @@ class Unimplemented(RequestError):
 
 
 class DataLoss(RequestError):
-    """Stored state is damaged."""
+    """Stored state is damaged, or an exported one cannot be opened (SEALED_STATE_CORRUPT)."""
 
 
 class InternalError(RequestError):
@@ -173,7 +201,10 @@ _CLASSES: dict[grpc.StatusCode, type[RequestError]] = {
     grpc.StatusCode.DATA_LOSS: DataLoss,
     grpc.StatusCode.INTERNAL: InternalError,
 }
-_CLASSES_BY_REASON: dict[str, type[RequestError]] = {"SESSION_EXPIRED": SessionExpired}
+_CLASSES_BY_REASON: dict[str, type[RequestError]] = {
+    "SESSION_EXPIRED": SessionExpired,
+    "POSITION_NOT_KEPT": PositionNotKept,
+}
 
 # gRPC's own words for these say neither what happened nor what to do.
 _PLAIN_WORDS = {

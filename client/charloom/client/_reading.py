@@ -89,6 +89,10 @@ class Reading(Generic[Piece_co, Outcome_co]):
             except grpc.RpcError as error:
                 self._failure = from_rpc_error(error, self._target)
                 raise self._failure from error
+            except CharloomError as failure:
+                self._failure = failure
+                self.cancel()
+                raise
             except BaseException:
                 # KeyboardInterrupt, for one: nobody may ever come back to this call.
                 self.cancel()
@@ -149,6 +153,10 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
             except grpc.RpcError as error:
                 self._failure = from_rpc_error(error, self._target)
                 raise self._failure from error
+            except CharloomError as failure:
+                self._failure = failure
+                self.cancel()
+                raise
             except asyncio.CancelledError:
                 # grpc.aio raises this for a cancelled call too, where nobody cancelled the task.
                 if self._cancelled or self._is_closed():

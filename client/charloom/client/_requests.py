@@ -1,24 +1,37 @@
-"""Options to protobuf, for both clients.
+"""Options of a generation to protobuf, for both clients.
 
 Checks only what a message cannot carry. Ranges are left to the server, the only place that knows them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from charloom.client import _values
-from charloom.client._options import GenerateOptions
-from charloom.v1 import generation_pb2, sessions_pb2
+from charloom.client._options import GenerateOptions, SamplingOptions
+from charloom.v1 import generation_pb2, text_pb2
 
 _UNKNOWN_CHARACTERS = {
-    "reject": generation_pb2.UNKNOWN_CHARACTERS_REJECT,
-    "skip": generation_pb2.UNKNOWN_CHARACTERS_SKIP,
+    "reject": text_pb2.UNKNOWN_CHARACTERS_REJECT,
+    "skip": text_pb2.UNKNOWN_CHARACTERS_SKIP,
 }
 
 
-def _unknown_characters(field: str, value: object) -> int:
+def unknown_characters(value: str | None) -> text_pb2.UnknownCharacters.ValueType:
+    """What a message says for one of the words "reject" and "skip", or for `None`.
+
+    Raises:
+        InvalidValue: for anything else.
+
+    """
+    if value is None:
+        return text_pb2.UNKNOWN_CHARACTERS_UNSPECIFIED
+    return _unknown_characters("unknown_characters", value)
+
+
+def _unknown_characters(field: str, value: object) -> text_pb2.UnknownCharacters.ValueType:
     return _values.one_of(field, value, _UNKNOWN_CHARACTERS)
 
 
@@ -41,6 +54,8 @@ _OPTIONS: dict[str, _Translation] = {
     "expected_position": _values.uint64,
     "logprobs": _values.flag,
     "top_logprobs": _values.uint32,
+    "state": _values.token,
+    "return_state": _values.flag,
 }
 _SAMPLING: dict[str, _Translation] = {
     "temperature": _values.number,
@@ -64,7 +79,17 @@ def generate_request(prompt: str, options: GenerateOptions, session_id: str = ""
         InvalidValue: for a value that a message cannot carry.
 
     """
-    return generation_pb2.GenerateRequest(options=_generation_options(prompt, options, session_id))
+    return generation_pb2.GenerateRequest(options=generation_options(prompt, options, session_id))
+
+
+def resumable_request(prompt: str, options: GenerateOptions, session_id: str = "") -> generation_pb2.GenerateRequest:
+    """Build the request of Generate so that it can be made again where it broke off; raises as `generate_request`."""
+    request = generate_request(prompt, options, session_id)
+    request.call_id = secrets.token_hex(16)
+    if not (session_id or request.options.state or request.options.HasField("seed")):
+        # A seed that the server drew would be lost with the connection. A session, or a state, has its own.
+        request.options.seed = secrets.randbits(64)
+    return request
 
 
 def continuations_request(
@@ -78,45 +103,41 @@ def continuations_request(
 
 def complete_request(prompt: str, options: GenerateOptions, session_id: str = "") -> generation_pb2.CompleteRequest:
     """Build the request of Complete; raises as `generate_request`."""
-    return generation_pb2.CompleteRequest(options=_generation_options(prompt, options, session_id))
+    return generation_pb2.CompleteRequest(options=generation_options(prompt, options, session_id))
 
 
-def create_session_request(
-    model: str | None, session_id: str | None, seed: int | None, time_to_live: float | None
-) -> sessions_pb2.CreateSessionRequest:
-    """Build the request of CreateSession; `None` leaves a field unset, `time_to_live` is in seconds.
-
-    Raises:
-        InvalidValue: for a value that a message cannot carry.
-
-    """
-    return sessions_pb2.CreateSessionRequest(
-        model="" if model is None else _values.text("model", model),
-        session_id="" if session_id is None else _values.text("id", session_id),
-        seed=None if seed is None else _values.uint64("seed", seed),
-        time_to_live=None if time_to_live is None else _values.duration("time_to_live", time_to_live),
-    )
-
-
-def _generation_options(prompt: str, options: GenerateOptions, session_id: str) -> generation_pb2.GenerationOptions:
-    _require_known(options)
-    given = {name: value for name, value in options.items() if value is not None}
-    sampling = _translated(_SAMPLING, given)
+def generation_options(prompt: str, options: GenerateOptions, session_id: str = "") -> generation_pb2.GenerationOptions:
+    """Build what all calls that generate have in common; raises as `generate_request`."""
+    _require_known(options, _OPTIONS.keys() | _SAMPLING.keys())
+    given = _given(options)
     return generation_pb2.GenerationOptions(
         session_id=_values.text("session_id", session_id),
         prompt=_values.text("prompt", prompt),
         # Without sampling options the message is not there at all.
-        sampling=generation_pb2.Sampling(**sampling) if sampling else None,
+        sampling=_sampling(given) if _SAMPLING.keys() & given.keys() else None,
         **_translated(_OPTIONS, given),
     )
+
+
+def sampling(options: SamplingOptions) -> generation_pb2.Sampling:
+    """Build the sampling parameters alone; raises as `generate_request`."""
+    _require_known(options, _SAMPLING.keys())
+    return _sampling(_given(options))
+
+
+def _sampling(given: Mapping[str, object]) -> generation_pb2.Sampling:
+    return generation_pb2.Sampling(**_translated(_SAMPLING, given))
+
+
+def _given(options: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _translated(table: Mapping[str, _Translation], given: Mapping[str, object]) -> dict[str, Any]:
     return {name: translate(name, given[name]) for name, translate in table.items() if name in given}
 
 
-def _require_known(options: GenerateOptions) -> None:
-    known = _OPTIONS.keys() | _SAMPLING.keys()
+def _require_known(options: Mapping[str, object], known: Set[str]) -> None:
     unknown = sorted(set(options) - known)
     if "n" in unknown:
         raise TypeError("this call makes one continuation and takes no n; `continuations` makes several")

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timezone
 
 import grpc
 from google.protobuf import wrappers_pb2
 
+from charloom.client._conversation_types import Applied, ConversationEvent, ConversationText, Ended
 from charloom.client._errors import InternalError
+from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
+from charloom.client._text_types import Alternative, Observed, Peek, Score, TokenLogprob
 from charloom.client._types import (
-    Alternative,
     Completion,
     FinishReason,
     HealthStatus,
     ModelInfo,
     Result,
     Sampling,
-    SessionInfo,
     Timings,
-    TokenLogprob,
     Unit,
     Usage,
 )
-from charloom.v1 import generation_pb2, models_pb2, sessions_pb2
+from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, text_pb2
 
 _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
@@ -46,10 +46,15 @@ def completion(message: generation_pb2.CompleteResponse) -> Completion:
     if not message.completions:
         raise InternalError("the server answered without a completion", code=grpc.StatusCode.INTERNAL)
     first = message.completions[0]
-    return Completion(text=first.text, result=result(first.result), logprobs=tuple(map(token_logprob, first.logprobs)))
+    return Completion(text=first.text, result=result(first.result), logprobs=token_logprobs(first.logprobs))
 
 
-def token_logprob(message: generation_pb2.TokenLogprob) -> TokenLogprob:
+def token_logprobs(messages: Iterable[text_pb2.TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    """Read how probable some tokens were."""
+    return tuple(map(token_logprob, messages))
+
+
+def token_logprob(message: text_pb2.TokenLogprob) -> TokenLogprob:
     """Read how probable a token was."""
     return TokenLogprob(
         symbol=message.chosen.symbol,
@@ -76,7 +81,40 @@ def result(message: generation_pb2.GenerationResult) -> Result:
         position=message.position,
         session=session_info(message.session) if message.HasField("session") else None,
         stop=message.stop or None,
+        state=message.state or None,
     )
+
+
+def score(message: reading_pb2.ScoreResponse) -> Score:
+    """Read how probable a text is."""
+    return Score(
+        logprobs=token_logprobs(message.logprobs),
+        nats_per_token=message.nats_per_token,
+        bits_per_character=message.bits_per_character,
+        perplexity=message.perplexity,
+    )
+
+
+def peek(message: reading_pb2.PeekResponse) -> Peek:
+    """Read what would come next."""
+    return Peek(text=message.text, distributions=token_logprobs(message.distributions), position=message.position)
+
+
+def observed(message: reading_pb2.ObserveResponse) -> Observed:
+    """Read what the model made of a text."""
+    return Observed(logprobs=token_logprobs(message.logprobs), position=message.position)
+
+
+def conversation_event(message: conversation_pb2.ConverseResponse) -> ConversationEvent | None:
+    """Read what happened in a conversation; `None` is something that this version of the client does not know."""
+    kind = message.WhichOneof("event")
+    if kind == "text":
+        return ConversationText(text=message.text, position=message.position)
+    if kind == "applied":
+        return Applied(number=message.applied, position=message.position)
+    if kind == "ended":
+        return Ended(result=result(message.ended), position=message.position)
+    return None
 
 
 def session_info(message: sessions_pb2.Session) -> SessionInfo:
@@ -92,7 +130,36 @@ def session_info(message: sessions_pb2.Session) -> SessionInfo:
         update_time=message.update_time.ToDatetime(timezone.utc),
         expire_time=message.expire_time.ToDatetime(timezone.utc),
         time_to_live=message.time_to_live.ToNanoseconds() / 1e9,
+        earliest_position=message.earliest_position,
+        origin=Origin(session_id=message.origin.session_id or None, position=message.origin.position)
+        if message.HasField("origin")
+        else None,
     )
+
+
+def forks(message: sessions_pb2.ForkSessionResponse, count: int) -> Sequence[SessionInfo]:
+    """Read the answer of ForkSession to a request for `count` copies.
+
+    Raises:
+        InternalError: if it has more or less.
+
+    """
+    if len(message.sessions) != count:
+        raise InternalError(
+            f"the server answered with {len(message.sessions)} sessions where {count} were asked for",
+            code=grpc.StatusCode.INTERNAL,
+        )
+    return [session_info(session) for session in message.sessions]
+
+
+def deletion_receipt(message: sessions_pb2.DeleteSessionResponse) -> DeletionReceipt:
+    """Read the receipt of DeleteSession."""
+    return DeletionReceipt(session=session_info(message.session), deleted=message.delete_time.ToDatetime(timezone.utc))
+
+
+def sealed_state(message: sessions_pb2.ExportSessionResponse) -> SealedState:
+    """Read a session's state."""
+    return SealedState(state=message.state, expires=message.expire_time.ToDatetime(timezone.utc))
 
 
 def model_info(message: models_pb2.Model) -> ModelInfo:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from charloom.client._reading import AsyncCall, AsyncReading, Call, Reading
+from charloom.client._reading import AsyncReading, Reading
+from charloom.client._resuming import AsyncResumingCall, ResumingCall
+from charloom.client._text_types import TokenLogprob
 from charloom.client._transcript import OnResult, Transcript
-from charloom.client._types import Result, TokenLogprob
+from charloom.client._types import Result
 
 
 class TextStream(Reading[str, Result]):
@@ -15,11 +17,15 @@ class TextStream(Reading[str, Result]):
     An iterator of `str`, and a context manager that cancels the call if it is left before the end. Without `with`,
     read it to the end or call `cancel`. After either, a session keeps the state after the last character that was sent.
 
+    A stream that breaks off is resumed where it was, on any server that can, until its deadline; the reader notices a
+    pause. Without a deadline it is given up a minute after it last came on.
+
     Every method raises the errors of the call: see `charloom.client.RequestError`. An error does not take back the
     text that arrived before it.
     """
 
-    def __init__(self, call: Call, target: str, on_result: OnResult | None = None) -> None:
+    def __init__(self, call: ResumingCall, target: str, on_result: OnResult | None = None) -> None:
+        self._resuming = call
         self._transcript = Transcript(on_result)
         super().__init__(call, target, self._transcript)
 
@@ -38,6 +44,11 @@ class TextStream(Reading[str, Result]):
         """Tokens fed and generated since the state was zero, after the last piece; 0 before the first one."""
         return self._transcript.position
 
+    @property
+    def resumptions(self) -> int:
+        """How often the stream broke off and was resumed."""
+        return self._resuming.resumptions
+
     def result(self) -> Result:
         """Read what is left of the text and return how the generation ended."""
         return self._rest()
@@ -52,11 +63,12 @@ class AsyncTextStream(AsyncReading[str, Result]):
 
     def __init__(
         self,
-        call: AsyncCall,
+        call: AsyncResumingCall,
         target: str,
         on_result: OnResult | None = None,
         is_closed: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._resuming = call
         self._transcript = Transcript(on_result)
         super().__init__(call, target, self._transcript, is_closed)
 
@@ -74,6 +86,11 @@ class AsyncTextStream(AsyncReading[str, Result]):
     def position(self) -> int:
         """Tokens fed and generated since the state was zero, after the last piece; 0 before the first one."""
         return self._transcript.position
+
+    @property
+    def resumptions(self) -> int:
+        """How often the stream broke off and was resumed."""
+        return self._resuming.resumptions
 
     async def result(self) -> Result:
         """Read what is left of the text and return how the generation ended."""

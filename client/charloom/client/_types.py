@@ -1,11 +1,13 @@
-"""What the SDK returns: plain frozen values that know neither gRPC nor protobuf."""
+"""What the SDK returns of a generation and of a server: plain frozen values that know neither gRPC nor protobuf."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+
+from charloom.client._session_types import SessionInfo
+from charloom.client._text_types import TokenLogprob
 
 
 class FinishReason(str, enum.Enum):
@@ -114,41 +116,6 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SessionInfo:
-    """A session as the server described it last."""
-
-    id: str
-    """Identifies the session on its server."""
-
-    model: str
-    """Name of its model."""
-
-    model_digest: str
-    """Digest of its model."""
-
-    position: int
-    """Tokens fed and generated since the state was zero."""
-
-    version: int
-    """Counts the changes of the session, from 0."""
-
-    seed: int
-    """Of its random numbers."""
-
-    create_time: datetime
-    """When it was made, in UTC."""
-
-    update_time: datetime
-    """When it was last changed, in UTC."""
-
-    expire_time: datetime
-    """When it will be forgotten unless it is used, in UTC."""
-
-    time_to_live: float
-    """Every use puts `expire_time` this many seconds into the future."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
     """How a generation ended, with the values that were in effect."""
 
@@ -185,32 +152,8 @@ class Result:
     stop: str | None
     """The stop string that ended it; `None` if it ended for another reason."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Alternative:
-    """A token and how probable it was in the model's own distribution.
-
-    That is the one before penalties, bias, temperature and filters.
-    """
-
-    symbol: bytes
-    """UTF-8 of the character; in a byte model, the byte."""
-
-    logprob: float
-    """Natural logarithm of its probability."""
-
-    @property
-    def text(self) -> str:
-        r"""The symbol as text; a byte that is no character of its own is written as `\xc3`."""
-        return self.symbol.decode("utf-8", errors="backslashreplace")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenLogprob(Alternative):
-    """A token that was generated, and what could have stood in its place."""
-
-    top: tuple[Alternative, ...]
-    """The most probable tokens at its position, the most probable first; as many as `top_logprobs`."""
+    state: bytes | None = field(repr=False)
+    """The state after this call, for the option `state` of another; `None` unless `return_state` asked for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from google.protobuf import duration_pb2
 
@@ -13,6 +13,8 @@ from charloom.client._errors import InvalidValue
 
 if TYPE_CHECKING:
     from typing import SupportsFloat, SupportsIndex
+
+_Meaning = TypeVar("_Meaning")
 
 # The range of google.protobuf.Duration: ten thousand years.
 _LONGEST = 315_576_000_000.0
@@ -42,6 +44,23 @@ def texts(field: str, value: object) -> list[str]:
     if isinstance(value, bytes | bytearray) or not isinstance(value, Sequence):
         raise InvalidValue(field, f"{_shown(value)} is neither a string nor a list of strings")
     return [text(f"{field}[{place}]", one) for place, one in enumerate(value)]
+
+
+def printable(field: str, value: object) -> str:
+    """Check that a value is text that the header of a call can carry."""
+    for place, character in enumerate(text(field, value)):
+        if not " " <= character <= "~":
+            raise InvalidValue(field, f"the character {character!r} at {place} is not printable ASCII")
+    return cast("str", value)
+
+
+def token(field: str, value: object) -> bytes:
+    """Check the bytes of an exported state; none at all would be taken for no state."""
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise InvalidValue(field, f"{_shown(value)} is not bytes")
+    if not len(value):
+        raise InvalidValue(field, "it is empty; give the bytes that were exported, or leave it out")
+    return bytes(value)
 
 
 def flag(field: str, value: object) -> bool:
@@ -99,7 +118,7 @@ def deadline(value: object) -> float | None:
     return None if seconds > _LONGEST_DEADLINE else seconds
 
 
-def one_of(field: str, value: object, meanings: Mapping[str, int]) -> int:
+def one_of(field: str, value: object, meanings: Mapping[str, _Meaning]) -> _Meaning:
     """Check that a value is one of some words; returns what the word stands for."""
     for word, meaning in meanings.items():
         if value == word:

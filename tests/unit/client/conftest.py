@@ -1,13 +1,30 @@
 from __future__ import annotations
 
+import io
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import pytest_asyncio
 
+from charloom.cli.main import main
 from charloom.client import AsyncClient, Client
-from tests.unit.client.fake_server import FakeServer
+from tests.unit.client.fake_server import FakeServer, Proxy
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command against the server; text given as `stdin` is piped in, and so are bytes."""
+    monkeypatch.setenv("CHARLOOM_TARGET", server.target)
+
+    def run(*words: str, stdin: str | bytes = "") -> int:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8"))
+        return main(words)
+
+    return run
 
 
 @pytest.fixture
@@ -30,8 +47,22 @@ async def async_client(server: FakeServer) -> AsyncIterator[AsyncClient]:
 
 
 @pytest.fixture
+def proxy(server: FakeServer) -> Iterator[Proxy]:
+    proxy = Proxy(server.target)
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
 def nobody() -> Iterator[str]:
     """An address where nothing listens, and nothing else can begin to."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """An address that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"

@@ -5,7 +5,11 @@ Knows: charloom.v1 and grpc. Does not know: the SDK under test, nor how a real s
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,16 +22,23 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from charloom.v1 import (
+    conversation_pb2,
+    conversation_pb2_grpc,
     generation_pb2,
     generation_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    reading_pb2,
+    reading_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
+    text_pb2,
 )
 
 PIECES = ("Once ", "upon", " a time")
 TEXT = "".join(PIECES)
+POSITIONS = (8, 12, 19)
+"""After each piece; before them is a prompt of three."""
 
 Answer = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -44,6 +55,8 @@ def session(id: str = "s1", position: int = 0, version: int = 0) -> sessions_pb2
         update_time=timestamp_pb2.Timestamp(seconds=1_700_000_001, nanos=500_000_000),
         expire_time=timestamp_pb2.Timestamp(seconds=1_700_000_601),
         time_to_live=duration_pb2.Duration(seconds=600, nanos=250_000_000),
+        earliest_position=position // 2,
+        origin=sessions_pb2.Origin(session_id="parent", position=2),
     )
 
 
@@ -101,27 +114,60 @@ def model(name: str = "small") -> models_pb2.Model:
     )
 
 
-def logprobs(text: str, options: generation_pb2.GenerationOptions) -> list[generation_pb2.TokenLogprob]:
+def logprobs(text: str, options: generation_pb2.GenerationOptions) -> list[text_pb2.TokenLogprob]:
     """Of each character of a text, if the options ask for them: a half for each, and half of that for the next one."""
 
-    def alternative(character: str, rank: int) -> generation_pb2.Alternative:
-        return generation_pb2.Alternative(symbol=character.encode(), logprob=rank * math.log(0.5))
+    def alternative(character: str, rank: int) -> text_pb2.Alternative:
+        return text_pb2.Alternative(symbol=character.encode(), logprob=rank * math.log(0.5))
 
-    def top(character: str) -> list[generation_pb2.Alternative]:
+    def top(character: str) -> list[text_pb2.Alternative]:
         return [alternative(chr(ord(character) + rank), rank + 1) for rank in range(options.top_logprobs)]
 
     asked = text if options.logprobs else ""
-    return [generation_pb2.TokenLogprob(chosen=alternative(one, 1), top=top(one)) for one in asked]
+    return [text_pb2.TokenLogprob(chosen=alternative(one, 1), top=top(one)) for one in asked]
 
 
 def stream(request: generation_pb2.GenerateRequest, context: grpc.ServicerContext) -> Iterator[Any]:
-    """The usual answer of Generate: some text, then a result without text."""
+    """The usual answer of Generate: the text after the position that it resumes at, then a result without text."""
     options = request.options
-    position = 3
-    for piece in PIECES:
-        position += len(piece)
-        yield generation_pb2.GenerateResponse(text=piece, position=position, logprobs=logprobs(piece, options))
-    yield generation_pb2.GenerateResponse(position=position, result=result(options.session_id))
+    for piece, position in zip(PIECES, POSITIONS, strict=True):
+        if position > request.resume_position:
+            yield generation_pb2.GenerateResponse(text=piece, position=position, logprobs=logprobs(piece, options))
+    yield generation_pb2.GenerateResponse(position=POSITIONS[-1], result=result(options.session_id))
+
+
+def breaking(after: int, code: grpc.StatusCode, text: str, *details: message.Message) -> Answer:
+    """An answer of Generate that fails when this many pieces of the text have been sent, by this call or before."""
+
+    def answer(request: generation_pb2.GenerateRequest, context: grpc.ServicerContext) -> Iterator[Any]:
+        for one in stream(request, context):
+            if not after or one.position > POSITIONS[after - 1] or one.HasField("result"):
+                abort(context, code, text, *details)
+            yield one
+
+    return answer
+
+
+def draining(after: int) -> Answer:
+    """An answer of Generate by a server that stops when this many pieces of the text have been sent."""
+
+    def answer(request: generation_pb2.GenerateRequest, context: grpc.ServicerContext) -> Iterator[Any]:
+        *pieces, last = stream(request, context)
+        position = max(request.resume_position, POSITIONS[after - 1])
+        yield from (one for one in pieces if one.position <= position)
+        last.position = last.result.position = position
+        last.result.finish_reason = generation_pb2.FINISH_REASON_DRAINING
+        if last.result.HasField("session"):
+            last.result.session.position = position
+        yield last
+
+    return answer
+
+
+def in_turn(*answers: Answer) -> Answer:
+    """One answer after the other, and the last one for all further calls."""
+    following = itertools.chain(answers, itertools.repeat(answers[-1]))
+    return lambda request, context: next(following)(request, context)
 
 
 def continuation(index: int) -> tuple[str, ...]:
@@ -155,6 +201,58 @@ def complete(request: generation_pb2.CompleteRequest, context: grpc.ServicerCont
     return generation_pb2.CompleteResponse(completions=[completion])
 
 
+def read(text: str, top: int = 0) -> list[text_pb2.TokenLogprob]:
+    """Of each character of a text that the model reads."""
+    return logprobs(text, generation_pb2.GenerationOptions(logprobs=True, top_logprobs=top))
+
+
+def score(request: reading_pb2.ScoreRequest, context: grpc.ServicerContext) -> reading_pb2.ScoreResponse:
+    """The usual answer of Score: one bit for each character."""
+    return reading_pb2.ScoreResponse(
+        logprobs=read(request.text, request.top_logprobs),
+        nats_per_token=math.log(2),
+        bits_per_character=1,
+        perplexity=2,
+    )
+
+
+def peek(request: reading_pb2.PeekRequest, context: grpc.ServicerContext) -> reading_pb2.PeekResponse:
+    """The usual answer of Peek: an O is next."""
+    return reading_pb2.PeekResponse(text="O", distributions=read("O", request.top or 4), position=3)
+
+
+def observe(requests: Iterator[reading_pb2.ObserveRequest], context: grpc.ServicerContext) -> Iterator[Any]:
+    """The usual answer of Observe."""
+    start = next(requests).start
+    position = 3
+    for request in requests:
+        position += len(request.text)
+        yield reading_pb2.ObserveResponse(logprobs=read(request.text, start.top_logprobs), position=position)
+
+
+def converse(requests: Iterator[conversation_pb2.ConverseRequest], context: grpc.ServicerContext) -> Iterator[Any]:
+    """The usual answer of Converse: injected text counts, and everything that is generated is the usual text."""
+    position, session_id = 0, ""
+    for number, request in enumerate(requests):
+        if request.HasField("start"):
+            session_id = request.start.session_id
+            position += len(request.start.prompt)
+        position += len(request.inject)
+        yield conversation_pb2.ConverseResponse(position=position, applied=number)
+        if request.HasField("generate"):
+            for piece in PIECES:
+                position += len(piece)
+                yield conversation_pb2.ConverseResponse(position=position, text=piece)
+            yield conversation_pb2.ConverseResponse(position=position, ended=result(session_id))
+
+
+def forks(request: sessions_pb2.ForkSessionRequest, context: grpc.ServicerContext) -> sessions_pb2.ForkSessionResponse:
+    """The usual answer of ForkSession."""
+    count = request.count if request.HasField("count") else 1
+    ids = request.new_session_ids or [f"fork{number}" for number in range(count)]
+    return sessions_pb2.ForkSessionResponse(sessions=[session(id, position=request.position) for id in ids])
+
+
 def error_info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
     return error_details_pb2.ErrorInfo(reason=reason, domain="charloom", metadata=metadata)
 
@@ -177,12 +275,23 @@ def failing(code: grpc.StatusCode, text: str, *details: message.Message) -> Answ
     return answer
 
 
+SERVICES = {
+    generation_pb2: (generation_pb2_grpc, "GenerationService"),
+    sessions_pb2: (sessions_pb2_grpc, "SessionService"),
+    reading_pb2: (reading_pb2_grpc, "ReadingService"),
+    conversation_pb2: (conversation_pb2_grpc, "ConversationService"),
+    models_pb2: (models_pb2_grpc, "ModelService"),
+    health_pb2: (health_pb2_grpc, "Health"),
+}
+
+
 class FakeServer:
     """Answers each method with `answers[method]`, and notes the calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.remaining: dict[str, float | None] = {}
+        self.headers: dict[str, dict[str, Any]] = {}
         self.ended = threading.Event()
         self.answers: dict[str, Answer] = {
             "Generate": lambda request, context: (several if request.options.HasField("n") else stream)(
@@ -194,26 +303,59 @@ class FakeServer:
             ),
             "GetSession": lambda request, _: sessions_pb2.GetSessionResponse(session=session(request.session_id)),
             "ListSessions": lambda _, __: sessions_pb2.ListSessionsResponse(sessions=[session()]),
-            "DeleteSession": lambda request, _: sessions_pb2.DeleteSessionResponse(session=session(request.session_id)),
+            "UpdateSession": lambda request, _: sessions_pb2.UpdateSessionResponse(
+                session=session(request.session_id, version=2)
+            ),
+            "DeleteSession": lambda request, _: sessions_pb2.DeleteSessionResponse(
+                session=session(request.session_id), delete_time=timestamp_pb2.Timestamp(seconds=1_700_000_002)
+            ),
+            "FeedSession": lambda request, _: sessions_pb2.FeedSessionResponse(
+                session=session(request.session_id, position=len(request.text), version=1)
+            ),
+            "RewindSession": lambda request, _: sessions_pb2.RewindSessionResponse(
+                session=session(request.session_id, position=request.position, version=2)
+            ),
+            "ForkSession": forks,
+            "BlendSessions": lambda request, _: sessions_pb2.BlendSessionsResponse(
+                session=session(request.session_id or "blend", position=5)
+            ),
+            "ExportSession": lambda request, _: sessions_pb2.ExportSessionResponse(
+                state=b"\x00sealed\xff", expire_time=timestamp_pb2.Timestamp(seconds=1_700_000_600)
+            ),
+            "ImportSession": lambda request, _: sessions_pb2.ImportSessionResponse(
+                session=session(request.session_id or "imported", position=5), exact=True
+            ),
+            "Score": score,
+            "Peek": peek,
+            "Observe": observe,
+            "Converse": converse,
             "ListModels": lambda _, __: models_pb2.ListModelsResponse(models=[model(), model("other")]),
             "GetModel": lambda request, _: models_pb2.GetModelResponse(model=model(request.name or "small")),
             "Check": lambda _, __: health_pb2.HealthCheckResponse(status="SERVING"),
         }
         self._server = grpc.server(ThreadPoolExecutor(8))
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(_Generation(self), self._server)
-        sessions_pb2_grpc.add_SessionServiceServicer_to_server(_Sessions(self), self._server)
-        models_pb2_grpc.add_ModelServiceServicer_to_server(_Models(self), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(_Health(self), self._server)
+        for messages, (stubs, service) in SERVICES.items():
+            add: Any = getattr(stubs, f"add_{service}Servicer_to_server")
+            add(_servicer(self, messages.DESCRIPTOR.services_by_name[service]), self._server)
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
     def answer(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
-        self.calls.append((method, request))
+        if isinstance(request, message.Message):
+            self.calls.append((method, request))
+        else:
+            request = self._noted(method, request)
         self.remaining[method] = context.time_remaining()
+        self.headers[method] = dict(context.invocation_metadata())
         return self.answers[method](request, context)
 
+    def _noted(self, method: str, requests: Iterator[Any]) -> Iterator[Any]:
+        for request in requests:
+            self.calls.append((method, request))
+            yield request
+
     def asked(self, method: str) -> list[Any]:
-        """The requests of one method, in order."""
+        """The requests of one method, in order; of a stream, each of its messages."""
         return [request for name, request in self.calls if name == method]
 
     def answer_and_wait(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
@@ -227,48 +369,64 @@ class FakeServer:
         self._server.stop(None).wait()
 
 
-class _Generation(generation_pb2_grpc.GenerationServiceServicer):
-    def __init__(self, fake: FakeServer) -> None:
-        self._fake = fake
+def _servicer(fake: FakeServer, service: Any) -> Any:
+    """Hands every call of a service on to the fake."""
 
-    def Generate(self, request: Any, context: grpc.ServicerContext) -> Any:
-        yield from self._fake.answer("Generate", request, context)
+    def one(name: str) -> Any:
+        return lambda _, request, context: fake.answer(name, request, context)
 
-    def Complete(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._fake.answer("Complete", request, context)
+    def many(name: str) -> Any:
+        def answer(_: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            yield from fake.answer(name, request, context)
 
+        return answer
 
-class _Sessions(sessions_pb2_grpc.SessionServiceServicer):
-    def __init__(self, fake: FakeServer) -> None:
-        self._fake = fake
-
-    def CreateSession(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._fake.answer("CreateSession", request, context)
-
-    def GetSession(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._fake.answer("GetSession", request, context)
-
-    def ListSessions(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._fake.answer("ListSessions", request, context)
-
-    def DeleteSession(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._fake.answer("DeleteSession", request, context)
+    behaviours = {method.name: (many if method.server_streaming else one)(method.name) for method in service.methods}
+    behaviours.setdefault("Watch", None)
+    return type(service.name, (), behaviours)()
 
 
-class _Models(models_pb2_grpc.ModelServiceServicer):
-    def __init__(self, fake: FakeServer) -> None:
-        self._fake = fake
+class Proxy:
+    """Something between a client and a server that can lose connections, and find another server."""
 
-    def ListModels(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._fake.answer("ListModels", request, context)
+    def __init__(self, backend: str | None) -> None:
+        self.backend = backend
+        """Address of the server; `None` takes connections and drops them."""
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
 
-    def GetModel(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._fake.answer("GetModel", request, context)
+    def cut(self) -> None:
+        """Reset all connections, as a machine does whose process was killed."""
+        while self._open:
+            one = self._open.pop()
+            with contextlib.suppress(OSError):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
 
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
 
-class _Health(health_pb2_grpc.HealthServicer):
-    def __init__(self, fake: FakeServer) -> None:
-        self._fake = fake
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self.backend is None:
+                    client.close()
+                    continue
+                host, port = self.backend.split(":")
+                server = socket.create_connection((host, int(port)))
+                self._open += [client, server]
+                for source, sink in ((client, server), (server, client)):
+                    threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
 
-    def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._fake.answer("Check", request, context)
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)

@@ -16,6 +16,7 @@ from charloom.client import (
     AsyncClient,
     Client,
     ConnectionFailed,
+    Conversation,
     FinishReason,
     HealthStatus,
     InternalError,
@@ -34,13 +35,31 @@ READS: dict[str, Callable[[Client], Any]] = {
     "GetModel": lambda client: client.model("small"),
     "GetSession": lambda client: client.get_session("s1"),
     "ListSessions": lambda client: list(client.sessions()),
+    "ExportSession": lambda client: client.open_session("s1").export(),
+    "Score": lambda client: client.score("Hi"),
+    "Peek": lambda client: client.peek("Hi"),
 }
 CHANGES: dict[str, Callable[[Client], Any]] = {
-    "Generate": lambda client: client.generate("Hi").result(),
+    "Generate": lambda client: client.generate("Hi", resume=False).result(),
     "Complete": lambda client: client.complete("Hi"),
     "CreateSession": lambda client: client.session(),
     "DeleteSession": lambda client: client.delete_session("s1"),
+    "FeedSession": lambda client: client.open_session("s1").feed("Hi"),
+    "RewindSession": lambda client: client.open_session("s1").rewind(0),
+    "UpdateSession": lambda client: client.open_session("s1").renew(),
+    "ForkSession": lambda client: client.open_session("s1").fork(),
+    "BlendSessions": lambda client: client.blend({"s1": 1.0}),
+    "ImportSession": lambda client: client.import_session(b"sealed"),
 }
+DUPLEX: dict[str, Callable[[Client], Any]] = {
+    "Observe": lambda client: client.observe().close(),
+    "Converse": lambda client: list(_closed(client.converse())),
+}
+
+
+def _closed(talk: Conversation) -> Conversation:
+    talk.close()
+    return talk
 
 
 def paged(request: Any, context: grpc.ServicerContext) -> sessions_pb2.ListSessionsResponse:
@@ -122,14 +141,14 @@ async def test_a_session_is_described_and_deleted_by_its_id(
     server: FakeServer, client: Client, async_client: AsyncClient
 ) -> None:
     assert client.get_session("s7").id == "s7"
-    assert client.delete_session("s8").id == "s8"
+    assert client.delete_session("s8").session.id == "s8"
     assert await async_client.get_session("s7") == client.get_session("s7")
-    assert (await async_client.delete_session("s9")).id == "s9"
+    assert (await async_client.delete_session("s9")).session.id == "s9"
     assert [request.session_id for request in server.asked("DeleteSession")] == ["s8", "s9"]
 
 
 class TestDeadlines:
-    @pytest.mark.parametrize(("method", "call"), [*READS.items(), *CHANGES.items()])
+    @pytest.mark.parametrize(("method", "call"), [*READS.items(), *CHANGES.items(), *DUPLEX.items()])
     def test_every_call_has_the_clients_deadline(
         self, server: FakeServer, method: str, call: Callable[[Client], Any]
     ) -> None:
@@ -348,6 +367,7 @@ def test_the_sdk_needs_nothing_but_grpc_and_protobuf() -> None:
         "sys.modules.update(dict.fromkeys(absent))\n"
         "import charloom.client, charloom.cli.main, charloom.cli.generate, charloom.cli.chat\n"
         "import charloom.cli.models, charloom.cli.health\n"
+        "import charloom.cli.sessions, charloom.cli.score, charloom.cli.peek\n"
         "print(sorted(name for name in sys.modules if name.startswith('charloom.') and name.count('.') == 1))"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

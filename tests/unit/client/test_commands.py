@@ -10,41 +10,25 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from charloom.cli.main import main
-from charloom.v1 import generation_pb2, models_pb2
+from charloom.v1 import generation_pb2, models_pb2, text_pb2
+from tests.unit.client.conftest import Run
 from tests.unit.client.fake_server import (
     PIECES,
     TEXT,
     FakeServer,
     complete,
+    draining,
     error_info,
     failing,
+    in_turn,
     model,
     result,
     several,
     stream,
 )
 
-Run = Callable[..., int]
+STOPPING = failing(grpc.StatusCode.UNAVAILABLE, "stopping", error_info("DRAINING"))
 UNKNOWN = failing(grpc.StatusCode.INVALID_ARGUMENT, "prompt: 'é' at 0 is unknown", error_info("INVALID_REQUEST"))
-
-
-@pytest.fixture
-def run(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command against the server; text given as `stdin` is piped in."""
-    monkeypatch.setenv("CHARLOOM_TARGET", server.target)
-
-    def run(*words: str, stdin: str = "") -> int:
-        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-        return main(words)
-
-    return run
-
-
-def draining(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
-    for message in stream(request, context):
-        if message.HasField("result"):
-            message.result.finish_reason = generation_pb2.FINISH_REASON_DRAINING
-        yield message
 
 
 class TestGenerate:
@@ -54,7 +38,9 @@ class TestGenerate:
 
     def test_flags_that_are_not_given_are_not_sent(self, run: Run, server: FakeServer) -> None:
         run("generate")
-        assert server.asked("Generate") == [generation_pb2.GenerateRequest(options=generation_pb2.GenerationOptions())]
+        (request,) = server.asked("Generate")
+        request.options.ClearField("seed")
+        assert request.options == generation_pb2.GenerationOptions()
 
     def test_every_flag_is_sent(self, run: Run, server: FakeServer) -> None:
         flags = (
@@ -68,7 +54,7 @@ class TestGenerate:
             model="small",
             session_id="s1",
             prompt="Hi",
-            unknown_characters=generation_pb2.UNKNOWN_CHARACTERS_SKIP,
+            unknown_characters=text_pb2.UNKNOWN_CHARACTERS_SKIP,
             max_tokens=9,
             min_tokens=2,
             stop=["\n"],
@@ -114,7 +100,8 @@ class TestGenerate:
 
     def test_top_logprobs_alone_are_left_to_the_server(self, run: Run, server: FakeServer) -> None:
         run("generate", "--top-logprobs", "2")
-        assert server.asked("Generate")[0].options == generation_pb2.GenerationOptions(top_logprobs=2)
+        options = server.asked("Generate")[0].options
+        assert (options.top_logprobs, options.logprobs) == (2, False)
 
     def test_help_says_how_to_write_a_line_break(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
@@ -143,7 +130,7 @@ class TestGenerate:
                 text="é",
                 result=result(),
                 logprobs=[
-                    generation_pb2.TokenLogprob(chosen=generation_pb2.Alternative(symbol=symbol, logprob=logprob))
+                    text_pb2.TokenLogprob(chosen=text_pb2.Alternative(symbol=symbol, logprob=logprob))
                     for symbol, logprob in tokens
                 ],
             )
@@ -265,7 +252,7 @@ class TestGenerate:
         assert second["logprob"] == pytest.approx(-0.6931472)
 
     def test_an_early_end_is_a_failure(self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-        server.answers["Generate"] = draining
+        server.answers["Generate"] = draining(3)
         assert run("generate", "Hi") == 1
         assert capsys.readouterr() == (TEXT, "charloom generate: the server is stopping; the text ends early\n")
 
@@ -397,7 +384,7 @@ class TestChat:
     def test_a_stopping_server_ends_the_chat(
         self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        server.answers["Generate"] = draining
+        server.answers["Generate"] = in_turn(draining(3), STOPPING)
         assert run("chat", stdin="one\ntwo\n") == 1
         assert capsys.readouterr() == (TEXT + "\n", "the server is stopping; the chat ends\n")
 

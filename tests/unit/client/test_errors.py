@@ -21,6 +21,15 @@ KINDS = [
     (CODE.FAILED_PRECONDITION, "SESSION_OF_ANOTHER_MODEL", sdk.FailedPrecondition),
     (CODE.ABORTED, "SESSION_BUSY", sdk.Conflict),
     (CODE.ABORTED, "STALE_POSITION", sdk.Conflict),
+    (CODE.ABORTED, "SESSION_TAKEN_OVER", sdk.Conflict),
+    (CODE.OUT_OF_RANGE, "POSITION_NOT_KEPT", sdk.PositionNotKept),
+    (CODE.FAILED_PRECONDITION, "SEALED_STATE_EXPIRED", sdk.FailedPrecondition),
+    (CODE.FAILED_PRECONDITION, "SEALED_STATE_OF_ANOTHER_MODEL", sdk.FailedPrecondition),
+    (CODE.PERMISSION_DENIED, "SEALED_STATE_OF_ANOTHER_TENANT", sdk.PermissionDenied),
+    (CODE.DATA_LOSS, "SEALED_STATE_CORRUPT", sdk.DataLoss),
+    (CODE.INVALID_ARGUMENT, "SEALED_STATE_VERSION", sdk.InvalidArgument),
+    (CODE.RESOURCE_EXHAUSTED, "STORE_FULL", sdk.Overloaded),
+    (CODE.UNAVAILABLE, "STORE_UNAVAILABLE", sdk.Unavailable),
     (CODE.RESOURCE_EXHAUSTED, "OVERLOADED", sdk.Overloaded),
     (CODE.UNAVAILABLE, "DRAINING", sdk.Unavailable),
     (CODE.DEADLINE_EXCEEDED, "LATE", sdk.DeadlineExceeded),
@@ -61,7 +70,7 @@ async def test_both_clients_raise_the_same_errors(
     with pytest.raises(sdk.RequestError) as caught:
         await async_client.complete("Hi")
     with pytest.raises(sdk.RequestError) as streamed:
-        await async_client.generate("Hi").result()
+        await async_client.generate("Hi", resume=False).result()
     for error in (caught.value, streamed.value):
         assert type(error) is kind
         assert (error.code, error.reason, error.message) == (code, reason, "wrong")
@@ -100,6 +109,20 @@ def test_the_suggested_pause_is_given_in_seconds(server: FakeServer, client: Cli
 
 def test_an_expired_session_is_also_not_found() -> None:
     assert issubclass(sdk.SessionExpired, sdk.NotFound)
+
+
+def test_a_position_that_is_not_kept_is_told_with_the_earliest(server: FakeServer, client: Client) -> None:
+    info = error_info("POSITION_NOT_KEPT", position="7", earliest="1200")
+    server.answers["RewindSession"] = failing(CODE.OUT_OF_RANGE, "position 7 is no longer kept", info)
+    with client.session() as session, pytest.raises(sdk.PositionNotKept, match="no longer kept") as caught:
+        session.rewind(7)
+    assert (caught.value.position, caught.value.earliest) == (7, 1200)
+
+
+@pytest.mark.parametrize("said", [{}, {"position": "", "earliest": "soon"}])
+def test_a_server_that_does_not_say_which_position_leaves_it_open(said: dict[str, str]) -> None:
+    error = sdk.PositionNotKept("gone", metadata=said)
+    assert (error.position, error.earliest) == (None, None)
 
 
 def test_nobody_listening_names_the_address_and_what_to_check(nobody: str) -> None:
@@ -151,6 +174,7 @@ def test_a_deadline_says_what_to_do(server: FakeServer, client: Client) -> None:
     [
         sdk.Conflict("busy", code=CODE.ABORTED, reason="SESSION_BUSY", metadata={"position": "3"}, retry_after=1.0),
         sdk.ConnectionFailed("nobody"),
+        sdk.PositionNotKept("gone", code=CODE.OUT_OF_RANGE, metadata={"position": "7", "earliest": "9"}),
         sdk.InvalidValue("seed", "negative"),
     ],
 )

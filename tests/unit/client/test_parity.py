@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from importlib import resources
 
 import pytest
 
@@ -10,20 +12,27 @@ from charloom import client as sdk
 from charloom.client import (
     AsyncClient,
     AsyncContinuations,
+    AsyncConversation,
+    AsyncObserver,
     AsyncSession,
     AsyncTextStream,
     Client,
     Continuations,
+    Conversation,
+    Observer,
     Session,
     TextStream,
 )
-from charloom.client._options import GenerateOptions
+from charloom.client._options import GenerateOptions, SamplingOptions
+from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2
 
 PAIRS = [
     (Client, AsyncClient),
     (Session, AsyncSession),
     (TextStream, AsyncTextStream),
     (Continuations, AsyncContinuations),
+    (Conversation, AsyncConversation),
+    (Observer, AsyncObserver),
 ]
 pairs = pytest.mark.parametrize(("blocking", "asynchronous"), PAIRS)
 
@@ -94,20 +103,29 @@ def test_all_is_sorted_and_complete() -> None:
 def test_every_public_name_and_method_is_described() -> None:
     for name in sdk.__all__:
         thing = getattr(sdk, name)
-        assert inspect.getdoc(thing), name
+        # An alias of literals cannot say what it is.
+        assert inspect.getdoc(thing) or thing is sdk.UnknownCharacters, name
         for inner, member in members(thing).items() if inspect.isclass(thing) else ():
             if callable(member) or isinstance(member, property):
                 assert inspect.getdoc(member), f"{name}.{inner}"
 
 
 def test_every_option_of_the_contract_is_offered() -> None:
-    from charloom.v1 import generation_pb2
-
     wire = {field.name for field in generation_pb2.GenerationOptions.DESCRIPTOR.fields} - {
         "prompt",
         "session_id",
         "sampling",
         "n",  # an argument of `continuations`
     }
-    wire |= {field.name for field in generation_pb2.Sampling.DESCRIPTOR.fields}
-    assert set(GenerateOptions.__annotations__) == wire
+    sampling = {field.name for field in generation_pb2.Sampling.DESCRIPTOR.fields}
+    assert set(GenerateOptions.__annotations__) == wire | sampling
+    assert set(SamplingOptions.__annotations__) == sampling
+
+
+def test_every_method_of_the_contract_is_used() -> None:
+    files = [file for file in resources.files("charloom.client").iterdir() if file.name.endswith(".py")]
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
+    for messages in (conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2):
+        for service in messages.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                assert re.search(rf"\.{method.name}\b", source), method.full_name

@@ -13,11 +13,12 @@ from charloom.client import CharloomError, Client, GenerateOptions, InvalidValue
 from charloom.client._requests import (
     complete_request,
     continuations_request,
-    create_session_request,
     generate_request,
+    resumable_request,
 )
+from charloom.client._session_requests import create_session_request
 from charloom.client._values import deadline
-from charloom.v1 import generation_pb2
+from charloom.v1 import generation_pb2, text_pb2
 from tests.unit.client.fake_server import FakeServer
 
 
@@ -56,6 +57,8 @@ EVERY: dict[str, Any] = {
     "expected_position": 9,
     "logprobs": True,
     "top_logprobs": 5,
+    "state": b"\x00sealed\xff",
+    "return_state": True,
 }
 
 
@@ -65,7 +68,7 @@ def test_every_option_goes_into_its_field() -> None:
         model="small",
         session_id="s1",
         prompt="Hi",
-        unknown_characters=generation_pb2.UNKNOWN_CHARACTERS_SKIP,
+        unknown_characters=text_pb2.UNKNOWN_CHARACTERS_SKIP,
         max_tokens=7,
         min_tokens=3,
         stop=["\n\n", "END"],
@@ -89,6 +92,8 @@ def test_every_option_goes_into_its_field() -> None:
         expected_position=9,
         logprobs=True,
         top_logprobs=5,
+        state=b"\x00sealed\xff",
+        return_state=True,
     )
 
 
@@ -114,7 +119,7 @@ def test_top_logprobs_do_not_imply_logprobs() -> None:
     assert options(top_logprobs=2) == generation_pb2.GenerationOptions(top_logprobs=2)
 
 
-@pytest.mark.parametrize("name", ["include_stop", "logprobs"])
+@pytest.mark.parametrize("name", ["include_stop", "logprobs", "return_state"])
 def test_a_flag_that_is_false_is_off(name: str) -> None:
     assert options(**{name: False}) == generation_pb2.GenerationOptions()
 
@@ -134,7 +139,7 @@ def test_a_zero_count_is_sent(name: str) -> None:
 
 
 def test_reject_is_sent_as_itself() -> None:
-    assert options(unknown_characters="reject").unknown_characters == generation_pb2.UNKNOWN_CHARACTERS_REJECT
+    assert options(unknown_characters="reject").unknown_characters == text_pb2.UNKNOWN_CHARACTERS_REJECT
 
 
 def test_generate_and_complete_carry_the_same_options() -> None:
@@ -200,6 +205,9 @@ def test_an_unknown_option_is_named_with_those_that_exist() -> None:
         ("logit_bias", "a=1", "'a=1' does not map strings to numbers"),
         ("logit_bias", {5: 1.0}, "5 is not a string"),
         ("logit_bias", {"\ud800": 1.0}, "half of a surrogate pair"),
+        ("state", "text", "'text' is not bytes"),
+        ("state", b"", "it is empty; give the bytes that were exported"),
+        ("return_state", 1, "1 is neither True nor False"),
     ],
 )
 def test_what_no_message_can_carry_is_refused_by_name(name: str, value: object, words: str) -> None:
@@ -252,6 +260,37 @@ def test_a_number_of_continuations_that_is_none_is_refused(n: Any, words: str) -
 def test_who_asks_one_text_for_several_is_told_where_they_are(make: Any) -> None:
     with pytest.raises(TypeError, match="takes no n; `continuations` makes several"):
         make("Hi", {"n": 3})
+
+
+class TestResumable:
+    def test_it_is_the_same_request_with_an_id_of_its_own(self) -> None:
+        made = resumable_request("Hi", {"seed": 5, "top_k": 3}, "s1")
+        assert len(made.call_id) == 32
+        assert set(made.call_id) <= set("0123456789abcdef")
+        assert not made.HasField("resume_position")
+        made.call_id = ""
+        assert made == generate_request("Hi", {"seed": 5, "top_k": 3}, "s1")
+
+    def test_no_two_calls_share_an_id(self) -> None:
+        assert len({resumable_request("Hi", {}).call_id for _ in range(50)}) == 50
+
+    def test_a_call_without_a_session_has_a_seed_of_64_bits_that_no_other_has(self) -> None:
+        seeds = {resumable_request("Hi", {}).options.seed for _ in range(50)}
+        assert len(seeds) == 50
+        assert max(seeds) >= 2**60
+
+    @pytest.mark.parametrize("seed", [0, 7])
+    def test_a_seed_that_was_given_stays(self, seed: int) -> None:
+        assert resumable_request("Hi", {"seed": seed}).options.seed == seed
+
+    def test_a_session_or_state_keeps_its_own_seed(self) -> None:
+        assert not resumable_request("Hi", {}, "s1").options.HasField("seed")
+        assert not resumable_request("Hi", {"state": b"sealed"}).options.HasField("seed")
+
+
+@pytest.mark.parametrize("state", [b"ab", bytearray(b"ab"), memoryview(b"ab")])
+def test_a_state_may_be_bytes_of_any_kind(state: Any) -> None:
+    assert options(state=state).state == b"ab"
 
 
 def test_half_of_a_surrogate_pair_in_a_prompt_is_shown_with_its_place() -> None:

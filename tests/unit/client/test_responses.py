@@ -1,26 +1,48 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pickle
 from datetime import datetime, timezone
 
 import pytest
+from google.protobuf import timestamp_pb2
 from grpc_health.v1 import health_pb2
 
 from charloom.client import (
     Alternative,
+    Applied,
+    ConversationText,
+    DeletionReceipt,
+    Ended,
     FinishReason,
     HealthStatus,
     InternalError,
+    Origin,
     Sampling,
+    SealedState,
     SessionInfo,
     Timings,
     TokenLogprob,
     Unit,
     Usage,
 )
-from charloom.client._responses import completion, health_status, model_info, result, session_info, token_logprob
-from charloom.v1 import generation_pb2, models_pb2
+from charloom.client._responses import (
+    completion,
+    conversation_event,
+    deletion_receipt,
+    forks,
+    health_status,
+    model_info,
+    observed,
+    peek,
+    result,
+    score,
+    sealed_state,
+    session_info,
+    token_logprob,
+)
+from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, text_pb2
 
 from . import fake_server
 
@@ -79,11 +101,11 @@ def test_biases_of_the_same_characters_add_up() -> None:
 
 def test_a_log_probability_has_its_symbol_and_those_of_others() -> None:
     read = token_logprob(
-        generation_pb2.TokenLogprob(
-            chosen=generation_pb2.Alternative(symbol="é".encode(), logprob=-1.5),
+        text_pb2.TokenLogprob(
+            chosen=text_pb2.Alternative(symbol="é".encode(), logprob=-1.5),
             top=[
-                generation_pb2.Alternative(symbol=b"e", logprob=-0.5),
-                generation_pb2.Alternative(symbol=b"\n", logprob=-2),
+                text_pb2.Alternative(symbol=b"e", logprob=-0.5),
+                text_pb2.Alternative(symbol=b"\n", logprob=-2),
             ],
         )
     )
@@ -128,7 +150,90 @@ def test_a_session_has_times_in_utc_and_seconds() -> None:
         update_time=datetime(2023, 11, 14, 22, 13, 21, 500_000, tzinfo=timezone.utc),
         expire_time=datetime(2023, 11, 14, 22, 23, 21, tzinfo=timezone.utc),
         time_to_live=600.25,
+        earliest_position=2,
+        origin=Origin(session_id="parent", position=2),
     )
+    assert {field.name for field in dataclasses.fields(SessionInfo)} == {
+        field.name for field in sessions_pb2.Session.DESCRIPTOR.fields
+    }
+
+
+def test_a_session_that_began_with_nothing_has_no_origin() -> None:
+    assert session_info(sessions_pb2.Session(id="s1")).origin is None
+
+
+def test_a_session_that_was_imported_or_blended_comes_from_no_other() -> None:
+    message = sessions_pb2.Session(origin=sessions_pb2.Origin(position=9))
+    assert session_info(message).origin == Origin(session_id=None, position=9)
+    at_zero = sessions_pb2.Session(origin=sessions_pb2.Origin())
+    assert session_info(at_zero).origin == Origin(session_id=None, position=0)
+
+
+def test_a_receipt_says_what_was_forgotten_and_when() -> None:
+    read = deletion_receipt(
+        sessions_pb2.DeleteSessionResponse(
+            session=fake_server.session("s1"), delete_time=timestamp_pb2.Timestamp(seconds=1_700_000_000)
+        )
+    )
+    assert read == DeletionReceipt(
+        session=session_info(fake_server.session("s1")), deleted=datetime(2023, 11, 14, 22, 13, 20, tzinfo=timezone.utc)
+    )
+
+
+def test_a_sealed_state_does_not_show_its_bytes() -> None:
+    expiry = timestamp_pb2.Timestamp(seconds=1_700_000_000)
+    read = sealed_state(sessions_pb2.ExportSessionResponse(state=b"sealed", expire_time=expiry))
+    assert read == SealedState(state=b"sealed", expires=datetime(2023, 11, 14, 22, 13, 20, tzinfo=timezone.utc))
+    assert "sealed" not in repr(read)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_forks_that_were_not_asked_for_are_a_fault_of_the_server(count: int) -> None:
+    answer = sessions_pb2.ForkSessionResponse(sessions=[fake_server.session("a"), fake_server.session("b")])
+    assert [info.id for info in forks(answer, 2)] == ["a", "b"]
+    with pytest.raises(InternalError, match=f"answered with 2 sessions where {count} were asked for"):
+        forks(answer, count)
+
+
+def test_a_score_has_every_value_of_its_message() -> None:
+    message = reading_pb2.ScoreResponse(
+        logprobs=fake_server.read("Hi", 1), nats_per_token=1.5, bits_per_character=2.5, perplexity=4.5
+    )
+    read = score(message)
+    assert [token.text for token in read.logprobs] == ["H", "i"]
+    assert read.logprobs[0].top[0].text == "H"
+    assert (read.nats_per_token, read.bits_per_character, read.perplexity) == (1.5, 2.5, 4.5)
+
+
+def test_a_peek_has_every_value_of_its_message() -> None:
+    read = peek(reading_pb2.PeekResponse(text="ab", distributions=fake_server.read("ab", 3), position=7))
+    assert (read.text, read.position) == ("ab", 7)
+    assert [[other.text for other in one.top] for one in read.distributions] == [["a", "b", "c"], ["b", "c", "d"]]
+
+
+def test_surprisals_are_positive_and_a_certainty_is_no_surprise() -> None:
+    tokens = [text_pb2.TokenLogprob(chosen=text_pb2.Alternative(logprob=value)) for value in (-1.5, 0.0, -0.25)]
+    read = observed(reading_pb2.ObserveResponse(logprobs=tokens, position=3))
+    assert read.surprisals == (1.5, 0.0, 0.25)
+    assert [math.copysign(1, value) for value in read.surprisals] == [1, 1, 1]
+    assert read.position == 3
+
+
+def test_each_event_of_a_conversation_is_told_apart() -> None:
+    make = conversation_pb2.ConverseResponse
+    assert conversation_event(make(position=4, text="ab")) == ConversationText(text="ab", position=4)
+    assert conversation_event(make(position=4, text="")) == ConversationText(text="", position=4)
+    assert conversation_event(make(position=5, applied=0)) == Applied(number=0, position=5)
+    ending = fake_server.result("s1")
+    assert conversation_event(make(position=6, ended=ending)) == Ended(result=result(ending), position=6)
+    assert conversation_event(make(position=7)) is None
+
+
+def test_a_state_is_there_only_if_it_was_sent() -> None:
+    assert result(generation_pb2.GenerationResult()).state is None
+    read = result(generation_pb2.GenerationResult(state=b"sealed"))
+    assert read.state == b"sealed"
+    assert "sealed" not in repr(read)
 
 
 def test_a_model_has_every_value_of_its_message() -> None:

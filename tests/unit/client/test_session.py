@@ -74,7 +74,7 @@ def test_info_follows_the_results(server: FakeServer, client: Client) -> None:
 
 def test_deleting_by_hand_is_enough(server: FakeServer, client: Client) -> None:
     with client.session(id="mine") as opened:
-        assert opened.delete().id == "mine"
+        assert opened.delete().session.id == "mine"
     assert len(server.asked("DeleteSession")) == 1
 
 
@@ -167,7 +167,7 @@ class TestAsyncio:
 
     async def test_deleting_by_hand_is_enough(self, server: FakeServer, async_client: AsyncClient) -> None:
         async with async_client.session(id="mine") as opened:
-            assert (await opened.delete()).id == "mine"
+            assert (await opened.delete()).session.id == "mine"
         assert len(server.asked("DeleteSession")) == 1
 
     async def test_a_session_that_is_gone_already_ends_quietly(

@@ -21,15 +21,8 @@ from charloom.client import (
     InvalidArgument,
     TextStream,
 )
-from charloom.v1 import generation_pb2
-from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, abort, error_info, result, stream
-
-
-def draining(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
-    for message in stream(request, context):
-        if message.HasField("result"):
-            message.result.finish_reason = generation_pb2.FINISH_REASON_DRAINING
-        yield message
+from charloom.v1 import generation_pb2, text_pb2
+from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, abort, draining, error_info, result, stream
 
 
 def with_empty_messages(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
@@ -50,9 +43,9 @@ def without_result(request: Any, context: grpc.ServicerContext) -> Iterator[gene
 def bytes_before_text(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
     """The two bytes of an é in messages of their own, the text with the second, and the last token with the result."""
     for symbol, text in ((b"\xc3", ""), (b"\xa9", "é")):
-        token = generation_pb2.TokenLogprob(chosen=generation_pb2.Alternative(symbol=symbol, logprob=-1))
+        token = text_pb2.TokenLogprob(chosen=text_pb2.Alternative(symbol=symbol, logprob=-1))
         yield generation_pb2.GenerateResponse(text=text, position=1, logprobs=[token])
-    last = generation_pb2.TokenLogprob(chosen=generation_pb2.Alternative(symbol=b"\xf0", logprob=-2))
+    last = text_pb2.TokenLogprob(chosen=text_pb2.Alternative(symbol=b"\xf0", logprob=-2))
     yield generation_pb2.GenerateResponse(position=3, logprobs=[last], result=result())
 
 
@@ -122,8 +115,10 @@ class TestBlocking:
         assert list(client.generate("Hi")) == list(PIECES)
 
     def test_a_stopping_server_is_told_by_the_result(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = draining
-        assert client.generate().result().finish_reason is FinishReason.DRAINING
+        server.answers["Generate"] = draining(2)
+        stream = client.generate("Hi")
+        assert stream.result().finish_reason is FinishReason.DRAINING
+        assert (stream.text, stream.position) == (PIECES[0] + PIECES[1], 12)
 
     def test_leaving_early_cancels_the_call(self, server: FakeServer, client: Client) -> None:
         server.answers["Generate"] = server.answer_and_wait

@@ -1,14 +1,17 @@
-"""A loom on the default decoder of the small model."""
+"""A loom on the default decoder of the small model, and places for sessions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from charloom.bundle import Bundle
 from charloom.engine.decoder import Decoder
 from tests.unit.engine.looms import Harness
+from tests.unit.engine.redis_server import RedisServer
+from tests.unit.engine.stores import InFile, InRedis, Place
 
 
 @pytest.fixture
@@ -16,3 +19,55 @@ def harness(decoder: Decoder, bundle: Bundle) -> Iterator[Harness]:
     harness = Harness(decoder, bundle.manifest.start_token)
     yield harness
     harness.loom.drain(0)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def doomed_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """One that nobody else needs."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def sqlite_place(tmp_path: Path) -> AsyncIterator[InFile]:
+    place = InFile(tmp_path / "sessions.db")
+    yield place
+    await place.close()
+
+
+@pytest.fixture
+async def redis_place(doomed_redis: RedisServer) -> AsyncIterator[InRedis]:
+    """In the one that nobody else needs."""
+    place = InRedis(doomed_redis.url)
+    yield place
+    await place.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    place = place_of(request.param, request)
+    yield place
+    await place.close()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+async def shared_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    place = place_of(request.param, request)
+    yield place
+    await place.close()
+
+
+def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
+    if kind == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        server.ask("FLUSHALL")
+        return InRedis(server.url)
+    return InFile(request.getfixturevalue("tmp_path") / "sessions.db") if kind == "sqlite" else Place()

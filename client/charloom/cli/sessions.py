@@ -1,0 +1,206 @@
+"""`charloom sessions ACTION`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from charloom.cli import CommandError
+from charloom.cli.columns import columns
+from charloom.cli.connection import add_connection_arguments, connect, plain
+from charloom.cli.text import add_skip_unknown, read_text, unknown_characters
+from charloom.client import Client, SessionInfo
+
+_HEADINGS = ("ID", "MODEL", "POSITION", "EARLIEST", "SEED", "EXPIRES", "FROM")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and the arguments of each."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, action in ACTIONS.items():
+        one = actions.add_parser(name, help=action.help, description=action.help, allow_abbrev=False)
+        if action.of_a_session:
+            one.add_argument("id", metavar="ID", help="id of the session")
+        action.add_arguments(one)
+        if action.prints:
+            one.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        add_connection_arguments(one)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what was asked for."""
+    with connect(arguments.target, arguments.timeout) as client:
+        ACTIONS[arguments.action].run(client, arguments)
+    return 0
+
+
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    """Declare no further arguments."""
+
+
+def _list(client: Client, arguments: argparse.Namespace) -> None:
+    _print_all(list(client.sessions()), arguments)
+
+
+def _show(client: Client, arguments: argparse.Namespace) -> None:
+    _print_one(client.get_session(arguments.id), arguments)
+
+
+def _delete(client: Client, arguments: argparse.Namespace) -> None:
+    receipt = client.delete_session(arguments.id)
+    if arguments.json:
+        _print_json(dataclasses.asdict(receipt))
+    else:
+        print(f"{receipt.session.id} is deleted; it stood at position {receipt.session.position}")
+
+
+def _add_fork(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--at", type=int, metavar="POSITION", help="where to take it (default: where it stands)")
+    parser.add_argument("--count", type=int, default=1, metavar="N", help="how many copies (default: 1)")
+    parser.add_argument(
+        "--id", dest="ids", action="append", metavar="ID", help="of a copy; once for each, or not at all"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of the first copy, one more for each other (default: drawn for each)"
+    )
+    _add_seconds(parser, "how long each is kept without use (default: as the session itself)")
+
+
+def _fork(client: Client, arguments: argparse.Namespace) -> None:
+    copies = client.open_session(arguments.id).forks(
+        arguments.count,
+        position=arguments.at,
+        seed=arguments.seed,
+        ids=arguments.ids,
+        time_to_live=arguments.seconds,
+        keep=True,
+    )
+    _print_all([copy.info for copy in copies], arguments)
+
+
+def _add_rewind(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("position", type=int, metavar="POSITION", help="where to; what came after it is forgotten")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of the random numbers from there on (default: as before)"
+    )
+
+
+def _rewind(client: Client, arguments: argparse.Namespace) -> None:
+    _print_one(client.open_session(arguments.id).rewind(arguments.position, seed=arguments.seed), arguments)
+
+
+def _add_renew(parser: argparse.ArgumentParser) -> None:
+    _add_seconds(parser, "how long it is kept without use from now on (default: as before)")
+
+
+def _renew(client: Client, arguments: argparse.Namespace) -> None:
+    _print_one(client.open_session(arguments.id).renew(arguments.seconds), arguments)
+
+
+def _add_feed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", metavar="TEXT", help="text to read; - reads stdin")
+    add_skip_unknown(parser)
+
+
+def _feed(client: Client, arguments: argparse.Namespace) -> None:
+    text = read_text(arguments.text)
+    session = client.open_session(arguments.id)
+    _print_one(session.feed(text, unknown_characters=unknown_characters(arguments)), arguments)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the state (default: stdout)")
+    _add_seconds(parser, "how long the state can be used (default: the server's)")
+
+
+def _export(client: Client, arguments: argparse.Namespace) -> None:
+    if arguments.output is None and sys.stdout.isatty():
+        raise CommandError("the state is no text for a terminal; give --output FILE, or send it to a file with >")
+    sealed = client.open_session(arguments.id).export(arguments.seconds)
+    if arguments.output is None:
+        sys.stdout.buffer.write(sealed.state)
+        sys.stdout.flush()
+    else:
+        arguments.output.write_bytes(sealed.state)
+    print(f"{len(sealed.state):,} bytes, to be used before {_time(sealed.expires)}", file=sys.stderr)
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="what export wrote; - reads stdin")
+    parser.add_argument("--id", metavar="ID", help="id of the new session (default: the server's choice)")
+    _add_seconds(parser, "how long it is kept without use (default: the server's)")
+
+
+def _import(client: Client, arguments: argparse.Namespace) -> None:
+    state = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
+    session = client.import_session(state, id=arguments.id, time_to_live=arguments.seconds, keep=True)
+    _print_one(session.info, arguments)
+    if not session.restored_exactly:
+        print("this server has another decoder: the text may part from what it would have been", file=sys.stderr)
+
+
+def _add_seconds(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--seconds", type=float, metavar="S", help=help)
+
+
+@dataclass(frozen=True)
+class _Action:
+    help: str
+    run: Callable[[Client, argparse.Namespace], None]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = _nothing
+    of_a_session: bool = True
+    prints: bool = True
+
+
+ACTIONS = {
+    "list": _Action("list all sessions", _list, of_a_session=False),
+    "show": _Action("describe a session", _show),
+    "delete": _Action("forget a session", _delete),
+    "fork": _Action("make sessions that go on from where one stands, or stood", _fork, _add_fork),
+    "rewind": _Action("put a session back to an earlier position", _rewind, _add_rewind),
+    "renew": _Action("put the expiry of a session off", _renew, _add_renew),
+    "feed": _Action("let a session read a text", _feed, _add_feed),
+    "export": _Action("write the state of a session, encrypted, to a file", _export, _add_export, prints=False),
+    "import": _Action("make a session of such a file", _import, _add_import, of_a_session=False),
+}
+
+
+def _print_all(sessions: Sequence[SessionInfo], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        _print_json([dataclasses.asdict(session) for session in sessions])
+    else:
+        print(columns([_HEADINGS, *map(_row, sessions)]))
+
+
+def _print_one(session: SessionInfo, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        _print_json(dataclasses.asdict(session))
+    else:
+        print(columns([_HEADINGS, _row(session)]))
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False, default=plain))
+
+
+def _row(session: SessionInfo) -> tuple[str, ...]:
+    origin = session.origin
+    return (
+        session.id,
+        session.model,
+        str(session.position),
+        str(session.earliest_position),
+        str(session.seed),
+        _time(session.expire_time),
+        "-" if origin is None else f"{origin.session_id or 'elsewhere'} at {origin.position}",
+    )
+
+
+def _time(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")

@@ -1,0 +1,162 @@
+"""What is to be done when a stream breaks off. Knows what has arrived of it and what failures mean; makes no calls."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import grpc
+
+from charloom.client._errors import CharloomError, ConnectionFailed, RequestError, cancelled, from_rpc_error
+from charloom.v1 import generation_pb2
+
+PATIENCE = 60.0
+"""Seconds that a stream without a deadline is tried again after a break."""
+
+SHORTEST, LONGEST = 0.05, 1.0
+"""Seconds before the first try and between later ones, less a random part."""
+
+# The server says of itself that it took nothing on.
+_TAKEN_BACK = {"DRAINING", "STORE_UNAVAILABLE"}
+# How gRPC says that there was no connection to break. Where nobody listens, an error is of more use than patience.
+_NEVER_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution failure")
+# What a proxy, or the transport, makes of a stream that it lost. The server's own errors carry a reason.
+_BROKEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED}
+
+
+class Resumption:
+    """One stream and its breaks. Each method takes in what happened; what to do next is in `pause` and `over`.
+
+    Args:
+        request: the first one, with a `call_id`.
+        seconds: until the deadline of the stream as a whole; `None` is no deadline.
+        target: the server's address, for messages.
+        enabled: whether to resume at all.
+
+    """
+
+    def __init__(
+        self, request: generation_pb2.GenerateRequest, seconds: float | None, target: str, *, enabled: bool
+    ) -> None:
+        self._request = request
+        self._target = target
+        self._enabled = enabled
+        self._end = None if seconds is None else time.monotonic() + seconds
+        self.pause: float | None = None
+        """Seconds after which to make the call again; `None` while there is one to read from."""
+        self.over = False
+        """Whether nothing more will come."""
+        self.count = 0
+        """How often the stream went on after it had broken off."""
+        self._position: int | None = None
+        self._made_again = False
+        # The first failure since the stream came on last, and how long it is tried again.
+        self._first: CharloomError | None = None
+        self._give_up = 0.0
+        self._backoff = SHORTEST
+        # The result of a server that is stopping, kept while another one is asked to go on.
+        self._draining: generation_pb2.GenerateResponse | None = None
+        self._asked_another = False
+        self._drained_at: int | None = None
+
+    def request(self) -> generation_pb2.GenerateRequest:
+        """What to ask for: all of the text the first time, then what has not arrived yet."""
+        again = generation_pb2.GenerateRequest()
+        again.CopyFrom(self._request)
+        if self._position is not None:
+            again.resume_position = self._position
+        self._made_again = self.pause is not None
+        self.pause = None
+        return again
+
+    def seconds_left(self) -> float | None:
+        """What is left of the deadline."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def arrived(self, message: generation_pb2.GenerateResponse) -> generation_pb2.GenerateResponse:
+        """Take in a message; returns what the reader is to see of it."""
+        if self._made_again:
+            self._made_again = False
+            self.count += 1
+        if self._position is None or message.position > self._position:
+            self._first, self._backoff = None, SHORTEST
+        self._position = message.position
+        self._draining, self._asked_another = None, False
+        if not self._is_worth_asking_another(message):
+            return message
+        self._drained_at = self._position = message.result.position
+        self._draining = generation_pb2.GenerateResponse(position=message.position, result=message.result)
+        piece = generation_pb2.GenerateResponse()
+        piece.CopyFrom(message)
+        piece.ClearField("result")
+        return piece
+
+    def ended(self) -> generation_pb2.GenerateResponse | None:
+        """Take in that the server has closed the stream; returns a last message for the reader, if there is one."""
+        if self._draining is not None:
+            return self._ask_another_once(self._draining)
+        self.over = True
+        return None
+
+    def broke(self, error: grpc.RpcError, *, stopped: bool) -> generation_pb2.GenerateResponse | None:
+        """Take in an error; `stopped` is whether it came of a cancelled call or a closed client.
+
+        Returns a last message for the reader, if there is one.
+
+        Raises:
+            CharloomError: the stream cannot be resumed.
+
+        """
+        if self._draining is not None and not stopped:
+            return self._ask_another_once(self._draining)
+        failure = from_rpc_error(error, self._target)
+        failure.__cause__ = error
+        if not (self._enabled and self._is_break(failure)):
+            # Nothing but the failure itself says what is wrong now, for example that the session is gone.
+            failure.__cause__ = self._first or error
+            raise failure
+        if stopped:
+            raise cancelled()
+        now = time.monotonic()
+        if self._first is None:
+            self._first = failure
+            self._give_up = now + PATIENCE if self._end is None else self._end
+        pause = self._backoff * random.uniform(0.5, 1.0)
+        self._backoff = min(2 * self._backoff, LONGEST)
+        if now + pause >= self._give_up:
+            raise self._first
+        self.pause = pause
+        return None
+
+    def _is_break(self, failure: CharloomError) -> bool:
+        """Whether the same call, made again, may go on."""
+        begun = self._position is not None or self._first is not None
+        if isinstance(failure, RequestError):
+            if failure.code in _BROKEN:
+                return not failure.reason
+            return failure.code is grpc.StatusCode.UNAVAILABLE and (begun or failure.reason in _TAKEN_BACK)
+        return isinstance(failure, ConnectionFailed) and (begun or not _never_connected(failure))
+
+    def _is_worth_asking_another(self, message: generation_pb2.GenerateResponse) -> bool:
+        """Whether a server stops midway that holds a session, which another one may go on with.
+
+        One that stops where the last one did was asked in vain.
+        """
+        return (
+            self._enabled
+            and self._request.options.session_id != ""
+            and message.result.finish_reason == generation_pb2.FINISH_REASON_DRAINING
+            and message.result.position != self._drained_at
+        )
+
+    def _ask_another_once(self, result: generation_pb2.GenerateResponse) -> generation_pb2.GenerateResponse | None:
+        if self._asked_another:
+            self.over = True
+            return result
+        self._asked_another = True
+        self.pause = 0.0
+        return None
+
+
+def _never_connected(failure: ConnectionFailed) -> bool:
+    return any(sign in str(failure) for sign in _NEVER_CONNECTED)

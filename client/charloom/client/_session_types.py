@@ -1,0 +1,80 @@
+"""What the SDK returns of sessions: plain frozen values that know neither gRPC nor protobuf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a session comes from."""
+
+    session_id: str | None
+    """The session that it was forked from; `None` for one that was blended or imported."""
+
+    position: int
+    """The position that it began at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionInfo:
+    """A session as the server described it last."""
+
+    id: str
+    """Identifies the session on its server."""
+
+    model: str
+    """Name of its model."""
+
+    model_digest: str
+    """Digest of its model."""
+
+    position: int
+    """Tokens fed and generated since the state was zero."""
+
+    version: int
+    """Counts the changes of the session, from 0."""
+
+    seed: int
+    """Of its random numbers."""
+
+    create_time: datetime
+    """When it was made, in UTC."""
+
+    update_time: datetime
+    """When it was last changed, in UTC."""
+
+    expire_time: datetime
+    """When it will be forgotten unless it is used, in UTC."""
+
+    time_to_live: float
+    """Every use puts `expire_time` this many seconds into the future."""
+
+    earliest_position: int
+    """The earliest position that it can be put back to, or forked at."""
+
+    origin: Origin | None
+    """Where it comes from; `None` is the zero state."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeletionReceipt:
+    """What was forgotten, and when."""
+
+    session: SessionInfo
+    """The session as it was."""
+
+    deleted: datetime
+    """When it was forgotten, in UTC."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SealedState:
+    """A session's state, encrypted: any server with the same key and model can go on from it."""
+
+    state: bytes = field(repr=False)
+    """What `import_session` and the option `state` take."""
+
+    expires: datetime
+    """When it can no longer be used, in UTC."""

@@ -1,0 +1,79 @@
+"""What a model makes of a text: plain frozen values that know neither gRPC nor protobuf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alternative:
+    """A token and how probable it was in the model's own distribution.
+
+    That is the one before penalties, bias, temperature and filters.
+    """
+
+    symbol: bytes
+    """UTF-8 of the character; in a byte model, the byte."""
+
+    logprob: float
+    """Natural logarithm of its probability."""
+
+    @property
+    def text(self) -> str:
+        r"""The symbol as text; a byte that is no character of its own is written as `\xc3`."""
+        return self.symbol.decode("utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprob(Alternative):
+    """A token that was generated or read, and what could have stood in its place."""
+
+    top: tuple[Alternative, ...]
+    """The most probable tokens at its position, the most probable first; as many as `top_logprobs`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """How probable a text is."""
+
+    logprobs: tuple[TokenLogprob, ...]
+    """Of each token, in order."""
+
+    nats_per_token: float
+    """Mean of the negative log-probabilities; 0 for an empty text."""
+
+    bits_per_character: float
+    """The whole text's negative log-probability in bits, divided by its characters."""
+
+    perplexity: float
+    """exp(nats_per_token)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Peek:
+    """What would come next."""
+
+    text: str
+    """What `generate` would have generated with these options."""
+
+    distributions: tuple[TokenLogprob, ...]
+    """The distribution at each of its positions: the model's own, before penalties, bias, temperature and filters."""
+
+    position: int
+    """Tokens fed and generated since the state was zero, before the text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """What the model made of a text that it read."""
+
+    logprobs: tuple[TokenLogprob, ...]
+    """Of each token of the text."""
+
+    position: int
+    """Tokens fed and generated since the state was zero, after the text."""
+
+    @property
+    def surprisals(self) -> tuple[float, ...]:
+        """How surprising each token was, in nats: its negative log-probability."""
+        return tuple(0.0 - token.logprob for token in self.logprobs)

@@ -1,0 +1,456 @@
+"""What the model makes of a text: score, peek and observe."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from charloom.client import (
+    AsyncClient,
+    Cancelled,
+    Client,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InternalError,
+    InvalidArgument,
+    InvalidValue,
+    NotFound,
+)
+from charloom.v1 import generation_pb2, reading_pb2, text_pb2
+from tests.unit.client.fake_server import FakeServer, abort, error_info, failing, observe
+
+GONE = failing(grpc.StatusCode.NOT_FOUND, "there is no session", error_info("SESSION_NOT_FOUND"))
+SKIP = text_pb2.UNKNOWN_CHARACTERS_SKIP
+
+
+class TestScore:
+    def test_a_text_has_its_figures_and_each_token_its_own(self, server: FakeServer, client: Client) -> None:
+        score = client.score("Hi", model="small", unknown_characters="skip", top_logprobs=2)
+        assert score.nats_per_token == pytest.approx(math.log(2))
+        assert (score.bits_per_character, score.perplexity) == (1.0, 2.0)
+        assert [token.text for token in score.logprobs] == ["H", "i"]
+        assert [other.text for other in score.logprobs[0].top] == ["H", "I"]
+        assert server.asked("Score") == [
+            reading_pb2.ScoreRequest(model="small", text="Hi", unknown_characters=SKIP, top_logprobs=2)
+        ]
+
+    async def test_both_clients_and_their_sessions_ask_the_same(
+        self, server: FakeServer, client: Client, async_client: AsyncClient
+    ) -> None:
+        assert await async_client.score("Hi") == client.score("Hi")
+        with client.session(id="s1") as session:
+            session.score("Hi", unknown_characters="skip", top_logprobs=1)
+        async with async_client.session(id="s1") as async_session:
+            await async_session.score("Hi", unknown_characters="skip", top_logprobs=1)
+        assert server.asked("Score") == [
+            *[reading_pb2.ScoreRequest(text="Hi")] * 2,
+            *[reading_pb2.ScoreRequest(text="Hi", session_id="s1", unknown_characters=SKIP, top_logprobs=1)] * 2,
+        ]
+
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ({"text": 5}, "text: 5 is not a string"),
+            ({"text": "a", "model": 5}, "model: 5 is not a string"),
+            ({"text": "a", "unknown_characters": "drop"}, "unknown_characters: 'drop' is neither"),
+            ({"text": "a", "top_logprobs": -1}, "top_logprobs: -1 is not between"),
+        ],
+    )
+    def test_what_no_message_can_carry_is_refused(
+        self, server: FakeServer, client: Client, given: dict[str, Any], words: str
+    ) -> None:
+        with pytest.raises(InvalidValue, match=words):
+            client.score(**given)
+        assert server.calls == []
+
+
+class TestPeek:
+    def test_the_distribution_of_the_next_token(self, server: FakeServer, client: Client) -> None:
+        peek = client.peek("Hi", top=3, max_tokens=1, temperature=0)
+        assert (peek.text, peek.position) == ("O", 3)
+        (distribution,) = peek.distributions
+        assert [other.text for other in distribution.top] == ["O", "P", "Q"]
+        (request,) = server.asked("Peek")
+        assert request.top == 3
+        assert request.options == generation_pb2.GenerationOptions(
+            prompt="Hi", max_tokens=1, sampling=generation_pb2.Sampling(temperature=0)
+        )
+
+    async def test_both_clients_and_their_sessions_ask_the_same(
+        self, server: FakeServer, client: Client, async_client: AsyncClient
+    ) -> None:
+        assert await async_client.peek("Hi", top=2, seed=7) == client.peek("Hi", top=2, seed=7)
+        with client.session(id="s1") as session:
+            session.peek()
+        async with async_client.session(id="s1") as async_session:
+            await async_session.peek()
+        first, second, third, fourth = server.asked("Peek")
+        assert first == second
+        assert third == fourth == reading_pb2.PeekRequest(options=generation_pb2.GenerationOptions(session_id="s1"))
+
+    def test_options_that_do_not_exist_are_named(self, client: Client) -> None:
+        with pytest.raises(TypeError, match="unknown option tempature"):
+            client.peek("Hi", tempature=1)  # type: ignore[call-arg]
+        with pytest.raises(InvalidValue, match="top: -1 is not between"):
+            client.peek("Hi", top=-1)
+
+
+def refusing_the_second(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+    for number, answer in enumerate(observe(requests, context)):
+        if number == 1:
+            abort(context, grpc.StatusCode.INVALID_ARGUMENT, "text: unknown", error_info("INVALID_REQUEST"))
+        yield answer
+
+
+def silent(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+    """Ends the stream where an answer is due."""
+    next(requests)
+    next(requests)
+    yield from ()
+
+
+def waiting(server: FakeServer) -> Callable[..., Iterator[Any]]:
+    """Answers nothing until the call ends; sets `ended` then."""
+
+    def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        context.add_callback(server.ended.set)
+        next(requests)
+        server.ended.wait(30)
+        yield from ()
+
+    return answer
+
+
+def threads() -> int:
+    """Threads of gRPC's clients: one for each channel in use, and one for each call that may send more messages."""
+    return sum("_run" in thread.name for thread in threading.enumerate())
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    for _ in range(500):
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+class TestObserve:
+    def test_each_text_has_one_answer(self, server: FakeServer, client: Client) -> None:
+        with client.observe(model="small", unknown_characters="skip", top_logprobs=2) as observer:
+            first = observer.read("Hi")
+            assert [token.text for token in first.logprobs] == ["H", "i"]
+            assert first.surprisals == pytest.approx((0.6931472, 0.6931472))
+            assert [other.text for other in first.logprobs[0].top] == ["H", "I"]
+            assert first.position == 5
+            assert observer.read("").logprobs == ()
+            assert observer.read("!").position == 6
+        start = reading_pb2.ObserveStart(model="small", unknown_characters=SKIP, top_logprobs=2)
+        assert server.asked("Observe") == [
+            reading_pb2.ObserveRequest(start=start),
+            *[reading_pb2.ObserveRequest(text=text) for text in ("Hi", "", "!")],
+        ]
+
+    def test_closing_half_closes_and_waits_for_the_end(self, server: FakeServer, client: Client) -> None:
+        def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            yield from observe(requests, context)
+            time.sleep(0.2)
+            ended.append(True)
+
+        ended: list[bool] = []
+        server.answers["Observe"] = answer
+        observer = client.observe()
+        observer.read("Hi")
+        assert ended == []
+        observer.close()
+        assert ended == [True]
+        observer.close()
+        with pytest.raises(RuntimeError, match="this stream is closed"):
+            observer.read("more")
+
+    def test_a_session_is_observed_from_and_cancelled_when_it_is_left(self, server: FakeServer, client: Client) -> None:
+        server.answers["Observe"] = waiting(server)
+        with client.session(id="s1") as session:
+            observer = session.observe(top_logprobs=1)
+            assert soon(lambda: bool(server.asked("Observe")))
+        assert server.ended.wait(5)
+        assert server.asked("Observe")[0].start == reading_pb2.ObserveStart(session_id="s1", top_logprobs=1)
+        with pytest.raises(Cancelled):
+            observer.read("Hi")
+
+    def test_an_error_comes_with_the_text_that_caused_it_and_stays(self, server: FakeServer, client: Client) -> None:
+        server.answers["Observe"] = refusing_the_second
+        with client.observe() as observer:
+            observer.read("Hi")
+            for _ in range(2):
+                with pytest.raises(InvalidArgument, match="text: unknown"):
+                    observer.read("é")
+
+    def test_a_start_that_is_refused_is_told_with_the_first_text_or_at_the_end(
+        self, server: FakeServer, client: Client
+    ) -> None:
+        server.answers["Observe"] = GONE
+        with client.session(id="s1") as session:
+            with pytest.raises(NotFound, match="no session"), session.observe() as observer:
+                observer.read("Hi")
+            with pytest.raises(NotFound, match="no session"), session.observe():
+                pass
+
+    def test_an_answer_that_is_missing_is_a_fault_of_the_server(self, server: FakeServer, client: Client) -> None:
+        server.answers["Observe"] = silent
+        with pytest.raises(InternalError, match="without an answer"), client.observe() as observer:
+            observer.read("Hi")
+
+    def test_an_exception_in_the_block_cancels_the_call(self, server: FakeServer, client: Client) -> None:
+        server.answers["Observe"] = waiting(server)
+        with pytest.raises(ZeroDivisionError), client.observe():
+            raise ZeroDivisionError(soon(lambda: bool(server.calls)))
+        assert server.ended.wait(5)
+
+    def test_who_cancels_is_not_told_so_at_the_end_of_the_block(self, server: FakeServer, client: Client) -> None:
+        with client.observe() as observer:
+            observer.read("Hi")
+            observer.cancel()
+            observer.cancel()
+            with pytest.raises(Cancelled):
+                observer.read("Ho")
+
+    def test_another_thread_may_cancel_a_reader_that_waits(self, server: FakeServer, client: Client) -> None:
+        server.answers["Observe"] = waiting(server)
+        observer = client.observe()
+        timer = threading.Timer(0.1, observer.cancel)
+        timer.start()
+        with pytest.raises(Cancelled):
+            observer.read("Hi")
+        timer.join()
+
+    def test_the_deadline_is_that_of_the_whole(self, server: FakeServer, client: Client) -> None:
+        server.answers["Observe"] = waiting(server)
+        with pytest.raises(DeadlineExceeded), client.observe(timeout=0.2) as observer:
+            observer.read("Hi")
+        with Client(server.target, timeout=9) as other, other.observe():
+            pass
+        assert server.remaining["Observe"] == pytest.approx(9, abs=2)
+
+    def test_no_thread_waits_for_a_call_that_is_over(self, server: FakeServer, client: Client) -> None:
+        before = threads()
+        with client.observe() as observer:
+            observer.read("Hi")
+            assert threads() == before + 2
+        assert soon(lambda: threads() == before)
+        server.answers["Observe"] = GONE
+        kept = client.observe()
+        assert soon(lambda: threads() == before)
+        with pytest.raises(NotFound):
+            kept.read("Hi")
+
+    def test_a_forgotten_observer_keeps_neither_call_nor_thread(self, server: FakeServer, client: Client) -> None:
+        before = threads()
+        server.answers["Observe"] = waiting(server)
+        observer = client.observe()
+        assert soon(lambda: bool(server.calls))
+        del observer
+        gc.collect()
+        assert server.ended.wait(5)
+        assert soon(lambda: threads() == before)
+
+    def test_a_closed_client_says_so(self, server: FakeServer) -> None:
+        with Client(server.target) as client:
+            observer = client.observe()
+        with pytest.raises(Cancelled):
+            observer.read("Hi")
+        with pytest.raises(RuntimeError, match="this client is closed"):
+            client.observe()
+
+    def test_nobody_is_said(self, nobody: str) -> None:
+        with Client(nobody) as client, pytest.raises(ConnectionFailed), client.observe() as observer:
+            observer.read("Hi")
+
+    def test_a_text_that_is_none_leaves_the_observation_as_it_is(self, client: Client) -> None:
+        with client.observe() as observer:
+            with pytest.raises(InvalidValue, match="text: 5 is not a string"):
+                observer.read(5)  # type: ignore[arg-type]
+            assert observer.read("Hi").position == 5
+
+    def test_an_interrupt_while_it_waits_leaves_no_call(
+        self, server: FakeServer, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(self: Any) -> None:
+            raise KeyboardInterrupt(soon(lambda: bool(server.calls)))
+
+        server.answers["Observe"] = waiting(server)
+        observer = client.observe()
+        monkeypatch.setattr("grpc._channel._MultiThreadedRendezvous.__next__", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            observer.read("Hi")
+        assert server.ended.wait(5)
+
+
+class TestAsyncObserve:
+    async def test_each_text_has_one_answer(
+        self, server: FakeServer, client: Client, async_client: AsyncClient
+    ) -> None:
+        async with async_client.observe(model="small", unknown_characters="skip", top_logprobs=2) as observer:
+            answers = [await observer.read(text) for text in ("Hi", "", "!")]
+        asked = server.asked("Observe")
+        with client.observe(model="small", unknown_characters="skip", top_logprobs=2) as twin:
+            assert [twin.read(text) for text in ("Hi", "", "!")] == answers
+        assert server.asked("Observe")[len(asked) :] == asked
+        assert [answer.position for answer in answers] == [5, 5, 6]
+
+    async def test_closing_half_closes_and_waits_for_the_end(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            yield from observe(requests, context)
+            time.sleep(0.2)
+            ended.append(True)
+
+        ended: list[bool] = []
+        server.answers["Observe"] = answer
+        observer = async_client.observe()
+        await observer.read("Hi")
+        await observer.close()
+        assert ended == [True]
+        await observer.close()
+        with pytest.raises(RuntimeError, match="this stream is closed"):
+            await observer.read("more")
+
+    async def test_an_observation_of_nothing_still_says_where_it_began(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        async with async_client.session(id="s1") as session, session.observe():
+            pass
+        start = reading_pb2.ObserveRequest(start=reading_pb2.ObserveStart(session_id="s1"))
+        assert server.asked("Observe") == [start]
+
+    async def test_leaving_the_session_cancels_it(self, server: FakeServer, async_client: AsyncClient) -> None:
+        async with async_client.session(id="s1") as session:
+            observer = session.observe()
+            await observer.read("Hi")
+        with pytest.raises(Cancelled):
+            await observer.read("Ho")
+
+    async def test_an_error_comes_with_the_text_that_caused_it_and_stays(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["Observe"] = refusing_the_second
+        async with async_client.observe() as observer:
+            await observer.read("Hi")
+            for _ in range(2):
+                with pytest.raises(InvalidArgument, match="text: unknown"):
+                    await observer.read("é")
+
+    async def test_a_start_that_is_refused_is_told_with_the_first_text_or_at_the_end(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["Observe"] = GONE
+        for _ in range(50):
+            with pytest.raises(NotFound, match="no session"):
+                async with async_client.observe() as observer:
+                    await observer.read("Hi")
+            with pytest.raises(NotFound, match="no session"):
+                async with async_client.observe():
+                    pass
+
+    async def test_an_answer_that_is_missing_is_a_fault_of_the_server(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["Observe"] = silent
+        with pytest.raises(InternalError, match="without an answer"):
+            async with async_client.observe() as observer:
+                await observer.read("Hi")
+
+    async def test_an_exception_in_the_block_cancels_the_call(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        observer = async_client.observe()
+        await observer.read("Hi")
+        with pytest.raises(ZeroDivisionError):
+            async with observer:
+                raise ZeroDivisionError
+        with pytest.raises(Cancelled):
+            await observer.read("Ho")
+
+    async def test_who_cancels_is_not_told_so_at_the_end_of_the_block(self, async_client: AsyncClient) -> None:
+        async with async_client.observe() as observer:
+            await observer.read("Hi")
+            observer.cancel()
+        async with async_client.observe() as observer:
+            observer.cancel()
+            with pytest.raises(Cancelled):
+                await observer.read("Hi")
+
+    async def test_cancel_while_the_connection_is_made_ends_the_wait(self, nowhere: str) -> None:
+        async with AsyncClient(nowhere) as client:
+            observer = client.observe()
+            reader = asyncio.create_task(observer.read("Hi"))
+            await asyncio.sleep(0.1)
+            observer.cancel()
+            with pytest.raises(Cancelled):
+                await asyncio.wait_for(reader, 5)
+
+    async def test_cancel_by_another_task_does_not_cancel_the_reader(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["Observe"] = waiting(server)
+        observer = async_client.observe()
+        reader = asyncio.create_task(observer.read("Hi"))
+        await asyncio.sleep(0.1)
+        observer.cancel()
+        with pytest.raises(Cancelled):
+            await reader
+
+    async def test_cancelling_the_task_cancels_the_call(self, server: FakeServer, async_client: AsyncClient) -> None:
+        server.answers["Observe"] = waiting(server)
+        observer = async_client.observe()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(observer.read("Hi"), 0.2)
+        assert await asyncio.to_thread(server.ended.wait, 5)
+
+    async def test_closing_the_client_ends_it(self, server: FakeServer, async_client: AsyncClient) -> None:
+        server.answers["Observe"] = waiting(server)
+        observer = async_client.observe()
+        reader = asyncio.create_task(observer.read("Hi"))
+        await asyncio.sleep(0.1)
+        await async_client.close()
+        with pytest.raises(Cancelled):
+            await reader
+        with pytest.raises(RuntimeError, match="this client is closed"):
+            async_client.observe()
+
+    async def test_a_forgotten_observer_does_not_keep_the_call(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            context.add_callback(server.ended.set)
+            return observe(requests, context)
+
+        server.answers["Observe"] = answer
+        observer = async_client.observe()
+        await observer.read("Hi")
+        del observer
+        gc.collect()
+        assert await asyncio.to_thread(server.ended.wait, 5)
+
+    async def test_nobody_is_said(self, nobody: str) -> None:
+        async with AsyncClient(nobody) as client:
+            with pytest.raises(ConnectionFailed):
+                async with client.observe() as observer:
+                    await observer.read("Hi")
+            with pytest.raises(ConnectionFailed):
+                async with client.observe():
+                    pass
+
+    def test_there_must_be_a_loop(self, server: FakeServer) -> None:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            AsyncClient(server.target).observe()
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            AsyncClient(server.target).converse()

@@ -1,0 +1,572 @@
+"""Streams that break off and are resumed, over real connections, blocking and asyncio alike."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+
+from charloom.client import (
+    AsyncClient,
+    Cancelled,
+    CharloomError,
+    Client,
+    Conflict,
+    ConnectionFailed,
+    DeadlineExceeded,
+    FinishReason,
+    InternalError,
+    NotFound,
+    PositionNotKept,
+    Result,
+    Unavailable,
+)
+from charloom.v1 import generation_pb2
+from tests.unit.client.fake_server import (
+    PIECES,
+    TEXT,
+    FakeServer,
+    Proxy,
+    breaking,
+    draining,
+    error_info,
+    failing,
+    in_turn,
+    stream,
+)
+
+CODE = grpc.StatusCode
+LOST = breaking(1, CODE.UNAVAILABLE, "connection reset")
+STOPPING = failing(CODE.UNAVAILABLE, "the server is stopping", error_info("DRAINING"))
+STORE_AWAY = failing(CODE.UNAVAILABLE, "the store does not answer", error_info("STORE_UNAVAILABLE"))
+GONE = failing(CODE.NOT_FOUND, "there is no session", error_info("SESSION_NOT_FOUND"))
+
+
+@dataclass
+class Seen:
+    """What a reader saw of a stream."""
+
+    pieces: list[str] = field(default_factory=list)
+    result: Result | None = None
+    error: CharloomError | None = None
+    later_error: CharloomError | None = None
+    resumptions: int = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+OnPiece = Callable[[str], None]
+
+
+def blocking(target: str, session: str | None, on_piece: OnPiece, **options: Any) -> Seen:
+    seen = Seen()
+    with Client(target) as client:
+        source = client.open_session(session) if session else client
+        text = source.generate("Hi", **options)
+        try:
+            for piece in text:
+                seen.pieces.append(piece)
+                on_piece(piece)
+            seen.result = text.result()
+        except CharloomError as problem:
+            seen.error = problem
+            with pytest.raises(CharloomError) as again:
+                next(text)
+            seen.later_error = again.value
+        seen.resumptions = text.resumptions
+        assert text.text == seen.text
+    return seen
+
+
+def asynchronous(target: str, session: str | None, on_piece: OnPiece, **options: Any) -> Seen:
+    async def read() -> Seen:
+        seen = Seen()
+        async with AsyncClient(target) as client:
+            source = await client.open_session(session) if session else client
+            text = source.generate("Hi", **options)
+            try:
+                async for piece in text:
+                    seen.pieces.append(piece)
+                    await asyncio.to_thread(on_piece, piece)
+                seen.result = await text.result()
+            except CharloomError as problem:
+                seen.error = problem
+                with pytest.raises(CharloomError) as again:
+                    await anext(text)
+                seen.later_error = again.value
+            seen.resumptions = text.resumptions
+            assert text.text == seen.text
+        return seen
+
+    return asyncio.run(read())
+
+
+Read = Callable[..., Seen]
+
+
+@pytest.fixture(params=[blocking, asynchronous])
+def read(request: pytest.FixtureRequest, server: FakeServer) -> Read:
+    """Reads a stream of either client to its end."""
+
+    def read(
+        target: str = server.target,
+        *,
+        session: str | None = None,
+        on_piece: OnPiece = lambda piece: None,
+        **options: Any,
+    ) -> Seen:
+        seen: Seen = request.param(target, session, on_piece, **options)
+        assert seen.later_error is seen.error
+        return seen
+
+    return read
+
+
+def check_whole(seen: Seen, resumptions: int) -> None:
+    """One uninterrupted text, each piece once."""
+    assert seen.error is None
+    assert seen.pieces == list(PIECES)
+    assert seen.result is not None
+    assert seen.result.finish_reason is FinishReason.LENGTH
+    assert seen.resumptions == resumptions
+
+
+class TestRequests:
+    def test_an_unbroken_stream_is_one_call_that_could_be_resumed(self, server: FakeServer, read: Read) -> None:
+        check_whole(read(), 0)
+        check_whole(read(resume=False), 0)
+        first, second = server.asked("Generate")
+        assert len(first.call_id) == 32
+        assert len({first.call_id, second.call_id}) == 2
+        assert first.options.seed != second.options.seed
+        assert not first.HasField("resume_position")
+
+    def test_the_same_call_is_made_again_from_the_last_message_on(self, server: FakeServer, read: Read) -> None:
+        server.answers["Generate"] = in_turn(
+            LOST,
+            breaking(2, CODE.UNAVAILABLE, "lost again"),
+            breaking(3, CODE.UNAVAILABLE, "and before the result"),
+            stream,
+        )
+        check_whole(read(temperature=0.5, stop="END"), 3)
+        first, *later = server.asked("Generate")
+        assert [one.resume_position for one in later] == [8, 12, 19]
+        for one in later:
+            one.ClearField("resume_position")
+            assert one == first
+
+    def test_a_session_keeps_its_own_seed(self, server: FakeServer, read: Read) -> None:
+        server.answers["Generate"] = in_turn(LOST, stream)
+        check_whole(read(session="s1"), 1)
+        for request in server.asked("Generate"):
+            assert (request.options.session_id, request.options.HasField("seed")) == ("s1", False)
+            assert request.call_id != ""
+
+    def test_the_first_call_does_not_wait_for_a_server(self, nobody: str, read: Read) -> None:
+        began = time.monotonic()
+        assert isinstance(read(nobody).error, ConnectionFailed)
+        assert time.monotonic() - began < 5
+
+    def test_a_resumed_call_has_what_is_left_of_the_deadline(self, server: FakeServer, read: Read) -> None:
+        remaining = []
+
+        def late(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            remaining.append(context.time_remaining())
+            for message in (LOST if len(remaining) == 1 else stream)(request, context):
+                yield message
+                time.sleep(0.3)
+
+        server.answers["Generate"] = late
+        # gRPC sends deadlines that differ by less than three per cent as the same.
+        check_whole(read(timeout=5), 1)
+        assert remaining[0] == pytest.approx(5, abs=0.3)
+        assert remaining[0] - remaining[1] > 0.3
+
+    def test_without_a_deadline_there_is_none_later(self, server: FakeServer, read: Read) -> None:
+        remaining = []
+
+        def noting(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            remaining.append(context.time_remaining())
+            return (LOST if len(remaining) == 1 else stream)(request, context)
+
+        server.answers["Generate"] = noting
+        check_whole(read(timeout=None), 1)
+        assert all(left is None or left > 1e8 for left in remaining)
+
+
+class TestBreaks:
+    @pytest.mark.parametrize(
+        ("code", "details"),
+        [
+            (CODE.UNAVAILABLE, []),
+            (CODE.UNAVAILABLE, [error_info("DRAINING")]),
+            (CODE.UNAVAILABLE, [error_info("STORE_UNAVAILABLE")]),
+            (CODE.INTERNAL, []),
+            (CODE.UNKNOWN, []),
+            (CODE.CANCELLED, []),
+        ],
+    )
+    def test_a_lost_stream_goes_on(
+        self, server: FakeServer, read: Read, code: grpc.StatusCode, details: list[Any]
+    ) -> None:
+        server.answers["Generate"] = in_turn(breaking(2, code, "Received RST_STREAM", *details), stream)
+        check_whole(read(), 1)
+
+    def test_a_server_that_was_killed_is_found_again(self, server: FakeServer, proxy: Proxy, read: Read) -> None:
+        def hold(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            (first, *_) = stream(request, context)
+            yield first
+            server.ended.wait(30)
+
+        def cut(piece: str) -> None:
+            if piece == PIECES[0]:
+                proxy.cut()
+
+        server.answers["Generate"] = in_turn(hold, stream)
+        check_whole(read(proxy.target, on_piece=cut), 1)
+        assert [one.resume_position for one in server.asked("Generate")] == [0, 8]
+
+    def test_a_server_that_takes_a_while_to_come_back_is_waited_for(
+        self, server: FakeServer, proxy: Proxy, read: Read
+    ) -> None:
+        def hold(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            (first, *_) = stream(request, context)
+            yield first
+            server.ended.wait(30)
+
+        def cut(piece: str) -> None:
+            if piece == PIECES[0]:
+                proxy.backend = None
+                proxy.cut()
+                timer.start()
+
+        def come_back() -> None:
+            proxy.backend = server.target
+
+        timer = threading.Timer(0.5, come_back)
+        server.answers["Generate"] = in_turn(hold, stream)
+        check_whole(read(proxy.target, on_piece=cut), 1)
+        timer.join()
+        assert [one.resume_position for one in server.asked("Generate")] == [0, 8]
+
+    @pytest.mark.parametrize("refusing", [STOPPING, STORE_AWAY])
+    def test_a_server_that_says_it_took_nothing_is_asked_again(
+        self, server: FakeServer, read: Read, refusing: Any
+    ) -> None:
+        server.answers["Generate"] = in_turn(refusing, refusing, stream)
+        check_whole(read(), 1)
+        requests = server.asked("Generate")
+        assert len(requests) == 3
+        assert requests[0] == requests[1] == requests[2]
+
+    @pytest.mark.parametrize("code", [CODE.INTERNAL, CODE.UNKNOWN, CODE.CANCELLED])
+    def test_a_stream_that_was_lost_before_its_first_message_is_made_again(
+        self, server: FakeServer, read: Read, code: grpc.StatusCode
+    ) -> None:
+        server.answers["Generate"] = in_turn(failing(code, "Received RST_STREAM"), stream)
+        check_whole(read(), 1)
+        assert not server.asked("Generate")[1].HasField("resume_position")
+
+    @pytest.mark.parametrize("resume", [True, False])
+    def test_log_probabilities_and_position_are_those_of_one_stream(
+        self, server: FakeServer, client: Client, resume: bool
+    ) -> None:
+        if resume:
+            server.answers["Generate"] = in_turn(LOST, stream)
+        with client.generate("Hi", logprobs=True, resume=resume) as text:
+            text.result()
+            assert "".join(token.text for token in text.logprobs) == TEXT
+            assert text.position == 19
+
+    def test_who_does_not_want_it_gets_the_error(self, server: FakeServer, read: Read) -> None:
+        server.answers["Generate"] = in_turn(LOST, stream)
+        seen = read(resume=False)
+        assert isinstance(seen.error, ConnectionFailed)
+        assert (seen.pieces, seen.resumptions) == ([PIECES[0]], 0)
+        assert len(server.asked("Generate")) == 1
+
+    def test_several_continuations_and_whole_answers_are_not_resumed(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = LOST
+        with pytest.raises(ConnectionFailed):
+            client.continuations("Hi", n=2).completions()
+        server.answers["Complete"] = STOPPING
+        with pytest.raises(Unavailable):
+            client.complete("Hi")
+        assert [name for name, _ in server.calls] == ["Generate", "Complete"]
+        assert server.asked("Generate")[0].call_id == ""
+
+
+class TestGivingUp:
+    def test_a_server_that_never_comes_back_is_the_first_error_at_the_deadline(
+        self, server: FakeServer, read: Read
+    ) -> None:
+        server.answers["Generate"] = in_turn(
+            breaking(1, CODE.UNAVAILABLE, "the first error", error_info("STORE_UNAVAILABLE")), STOPPING
+        )
+        began = time.monotonic()
+        seen = read(timeout=0.6)
+        assert isinstance(seen.error, Unavailable)
+        assert (str(seen.error), seen.error.reason) == ("the first error", "STORE_UNAVAILABLE")
+        assert (seen.pieces, seen.resumptions) == ([PIECES[0]], 0)
+        assert 0.2 < time.monotonic() - began < 2
+        assert len(server.asked("Generate")) >= 4
+
+    def test_without_a_deadline_patience_ends_too(
+        self, server: FakeServer, read: Read, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("charloom.client._resumption.PATIENCE", 0.3)
+        server.answers["Generate"] = LOST
+        began = time.monotonic()
+        seen = read(timeout=None)
+        assert isinstance(seen.error, ConnectionFailed)
+        assert 0.1 < time.monotonic() - began < 2
+
+    @pytest.mark.parametrize(
+        ("code", "reason", "kind"),
+        [
+            (CODE.NOT_FOUND, "SESSION_NOT_FOUND", NotFound),
+            (CODE.OUT_OF_RANGE, "POSITION_NOT_KEPT", PositionNotKept),
+            (CODE.ABORTED, "SESSION_TAKEN_OVER", Conflict),
+            (CODE.INTERNAL, "UNEXPECTED", InternalError),
+        ],
+    )
+    def test_a_server_that_cannot_go_on_says_why_and_the_break_is_not_forgotten(
+        self, server: FakeServer, read: Read, code: grpc.StatusCode, reason: str, kind: type[CharloomError]
+    ) -> None:
+        server.answers["Generate"] = in_turn(LOST, LOST, failing(code, "cannot go on", error_info(reason)))
+        seen = read()
+        assert type(seen.error) is kind
+        assert str(seen.error) == "cannot go on"
+        assert isinstance(seen.error.__cause__, ConnectionFailed)
+        assert "connection reset" in str(seen.error.__cause__)
+        assert isinstance(seen.error.__cause__.__cause__, grpc.RpcError)
+        assert seen.pieces == [PIECES[0]]
+
+    def test_a_server_that_hangs_after_a_break_is_a_deadline_chained_from_the_break(
+        self, server: FakeServer, read: Read
+    ) -> None:
+        def hang(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            server.ended.wait(30)
+            yield from ()
+
+        server.answers["Generate"] = in_turn(LOST, hang)
+        seen = read(timeout=0.5)
+        assert isinstance(seen.error, DeadlineExceeded)
+        assert isinstance(seen.error.__cause__, ConnectionFailed)
+
+    def test_errors_that_are_no_breaks_are_told_at_once(self, server: FakeServer, read: Read) -> None:
+        server.answers["Generate"] = breaking(1, CODE.INTERNAL, "a fault", error_info("UNEXPECTED"))
+        seen = read()
+        assert isinstance(seen.error, InternalError)
+        assert len(server.asked("Generate")) == 1
+
+
+class TestDraining:
+    def test_a_session_goes_on_elsewhere(self, server: FakeServer, read: Read) -> None:
+        server.answers["Generate"] = in_turn(draining(2), stream)
+        check_whole(read(session="s1"), 1)
+        first, second = server.asked("Generate")
+        assert second.resume_position == 12
+        second.ClearField("resume_position")
+        assert first == second
+
+    def test_text_that_comes_with_the_result_is_not_lost(self, server: FakeServer, read: Read) -> None:
+        def in_one(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            *_, last = draining(1)(request, context)
+            last.text = PIECES[0]
+            yield last
+
+        server.answers["Generate"] = in_turn(in_one, stream)
+        check_whole(read(session="s1"), 1)
+
+    @pytest.mark.parametrize(
+        "answer",
+        [STOPPING, GONE, failing(CODE.UNAVAILABLE, "nobody"), lambda request, context: iter(())],
+        ids=["stopping", "gone", "nobody", "silent"],
+    )
+    def test_if_nobody_goes_on_the_result_is_as_it_was(self, server: FakeServer, read: Read, answer: Any) -> None:
+        server.answers["Generate"] = in_turn(draining(2), answer)
+        seen = read(session="s1")
+        assert seen.error is None
+        assert seen.pieces == list(PIECES[:2])
+        assert seen.result is not None
+        assert (seen.result.finish_reason, seen.result.position) == (FinishReason.DRAINING, 12)
+        assert len(server.asked("Generate")) == 2
+        assert seen.resumptions == 0
+
+    def test_the_session_learns_where_it_stands(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = in_turn(draining(2), STOPPING)
+        with client.session(id="s1") as session:
+            session.generate("Hi").result()
+            assert session.info.position == 12
+
+    def test_a_whole_fleet_may_stop_one_after_the_other(self, server: FakeServer, read: Read) -> None:
+        server.answers["Generate"] = in_turn(draining(1), draining(2), draining(2), stream)
+        seen = read(session="s1")
+        assert seen.pieces == list(PIECES[:2])
+        assert seen.result is not None
+        assert seen.result.finish_reason is FinishReason.DRAINING
+        assert len(server.asked("Generate")) == 3
+
+    def test_without_a_session_the_result_is_the_end(self, server: FakeServer, read: Read) -> None:
+        server.answers["Generate"] = in_turn(draining(2), stream)
+        seen = read()
+        assert seen.result is not None
+        assert seen.result.finish_reason is FinishReason.DRAINING
+        assert len(server.asked("Generate")) == 1
+
+    def test_who_does_not_want_it_gets_the_result(self, server: FakeServer, read: Read) -> None:
+        server.answers["Generate"] = in_turn(draining(2), stream)
+        seen = read(session="s1", resume=False)
+        assert seen.result is not None
+        assert seen.result.finish_reason is FinishReason.DRAINING
+        assert len(server.asked("Generate")) == 1
+
+
+def asked_again(server: FakeServer, times: int = 3) -> None:
+    """Wait until a broken call has been tried again, and is likely to be in a pause."""
+    for _ in range(500):
+        if len(server.asked("Generate")) >= times:
+            return
+        time.sleep(0.01)
+    raise AssertionError("it was not tried again")
+
+
+class TestStopping:
+    """Between two tries no call is there that could be cancelled."""
+
+    def test_cancel_ends_the_wait(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = LOST
+        text = client.generate("Hi")
+        assert next(text) == PIECES[0]
+        timer = threading.Thread(target=lambda: (asked_again(server), text.cancel()))
+        timer.start()
+        with pytest.raises(Cancelled):
+            next(text)
+        timer.join()
+        tries = len(server.asked("Generate"))
+        time.sleep(0.3)
+        assert len(server.asked("Generate")) == tries
+
+    def test_closing_the_client_ends_the_wait(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = LOST
+        text = client.generate("Hi")
+        assert next(text) == PIECES[0]
+        timer = threading.Thread(target=lambda: (asked_again(server), client.close()))
+        timer.start()
+        with pytest.raises(Cancelled):
+            next(text)
+        timer.join()
+
+    def test_leaving_the_block_of_a_broken_stream_tries_nothing_more(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = LOST
+        with client.generate("Hi") as text:
+            assert next(text) == PIECES[0]
+        with pytest.raises(Cancelled):
+            next(text)
+        assert len(server.asked("Generate")) == 1
+
+    def test_an_interrupt_ends_the_wait(
+        self, server: FakeServer, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(event: threading.Event, timeout: float | None = None) -> bool:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        server.answers["Generate"] = LOST
+        text = client.generate("Hi")
+        assert next(text) == PIECES[0]
+        monkeypatch.setattr(threading.Event, "wait", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            next(text)
+        with pytest.raises(Cancelled):
+            next(text)
+        assert len(server.asked("Generate")) == 1
+
+    def test_a_resumed_call_can_be_cancelled(self, server: FakeServer, client: Client) -> None:
+        server.answers["Generate"] = in_turn(failing(CODE.INTERNAL, "lost"), server.answer_and_wait)
+        with client.generate("Hi") as text:
+            assert next(text) == PIECES[0]
+            assert text.resumptions == 1
+        assert server.ended.wait(5)
+
+    async def test_asyncio_cancel_by_another_task_ends_the_wait(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        async with _broken(server, async_client) as text:
+            reader = asyncio.create_task(text.result())
+            await asyncio.to_thread(asked_again, server)
+            text.cancel()
+            with pytest.raises(Cancelled):
+                await asyncio.wait_for(reader, 0.5)
+
+    async def test_asyncio_cancelling_the_task_ends_the_wait(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        async with _broken(server, async_client) as text:
+            reader = asyncio.create_task(text.result())
+            await asyncio.to_thread(asked_again, server)
+            reader.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+            tries = len(server.asked("Generate"))
+            await asyncio.sleep(0.3)
+            assert len(server.asked("Generate")) == tries
+
+    async def test_asyncio_closing_the_client_ends_the_wait(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        async with _broken(server, async_client) as text:
+            reader = asyncio.create_task(text.result())
+            await asyncio.to_thread(asked_again, server)
+            await async_client.close()
+            with pytest.raises(Cancelled):
+                await reader
+
+    async def test_asyncio_a_resumed_call_can_be_cancelled(self, server: FakeServer, async_client: AsyncClient) -> None:
+        server.answers["Generate"] = in_turn(failing(CODE.INTERNAL, "lost"), server.answer_and_wait)
+        async with async_client.generate("Hi") as text:
+            assert await anext(text) == PIECES[0]
+            assert text.resumptions == 1
+        assert await asyncio.to_thread(server.ended.wait, 5)
+
+    async def test_asyncio_a_forgotten_stream_does_not_keep_a_resumed_call(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        server.answers["Generate"] = in_turn(failing(CODE.INTERNAL, "lost"), server.answer_and_wait)
+        text = async_client.generate("Hi")
+        assert await anext(text) == PIECES[0]
+        del text
+        assert await asyncio.to_thread(server.ended.wait, 5)
+
+
+@asynccontextmanager
+async def _broken(server: FakeServer, client: AsyncClient) -> AsyncIterator[Any]:
+    """A stream that has lost its server after the first piece."""
+    server.answers["Generate"] = LOST
+    text = client.generate("Hi")
+    assert await anext(text) == PIECES[0]
+    yield text
+
+
+def test_a_stream_is_whole_however_often_it_breaks(server: FakeServer, read: Read) -> None:
+    """Every call fails after one more piece, in changing ways."""
+    codes = [CODE.UNAVAILABLE, CODE.INTERNAL, CODE.CANCELLED]
+
+    def one_piece(request: generation_pb2.GenerateRequest, context: grpc.ServicerContext) -> Iterator[Any]:
+        for number, message in enumerate(stream(request, context)):
+            if number == 1:
+                failing(codes[request.resume_position % 3], "lost")(request, context)
+            yield message
+
+    server.answers["Generate"] = one_piece
+    check_whole(read(session="s1"), 3)

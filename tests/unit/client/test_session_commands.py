@@ -1,0 +1,344 @@
+"""`charloom sessions`, `score` and `peek` against the fake server."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import duration_pb2
+
+from charloom.cli.main import main
+from charloom.v1 import generation_pb2, reading_pb2, sessions_pb2, text_pb2
+from tests.unit.client.conftest import Run
+from tests.unit.client.fake_server import FakeServer, error_info, failing, session
+
+GONE = failing(grpc.StatusCode.NOT_FOUND, "there is no session 's1' here", error_info("SESSION_NOT_FOUND"))
+HEADINGS = ["ID", "MODEL", "POSITION", "EARLIEST", "SEED", "EXPIRES", "FROM"]
+SKIP = text_pb2.UNKNOWN_CHARACTERS_SKIP
+Capture = pytest.CaptureFixture[str]
+
+
+def rows(printed: str) -> list[list[str]]:
+    return [line.split(maxsplit=6) for line in printed.splitlines()]
+
+
+class TestSessions:
+    def test_list_is_a_table(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        bare = session("longer-id", position=12)
+        bare.ClearField("origin")
+        imported = session("c")
+        imported.origin.session_id = ""
+        server.answers["ListSessions"] = lambda _, __: sessions_pb2.ListSessionsResponse(
+            sessions=[session("a", position=4), bare, imported]
+        )
+        assert run("sessions", "list") == 0
+        out, err = capsys.readouterr()
+        seed, expiry = str(2**64 - 1), "2023-11-14T22:23:21+00:00"
+        assert rows(out) == [
+            HEADINGS,
+            ["a", "small", "4", "2", seed, expiry, "parent at 2"],
+            ["longer-id", "small", "12", "6", seed, expiry, "-"],
+            ["c", "small", "0", "0", seed, expiry, "elsewhere at 2"],
+        ]
+        assert len({line.index("small") for line in out.splitlines()[1:]}) == 1
+        assert err == ""
+
+    def test_list_as_json_is_a_list(self, run: Run, capsys: Capture) -> None:
+        assert run("sessions", "list", "--json") == 0
+        (one,) = json.loads(capsys.readouterr().out)
+        assert (one["id"], one["expire_time"], one["earliest_position"]) == ("s1", "2023-11-14T22:23:21+00:00", 0)
+        assert one["origin"] == {"session_id": "parent", "position": 2}
+
+    def test_no_sessions_are_a_table_of_headings(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        server.answers["ListSessions"] = lambda _, __: sessions_pb2.ListSessionsResponse()
+        assert run("sessions", "list") == 0
+        assert rows(capsys.readouterr().out) == [HEADINGS]
+
+    def test_show_is_one_of_them(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        assert run("sessions", "show", "s7") == 0
+        assert rows(capsys.readouterr().out)[1][0] == "s7"
+        assert run("sessions", "show", "s7", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["id"] == "s7"
+        assert {request.session_id for request in server.asked("GetSession")} == {"s7"}
+
+    def test_delete_tells_what_is_gone(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        assert run("sessions", "delete", "s7") == 0
+        assert capsys.readouterr().out == "s7 is deleted; it stood at position 0\n"
+        assert run("sessions", "delete", "s7", "--json") == 0
+        receipt = json.loads(capsys.readouterr().out)
+        assert (receipt["session"]["id"], receipt["deleted"]) == ("s7", "2023-11-14T22:13:22+00:00")
+        assert len(server.asked("DeleteSession")) == 2
+
+    def test_fork_makes_copies_and_keeps_them(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        flags = "--at 7 --count 2 --seed 0 --seconds 90 --id a --id b"
+        assert run("sessions", "fork", "s1", *flags.split()) == 0
+        assert [row[0] for row in rows(capsys.readouterr().out)] == ["ID", "a", "b"]
+        assert server.asked("ForkSession") == [
+            sessions_pb2.ForkSessionRequest(
+                session_id="s1",
+                position=7,
+                count=2,
+                seed=0,
+                new_session_ids=["a", "b"],
+                time_to_live=duration_pb2.Duration(seconds=90),
+            )
+        ]
+        assert server.asked("DeleteSession") == []
+
+    def test_fork_makes_one_where_it_stands(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        assert run("sessions", "fork", "s1", "--json") == 0
+        assert [one["id"] for one in json.loads(capsys.readouterr().out)] == ["fork0"]
+        assert server.asked("ForkSession") == [sessions_pb2.ForkSessionRequest(session_id="s1", count=1)]
+
+    def test_rewind_puts_it_back(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        assert run("sessions", "rewind", "s1", "7") == 0
+        assert rows(capsys.readouterr().out)[1][:3] == ["s1", "small", "7"]
+        assert run("sessions", "rewind", "s1", "0", "--seed", "3", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["position"] == 0
+        assert server.asked("RewindSession") == [
+            sessions_pb2.RewindSessionRequest(session_id="s1", position=7),
+            sessions_pb2.RewindSessionRequest(session_id="s1", position=0, seed=3),
+        ]
+
+    def test_a_position_that_is_not_kept_is_one_line(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        info = error_info("POSITION_NOT_KEPT", position="7", earliest="9")
+        server.answers["RewindSession"] = failing(grpc.StatusCode.OUT_OF_RANGE, "position 7 is no longer kept", info)
+        assert run("sessions", "rewind", "s1", "7") == 1
+        assert capsys.readouterr() == ("", "charloom sessions: position 7 is no longer kept\n")
+
+    def test_renew_puts_the_expiry_off(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        assert run("sessions", "renew", "s1", "--seconds", "1.5") == 0
+        assert run("sessions", "renew", "s1", "--json") == 0
+        assert server.asked("UpdateSession") == [
+            sessions_pb2.UpdateSessionRequest(
+                session_id="s1", time_to_live=duration_pb2.Duration(seconds=1, nanos=500_000_000)
+            ),
+            sessions_pb2.UpdateSessionRequest(session_id="s1"),
+        ]
+        assert capsys.readouterr().out.count("s1") == 2
+
+    def test_feed_reads_a_text(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        assert run("sessions", "feed", "s1", "Hi", "--skip-unknown") == 0
+        assert rows(capsys.readouterr().out)[1][2] == "2"
+        assert run("sessions", "feed", "s1", "-", stdin="é\n") == 0
+        assert server.asked("FeedSession") == [
+            sessions_pb2.FeedSessionRequest(session_id="s1", text="Hi", unknown_characters=SKIP),
+            sessions_pb2.FeedSessionRequest(session_id="s1", text="é\n"),
+        ]
+
+    def test_export_writes_a_file_that_import_reads(
+        self, run: Run, server: FakeServer, tmp_path: Path, capsys: Capture
+    ) -> None:
+        file = tmp_path / "state"
+        assert run("sessions", "export", "s1", "--output", str(file), "--seconds", "60") == 0
+        assert capsys.readouterr() == ("", "8 bytes, to be used before 2023-11-14T22:23:20+00:00\n")
+        assert file.read_bytes() == b"\x00sealed\xff"
+        assert server.asked("ExportSession") == [
+            sessions_pb2.ExportSessionRequest(session_id="s1", time_to_live=duration_pb2.Duration(seconds=60))
+        ]
+        assert run("sessions", "import", str(file), "--id", "copy", "--seconds", "9") == 0
+        assert rows(capsys.readouterr().out)[1][0] == "copy"
+        assert server.asked("ImportSession") == [
+            sessions_pb2.ImportSessionRequest(
+                state=b"\x00sealed\xff", session_id="copy", time_to_live=duration_pb2.Duration(seconds=9)
+            )
+        ]
+        assert server.asked("DeleteSession") == []
+
+    def test_export_and_import_can_be_piped(
+        self, run: Run, server: FakeServer, capsysbinary: pytest.CaptureFixture[bytes]
+    ) -> None:
+        assert run("sessions", "export", "s1") == 0
+        out, _ = capsysbinary.readouterr()
+        assert out == b"\x00sealed\xff"
+        assert run("sessions", "import", "-", "--json", stdin=out) == 0
+        assert json.loads(capsysbinary.readouterr().out)["id"] == "imported"
+        assert server.asked("ImportSession") == [sessions_pb2.ImportSessionRequest(state=out)]
+
+    def test_a_terminal_gets_no_bytes(
+        self, run: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    ) -> None:
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        assert run("sessions", "export", "s1") == 1
+        assert "no text for a terminal; give --output FILE" in capsys.readouterr().err
+        assert server.calls == []
+
+    def test_a_state_of_another_decoder_is_told(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        server.answers["ImportSession"] = lambda _, __: sessions_pb2.ImportSessionResponse(session=session("a"))
+        assert run("sessions", "import", "-", stdin=b"sealed") == 0
+        assert "another decoder" in capsys.readouterr().err
+
+    def test_an_exact_import_says_nothing_more(self, run: Run, capsys: Capture) -> None:
+        assert run("sessions", "import", "-", stdin=b"sealed") == 0
+        assert capsys.readouterr().err == ""
+
+    def test_files_that_are_none_are_one_line(self, run: Run, tmp_path: Path, capsys: Capture) -> None:
+        assert run("sessions", "import", str(tmp_path / "none")) == 1
+        assert "charloom sessions: [Errno 2] No such file" in capsys.readouterr().err
+        assert run("sessions", "import", "-", stdin=b"") == 1
+        assert "charloom sessions: state: it is empty" in capsys.readouterr().err
+        assert run("sessions", "export", "s1", "--output", str(tmp_path)) == 1
+        assert "charloom sessions: " in capsys.readouterr().err
+
+    @pytest.mark.parametrize("words", ["show s1", "rewind s1 0", "fork s1", "renew s1", "feed s1 Hi", "export s1"])
+    def test_a_session_that_is_gone_is_one_line(
+        self, run: Run, server: FakeServer, capsys: Capture, words: str
+    ) -> None:
+        server.answers["GetSession"] = GONE
+        assert run("sessions", *words.split()) == 1
+        assert capsys.readouterr() == ("", "charloom sessions: there is no session 's1' here\n")
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ("", "the following arguments are required: ACTION"),
+            ("paint s1", "invalid choice: 'paint'"),
+            ("show", "the following arguments are required: ID"),
+            ("rewind s1", "the following arguments are required: POSITION"),
+            ("rewind s1 back", "invalid int value: 'back'"),
+            ("list --colour", "unrecognized arguments: --colour"),
+            ("export s1 --json", "unrecognized arguments: --json"),
+            ("renew s1 --sec 5", "unrecognized arguments: --sec 5"),
+        ],
+    )
+    def test_a_wrong_use_is_said(self, run: Run, server: FakeServer, capsys: Capture, words: str, message: str) -> None:
+        with pytest.raises(SystemExit) as caught:
+            run("sessions", *words.split())
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err
+        assert server.calls == []
+
+    def test_target_and_timeout_are_those_of_every_command(
+        self, server: FakeServer, nobody: str, capsys: Capture
+    ) -> None:
+        assert main(["sessions", "show", "s1", "--target", server.target, "--timeout", "7"]) == 0
+        assert server.remaining["GetSession"] == pytest.approx(7, abs=2)
+        assert main(["sessions", "delete", "s1", "--target", nobody]) == 1
+        assert f"charloom sessions: no answer from {nobody}" in capsys.readouterr().err
+
+    def test_a_value_that_cannot_be_sent_is_one_line(self, run: Run, capsys: Capture) -> None:
+        assert run("sessions", "fork", "s1", "--at=-1") == 1
+        assert "charloom sessions: position: -1 is not between" in capsys.readouterr().err
+
+
+class TestScore:
+    LINE = "1.0000 bits per character, perplexity 2.0000, 2 tokens of 0.6931 nats\n"
+
+    def test_a_text_has_its_figures(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        assert run("score", "Hi", "--model", "small", "--skip-unknown") == 0
+        assert capsys.readouterr() == (self.LINE, "")
+        assert server.asked("Score") == [reading_pb2.ScoreRequest(model="small", text="Hi", unknown_characters=SKIP)]
+
+    @pytest.mark.parametrize("words", [[], ["-"]])
+    def test_it_may_come_from_stdin(self, run: Run, server: FakeServer, capsys: Capture, words: list[str]) -> None:
+        assert run("score", *words, stdin="é\n") == 0
+        assert server.asked("Score") == [reading_pb2.ScoreRequest(text="é\n")]
+        assert capsys.readouterr().out == self.LINE
+
+    def test_it_may_come_from_a_file_as_it_is(
+        self, run: Run, server: FakeServer, tmp_path: Path, capsys: Capture
+    ) -> None:
+        file = tmp_path / "text"
+        file.write_bytes("é\r\n".encode())
+        assert run("score", "--file", str(file)) == 0
+        assert server.asked("Score")[0].text == "é\r\n"
+        file.write_bytes(b"ab\xff")
+        assert run("score", "--file", str(file)) == 1
+        assert capsys.readouterr().err == f"charloom score: {file} is not UTF-8: invalid start byte at byte 2\n"
+        assert run("score", "--file", str(tmp_path / "none")) == 1
+        assert "charloom score: [Errno 2]" in capsys.readouterr().err
+        assert run("score", "Hi", "--file", str(file)) == 1
+        assert "give the text itself or --file, not both" in capsys.readouterr().err
+
+    def test_each_character_has_a_line(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        assert run("score", "Hi", "--each", "--top-logprobs", "2") == 0
+        assert capsys.readouterr().out == (
+            "TOKEN  PROBABILITY    NATS  MOST PROBABLE\n"
+            "'H'         50.00%  0.6931  'H' 50.00%, 'I' 25.00%\n"
+            "'i'         50.00%  0.6931  'i' 50.00%, 'j' 25.00%\n" + self.LINE
+        )
+        assert server.asked("Score")[0].top_logprobs == 2
+
+    def test_a_session_is_read_from(self, run: Run, server: FakeServer) -> None:
+        assert run("score", "Hi", "--session", "s1", "--skip-unknown", "--top-logprobs", "1") == 0
+        assert server.asked("Score") == [
+            reading_pb2.ScoreRequest(session_id="s1", text="Hi", unknown_characters=SKIP, top_logprobs=1)
+        ]
+
+    def test_json_is_one_object(self, run: Run, capsys: Capture) -> None:
+        assert run("score", "Hi", "--json") == 0
+        read = json.loads(capsys.readouterr().out)
+        assert (read["bits_per_character"], read["perplexity"]) == (1.0, 2.0)
+        assert [token["symbol"] for token in read["logprobs"]] == ["H", "i"]
+
+    def test_errors_are_one_line(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        server.answers["Score"] = failing(
+            grpc.StatusCode.INVALID_ARGUMENT, "text: 'é' at 0 is unknown", error_info("INVALID_REQUEST")
+        )
+        assert run("score", "é") == 1
+        assert capsys.readouterr() == ("", "charloom score: text: 'é' at 0 is unknown\n")
+        with pytest.raises(SystemExit):
+            run("score", "Hi", "--session", "s1", "--model", "small")
+        assert "not allowed with argument" in capsys.readouterr().err
+
+
+def distribution(*logprobs: tuple[bytes, float]) -> Any:
+    top = [text_pb2.Alternative(symbol=symbol, logprob=logprob) for symbol, logprob in logprobs]
+    one = text_pb2.TokenLogprob(chosen=top[0] if top else None, top=top)
+    return lambda _, __: reading_pb2.PeekResponse(distributions=[one])
+
+
+class TestPeek:
+    def test_the_most_probable_ones_have_bars(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        assert run("peek", "Hi", "--top", "3", "--model", "small", "--skip-unknown") == 0
+        assert capsys.readouterr() == (
+            f"'O'      50.00%  {'#' * 40}\n'P'      25.00%  {'#' * 20}\n'Q'      12.50%  {'#' * 10}\n"
+            f"others   12.50%  {'#' * 10}\n",
+            "",
+        )
+        options = generation_pb2.GenerationOptions(prompt="Hi", model="small", unknown_characters=SKIP)
+        assert server.asked("Peek") == [reading_pb2.PeekRequest(options=options, top=3)]
+
+    def test_twenty_are_asked_for_and_a_prompt_is_not_needed(self, run: Run, server: FakeServer) -> None:
+        assert run("peek") == 0
+        assert server.asked("Peek") == [reading_pb2.PeekRequest(options=generation_pb2.GenerationOptions(), top=20)]
+
+    def test_where_all_are_shown_there_are_no_others(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        server.answers["Peek"] = distribution((b"\n", math.log(0.75)), (b"\xc3", math.log(0.25)), (b"x", -30.0))
+        assert run("peek", "--top", "0") == 0
+        assert capsys.readouterr().out == (
+            rf"'\n'      75.00%  {'#' * 40}" + "\n" + rf"b'\xc3'   25.00%  {'#' * 13}" + "\n" + "'x'        0.00%\n"
+        )
+
+    def test_a_certainty_is_one_whole_bar(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        server.answers["Peek"] = distribution((b"a", 0.0))
+        assert run("peek") == 0
+        assert capsys.readouterr().out == f"'a'  100.00%  {'#' * 40}\n"
+
+    def test_a_server_that_tells_nothing_is_shown_as_such(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        server.answers["Peek"] = distribution()
+        assert run("peek") == 0
+        assert capsys.readouterr().out.split() == ["others", "100.00%", "#" * 40]
+        server.answers["Peek"] = lambda _, __: reading_pb2.PeekResponse()
+        assert run("peek") == 0
+        assert capsys.readouterr().out == ""
+
+    def test_prompts_from_stdin_and_sessions_are_read_from(self, run: Run, server: FakeServer) -> None:
+        assert run("peek", "-", "--session", "s1", stdin="two\nlines\n") == 0
+        (request,) = server.asked("Peek")
+        assert (request.options.prompt, request.options.session_id) == ("two\nlines\n", "s1")
+
+    def test_json_is_one_object(self, run: Run, capsys: Capture) -> None:
+        assert run("peek", "Hi", "--json", "--top", "2") == 0
+        read = json.loads(capsys.readouterr().out)
+        assert (read["text"], read["position"]) == ("O", 3)
+        assert [other["symbol"] for other in read["distributions"][0]["top"]] == ["O", "P"]
+
+    def test_errors_are_one_line(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        server.answers["Peek"] = GONE
+        assert run("peek", "Hi") == 1
+        assert capsys.readouterr() == ("", "charloom peek: there is no session 's1' here\n")

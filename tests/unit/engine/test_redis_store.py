@@ -1,0 +1,203 @@
+"""What can happen to a Redis: it hangs, dies, forgets, or has no memory left."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from charloom.engine.errors import (
+    SessionBusy,
+    SessionDeleted,
+    SessionNotFound,
+    SessionTakenOver,
+    StoreFull,
+    StoreUnavailable,
+)
+from charloom.engine.session import Call, Key
+from charloom.engine.stores.opening import open_store
+from charloom.engine.stores.store import TOMBSTONE_SECONDS
+from tests.unit.engine.redis_server import RedisServer
+from tests.unit.engine.stores import LEASE, InRedis, grown, ids, made, same
+
+
+async def unavailable(attempt: Any, within: float) -> str:
+    start = time.monotonic()
+    with pytest.raises(StoreUnavailable) as refused:
+        await attempt
+    assert time.monotonic() - start < within
+    return str(refused.value)
+
+
+async def test_a_redis_that_hangs(doomed_redis: RedisServer, redis_place: InRedis) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, "a", ticks=600)])
+    doomed_redis.ask("CONFIG", "RESETSTAT")
+    doomed_redis.pause()
+    try:
+        await unavailable(store.acquire(Key("", "a")), 4)
+    finally:
+        doomed_redis.go_on()
+    assert "cmdstat_evalsha:calls=1," in doomed_redis.ask("INFO", "commandstats"), "it was not told twice"
+    doomed_redis.pause()
+    try:
+        start = time.monotonic()
+        outcomes = await asyncio.gather(*(store.get(Key("", "a")) for _ in range(100)), return_exceptions=True)
+        assert time.monotonic() - start < 4
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+    finally:
+        doomed_redis.go_on()
+    await asyncio.sleep(LEASE * redis_place.tick)  # it may have done what nobody waited for any more
+    lease = await store.acquire(Key("", "a"))
+    await store.release(lease, lease.session)
+
+
+async def test_a_redis_that_is_gone(doomed_redis: RedisServer, redis_place: InRedis) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, "a")])
+    doomed_redis.kill()
+    for attempt in (store.get, store.acquire, store.delete):
+        await unavailable(attempt(Key("", "a")), 2)
+    for other in (store.page("", "", 9), store.sweep(), store.add([made(redis_place, "b")]), store.renew([])):
+        await unavailable(other, 2)
+    with pytest.raises(
+        OSError, match=rf"cannot keep sessions in redis://127.0.0.1:{doomed_redis.port}/0: .*connecting"
+    ):
+        await open_store(doomed_redis.url, 10)
+
+
+async def test_a_redis_that_comes_back_empty(doomed_redis: RedisServer, redis_place: InRedis) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, name, ticks=600) for name in ("idle", "held", "written")])
+    held, written = [await store.acquire(Key("", name), name) for name in ("held", "written")]
+    doomed_redis.kill()
+    doomed_redis.start()
+    await asyncio.sleep(0.05)  # until it is noticed that the connections are closed
+    with pytest.raises(SessionNotFound):
+        await store.get(Key("", "idle"))
+    await store.add([made(redis_place, "new")])
+    new = await store.acquire(Key("", "new"))
+    assert new.fence > max(held.fence, written.fence)
+    await store.release(new, new.session)
+    await store.delete(Key("", "new"))
+    assert await store.renew([held, written]) == []
+    await store.release(held, grown(held.session, redis_place.now()))
+    on_the_way = grown(written.session, redis_place.now(), Call("written", 0, 1))
+    await store.write(written, on_the_way)
+    assert await ids(store) == ["held", "written"]
+    assert (await store.get(Key("", "held"))).version == 1
+    again = await store.acquire(Key("", "held"))
+    assert again.fence > max(held.fence, written.fence)
+    with pytest.raises(SessionTakenOver):
+        await store.write(held, held.session)
+    with pytest.raises(SessionBusy):
+        await store.acquire(Key("", "written"))
+    resumed = await store.acquire(Key("", "written"), "written")
+    assert resumed.same_call
+    assert resumed.fence > again.fence
+    with pytest.raises(SessionTakenOver):
+        await store.write(written, on_the_way)
+
+
+async def test_an_id_that_was_taken_meanwhile_is_not_written_back(
+    doomed_redis: RedisServer, redis_place: InRedis
+) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, "a")])
+    lease = await store.acquire(Key("", "a"))
+    doomed_redis.ask("FLUSHALL")
+    await store.add([made(redis_place, "a")])
+    assert await store.renew([lease]) == [lease]
+    with pytest.raises(SessionTakenOver):
+        await store.release(lease, grown(lease.session, redis_place.now()))
+
+
+async def test_a_session_that_redis_evicted_is_unknown_and_written_back(
+    doomed_redis: RedisServer, redis_place: InRedis
+) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, "a"), made(redis_place, "b")])
+    lease = await store.acquire(Key("", "a"))
+    for name in "ab":
+        doomed_redis.ask("DEL", f"{{charloom}}:session:0::{name}")
+        with pytest.raises(SessionNotFound) as refused:
+            await store.get(Key("", name))
+        assert type(refused.value) is SessionNotFound
+    assert await ids(store) == []
+    assert doomed_redis.ask("ZCARD", "{charloom}:index") == doomed_redis.ask("ZCARD", "{charloom}:due") == ":0\r\n"
+    assert await store.renew([lease]) == []
+    await store.release(lease, grown(lease.session, redis_place.now()))
+    assert await ids(store) == ["a"]
+
+
+async def test_a_redis_without_memory(doomed_redis: RedisServer, redis_place: InRedis) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, "a", ticks=600), made(redis_place, "b", ticks=600)])
+    lease = await store.acquire(Key("", "a"))
+    before = grown(lease.session, redis_place.now())
+    await store.write(lease, before)
+    doomed_redis.ask("CONFIG", "SET", "maxmemory", "1mb")
+    try:
+        for method in (store.write, store.release):
+            with pytest.raises(StoreFull):
+                await method(lease, grown(before, redis_place.now(), size=8000))
+        with pytest.raises(StoreFull):
+            await store.add([made(redis_place, "c")])
+        with pytest.raises(StoreFull):
+            await store.acquire(Key("", "b"))
+        assert same(await store.get(Key("", "a")), before)
+        for _ in range(3):
+            await redis_place.wait(LEASE / 2)
+            assert await store.renew([lease]) == []
+        with pytest.raises(SessionBusy):
+            await store.acquire(Key("", "a"))
+        assert await ids(store) == ["a", "b"]
+        await redis_place.wait(LEASE + 1)
+        assert await store.renew([lease]) == [], "it ended, and is nobody else's"
+        await store.delete(Key("", "b"))
+        with pytest.raises(SessionDeleted):
+            await store.get(Key("", "b"))
+    finally:
+        doomed_redis.ask("CONFIG", "SET", "maxmemory", "0")
+    await store.release(lease, grown(before, redis_place.now()))
+    assert (await store.get(Key("", "a"))).version == 2
+
+
+async def test_a_redis_that_does_not_take_writes(doomed_redis: RedisServer, redis_place: InRedis) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, "a")])
+    doomed_redis.ask("REPLICAOF", "127.0.0.1", "1")
+    assert "read only" in await unavailable(store.acquire(Key("", "a")), 1)
+    doomed_redis.ask("REPLICAOF", "NO", "ONE")
+    await store.acquire(Key("", "a"))
+
+
+async def test_a_redis_that_forgot_the_scripts(doomed_redis: RedisServer, redis_place: InRedis) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, "a")])
+    doomed_redis.ask("SCRIPT", "FLUSH")
+    assert await ids(store) == ["a"]
+
+
+async def test_what_redis_keeps_has_an_end(doomed_redis: RedisServer, redis_place: InRedis) -> None:
+    """All but the lists and the last fence, which sweeping and one number keep small."""
+    store = redis_place.open()
+    await store.add([made(redis_place, "a", ticks=5), made(redis_place, "b", ticks=5), made(redis_place, "c", ticks=5)])
+    lease = await store.acquire(Key("", "a"))
+    await store.write(lease, lease.session)
+    await store.delete(Key("", "b"))
+    days = {}
+    for name in ("session", "lease", "mark"):
+        for session_id in "abc":
+            answer = doomed_redis.ask("PTTL", f"{{charloom}}:{name}:0::{session_id}")
+            days[name, session_id] = int(answer[1:]) / 1000 / TOMBSTONE_SECONDS
+    gone = -2 / 1000 / TOMBSTONE_SECONDS
+    assert {key for key, value in days.items() if value == gone} == {("session", "b"), ("lease", "b"), ("lease", "c")}
+    assert all(0 < value < 0.001 for (name, _), value in days.items() if name != "mark" and value != gone)
+    assert all(0.99 < value < 1.01 for (name, _), value in days.items() if name == "mark")
+    await redis_place.wait(LEASE + 1)
+    assert await store.sweep() == 2
+    assert doomed_redis.ask("ZCARD", "{charloom}:index") == doomed_redis.ask("ZCARD", "{charloom}:due") == ":0\r\n"
+    assert doomed_redis.ask("DBSIZE") == ":4\r\n", "three marks and the fence"

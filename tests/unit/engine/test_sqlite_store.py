@@ -1,0 +1,322 @@
+"""What can happen to a file, and to processes that share it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from charloom.engine.errors import (
+    SessionBusy,
+    SessionDeleted,
+    SessionExpired,
+    SessionNotFound,
+    SessionTakenOver,
+    StoreFull,
+    StoreUnavailable,
+)
+from charloom.engine.session import Key
+from charloom.engine.stores import sqlite
+from charloom.engine.stores.sqlite import SqliteStore
+from tests.unit.engine.stores import START, InFile, grown, ids, made, same
+
+CHILD = """
+import asyncio, sys
+import numpy as np
+from charloom.engine.clock import utc_now
+from charloom.engine.errors import SessionBusy
+from charloom.engine.session import Key, Snapshot
+from charloom.engine.stores.sqlite import SqliteStore
+
+async def main():
+    store = SqliteStore(sys.argv[1], 1000)
+    print("open", flush=True)
+    sys.stdin.readline()
+    for _ in range(int(sys.argv[2])):
+        while True:
+            try:
+                lease = await store.acquire(Key("", "a"))
+                break
+            except SessionBusy:
+                await asyncio.sleep(0.0005)
+        session = lease.session
+        version = session.version + 1
+        snapshot = Snapshot(np.full((2, 2, 1000), version, np.float32), (version,), version, 1)
+        await store.release(lease, session.changed(utc_now(), snapshot, session.history))
+        print(version, flush=True)
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def child(path: Path, rounds: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, str(path), str(rounds)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+class RealTime(InFile):
+    def make(self, capacity: int) -> SqliteStore:
+        return SqliteStore(self.path, capacity, lease_seconds=0.3)
+
+    def now(self) -> datetime:
+        return datetime.now(timezone.utc)
+
+
+async def test_processes_share_a_file(tmp_path: Path) -> None:
+    place = RealTime(tmp_path / "sessions.db")
+    children = [child(place.path, 100) for _ in range(3)]  # which make the file together
+    for process in children:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+    store = place.open()
+    await store.add([made(place, "a")])
+    for process in children:
+        go(process)
+    printed = [await asyncio.to_thread(process.communicate) for process in children]
+    assert [process.returncode for process in children] == [0, 0, 0]
+    versions = [int(line) for out, _ in printed for line in out.split()]
+    assert sorted(versions) == list(range(1, 301)), "no change was lost"
+    assert (await store.get(Key("", "a"))).version == 300
+    await place.close()
+
+
+async def test_a_killed_process_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    place = RealTime(tmp_path / "sessions.db")
+    store = place.open()
+    await store.add([made(place, "a")])
+    await store.close()
+    for seed in range(5):
+        process = child(place.path, 10**9)
+        assert process.stdout is not None
+        process.stdout.readline()
+        go(process)
+        process.stdout.readline()
+        time.sleep(random.Random(seed).uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        rest, _ = process.communicate()
+        store = place.open()
+        session = await store.get(Key("", "a"))
+        last = int(rest.split()[-1]) if rest.strip() else 0
+        assert last <= session.version or not last
+        assert session.snapshot.position == session.version
+        assert (session.snapshot.state == session.version).all()
+        with sqlite3.connect(place.path) as raw:
+            assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        raw.close()
+        while True:  # the lease that the dead process may have held
+            with contextlib.suppress(SessionBusy):
+                lease = await store.acquire(Key("", "a"))
+                break
+            await asyncio.sleep(0.01)
+        await store.release(lease, lease.session)
+        await store.close()
+
+
+async def test_a_full_disk_leaves_the_sessions_as_they_were(sqlite_place: InFile) -> None:
+    store = sqlite_place.open()
+    assert isinstance(store, SqliteStore)
+    await store.add([made(sqlite_place, "a"), made(sqlite_place, "b")])
+    lease = await store.acquire(Key("", "a"))
+    changed = grown(lease.session, sqlite_place.now(), size=4)
+    await store.write(lease, changed)
+    await store._do(lambda: store._sql("PRAGMA max_page_count = 20"))
+    for method in (store.write, store.release):
+        with pytest.raises(StoreFull):
+            await method(lease, grown(changed, sqlite_place.now(), size=20_000))
+    with pytest.raises(StoreFull):
+        await store.add(
+            [replace(changed, id=f"new {n}", snapshot=grown(changed, START, size=900).snapshot) for n in range(9)]
+        )
+    assert same(await store.get(Key("", "a")), changed)
+    assert await ids(store) == ["a", "b"]
+    with pytest.raises(SessionBusy):
+        await store.acquire(Key("", "a"))
+    await store.delete(Key("", "b"))
+    await store._do(lambda: store._sql("PRAGMA max_page_count = 100000"))
+    await store.release(lease, grown(changed, sqlite_place.now(), size=20_000))
+    assert (await store.get(Key("", "a"))).version == 2
+
+
+QUOTA = """
+import asyncio, resource, sys
+sys.path.insert(0, sys.argv[2])
+from charloom.engine.errors import StoreFull
+from charloom.engine.session import Key
+from tests.unit.engine.stores import InFile, grown, made, same
+from pathlib import Path
+
+async def main():
+    place = InFile(Path(sys.argv[1]))
+    store = place.open()
+    await store.add([made(place, "a")])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+    lease = await store.acquire(Key("", "a"))
+    for size in (100_000, 4):
+        try:
+            await store.release(lease, grown(lease.session, place.now(), size=size))
+            print("done")
+        except StoreFull as problem:
+            assert same(await store.get(Key("", "a")), lease.session)
+            print("full")
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="sqlite3 does not say why a write failed")
+def test_a_quota_is_a_full_store(tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", QUOTA, str(tmp_path / "sessions.db"), str(root)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "full\ndone\n"
+
+
+async def test_another_transaction_is_waited_for_and_not_for_ever(
+    sqlite_place: InFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = sqlite_place.open()
+    await store.add([made(sqlite_place, "a")])
+    with contextlib.closing(sqlite3.connect(sqlite_place.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(store.acquire(Key("", "a")))
+        await asyncio.sleep(0.2)
+        other.execute("ROLLBACK")
+        lease = await waiting
+        monkeypatch.setattr(sqlite, "_PATIENCE", 0.3)
+        other.execute("BEGIN IMMEDIATE")
+        start = time.monotonic()
+        outcomes = await asyncio.gather(*(store.write(lease, lease.session) for _ in range(9)), return_exceptions=True)
+        assert time.monotonic() - start < 1, "they wait at the same time"
+        assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+        assert await ids(store) == ["a"], "reading waits for nobody"
+        other.execute("ROLLBACK")
+    await store.release(lease, lease.session)
+
+
+async def test_a_file_that_breaks_is_a_store_that_does_not_answer(sqlite_place: InFile) -> None:
+    store = sqlite_place.open()
+    await store.add([made(sqlite_place, f"session {number}") for number in range(100)])
+    await store.close()
+    content = bytearray(sqlite_place.path.read_bytes())
+    content[4096:] = bytes(len(content) - 4096)
+    sqlite_place.path.write_bytes(content)
+    store = sqlite_place.open()
+    for attempt in (store.page("", "", 10), store.add([made(sqlite_place, "a")]), store.sweep()):
+        with pytest.raises(StoreUnavailable):
+            await attempt
+
+
+def test_where_no_file_can_be(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"missing/sessions\.db: No such file"):
+        SqliteStore(tmp_path / "missing" / "sessions.db", 1)
+    with pytest.raises(OSError, match="unable to open"):
+        SqliteStore(tmp_path, 1)
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"\7" * 5000])
+def test_what_is_not_a_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "sessions.db"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"sessions\.db: .*name another file"):
+        SqliteStore(path, 1)
+    assert path.read_bytes() == content
+
+
+async def test_another_schema_or_program_is_refused_and_left_alone(sqlite_place: InFile) -> None:
+    await sqlite_place.open().close()
+    with contextlib.closing(sqlite3.connect(sqlite_place.path)) as raw:
+        raw.execute("PRAGMA user_version = 7")
+    with pytest.raises(ValueError, match="it has version 7, this server reads 1"):
+        SqliteStore(sqlite_place.path, 1)
+    other = sqlite_place.path.with_name("other.db")
+    with contextlib.closing(sqlite3.connect(other)) as raw:
+        raw.execute("CREATE TABLE sessions (x)")
+        raw.execute("PRAGMA user_version = 1")
+    content = other.read_bytes()
+    with pytest.raises(ValueError, match="a database of something else"):
+        SqliteStore(other, 1)
+    assert other.read_bytes() == content
+
+
+async def test_the_machine_boots_while_a_lease_is_held(sqlite_place: InFile) -> None:
+    store = sqlite_place.open()
+    await store.add([made(sqlite_place, "a"), made(sqlite_place, "b", ticks=3)])
+    lease = await store.acquire(Key("", "a"), "call")
+    await store.acquire(Key("", "b"))
+    await sqlite_place.wait(4)
+    sqlite_place.clock.uptime = 5.0
+    with pytest.raises(SessionExpired):
+        await store.get(Key("", "b"))
+    later = await store.acquire(Key("", "a"))
+    assert later.fence > lease.fence
+    with pytest.raises(SessionTakenOver):
+        await store.release(lease, lease.session)
+
+
+async def test_the_wall_clock_jumps(sqlite_place: InFile) -> None:
+    store = sqlite_place.open()
+    await store.add([made(sqlite_place, "a")])
+    sqlite_place.clock.wall -= timedelta(days=400)
+    lease = await store.acquire(Key("", "a"))
+    await store.add([made(sqlite_place, "b")])
+    await store.delete(Key("", "b"))
+    assert await store.sweep() == 0
+    sqlite_place.clock.wall += timedelta(days=800)
+    with pytest.raises(SessionBusy):
+        await store.acquire(Key("", "a"))
+    await store.release(lease, lease.session.renewed(sqlite_place.now()))
+    assert await ids(store) == ["a"]
+
+
+async def test_the_file_is_for_nobody_else_and_its_log_does_not_grow_for_ever(sqlite_place: InFile) -> None:
+    store, key = sqlite_place.open(), Key("", "a")
+    await store.add([made(sqlite_place, "a")])
+    for _ in range(300):
+        lease = await store.acquire(key)
+        await store.release(lease, grown(lease.session, sqlite_place.now(), size=8000))
+    logs = [path for path in sqlite_place.path.parent.iterdir() if path.name.endswith("-wal")]
+    assert len(logs) == 1
+    assert logs[0].stat().st_size < 8e6
+    for path in (sqlite_place.path, *logs):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_tombstones_are_not_kept_without_bound(sqlite_place: InFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "MOST_TOMBSTONES", 10)
+    store = sqlite_place.open()
+    for number in range(20):
+        await store.add([made(sqlite_place, f"{number}")])
+        await store.delete(Key("", f"{number}"))
+        await sqlite_place.wait(1)
+    await store.sweep()
+    with pytest.raises(SessionDeleted):
+        await store.get(Key("", "10"))
+    with pytest.raises(SessionNotFound) as refused:
+        await store.get(Key("", "9"))
+    assert type(refused.value) is SessionNotFound
+
+
+async def test_a_closed_store_says_so(sqlite_place: InFile) -> None:
+    store = sqlite_place.open()
+    await store.close()
+    await store.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await store.get(Key("", "a"))

@@ -1,0 +1,604 @@
+"""What all stores do, and what those do that several servers share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charloom.engine.errors import (
+    Overloaded,
+    SessionBusy,
+    SessionDeleted,
+    SessionExists,
+    SessionExpired,
+    SessionNotFound,
+    SessionTakenOver,
+    StoreUnavailable,
+)
+from charloom.engine.session import Call, Key
+from charloom.engine.stores.memory import MemoryStore
+from charloom.engine.stores.opening import open_store
+from charloom.engine.stores.redis import RedisStore
+from charloom.engine.stores.sqlite import SqliteStore
+from charloom.engine.stores.store import TOMBSTONE_SECONDS, Lease
+from tests.unit.engine.redis_server import RedisServer
+from tests.unit.engine.stores import LEASE, START, InFile, InRedis, Place, grown, ids, made, same
+
+# Found.
+
+
+async def test_a_session_is_found_as_it_was_written(place: Place) -> None:
+    store, session = place.open(), made(place, "a")
+    await store.add([session])
+    assert same(await store.get(session.key), session)
+    lease = await store.acquire(session.key, "call")
+    assert same(lease.session, session)
+    first = grown(session, place.now(), Call("call", 0, 1))
+    await store.write(lease, first)
+    assert same(await store.get(session.key), first)
+    second = grown(first, place.now())
+    await store.release(lease, second)
+    assert same(await store.get(session.key), second)
+
+
+async def test_an_id_is_used_once(place: Place) -> None:
+    store = place.open()
+    await store.add([made(place, "a")])
+    with pytest.raises(SessionExists, match="'a'"):
+        await store.add([made(place, "b"), made(place, "a")])
+    assert await ids(store) == ["a"]
+
+
+async def test_one_id_is_not_added_twice_at_once(shared_place: Place) -> None:
+    store = shared_place.open()
+    with pytest.raises(SessionExists):
+        await store.add([made(shared_place, "a"), made(shared_place, "a")])
+    assert await ids(store) == []
+
+
+async def test_adding_nothing_is_nothing(place: Place) -> None:
+    store = place.open(0)
+    await store.add([])
+    assert await ids(store) == []
+
+
+async def test_a_full_store_refuses_until_something_expires(place: Place) -> None:
+    store = place.open(capacity=3)
+    await store.add([made(place, "a", ticks=4), made(place, "b", ticks=4)])
+    with pytest.raises(Overloaded) as refused:
+        await store.add([made(place, "c"), made(place, "d")])
+    assert refused.value.retry_after > 0
+    assert await ids(store) == ["a", "b"]
+    await place.wait(5)
+    await store.add([made(place, name) for name in "ace"])
+    assert await ids(store) == ["a", "c", "e"]
+    with pytest.raises(Overloaded):
+        await store.add([made(place, "f")])
+    await store.delete(Key("", "c"))
+    await store.add([made(place, "f")])
+
+
+async def test_pages_follow_the_order_of_the_ids(place: Place) -> None:
+    store = place.open()
+    names = [f"{name}{number}" for name in "zaQ_.-9é" for number in range(25)]
+    random.Random(1).shuffle(names)
+    for start in range(0, len(names), 40):
+        await store.add([made(place, name) for name in names[start : start + 40]])
+    assert await ids(store) == sorted(names)
+    found, after = list[str](), ""
+    while page := await store.page("", after, 7):
+        found += [session.id for session in page]
+        after = found[-1]
+    assert found == sorted(names)
+    assert [session.id for session in await store.page("", "a1", 2)] == ["a10", "a11"]
+    assert await store.page("", "éz", 5) == []
+    assert await store.page("", "", 0) == []
+
+
+async def test_pages_show_no_session_that_expired(place: Place) -> None:
+    store = place.open()
+    await store.add([made(place, name, ticks=2 if name in "bd" else 60) for name in "abcde"])
+    await store.acquire(Key("", "d"))
+    await place.wait(3)
+    assert [session.id for session in await store.page("", "", 3)] == ["a", "c", "d"]
+
+
+async def test_tenants_have_nothing_to_do_with_each_other(place: Place) -> None:
+    store = place.open()
+    tenants = ["", "a", "ab", "1:a", "é", "a:", "0:", "日本"]
+    for number, tenant in enumerate(tenants):
+        await store.add([replace(made(place, name, tenant), version=number) for name in ("x", "b:x", "y")])
+    for number, tenant in enumerate(tenants):
+        assert await ids(store, tenant) == ["b:x", "x", "y"]
+        assert (await store.get(Key(tenant, "x"))).version == number
+    await store.acquire(Key("a", "x"))
+    await store.acquire(Key("ab", "x"))
+    await store.delete(Key("", "x"))
+    assert [len(await ids(store, tenant)) for tenant in tenants] == [2, *[3] * 7]
+
+
+# Gone.
+
+
+async def test_unknown_expired_and_deleted_are_told_apart(place: Place) -> None:
+    store, short = place.open(), made(place, "short", ticks=2)
+    await store.add([short, made(place, "gone"), made(place, "kept")])
+    before = place.now()
+    deleted = await store.delete(Key("", "gone"))
+    assert deleted.id == "gone"
+    after = place.now()
+    await place.wait(3)
+    for _ in range(2):
+        for method in (store.get, store.acquire, store.delete):
+            with pytest.raises(SessionExpired) as expired:
+                await method(Key("", "short"))
+            assert expired.value.at == short.expires
+            with pytest.raises(SessionDeleted) as gone:
+                await method(Key("", "gone"))
+            assert before <= gone.value.at <= after
+            with pytest.raises(SessionNotFound) as unknown:
+                await method(Key("", "never"))
+            assert type(unknown.value) is SessionNotFound
+            with pytest.raises(SessionNotFound) as others:
+                await method(Key("other", "gone"))
+            assert type(others.value) is SessionNotFound
+        await store.sweep()
+
+
+async def test_asking_again_and_again_for_a_deleted_session_keeps_nothing(place: Place) -> None:
+    store = place.open()
+    await store.add([made(place, "a")])
+    await store.delete(Key("", "a"))
+    raised = []
+    for _ in range(3):
+        with pytest.raises(SessionDeleted) as refused:
+            await store.get(Key("", "a"))
+        raised.append(refused.value)
+    assert len(set(map(id, raised))) == 3, "one exception for all would collect the frames of every call"
+
+
+async def test_the_id_of_a_gone_session_can_be_used_again(place: Place) -> None:
+    store, key = place.open(), Key("", "a")
+    await store.add([made(place, "a", ticks=1)])
+    await place.wait(2)
+    again = made(place, "a")
+    await store.add([again])
+    assert same(await store.get(key), again)
+    await store.delete(key)
+    await store.add([made(place, "a", ticks=1)])
+    await place.wait(2)
+    with pytest.raises(SessionExpired):
+        await store.get(key)
+
+
+async def test_sweeping_forgets_what_expired_and_only_that(place: Place) -> None:
+    store = place.open(capacity=1200)
+    await store.add([made(place, f"s{number}", ticks=10 if number % 2 else 60) for number in range(1200)])
+    lease = await store.acquire(Key("", "s1"))
+    assert await store.sweep() == 0
+    await place.wait(11)
+    assert await store.sweep() == 599
+    assert await store.sweep() == 0
+    assert len(await store.page("", "", 2000)) == 601
+    await store.release(lease, lease.session)
+    assert await store.sweep() == 1
+
+
+async def test_what_was_long_gone_is_forgotten(place: Place) -> None:
+    if isinstance(place, InRedis):
+        pytest.skip("a day is too long to wait; see test_what_redis_keeps_has_an_end")
+    store = place.open()
+    await store.add([made(place, "short", ticks=1), made(place, "gone"), made(place, "later", ticks=100)])
+    await store.delete(Key("", "gone"))
+    await place.wait(50)
+    await store.sweep()
+    await place.wait(TOMBSTONE_SECONDS - 10)
+    await store.sweep()
+    for name, error in {"short": SessionNotFound, "gone": SessionNotFound, "later": SessionExpired}.items():
+        with pytest.raises(SessionNotFound) as refused:
+            await store.get(Key("", name))
+        assert type(refused.value) is error
+
+
+async def test_use_renews_the_expiry_and_looking_does_not(place: Place) -> None:
+    store, key = place.open(), Key("", "a")
+    await store.add([made(place, "a", ticks=6)])
+    await place.wait(4)
+    lease = await store.acquire(key)
+    renewed = lease.session.renewed(place.now())
+    await store.release(lease, renewed)
+    await place.wait(4)
+    assert (await store.get(key)).expires == renewed.expires
+    await place.wait(3)
+    with pytest.raises(SessionExpired) as expired:
+        await store.get(key)
+    assert expired.value.at == renewed.expires
+
+
+# Used.
+
+
+async def test_a_session_has_one_user(place: Place) -> None:
+    store, key = place.open(), Key("", "a")
+    await store.add([replace(made(place, "a"), snapshot=grown(made(place, "a"), START).snapshot)])
+    lease = await store.acquire(key, "one")
+    for call_id in ("", "two"):
+        with pytest.raises(SessionBusy) as busy:
+            await store.acquire(key, call_id)
+        assert busy.value.position == 1
+    with pytest.raises(SessionBusy):
+        await store.delete(key)
+    with pytest.raises(SessionExists):
+        await store.add([made(place, "a")])
+    await store.get(key)
+    await store.release(lease, lease.session)
+    nameless = await store.acquire(key)
+    assert not nameless.same_call
+    assert nameless.fence > lease.fence
+    with pytest.raises(SessionBusy):
+        await store.acquire(key)
+    await store.release(nameless, nameless.session)
+    await store.delete(key)
+
+
+async def test_of_many_that_want_a_session_at_once_one_gets_it(place: Place) -> None:
+    store, key = place.open(), Key("", "a")
+    await store.add([made(place, "a")])
+    outcomes = await asyncio.gather(*(store.acquire(key, str(n)) for n in range(50)), return_exceptions=True)
+    assert sum(isinstance(outcome, Lease) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, SessionBusy) for outcome in outcomes) == 49
+
+
+async def test_the_same_call_takes_over_from_itself(place: Place) -> None:
+    store, key = place.open(), Key("", "a")
+    await store.add([made(place, "a")])
+    old = await store.acquire(key, "call")
+    new = await store.acquire(key, "call")
+    assert new.same_call
+    assert not old.same_call
+    assert new.fence > old.fence
+    for method in (store.write, store.release):
+        with pytest.raises(SessionTakenOver):
+            await method(old, grown(old.session, place.now()))
+    assert (await store.get(key)).version == 0
+    assert await store.renew([old, new]) == [old]
+    await store.release(new, grown(new.session, place.now()))
+    assert (await store.get(key)).version == 1
+    later = await store.acquire(key, "call")
+    assert not later.same_call, "the call had ended"
+    with pytest.raises(SessionTakenOver):
+        await store.release(old, old.session)
+
+
+async def test_what_was_given_back_cannot_be_written_any_more(place: Place) -> None:
+    store, key = place.open(), Key("", "a")
+    await store.add([made(place, "a")])
+    lease = await store.acquire(key, "call")
+    await store.release(lease, lease.session)
+    for method in (store.write, store.release):
+        with pytest.raises(SessionTakenOver):
+            await method(lease, grown(lease.session, place.now()))
+    await store.renew([lease])  # which may have been on its way when the lease was given back
+    await store.release(await store.acquire(key, "other"), lease.session)
+    await store.delete(key)
+    with pytest.raises(SessionTakenOver):
+        await store.release(lease, lease.session)
+    await store.add([made(place, "a")])
+    with pytest.raises(SessionTakenOver):
+        await store.release(lease, lease.session)
+    assert await store.renew([lease]) == [lease]
+
+
+async def test_what_was_given_back_and_expired_cannot_be_written_any_more(place: Place) -> None:
+    store, key = place.open(), Key("", "a")
+    await store.add([made(place, "a", ticks=1)])
+    lease = await store.acquire(key, "call")
+    await store.release(lease, lease.session)
+    await place.wait(2)
+    for swept in (0, 1):
+        assert await store.sweep() == 1 - swept
+        for method in (store.write, store.release):
+            with pytest.raises(SessionTakenOver):
+                await method(lease, grown(lease.session, place.now()))
+    with pytest.raises(SessionExpired):
+        await store.get(key)
+
+
+async def test_a_session_in_use_does_not_expire(place: Place) -> None:
+    store, key = place.open(), Key("", "a")
+    await store.add([made(place, "a", ticks=3)])
+    lease = await store.acquire(key)
+    for _ in range(3):
+        await place.wait(2)
+        assert await store.renew([lease]) == []
+    assert await store.sweep() == 0
+    assert await ids(store) == ["a"]
+    assert (await store.get(key)).version == 0
+    with pytest.raises(SessionBusy):
+        await store.acquire(key)
+    changed = grown(lease.session, place.now())
+    await store.write(lease, changed)
+    await place.wait(4)
+    await store.renew([lease])
+    assert (await store.get(key)).version == 1
+    await store.release(lease, changed)  # not renewed
+    with pytest.raises(SessionExpired) as expired:
+        await store.get(key)
+    assert expired.value.at == changed.expires
+
+
+# Leases that end.
+
+
+async def test_a_lease_that_is_not_renewed_ends(shared_place: Place) -> None:
+    one, two = shared_place.open(), shared_place.open()
+    key = Key("", "a")
+    await one.add([made(shared_place, "a")])
+    old = await one.acquire(key, "old")
+    await shared_place.wait(LEASE / 2)
+    assert await one.renew([old]) == []
+    await shared_place.wait(LEASE * 2 / 3)
+    with pytest.raises(SessionBusy):
+        await two.acquire(key, "new")
+    await shared_place.wait(LEASE / 2)
+    new = await two.acquire(key, "new")
+    assert not new.same_call
+    assert new.fence > old.fence
+    for method in (one.write, one.release):
+        with pytest.raises(SessionTakenOver):
+            await method(old, grown(old.session, shared_place.now()))
+    assert await one.renew([old]) == [old]
+    await two.release(new, grown(new.session, shared_place.now()))
+    with pytest.raises(SessionTakenOver):
+        await one.release(old, old.session)
+    assert (await one.get(key)).version == 1
+
+
+async def test_writing_renews_a_lease(shared_place: Place) -> None:
+    store, key = shared_place.open(), Key("", "a")
+    await store.add([made(shared_place, "a")])
+    lease = await store.acquire(key)
+    for _ in range(3):
+        await shared_place.wait(LEASE / 2)
+        await store.write(lease, grown(lease.session, shared_place.now()))
+    with pytest.raises(SessionBusy):
+        await store.acquire(key)
+
+
+async def test_a_lease_that_ended_can_be_written_and_renewed_until_there_is_a_later_one(shared_place: Place) -> None:
+    store, key = shared_place.open(), Key("", "a")
+    await store.add([made(shared_place, "a")])
+    lease = await store.acquire(key, "call")
+    await shared_place.wait(LEASE + 1)
+    assert await store.renew([lease]) == []
+    with pytest.raises(SessionBusy):
+        await store.acquire(key)
+    await shared_place.wait(LEASE + 1)
+    await store.write(lease, grown(lease.session, shared_place.now()))
+    with pytest.raises(SessionBusy):
+        await store.acquire(key)
+    await shared_place.wait(LEASE + 1)
+    taken = await store.acquire(key, "call")
+    assert taken.same_call, "it had not ended"
+    await shared_place.wait(LEASE + 1)
+    await store.delete(key)
+    for method in (store.write, store.release):
+        with pytest.raises(SessionTakenOver):
+            await method(taken, taken.session)
+    assert await store.renew([taken]) == [taken]
+
+
+async def test_a_session_expires_with_the_lease_that_kept_it(shared_place: Place) -> None:
+    store, key = shared_place.open(), Key("", "a")
+    session = made(shared_place, "a", ticks=2)
+    await store.add([session])
+    lease = await store.acquire(key, "call")
+    await shared_place.wait(LEASE - 2)
+    await store.get(key)
+    await shared_place.wait(3)
+    with pytest.raises(SessionExpired) as expired:
+        await store.get(key)
+    assert expired.value.at == session.expires
+    for swept in (0, 1):
+        if swept:
+            assert await store.sweep() == 1
+        assert await store.renew([lease]) == []
+        with pytest.raises(SessionExpired):
+            await store.acquire(key, "call")
+    # Nobody has used its id since.
+    await store.write(lease, grown(lease.session, shared_place.now()))
+    assert (await store.get(key)).version == 1
+    await store.release(lease, grown(lease.session, shared_place.now()))
+    assert await ids(store) == ["a"]
+    assert (await store.acquire(key)).fence > lease.fence
+
+
+async def test_a_late_holder_does_not_undo_what_happened_to_an_id_since(shared_place: Place) -> None:
+    store, key = shared_place.open(), Key("", "a")
+    await store.add([made(shared_place, "a", ticks=1)])
+    lease = await store.acquire(key)
+    await shared_place.wait(LEASE + 1)
+    await store.add([made(shared_place, "a", ticks=1)])
+    for _ in range(2):
+        with pytest.raises(SessionTakenOver):
+            await store.release(lease, lease.session)
+        assert await store.renew([lease]) == [lease]
+        await shared_place.wait(2)
+        await store.sweep()
+    with pytest.raises(SessionExpired):
+        await store.get(key)
+
+
+async def test_who_stops_waiting_for_a_session_does_not_hold_it(shared_place: Place) -> None:
+    store, key = shared_place.open(), Key("", "a")
+    await store.add([made(shared_place, "a")])
+    for steps in range(12):
+        waiting = asyncio.create_task(store.acquire(key, f"call {steps}"))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await store.release(await waiting, made(shared_place, "a"))
+            break
+        end = time.monotonic() + LEASE * shared_place.tick / 2
+        while True:
+            with contextlib.suppress(SessionBusy):
+                await store.release(await store.acquire(key), made(shared_place, "a"))
+                break
+            assert time.monotonic() < end
+            await asyncio.sleep(0.001)
+
+
+# Several replicas, and later ones.
+
+
+async def test_what_one_replica_writes_the_other_reads(shared_place: Place) -> None:
+    one, two, key = shared_place.open(2), shared_place.open(2), Key("", "a")
+    await one.add([made(shared_place, "a"), made(shared_place, "b")])
+    with pytest.raises(Overloaded):
+        await two.add([made(shared_place, "c")])
+    lease = await one.acquire(key, "call")
+    with pytest.raises(SessionBusy):
+        await two.delete(key)
+    await one.write(lease, grown(lease.session, shared_place.now()))
+    assert (await two.get(key)).version == 1
+    taken = await two.acquire(key, "call")
+    with pytest.raises(SessionTakenOver):
+        await one.release(lease, lease.session)
+    await two.release(taken, taken.session)
+    await one.delete(key)
+    with pytest.raises(SessionDeleted):
+        await two.get(key)
+    assert await ids(two) == ["b"]
+
+
+async def test_a_session_outlives_its_server(shared_place: Place) -> None:
+    before = shared_place.open()
+    await before.add([made(shared_place, "a"), made(shared_place, "b"), made(shared_place, "c")])
+    lease = await before.acquire(Key("", "a"))
+    kept = grown(lease.session, shared_place.now())
+    await before.release(lease, kept)
+    held = await before.acquire(Key("", "b"), "call")
+    await before.delete(Key("", "c"))
+    await before.close()
+    after = shared_place.open()
+    assert same(await after.get(Key("", "a")), kept)
+    with pytest.raises(SessionBusy):
+        await after.acquire(Key("", "b"))
+    resumed = await after.acquire(Key("", "b"), "call")
+    assert resumed.same_call
+    assert resumed.fence > held.fence
+    with pytest.raises(SessionDeleted):
+        await after.get(Key("", "c"))
+
+
+async def test_a_record_that_cannot_be_read_is_told_by_its_id(shared_place: Place, redis_server: RedisServer) -> None:
+    store, key = shared_place.open(), Key("", "a")
+    await store.add([made(shared_place, "a")])
+    if isinstance(shared_place, InFile):
+        with sqlite3.connect(shared_place.path) as raw:
+            raw.execute("UPDATE records SET record = 'x'")
+        raw.close()
+    else:
+        redis_server.ask("HSET", "{charloom}:session:0::a", "record", "x")
+    for attempt in (store.get, store.acquire, store.delete):
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="session 'a' cannot be read"):
+                await attempt(key)
+    with pytest.raises(StoreUnavailable, match="session 'a' cannot be read"):
+        await store.page("", "", 10)
+    if isinstance(shared_place, InRedis):
+        assert redis_server.ask("EXISTS", "{charloom}:lease:0::a") == ":0\r\n", "it is not left acquired"
+
+
+# Opening.
+
+
+async def test_a_store_has_a_url(tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    redis_server.ask("FLUSHALL")
+    urls: dict[str, type[Any]] = {
+        "memory:": MemoryStore,
+        "sqlite:sessions.db": SqliteStore,
+        f"sqlite:{tmp_path}/other.db": SqliteStore,
+        redis_server.url: RedisStore,
+        f"unix://{redis_server.socket}?db=1": RedisStore,
+    }
+    for url, kind in urls.items():
+        store = await open_store(url, 10)
+        assert type(store) is kind
+        session = made(Place(), "a", ticks=1e9)
+        await store.add([session])
+        assert same(await store.get(session.key), session)
+        await store.delete(session.key)
+        await store.close()
+    assert {path.name for path in tmp_path.glob("*.db")} == {"sessions.db", "other.db"}
+
+
+@pytest.mark.parametrize(
+    "url", ["", "memory", "sqlite:", "redis:", "http://x:secret@y", "sessions.db", "rdis://:secret@x"]
+)
+async def test_what_is_no_url_of_a_store(url: str) -> None:
+    with pytest.raises(ValueError, match=r"use memory:, sqlite:PATH, redis://") as refused:
+        await open_store(url, 10)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://x:y/0",
+        "redis://:secret@localhost/?what=7",
+        "redis://:secret@localhost:1/?socket_timeout=x",
+        "redis:///x?db=y",
+    ],
+)
+async def test_what_redis_does_not_take_as_a_url(url: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a URL of a Redis") as refused:
+        await open_store(url, 10)
+    assert "secret" not in str(refused.value)
+
+
+async def test_what_refuses_says_so_at_the_start(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, "--requirepass", "right")
+    try:
+        address = f"127.0.0.1:{server.port}"
+        for url in (f"redis://{address}", f"redis://:wrong@{address}", f"redis://:right@{address}/99"):
+            with pytest.raises(ValueError, match=rf"cannot keep sessions in redis://{address}.*: ") as refused:
+                await open_store(url, 10)
+            assert "wrong" not in str(refused.value).replace("WRONGPASS", "")
+        with pytest.raises(OSError, match="cannot keep sessions in rediss://"):
+            await open_store(f"rediss://{address}", 10)
+        store = await open_store(f"redis://:right@{address}", 10)
+        await store.close()
+    finally:
+        server.kill()
+    with pytest.raises(OSError, match="cannot keep sessions in unix:///nowhere"):
+        await open_store("unix:///nowhere", 10)
+
+
+async def test_without_the_client_of_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "redis"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(ValueError, match=r"pip install 'charloom\[server\]'"):
+        await open_store("redis://localhost", 10)
+    await (await open_store("memory:", 1)).close()
+
+
+def test_stores_are_imported_only_where_they_are_used() -> None:
+    code = "import sys, charloom.engine.stores.opening; print('redis' in sys.modules, 'sqlite3' in sys.modules)"
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout == "False False\n"
