@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from charloom.engine.stores.sqlite import SqliteStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from charloom.engine.sampling import Sampling
 from charloom.engine.sealing import Sealer, new_keys
 from charloom.engine.session import Key, Snapshot
 from charloom.engine.stores.memory import MemoryStore
+from charloom.engine.stores.sqlite import SqliteStore
 from charloom.engine.stores.store import Store
 
 SCHEDULES = int(os.environ.get("CHARLOOM_SCHEDULES", "40"))

@@ -203,9 +203,14 @@ async def test_a_session_whose_store_fails_on_the_way_ends_as_unavailable_and_ca
     store: Any = one.sessions.store
     store.dead = True
     text = ""
-    with pytest.raises(errors.StoreUnavailable):
+
+    async def read() -> None:
+        nonlocal text
         async for piece in generation:
             text += piece.text
+
+    with pytest.raises(errors.StoreUnavailable):
+        await read()
     store.dead = False
     assert one.sessions._writers == {}
     rest = await whole(two, replace(asked, resume_position=len(text) or None))
