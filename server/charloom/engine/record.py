@@ -2,14 +2,15 @@
 
 Knows: their fields. Does not know: where the bytes go.
 
-A record is a header (magic, version, length), the fields as JSON, then the arrays as they are in memory, little-endian.
-Nothing in it is executed when it is read.
+A record is a header (magic, version, length of the fields, checksum), the fields as JSON, then the arrays as they are
+in memory, little-endian. Nothing in it is executed when it is read.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+import zlib
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -18,8 +19,12 @@ import numpy as np
 from charloom.engine.session import Call, History, Origin, Session, Snapshot
 
 _MAGIC, _VERSION = b"CLR", 1
-_HEADER = struct.Struct("<3sBI")
+_HEADER = struct.Struct("<3sBII")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+# What reading a damaged record may come to.
+_UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError, struct.error)
 
 
 class UnreadableRecord(ValueError):
@@ -41,7 +46,7 @@ def to_snapshot(data: bytes) -> tuple[Snapshot, dict[str, Any]]:
     try:
         fields, arrays = _parts(data)
         return _snapshot(fields.pop("snapshot"), arrays), fields
-    except (KeyError, TypeError, ValueError, struct.error) as problem:
+    except _UNREADABLE as problem:
         raise UnreadableRecord(f"not a snapshot: {problem}") from problem
 
 
@@ -93,7 +98,7 @@ def to_session(data: bytes) -> Session:
             origin=None if fields["origin"] is None else Origin(*fields["origin"]),
             call=None if fields["call"] is None else Call(*fields["call"]),
         )
-    except (KeyError, TypeError, ValueError, struct.error) as problem:
+    except _UNREADABLE as problem:
         raise UnreadableRecord(f"not a session: {problem}") from problem
 
 
@@ -113,20 +118,24 @@ class _Arrays:
 
 def _record(fields: dict[str, Any], arrays: list[bytes]) -> bytes:
     text = json.dumps(fields, separators=(",", ":")).encode()
-    return b"".join([_HEADER.pack(_MAGIC, _VERSION, len(text)), text, *arrays])
+    body = b"".join([text, *arrays])
+    return _HEADER.pack(_MAGIC, _VERSION, len(text), zlib.crc32(body)) + body
 
 
 def _parts(data: bytes) -> tuple[dict[str, Any], _Arrays]:
-    magic, version, length = _HEADER.unpack_from(data)
+    magic, version, length, checksum = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise ValueError("it is something else")
     if version != _VERSION:
         raise ValueError(f"it has version {version}, this server reads {_VERSION}")
-    end = _HEADER.size + length
-    fields = json.loads(data[_HEADER.size : end])
+    body = data[_HEADER.size :]
+    # The length is not in the sum: a wrong one does not make JSON of the fields, or not with all their arrays.
+    if zlib.crc32(body) != checksum or length > len(body):
+        raise ValueError("it was damaged")
+    fields = json.loads(body[:length])
     if not isinstance(fields, dict):
         raise TypeError("its fields are not an object")
-    return fields, _Arrays(data[end:])
+    return fields, _Arrays(body[length:])
 
 
 def _snapshot_fields(snapshot: Snapshot, arrays: list[bytes]) -> dict[str, Any]:

@@ -200,7 +200,7 @@ async def test_another_transaction_is_waited_for_and_not_for_ever(
         await asyncio.sleep(0.2)
         other.execute("ROLLBACK")
         lease = await waiting
-        monkeypatch.setattr(sqlite, "_PATIENCE", 0.3)
+        monkeypatch.setattr(sqlite, "PATIENCE", 0.3)
         other.execute("BEGIN IMMEDIATE")
         start = time.monotonic()
         outcomes = await asyncio.gather(*(store.write(lease, lease.session) for _ in range(9)), return_exceptions=True)

@@ -1,0 +1,195 @@
+"""What Redis does for each method of the store: Lua scripts, each run as a whole or not at all.
+
+Knows: the keys, leases, fences, what becomes of sessions. Does not know: records, who asks. `redis.py` describes the
+keys. The first arguments of each are a lease's and a tombstone's milliseconds.
+"""
+
+from __future__ import annotations
+
+COMMON = """
+local LEASE, REMEMBERED = tonumber(ARGV[1]), tonumber(ARGV[2])
+local INDEX, DUE, FENCE = KEYS[1] .. 'index', KEYS[1] .. 'due', KEYS[1] .. 'fence'
+local time = redis.call('TIME')
+local MICROSECONDS = time[1] * 1000000 + time[2]
+local NOW = math.floor(MICROSECONDS / 1000)
+
+local function session_of(id) return KEYS[1] .. 'session:' .. id end
+local function lease_of(id) return KEYS[1] .. 'lease:' .. id end
+local function mark_of(id) return KEYS[1] .. 'mark:' .. id end
+
+local function ends(id, at)
+  redis.call('PEXPIREAT', session_of(id), at)
+  redis.call('PEXPIREAT', mark_of(id), at + REMEMBERED)
+end
+
+-- A session does not end before its lease.
+local function outlives_lease(id)
+  if redis.call('PTTL', session_of(id)) < LEASE then ends(id, NOW + LEASE) end
+end
+
+-- Where there is no memory left, the first write that needs some is refused: HSET, so that nothing is half done.
+local function keep(id, record, holder, newest, call_id, ttl, expires)
+  redis.call('HSET', session_of(id), 'record', record, 'holder', holder, 'newest', newest, 'call_id', call_id)
+  redis.call('HSET', mark_of(id), 'kind', 'expired', 'at', expires, 'holder', holder)
+  redis.call('ZADD', INDEX, 0, id)
+  redis.call('ZADD', DUE, NOW + ttl, id)
+  ends(id, NOW + ttl)
+end
+
+local function unlist(id)
+  redis.call('ZREM', INDEX, id)
+  redis.call('ZREM', DUE, id)
+end
+
+-- What became of a session that is not there. One that was not due yet, Redis has lost.
+local function gone(id)
+  local mark = redis.call('HMGET', mark_of(id), 'kind', 'at')
+  if not mark[1] or (mark[1] == 'expired' and redis.call('PTTL', mark_of(id)) > REMEMBERED) then return {'unknown'} end
+  return mark
+end
+
+-- Whether the holder of a lease on a session that is not there may not write it again.
+local function lost(id, fence)
+  local mark = redis.call('HMGET', mark_of(id), 'kind', 'holder')
+  return mark[1] == 'deleted' or (mark[2] and mark[2] ~= fence)
+end
+
+local function sweep(most)
+  local due = redis.call('ZRANGEBYSCORE', DUE, '-inf', NOW, 'LIMIT', 0, most)
+  local living, swept = {}, 0
+  for _, id in ipairs(due) do
+    local ttl = redis.call('PTTL', session_of(id))
+    if ttl == -2 then
+      unlist(id)
+      swept = swept + 1
+    else
+      table.insert(living, {id, NOW + math.max(ttl, 1)})
+    end
+  end
+  for _, one in ipairs(living) do redis.pcall('ZADD', DUE, one[2], one[1]) end -- if not now, then another time
+  return swept
+end
+"""
+
+ADD = """
+local capacity, wanted = tonumber(ARGV[3]), {}
+for at = 4, #ARGV, 4 do
+  local id = ARGV[at]
+  if wanted[id] or redis.call('EXISTS', session_of(id)) == 1 then return {'exists', (at - 4) / 4} end
+  wanted[id] = true
+end
+local function has_room()
+  local fresh = 0
+  for id in pairs(wanted) do if not redis.call('ZSCORE', INDEX, id) then fresh = fresh + 1 end end
+  return redis.call('ZCARD', INDEX) + fresh <= capacity
+end
+while not has_room() do
+  if sweep(500) == 0 then return {'full'} end
+end
+for at = 4, #ARGV, 4 do
+  keep(ARGV[at], ARGV[at + 1], '', '', '', tonumber(ARGV[at + 2]), ARGV[at + 3])
+end
+return {'done'}
+"""
+
+GET = """
+local record = redis.call('HGET', session_of(ARGV[3]), 'record')
+if not record then return gone(ARGV[3]) end
+return {'done', record}
+"""
+
+PAGE_OF = """
+local tenant, after, most = ARGV[3], ARGV[4], tonumber(ARGV[5])
+local ids = redis.call('ZRANGEBYLEX', INDEX, '(' .. tenant .. after, '(' .. tenant .. '\\255', 'LIMIT', 0, most)
+local found = {#ids == most and ids[most] or ''}
+for _, id in ipairs(ids) do
+  local record = redis.call('HGET', session_of(id), 'record')
+  if record then
+    table.insert(found, id)
+    table.insert(found, record)
+  else
+    unlist(id)
+  end
+end
+return found
+"""
+
+ACQUIRE = """
+local id, call_id = ARGV[3], ARGV[4]
+local found = redis.call('HMGET', session_of(id), 'record', 'call_id')
+if not found[1] then return gone(id) end
+local same_call = call_id ~= '' and found[2] == call_id
+if not same_call and redis.call('EXISTS', lease_of(id)) == 1 then return {'busy', found[1]} end
+local last = tonumber(redis.call('GET', FENCE) or 0)
+local fence = string.format('%.0f', math.max(last + 1, MICROSECONDS))
+redis.call('SET', FENCE, fence)
+redis.call('HSET', session_of(id), 'holder', fence, 'newest', fence, 'call_id', call_id)
+redis.call('HSET', mark_of(id), 'holder', fence)
+redis.call('SET', lease_of(id), '', 'PX', LEASE)
+outlives_lease(id)
+return {'done', found[1], fence, same_call and 1 or 0}
+"""
+
+WRITE = """
+local id, fence, record, held, call_id, ttl, expires = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local found = redis.call('HMGET', session_of(id), 'holder', 'call_id')
+if found[1] then
+  if found[1] ~= fence then return {'taken'} end
+  call_id = found[2]
+elseif lost(id, fence) then
+  return {'taken'}
+end
+if held == '1' then
+  keep(id, record, fence, fence, call_id, tonumber(ttl), expires)
+  redis.call('SET', lease_of(id), '', 'PX', LEASE)
+  outlives_lease(id)
+else
+  keep(id, record, '', fence, '', tonumber(ttl), expires)
+  redis.call('DEL', lease_of(id))
+end
+if tonumber(redis.call('GET', FENCE) or 0) < tonumber(fence) then redis.call('SET', FENCE, fence) end
+return {'done'}
+"""
+
+# A lease that was just given back is not held again. Where there is no memory left, a lease that has ended stays ended.
+RENEW = """
+local lost_ones = {}
+for at = 3, #ARGV, 2 do
+  local id, fence = ARGV[at], ARGV[at + 1]
+  local found = redis.call('HMGET', session_of(id), 'holder', 'newest')
+  if not found[1] then
+    if lost(id, fence) then table.insert(lost_ones, (at - 3) / 2) end
+  elseif found[2] ~= fence then
+    table.insert(lost_ones, (at - 3) / 2)
+  elseif found[1] == fence then
+    if redis.call('PEXPIRE', lease_of(id), LEASE) == 0 then redis.pcall('SET', lease_of(id), '', 'PX', LEASE) end
+    outlives_lease(id)
+  end
+end
+return lost_ones
+"""
+
+DROP = """
+local id, fence = ARGV[3], ARGV[4]
+if redis.call('HGET', session_of(id), 'holder') == fence then
+  redis.call('DEL', lease_of(id))
+  redis.call('HSET', session_of(id), 'holder', '', 'call_id', '')
+  redis.call('HSET', mark_of(id), 'holder', '')
+end
+return {'done'}
+"""
+
+# What gives memory back comes first, so that it is done where there is none left.
+DELETE = """
+local id = ARGV[3]
+local record = redis.call('HGET', session_of(id), 'record')
+if not record then return gone(id) end
+if redis.call('EXISTS', lease_of(id)) == 1 then return {'busy', record} end
+redis.call('DEL', session_of(id))
+unlist(id)
+redis.call('HSET', mark_of(id), 'kind', 'deleted', 'at', ARGV[4])
+redis.call('PEXPIRE', mark_of(id), REMEMBERED)
+return {'done', record}
+"""
+
+SWEEP = "return sweep(tonumber(ARGV[3]))"

@@ -1,0 +1,127 @@
+"""The file of the SQLite store: its tables, and how it is opened.
+
+Knows: what the file has to be. Does not know: what is done with it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+APPLICATION_ID = int.from_bytes(b"CLst", "big")
+SCHEMA_VERSION = 1
+PATIENCE = 2.0
+"""Seconds to wait for another process's transaction."""
+_WAL_BYTES = 16 * 2**20
+"""The WAL is cut to this size where many sessions at once have made it longer."""
+
+_SCHEMA = (
+    # Times are microseconds: `expires` and `at` since 1970, `lease_until` of the monotonic clock.
+    # `fence` is that of the newest lease, `held` tells whether it was not given back.
+    """CREATE TABLE sessions (
+        number INTEGER PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        id TEXT NOT NULL,
+        expires INTEGER NOT NULL,
+        fence INTEGER NOT NULL,
+        held INTEGER NOT NULL,
+        lease_until INTEGER NOT NULL,
+        call_id TEXT NOT NULL,
+        UNIQUE (tenant, id)
+    )""",
+    "CREATE INDEX sessions_by_expiry ON sessions (expires)",
+    "CREATE TABLE records (session INTEGER PRIMARY KEY, record BLOB NOT NULL)",
+    # `fence` is that of a lease which had ended but was never given back: its holder may still write the session.
+    """CREATE TABLE tombstones (
+        tenant TEXT NOT NULL,
+        id TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        fence INTEGER NOT NULL,
+        PRIMARY KEY (tenant, id)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX tombstones_by_time ON tombstones (at)",
+    "CREATE TABLE counters (fence INTEGER NOT NULL, sessions INTEGER NOT NULL)",
+    "INSERT INTO counters VALUES (0, 0)",
+    """CREATE TRIGGER session_added AFTER INSERT ON sessions BEGIN
+        UPDATE counters SET sessions = sessions + 1;
+    END""",
+    """CREATE TRIGGER session_forgotten AFTER DELETE ON sessions BEGIN
+        DELETE FROM records WHERE session = OLD.number;
+        UPDATE counters SET sessions = sessions - 1;
+    END""",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """A connection to a file with the tables; they are made if it is new.
+
+    Raises:
+        OSError: it cannot be opened or made.
+        ValueError: it is something else, or of another version.
+    """
+    where = f"cannot keep sessions in {path}"
+    try:
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # what people write is for nobody else to read
+        connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+    except OSError as problem:
+        raise OSError(f"{where}: {problem.strerror}") from problem
+    except sqlite3.Error as problem:
+        raise OSError(f"{where}: {problem}") from problem
+    try:
+        _set_up(connection, where)
+    except sqlite3.OperationalError as problem:
+        connection.close()
+        raise OSError(f"{where}: {problem}") from problem
+    except sqlite3.DatabaseError as problem:
+        connection.close()
+        raise ValueError(f"{where}: {problem}; name another file") from problem
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection, where: str) -> None:
+    # What is there is looked at before anything is changed: it may be somebody else's.
+    _require_ours(connection, where)
+    mode = _to_wal(connection)
+    if mode != "wal":
+        raise OSError(f"{where}: there, SQLite cannot use WAL mode; it has to be a disk of this machine")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+    connection.execute("BEGIN IMMEDIATE")
+    if not _require_ours(connection, where):
+        for statement in _SCHEMA:
+            connection.execute(statement)
+    connection.execute("COMMIT")
+
+
+def _require_ours(connection: sqlite3.Connection, where: str) -> bool:
+    """Whether the tables are there; raises if it is another database."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (empty,) = connection.execute("SELECT count(*) = 0 FROM sqlite_master").fetchone()
+    if empty and not application and not version:
+        return False
+    if application != APPLICATION_ID:
+        raise ValueError(f"{where}: it is a database of something else; name another file")
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{where}: it has version {version}, this server reads {SCHEMA_VERSION}; name another file")
+    return True
+
+
+def _to_wal(connection: sqlite3.Connection) -> str:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        except sqlite3.OperationalError:  # two that start at once: here SQLite does not wait for the other by itself
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
