@@ -32,18 +32,12 @@ def shown(token: Alternative) -> str:
 
 
 def chart(distribution: TokenLogprob) -> str:
-    """One line for each of the most probable tokens, with a bar; the first one's is the longest."""
+    """One line for each of the most probable tokens, with a bar; the first one's is the longest. The rest has none."""
     shares = [(shown(token), math.exp(token.logprob)) for token in distribution.top]
+    longest = max((share for _, share in shares), default=0.0)
+    rows = [(token, share, "#" * round(_LONGEST_BAR * share / longest)) for token, share in shares if longest]
     rest = 1.0 - sum(share for _, share in shares)
-    if rest >= 0.00005:  # shown as 0.01% or more
-        shares.append(("others", rest))
-    width = max((len(token) for token, _ in shares), default=0)
-    longest = max((math.exp(token.logprob) for token in distribution.top), default=1.0)
-    return "\n".join(
-        f"{token:<{width}}  {share:>7.2%}  {_bar(min(share / longest, 1.0) if longest else 0.0)}".rstrip()
-        for token, share in shares
-    )
-
-
-def _bar(part: float) -> str:
-    return "#" * round(part * _LONGEST_BAR)
+    if rest >= 0.00005:  # less would be shown as nothing
+        rows.append(("others", rest, ""))
+    width = max((len(token) for token, _, _ in rows), default=0)
+    return "\n".join(f"{token:<{width}}  {share:>7.2%}  {bar}".rstrip() for token, share, bar in rows)

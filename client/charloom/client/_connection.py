@@ -42,7 +42,7 @@ ChannelOptions = Sequence[tuple[str, Any]]
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
-_TENANT = "charloom-tenant"
+_TENANT, _SESSION = "charloom-tenant", "charloom-session"
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _CLOSED = "this client is closed; make a new one"
 
@@ -94,6 +94,13 @@ class _Settings:
         """The deadline of a call: its own timeout, or else the client's."""
         return self._timeout if isinstance(timeout, NotGiven) else _values.deadline(timeout)
 
+    def metadata(self, request: Any) -> tuple[tuple[str, str], ...]:
+        """What goes with a request: whose it is, and for proxies that keep a session with one server, which session."""
+        session = getattr(getattr(request, "options", request), "session_id", "")
+        # One that is no session's id is for the server to refuse.
+        sticky = ((_SESSION, session),) if session.isascii() and session.isprintable() and session else ()
+        return (*self._metadata, *sticky)
+
     def require_open(self) -> None:
         if self.closed:
             raise RuntimeError(_CLOSED)
@@ -136,7 +143,7 @@ class Connection(_Settings):
         self.require_open()
         # Through a future, because only that can be cancelled when Ctrl-C interrupts the wait.
         future = method.future(
-            request, timeout=self.seconds(timeout), metadata=self._metadata, wait_for_ready=wait_for_ready
+            request, timeout=self.seconds(timeout), metadata=self.metadata(request), wait_for_ready=wait_for_ready
         )
         try:
             return future.result()
@@ -172,7 +179,7 @@ class Connection(_Settings):
         return Continuations(call, self.target, request.options.n, on_result)
 
     def _generate(self, request: generation_pb2.GenerateRequest, seconds: float | None) -> Call:
-        return self.generation.Generate(request, timeout=seconds, metadata=self._metadata)
+        return self.generation.Generate(request, timeout=seconds, metadata=self.metadata(request))
 
     def observe(self, start: reading_pb2.ObserveRequest, timeout: Timeout) -> Observer:
         """Begin an observation."""
@@ -256,7 +263,7 @@ class AsyncConnection(_Settings):
         self.require_open()
         try:
             return await method(
-                request, timeout=self.seconds(timeout), metadata=self._metadata, wait_for_ready=wait_for_ready
+                request, timeout=self.seconds(timeout), metadata=self.metadata(request), wait_for_ready=wait_for_ready
             )
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.target) from error
@@ -294,7 +301,7 @@ class AsyncConnection(_Settings):
         return AsyncContinuations(call, self.target, request.options.n, on_result, lambda: self.closed)
 
     def _generate(self, request: generation_pb2.GenerateRequest, seconds: float | None) -> AsyncCall:
-        return self.generation.Generate(request, timeout=seconds, metadata=self._metadata)
+        return self.generation.Generate(request, timeout=seconds, metadata=self.metadata(request))
 
     def observe(self, start: reading_pb2.ObserveRequest, timeout: Timeout) -> AsyncObserver:
         """Begin an observation."""

@@ -25,7 +25,7 @@ class Conversation:
     its number, from 1; `Applied` tells where it did. Any thread may call them while one iterates.
 
     A context manager that cancels the call if it is left before the end. A session goes on with the text, and holds it
-    up to the last piece that was sent.
+    up to the last piece that was sent; its `info` may not tell, `refresh` does.
 
     Iterating raises the errors of the call, and so do the methods once it is over: see `charloom.client.RequestError`.
     """

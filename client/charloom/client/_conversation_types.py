@@ -27,7 +27,7 @@ class Applied:
     """The message's number: 0 is the start, then what each method returned."""
 
     position: int
-    """Where it took effect."""
+    """Where it took effect; injected text comes after."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -34,7 +34,7 @@ class ConverseRequest(_message.Message):
     @_builtins.property
     def start(self) -> _generation_pb2.GenerationOptions:
         """Where to begin, and the first options; the first message. Its prompt is read; nothing is generated yet. `n`,
-        `return_state` and `state` are not allowed.
+        `max_tokens`, `min_tokens`, `logprobs`, `top_logprobs`, `return_state` and `state` are not allowed.
         """
 
     @_builtins.property
@@ -43,7 +43,9 @@ class ConverseRequest(_message.Message):
 
     @_builtins.property
     def sampling(self) -> _generation_pb2.Sampling:
-        """Sampling parameters from here on; those that are not set take their defaults."""
+        """Sampling parameters from here on; those that are not set take their defaults. Penalties and stop strings look at
+        the text since the last change.
+        """
 
     @_builtins.property
     def pause(self) -> _empty_pb2.Empty:
@@ -101,7 +103,7 @@ class ConverseResponse(_message.Message):
     APPLIED_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """Position after this message."""
+    """Position after this text or end; of `applied`, where the message took effect (text that it injected comes after)."""
     text: _builtins.str
     """A piece of text."""
     applied: _builtins.int

@@ -212,8 +212,8 @@ class GenerationOptions(_message.Message):
     max_tokens: _builtins.int
     """How many tokens to generate, from 1 up to the server's limit. Default 256, or the limit where that is lower."""
     seed: _builtins.int
-    """Of the random numbers. Given, it becomes the session's seed; not set, the session's own seed goes on, and a call
-    without session draws one. The result tells which was used.
+    """Of the random numbers. Given, it becomes the session's seed; not set, the session's own seed goes on, or that of
+    `state`, and a call with neither draws one. The result tells which was used.
     """
     expected_position: _builtins.int
     """Refuse (ABORTED) unless the session stands at this position."""
@@ -297,7 +297,9 @@ class GenerateRequest(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     RESUME_POSITION_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
-    """Identifies this call, so that it can be resumed: up to 64 letters, digits, '.', '_', '-', never used for another."""
+    """Identifies this call, so that it can be resumed: up to 64 letters, digits, '.', '_', '-', never used for another. A
+    call of a session that is sent again with its id alone is answered from its beginning, and changes nothing twice.
+    """
     resume_position: _builtins.int
     """Resumes the call of this id, or of a stateless call with the same options and seed, after the text up to this
     position has arrived: only what follows is sent. The other options must be those of the first try.

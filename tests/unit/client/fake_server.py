@@ -237,8 +237,8 @@ def converse(requests: Iterator[conversation_pb2.ConverseRequest], context: grpc
         if request.HasField("start"):
             session_id = request.start.session_id
             position += len(request.start.prompt)
-        position += len(request.inject)
         yield conversation_pb2.ConverseResponse(position=position, applied=number)
+        position += len(request.inject)
         if request.HasField("generate"):
             for piece in PIECES:
                 position += len(piece)

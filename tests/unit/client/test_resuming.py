@@ -28,6 +28,8 @@ from charloom.client import (
     Result,
     Unavailable,
 )
+from charloom.client._resuming import ResumingCall
+from charloom.client._resumption import Resumption
 from charloom.v1 import generation_pb2
 from tests.unit.client.fake_server import (
     PIECES,
@@ -491,6 +493,29 @@ class TestStopping:
         with pytest.raises(Cancelled):
             next(text)
         assert len(server.asked("Generate")) == 1
+
+    def test_cancel_while_the_call_is_being_made_again_reaches_it(self) -> None:
+        class Broken:
+            cancelled = False
+
+            def __next__(self) -> Any:
+                raise grpc.aio.AioRpcError(CODE.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), details="lost")
+
+            def cancel(self) -> None:
+                self.cancelled = True
+
+        def make(request: Any, seconds: float | None) -> Broken:
+            made.append(Broken())
+            if len(made) == 2:
+                resuming.cancel()
+            return made[-1]
+
+        made: list[Broken] = []
+        way = Resumption(generation_pb2.GenerateRequest(), None, "somewhere", enabled=True)
+        resuming = ResumingCall(make, way, lambda: False)
+        with pytest.raises(Cancelled):
+            next(resuming)
+        assert [one.cancelled for one in made] == [True, True]
 
     def test_a_resumed_call_can_be_cancelled(self, server: FakeServer, client: Client) -> None:
         server.answers["Generate"] = in_turn(failing(CODE.INTERNAL, "lost"), server.answer_and_wait)
