@@ -196,11 +196,12 @@ class RedisStore:
 
     async def sweep(self) -> int:
         """See `Store`. Redis forgets them by itself; this is about the lists that they are in."""
-        swept, batch = 0, _BATCH
-        while batch == _BATCH:
-            batch = await self._run(self._sweep, _BATCH)
-            swept += batch
-        return swept
+        swept = 0
+        while True:
+            batch, due = await self._run(self._sweep, _BATCH)
+            swept += int(batch)
+            if due < _BATCH or not batch:  # all that is due may be in use
+                return swept
 
     async def close(self) -> None:
         """See `Store`."""

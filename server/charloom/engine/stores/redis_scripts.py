@@ -67,7 +67,7 @@ local function sweep(most)
     end
   end
   for _, one in ipairs(living) do redis.pcall('ZADD', DUE, one[2], one[1]) end -- if not now, then another time
-  return swept
+  return swept, #due
 end
 """
 
@@ -192,4 +192,4 @@ redis.call('PEXPIRE', mark_of(id), REMEMBERED)
 return {'done', record}
 """
 
-SWEEP = "return sweep(tonumber(ARGV[3]))"
+SWEEP = "return {sweep(tonumber(ARGV[3]))}"
