@@ -144,23 +144,6 @@ class Engine:
             within("max_tokens", request.max_tokens, 1, MOST_PEEKED)
         return self.start(model, request, replace(self._checked(request, model), top_logprobs=top or size), start)
 
-    # Operating.
-
-    @property
-    def working(self) -> bool:
-        """Whether all looms have their workers."""
-        return all(model.loom.working for model in self.models)
-
-    def cut(self) -> None:
-        """Do not wait any longer for running generations; for use while draining."""
-        for model in self.models:
-            model.loom.cut()
-
-    async def drain(self, seconds: float) -> None:
-        """Refuse new work, let running generations end for up to `seconds`, then end them as DRAINING."""
-        await asyncio.gather(*(asyncio.to_thread(model.loom.drain, seconds) for model in self.models))
-        await asyncio.sleep(0)  # the last deliveries were scheduled before the worker ended
-
     async def converse(self, request: GenerationRequest) -> Conversation:
         """Begin a text that is steered while it is generated; a session goes on with it.
 
@@ -192,6 +175,23 @@ class Engine:
             raise
         return conversation
 
+    # Operating.
+
+    @property
+    def working(self) -> bool:
+        """Whether all looms have their workers."""
+        return all(model.loom.working for model in self.models)
+
+    def cut(self) -> None:
+        """Do not wait any longer for running generations; for use while draining."""
+        for model in self.models:
+            model.loom.cut()
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new work, let running generations end for up to `seconds`, then end them as DRAINING."""
+        await asyncio.gather(*(asyncio.to_thread(model.loom.drain, seconds) for model in self.models))
+        await asyncio.sleep(0)  # the last deliveries were scheduled before the worker ended
+
     # Where a call starts.
 
     async def _acquire(self, request: GenerationRequest) -> Writer:
@@ -201,19 +201,17 @@ class Engine:
 
     def _stateless_start(self, request: GenerationRequest) -> tuple[Model, Snapshot]:
         """Where a request without session starts."""
-        if request.state:
-            model, state = self.sessions.unseal(request.state, request.tenant)
-            if request.model and self._models.named(request.model) is not model:
-                raise InvalidRequest("model", f"the state is one of {model.name!r}; leave the model out")
-            start = state.snapshot
-            if request.expected_position not in (None, start.position):
-                raise InvalidRequest("expected_position", f"the state is at position {start.position}")
-        else:
-            model, start = self._models.named(request.model), None
+        if not request.state:
             if request.expected_position:
                 raise InvalidRequest("expected_position", "it needs a session_id; without session the position is 0")
-        if start is None:
+            model = self._models.named(request.model)
             return model, model.fresh(new_seed() if request.seed is None else request.seed)
+        model, state = self.sessions.unseal(request.state, request.tenant)
+        start = state.snapshot
+        if request.model and self._models.named(request.model) is not model:
+            raise InvalidRequest("model", f"the state is one of {model.name!r}; leave the model out")
+        if request.expected_position not in (None, start.position):
+            raise InvalidRequest("expected_position", f"the state is at position {start.position}")
         return model, start if request.seed is None else replace(start, seed=request.seed)
 
     async def _readable_start(self, request: GenerationRequest) -> tuple[Model, Snapshot]:
