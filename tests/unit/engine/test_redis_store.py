@@ -73,7 +73,7 @@ async def test_a_redis_that_comes_back_empty(doomed_redis: RedisServer, redis_pl
     await store.add([made(redis_place, name, ticks=600) for name in ("idle", "held", "written")])
     held, written = [await store.acquire(Key("", name), name) for name in ("held", "written")]
     doomed_redis.kill()
-    doomed_redis.start()
+    assert doomed_redis.start()
     await asyncio.sleep(0.05)  # until it is noticed that the connections are closed
     with pytest.raises(SessionNotFound):
         await store.get(Key("", "idle"))
