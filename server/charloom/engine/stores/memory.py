@@ -66,10 +66,12 @@ class MemoryStore:
 
     async def add(self, sessions: Sequence[Session]) -> None:
         """See `Store`."""
+        wanted = set[Key]()
         for session in sessions:
             self._expire(session.key)
-            if session.key in self._sessions:
+            if session.key in self._sessions or session.key in wanted:
                 raise SessionExists(session.id)
+            wanted.add(session.key)
         if len(self._sessions) + len(sessions) > self._capacity:
             await self.sweep()
         if len(self._sessions) + len(sessions) > self._capacity:

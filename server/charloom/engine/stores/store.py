@@ -23,15 +23,15 @@ TOMBSTONE_SECONDS = 24 * 3600
 """How long it is remembered that a session expired or was deleted."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lease:
-    """The right to write one session."""
+    """The right to write one session. Each is equal to itself alone."""
 
     session: Session
     """As it was when it was acquired."""
     fence: int
     same_call: bool = False
-    """Whether it was taken over from the same call, which had not ended."""
+    """Whether it was taken over from the same call, which had not ended, or whose lease had and nobody took since."""
 
 
 class Store(Protocol):
