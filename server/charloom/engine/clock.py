@@ -1,4 +1,4 @@
-"""What time it is.
+"""What time it is, and times as whole numbers.
 
 Knows: the system's clocks. Does not know: who asks.
 """
@@ -8,9 +8,20 @@ from __future__ import annotations
 import time
 from datetime import datetime, timedelta, timezone
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _WALL, _STEADY = datetime.now(timezone.utc), time.monotonic()
 
 
 def utc_now() -> datetime:
     """The time, aware of its zone. Set once, at the start: a clock that jumps later lets no session expire."""
     return _WALL + timedelta(seconds=time.monotonic() - _STEADY)
+
+
+def to_microseconds(time: datetime) -> int:
+    """Microseconds since 1970."""
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def from_microseconds(microseconds: int) -> datetime:
+    """The time that is so many microseconds after the start of 1970."""
+    return _EPOCH + timedelta(microseconds=microseconds)

@@ -11,16 +11,16 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
+from charloom.engine.clock import from_microseconds, to_microseconds
 from charloom.engine.session import Call, History, Origin, Session, Snapshot
 
 _MAGIC, _VERSION = b"CLR", 1
 _HEADER = struct.Struct("<3sBII")
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 # What reading a damaged record may come to.
@@ -60,8 +60,8 @@ def from_session(session: Session) -> bytes:
         "model": session.model,
         "digest": session.model_digest,
         "version": session.version,
-        "times": [_microseconds(time - _EPOCH) for time in (session.created, session.updated, session.expires)],
-        "time_to_live": _microseconds(session.time_to_live),
+        "times": [to_microseconds(time) for time in (session.created, session.updated, session.expires)],
+        "time_to_live": session.time_to_live // timedelta(microseconds=1),
         "origin": session.origin,
         "call": session.call,
         "snapshot": _snapshot_fields(session.snapshot, arrays),
@@ -82,7 +82,7 @@ def to_session(data: bytes) -> Session:
         snapshot = _snapshot(fields["snapshot"], arrays)
         checkpoints = tuple(_snapshot(one, arrays) for one in fields["checkpoints"])
         kind, count = fields["tokens"]
-        created, updated, expires = (_EPOCH + timedelta(microseconds=time) for time in fields["times"])
+        created, updated, expires = map(from_microseconds, fields["times"])
         return Session(
             id=fields["id"],
             tenant=fields["tenant"],
@@ -162,7 +162,3 @@ def _snapshot(fields: dict[str, Any], arrays: _Arrays) -> Snapshot:
         state = np.frombuffer(arrays.take(2 * 4 * layers * hidden), "<f4").reshape(2, layers, hidden)
     pending = tuple(int(token) for token in fields["pending"])
     return Snapshot(state, pending, fields["position"], fields["seed"], bytes.fromhex(fields["tail"]))
-
-
-def _microseconds(time: timedelta) -> int:
-    return time // timedelta(microseconds=1)

@@ -16,12 +16,12 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from charloom.engine import record
-from charloom.engine.clock import utc_now
+from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
 from charloom.engine.errors import (
     SealedStateCorrupt,
     SealedStateExpired,
@@ -37,7 +37,6 @@ _MAGIC, _VERSION = b"CLST", 1
 _NONCE_BYTES = 12
 _HEADER = struct.Struct(f"<4sB4s{_NONCE_BYTES}s")
 KEY_BYTES = 32
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class SealedState(NamedTuple):
@@ -70,7 +69,7 @@ class Sealer:
             "digest": state.model_digest,
             "decoder": state.decoder,
             "tenant": tenant,
-            "expires": (expires - _EPOCH) // timedelta(microseconds=1),
+            "expires": to_microseconds(expires),
         }
         nonce = os.urandom(_NONCE_BYTES)
         header = _HEADER.pack(_MAGIC, _VERSION, _key_id(key), nonce)
@@ -99,7 +98,7 @@ class Sealer:
             raise SealedStateCorrupt("it is not what was sealed") from None
         if fields["tenant"] != tenant:
             raise SealedStateOfAnotherTenant
-        expires = _EPOCH + timedelta(microseconds=fields["expires"])
+        expires = from_microseconds(fields["expires"])
         if expires <= self.now():
             raise SealedStateExpired(expires)
         return SealedState(snapshot, fields["model"], fields["digest"], fields["decoder"])

@@ -24,12 +24,12 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from urllib.parse import urlsplit
 
 from charloom.engine import record
-from charloom.engine.clock import utc_now
+from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
 from charloom.engine.errors import (
     EngineError,
     Overloaded,
@@ -58,7 +58,6 @@ _PAGE = 50
 """Sessions of one answer; Redis answers nobody else meanwhile."""
 _BATCH = 500
 """Sessions that one script sweeps."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class RedisStore:
@@ -189,7 +188,7 @@ class RedisStore:
     async def delete(self, key: Key) -> Session:
         """See `Store`."""
         await self.get(key)  # one that cannot be read is not deleted, because it could not be returned
-        what, *rest = await self._run(self._delete, _id(key), _to_microseconds(self._now()))
+        what, *rest = await self._run(self._delete, _id(key), to_microseconds(self._now()))
         if what != b"done":
             _raise_what_became_of(key, what, rest)
         return _session(key.id, rest[0])
@@ -245,7 +244,7 @@ class RedisStore:
     def _expiry(self, session: Session) -> tuple[int, int]:
         """How many milliseconds a session has left, and when it will be said to have expired."""
         left = (session.expires - self._now()).total_seconds()
-        return max(0, math.ceil(left * 1000)), _to_microseconds(session.expires)
+        return max(0, math.ceil(left * 1000)), to_microseconds(session.expires)
 
     async def _run(self, script: AsyncScript, *values: Any) -> Any:
         try:
@@ -273,14 +272,10 @@ def _raise_what_became_of(key: Key, what: bytes, rest: Sequence[bytes]) -> NoRet
         raise SessionBusy(key.id, _session(key.id, rest[0]).snapshot.position)
     if what == b"unknown":
         raise SessionNotFound(key.id)
-    at = _EPOCH + timedelta(microseconds=int(rest[0]))
+    at = from_microseconds(int(rest[0]))
     raise (SessionDeleted if what == b"deleted" else SessionExpired)(key.id, at)
 
 
 def _without_password(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _to_microseconds(time: datetime) -> int:
-    return (time - _EPOCH) // timedelta(microseconds=1)

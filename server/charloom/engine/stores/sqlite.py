@@ -19,12 +19,12 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
 
 from charloom.engine import record
-from charloom.engine.clock import utc_now
+from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
 from charloom.engine.errors import (
     EngineError,
     Overloaded,
@@ -49,7 +49,6 @@ _BATCH = 500
 """Sessions that are swept in one transaction: others wait for it."""
 _FULL = {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"}
 """The latter two are what SQLite makes of a quota, and of a full disk when it wants to grow its shared memory."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _LIVE = "held AND lease_until BETWEEN :steady + 1 AND :steady + :lease"
 """Whether a session's lease goes on. One that ends later than any can was given before the machine booted."""
 
@@ -204,7 +203,7 @@ class SqliteStore:
             raise SessionTakenOver(session.id)
         self._sql(
             "UPDATE sessions SET expires = ?, held = ?, lease_until = ?, call_id = ? WHERE number = ?",
-            *(_to_microseconds(session.expires), held, self._lease_until() if held else 0),
+            *(to_microseconds(session.expires), held, self._lease_until() if held else 0),
             *(row.call_id if held else "", row.number),
         )
         self._sql("UPDATE records SET record = ? WHERE session = ?", record.from_session(session), row.number)
@@ -240,7 +239,7 @@ class SqliteStore:
         if row.live:
             raise SessionBusy(key.id, session.snapshot.position)
         self._sql("DELETE FROM sessions WHERE number = ?", row.number)
-        at = _to_microseconds(self._now())
+        at = to_microseconds(self._now())
         self._sql("INSERT OR REPLACE INTO tombstones VALUES (?, ?, 'deleted', ?, 0)", *key, at)
         return session
 
@@ -259,7 +258,7 @@ class SqliteStore:
 
     def _drop_old_tombstones(self) -> None:
         old = self._now() - timedelta(seconds=TOMBSTONE_SECONDS)
-        self._sql("DELETE FROM tombstones WHERE at < ?", _to_microseconds(old))
+        self._sql("DELETE FROM tombstones WHERE at < ?", to_microseconds(old))
         self._sql(
             "DELETE FROM tombstones WHERE at <= (SELECT at FROM tombstones ORDER BY at DESC LIMIT 1 OFFSET ?)",
             MOST_TOMBSTONES,
@@ -272,7 +271,7 @@ class SqliteStore:
         if row is None:
             self._raise_what_became_of(key)
         if self._expired(row):
-            raise SessionExpired(key.id, _to_time(row.expires))
+            raise SessionExpired(key.id, from_microseconds(row.expires))
         return row
 
     def _row(self, key: Key) -> _Row | None:
@@ -291,7 +290,7 @@ class SqliteStore:
         if tombstone is None:
             raise SessionNotFound(key.id)
         kind, at = tombstone
-        raise (SessionDeleted if kind == "deleted" else SessionExpired)(key.id, _to_time(at))
+        raise (SessionDeleted if kind == "deleted" else SessionExpired)(key.id, from_microseconds(at))
 
     def _lost(self, lease: Lease) -> bool:
         """Whether the holder of a lease on a session that is not there may not write it again."""
@@ -303,7 +302,7 @@ class SqliteStore:
         lease_until = self._lease_until() if held else 0
         number = self._sql(
             "INSERT INTO sessions VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
-            *(*session.key, _to_microseconds(session.expires), fence, held, lease_until, call_id),
+            *(*session.key, to_microseconds(session.expires), fence, held, lease_until, call_id),
         ).lastrowid
         self._sql("INSERT INTO records VALUES (?, ?)", number, record.from_session(session))
 
@@ -312,7 +311,7 @@ class SqliteStore:
         return bool(kept + count <= self._capacity)
 
     def _expired(self, row: _Row) -> bool:
-        return row.expires <= _to_microseconds(self._now()) and not row.live
+        return row.expires <= to_microseconds(self._now()) and not row.live
 
     def _lease_until(self) -> int:
         return self._steady_now() + self._lease
@@ -321,7 +320,7 @@ class SqliteStore:
         return int(self._steady() * 1e6)
 
     def _times(self) -> dict[str, int]:
-        return {"now": _to_microseconds(self._now()), "steady": self._steady_now(), "lease": self._lease}
+        return {"now": to_microseconds(self._now()), "steady": self._steady_now(), "lease": self._lease}
 
     def _sql(self, statement: str, *values: Any) -> sqlite3.Cursor:
         return self._connection.execute(statement, values)
@@ -369,11 +368,3 @@ def _session(session_id: str, data: bytes) -> Session:
         return record.to_session(data)
     except record.UnreadableRecord as problem:
         raise StoreUnavailable(f"the record of session {shown(session_id)} cannot be read: {problem}") from problem
-
-
-def _to_microseconds(time: datetime) -> int:
-    return (time - _EPOCH) // timedelta(microseconds=1)
-
-
-def _to_time(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
