@@ -68,7 +68,7 @@ def _announce(server: Server) -> None:
     for model in server.engine.models:
         manifest, decoder = model.bundle.manifest, model.decoder
         print(
-            f"model {model.name}: {manifest.cell.layers} x {manifest.cell.hidden_size} {manifest.cell.kind}, "
+            f"model {model.name}: {manifest.cell.layers} x {manifest.cell.hidden_size} {manifest.cell.kind.value}, "
             f"{manifest.vocabulary_size} symbols, {decoder.kind} on {decoder.device}"
             + ("" if model.batch_invariant else "; texts may depend on the load (batch invariance fails here)"),
             file=sys.stderr,

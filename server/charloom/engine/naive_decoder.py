@@ -1,7 +1,7 @@
 """The decoder contract in its plainest form: NumPy, row by row, step by step.
 
 It is slow and obvious, and the fast decoders are tested against it.
-Knows: the equations of the LSTM and the trained parameters by name. Does not know: onnxruntime, torch, graphs.
+Knows: the equations of the cells and the trained parameters by name. Does not know: onnxruntime, torch, graphs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ from charloom.engine.sampling import Sampling, choose, penalised
 
 def _sigmoid(x: Floats) -> Floats:
     return np.float32(1) / (np.float32(1) + np.exp(-x))
+
+
+def _normed(x: Floats) -> Floats:
+    """To mean 0 and variance 1."""
+    centred = x - x.mean()
+    result: Floats = centred / np.sqrt(np.square(centred).mean() + np.float32(1e-5))
+    return result
 
 
 def _sampling(inputs: Inputs, row: int) -> Sampling:
@@ -35,16 +42,20 @@ class NaiveDecoder:
     """The network as it was trained.
 
     Args:
-        weights: the tensors of a bundle's `weights.safetensors`, by name
+        weights: the tensors of a bundle's `weights.safetensors`, by name; they tell which cell it is
+        zoneout_cell, zoneout_hidden: shares of the old c and h in the new ones
     """
 
     kind = "naive"
     device = "cpu"
     weights_sha256 = ""
 
-    def __init__(self, weights: Mapping[str, Floats]) -> None:
+    def __init__(
+        self, weights: Mapping[str, Floats], *, zoneout_cell: float = 0.0, zoneout_hidden: float = 0.0
+    ) -> None:
         self._weights = weights
-        layers = sum(name.startswith("lstm.weight_hh") for name in weights)
+        self._zoneout_cell, self._zoneout_hidden = np.float32(zoneout_cell), np.float32(zoneout_hidden)
+        layers = sum(name.endswith(".weight_hh") for name in weights)
         vocabulary, hidden = weights["head.weight"].shape
         self.shape = Shape(layers, hidden, vocabulary)
 
@@ -81,18 +92,23 @@ class NaiveDecoder:
 
     def _step(self, token: int, h: Floats, c: Floats) -> Floats:
         """One step of one row: updates h and c [L, H] in place, returns the logits [V]."""
-        weights = self._weights
-        x = weights["embedding.weight"][token]
+        x = self._weights["embedding.weight"][token]
         for layer in range(self.shape.layers):
-            preactivation = (
-                weights[f"lstm.weight_ih_l{layer}"] @ x
-                + weights[f"lstm.bias_ih_l{layer}"]
-                + weights[f"lstm.weight_hh_l{layer}"] @ h[layer]
-                + weights[f"lstm.bias_hh_l{layer}"]
-            )
-            i, f, g, o = np.split(preactivation, 4)
-            c[layer] = _sigmoid(f) * c[layer] + _sigmoid(i) * np.tanh(g)
-            h[layer] = _sigmoid(o) * np.tanh(c[layer])
+            h_new, c_new = self._cell(f"layers.{layer}", x, h[layer], c[layer])
+            h[layer] = self._zoneout_hidden * h[layer] + (1 - self._zoneout_hidden) * h_new
+            c[layer] = self._zoneout_cell * c[layer] + (1 - self._zoneout_cell) * c_new
             x = h[layer]
-        logits: Floats = weights["head.weight"] @ x + weights["head.bias"]
+        logits: Floats = self._weights["head.weight"] @ x + self._weights["head.bias"]
         return logits
+
+    def _cell(self, layer: str, x: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:
+        """The new h and c [H] of one layer."""
+        own = {name.removeprefix(f"{layer}."): value for name, value in self._weights.items() if name.startswith(layer)}
+        inputs, recurrent = own["weight_ih"] @ x, own["weight_hh"] @ h
+        if "gain_hh" in own:
+            inputs, recurrent = _normed(inputs) * own["gain_ih"], _normed(recurrent) * own["gain_hh"]
+        i, f, g, o = np.split(inputs + recurrent + own["bias"], 4)
+        see_i, see_f, see_o = own.get("see", np.zeros((3, 1), np.float32))
+        c = _sigmoid(f + see_f * c) * c + _sigmoid(i + see_i * c) * np.tanh(g)
+        seen = _normed(c) * own["gain_c"] + own["shift_c"] if "gain_c" in own else c
+        return _sigmoid(o + see_o * c) * np.tanh(seen), c

@@ -182,7 +182,7 @@ def from_model(model: Model, limits: Limits) -> models_pb2.Model:
         unit=_UNITS[manifest.unit],
         vocabulary_size=manifest.vocabulary_size,
         symbols=vocabulary.symbols if isinstance(vocabulary, CharacterVocabulary) else (),
-        cell=manifest.cell.kind,
+        cell=manifest.cell.kind.value,
         layers=manifest.cell.layers,
         hidden_size=manifest.cell.hidden_size,
         parameters=manifest.cell.parameters,

@@ -41,11 +41,9 @@ def read(weights: Weights, tokens: Tokens, h: Array | None = None, c: Array | No
     """Embedding, stacked layers and output layer of a trained model, in float64, from the state h, c [L, H]."""
     x = weights["embedding.weight"][tokens].astype(np.float64)
     layers, traces = [], []
-    for index in range(sum(name.startswith("lstm.weight_hh") for name in weights)):
-        weight_ih, weight_hh, bias, other = (
-            weights[f"lstm.{name}_l{index}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
-        layers.append(LSTM(from_stacked(weight_ih, weight_hh, bias.astype(np.float64) + other)))
+    for index in range(sum(name.endswith(".weight_hh") for name in weights)):
+        weight_ih, weight_hh, bias = (weights[f"layers.{index}.{name}"] for name in ("weight_ih", "weight_hh", "bias"))
+        layers.append(LSTM(from_stacked(weight_ih, weight_hh, bias.astype(np.float64))))
         traces.append(layers[-1].forward(x, None if h is None else h[index], None if c is None else c[index]))
         x = traces[-1].h[1:]
     logits = x @ weights["head.weight"].T.astype(np.float64) + weights["head.bias"]
@@ -113,9 +111,10 @@ def test_the_model_s_gradients_are_those_derived_by_hand(layers: int) -> None:
     for index in reversed(range(layers)):
         back = reading.layers[index].backward(reading.traces[index], into)
         weight = np.concatenate([back.parameters[f"w_{gate}"] for gate in "ifgo"])
-        expected[f"lstm.weight_hh_l{index}"], expected[f"lstm.weight_ih_l{index}"] = np.split(weight, [24], axis=1)
+        recurrent, inputs = np.split(weight, [24], axis=1)
         bias = np.concatenate([back.parameters[f"b_{gate}"] for gate in "ifgo"])
-        expected[f"lstm.bias_ih_l{index}"] = expected[f"lstm.bias_hh_l{index}"] = bias
+        expected |= {f"layers.{index}.weight_hh": recurrent, f"layers.{index}.weight_ih": inputs}
+        expected[f"layers.{index}.bias"] = bias
         into = back.inputs
     expected["embedding.weight"] = np.zeros((model.vocabulary_size, 10))
     np.add.at(expected["embedding.weight"], tokens[:-1], into)

@@ -20,11 +20,16 @@ from charloom.training.export.weights import decoder_weights
 from charloom.training.model import CharLSTM
 
 
-def random_model(layers: int, hidden: int = 24, embedding: int = 10, vocabulary: int = 17) -> CharLSTM:
+def random_model(layers: int, hidden: int = 24, embedding: int = 10, vocabulary: int = 17, **settings: Any) -> CharLSTM:
     """A model whose predictions depend on what it read, as those of a trained model do."""
     torch.manual_seed(layers)
-    config = ModelConfig(layers=layers, hidden_size=hidden, embedding_size=embedding, dropout=0)
+    config = ModelConfig(layers=layers, hidden_size=hidden, embedding_size=embedding, dropout=0, **settings)
     model = CharLSTM(vocabulary, config).eval()
+    for layer in model.layers:
+        torch.nn.init.normal_(layer.weight_ih, std=0.5)
+        for name, parameter in layer.named_parameters():
+            if name.startswith(("gain", "shift", "see", "bias")):
+                parameter.data += 0.3 * torch.randn_like(parameter)
     torch.nn.init.normal_(model.embedding.weight)
     torch.nn.init.normal_(model.head.weight, std=4 / hidden**0.5)
     torch.nn.init.normal_(model.head.bias)
@@ -42,7 +47,8 @@ def exported(model: CharLSTM, kind: DecoderKind, directory: Path) -> Decoder:
 
 
 def naive(model: CharLSTM) -> NaiveDecoder:
-    return NaiveDecoder({name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    shares = {"zoneout_cell": model.config.zoneout_cell, "zoneout_hidden": model.config.zoneout_hidden}
+    return NaiveDecoder({name: tensor.numpy() for name, tensor in model.state_dict().items()}, **shares)
 
 
 def one_row(shape: Shape, **given: Any) -> Inputs:

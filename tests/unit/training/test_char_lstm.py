@@ -28,7 +28,7 @@ def tokens_of(rows: int, length: int) -> Tensor:
 def test_each_recurrent_gate_block_starts_orthogonal(layers: int) -> None:
     model = model_of(layers)
     for layer in range(layers):
-        blocks = getattr(model.lstm, f"weight_hh_l{layer}").detach().chunk(4)
+        blocks = model.layers[layer].weight_hh.detach().chunk(4)
         for block in blocks:
             torch.testing.assert_close(block @ block.T, torch.eye(16), atol=1e-5, rtol=0)
         assert not torch.equal(blocks[0], blocks[1])
@@ -38,7 +38,7 @@ def test_each_recurrent_gate_block_starts_orthogonal(layers: int) -> None:
 def test_the_forget_bias_starts_at_one_and_all_other_biases_at_zero(layers: int) -> None:
     model = model_of(layers)
     for layer in range(layers):
-        bias = getattr(model.lstm, f"bias_ih_l{layer}") + getattr(model.lstm, f"bias_hh_l{layer}")
+        bias = model.layers[layer].bias
         assert bias.detach().tolist() == [0.0] * 16 + [1.0] * 16 + [0.0] * 32  # gates in the order i, f, g, o
     assert model.head.bias.detach().tolist() == [0.0] * VOCABULARY
 
@@ -49,7 +49,7 @@ def test_input_weights_start_uniform_in_the_xavier_bound_of_one_gate(layers: int
     for layer in range(layers):
         inputs = 8 if layer == 0 else 16
         bound = math.sqrt(6 / (inputs + 16))
-        for gate in getattr(model.lstm, f"weight_ih_l{layer}").detach().abs().chunk(4):
+        for gate in model.layers[layer].weight_ih.detach().abs().chunk(4):
             assert 0.9 * bound < float(gate.max()) <= bound
             assert float(gate.mean()) == pytest.approx(bound / 2, rel=0.25)
 
@@ -86,7 +86,7 @@ def test_dropout_leaves_the_recurrence_alone() -> None:
     """With embeddings of zero the first layer has no input to drop: its state can differ only by its recurrence."""
     model, tokens = model_of(dropout=0.6), tokens_of(3, 20)
     torch.nn.init.zeros_(model.embedding.weight)
-    torch.nn.init.normal_(model.lstm.bias_ih_l0, generator=torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(model.layers[0].bias, generator=torch.Generator().manual_seed(1))
     model.eval()
     _, quiet = model(tokens, model.zero_state(3))
     model.train()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from charloom.bundle import DecoderKind
+from charloom.bundle import CellKind, DecoderKind
 from charloom.engine.decoder import Decoder, Floats, Inputs
 from charloom.engine.invariance import random_inputs
 from charloom.engine.sampling import Sampling
@@ -137,7 +137,20 @@ def test_forced_through_a_decoder_the_oracle_s_text_has_the_oracle_s_probabiliti
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_a_mixed_batch_is_what_plain_numpy_makes_of_it(kind: DecoderKind, layers: int, tmp_path: Path) -> None:
     """Rows with their own forced steps, numbers of steps (0 too), filters and biases; uniforms off all boundaries."""
-    model = random_model(layers)
+    assert_numpy_agrees(random_model(layers), kind, tmp_path)
+
+
+@FULL_PRECISION
+@pytest.mark.parametrize("cell", list(CellKind), ids=lambda cell: cell.value)
+@pytest.mark.parametrize("zoneout", [{}, {"zoneout_cell": 0.4, "zoneout_hidden": 0.1}], ids=["", "zoneout"])
+def test_every_cell_has_every_decoder(
+    kind: DecoderKind, cell: CellKind, zoneout: dict[str, float], tmp_path: Path
+) -> None:
+    assert_numpy_agrees(random_model(2, cell=cell, **zoneout), kind, tmp_path)
+
+
+def assert_numpy_agrees(model: CharLSTM, kind: DecoderKind, tmp_path: Path) -> None:
+    layers = model.config.layers
     decoder, oracle = exported(model, kind, tmp_path), naive(model)
     assert decoder.shape == oracle.shape
     inputs = mixed_inputs(decoder, seed=layers)
@@ -189,6 +202,18 @@ def test_among_equal_logits_the_lowest_ids_are_kept(
     assert set(result.tokens[:, 0].tolist()) == ({0} if "temperature" in filters else {0, 1, 2, 3, 4})
 
 
+@pytest.mark.parametrize("cell", list(CellKind), ids=lambda cell: cell.value)
+def test_int8_follows_fp32_closely_in_every_cell(cell: CellKind, tmp_path: Path) -> None:
+    """One step from the same state, h in steps of 1/127."""
+    model = random_model(2, cell=cell, zoneout_cell=0.2)
+    int8, fp32 = (exported(model, kind, tmp_path) for kind in (DecoderKind.ONNX_INT8, DecoderKind.ONNX_FP32))
+    inputs = random_inputs(int8, 16, 1, seed=4)
+    left, right = int8.run(inputs), fp32.run(inputs)
+    np.testing.assert_allclose(left.c, right.c, atol=0.05)
+    np.testing.assert_allclose(left.h, right.h, atol=0.05)
+    assert not np.array_equal(left.h, right.h)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_an_int8_step_is_the_step_on_rounded_weights_and_rounded_h(layers: int, tmp_path: Path) -> None:
     """The same in float64 NumPy: h in steps of 1/127, each column of weights in 127 steps of its own size."""
@@ -209,10 +234,10 @@ def test_an_int8_step_is_the_step_on_rounded_weights_and_rounded_h(layers: int, 
     below = h[0]
     for layer in range(layers):
         if layer == 0:
-            gates = times(h[0], weights.recurrent) + weights.table[inputs.token]
+            gates = times(h[0], weights.layers[0].matrix) + weights.table[inputs.token]
         else:
-            gates = times(np.concatenate([below, h[layer]], axis=1), weights.upper[layer - 1][0])
-            gates = gates + weights.upper[layer - 1][1]
+            gates = times(np.concatenate([below, h[layer]], axis=1), weights.layers[layer].matrix)
+            gates = gates + weights.layers[layer].bias
         i, f, o, g = np.split(gates, 4, axis=1)
         c[layer] = sigmoid(f) * c[layer] + sigmoid(i) * np.tanh(g)
         below = h[layer] = sigmoid(o) * np.tanh(c[layer])

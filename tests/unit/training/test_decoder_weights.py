@@ -32,12 +32,11 @@ def one_step(weights: DecoderWeights, token: NDArray[np.int64], h: Matrix, c: Ma
 
     h, c = h.copy(), c.copy()
     below = None
-    for layer in range(weights.layers):
+    for layer, own in enumerate(weights.layers):
         if layer == 0:
-            gates = weights.table[token] + h[0] @ weights.recurrent
+            gates = weights.table[token] + h[0] @ own.matrix
         else:
-            matrix, bias = weights.upper[layer - 1]
-            gates = np.concatenate([below, h[layer]], axis=1) @ matrix + bias
+            gates = np.concatenate([below, h[layer]], axis=1) @ own.matrix + own.bias
         i, f, o, g = np.split(gates, 4, axis=1)
         c[layer] = sigmoid(f) * c[layer] + sigmoid(i) * np.tanh(g)
         below = h[layer] = sigmoid(o) * np.tanh(c[layer])
@@ -48,7 +47,7 @@ def one_step(weights: DecoderWeights, token: NDArray[np.int64], h: Matrix, c: Ma
 def test_folded_weights_make_the_step_of_the_model(layers: int, tied: bool) -> None:
     model, random = model_of(layers, tied), np.random.default_rng(layers)
     weights = decoder_weights(model)
-    assert (weights.layers, weights.hidden, weights.vocabulary) == (layers, 12, 9)
+    assert (len(weights.layers), weights.hidden, weights.vocabulary) == (layers, 12, 9)
     token = random.integers(9, size=6)
     h = random.uniform(-1, 1, (layers, 6, 12)).astype(np.float32)
     c = random.normal(0, 1, (layers, 6, 12)).astype(np.float32)
@@ -65,7 +64,8 @@ def test_folding_leaves_the_model_as_it_was() -> None:
     model = model_of(2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     weights = decoder_weights(model)
-    for array in (weights.table, weights.recurrent, weights.head, weights.head_bias, *weights.upper[0]):
+    upper = weights.layers[1]
+    for array in (weights.table, weights.head, weights.head_bias, upper.matrix, upper.bias):
         assert array.dtype == np.float32
         array[...] = 0
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -126,7 +126,7 @@ def test_the_estimate_warms_each_stream_on_the_text_before_it(model: CharLSTM) -
     forgetful = CharLSTM(VOCABULARY, model.config)
     forgetful.load_state_dict(model.state_dict())
     for layer in range(2):
-        getattr(forgetful.lstm, f"bias_ih_l{layer}").data[16:32] = -2.0
+        forgetful.layers[layer].bias.data[16:32] = -2.0
     tokens = tokens_of(32 * 50 + 1 + 2 * 256 * 8)
     streams = min(32, (len(tokens) - 1) // 512)
     assert streams > 4

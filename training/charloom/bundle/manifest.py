@@ -42,6 +42,14 @@ _DECODER_FILES = {
 }
 
 
+class CellKind(str, enum.Enum):
+    """The recurrent cells; all of them carry h and c."""
+
+    LSTM = "lstm"
+    PEEPHOLE = "peephole"
+    LAYER_NORM = "layer-norm"
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +64,7 @@ class FileEntry(_Part):
 class Cell(_Part):
     """The recurrent cell and its sizes; the carried state is h and c, float32, [layers, rows, hidden_size] each."""
 
-    kind: Literal["lstm"] = "lstm"
+    kind: CellKind = CellKind.LSTM
     layers: int = Field(ge=1)
     hidden_size: int = Field(ge=1)
     embedding_size: int = Field(ge=1)

@@ -1,6 +1,6 @@
 """The character-level LSTM language model.
 
-Knows: the network and its initialisation. Does not know: data, optimisation, text, export.
+Knows: the network around its recurrent layers. Does not know: data, optimisation, text, export.
 
 Axis letters: B rows, T time, L layers, H hidden, V vocabulary, E embedding.
 """
@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 
 from charloom.training.config import ModelConfig
+from charloom.training.layers import LAYERS
 
 
 class State(NamedTuple):
@@ -30,10 +32,11 @@ class State(NamedTuple):
 
 
 class CharLSTM(nn.Module):
-    """Embedding, L stacked LSTM layers, and a linear output layer over the vocabulary.
+    """Embedding, L stacked recurrent layers, and a linear output layer over the vocabulary.
 
-    Dropout is applied to the embeddings, between layers and before the output layer; the recurrent connections stay
-    untouched (Zaremba et al., 2014, "Recurrent Neural Network Regularization").
+    Dropout is applied to the embeddings, between layers and before the output layer, not to the recurrent connections
+    (Zaremba et al., 2014, "Recurrent Neural Network Regularization"); `config.variational_dropout` has one mask for all
+    steps of a sequence (Gal and Ghahramani, 2016). `layers` says what can reach into the recurrence.
     """
 
     def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
@@ -41,37 +44,14 @@ class CharLSTM(nn.Module):
         self.config = config
         self.vocabulary_size = vocabulary_size
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
-        self.lstm = nn.LSTM(
-            config.embedding_size,
-            config.hidden_size,
-            config.layers,
-            batch_first=True,
-            dropout=config.dropout if config.layers > 1 else 0.0,
-        )
-        self.dropout = nn.Dropout(config.dropout)
+        sizes = [config.embedding_size, *[config.hidden_size] * (config.layers - 1)]
+        self.layers = nn.ModuleList([LAYERS[config.cell](size, config) for size in sizes])
         self.head = nn.Linear(config.hidden_size, vocabulary_size)
-        self._initialise()
-        if config.tie_weights:
-            self.head.weight = self.embedding.weight
-
-    def _initialise(self) -> None:
-        """Orthogonal recurrent and Xavier input weights, gate by gate; forget bias 1, other biases 0."""
-        hidden = self.config.hidden_size
-        scale = 1 / math.sqrt(self.config.embedding_size)
-        nn.init.normal_(self.embedding.weight, std=scale)
+        nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(config.embedding_size))
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        for name, parameter in self.lstm.named_parameters():
-            if name.startswith("weight_hh"):
-                for gate in parameter.data.chunk(4):
-                    nn.init.orthogonal_(gate)
-            elif name.startswith("weight_ih"):
-                for gate in parameter.data.chunk(4):
-                    nn.init.xavier_uniform_(gate)
-            else:
-                nn.init.zeros_(parameter)
-                if name.startswith("bias_ih"):  # the gates are stacked in the order i, f, g, o
-                    parameter.data[hidden : 2 * hidden] = 1.0
+        if config.tie_weights:
+            self.head.weight = self.embedding.weight
 
     def zero_state(self, rows: int) -> State:
         """The state before any text, [L, rows, H]."""
@@ -79,12 +59,24 @@ class CharLSTM(nn.Module):
         device = self.head.bias.device
         return State(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
 
-    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run tokens [B, T] from `state`; returns logits [B, T, V] and the state after the last token."""
-        embedded = self.dropout(self.embedding(tokens))
-        outputs, (h, c) = self.lstm(embedded, tuple(state))
-        logits = self.head(self.dropout(outputs))
-        return logits, State(h.float(), c.float())
+    def forward(self, tokens: Tensor, state: State, resets: Tensor | None = None) -> tuple[Tensor, State]:
+        """Run tokens [B, T] from `state`; returns logits [B, T, V] and the state after the last token.
+
+        `resets` [B, T], bool, is true where the state is zero before a token; None = nowhere.
+        """
+        x = self._dropout(self.embedding(tokens))
+        after: list[tuple[Tensor, Tensor]] = []
+        for layer, h, c in zip(self.layers, *state, strict=True):
+            outputs, h, c = layer(x, h, c, resets)
+            after.append((h.to(state.h.dtype), c.to(state.c.dtype)))
+            x = self._dropout(outputs)
+        hs, cs = zip(*after, strict=True)
+        return self.head(x), State(torch.stack(hs), torch.stack(cs))
+
+    def _dropout(self, x: Tensor) -> Tensor:
+        if not self.config.variational_dropout:
+            return dropout(x, self.config.dropout, self.training)
+        return x * dropout(torch.ones_like(x[:, :1]), self.config.dropout, self.training)
 
     def parameter_count(self) -> int:
         """Number of trained values; shared weights count once."""

@@ -105,6 +105,7 @@ def _write(
         vocabulary_size=vocabulary.size,
         start_token=vocabulary.start_token,
         cell=Cell(
+            kind=model.config.cell,
             layers=model.config.layers,
             hidden_size=model.config.hidden_size,
             embedding_size=model.config.embedding_size,

@@ -13,21 +13,13 @@ Both loops stand in the outermost graph, because onnxruntime packs the weights o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import TensorProto, checker, helper, numpy_helper
+from onnx import helper
 
-from charloom.training.export.quantize import ACTIVATION_SCALE, ACTIVATION_ZERO_POINT, quantize_columns
-from charloom.training.export.weights import DecoderWeights, Matrix
-
-OPSET, IR_VERSION = 18, 9
-Axes = list[str | int | None]
-FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+from charloom.training.export.graph import BOOL, FLOAT, INT64, Axes, Value
+from charloom.training.export.network_graph import NetworkGraph
+from charloom.training.export.weights import DecoderWeights
 
 
 def build_decoder(weights: DecoderWeights, *, int8: bool, metadata: dict[str, str]) -> onnx.ModelProto:
@@ -43,65 +35,14 @@ def build_bare_step(weights: DecoderWeights, *, int8: bool) -> onnx.ModelProto:
     return _Builder(weights, int8).bare_step()
 
 
-class _Builder:
-    """Collects nodes; a value in the graph is known by its name."""
-
-    def __init__(self, weights: DecoderWeights, int8: bool) -> None:
-        self._weights = weights
-        self._int8 = int8
-        self._initializers: dict[str, onnx.TensorProto] = {}
-        self._nodes: list[onnx.NodeProto] = []
-        self._count = 0
-
-    # Small vocabulary for writing graphs.
-
-    def _op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        output = name or self._fresh(kind)
-        self._nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
-
-    def _ops(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
-        outputs = [self._fresh(kind) for _ in range(count)]
-        self._nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
-        return outputs
-
-    def _fresh(self, kind: str) -> str:
-        self._count += 1
-        return f"{kind.lower()}_{self._count}"
-
-    def _constant(self, name: str, value: npt.ArrayLike, kind: npt.DTypeLike | None = None) -> str:
-        if name not in self._initializers:
-            self._initializers[name] = numpy_helper.from_array(np.asarray(value, dtype=kind), name)
-        return name
-
-    def _int(self, value: int) -> str:
-        return self._constant(f"int_{value}".replace("-", "minus_"), value, np.int64)
-
-    def _ints(self, *values: int) -> str:
-        return self._constant("ints_" + "_".join(map(str, values)).replace("-", "minus"), values, np.int64)
-
-    def _float(self, value: float) -> str:
-        return self._constant(f"float_{value}".replace("-", "minus_"), value, np.float32)
-
-    def _column(self, value: str) -> str:
-        """From [B] to [B, 1]."""
-        return self._op("Unsqueeze", value, self._ints(1))
-
-    @contextmanager
-    def _subgraph(self) -> Iterator[list[onnx.NodeProto]]:
-        outer, self._nodes = self._nodes, []
-        try:
-            yield self._nodes
-        finally:
-            self._nodes = outer
-
-    # The graph, from the outside in.
+class _Builder(NetworkGraph):
+    """Writes the graphs, from the outside in."""
 
     def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
-        layers, hidden, vocabulary = self._weights.layers, self._weights.hidden, self._weights.vocabulary
-        state: Axes = [layers, "B", hidden]
+        hidden, vocabulary = self._weights.hidden, self._weights.vocabulary
+        state: Axes = [len(self._weights.layers), "B", hidden]
         steps: Axes = ["K", "B"]
-        inputs: list[tuple[str, int, Axes]] = [
+        inputs: list[Value] = [
             ("token", INT64, ["B"]),
             ("h", FLOAT, state),
             ("c", FLOAT, state),
@@ -119,7 +60,7 @@ class _Builder:
             ("counts", FLOAT, ["B", vocabulary]),
             ("top", INT64, [1]),
         ]
-        outputs = [
+        outputs: list[Value] = [
             ("tokens", INT64, steps),
             ("logprob", FLOAT, steps),
             ("h_out", FLOAT, state),
@@ -128,37 +69,20 @@ class _Builder:
             ("top_logprob", FLOAT, [*steps, "N"]),
         ]
         self._outside()
-        graph = helper.make_graph(
-            self._nodes,
-            "charloom_decoder",
-            [helper.make_tensor_value_info(*value) for value in inputs],
-            [helper.make_tensor_value_info(*value) for value in outputs],
-            list(self._initializers.values()),
-        )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="charloom"
-        )
-        helper.set_model_props(model, metadata)
-        checker.check_model(model, full_check=True)
-        return model
+        return self._finished("charloom_decoder", inputs, outputs, metadata)
 
     def bare_step(self) -> onnx.ModelProto:
-        layers, hidden = range(self._weights.layers), self._weights.hidden
-        names = [f"{part}_{layer}" for part in "hc" for layer in layers]
-        h, c = self._cells("token", names[: len(layers)], names[len(layers) :])
-        logits = self._op("Add", self._product(h[-1], "head", self._weights.head), self._bias_of_head())
-        state: Axes = ["B", hidden]
-        inputs = [helper.make_tensor_value_info("token", INT64, ["B"])]
-        inputs += [helper.make_tensor_value_info(name, FLOAT, state) for name in names]
-        outputs = [helper.make_tensor_value_info(logits, FLOAT, ["B", self._weights.vocabulary])]
-        outputs += [helper.make_tensor_value_info(name, FLOAT, state) for name in h + c]
-        graph = helper.make_graph(self._nodes, "charloom_bare_step", inputs, outputs, list(self._initializers.values()))
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-        checker.check_model(model, full_check=True)
-        return model
+        layers = range(len(self._weights.layers))
+        h_in, c_in = ([f"{part}_{layer}" for layer in layers] for part in "hc")
+        steps, logits = self._network("token", h_in, c_in)
+        state: Axes = ["B", self._weights.hidden]
+        inputs: list[Value] = [("token", INT64, ["B"]), *[(name, FLOAT, state) for name in (*h_in, *c_in)]]
+        outputs: list[Value] = [(logits, FLOAT, ["B", self._weights.vocabulary])]
+        outputs += [(name, FLOAT, state) for name in (*[s.h for s in steps], *[s.c for s in steps])]
+        return self._finished("charloom_bare_step", inputs, outputs, {})
 
     def _outside(self) -> None:
-        layers = range(self._weights.layers)
+        layers = range(len(self._weights.layers))
         h = [self._op("Gather", "h", self._int(layer), axis=0) for layer in layers]
         c = [self._op("Gather", "c", self._int(layer), axis=0) for layer in layers]
         greedy = self._op("Equal", "temperature", self._float(0.0), name="greedy")
@@ -206,16 +130,18 @@ class _Builder:
 
     def _plain_step(self) -> onnx.GraphProto:
         with self._subgraph() as nodes:
-            h, c, logits = self._network()
+            layers, logits = self._network("token_in", self._names("h"), self._names("c"))
+            state = [*[layer.h for layer in layers], *[layer.c for layer in layers]]
             next_token = self._fed_or(self._sampled(self._scaled(logits), "step"), "step")
-            outputs = [self._op("Identity", "continue_in"), next_token, *h, *c]
+            outputs = [self._op("Identity", "continue_in"), next_token, *state]
             outputs += [self._op("Identity", next_token), self._logprob(self._logprobs(logits), next_token)]
         return self._body("plain_step", nodes, outputs)
 
     def _full_step(self) -> onnx.GraphProto:
         with self._subgraph() as nodes:
             step = self._op("Add", "step", "plain_steps")
-            h, c, logits = self._network()
+            layers, logits = self._network("token_in", self._names("h"), self._names("c"))
+            state = [*[layer.h for layer in layers], *[layer.c for layer in layers]]
             penalised = self._op(
                 "If", "penalised", then_branch=self._penalties(logits), else_branch=self._unchanged(logits)
             )
@@ -231,7 +157,7 @@ class _Builder:
             kept = self._op("Where", active, next_token, "token_in")
             old = [*self._names("h"), *self._names("c")]
             outputs = [self._op("Identity", "continue_in"), kept]
-            outputs += [self._op("Where", column, new, before) for new, before in zip(h + c, old, strict=True)]
+            outputs += [self._op("Where", column, new, before) for new, before in zip(state, old, strict=True)]
             ids = self._constant("ids", np.arange(self._weights.vocabulary)[None], np.int64)
             occurs = self._op("Cast", self._op("Equal", ids, self._column(next_token)), to=FLOAT)
             outputs += [self._op("Add", "counts_in", occurs), self._op("Identity", kept)]
@@ -239,7 +165,7 @@ class _Builder:
         return self._body("full_step", nodes, outputs, full=True)
 
     def _names(self, part: str) -> list[str]:
-        return [f"{part}_in_{layer}" for layer in range(self._weights.layers)]
+        return [f"{part}_in_{layer}" for layer in range(len(self._weights.layers))]
 
     def _body(
         self, name: str, nodes: list[onnx.NodeProto], outputs: list[str], *, full: bool = False
@@ -247,12 +173,12 @@ class _Builder:
         rows: Axes = ["B"]
         state: Axes = ["B", self._weights.hidden]
         table: Axes = ["B", self._weights.vocabulary]
-        carried: list[tuple[str, int, Axes]] = [("continue_in", BOOL, []), ("token_in", INT64, rows)]
+        carried: list[Value] = [("continue_in", BOOL, []), ("token_in", INT64, rows)]
         carried += [(part, FLOAT, state) for part in (*self._names("h"), *self._names("c"))]
         carried += [("counts_in", FLOAT, table)] if full else []
         gathered: list[tuple[int, Axes]] = [(INT64, rows), (FLOAT, rows)]
         gathered += [(INT64, ["B", None]), (FLOAT, ["B", None])] if full else []
-        inputs = [("step", INT64, []), *carried]
+        inputs: list[Value] = [("step", INT64, []), *carried]
         kinds = [*[value[1:] for value in carried], *gathered]
         return helper.make_graph(
             nodes,
@@ -260,11 +186,6 @@ class _Builder:
             [helper.make_tensor_value_info(*value) for value in inputs],
             [helper.make_tensor_value_info(n, *kind) for n, kind in zip(outputs, kinds, strict=True)],
         )
-
-    def _network(self) -> tuple[list[str], list[str], str]:
-        """New h and c of each layer, and the logits [B, V]."""
-        h, c = self._cells("token_in", self._names("h"), self._names("c"))
-        return h, c, self._op("Add", self._product(h[-1], "head", self._weights.head), self._bias_of_head())
 
     def _fed_or(self, chosen: str, step: str) -> str:
         """The forced token where there is one, the chosen one elsewhere."""
@@ -278,57 +199,6 @@ class _Builder:
         """That of one token per row."""
         found = self._op("GatherElements", logprobs, self._column(token), axis=1)
         return self._op("Squeeze", found, self._ints(1))
-
-    def _cells(self, token: str, h_in: Sequence[str], c_in: Sequence[str]) -> tuple[list[str], list[str]]:
-        """One step of all layers; returns the new h and c of each."""
-        h: list[str] = []
-        c: list[str] = []
-        old = [self._activation(name) for name in h_in]
-        for layer, c_old in enumerate(c_in):
-            if layer == 0:
-                added = self._op("Gather", self._constant("table", self._weights.table), token, axis=0)
-                product = self._product(old[0], "recurrent", self._weights.recurrent, ready=True)
-            else:
-                matrix, bias = self._weights.upper[layer - 1]
-                added = self._constant(f"bias_{layer}", bias)
-                both = self._op("Concat", self._activation(h[-1]), old[layer], axis=1)
-                product = self._product(both, f"layer_{layer}", matrix, ready=True)
-            h_new, c_new = self._gates(self._op("Add", product, added), c_old)
-            h.append(h_new)
-            c.append(c_new)
-        return h, c
-
-    def _gates(self, preactivation: str, c_old: str) -> tuple[str, str]:
-        hidden = self._weights.hidden
-        to_sigmoid, to_tanh = self._ops("Split", 2, preactivation, self._ints(3 * hidden, hidden), axis=1)
-        i, f, o = self._ops("Split", 3, self._op("Sigmoid", to_sigmoid), self._ints(hidden, hidden, hidden), axis=1)
-        kept = self._op("Mul", f, c_old)
-        c = self._op("Add", kept, self._op("Mul", i, self._op("Tanh", to_tanh)))
-        return self._op("Mul", o, self._op("Tanh", c)), c
-
-    def _activation(self, h: str) -> str:
-        """H as the matrix products take it: as it is, or as uint8 with the fixed scale 1/127."""
-        if not self._int8:
-            return h
-        scale = self._float(ACTIVATION_SCALE)
-        return self._op("QuantizeLinear", h, scale, self._constant("zero_point", ACTIVATION_ZERO_POINT, np.uint8))
-
-    def _product(self, h: str, name: str, matrix: Matrix, *, ready: bool = False) -> str:
-        """H [B, n] times `matrix` [n, m] -> [B, m], float32."""
-        if not self._int8:
-            return self._op("MatMul", h, self._constant(name, matrix))
-        quantized, scales = quantize_columns(matrix)
-        total = self._op(
-            "MatMulInteger",
-            h if ready else self._activation(h),
-            self._constant(name, quantized),
-            self._constant("zero_point", ACTIVATION_ZERO_POINT, np.uint8),
-        )
-        scale = self._constant(f"{name}_scale", scales * np.float32(ACTIVATION_SCALE))
-        return self._op("Mul", self._op("Cast", total, to=FLOAT), scale)
-
-    def _bias_of_head(self) -> str:
-        return self._constant("head_bias", self._weights.head_bias)
 
     # The choice of a token; see charloom.training.sampling for the same in torch.
 

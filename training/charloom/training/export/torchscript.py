@@ -5,11 +5,68 @@ Knows: torch operations and the decoder contract. Does not know: training, files
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
-from charloom.training.export.weights import DecoderWeights
+from charloom.training.export.weights import DecoderWeights, Matrix, Norms
+from charloom.training.layers import EPSILON
 from charloom.training.sampling import choose, penalise
+
+
+class ScriptedLayer(nn.Module):
+    """One step of one layer, of any cell; TorchScript leaves out the branches of the others."""
+
+    __constants__ = ("epsilon", "first", "hidden", "normed", "peephole", "zoneout_cell", "zoneout_hidden")
+
+    def __init__(self, weights: DecoderWeights, index: int) -> None:
+        super().__init__()
+        layer = weights.layers[index]
+        self.first, self.epsilon = index == 0, EPSILON
+        self.hidden = weights.hidden
+        self.zoneout_cell, self.zoneout_hidden = weights.zoneout_cell, weights.zoneout_hidden
+        self.peephole, self.normed = layer.peepholes is not None, layer.norms is not None
+        none = np.zeros(0, np.float32)
+        norms = layer.norms or Norms(none, none, none, none)
+        self.matrix, self.bias = _constant(layer.matrix), _constant(layer.bias)
+        self.peepholes = _constant(none if layer.peepholes is None else layer.peepholes)
+        self.gain_ih, self.gain_hh = _constant(norms.inputs), _constant(norms.recurrent)
+        self.gain_c, self.shift_c = _constant(norms.cell), _constant(norms.cell_shift)
+
+    def forward(self, below: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """From rows of the table [B, 4H] or the h of the layer below [B, H], and the old state, to the new state."""
+        n = self.hidden
+        if self.normed:
+            gates = layer_norm(torch.mm(h, self.matrix[-n:]), [4 * n], self.gain_hh, None, self.epsilon)
+            if self.first:
+                gates = gates + below
+            else:
+                gates = gates + layer_norm(
+                    torch.mm(below, self.matrix[:n]), [4 * n], self.gain_ih, self.bias, self.epsilon
+                )
+        elif self.first:
+            gates = torch.addmm(below, h, self.matrix)
+        else:
+            gates = torch.addmm(self.bias, torch.cat([below, h], dim=1), self.matrix)
+        g = torch.tanh(gates[:, 3 * n :])
+        if self.peephole:
+            i = torch.sigmoid(gates[:, :n] + self.peepholes[0] * c)
+            f = torch.sigmoid(gates[:, n : 2 * n] + self.peepholes[1] * c)
+            c_new = f * c + i * g
+            o = torch.sigmoid(gates[:, 2 * n : 3 * n] + self.peepholes[2] * c_new)
+        else:
+            i, f, o = torch.sigmoid(gates[:, : 3 * n]).chunk(3, dim=1)
+            c_new = f * c + i * g
+        if self.normed:
+            h_new = o * torch.tanh(layer_norm(c_new, [n], self.gain_c, self.shift_c, self.epsilon))
+        else:
+            h_new = o * torch.tanh(c_new)
+        if self.zoneout_hidden > 0:
+            h_new = torch.lerp(h_new, h, self.zoneout_hidden)
+        if self.zoneout_cell > 0:
+            c_new = torch.lerp(c_new, c, self.zoneout_cell)
+        return h_new, c_new
 
 
 class ScriptedDecoder(nn.Module):
@@ -20,24 +77,9 @@ class ScriptedDecoder(nn.Module):
 
     def __init__(self, weights: DecoderWeights) -> None:
         super().__init__()
-        self.layers = weights.layers
-        self.hidden = weights.hidden
-        self.vocabulary = weights.vocabulary
-        self.table = nn.Parameter(torch.from_numpy(weights.table), requires_grad=False)
-        self.head = nn.Parameter(torch.from_numpy(weights.head), requires_grad=False)
-        self.head_bias = nn.Parameter(torch.from_numpy(weights.head_bias), requires_grad=False)
-        self.matrices = nn.ParameterList(
-            [
-                nn.Parameter(torch.from_numpy(m), requires_grad=False)
-                for m in (weights.recurrent, *[m for m, _ in weights.upper])
-            ]
-        )
-        self.biases = nn.ParameterList(
-            [
-                nn.Parameter(torch.from_numpy(b), requires_grad=False)
-                for b in (weights.table[0] * 0, *[b for _, b in weights.upper])
-            ]
-        )
+        self.layers, self.hidden, self.vocabulary = len(weights.layers), weights.hidden, weights.vocabulary
+        self.table, self.head, self.head_bias = map(_constant, (weights.table, weights.head, weights.head_bias))
+        self.cells = nn.ModuleList([ScriptedLayer(weights, index) for index in range(len(weights.layers))])
 
     def forward(
         self,
@@ -78,14 +120,8 @@ class ScriptedDecoder(nn.Module):
         for step in range(forced.size(0)):
             active = (steps > step).unsqueeze(1)
             below = self.table[token]
-            for layer, (matrix, bias_of_layer) in enumerate(zip(self.matrices, self.biases)):  # noqa: B905
-                if layer == 0:
-                    gates = torch.addmm(below, hs[0], matrix)
-                else:
-                    gates = torch.addmm(bias_of_layer, torch.cat([below, hs[layer]], dim=1), matrix)
-                i, f, o = torch.sigmoid(gates[:, : 3 * self.hidden]).chunk(3, dim=1)
-                c_new = f * cs[layer] + i * torch.tanh(gates[:, 3 * self.hidden :])
-                below = o * torch.tanh(c_new)
+            for layer, cell in enumerate(self.cells):
+                below, c_new = cell(below, hs[layer], cs[layer])
                 hs[layer] = torch.where(active, below, hs[layer])
                 cs[layer] = torch.where(active, c_new, cs[layer])
             logits = torch.addmm(self.head_bias, below, self.head)
@@ -111,3 +147,7 @@ def build_torchscript(weights: DecoderWeights) -> torch.jit.ScriptModule:
     scripted = torch.jit.script(ScriptedDecoder(weights).eval())
     assert isinstance(scripted, torch.jit.ScriptModule)
     return scripted
+
+
+def _constant(array: Matrix) -> nn.Parameter:
+    return nn.Parameter(torch.from_numpy(array), requires_grad=False)

@@ -1,0 +1,88 @@
+"""Writing ONNX graphs: nodes, constants and subgraphs by name.
+
+Knows: ONNX nodes and initialisers. Does not know: what a graph computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, checker, helper, numpy_helper
+
+OPSET, IR_VERSION = 18, 9
+Axes = list[str | int | None]
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+Value = tuple[str, int, Axes]
+"""Name, element type and axes of an input or output."""
+
+
+class GraphBuilder:
+    """Collects nodes; a value in the graph is known by its name."""
+
+    def __init__(self) -> None:
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._nodes: list[onnx.NodeProto] = []
+        self._count = 0
+
+    def _op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        output = name or self._fresh(kind)
+        self._nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def _ops(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
+        outputs = [self._fresh(kind) for _ in range(count)]
+        self._nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
+        return outputs
+
+    def _fresh(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind.lower()}_{self._count}"
+
+    def _constant(self, name: str, value: npt.ArrayLike, kind: npt.DTypeLike | None = None) -> str:
+        if name not in self._initializers:
+            self._initializers[name] = numpy_helper.from_array(np.asarray(value, dtype=kind), name)
+        return name
+
+    def _int(self, value: int) -> str:
+        return self._constant(f"int_{value}".replace("-", "minus_"), value, np.int64)
+
+    def _ints(self, *values: int) -> str:
+        return self._constant("ints_" + "_".join(map(str, values)).replace("-", "minus"), values, np.int64)
+
+    def _float(self, value: float) -> str:
+        return self._constant(f"float_{value}".replace("-", "minus_"), value, np.float32)
+
+    def _column(self, value: str) -> str:
+        """From [B] to [B, 1]."""
+        return self._op("Unsqueeze", value, self._ints(1))
+
+    @contextmanager
+    def _subgraph(self) -> Iterator[list[onnx.NodeProto]]:
+        outer, self._nodes = self._nodes, []
+        try:
+            yield self._nodes
+        finally:
+            self._nodes = outer
+
+    def _finished(
+        self, name: str, inputs: list[Value], outputs: list[Value], metadata: dict[str, str]
+    ) -> onnx.ModelProto:
+        """The collected nodes as a checked model."""
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [helper.make_tensor_value_info(*value) for value in inputs],
+            [helper.make_tensor_value_info(*value) for value in outputs],
+            list(self._initializers.values()),
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="charloom"
+        )
+        helper.set_model_props(model, metadata)
+        checker.check_model(model, full_check=True)
+        return model
