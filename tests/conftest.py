@@ -19,7 +19,8 @@ from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.config import TrainingConfig
 from charloom.training.corpus import read_corpus
 from charloom.training.export import export_bundle
-from charloom.training.loop import Evaluation, Progress, Trainer
+from charloom.training.loop import Trainer
+from charloom.training.records import Evaluation, Progress
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 torch.set_num_threads(1)  # small models gain nothing from more, and lose much when the machine is busy

@@ -6,7 +6,6 @@ import json
 import shlex
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,6 @@ SETTINGS = [
     *("--batch-size", "8", "--sequence-length", "16", "--epochs", "2"),
     *("--warmup-steps", "5", "--learning-rate", "0.01", "--device", "cpu", "--threads", "1"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _signal_handlers() -> Iterator[None]:
-    """The command takes over SIGINT and SIGTERM; the tests after it need them back."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,14 @@ from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.cli.threads import add_threads_flag, use_threads
 from charloom.training.checkpoint import LAST_FILE, CheckpointError, load_trained, read_checkpoint, save_losses
-from charloom.training.config import TrainingConfig
-from charloom.training.corpus import CorpusError, read_corpus
+from charloom.training.config import SettingsError, TrainingConfig
+from charloom.training.corpus import Corpus, CorpusError, read_corpus
 from charloom.training.evaluate import losses
-from charloom.training.loop import Trainer, TrainingDiverged
+from charloom.training.find_rate import find_learning_rate
+from charloom.training.learner import TrainingDiverged
+from charloom.training.loop import Trainer
+from charloom.training.presets import PRESETS
+from charloom.training.ranks import join_ranks, leave_ranks
 from charloom.training.report import TerminalReporter, loss_figures
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -29,47 +33,91 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("text", type=Path, help="a UTF-8 text file")
-    parser.add_argument("--run", dest="run_directory", type=Path, required=True, help="directory of the run")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--run", dest="run_directory", type=Path, help="directory of the run")
+    where.add_argument(
+        "--find-learning-rate",
+        action="store_true",
+        help="make no run; raise the rate from tiny to too high within some steps, and suggest one",
+    )
     parser.add_argument("--resume", action="store_true", help="go on where the run stopped, exactly")
+    parser.add_argument("--preset", choices=PRESETS, help="settings to start from; settings that are given win")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default: auto)")
     add_threads_flag(parser)
     add_settings_flags(parser.add_argument_group("settings"), TrainingConfig)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, and leave checkpoints and a log in the run directory."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    """Train, and leave checkpoints and a log in the run directory; `torchrun` may start several of this."""
     device = _device(arguments.device)
     use_threads(arguments)
     try:
         config = _config(arguments)
+        ranks = join_ranks(device)
+        console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not ranks.first)
         corpus = read_corpus(arguments.text, config.unit, config.validation_share)
-        trainer = Trainer(config, corpus, arguments.run_directory, resume=arguments.resume, device=device)
-        former = {number: signal.signal(number, lambda *_: trainer.stop()) for number in _STOPPING}
-        console.print(
-            f"{corpus.name}: {corpus.characters:,} characters, {corpus.vocabulary.size} symbols, "
-            f"{len(corpus.train):,} {config.unit.value}s to train on, {len(corpus.validation):,} to validate\n"
-            f"model: {config.layers} x {config.hidden_size}, {trainer.model.parameter_count():,} parameters, "
-            f"{'bf16 autocast' if trainer.bf16 else 'fp32'} on {device}, {trainer.total_steps:,} steps"
-        )
+        if arguments.find_learning_rate:
+            _find_learning_rate(config, corpus, device, console)
+            return 0
+        trainer = Trainer(config, corpus, arguments.run_directory, resume=arguments.resume, device=device, ranks=ranks)
+        return _train(trainer, arguments.text, device, console)
+    except (
+        CorpusError,
+        CheckpointError,
+        SettingsError,
+        TrainingDiverged,
+        UnknownSymbolsError,
+        BundleError,
+        OSError,
+    ) as problem:
+        raise CommandError(str(problem)) from problem
+    finally:
+        leave_ranks()
+
+
+def _train(trainer: Trainer, text: Path, device: str, console: Console) -> int:
+    config, corpus, ranks = trainer.config, trainer.corpus, trainer.ranks
+    console.print(
+        f"{corpus.name}: {corpus.characters:,} characters, {corpus.vocabulary.size} symbols, "
+        f"{len(corpus.train):,} {config.unit.value}s to train on, {len(corpus.validation):,} to validate\n"
+        f"model: {config.layers} x {config.hidden_size} {config.cell.value}, "
+        f"{trainer.learner.model.parameter_count():,} parameters, "
+        f"{trainer.learner.precision} on {device}, {trainer.total_steps:,} steps"
+        + (f", {ranks.count} processes" if ranks.count > 1 else "")
+    )
+    former = {number: signal.signal(number, lambda *_: trainer.stop()) for number in _STOPPING}
+    try:
         with TerminalReporter(console, trainer.total_steps, trainer.step, config.unit.value) as reporter:
             outcome = trainer.train(reporter)
+    finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-        again = f"charloom train {shlex.quote(str(arguments.text))} --run {shlex.quote(str(trainer.run))} --resume"
-        if not outcome.finished:
-            console.print(f"stopped at step {outcome.step}; go on with: {again}")
-            return 130
-        console.print("done; measuring the best weights by both validation protocols (charloom evaluate does it too)")
-        trained = load_trained(trainer.run)
-        found = losses(trained.model.to(device), corpus.validation)
-        save_losses(trainer.run, trained.facts["step"], found)
-    except (CorpusError, CheckpointError, TrainingDiverged, UnknownSymbolsError, BundleError, OSError) as problem:
-        raise CommandError(str(problem)) from problem
+    run_directory = shlex.quote(str(trainer.run))
+    if not outcome.finished:
+        again = f"charloom train {shlex.quote(str(text))} --run {run_directory} --resume"
+        console.print(f"stopped at step {outcome.step}; go on with: {again}")
+        return 130
+    if outcome.stopped_early:
+        console.print(f"no progress in {config.early_stopping} evaluations: stopped early at step {outcome.step}")
+    if not ranks.first:
+        return 0
+    console.print("done; measuring the best weights by both validation protocols (charloom evaluate does it too)")
+    trained = load_trained(trainer.run)
+    found = losses(trained.model.to(device), corpus.validation)
+    save_losses(trainer.run, trained.facts["step"], found)
     for protocol, loss in found.items():
         console.print(f"{protocol:12} {loss_figures(loss)}")
-    console.print(f"next: charloom export {shlex.quote(str(trainer.run))} BUNDLE")
+    console.print(f"next: charloom export {run_directory} BUNDLE")
     return 0
+
+
+def _find_learning_rate(config: TrainingConfig, corpus: Corpus, device: str, console: Console) -> None:
+    found = find_learning_rate(config, corpus, device)
+    shown = found.trials[:: max(1, len(found.trials) // 20)]
+    highest = max(trial.loss for trial in shown)
+    for trial in shown:
+        console.print(f"{trial.rate:9.1e}  {trial.loss:7.3f} nats  {'#' * round(50 * trial.loss / highest)}")
+    console.print(f"lowest loss at {found.lowest:.1e}; suggested: --learning-rate {found.suggestion:.1e}")
 
 
 def _device(asked: str) -> str:
@@ -87,7 +135,8 @@ def _config(arguments: argparse.Namespace) -> TrainingConfig:
     saved: dict[str, Any] = {}
     if arguments.resume:
         saved = read_checkpoint(arguments.run_directory / LAST_FILE).facts["config"]
+    preset = PRESETS[arguments.preset] if arguments.preset else {}
     try:
-        return TrainingConfig.model_validate(saved | given_settings(arguments, TrainingConfig))
+        return TrainingConfig.model_validate(saved | preset | given_settings(arguments, TrainingConfig))
     except ValidationError as problem:
         raise CommandError(explain(problem)) from problem

@@ -7,10 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from charloom.cli.main import main
 from charloom.training.checkpoint import BEST_FILE, LAST_FILE, load_trained, read_checkpoint
@@ -42,16 +39,6 @@ def kill_after_a_checkpoint(arguments: list[str], run: Path) -> int:
     return step
 
 
-@pytest.fixture
-def _signal_handlers() -> Iterator[None]:
-    """`charloom train` takes over SIGINT and SIGTERM; the tests after it need them back."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("_signal_handlers")
 def test_a_killed_and_resumed_run_has_bit_for_bit_the_weights_of_the_uninterrupted_one(
     text_file: Path, tmp_path: Path
 ) -> None:

@@ -21,7 +21,8 @@ from charloom.training.checkpoint import (
 from charloom.training.corpus import Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.export import export_bundle
-from charloom.training.loop import Trainer, TrainingDiverged
+from charloom.training.learner import TrainingDiverged
+from charloom.training.loop import Trainer
 from charloom.training.model import State
 from tests.unit.training.training_runs import Recorder, checkpoint_tensors, corpus_of, tiny_config, train
 
@@ -76,14 +77,14 @@ def test_the_state_is_carried_from_batch_to_batch_without_its_past(corpus: Corpu
         if module.training:
             starts.append(inputs[1].h.clone())
 
-    trainer.model.register_forward_pre_hook(before_forward)
+    trainer.learner.model.register_forward_pre_hook(before_forward)
     ends: list[torch.Tensor] = []
 
     def on_step(step: int) -> None:
-        assert trainer.state.h.grad_fn is None
-        assert not trainer.state.h.requires_grad
-        assert not trainer.state.c.requires_grad
-        ends.append(trainer.state.h.clone())
+        assert trainer.learner.states[0].h.grad_fn is None
+        assert not trainer.learner.states[0].h.requires_grad
+        assert not trainer.learner.states[0].c.requires_grad
+        ends.append(trainer.learner.states[0].h.clone())
 
     trainer.train(Recorder(on_step))
     per_epoch = trainer.batches.per_epoch
@@ -102,7 +103,7 @@ def test_clipping_limits_the_gradient_and_the_norm_before_it_is_reported(corpus:
     applied: list[float] = []
 
     def on_step(_: int) -> None:
-        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in trainer.learner.model.parameters() if p.grad is not None]
         applied.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
 
     recorder = Recorder(on_step)
@@ -114,10 +115,10 @@ def test_clipping_limits_the_gradient_and_the_norm_before_it_is_reported(corpus:
 
 def test_weight_decay_is_on_matrices_only(corpus: Corpus, tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(weight_decay=0.3), corpus, tmp_path / "run")
-    for group in trainer.optimizer.param_groups:
+    for group in trainer.learner._optimizer.param_groups:
         assert {p.dim() > 1 for p in group["params"]} == {group["weight_decay"] == 0.3}
-    counted = sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"])
-    assert counted == trainer.model.parameter_count()
+    counted = sum(p.numel() for group in trainer.learner._optimizer.param_groups for p in group["params"])
+    assert counted == trainer.learner.model.parameter_count()
 
 
 def test_each_evaluation_is_a_line_of_the_log_as_it_was_reported(corpus: Corpus, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_evaluation(
 
     def on_step(step: int) -> None:
         if step == 2 * every:
-            at_second.update({k: v.clone() for k, v in trainer.model.state_dict().items()})
+            at_second.update({k: v.clone() for k, v in trainer.learner.model.state_dict().items()})
 
     recorder = Recorder(on_step)
     outcome = trainer.train(recorder)
@@ -191,7 +192,7 @@ def test_a_diverging_run_keeps_the_best_checkpoint(corpus: Corpus, tmp_path: Pat
 
     def on_step(step: int) -> None:
         if step == poisoned:
-            trainer.model.head.bias.data.fill_(math.nan)
+            trainer.learner.model.head.bias.data.fill_(math.nan)
 
     recorder = Recorder(on_step)
     with pytest.raises(TrainingDiverged, match=f"the loss is nan at step {poisoned}; .*{run}"):

@@ -35,7 +35,7 @@ def config_of(schedule: str) -> TrainingConfig:
         checkpoint_every=1000,
         plateau_patience=0,
         plateau_factor=0.5,
-        learning_rate=0.1,  # so high that the loss does not only fall, and the plateau schedule has something to do
+        learning_rate=0.5,  # so high that the loss does not only fall, and the plateau schedule has something to do
         precision="bf16" if schedule == "cosine" else "fp32",
     )
 
@@ -57,7 +57,7 @@ def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> d
 
 def log_of(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
-    return [line | {"seconds": 0, "tokens_per_second": 0} for line in lines]
+    return [line | {"seconds": 0, "tokens_per_second": 0, "memory_bytes": 0} for line in lines]
 
 
 def assert_same_run(left: Path, right: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_safetensors_file_of_another_kind_is_refused(
 
     run = copy_of(uninterrupted["cosine"], tmp_path)
     save_file({"x": torch.zeros(1)}, run / LAST_FILE)
-    assert "has schema None, this version reads 'charloom.checkpoint/1'" in resume_refusal(
+    assert "has schema None, this version reads 'charloom.checkpoint/2'" in resume_refusal(
         config_of("cosine"), corpus, run
     )
 

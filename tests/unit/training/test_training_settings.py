@@ -28,11 +28,15 @@ from charloom.training.config import ModelConfig, TrainingConfig
         ("plateau_factor", 1, "less than 1"),
         ("weight_decay", -1, "greater than or equal to 0"),
         ("gradient_clip", 0, "greater than 0"),
+        ("weight_drop", 1, "less than 1"),
+        ("zoneout_cell", 1, "less than 1"),
+        ("average_decay", 1, "less than 1"),
+        ("cell", "gru", "'lstm', 'peephole' or 'layer-norm'"),
         ("validation_share", 0, "greater than 0"),
         ("validation_share", 1, "less than 1"),
         ("evaluations_per_epoch", 0, "greater than or equal to 1"),
         ("checkpoint_every", 0, "greater than or equal to 1"),
-        ("precision", "fp16", "'auto', 'fp32' or 'bf16'"),
+        ("precision", "fp8", "'auto', 'fp32', 'bf16' or 'fp16'"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 2**63, "less than"),
         ("learning_rat", 1, "Extra inputs are not permitted"),
@@ -44,6 +48,11 @@ def test_a_setting_out_of_range_is_named_with_what_is_allowed(field: str, value:
     (error,) = caught.value.errors()
     assert error["loc"] == (field,)
     assert message in error["msg"]
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"accumulate \(3\) must divide batch_size \(64\)"):
+        TrainingConfig(accumulate=3)
 
 
 def test_every_setting_says_what_it_means() -> None:

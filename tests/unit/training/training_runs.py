@@ -19,7 +19,8 @@ from charloom.engine.sampling import choose as plain_choose
 from charloom.training.checkpoint import read_checkpoint
 from charloom.training.config import TrainingConfig
 from charloom.training.corpus import Corpus
-from charloom.training.loop import Evaluation, Outcome, Progress, Trainer
+from charloom.training.loop import Trainer
+from charloom.training.records import Evaluation, Outcome, Progress
 
 # Sums depend on the number of threads, so runs that are compared bit for bit need one number; and threads that spin
 # on shared cores make tiny runs ten times slower.

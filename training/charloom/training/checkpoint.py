@@ -25,7 +25,7 @@ from charloom.bundle import VOCABULARY_FILE, Tokens, Vocabulary, read_vocabulary
 from charloom.training.config import ModelConfig
 from charloom.training.model import CharLSTM
 
-SCHEMA = "charloom.checkpoint/1"
+SCHEMA = "charloom.checkpoint/2"
 LAST_FILE, BEST_FILE, CONFIG_FILE, LOG_FILE = "last.safetensors", "best.safetensors", "config.json", "log.jsonl"
 VALIDATION_FILE, LOSSES_FILE = "validation.npy", "losses.json"
 
@@ -48,13 +48,22 @@ class Checkpoint:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file in one step: a kill leaves the old content or the new one."""
+    """Write a file in one step: a kill leaves the old content or the new one.
+
+    Raises:
+        CheckpointError: it cannot be written, for example because the disk is full; the old content is there.
+    """
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        kept = "what was saved there before is whole" if path.exists() else "nothing was saved there before"
+        raise CheckpointError(f"cannot write {path}: {problem.strerror}; {kept}; make room and go on") from problem
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

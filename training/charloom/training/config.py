@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from charloom.bundle import CellKind, Unit
 
 
+class SettingsError(ValueError):
+    """Settings contradict each other, or what there is to compute with; the message says what to choose."""
+
+
 class ModelConfig(BaseModel):
     """The shape of a `CharLSTM`."""
 
@@ -48,6 +52,11 @@ class TrainingConfig(ModelConfig):
 
     unit: Unit = Field(Unit.CHARACTER, description="what one token is: character or byte (any UTF-8 text)")
     batch_size: int = Field(64, ge=1, description="parallel streams of text, B")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts of a batch that are computed one after another, to save memory",
+    )
     sequence_length: int = Field(128, ge=1, description="steps of truncated backpropagation through time, T")
     epochs: int = Field(20, ge=1, description="passes over the training part")
     learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
@@ -62,10 +71,22 @@ class TrainingConfig(ModelConfig):
     plateau_factor: float = Field(0.5, gt=0, lt=1, description="factor of one reduction on a plateau")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay, on matrices only")
     gradient_clip: float = Field(1.0, gt=0, description="largest global norm of the gradient")
+    average_decay: float = Field(
+        0.0, ge=0, lt=1, description="keep and evaluate a moving average of the weights with this decay; 0 = do not"
+    )
+    early_stopping: int = Field(
+        0, ge=0, description="stop after this many evaluations without progress; 0 = make all epochs"
+    )
     validation_share: float = Field(0.1, gt=0, lt=1, description="last part of the text, kept for validation")
     evaluations_per_epoch: int = Field(1, ge=1, description="evaluations, each with a sample of text")
     checkpoint_every: int = Field(200, ge=1, description="steps between two checkpoints")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16 autocast; auto takes it where the device has the instructions"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="autocast to bf16 or (with scaled gradients) fp16; auto is bf16 where the device has it"
     )
     seed: int = Field(1, ge=0, lt=2**63, description="of initialisation, dropout and samples")
+
+    @model_validator(mode="after")
+    def _batches_can_be_divided(self) -> TrainingConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate ({self.accumulate}) must divide batch_size ({self.batch_size})")
+        return self

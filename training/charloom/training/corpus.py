@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,21 @@ def read_corpus(path: Path, unit: Unit, validation_share: float = 0.1, vocabular
     return Corpus(vocabulary, tokens[:cut], tokens[cut:], sha256, len(text), path.name)
 
 
+class Batch(NamedTuple):
+    """What one training step reads."""
+
+    inputs: npt.NDArray[np.int64]
+    """[B, T]"""
+    targets: npt.NDArray[np.int64]
+    """[B, T]: the token after each input"""
+    resets: npt.NDArray[np.bool_] | None = None
+    """[B, T]: where the state is zero before an input; None = nowhere"""
+
+    def rows(self, part: slice) -> Batch:
+        """Some rows of it."""
+        return Batch(self.inputs[part], self.targets[part], None if self.resets is None else self.resets[part])
+
+
 @dataclass(frozen=True)
 class Batches:
     """The training order: B contiguous streams, read T steps at a time, state carried from batch to batch.
@@ -102,12 +118,12 @@ class Batches:
         """Whether the state is zero before this step."""
         return step % self.per_epoch == 0
 
-    def batch(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Inputs and targets of one step, [B, T] each."""
+    def batch(self, step: int) -> Batch:
+        """What one step reads."""
         epoch, index = divmod(step, self.per_epoch)
         offset = int(np.random.default_rng([self.seed, epoch]).integers(self.sequence_length))
         stream = self.per_epoch * self.sequence_length
         starts = offset + np.arange(self.batch_size) * stream + index * self.sequence_length
         window = starts[:, None] + np.arange(self.sequence_length + 1)
         block = self.tokens[window]
-        return block[:, :-1], block[:, 1:]
+        return Batch(block[:, :-1], block[:, 1:])

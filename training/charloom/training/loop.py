@@ -1,6 +1,7 @@
 """The training loop.
 
-Knows: batches, optimisation, when to evaluate and to save. Does not know: terminals (it tells a `Reporter`), export.
+Knows: when to learn, evaluate, save and stop. Does not know: how a step is computed (`learner`), terminals (it tells a
+`Reporter`), export.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import platform
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import psutil
 import torch
-from torch.nn.functional import cross_entropy
 
 from charloom.bundle import VOCABULARY_FILE, write_vocabulary
 from charloom.training.checkpoint import (
@@ -30,9 +31,7 @@ from charloom.training.checkpoint import (
     LOG_FILE,
     Checkpoint,
     CheckpointError,
-    load_optimizer_tensors,
     load_weights,
-    optimizer_tensors,
     read_checkpoint,
     replace_file,
     save_validation,
@@ -42,77 +41,17 @@ from charloom.training.config import TrainingConfig
 from charloom.training.corpus import Batches, Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.generate import generate
+from charloom.training.learner import Learner, StepResult, TrainingDiverged
 from charloom.training.model import CharLSTM
+from charloom.training.ranks import Ranks
+from charloom.training.records import Evaluation, Outcome, Progress, Reporter
 from charloom.training.schedules import Plateau, learning_rate
 
 SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 200, 0.8
 
 
-class TrainingDiverged(ArithmeticError):
-    """The loss became NaN or infinite; the best checkpoint so far is kept."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One training step, as told to a reporter."""
-
-    step: int
-    total_steps: int
-    loss: float
-    """Training loss of this step, nats per token."""
-    learning_rate: float
-    gradient_norm: float
-    """Global norm before clipping."""
-    tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation, as told to a reporter and written to `log.jsonl`."""
-
-    step: int
-    epoch: float
-    train_loss: float
-    """Mean since the last evaluation, nats per token, dropout on."""
-    validation_loss: float
-    """Estimate of the `tail` protocol, nats per token."""
-    best: bool
-    learning_rate: float
-    tokens_per_second: float
-    seconds: float
-    """Training time so far, evaluations included."""
-    sample: str
-
-
-class Reporter(Protocol):
-    """Where the loop tells what happens."""
-
-    def step(self, progress: Progress) -> None:
-        """A training step was made."""
-
-    def evaluation(self, evaluation: Evaluation) -> None:
-        """An evaluation was made."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    finished: bool
-    """False when it was asked to stop before its last step."""
-    step: int
-    best_loss: float
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 class Trainer:
-    """One run: a model, its optimiser and where they stand.
+    """One run: a learner, and where it stands.
 
     Args:
         config: the settings
@@ -120,6 +59,7 @@ class Trainer:
         run: the run directory; it is made, and must not hold a run unless `resume` is true
         resume: go on from `last.safetensors`; the result is the same as if the run had never stopped
         device: where to compute
+        ranks: the processes that share the work; all of them make a trainer of the same arguments
 
     Raises:
         CheckpointError: the directory holds a run already, is in use, or the run there cannot be resumed with these
@@ -128,32 +68,36 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainingConfig, corpus: Corpus, run: Path, *, resume: bool = False, device: str = "cpu"
+        self,
+        config: TrainingConfig,
+        corpus: Corpus,
+        run: Path,
+        *,
+        resume: bool = False,
+        device: str = "cpu",
+        ranks: Ranks | None = None,
     ) -> None:
         self.config, self.corpus, self.run = config, corpus, run
-        self.device = torch.device(device)
+        self.ranks = ranks or Ranks()
         self.batches = Batches(corpus.train, config.batch_size, config.sequence_length, config.seed)
         self.total_steps = self.batches.per_epoch * config.epochs
         self.evaluate_every = max(1, self.batches.per_epoch // config.evaluations_per_epoch)
-        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(self.device))
 
         if len(corpus.validation) < 2:
             raise CorpusError(
                 f"the validation part has {len(corpus.validation)} tokens, too few to measure a loss; "
                 "give more text, or raise --validation-share"
             )
-        self._release = weakref.finalize(self, os.close, _lock(run))
-        torch.manual_seed(config.seed)
-        self.model = CharLSTM(corpus.vocabulary.size, config).to(self.device)
-        self.optimizer = self._make_optimizer()
-        self.state = self.model.zero_state(config.batch_size)
+        self._release = weakref.finalize(self, os.close, _lock(run)) if self.ranks.first else lambda: None
         self.plateau = Plateau()
         self.step = 0
         self.best_loss = math.inf
+        self.stale = 0
         self.seconds = 0.0
-        self._recent: list[float] = []
+        self._recent: list[StepResult] = []
         self._stop = False
         try:
+            self.learner = Learner(corpus.vocabulary.size, config, torch.device(device), self.ranks)
             if resume:
                 self._resume()
             elif (run / LAST_FILE).exists():
@@ -172,103 +116,115 @@ class Trainer:
         """Train until the last step or until asked to stop; the run can be resumed after either.
 
         Raises:
-            TrainingDiverged: the loss is not finite.
+            TrainingDiverged: loss or gradient are not finite.
         """
         with contextlib.ExitStack() as leaving:
             leaving.callback(self._release)
             leaving.enter_context(_denormals_flushed())
-            write_vocabulary(self.run / VOCABULARY_FILE, self.corpus.vocabulary)
-            save_validation(self.run, self.corpus.validation)
-            replace_file(self.run / CONFIG_FILE, self.config.model_dump_json(indent=2).encode() + b"\n")
-            self._keep_log_up_to_here()
+            if self.ranks.first:
+                self._prepare_directory()
             started, start_step = time.monotonic() - self.seconds, self.step
             clock, saved_step = time.monotonic(), -1
-            while self.step < self.total_steps and not self._stop:
-                loss, rate, norm = self._train_step()
+            while self.step < self.total_steps and not self._stopped_early and not self._asked_to_stop():
+                result, rate = self._train_step()
                 speed = (self.step - start_step) * self._tokens_per_step / max(1e-9, time.monotonic() - clock)
-                reporter.step(Progress(self.step, self.total_steps, loss, rate, norm, speed))
+                reporter.step(self._progress(result, rate, speed))
                 evaluate = self.step % self.evaluate_every == 0 or self.step == self.total_steps
                 if evaluate:
-                    reporter.evaluation(self._evaluate(started, rate, speed))
+                    self._evaluate(reporter, started, rate, speed)
                 if evaluate or self.step % self.config.checkpoint_every == 0:
                     self.seconds, saved_step = time.monotonic() - started, self.step
                     self._save()
             if saved_step != self.step:
                 self.seconds = time.monotonic() - started
                 self._save()
-            return Outcome(self.step == self.total_steps, self.step, self.best_loss)
+            finished = self.step == self.total_steps or self._stopped_early
+            return Outcome(finished, self.step, self.best_loss, self._stopped_early)
 
     @property
     def _tokens_per_step(self) -> int:
         return self.config.batch_size * self.config.sequence_length
 
-    def _make_optimizer(self) -> torch.optim.AdamW:
-        """AdamW; weight decay on matrices only, not on biases."""
-        matrices = [p for p in self.model.parameters() if p.dim() > 1]
-        vectors = [p for p in self.model.parameters() if p.dim() == 1]
-        groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
+    @property
+    def _stopped_early(self) -> bool:
+        return bool(self.config.early_stopping) and self.stale >= self.config.early_stopping
 
-    def _train_step(self) -> tuple[float, float, float]:
-        """One step of truncated backpropagation through time; returns loss, learning rate, gradient norm."""
-        self.model.train()
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was asked; all of them learn it before the same step."""
+        return self.ranks.agree([self._stop])[0] > 0
+
+    def _prepare_directory(self) -> None:
+        write_vocabulary(self.run / VOCABULARY_FILE, self.corpus.vocabulary)
+        save_validation(self.run, self.corpus.validation)
+        replace_file(self.run / CONFIG_FILE, self.config.model_dump_json(indent=2).encode() + b"\n")
+        self._keep_log_up_to_here()
+
+    def _train_step(self) -> tuple[StepResult, float]:
         if self.batches.starts_epoch(self.step):
-            self.state = self.model.zero_state(self.config.batch_size)
-        inputs, targets = (torch.from_numpy(part).to(self.device) for part in self.batches.batch(self.step))
+            self.learner.forget()
         rate = learning_rate(self.step, self.total_steps, self.config, self.plateau)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            logits, state = self.model(inputs, self.state)
-        loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-        if not torch.isfinite(loss):
+        try:
+            result = self.learner.step(self.step, self.batches.batch(self.step), rate)
+        except TrainingDiverged as problem:
             raise TrainingDiverged(
-                f"the loss is {loss.item()} at step {self.step}; "
-                f"what was saved in {self.run} until then is kept. "
+                f"{problem}; what was saved in {self.run} until then is kept. "
                 "Lower --learning-rate or --gradient-clip, or train with --precision fp32"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        self.optimizer.step()
-        self.state = state.detach()
+            ) from problem
         self.step += 1
-        self._recent.append(loss.item())
-        return loss.item(), rate, float(norm)
+        self._recent.append(result)
+        return result, rate
 
-    def _evaluate(self, started: float, rate: float, speed: float) -> Evaluation:
-        loss = tail_estimate(self.model, self.corpus.validation)
+    def _progress(self, result: StepResult, rate: float, speed: float) -> Progress:
+        return Progress(
+            step=self.step,
+            total_steps=self.total_steps,
+            loss=result.loss,
+            learning_rate=rate,
+            gradient_norm=result.norm,
+            gradient_norms=result.norms,
+            clipped=result.norm > self.config.gradient_clip,
+            tokens_per_second=speed,
+        )
+
+    def _evaluate(self, reporter: Reporter, started: float, rate: float, speed: float) -> None:
+        """Measure; tell, log and keep the best, if this process is the first."""
+        model = self.learner.evaluated
+        loss = self.ranks.agree([tail_estimate(model, self.corpus.validation) if self.ranks.first else 0.0])[0]
         best = loss < self.best_loss
         self.best_loss = min(self.best_loss, loss)
+        self.stale = 0 if best else self.stale + 1
         self.plateau.observe(loss, self.config)
+        recent, self._recent = self._recent, []
+        if not self.ranks.first:
+            return
         evaluation = Evaluation(
             step=self.step,
             epoch=self.step / self.batches.per_epoch,
-            train_loss=float(np.mean(self._recent)),
+            train_loss=float(np.mean([result.loss for result in recent])),
             validation_loss=loss,
             best=best,
             learning_rate=rate,
+            gradient_norms={name: float(np.mean([r.norms[name] for r in recent])) for name in recent[0].norms},
+            clipped_share=float(np.mean([result.norm > self.config.gradient_clip for result in recent])),
             tokens_per_second=speed,
             seconds=time.monotonic() - started,
-            sample=self._sample(),
+            memory_bytes=psutil.Process().memory_info().rss,
+            sample=self._sample(model),
         )
-        self._recent.clear()
         with (self.run / LOG_FILE).open("a", encoding="utf-8") as log:
             log.write(json.dumps(asdict(evaluation), ensure_ascii=False) + "\n")
         if best:
-            tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+            tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
             write_checkpoint(self.run / BEST_FILE, Checkpoint(tensors, self._facts(loss)))
-        return evaluation
+        reporter.evaluation(evaluation)
 
-    def _sample(self) -> str:
+    def _sample(self, model: CharLSTM) -> str:
         uniforms = np.random.default_rng([self.config.seed, self.step]).random(SAMPLE_LENGTH, dtype=np.float32)
         vocabulary = self.corpus.vocabulary
-        on_cpu = CharLSTM(vocabulary.size, self.config) if self.device.type != "cpu" else self.model
-        if on_cpu is not self.model:
-            on_cpu.load_state_dict(self.model.state_dict())
+        on_cpu = model
+        if self.learner.device.type != "cpu":
+            on_cpu = CharLSTM(vocabulary.size, self.config)
+            on_cpu.load_state_dict(model.state_dict())
         tokens = generate(
             on_cpu, [], uniforms.tolist(), start_token=vocabulary.start_token, temperature=SAMPLE_TEMPERATURE
         )
@@ -285,24 +241,24 @@ class Trainer:
                 "sha256": self.corpus.sha256,
                 "characters": self.corpus.characters,
             },
-            "parameters": self.model.parameter_count(),
-            "precision": "bf16" if self.bf16 else "fp32",
+            "parameters": self.learner.model.parameter_count(),
+            "precision": self.learner.precision,
+            "processes": self.ranks.count,
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
 
     def _save(self) -> None:
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"optimizer.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
-        tensors |= {"state.h": self.state.h, "state.c": self.state.c, "rng.cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        tensors = self.learner.tensors()
         facts = self._facts(self.best_loss) | {
+            "learner": self.learner.facts(),
             "plateau": asdict(self.plateau),
+            "stale": self.stale,
             "seconds": self.seconds,
             "recent": self._recent,
         }
-        write_checkpoint(self.run / LAST_FILE, Checkpoint(tensors, facts))
+        if self.ranks.first:
+            write_checkpoint(self.run / LAST_FILE, Checkpoint(tensors, facts))
 
     def _resume(self) -> None:
         path = self.run / LAST_FILE
@@ -317,16 +273,12 @@ class Trainer:
         ]
         if changed:
             raise CheckpointError(f"a resumed run keeps its settings; these differ: {', '.join(changed)}")
-        load_weights(self.model, checkpoint, path)
-        load_optimizer_tensors(self.optimizer, checkpoint.group("optimizer"))
-        state = checkpoint.group("state")
-        self.state = type(self.state)(state["h"].to(self.device), state["c"].to(self.device))
-        torch.set_rng_state(checkpoint.tensors["rng.cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(checkpoint.tensors["rng.cuda"], self.device)
-        self.plateau = Plateau(**facts["plateau"])
+        load_weights(self.learner.model, checkpoint, path)
+        groups = {name: checkpoint.group(name) for name in ("optimizer", "average", "state")}
+        self.learner.load(groups, facts["learner"])
+        self.plateau, self.stale = Plateau(**facts["plateau"]), facts["stale"]
         self.step, self.best_loss, self.seconds = facts["step"], facts["validation_loss"], facts["seconds"]
-        self._recent = list(facts["recent"])
+        self._recent = [StepResult(*result) for result in facts["recent"]]
 
     def _keep_log_up_to_here(self) -> None:
         """Drop the evaluations that a killed run made after its last checkpoint: they will be made again."""

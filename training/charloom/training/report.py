@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from charloom.training.loop import Evaluation
-from charloom.training.loop import Progress as Step
+from charloom.training.records import Evaluation
+from charloom.training.records import Progress as Step
 
 
 def loss_figures(nats: float) -> str:

@@ -1,0 +1,228 @@
+"""One step of truncated backpropagation through time.
+
+Knows: the model, its optimiser, precision, averaging, the rows of this process. Does not know: schedules, evaluation,
+files.
+
+Each step is a function of the weights, the carried state, (seed, step) and the learning rate: nothing else is drawn or
+remembered, which is what makes a resumed run exact. A batch is computed in parts, by `accumulate` and by process; each
+part has random numbers of its own, so that two processes take the same step as one process with two parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from charloom.training.checkpoint import load_optimizer_tensors, optimizer_tensors
+from charloom.training.config import SettingsError, TrainingConfig
+from charloom.training.corpus import Batch
+from charloom.training.model import CharLSTM, State
+from charloom.training.ranks import Ranks
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss or the gradient became NaN or infinite; the checkpoints made until then are kept."""
+
+
+class StepResult(NamedTuple):
+    """What one step tells."""
+
+    loss: float
+    """Mean over the batch, nats per token"""
+    norm: float
+    """Global norm of the gradient, before clipping"""
+    norms: dict[str, float]
+    """By part of the model"""
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class Learner:
+    """A model and all that a training step changes.
+
+    Args:
+        vocabulary_size: V
+        config: the settings
+        device: where to compute
+        ranks: the processes among which the rows of a batch are divided
+
+    Raises:
+        SettingsError: they cannot be divided among these processes.
+    """
+
+    def __init__(
+        self, vocabulary_size: int, config: TrainingConfig, device: torch.device, ranks: Ranks | None = None
+    ) -> None:
+        self.config, self.device, self.ranks = config, device, ranks or Ranks()
+        self._parts = config.accumulate * self.ranks.count
+        if config.batch_size % self._parts:
+            raise SettingsError(
+                f"batch_size {config.batch_size} cannot be divided among {self.ranks.count} processes "
+                f"x {config.accumulate} parts; choose a multiple of {self._parts}"
+            )
+        precision = config.precision
+        if precision == "auto":
+            precision = "bf16" if has_bf16(device) else "fp32"
+        self.precision = precision
+        self._autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        torch.manual_seed(config.seed)
+        self.model = CharLSTM(vocabulary_size, config).to(device)
+        self._forward: nn.Module = DistributedDataParallel(self.model) if self.ranks.count > 1 else self.model
+        self._groups = _groups(self.model)
+        self._optimizer = self._make_optimizer()
+        self._average = _averaged(self.model, config.average_decay) if config.average_decay else None
+        self.states: list[State] = []
+        self.forget()
+
+    @property
+    def evaluated(self) -> CharLSTM:
+        """The weights to measure and to keep: the average, where there is one."""
+        if self._average is None:
+            return self.model
+        averaged = self._average.module
+        assert isinstance(averaged, CharLSTM)
+        return averaged
+
+    def forget(self) -> None:
+        """Start all rows from the zero state."""
+        rows = self.config.batch_size // self._parts
+        self.states = [self.model.zero_state(rows) for _ in range(self.config.accumulate)]
+
+    def step(self, index: int, batch: Batch, rate: float) -> StepResult:
+        """Take one step on the whole batch, of which this process computes its rows.
+
+        Raises:
+            TrainingDiverged: loss or gradient are not finite; the weights are as they were.
+        """
+        self.model.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for micro in range(self.config.accumulate):
+            last = micro == self.config.accumulate - 1
+            with self._without_exchange(not last):
+                loss += self._backward(index, micro, batch) / self.config.accumulate
+        if self.ranks.count > 1:
+            loss = self.ranks.agree([loss])[0] / self.ranks.count
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss is {loss} at step {index}")
+        self._scaler.unscale_(self._optimizer)
+        totals = [torch.nn.utils.get_total_norm(_gradients(group)) for group in self._groups.values()]
+        norms = dict(zip(self._groups, torch.stack(totals).tolist(), strict=True))
+        norm = math.hypot(*norms.values())
+        if not math.isfinite(norm) and not self._scaler.is_enabled():
+            raise TrainingDiverged(f"the gradient is not finite at step {index} (loss {loss:.4f})")
+        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.gradient_clip, torch.tensor(norm))
+        self._scaler.step(self._optimizer)  # with fp16, a step whose gradient is not finite is left out
+        self._scaler.update()
+        if self._average is not None:
+            self._average.update_parameters(self.model)
+        return StepResult(loss, norm, norms)
+
+    def _backward(self, index: int, micro: int, batch: Batch) -> float:
+        """Add the gradient of one part; returns its mean loss."""
+        part = self.ranks.index * self.config.accumulate + micro
+        rows = self.config.batch_size // self._parts
+        inputs, targets, resets = (
+            None if array is None else torch.from_numpy(array).to(self.device)
+            for array in batch.rows(slice(part * rows, (part + 1) * rows))
+        )
+        torch.manual_seed(_seed(self.config.seed, index, part))
+        with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            logits, state = self._forward(inputs, self.states[micro], resets)
+        assert targets is not None
+        loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        self._scaler.scale(loss / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
+        self.states[micro] = state.detach()
+        return loss.item()
+
+    @contextlib.contextmanager
+    def _without_exchange(self, alone: bool) -> Iterator[None]:
+        """Gradients are exchanged between processes once per step, with its last part."""
+        if alone and isinstance(self._forward, DistributedDataParallel):
+            with self._forward.no_sync():
+                yield
+        else:
+            yield
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        """AdamW; weight decay on matrices only, not on biases, gains and peepholes."""
+        decayed = {parameter for name, parameter in self.model.named_parameters() if name.endswith("weight")}
+        decayed |= {p for name, p in self.model.named_parameters() if name.endswith(("weight_ih", "weight_hh"))}
+        groups = [
+            {"params": [p for p in self.model.parameters() if p in decayed], "weight_decay": self.config.weight_decay},
+            {"params": [p for p in self.model.parameters() if p not in decayed], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
+
+    # What an exact resume needs.
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, optimiser, average and carried state of all rows, by name; every process has to ask."""
+        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        found |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(self._optimizer).items()}
+        if self._average is not None:
+            found |= {f"average.{name}": tensor for name, tensor in self._average.state_dict().items()}
+        for name in State._fields:
+            own = torch.cat([getattr(state, name) for state in self.states], dim=1)
+            found[f"state.{name}"] = self.ranks.gathered(own, dim=1)
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What else there is, as JSON."""
+        return {"scaler": self._scaler.state_dict()}
+
+    def load(self, groups: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
+        """Go on from what `tensors`, by first part of the name, and `facts` gave; the weights are in place already."""
+        load_optimizer_tensors(self._optimizer, groups["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(groups["average"])
+        whole = State(*(groups["state"][name].to(self.device) for name in State._fields))
+        first = self.ranks.index * self.config.accumulate
+        parts = list(zip(*(part.chunk(self._parts, dim=1) for part in whole), strict=True))
+        self.states = [State(*part) for part in parts[first : first + self.config.accumulate]]
+        if facts["scaler"]:
+            self._scaler.load_state_dict(facts["scaler"])
+
+
+def _seed(seed: int, step: int, part: int) -> int:
+    """Of the random numbers of one part of one step."""
+    return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0])
+
+
+def _groups(model: CharLSTM) -> dict[str, list[nn.Parameter]]:
+    """The parameters by part; a head that shares the embedding's weights counts them there."""
+    layers = {f"layer {number}": list(layer.parameters()) for number, layer in enumerate(model.layers, start=1)}
+    embedding = list(model.embedding.parameters())
+    head = [parameter for parameter in model.head.parameters() if parameter is not embedding[0]]
+    return {"embedding": embedding, **layers, "head": head}
+
+
+def _gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def _averaged(model: CharLSTM, decay: float) -> AveragedModel:
+    """An exponential moving average of the weights, that follows faster while it is young."""
+
+    def average(averaged: Any, current: Any, count: Any) -> None:
+        young = (1 + float(count)) / (10 + float(count))
+        torch._foreach_lerp_(list(averaged), list(current), 1 - min(decay, young))
+
+    return AveragedModel(model, multi_avg_fn=average)

@@ -1,0 +1,24 @@
+"""Named recipes: settings that were found to work, and what they gave. docs/quality.md has the measurements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "shakespeare": {
+        "dropout": 0.5,
+        "weight_decay": 0.05,
+        "sequence_length": 64,
+        "epochs": 26,
+    },
+    "quick": {
+        "hidden_size": 256,
+        "embedding_size": 64,
+        "dropout": 0.1,
+        "batch_size": 32,
+        "sequence_length": 64,
+        "learning_rate": 5e-3,
+        "epochs": 6,
+    },
+}
+"""Settings that differ from the defaults, by name."""

@@ -1,0 +1,72 @@
+"""What a run tells of itself while it goes on, and whom it tells.
+
+Knows: figures and their units. Does not know: how they come about, how they are shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One training step, as told to a reporter."""
+
+    step: int
+    total_steps: int
+    loss: float
+    """Training loss of this step, nats per token."""
+    learning_rate: float
+    gradient_norm: float
+    """Global norm before clipping."""
+    gradient_norms: dict[str, float]
+    """The same by part: `embedding`, `layer 1` and so on, `head`."""
+    clipped: bool
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation, as told to a reporter and written to `log.jsonl`."""
+
+    step: int
+    epoch: float
+    train_loss: float
+    """Mean since the last evaluation, nats per token, dropout on."""
+    validation_loss: float
+    """Estimate of the `tail` protocol, nats per token."""
+    best: bool
+    learning_rate: float
+    gradient_norms: dict[str, float]
+    """Mean since the last evaluation, by part, before clipping."""
+    clipped_share: float
+    """Of the steps since the last evaluation."""
+    tokens_per_second: float
+    seconds: float
+    """Training time so far, evaluations included."""
+    memory_bytes: int
+    """Resident memory of the process."""
+    sample: str
+
+
+class Reporter(Protocol):
+    """Where the loop tells what happens."""
+
+    def step(self, progress: Progress) -> None:
+        """A training step was made."""
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        """An evaluation was made."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    finished: bool
+    """False when it was asked to stop before its last step."""
+    step: int
+    best_loss: float
+    stopped_early: bool = False
+    """Whether it ended because the validation loss had stopped falling."""
