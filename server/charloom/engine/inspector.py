@@ -43,13 +43,13 @@ class Inspector:
             raise BundleError(bundle.path, f"the file {INSPECTOR_FILE} is not an inspector: {problem}") from problem
         inputs = [value.name for value in self._session.get_inputs()]
         outputs = {value.name: value.shape for value in self._session.get_outputs()}
-        if inputs != ["tokens", "h", "c"] or tuple(outputs) != Activations._fields:
+        if inputs != ["tokens", "h", "c"] or list(outputs) != ["gates", "c_out", "h_out", "logits"]:
             raise BundleError(
                 bundle.path, f"the file {INSPECTOR_FILE} is not an inspector: it maps {inputs} to {list(outputs)}"
             )
         cell = bundle.manifest.cell
         wanted = Shape(cell.layers, cell.hidden_size, bundle.manifest.vocabulary_size)
-        _, layers, hidden = outputs["h"]
+        _, layers, hidden = outputs["h_out"]
         shape = Shape(layers, hidden, outputs["logits"][1])
         if shape != wanted:
             raise BundleError(bundle.path, f"the file {INSPECTOR_FILE} has sizes {shape}, the manifest {wanted}")
