@@ -67,17 +67,17 @@ def draw(heatmap: Heatmap, console: Console) -> None:
     names = ["", "bits", *map(str, heatmap.units)]
     margin = max(map(len, names))
     tokens = max(1, (console.width - margin - 1) // width)
-    console.print(Text(heatmap.title, "bold"))
+    console.print(Text(heatmap.title, "bold"), soft_wrap=True)
     for first in range(0, len(labels), tokens):
         band = slice(first, first + tokens)
         rows = [Text("".join(label + " " * (width - cell_len(label)) for label in labels[band]), "bold")]
         rows.append(Text("".join(f"{min(9, round(bits))}".ljust(width) for bits in heatmap.bits[band].tolist()), "dim"))
         rows += [_blocks(heatmap, row[band], width, console) for row in heatmap.values]
         for name, row in zip(names, rows, strict=True):
-            console.print(Text(f"{name:>{margin}} ").append_text(row), no_wrap=True, crop=False, overflow="ignore")
+            console.print(Text(f"{name:>{margin}} ").append_text(row), soft_wrap=True)
         console.print()
     scale = _blocks(heatmap, np.linspace(heatmap.low, heatmap.high, len(BARS), dtype=np.float32), 1, console)
-    console.print(Text(f"{heatmap.low:g} ").append_text(scale).append(f" {heatmap.high:g}"))
+    console.print(Text(f"{heatmap.low:g} ").append_text(scale).append(f" {heatmap.high:g}"), soft_wrap=True)
     console.print(heatmap.summary, soft_wrap=True)
 
 

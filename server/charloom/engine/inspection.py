@@ -24,8 +24,8 @@ from charloom.engine.sessions import Sessions
 
 MOST_INSPECTED = 4096
 """Longest text, in characters: two layers of 512 make a hundred megabytes of it."""
-MOST_OPEN = 8
-"""How many inspections may be open; further ones are told to come back."""
+MOST_RUNNING = 8
+"""Inspections at a time; further ones are told to come back."""
 CHUNK = 64
 """Tokens in one call of the inspector: what is in memory at a time, and how long other inspections wait."""
 
@@ -79,7 +79,8 @@ class Inspections:
         self._sessions = sessions
         self._limits = limits
         self._inspectors: dict[str, Inspector] = {}
-        self._open = 0
+        self.running = 0
+        """Inspections that have begun to read and have not ended."""
         self._turn = asyncio.Lock()
         """One call of an inspector at a time, so that whoever generates keeps the other cores."""
 
@@ -119,12 +120,12 @@ class Inspections:
     ) -> AsyncIterator[InspectedToken]:
         if not len(text):
             return
-        if self._open >= MOST_OPEN:
-            raise Overloaded(f"{self._open} inspections are running already", retry_after=1.0)
+        if self.running >= MOST_RUNNING:
+            raise Overloaded(f"{self.running} inspections are running already", retry_after=1.0)
         tokens = np.concatenate([np.array(start.pending, np.int64), text])
         before = start.position - len(start.pending)
         state, expected = start.state, np.zeros(0, np.float32)
-        self._open += 1
+        self.running += 1
         try:
             for first in range(0, len(tokens), CHUNK):
                 chunk = tokens[first : first + CHUNK]
@@ -146,7 +147,7 @@ class Inspections:
                         )
                     expected = distributions[place]
         finally:
-            self._open -= 1
+            self.running -= 1
 
     async def _inspector(self, model: Model) -> Inspector:
         """Opened when it is needed first: a server that nobody asks keeps no second copy of the weights."""
