@@ -75,3 +75,12 @@ def test_wild_bytes_become_replacement_characters_and_nothing_breaks(client: Cli
 def test_the_model_says_that_its_tokens_are_bytes(client: Client, byte_bundle: Bundle, tmp_path: Path) -> None:
     model = client.model()
     assert (model.unit.value, model.vocabulary_size, model.symbols) == ("byte", 256, ())
+
+
+def test_a_text_is_inspected_byte_by_byte(client: Client) -> None:
+    found = client.inspect("Ночь 夜")
+    assert b"".join(token.symbol for token in found.tokens).decode() == "Ночь 夜"
+    assert found.tokens[-1].position == len("Ночь 夜".encode()) == found.layers[0].cell.shape[0]
+    assert sum(token.logprob for token in found.tokens) == pytest.approx(
+        sum(token.logprob for token in client.score("Ночь 夜").logprobs), abs=1e-4
+    )

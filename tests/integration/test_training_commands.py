@@ -91,8 +91,11 @@ def test_export_takes_a_name_some_decoders_and_no_weights(run_directory: Path, t
     arguments = [str(run_directory), str(target), "--name", "fp", "--decoders", "onnx-fp32", "--no-weights"]
     assert main(["export", *arguments]) == 0
     manifest = read_bundle(target).manifest
-    assert (manifest.name, set(manifest.files)) == ("fp", {"vocabulary.json", "decoder.onnx"})
+    assert (manifest.name, set(manifest.files)) == ("fp", {"vocabulary.json", "decoder.onnx", "inspector.onnx"})
     assert "decoder.onnx" in capsys.readouterr().out
+    target = tmp_path / "less"
+    assert main(["export", str(run_directory), str(target), "--decoders", "torchscript", "--no-inspector"]) == 0
+    assert set(read_bundle(target).manifest.files) == {"vocabulary.json", "weights.safetensors", "decoder.ts"}
 
 
 def test_evaluate_reads_another_text_and_does_not_keep_its_figures(

@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="also write weights.safetensors (default: yes)",
     )
+    parser.add_argument(
+        "--inspector",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also write inspector.onnx, for `charloom inspect` (default: yes)",
+    )
     add_threads_flag(parser)
 
 
@@ -53,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             name=arguments.name or arguments.bundle.resolve().name,
             decoders=decoders,
             include_weights=arguments.weights,
+            include_inspector=arguments.inspector,
             windows=load_losses(run_directory, trained.facts["step"]).get("windows-256"),
             tell=print,
         )

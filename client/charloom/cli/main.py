@@ -31,6 +31,7 @@ COMMANDS = {
     "sessions": Command("charloom.cli.sessions", None, "list, copy, put back, move and delete sessions of a server"),
     "score": Command("charloom.cli.score", None, "tell how probable a text is"),
     "peek": Command("charloom.cli.peek", None, "show what would come next, and how probable it is"),
+    "inspect": Command("charloom.cli.inspect", "studies", "show what units of the network do while it reads a text"),
     "models": Command("charloom.cli.models", None, "list the models of a server"),
     "health": Command("charloom.cli.health", None, "ask a server whether it serves; for probes"),
     "bench": Command("charloom.cli.bench", None, "load a server and tell how much text it gives, and how soon"),

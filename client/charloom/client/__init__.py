@@ -43,6 +43,7 @@ from charloom.client._errors import (
     Unavailable,
     Unimplemented,
 )
+from charloom.client._inspection_types import Activations, InspectedToken, Inspection
 from charloom.client._observation import AsyncObserver, Observer
 from charloom.client._options import NOT_GIVEN, GenerateOptions, NotGiven, SamplingOptions, UnknownCharacters
 from charloom.client._session import Session
@@ -64,6 +65,7 @@ from charloom.client._types import (
 __all__ = [
     "DEFAULT_TARGET",
     "NOT_GIVEN",
+    "Activations",
     "AlreadyExists",
     "Alternative",
     "Applied",
@@ -91,6 +93,8 @@ __all__ = [
     "FinishReason",
     "GenerateOptions",
     "HealthStatus",
+    "InspectedToken",
+    "Inspection",
     "InternalError",
     "InvalidArgument",
     "InvalidValue",

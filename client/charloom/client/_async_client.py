@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from charloom.client import _conversation_requests, _reading_requests, _requests, _responses, _session_requests, _values
@@ -14,6 +14,7 @@ from charloom.client._connection import AsyncConnection, ChannelOptions
 from charloom.client._continuations import AsyncContinuations
 from charloom.client._conversation import AsyncConversation
 from charloom.client._errors import CharloomError
+from charloom.client._inspection_types import Inspection
 from charloom.client._observation import AsyncObserver
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
 from charloom.client._readiness import NOT_READY, POLL, Patience
@@ -119,6 +120,35 @@ class AsyncClient:
         """
         request = _reading_requests.peek_request(prompt, top, options)
         return _responses.peek(await self._connection.call(self._connection.reading.Peek, request, timeout))
+
+    async def inspect(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        unknown_characters: UnknownCharacters | None = None,
+        layers: Sequence[int] | None = None,
+        top_next: int = 0,
+        distributions: bool = False,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> Inspection:
+        """What happens inside the network while it reads a text, from a fresh state: gates and state of every unit.
+
+        Args:
+            text: the text, of up to 4,096 characters.
+            model: name of the model; default is the server's first one.
+            unknown_characters: what to do with those that the model lacks; default is "reject".
+            layers: which ones to tell, 0 for the first; default is all.
+            top_next: also tell the most probable tokens after each token, this many; up to 20.
+            distributions: also tell the probabilities of all tokens after each token.
+            timeout: of this call alone, in seconds.
+
+        Raises:
+            FailedPrecondition: the model was exported without what this needs.
+
+        """
+        request = _reading_requests.inspect_request(text, model, unknown_characters, layers, top_next, distributions)
+        return _responses.inspection(await self._connection.gather(self._connection.reading.Inspect, request, timeout))
 
     def observe(
         self,

@@ -11,6 +11,7 @@ from charloom.client._connection import AsyncConnection
 from charloom.client._continuations import AsyncContinuations
 from charloom.client._conversation import AsyncConversation
 from charloom.client._errors import CharloomError, NotFound
+from charloom.client._inspection_types import Inspection
 from charloom.client._observation import AsyncObserver
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
 from charloom.client._session import CLEANUP_TIMEOUT
@@ -157,6 +158,22 @@ class AsyncSession:
         """What would come next, after a prompt if there is one; as `AsyncClient.peek`. The session stays as it is."""
         request = _reading_requests.peek_request(prompt, top, options, self.id)
         return _responses.peek(await self._connection.call(self._connection.reading.Peek, request, timeout))
+
+    async def inspect(
+        self,
+        text: str,
+        *,
+        unknown_characters: UnknownCharacters | None = None,
+        layers: Sequence[int] | None = None,
+        top_next: int = 0,
+        distributions: bool = False,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> Inspection:
+        """What happens in the network while it reads a text; as `AsyncClient.inspect`. The session stays as it is."""
+        request = _reading_requests.inspect_request(
+            text, None, unknown_characters, layers, top_next, distributions, self.id
+        )
+        return _responses.inspection(await self._connection.gather(self._connection.reading.Inspect, request, timeout))
 
     def observe(
         self,

@@ -56,6 +56,7 @@ _READS = [
     {"service": "charloom.v1.SessionService", "method": "ExportSession"},
     {"service": "charloom.v1.ReadingService", "method": "Score"},
     {"service": "charloom.v1.ReadingService", "method": "Peek"},
+    {"service": "charloom.v1.ReadingService", "method": "Inspect"},
 ]
 _RETRY = {
     "maxAttempts": 4,
@@ -151,6 +152,23 @@ class Connection(_Settings):
             raise from_rpc_error(error, self.target) from error
         except BaseException:
             future.cancel()
+            raise
+
+    def gather(
+        self,
+        method: grpc.UnaryStreamMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: Timeout,
+    ) -> list[_Response]:
+        """Make a call with several answers and wait for all of them."""
+        self.require_open()
+        call = method(request, timeout=self.seconds(timeout), metadata=self.metadata(request))
+        try:
+            return list(call)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        except BaseException:
+            call.cancel()
             raise
 
     def stream(
@@ -271,6 +289,25 @@ class AsyncConnection(_Settings):
             # Closing the channel looks the same to the waiting task as being cancelled itself.
             if self.closed:
                 raise cancelled() from None
+            raise
+
+    async def gather(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: Timeout,
+    ) -> list[_Response]:
+        """Make a call with several answers and wait for all of them."""
+        self.require_open()
+        call = method(request, timeout=self.seconds(timeout), metadata=self.metadata(request))
+        try:
+            return [answer async for answer in call]
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        except asyncio.CancelledError:
+            if self.closed:
+                raise cancelled() from None
+            call.cancel()
             raise
 
     def stream(

@@ -118,9 +118,10 @@ class AlreadyExists(RequestError):
 
 
 class FailedPrecondition(RequestError):
-    """The session or state belongs to another model, or the state's time is up.
+    """The session or state belongs to another model, the state's time is up, or the model cannot be inspected.
 
-    The reasons are SESSION_OF_ANOTHER_MODEL, SEALED_STATE_OF_ANOTHER_MODEL and SEALED_STATE_EXPIRED.
+    The reasons are SESSION_OF_ANOTHER_MODEL, SEALED_STATE_OF_ANOTHER_MODEL, SEALED_STATE_EXPIRED and
+    MODEL_NOT_INSPECTABLE.
     """
 
 

@@ -5,7 +5,10 @@ Every function raises `InvalidValue` for a value that a message cannot carry.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from charloom.client import _requests, _values
+from charloom.client._errors import InvalidValue
 from charloom.client._options import GenerateOptions
 from charloom.v1 import reading_pb2
 
@@ -47,3 +50,27 @@ def observe_start(
 def observe_text(text: str) -> reading_pb2.ObserveRequest:
     """Build a further message of Observe."""
     return reading_pb2.ObserveRequest(text=_values.text("text", text))
+
+
+def inspect_request(
+    text: str,
+    model: str | None,
+    unknown_characters: str | None,
+    layers: Sequence[int] | None,
+    top_next: int,
+    distributions: bool,
+    session_id: str = "",
+) -> reading_pb2.InspectRequest:
+    """Build the request of Inspect."""
+    wanted = () if layers is None else _values.uint32s("layers", layers)
+    if layers is not None and not wanted:
+        raise InvalidValue("layers", "it names none; leave it out for all of them")
+    return reading_pb2.InspectRequest(
+        model="" if model is None else _values.text("model", model),
+        session_id=session_id,
+        text=_values.text("text", text),
+        unknown_characters=_requests.unknown_characters(unknown_characters),
+        layers=wanted,
+        top_next=_values.uint32("top_next", top_next),
+        distribution=_values.flag("distributions", distributions),
+    )

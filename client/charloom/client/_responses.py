@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterable, Sequence
 from datetime import timezone
 
@@ -11,6 +12,7 @@ from google.protobuf import wrappers_pb2
 
 from charloom.client._conversation_types import Applied, ConversationEvent, ConversationText, Ended
 from charloom.client._errors import InternalError
+from charloom.client._inspection_types import Activations, InspectedToken, Inspection
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
 from charloom.client._text_types import Alternative, Observed, Peek, Score, TokenLogprob
 from charloom.client._types import (
@@ -59,8 +61,12 @@ def token_logprob(message: text_pb2.TokenLogprob) -> TokenLogprob:
     return TokenLogprob(
         symbol=message.chosen.symbol,
         logprob=message.chosen.logprob,
-        top=tuple(Alternative(symbol=other.symbol, logprob=other.logprob) for other in message.top),
+        top=_alternatives(message.top),
     )
+
+
+def _alternatives(messages: Iterable[text_pb2.Alternative]) -> tuple[Alternative, ...]:
+    return tuple(Alternative(symbol=one.symbol, logprob=one.logprob) for one in messages)
 
 
 def result(message: generation_pb2.GenerationResult) -> Result:
@@ -103,6 +109,43 @@ def peek(message: reading_pb2.PeekResponse) -> Peek:
 def observed(message: reading_pb2.ObserveResponse) -> Observed:
     """Read what the model made of a text."""
     return Observed(logprobs=token_logprobs(message.logprobs), position=message.position)
+
+
+def inspection(messages: Sequence[reading_pb2.InspectResponse]) -> Inspection:
+    """Read what happens while a text is read."""
+    layers = {}
+    for place, first in enumerate(messages[0].layers if messages else ()):
+        told = [message.layers[place] for message in messages]
+        layers[first.layer] = Activations(
+            input_gate=_matrix([one.input_gate for one in told]),
+            forget_gate=_matrix([one.forget_gate for one in told]),
+            candidate=_matrix([one.candidate for one in told]),
+            output_gate=_matrix([one.output_gate for one in told]),
+            cell=_matrix([one.cell for one in told]),
+            hidden=_matrix([one.hidden for one in told]),
+        )
+    with_distributions = bool(messages and messages[0].distribution)
+    return Inspection(
+        tokens=tuple(
+            InspectedToken(
+                symbol=message.token.symbol,
+                logprob=message.token.logprob,
+                position=message.position,
+                next=_alternatives(message.next),
+            )
+            for message in messages
+        ),
+        layers=layers,
+        distributions=_matrix([message.distribution for message in messages]) if with_distributions else None,
+    )
+
+
+def _matrix(rows: Sequence[Iterable[float]]) -> memoryview[float]:
+    """Rows of one length, at least one of them, as a read-only matrix."""
+    values = array("f")
+    for row in rows:
+        values.extend(row)
+    return memoryview(values.tobytes()).cast("f", (len(rows), len(values) // len(rows)))
 
 
 def conversation_event(message: conversation_pb2.ConverseResponse) -> ConversationEvent | None:

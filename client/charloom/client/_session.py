@@ -11,6 +11,7 @@ from charloom.client._connection import Connection
 from charloom.client._continuations import Continuations
 from charloom.client._conversation import Conversation
 from charloom.client._errors import CharloomError, NotFound
+from charloom.client._inspection_types import Inspection
 from charloom.client._observation import Observer
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
 from charloom.client._session_types import DeletionReceipt, SealedState, SessionInfo
@@ -139,6 +140,22 @@ class Session:
         """What would come next, after a prompt if there is one; as `Client.peek`. The session stays as it is."""
         request = _reading_requests.peek_request(prompt, top, options, self.id)
         return _responses.peek(self._connection.call(self._connection.reading.Peek, request, timeout))
+
+    def inspect(
+        self,
+        text: str,
+        *,
+        unknown_characters: UnknownCharacters | None = None,
+        layers: Sequence[int] | None = None,
+        top_next: int = 0,
+        distributions: bool = False,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> Inspection:
+        """What happens in the network while it reads a text; as `Client.inspect`. The session stays as it is."""
+        request = _reading_requests.inspect_request(
+            text, None, unknown_characters, layers, top_next, distributions, self.id
+        )
+        return _responses.inspection(self._connection.gather(self._connection.reading.Inspect, request, timeout))
 
     def observe(
         self,

@@ -75,6 +75,13 @@ def uint32(field: str, value: object) -> int:
     return _whole(field, value, bits=32)
 
 
+def uint32s(field: str, value: object) -> list[int]:
+    """Check a list of whole numbers of 32 bits."""
+    if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):
+        raise InvalidValue(field, f"{_shown(value)} is not a list of whole numbers")
+    return [uint32(f"{field}[{place}]", one) for place, one in enumerate(value)]
+
+
 def uint64(field: str, value: object) -> int:
     """Check a whole number of 64 bits."""
     return _whole(field, value, bits=64)

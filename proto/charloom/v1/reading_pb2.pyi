@@ -247,3 +247,157 @@ class ObserveResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ObserveResponse: _TypeAlias = ObserveResponse  # noqa: Y015
+
+@_typing.final
+class InspectRequest(_message.Message):
+    """Asks to look inside the network while it reads a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    UNKNOWN_CHARACTERS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    TOP_NEXT_FIELD_NUMBER: _builtins.int
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As in ScoreRequest."""
+    session_id: _builtins.str
+    """As in ScoreRequest."""
+    text: _builtins.str
+    """The text, of up to 4,096 characters."""
+    unknown_characters: _text_pb2.UnknownCharacters.ValueType
+    """As in ScoreRequest."""
+    top_next: _builtins.int
+    """Also tell the most probable tokens after each token, this many. Up to 20."""
+    distribution: _builtins.bool
+    """Also tell the whole distribution after each token."""
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which layers to show, 0 for the first one. Empty shows all."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        unknown_characters: _text_pb2.UnknownCharacters.ValueType = ...,
+        layers: _abc.Iterable[_builtins.int] | None = ...,
+        top_next: _builtins.int = ...,
+        distribution: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "layers", b"layers", "model", b"model", "session_id", b"session_id", "text", b"text", "top_next", b"top_next", "unknown_characters", b"unknown_characters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectRequest: _TypeAlias = InspectRequest  # noqa: Y015
+
+@_typing.final
+class InspectResponse(_message.Message):
+    """One token of the text, in order: what the network made of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Position after it."""
+    @_builtins.property
+    def token(self) -> _text_pb2.Alternative:
+        """The token, and how probable it was after what came before it."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerActivations]:
+        """The layers that were asked for, in ascending order."""
+
+    @_builtins.property
+    def next(self) -> _containers.RepeatedCompositeFieldContainer[_text_pb2.Alternative]:
+        """The most probable tokens after it, the most probable first."""
+
+    @_builtins.property
+    def distribution(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Where asked for: the log-probability of each token to come after it, in the order of the model's symbols, or of
+        the bytes.
+        """
+
+    def __init__(
+        self,
+        *,
+        token: _text_pb2.Alternative | None = ...,
+        position: _builtins.int = ...,
+        layers: _abc.Iterable[Global___LayerActivations] | None = ...,
+        next: _abc.Iterable[_text_pb2.Alternative] | None = ...,
+        distribution: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "layers", b"layers", "next", b"next", "position", b"position", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectResponse: _TypeAlias = InspectResponse  # noqa: Y015
+
+@_typing.final
+class LayerActivations(_message.Message):
+    """One layer, for one token. All fields but the first have a value for each of its units."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    INPUT_GATE_FIELD_NUMBER: _builtins.int
+    FORGET_GATE_FIELD_NUMBER: _builtins.int
+    CANDIDATE_FIELD_NUMBER: _builtins.int
+    OUTPUT_GATE_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
+    layer: _builtins.int
+    """Which one, 0 for the first."""
+    @_builtins.property
+    def input_gate(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How much of the candidate is taken in, from 0 to 1."""
+
+    @_builtins.property
+    def forget_gate(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How much of the old cell state is kept, from 0 to 1."""
+
+    @_builtins.property
+    def candidate(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What is offered to the cell state, from -1 to 1."""
+
+    @_builtins.property
+    def output_gate(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How much of the cell state is let out, from 0 to 1."""
+
+    @_builtins.property
+    def cell(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The cell state c after the token."""
+
+    @_builtins.property
+    def hidden(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The hidden state h after the token, from -1 to 1."""
+
+    def __init__(
+        self,
+        *,
+        layer: _builtins.int = ...,
+        input_gate: _abc.Iterable[_builtins.float] | None = ...,
+        forget_gate: _abc.Iterable[_builtins.float] | None = ...,
+        candidate: _abc.Iterable[_builtins.float] | None = ...,
+        output_gate: _abc.Iterable[_builtins.float] | None = ...,
+        cell: _abc.Iterable[_builtins.float] | None = ...,
+        hidden: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "cell", b"cell", "forget_gate", b"forget_gate", "hidden", b"hidden", "input_gate", b"input_gate", "layer", b"layer", "output_gate", b"output_gate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerActivations: _TypeAlias = LayerActivations  # noqa: Y015

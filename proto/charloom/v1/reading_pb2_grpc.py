@@ -50,6 +50,11 @@ class ReadingServiceStub:
                 request_serializer=charloom_dot_v1_dot_reading__pb2.ObserveRequest.SerializeToString,
                 response_deserializer=charloom_dot_v1_dot_reading__pb2.ObserveResponse.FromString,
                 _registered_method=True)
+        self.Inspect = channel.unary_stream(
+                '/charloom.v1.ReadingService/Inspect',
+                request_serializer=charloom_dot_v1_dot_reading__pb2.InspectRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_reading__pb2.InspectResponse.FromString,
+                _registered_method=True)
 
 
 class ReadingServiceServicer:
@@ -84,6 +89,16 @@ class ReadingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Inspect(self, request, context):
+        """Shows what happens inside the network while it reads a text: gates and state of every unit, token by token. A
+        session is read and not changed.
+
+        Errors: as Generate; FAILED_PRECONDITION when the model was exported without what this needs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReadingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -101,6 +116,11 @@ def add_ReadingServiceServicer_to_server(servicer, server):
                     servicer.Observe,
                     request_deserializer=charloom_dot_v1_dot_reading__pb2.ObserveRequest.FromString,
                     response_serializer=charloom_dot_v1_dot_reading__pb2.ObserveResponse.SerializeToString,
+            ),
+            'Inspect': grpc.unary_stream_rpc_method_handler(
+                    servicer.Inspect,
+                    request_deserializer=charloom_dot_v1_dot_reading__pb2.InspectRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_reading__pb2.InspectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -185,6 +205,33 @@ class ReadingService:
             '/charloom.v1.ReadingService/Observe',
             charloom_dot_v1_dot_reading__pb2.ObserveRequest.SerializeToString,
             charloom_dot_v1_dot_reading__pb2.ObserveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inspect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/charloom.v1.ReadingService/Inspect',
+            charloom_dot_v1_dot_reading__pb2.InspectRequest.SerializeToString,
+            charloom_dot_v1_dot_reading__pb2.InspectResponse.FromString,
             options,
             channel_credentials,
             insecure,

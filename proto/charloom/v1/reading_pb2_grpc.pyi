@@ -49,6 +49,12 @@ class ReadingServiceStub:
 
     Errors: as Generate; INVALID_ARGUMENT when the first message does not carry `start`, or a later one does.
     """
+    Inspect: _grpc.UnaryStreamMultiCallable[_reading_pb2.InspectRequest, _reading_pb2.InspectResponse]
+    """Shows what happens inside the network while it reads a text: gates and state of every unit, token by token. A
+    session is read and not changed.
+
+    Errors: as Generate; FAILED_PRECONDITION when the model was exported without what this needs.
+    """
 
 @_typing.type_check_only
 class ReadingServiceAsyncStub(ReadingServiceStub):
@@ -70,6 +76,12 @@ class ReadingServiceAsyncStub(ReadingServiceStub):
     through the last text that was answered.
 
     Errors: as Generate; INVALID_ARGUMENT when the first message does not carry `start`, or a later one does.
+    """
+    Inspect: _aio.UnaryStreamMultiCallable[_reading_pb2.InspectRequest, _reading_pb2.InspectResponse]  # type: ignore[assignment]
+    """Shows what happens inside the network while it reads a text: gates and state of every unit, token by token. A
+    session is read and not changed.
+
+    Errors: as Generate; FAILED_PRECONDITION when the model was exported without what this needs.
     """
 
 class ReadingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -107,6 +119,18 @@ class ReadingServiceServicer(metaclass=_abc_1.ABCMeta):
         through the last text that was answered.
 
         Errors: as Generate; INVALID_ARGUMENT when the first message does not carry `start`, or a later one does.
+        """
+
+    @_abc_1.abstractmethod
+    def Inspect(
+        self,
+        request: _reading_pb2.InspectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_reading_pb2.InspectResponse], _abc.AsyncIterator[_reading_pb2.InspectResponse]]:
+        """Shows what happens inside the network while it reads a text: gates and state of every unit, token by token. A
+        session is read and not changed.
+
+        Errors: as Generate; FAILED_PRECONDITION when the model was exported without what this needs.
         """
 
 def add_ReadingServiceServicer_to_server(servicer: ReadingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

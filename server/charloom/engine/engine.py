@@ -18,6 +18,7 @@ from charloom.engine.errors import (
     StalePosition,
 )
 from charloom.engine.generation import NOBODY, Generation, GenerationResult, Keeper
+from charloom.engine.inspection import Inspections
 from charloom.engine.jobs import Finish
 from charloom.engine.models import Model, Models
 from charloom.engine.reader import Reader
@@ -63,6 +64,7 @@ class Engine:
         store = store or MemoryStore(self.limits.max_sessions)
         self.sessions = Sessions(store, self._models, self.limits, sealer or Sealer(new_keys()))
         self.reader = Reader(self._models, self.sessions, self.limits)
+        self.inspections = Inspections(self._models, self.sessions, self.limits)
 
     @property
     def models(self) -> list[Model]:

@@ -3,6 +3,7 @@
     EngineError
     +-- InvalidRequest          a field of the request is wrong
     +-- ModelNotFound
+    +-- ModelNotInspectable     its bundle lacks what this needs
     +-- SessionNotFound         it never existed here
     |   +-- SessionExpired
     |   +-- SessionDeleted
@@ -62,6 +63,18 @@ class ModelNotFound(EngineError):
 
     def __init__(self, name: str, known: list[str]) -> None:
         super().__init__(f"there is no model {shown(name)} here; this server has: {', '.join(known)}")
+
+
+class ModelNotInspectable(EngineError):
+    """The model's bundle has no inspector."""
+
+    reason = "MODEL_NOT_INSPECTABLE"
+
+    def __init__(self, name: str, missing: str) -> None:
+        super().__init__(
+            f"model {name!r} cannot be inspected, because its bundle has no {missing}; "
+            "export the model again, without --no-inspector, and serve that"
+        )
 
 
 class SessionNotFound(EngineError):

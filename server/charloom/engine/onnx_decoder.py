@@ -16,6 +16,17 @@ from charloom.engine.arena import HostArena
 from charloom.engine.decoder import Inputs, Outputs, Shape
 
 
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """A graph, to be run by one thread per call."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # A spinning thread would take the time of the event loop and of other workers.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 class OnnxDecoder:
     """`decoder.onnx` or `decoder.int8.onnx` of a bundle.
 
@@ -27,13 +38,7 @@ class OnnxDecoder:
     device = "cpu"
 
     def __init__(self, path: Path, kind: str) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        # A spinning thread would take the time of the event loop and of other workers.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(path)
         self.kind = kind
         inputs = {value.name: value.shape for value in self._session.get_inputs()}
         if tuple(inputs) != Inputs._fields:

@@ -23,6 +23,7 @@ from charloom.engine.errors import (
     EngineError,
     InvalidRequest,
     ModelNotFound,
+    ModelNotInspectable,
     Overloaded,
     PositionNotKept,
     ReaderStalled,
@@ -50,6 +51,7 @@ DOMAIN = "charloom"
 STATUS_OF: dict[type[EngineError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    ModelNotInspectable: grpc.StatusCode.FAILED_PRECONDITION,
     SessionNotFound: grpc.StatusCode.NOT_FOUND,
     SessionExpired: grpc.StatusCode.NOT_FOUND,
     SessionDeleted: grpc.StatusCode.NOT_FOUND,

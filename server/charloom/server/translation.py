@@ -16,12 +16,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from charloom.bundle import CharacterVocabulary, Unit, Vocabulary
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.generation import GenerationResult
+from charloom.engine.inspection import InspectedToken
 from charloom.engine.jobs import FinishReason, TokenLogprob
 from charloom.engine.models import Model
 from charloom.engine.requests import GenerationRequest, Limits
 from charloom.engine.sampling import Sampling
 from charloom.engine.session import Session
-from charloom.v1 import generation_pb2, models_pb2, sessions_pb2, text_pb2
+from charloom.v1 import generation_pb2, models_pb2, reading_pb2, sessions_pb2, text_pb2
 
 _FINISH_REASONS = {
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
@@ -91,16 +92,43 @@ def _from_sampling(sampling: Sampling) -> generation_pb2.Sampling:
 
 def from_logprobs(logprobs: Sequence[TokenLogprob], vocabulary: Vocabulary) -> list[text_pb2.TokenLogprob]:
     """The messages for log-probabilities of tokens."""
-
-    def alternative(token: int, logprob: float) -> text_pb2.Alternative:
-        return text_pb2.Alternative(symbol=vocabulary.symbol(token), logprob=logprob)
-
     return [
         text_pb2.TokenLogprob(
-            chosen=alternative(found.token, found.logprob), top=[alternative(*other) for other in found.top]
+            chosen=_alternative(vocabulary, found.token, found.logprob),
+            top=[_alternative(vocabulary, *other) for other in found.top],
         )
         for found in logprobs
     ]
+
+
+def _alternative(vocabulary: Vocabulary, token: int, logprob: float) -> text_pb2.Alternative:
+    return text_pb2.Alternative(symbol=vocabulary.symbol(token), logprob=logprob)
+
+
+def from_inspected(
+    found: InspectedToken, layers: Sequence[int], vocabulary: Vocabulary, *, distribution: bool
+) -> reading_pb2.InspectResponse:
+    """The message for what a token did in these layers."""
+    return reading_pb2.InspectResponse(
+        token=_alternative(vocabulary, found.token, found.logprob),
+        position=found.position,
+        layers=[
+            reading_pb2.LayerActivations(
+                layer=layer,
+                input_gate=i,
+                forget_gate=f,
+                candidate=g,
+                output_gate=o,
+                cell=c,
+                hidden=h,
+            )
+            for layer, (i, f, g, o), c, h in zip(
+                layers, found.gates.tolist(), found.c.tolist(), found.h.tolist(), strict=True
+            )
+        ],
+        next=[_alternative(vocabulary, *other) for other in found.next],
+        distribution=found.distribution.tolist() if distribution else (),
+    )
 
 
 def from_result(result: GenerationResult) -> generation_pb2.GenerationResult:

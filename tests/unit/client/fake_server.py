@@ -230,6 +230,41 @@ def observe(requests: Iterator[reading_pb2.ObserveRequest], context: grpc.Servic
         yield reading_pb2.ObserveResponse(logprobs=read(request.text, start.top_logprobs), position=position)
 
 
+UNITS = 3
+
+
+def activation(layer: int, place: int, unit: int) -> float:
+    """What the usual answer of Inspect says for a unit; unit 1 varies most, unit 0 not at all."""
+    return (layer + 1) * place * (0, 0.25, -0.125)[unit]
+
+
+def inspect(request: reading_pb2.InspectRequest, context: grpc.ServicerContext) -> Iterator[Any]:
+    """The usual answer of Inspect: all that a layer has is the same, but for the forget gate, which is half of it."""
+    for place, token in enumerate(read(request.text)):
+        layers = []
+        for layer in request.layers or (0, 1):
+            values = [activation(layer, place, unit) for unit in range(UNITS)]
+            half = [value / 2 for value in values]
+            layers.append(
+                reading_pb2.LayerActivations(
+                    layer=layer,
+                    input_gate=values,
+                    forget_gate=half,
+                    candidate=values,
+                    output_gate=values,
+                    cell=values,
+                    hidden=values,
+                )
+            )
+        yield reading_pb2.InspectResponse(
+            token=token.chosen,
+            position=place + 1,
+            layers=layers,
+            next=[one.chosen for one in read("abc"[: request.top_next])],
+            distribution=[math.log(0.5), math.log(0.25), math.log(0.25)] if request.distribution else (),
+        )
+
+
 def converse(requests: Iterator[conversation_pb2.ConverseRequest], context: grpc.ServicerContext) -> Iterator[Any]:
     """The usual answer of Converse: injected text counts, and everything that is generated is the usual text."""
     position, session_id = 0, ""
@@ -328,6 +363,7 @@ class FakeServer:
             "Score": score,
             "Peek": peek,
             "Observe": observe,
+            "Inspect": inspect,
             "Converse": converse,
             "ListModels": lambda _, __: models_pb2.ListModelsResponse(models=[model(), model("other")]),
             "GetModel": lambda request, _: models_pb2.GetModelResponse(model=model(request.name or "small")),

@@ -38,6 +38,7 @@ READS: dict[str, Callable[[Client], Any]] = {
     "ExportSession": lambda client: client.open_session("s1").export(),
     "Score": lambda client: client.score("Hi"),
     "Peek": lambda client: client.peek("Hi"),
+    "Inspect": lambda client: client.inspect("Hi"),
 }
 CHANGES: dict[str, Callable[[Client], Any]] = {
     "Generate": lambda client: client.generate("Hi", resume=False).result(),

@@ -20,6 +20,7 @@ CALLS: dict[str, Callable[[Client], Any]] = {
     "ListModels": lambda client: client.models(),
     "Score": lambda client: client.score("Hi"),
     "Observe": lambda client: client.observe().close(),
+    "Inspect": lambda client: client.inspect("Hi"),
     "Converse": lambda client: next(client.converse()),
     "Check": lambda client: client.health(),
 }

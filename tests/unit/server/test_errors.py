@@ -13,6 +13,7 @@ MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 EXAMPLES: list[errors.EngineError] = [
     errors.InvalidRequest("max_tokens", "0 is not allowed"),
     errors.ModelNotFound("x", ["a", "b"]),
+    errors.ModelNotInspectable("a", "inspector.onnx"),
     errors.SessionNotFound("s"),
     errors.SessionExpired("s", MOMENT),
     errors.SessionDeleted("s", MOMENT),

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from charloom.bundle import Bundle, DecoderKind, Tokens, read_bundle
 from charloom.engine.decoder import Decoder
+from charloom.engine.inspector import Inspector
 from charloom.engine.naive_decoder import NaiveDecoder
 from charloom.engine.opening import open_decoder
 from charloom.training.checkpoint import TrainedModel, load_trained, load_validation
@@ -33,6 +34,7 @@ def test_a_bundle_holds_all_files_of_the_contract_and_tells_where_it_comes_from(
 ) -> None:
     manifest = bundle.manifest
     files = {"vocabulary.json", "weights.safetensors", "decoder.onnx", "decoder.int8.onnx", "decoder.ts"}
+    files.add("inspector.onnx")
     assert set(manifest.files) == files
     assert {file.name for file in bundle.path.iterdir()} == files | {"manifest.json"}
     facts = load_trained(run_directory).facts
@@ -130,6 +132,7 @@ def test_a_bundle_of_one_decoder_without_weights_is_whole(
         name="one",
         decoders=[kind],
         include_weights=False,
+        include_inspector=False,
         windows=1.5,
         tell=lines.append,
     )
@@ -142,6 +145,19 @@ def test_a_bundle_of_one_decoder_without_weights_is_whole(
     assert len(lines) == 2
     assert lines[0].startswith("checkpoint")
     assert lines[1].startswith(kind.value)
+
+
+@pytest.mark.parametrize("kinds", [list(DecoderKind), [DecoderKind.ONNX_FP32], [DecoderKind.TORCHSCRIPT]], ids=str)
+def test_the_inspector_has_the_products_of_the_preferred_decoder(
+    kinds: list[DecoderKind], trained: TrainedModel, validation: Tokens, tmp_path: Path
+) -> None:
+    export_bundle(trained, validation, tmp_path / "bundle", name="one", decoders=kinds)
+    bundle = read_bundle(tmp_path / "bundle")
+    decoder = open_decoder(bundle)
+    found = Inspector(bundle).run(validation[:50], np.zeros((2, 2, 48), np.float32))
+    expected = decoder.run(one_row(decoder.shape, token=int(validation[0]), forced=validation[1:51]))
+    np.testing.assert_allclose(found.h[-1], expected.h[:, 0], atol=1e-5)
+    np.testing.assert_allclose(found.c[-1], expected.c[:, 0], atol=1e-5)
 
 
 def test_exporting_twice_gives_the_same_digest(trained: TrainedModel, validation: Tokens, tmp_path: Path) -> None:

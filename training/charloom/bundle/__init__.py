@@ -2,6 +2,7 @@
 
 from charloom.bundle.errors import BundleError, UnknownSymbol, UnknownSymbolsError
 from charloom.bundle.manifest import (
+    INSPECTOR_FILE,
     MANIFEST_FILE,
     SCHEMA_VERSION,
     VOCABULARY_FILE,
@@ -27,6 +28,7 @@ from charloom.bundle.vocabulary import (
 from charloom.bundle.writer import file_entry, write_manifest
 
 __all__ = [
+    "INSPECTOR_FILE",
     "MANIFEST_FILE",
     "SCHEMA_VERSION",
     "VOCABULARY_FILE",

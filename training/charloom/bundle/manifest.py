@@ -20,6 +20,7 @@ SCHEMA_VERSION: Literal[2] = 2
 MANIFEST_FILE = "manifest.json"
 VOCABULARY_FILE = "vocabulary.json"
 WEIGHTS_FILE = "weights.safetensors"
+INSPECTOR_FILE = "inspector.onnx"
 
 
 class DecoderKind(str, enum.Enum):

@@ -12,15 +12,16 @@ from typing import Any
 
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
+from charloom.engine.inspection import InspectionRequest
 from charloom.engine.requests import ReadingRequest
 from charloom.engine.session import Key
 from charloom.server.tenants import tenant_of
-from charloom.server.translation import from_logprobs, to_request, to_skip_unknown
+from charloom.server.translation import from_inspected, from_logprobs, to_request, to_skip_unknown
 from charloom.v1 import reading_pb2, reading_pb2_grpc
 
 
 class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
-    """Scores, peeks and observes."""
+    """Scores, peeks, observes and inspects."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -70,6 +71,25 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
                 )
         finally:
             await observation.end()
+
+    async def Inspect(
+        self, request: reading_pb2.InspectRequest, context: Any
+    ) -> AsyncIterator[reading_pb2.InspectResponse]:
+        """Show what each token of a text does inside the network."""
+        inspection = await self._engine.inspections.inspect(
+            InspectionRequest(
+                key=Key(tenant_of(context), request.session_id),
+                model=request.model,
+                text=request.text,
+                skip_unknown=to_skip_unknown(request.unknown_characters),
+                layers=request.layers,
+                top_next=request.top_next,
+            )
+        )
+        async for token in inspection.tokens:
+            yield from_inspected(
+                token, inspection.layers, inspection.model.vocabulary, distribution=request.distribution
+            )
 
 
 def _asked(request: reading_pb2.ScoreRequest | reading_pb2.ObserveStart, context: Any) -> ReadingRequest:

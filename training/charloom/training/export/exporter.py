@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 
 from charloom.bundle import (
+    INSPECTOR_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
     Cell,
@@ -27,6 +28,7 @@ from charloom.bundle import (
 )
 from charloom.training.checkpoint import TrainedModel
 from charloom.training.evaluate import tail_loss
+from charloom.training.export.inspector import build_inspector
 from charloom.training.export.measure import decoder_tail_loss
 from charloom.training.export.onnx_graph import build_decoder
 from charloom.training.export.torchscript import build_torchscript
@@ -50,6 +52,7 @@ def export_bundle(
     name: str,
     decoders: Collection[DecoderKind] = tuple(DecoderKind),
     include_weights: bool = True,
+    include_inspector: bool = True,
     windows: float | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
@@ -62,6 +65,7 @@ def export_bundle(
         name: name of the model in the bundle
         decoders: which forms to write
         include_weights: also write `weights.safetensors`
+        include_inspector: also write `inspector.onnx`, in int8 if there is an int8 decoder
         windows: loss of the checkpoint by the `windows-256` protocol, if it is known
         tell: told one line per measurement
 
@@ -75,7 +79,9 @@ def export_bundle(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         directory = Path(temporary) / "bundle"
         directory.mkdir()
-        manifest = _write(trained, validation, directory, name, decoders, include_weights, windows, tell)
+        manifest = _write(
+            trained, validation, directory, name, decoders, include_weights, include_inspector, windows, tell
+        )
         try:
             os.rename(directory, target)  # one step; it takes the place of an empty directory and of nothing else
         except OSError as problem:
@@ -90,6 +96,7 @@ def _write(
     name: str,
     decoders: Collection[DecoderKind],
     include_weights: bool,
+    include_inspector: bool,
     windows: float | None,
     tell: Callable[[str], None],
 ) -> Manifest:
@@ -133,6 +140,10 @@ def _write(
                 f"int8 costs {loss - reference:.5f} nats on the validation text, more than the limit of {INT8_LIMIT}; "
                 "export without it: --decoders onnx-fp32,torchscript"
             )
+    if include_inspector:
+        int8, metadata = DecoderKind.ONNX_INT8 in decoders, {"weights_sha256": weights_sha256}
+        inspector = build_inspector(weights, int8=int8, metadata=metadata)
+        (directory / INSPECTOR_FILE).write_bytes(inspector.SerializeToString())
     if not include_weights:
         weights_file.unlink()
     return write_manifest(

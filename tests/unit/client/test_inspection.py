@@ -1,0 +1,351 @@
+"""Looking inside the network: the SDK and `charloom inspect` against the fake server."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from charloom.client import AsyncClient, Cancelled, Client, FailedPrecondition, InvalidValue
+from charloom.v1 import reading_pb2, text_pb2
+from tests.unit.client.conftest import Run
+from tests.unit.client.fake_server import FakeServer, activation, error_info, failing, inspect
+
+NOT_INSPECTABLE = failing(
+    grpc.StatusCode.FAILED_PRECONDITION, "export the model again", error_info("MODEL_NOT_INSPECTABLE")
+)
+SKIP = text_pb2.UNKNOWN_CHARACTERS_SKIP
+Capture = pytest.CaptureFixture[str]
+
+
+def expected(layer: int, tokens: int) -> np.ndarray[Any, Any]:
+    return np.array([[activation(layer, place, unit) for unit in range(3)] for place in range(tokens)], np.float32)
+
+
+class TestSDK:
+    def test_layers_are_matrices_of_tokens_and_units(self, client: Client) -> None:
+        found = client.inspect("Hi!", top_next=2, distributions=True)
+        assert [(token.text, token.position) for token in found.tokens] == [("H", 1), ("i", 2), ("!", 3)]
+        assert [token.logprob for token in found.tokens] == pytest.approx([-math.log(2)] * 3)
+        assert [other.text for other in found.tokens[0].next] == ["a", "b"]
+        assert list(found.layers) == [0, 1]
+        for layer, one in found.layers.items():
+            for name in ("input_gate", "candidate", "output_gate", "cell", "hidden"):
+                assert np.array_equal(np.asarray(getattr(one, name)), expected(layer, 3)), name
+            assert np.array_equal(np.asarray(one.forget_gate), expected(layer, 3) / 2)
+        assert np.asarray(found.distributions).shape == (3, 3)
+
+    def test_a_matrix_can_be_read_without_numpy_and_is_not_copied_for_it(self, client: Client) -> None:
+        cell = client.inspect("Hi!").layers[1].cell
+        assert (cell.shape, cell.format, cell.readonly) == ((3, 3), "f", True)
+        assert cell[2, 1] == activation(1, 2, 1) == 1.0
+        assert cell.tolist() == expected(1, 3).tolist()
+        array = np.asarray(cell)
+        assert array.dtype == np.float32
+        assert np.shares_memory(array, np.asarray(cell))
+
+    def test_nothing_to_read_is_nothing(self, client: Client) -> None:
+        found = client.inspect("", distributions=True)
+        assert (found.tokens, found.layers, found.distributions) == ((), {}, None)
+
+    async def test_both_clients_and_their_sessions_ask_the_same(
+        self, server: FakeServer, client: Client, async_client: AsyncClient
+    ) -> None:
+        options: dict[str, Any] = {
+            "unknown_characters": "skip",
+            "layers": [1],
+            "top_next": 3,
+            "distributions": True,
+        }
+        assert await async_client.inspect("Hi", model="m", **options) == client.inspect("Hi", model="m", **options)
+        with client.session(id="s1") as session:
+            told = session.inspect("Hi", **options)
+        async with async_client.session(id="s1") as async_session:
+            assert await async_session.inspect("Hi", **options) == told
+        asked: dict[str, Any] = {
+            "text": "Hi",
+            "unknown_characters": SKIP,
+            "layers": [1],
+            "top_next": 3,
+            "distribution": True,
+        }
+        assert server.asked("Inspect") == [
+            *[reading_pb2.InspectRequest(model="m", **asked)] * 2,
+            *[reading_pb2.InspectRequest(session_id="s1", **asked)] * 2,
+        ]
+        assert server.headers["Inspect"]["charloom-session"] == "s1"
+
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ({"text": 5}, "text: 5 is not a string"),
+            ({"layers": 1}, "layers: 1 is not a list of whole numbers"),
+            ({"layers": "01"}, "layers: '01' is not a list of whole numbers"),
+            ({"layers": [0, -1]}, r"layers\[1\]: -1 is not between"),
+            ({"layers": []}, "layers: it names none; leave it out for all of them"),
+            ({"top_next": 1.5}, "top_next: 1.5 is not a whole number"),
+            ({"distributions": 1}, "distributions: 1 is neither True nor False"),
+        ],
+    )
+    def test_what_no_message_can_carry_is_refused(
+        self, server: FakeServer, client: Client, given: dict[str, Any], words: str
+    ) -> None:
+        with pytest.raises(InvalidValue, match=words):
+            client.inspect(**{"text": "a"} | given)
+        assert server.calls == []
+
+    async def test_a_model_that_cannot_be_inspected_is_told(
+        self, server: FakeServer, client: Client, async_client: AsyncClient
+    ) -> None:
+        server.answers["Inspect"] = NOT_INSPECTABLE
+        with pytest.raises(FailedPrecondition, match="export the model again") as caught:
+            client.inspect("Hi")
+        assert caught.value.reason == "MODEL_NOT_INSPECTABLE"
+        with pytest.raises(FailedPrecondition, match="export the model again"):
+            await async_client.inspect("Hi")
+
+    async def test_an_error_in_the_middle_is_no_shorter_text(
+        self, server: FakeServer, client: Client, async_client: AsyncClient
+    ) -> None:
+        def breaking(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            yield next(inspect(request, context))
+            NOT_INSPECTABLE(request, context)
+
+        server.answers["Inspect"] = breaking
+        with pytest.raises(FailedPrecondition):
+            client.inspect("Hi")
+        with pytest.raises(FailedPrecondition):
+            await async_client.inspect("Hi")
+
+
+def holding(server: FakeServer, begun: threading.Event) -> Any:
+    """Answers one token and then nothing until the call ends; sets `ended` then."""
+
+    def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        context.add_callback(server.ended.set)
+        yield next(inspect(request, context))
+        begun.set()
+        server.ended.wait(30)
+
+    return answer
+
+
+class TestLeaving:
+    def test_an_interrupt_while_it_waits_leaves_no_call(
+        self, server: FakeServer, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun = threading.Event()
+        server.answers["Inspect"] = holding(server, begun)
+
+        def interrupt(self: Any) -> None:
+            assert begun.wait(5)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("grpc._channel._MultiThreadedRendezvous.__next__", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            client.inspect("Hi")
+        assert server.ended.wait(5)
+
+    async def test_cancelling_the_task_cancels_the_call(self, server: FakeServer, async_client: AsyncClient) -> None:
+        begun = threading.Event()
+        server.answers["Inspect"] = holding(server, begun)
+        task = asyncio.create_task(async_client.inspect("Hi"))
+        assert await asyncio.to_thread(begun.wait, 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(server.ended.wait, 5)
+
+    async def test_closing_the_client_is_told(self, server: FakeServer, async_client: AsyncClient) -> None:
+        begun = threading.Event()
+        server.answers["Inspect"] = holding(server, begun)
+        task = asyncio.create_task(async_client.inspect("Hi"))
+        assert await asyncio.to_thread(begun.wait, 5)
+        await async_client.close()
+        with pytest.raises(Cancelled):
+            await task
+
+    def test_closing_the_blocking_client_is_told(self, server: FakeServer) -> None:
+        begun = threading.Event()
+        server.answers["Inspect"] = holding(server, begun)
+        client = Client(server.target)
+
+        def close() -> None:
+            begun.wait(5)
+            time.sleep(0.05)
+            client.close()
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        with pytest.raises(Cancelled):
+            client.inspect("Hi")
+        thread.join()
+
+
+class TestCommand:
+    def test_without_colours_there_are_bars_in_bands_as_wide_as_the_terminal(
+        self, run: Run, server: FakeServer, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "10")
+        assert run("inspect", "Hi\nyou.", "--rows", "2") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines == [
+            "small, layer 1: cell state c",
+            "     Hi↵yo",
+            "bits 11111",
+            "   1 ▅▅▆▆▇",
+            "   2 ▅▄▄▄▃",
+            "",
+            "     u.",
+            "bits 11",
+            "   1 ▇█",
+            "   2 ▃▃",
+            "",
+            "-3 ▁▂▃▄▅▆▇█ 3",
+            "7 characters, 1.00 bits per character",
+        ]
+        assert server.asked("Inspect") == [reading_pb2.InspectRequest(model="small", text="Hi\nyou.", layers=[1])]
+
+    def test_a_terminal_with_colours_gets_blocks(
+        self, run: Run, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in {"FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        assert run("inspect", "Hi", "--gate", "forget", "--units", "0,1") == 0
+        out = capsys.readouterr().out
+        assert "▅" not in out
+        lowest, quarter, highest = "\x1b[48;2;68;1;84m ", "\x1b[48;2;59;82;139m ", "\x1b[48;2;253;231;37m "
+        (first,) = [line for line in out.splitlines() if line.startswith("   0 ")]
+        (second,) = [line for line in out.splitlines() if line.startswith("   1 ")]
+        assert first.count(lowest) == 2
+        assert (second.count(lowest), second.count(quarter)) == (1, 1)
+        assert highest in out.splitlines()[-2]  # the legend
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert run("inspect", "Hi", "--gate", "forget") == 0
+        assert "\x1b[48" not in (plain := capsys.readouterr().out)
+        assert "0 ▁▂▃▄▅▆▇█ 1" in plain
+
+    @pytest.mark.parametrize(
+        ("text", "header", "row"),
+        [
+            ("夜a", "     夜a ", "   1 ▅▅██"),
+            ("a\x00b\u0301", "     a·b·", "   1 ▅▆▇█"),
+            ("a b", "     a b", "   1 ▅▆█"),
+        ],
+    )
+    def test_each_character_stands_above_its_blocks(
+        self, run: Run, capsys: Capture, text: str, header: str, row: str
+    ) -> None:
+        assert run("inspect", text, "--units", "1") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert (lines[1], lines[3]) == (header, row)
+
+    def test_bytes_that_are_no_characters_are_shown_as_digits(
+        self, run: Run, server: FakeServer, capsys: Capture
+    ) -> None:
+        def byte_by_byte(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            for message, byte in zip(inspect(request, context), "aé".encode(), strict=False):
+                message.token.symbol = bytes([byte])
+                yield message
+
+        server.answers["Inspect"] = byte_by_byte
+        assert run("inspect", "aé!", "--units", "1") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1] == "     a c3a9"
+        assert lines[-1] == "2 characters, 1.50 bits per character"
+
+    def test_what_is_shown_can_be_chosen(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        flags = "--session s1 --layer 0 --gate hidden --units 2,0 --skip-unknown --json"
+        assert run("inspect", "-", *flags.split(), stdin="Hi!") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found == {
+            "title": "small, layer 0: hidden state h",
+            "tokens": ["H", "i", "!"],
+            "bits": [1, 1, 1],
+            "units": {"2": [0, -0.125, -0.25], "0": [0, 0, 0]},
+        }
+        assert server.asked("Inspect") == [
+            reading_pb2.InspectRequest(text="Hi!", session_id="s1", layers=[0], unknown_characters=SKIP)
+        ]
+
+    def test_units_that_vary_most_come_first(self, run: Run, capsys: Capture) -> None:
+        assert run("inspect", "Hi!", "--rows", "2", "--json") == 0
+        assert list(json.loads(capsys.readouterr().out)["units"]) == ["1", "2"]
+        assert run("inspect", "Hi!", "--units", "auto", "--json") == 0
+        assert list(json.loads(capsys.readouterr().out)["units"]) == ["1", "2", "0"]
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["a", "--units", "1,3"], "--units 3: layer 1 has units 0 to 2"),
+            (["a", "--rows", "0"], "--rows 0: give at least 1"),
+            ([""], "there is nothing to inspect"),
+            (["a", "--png", "/"], "Is a directory"),
+        ],
+    )
+    def test_what_cannot_be_shown_is_one_line(self, run: Run, capsys: Capture, words: list[str], message: str) -> None:
+        assert run("inspect", *words) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("charloom inspect: ")
+        assert message in err
+        assert err.count("\n") == 1
+
+    @pytest.mark.parametrize("units", ["x", "1,", "-1", "1.5"])
+    def test_units_are_numbers(self, run: Run, capsys: Capture, units: str) -> None:
+        with pytest.raises(SystemExit):
+            run("inspect", "a", f"--units={units}")
+        assert "is neither auto nor numbers of units; give for example 3,17,40" in capsys.readouterr().err
+
+    def test_a_model_that_cannot_be_inspected_is_one_line(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        server.answers["Inspect"] = NOT_INSPECTABLE
+        assert run("inspect", "Hi") == 1
+        assert capsys.readouterr() == ("", "charloom inspect: export the model again\n")
+
+
+class TestPNG:
+    @pytest.mark.parametrize("text", ["Hi", "a $x$ 夜 \n" * 20], ids=["short", "long"])
+    def test_it_has_the_colours_of_the_values(self, run: Run, tmp_path: Path, capsys: Capture, text: str) -> None:
+        file = tmp_path / "a.png"
+        assert run("inspect", text, "--png", str(file)) == 0
+        assert capsys.readouterr().out.startswith(f"wrote {file}: small, layer 1: cell state c; {len(text)} characters")
+        seen = {
+            tuple(colour) for colour in (imread(file)[::3, ::3, :3] * 255).round().astype(int).reshape(-1, 3).tolist()
+        }
+        assert (103, 0, 31) in seen  # the highest value there is, on unit 1 and on the scale
+        assert (255, 255, 255) in seen
+        assert len(seen) > 20
+
+    def test_one_that_would_be_too_large_is_one_line(self, run: Run, tmp_path: Path, capsys: Capture) -> None:
+        units = ",".join(["1"] * 3000)
+        assert run("inspect", "Hi", "--units", units, "--png", str(tmp_path / "a.png")) == 1
+        assert "give a shorter text, or fewer --rows or --units" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_where_matplotlib_is_missing_it_says_what_to_install(
+        self, run: Run, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = builtins.__import__
+
+        def without(name: str, *rest: Any) -> Any:
+            if name == "charloom.cli.heatmap_png":
+                raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+            return real(name, *rest)
+
+        monkeypatch.setattr(builtins, "__import__", without)
+        assert run("inspect", "Hi", "--png", str(tmp_path / "a.png")) == 1
+        message = "--png needs matplotlib, which is not installed; run: pip install 'charloom[studies]'"
+        assert capsys.readouterr().err == f"charloom inspect: {message}\n"
+        assert run("inspect", "Hi") == 0

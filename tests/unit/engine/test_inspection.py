@@ -1,0 +1,213 @@
+"""Looking inside the network: from every state, in any parts, within its limits, and never in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from charloom.bundle import INSPECTOR_FILE, Bundle, BundleError, read_bundle
+from charloom.engine import errors, inspection
+from charloom.engine.decoder import Decoder
+from charloom.engine.engine import Engine
+from charloom.engine.inspection import CHUNK, MOST_INSPECTED, MOST_RUNNING, InspectedToken, InspectionRequest
+from charloom.engine.inspector import Activations, Inspector
+from charloom.engine.requests import ReadingRequest
+from charloom.engine.session import Key
+from charloom.training.config import ModelConfig
+from charloom.training.export.inspector import build_inspector
+from charloom.training.export.weights import decoder_weights
+from charloom.training.model import CharLSTM
+from tests.unit.bundle.bundle_files import change_manifest, replace_file
+
+NOBODY = Key("", "")
+TEXT = ("The cat is an object. " * 20)[: 2 * CHUNK + 37]
+Copied = Callable[[], Path]
+
+
+@pytest.fixture
+async def engine(bundle: Bundle, decoder: Decoder) -> AsyncIterator[Engine]:
+    engine = Engine([(bundle, decoder)])
+    yield engine
+    await engine.drain(0)
+
+
+async def inspected(engine: Engine, key: Key, text: str, **options: Any) -> list[InspectedToken]:
+    begun = await engine.inspections.inspect(InspectionRequest(key, text=text, **options))
+    return [token async for token in begun.tokens]
+
+
+def assert_same(one: list[InspectedToken], other: list[InspectedToken]) -> None:
+    """Within rounding: a session's state is from the decoder."""
+    assert [(token.token, token.position) for token in one] == [(token.token, token.position) for token in other]
+    for left, right in zip(one, other, strict=True):
+        for name in ("logprob", "gates", "c", "h", "distribution"):
+            np.testing.assert_allclose(getattr(left, name), getattr(right, name), atol=1e-5, err_msg=name)
+
+
+async def test_its_probabilities_are_those_of_a_score(engine: Engine) -> None:
+    found = await inspected(engine, NOBODY, TEXT)
+    reading, _ = await engine.reader.score(ReadingRequest(NOBODY, text=TEXT))
+    assert [token.token for token in found] == [logprob.token for logprob in reading.logprobs]
+    expected = [logprob.logprob for logprob in reading.logprobs]
+    np.testing.assert_allclose([token.logprob for token in found], expected, atol=1e-5)
+    assert [token.position for token in found] == list(range(1, len(TEXT) + 1))
+
+
+async def test_the_distribution_after_a_token_has_the_next_one_and_sums_to_one(engine: Engine) -> None:
+    found = await inspected(engine, NOBODY, TEXT, top_next=3)
+    for one, following in itertools.pairwise(found):
+        assert following.logprob == one.distribution[following.token]
+    for one in found:
+        assert np.exp(one.distribution).sum() == pytest.approx(1, abs=1e-5)
+        best = sorted(enumerate(one.distribution.tolist()), key=lambda entry: -entry[1])[:3]
+        assert one.next == best
+    assert (await inspected(engine, NOBODY, "a"))[0].next == []
+
+
+@pytest.mark.parametrize("cut", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 150])
+async def test_in_two_parts_through_a_session_it_is_the_whole(engine: Engine, cut: int) -> None:
+    session = await engine.sessions.create(seed=1)
+    first = await inspected(engine, session.key, TEXT[:cut])
+    await engine.reader.feed(ReadingRequest(session.key, text=TEXT[:cut]), None)
+    second = await inspected(engine, session.key, TEXT[cut:])
+    assert_same(first + second, await inspected(engine, NOBODY, TEXT))
+    assert (await engine.sessions.get(session.key)).snapshot.position == cut
+
+
+async def test_a_session_that_was_put_back_and_has_tokens_still_to_read(engine: Engine) -> None:
+    session = await engine.sessions.create(seed=1)
+    await engine.reader.feed(ReadingRequest(session.key, text=TEXT), None)
+    await engine.sessions.rewind(session.key, 100, None, None)
+    assert len((await engine.sessions.get(session.key)).snapshot.pending) > CHUNK
+    found = await inspected(engine, session.key, TEXT[100:])
+    assert_same(found, (await inspected(engine, NOBODY, TEXT))[100:])
+
+
+async def test_only_the_layers_that_were_asked_for(engine: Engine) -> None:
+    both = await engine.inspections.inspect(InspectionRequest(NOBODY, text="cat"))
+    second = await engine.inspections.inspect(InspectionRequest(NOBODY, text="cat", layers=[1, 1]))
+    assert (both.layers, second.layers) == ([0, 1], [1])
+    for one, other in zip([t async for t in both.tokens], [t async for t in second.tokens], strict=True):
+        assert one.gates.shape == (2, 4, 48)
+        assert np.array_equal(one.gates[1:], other.gates)
+        assert np.array_equal(one.c[1:], other.c)
+        assert np.array_equal(one.h[1:], other.h)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"text": "a" * (MOST_INSPECTED + 1)}, "text"),
+        ({"text": "日"}, "text"),
+        ({"layers": [0, 2]}, r"layers\[1\]"),
+        ({"top_next": 21}, "top_next"),
+    ],
+)
+async def test_what_cannot_be_done_is_refused(engine: Engine, options: dict[str, Any], field: str) -> None:
+    with pytest.raises(errors.InvalidRequest, match=f"^{field}: "):
+        await engine.inspections.inspect(InspectionRequest(NOBODY, **options))
+
+
+async def test_the_longest_text_is_taken_and_unknown_characters_can_be_skipped(engine: Engine) -> None:
+    assert len(await inspected(engine, NOBODY, "ab" * (MOST_INSPECTED // 2))) == MOST_INSPECTED
+    assert [t.position for t in await inspected(engine, NOBODY, "a日b", skip_unknown=True)] == [1, 2]
+    assert await inspected(engine, NOBODY, "日", skip_unknown=True) == []
+
+
+async def test_no_more_than_some_run_and_each_gives_its_place_back(engine: Engine) -> None:
+    request = InspectionRequest(NOBODY, text=TEXT)
+    begun = [(await engine.inspections.inspect(request)).tokens for _ in range(MOST_RUNNING)]
+    for tokens in begun:
+        await anext(tokens)
+    with pytest.raises(errors.Overloaded, match=f"{MOST_RUNNING} inspections are running"):
+        await inspected(engine, NOBODY, "a")
+    await begun[0].aclose()  # type: ignore[attr-defined]
+    assert len(await inspected(engine, NOBODY, "a")) == 1
+    assert len([token async for token in begun[1]]) == len(TEXT) - 1  # the others were not disturbed
+    for tokens in begun[2:]:
+        await tokens.aclose()  # type: ignore[attr-defined]
+
+
+async def test_the_inspector_is_opened_once_when_it_is_needed_and_used_by_one_at_a_time(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    at_once = most = 0
+
+    class Watched(Inspector):
+        def __init__(self, bundle: Bundle) -> None:
+            opened.append(threading.current_thread().name)
+            super().__init__(bundle)
+
+        def run(self, *arguments: Any) -> Activations:
+            nonlocal at_once, most
+            assert threading.current_thread() is not threading.main_thread()
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                return super().run(*arguments)
+            finally:
+                at_once -= 1
+
+    monkeypatch.setattr(inspection, "Inspector", Watched)
+    begun = [await engine.inspections.inspect(InspectionRequest(NOBODY, text=TEXT)) for _ in range(4)]
+    assert opened == []
+
+    async def read(tokens: AsyncIterator[InspectedToken]) -> list[InspectedToken]:
+        return [token async for token in tokens]
+
+    first, *others = await asyncio.gather(*(read(one.tokens) for one in begun))
+    for other in others:
+        assert_same(first, other)
+    assert (len(opened), most) == (1, 1)
+    assert threading.main_thread().name not in opened
+
+
+async def test_a_server_that_stops_takes_none(engine: Engine) -> None:
+    await engine.drain(0)
+    with pytest.raises(errors.Draining):
+        await inspected(engine, NOBODY, "a")
+
+
+async def test_a_bundle_without_an_inspector_serves_and_says_what_to_do(copied: Copied, decoder: Decoder) -> None:
+    path = copied()
+    (path / INSPECTOR_FILE).unlink()
+    change_manifest(path, lambda manifest: manifest["files"].pop(INSPECTOR_FILE))
+    engine = Engine([(read_bundle(path), decoder)])
+    try:
+        assert (await engine.reader.score(ReadingRequest(NOBODY, text="cat")))[0].position == 3
+        with pytest.raises(errors.ModelNotInspectable, match=r"no inspector\.onnx; export the model again"):
+            await inspected(engine, NOBODY, "a")
+    finally:
+        await engine.drain(0)
+
+
+def inspector_of(bundle: Bundle, weights_sha256: str, hidden: int) -> bytes:
+    """The inspector of a fresh model."""
+    config = ModelConfig(layers=bundle.manifest.cell.layers, hidden_size=hidden, embedding_size=8, dropout=0)
+    weights = decoder_weights(CharLSTM(bundle.manifest.vocabulary_size, config).eval())
+    graph = build_inspector(weights, int8=False, metadata={"weights_sha256": weights_sha256})
+    content: bytes = graph.SerializeToString()
+    return content
+
+
+def test_a_file_that_is_not_this_model_s_inspector_is_refused(bundle: Bundle, copied: Copied) -> None:
+    path, sha256 = copied(), bundle.manifest.weights_sha256
+    for content, words in (
+        (b"not a graph", "is not an inspector: "),
+        ((path / "decoder.onnx").read_bytes(), "is not an inspector: it maps"),
+        (inspector_of(bundle, sha256, hidden=8), "has sizes"),
+        (inspector_of(bundle, "a" * 64, hidden=48), "was made from other weights"),
+    ):
+        replace_file(path, INSPECTOR_FILE, content)
+        with pytest.raises(BundleError, match=f"the file {INSPECTOR_FILE} {words}"):
+            Inspector(read_bundle(path))
+    replace_file(path, INSPECTOR_FILE, inspector_of(bundle, sha256, hidden=48))
+    Inspector(read_bundle(path))

@@ -1,0 +1,143 @@
+"""The exported inspector against the equations, the torch model and the decoder that it lays open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from charloom.bundle import CellKind, DecoderKind
+from charloom.engine.decoder import Floats
+from charloom.engine.inspector import Activations
+from charloom.engine.onnx_decoder import open_session
+from charloom.training.export.inspector import build_inspector
+from charloom.training.export.weights import decoder_weights
+from charloom.training.model import CharLSTM, State
+from tests.unit.training.decoder_calls import exported, one_row, random_model
+
+CELLS = pytest.mark.parametrize("cell", list(CellKind), ids=lambda cell: cell.value)
+ZONEOUT = {"zoneout_cell": 0.4, "zoneout_hidden": 0.1}
+TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
+FIRST = 7
+"""The token before these."""
+
+
+def inspected(model: CharLSTM, tokens: list[int], state: State, directory: Path, *, int8: bool = False) -> Activations:
+    file = directory / "inspector.onnx"
+    graph = build_inspector(decoder_weights(model), int8=int8, metadata={})
+    file.write_bytes(graph.SerializeToString())
+    inputs = {"tokens": np.array(tokens), "h": state.h.numpy(), "c": state.c.numpy()}
+    return Activations(*open_session(file).run(None, inputs))
+
+
+def random_state(model: CharLSTM) -> State:
+    torch.manual_seed(5)
+    zero = model.zero_state(1)
+    return State(torch.randn_like(zero.h).tanh(), torch.randn_like(zero.c))
+
+
+def sigmoid(x: Floats) -> Floats:
+    return 1 / (1 + np.exp(-x))
+
+
+def normed(x: Floats) -> Floats:
+    return (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+
+
+def equations(model: CharLSTM, tokens: list[int], state: State) -> Activations:
+    """The cells in float64 NumPy, gate by gate as the papers have them."""
+    weights = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
+    h, c = (part[:, 0].double().numpy().copy() for part in state)
+    found: list[tuple[Floats, Floats, Floats, Floats]] = []
+    for token in tokens:
+        x, gates = weights["embedding.weight"][token], []
+        for layer in range(model.config.layers):
+            own = {name[9:]: value for name, value in weights.items() if name.startswith(f"layers.{layer}.")}
+            inputs, recurrent = own["weight_ih"] @ x, own["weight_hh"] @ h[layer]
+            if model.config.cell is CellKind.LAYER_NORM:
+                inputs, recurrent = own["gain_ih"] * normed(inputs), own["gain_hh"] * normed(recurrent)
+            i, f, g, o = np.split(inputs + recurrent + own["bias"], 4)
+            if model.config.cell is CellKind.PEEPHOLE:
+                i, f = i + own["see"][0] * c[layer], f + own["see"][1] * c[layer]
+            i, f, g = sigmoid(i), sigmoid(f), np.tanh(g)
+            new = seen = f * c[layer] + i * g
+            if model.config.cell is CellKind.PEEPHOLE:
+                o = o + own["see"][2] * new
+            if model.config.cell is CellKind.LAYER_NORM:
+                seen = own["gain_c"] * normed(new) + own["shift_c"]
+            o = sigmoid(o)
+            gates.append([i, f, g, o])
+            share, hidden_share = model.config.zoneout_cell, model.config.zoneout_hidden
+            c[layer] = share * c[layer] + (1 - share) * new
+            h[layer] = hidden_share * h[layer] + (1 - hidden_share) * o * np.tanh(seen)
+            x = h[layer]
+        logits = weights["head.weight"] @ x + weights["head.bias"]
+        found.append((np.array(gates), c.copy(), h.copy(), logits))
+    return Activations(*(np.stack(part) for part in zip(*found, strict=True)))
+
+
+@CELLS
+@pytest.mark.parametrize("zoneout", [{}, ZONEOUT], ids=["", "zoneout"])
+def test_in_fp32_it_shows_what_the_equations_say(cell: CellKind, zoneout: dict[str, float], tmp_path: Path) -> None:
+    model = random_model(2, cell=cell, **zoneout)
+    state = random_state(model)
+    found, expected = inspected(model, TOKENS, state, tmp_path), equations(model, TOKENS, state)
+    assert found.gates.shape == (20, 2, 4, 24)
+    for name, one, other in zip(Activations._fields, found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@torch.no_grad()
+def test_its_logits_and_last_state_are_the_torch_model_s(layers: int, tmp_path: Path) -> None:
+    model = random_model(layers)
+    state = random_state(model)
+    found = inspected(model, TOKENS, state, tmp_path)
+    logits, (h, c) = model(torch.tensor([TOKENS]), state)
+    np.testing.assert_allclose(found.logits, logits[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.h[-1], h[:, 0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.c[-1], c[:, 0].numpy(), atol=1e-5)
+
+
+@CELLS
+@pytest.mark.parametrize("kind", [DecoderKind.ONNX_INT8, DecoderKind.ONNX_FP32], ids=lambda kind: kind.value)
+def test_it_is_the_decoder_laid_open(cell: CellKind, kind: DecoderKind, tmp_path: Path) -> None:
+    """After each token the decoder's own state, and of each next one its probability, within 1e-6."""
+    model = random_model(2, cell=cell, zoneout_cell=0.2)
+    decoder = exported(model, kind, tmp_path)
+    state = random_state(model)
+    found = inspected(model, [FIRST, *TOKENS], state, tmp_path, int8=kind is DecoderKind.ONNX_INT8)
+    logprobs = torch.log_softmax(torch.from_numpy(found.logits), dim=1).numpy()
+    h, c, token = state.h.numpy(), state.c.numpy(), FIRST
+    for place, forced in enumerate(TOKENS):
+        step = decoder.run(one_row(decoder.shape, token=token, forced=[forced])._replace(h=h, c=c))
+        np.testing.assert_allclose(found.h[place], step.h[:, 0], atol=1e-6)
+        np.testing.assert_allclose(found.c[place], step.c[:, 0], atol=1e-6)
+        np.testing.assert_allclose(logprobs[place, forced], step.logprob[0, 0], atol=1e-5)
+        h, c, token = step.h, step.c, forced
+
+
+def test_in_int8_the_state_follows_from_the_gates_and_is_not_that_of_fp32(tmp_path: Path) -> None:
+    """Products are rounded, gates are not; one step from the same state is within 0.05 of fp32."""
+    model = random_model(2)
+    state = random_state(model)
+    found = inspected(model, TOKENS, state, tmp_path, int8=True)
+    i, f, g, o = found.gates.transpose(2, 0, 1, 3)
+    before = np.concatenate([state.c[:, 0].numpy()[None], found.c[:-1]])
+    np.testing.assert_allclose(found.c, f * before + i * g, atol=1e-6)
+    np.testing.assert_allclose(found.h, o * np.tanh(found.c), atol=1e-6)
+    exact = equations(model, TOKENS[:1], state)
+    np.testing.assert_allclose(found.gates[0], exact.gates[0], atol=0.05)
+    assert not np.allclose(found.gates[0], exact.gates[0], atol=1e-4)
+
+
+def test_in_parts_it_is_the_whole(tmp_path: Path) -> None:
+    model = random_model(2)
+    state = random_state(model)
+    whole, first = (inspected(model, tokens, state, tmp_path) for tokens in (TOKENS, TOKENS[:9]))
+    between = State(*(torch.from_numpy(part[-1][:, None]) for part in (first.h, first.c)))
+    second = inspected(model, TOKENS[9:], between, tmp_path)
+    for one, part, other in zip(whole, first, second, strict=True):
+        assert np.array_equal(one, np.concatenate([part, other]))
