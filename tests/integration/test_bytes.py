@@ -63,7 +63,7 @@ def test_a_character_cut_by_the_end_of_a_call_comes_whole_in_the_next(client: Cl
         parts = [session.complete("夜", max_tokens=length, temperature=0.3).text]
         parts += [session.complete(max_tokens=length, temperature=0.3).text for _ in range(total // length - 1)]
     assert "".join(parts) == whole
-    assert length > 2 or "" in parts
+    assert length > 1 or "" in parts  # a call of one byte has no text unless it ends a character
 
 
 def test_wild_bytes_become_replacement_characters_and_nothing_breaks(client: Client) -> None:
