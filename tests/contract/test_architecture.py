@@ -19,6 +19,7 @@ FOLDERS = {
     "bundle": "training",
     "training": "training",
     "reference": "training",
+    "studies": "training",
     "engine": "server",
     "server": "server",
     "models": "server",
@@ -28,11 +29,12 @@ ARROWS = {
     "client": {"v1"},
     "bundle": set(),
     "training": {"bundle"},
-    "reference": set(),  # and no part imports it: it is for the tests
+    "reference": set(),  # for the tests, and of the parts for studies alone
+    "studies": {"training", "bundle", "reference"},
     "engine": {"bundle"},
     "server": {"bundle", "engine", "v1"},
     "models": set(),
-    "cli": {"v1", "client", "server", "engine", "training", "bundle", "models"},
+    "cli": {"v1", "client", "server", "engine", "training", "studies", "bundle", "models"},
 }
 """What each part may import; docs/architecture.md draws it."""
 
@@ -44,6 +46,7 @@ FORBIDDEN = {
     "server": {"torch", "onnxruntime"},
     "training": {"grpc", "google"},
     "reference": {"grpc", "google", "onnxruntime", "onnx"},
+    "studies": {"grpc", "google", "onnxruntime", "onnx"},
 }
 TORCH_IN_ENGINE = {"torch_decoder.py", "device_decoder.py", "opening.py"}
 """Where the engine may name torch: the decoder that needs it, and its late import."""

@@ -39,6 +39,7 @@ COMMANDS = {
     "train": Command("charloom.cli.train", "training", "train a model on a text file"),
     "evaluate": Command("charloom.cli.evaluate", "training", "validation loss of a run, by both protocols"),
     "export": Command("charloom.cli.export", "training", "turn a run into a bundle that can be served"),
+    "study": Command("charloom.cli.study", "studies", "small experiments with LSTMs: what they remember, and how"),
 }
 
 

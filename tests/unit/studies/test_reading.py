@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from charloom.bundle import Unit, UnknownSymbolsError
+from charloom.studies.reading import reading
+from charloom.studies.study import StudyError
+from charloom.training.checkpoint import CheckpointError, load_validation
+from charloom.training.corpus import CorpusError
+from tests.unit.training.training_runs import corpus_of, tiny_config, train
+
+
+def test_a_run_is_read_with_its_own_validation_part_or_with_a_file(run_directory: Path, tmp_path: Path) -> None:
+    own = reading(run_directory, None)
+    assert own.tokens.tolist() == load_validation(run_directory).tolist()
+    assert len(own.text) == len(own.tokens)
+    assert own.network == "lstm, 2 x 48"
+    (tmp_path / "a.txt").write_text("another text\n")
+    assert reading(run_directory, tmp_path / "a.txt").text == "another text\n"
+
+
+def test_a_byte_model_has_one_character_for_each_byte(tmp_path: Path) -> None:
+    train(tiny_config(unit=Unit.BYTE, epochs=1), corpus_of("Ein schöner Text. " * 40, Unit.BYTE), tmp_path / "run")
+    (tmp_path / "a.txt").write_text("schön\n", "utf-8")
+    found = reading(tmp_path / "run", tmp_path / "a.txt")
+    assert found.text == "sch\ufffd\ufffdn\n"
+    assert len(found.tokens) == 7
+
+
+def test_what_cannot_be_read_says_why(run_directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"give its directory with --run; `charloom train"):
+        reading(None, None)
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        reading(tmp_path, None)
+    with pytest.raises(CorpusError, match="cannot read"):
+        reading(run_directory, tmp_path / "none.txt")
+    (tmp_path / "a.txt").write_text("中", "utf-8")
+    with pytest.raises(UnknownSymbolsError, match="中"):
+        reading(run_directory, tmp_path / "a.txt")

@@ -1,0 +1,51 @@
+"""What every study is made of.
+
+Knows: settings, how a study is asked for and what it gives back. Does not know: any study, terminals, matplotlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from rich.table import Table
+
+Say = Callable[[str], None]
+"""Where a study tells how far it is, a line at a time."""
+
+
+def _split(value: object) -> object:
+    return value.split(",") if isinstance(value, str) else value
+
+
+Lengths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split), Field(min_length=1)]
+"""Some numbers of steps; on a command line `10,50`."""
+
+
+class StudyError(Exception):
+    """A study cannot be made; the message says why and what to do."""
+
+
+class Settings(BaseModel):
+    """The settings of a study: a subclass has a field for each, with a default and a description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study."""
+
+    line: str
+    """What it shows, in a line."""
+    settings: type[Settings]
+    measure: Callable[..., Any]
+    """(settings, say) to a dataclass; where the study reads a run, the `Reading` of it comes first."""
+    draw: Callable[[Any, Path], None]
+    """Plots what was measured into a file."""
+    tables: Callable[[Any], list[Table]]
+    """What was measured, for a terminal."""
+    reads_a_run: bool = False
