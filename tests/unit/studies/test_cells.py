@@ -21,6 +21,11 @@ def prose(lines: int = 120) -> str:
     return "".join(" ".join(choose.choices(words, k=choose.randint(2, 9))) + "\n" for _ in range(lines))
 
 
+def since_break(text: str) -> list[int]:
+    """Characters since the last line break."""
+    return [at - text.rfind("\n", 0, at + 1) for at in range(len(text))]
+
+
 def test_the_unit_that_counts_is_found_and_its_trace_is_the_count(tmp_path: Path) -> None:
     text = prose()
     result = cells.measure(counting(text), CellSettings(characters=3000), lambda _: None)
@@ -30,12 +35,13 @@ def test_the_unit_that_counts_is_found_and_its_trace_is_the_count(tmp_path: Path
     assert line.holds
     assert line.follower.found > 0.99
     assert line.follower.confirmed > 0.99
-    assert result.passage == text[text.index(result.passage) :][: len(result.passage)]
-    since = [0]
-    for character in result.passage:
-        since.append(0 if character == "\n" else since[-1] + 1)
-    assert line.values == since[1:]
-    np.testing.assert_allclose(line.cell, np.array(since[1:]) * 0.01 + 0.01, atol=1e-3)
+    at = text.index(line.passage)
+    assert 1500 <= at <= 3000 - 200
+    assert text[at - 1] == "\n"
+    assert np.std(line.values) >= max(np.std(since_break(text)[b : b + 200]) for b in (2000, 2400, 2700))
+    since = since_break(text)[at : at + 200]
+    assert line.values == since
+    np.testing.assert_allclose(line.cell, np.array(since) * 0.01 + 0.01, atol=1e-3)
     assert word.unit != COUNTER
     assert abs(word.follower.confirmed) < 0.5
     assert result.absent.keys() == {"inside quotes", "indentation"}
@@ -51,10 +57,10 @@ def test_a_real_run_is_read_and_the_shown_cells_are_its_own(run_directory: Path)
     small = reading(run_directory, None)
     result = cells.measure(small, CellSettings(characters=2000, shown_characters=60), lambda _: None)
     found = trace(small.model, small.tokens[:2000]).c
-    at = small.text.index(result.passage)
-    assert 1000 <= at <= 2000 - 60
     assert {tracked.feature for tracked in result.tracked} >= {"position in line", "position in word", "indentation"}
     for tracked in result.tracked:
+        at = small.text.index(tracked.passage, 1000)
+        assert at <= 2000 - 60
         np.testing.assert_allclose(tracked.cell, found[tracked.layer - 1, at : at + 60, tracked.unit], atol=1e-4)
 
 

@@ -70,7 +70,7 @@ def test_the_study_has_all_networks_before_and_after_and_shows_the_difference(tm
     gradients.draw(result, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     start, after = gradients.tables(result)
-    assert [str(column.header) for column in start.columns] == ["network", "1 back", "10 back", "recalls"]
+    assert [str(column.header) for column in start.columns] == ["network", "1", "10", "recalls"]
     assert start.row_count == 5
     assert "at the start" in str(start.title)
     assert "after" in str(after.title)

@@ -18,12 +18,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from charloom.studies.correlation import Follower, follower
-from charloom.studies.features import FEATURES, values
+from charloom.studies.features import FEATURES, Values, values
 from charloom.studies.pictures import GREY, picture, shown
 from charloom.studies.reading import Reading
 from charloom.studies.study import Say, Settings, StudyError
 
-COLUMNS = 64
+COLUMNS = 80
 """Characters in a line of the pictured text."""
 
 
@@ -39,7 +39,7 @@ class CellSettings(Settings):
 
 @dataclass(frozen=True)
 class Tracked:
-    """The best unit of one feature, and the two over a passage of the text where it was confirmed."""
+    """The best unit of one feature, and both over the passage of the confirming part where the feature changes most."""
 
     feature: str
     layer: int
@@ -48,6 +48,8 @@ class Tracked:
     """in its layer, from 0"""
     follower: Follower
     holds: bool
+    passage: str
+    """the shown characters"""
     cell: list[float]
     """cell state of the unit after each shown character"""
     values: list[float]
@@ -62,7 +64,6 @@ class CellResult:
     characters: int
     searched: int
     """units, of all layers"""
-    passage: str
     tracked: tuple[Tracked, ...]
     absent: dict[str, str]
     """what the text lacks, by the feature that was skipped for it"""
@@ -80,10 +81,6 @@ def measure(reading: Reading, settings: CellSettings, say: Say) -> CellResult:
     units = trace.c.transpose(1, 0, 2).reshape(steps, layers * hidden).astype(np.float64)
     say(f"{reading.network}: read {steps:,} characters, looking through {units.shape[1]:,} units")
     half = steps // 2
-    start = half + max(0, text[half:].find("\n") + 1)
-    passage = slice(start, start + settings.shown_characters)
-    if start + settings.shown_characters > steps:
-        passage = slice(steps - settings.shown_characters, steps)
     tracked, absent = list[Tracked](), dict[str, str]()
     for feature in FEATURES:
         found = values(feature, text)
@@ -93,12 +90,21 @@ def measure(reading: Reading, settings: CellSettings, say: Say) -> CellResult:
             continue
         best = follower(units, found, np.random.default_rng(settings.seed))
         layer, unit = divmod(best.unit, hidden)
+        passage = _liveliest(text, found, half, settings.shown_characters)
         cell = [round(float(value), 4) for value in units[passage, best.unit]]
         shown_values = [float(value) for value in found[passage]]
-        tracked.append(Tracked(feature.name, layer + 1, unit, best, best.holds, cell, shown_values))
+        tracked.append(Tracked(feature.name, layer + 1, unit, best, best.holds, text[passage], cell, shown_values))
     if not tracked:
         raise StudyError(f"the text has none of the features ({', '.join(absent)}); give another one with --text")
-    return CellResult(reading.network, steps, units.shape[1], text[passage], tuple(tracked), absent)
+    return CellResult(reading.network, steps, units.shape[1], tuple(tracked), absent)
+
+
+def _liveliest(text: str, feature: Values, start: int, length: int) -> slice:
+    """Of the passages behind `start` that begin with a line, the one in which the feature varies most."""
+    last = len(text) - length
+    begins = [at for at in range(start, last + 1) if at == start or text[at - 1] == "\n"]
+    begin = max(begins, key=lambda at: float(feature[at : at + length].std()))
+    return slice(begin, begin + length)
 
 
 def tables(result: CellResult) -> list[Table]:
@@ -107,7 +113,7 @@ def tables(result: CellResult) -> list[Table]:
         title=f"Best of {result.searched:,} cell states over {result.characters:,} characters ({result.network})",
         box=SIMPLE_HEAD,
     )
-    for heading in ("feature", "layer, unit", "found r", "confirmed r", "chance |r|", "follows it"):
+    for heading in ("feature", "layer, unit", "found r", "confirmed", "chance", "follows it"):
         table.add_column(heading, justify="left" if heading == "feature" else "right")
     for tracked in result.tracked:
         best = tracked.follower
@@ -129,11 +135,13 @@ def draw(result: CellResult, file: Path) -> None:
         grid = figure.subplots(len(result.tracked), 2, squeeze=False, width_ratios=(1.15, 1))
         for (text, trace), tracked in zip(grid, result.tracked, strict=True):
             best = tracked.follower
-            verdict = f"r {best.confirmed:+.2f} (chance {best.chance:.2f})"
+            verdict = f"r {best.confirmed:+.2f} (chance {best.chance:.2f})" + (
+                "" if tracked.holds else ", no more than chance"
+            )
             text.set_title(
                 f"{tracked.feature}: layer {tracked.layer}, unit {tracked.unit}, {verdict}", loc="left", fontsize=10
             )
-            _draw_text(text, result.passage, tracked.cell)
+            _draw_text(text, tracked.passage, tracked.cell)
             trace.plot(tracked.cell, color=GREY, linewidth=0.7)
             points = trace.scatter(
                 range(len(tracked.cell)), tracked.cell, c=tracked.values, s=9, cmap="viridis", zorder=3

@@ -48,7 +48,7 @@ class Recall:
     batches: int
     """how many were used"""
     solved: bool
-    """whether it ended early, a check having found all recalled"""
+    """whether it ended early, all rows of a check being recalled"""
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def _network(kind: Kind, task: Task, settings: CopySettings) -> Network:
 
 def tables(result: CopyResult) -> list[Table]:
     """Accuracy over the delay, and how many batches it took."""
-    table = Table(title="Symbols recalled: median (worst to best seed); seeds that solved it", box=SIMPLE_HEAD)
-    table.add_column("delay", justify="right")
+    table = Table(title="Symbols recalled: median (worst to best seed)", box=SIMPLE_HEAD)
+    table.add_column("delay", justify="right", no_wrap=True)
     for kind, name in KINDS.items():
         table.add_column(f"{name}\n{result.parameters[kind]:,} parameters", justify="right")
     for delay in result.delays:
@@ -107,7 +107,9 @@ def tables(result: CopyResult) -> list[Table]:
             after = f"{len(batches)} of {len(found)}" + (f", after {median(batches):.0f} batches" if batches else "")
             cells.append(f"{median(found):.0%} ({min(found):.0%} to {max(found):.0%})\n{after}")
         table.add_row(str(delay), *cells)
-    table.caption = f"guessing recalls {result.chance:.1%}"
+    table.caption = (
+        f"below: seeds that recalled a whole check, and after how many batches; guessing recalls {result.chance:.1%}"
+    )
     return [table]
 
 
@@ -130,6 +132,6 @@ def draw(result: CopyResult, file: Path) -> None:
         axes.set(xlabel="blanks between the symbols and their recall", ylabel="symbols recalled", ylim=(0, 1.05))
         axes.set_xticks(result.delays)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0.15))
+        axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.72))
         seeds = len({recall.seed for recall in result.recalls})
         axes.set_title(f"Copying memory: median of {seeds} seeds; a dash is a seed", loc="left", fontsize=10)

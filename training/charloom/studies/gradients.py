@@ -31,7 +31,7 @@ from charloom.studies.recall import Batch, Task, made, train
 from charloom.studies.study import Say, Settings
 
 KINDS: dict[Kind, str] = {
-    "rnn": "RNN, torch's own",
+    "rnn": "RNN, default",
     "rnn-orthogonal": "RNN, orthogonal",
     "lstm-0": "LSTM, bias 0",
     "lstm-1": "LSTM, bias 1",
@@ -144,33 +144,32 @@ def tables(result: GradientResult) -> list[Table]:
     """What remains of the gradient at some distances."""
     farthest = len(result.backward[0].states)
     distances = [distance for distance in SHOWN_DISTANCES if distance <= farthest]
-    made_tables = []
+    made_tables = list[Table]()
     for trained in (False, True):
-        table = Table(
-            title=f"Gradient in the state, relative to one step back, {_when(trained)}: median, range", box=SIMPLE_HEAD
-        )
-        table.add_column("network")
+        table = Table(title=f"Gradient in the state some steps back, over one back; {_when(trained)}", box=SIMPLE_HEAD)
+        table.add_column("network", no_wrap=True)
         for distance in distances:
-            table.add_column(f"{distance} back", justify="right")
+            table.add_column(f"{distance}", justify="right")
         table.add_column("recalls", justify="right")
         for kind, name in KINDS.items():
             norms = result.relative(kind, trained)[:, [distance - 1 for distance in distances]]
-            cells = [f"{np.median(n):.1e}\n{n.min():.0e} to {n.max():.0e}" for n in norms.T]
+            cells = ["1" if (n == 1).all() else f"{np.median(n):.1e}\n{n.min():.0e}–{n.max():.0e}" for n in norms.T]
             recalled = np.median([b.accuracy for b in result.backward if (b.kind, b.trained) == (kind, trained)])
             table.add_row(name, *cells, f"{recalled:.0%}")
+        table.caption = "median of the seeds, and range; recalls: share of the symbols, median"
         made_tables.append(table)
     return made_tables
 
 
 def draw(result: GradientResult, file: Path) -> None:
-    """The relative norms over the distance: medians, and the range of the seeds."""
+    """The relative norms over the distance: medians, and each seed as a thin line."""
     farthest = len(result.backward[0].states)
     distances = np.arange(1, farthest + 1)
     with picture(file, 9.0, 3.9) as figure:
         for trained, axes in enumerate(figure.subplots(1, 2, sharey=True)):
             for colour, (kind, name) in zip(COLOURS, KINDS.items(), strict=False):
                 norms = np.maximum(result.relative(kind, bool(trained)), 1e-300)
-                axes.fill_between(distances, norms.min(0), norms.max(0), color=colour, alpha=0.15, linewidth=0)
+                axes.plot(distances, norms.T, color=colour, alpha=0.35, linewidth=0.7)
                 axes.plot(distances, np.median(norms, axis=0), color=colour, label=name)
             axes.set_yscale("log")
             axes.set(xlabel="steps back from the loss", xlim=(1, farthest))

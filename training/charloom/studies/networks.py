@@ -2,7 +2,7 @@
 
 Knows: the layers and how they start. Does not know: tasks, training.
 
-    rnn              tanh, torch's own initialisation
+    rnn              tanh, torch's default initialisation
     rnn-orthogonal   tanh, orthogonal recurrent weights (Saxe et al., 2014)
     lstm-0           forget bias 0: the gate starts half open, as torch's own LSTM does
     lstm-1           forget bias 1 (Jozefowicz et al., 2015; Gers et al., 2000)

@@ -30,7 +30,7 @@ def picture(file: Path, width: float, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        figure.savefig(file, dpi=110, metadata={"Software": None})
+        figure.savefig(file, dpi=100, metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
 def shown(character: str) -> str:
