@@ -33,7 +33,11 @@ _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_DRAINING: FinishReason.DRAINING,
     generation_pb2.FINISH_REASON_STOP: FinishReason.STOP,
 }
-_UNITS = {models_pb2.UNIT_CHARACTER: Unit.CHARACTER, models_pb2.UNIT_BYTE: Unit.BYTE}
+_UNITS = {
+    models_pb2.UNIT_CHARACTER: Unit.CHARACTER,
+    models_pb2.UNIT_BYTE: Unit.BYTE,
+    models_pb2.UNIT_WORD: Unit.WORD,
+}
 _BATCH_INVARIANCE = {models_pb2.BATCH_INVARIANCE_HOLDS: True, models_pb2.BATCH_INVARIANCE_FAILS: False}
 _HEALTH = {1: HealthStatus.SERVING, 2: HealthStatus.NOT_SERVING, 3: HealthStatus.SERVICE_UNKNOWN}
 

@@ -13,7 +13,7 @@ class Alternative:
     """
 
     symbol: bytes
-    """UTF-8 of the character; in a byte model, the byte."""
+    """UTF-8 of the character or word; in a byte model, the byte."""
 
     logprob: float
     """Natural logarithm of its probability."""
@@ -43,7 +43,8 @@ class Score:
     """Mean of the negative log-probabilities; 0 for an empty text."""
 
     bits_per_character: float
-    """The whole text's negative log-probability in bits, divided by its characters."""
+    """The whole text's negative log-probability in bits, divided by its characters; a word that a word model lacks
+    counts as one."""
 
     perplexity: float
     """exp(nats_per_token)."""

@@ -35,6 +35,9 @@ class Unit(str, enum.Enum):
     BYTE = "byte"
     """A byte of UTF-8."""
 
+    WORD = "word"
+    """A word, or a character that is in none, such as a space or a comma."""
+
     UNKNOWN = "unknown"
     """A unit that this version of the client does not know."""
 
@@ -187,7 +190,7 @@ class ModelInfo:
     """Number of symbols."""
 
     symbols: tuple[str, ...]
-    """The symbols of a character model, in the order of their token ids; empty in a byte model."""
+    """The symbols of a character model, in the order of their token ids; empty in other models."""
 
     cell: str
     """Kind of cell, for example "lstm"."""

@@ -31,7 +31,8 @@ class GenerationServiceStub:
     The text is a pure function of the model, the state it starts from, the seed, the absolute position and the
     sampling parameters. It does not depend on what else the server is doing.
 
-    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model.
+    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model, a word or
+    one of the characters between words in a word model.
     """
 
     def __init__(self, channel):
@@ -58,7 +59,8 @@ class GenerationServiceServicer:
     The text is a pure function of the model, the state it starts from, the seed, the absolute position and the
     sampling parameters. It does not depend on what else the server is doing.
 
-    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model.
+    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model, a word or
+    one of the characters between words in a word model.
     """
 
     def Generate(self, request, context):
@@ -111,7 +113,8 @@ class GenerationService:
     The text is a pure function of the model, the state it starts from, the seed, the absolute position and the
     sampling parameters. It does not depend on what else the server is doing.
 
-    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model.
+    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model, a word or
+    one of the characters between words in a word model.
     """
 
     @staticmethod

@@ -32,7 +32,8 @@ class GenerationServiceStub:
     The text is a pure function of the model, the state it starts from, the seed, the absolute position and the
     sampling parameters. It does not depend on what else the server is doing.
 
-    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model.
+    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model, a word or
+    one of the characters between words in a word model.
     """
 
     @_typing.overload
@@ -61,7 +62,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     The text is a pure function of the model, the state it starts from, the seed, the absolute position and the
     sampling parameters. It does not depend on what else the server is doing.
 
-    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model.
+    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model, a word or
+    one of the characters between words in a word model.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -86,7 +88,8 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     The text is a pure function of the model, the state it starts from, the seed, the absolute position and the
     sampling parameters. It does not depend on what else the server is doing.
 
-    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model.
+    A token is one symbol of the model's vocabulary: a character in a character model, a byte in a byte model, a word or
+    one of the characters between words in a word model.
     """
 
     @_abc_1.abstractmethod

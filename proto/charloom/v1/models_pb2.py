@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harloom/v1/models.proto\x12\x0b\x63harloom.v1\"\x85\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x1f\n\x04unit\x18\x03 \x01(\x0e\x32\x11.charloom.v1.Unit\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x0f\n\x07symbols\x18\x05 \x03(\t\x12\x0c\n\x04\x63\x65ll\x18\x06 \x01(\t\x12\x0e\n\x06layers\x18\x07 \x01(\r\x12\x13\n\x0bhidden_size\x18\x08 \x01(\r\x12\x12\n\nparameters\x18\t \x01(\x04\x12\x0f\n\x07\x64\x65\x63oder\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x13\n\x0bstate_bytes\x18\x0c \x01(\x04\x12\x12\n\nmax_tokens\x18\r \x01(\r\x12\x1d\n\x15max_prompt_characters\x18\x0e \x01(\r\x12\x36\n\x10\x62\x61tch_invariance\x18\x0f \x01(\x0e\x32\x1c.charloom.v1.BatchInvariance\x12+\n\nvalidation\x18\x10 \x03(\x0b\x32\x17.charloom.v1.Validation\"G\n\nValidation\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x02 \x01(\t\x12\x16\n\x0enats_per_token\x18\x03 \x01(\x01\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.charloom.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.charloom.v1.Model*?\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eUNIT_CHARACTER\x10\x01\x12\r\n\tUNIT_BYTE\x10\x02*k\n\x0f\x42\x61tchInvariance\x12 \n\x1c\x42\x41TCH_INVARIANCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41TCH_INVARIANCE_HOLDS\x10\x01\x12\x1a\n\x16\x42\x41TCH_INVARIANCE_FAILS\x10\x02\x32\xa6\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.charloom.v1.ListModelsRequest\x1a\x1f.charloom.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.charloom.v1.GetModelRequest\x1a\x1d.charloom.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harloom/v1/models.proto\x12\x0b\x63harloom.v1\"\x85\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x1f\n\x04unit\x18\x03 \x01(\x0e\x32\x11.charloom.v1.Unit\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x0f\n\x07symbols\x18\x05 \x03(\t\x12\x0c\n\x04\x63\x65ll\x18\x06 \x01(\t\x12\x0e\n\x06layers\x18\x07 \x01(\r\x12\x13\n\x0bhidden_size\x18\x08 \x01(\r\x12\x12\n\nparameters\x18\t \x01(\x04\x12\x0f\n\x07\x64\x65\x63oder\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x13\n\x0bstate_bytes\x18\x0c \x01(\x04\x12\x12\n\nmax_tokens\x18\r \x01(\r\x12\x1d\n\x15max_prompt_characters\x18\x0e \x01(\r\x12\x36\n\x10\x62\x61tch_invariance\x18\x0f \x01(\x0e\x32\x1c.charloom.v1.BatchInvariance\x12+\n\nvalidation\x18\x10 \x03(\x0b\x32\x17.charloom.v1.Validation\"G\n\nValidation\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x02 \x01(\t\x12\x16\n\x0enats_per_token\x18\x03 \x01(\x01\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.charloom.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.charloom.v1.Model*N\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eUNIT_CHARACTER\x10\x01\x12\r\n\tUNIT_BYTE\x10\x02\x12\r\n\tUNIT_WORD\x10\x03*k\n\x0f\x42\x61tchInvariance\x12 \n\x1c\x42\x41TCH_INVARIANCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41TCH_INVARIANCE_HOLDS\x10\x01\x12\x1a\n\x16\x42\x41TCH_INVARIANCE_FAILS\x10\x02\x32\xa6\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.charloom.v1.ListModelsRequest\x1a\x1f.charloom.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.charloom.v1.GetModelRequest\x1a\x1d.charloom.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'charloom.v1.models_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_UNIT']._serialized_start=673
-  _globals['_UNIT']._serialized_end=736
-  _globals['_BATCHINVARIANCE']._serialized_start=738
-  _globals['_BATCHINVARIANCE']._serialized_end=845
+  _globals['_UNIT']._serialized_end=751
+  _globals['_BATCHINVARIANCE']._serialized_start=753
+  _globals['_BATCHINVARIANCE']._serialized_end=860
   _globals['_MODEL']._serialized_start=42
   _globals['_MODEL']._serialized_end=431
   _globals['_VALIDATION']._serialized_start=433
@@ -47,6 +47,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELREQUEST']._serialized_end=616
   _globals['_GETMODELRESPONSE']._serialized_start=618
   _globals['_GETMODELRESPONSE']._serialized_end=671
-  _globals['_MODELSERVICE']._serialized_start=848
-  _globals['_MODELSERVICE']._serialized_end=1014
+  _globals['_MODELSERVICE']._serialized_start=863
+  _globals['_MODELSERVICE']._serialized_end=1029
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,8 @@ class _UnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unit.ValueType],
     """A character (one Unicode code point)."""
     UNIT_BYTE: _Unit.ValueType  # 2
     """A byte of UTF-8."""
+    UNIT_WORD: _Unit.ValueType  # 3
+    """A word (letters, digits and underscores, with apostrophes inside), or a character that is in none."""
 
 class Unit(_Unit, metaclass=_UnitEnumTypeWrapper):
     """What one token of a model is."""
@@ -41,6 +43,8 @@ UNIT_CHARACTER: Unit.ValueType  # 1
 """A character (one Unicode code point)."""
 UNIT_BYTE: Unit.ValueType  # 2
 """A byte of UTF-8."""
+UNIT_WORD: Unit.ValueType  # 3
+"""A word (letters, digits and underscores, with apostrophes inside), or a character that is in none."""
 Global___Unit: _TypeAlias = Unit  # noqa: Y015
 
 class _BatchInvariance:
@@ -119,7 +123,7 @@ class Model(_message.Message):
     """Whether the promise of batch invariance was checked."""
     @_builtins.property
     def symbols(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The symbols of a character model, in the order of their token ids; empty in a byte model."""
+        """The symbols of a character model, in the order of their token ids; empty in other models."""
 
     @_builtins.property
     def validation(self) -> _containers.RepeatedCompositeFieldContainer[Global___Validation]:

@@ -71,7 +71,9 @@ class ScoreResponse(_message.Message):
     nats_per_token: _builtins.float
     """Mean of the negative log-probabilities; 0 for an empty text."""
     bits_per_character: _builtins.float
-    """The whole text's negative log-probability in bits, divided by its characters."""
+    """The whole text's negative log-probability in bits, divided by its characters; a word that a word model lacks counts
+    as one.
+    """
     perplexity: _builtins.float
     """exp(nats_per_token)."""
     @_builtins.property

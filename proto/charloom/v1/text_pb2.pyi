@@ -33,7 +33,10 @@ class _UnknownCharactersEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unk
     """Leave them out. A stop string that has one is left out as a whole: it can never occur."""
 
 class UnknownCharacters(_UnknownCharacters, metaclass=_UnknownCharactersEnumTypeWrapper):
-    """What to do with a character that the model's vocabulary lacks, in the prompt and in all other text of a request."""
+    """What to do with a character that the model's vocabulary lacks, in the prompt and in all other text of a request.
+    A word model reads any text: a word that it lacks is the unknown symbol, U+FFFD, which it never writes; REJECT refuses
+    such words only where they are to be written (stop strings, bias), SKIP leaves them out everywhere.
+    """
 
 UNKNOWN_CHARACTERS_UNSPECIFIED: UnknownCharacters.ValueType  # 0
 """The same as REJECT."""
@@ -84,7 +87,7 @@ class Alternative(_message.Message):
     SYMBOL_FIELD_NUMBER: _builtins.int
     LOGPROB_FIELD_NUMBER: _builtins.int
     symbol: _builtins.bytes
-    """UTF-8 of the character; in a byte model, the byte."""
+    """UTF-8 of the character or word; in a byte model, the byte."""
     logprob: _builtins.float
     """Natural logarithm of its probability."""
     def __init__(

@@ -175,7 +175,7 @@ def check(request: GenerationRequest, limits: Limits, vocabulary: Vocabulary) ->
         raise InvalidRequest("top_logprobs", "it needs logprobs; set that too, or leave both out")
     prompt = check_text("prompt", request.prompt, request.skip_unknown, limits, vocabulary)
     stop = _possible_stops(request, vocabulary)
-    patterns = [vocabulary.encode(text).tolist() for text in stop]
+    patterns = [vocabulary.spell(text).tolist() for text in stop]
     return CheckedRequest(
         prompt=prompt,
         max_tokens=max_tokens,
@@ -236,7 +236,7 @@ def _possible_stops(request: GenerationRequest, vocabulary: Vocabulary) -> list[
         if len(text) > LONGEST_STOP:
             raise InvalidRequest(name, f"it has {len(text)} characters; up to {LONGEST_STOP} are allowed")
         try:
-            vocabulary.encode(text)
+            vocabulary.spell(text)
         except UnknownSymbolsError as problem:
             if not request.skip_unknown:
                 raise InvalidRequest(

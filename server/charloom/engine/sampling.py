@@ -7,12 +7,13 @@ batches, state, how the decoder graphs do the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from charloom.bundle import UnknownSymbolsError, Vocabulary
-from charloom.engine.decoder import Floats
+from charloom.engine.decoder import Floats, Ints
 from charloom.engine.errors import InvalidRequest, shown
 
 LOWEST, HIGHEST_TEMPERATURE = 1e-30, 100.0
@@ -46,11 +47,11 @@ class Sampling:
     frequency_penalty: float = 0.0
     """Subtracted from the logits of tokens, times how often they have occurred; 0 is off."""
     logit_bias: tuple[tuple[str, float], ...] = ()
-    """Characters, and what is added to the logit of each."""
+    """Characters or words, and what is added to the logit of each."""
     allowed_characters: str | None = None
     """Only tokens of these characters; None allows all."""
     forbidden_characters: str = ""
-    """No tokens of these characters."""
+    """No tokens that have any of these characters."""
 
     def __post_init__(self) -> None:
         heat, repetition = self.temperature, self.repetition_penalty
@@ -85,17 +86,20 @@ def _check(field: str, value: float, good: bool, wanted: str) -> None:
 
 
 def bias_of(sampling: Sampling, vocabulary: Vocabulary, *, skip_unknown: bool) -> Floats | None:
-    """What logit_bias, allowed_characters and forbidden_characters add to the logits, [V]; None if nothing.
+    """What is added to the logits, [V], by logit_bias, allowed_characters and forbidden_characters; None if nothing.
+
+    A token that stands for what has no symbol is never chosen.
 
     Raises:
-        InvalidRequest: the vocabulary lacks a character, or no token is left.
+        InvalidRequest: the vocabulary lacks a character or word, or no token is left.
     """
-    if not sampling.logit_bias and sampling.allowed_characters is None and not sampling.forbidden_characters:
+    asked = sampling.logit_bias or sampling.allowed_characters is not None or sampling.forbidden_characters
+    if not asked and vocabulary.unknown is None:
         return None
 
-    def tokens(field: str, characters: str) -> list[int]:
+    def tokens(field: str, of: Callable[..., Ints], text: str) -> list[int]:
         try:
-            return sorted(set(vocabulary.encode(characters, skip_unknown=skip_unknown).tolist()))
+            return sorted(set(of(text, skip_unknown=skip_unknown).tolist()))
         except UnknownSymbolsError as problem:
             raise InvalidRequest(f"sampling.{field}", f"{problem}; leave them out, or ask to skip them") from problem
 
@@ -105,18 +109,18 @@ def bias_of(sampling: Sampling, vocabulary: Vocabulary, *, skip_unknown: bool) -
             raise InvalidRequest(
                 "sampling.logit_bias", "an entry names no characters; give at least one, or leave it out"
             )
-        bias[tokens("logit_bias", characters)] += amount
+        bias[tokens("logit_bias", vocabulary.spell, characters)] += amount
     if sampling.allowed_characters is not None:
         allowed = np.zeros(vocabulary.size, bool)
-        allowed[tokens("allowed_characters", sampling.allowed_characters)] = True
+        allowed[tokens("allowed_characters", vocabulary.tokens_of, sampling.allowed_characters)] = True
         bias[~allowed] = -np.inf
     # What the model lacks it will not generate anyway.
-    bias[vocabulary.encode(sampling.forbidden_characters, skip_unknown=True)] = -np.inf
+    bias[vocabulary.tokens_with(sampling.forbidden_characters)] = -np.inf
+    if vocabulary.unknown is not None:
+        bias[vocabulary.unknown] = -np.inf
     if np.isneginf(bias).all():
         field = "forbidden_characters" if sampling.forbidden_characters else "allowed_characters"
-        raise InvalidRequest(
-            f"sampling.{field}", "no character of the model is left to choose from; allow at least one"
-        )
+        raise InvalidRequest(f"sampling.{field}", "no character of the model is left to choose from; allow at least one")
     return bias
 
 

@@ -29,7 +29,7 @@ _FINISH_REASONS = {
     FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
     FinishReason.DRAINING: generation_pb2.FINISH_REASON_DRAINING,
 }
-_UNITS = {Unit.CHARACTER: models_pb2.UNIT_CHARACTER, Unit.BYTE: models_pb2.UNIT_BYTE}
+_UNITS = {Unit.CHARACTER: models_pb2.UNIT_CHARACTER, Unit.BYTE: models_pb2.UNIT_BYTE, Unit.WORD: models_pb2.UNIT_WORD}
 
 
 def to_request(options: generation_pb2.GenerationOptions, tenant: str) -> GenerationRequest:

@@ -17,17 +17,18 @@ from charloom.bundle.reader import Bundle, read_bundle, sha256_of
 from charloom.bundle.vocabulary import (
     ByteVocabulary,
     CharacterVocabulary,
+    Normalisation,
     TextDecoder,
     Tokens,
     Unit,
     Vocabulary,
-    read_vocabulary,
-    vocabulary_of,
-    write_vocabulary,
 )
+from charloom.bundle.vocabulary_file import DEFAULT_WORDS, read_vocabulary, vocabulary_of, write_vocabulary
+from charloom.bundle.words import WordVocabulary, split_words
 from charloom.bundle.writer import file_entry, write_manifest
 
 __all__ = [
+    "DEFAULT_WORDS",
     "INSPECTOR_FILE",
     "MANIFEST_FILE",
     "SCHEMA_VERSION",
@@ -42,16 +43,19 @@ __all__ = [
     "DecoderKind",
     "FileEntry",
     "Manifest",
+    "Normalisation",
     "TextDecoder",
     "Tokens",
     "Unit",
     "UnknownSymbol",
     "UnknownSymbolsError",
     "Vocabulary",
+    "WordVocabulary",
     "file_entry",
     "read_bundle",
     "read_vocabulary",
     "sha256_of",
+    "split_words",
     "vocabulary_of",
     "write_manifest",
     "write_vocabulary",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHOWN_UNKNOWNS = 10
-"""How many unknown characters an error names; the count is always complete."""
+"""How many unknown characters or words an error names; the count is always complete."""
 
 
 class BundleError(Exception):
@@ -22,23 +22,24 @@ class BundleError(Exception):
 
 @dataclass(frozen=True)
 class UnknownSymbol:
-    """One character that the vocabulary lacks."""
+    """One character or word that the vocabulary lacks."""
 
     character: str
     position: int
-    """Index of the character in the text, counted in characters from 0."""
+    """Where it begins in the text, counted in characters from 0."""
 
     def __str__(self) -> str:
-        return f"{self.character!r} (U+{ord(self.character):04X}) at {self.position}"
+        code = f" (U+{ord(self.character):04X})" if len(self.character) == 1 else ""
+        return f"{self.character!r}{code} at {self.position}"
 
 
 class UnknownSymbolsError(ValueError):
-    """A text has characters outside the vocabulary: names the first ones with their positions."""
+    """A text has characters or words outside the vocabulary: names the first ones with their positions."""
 
-    def __init__(self, shown: Sequence[UnknownSymbol], count: int) -> None:
+    def __init__(self, shown: Sequence[UnknownSymbol], count: int, what: str = "character") -> None:
         self.shown = tuple(shown)
         self.count = count
         more = f", and {count - len(self.shown)} more" if count > len(self.shown) else ""
         super().__init__(
-            f"{count} character(s) are not in the model's vocabulary: {', '.join(map(str, self.shown))}{more}"
+            f"{count} {what}(s) are not in the model's vocabulary: {', '.join(map(str, self.shown))}{more}"
         )

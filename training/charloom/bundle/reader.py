@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from charloom.bundle.errors import BundleError
 from charloom.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, VOCABULARY_FILE, DecoderKind, Manifest
-from charloom.bundle.vocabulary import Vocabulary, read_vocabulary
+from charloom.bundle.vocabulary import Vocabulary
+from charloom.bundle.vocabulary_file import read_vocabulary
 
 
 @dataclass(frozen=True)

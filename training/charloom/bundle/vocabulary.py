@@ -1,26 +1,26 @@
 """Text to tokens and back.
 
 Knows: the symbols of a model, and how a stream of tokens becomes text without ever splitting a character.
-Does not know: models, files other than `vocabulary.json`, requests.
+Does not know: models, files, requests.
 
 A token is the index of one symbol. A `CharacterVocabulary` has one symbol per distinct code point of the training
-text; a `ByteVocabulary` has the 256 bytes, so that it can read and write any UTF-8 text.
+text; a `ByteVocabulary` has the 256 bytes, so that it can read and write any UTF-8 text; a `WordVocabulary` (in
+`words`) has the most frequent words.
 """
 
 from __future__ import annotations
 
 import codecs
 import enum
-import json
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from charloom.bundle.errors import SHOWN_UNKNOWNS, BundleError, UnknownSymbol, UnknownSymbolsError
+from charloom.bundle.errors import SHOWN_UNKNOWNS, UnknownSymbol, UnknownSymbolsError
 
 Tokens = npt.NDArray[np.int64]
 """Token ids, shape [T]."""
@@ -31,6 +31,21 @@ class Unit(str, enum.Enum):
 
     CHARACTER = "character"
     BYTE = "byte"
+    WORD = "word"
+
+
+class Normalisation(str, enum.Enum):
+    """How text is brought into one form (Unicode Standard Annex 15) before it becomes tokens."""
+
+    NONE = "none"
+    NFC = "nfc"
+    NFKC = "nfkc"
+
+    def apply(self, text: str) -> str:
+        """The text in this form."""
+        if self is Normalisation.NFC:
+            return unicodedata.normalize("NFC", text)
+        return unicodedata.normalize("NFKC", text) if self is Normalisation.NFKC else text
 
 
 class TextDecoder(Protocol):
@@ -45,9 +60,17 @@ class TextDecoder(Protocol):
 
 
 class Vocabulary(ABC):
-    """The symbols of one model, in the order of their token ids."""
+    """The symbols of one model, in the order of their token ids, and the form that text is brought into first.
+
+    Positions in errors are those in the text in that form.
+    """
 
     unit: Unit
+    unknown: int | None = None
+    """The token of all that has no symbol of its own: it is read and never written. None where there is no such."""
+
+    def __init__(self, normalisation: Normalisation = Normalisation.NONE) -> None:
+        self.normalisation = normalisation
 
     @property
     @abstractmethod
@@ -67,17 +90,40 @@ class Vocabulary(ABC):
             UnknownSymbolsError: a character is not in the vocabulary and `skip_unknown` is false.
         """
 
+    def spell(self, text: str, *, skip_unknown: bool = False) -> Tokens:
+        """The tokens that the model would write `text` with, shape [T]; as `encode`, but never the `unknown` token.
+
+        Raises:
+            UnknownSymbolsError: the model cannot write it and `skip_unknown` is false.
+        """
+        return self.encode(text, skip_unknown=skip_unknown)
+
+    def tokens_of(self, characters: str, *, skip_unknown: bool = False) -> Tokens:
+        """The tokens that consist of these characters alone; in a byte vocabulary, of the bytes of their UTF-8 form.
+
+        Raises:
+            UnknownSymbolsError: a character occurs in no symbol and `skip_unknown` is false.
+        """
+        return self.encode(characters, skip_unknown=skip_unknown)
+
+    def tokens_with(self, characters: str) -> Tokens:
+        """The tokens that have any of these characters; in a byte vocabulary, any of the bytes of their UTF-8 form."""
+        return self.encode(characters, skip_unknown=True)
+
     @abstractmethod
     def symbol(self, token: int) -> bytes:
-        """What a token stands for: UTF-8 of its character, or its byte."""
+        """What a token stands for: UTF-8 of its character or word, or its byte."""
 
     @abstractmethod
     def decoder(self, tail: bytes = b"") -> TextDecoder:
         """A decoder that goes on after `tail`, the unfinished bytes that an earlier decoder was left with."""
 
-    @abstractmethod
     def to_json(self) -> dict[str, object]:
         """The content of `vocabulary.json`."""
+        content: dict[str, object] = {"unit": self.unit.value}
+        if self.normalisation is not Normalisation.NONE:
+            content["normalisation"] = self.normalisation.value
+        return content
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`; bytes of an unfinished last character are left out."""
@@ -89,11 +135,13 @@ class CharacterVocabulary(Vocabulary):
 
     Args:
         symbols: the distinct characters; their order is the order of the token ids and must be ascending.
+        normalisation: the form of all text
     """
 
     unit = Unit.CHARACTER
 
-    def __init__(self, symbols: Sequence[str]) -> None:
+    def __init__(self, symbols: Sequence[str], normalisation: Normalisation = Normalisation.NONE) -> None:
+        super().__init__(normalisation)
         if not symbols:
             raise ValueError("a character vocabulary needs at least one symbol")
         if any(len(symbol) != 1 for symbol in symbols):
@@ -115,12 +163,10 @@ class CharacterVocabulary(Vocabulary):
 
     @property
     def start_token(self) -> int:
-        for symbol in ("\n", " "):
-            if symbol in self.symbols:
-                return self.symbols.index(symbol)
-        return 0
+        return first_token(self.symbols)
 
     def encode(self, text: str, *, skip_unknown: bool = False) -> Tokens:
+        text = self.normalisation.apply(text)
         wanted = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         found = np.searchsorted(self._code_points, wanted)
         tokens: Tokens = np.minimum(found, self.size - 1, dtype=np.int64)
@@ -138,10 +184,10 @@ class CharacterVocabulary(Vocabulary):
         return self.symbols[token].encode()
 
     def decoder(self, tail: bytes = b"") -> TextDecoder:
-        return _CharacterDecoder(self.symbols)
+        return SymbolDecoder(self.symbols)
 
     def to_json(self) -> dict[str, object]:
-        return {"unit": self.unit.value, "symbols": list(self.symbols)}
+        return super().to_json() | {"symbols": list(self.symbols)}
 
 
 class ByteVocabulary(Vocabulary):
@@ -158,7 +204,7 @@ class ByteVocabulary(Vocabulary):
         return ord("\n")
 
     def encode(self, text: str, *, skip_unknown: bool = False) -> Tokens:
-        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
+        return np.frombuffer(self.normalisation.apply(text).encode("utf-8"), dtype=np.uint8).astype(np.int64)
 
     def symbol(self, token: int) -> bytes:
         return bytes([token])
@@ -166,11 +212,18 @@ class ByteVocabulary(Vocabulary):
     def decoder(self, tail: bytes = b"") -> TextDecoder:
         return _ByteDecoder(tail)
 
-    def to_json(self) -> dict[str, object]:
-        return {"unit": self.unit.value}
+
+def first_token(symbols: Sequence[str]) -> int:
+    """The token that stands before the first one of a text: the newline, or else the space, or else the first one."""
+    for symbol in ("\n", " "):
+        if symbol in symbols:
+            return symbols.index(symbol)
+    return 0
 
 
-class _CharacterDecoder:
+class SymbolDecoder:
+    """Each token is whole text by itself."""
+
     tail = b""
 
     def __init__(self, symbols: Sequence[str]) -> None:
@@ -193,28 +246,3 @@ class _ByteDecoder:
     @property
     def tail(self) -> bytes:
         return self._decoder.getstate()[0]
-
-
-def vocabulary_of(text: str, unit: Unit) -> Vocabulary:
-    """The vocabulary that a model of `text` needs."""
-    return ByteVocabulary() if unit is Unit.BYTE else CharacterVocabulary.of_text(text)
-
-
-def read_vocabulary(path: Path) -> Vocabulary:
-    """Read a `vocabulary.json`.
-
-    Raises:
-        BundleError: the file is missing or does not describe a vocabulary.
-    """
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        if Unit(content["unit"]) is Unit.BYTE:
-            return ByteVocabulary()
-        return CharacterVocabulary(content["symbols"])
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise BundleError(path.parent, f"{path.name} is not a vocabulary: {problem}") from problem
-
-
-def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
-    """Write a `vocabulary.json`."""
-    path.write_text(json.dumps(vocabulary.to_json(), ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,46 @@
+"""`vocabulary.json`, and which vocabulary a text needs.
+
+Knows: the kinds of vocabulary, JSON. Does not know: models, requests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from charloom.bundle.errors import BundleError
+from charloom.bundle.vocabulary import ByteVocabulary, CharacterVocabulary, Normalisation, Unit, Vocabulary
+from charloom.bundle.words import WordVocabulary, split_words
+
+DEFAULT_WORDS = 10_000
+"""Symbols of a word vocabulary where nothing else is asked for, the unknown one included."""
+
+
+def vocabulary_of(text: str, unit: Unit) -> Vocabulary:
+    """The vocabulary that a model of `text` needs."""
+    if unit is Unit.WORD:
+        return WordVocabulary.of_counts(Counter(split_words(text)), DEFAULT_WORDS)
+    return ByteVocabulary() if unit is Unit.BYTE else CharacterVocabulary.of_text(text)
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """Read a `vocabulary.json`.
+
+    Raises:
+        BundleError: the file is missing or does not describe a vocabulary.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        unit, normalisation = Unit(content["unit"]), Normalisation(content.get("normalisation", "none"))
+        if unit is Unit.BYTE:
+            return ByteVocabulary(normalisation)
+        kind = WordVocabulary if unit is Unit.WORD else CharacterVocabulary
+        return kind(content["symbols"], normalisation)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise BundleError(path.parent, f"{path.name} is not a vocabulary: {problem}") from problem
+
+
+def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    """Write a `vocabulary.json`."""
+    path.write_text(json.dumps(vocabulary.to_json(), ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,125 @@
+"""Text as words.
+
+Knows: how text falls into words, which of them have a symbol. Does not know: models, files, requests.
+
+A word is a run of letters, digits and underscores, with apostrophes inside; every other character is a token by
+itself, spaces and newlines too. So a text is exactly its tokens, one after the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from charloom.bundle.errors import SHOWN_UNKNOWNS, UnknownSymbol, UnknownSymbolsError
+from charloom.bundle.vocabulary import (
+    Normalisation,
+    SymbolDecoder,
+    TextDecoder,
+    Tokens,
+    Unit,
+    Vocabulary,
+    first_token,
+)
+
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+"""What stands for a word without a symbol; a text that has this character has an unknown word there."""
+_WORD = re.compile(r"\w+(?:['’]\w+)*|\W")
+
+
+def split_words(text: str) -> list[str]:
+    """The tokens of a text; joined, they are the text."""
+    return _WORD.findall(text)
+
+
+class WordVocabulary(Vocabulary):
+    """The unknown symbol, then words.
+
+    Reading never fails: what has no symbol is read as the unknown one, as in training. The model never writes it.
+
+    Args:
+        symbols: `UNKNOWN` first, then distinct tokens of `split_words`
+        normalisation: the form of all text
+    """
+
+    unit = Unit.WORD
+    unknown = 0
+
+    def __init__(self, symbols: Sequence[str], normalisation: Normalisation = Normalisation.NONE) -> None:
+        super().__init__(normalisation)
+        if len(symbols) < 2 or symbols[0] != UNKNOWN:
+            raise ValueError("a word vocabulary has the unknown symbol (U+FFFD) first, and at least one word")
+        self.symbols = tuple(symbols)
+        self._tokens = {symbol: token for token, symbol in enumerate(self.symbols)}
+        if len(self._tokens) < len(self.symbols):
+            raise ValueError("the symbols of a word vocabulary are distinct")
+        if any(not isinstance(symbol, str) or split_words(symbol) != [symbol] for symbol in self.symbols):
+            raise ValueError("each symbol of a word vocabulary is one word, or one character that is in none")
+
+    @classmethod
+    def of_counts(
+        cls,
+        counts: Mapping[str, int],
+        size: int,
+        normalisation: Normalisation = Normalisation.NONE,
+        always: Sequence[str] = (),
+    ) -> WordVocabulary:
+        """The `size` - 1 most frequent of these words, those of `always` before all; equally frequent ones by name."""
+        ranked = sorted(counts.keys() - {UNKNOWN, *always}, key=lambda word: (-counts[word], word))
+        return cls([UNKNOWN, *always, *ranked][:size], normalisation)
+
+    @property
+    def size(self) -> int:
+        return len(self.symbols)
+
+    @property
+    def start_token(self) -> int:
+        return first_token(self.symbols)
+
+    def encode(self, text: str, *, skip_unknown: bool = False) -> Tokens:
+        words = split_words(self.normalisation.apply(text))
+        tokens: Tokens = np.fromiter((self._tokens.get(word, 0) for word in words), np.int64, len(words))
+        return tokens[tokens != self.unknown] if skip_unknown else tokens
+
+    def spell(self, text: str, *, skip_unknown: bool = False) -> Tokens:
+        tokens = self.encode(text, skip_unknown=skip_unknown)
+        if not (tokens == self.unknown).any():
+            return tokens
+        places = [match for match in _WORD.finditer(self.normalisation.apply(text)) if not self._tokens.get(match[0])]
+        shown = [UnknownSymbol(match[0], match.start()) for match in places[:SHOWN_UNKNOWNS]]
+        raise UnknownSymbolsError(shown, len(places), "word")
+
+    def tokens_of(self, characters: str, *, skip_unknown: bool = False) -> Tokens:
+        characters = self.normalisation.apply(characters)
+        wanted = {ord(character) for character in characters}
+        letters, tokens = self._letters
+        unknown = wanted - set(letters.tolist())
+        if unknown and not skip_unknown:
+            places = [UnknownSymbol(character, at) for at, character in enumerate(characters) if ord(character) in unknown]
+            raise UnknownSymbolsError(places[:SHOWN_UNKNOWNS], len(places))
+        others = np.isin(letters, list(wanted), invert=True)
+        return np.setdiff1d(np.arange(1, self.size), tokens[others])
+
+    def tokens_with(self, characters: str) -> Tokens:
+        letters, tokens = self._letters
+        wanted = [ord(character) for character in self.normalisation.apply(characters)]
+        return np.unique(tokens[np.isin(letters, wanted)])
+
+    @cached_property
+    def _letters(self) -> tuple[Tokens, Tokens]:
+        """The code points of all symbols but the unknown one, and the token that each is from."""
+        words = self.symbols[1:]
+        letters = np.frombuffer("".join(words).encode("utf-32-le"), "<u4").astype(np.int64)
+        return letters, np.repeat(np.arange(1, self.size), [len(word) for word in words])
+
+    def symbol(self, token: int) -> bytes:
+        return self.symbols[token].encode()
+
+    def decoder(self, tail: bytes = b"") -> TextDecoder:
+        return SymbolDecoder(self.symbols)
+
+    def to_json(self) -> dict[str, object]:
+        return super().to_json() | {"symbols": list(self.symbols)}
