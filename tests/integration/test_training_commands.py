@@ -143,7 +143,7 @@ def test_a_command_that_is_shown_can_be_copied(
     [
         (["--dropout", "1.5"], "--dropout 1.5: Input should be less than 1"),
         (["--layers", "two"], "--layers two: Input should be a valid integer"),
-        (["--unit", "word"], "--unit word: Input should be 'character' or 'byte'"),
+        (["--unit", "line"], "--unit line: Input should be 'character', 'byte' or 'word'"),
         (["--seed", "-1"], "--seed -1: Input should be greater than or equal to 0"),
         (["--layers", "0", "--epochs", "0"], "--epochs 0: Input should be greater than or equal to 1"),
         (["--tie-weights"], "tie_weights needs embedding_size (128) equal to hidden_size (512)"),
@@ -246,7 +246,7 @@ def test_evaluate_and_export_refuse_a_damaged_run(
         (b"", "is empty"),
         (b"\xff", "is not UTF-8"),
         (b"a", "the tail protocol needs at least 2"),
-        ("über".encode(), "not in the model's vocabulary: 'ü' (U+00FC) at 0"),
+        ("über".encode(), "not in the model's vocabulary: 'ü' (U+00FC) 1 times; take them out"),
     ],
     ids=["missing", "empty", "not-utf-8", "short", "unknown"],
 )

@@ -6,11 +6,12 @@ import argparse
 import json
 from pathlib import Path
 
-from charloom.bundle import BundleError, UnknownSymbolsError
+from charloom.bundle import BundleError
 from charloom.cli import CommandError
 from charloom.cli.threads import add_threads_flag, use_threads
 from charloom.training.checkpoint import CheckpointError, load_trained, load_validation, save_losses
-from charloom.training.corpus import CorpusError, read_text
+from charloom.training.corpus import CorpusError, read_stream
+from charloom.training.documents import Documents
 from charloom.training.evaluate import losses
 from charloom.training.report import loss_figures
 
@@ -18,7 +19,9 @@ from charloom.training.report import loss_figures
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of a run")
-    parser.add_argument("--text", type=Path, help="all of this file, instead of the run's validation part")
+    parser.add_argument(
+        "--text", type=Path, nargs="+", help="all of these files or folders, instead of the run's validation part"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object: nats per token by protocol")
     add_threads_flag(parser)
 
@@ -31,16 +34,17 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.text is None:
             tokens = load_validation(arguments.run_directory)
         else:
-            tokens = trained.vocabulary.encode(read_text(arguments.text)[0])
+            documents = Documents(trained.facts["config"].get("documents", Documents.STREAM))
+            tokens = read_stream(arguments.text, trained.vocabulary, documents)
         found = losses(trained.model, tokens)
-    except (CorpusError, CheckpointError, BundleError, UnknownSymbolsError) as problem:
+    except (CorpusError, CheckpointError, BundleError) as problem:
         raise CommandError(str(problem)) from problem
     if arguments.text is None:
         save_losses(arguments.run_directory, trained.facts["step"], found)
     if arguments.json:
         print(json.dumps(found))
         return 0
-    print(f"{len(tokens):,} {trained.vocabulary.unit.value}s")
+    print(f"{len(tokens):,} {trained.vocabulary.unit.plural}")
     for protocol, loss in found.items():
         print(f"{protocol:12} {loss_figures(loss)}")
     return 0

@@ -44,6 +44,8 @@ def explain(problem: ValidationError) -> str:
 
 
 def _metavar(annotation: Any) -> str:
+    if type(None) in get_args(annotation):
+        annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
     if get_origin(annotation) is Literal:
         return "{" + ",".join(str(choice) for choice in get_args(annotation)) + "}"
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):

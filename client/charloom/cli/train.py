@@ -1,25 +1,25 @@
-"""`charloom train TEXT --run DIRECTORY`."""
+"""`charloom train TEXT... --run DIRECTORY`."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import signal
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 from rich.console import Console
 
 from charloom.bundle import BundleError, UnknownSymbolsError
 from charloom.cli import CommandError
-from charloom.cli.flags import add_settings_flags, explain, given_settings
+from charloom.cli.flags import add_settings_flags
 from charloom.cli.threads import add_threads_flag, use_threads
-from charloom.training.checkpoint import LAST_FILE, CheckpointError, load_trained, read_checkpoint, save_losses
+from charloom.cli.train_start import config_of, refuse_contradictions, run_directory_of, start_of, training_text
+from charloom.training.checkpoint import CheckpointError, load_trained, save_losses
 from charloom.training.config import SettingsError, TrainingConfig
-from charloom.training.corpus import Corpus, CorpusError, read_corpus
-from charloom.training.evaluate import losses
+from charloom.training.corpus import Corpus, CorpusError
+from charloom.training.evaluate import losses, tail_estimate
 from charloom.training.find_rate import find_learning_rate
 from charloom.training.learner import TrainingDiverged
 from charloom.training.loop import Trainer
@@ -32,7 +32,13 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument("text", type=Path, help="a UTF-8 text file")
+    parser.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="+",
+        type=Path,
+        help="a UTF-8 text file, a folder (all .txt files below it), or - (standard input)",
+    )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--run", dest="run_directory", type=Path, help="directory of the run")
     where.add_argument(
@@ -42,6 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on where the run stopped, exactly")
     parser.add_argument("--preset", choices=PRESETS, help="settings to start from; settings that are given win")
+    parser.add_argument(
+        "--vocabulary",
+        metavar="RUN|BUNDLE",
+        type=Path,
+        help="use the vocabulary of a run or bundle, instead of one of this text",
+    )
+    parser.add_argument(
+        "--initial-weights",
+        metavar="RUN|BUNDLE",
+        type=Path,
+        help="start from the weights of a run or bundle, with its vocabulary and sizes",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default: auto)")
     add_threads_flag(parser)
     add_settings_flags(parser.add_argument_group("settings"), TrainingConfig)
@@ -51,15 +69,24 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and leave checkpoints and a log in the run directory; `torchrun` may start several of this."""
     device = _device(arguments.device)
     use_threads(arguments)
+    refuse_contradictions(arguments)
     try:
-        config = _config(arguments)
+        start = start_of(arguments)
+        config = config_of(arguments, start)
         ranks = join_ranks(device)
         console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not ranks.first)
-        corpus = read_corpus(arguments.text, config.unit, config.validation_share)
-        if arguments.find_learning_rate:
-            _find_learning_rate(config, corpus, device, console)
-            return 0
-        trainer = Trainer(config, corpus, arguments.run_directory, resume=arguments.resume, device=device, ranks=ranks)
+        with run_directory_of(arguments, ranks) as directory:
+            corpus = training_text(arguments, config, start, directory, ranks)
+            if arguments.find_learning_rate:
+                _find_learning_rate(config, corpus, device, console)
+                return 0
+            trainer = Trainer(
+                config, corpus, directory, resume=arguments.resume, device=device, ranks=ranks, weights=start.weights
+            )
+        _describe(trainer, device, console)
+        if start.weights is not None and ranks.first:
+            loss = tail_estimate(trainer.learner.model, corpus.validation)
+            console.print(f"epoch   0.00  step 0  validation {loss_figures(loss)}  (initial weights)")
         return _train(trainer, arguments.text, device, console)
     except (
         CorpusError,
@@ -75,26 +102,34 @@ def run(arguments: argparse.Namespace) -> int:
         leave_ranks()
 
 
-def _train(trainer: Trainer, text: Path, device: str, console: Console) -> int:
+def _describe(trainer: Trainer, device: str, console: Console) -> None:
     config, corpus, ranks = trainer.config, trainer.corpus, trainer.ranks
+    documents = ""
+    if corpus.train.starts is not None and corpus.validation.starts is not None:
+        documents = f"{len(corpus.train.starts) + len(corpus.validation.starts):,} documents, "
     console.print(
-        f"{corpus.name}: {corpus.characters:,} characters, {corpus.vocabulary.size} symbols, "
-        f"{len(corpus.train):,} {config.unit.value}s to train on, {len(corpus.validation):,} to validate\n"
+        f"{corpus.name}: {corpus.characters:,} characters, {corpus.vocabulary.size} symbols, {documents}"
+        f"{len(corpus.train):,} {config.unit.plural} to train on, {len(corpus.validation):,} to validate\n"
         f"model: {config.layers} x {config.hidden_size} {config.cell.value}, "
         f"{trainer.learner.model.parameter_count():,} parameters, "
         f"{trainer.learner.precision} on {device}, {trainer.total_steps:,} steps"
         + (f", {ranks.count} processes" if ranks.count > 1 else "")
     )
+
+
+def _train(trainer: Trainer, texts: Sequence[Path], device: str, console: Console) -> int:
+    config, ranks = trainer.config, trainer.ranks
     former = {number: signal.signal(number, lambda *_: trainer.stop()) for number in _STOPPING}
+    unit = config.unit.plural.removesuffix("s")
     try:
-        with TerminalReporter(console, trainer.total_steps, trainer.step, config.unit.value) as reporter:
+        with TerminalReporter(console, trainer.total_steps, trainer.step, unit) as reporter:
             outcome = trainer.train(reporter)
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
     run_directory = shlex.quote(str(trainer.run))
     if not outcome.finished:
-        again = f"charloom train {shlex.quote(str(text))} --run {run_directory} --resume"
+        again = f"charloom train {shlex.join(map(str, texts))} --run {run_directory} --resume"
         console.print(f"stopped at step {outcome.step}; go on with: {again}")
         return 130
     if outcome.stopped_early:
@@ -103,7 +138,7 @@ def _train(trainer: Trainer, text: Path, device: str, console: Console) -> int:
         return 0
     console.print("done; measuring the best weights by both validation protocols (charloom evaluate does it too)")
     trained = load_trained(trainer.run)
-    found = losses(trained.model.to(device), corpus.validation)
+    found = losses(trained.model.to(device), trainer.corpus.validation)
     save_losses(trainer.run, trained.facts["step"], found)
     for protocol, loss in found.items():
         console.print(f"{protocol:12} {loss_figures(loss)}")
@@ -128,15 +163,3 @@ def _device(asked: str) -> str:
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return asked
-
-
-def _config(arguments: argparse.Namespace) -> TrainingConfig:
-    """The settings: those of the run to resume, or else defaults; and what was given, which a resumed run refuses."""
-    saved: dict[str, Any] = {}
-    if arguments.resume:
-        saved = read_checkpoint(arguments.run_directory / LAST_FILE).facts["config"]
-    preset = PRESETS[arguments.preset] if arguments.preset else {}
-    try:
-        return TrainingConfig.model_validate(saved | preset | given_settings(arguments, TrainingConfig))
-    except ValidationError as problem:
-        raise CommandError(explain(problem)) from problem

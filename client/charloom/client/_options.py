@@ -95,8 +95,8 @@ class GenerateOptions(SamplingOptions, total=False):
 
     unknown_characters: UnknownCharacters | None
     """What to do with characters that the model lacks, in the prompt and in all other text: refuse the call, or leave
-    them out, and a stop string that has one as a whole. A word model reads any text: a word that it lacks is the unknown
-    symbol, U+FFFD, which it never writes. Default "reject"."""
+    them out, and a stop string that has one as a whole. A word model reads any text: a word that it lacks is the
+    unknown symbol, U+FFFD, which it never writes. Default "reject"."""
 
     expected_position: int | None
     """Refuse the call (`Conflict`) unless the session stands at this position. Default: any."""

@@ -120,7 +120,9 @@ def bias_of(sampling: Sampling, vocabulary: Vocabulary, *, skip_unknown: bool) -
         bias[vocabulary.unknown] = -np.inf
     if np.isneginf(bias).all():
         field = "forbidden_characters" if sampling.forbidden_characters else "allowed_characters"
-        raise InvalidRequest(f"sampling.{field}", "no character of the model is left to choose from; allow at least one")
+        raise InvalidRequest(
+            f"sampling.{field}", "no character of the model is left to choose from; allow at least one"
+        )
     return bias
 
 

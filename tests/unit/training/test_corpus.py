@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charloom.bundle import ByteVocabulary, CharacterVocabulary, Tokens, Unit, UnknownSymbolsError
-from charloom.training.corpus import Batches, Corpus, CorpusError, read_corpus, read_text
+from charloom.bundle import ByteVocabulary, CharacterVocabulary, Tokens, Unit
+from charloom.training.corpus import Batches, Corpus, CorpusError, read_corpus
 
 
 def corpus_in(directory: Path, content: bytes | str, unit: Unit = Unit.CHARACTER, share: float = 0.1) -> Corpus:
@@ -20,12 +20,13 @@ def corpus_in(directory: Path, content: bytes | str, unit: Unit = Unit.CHARACTER
 
 def test_a_missing_file_is_named_with_advice(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"cannot read .*nothing\.txt: No such file.*give the path of a text file"):
-        read_text(tmp_path / "nothing.txt")
+        read_corpus(tmp_path / "nothing.txt", Unit.CHARACTER)
 
 
-def test_a_directory_is_refused_as_a_text(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"cannot read .*Is a directory"):
-        read_text(tmp_path)
+def test_a_folder_without_text_files_is_named_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("text")
+    with pytest.raises(CorpusError, match=r"there is no \.txt file in .* or below it; give other files by name"):
+        read_corpus(tmp_path, Unit.CHARACTER)
 
 
 def test_an_empty_file_is_named_with_advice(tmp_path: Path) -> None:
@@ -75,7 +76,8 @@ def test_a_byte_corpus_is_split_in_bytes_and_counts_characters(tmp_path: Path) -
 
 def test_a_given_vocabulary_is_used_and_its_gaps_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("abé")
-    with pytest.raises(UnknownSymbolsError, match="'é'"):
+    advice = "take them out of the text, or train without a given vocabulary"
+    with pytest.raises(CorpusError, match=rf"1 character.*'é' \(U\+00E9\) 1 times; {advice}"):
         read_corpus(tmp_path / "text.txt", Unit.CHARACTER, vocabulary=CharacterVocabulary.of_text("abc"))
 
 
@@ -96,10 +98,10 @@ def test_an_epoch_reads_contiguous_streams_inside_the_text_each_token_at_most_on
     batches: Batches, epoch: int
 ) -> None:
     blocks = [batches.batch(epoch * batches.per_epoch + index) for index in range(batches.per_epoch)]
-    for inputs, targets in blocks:
+    for inputs, targets, _ in blocks:
         assert inputs.shape == targets.shape == (batches.batch_size, batches.sequence_length)
         assert np.array_equal(targets, inputs + 1)
-    streams = np.concatenate([inputs for inputs, _ in blocks], axis=1)
+    streams = np.concatenate([batch.inputs for batch in blocks], axis=1)
     assert np.all(np.diff(streams, axis=1) == 1)  # each stream goes on where it was, from batch to batch too
     assert streams.min() >= 0
     assert streams.max() + 1 < len(batches.tokens)

@@ -18,7 +18,7 @@ from charloom.engine.sampling import Sampling
 from charloom.engine.sampling import choose as plain_choose
 from charloom.training.checkpoint import read_checkpoint
 from charloom.training.config import TrainingConfig
-from charloom.training.corpus import Corpus
+from charloom.training.corpus import Corpus, Stream
 from charloom.training.loop import Trainer
 from charloom.training.records import Evaluation, Outcome, Progress
 
@@ -50,11 +50,8 @@ def tiny_config(**changes: Any) -> TrainingConfig:
 
 def corpus_of(text: str, unit: Unit = Unit.CHARACTER, share: float = 0.1) -> Corpus:
     vocabulary = vocabulary_of(text, unit)
-    tokens = vocabulary.encode(text)
-    cut = int(len(tokens) * (1 - share))
-    return Corpus(
-        vocabulary, tokens[:cut], tokens[cut:], hashlib.sha256(text.encode()).hexdigest(), len(text), "text.txt"
-    )
+    parts = Stream(vocabulary.encode(text)).split(share)
+    return Corpus(vocabulary, *parts, hashlib.sha256(text.encode()).hexdigest(), len(text), "text.txt")
 
 
 class Recorder:

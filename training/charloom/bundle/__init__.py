@@ -1,6 +1,6 @@
 """The model bundle: the contract between training and serving. Needs numpy and pydantic, no torch."""
 
-from charloom.bundle.errors import BundleError, UnknownSymbol, UnknownSymbolsError
+from charloom.bundle.errors import SHOWN_UNKNOWNS, BundleError, UnknownSymbol, UnknownSymbolsError
 from charloom.bundle.manifest import (
     INSPECTOR_FILE,
     MANIFEST_FILE,
@@ -32,6 +32,7 @@ __all__ = [
     "INSPECTOR_FILE",
     "MANIFEST_FILE",
     "SCHEMA_VERSION",
+    "SHOWN_UNKNOWNS",
     "VOCABULARY_FILE",
     "WEIGHTS_FILE",
     "Bundle",

@@ -33,6 +33,11 @@ class Unit(str, enum.Enum):
     BYTE = "byte"
     WORD = "word"
 
+    @property
+    def plural(self) -> str:
+        """What to call several tokens; in a word model, what stands between the words is tokens too."""
+        return "tokens" if self is Unit.WORD else f"{self.value}s"
+
 
 class Normalisation(str, enum.Enum):
     """How text is brought into one form (Unicode Standard Annex 15) before it becomes tokens."""

@@ -98,7 +98,9 @@ class WordVocabulary(Vocabulary):
         letters, tokens = self._letters
         unknown = wanted - set(letters.tolist())
         if unknown and not skip_unknown:
-            places = [UnknownSymbol(character, at) for at, character in enumerate(characters) if ord(character) in unknown]
+            places = [
+                UnknownSymbol(character, at) for at, character in enumerate(characters) if ord(character) in unknown
+            ]
             raise UnknownSymbolsError(places[:SHOWN_UNKNOWNS], len(places))
         others = np.isin(letters, list(wanted), invert=True)
         return np.setdiff1d(np.arange(1, self.size), tokens[others])

@@ -8,7 +8,6 @@ with the lowest validation loss), beside `config.json`, `vocabulary.json` and `l
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from dataclasses import dataclass
@@ -16,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from charloom.bundle import VOCABULARY_FILE, Tokens, Vocabulary, read_vocabulary
+from charloom.bundle import VOCABULARY_FILE, Vocabulary, read_vocabulary
 from charloom.training.config import ModelConfig
+from charloom.training.corpus import Stream
 from charloom.training.model import CharLSTM
 
 SCHEMA = "charloom.checkpoint/2"
 LAST_FILE, BEST_FILE, CONFIG_FILE, LOG_FILE = "last.safetensors", "best.safetensors", "config.json", "log.jsonl"
-VALIDATION_FILE, LOSSES_FILE = "validation.npy", "losses.json"
+VALIDATION_FILE, VALIDATION_STARTS_FILE = "validation.npy", "validation-documents.npy"
+LOSSES_FILE = "losses.json"
 
 
 class CheckpointError(Exception):
@@ -118,24 +120,36 @@ def load_trained(run: Path, file: str = BEST_FILE) -> TrainedModel:
     return TrainedModel(model.eval(), vocabulary, checkpoint.facts)
 
 
-def save_validation(run: Path, tokens: Tokens) -> None:
+def save_validation(run: Path, validation: Stream) -> None:
     """Keep the validation tokens in the run, so that evaluation and export need nothing but the run."""
-    content = io.BytesIO()
-    np.save(content, tokens, allow_pickle=False)
-    replace_file(run / VALIDATION_FILE, content.getvalue())
+    _save_array(run / VALIDATION_FILE, validation.tokens)
+    if validation.starts is None:
+        (run / VALIDATION_STARTS_FILE).unlink(missing_ok=True)
+    else:
+        _save_array(run / VALIDATION_STARTS_FILE, validation.starts)
 
 
-def load_validation(run: Path) -> Tokens:
-    """The validation tokens of a run, [M].
+def load_validation(run: Path) -> Stream:
+    """The validation tokens of a run, [M], and where documents start among them.
 
     Raises:
         CheckpointError: the run has none.
     """
     try:
-        tokens: Tokens = np.load(run / VALIDATION_FILE, allow_pickle=False)
+        tokens = np.load(run / VALIDATION_FILE, mmap_mode="r", allow_pickle=False)
+        starts = run / VALIDATION_STARTS_FILE
+        return Stream(tokens, np.load(starts, mmap_mode="r", allow_pickle=False) if starts.exists() else None)
     except (OSError, ValueError, EOFError) as problem:
         raise CheckpointError(f"cannot read the validation tokens of {run}: {problem}") from problem
-    return tokens
+
+
+def _save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def save_losses(run: Path, step: int, losses: dict[str, float]) -> None:
@@ -170,6 +184,32 @@ def load_weights(model: CharLSTM, checkpoint: Checkpoint, path: Path) -> None:
         model.load_state_dict(checkpoint.group("model"))
     except RuntimeError as problem:
         raise CheckpointError(f"the weights in {path} do not fit the run's settings: {problem}") from problem
+
+
+def start_from(model: CharLSTM, weights: dict[str, Tensor]) -> None:
+    """Put another model's weights into `model`.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as problem:
+        raise CheckpointError(
+            f"the initial weights do not fit the settings: {' '.join(str(problem).split())}"
+        ) from problem
+
+
+def require_unused(run: Path) -> None:
+    """See that a directory is free for a new run.
+
+    Raises:
+        CheckpointError: it holds one.
+    """
+    if (run / LAST_FILE).exists():
+        raise CheckpointError(f"{run} already holds a run; resume it with --resume, or choose another --run")
+    if (run / BEST_FILE).exists():
+        raise CheckpointError(f"{run} holds the weights of another run; remove them, or choose another --run")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from charloom.bundle import CellKind, Unit
+from charloom.bundle import DEFAULT_WORDS, CellKind, Normalisation, Unit
+from charloom.training.documents import Documents
 
 
 class SettingsError(ValueError):
@@ -50,7 +51,23 @@ class ModelConfig(BaseModel):
 class TrainingConfig(ModelConfig):
     """Everything that decides the outcome of a run, besides the text."""
 
-    unit: Unit = Field(Unit.CHARACTER, description="what one token is: character or byte (any UTF-8 text)")
+    unit: Unit = Field(
+        Unit.CHARACTER,
+        description="what one token is: character, byte (any UTF-8 text) or word (the most frequent ones)",
+    )
+    vocabulary_size: int | None = Field(
+        None,
+        ge=3,
+        description=f"most symbols of a word vocabulary, unknown words' one included (default: {DEFAULT_WORDS})",
+    )
+    normalise: Normalisation = Field(
+        Normalisation.NONE, description="Unicode form of the text, and of all text that the model is given later"
+    )
+    documents: Documents = Field(
+        Documents.STREAM,
+        description="what is a text of its own, begun from the zero state: all of it as one stream, each file, "
+        "what stands between blank lines, or each line",
+    )
     batch_size: int = Field(64, ge=1, description="parallel streams of text, B")
     accumulate: int = Field(
         1,
@@ -89,4 +106,10 @@ class TrainingConfig(ModelConfig):
     def _batches_can_be_divided(self) -> TrainingConfig:
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate ({self.accumulate}) must divide batch_size ({self.batch_size})")
+        return self
+
+    @model_validator(mode="after")
+    def _only_words_are_chosen(self) -> TrainingConfig:
+        if self.vocabulary_size is not None and self.unit is not Unit.WORD:
+            raise ValueError("vocabulary_size is for unit word; a character or byte vocabulary has all that occurs")
         return self

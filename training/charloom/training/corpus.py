@@ -1,4 +1,4 @@
-"""A text file as training and validation tokens, and the order in which training reads them.
+"""Text files as training and validation tokens, and the order in which training reads them.
 
 Knows: text, vocabulary, batches as arrays. Does not know: models, torch.
 """
@@ -6,18 +6,24 @@ Knows: text, vocabulary, batches as arrays. Does not know: models, torch.
 from __future__ import annotations
 
 import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from charloom.bundle import Tokens, Unit, Vocabulary, vocabulary_of
+from charloom.bundle import Normalisation, Tokens, Unit, Vocabulary
+from charloom.training.documents import Documents, Part, parts
+from charloom.training.stream import Ints, Stream
+from charloom.training.survey import Survey
+from charloom.training.texts import CorpusError, digest_of, name_of, read_text, text_files
+from charloom.training.token_files import read_tokens, smallest_type, write_tokens
 
-
-class CorpusError(ValueError):
-    """A text cannot be trained on; the message says why and what to do."""
+__all__ = ["Batch", "Batches", "Corpus", "CorpusError", "Stream", "read_corpus", "read_stream", "read_text"]
 
 
 @dataclass(frozen=True)
@@ -25,75 +31,152 @@ class Corpus:
     """A text, split contiguously: training part first, validation part last."""
 
     vocabulary: Vocabulary
-    train: Tokens
+    train: Stream
     """[N], the first part"""
-    validation: Tokens
+    validation: Stream
     """[M], the last part"""
     sha256: str
-    """Of the file's bytes."""
+    """Of the file's bytes; of several files, of their digests."""
     characters: int
     name: str
 
 
-def read_text(path: Path) -> tuple[str, str]:
-    """The text of a UTF-8 file, without a byte order mark, and the sha256 of its bytes.
+def read_corpus(
+    inputs: Path | Sequence[Path],
+    unit: Unit,
+    validation_share: float = 0.1,
+    vocabulary: Vocabulary | None = None,
+    *,
+    documents: Documents = Documents.STREAM,
+    normalisation: Normalisation = Normalisation.NONE,
+    vocabulary_size: int | None = None,
+    directory: Path | None = None,
+) -> Corpus:
+    """Read text, make (or take) its vocabulary, and split it at about `1 - validation_share`.
+
+    The tokens are written to files in one pass and mapped into memory, whatever their number.
+
+    Args:
+        inputs: files of UTF-8 text, and folders of .txt files
+        unit: what one token is; of no matter where a vocabulary is given
+        validation_share: how much of the text is the validation part
+        vocabulary: to be used instead of one of this text
+        documents: what a document is
+        normalisation: the Unicode form; of no matter where a vocabulary is given
+        vocabulary_size: most symbols of a word vocabulary
+        directory: where the files are to be kept for the next time; by default they go when the corpus does
 
     Raises:
-        CorpusError: the file is missing, empty or not UTF-8.
+        CorpusError: the text cannot be read, or cannot be trained on.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as problem:
-        raise CorpusError(f"cannot read {path}: {problem.strerror}; give the path of a text file") from problem
-    if not raw:
-        raise CorpusError(f"{path} is empty; give a file with text")
-    try:
-        return raw.decode("utf-8-sig"), hashlib.sha256(raw).hexdigest()
-    except UnicodeDecodeError as problem:
-        raise CorpusError(
-            f"{path} is not UTF-8: byte 0x{raw[problem.start]:02x} at offset {problem.start} ({problem.reason}); "
-            "convert it, for example with `iconv -f LATIN1 -t UTF-8`"
-        ) from problem
+    inputs = [inputs] if isinstance(inputs, Path) else inputs
+    files, name = text_files(inputs), name_of(inputs)
+    sha256 = digest_of(files)
+    if directory and vocabulary and (kept := read_tokens(directory, _facts(sha256, vocabulary, documents))):
+        stream, said = kept
+        return Corpus(vocabulary, *stream.split(validation_share), sha256, said["characters"], name)
+    if vocabulary is not None:
+        unit, normalisation = vocabulary.unit, vocabulary.normalisation
+    survey = Survey(parts(files, documents, uncut=_uncut(unit, normalisation)), unit, normalisation)
+    if len(survey.symbols) < 2:
+        what = f"nothing but {survey.symbols[0]!r}" if survey.symbols else "no documents"
+        raise CorpusError(f"{name} has {what}: there is nothing to learn; give a text of different characters")
+    if vocabulary is None:
+        vocabulary = survey.vocabulary(unit, vocabulary_size, documents=documents is not Documents.STREAM)
+    survey.check(vocabulary, name, "take them out of the text, or train without a given vocabulary")
+    facts = _facts(sha256, vocabulary, documents) | {"characters": survey.characters}
+    stream = _stream(files, vocabulary, documents, directory, facts)
+    return Corpus(vocabulary, *stream.split(validation_share), sha256, survey.characters, name)
 
 
-def read_corpus(path: Path, unit: Unit, validation_share: float = 0.1, vocabulary: Vocabulary | None = None) -> Corpus:
-    """Read a file, make (or take) its vocabulary, and split it at `1 - validation_share`.
+def read_stream(inputs: Sequence[Path], vocabulary: Vocabulary, documents: Documents) -> Stream:
+    """All of a text, in terms of a model's vocabulary.
 
     Raises:
-        CorpusError: the file cannot be read as UTF-8 text.
-        UnknownSymbolsError: a given `vocabulary` lacks characters of the text.
+        CorpusError: the text cannot be read, or the vocabulary lacks characters of it.
     """
-    text, sha256 = read_text(path)
-    vocabulary = vocabulary or vocabulary_of(text, unit)
-    tokens = vocabulary.encode(text)
-    cut = int(len(tokens) * (1 - validation_share))
-    return Corpus(vocabulary, tokens[:cut], tokens[cut:], sha256, len(text), path.name)
+    files, unit, normalisation = text_files(inputs), vocabulary.unit, vocabulary.normalisation
+    survey = Survey(parts(files, documents, uncut=_uncut(unit, normalisation)), unit, normalisation)
+    survey.check(vocabulary, name_of(inputs), "take them out of the text")
+    if not survey.symbols:
+        raise CorpusError(f"{name_of(inputs)} has no documents; give a text that has")
+    return _stream(files, vocabulary, documents, None, {})
+
+
+def _uncut(unit: Unit, normalisation: Normalisation) -> bool:
+    """Whether it matters where a text is cut."""
+    return unit is Unit.WORD or normalisation is not Normalisation.NONE
+
+
+def _facts(sha256: str, vocabulary: Vocabulary, documents: Documents) -> dict[str, str]:
+    """What the tokens of a text depend on."""
+    symbols = json.dumps(vocabulary.to_json(), sort_keys=True).encode()
+    return {"text": sha256, "vocabulary": hashlib.sha256(symbols).hexdigest(), "documents": documents.value}
+
+
+def _stream(
+    files: Sequence[Path],
+    vocabulary: Vocabulary,
+    documents: Documents,
+    directory: Path | None,
+    facts: dict[str, Any],
+) -> Stream:
+    """The tokens of files, in `directory`, or in files without a name."""
+    text = parts(files, documents, uncut=_uncut(vocabulary.unit, vocabulary.normalisation))
+    with tempfile.TemporaryDirectory() as temporary:
+        return write_tokens(
+            directory or Path(temporary),
+            _encoded(text, vocabulary),
+            smallest_type(vocabulary.size),
+            facts,
+            documents=documents is not Documents.STREAM,
+        )
+
+
+def _encoded(text: Iterator[list[Part]], vocabulary: Vocabulary) -> Iterator[tuple[Tokens, Ints]]:
+    """Tokens, and the places among them where documents start."""
+    start = np.array([vocabulary.start_token])
+    for some in text:
+        found: list[Tokens] = []
+        places: list[int] = []
+        count = 0
+        for part in some:
+            if part.begins:
+                places.append(count)
+                found.append(start)
+            found.append(vocabulary.encode(part.text))
+            count += part.begins + len(found[-1])
+        if found:
+            yield np.concatenate(found), np.array(places, np.int64)
 
 
 class Batch(NamedTuple):
     """What one training step reads."""
 
-    inputs: npt.NDArray[np.int64]
+    inputs: Tokens
     """[B, T]"""
-    targets: npt.NDArray[np.int64]
+    targets: Tokens
     """[B, T]: the token after each input"""
     resets: npt.NDArray[np.bool_] | None = None
-    """[B, T]: where the state is zero before an input; None = nowhere"""
+    """[B, T]: where a document starts, and the state is zero before an input; None = nowhere"""
 
     def rows(self, part: slice) -> Batch:
         """Some rows of it."""
         return Batch(self.inputs[part], self.targets[part], None if self.resets is None else self.resets[part])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batches:
     """The training order: B contiguous streams, read T steps at a time, state carried from batch to batch.
 
     Each epoch starts at another offset, so that backpropagation is not always truncated at the same places. A batch
     is a function of (seed, step) alone, which is what makes a resumed run exact.
+
+    In an epoch each token is a target once, but for those up to the offset and some at the end: altogether fewer than
+    (B + 1) T. Nothing is padded.
     """
 
-    tokens: Tokens
+    tokens: Stream | Tokens
     batch_size: int
     sequence_length: int
     seed: int
@@ -119,11 +202,12 @@ class Batches:
         return step % self.per_epoch == 0
 
     def batch(self, step: int) -> Batch:
-        """What one step reads."""
+        """What a step reads."""
         epoch, index = divmod(step, self.per_epoch)
         offset = int(np.random.default_rng([self.seed, epoch]).integers(self.sequence_length))
-        stream = self.per_epoch * self.sequence_length
-        starts = offset + np.arange(self.batch_size) * stream + index * self.sequence_length
+        length = self.per_epoch * self.sequence_length
+        starts = offset + np.arange(self.batch_size) * length + index * self.sequence_length
         window = starts[:, None] + np.arange(self.sequence_length + 1)
-        block = self.tokens[window]
-        return Batch(block[:, :-1], block[:, 1:])
+        stream = Stream.of(self.tokens)
+        block = stream[window]
+        return Batch(block[:, :-1], block[:, 1:], stream.resets(window[:, :-1]))

@@ -1,5 +1,6 @@
 """Validation loss, by named protocols. All figures are nats per token.
 
+Where there are documents, the state is zero at the start of each one, whatever the protocol.
 Knows: a model and the validation tokens. Does not know: training, files.
 """
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from charloom.bundle import Tokens
-from charloom.training.corpus import CorpusError
-from charloom.training.model import CharLSTM
+from charloom.training.corpus import CorpusError, Stream
+from charloom.training.model import CharLSTM, State
+from charloom.training.stream import Ints
 
 WINDOW = 256
 """Length of a window of the `windows-256` protocol."""
@@ -24,40 +26,50 @@ def _total_loss(logits: Tensor, targets: Tensor) -> float:
     return float(cross_entropy(logits.reshape(-1, logits.size(-1)).float(), targets.reshape(-1), reduction="sum"))
 
 
+def _read(model: CharLSTM, stream: Stream, places: Ints, state: State) -> tuple[float, State]:
+    """The summed loss of predicting the tokens at these places, [B, T + 1], but for the first of each row.
+
+    The last of each row is not read: the state that is returned is the one before it.
+    """
+    device = model.head.bias.device
+    block = torch.from_numpy(stream[places]).to(device)
+    resets = stream.resets(places[:, :-1])
+    logits, state = model(block[:, :-1], state, None if resets is None else torch.from_numpy(resets).to(device))
+    return _total_loss(logits, block[:, 1:]), state
+
+
 @torch.no_grad()
-def tail_loss(model: CharLSTM, tokens: Tokens, chunk: int = 2048) -> float:
+def tail_loss(model: CharLSTM, tokens: Stream | Tokens, chunk: int = 2048) -> float:
     """Protocol `tail`: read all tokens once, in order, one row, from the zero state, state carried throughout."""
     _needs(tokens, 2, "tail")
     model.eval()
-    data = torch.from_numpy(tokens).to(model.head.bias.device)
+    stream, last = Stream.of(tokens), len(tokens) - 1
     state, total = model.zero_state(1), 0.0
-    for start in range(0, len(data) - 1, chunk):
-        end = min(start + chunk, len(data) - 1)
-        logits, state = model(data[None, start:end], state)
-        total += _total_loss(logits, data[None, start + 1 : end + 1])
-    return total / (len(data) - 1)
+    for start in range(0, last, chunk):
+        loss, state = _read(model, stream, np.arange(start, min(start + chunk, last) + 1)[None], state)
+        total += loss
+    return total / last
 
 
 @torch.no_grad()
-def windows_loss(model: CharLSTM, tokens: Tokens, batches: int = WINDOW_BATCHES) -> float:
+def windows_loss(model: CharLSTM, tokens: Stream | Tokens, batches: int = WINDOW_BATCHES) -> float:
     """Protocol `windows-256`: mean over `batches` random batches of 64 windows of 256 tokens, each from zero state.
 
     This is nanoGPT's evaluation (`estimate_loss` with `eval_iters=200`), with a seed of its own.
     """
     _needs(tokens, WINDOW + 1, "windows-256")
     model.eval()
-    data = torch.from_numpy(tokens).to(model.head.bias.device)
-    random = np.random.default_rng(WINDOW_SEED)
+    stream, random = Stream.of(tokens), np.random.default_rng(WINDOW_SEED)
     total = 0.0
     for _ in range(batches):
-        starts = torch.from_numpy(random.integers(len(tokens) - WINDOW, size=WINDOW_BATCH_SIZE))
-        block = data[starts[:, None] + torch.arange(WINDOW + 1)]
-        logits, _ = model(block[:, :-1], model.zero_state(WINDOW_BATCH_SIZE))
-        total += _total_loss(logits, block[:, 1:]) / (WINDOW_BATCH_SIZE * WINDOW)
+        starts = random.integers(len(tokens) - WINDOW, size=WINDOW_BATCH_SIZE)
+        places = starts[:, None] + np.arange(WINDOW + 1)
+        loss, _ = _read(model, stream, places, model.zero_state(WINDOW_BATCH_SIZE))
+        total += loss / (WINDOW_BATCH_SIZE * WINDOW)
     return total / batches
 
 
-def losses(model: CharLSTM, tokens: Tokens) -> dict[str, float]:
+def losses(model: CharLSTM, tokens: Stream | Tokens) -> dict[str, float]:
     """Both protocols, by name; `windows-256` is left out when there is too little text for one window."""
     found = {"tail": tail_loss(model, tokens)}
     if len(tokens) >= WINDOW + 1:
@@ -66,7 +78,7 @@ def losses(model: CharLSTM, tokens: Tokens) -> dict[str, float]:
 
 
 @torch.no_grad()
-def tail_estimate(model: CharLSTM, tokens: Tokens, chunk: int = 512) -> float:
+def tail_estimate(model: CharLSTM, tokens: Stream | Tokens, chunk: int = 512) -> float:
     """An estimate of `tail` at a fraction of its time, for use while training.
 
     The tokens are cut into parallel streams, each read from a zero state that was warmed on the text before it.
@@ -75,23 +87,20 @@ def tail_estimate(model: CharLSTM, tokens: Tokens, chunk: int = 512) -> float:
     if streams == 1:
         return tail_loss(model, tokens)
     model.eval()
-    data = torch.from_numpy(tokens).to(model.head.bias.device)
-    length = (len(data) - 1) // streams
-    starts = torch.arange(streams) * length
-    warm = (starts[:, None] + torch.arange(-ESTIMATE_WARMUP, 0)).clamp(min=0)
-    _, state = model(data[warm], model.zero_state(streams))
+    stream = Stream.of(tokens)
+    length = (len(tokens) - 1) // streams
+    starts = np.arange(streams)[:, None] * length
+    _, state = _read(model, stream, np.maximum(starts + np.arange(-ESTIMATE_WARMUP, 1), 0), model.zero_state(streams))
     state.h[:, 0] = 0.0  # the first stream has nothing before it
     state.c[:, 0] = 0.0
     total = 0.0
     for start in range(0, length, chunk):
-        steps = torch.arange(start, min(start + chunk, length) + 1)
-        block = data[starts[:, None] + steps]
-        logits, state = model(block[:, :-1], state)
-        total += _total_loss(logits, block[:, 1:])
+        loss, state = _read(model, stream, starts + np.arange(start, min(start + chunk, length) + 1), state)
+        total += loss
     return total / (length * streams)
 
 
-def _needs(tokens: Tokens, count: int, protocol: str) -> None:
+def _needs(tokens: Stream | Tokens, count: int, protocol: str) -> None:
     if len(tokens) < count:
         raise CorpusError(
             f"the validation part has {len(tokens)} tokens; the {protocol} protocol needs at least {count}: "

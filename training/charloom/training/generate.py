@@ -25,8 +25,9 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
+    never: int | None = None,
 ) -> list[int]:
-    """Feed `prompt` after `start_token` from the zero state, then sample one token per uniform number.
+    """Feed `prompt` after `start_token` from the zero state, then sample one token per uniform number, but not `never`.
 
     Returns:
         The sampled tokens, as many as there are `uniforms`.
@@ -34,6 +35,8 @@ def generate(
     was_training = model.training
     model.eval()
     bias = torch.zeros(1, model.vocabulary_size)
+    if never is not None:
+        bias[:, never] = -torch.inf
     heat, ranks, mass, ratio = (torch.tensor([value]) for value in (temperature, top_k, top_p, min_p))
     filtered = top_k > 0 or top_p < 1 or min_p > 0
     state: State = model.zero_state(1)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
 
 from charloom.bundle import VOCABULARY_FILE, write_vocabulary
 from charloom.training.checkpoint import (
@@ -34,7 +35,9 @@ from charloom.training.checkpoint import (
     load_weights,
     read_checkpoint,
     replace_file,
+    require_unused,
     save_validation,
+    start_from,
     write_checkpoint,
 )
 from charloom.training.config import TrainingConfig
@@ -60,6 +63,7 @@ class Trainer:
         resume: go on from `last.safetensors`; the result is the same as if the run had never stopped
         device: where to compute
         ranks: the processes that share the work; all of them make a trainer of the same arguments
+        weights: of another model, to start from
 
     Raises:
         CheckpointError: the directory holds a run already, is in use, or the run there cannot be resumed with these
@@ -76,6 +80,7 @@ class Trainer:
         resume: bool = False,
         device: str = "cpu",
         ranks: Ranks | None = None,
+        weights: dict[str, Tensor] | None = None,
     ) -> None:
         self.config, self.corpus, self.run = config, corpus, run
         self.ranks = ranks or Ranks()
@@ -100,10 +105,10 @@ class Trainer:
             self.learner = Learner(corpus.vocabulary.size, config, torch.device(device), self.ranks)
             if resume:
                 self._resume()
-            elif (run / LAST_FILE).exists():
-                raise CheckpointError(f"{run} already holds a run; resume it with --resume, or choose another --run")
-            elif (run / BEST_FILE).exists():
-                raise CheckpointError(f"{run} holds the weights of another run; remove them, or choose another --run")
+            else:
+                require_unused(run)
+            if weights is not None:
+                start_from(self.learner.model, weights)
         except BaseException:
             self._release()
             raise
@@ -226,7 +231,12 @@ class Trainer:
             on_cpu = CharLSTM(vocabulary.size, self.config)
             on_cpu.load_state_dict(model.state_dict())
         tokens = generate(
-            on_cpu, [], uniforms.tolist(), start_token=vocabulary.start_token, temperature=SAMPLE_TEMPERATURE
+            on_cpu,
+            [],
+            uniforms.tolist(),
+            start_token=vocabulary.start_token,
+            temperature=SAMPLE_TEMPERATURE,
+            never=vocabulary.unknown,
         )
         return vocabulary.decode(tokens)
 

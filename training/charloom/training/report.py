@@ -62,7 +62,7 @@ class TerminalReporter:
         nats = progress.loss
         figures = (
             f"{nats:.3f} nats {nats / math.log(2):.3f} bits ppl {math.exp(min(nats, 50)):.2f} "
-            f"{progress.tokens_per_second:,.0f} {self._unit[:4]}/s"
+            f"{progress.tokens_per_second:,.0f} {self._unit.replace('character', 'char')}/s"
         )
         self._bar.update(self._task, completed=progress.step, figures=figures)
 

@@ -27,6 +27,7 @@ from charloom.bundle import (
     write_vocabulary,
 )
 from charloom.training.checkpoint import TrainedModel
+from charloom.training.corpus import Stream
 from charloom.training.evaluate import tail_loss
 from charloom.training.export.inspector import build_inspector
 from charloom.training.export.measure import decoder_tail_loss
@@ -46,7 +47,7 @@ class ExportError(Exception):
 
 def export_bundle(
     trained: TrainedModel,
-    validation: Tokens,
+    validation: Stream | Tokens,
     target: Path,
     *,
     name: str,
@@ -91,7 +92,7 @@ def export_bundle(
 
 def _write(
     trained: TrainedModel,
-    validation: Tokens,
+    validation: Stream | Tokens,
     directory: Path,
     name: str,
     decoders: Collection[DecoderKind],

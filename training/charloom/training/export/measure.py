@@ -5,7 +5,9 @@ Knows: running a decoder graph on forced tokens. Does not know: how the graph wa
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,14 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage 
 import onnxruntime
 
 from charloom.bundle import Manifest, Tokens
+from charloom.training.corpus import Stream
 
 
-def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Tokens, chunk: int = 2048) -> float:
-    """Protocol `tail` (nats per token) through an ONNX decoder: every token forced, state carried, one row."""
+def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Stream | Tokens, chunk: int = 2048) -> float:
+    """Protocol `tail` (nats per token) through an ONNX decoder: every token forced, state carried, one row.
+
+    The state is zero at the start of each document.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -30,10 +36,13 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Tokens, chunk: int
         np.zeros((1, manifest.vocabulary_size), np.float32),
     )
     total = 0.0
-    for start in range(0, len(tokens) - 1, chunk):
-        forced = tokens[start + 1 : start + 1 + chunk, None]
+    stream = Stream.of(tokens)
+    for start, end, fresh in _stretches(stream, chunk):
+        if fresh:
+            h, c = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        forced = stream[start + 1 : end + 1][:, None]
         inputs = {
-            "token": tokens[start : start + 1],
+            "token": stream[start : start + 1],
             "h": h,
             "c": c,
             "forced": forced,
@@ -53,3 +62,12 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Tokens, chunk: int
         logprob, h, c = session.run(["logprob", "h_out", "c_out"], inputs)
         total -= float(logprob.sum(dtype=np.float64))
     return total / (len(tokens) - 1)
+
+
+def _stretches(stream: Stream, longest: int) -> Iterator[tuple[int, int, bool]]:
+    """Where each call starts and ends in the tokens that are read, and whether it starts from the zero state."""
+    last = len(stream) - 1
+    begins = [0] if stream.starts is None else stream.starts.tolist()
+    for begin, after in itertools.pairwise([*(place for place in begins if place < last), last]):
+        for start in range(begin, after, longest):
+            yield start, min(start + longest, after), start == begin

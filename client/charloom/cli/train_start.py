@@ -1,0 +1,174 @@
+"""What `charloom train` starts from: flags that go together, settings, an earlier model, the text."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from charloom.bundle import VOCABULARY_FILE, Vocabulary, read_vocabulary, write_vocabulary
+from charloom.cli import CommandError
+from charloom.cli.flags import explain, given_settings
+from charloom.training.checkpoint import LAST_FILE, CheckpointError, read_checkpoint, require_unused
+from charloom.training.config import TrainingConfig
+from charloom.training.corpus import Corpus, read_corpus
+from charloom.training.initial import initial_vocabulary, initial_weights
+from charloom.training.presets import PRESETS
+from charloom.training.ranks import Ranks
+from charloom.training.texts import STDIN, digest_of, spool, text_files
+
+INPUT_FILE = "input.txt"
+"""What came from standard input, in the run directory."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts from, if not from nothing."""
+
+    vocabulary: Vocabulary | None = None
+    weights: dict[str, Tensor] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What comes with it."""
+    sha256: str | None = None
+    """Of the text of the run to resume."""
+
+
+def refuse_contradictions(arguments: argparse.Namespace) -> None:
+    """Refuse flags that cannot go together, before any work is done."""
+    if arguments.text.count(STDIN) > 1:
+        raise CommandError("standard input (-) can be read once; give it once")
+    if arguments.find_learning_rate and arguments.resume:
+        raise CommandError("--find-learning-rate: it makes no run, and resumes none; leave out --resume")
+    if arguments.find_learning_rate and arguments.initial_weights:
+        raise CommandError("--find-learning-rate: it starts from new weights; leave out --initial-weights")
+    for flag in ("vocabulary", "initial_weights"):
+        if getattr(arguments, flag) is not None and arguments.resume:
+            raise CommandError(f"--{flag.replace('_', '-')}: a resumed run goes on with its own; leave it out")
+    given = arguments.vocabulary or arguments.initial_weights
+    if given and "vocabulary_size" in arguments:
+        raise CommandError(f"--vocabulary-size: the vocabulary of {given} has its size; leave one of the two out")
+
+
+def start_of(arguments: argparse.Namespace) -> Start:
+    """The run to resume, or the vocabulary and weights of an earlier model.
+
+    Raises:
+        BundleError, CheckpointError: it cannot be read, or the run directory is not free.
+    """
+    run: Path | None = arguments.run_directory
+    if run is not None and arguments.resume:
+        facts = read_checkpoint(run / LAST_FILE).facts
+        return Start(read_vocabulary(run / VOCABULARY_FILE), None, facts["config"], facts["corpus"]["sha256"])
+    if run is not None:
+        require_unused(run)
+    source, weights_of = arguments.vocabulary or arguments.initial_weights, arguments.initial_weights
+    if source is None:
+        return Start()
+    vocabulary = initial_vocabulary(source)
+    settings: dict[str, Any] = {"unit": vocabulary.unit, "normalise": vocabulary.normalisation}
+    if weights_of is None:
+        return Start(vocabulary, None, settings)
+    if initial_vocabulary(weights_of).to_json() != vocabulary.to_json():
+        raise CommandError(
+            f"the weights of {weights_of} belong to its own vocabulary, which is not that of {source}; "
+            "leave out --vocabulary"
+        )
+    weights, shape = initial_weights(weights_of)
+    return Start(vocabulary, weights, settings | shape)
+
+
+def config_of(arguments: argparse.Namespace, start: Start) -> TrainingConfig:
+    """The settings: those that come with the start, or of the preset, or defaults; and what was given.
+
+    What contradicts a run to resume is refused by the run itself.
+    """
+    preset = PRESETS[arguments.preset] if arguments.preset else {}
+    given = given_settings(arguments, TrainingConfig)
+    try:
+        if arguments.resume:
+            return TrainingConfig.model_validate(start.settings | preset | given)
+        config = TrainingConfig.model_validate(preset | start.settings | given)
+        kept = TrainingConfig.model_validate(preset | start.settings)
+    except ValidationError as problem:
+        raise CommandError(explain(problem)) from problem
+    for name in start.settings.keys() & given.keys():
+        if getattr(config, name) != getattr(kept, name):
+            raise CommandError(
+                f"--{name.replace('_', '-')} {given[name]}: {arguments.initial_weights or arguments.vocabulary} has "
+                f"{kept.model_dump(mode='json')[name]}; leave the flag out, or start from another one"
+            )
+    return config
+
+
+@contextlib.contextmanager
+def run_directory_of(arguments: argparse.Namespace, ranks: Ranks) -> Iterator[Path]:
+    """The run directory, made if it is not there; a run that does not begin leaves none behind.
+
+    Where there is to be no run it is a temporary one.
+    """
+    run: Path | None = arguments.run_directory
+    if run is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    made = ranks.first and not run.exists()
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise CheckpointError(f"{run} cannot be a run directory: {problem.strerror}; choose another --run") from problem
+    try:
+        yield run
+    except BaseException:
+        if made:
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+
+
+def training_text(
+    arguments: argparse.Namespace, config: TrainingConfig, start: Start, directory: Path, ranks: Ranks
+) -> Corpus:
+    """The text as tokens in the directory, which the first process makes and the others use.
+
+    Raises:
+        CheckpointError: it is not the text of the run to resume.
+        CorpusError: it cannot be read, or cannot be trained on.
+    """
+    inputs = [directory / INPUT_FILE if text == STDIN else text for text in arguments.text]
+    vocabulary = start.vocabulary
+    if not ranks.first:
+        ranks.wait()
+        vocabulary = read_vocabulary(directory / VOCABULARY_FILE)
+    elif start.sha256 is not None:
+        if STDIN in arguments.text and not (directory / INPUT_FILE).is_file():
+            raise CheckpointError(
+                f"{directory} has no {INPUT_FILE}: it did not read standard input; resume it with its files"
+            )
+        if digest_of(text_files(inputs)) != start.sha256:
+            raise CheckpointError(f"{directory} was trained on another text; resume it with the same file")
+        # If the settings differ, the run is going to refuse them; until then its text is read as before.
+        config = TrainingConfig.model_validate(start.settings)
+    elif STDIN in arguments.text:
+        spool(sys.stdin.buffer, directory / INPUT_FILE)
+    corpus = read_corpus(
+        inputs,
+        config.unit,
+        config.validation_share,
+        vocabulary,
+        documents=config.documents,
+        normalisation=config.normalise,
+        vocabulary_size=config.vocabulary_size,
+        directory=directory,
+    )
+    if ranks.first:
+        write_vocabulary(directory / VOCABULARY_FILE, corpus.vocabulary)
+        ranks.wait()
+    return corpus

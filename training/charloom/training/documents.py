@@ -1,0 +1,115 @@
+"""Where one text ends and another one begins.
+
+Knows: the ways to cut files into documents, and where text can be cut without changing its words or its Unicode form.
+Does not know: tokens, vocabularies.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from charloom.training.texts import pieces
+
+
+class Documents(str, enum.Enum):
+    """What a document is. Each one starts from the zero state, as a fresh session on a server does."""
+
+    STREAM = "stream"
+    """All files, one after the other, are one text; a newline stands between two where the former has none."""
+    FILE = "file"
+    """Each file."""
+    BLANK_LINE = "blank-line"
+    """The lines between blank ones, the last one's line break included. A file's end is a document's end too."""
+    LINE = "line"
+    """Each line that is not blank, without its line break."""
+
+
+class Part(NamedTuple):
+    """Some text of a document."""
+
+    begins: bool
+    """Whether it is the document's first."""
+    text: str
+
+
+def parts(files: Sequence[Path], documents: Documents, *, uncut: bool) -> Iterator[list[Part]]:
+    """The text of all documents, in order, some parts at a time.
+
+    Args:
+        files: UTF-8 text
+        documents: how the files are cut into documents
+        uncut: cut only where neither a word nor a composed character goes on
+
+    Raises:
+        CorpusError: a file cannot be read as UTF-8 text.
+    """
+    if documents is Documents.STREAM:
+        text = _joined(files)
+        yield from ([Part(False, piece)] for piece in (_uncut(text) if uncut else text))
+        return
+    for file in files:
+        if documents is Documents.FILE:
+            for number, piece in enumerate(_uncut(pieces(file)) if uncut else pieces(file)):
+                yield [Part(number == 0, piece)]
+        elif documents is Documents.LINE:
+            for lines in _lines(pieces(file)):
+                yield [Part(True, line.removesuffix("\r")) for line in lines if line.strip()]
+        else:
+            yield from _paragraphs(_lines(pieces(file)))
+
+
+def _joined(files: Sequence[Path]) -> Iterator[str]:
+    last = "\n"
+    for file in files:
+        if last != "\n":
+            yield "\n"
+        for piece in pieces(file):
+            yield piece
+            last = piece[-1]
+
+
+def _uncut(text: Iterable[str]) -> Iterator[str]:
+    """The same text, cut only before ASCII white space: it begins a token, and composes with nothing before it."""
+    kept: list[str] = []
+    for piece in text:
+        place = max(piece.rfind(space) for space in " \n\t")
+        if place < 0:
+            kept.append(piece)
+            continue
+        if before := "".join(kept) + piece[:place]:
+            yield before
+        kept = [piece[place:]]
+    if kept:
+        yield "".join(kept)
+
+
+def _lines(text: Iterable[str]) -> Iterator[list[str]]:
+    """Whole lines without their newlines, some at a time."""
+    kept: list[str] = []
+    for piece in text:
+        head, newline, rest = piece.rpartition("\n")
+        if newline:
+            yield ("".join(kept) + head).split("\n")
+            kept = []
+        kept.append(rest)
+    if last := "".join(kept):
+        yield [last]
+
+
+def _paragraphs(batches: Iterable[list[str]]) -> Iterator[list[Part]]:
+    begins = True
+    for lines in batches:
+        found: list[Part] = []
+        run: list[str] = []
+        for line in [*lines, None]:
+            if line is not None and line.strip():
+                run.append(line)
+                continue
+            if run:
+                found.append(Part(begins, "\n".join(run) + "\n"))
+                run, begins = [], False
+            begins = begins or line is not None
+        yield found
