@@ -36,7 +36,7 @@ COMMANDS = {
     "health": Command("charloom.cli.health", None, "ask a server whether it serves; for probes"),
     "bench": Command("charloom.cli.bench", None, "load a server and tell how much text it gives, and how soon"),
     "serve": Command("charloom.cli.serve", "server", "serve bundles over gRPC"),
-    "train": Command("charloom.cli.train", "training", "train a model on a text file"),
+    "train": Command("charloom.cli.train", "training", "train a model on text"),
     "evaluate": Command("charloom.cli.evaluate", "training", "validation loss of a run, by both protocols"),
     "export": Command("charloom.cli.export", "training", "turn a run into a bundle that can be served"),
     "study": Command("charloom.cli.study", "studies", "small experiments with LSTMs: what they remember, and how"),

@@ -143,8 +143,8 @@ def training_text(
         CorpusError: it cannot be read, or cannot be trained on.
     """
     inputs = [directory / INPUT_FILE if text == STDIN else text for text in arguments.text]
-    vocabulary = start.vocabulary
-    if not ranks.first:
+    vocabulary, shared = start.vocabulary, arguments.run_directory is not None
+    if shared and not ranks.first:
         ranks.wait()
         vocabulary = read_vocabulary(directory / VOCABULARY_FILE)
     elif start.sha256 is not None:
@@ -168,7 +168,8 @@ def training_text(
         vocabulary_size=config.vocabulary_size,
         directory=directory,
     )
-    if ranks.first:
-        write_vocabulary(directory / VOCABULARY_FILE, corpus.vocabulary)
+    if shared and ranks.first:
+        if start.sha256 is None:
+            write_vocabulary(directory / VOCABULARY_FILE, corpus.vocabulary)
         ranks.wait()
     return corpus

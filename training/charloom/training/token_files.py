@@ -36,12 +36,12 @@ def write_tokens(
         facts: JSON: what they are made from, for `read_tokens`
         documents: whether there are documents
     """
-    count, kept = 0, {name: directory / f".{name}.partial" for name in (TOKENS_FILE, STARTS_FILE)}
+    count, begun, kept = 0, 0, {name: directory / f".{name}.partial" for name in (TOKENS_FILE, STARTS_FILE)}
     with kept[TOKENS_FILE].open("wb") as tokens, kept[STARTS_FILE].open("wb") as starts:
         for part, places in parts:
             part.astype(kind).tofile(tokens)
             (places + count).astype("<i8").tofile(starts)
-            count += len(part)
+            count, begun = count + len(part), begun + len(places)
         for written in (tokens, starts):
             written.flush()
             os.fsync(written.fileno())
@@ -51,7 +51,8 @@ def write_tokens(
     if not documents:
         (directory / STARTS_FILE).unlink()
     temporary = directory / f".{FACTS_FILE}.partial"
-    temporary.write_text(json.dumps({"schema": SCHEMA, "type": kind.str, "tokens": count} | facts), "utf-8")
+    made = {"schema": SCHEMA, "type": kind.str, "tokens": count, "starts": begun if documents else None}
+    temporary.write_text(json.dumps(made | facts), "utf-8")
     os.replace(temporary, directory / FACTS_FILE)
     found = read_tokens(directory, facts)
     assert found is not None
@@ -65,9 +66,8 @@ def read_tokens(directory: Path, facts: dict[str, Any]) -> tuple[Stream, dict[st
         if {"schema": SCHEMA} | facts != {name: said[name] for name in ("schema", *facts)}:
             return None
         tokens = np.memmap(directory / TOKENS_FILE, said["type"], "r")
-        starts = None
-        if (directory / STARTS_FILE).exists():
-            starts = np.memmap(directory / STARTS_FILE, "<i8", "r")
-        return (Stream(tokens, starts), said) if len(tokens) == said["tokens"] else None
+        starts = None if said["starts"] is None else np.memmap(directory / STARTS_FILE, "<i8", "r")
+        whole = len(tokens) == said["tokens"] and (starts is None or len(starts) == said["starts"])
+        return (Stream(tokens, starts), said) if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
