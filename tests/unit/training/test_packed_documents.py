@@ -162,7 +162,7 @@ def test_a_training_step_starts_documents_from_the_zero_state(text_file: Path, t
     assert batch.resets is not None
     assert batch.resets.any()
     rows = [
-        loss_by_documents(trainer.model, Stream(np.append(inputs, targets[-1:]), np.flatnonzero(resets)))
+        loss_by_documents(trainer.learner.model, Stream(np.append(inputs, targets[-1:]), np.flatnonzero(resets)))
         for inputs, targets, resets in zip(*batch, strict=True)
         if resets is not None
     ]

@@ -16,7 +16,7 @@ from charloom.training.config import ModelConfig, TrainingConfig
         ("embedding_size", 8193, "less than or equal to 8192"),
         ("dropout", 1, "less than 1"),
         ("dropout", -0.1, "greater than or equal to 0"),
-        ("unit", "word", "'character' or 'byte'"),
+        ("unit", "line", "'character', 'byte' or 'word'"),
         ("batch_size", 0, "greater than or equal to 1"),
         ("sequence_length", 1.5, "valid integer"),
         ("epochs", 0, "greater than or equal to 1"),
