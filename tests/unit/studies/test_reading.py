@@ -29,6 +29,12 @@ def test_a_byte_model_has_one_character_for_each_byte(tmp_path: Path) -> None:
     assert len(found.tokens) == 7
 
 
+def test_a_word_model_is_refused(tmp_path: Path) -> None:
+    train(tiny_config(unit=Unit.WORD, epochs=1), corpus_of("one text of words, " * 60, Unit.WORD), tmp_path / "run")
+    with pytest.raises(StudyError, match="is a model of words; the studies show characters"):
+        reading(tmp_path / "run", None)
+
+
 def test_what_cannot_be_read_says_why(run_directory: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"give its directory with --run; `charloom train"):
         reading(None, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from charloom.bundle import Tokens
+from charloom.bundle import Tokens, Unit
 from charloom.studies.study import StudyError
 from charloom.studies.trace import Trace, trace
 from charloom.training.checkpoint import load_trained, load_validation
@@ -41,7 +41,7 @@ def reading(run: Path | None, text: Path | None) -> Reading:
     """The best weights of a run, and a text: a file's, or else the part of its own that the run did not train on.
 
     Raises:
-        StudyError: no run is named.
+        StudyError: no run is named, or one of words.
         CheckpointError, BundleError: the run cannot be read.
         CorpusError, UnknownSymbolsError: the text cannot be read.
     """
@@ -52,6 +52,8 @@ def reading(run: Path | None, text: Path | None) -> Reading:
         )
     trained = load_trained(run)
     vocabulary = trained.vocabulary
-    tokens = load_validation(run) if text is None else vocabulary.encode(read_text(text)[0])
+    if vocabulary.unit is Unit.WORD:
+        raise StudyError(f"{run} is a model of words; the studies show characters: give a run with another --unit")
+    tokens = load_validation(run)[:] if text is None else vocabulary.encode(read_text(text))
     symbols = [vocabulary.symbol(token).decode("utf-8", "replace") for token in range(vocabulary.size)]
     return Reading(trained.model, tokens, "".join(symbols[token] for token in tokens))
