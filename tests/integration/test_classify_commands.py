@@ -18,7 +18,7 @@ from charloom.tasks.classifier_runs import load_classifier, load_test
 from charloom.tasks.config import ClassificationConfig
 from charloom.tasks.folders import Parts, Text, read_parts
 from charloom.tasks.report import TerminalReporter
-from charloom.training.loop import TrainingDiverged
+from charloom.training.learner import TrainingDiverged
 from tests.unit.tasks.reviews import reviews, write_reviews
 
 SETTINGS = ["--hidden-size", "48", "--embedding-size", "16", "--dropout", "0.1", "--learning-rate", "0.01"]

@@ -27,7 +27,7 @@ from charloom.tasks.report import TerminalReporter, score_line, score_table
 from charloom.tasks.scores import Scores
 from charloom.training.checkpoint import CheckpointError
 from charloom.training.corpus import CorpusError
-from charloom.training.loop import TrainingDiverged
+from charloom.training.learner import TrainingDiverged
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

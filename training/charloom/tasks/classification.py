@@ -26,7 +26,7 @@ from charloom.tasks.folders import Parts
 from charloom.tasks.predict import Example, TextClassifier
 from charloom.tasks.symbols import UNKNOWN, Symbols, padded
 from charloom.training.checkpoint import LOG_FILE
-from charloom.training.loop import TrainingDiverged
+from charloom.training.learner import TrainingDiverged
 
 
 @dataclass(frozen=True)
