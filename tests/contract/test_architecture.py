@@ -19,6 +19,7 @@ FOLDERS = {
     "bundle": "training",
     "training": "training",
     "reference": "training",
+    "tasks": "training",
     "studies": "training",
     "engine": "server",
     "server": "server",
@@ -30,11 +31,12 @@ ARROWS = {
     "bundle": set(),
     "training": {"bundle"},
     "reference": set(),  # for the tests, and of the parts for studies alone
-    "studies": {"training", "bundle", "reference"},
+    "tasks": {"training", "bundle"},
+    "studies": {"training", "tasks", "bundle", "reference"},
     "engine": {"bundle"},
     "server": {"bundle", "engine", "v1"},
     "models": set(),
-    "cli": {"v1", "client", "server", "engine", "training", "studies", "bundle", "models"},
+    "cli": {"v1", "client", "server", "engine", "training", "tasks", "studies", "bundle", "models"},
 }
 """What each part may import; docs/architecture.md draws it."""
 
@@ -46,6 +48,7 @@ FORBIDDEN = {
     "server": {"torch", "onnxruntime"},
     "training": {"grpc", "google"},
     "reference": {"grpc", "google", "onnxruntime", "onnx"},
+    "tasks": {"grpc", "google", "onnxruntime", "onnx", "matplotlib"},
     "studies": {"grpc", "google", "onnxruntime", "onnx"},
 }
 TORCH_IN_ENGINE = {"torch_decoder.py", "device_decoder.py", "opening.py"}
@@ -117,6 +120,7 @@ def test_only_the_torch_decoder_brings_torch_into_the_engine() -> None:
         ("charloom.cli.chat", "torch onnxruntime numpy pydantic onnx"),
         ("charloom.cli.serve", "torch onnx safetensors"),
         ("charloom.training.loop", "grpc onnxruntime"),
+        ("charloom.tasks.classification", "grpc onnxruntime matplotlib"),
         ("charloom.reference.numpy_training", "torch matplotlib"),
         ("charloom.reference.numpy_batched", "torch"),
         ("charloom.reference.numpy_variants", "torch"),

@@ -38,6 +38,7 @@ COMMANDS = {
     "serve": Command("charloom.cli.serve", "server", "serve bundles over gRPC"),
     "train": Command("charloom.cli.train", "training", "train a model on text"),
     "evaluate": Command("charloom.cli.evaluate", "training", "validation loss of a run, by both protocols"),
+    "classify": Command("charloom.cli.classify", "training", "train a classifier of texts, measure it, use it"),
     "export": Command("charloom.cli.export", "training", "turn a run into a bundle that can be served"),
     "study": Command("charloom.cli.study", "studies", "small experiments with LSTMs: what they remember, and how"),
 }

@@ -5,7 +5,7 @@ Knows: which there are. Does not know: what any of them does.
 
 from __future__ import annotations
 
-from charloom.studies import cells, copying, gates, gradients
+from charloom.studies import cells, copying, gates, gradients, sequences
 from charloom.studies.study import Study
 
 STUDIES = {
@@ -38,5 +38,19 @@ STUDIES = {
         cells.draw,
         cells.tables,
         reads_a_run=True,
+    ),
+    "reversal": Study(
+        "how attention turns strings round",
+        sequences.ReversalSettings,
+        sequences.measure_reversal,
+        sequences.draw,
+        sequences.tables,
+    ),
+    "dates": Study(
+        "how attention reads dates that people write in several forms",
+        sequences.DateSettings,
+        sequences.measure_dates,
+        sequences.draw,
+        sequences.tables,
     ),
 }

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from charloom.bundle import VOCABULARY_FILE, Vocabulary, read_vocabulary
 from charloom.training.config import ModelConfig
@@ -174,7 +174,7 @@ def load_losses(run: Path, step: int) -> dict[str, float]:
         raise CheckpointError(f"{path} is damaged ({problem}); run `charloom evaluate {run}` again") from problem
 
 
-def load_weights(model: CharLSTM, checkpoint: Checkpoint, path: Path) -> None:
+def load_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     """Put a checkpoint's weights into `model`.
 
     Raises:

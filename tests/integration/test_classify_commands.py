@@ -1,0 +1,261 @@
+"""`charloom classify train`, `evaluate` and `predict`, called in this process, on film reviews made from templates."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from charloom.cli.main import main
+from charloom.tasks.classification import Classification, Epoch
+from charloom.tasks.classifier_runs import load_classifier, load_test
+from charloom.tasks.config import ClassificationConfig
+from charloom.tasks.folders import Parts, Text, read_parts
+from charloom.tasks.report import TerminalReporter
+from charloom.training.learner import TrainingDiverged
+from tests.unit.tasks.reviews import reviews, write_reviews
+
+SETTINGS = ["--hidden-size", "48", "--embedding-size", "16", "--dropout", "0.1", "--learning-rate", "0.01"]
+Capture = pytest.CaptureFixture[str]
+
+
+class Recorder:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.epochs: list[Epoch] = []
+
+    def step(self, epoch: int, batch: int, batches: int, loss: float) -> None:
+        pass
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+
+
+@pytest.fixture(scope="module")
+def made() -> list[tuple[str, str]]:
+    return reviews(1200, seed=1)
+
+
+@pytest.fixture(scope="module")
+def folder(made: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_reviews(tmp_path_factory.mktemp("reviews") / "texts", made)
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("classifier") / "run"
+    arguments = [str(folder), "--run", str(run), *SETTINGS, "--epochs", "12", "--threads", "1"]
+    assert main(["classify", "train", *arguments]) == 0
+    return run
+
+
+def refused(capsys: Capture, *arguments: object) -> str:
+    """The one line that the command prints when it refuses."""
+    capsys.readouterr()
+    assert main(["classify", *map(str, arguments)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("charloom classify: ")
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_no_single_character_tells_the_labels_apart(made: list[tuple[str, str]]) -> None:
+    """Otherwise the next test would say little: the best threshold on the count of any one character."""
+    texts = [Counter(text.lower()) for text, _ in made]
+    positive = torch.tensor([label == "pos" for _, label in made])
+    best = 0.0
+    for character in set().union(*texts):
+        counts = torch.tensor([text[character] for text in texts])
+        for threshold in range(int(counts.max()) + 2):
+            share = float(((counts >= threshold) == positive).double().mean())
+            best = max(best, share, 1 - share)
+    assert 2 / 3 <= best < 0.8
+
+
+def test_a_classifier_learns_reviews_and_says_what_it_says_of_held_out_ones(trained: Path, capsys: Capture) -> None:
+    assert main(["classify", "evaluate", str(trained), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["texts"], found["majority"]) == (120, pytest.approx(2 / 3))
+    assert found["accuracy"] > 0.93
+    assert found["macro_f1"] > 0.92
+    assert sum(map(sum, found["confusion"])) == 120
+    assert found["confusion"][0][0] + found["confusion"][1][1] == pytest.approx(120 * found["accuracy"])
+    assert found["labels"].keys() == {"neg", "pos"}
+
+    assert main(["classify", "evaluate", str(trained)]) == 0
+    plain = capsys.readouterr().out
+    assert f"accuracy {found['accuracy']:.4f}" in plain
+    assert f"macro F1 {found['macro_f1']:.4f}" in plain
+    assert "given neg" in plain
+
+
+def test_negation_turns_what_a_word_says(trained: Path) -> None:
+    classifier = load_classifier(trained).classifier
+    judged = {word: classifier.predict(f"It is {word}. Two hours.") for word in ("moving", "not moving", "awful")}
+    assert [judged[word].label for word in judged] == ["pos", "neg", "neg"]
+
+
+def test_what_was_kept_for_the_test_was_not_trained_on(trained: Path, folder: Path) -> None:
+    config = ClassificationConfig.model_validate(json.loads((trained / "config.json").read_text("utf-8")))
+    parts = read_parts(folder, config)
+    kept = {tuple(example.tokens.tolist()) for example in load_test(trained)}
+    tokens = load_classifier(trained).classifier.tokens
+    assert kept == {tuple(tokens(text.content).tolist()) for text in parts.test}
+    assert not kept & {tuple(tokens(text.content).tolist()) for text in [*parts.train, *parts.validation]}
+
+
+def test_the_weights_are_those_of_the_best_epoch(trained: Path) -> None:
+    log = [json.loads(line) for line in (trained / "log.jsonl").read_text("utf-8").splitlines()]
+    best = max(log, key=lambda epoch: (epoch["accuracy"], -epoch["validation_loss"]))
+    assert load_classifier(trained).facts["best"] == best
+    assert [epoch["epoch"] for epoch in log if epoch["best"]][-1] == best["epoch"]
+    assert all(epoch["padding"] < 0.1 for epoch in log)
+
+
+def test_predict_takes_an_argument_a_file_and_stdin(
+    trained: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "I found it not funny at all."
+    (tmp_path / "review.txt").write_text(text + "\n", "utf-8")
+    printed = []
+    for given in (["--", text], ["--file", str(tmp_path / "review.txt")], ["-"], []):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text + "\n"))
+        assert main(["classify", "predict", str(trained), *given]) == 0
+        printed.append(capsys.readouterr().out)
+    assert len(set(printed)) == 1
+    assert printed[0].startswith("neg\n")
+    assert main(["classify", "predict", str(trained), text, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["label"] == "neg"
+    assert found["probabilities"].keys() == {"neg", "pos"}
+    assert sum(found["probabilities"].values()) == pytest.approx(1)
+    assert (found["unknown"], found["left_out"], found["tokens"]) == (0, 0, len(text))
+
+
+def test_predict_reads_unknown_characters_and_long_texts_and_says_so(trained: Path, capsys: Capture) -> None:
+    assert main(["classify", "predict", str(trained), "It is very good. 😀😀 Two hours."]) == 0
+    found = capsys.readouterr()
+    assert found.out.startswith("pos\n")
+    assert "2 characters are unknown" in found.err
+    assert main(["classify", "predict", str(trained), "It is awful. " * 200, "--json"]) == 0
+    found = capsys.readouterr()
+    assert "the text has 2,599 characters; the last 599 were not read" in found.err
+    assert json.loads(found.out)["left_out"] == 599
+
+
+def test_evaluate_reads_another_folder(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    write_reviews(tmp_path, [("It is awful.", "neg"), ("A good film.", "pos"), ("My first. It is very good.", "pos")])
+    assert main(["classify", "evaluate", str(trained), "--folder", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["confusion"] == [[1, 0], [0, 2]]
+    shutil.rmtree(tmp_path / "neg")
+    assert "has no sub-folder 'neg'" in refused(capsys, "evaluate", trained, "--folder", tmp_path)
+
+
+def test_training_ends_early_repeats_exactly_and_cuts_long_texts(tmp_path: Path, capsys: Capture) -> None:
+    write_reviews(tmp_path / "texts", reviews(60, seed=2))
+    settings = ["--hidden-size", "4", "--embedding-size", "4", "--epochs", "30", "--patience", "1", "--unit", "byte"]
+    logs = []
+    for run in ("one", "two"):
+        arguments = [str(tmp_path / "texts"), "--run", str(tmp_path / run), *settings, "--max-length", "30"]
+        assert main(["classify", "train", *arguments, "--learning-rate", "0.1"]) == 0
+        out = capsys.readouterr().out
+        assert "texts are longer than 30 bytes, and read that far (--max-length changes it)" in out
+        assert "validation gets no better; the test, with the weights of epoch" in out
+        lines = (tmp_path / run / "log.jsonl").read_text("utf-8").splitlines()
+        logs.append([{**json.loads(line), "seconds": 0} for line in lines])
+    assert logs[0] == logs[1]
+    best = max(epoch["epoch"] for epoch in logs[0] if epoch["best"])
+    assert len(logs[0]) == best + 1 < 30
+    assert max(len(example.tokens) for example in load_test(tmp_path / "one")) == 30
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_an_interrupted_training_says_what_is_kept(
+    epochs: int, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: TerminalReporter, epoch: int, batch: int, batches: int, loss: float) -> None:
+        if epoch > epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TerminalReporter, "step", step)
+    write_reviews(tmp_path / "texts", reviews(60, seed=2))
+    run = tmp_path / "run"
+    assert main(["classify", "train", str(tmp_path / "texts"), "--run", str(run), "--hidden-size", "4"]) == 130
+    kept = f"the best weights so far are kept in {run}" if epochs else f"no epoch was finished in {run}"
+    assert f"stopped; {kept}\n" in capsys.readouterr().out
+    assert (run / "classifier.safetensors").exists() == bool(epochs)
+
+
+def test_a_terminal_gets_a_bar_and_the_same_lines() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=200, highlight=False)
+    with TerminalReporter(console) as reporter:
+        reporter.step(3, 5, 10, 0.25)
+        reporter.epoch(Epoch(3, 0.3, 0.4, 0.9, 0.8, True, 0.05, 12.0))
+        reporter._bar.refresh()
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    for part in ("epoch 3", "0.250 nats", "50%", "accuracy", "(best)"):
+        assert part in shown
+
+
+def test_a_diverged_training_says_so_and_keeps_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [Text(text, int(label == "pos")) for text, label in reviews(40, seed=3)]
+    config = ClassificationConfig(hidden_size=4, embedding_size=4, epochs=3)
+    training = Classification(config, Parts(("neg", "pos"), made[:30], made[30:35], made[35:]), tmp_path / "run")
+    recorder = Recorder()
+
+    def poisoned(epoch: Epoch) -> None:
+        recorder.epochs.append(epoch)
+        training.classifier.model.head.bias.data.fill_(torch.nan)
+
+    monkeypatch.setattr(recorder, "epoch", poisoned)
+    with pytest.raises(TrainingDiverged, match=r"the loss is nan; .* Lower --learning-rate"):
+        training.train(recorder)
+    assert len(recorder.epochs) == 1
+    assert torch.isfinite(load_classifier(tmp_path / "run").classifier.model.head.bias).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--layers", "0"], "--layers 0: Input should be greater than or equal to 1"),
+        (["--unit", "phoneme"], "--unit phoneme: Input should be"),
+        (["--validation-share", "0.6", "--test-share", "0.4"], "leave nothing to train on"),
+        (["--labels", "pos"], "has 1 label(s) (pos) and needs two"),
+        (["--labels", "pos,neutral"], "has no sub-folder 'neutral'"),
+        (["--threads", "0"], "--threads 0: give at least 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_train_refuses_bad_settings_in_one_line(
+    flags: list[str], message: str, folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert message in refused(capsys, "train", folder, "--run", tmp_path / "run", *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten_and_what_is_none_is_refused(
+    trained: Path, run_directory: Path, folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for run in (trained, run_directory):
+        assert "already holds a run" in refused(capsys, "train", folder, "--run", run)
+    (tmp_path / "file").write_text("")
+    assert "cannot be a run directory" in refused(capsys, "train", folder, "--run", tmp_path / "file")
+    error = refused(capsys, "predict", run_directory, "A text")
+    assert "classifier.safetensors; give the directory of a run that `charloom classify train` made" in error
+    assert "give the text itself or --file, not both" in refused(capsys, "predict", trained, "text", "--file", "x.txt")
+    assert "the text is empty" in refused(capsys, "predict", trained, " \n")
+
+
+@pytest.mark.parametrize("damaged", ["classifier.safetensors", "test.safetensors", "vocabulary.json"])
+def test_a_damaged_run_is_refused(damaged: str, trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    (run / damaged).write_bytes(b"{")
+    assert damaged in refused(capsys, "evaluate", run)

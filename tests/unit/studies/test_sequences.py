@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from charloom.cli.main import main
+from charloom.studies.sequences import (
+    DateSettings,
+    ReversalSettings,
+    SequenceResult,
+    draw,
+    measure_dates,
+    measure_reversal,
+    mirrored_attention,
+    tables,
+)
+from charloom.tasks.pairs import Reversal
+from charloom.tasks.sequences import Answer, SequenceSettings, train
+
+SMALL = ["--steps", "2", "--hidden-size", "4", "--embedding-size", "4", "--examples", "3", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def reversal(said: list[str]) -> SequenceResult:
+    return measure_reversal(ReversalSettings(), said.append)
+
+
+def test_strings_are_reversed_and_the_attention_runs_backwards(reversal: SequenceResult, said: list[str]) -> None:
+    assert reversal.exact > 0.95
+    assert reversal.mirrored is not None
+    assert reversal.mirrored > 0.75
+    assert len(reversal.mistakes) == round((1 - reversal.exact) * reversal.examples)
+    for answer in reversal.answers:
+        weights = np.array(answer.weights)
+        assert weights.shape == (len(answer.written) + 1, len(answer.source))
+        np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
+    assert len(said) == 10
+    assert said[-1].startswith("step 400 of 400")
+
+
+def test_dates_of_days_never_seen_are_read() -> None:
+    found = measure_dates(DateSettings(steps=250), lambda line: None)
+    assert found.exact > 0.95
+    assert found.mirrored is None
+
+
+def test_the_picture_and_the_tables_show_what_was_written(reversal: SequenceResult, tmp_path: Path) -> None:
+    draw(reversal, tmp_path / "one.png")
+    draw(reversal, tmp_path / "two.png")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert (tmp_path / "one.png").stat().st_size > 5_000
+    figures, written = tables(reversal)
+    cells = [list(column.cells)[0] for column in figures.columns]
+    assert cells[1:3] == ["500", f"{reversal.exact:.1%}"]
+    assert list(written.columns[1].cells)[:4] == [answer.written for answer in reversal.answers]
+
+
+def test_mirrored_attention_is_that_on_the_character_to_write() -> None:
+    weights = [[0.1, 0.9], [0.6, 0.4], [0.5, 0.5]]
+    assert mirrored_attention(Answer("ab", "ba", "ba", weights)) == pytest.approx(0.75)
+    assert mirrored_attention(Answer("ab", "ba", "", weights[:1])) == pytest.approx(0.45)
+
+
+def test_the_same_settings_give_the_same_model() -> None:
+    settings = SequenceSettings(steps=3, hidden_size=8, embedding_size=4, examples=5)
+    one, two = (train(Reversal(), settings) for _ in range(2))
+    assert (one.losses, one.answers) == (two.losses, two.answers)
+    assert train(Reversal(), settings.model_copy(update={"seed": 2})).losses != one.losses
+
+
+@pytest.mark.parametrize("name", ["reversal", "dates"])
+def test_the_command_writes_figures_and_a_picture(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", name, "--out", str(tmp_path), *SMALL]) == 0
+    assert "held-out examples" in capsys.readouterr().out
+    saved = json.loads((tmp_path / f"{name}.json").read_text("utf-8"))
+    assert saved["settings"]["steps"] == len(saved["result"]["losses"]) == 2
+    assert len(saved["result"]["answers"]) == 3
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_contradictory_lengths_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "reversal", "--out", str(tmp_path), "--shortest", "11"]) == 1
+    assert "--shortest 11 is more than --longest 10" in capsys.readouterr().err
