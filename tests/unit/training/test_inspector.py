@@ -115,7 +115,7 @@ def test_it_is_the_decoder_laid_open(cell: CellKind, kind: DecoderKind, tmp_path
         step = decoder.run(one_row(decoder.shape, token=token, forced=[forced])._replace(h=h, c=c))
         np.testing.assert_allclose(found.h[place], step.h[:, 0], atol=1e-6)
         np.testing.assert_allclose(found.c[place], step.c[:, 0], atol=1e-6)
-        np.testing.assert_allclose(logprobs[place, forced], step.logprob[0, 0], atol=1e-5)
+        np.testing.assert_allclose(logprobs[place, forced], step.logprob[0, 0], atol=5e-5)
         h, c, token = step.h, step.c, forced
 
 
