@@ -30,18 +30,18 @@ GROWTH, GROWTH_EVALUATIONS = 0.1, 5
 
 
 def vanishing(old: Sequence[Progress], new: Sequence[Progress]) -> Iterator[Advice]:
-    """The gradient of a part is so small that it does not learn."""
-    for part in new[-1].gradient_norms:
-        norm = max(step.gradient_norms[part] for step in new)
-        if norm < VANISHED:
-            yield Advice(
-                new[-1].step,
-                "vanishing gradient",
-                part,
-                -math.log10(max(norm, 1e-45)),
-                f"the gradient of the {part} is {norm:.1e}: it learns nothing. "
-                "Use fewer --layers, --cell layer-norm or a lower --dropout",
-            )
+    """The gradients of some parts are so small that these do not learn."""
+    largest = {part: max(step.gradient_norms[part] for step in new) for part in new[-1].gradient_norms}
+    vanished = [part for part, norm in largest.items() if norm < VANISHED]
+    if vanished:
+        worst = min(largest.values())
+        yield Advice(
+            new[-1].step,
+            "vanishing gradient",
+            -math.log10(max(worst, 1e-45)),
+            f"the gradient of {', '.join(vanished)} is as small as {worst:.1e}, too little to learn from. "
+            "Use fewer --layers or --cell layer-norm, or lower --learning-rate if the gates are saturated",
+        )
 
 
 def exploding(old: Sequence[Progress], new: Sequence[Progress]) -> Iterator[Advice]:
@@ -52,7 +52,6 @@ def exploding(old: Sequence[Progress], new: Sequence[Progress]) -> Iterator[Advi
         yield Advice(
             worst.step,
             "exploding gradient",
-            "",
             math.log10(worst.gradient_norm / usual),
             f"the gradient's norm is {worst.gradient_norm:.3g}, {worst.gradient_norm / usual:,.0f} times what is usual "
             "in this run. Lower --learning-rate or --gradient-clip, or raise --warmup-steps",
@@ -62,11 +61,12 @@ def exploding(old: Sequence[Progress], new: Sequence[Progress]) -> Iterator[Advi
 def spiking(old: Sequence[Progress], new: Sequence[Progress]) -> Iterator[Advice]:
     """The loss rose, as it does where steps are too large."""
     usual, now = median(step.loss for step in old), mean(step.loss for step in new)
+    if old[0].step == 1:
+        usual = min(usual, old[0].loss)  # a loss that is above that of chance from the start
     if now - usual > max(SPIKE, SPIKE_SHARE * usual):
         yield Advice(
             new[-1].step,
             "loss spike",
-            "",
             now - usual,
             f"the training loss rose from {usual:.2f} to {now:.2f} nats: the learning rate "
             f"({new[-1].learning_rate:.1e}) may be too high. Lower --learning-rate, or raise --warmup-steps",
@@ -81,7 +81,6 @@ def clipping(evaluations: Sequence[Evaluation]) -> Iterator[Advice]:
         yield Advice(
             last.step,
             "clipped gradient",
-            "",
             share,
             f"{share:.0%} of the steps of the last epoch were clipped. Raise --gradient-clip, or lower --learning-rate",
         )
@@ -98,7 +97,6 @@ def flat(evaluations: Sequence[Evaluation], config: TrainingConfig) -> Iterator[
         yield Advice(
             last.step,
             "flat loss",
-            "",
             max(last.step - best.step, last.step - before[-1].step),
             f"the training loss, {last.train_loss:.4f} nats, is not below that of step {before[-1].step}. "
             "Change --learning-rate (--find-learning-rate suggests one), or take more --layers or --hidden-size; "
@@ -116,7 +114,6 @@ def overfitting(evaluations: Sequence[Evaluation]) -> Iterator[Advice]:
         yield Advice(
             last.step,
             "overfitting",
-            "",
             last.validation_loss - best.validation_loss,
             f"the validation loss rose {OVERFITTING_EVALUATIONS} times in a row, to {last.validation_loss:.3f} nats "
             f"(best: {best.validation_loss:.3f} at step {best.step}), while the training loss fell. "
@@ -136,7 +133,6 @@ def growing(evaluations: Sequence[Evaluation]) -> Iterator[Advice]:
         yield Advice(
             evaluations[-1].step,
             "growing memory",
-            "",
             growth,
             f"the process grew by {growth:.0%} within {GROWTH_EVALUATIONS} evaluations, to {recent[-1] / 1e6:,.0f} MB. "
             "If it goes on, stop it with Ctrl-C and go on with --resume, in a process that starts small; "
@@ -159,12 +155,12 @@ class Adviser:
         self._config = config
         self._evaluations = list(evaluations)
         self._steps: deque[Progress] = deque(maxlen=OLD + NEW)
-        self._told = {(advice.cause, advice.about): advice.severity for advice in told}
+        self._told = {advice.cause: advice.severity for advice in told}
 
     def step(self, progress: Progress) -> list[Advice]:
         """What a step gives reason to say; looked at with every tenth one."""
         self._steps.append(progress)
-        if progress.step % NEW or len(self._steps) < 3 * NEW:
+        if progress.step % NEW or len(self._steps) < 2 * NEW:
             return []
         steps = list(self._steps)
         old, new = steps[:-NEW], steps[-NEW:]
@@ -179,8 +175,7 @@ class Adviser:
     def _new(self, found: list[Advice]) -> list[Advice]:
         new = []
         for advice in found:
-            key = (advice.cause, advice.about)
-            if key not in self._told or advice.severity >= 2 * self._told[key]:
-                self._told[key] = advice.severity
+            if advice.cause not in self._told or advice.severity >= 2 * self._told[advice.cause]:
+                self._told[advice.cause] = advice.severity
                 new.append(advice)
         return new

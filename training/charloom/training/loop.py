@@ -302,8 +302,8 @@ class Trainer:
         """Drop what a killed run wrote after its last checkpoint: it will be made again."""
         if not log.is_file():
             return
-        lines = log.read_text("utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+        lines = log.read_text("utf-8").split("\n")[:-1]  # and at no other line break: samples may hold those
+        kept = [f"{line}\n" for line in lines if json.loads(line)["step"] <= self.step]
         replace_file(log, "".join(kept).encode())
 
 

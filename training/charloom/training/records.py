@@ -77,8 +77,6 @@ class Advice:
 
     step: int
     cause: str
-    about: str
-    """What it concerns, such as a part of the model; empty where it is the whole run."""
     severity: float
     """How bad it is, to compare it with others of the same cause: twice as much is twice as bad."""
     text: str

@@ -38,7 +38,7 @@ class Watching:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(value, TrainingDiverged):
-            self._advise([Advice(self._step, DIVERGED, "", 1.0, str(value))])
+            self._advise([Advice(self._step, DIVERGED, 1.0, str(value))])
         self._tell(lambda watcher: watcher.close())
 
     def step(self, progress: Progress) -> None:
@@ -63,11 +63,9 @@ class Watching:
                 tell(watcher)
             except Exception as problem:
                 self._watchers.remove(watcher)
-                about = type(watcher).__name__
-                text = (
-                    f"{about} failed and is left out from here on, the run goes on: {type(problem).__name__}: {problem}"
-                )
-                failed.append(Advice(self._step, "watcher failed", about, 1.0, text))
+                name, why = type(watcher).__name__, f"{type(problem).__name__}: {problem}"
+                text = f"the run goes on without {name}, which failed: {why}"
+                failed.append(Advice(self._step, "watcher failed", 1.0, text))
         self._advise(failed)
 
 
