@@ -19,11 +19,12 @@ from charloom.training.records import Advice, Evaluation, Progress
 
 SMOOTHED = 20
 """Steps over which the present loss is averaged."""
-SAMPLE_LINES, WARNING_LINES, SHOWN_WARNINGS = 5, 2, 2
+SAMPLE_LINES, WARNING_LINES, SHOWN_WARNINGS = 5, 3, 2
 BLOCKS = "▁▂▃▄▅▆▇█"
 LABEL = 11
 """Columns of the names on the left."""
-KINDS = ("input", "forget", "output", "candidate", "hidden")
+KINDS = {"input": "input", "forget": "forget", "output": "output", "candidate": "candidate", "hidden": "|h|"}
+"""Of activations, with their titles."""
 
 
 def loss_figures(nats: float) -> str:
@@ -172,7 +173,7 @@ class Dashboard:
         gates = self._evaluations[-1].gates if self._evaluations else {}
         if not gates or room < 2:
             return
-        yield Text(f"{'% <.1 >.9':{LABEL}}" + "".join(f"{kind:>12}" for kind in KINDS), style="dim")
+        yield Text(f"{'% <.1 >.9':{LABEL}}" + "".join(f"{title:>12}" for title in KINDS.values()), style="dim")
         shown = list(gates.items())
         if len(shown) > room - 1:
             shown = shown[: room - 2]

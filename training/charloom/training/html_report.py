@@ -187,8 +187,7 @@ def _gates(evaluations: Sequence[Evaluation]) -> str:
     if not seen:
         return ""
     chosen = _spread(seen, 3)
-    titles = {"hidden": "|h|"}
-    head = "".join(f"<th>{titles.get(kind, kind)}</th>" for kind in KINDS)
+    head = "".join(f"<th>{title}</th>" for title in KINDS.values())
     rows = "".join(
         f"<tr><th>{escape(layer)}</th>{''.join(_gate_cells(layer, chosen))}</tr>" for layer in chosen[-1].gates
     )

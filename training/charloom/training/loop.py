@@ -177,7 +177,7 @@ class Trainer:
             raise TrainingDiverged(
                 f"{problem}; what was saved in {self.run} until then is kept, and its best weights can be exported. "
                 "Lower --learning-rate or --gradient-clip, raise --warmup-steps, or train with --precision fp32, "
-                "in another --run"
+                "in another --run; --initial-weights starts it from those weights"
             ) from problem
         self.step += 1
         self._recent.append(result)
