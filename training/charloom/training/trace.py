@@ -17,6 +17,7 @@ from charloom.bundle import Tokens
 from charloom.training.layers import Layer, Step
 from charloom.training.model import CharLSTM
 from charloom.training.records import Activations
+from charloom.training.stream import Stream
 
 BINS = 20
 ROWS, LENGTH = 32, 64
@@ -39,7 +40,7 @@ def trace(model: CharLSTM, tokens: Tensor) -> Iterator[Step]:
         x = made.h
 
 
-def gate_activations(model: CharLSTM, text: Tokens) -> dict[str, dict[str, Activations]]:
+def gate_activations(model: CharLSTM, text: Stream | Tokens) -> dict[str, dict[str, Activations]]:
     """How open the gates are on the first tokens of a text [M], by layer (`layer 1` and so on) and kind.
 
     Kinds are the gates `input`, `forget` and `output`, the `candidate`, and `hidden`, which is |h|. The text is read in
