@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import torch
 
 from charloom.bundle import DecoderKind, read_bundle
 from charloom.cli.main import main
-from charloom.training.checkpoint import load_trained
+from charloom.training import html_report
+from charloom.training.checkpoint import CheckpointError, load_trained
 from charloom.training.export import exporter
+from charloom.training.history import read_warnings
 from charloom.training.report import TerminalReporter, loss_figures
 
 SETTINGS = [
@@ -214,11 +218,55 @@ def test_train_refuses_a_file_in_place_of_the_run_directory(text: Path, tmp_path
     assert str(tmp_path / "file") in refused(capsys, "train", text, "--run", tmp_path / "file", *SETTINGS)
 
 
+def test_a_run_leaves_a_report_that_can_be_written_again(text: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    assert main(["train", str(text), "--run", str(run), *SETTINGS, "--tensorboard"]) == 0
+    assert f"report: {run / 'report.html'}" in capsys.readouterr().out
+    page = (run / "report.html").read_text("utf-8")
+    assert "<h2>Final losses" in page
+    assert len(list((run / "tensorboard").iterdir())) == 1
+    (run / "report.html").unlink()
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out == f"wrote {run / 'report.html'}\n"
+    again = (run / "report.html").read_text("utf-8")
+    assert re.sub("written [^<]*", "", again) == re.sub("written [^<]*", "", page)
+    assert "there is no run in" in refused(capsys, "report", tmp_path / "nothing")
+
+
+def test_train_without_a_report_is_still_a_run(
+    text: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise CheckpointError("cannot write it: No space left on device")
+
+    monkeypatch.setattr(html_report, "replace_file", full)
+    assert main(["train", str(text), "--run", str(tmp_path / "run"), *SETTINGS]) == 0
+    out = capsys.readouterr().out
+    assert "warning: watcher failed, step" in out
+    assert "warning: no report was written: cannot write it: No space left on device" in out
+    assert "next: charloom export" in out
+
+
+def test_tensorboard_that_is_not_installed_is_asked_for_before_anything_else(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("charloom.training.tensorboard", "torch.utils.tensorboard", "torch.utils.tensorboard.writer"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    error = refused(capsys, "train", tmp_path / "missing.txt", "--run", tmp_path / "run", "--tensorboard")
+    assert "--tensorboard needs tensorboard, which is not installed; run: pip install 'charloom[watch]'" in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_train_says_that_it_diverged_in_one_line(text: Path, tmp_path: Path, capsys: Capture) -> None:
     settings = [*SETTINGS, "--learning-rate", "1e38", "--warmup-steps", "0", "--precision", "fp32"]
     error = refused(capsys, "train", text, "--run", tmp_path / "run", *settings)
     assert "at step" in error
     assert "Lower --learning-rate" in error
+    assert read_warnings(tmp_path / "run")[0].text in error
+    assert "<b>diverged</b>" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])

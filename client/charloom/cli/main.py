@@ -37,6 +37,7 @@ COMMANDS = {
     "bench": Command("charloom.cli.bench", None, "load a server and tell how much text it gives, and how soon"),
     "serve": Command("charloom.cli.serve", "server", "serve bundles over gRPC"),
     "train": Command("charloom.cli.train", "training", "train a model on text"),
+    "report": Command("charloom.cli.report", "training", "write the page that shows a run, anew"),
     "evaluate": Command("charloom.cli.evaluate", "training", "validation loss of a run, by both protocols"),
     "classify": Command("charloom.cli.classify", "training", "train a classifier of texts, measure it, use it"),
     "export": Command("charloom.cli.export", "training", "turn a run into a bundle that can be served"),

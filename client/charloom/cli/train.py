@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags
 from charloom.cli.threads import add_threads_flag, use_threads
 from charloom.cli.train_start import config_of, refuse_contradictions, run_directory_of, start_of, training_text
+from charloom.cli.watching import keep_report, require_tensorboard, watching
 from charloom.training.checkpoint import CheckpointError, load_trained, save_losses
 from charloom.training.config import SettingsError, TrainingConfig
 from charloom.training.corpus import Corpus, CorpusError
@@ -25,7 +25,7 @@ from charloom.training.learner import TrainingDiverged
 from charloom.training.loop import Trainer
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import join_ranks, leave_ranks
-from charloom.training.report import TerminalReporter, loss_figures
+from charloom.training.report import loss_figures
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="start from the weights of a run or bundle, with its vocabulary and sizes",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default: auto)")
+    parser.add_argument("--tensorboard", action="store_true", help="also write event files into RUN/tensorboard")
     add_threads_flag(parser)
     add_settings_flags(parser.add_argument_group("settings"), TrainingConfig)
 
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     device = _device(arguments.device)
     use_threads(arguments)
     refuse_contradictions(arguments)
+    if arguments.tensorboard:
+        require_tensorboard()
     try:
         start = start_of(arguments)
         config = config_of(arguments, start)
@@ -87,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         if start.weights is not None and ranks.first:
             loss = tail_estimate(trainer.learner.model, corpus.validation)
             console.print(f"epoch   0.00  step 0  validation {loss_figures(loss)}  (initial weights)")
-        return _train(trainer, arguments.text, device, console)
+        return _train(trainer, arguments, device, console)
     except (
         CorpusError,
         CheckpointError,
@@ -117,19 +120,18 @@ def _describe(trainer: Trainer, device: str, console: Console) -> None:
     )
 
 
-def _train(trainer: Trainer, texts: Sequence[Path], device: str, console: Console) -> int:
+def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console: Console) -> int:
     config, ranks = trainer.config, trainer.ranks
     former = {number: signal.signal(number, lambda *_: trainer.stop()) for number in _STOPPING}
-    unit = config.unit.plural.removesuffix("s")
     try:
-        with TerminalReporter(console, trainer.total_steps, trainer.step, unit) as reporter:
+        with watching(trainer, console, tensorboard=arguments.tensorboard) as reporter:
             outcome = trainer.train(reporter)
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
     run_directory = shlex.quote(str(trainer.run))
     if not outcome.finished:
-        again = f"charloom train {shlex.join(map(str, texts))} --run {run_directory} --resume"
+        again = f"charloom train {shlex.join(map(str, arguments.text))} --run {run_directory} --resume"
         console.print(f"stopped at step {outcome.step}; go on with: {again}")
         return 130
     if outcome.stopped_early:
@@ -142,6 +144,7 @@ def _train(trainer: Trainer, texts: Sequence[Path], device: str, console: Consol
     save_losses(trainer.run, trained.facts["step"], found)
     for protocol, loss in found.items():
         console.print(f"{protocol:12} {loss_figures(loss)}")
+    keep_report(trainer.run, console)
     console.print(f"next: charloom export {run_directory} BUNDLE")
     return 0
 

@@ -30,6 +30,7 @@ SCHEMA = "charloom.checkpoint/2"
 LAST_FILE, BEST_FILE, CONFIG_FILE, LOG_FILE = "last.safetensors", "best.safetensors", "config.json", "log.jsonl"
 VALIDATION_FILE, VALIDATION_STARTS_FILE = "validation.npy", "validation-documents.npy"
 LOSSES_FILE = "losses.json"
+WARNINGS_FILE, REPORT_FILE = "warnings.jsonl", "report.html"
 
 
 class CheckpointError(Exception):
@@ -95,6 +96,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if metadata.get("schema") != SCHEMA:
         raise CheckpointError(f"{path} has schema {metadata.get('schema')!r}, this version reads {SCHEMA!r}")
     return Checkpoint(tensors, json.loads(metadata["facts"]))
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a checkpoint knows of itself, without its tensors.
+
+    Raises:
+        CheckpointError: it is truncated.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {}).get("facts", "{}")))
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise CheckpointError(f"the checkpoint {path} is damaged or cut short ({problem})") from problem
 
 
 @dataclass(frozen=True)

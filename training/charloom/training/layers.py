@@ -37,6 +37,23 @@ class LayerOutput(NamedTuple):
     """[B, H], after the last step"""
 
 
+class Step(NamedTuple):
+    """One step of a layer, each [B, H]."""
+
+    h: Tensor
+    """after the step"""
+    c: Tensor
+    """after the step"""
+    i: Tensor
+    """input gate, in (0, 1): how much is added"""
+    f: Tensor
+    """forget gate, in (0, 1): how much of the cell state stays"""
+    g: Tensor
+    """candidate, in (-1, 1): what is added"""
+    o: Tensor
+    """output gate, in (0, 1): how much is shown"""
+
+
 class Layer(nn.Module):
     """Weights of one layer and the way through time; a subclass has the equations of one step.
 
@@ -70,7 +87,22 @@ class Layer(nn.Module):
         recurrent = dropout(self.weight_hh, self.weight_drop, self.training)  # Merity et al., 2017: "weight drop"
         return self._stepwise(x, h, c, recurrent, resets)
 
-    def _stepwise(self, x: Tensor, h: Tensor, c: Tensor, recurrent: Tensor, resets: Tensor | None) -> LayerOutput:
+    @torch.no_grad()
+    def steps(self, x: Tensor, h: Tensor, c: Tensor) -> list[Step]:
+        """What `forward` does in evaluation mode, laid open: its T steps, with the gates."""
+        steps: list[Step] = []
+        self._stepwise(x, h, c, self.weight_hh, None, steps)
+        return steps
+
+    def _stepwise(
+        self,
+        x: Tensor,
+        h: Tensor,
+        c: Tensor,
+        recurrent: Tensor,
+        resets: Tensor | None,
+        steps: list[Step] | None = None,
+    ) -> LayerOutput:
         """Step by step in torch operations; torch differentiates them, the weights' gradient is taken at the end."""
         inputs, base = self._prepared(linear(x, self.weight_ih).transpose(0, 1))
         history: list[Tensor] = []
@@ -84,9 +116,11 @@ class Layer(nn.Module):
                 h, c = h * kept[step], c * kept[step]
             history.append(h.detach())
             product = torch.addmm(from_base, h.to(base.dtype), weight).to(c.dtype)
-            h_new, c_new = self.step(product, below, c)
-            h, c = (h_new, c_new) if zoneout is None else zoneout(step, h, c, h_new, c_new)
+            made = self.step(product, below, c)
+            h, c = (made.h, made.c) if zoneout is None else zoneout(step, h, c, made.h, made.c)
             outputs.append(h)
+            if steps is not None:
+                steps.append(made._replace(h=h, c=c))
         return LayerOutput(torch.stack(outputs, dim=1), h, c)
 
     def _prepared(self, products: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,16 +129,13 @@ class Layer(nn.Module):
         return base, base
 
     @abstractmethod
-    def step(self, product: Tensor, inputs: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, product: Tensor, inputs: Tensor, c: Tensor) -> Step:
         """The equations of one step.
 
         Args:
             product: [B, 4H], the recurrent product, added to its base
             inputs: [B, 4H], as `_prepared` made it
             c: [B, H], the cell state before the step
-
-        Returns:
-            h and c after the step.
         """
 
 
@@ -124,10 +155,11 @@ class LSTMLayer(Layer):
         )
         return LayerOutput(outputs, h.squeeze(0), c.squeeze(0))
 
-    def step(self, product: Tensor, inputs: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, product: Tensor, inputs: Tensor, c: Tensor) -> Step:
         i, f, g, o = product.chunk(4, dim=1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
+        c = f * c + i * g
+        return Step(o * torch.tanh(c), c, i, f, g, o)
 
 
 class PeepholeLayer(Layer):
@@ -140,11 +172,13 @@ class PeepholeLayer(Layer):
         super().__init__(input_size, config)
         self.see = nn.Parameter(torch.zeros(3, config.hidden_size))
 
-    def step(self, product: Tensor, inputs: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, product: Tensor, inputs: Tensor, c: Tensor) -> Step:
         i, f, g, o = product.chunk(4, dim=1)
         see_i, see_f, see_o = self.see
-        c = torch.sigmoid(f + see_f * c) * c + torch.sigmoid(i + see_i * c) * torch.tanh(g)
-        return torch.sigmoid(o + see_o * c) * torch.tanh(c), c
+        i, f, g = torch.sigmoid(i + see_i * c), torch.sigmoid(f + see_f * c), torch.tanh(g)
+        c = f * c + i * g
+        o = torch.sigmoid(o + see_o * c)
+        return Step(o * torch.tanh(c), c, i, f, g, o)
 
 
 class LayerNormLayer(Layer):
@@ -164,11 +198,12 @@ class LayerNormLayer(Layer):
         normed = layer_norm(products.to(self.bias.dtype), self.gain_ih.shape, self.gain_ih, self.bias, EPSILON)
         return normed, torch.zeros((), dtype=products.dtype, device=products.device).expand_as(products)
 
-    def step(self, product: Tensor, inputs: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, product: Tensor, inputs: Tensor, c: Tensor) -> Step:
         i, f, g, o = (inputs + layer_norm(product, self.gain_hh.shape, self.gain_hh, None, EPSILON)).chunk(4, dim=1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
+        c = f * c + i * g
         seen = layer_norm(c, self.gain_c.shape, self.gain_c, self.shift_c, EPSILON)
-        return torch.sigmoid(o) * torch.tanh(seen), c
+        return Step(o * torch.tanh(seen), c, i, f, g, o)
 
 
 LAYERS: dict[CellKind, type[Layer]] = {

@@ -30,6 +30,7 @@ from charloom.training.checkpoint import (
     CONFIG_FILE,
     LAST_FILE,
     LOG_FILE,
+    WARNINGS_FILE,
     Checkpoint,
     CheckpointError,
     load_weights,
@@ -49,6 +50,7 @@ from charloom.training.model import CharLSTM
 from charloom.training.ranks import Ranks
 from charloom.training.records import Evaluation, Outcome, Progress, Reporter
 from charloom.training.schedules import Plateau, learning_rate
+from charloom.training.trace import gate_activations
 
 SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 200, 0.8
 
@@ -162,7 +164,8 @@ class Trainer:
         write_vocabulary(self.run / VOCABULARY_FILE, self.corpus.vocabulary)
         save_validation(self.run, self.corpus.validation)
         replace_file(self.run / CONFIG_FILE, self.config.model_dump_json(indent=2).encode() + b"\n")
-        self._keep_log_up_to_here()
+        for file in (LOG_FILE, WARNINGS_FILE):
+            self._keep_up_to_here(self.run / file)
 
     def _train_step(self) -> tuple[StepResult, float]:
         if self.batches.starts_epoch(self.step):
@@ -172,8 +175,9 @@ class Trainer:
             result = self.learner.step(self.step, self.batches.batch(self.step), rate)
         except TrainingDiverged as problem:
             raise TrainingDiverged(
-                f"{problem}; what was saved in {self.run} until then is kept. "
-                "Lower --learning-rate or --gradient-clip, or train with --precision fp32"
+                f"{problem}; what was saved in {self.run} until then is kept, and its best weights can be exported. "
+                "Lower --learning-rate or --gradient-clip, raise --warmup-steps, or train with --precision fp32, "
+                "in another --run; --initial-weights starts it from those weights"
             ) from problem
         self.step += 1
         self._recent.append(result)
@@ -183,6 +187,7 @@ class Trainer:
         return Progress(
             step=self.step,
             total_steps=self.total_steps,
+            epoch=self.step / self.batches.per_epoch,
             loss=result.loss,
             learning_rate=rate,
             gradient_norm=result.norm,
@@ -215,6 +220,7 @@ class Trainer:
             seconds=time.monotonic() - started,
             memory_bytes=psutil.Process().memory_info().rss,
             sample=self._sample(model),
+            gates=gate_activations(model, self.corpus.validation),
         )
         with (self.run / LOG_FILE).open("a", encoding="utf-8") as log:
             log.write(json.dumps(asdict(evaluation), ensure_ascii=False) + "\n")
@@ -254,6 +260,8 @@ class Trainer:
             "parameters": self.learner.model.parameter_count(),
             "precision": self.learner.precision,
             "processes": self.ranks.count,
+            "device": str(self.learner.device),
+            "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
@@ -290,11 +298,12 @@ class Trainer:
         self.step, self.best_loss, self.seconds = facts["step"], facts["validation_loss"], facts["seconds"]
         self._recent = [StepResult(*result) for result in facts["recent"]]
 
-    def _keep_log_up_to_here(self) -> None:
-        """Drop the evaluations that a killed run made after its last checkpoint: they will be made again."""
-        log = self.run / LOG_FILE
-        lines = log.read_text("utf-8").splitlines(keepends=True) if log.is_file() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+    def _keep_up_to_here(self, log: Path) -> None:
+        """Drop what a killed run wrote after its last checkpoint: it will be made again."""
+        if not log.is_file():
+            return
+        lines = log.read_text("utf-8").split("\n")[:-1]  # and at no other line break: samples may hold those
+        kept = [f"{line}\n" for line in lines if json.loads(line)["step"] <= self.step]
         replace_file(log, "".join(kept).encode())
 
 

@@ -5,7 +5,7 @@ Knows: figures and their units. Does not know: how they come about, how they are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -15,6 +15,7 @@ class Progress:
 
     step: int
     total_steps: int
+    epoch: float
     loss: float
     """Training loss of this step, nats per token."""
     learning_rate: float
@@ -24,6 +25,20 @@ class Progress:
     """The same by part: `embedding`, `layer 1` and so on, `head`."""
     clipped: bool
     tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Activations:
+    """How the values of one gate of one layer are spread over a fixed piece of the validation text."""
+
+    low: float
+    """The lowest value that there can be, 0 or -1; the highest is 1."""
+    counts: list[int]
+    """Of values in equal bins from `low` to 1."""
+    near_low: float
+    """Share of values less than 0.1 above `low`."""
+    near_high: float
+    """Share of values above 0.9."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,23 @@ class Evaluation:
     memory_bytes: int
     """Resident memory of the process."""
     sample: str
+    gates: dict[str, dict[str, Activations]] = field(default_factory=dict)
+    """By layer (`layer 1`), then `input`, `forget`, `output`, `candidate` and `hidden`; runs of old have none."""
+
+
+DIVERGED = "diverged"
+"""The cause of an advice: the loss or the gradient became NaN or infinite, which ends the run."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Something that seems to go wrong, and what to change."""
+
+    step: int
+    cause: str
+    severity: float
+    """How bad it is, to compare it with others of the same cause: twice as much is twice as bad."""
+    text: str
 
 
 class Reporter(Protocol):
@@ -58,6 +90,16 @@ class Reporter(Protocol):
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """An evaluation was made."""
+
+
+class Watcher(Reporter, Protocol):
+    """Who shows or keeps what a run tells."""
+
+    def advice(self, advice: Advice) -> None:
+        """Something seems to go wrong."""
+
+    def close(self) -> None:
+        """The run has ended, or stopped."""
 
 
 @dataclass(frozen=True)

@@ -1,81 +1,78 @@
 """Showing a run on a terminal or in a log file.
 
-Knows: rich, figures and their units. Does not know: training.
+Knows: rich. Does not know: training, what is in the dashboard.
 """
 
 from __future__ import annotations
 
-import math
-from types import TracebackType
+import time
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.console import Console, Group
+from rich.live import Live
 
-from charloom.training.records import Evaluation
-from charloom.training.records import Progress as Step
+from charloom.training.dashboard import Dashboard, clock, loss_figures, printable
+from charloom.training.records import DIVERGED, Advice, Evaluation, Progress
 
+__all__ = ["TerminalReporter", "loss_figures"]
 
-def loss_figures(nats: float) -> str:
-    """A loss in the three units that people compare."""
-    return f"{nats:.4f} nats  {nats / math.log(2):.4f} bits  perplexity {math.exp(min(nats, 50)):.3f}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}"
-
-
-class _Figures(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(task.fields.get("figures", ""))
+PAUSE = 0.5
+"""Seconds between two pictures, at least."""
+PAUSE_SHARE = 100
+"""And at least this many times what a picture takes, so that drawing takes 1 % of the time."""
 
 
 class TerminalReporter:
-    """A progress bar on a terminal; plain lines, one per evaluation, anywhere else."""
+    """A dashboard on a terminal, drawn again now and then; anywhere else plain lines, some per evaluation."""
 
-    def __init__(self, console: Console, total_steps: int, done_steps: int, unit: str) -> None:
+    def __init__(self, console: Console, dashboard: Dashboard, unit: str) -> None:
         self._console = console
+        self._dashboard = dashboard
         self._unit = unit
-        self._bar = Progress(
-            BarColumn(bar_width=8),
-            TaskProgressColumn(),
-            _Figures(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("training", total=total_steps, completed=done_steps, figures="")
+        self._next = 0.0
+        self._live = None
+        if console.is_terminal and not console.is_dumb_terminal and not console.options.ascii_only:
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live.start()
 
-    def __enter__(self) -> TerminalReporter:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def step(self, progress: Step) -> None:
-        """Move the bar."""
-        nats = progress.loss
-        figures = (
-            f"{nats:.3f} nats {nats / math.log(2):.3f} bits ppl {math.exp(min(nats, 50)):.2f} "
-            f"{progress.tokens_per_second:,.0f} {self._unit.replace('character', 'char')}/s"
-        )
-        self._bar.update(self._task, completed=progress.step, figures=figures)
+    def step(self, progress: Progress) -> None:
+        """Take note; draw if it is time to."""
+        self._dashboard.step(progress)
+        if time.monotonic() >= self._next:
+            self._draw()
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """Print the figures and a sample."""
+        self._dashboard.evaluation(evaluation)
         mark = "  (best)" if evaluation.best else ""
-        self._console.print(
+        self._print(
             f"epoch {evaluation.epoch:6.2f}  step {evaluation.step}  train {evaluation.train_loss:.4f} nats  "
             f"validation {loss_figures(evaluation.validation_loss)}{mark}  "
-            f"{evaluation.tokens_per_second:,.0f} {self._unit}s/s  {_clock(evaluation.seconds)}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            f"{evaluation.tokens_per_second:,.0f} {self._unit}s/s  {clock(evaluation.seconds)}"
         )
-        sample = "\n".join(f"    | {line}" for line in evaluation.sample.splitlines())
-        self._console.print(sample, markup=False, highlight=False, soft_wrap=True)
+        self._print("\n".join(f"    | {line}" for line in printable(evaluation.sample)))
+        self._draw()
+
+    def advice(self, advice: Advice) -> None:
+        """Print the warning; that the run diverged is for the command to say."""
+        if advice.cause != DIVERGED:
+            self._dashboard.advice(advice)
+            self._print(f"warning: {advice.cause}, step {advice.step}: {advice.text}")
+            self._draw()
+
+    def close(self) -> None:
+        """Take the dashboard away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _draw(self) -> None:
+        if self._live is None:
+            return
+        began = time.monotonic()
+        width, height = self._console.size
+        self._live.update(Group(*self._dashboard.lines(width, height - 1)), refresh=True)
+        ended = time.monotonic()
+        self._next = ended + max(PAUSE, PAUSE_SHARE * (ended - began))
