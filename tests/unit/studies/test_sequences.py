@@ -58,7 +58,7 @@ def test_the_picture_and_the_tables_show_what_was_written(reversal: SequenceResu
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert (tmp_path / "one.png").stat().st_size > 5_000
     figures, written = tables(reversal)
-    cells = [list(column.cells)[0] for column in figures.columns]
+    cells = [next(iter(column.cells)) for column in figures.columns]
     assert cells[1:3] == ["500", f"{reversal.exact:.1%}"]
     assert list(written.columns[1].cells)[:4] == [answer.written for answer in reversal.answers]
 

@@ -90,8 +90,10 @@ def tables(result: SequenceResult) -> list[Table]:
         figures.add_column(heading, justify="right")
     figures.add_row(*row.values())
     written = Table("read", "written", "right", box=SIMPLE_HEAD)
-    for answer in [*result.answers, *result.mistakes[:PICTURES]]:
+    for answer in result.answers:
         written.add_row(answer.source, answer.written, answer.target)
+    for mistake in result.mistakes[:PICTURES]:
+        written.add_row(mistake.source, mistake.written, mistake.target)
     return [figures, written]
 
 

@@ -127,7 +127,7 @@ def split(labels: Sequence[str], texts: Sequence[Text], share: float, seed: int)
 
 
 def _content(file: Path) -> str:
-    content, _ = read_text(file)
+    content = read_text(file)
     if not content.strip():
         raise CorpusError(f"{file} has nothing but white space; give it a text, or remove it")
     return content
