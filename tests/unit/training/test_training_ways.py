@@ -178,6 +178,8 @@ def test_two_processes_take_the_steps_of_one_and_may_go_on_as_one(text: Path, tm
     done = torchrun(text, "--run", two, *FLAGS, "--dropout", "0.3")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 processes") == 1  # one of them speaks
+    assert done.stdout.count("report: ") == 1
+    assert (two / "report.html").is_file()
     assert main(["train", str(text), "--run", str(halves), *FLAGS, "--dropout", "0.3", "--accumulate", "2"]) == 0
     assert_close_runs(two / LAST_FILE, halves / LAST_FILE, 1e-6)
     assert_close_runs(two / BEST_FILE, halves / BEST_FILE, 1e-6)

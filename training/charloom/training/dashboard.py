@@ -131,7 +131,7 @@ class Dashboard:
         yield Text("  ".join(part for part in parts if part), style="bold")
 
     def _losses_table(self, width: int) -> Iterator[Text]:
-        unit = f"bits/{self._unit[:4]}"
+        unit = f"bits/{'char' if self._unit == 'character' else self._unit}"
         yield Text(f"{'':{LABEL}}{'nats':>9}{unit:>11}{'perplexity':>12}", style="dim")
         if self._losses:
             yield self._loss("training", mean(self._losses), f"mean of {len(self._losses)} steps")

@@ -125,13 +125,14 @@ def _summary(evaluations: Sequence[Evaluation], config: dict[str, Any]) -> str:
     if not evaluations:
         return _section("So far", "<p class='none'>no evaluation yet</p>")
     last, best = evaluations[-1], min(evaluations, key=lambda evaluation: evaluation.validation_loss)
+    unit = "token" if config.get("unit") == "word" else str(config.get("unit", "token"))
     tiles = [
         (f"{best.validation_loss:.4f}", f"best validation loss, nats (epoch {best.epoch:.2f})"),
-        (f"{best.validation_loss / math.log(2):.4f}", f"bits per {config.get('unit', 'token')}"),
+        (f"{best.validation_loss / math.log(2):.4f}", f"bits per {unit}"),
         (f"{math.exp(min(best.validation_loss, 50)):.3f}", "perplexity"),
         (f"{last.epoch:.2f} of {config.get('epochs', '?')}", f"epochs, {last.step:,} steps"),
         (clock(last.seconds), "of training"),
-        (f"{last.tokens_per_second:,.0f}", f"{config.get('unit', 'token')}s per second"),
+        (f"{last.tokens_per_second:,.0f}", f"{unit}s per second"),
         (f"{last.memory_bytes / 1e6:,.0f} MB", "memory"),
     ]
     shown = "".join(f"<div><b>{escape(figure)}</b><span>{escape(name)}</span></div>" for figure, name in tiles)
