@@ -143,7 +143,7 @@ def test_predict_reads_unknown_characters_and_long_texts_and_says_so(trained: Pa
     assert main(["classify", "predict", str(trained), "It is very good. 😀😀 Two hours."]) == 0
     found = capsys.readouterr()
     assert found.out.startswith("pos\n")
-    assert "2 characters are unknown" in found.err
+    assert "2 character(s) are unknown" in found.err
     assert main(["classify", "predict", str(trained), "It is awful. " * 200, "--json"]) == 0
     found = capsys.readouterr()
     assert "the text has 2,599 characters; the last 599 were not read" in found.err
@@ -174,6 +174,17 @@ def test_training_ends_early_repeats_exactly_and_cuts_long_texts(tmp_path: Path,
     best = max(epoch["epoch"] for epoch in logs[0] if epoch["best"])
     assert len(logs[0]) == best + 1 < 30
     assert max(len(example.tokens) for example in load_test(tmp_path / "one")) == 30
+
+
+def test_words_are_learnt_too_and_unknown_ones_are_told(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    arguments = [str(folder), "--run", str(run), *SETTINGS, "--epochs", "6", "--unit", "word", "--threads", "1"]
+    assert main(["classify", "train", *arguments]) == 0
+    capsys.readouterr()
+    assert main(["classify", "evaluate", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] > 0.85  # rare misspellings are unknown words
+    assert main(["classify", "predict", str(run), "It is not gooood. Two hours."]) == 0
+    assert "1 word(s) are unknown to the model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("epochs", [0, 1])

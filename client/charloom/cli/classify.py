@@ -155,7 +155,7 @@ def _warn(found: Prediction, unit: str) -> None:
     if found.left_out:
         print(f"the text has {found.tokens:,} {unit}s; the last {found.left_out:,} were not read", file=sys.stderr)
     if found.unknown:
-        print(f"{found.unknown:,} {unit}s are unknown to the model, and read as such", file=sys.stderr)
+        print(f"{found.unknown:,} {unit}(s) are unknown to the model, and read as such", file=sys.stderr)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from charloom.bundle import ByteVocabulary, CharacterVocabulary
+from charloom.bundle import ByteVocabulary, CharacterVocabulary, Unit, vocabulary_of
 from charloom.tasks.classifier import Classifier
 from charloom.tasks.config import ClassifierConfig
 from charloom.tasks.symbols import END, MARKS, PADDING, UNKNOWN, Symbols, padded
@@ -95,6 +95,12 @@ def test_characters_without_a_symbol_are_unknown_and_the_others_keep_theirs() ->
     assert symbols.encode("cab").tolist() == [MARKS + 2, MARKS, MARKS + 1]
     assert symbols.encode("a😀b\na").tolist() == [MARKS, UNKNOWN, MARKS + 1, UNKNOWN, MARKS]
     assert symbols.decode([MARKS, UNKNOWN, MARKS + 1, END, MARKS]) == "ab"
+
+
+def test_words_without_a_symbol_are_unknown_and_the_others_keep_theirs() -> None:
+    symbols = Symbols(vocabulary_of("not a good film", Unit.WORD))
+    good, space = (int(symbols.vocabulary.encode(word)[0]) + MARKS for word in ("good", " "))
+    assert symbols.encode("good gooood good").tolist() == [good, space, UNKNOWN, space, good]
 
 
 def test_bytes_are_never_unknown() -> None:

@@ -25,7 +25,9 @@ class ClassifierConfig(BaseModel):
 class ClassificationConfig(ClassifierConfig):
     """Everything that decides the outcome of a run, besides the texts."""
 
-    unit: Unit = Field(Unit.CHARACTER, description="what one token is: character or byte (any UTF-8 text)")
+    unit: Unit = Field(
+        Unit.CHARACTER, description="what one token is: character, byte or word (the 10,000 most frequent)"
+    )
     max_length: int = Field(2000, ge=1, description="tokens that are read of a text; what comes after is left out")
     batch_size: int = Field(32, ge=1, description="texts of a batch, B")
     epochs: int = Field(30, ge=1, description="most passes over the training texts")

@@ -38,13 +38,16 @@ class Symbols:
         self.size = MARKS + vocabulary.size
 
     def encode(self, text: str) -> Tokens:
-        """The tokens of a text, [T]; a character that the vocabulary lacks is `UNKNOWN`."""
+        """The tokens of a text, [T]; a character or word that the vocabulary lacks is `UNKNOWN`."""
         try:
-            return self.vocabulary.encode(text) + MARKS
+            tokens = self.vocabulary.encode(text)
         except UnknownSymbolsError:
             known = {character: self.vocabulary.encode(character, skip_unknown=True) for character in set(text)}
             marked = {c: int(tokens[0]) + MARKS if len(tokens) else UNKNOWN for c, tokens in known.items()}
             return np.array([marked[character] for character in text], dtype=np.int64)
+        if self.vocabulary.unknown is None:
+            return tokens + MARKS
+        return np.where(tokens == self.vocabulary.unknown, UNKNOWN, tokens + MARKS)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text up to the first `END`; the other marks have none."""
