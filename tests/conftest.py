@@ -17,7 +17,7 @@ from charloom.engine.decoder import Decoder
 from charloom.engine.opening import open_decoder
 from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.config import TrainingConfig
-from charloom.training.corpus import read_corpus
+from charloom.training.data.corpus import read_corpus
 from charloom.training.export import export_bundle
 from charloom.training.loop import Trainer
 from charloom.training.records import Evaluation, Progress

@@ -16,11 +16,11 @@ import torch
 
 from charloom.bundle import DecoderKind, read_bundle
 from charloom.cli.main import main
-from charloom.training import html_report
 from charloom.training.checkpoint import CheckpointError, load_trained
 from charloom.training.export import exporter
-from charloom.training.history import read_warnings
-from charloom.training.report import TerminalReporter, loss_figures
+from charloom.training.watching import html_report
+from charloom.training.watching.history import read_warnings
+from charloom.training.watching.report import TerminalReporter, loss_figures
 
 SETTINGS = [
     *("--layers", "1", "--hidden-size", "16", "--embedding-size", "8", "--dropout", "0"),
@@ -252,7 +252,7 @@ def test_tensorboard_that_is_not_installed_is_asked_for_before_anything_else(
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("charloom.training.tensorboard", "torch.utils.tensorboard", "torch.utils.tensorboard.writer"):
+    for name in ("charloom.training.watching.tensorboard", "torch.utils.tensorboard", "torch.utils.tensorboard.writer"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     error = refused(capsys, "train", tmp_path / "missing.txt", "--run", tmp_path / "run", "--tensorboard")

@@ -17,7 +17,7 @@ from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.config import TrainingConfig
-from charloom.training.corpus import read_corpus
+from charloom.training.data.corpus import read_corpus
 from charloom.training.export import export_bundle
 from charloom.training.loop import Trainer
 from tests.conftest import SMALL, Silent

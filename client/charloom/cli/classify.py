@@ -26,7 +26,7 @@ from charloom.tasks.predict import Prediction
 from charloom.tasks.report import TerminalReporter, score_line, score_table
 from charloom.tasks.scores import Scores
 from charloom.training.checkpoint import CheckpointError
-from charloom.training.corpus import CorpusError
+from charloom.training.data.corpus import CorpusError
 from charloom.training.learner import TrainingDiverged
 
 

@@ -10,10 +10,10 @@ from charloom.bundle import BundleError
 from charloom.cli import CommandError
 from charloom.cli.threads import add_threads_flag, use_threads
 from charloom.training.checkpoint import CheckpointError, load_trained, load_validation, save_losses
-from charloom.training.corpus import CorpusError, read_stream
-from charloom.training.documents import Documents
+from charloom.training.data.corpus import CorpusError, read_stream
+from charloom.training.data.documents import Documents
 from charloom.training.evaluate import losses
-from charloom.training.report import loss_figures
+from charloom.training.watching.report import loss_figures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

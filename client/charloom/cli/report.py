@@ -7,7 +7,7 @@ from pathlib import Path
 
 from charloom.cli import CommandError
 from charloom.training.checkpoint import CheckpointError
-from charloom.training.html_report import write_report
+from charloom.training.watching.html_report import write_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

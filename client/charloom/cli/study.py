@@ -20,7 +20,7 @@ from charloom.studies.catalogue import STUDIES
 from charloom.studies.reading import reading
 from charloom.studies.study import StudyError
 from charloom.training.checkpoint import CheckpointError
-from charloom.training.corpus import CorpusError
+from charloom.training.data.corpus import CorpusError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,14 +18,14 @@ from charloom.cli.train_start import config_of, refuse_contradictions, run_direc
 from charloom.cli.watching import keep_report, require_tensorboard, watching
 from charloom.training.checkpoint import CheckpointError, load_trained, save_losses
 from charloom.training.config import SettingsError, TrainingConfig
-from charloom.training.corpus import Corpus, CorpusError
+from charloom.training.data.corpus import Corpus, CorpusError
 from charloom.training.evaluate import losses, tail_estimate
 from charloom.training.find_rate import find_learning_rate
 from charloom.training.learner import TrainingDiverged
 from charloom.training.loop import Trainer
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import join_ranks, leave_ranks
-from charloom.training.report import loss_figures
+from charloom.training.watching.report import loss_figures
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 

@@ -20,11 +20,11 @@ from charloom.cli import CommandError
 from charloom.cli.flags import explain, given_settings
 from charloom.training.checkpoint import LAST_FILE, CheckpointError, read_checkpoint, require_unused
 from charloom.training.config import TrainingConfig
-from charloom.training.corpus import Corpus, read_corpus
+from charloom.training.data.corpus import Corpus, read_corpus
+from charloom.training.data.texts import STDIN, digest_of, spool, text_files
 from charloom.training.initial import initial_vocabulary, initial_weights
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import Ranks
-from charloom.training.texts import STDIN, digest_of, spool, text_files
 
 INPUT_FILE = "input.txt"
 """What came from standard input, in the run directory."""

@@ -8,21 +8,21 @@ from pathlib import Path
 from rich.console import Console
 
 from charloom.cli import CommandError
-from charloom.training.advice import Adviser
 from charloom.training.checkpoint import CheckpointError
-from charloom.training.dashboard import Dashboard
-from charloom.training.history import read_evaluations, read_warnings
-from charloom.training.html_report import HtmlReport, write_report
 from charloom.training.loop import Trainer
 from charloom.training.records import Watcher
-from charloom.training.report import TerminalReporter
-from charloom.training.watching import WarningsFile, Watching
+from charloom.training.watching.advice import Adviser
+from charloom.training.watching.dashboard import Dashboard
+from charloom.training.watching.history import read_evaluations, read_warnings
+from charloom.training.watching.html_report import HtmlReport, write_report
+from charloom.training.watching.report import TerminalReporter
+from charloom.training.watching.watching import WarningsFile, Watching
 
 
 def require_tensorboard() -> None:
     """Refuse `--tensorboard` where the package is missing, before anything was computed."""
     try:
-        importlib.import_module("charloom.training.tensorboard")
+        importlib.import_module("charloom.training.watching.tensorboard")
     except ModuleNotFoundError as missing:
         raise CommandError(
             f"--tensorboard needs {missing.name}, which is not installed; run: pip install 'charloom[watch]'"
@@ -39,7 +39,7 @@ def watching(trainer: Trainer, console: Console, *, tensorboard: bool) -> Watchi
     dashboard = Dashboard(run.name, unit, trainer.total_steps, trainer.step, evaluations)
     watchers: list[Watcher] = [WarningsFile(run), HtmlReport(run)]
     if tensorboard:
-        from charloom.training.tensorboard import TensorBoard
+        from charloom.training.watching.tensorboard import TensorBoard
 
         watchers.append(TensorBoard(run, trainer.step))
     watchers.append(TerminalReporter(console, dashboard, unit))

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from charloom.tasks.config import ClassificationConfig
 from charloom.tasks.folders import Text, read_parts
-from charloom.training.corpus import CorpusError
+from charloom.training.data.corpus import CorpusError
 
 CONFIG = ClassificationConfig()
 

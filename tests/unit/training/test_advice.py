@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from charloom.training import loop
-from charloom.training.advice import Adviser
-from charloom.training.history import read_warnings
 from charloom.training.learner import TrainingDiverged
 from charloom.training.loop import Trainer
 from charloom.training.records import Advice, Evaluation, Progress
-from charloom.training.watching import WarningsFile, Watching
+from charloom.training.watching.advice import Adviser
+from charloom.training.watching.history import read_warnings
+from charloom.training.watching.watching import WarningsFile, Watching
 from tests.unit.training.training_runs import Recorder, corpus_of, tiny_config
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charloom.bundle import ByteVocabulary, CharacterVocabulary, Tokens, Unit
-from charloom.training.corpus import Batches, Corpus, CorpusError, read_corpus
+from charloom.training.data.corpus import Batches, Corpus, CorpusError, read_corpus
 
 
 def corpus_in(directory: Path, content: bytes | str, unit: Unit = Unit.CHARACTER, share: float = 0.1) -> Corpus:

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from charloom.bundle import CharacterVocabulary, Unit
-from charloom.training import corpus as corpus_module
-from charloom.training.corpus import read_corpus
-from charloom.training.documents import Documents
-from charloom.training.token_files import smallest_type
+from charloom.training.data import corpus as corpus_module
+from charloom.training.data.corpus import read_corpus
+from charloom.training.data.documents import Documents
+from charloom.training.data.token_files import smallest_type
 
 MEGABYTES = 50
 READ = """
 import resource, sys
 from pathlib import Path
 from charloom.bundle import Unit
-from charloom.training.corpus import Batches, read_corpus
+from charloom.training.data.corpus import Batches, read_corpus
 
 def mapped():
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

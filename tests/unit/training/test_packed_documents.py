@@ -15,8 +15,8 @@ from charloom.bundle import DecoderKind, read_bundle
 from charloom.training import evaluate
 from charloom.training.checkpoint import load_trained, load_validation, save_validation
 from charloom.training.config import ModelConfig
-from charloom.training.corpus import Batches, Stream, read_corpus
-from charloom.training.documents import Documents
+from charloom.training.data.corpus import Batches, Stream, read_corpus
+from charloom.training.data.documents import Documents
 from charloom.training.evaluate import tail_estimate, tail_loss, windows_loss
 from charloom.training.export import export_bundle
 from charloom.training.export.measure import decoder_tail_loss

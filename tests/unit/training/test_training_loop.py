@@ -18,7 +18,7 @@ from charloom.training.checkpoint import (
     load_validation,
     read_checkpoint,
 )
-from charloom.training.corpus import Corpus, CorpusError
+from charloom.training.data.corpus import Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.export import export_bundle
 from charloom.training.learner import TrainingDiverged

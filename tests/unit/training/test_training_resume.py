@@ -18,7 +18,7 @@ from charloom.training.checkpoint import (
     read_checkpoint,
 )
 from charloom.training.config import TrainingConfig
-from charloom.training.corpus import Corpus
+from charloom.training.data.corpus import Corpus
 from charloom.training.loop import Trainer
 from tests.unit.training.training_runs import Recorder, assert_same_checkpoint, corpus_of, tiny_config, train
 

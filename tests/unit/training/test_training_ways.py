@@ -16,7 +16,7 @@ from charloom.cli.main import main
 from charloom.training import loop
 from charloom.training.checkpoint import BEST_FILE, LAST_FILE, load_trained, read_checkpoint
 from charloom.training.config import TrainingConfig
-from charloom.training.corpus import Batches, Corpus
+from charloom.training.data.corpus import Batches, Corpus
 from charloom.training.find_rate import find_learning_rate
 from charloom.training.learner import Learner
 from charloom.training.loop import Trainer

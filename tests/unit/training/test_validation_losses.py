@@ -13,7 +13,7 @@ from charloom.engine.decoder import Inputs, neutral
 from charloom.engine.naive_decoder import NaiveDecoder
 from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.config import ModelConfig
-from charloom.training.corpus import CorpusError
+from charloom.training.data.corpus import CorpusError
 from charloom.training.evaluate import losses, tail_estimate, tail_loss, windows_loss
 from charloom.training.model import CharLSTM
 

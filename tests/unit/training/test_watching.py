@@ -17,17 +17,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from charloom.training import html_report
-from charloom.training.advice import Adviser
-from charloom.training.charts import Line, line_chart
 from charloom.training.checkpoint import CheckpointError
-from charloom.training.dashboard import KINDS, Dashboard, printable, sparkline
-from charloom.training.history import add_warning, read_evaluations, read_warnings
-from charloom.training.html_report import HtmlReport, report_page, write_report
 from charloom.training.loop import Trainer
 from charloom.training.records import Advice, Evaluation, Progress
-from charloom.training.report import TerminalReporter
-from charloom.training.watching import WarningsFile, Watching
+from charloom.training.watching import html_report
+from charloom.training.watching.advice import Adviser
+from charloom.training.watching.charts import Line, line_chart
+from charloom.training.watching.dashboard import KINDS, Dashboard, printable, sparkline
+from charloom.training.watching.history import add_warning, read_evaluations, read_warnings
+from charloom.training.watching.html_report import HtmlReport, report_page, write_report
+from charloom.training.watching.report import TerminalReporter
+from charloom.training.watching.watching import WarningsFile, Watching
 from tests.unit.training.test_advice import Advised
 from tests.unit.training.training_runs import checkpoint_tensors, corpus_of, tiny_config
 
@@ -267,7 +267,7 @@ def test_the_dashboard_is_drawn_at_most_twice_a_second(finished: Path, monkeypat
     file, drawn = io.StringIO(), []
     console = Console(file=file, width=80, height=24, force_terminal=True, legacy_windows=False)
     now = [1000.0]
-    monkeypatch.setattr("charloom.training.report.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("charloom.training.watching.report.time.monotonic", lambda: now[0])
     dashboard = Dashboard("mine", "byte", 1000)
     lines = dashboard.lines
     monkeypatch.setattr(dashboard, "lines", lambda *size: drawn.append(now[0]) or lines(*size))
@@ -367,7 +367,7 @@ def test_a_chart_has_a_point_for_each_value_and_higher_ones_are_higher() -> None
 def test_event_files_hold_what_the_run_told(text: str, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from charloom.training.tensorboard import DIRECTORY, TensorBoard
+    from charloom.training.watching.tensorboard import DIRECTORY, TensorBoard
 
     run, watcher = tmp_path / "run", Advised()
     config, corpus = tiny_config(**SETTINGS), corpus_of(text)

@@ -18,7 +18,7 @@ from charloom.engine.sampling import Sampling
 from charloom.engine.sampling import choose as plain_choose
 from charloom.training.checkpoint import read_checkpoint
 from charloom.training.config import TrainingConfig
-from charloom.training.corpus import Corpus, Stream
+from charloom.training.data.corpus import Corpus, Stream
 from charloom.training.loop import Trainer
 from charloom.training.records import Evaluation, Outcome, Progress
 

@@ -12,7 +12,7 @@ from charloom.bundle import Tokens, Unit
 from charloom.studies.study import StudyError
 from charloom.studies.trace import Trace, trace
 from charloom.training.checkpoint import load_trained, load_validation
-from charloom.training.corpus import read_text
+from charloom.training.data.corpus import read_text
 from charloom.training.model import CharLSTM
 
 

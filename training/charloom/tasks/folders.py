@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from charloom.tasks.config import ClassificationConfig
-from charloom.training.corpus import CorpusError, read_text
+from charloom.training.data.corpus import CorpusError, read_text
 
 
 class Text(NamedTuple):

@@ -20,7 +20,7 @@ from charloom.tasks.classifier import Classifier
 from charloom.tasks.folders import Text
 from charloom.tasks.scores import Scores, confusion_of
 from charloom.tasks.symbols import UNKNOWN, Symbols, padded
-from charloom.training.corpus import CorpusError
+from charloom.training.data.corpus import CorpusError
 
 
 class Example(NamedTuple):

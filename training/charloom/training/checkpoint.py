@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from charloom.bundle import VOCABULARY_FILE, Vocabulary, read_vocabulary
 from charloom.training.config import ModelConfig
-from charloom.training.corpus import Stream
+from charloom.training.data.corpus import Stream
 from charloom.training.model import CharLSTM
 
 SCHEMA = "charloom.checkpoint/2"

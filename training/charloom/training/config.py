@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from charloom.bundle import DEFAULT_WORDS, CellKind, Normalisation, Unit
-from charloom.training.documents import Documents
+from charloom.training.data.documents import Documents
 
 
 class SettingsError(ValueError):

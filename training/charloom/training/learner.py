@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from charloom.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from charloom.training.config import SettingsError, TrainingConfig
-from charloom.training.corpus import Batch
+from charloom.training.data.corpus import Batch
 from charloom.training.model import CharLSTM, State
 from charloom.training.ranks import Ranks
 

@@ -42,7 +42,7 @@ from charloom.training.checkpoint import (
     write_checkpoint,
 )
 from charloom.training.config import TrainingConfig
-from charloom.training.corpus import Batches, Corpus, CorpusError
+from charloom.training.data.corpus import Batches, Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.generate import generate
 from charloom.training.learner import Learner, StepResult, TrainingDiverged

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from charloom.bundle import Tokens
+from charloom.training.data.stream import Stream
 from charloom.training.layers import Layer, Step
 from charloom.training.model import CharLSTM
 from charloom.training.records import Activations
-from charloom.training.stream import Stream
 
 BINS = 20
 ROWS, LENGTH = 32, 64

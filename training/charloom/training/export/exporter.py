@@ -27,7 +27,7 @@ from charloom.bundle import (
     write_vocabulary,
 )
 from charloom.training.checkpoint import TrainedModel
-from charloom.training.corpus import Stream
+from charloom.training.data.corpus import Stream
 from charloom.training.evaluate import tail_loss
 from charloom.training.export.inspector import build_inspector
 from charloom.training.export.measure import decoder_tail_loss

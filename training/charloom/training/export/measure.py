@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage 
 import onnxruntime
 
 from charloom.bundle import Manifest, Tokens
-from charloom.training.corpus import Stream
+from charloom.training.data.corpus import Stream
 
 
 def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Stream | Tokens, chunk: int = 2048) -> float:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from charloom.training.advice import Adviser
-from charloom.training.history import add_warning
 from charloom.training.learner import TrainingDiverged
 from charloom.training.records import DIVERGED, Advice, Evaluation, Progress, Watcher
+from charloom.training.watching.advice import Adviser
+from charloom.training.watching.history import add_warning
 
 
 class Watching:

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from charloom.bundle import Normalisation, Tokens, Unit, Vocabulary
-from charloom.training.documents import Documents, Part, parts
-from charloom.training.stream import Ints, Stream
-from charloom.training.survey import Survey
-from charloom.training.texts import CorpusError, digest_of, name_of, read_text, text_files
-from charloom.training.token_files import read_tokens, smallest_type, write_tokens
+from charloom.training.data.documents import Documents, Part, parts
+from charloom.training.data.stream import Ints, Stream
+from charloom.training.data.survey import Survey
+from charloom.training.data.texts import CorpusError, digest_of, name_of, read_text, text_files
+from charloom.training.data.token_files import read_tokens, smallest_type, write_tokens
 
 __all__ = ["Batch", "Batches", "Corpus", "CorpusError", "Stream", "read_corpus", "read_stream", "read_text"]
 

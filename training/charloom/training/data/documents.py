@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from charloom.training.texts import pieces
+from charloom.training.data.texts import pieces
 
 
 class Documents(str, enum.Enum):

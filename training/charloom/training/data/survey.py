@@ -21,8 +21,8 @@ from charloom.bundle import (
     WordVocabulary,
     split_words,
 )
-from charloom.training.documents import Part
-from charloom.training.texts import CorpusError
+from charloom.training.data.documents import Part
+from charloom.training.data.texts import CorpusError
 
 _CODE_POINTS = 0x110000
 

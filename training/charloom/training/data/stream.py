@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charloom.bundle import Tokens
-from charloom.training.texts import CorpusError
+from charloom.training.data.texts import CorpusError
 
 Ints = npt.NDArray[np.int64]
 

@@ -10,8 +10,8 @@ import time
 from rich.console import Console, Group
 from rich.live import Live
 
-from charloom.training.dashboard import Dashboard, clock, loss_figures, printable
 from charloom.training.records import DIVERGED, Advice, Evaluation, Progress
+from charloom.training.watching.dashboard import Dashboard, clock, loss_figures, printable
 
 __all__ = ["TerminalReporter", "loss_figures"]
 

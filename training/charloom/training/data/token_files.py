@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from charloom.training.stream import Ints, Stream
+from charloom.training.data.stream import Ints, Stream
 
 TOKENS_FILE, STARTS_FILE, FACTS_FILE = "tokens.bin", "documents.bin", "tokens.json"
 SCHEMA = "charloom.tokens/1"

@@ -16,7 +16,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from charloom.training.charts import Line, histogram, legend, line_chart
 from charloom.training.checkpoint import (
     BEST_FILE,
     CONFIG_FILE,
@@ -28,9 +27,10 @@ from charloom.training.checkpoint import (
     replace_file,
 )
 from charloom.training.config import TrainingConfig
-from charloom.training.dashboard import KINDS, clock, loss_figures
-from charloom.training.history import read_evaluations, read_warnings
 from charloom.training.records import Advice, Evaluation, Progress
+from charloom.training.watching.charts import Line, histogram, legend, line_chart
+from charloom.training.watching.dashboard import KINDS, clock, loss_figures
+from charloom.training.watching.history import read_evaluations, read_warnings
 
 SHOWN_SAMPLES = 6
 _STYLE = (Path(__file__).with_name("report.css")).read_text("utf-8")

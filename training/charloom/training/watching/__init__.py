@@ -1,0 +1,1 @@
+"""Showing and keeping what a run tells of itself: terminal, TensorBoard, a page, advice."""
