@@ -7,7 +7,9 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -17,7 +19,9 @@ from charloom.tasks.classification import Classification, Epoch
 from charloom.tasks.classifier_runs import load_classifier, load_test
 from charloom.tasks.config import ClassificationConfig
 from charloom.tasks.folders import Parts, Text, read_parts
+from charloom.tasks.predict import TextClassifier
 from charloom.tasks.report import TerminalReporter
+from charloom.tasks.scores import Scores
 from charloom.training.learner import TrainingDiverged
 from tests.unit.tasks.reviews import reviews, write_reviews
 
@@ -216,11 +220,39 @@ def test_a_terminal_gets_a_bar_and_the_same_lines() -> None:
         assert part in shown
 
 
-def test_a_diverged_training_says_so_and_keeps_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny(run: Path, **settings: Any) -> Classification:
     made = [Text(text, int(label == "pos")) for text, label in reviews(40, seed=3)]
-    config = ClassificationConfig(hidden_size=4, embedding_size=4, epochs=3)
-    training = Classification(config, Parts(("neg", "pos"), made[:30], made[30:35], made[35:]), tmp_path / "run")
-    recorder = Recorder()
+    config = ClassificationConfig.model_validate({"hidden_size": 4, "embedding_size": 4, "epochs": 3, **settings})
+    return Classification(config, Parts(("neg", "pos"), made[:30], made[30:35], made[35:]), run)
+
+
+def test_the_best_epoch_has_the_highest_accuracy_and_of_equals_the_lowest_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [(3, 0.5), (4, 0.6), (4, 0.4), (3, 0.1), (4, 0.5), (4, 0.4), (3, 0.1)]
+    scripted = iter([Scores(np.array([[right, 5 - right], [0, 0]]), loss) for right, loss in found])
+    training, recorder = tiny(tmp_path / "run", epochs=9, patience=4), Recorder()
+    monkeypatch.setattr(TextClassifier, "scores", lambda *_: next(scripted))
+    outcome = training.train(recorder)
+    assert [epoch.best for epoch in recorder.epochs] == [True, True, True, False, False, False, False]
+    assert (outcome.best, outcome.epochs, outcome.early) == (recorder.epochs[2], 7, True)
+    assert load_classifier(tmp_path / "run").facts["best"]["epoch"] == 3
+
+
+def test_the_gradient_is_clipped(tmp_path: Path) -> None:
+    """Adam forgives any scale but one far below its epsilon."""
+    moved = []
+    for clip in (1.0, 1e-14):
+        training = tiny(tmp_path / str(clip), epochs=1, gradient_clip=clip, weight_decay=0)
+        before = training.classifier.model.head.weight.detach().clone()
+        training.train(Recorder())
+        moved.append(float((training.classifier.model.head.weight.detach() - before).abs().max()))
+    assert moved[0] > 1e-4
+    assert moved[1] < 1e-6
+
+
+def test_a_diverged_training_says_so_and_keeps_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, recorder = tiny(tmp_path / "run"), Recorder()
 
     def poisoned(epoch: Epoch) -> None:
         recorder.epochs.append(epoch)

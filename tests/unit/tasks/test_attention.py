@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from charloom.tasks.attention import AttentionModel
+from charloom.tasks.attention import AttentionModel, State
 from charloom.tasks.symbols import END, MARKS, PADDING, START, Padded, padded
 
 SOURCES = [np.random.default_rng(length).integers(MARKS, 11, length) for length in (6, 1, 9, 4)]
@@ -45,6 +47,11 @@ def test_attention_sums_to_one_and_depends_on_the_step(model: AttentionModel) ->
 def test_attention_is_bahdanaus(model: AttentionModel) -> None:
     """Written out for one row: the energies, the context, the decoder's step and the logits."""
     encoded, state = model.encode(padded(SOURCES[:1]))
+    outputs, _ = model.encoder(model.source_embedding(torch.from_numpy(SOURCES[0]))[None])
+    torch.testing.assert_close(encoded.states, outputs)
+    last = torch.cat([outputs[0, -1, :5], outputs[0, 0, 5:]])  # forwards after the last, backwards after the first
+    torch.testing.assert_close(state.h[0], torch.tanh(model.first_state.weight @ last + model.first_state.bias))
+    assert not state.c.any()
     logits, after, weights = model.step(torch.tensor([START]), state, encoded)
     states, previous = encoded.states[0], state.h[0]
     energies = torch.stack(
@@ -81,6 +88,30 @@ def test_greedy_writing_is_what_teacher_forcing_says_of_it(model: AttentionModel
         steps = int((written[row] != PADDING).sum())
         assert torch.equal(logits[row, :steps].argmax(1), written[row, :steps])
         torch.testing.assert_close(weights[row, :steps], forced[row, :steps])
+
+
+def test_a_row_that_ended_writes_no_more_while_others_do(
+    model: AttentionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 0 ends at once, row 1 a step later, and so on."""
+    steps = iter(range(10))
+    step = model.step
+
+    def scripted(tokens: torch.Tensor, *others: Any) -> tuple[torch.Tensor, State, torch.Tensor]:
+        logits, state, weights = step(tokens, *others)
+        logits = torch.zeros_like(logits)
+        logits[:, MARKS] = 1
+        logits[next(steps), END] = 2
+        return logits, state, weights
+
+    monkeypatch.setattr(model, "step", scripted)
+    x = MARKS
+    assert model.write(padded(SOURCES), longest=7).tokens.tolist() == [
+        [END, PADDING, PADDING, PADDING],
+        [x, END, PADDING, PADDING],
+        [x, x, END, PADDING],
+        [x, x, x, END],
+    ]
 
 
 def test_writing_ends_with_each_rows_end(model: AttentionModel) -> None:

@@ -20,7 +20,7 @@ def test_texts_have_other_neighbours_and_batches_another_order_each_epoch() -> N
     one, two = (buckets(LENGTHS, 32, np.random.default_rng(seed)) for seed in (1, 2))
     assert {frozenset(batch.tolist()) for batch in one} != {frozenset(batch.tolist()) for batch in two}
     longest = [max(LENGTHS[at] for at in batch) for batch in one]
-    assert longest != sorted(longest)
+    assert abs(np.corrcoef(longest, range(len(longest)))[0, 1]) < 0.6  # not the short ones first
 
 
 def test_little_of_a_bucketed_batch_is_padding() -> None:
