@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charloom.bundle import CharacterVocabulary, Normalisation, Unit, WordVocabulary
-from charloom.training import texts
+from charloom.training.data import texts
 from charloom.training.data.corpus import CorpusError, Stream, read_corpus, read_stream
 from charloom.training.data.documents import Documents, parts
 from charloom.training.data.texts import digest_of, name_of, pieces, spool, text_files
