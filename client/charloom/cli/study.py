@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     content = {
         "study": arguments.study,
         "settings": settings.model_dump(mode="json"),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - began, 3),
         "result": dataclasses.asdict(result),
     }
     figures, plot = out / f"{arguments.study}.json", out / f"{arguments.study}.png"
