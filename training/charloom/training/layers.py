@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, layer_norm, linear
+from torch.nn.functional import layer_norm, linear
 
 from charloom.bundle import CellKind
 from charloom.training.config import ModelConfig
+from charloom.training.dropout import dropout, kept
 
 EPSILON = 1e-5
 """Added to the variance in layer normalisation."""
@@ -218,17 +219,17 @@ class _Zoneout:
 
     def __init__(self, layer: Layer, steps: int, like: Tensor) -> None:
         self._shares = (layer.zoneout_hidden, layer.zoneout_cell)
-        self._masks: list[tuple[Tensor, ...]] | None = None
+        self._updated: list[tuple[Tensor, ...]] | None = None
         if layer.training:
-            shape = (steps, *like.shape)
-            self._masks = [(torch.rand(shape, device=like.device) < share).unbind(0) for share in self._shares]
+            shape = torch.Size((steps, *like.shape))
+            self._updated = [kept(shape, share, like.device).unbind(0) for share in self._shares]
 
     def __call__(self, step: int, h: Tensor, c: Tensor, h_new: Tensor, c_new: Tensor) -> tuple[Tensor, Tensor]:
-        if self._masks is None:
+        if self._updated is None:
             of_h, of_c = self._shares
             return torch.lerp(h_new, h, of_h), torch.lerp(c_new, c, of_c)
-        masks_h, masks_c = self._masks
-        return torch.where(masks_h[step], h, h_new), torch.where(masks_c[step], c, c_new)
+        of_h_new, of_c_new = self._updated
+        return torch.where(of_h_new[step], h_new, h), torch.where(of_c_new[step], c_new, c)
 
 
 class _RecurrentGradient(torch.autograd.Function):

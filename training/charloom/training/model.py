@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
 from charloom.training.config import ModelConfig
+from charloom.training.dropout import dropout
 from charloom.training.layers import LAYERS
 
 
