@@ -47,6 +47,21 @@ def test_a_batch_in_parts_is_the_same_step_and_carries_the_same_state(corpus: Co
         torch.testing.assert_close(tensor, parts[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_a_cold_start_is_a_step_from_the_zero_state_for_a_share_of_the_rows(corpus: Corpus) -> None:
+    """With one step of the text, carried and zeroed states can be told apart by what the step leaves behind."""
+    config = tiny_config(batch_size=64, sequence_length=1, dropout=0, cold_start=0.25)
+    learner = Learner(corpus.vocabulary.size, config, CPU)
+    batch = Batches(corpus.train, 64, 1, config.seed).batch(0)
+    with torch.no_grad():
+        carried = learner.states[0]
+        carried.h.uniform_(0.5, 1), carried.c.uniform_(5, 10)
+    learner.step(0, batch, 0.0)
+    of_rows = learner.states[0].c.abs().amax(dim=(0, 2))
+    cold = int((of_rows < 1.01).sum())  # c of one step from zero is at most 1
+    assert 5 <= cold <= 30
+    assert int((of_rows > 1.5).sum()) == 64 - cold
+
+
 def test_parts_have_random_numbers_of_their_own(corpus: Corpus) -> None:
     """The same text in both halves of a batch: only dropout can make their states differ."""
     config = tiny_config(accumulate=2, dropout=0.5, batch_size=8)

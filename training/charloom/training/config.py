@@ -68,6 +68,9 @@ class TrainingConfig(ModelConfig):
         description="what is a text of its own, begun from the zero state: all of it as one stream, each file, "
         "what stands between blank lines, or each line",
     )
+    cold_start: float = Field(
+        0.0, ge=0, lt=1, description="share of the sequences that begin from the zero state, as a new session does"
+    )
     batch_size: int = Field(64, ge=1, description="parallel streams of text, B")
     accumulate: int = Field(
         1,

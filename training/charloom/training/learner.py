@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 from charloom.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from charloom.training.config import SettingsError, TrainingConfig
 from charloom.training.data.corpus import Batch
+from charloom.training.dropout import kept
 from charloom.training.model import CharLSTM, State
 from charloom.training.ranks import Ranks
 
@@ -144,8 +145,12 @@ class Learner:
             for array in batch.rows(slice(part * rows, (part + 1) * rows))
         )
         torch.manual_seed(_seed(self.config.seed, index, part))
+        state = self.states[micro]
+        if self.config.cold_start:
+            warm = kept(torch.Size((rows, 1)), self.config.cold_start, self.device)
+            state = State(*(tensor * warm for tensor in state))
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            logits, state = self._forward(inputs, self.states[micro], resets)
+            logits, state = self._forward(inputs, state, resets)
         assert targets is not None
         loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten())
         self._scaler.scale(loss / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
