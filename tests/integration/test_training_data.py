@@ -19,6 +19,7 @@ from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.data import corpus as corpus_module
 from charloom.training.evaluate import tail_estimate
 from charloom.training.export import export_bundle
+from charloom.training.run_lock import RunLock
 from charloom.training.watching.report import TerminalReporter, loss_figures
 from tests.integration.test_training_commands import SETTINGS, refused
 
@@ -91,6 +92,25 @@ def test_standard_input_is_kept_for_the_resume(
     assert "done" in capsys.readouterr().out
     (run / "input.txt").unlink()
     assert "has no input.txt" in refused(capsys, "train", "-", "--run", run, "--resume")
+
+
+def test_a_directory_that_another_process_begins_to_use_is_refused_before_standard_input_is_kept(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, input_file = tmp_path / "run", tmp_path / "run" / "input.txt"
+    lock = RunLock(run)
+    input_file.write_text("what the other process has read")
+
+    class Stdin:
+        buffer = io.BytesIO(b"something else")
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    assert f"another process is training in {run}" in refused(capsys, "train", "-", "--run", run, *ONE_EPOCH)
+    assert input_file.read_text() == "what the other process has read"
+    lock.release()
+    assert "fewer than the" in refused(capsys, "train", "-", "--run", run, *ONE_EPOCH)
+    assert input_file.is_file()  # the directory was there before
+    RunLock(run)
 
 
 def test_documents_are_counted_evaluated_and_exported(folder: Path, tmp_path: Path, capsys: Capture) -> None:

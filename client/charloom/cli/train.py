@@ -78,13 +78,20 @@ def run(arguments: argparse.Namespace) -> int:
         config = config_of(arguments, start)
         ranks = join_ranks(device)
         console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not ranks.first)
-        with run_directory_of(arguments, ranks) as directory:
+        with run_directory_of(arguments, ranks) as (directory, lock):
             corpus = training_text(arguments, config, start, directory, ranks)
             if arguments.find_learning_rate:
                 _find_learning_rate(config, corpus, device, console)
                 return 0
             trainer = Trainer(
-                config, corpus, directory, resume=arguments.resume, device=device, ranks=ranks, weights=start.weights
+                config,
+                corpus,
+                directory,
+                resume=arguments.resume,
+                device=device,
+                ranks=ranks,
+                weights=start.weights,
+                lock=lock,
             )
         _describe(trainer, device, console)
         if start.weights is not None and ranks.first:

@@ -25,6 +25,7 @@ from charloom.training.data.texts import STDIN, digest_of, spool, text_files
 from charloom.training.initial import initial_vocabulary, initial_weights
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import Ranks
+from charloom.training.run_lock import RunLock
 
 INPUT_FILE = "input.txt"
 """What came from standard input, in the run directory."""
@@ -110,26 +111,24 @@ def config_of(arguments: argparse.Namespace, start: Start) -> TrainingConfig:
 
 
 @contextlib.contextmanager
-def run_directory_of(arguments: argparse.Namespace, ranks: Ranks) -> Iterator[Path]:
-    """The run directory, made if it is not there; a run that does not begin leaves none behind.
+def run_directory_of(arguments: argparse.Namespace, ranks: Ranks) -> Iterator[tuple[Path, RunLock | None]]:
+    """The run directory, held by the first process; a run that does not begin leaves none behind.
 
     Where there is to be no run it is a temporary one.
     """
     run: Path | None = arguments.run_directory
     if run is None:
         with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
+            yield Path(temporary), None
         return
-    made = ranks.first and not run.exists()
+    lock = RunLock(run) if ranks.first else None
     try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise CheckpointError(f"{run} cannot be a run directory: {problem.strerror}; choose another --run") from problem
-    try:
-        yield run
+        yield run, lock
     except BaseException:
-        if made:
-            shutil.rmtree(run, ignore_errors=True)
+        if lock is not None:
+            if lock.made:
+                shutil.rmtree(run, ignore_errors=True)
+            lock.release()
         raise
 
 

@@ -7,13 +7,10 @@ Knows: when to learn, evaluate, save and stop. Does not know: how a step is comp
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
-import os
 import platform
 import time
-import weakref
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -49,6 +46,7 @@ from charloom.training.learner import Learner, StepResult, TrainingDiverged
 from charloom.training.model import CharLSTM
 from charloom.training.ranks import Ranks
 from charloom.training.records import Evaluation, Outcome, Progress, Reporter
+from charloom.training.run_lock import RunLock
 from charloom.training.schedules import Plateau, learning_rate
 from charloom.training.trace import gate_activations
 
@@ -66,6 +64,7 @@ class Trainer:
         device: where to compute
         ranks: the processes that share the work; all of them make a trainer of the same arguments
         weights: of another model, to start from
+        lock: what holds the run directory already; by default the trainer does, until `train` returns
 
     Raises:
         CheckpointError: the directory holds a run already, is in use, or the run there cannot be resumed with these
@@ -83,6 +82,7 @@ class Trainer:
         device: str = "cpu",
         ranks: Ranks | None = None,
         weights: dict[str, Tensor] | None = None,
+        lock: RunLock | None = None,
     ) -> None:
         self.config, self.corpus, self.run = config, corpus, run
         self.ranks = ranks or Ranks()
@@ -95,7 +95,7 @@ class Trainer:
                 f"the validation part has {len(corpus.validation)} tokens, too few to measure a loss; "
                 "give more text, or raise --validation-share"
             )
-        self._release = weakref.finalize(self, os.close, _lock(run)) if self.ranks.first else lambda: None
+        self._lock = RunLock(run) if lock is None and self.ranks.first else None
         self.plateau = Plateau()
         self.step = 0
         self.best_loss = math.inf
@@ -114,6 +114,10 @@ class Trainer:
         except BaseException:
             self._release()
             raise
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def stop(self) -> None:
         """Ask `train` to save and return after the present step; safe in a signal handler."""
@@ -305,21 +309,6 @@ class Trainer:
         lines = log.read_text("utf-8").split("\n")[:-1]  # and at no other line break: samples may hold those
         kept = [f"{line}\n" for line in lines if json.loads(line)["step"] <= self.step]
         replace_file(log, "".join(kept).encode())
-
-
-def _lock(run: Path) -> int:
-    """Hold a run directory, making it if it is not there; returns the file descriptor that holds it."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as problem:
-        raise CheckpointError(f"{run} cannot be a run directory: {problem.strerror}; choose another --run") from problem
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as problem:
-        os.close(lock)
-        raise CheckpointError(f"another process is training in {run}; choose another --run") from problem
-    return lock
 
 
 @contextlib.contextmanager
