@@ -144,7 +144,7 @@ class Client:
         """What happens inside the network while it reads a text, from a fresh state: gates and state of every unit.
 
         Args:
-            text: the text, of up to 4,096 characters.
+            text: the text, of up to 4,096 tokens.
             model: name of the model; default is the server's first one.
             unknown_characters: what to do with those that the model lacks; default is "reject".
             layers: which ones to tell, 0 for the first; default is all.

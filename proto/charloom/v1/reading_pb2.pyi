@@ -268,7 +268,7 @@ class InspectRequest(_message.Message):
     session_id: _builtins.str
     """As in ScoreRequest."""
     text: _builtins.str
-    """The text, of up to 4,096 characters."""
+    """The text, of up to 4,096 tokens."""
     unknown_characters: _text_pb2.UnknownCharacters.ValueType
     """As in ScoreRequest."""
     top_next: _builtins.int
@@ -326,7 +326,7 @@ class InspectResponse(_message.Message):
     @_builtins.property
     def distribution(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Where asked for: the log-probability of each token to come after it, in the order of the model's symbols, or of
-        the bytes.
+        the bytes. The symbols of a word model are not listed anywhere; ask for the most probable ones in their place.
         """
 
     def __init__(

@@ -23,9 +23,6 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-"""Most alternatives that a call may ask to be told of each token."""
-
-
 class Shape(NamedTuple):
     """The sizes of a decoder."""
 

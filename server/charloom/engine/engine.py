@@ -185,13 +185,15 @@ class Engine:
         return all(model.loom.working for model in self.models)
 
     def cut(self) -> None:
-        """Do not wait any longer for running generations; for use while draining."""
+        """Do not wait any longer for what is running; for use while draining."""
         for model in self.models:
             model.loom.cut()
+        self.inspections.cut()
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new work, let running generations end for up to `seconds`, then end them as DRAINING."""
-        await asyncio.gather(*(asyncio.to_thread(model.loom.drain, seconds) for model in self.models))
+        """Refuse new work, let running work end for up to `seconds`, then end it as DRAINING."""
+        looms = (asyncio.to_thread(model.loom.drain, seconds) for model in self.models)
+        await asyncio.gather(*looms, self.inspections.drain(seconds))
         await asyncio.sleep(0)  # the last deliveries were scheduled before the worker ended
 
     # Where a call starts.

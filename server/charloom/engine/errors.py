@@ -66,15 +66,12 @@ class ModelNotFound(EngineError):
 
 
 class ModelNotInspectable(EngineError):
-    """The model's bundle has no inspector."""
+    """The model's bundle has no inspector that can be used."""
 
     reason = "MODEL_NOT_INSPECTABLE"
 
-    def __init__(self, name: str, missing: str) -> None:
-        super().__init__(
-            f"model {name!r} cannot be inspected, because its bundle has no {missing}; "
-            "export the model again, without --no-inspector, and serve that"
-        )
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"model {name!r} cannot be inspected, because {why}")
 
 
 class SessionNotFound(EngineError):

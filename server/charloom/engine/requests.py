@@ -21,6 +21,7 @@ from charloom.engine.session import Key, Snapshot
 MOST_STOPS, LONGEST_STOP = 16, 256
 MOST_CONTINUATIONS = 64
 MOST_ALTERNATIVES = 20
+"""Most that a call may ask to be told of each token."""
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ async def test_only_the_layers_that_were_asked_for(engine: Engine) -> None:
         ({"text": "a" * (MOST_INSPECTED + 1)}, "text"),
         ({"text": "日"}, "text"),
         ({"layers": [0, 2]}, r"layers\[1\]"),
+        ({"layers": [0] * 100_000}, "layers"),
         ({"top_next": 21}, "top_next"),
     ],
 )
@@ -168,6 +169,89 @@ async def test_the_inspector_is_opened_once_when_it_is_needed_and_used_by_one_at
         assert_same(first, other)
     assert (len(opened), most) == (1, 1)
     assert threading.main_thread().name not in opened
+
+
+async def test_who_begins_and_leaves_does_not_make_it_compute_more_at_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, most, go_on = 0, 0, threading.Event()
+
+    class Slow(Inspector):
+        def run(self, *arguments: Any) -> Activations:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            go_on.wait(30)
+            at_once -= 1
+            return super().run(*arguments)
+
+    monkeypatch.setattr(inspection, "Inspector", Slow)
+    for _ in range(3 * MOST_RUNNING):
+        begun = await engine.inspections.inspect(InspectionRequest(NOBODY, text=TEXT))
+        reading = asyncio.ensure_future(anext(begun.tokens))
+        await asyncio.sleep(0.01)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    assert engine.inspections.running == 0
+    go_on.set()
+    assert len(await inspected(engine, NOBODY, TEXT)) == len(TEXT)
+    assert most == 1
+
+
+async def test_who_does_not_read_loses_the_place_when_others_need_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = InspectionRequest(NOBODY, text=TEXT)
+    begun = [(await engine.inspections.inspect(request)).tokens for _ in range(MOST_RUNNING)]
+    for tokens in begun:
+        await anext(tokens)
+        await asyncio.sleep(0.01)
+    await anext(begun[0])  # now the second one has waited longest
+    monkeypatch.setattr(inspection, "PATIENCE", 0.0)
+    assert len(await inspected(engine, NOBODY, TEXT)) == len(TEXT)
+    assert engine.inspections.running == MOST_RUNNING - 1
+    with pytest.raises(errors.ReaderStalled):
+        await anext(begun[1])
+    assert len([token async for token in begun[0]]) == len(TEXT) - 2
+    for tokens in begun[2:]:
+        await tokens.aclose()  # type: ignore[attr-defined]
+    assert engine.inspections.running == 0
+
+
+async def test_a_server_that_stops_lets_them_end_and_then_ends_them(engine: Engine) -> None:
+    quick, slow = [(await engine.inspections.inspect(InspectionRequest(NOBODY, text=TEXT))).tokens for _ in range(2)]
+    await anext(quick), await anext(slow)
+    draining = asyncio.ensure_future(engine.drain(0.5))
+    await asyncio.sleep(0.05)
+    assert len([token async for token in quick]) == len(TEXT) - 1
+    assert not draining.done()
+    await anext(slow)
+    await draining
+    with pytest.raises(errors.Draining):
+        await anext(slow)
+
+
+async def test_a_server_that_is_cut_ends_them_at_once(engine: Engine) -> None:
+    begun = (await engine.inspections.inspect(InspectionRequest(NOBODY, text=TEXT))).tokens
+    await anext(begun)
+    draining = asyncio.ensure_future(engine.drain(60))
+    await asyncio.sleep(0.05)
+    engine.cut()
+    await asyncio.wait_for(draining, 5)
+    with pytest.raises(errors.Draining):
+        await anext(begun)
+
+
+async def test_a_bundle_that_changes_while_it_is_served(copied: Copied, decoder: Decoder) -> None:
+    path = copied()
+    engine = Engine([(read_bundle(path), decoder)])
+    try:
+        (path / INSPECTOR_FILE).unlink()
+        with pytest.raises(errors.ModelNotInspectable, match=r"was changed while the server runs .* restart the server"):
+            await inspected(engine, NOBODY, "a")
+        assert engine.inspections.running == 0
+    finally:
+        await engine.drain(0)
 
 
 async def test_a_server_that_stops_takes_none(engine: Engine) -> None:

@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 32,
         "sequence_length": 64,
         "learning_rate": 5e-3,
-        "epochs": 6,
+        "epochs": 4,
     },
 }
 """Settings that differ from the defaults, by name."""
