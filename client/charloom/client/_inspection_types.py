@@ -58,4 +58,5 @@ class Inspection:
 
     distributions: memoryview[float] | None
     """Log-probabilities of what comes after each token, of the shape (T, V) and as those of `Activations`; V are the
-    model's `symbols`, or the bytes; those of a word model are not listed, `top_next` names some. `None` without `distributions=True`, or where there was nothing to read."""
+    model's `symbols`, or the bytes; those of a word model are not listed, `top_next` names some. `None` without
+    `distributions=True`, or where there was nothing to read."""
