@@ -16,8 +16,9 @@ import torch
 
 from charloom.bundle import DecoderKind, read_bundle
 from charloom.cli.main import main
-from charloom.training.checkpoint import CheckpointError, load_trained
+from charloom.training.checkpoint import load_trained
 from charloom.training.export import exporter
+from charloom.training.files import CheckpointError
 from charloom.training.watching import html_report
 from charloom.training.watching.history import read_warnings
 from charloom.training.watching.report import TerminalReporter, loss_figures
@@ -139,7 +140,9 @@ def test_a_command_that_is_shown_can_be_copied(
     run = tmp_path / ("long-name-" * 10) / "[red]"
     monkeypatch.setattr(TerminalReporter, "step", lambda *_: signal.raise_signal(signal.SIGINT))
     assert main(["train", str(text), "--run", str(run), *SETTINGS]) == 130
-    assert f"charloom train {text} --run {shlex.quote(str(run))} --resume\n" in capsys.readouterr().out
+    assert f"charloom train {text} --run {shlex.quote(str(run))} --resume --threads 1 --device cpu\n" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_standard_input_is_kept_for_the_resume(
         patched.setattr(sys, "stdin", Stdin)
         patched.setattr(TerminalReporter, "step", lambda *_: signal.raise_signal(signal.SIGINT))
         assert train("-", "--run", run, *ONE_EPOCH, "--documents", "line") == 130
-    assert f"charloom train - --run {run} --resume\n" in capsys.readouterr().out
+    assert f"charloom train - --run {run} --resume --threads 1 --device cpu\n" in capsys.readouterr().out
     assert (run / "input.txt").read_bytes() == raw
 
     def never(*_: object) -> None:

@@ -19,14 +19,15 @@ from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.cli.text import read_file, read_text
 from charloom.cli.threads import add_threads_flag, use_threads
 from charloom.tasks.classification import Classification
-from charloom.tasks.classifier_runs import CLASSIFIER_FILE, load_classifier, load_test
+from charloom.tasks.classifier_runs import load_classifier, load_test
 from charloom.tasks.config import ClassificationConfig
 from charloom.tasks.folders import read_labelled, read_parts
 from charloom.tasks.predict import Prediction
 from charloom.tasks.report import TerminalReporter, score_line, score_table
 from charloom.tasks.scores import Scores
-from charloom.training.checkpoint import CheckpointError
+from charloom.training.checkpoint import CLASSIFIER_FILE
 from charloom.training.data.corpus import CorpusError
+from charloom.training.files import CheckpointError
 from charloom.training.learner import TrainingDiverged
 
 

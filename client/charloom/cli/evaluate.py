@@ -9,10 +9,11 @@ from pathlib import Path
 from charloom.bundle import BundleError
 from charloom.cli import CommandError
 from charloom.cli.threads import add_threads_flag, use_threads
-from charloom.training.checkpoint import CheckpointError, load_trained, load_validation, save_losses
+from charloom.training.checkpoint import load_trained, load_validation, save_losses
 from charloom.training.data.corpus import CorpusError, read_stream
 from charloom.training.data.documents import Documents
 from charloom.training.evaluate import losses
+from charloom.training.files import CheckpointError
 from charloom.training.watching.report import loss_figures
 
 
@@ -37,14 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
             documents = Documents(trained.facts["config"].get("documents", Documents.STREAM))
             tokens = read_stream(arguments.text, trained.vocabulary, documents)
         found = losses(trained.model, tokens)
+        if arguments.json:
+            print(json.dumps(found))
+        else:
+            print(f"{len(tokens):,} {trained.vocabulary.unit.plural}")
+            for protocol, loss in found.items():
+                print(f"{protocol:12} {loss_figures(loss)}")
+        if arguments.text is None:
+            save_losses(arguments.run_directory, trained.facts["step"], found)
     except (CorpusError, CheckpointError, BundleError) as problem:
         raise CommandError(str(problem)) from problem
-    if arguments.text is None:
-        save_losses(arguments.run_directory, trained.facts["step"], found)
-    if arguments.json:
-        print(json.dumps(found))
-        return 0
-    print(f"{len(tokens):,} {trained.vocabulary.unit.plural}")
-    for protocol, loss in found.items():
-        print(f"{protocol:12} {loss_figures(loss)}")
     return 0

@@ -12,9 +12,10 @@ from charloom.bundle import BundleError, DecoderKind
 from charloom.cli import CommandError
 from charloom.cli.flags import explain
 from charloom.cli.threads import add_threads_flag, use_threads
-from charloom.training.checkpoint import CheckpointError, load_losses, load_trained, load_validation
+from charloom.training.checkpoint import load_losses, load_trained, load_validation
 from charloom.training.data.corpus import CorpusError
 from charloom.training.export import ExportError, export_bundle
+from charloom.training.files import CheckpointError
 
 _KINDS = ",".join(kind.value for kind in DecoderKind)
 

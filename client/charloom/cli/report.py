@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from charloom.cli import CommandError
-from charloom.training.checkpoint import CheckpointError
+from charloom.training.files import CheckpointError
 from charloom.training.watching.html_report import write_report
 
 

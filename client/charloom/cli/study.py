@@ -19,8 +19,8 @@ from charloom.cli.threads import add_threads_flag, use_threads
 from charloom.studies.catalogue import STUDIES
 from charloom.studies.reading import reading
 from charloom.studies.study import StudyError
-from charloom.training.checkpoint import CheckpointError
 from charloom.training.data.corpus import CorpusError
+from charloom.training.files import CheckpointError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

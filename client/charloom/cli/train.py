@@ -16,10 +16,11 @@ from charloom.cli.flags import add_settings_flags
 from charloom.cli.threads import add_threads_flag, use_threads
 from charloom.cli.train_start import config_of, refuse_contradictions, run_directory_of, start_of, training_text
 from charloom.cli.watching import keep_report, require_tensorboard, watching
-from charloom.training.checkpoint import CheckpointError, load_trained, save_losses
+from charloom.training.checkpoint import load_trained, save_losses
 from charloom.training.config import SettingsError, TrainingConfig
 from charloom.training.data.corpus import Corpus, CorpusError
 from charloom.training.evaluate import losses, tail_estimate
+from charloom.training.files import CheckpointError
 from charloom.training.find_rate import find_learning_rate
 from charloom.training.learner import TrainingDiverged
 from charloom.training.loop import Trainer
@@ -108,6 +109,13 @@ def run(arguments: argparse.Namespace) -> int:
         OSError,
     ) as problem:
         raise CommandError(str(problem)) from problem
+    except (MemoryError, RuntimeError) as problem:
+        if not isinstance(problem, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(problem):
+            raise
+        raise CommandError(
+            "there is not enough memory for a step; raise --accumulate, or lower --batch-size, --sequence-length or "
+            "--hidden-size"
+        ) from problem
     finally:
         leave_ranks()
 
@@ -138,7 +146,9 @@ def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console
             signal.signal(number, handler)
     run_directory = shlex.quote(str(trainer.run))
     if not outcome.finished:
-        again = f"charloom train {shlex.join(map(str, arguments.text))} --run {run_directory} --resume"
+        again = (
+            f"charloom train {shlex.join(map(str, arguments.text))} --run {run_directory} --resume{_same(arguments)}"
+        )
         console.print(f"stopped at step {outcome.step}; go on with: {again}")
         return 130
     if outcome.stopped_early:
@@ -154,6 +164,13 @@ def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console
     keep_report(trainer.run, console)
     console.print(f"next: charloom export {run_directory} BUNDLE")
     return 0
+
+
+def _same(arguments: argparse.Namespace) -> str:
+    """The flags beside the settings, which a run does not keep, as they were given."""
+    threads = "" if arguments.threads is None else f" --threads {arguments.threads}"
+    device = "" if arguments.device == "auto" else f" --device {arguments.device}"
+    return threads + device + (" --tensorboard" if arguments.tensorboard else "")
 
 
 def _find_learning_rate(config: TrainingConfig, corpus: Corpus, device: str, console: Console) -> None:

@@ -18,10 +18,11 @@ from torch import Tensor
 from charloom.bundle import VOCABULARY_FILE, Vocabulary, read_vocabulary, write_vocabulary
 from charloom.cli import CommandError
 from charloom.cli.flags import explain, given_settings
-from charloom.training.checkpoint import LAST_FILE, CheckpointError, read_checkpoint, require_unused
+from charloom.training.checkpoint import LAST_FILE, read_checkpoint, require_unused
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus, read_corpus
 from charloom.training.data.texts import STDIN, digest_of, spool, text_files
+from charloom.training.files import CheckpointError
 from charloom.training.initial import initial_vocabulary, initial_weights
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import Ranks
@@ -51,6 +52,8 @@ def refuse_contradictions(arguments: argparse.Namespace) -> None:
         raise CommandError("--find-learning-rate: it makes no run, and resumes none; leave out --resume")
     if arguments.find_learning_rate and arguments.initial_weights:
         raise CommandError("--find-learning-rate: it starts from new weights; leave out --initial-weights")
+    if arguments.find_learning_rate and arguments.tensorboard:
+        raise CommandError("--find-learning-rate: it makes no run to watch; leave out --tensorboard")
     for flag in ("vocabulary", "initial_weights"):
         if getattr(arguments, flag) is not None and arguments.resume:
             raise CommandError(f"--{flag.replace('_', '-')}: a resumed run goes on with its own; leave it out")
@@ -123,6 +126,8 @@ def run_directory_of(arguments: argparse.Namespace, ranks: Ranks) -> Iterator[tu
         return
     lock = RunLock(run) if ranks.first else None
     try:
+        if lock is not None and not arguments.resume:
+            require_unused(run)  # another process may have filled it until now
         yield run, lock
     except BaseException:
         if lock is not None:

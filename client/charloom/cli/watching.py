@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from charloom.cli import CommandError
-from charloom.training.checkpoint import CheckpointError
+from charloom.training.files import CheckpointError
 from charloom.training.loop import Trainer
 from charloom.training.records import Watcher
 from charloom.training.watching.advice import Adviser

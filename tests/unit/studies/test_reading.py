@@ -7,8 +7,9 @@ import pytest
 from charloom.bundle import Unit, UnknownSymbolsError
 from charloom.studies.reading import reading
 from charloom.studies.study import StudyError
-from charloom.training.checkpoint import CheckpointError, load_validation
+from charloom.training.checkpoint import load_validation
 from charloom.training.data.corpus import CorpusError
+from charloom.training.files import CheckpointError
 from tests.unit.training.training_runs import corpus_of, tiny_config, train
 
 

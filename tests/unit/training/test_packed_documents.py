@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -163,10 +162,8 @@ def test_a_training_step_starts_documents_from_the_zero_state(text_file: Path, t
     assert batch.resets.any()
     rows = [
         loss_by_documents(trainer.learner.model, Stream(np.append(inputs, targets[-1:]), np.flatnonzero(resets)))
-        for inputs, targets, resets in zip(*batch, strict=True)
-        if resets is not None
+        for inputs, targets, resets in zip(batch.inputs, batch.targets, batch.resets, strict=True)
     ]
     recorder = Recorder(lambda step: trainer.stop())
     trainer.train(recorder)
     assert recorder.steps[0].loss == pytest.approx(np.mean(rows), abs=1e-5)
-    assert len(list(itertools.chain(rows))) == config.batch_size

@@ -142,11 +142,10 @@ def test_the_best_checkpoint_is_that_of_the_lowest_evaluation(
     scripted_losses(monkeypatch, [3.0, 2.0, 2.5, 2.0, 2.2, 9.0, 9.0, 9.0])
     run = tmp_path / "run"
     trainer = Trainer(tiny_config(epochs=3, evaluations_per_epoch=2, checkpoint_every=1), corpus, run)
-    every = trainer.evaluate_every
     at_second: dict[str, torch.Tensor] = {}
 
     def on_step(step: int) -> None:
-        if step == 2 * every:
+        if step == trainer.batches.per_epoch:
             at_second.update({k: v.clone() for k, v in trainer.learner.model.state_dict().items()})
 
     recorder = Recorder(on_step)
@@ -154,7 +153,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_evaluation(
     assert [e.best for e in recorder.evaluations[:5]] == [True, True, False, False, False]
     assert outcome.best_loss == 2.0
     best = read_checkpoint(run / BEST_FILE)
-    assert (best.facts["step"], best.facts["validation_loss"]) == (2 * every, 2.0)
+    assert (best.facts["step"], best.facts["validation_loss"]) == (trainer.batches.per_epoch, 2.0)
     for name, tensor in load_trained(run).model.state_dict().items():
         assert torch.equal(tensor, at_second[name])
     last = checkpoint_tensors(run / LAST_FILE)
@@ -181,14 +180,44 @@ def test_the_plateau_schedule_lowers_the_rate_of_the_run(
 
 def test_a_diverging_run_raises_with_step_and_advice(corpus: Corpus, tmp_path: Path) -> None:
     config = tiny_config(learning_rate=1e38, warmup_steps=0, precision="fp32")
-    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf) at step \d+; .*Lower --learning-rate"):
+    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf) at step \d+, .*Lower --learning-rate") as caught:
         train(config, corpus, tmp_path / "run")
+    assert "before any weights were kept" in str(caught.value)
+    assert "--initial-weights" not in str(caught.value)
+
+
+def test_weights_that_became_nan_with_the_last_step_before_an_evaluation_are_not_saved(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    trainer = Trainer(tiny_config(epochs=2, checkpoint_every=10), corpus, run)
+
+    def on_step(step: int) -> None:
+        if step == trainer.total_steps:
+            trainer.learner.model.head.bias.data.fill_(math.nan)
+
+    with pytest.raises(TrainingDiverged, match=f"the validation loss is nan after step {trainer.total_steps}; "):
+        trainer.train(Recorder(on_step))
+    assert read_checkpoint(run / LAST_FILE).facts["step"] < trainer.total_steps
+    assert math.isfinite(load_trained(run).facts["validation_loss"])
+
+
+@pytest.mark.parametrize("asked", [1, 3, 10_000])
+def test_an_epoch_has_as_many_evaluations_as_were_asked_for(asked: int, corpus: Corpus, tmp_path: Path) -> None:
+    config = tiny_config(epochs=2, evaluations_per_epoch=asked, hidden_size=4)
+    trainer = Trainer(config, corpus, tmp_path / "run")
+    trainer.train(recorder := Recorder())
+    per_epoch = trainer.batches.per_epoch
+    assert len(recorder.evaluations) == 2 * min(asked, per_epoch)
+    steps = [evaluation.step for evaluation in recorder.evaluations]
+    assert per_epoch in steps
+    assert max(np.diff([0, *steps])) <= -(-per_epoch // asked)
 
 
 def test_a_diverging_run_keeps_the_best_checkpoint(corpus: Corpus, tmp_path: Path) -> None:
     run = tmp_path / "run"
     trainer = Trainer(tiny_config(evaluations_per_epoch=2, checkpoint_every=1000), corpus, run)
-    poisoned = trainer.evaluate_every + 3
+    poisoned = -(-trainer.batches.per_epoch // 2) + 3
 
     def on_step(step: int) -> None:
         if step == poisoned:

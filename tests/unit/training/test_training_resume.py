@@ -9,16 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from charloom.training.checkpoint import (
-    BEST_FILE,
-    LAST_FILE,
-    CheckpointError,
-    load_trained,
-    load_validation,
-    read_checkpoint,
-)
+from charloom.training.checkpoint import BEST_FILE, LAST_FILE, load_trained, load_validation, read_checkpoint
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus
+from charloom.training.files import CheckpointError
 from charloom.training.loop import Trainer
 from tests.unit.training.training_runs import Recorder, assert_same_checkpoint, corpus_of, tiny_config, train
 

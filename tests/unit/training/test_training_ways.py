@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from charloom.cli.main import main
 from charloom.training import loop
 from charloom.training.checkpoint import BEST_FILE, LAST_FILE, load_trained, read_checkpoint
 from charloom.training.config import TrainingConfig
-from charloom.training.data.corpus import Batches, Corpus
+from charloom.training.data.corpus import Batches, Corpus, read_corpus
 from charloom.training.find_rate import find_learning_rate
 from charloom.training.learner import Learner
-from charloom.training.loop import Trainer
 from charloom.training.presets import PRESETS
-from tests.unit.training.training_runs import Recorder, checkpoint_tensors, corpus_of, tiny_config, train
+from charloom.training.watching.history import read_evaluations
+from tests.unit.training.training_runs import checkpoint_tensors, corpus_of, tiny_config, train
 
 CPU = torch.device("cpu")
 
@@ -94,10 +95,20 @@ def test_the_average_follows_the_weights_and_is_what_is_evaluated_and_kept(corpu
 
 
 @pytest.mark.parametrize(
-    "settings", [{"average_decay": 0.95}, {"accumulate": 2}, {"cell": "layer-norm", "zoneout_cell": 0.2}]
+    "settings",
+    [
+        {"average_decay": 0.95},
+        {"accumulate": 2},
+        {"cell": "layer-norm", "zoneout_cell": 0.2},
+        {"cold_start": 0.3, "weight_drop": 0.2, "variational_dropout": True},
+        {"documents": "blank-line"},
+    ],
+    ids=str,
 )
-def test_a_run_with_it_resumes_exactly(settings: dict[str, Any], corpus: Corpus, tmp_path: Path) -> None:
-    config = tiny_config(epochs=1, **settings)
+def test_a_run_with_it_resumes_exactly(settings: dict[str, Any], text_file: Path, tmp_path: Path) -> None:
+    config, text = tiny_config(epochs=1, **settings), tmp_path / "text.txt"
+    text.write_text(text_file.read_text("utf-8")[:4000], "utf-8")
+    corpus = read_corpus(text, config.unit, documents=config.documents)
     train(config, corpus, tmp_path / "whole")
     train(config, corpus, tmp_path / "parted", stop_after=11)
     train(config, corpus, tmp_path / "parted", resume=True)
@@ -154,22 +165,16 @@ FLAGS = [
 ]
 
 
-def torchrun(*arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--no-python"]
-    command += [
-        f"--nproc-per-node={processes}",
-        "--",
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "charloom.cli.main",
-        "train",
-    ]
+CHARLOOM = (sys.executable, "-W", "ignore", "-m", "charloom.cli.main")
+
+
+def torchrun(
+    *arguments: object, processes: int = 2, command: Sequence[object] = CHARLOOM
+) -> subprocess.CompletedProcess[str]:
+    run = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--no-python"]
+    run += [f"--nproc-per-node={processes}", "--", *map(str, command), "train", *map(str, arguments)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=100, check=False
-    )
+    return subprocess.run(run, env=environment, capture_output=True, text=True, timeout=100, check=False)
 
 
 def assert_close_runs(left: Path, right: Path, tolerance: float) -> None:
@@ -207,15 +212,29 @@ def test_two_processes_take_the_steps_of_one_and_may_go_on_as_one(text: Path, tm
     assert losses[0] == losses[1] > 1
 
 
-def test_a_run_of_two_processes_goes_on_in_one(text_file: Path, tmp_path: Path) -> None:
-    """A state of the whole batch is saved, whoever computed it."""
-    corpus = corpus_of(text_file.read_text("utf-8")[:4000])
-    config = tiny_config(dropout=0, precision="fp32", epochs=1, accumulate=2)
-    train(config, corpus, tmp_path / "run", stop_after=5)
-    trainer = Trainer(config, corpus, tmp_path / "run", resume=True)
-    saved = checkpoint_tensors(tmp_path / "run" / LAST_FILE)["state.h"]
-    assert torch.equal(torch.cat([state.h for state in trainer.learner.states], dim=1), saved)
-    trainer.train(Recorder())
+def test_a_run_of_two_processes_goes_on_in_one_and_the_other_way_round(text: Path, tmp_path: Path) -> None:
+    """Without dropout a step is the same in any number of parts; a state of the whole batch is saved."""
+    flags = [*FLAGS, "--dropout", "0", "--checkpoint-every", "5"]
+    whole, two, one = tmp_path / "whole", tmp_path / "two", tmp_path / "one"
+    assert main(["train", str(text), "--run", str(whole), *flags]) == 0
+    stop = (
+        "import sys\nfrom charloom.cli.main import main\nfrom charloom.training.loop import Trainer\n"
+        "asked = Trainer._asked_to_stop\n"
+        "Trainer._asked_to_stop = lambda self: (self.step == 12 and self.stop()) or asked(self)\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    (tmp_path / "stop.py").write_text(stop)
+    stopped = torchrun(text, "--run", two, *flags, command=[sys.executable, "-W", "ignore", tmp_path / "stop.py"])
+    assert "stopped at step 12" in stopped.stdout, stopped.stderr
+    assert main(["train", str(text), "--run", str(two), "--resume", "--device", "cpu", "--threads", "1"]) == 0
+    assert_close_runs(two / LAST_FILE, whole / LAST_FILE, 1e-4)
+
+    alone = [sys.executable, "-W", "ignore", str(tmp_path / "stop.py"), "train", str(text), "--run", str(one), *flags]
+    subprocess.run(alone, capture_output=True, timeout=100, check=False)
+    assert read_checkpoint(one / LAST_FILE).facts["step"] == 12
+    resumed = torchrun(text, "--run", one, "--resume", "--device", "cpu", "--threads", "1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_close_runs(one / LAST_FILE, whole / LAST_FILE, 1e-4)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused_by_all_of_them(text: Path, tmp_path: Path) -> None:
@@ -246,3 +265,40 @@ def test_a_disk_that_fills_during_a_checkpoint_leaves_the_one_before(text: Path,
     assert read_checkpoint(run / LAST_FILE).facts["step"] == 2
     assert [file.name for file in run.iterdir() if file.name.endswith(".partial")] == []
     assert main(["train", str(text), "--run", str(run), "--resume", "--device", "cpu", "--threads", "1"]) == 0
+    whole = tmp_path / "whole"
+    assert main(["train", str(text), "--run", str(whole), *FLAGS, "--checkpoint-every", "1"]) == 0
+    assert_close_runs(run / LAST_FILE, whole / LAST_FILE, 0)
+
+
+@pytest.mark.parametrize("size", [100, 1000, 3000])
+@pytest.mark.parametrize("flags", [[], ["--documents", "line"]], ids=["stream", "documents"])
+def test_a_disk_that_is_full_before_the_first_step_is_said_in_one_line(
+    size: int, flags: list[str], text: Path, tmp_path: Path
+) -> None:
+    """Whichever file does not fit: vocabulary, tokens, validation part, settings."""
+    run = tmp_path / "run"
+    run.mkdir()
+    limited = (
+        f"import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+        "from charloom.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", limited, "train", text, "--run", run, *FLAGS, *flags]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("charloom train: "), done.stderr
+    assert "File too large" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert [file.name for file in run.iterdir() if file.name.endswith(".partial")] == []
+
+
+def test_a_log_line_that_was_cut_short_does_not_keep_a_run_from_going_on(text: Path, tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert main(["train", str(text), "--run", str(whole), *FLAGS]) == 0
+    corpus = read_corpus(text, TrainingConfig().unit, 0.05)
+    config = TrainingConfig.model_validate_json((whole / "config.json").read_text())
+    train(config, corpus, run, stop_after=read_checkpoint(whole / LAST_FILE).facts["step"] - 1)
+    for name in ("log.jsonl", "warnings.jsonl"):
+        with (run / name).open("ab") as log:
+            log.write('{"step": 1, "sample": "é'.encode()[:-1])
+    assert main(["train", str(text), "--run", str(run), "--resume", "--device", "cpu", "--threads", "1"]) == 0
+    assert len(read_evaluations(run)) == len(read_evaluations(whole)) == 2

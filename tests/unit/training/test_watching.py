@@ -17,7 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from charloom.training.checkpoint import CheckpointError
+from charloom.training.files import CheckpointError
 from charloom.training.loop import Trainer
 from charloom.training.records import Advice, Evaluation, Progress
 from charloom.training.watching import html_report

@@ -6,6 +6,7 @@ Knows: the kinds of vocabulary, JSON. Does not know: models, requests.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -42,5 +43,10 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
-    """Write a `vocabulary.json`."""
-    path.write_text(json.dumps(vocabulary.to_json(), ensure_ascii=False) + "\n", "utf-8")
+    """Write a `vocabulary.json`, in one step."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(json.dumps(vocabulary.to_json(), ensure_ascii=False) + "\n", "utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -23,18 +23,18 @@ from charloom.tasks.predict import Example, TextClassifier
 from charloom.tasks.symbols import Symbols
 from charloom.training.checkpoint import (
     BEST_FILE,
+    CLASSIFIER_FILE,
     CONFIG_FILE,
     LAST_FILE,
     LOG_FILE,
     Checkpoint,
-    CheckpointError,
     load_weights,
     read_checkpoint,
-    replace_file,
     write_checkpoint,
 )
+from charloom.training.files import CheckpointError, replace_file
 
-CLASSIFIER_FILE, TEST_FILE = "classifier.safetensors", "test.safetensors"
+TEST_FILE = "test.safetensors"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def load_classifier(run: Path) -> TrainedClassifier:
     config = ClassificationConfig.model_validate(checkpoint.facts["config"])
     labels = tuple(checkpoint.facts["labels"])
     model = Classifier(symbols.size, len(labels), config)
-    load_weights(model, checkpoint, run / CLASSIFIER_FILE)
+    load_weights(model, checkpoint.group("model"), f"the weights in {run / CLASSIFIER_FILE}")
     return TrainedClassifier(TextClassifier(model.eval(), symbols, labels, config.max_length), checkpoint.facts)
 
 

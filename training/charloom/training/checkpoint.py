@@ -9,9 +9,9 @@ with the lowest validation loss), beside `config.json`, `vocabulary.json` and `l
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,17 +24,15 @@ from torch import Tensor, nn
 from charloom.bundle import VOCABULARY_FILE, Vocabulary, read_vocabulary
 from charloom.training.config import ModelConfig
 from charloom.training.data.corpus import Stream
+from charloom.training.files import CheckpointError, replace_file, replacing
 from charloom.training.model import CharLSTM
 
 SCHEMA = "charloom.checkpoint/2"
 LAST_FILE, BEST_FILE, CONFIG_FILE, LOG_FILE = "last.safetensors", "best.safetensors", "config.json", "log.jsonl"
 VALIDATION_FILE, VALIDATION_STARTS_FILE = "validation.npy", "validation-documents.npy"
 LOSSES_FILE = "losses.json"
+CLASSIFIER_FILE = "classifier.safetensors"
 WARNINGS_FILE, REPORT_FILE = "warnings.jsonl", "report.html"
-
-
-class CheckpointError(Exception):
-    """A checkpoint or run directory cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +46,6 @@ class Checkpoint:
     def group(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names start with `prefix.`, the prefix taken off."""
         return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(prefix + ".")}
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file in one step: a kill leaves the old content or the new one.
-
-    Raises:
-        CheckpointError: it cannot be written, for example because the disk is full; the old content is there.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as problem:
-        temporary.unlink(missing_ok=True)
-        kept = "what was saved there before is whole" if path.exists() else "nothing was saved there before"
-        raise CheckpointError(f"cannot write {path}: {problem.strerror}; {kept}; make room and go on") from problem
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -130,7 +109,7 @@ def load_trained(run: Path, file: str = BEST_FILE) -> TrainedModel:
     vocabulary = read_vocabulary(run / VOCABULARY_FILE)
     settings = {name: checkpoint.facts["config"][name] for name in ModelConfig.model_fields}
     model = CharLSTM(vocabulary.size, ModelConfig.model_validate(settings))
-    load_weights(model, checkpoint, run / file)
+    load_weights(model, checkpoint.group("model"), f"the weights in {run / file}")
     return TrainedModel(model.eval(), vocabulary, checkpoint.facts)
 
 
@@ -158,12 +137,9 @@ def load_validation(run: Path) -> Stream:
 
 
 def _save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        # Given the file itself, numpy would write past Python, and not notice a full disk.
+        np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
 def save_losses(run: Path, step: int, losses: dict[str, float]) -> None:
@@ -188,20 +164,8 @@ def load_losses(run: Path, step: int) -> dict[str, float]:
         raise CheckpointError(f"{path} is damaged ({problem}); run `charloom evaluate {run}` again") from problem
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
-    """Put a checkpoint's weights into `model`.
-
-    Raises:
-        CheckpointError: names or shapes differ.
-    """
-    try:
-        model.load_state_dict(checkpoint.group("model"))
-    except RuntimeError as problem:
-        raise CheckpointError(f"the weights in {path} do not fit the run's settings: {problem}") from problem
-
-
-def start_from(model: CharLSTM, weights: dict[str, Tensor]) -> None:
-    """Put another model's weights into `model`.
+def load_weights(model: nn.Module, weights: dict[str, Tensor], whose: str) -> None:
+    """Put weights into `model`.
 
     Raises:
         CheckpointError: names or shapes differ.
@@ -209,9 +173,7 @@ def start_from(model: CharLSTM, weights: dict[str, Tensor]) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as problem:
-        raise CheckpointError(
-            f"the initial weights do not fit the settings: {' '.join(str(problem).split())}"
-        ) from problem
+        raise CheckpointError(f"{whose} do not fit the settings: {' '.join(str(problem).split())}") from problem
 
 
 def require_unused(run: Path) -> None:
@@ -224,6 +186,8 @@ def require_unused(run: Path) -> None:
         raise CheckpointError(f"{run} already holds a run; resume it with --resume, or choose another --run")
     if (run / BEST_FILE).exists():
         raise CheckpointError(f"{run} holds the weights of another run; remove them, or choose another --run")
+    if (run / CLASSIFIER_FILE).exists():
+        raise CheckpointError(f"{run} already holds a classifier; choose another --run")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

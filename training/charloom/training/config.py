@@ -98,7 +98,7 @@ class TrainingConfig(ModelConfig):
         0, ge=0, description="stop after this many evaluations without progress; 0 = make all epochs"
     )
     validation_share: float = Field(0.1, gt=0, lt=1, description="last part of the text, kept for validation")
-    evaluations_per_epoch: int = Field(1, ge=1, description="evaluations, each with a sample of text")
+    evaluations_per_epoch: int = Field(1, ge=1, description="evaluations, each with a sample; at most one a step")
     checkpoint_every: int = Field(200, ge=1, description="steps between two checkpoints")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="autocast to bf16 or (with scaled gradients) fp16; auto is bf16 where the device has it"

@@ -103,6 +103,6 @@ def tail_estimate(model: CharLSTM, tokens: Stream | Tokens, chunk: int = 512) ->
 def _needs(tokens: Stream | Tokens, count: int, protocol: str) -> None:
     if len(tokens) < count:
         raise CorpusError(
-            f"the validation part has {len(tokens)} tokens; the {protocol} protocol needs at least {count}: "
-            "give more text, or raise --validation-share"
+            f"there are {len(tokens)} tokens to measure on; the {protocol} protocol needs at least {count}: "
+            "give more text, or train with a higher --validation-share"
         )

@@ -51,6 +51,7 @@ def find_learning_rate(config: TrainingConfig, corpus: Corpus, device: str = "cp
 
     Raises:
         CorpusError: the text is too short for one batch.
+        TrainingDiverged: before there was anything to compare.
     """
     batches = Batches(corpus.train, config.batch_size, config.sequence_length, config.seed)
     learner = Learner(corpus.vocabulary.size, config, torch.device(device))
@@ -63,6 +64,8 @@ def find_learning_rate(config: TrainingConfig, corpus: Corpus, device: str = "cp
         try:
             loss = learner.step(step, batches.batch(step), rate).loss
         except TrainingDiverged:
+            if not trials:
+                raise
             break
         if step < WARMING:
             continue

@@ -21,7 +21,8 @@ from charloom.bundle import (
     read_bundle,
     read_vocabulary,
 )
-from charloom.training.checkpoint import BEST_FILE, CheckpointError, read_checkpoint
+from charloom.training.checkpoint import BEST_FILE, read_checkpoint
+from charloom.training.files import CheckpointError
 
 SHAPE = ("cell", "layers", "hidden_size", "embedding_size", "tie_weights")
 """The settings that decide which weights there are."""

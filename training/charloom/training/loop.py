@@ -7,7 +7,6 @@ Knows: when to learn, evaluate, save and stop. Does not know: how a step is comp
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import platform
 import time
@@ -29,18 +28,16 @@ from charloom.training.checkpoint import (
     LOG_FILE,
     WARNINGS_FILE,
     Checkpoint,
-    CheckpointError,
     load_weights,
     read_checkpoint,
-    replace_file,
     require_unused,
     save_validation,
-    start_from,
     write_checkpoint,
 )
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Batches, Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
+from charloom.training.files import CheckpointError, append_record, json_line, read_records, replace_file
 from charloom.training.generate import generate
 from charloom.training.learner import Learner, StepResult, TrainingDiverged
 from charloom.training.model import CharLSTM
@@ -88,8 +85,6 @@ class Trainer:
         self.ranks = ranks or Ranks()
         self.batches = Batches(corpus.train, config.batch_size, config.sequence_length, config.seed)
         self.total_steps = self.batches.per_epoch * config.epochs
-        self.evaluate_every = max(1, self.batches.per_epoch // config.evaluations_per_epoch)
-
         if len(corpus.validation) < 2:
             raise CorpusError(
                 f"the validation part has {len(corpus.validation)} tokens, too few to measure a loss; "
@@ -110,7 +105,7 @@ class Trainer:
             else:
                 require_unused(run)
             if weights is not None:
-                start_from(self.learner.model, weights)
+                load_weights(self.learner.model, weights, "the initial weights")
         except BaseException:
             self._release()
             raise
@@ -140,7 +135,7 @@ class Trainer:
                 result, rate = self._train_step()
                 speed = (self.step - start_step) * self._tokens_per_step / max(1e-9, time.monotonic() - clock)
                 reporter.step(self._progress(result, rate, speed))
-                evaluate = self.step % self.evaluate_every == 0 or self.step == self.total_steps
+                evaluate = self._evaluates_after(self.step)
                 if evaluate:
                     self._evaluate(reporter, started, rate, speed)
                 if evaluate or self.step % self.config.checkpoint_every == 0:
@@ -160,6 +155,11 @@ class Trainer:
     def _stopped_early(self) -> bool:
         return bool(self.config.early_stopping) and self.stale >= self.config.early_stopping
 
+    def _evaluates_after(self, step: int) -> bool:
+        """So often in an epoch, evenly, and in the end."""
+        before, now = ((s * self.config.evaluations_per_epoch) // self.batches.per_epoch for s in (step - 1, step))
+        return now > before or step == self.total_steps
+
     def _asked_to_stop(self) -> bool:
         """Whether any process was asked; all of them learn it before the same step."""
         return self.ranks.agree([self._stop])[0] > 0
@@ -178,14 +178,19 @@ class Trainer:
         try:
             result = self.learner.step(self.step, self.batches.batch(self.step), rate)
         except TrainingDiverged as problem:
-            raise TrainingDiverged(
-                f"{problem}; what was saved in {self.run} until then is kept, and its best weights can be exported. "
-                "Lower --learning-rate or --gradient-clip, raise --warmup-steps, or train with --precision fp32, "
-                "in another --run; --initial-weights starts it from those weights"
-            ) from problem
+            raise self._diverged(str(problem)) from problem
         self.step += 1
         self._recent.append(result)
         return result, rate
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        advice = "Lower --learning-rate or --gradient-clip, raise --warmup-steps, or train with --precision fp32"
+        if not (self.run / BEST_FILE).exists():
+            return TrainingDiverged(f"{what}, before any weights were kept. {advice}, in another --run")
+        return TrainingDiverged(
+            f"{what}; what was saved in {self.run} until then is kept, and its best weights can be exported. "
+            f"{advice}, in another --run; --initial-weights starts it from those weights"
+        )
 
     def _progress(self, result: StepResult, rate: float, speed: float) -> Progress:
         return Progress(
@@ -204,11 +209,14 @@ class Trainer:
         """Measure; tell, log and keep the best, if this process is the first."""
         model = self.learner.evaluated
         loss = self.ranks.agree([tail_estimate(model, self.corpus.validation) if self.ranks.first else 0.0])[0]
+        if not math.isfinite(loss):
+            raise self._diverged(f"the validation loss is {loss} after step {self.step}")
         best = loss < self.best_loss
         self.best_loss = min(self.best_loss, loss)
         self.stale = 0 if best else self.stale + 1
         self.plateau.observe(loss, self.config)
-        recent, self._recent = self._recent, []
+        # With fp16, a step whose gradient is not finite was left out, and is no trouble of the run.
+        recent, self._recent = [r for r in self._recent if math.isfinite(r.norm)] or self._recent, []
         if not self.ranks.first:
             return
         evaluation = Evaluation(
@@ -226,8 +234,7 @@ class Trainer:
             sample=self._sample(model),
             gates=gate_activations(model, self.corpus.validation),
         )
-        with (self.run / LOG_FILE).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(asdict(evaluation), ensure_ascii=False) + "\n")
+        append_record(self.run / LOG_FILE, asdict(evaluation))
         if best:
             tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
             write_checkpoint(self.run / BEST_FILE, Checkpoint(tensors, self._facts(loss)))
@@ -295,7 +302,7 @@ class Trainer:
         ]
         if changed:
             raise CheckpointError(f"a resumed run keeps its settings; these differ: {', '.join(changed)}")
-        load_weights(self.learner.model, checkpoint, path)
+        load_weights(self.learner.model, checkpoint.group("model"), f"the weights in {path}")
         groups = {name: checkpoint.group(name) for name in ("optimizer", "average", "state")}
         self.learner.load(groups, facts["learner"])
         self.plateau, self.stale = Plateau(**facts["plateau"]), facts["stale"]
@@ -304,11 +311,9 @@ class Trainer:
 
     def _keep_up_to_here(self, log: Path) -> None:
         """Drop what a killed run wrote after its last checkpoint: it will be made again."""
-        if not log.is_file():
-            return
-        lines = log.read_text("utf-8").split("\n")[:-1]  # and at no other line break: samples may hold those
-        kept = [f"{line}\n" for line in lines if json.loads(line)["step"] <= self.step]
-        replace_file(log, "".join(kept).encode())
+        if log.is_file():
+            kept = [record for record in read_records(log) if record["step"] <= self.step]
+            replace_file(log, b"".join(json_line(record) for record in kept))
 
 
 @contextlib.contextmanager

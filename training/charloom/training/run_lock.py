@@ -10,7 +10,7 @@ import os
 import weakref
 from pathlib import Path
 
-from charloom.training.checkpoint import CheckpointError
+from charloom.training.files import CheckpointError
 
 
 class RunLock:

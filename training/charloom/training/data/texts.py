@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from charloom.training.files import replacing
+
 BLOCK = 1 << 20
 """Bytes that are read at a time."""
 STDIN = Path("-")
@@ -25,10 +27,12 @@ def text_files(inputs: Sequence[Path]) -> list[Path]:
     """The files that are meant: a folder stands for every .txt file below it, in the order of their paths.
 
     Raises:
-        CorpusError: a folder has none.
+        CorpusError: a folder has none, or what is given is no file.
     """
     files: list[Path] = []
     for path in inputs:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise CorpusError(f"{path} is a pipe or device, and can be read only once; give - and pipe the text in")
         if not path.is_dir():
             files.append(path)
             continue
@@ -92,8 +96,12 @@ def read_text(file: Path) -> str:
 
 
 def spool(source: BinaryIO, file: Path) -> None:
-    """Keep what comes from `source`, to be read more than once."""
-    with file.open("wb") as copy:
+    """Keep what comes from `source`, to be read more than once.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    with replacing(file) as copy:
         while block := source.read(BLOCK):
             copy.write(block)
 

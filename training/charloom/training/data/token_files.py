@@ -6,7 +6,6 @@ Knows: two files of integers, and a small one that says what they are. Does not 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from charloom.training.data.stream import Ints, Stream
+from charloom.training.files import replace_file, replacing
 
 TOKENS_FILE, STARTS_FILE, FACTS_FILE = "tokens.bin", "documents.bin", "tokens.json"
 SCHEMA = "charloom.tokens/1"
@@ -35,25 +35,21 @@ def write_tokens(
         kind: the type to write them in
         facts: JSON: what they are made from, for `read_tokens`
         documents: whether there are documents
+
+    Raises:
+        CheckpointError: they cannot be written.
     """
-    count, begun, kept = 0, 0, {name: directory / f".{name}.partial" for name in (TOKENS_FILE, STARTS_FILE)}
-    with kept[TOKENS_FILE].open("wb") as tokens, kept[STARTS_FILE].open("wb") as starts:
+    count, begun = 0, 0
+    with replacing(directory / TOKENS_FILE) as tokens, replacing(directory / STARTS_FILE) as starts:
         for part, places in parts:
-            part.astype(kind).tofile(tokens)
-            (places + count).astype("<i8").tofile(starts)
+            tokens.write(part.astype(kind).tobytes())
+            starts.write((places + count).astype("<i8").tobytes())
             count, begun = count + len(part), begun + len(places)
-        for written in (tokens, starts):
-            written.flush()
-            os.fsync(written.fileno())
-    (directory / FACTS_FILE).unlink(missing_ok=True)
-    for name, file in kept.items():  # a run that has them mapped keeps the former ones
-        os.replace(file, directory / name)
+        (directory / FACTS_FILE).unlink(missing_ok=True)  # what it says is about to be true no more
     if not documents:
         (directory / STARTS_FILE).unlink()
-    temporary = directory / f".{FACTS_FILE}.partial"
     made = {"schema": SCHEMA, "type": kind.str, "tokens": count, "starts": begun if documents else None}
-    temporary.write_text(json.dumps(made | facts), "utf-8")
-    os.replace(temporary, directory / FACTS_FILE)
+    replace_file(directory / FACTS_FILE, json.dumps(made | facts).encode())
     found = read_tokens(directory, facts)
     assert found is not None
     return found[0]

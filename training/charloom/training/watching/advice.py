@@ -159,7 +159,8 @@ class Adviser:
 
     def step(self, progress: Progress) -> list[Advice]:
         """What a step gives reason to say; looked at with every tenth one."""
-        self._steps.append(progress)
+        if math.isfinite(progress.gradient_norm):  # else fp16 has left the step out
+            self._steps.append(progress)
         if progress.step % NEW or len(self._steps) < 2 * NEW:
             return []
         steps = list(self._steps)

@@ -16,17 +16,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from charloom.training.checkpoint import (
-    BEST_FILE,
-    CONFIG_FILE,
-    LAST_FILE,
-    LOSSES_FILE,
-    REPORT_FILE,
-    CheckpointError,
-    read_facts,
-    replace_file,
-)
+from charloom.training.checkpoint import BEST_FILE, CONFIG_FILE, LAST_FILE, LOSSES_FILE, REPORT_FILE, read_facts
 from charloom.training.config import TrainingConfig
+from charloom.training.files import CheckpointError, replace_file
 from charloom.training.records import Advice, Evaluation, Progress
 from charloom.training.watching.charts import Line, histogram, legend, line_chart
 from charloom.training.watching.dashboard import KINDS, clock, loss_figures

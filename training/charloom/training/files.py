@@ -1,0 +1,83 @@
+"""Files of a run: replaced in one step, or grown line by line.
+
+Knows: disks that are full, processes that are killed. Does not know: what is in the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+class CheckpointError(Exception):
+    """A checkpoint or run directory cannot be used; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` in the end: a kill leaves the old content or the new one.
+
+    Raises:
+        CheckpointError: it cannot be written, for example because the disk is full; the old content is there.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as problem:
+        kept = "what was saved there before is whole" if path.exists() else "nothing was saved there before"
+        raise CheckpointError(f"cannot write {path}: {problem.strerror}; {kept}; make room and go on") from problem
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def json_line(record: dict[str, Any]) -> bytes:
+    """A record as a line."""
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Add a line of JSON.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(json_line(record))
+    except OSError as problem:
+        raise CheckpointError(f"cannot write {path}: {problem.strerror}; make room and go on") from problem
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """What `append_record` added; a last line that was cut short, by a kill or a full disk, does not count.
+
+    Raises:
+        CheckpointError: a line is damaged.
+    """
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_bytes().split(b"\n")[:-1]:  # and at no other line break, of which samples may have some
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("it is no JSON object")
+        except ValueError as problem:
+            start = line[:60].decode(errors="replace")
+            raise CheckpointError(f"{path} is damaged ({problem}); remove the line: {start}") from problem
+        records.append(record)
+    return records
