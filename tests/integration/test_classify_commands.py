@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -160,6 +161,19 @@ def test_evaluate_reads_another_folder(trained: Path, tmp_path: Path, capsys: Ca
     assert json.loads(capsys.readouterr().out)["confusion"] == [[1, 0], [0, 2]]
     shutil.rmtree(tmp_path / "neg")
     assert "has no sub-folder 'neg'" in refused(capsys, "evaluate", trained, "--folder", tmp_path)
+
+
+@pytest.mark.parametrize("unit", ["character", "byte", "word"])
+def test_what_is_not_utf_8_is_refused(
+    unit: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python reads a byte that is no UTF-8 as half of a surrogate pair: in arguments, and in some locales in stdin."""
+    tiny(tmp_path / "run", unit=unit, epochs=1).train(Recorder())
+    error = refused(capsys, "predict", tmp_path / "run", os.fsdecode(b"caf\xe9"))
+    assert error == "charloom classify: the text is not UTF-8: '\\udce9' at character 3\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8", "surrogateescape"))
+    error = refused(capsys, "predict", tmp_path / "run")
+    assert error == "charloom classify: stdin is not UTF-8: '\\udce9' at character 3\n"
 
 
 def test_training_ends_early_repeats_exactly_and_cuts_long_texts(tmp_path: Path, capsys: Capture) -> None:
