@@ -307,6 +307,21 @@ class TestCommand:
         assert message in err
         assert err.count("\n") == 1
 
+    @pytest.mark.parametrize("form", [["--json"], []])
+    def test_a_unit_that_is_named_twice_is_shown_once(self, run: Run, capsys: Capture, form: list[str]) -> None:
+        shown = []
+        for units in ("2,0,2,2,0", "2,0"):
+            assert run("inspect", "Hi!", "--units", units, *form) == 0
+            shown.append(capsys.readouterr().out)
+        assert shown[0] == shown[1]
+
+    def test_a_picture_and_json_are_not_both_made(self, run: Run, tmp_path: Path, capsys: Capture) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            run("inspect", "Hi", "--json", "--png", str(tmp_path / "a.png"))
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "argument --png: not allowed with argument --json" in err
+
     @pytest.mark.parametrize("units", ["x", "1,", "-1", "1.5"])
     def test_units_are_numbers(self, run: Run, capsys: Capture, units: str) -> None:
         with pytest.raises(SystemExit):
