@@ -1,4 +1,4 @@
-"""What the README shows works."""
+"""What the README shows works, and so do the commands in the guides to tasks and studies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ README = (ROOT / "README.md").read_text("utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = [
     line.split("#")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for document in (README, *((ROOT / "docs" / name).read_text("utf-8") for name in ("tasks.md", "studies.md")))
+    for block in re.findall(r"```sh\n(.*?)```", document, re.S)
     for line in block.splitlines()
     if line.startswith("charloom ")
 ]

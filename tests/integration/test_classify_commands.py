@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -162,6 +163,42 @@ def test_evaluate_reads_another_folder(trained: Path, tmp_path: Path, capsys: Ca
     assert "has no sub-folder 'neg'" in refused(capsys, "evaluate", trained, "--folder", tmp_path)
 
 
+@pytest.mark.parametrize("unit", ["character", "byte", "word"])
+def test_what_is_not_read_of_long_texts_is_told_in_the_models_own_tokens(
+    unit: str, tmp_path: Path, capsys: Capture
+) -> None:
+    """Three texts of 11, 16 and 21 characters, and of 6, 8 and 10 words, spaces and full stops."""
+    run, plural = tmp_path / "run", {"character": "characters", "byte": "bytes", "word": "tokens"}[unit]
+    tiny(run, unit=unit, max_length=8 if unit == "word" else 18, epochs=1).train(Recorder())
+    texts = [(f"It is{' very' * count} good.", "pos") for count in range(3)]
+    write_reviews(tmp_path / "texts", [*texts, ("It is bad.", "neg")])
+    folder = ["--folder", str(tmp_path / "texts")]
+    for flags in (folder, [*folder, "--json"]):
+        assert main(["classify", "evaluate", str(run), *flags]) == 0
+        read = 8 if unit == "word" else 18
+        assert capsys.readouterr().err == f"1 text(s) are longer than {read} {plural}, and read that far\n"
+    assert main(["classify", "predict", str(run), texts[2][0]]) == 0
+    total, left = (10, 2) if unit == "word" else (21, 3)
+    assert f"the text has {total} {plural}; the last {left} were not read" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "texts" / "pos")
+    write_reviews(tmp_path / "texts", texts[:2])
+    assert main(["classify", "evaluate", str(run), *folder]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("unit", ["character", "byte", "word"])
+def test_what_is_not_utf_8_is_refused(
+    unit: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python reads a byte that is no UTF-8 as half of a surrogate pair: in arguments, and in some locales in stdin."""
+    tiny(tmp_path / "run", unit=unit, epochs=1).train(Recorder())
+    error = refused(capsys, "predict", tmp_path / "run", os.fsdecode(b"caf\xe9"))
+    assert error == "charloom classify: the text is not UTF-8: '\\udce9' at character 3\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8", "surrogateescape"))
+    error = refused(capsys, "predict", tmp_path / "run")
+    assert error == "charloom classify: stdin is not UTF-8: '\\udce9' at character 3\n"
+
+
 def test_training_ends_early_repeats_exactly_and_cuts_long_texts(tmp_path: Path, capsys: Capture) -> None:
     write_reviews(tmp_path / "texts", reviews(60, seed=2))
     settings = ["--hidden-size", "4", "--embedding-size", "4", "--epochs", "30", "--patience", "1", "--unit", "byte"]
@@ -170,7 +207,7 @@ def test_training_ends_early_repeats_exactly_and_cuts_long_texts(tmp_path: Path,
         arguments = [str(tmp_path / "texts"), "--run", str(tmp_path / run), *settings, "--max-length", "30"]
         assert main(["classify", "train", *arguments, "--learning-rate", "0.1"]) == 0
         out = capsys.readouterr().out
-        assert "texts are longer than 30 bytes, and read that far (--max-length changes it)" in out
+        assert "47 text(s) are longer than 30 bytes, and read that far (--max-length changes it)" in out
         assert "validation gets no better; the test, with the weights of epoch" in out
         lines = (tmp_path / run / "log.jsonl").read_text("utf-8").splitlines()
         logs.append([{**json.loads(line), "seconds": 0} for line in lines])
@@ -183,12 +220,12 @@ def test_training_ends_early_repeats_exactly_and_cuts_long_texts(tmp_path: Path,
 def test_words_are_learnt_too_and_unknown_ones_are_told(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
     arguments = [str(folder), "--run", str(run), *SETTINGS, "--epochs", "6", "--unit", "word", "--threads", "1"]
-    assert main(["classify", "train", *arguments]) == 0
-    capsys.readouterr()
+    assert main(["classify", "train", *arguments, "--max-length", "25"]) == 0
+    assert "text(s) are longer than 25 tokens, and read that far" in capsys.readouterr().out
     assert main(["classify", "evaluate", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] > 0.85  # rare misspellings are unknown words
     assert main(["classify", "predict", str(run), "It is not gooood. Two hours."]) == 0
-    assert "1 word(s) are unknown to the model" in capsys.readouterr().err
+    assert "1 token(s) are unknown to the model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("epochs", [0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from charloom.cli.main import main
+from charloom.studies.catalogue import STUDIES
 
 Capture = pytest.CaptureFixture[str]
 
@@ -84,6 +86,10 @@ def test_an_unknown_study_and_a_missing_directory_are_said(capsys: Capture, tmp_
 def test_a_file_in_the_place_of_the_directory_is_refused_before_anything_is_measured(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def measured(*_: object) -> None:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setitem(STUDIES, "copy", dataclasses.replace(STUDIES["copy"], measure=measured))
     file = tmp_path / "file"
     file.write_text("kept")
     for out in (file, file / "below"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
-from charloom.bundle import BundleError
+from charloom.bundle import BundleError, Unit
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.cli.text import read_file, read_text
@@ -76,10 +76,7 @@ def _train(arguments: argparse.Namespace) -> int:
         f"{training.unsorted_padding():.1%} in batches not sorted by length"
     )
     if training.cut:
-        console.print(
-            f"{training.cut:,} texts are longer than {config.max_length:,} {config.unit.value}s, and read that far "
-            "(--max-length changes it)"
-        )
+        console.print(f"{_cut(training.cut, config.max_length, config.unit)} (--max-length changes it)")
     try:
         with TerminalReporter(console) as reporter:
             outcome = training.train(reporter)
@@ -111,6 +108,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     else:
         _, texts = read_labelled(arguments.folder, trained.labels)
         examples = trained.examples(texts)
+        if cut := trained.too_long(texts):
+            print(_cut(cut, trained.max_length, trained.symbols.vocabulary.unit), file=sys.stderr)
     scores = trained.scores(examples)
     if arguments.json:
         by_label = zip(trained.labels, scores.precision, scores.recall, scores.f1, strict=True)
@@ -142,7 +141,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     given = "-" if arguments.text is None else arguments.text
     text = read_text(given) if arguments.file is None else read_file(arguments.file)
     found = trained.predict(text)
-    _warn(found, trained.symbols.vocabulary.unit.value)
+    _warn(found, trained.symbols.vocabulary.unit)
     if arguments.json:
         print(json.dumps(found._asdict(), ensure_ascii=False))
         return 0
@@ -152,11 +151,18 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _warn(found: Prediction, unit: str) -> None:
+def _warn(found: Prediction, unit: Unit) -> None:
     if found.left_out:
-        print(f"the text has {found.tokens:,} {unit}s; the last {found.left_out:,} were not read", file=sys.stderr)
+        print(
+            f"the text has {found.tokens:,} {unit.plural}; the last {found.left_out:,} were not read", file=sys.stderr
+        )
     if found.unknown:
-        print(f"{found.unknown:,} {unit}(s) are unknown to the model, and read as such", file=sys.stderr)
+        one = unit.plural.removesuffix("s")
+        print(f"{found.unknown:,} {one}(s) are unknown to the model, and read as such", file=sys.stderr)
+
+
+def _cut(texts: int, length: int, unit: Unit) -> str:
+    return f"{texts:,} text(s) are longer than {length:,} {unit.plural}, and read that far"
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.cells import cell_len, set_cell_size
 
 from charloom.cli.heatmap import Heatmap
 
@@ -21,7 +22,12 @@ TOKEN, UNIT = 0.16, 0.18
 """Inches across and down."""
 LEFT, RIGHT, TOP = 0.75, 1.0, 0.75
 BITS, BETWEEN, LABELS = 0.5, 0.06, 0.5
-"""Heights in a band, in inches: of the bits, of the gap below them, of what is below the units."""
+"""Heights in a band, in inches: of the bits, of the gap below them, of what is below the units: labels of one character
+and the gap to the next band."""
+UPRIGHT, LONGEST_LABEL = 2, 30
+"""Columns of a label: where one has more than the first, all are turned; what is beyond the second is left out."""
+COLUMN = 0.067
+"""Inches that a column of a label takes."""
 DOTS = 150
 """Per inch."""
 MOST_DOTS = 2**16 - 1
@@ -36,11 +42,13 @@ def save(heatmap: Heatmap, file: Path) -> None:
         OSError: the file cannot be written.
         ValueError: the picture would be too large.
     """
-    labels = [label.replace(" ", "␣") for label in heatmap.labels]
+    labels = [_shortened(label.replace(" ", "␣")) for label in heatmap.labels]
+    longest = max(map(cell_len, labels))
+    turned = longest > UPRIGHT
     count = -(-len(labels) // LONGEST_BAND)
     tokens = -(-len(labels) // count)
     units = UNIT * len(heatmap.units)
-    band = BITS + BETWEEN + units + LABELS
+    band = BITS + BETWEEN + units + LABELS + (COLUMN * (longest - 1) if turned else 0)
     width, height = LEFT + max(TOKEN * tokens, 4.5) + RIGHT, TOP + count * band
     if height * DOTS > MOST_DOTS:
         raise ValueError(f"the picture would be {height * DOTS:,.0f} dots high, more than {MOST_DOTS:,}")
@@ -64,7 +72,7 @@ def save(heatmap: Heatmap, file: Path) -> None:
             vmin=heatmap.low,
             vmax=heatmap.high,
         )
-        below.set_xticks(range(len(labels[part])), labels[part], **FONT)
+        below.set_xticks(range(len(labels[part])), labels[part], rotation=90 if turned else 0, **FONT)
         below.set_yticks(range(len(heatmap.units)), list(map(str, heatmap.units)), fontsize=8)
         below.set_ylabel("unit", fontsize=9)
         below.tick_params(length=0)
@@ -73,6 +81,10 @@ def save(heatmap: Heatmap, file: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it
         figure.savefig(file, format="png")
+
+
+def _shortened(label: str) -> str:
+    return label if cell_len(label) <= LONGEST_LABEL else set_cell_size(label, LONGEST_LABEL - 1).rstrip() + "…"
 
 
 def _bits(axes: Axes, heatmap: Heatmap, part: slice) -> None:

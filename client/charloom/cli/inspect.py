@@ -56,9 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which units to show (default: auto, those that vary most)",
     )
     parser.add_argument("--rows", type=int, default=12, metavar="N", help="how many units auto shows (default: 12)")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw into this file instead (needs matplotlib)")
     add_reading_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--png", type=Path, metavar="FILE", help="draw into this file instead (needs matplotlib)")
+    form.add_argument("--json", action="store_true", help="print one JSON object instead")
     add_connection_arguments(parser)
 
 
@@ -143,4 +144,4 @@ def _units(text: str) -> list[int]:
         units = [-1]
     if min(units) < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor numbers of units; give for example 3,17,40")
-    return units
+    return list(dict.fromkeys(units))  # each once

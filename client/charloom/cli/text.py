@@ -13,9 +13,9 @@ from charloom.client import UnknownCharacters
 def read_text(given: str) -> str:
     """An argument; a dash stands for standard input."""
     if given != "-":
-        return given
+        return _encodable("the text", given)
     try:
-        return sys.stdin.read()
+        return _encodable("stdin", sys.stdin.read())
     except UnicodeDecodeError as problem:
         raise CommandError(f"stdin is not {problem.encoding}: {problem.reason} at byte {problem.start}") from None
 
@@ -26,6 +26,16 @@ def read_file(path: Path) -> str:
         return path.read_bytes().decode()
     except UnicodeDecodeError as problem:
         raise CommandError(f"{path} is not UTF-8: {problem.reason} at byte {problem.start}") from None
+
+
+def _encodable(name: str, text: str) -> str:
+    """The text, if UTF-8 can carry it; Python reads a byte that it cannot decode as half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        character = text[problem.start]
+        raise CommandError(f"{name} is not UTF-8: {character!r} at character {problem.start}") from None
+    return text
 
 
 def add_skip_unknown(parser: argparse._ActionsContainer) -> None:

@@ -15,8 +15,12 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from charloom.cli.heatmap import Heatmap
+from charloom.cli.heatmap_png import save
 from charloom.client import AsyncClient, Cancelled, Client, FailedPrecondition, InvalidValue
 from charloom.v1 import reading_pb2, text_pb2
 from tests.unit.client.conftest import Run
@@ -303,6 +307,21 @@ class TestCommand:
         assert message in err
         assert err.count("\n") == 1
 
+    @pytest.mark.parametrize("form", [["--json"], []])
+    def test_a_unit_that_is_named_twice_is_shown_once(self, run: Run, capsys: Capture, form: list[str]) -> None:
+        shown = []
+        for units in ("2,0,2,2,0", "2,0"):
+            assert run("inspect", "Hi!", "--units", units, *form) == 0
+            shown.append(capsys.readouterr().out)
+        assert shown[0] == shown[1]
+
+    def test_a_picture_and_json_are_not_both_made(self, run: Run, tmp_path: Path, capsys: Capture) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            run("inspect", "Hi", "--json", "--png", str(tmp_path / "a.png"))
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "argument --png: not allowed with argument --json" in err
+
     @pytest.mark.parametrize("units", ["x", "1,", "-1", "1.5"])
     def test_units_are_numbers(self, run: Run, capsys: Capture, units: str) -> None:
         with pytest.raises(SystemExit):
@@ -328,9 +347,47 @@ class TestPNG:
         assert (255, 255, 255) in seen
         assert len(seen) > 20
 
-    def test_one_that_would_be_too_large_is_one_line(self, run: Run, tmp_path: Path, capsys: Capture) -> None:
-        units = ",".join(["1"] * 3000)
-        assert run("inspect", "Hi", "--units", units, "--png", str(tmp_path / "a.png")) == 1
+    @pytest.mark.parametrize(
+        "symbols",
+        [
+            ["characters", "a", "$", "incomprehensibilities", " ", "\n", "words"] * 30,
+            ["_" * 500, "夜" * 20],
+            ["a", "夜", "b", " "] * 60,
+            ["a", "\n"],
+        ],
+        ids=["words", "long-words", "characters", "short"],
+    )
+    @pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
+    def test_no_label_runs_into_another_one_or_what_is_below(
+        self, symbols: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        figures: list[Figure] = []
+        real = Figure.savefig
+
+        def kept(figure: Figure, *arguments: Any, **options: Any) -> None:
+            figures.append(figure)
+            real(figure, *arguments, **options)
+
+        monkeypatch.setattr(Figure, "savefig", kept)
+        values = np.zeros((3, len(symbols)), np.float32)
+        tokens = [symbol.encode() for symbol in symbols]
+        save(Heatmap("title", tokens, values[0], [0, 1, 2], values, -1, 1), tmp_path / "a.png")
+        (figure,) = figures
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        labels = [label for axes in figure.axes for label in axes.get_xticklabels() if label.get_text()]
+        places = [label.get_window_extent(renderer) for label in labels]
+        assert len(places) == len(symbols)
+        for one, place in enumerate(places):
+            assert place.count_overlaps([*places[:one], *places[one + 1 :]]) == 0, labels[one]
+            assert place.count_overlaps([axes.get_window_extent() for axes in figure.axes]) == 0, labels[one]
+            assert (place.x0 >= 0, place.y0 >= 0) == (True, True), labels[one]
+        assert figure.bbox.height < 2000  # long words are shortened
+
+    def test_one_that_would_be_too_large_is_one_line(
+        self, run: Run, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("charloom.cli.heatmap_png.MOST_DOTS", 300)
+        assert run("inspect", "Hi", "--png", str(tmp_path / "a.png")) == 1
         assert "give a shorter text, or fewer --rows or --units" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
 

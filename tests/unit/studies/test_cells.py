@@ -74,3 +74,11 @@ def test_a_text_without_any_feature_is_refused_before_anything_is_drawn() -> Non
 def test_too_short_a_text_is_refused() -> None:
     with pytest.raises(StudyError, match="the text has 7 characters; give at least 400"):
         cells.measure(counting("a\nb\ncd\n"), CellSettings(), lambda _: None)
+
+
+def test_the_half_that_confirms_has_room_for_the_picture() -> None:
+    source = counting(prose())
+    with pytest.raises(StudyError, match=r"--characters 399 is less than .*; give --characters 400"):
+        cells.measure(source, CellSettings(characters=399), lambda _: None)
+    line, _ = cells.measure(source, CellSettings(characters=400), lambda _: None).tracked
+    assert line.passage == source.text[200:400]

@@ -88,6 +88,16 @@ def test_the_command_writes_figures_and_a_picture(
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_model_that_has_learnt_nothing_writes_letters_all_the_same(tmp_path: Path) -> None:
+    """After two steps with this seed, padding and other marks are among the most probable symbols."""
+    settings = ReversalSettings(steps=2, hidden_size=4, embedding_size=4, batch_size=2, examples=8, seed=2)
+    found = measure_reversal(settings, lambda line: None)
+    for answer in found.answers:
+        assert len(answer.weights) == min(len(answer.written) + 1, settings.longest + 1)
+    draw(found, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+
+
 def test_contradictory_lengths_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "reversal", "--out", str(tmp_path), "--shortest", "11"]) == 1
     assert "--shortest 11 is more than --longest 10" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from charloom.tasks.attention import AttentionModel, State
-from charloom.tasks.symbols import END, MARKS, PADDING, START, Padded, padded
+from charloom.tasks.symbols import END, MARKS, PADDING, START, UNKNOWN, Padded, padded
 
 SOURCES = [np.random.default_rng(length).integers(MARKS, 11, length) for length in (6, 1, 9, 4)]
 TARGETS = [np.append(np.random.default_rng(length).integers(MARKS, 10, length), END) for length in (3, 5, 1, 4)]
@@ -86,8 +86,18 @@ def test_greedy_writing_is_what_teacher_forcing_says_of_it(model: AttentionModel
     logits, forced = model(source, written)
     for row in range(4):
         steps = int((written[row] != PADDING).sum())
-        assert torch.equal(logits[row, :steps].argmax(1), written[row, :steps])
+        assert torch.equal(logits[row, :steps, END:].argmax(1) + END, written[row, :steps])
         torch.testing.assert_close(weights[row, :steps], forced[row, :steps])
+
+
+@pytest.mark.parametrize("mark", [PADDING, UNKNOWN, START])
+def test_marks_are_never_written(mark: int, model: AttentionModel) -> None:
+    expected = model.write(padded(SOURCES), longest=7)
+    with torch.no_grad():
+        model.head.bias[mark] = 100
+    found = model.write(padded(SOURCES), longest=7)
+    assert torch.equal(found.tokens, expected.tokens)
+    assert torch.equal(found.weights, expected.weights)
 
 
 def test_a_row_that_ended_writes_no_more_while_others_do(

@@ -70,11 +70,21 @@ class CellResult:
 
 
 def measure(reading: Reading, settings: CellSettings, say: Say) -> CellResult:
-    """Read the text and look for the best unit of each feature."""
-    if len(reading.tokens) < max(200, 2 * settings.shown_characters):
+    """Read the text and look for the best unit of each feature.
+
+    Raises:
+        StudyError: too little is read for the picture, which shows a part of the second half; or the text has none of
+            the features.
+    """
+    needed = max(200, 2 * settings.shown_characters)
+    if settings.characters < needed:
         raise StudyError(
-            f"the text has {len(reading.tokens)} characters; give at least {max(200, 2 * settings.shown_characters)}, "
-            "or lower --shown-characters"
+            f"--characters {settings.characters} is less than twice --shown-characters {settings.shown_characters}; "
+            f"give --characters {needed}, or lower --shown-characters"
+        )
+    if len(reading.tokens) < needed:
+        raise StudyError(
+            f"the text has {len(reading.tokens)} characters; give at least {needed}, or lower --shown-characters"
         )
     text, trace = reading.read(settings.characters)
     layers, steps, hidden = trace.c.shape

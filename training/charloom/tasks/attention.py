@@ -20,7 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from charloom.tasks.symbols import END, PADDING, START, Padded, initialise
+from charloom.tasks.symbols import END, PADDING, START, UNKNOWN, Padded, initialise
+
+NEVER_WRITTEN = [PADDING, UNKNOWN, START]
+"""Marks that no target has."""
 
 
 class Encoded(NamedTuple):
@@ -117,7 +120,10 @@ class AttentionModel(nn.Module):
 
     @torch.no_grad()
     def write(self, source: Padded, longest: int) -> Written:
-        """Greedy decoding: the most probable symbol at each step, until `END` or for `longest` steps."""
+        """Greedy decoding: the most probable symbol at each step, until `END` or for `longest` steps.
+
+        Of the marks it writes none but `END`, however probable another is.
+        """
         encoded, state = self.encode(source)
         tokens = torch.full_like(source.lengths, START)
         ended = torch.zeros_like(tokens, dtype=torch.bool)
@@ -125,6 +131,7 @@ class AttentionModel(nn.Module):
         weights: list[Tensor] = []
         while len(written) < longest and not bool(ended.all()):
             logits, state, attention = self.step(tokens, state, encoded)
+            logits[:, NEVER_WRITTEN] = -torch.inf
             tokens = logits.argmax(dim=1).masked_fill(ended, PADDING)
             ended = ended | (tokens == END)
             written.append(tokens)

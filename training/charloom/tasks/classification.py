@@ -91,7 +91,7 @@ class Classification:
         )
         self.lengths = [len(example.tokens) for example in self.train_examples]
         everything = [text for part in (parts.train, parts.validation, parts.test) for text in part]
-        self.cut = sum(len(self.classifier.tokens(text.content)) > config.max_length for text in everything)
+        self.cut = self.classifier.too_long(everything)
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": config.weight_decay},

@@ -61,6 +61,10 @@ class TextClassifier:
         """Texts as the model reads them."""
         return [Example(self.tokens(text.content)[: self.max_length], text.label) for text in texts]
 
+    def too_long(self, texts: Iterable[Text]) -> int:
+        """How many texts have more tokens than the model reads."""
+        return sum(len(self.tokens(text.content)) > self.max_length for text in texts)
+
     @torch.no_grad()
     def predict(self, text: str) -> Prediction:
         """The label of a text, and how probable each is.
