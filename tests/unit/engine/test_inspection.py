@@ -221,7 +221,7 @@ async def test_who_does_not_read_loses_the_place_when_others_need_it(
 async def test_a_server_that_stops_lets_them_end_and_then_ends_them(engine: Engine) -> None:
     quick, slow = [(await engine.inspections.inspect(InspectionRequest(NOBODY, text=TEXT))).tokens for _ in range(2)]
     await anext(quick), await anext(slow)
-    draining = asyncio.ensure_future(engine.drain(0.5))
+    draining = asyncio.ensure_future(engine.drain(3))
     await asyncio.sleep(0.05)
     assert len([token async for token in quick]) == len(TEXT) - 1
     assert not draining.done()
