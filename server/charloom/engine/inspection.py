@@ -101,6 +101,7 @@ class Inspections:
         self._places: list[_Place] = []
         self._idle = asyncio.Event()
         self._idle.set()
+        self._stopped = False
 
     @property
     def running(self) -> int:
@@ -148,6 +149,7 @@ class Inspections:
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # before Python 3.11 they are two
             await asyncio.wait_for(self._idle.wait(), seconds)
         self.cut()
+        self._stopped = True
         self._thread.shutdown(wait=False)
 
     def cut(self) -> None:
@@ -170,7 +172,7 @@ class Inspections:
                 )
                 found, unread = await running
                 place.found.extend(token for token in found if token.position > start.position)
-                del found
+                del found  # so that it goes when the place is lost
                 while place.problem is None and place.found:
                     place.waits_since = time.monotonic()
                     yield place.found.popleft()
@@ -182,6 +184,8 @@ class Inspections:
 
     def _place(self) -> _Place:
         """A place among those that run; where there is none, that of one whose reader does not read."""
+        if self._stopped:
+            raise Draining()
         if self.running >= MOST_RUNNING:
             waiting = [place for place in self._places if place.waits_since is not None]
             longest = min(waiting, key=lambda place: place.waits_since or 0.0, default=None)

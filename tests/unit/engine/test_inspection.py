@@ -255,7 +255,10 @@ async def test_a_bundle_that_changes_while_it_is_served(copied: Copied, decoder:
 
 
 async def test_a_server_that_stops_takes_none(engine: Engine) -> None:
+    admitted = await engine.inspections.inspect(InspectionRequest(NOBODY, text="a"))
     await engine.drain(0)
+    with pytest.raises(errors.Draining):
+        await anext(admitted.tokens)
     with pytest.raises(errors.Draining):
         await inspected(engine, NOBODY, "a")
 
