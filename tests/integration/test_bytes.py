@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from charloom.bundle import Bundle, DecoderKind, Unit, read_bundle
-from charloom.client import Client
+from charloom.client import Client, InvalidArgument
 from charloom.engine.opening import open_decoder
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
@@ -84,3 +84,12 @@ def test_a_text_is_inspected_byte_by_byte(client: Client) -> None:
     assert sum(token.logprob for token in found.tokens) == pytest.approx(
         sum(token.logprob for token in client.score("Ночь 夜").logprobs), abs=1e-4
     )
+
+
+def test_an_inspection_is_limited_in_tokens(client: Client) -> None:
+    """A short text of long characters is as much work as its bytes."""
+    found = client.inspect("夜👩", layers=[0], top_next=2)
+    assert len(found.tokens) == len("夜👩".encode())
+    assert len(client.inspect("👩" * 1024, layers=[0]).tokens) == 4096
+    with pytest.raises(InvalidArgument, match="it has 4100 tokens, more than 4096"):
+        client.inspect("👩" * 1025)
