@@ -36,6 +36,19 @@ def test_the_python_blocks_run(number: int, capsys: pytest.CaptureFixture[str]) 
     assert len(capsys.readouterr().out) > 50
 
 
+def test_the_bundled_model_is_inspected_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = [line for line in COMMANDS if line.startswith("charloom inspect")]
+    bundled = read_bundle(BUNDLED_MODEL)
+    with running_server([(bundled, open_decoder(bundled))]) as server:
+        for command in commands:
+            assert main([*shlex.split(command)[1:], "--target", server.address]) == 0
+    assert "forget gate f" in capsys.readouterr().out
+    assert (tmp_path / "cells.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_commands_exist_with_these_arguments(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parsed by the real parsers; what they would do is tested elsewhere."""

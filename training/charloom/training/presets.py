@@ -6,10 +6,11 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     "shakespeare": {
-        "dropout": 0.5,
-        "weight_decay": 0.05,
+        "dropout": 0.55,
+        "weight_decay": 0.1,
+        "cold_start": 0.03,
         "sequence_length": 64,
-        "epochs": 26,
+        "epochs": 32,
     },
     "quick": {
         "hidden_size": 256,
