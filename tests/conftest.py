@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,9 @@ from charloom.training.records import Evaluation, Progress
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 torch.set_num_threads(1)  # small models gain nothing from more, and lose much when the machine is busy
+
+# A shell starts what is to run in the background with SIGINT ignored; some tests interrupt themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
 
