@@ -137,9 +137,7 @@ def test_the_estimate_warms_each_stream_on_the_text_before_it(model: CharLSTM) -
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_little_text_for_tail_is_refused_with_advice(count: int, model: CharLSTM) -> None:
     for measure in (tail_loss, tail_estimate, losses):
-        with pytest.raises(
-            CorpusError, match=rf"are {count} tokens .* tail protocol needs at least 2: give more"
-        ):
+        with pytest.raises(CorpusError, match=rf"are {count} tokens .* tail protocol needs at least 2: give more"):
             measure(model, tokens_of(count))
 
 
