@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
+import sys
 from pathlib import Path
 
 import torch
@@ -75,30 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.tensorboard:
         require_tensorboard()
     try:
-        start = start_of(arguments)
-        config = config_of(arguments, start)
-        ranks = join_ranks(device)
-        console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not ranks.first)
-        with run_directory_of(arguments, ranks) as (directory, lock):
-            corpus = training_text(arguments, config, start, directory, ranks)
-            if arguments.find_learning_rate:
-                _find_learning_rate(config, corpus, device, console)
-                return 0
-            trainer = Trainer(
-                config,
-                corpus,
-                directory,
-                resume=arguments.resume,
-                device=device,
-                ranks=ranks,
-                weights=start.weights,
-                lock=lock,
-            )
-        _describe(trainer, device, console)
-        if start.weights is not None and ranks.first:
-            loss = tail_estimate(trainer.learner.model, corpus.validation)
-            console.print(f"epoch   0.00  step 0  validation {loss_figures(loss)}  (initial weights)")
-        return _train(trainer, arguments, device, console)
+        code = _run(arguments, device)
     except (
         CorpusError,
         CheckpointError,
@@ -117,7 +96,40 @@ def run(arguments: argparse.Namespace) -> int:
             "--hidden-size"
         ) from problem
     finally:
-        leave_ranks()
+        several = leave_ranks()
+    if several:
+        # torch's threads sometimes abort an interpreter that ends after a process group; all is written by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(arguments: argparse.Namespace, device: str) -> int:
+    start = start_of(arguments)
+    config = config_of(arguments, start)
+    ranks = join_ranks(device)
+    console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not ranks.first)
+    with run_directory_of(arguments, ranks) as (directory, lock):
+        corpus = training_text(arguments, config, start, directory, ranks)
+        if arguments.find_learning_rate:
+            _find_learning_rate(config, corpus, device, console)
+            return 0
+        trainer = Trainer(
+            config,
+            corpus,
+            directory,
+            resume=arguments.resume,
+            device=device,
+            ranks=ranks,
+            weights=start.weights,
+            lock=lock,
+        )
+    _describe(trainer, device, console)
+    if start.weights is not None and ranks.first:
+        loss = tail_estimate(trainer.learner.model, corpus.validation)
+        console.print(f"epoch   0.00  step 0  validation {loss_figures(loss)}  (initial weights)")
+    return _train(trainer, arguments, device, console)
 
 
 def _describe(trainer: Trainer, device: str, console: Console) -> None:
@@ -154,6 +166,7 @@ def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console
     if outcome.stopped_early:
         console.print(f"no progress in {config.early_stopping} evaluations: stopped early at step {outcome.step}")
     if not ranks.first:
+        ranks.wait()  # torchrun would end the first process too, if this one ended badly
         return 0
     console.print("done; measuring the best weights by both validation protocols (charloom evaluate does it too)")
     trained = load_trained(trainer.run)
@@ -163,6 +176,7 @@ def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console
         console.print(f"{protocol:12} {loss_figures(loss)}")
     keep_report(trainer.run, console)
     console.print(f"next: charloom export {run_directory} BUNDLE")
+    ranks.wait()
     return 0
 
 

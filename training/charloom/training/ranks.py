@@ -56,10 +56,12 @@ def join_ranks(device: str) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
-def leave_ranks() -> None:
-    """Part from the other processes, if there are any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def leave_ranks() -> bool:
+    """Part from the other processes; returns whether there were any."""
+    if not dist.is_initialized():
+        return False
+    dist.destroy_process_group()
+    return True
 
 
 def _device() -> str:
