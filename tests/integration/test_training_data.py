@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
 import sys
@@ -254,3 +255,10 @@ def test_a_run_that_is_refused_changes_nothing_in_a_directory_that_holds_one(
     error = refused(capsys, "train", folder, "--run", run, "--resume", "--documents", "line")
     assert "these differ: documents (run: 'stream', given: 'line')" in error
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+
+
+def test_a_pipe_is_refused_because_a_text_is_read_more_than_once(tmp_path: Path, capsys: Capture) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    error = refused(capsys, "train", tmp_path / "pipe", "--run", tmp_path / "run", *ONE_EPOCH)
+    assert "is a pipe or device, and can be read only once; give - and pipe the text in" in error
+    assert not (tmp_path / "run").exists()
