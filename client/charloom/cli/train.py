@@ -129,7 +129,9 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     if start.weights is not None and ranks.first:
         loss = tail_estimate(trainer.learner.model, corpus.validation)
         console.print(f"epoch   0.00  step 0  validation {loss_figures(loss)}  (initial weights)")
-    return _train(trainer, arguments, device, console)
+    code = _train(trainer, arguments, device, console)
+    ranks.wait()  # torchrun ends the others as soon as one ends badly, and a stopped run is no success to it
+    return code
 
 
 def _describe(trainer: Trainer, device: str, console: Console) -> None:
@@ -166,7 +168,6 @@ def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console
     if outcome.stopped_early:
         console.print(f"no progress in {config.early_stopping} evaluations: stopped early at step {outcome.step}")
     if not ranks.first:
-        ranks.wait()  # torchrun would end the first process too, if this one ended badly
         return 0
     console.print("done; measuring the best weights by both validation protocols (charloom evaluate does it too)")
     trained = load_trained(trainer.run)
@@ -176,7 +177,6 @@ def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console
         console.print(f"{protocol:12} {loss_figures(loss)}")
     keep_report(trainer.run, console)
     console.print(f"next: charloom export {run_directory} BUNDLE")
-    ranks.wait()
     return 0
 
 

@@ -86,7 +86,7 @@ def test_in_fp32_it_shows_what_the_equations_say(cell: CellKind, zoneout: dict[s
     found, expected = inspected(model, TOKENS, state, tmp_path), equations(model, TOKENS, state)
     assert found.gates.shape == (20, 2, 4, 24)
     for name, one, other in zip(Activations._fields, found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -96,9 +96,9 @@ def test_its_logits_and_last_state_are_the_torch_model_s(layers: int, tmp_path: 
     state = random_state(model)
     found = inspected(model, TOKENS, state, tmp_path)
     logits, (h, c) = model(torch.tensor([TOKENS]), state)
-    np.testing.assert_allclose(found.logits, logits[0].numpy(), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found.h[-1], h[:, 0].numpy(), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found.c[-1], c[:, 0].numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.logits, logits[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.h[-1], h[:, 0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.c[-1], c[:, 0].numpy(), atol=1e-5)
 
 
 @CELLS
@@ -117,9 +117,9 @@ def test_it_is_the_decoder_laid_open(cell: CellKind, kind: DecoderKind, tmp_path
     h, c, token = state.h.numpy(), state.c.numpy(), FIRST
     for place, forced in enumerate(TOKENS):
         step = decoder.run(one_row(decoder.shape, token=token, forced=[forced])._replace(h=h, c=c))
-        np.testing.assert_allclose(found.h[place], step.h[:, 0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(found.c[place], step.c[:, 0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(logprobs[place, forced], step.logprob[0, 0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.h[place], step.h[:, 0], atol=1e-6)
+        np.testing.assert_allclose(found.c[place], step.c[:, 0], atol=1e-6)
+        np.testing.assert_allclose(logprobs[place, forced], step.logprob[0, 0], atol=1e-5)
         h, c, token = step.h, step.c, forced
 
 
@@ -130,8 +130,8 @@ def test_in_int8_the_state_follows_from_the_gates_and_is_not_that_of_fp32(tmp_pa
     found = inspected(model, TOKENS, state, tmp_path, int8=True)
     i, f, g, o = found.gates.transpose(2, 0, 1, 3)
     before = np.concatenate([state.c[:, 0].numpy()[None], found.c[:-1]])
-    np.testing.assert_allclose(found.c, f * before + i * g, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found.h, o * np.tanh(found.c), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.c, f * before + i * g, atol=1e-6)
+    np.testing.assert_allclose(found.h, o * np.tanh(found.c), atol=1e-6)
     exact = equations(model, TOKENS[:1], state)
     np.testing.assert_allclose(found.gates[0], exact.gates[0], atol=0.05)
     assert not np.allclose(found.gates[0], exact.gates[0], atol=1e-4)
