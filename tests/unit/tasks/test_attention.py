@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from charloom.tasks.attention import AttentionModel, State
 from charloom.tasks.symbols import END, MARKS, PADDING, START, UNKNOWN, Padded, padded
+from tests.unit.tasks.gradients import assert_gradients
 
 SOURCES = [np.random.default_rng(length).integers(MARKS, 11, length) for length in (6, 1, 9, 4)]
 TARGETS = [np.append(np.random.default_rng(length).integers(MARKS, 10, length), END) for length in (3, 5, 1, 4)]
@@ -142,17 +143,4 @@ def test_gradients_are_those_of_finite_differences(model: AttentionModel) -> Non
         logits, _ = model(source, target)
         return cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PADDING)
 
-    loss().backward()
-    for name, parameter in model.named_parameters():
-        direction = torch.randn_like(parameter)
-        if name.endswith("embedding.weight"):
-            direction[PADDING] = 0
-        sides = []
-        for sign in (1e-6, -1e-6):
-            with torch.no_grad():
-                parameter += sign * direction
-                sides.append(float(loss()))
-                parameter -= sign * direction
-        expected = (sides[0] - sides[1]) / 2e-6
-        assert parameter.grad is not None
-        assert float((parameter.grad * direction).sum()) == pytest.approx(expected, rel=1e-5, abs=1e-8), name
+    assert_gradients(model, loss)

@@ -9,6 +9,7 @@ from charloom.bundle import ByteVocabulary, CharacterVocabulary, Unit, vocabular
 from charloom.tasks.classifier import Classifier
 from charloom.tasks.config import ClassifierConfig
 from charloom.tasks.symbols import END, MARKS, PADDING, UNKNOWN, Symbols, padded
+from tests.unit.tasks.gradients import assert_gradients
 
 SHAPES = [(layers, both) for layers in (1, 2, 3) for both in (False, True)]
 ROWS = [np.random.default_rng(length).integers(MARKS, 12, length) for length in (5, 1, 9, 3)]
@@ -52,20 +53,7 @@ def test_gradients_are_those_of_finite_differences(layers: int, both: bool) -> N
     def loss() -> torch.Tensor:
         return cross_entropy(model(padded(ROWS)), labels)
 
-    loss().backward()
-    torch.manual_seed(0)
-    for name, parameter in model.named_parameters():
-        direction = torch.randn_like(parameter)
-        if name == "embedding.weight":
-            direction[PADDING] = 0
-        sides = []
-        for sign in (1e-6, -1e-6):
-            with torch.no_grad():
-                parameter += sign * direction
-                sides.append(float(loss()))
-                parameter -= sign * direction
-        expected = (sides[0] - sides[1]) / 2e-6
-        assert float((parameter.grad * direction).sum()) == pytest.approx(expected, rel=1e-5, abs=1e-8), name
+    assert_gradients(model, loss)
 
 
 def test_the_final_states_are_after_the_last_symbol_and_backwards_after_the_first() -> None:

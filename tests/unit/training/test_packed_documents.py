@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from charloom.bundle import DecoderKind, read_bundle
 from charloom.training import evaluate
 from charloom.training.checkpoint import load_trained, load_validation, save_validation
-from charloom.training.config import ModelConfig
 from charloom.training.data.corpus import Batches, Stream, read_corpus
 from charloom.training.data.documents import Documents
 from charloom.training.evaluate import tail_estimate, tail_loss, windows_loss
@@ -21,19 +20,14 @@ from charloom.training.export import export_bundle
 from charloom.training.export.measure import decoder_tail_loss
 from charloom.training.loop import Trainer
 from charloom.training.model import CharLSTM, State
-from tests.unit.training.training_runs import Recorder, tiny_config
+from tests.unit.training.training_runs import Recorder, random_model, tiny_config
 
 VOCABULARY = 7
 
 
 @pytest.fixture(scope="module")
 def model() -> CharLSTM:
-    """Random weights, larger than at the start of training, so that predictions depend on the text."""
-    torch.manual_seed(3)
-    made = CharLSTM(VOCABULARY, ModelConfig(layers=2, hidden_size=16, embedding_size=8, dropout=0.5))
-    for parameter in made.parameters():
-        parameter.data.mul_(2)
-    return made
+    return random_model(VOCABULARY)
 
 
 def stream_of(count: int, *starts: int) -> Stream:

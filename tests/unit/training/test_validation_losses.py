@@ -16,18 +16,14 @@ from charloom.training.config import ModelConfig
 from charloom.training.data.corpus import CorpusError
 from charloom.training.evaluate import losses, tail_estimate, tail_loss, windows_loss
 from charloom.training.model import CharLSTM
+from tests.unit.training.training_runs import random_model
 
 VOCABULARY = 7
 
 
 @pytest.fixture(scope="module")
 def model() -> CharLSTM:
-    """Random weights, larger than at the start of training, so that predictions depend on the text."""
-    torch.manual_seed(3)
-    made = CharLSTM(VOCABULARY, ModelConfig(layers=2, hidden_size=16, embedding_size=8, dropout=0.5))
-    for parameter in made.parameters():
-        parameter.data.mul_(2)
-    return made.train()  # the protocols themselves must turn dropout off
+    return random_model(VOCABULARY).train()  # the protocols themselves must turn dropout off
 
 
 def tokens_of(count: int, seed: int = 1) -> Tokens:

@@ -17,9 +17,10 @@ from charloom.engine.decoder import Floats
 from charloom.engine.sampling import Sampling
 from charloom.engine.sampling import choose as plain_choose
 from charloom.training.checkpoint import read_checkpoint
-from charloom.training.config import TrainingConfig
+from charloom.training.config import ModelConfig, TrainingConfig
 from charloom.training.data.corpus import Corpus, Stream
 from charloom.training.loop import Trainer
+from charloom.training.model import CharLSTM
 from charloom.training.records import Evaluation, Outcome, Progress
 
 # Sums depend on the number of threads, so runs that are compared bit for bit need one number; and threads that spin
@@ -46,6 +47,15 @@ ROUNDING = 1e-5
 
 def tiny_config(**changes: Any) -> TrainingConfig:
     return TrainingConfig.model_validate(TINY | changes)
+
+
+def random_model(vocabulary_size: int) -> CharLSTM:
+    """Random weights, larger than at the start of training, so that predictions depend on the text."""
+    torch.manual_seed(3)
+    made = CharLSTM(vocabulary_size, ModelConfig(layers=2, hidden_size=16, embedding_size=8, dropout=0.5))
+    for parameter in made.parameters():
+        parameter.data.mul_(2)
+    return made
 
 
 def corpus_of(text: str, unit: Unit = Unit.CHARACTER, share: float = 0.1) -> Corpus:

@@ -135,7 +135,30 @@ class Vocabulary(ABC):
         return self.decoder().feed(tokens)
 
 
-class CharacterVocabulary(Vocabulary):
+class SymbolVocabulary(Vocabulary):
+    """A symbol, whole characters, for each token."""
+
+    symbols: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.symbols)
+
+    @property
+    def start_token(self) -> int:
+        return first_token(self.symbols)
+
+    def symbol(self, token: int) -> bytes:
+        return self.symbols[token].encode()
+
+    def decoder(self, tail: bytes = b"") -> TextDecoder:
+        return SymbolDecoder(self.symbols)
+
+    def to_json(self) -> dict[str, object]:
+        return super().to_json() | {"symbols": list(self.symbols)}
+
+
+class CharacterVocabulary(SymbolVocabulary):
     """One symbol per code point, sorted.
 
     Args:
@@ -162,14 +185,6 @@ class CharacterVocabulary(Vocabulary):
         """The vocabulary of every character that occurs in `text`."""
         return cls(sorted(set(text)))
 
-    @property
-    def size(self) -> int:
-        return len(self.symbols)
-
-    @property
-    def start_token(self) -> int:
-        return first_token(self.symbols)
-
     def encode(self, text: str, *, skip_unknown: bool = False) -> Tokens:
         text = self.normalisation.apply(text)
         wanted = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
@@ -184,15 +199,6 @@ class CharacterVocabulary(Vocabulary):
         positions = np.flatnonzero(~known)
         shown = [UnknownSymbol(text[int(at)], int(at)) for at in positions[:SHOWN_UNKNOWNS]]
         raise UnknownSymbolsError(shown, len(positions))
-
-    def symbol(self, token: int) -> bytes:
-        return self.symbols[token].encode()
-
-    def decoder(self, tail: bytes = b"") -> TextDecoder:
-        return SymbolDecoder(self.symbols)
-
-    def to_json(self) -> dict[str, object]:
-        return super().to_json() | {"symbols": list(self.symbols)}
 
 
 class ByteVocabulary(Vocabulary):

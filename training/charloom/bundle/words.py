@@ -17,12 +17,9 @@ import numpy as np
 from charloom.bundle.errors import SHOWN_UNKNOWNS, UnknownSymbol, UnknownSymbolsError
 from charloom.bundle.vocabulary import (
     Normalisation,
-    SymbolDecoder,
-    TextDecoder,
+    SymbolVocabulary,
     Tokens,
     Unit,
-    Vocabulary,
-    first_token,
 )
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
@@ -35,7 +32,7 @@ def split_words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-class WordVocabulary(Vocabulary):
+class WordVocabulary(SymbolVocabulary):
     """The unknown symbol, then words.
 
     Reading never fails: what has no symbol is read as the unknown one, as in training. The model never writes it.
@@ -70,14 +67,6 @@ class WordVocabulary(Vocabulary):
         """The `size` - 1 most frequent of these words, those of `always` before all; equally frequent ones by name."""
         ranked = sorted(counts.keys() - {UNKNOWN, *always}, key=lambda word: (-counts[word], word))
         return cls([UNKNOWN, *always, *ranked][:size], normalisation)
-
-    @property
-    def size(self) -> int:
-        return len(self.symbols)
-
-    @property
-    def start_token(self) -> int:
-        return first_token(self.symbols)
 
     def encode(self, text: str, *, skip_unknown: bool = False) -> Tokens:
         words = split_words(self.normalisation.apply(text))
@@ -116,12 +105,3 @@ class WordVocabulary(Vocabulary):
         words = self.symbols[1:]
         letters = np.frombuffer("".join(words).encode("utf-32-le"), "<u4").astype(np.int64)
         return letters, np.repeat(np.arange(1, self.size), [len(word) for word in words])
-
-    def symbol(self, token: int) -> bytes:
-        return self.symbols[token].encode()
-
-    def decoder(self, tail: bytes = b"") -> TextDecoder:
-        return SymbolDecoder(self.symbols)
-
-    def to_json(self) -> dict[str, object]:
-        return super().to_json() | {"symbols": list(self.symbols)}
