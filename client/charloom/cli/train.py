@@ -26,6 +26,7 @@ from charloom.training.files import CheckpointError
 from charloom.training.find_rate import find_learning_rate
 from charloom.training.learner import TrainingDiverged
 from charloom.training.loop import Trainer
+from charloom.training.precision import chosen_precision
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import join_ranks, leave_ranks
 from charloom.training.watching.report import loss_figures
@@ -108,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, device: str) -> int:
     start = start_of(arguments)
     config = config_of(arguments, start)
+    chosen_precision(config.precision, torch.device(device))  # refused before the text is read
     ranks = join_ranks(device)
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not ranks.first)
     with run_directory_of(arguments, ranks) as (directory, lock):

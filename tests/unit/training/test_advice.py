@@ -17,7 +17,7 @@ from charloom.training.records import Advice, Evaluation, Progress
 from charloom.training.watching.advice import Adviser
 from charloom.training.watching.history import read_warnings
 from charloom.training.watching.watching import WarningsFile, Watching
-from tests.unit.training.training_runs import Recorder, corpus_of, tiny_config
+from tests.unit.training.training_runs import PRECISIONS, Recorder, corpus_of, tiny_config
 
 
 class Advised(Recorder):
@@ -72,21 +72,26 @@ def test_a_rate_that_is_far_too_high_makes_the_loss_rise(text_file: Path, tmp_pa
     assert "of the steps of the last epoch were clipped. Raise --gradient-clip" in found["clipped gradient"].text
 
 
-def test_the_gradient_explodes_where_the_recurrence_multiplies(text_file: Path, tmp_path: Path) -> None:
-    config, watcher = tiny_config(epochs=1, dropout=0), Advised()
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_gradient_hundreds_of_times_the_usual_is_told(precision: str, text_file: Path, tmp_path: Path) -> None:
+    """The head's weights pass the gradient on: with weights that are 300 times as large it is 300 times as large.
+
+    (All weights times 30 would saturate the gates, and the gradient of a saturated network is chance.)
+    """
+    config, watcher = tiny_config(epochs=1, dropout=0, precision=precision), Advised()
     trainer = Trainer(config, corpus_of(text_file.read_text("utf-8")[:8000]), tmp_path / "run")
 
     class Magnify(Recorder):
         def step(self, progress: Progress) -> None:
             if progress.step == 15:
                 with torch.no_grad():
-                    for parameter in trainer.learner.model.parameters():
-                        parameter *= 30
+                    trainer.learner.model.head.weight *= 300
 
     with Watching([Magnify(), watcher], Adviser(config)) as watching:
         trainer.train(watching)
     found = {advice.cause: advice for advice in watcher.advised}
-    assert 16 <= found["exploding gradient"].step <= 30
+    assert 16 <= found["exploding gradient"].step <= 20
+    assert found["exploding gradient"].severity > 2.3  # 10 ** 2.3 = 200; told from 100 on
     assert "Lower --learning-rate or --gradient-clip" in found["exploding gradient"].text
 
 

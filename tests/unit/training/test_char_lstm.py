@@ -9,6 +9,7 @@ from torch import Tensor
 
 from charloom.training.config import ModelConfig
 from charloom.training.model import CharLSTM, State
+from tests.unit.training.training_runs import needs_bf16
 
 VOCABULARY = 11
 LAYERS = pytest.mark.parametrize("layers", [1, 2, 3])
@@ -130,6 +131,7 @@ def test_the_state_matters_and_has_the_contract_s_shape(layers: int) -> None:
         assert part.dtype == torch.float32
 
 
+@needs_bf16
 def test_the_carried_state_stays_float32_under_bf16_autocast() -> None:
     model = model_of()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -24,7 +24,14 @@ from charloom.training.export import export_bundle
 from charloom.training.learner import TrainingDiverged
 from charloom.training.loop import Trainer
 from charloom.training.model import State
-from tests.unit.training.training_runs import Recorder, checkpoint_tensors, corpus_of, tiny_config, train
+from tests.unit.training.training_runs import (
+    PRECISIONS,
+    Recorder,
+    checkpoint_tensors,
+    corpus_of,
+    tiny_config,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +254,7 @@ def test_a_validation_part_too_short_to_measure_is_refused_before_training(tmp_p
     assert recorder.steps == []
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_precision_is_as_asked_and_recorded(precision: str, corpus: Corpus, tmp_path: Path) -> None:
     config = tiny_config(epochs=1, precision=precision)
     train(config, corpus, tmp_path / "run")

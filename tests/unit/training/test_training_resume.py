@@ -14,23 +14,36 @@ from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus
 from charloom.training.files import CheckpointError
 from charloom.training.loop import Trainer
-from tests.unit.training.training_runs import Recorder, assert_same_checkpoint, corpus_of, tiny_config, train
+from tests.unit.training.training_runs import (
+    HAS_BF16,
+    Recorder,
+    assert_same_checkpoint,
+    corpus_of,
+    needs_bf16,
+    tiny_config,
+    train,
+)
 
 PER_EPOCH = 28
 """Steps of one epoch of `CORPUS_SIZE` characters with the settings below."""
 CORPUS_SIZE = 4000
 
 
-def config_of(schedule: str) -> TrainingConfig:
+RUNS = ["cosine", "plateau", *(["cosine-bf16"] if HAS_BF16 else [])]
+"""A schedule, and the precision where it is not fp32."""
+
+
+def config_of(run: str) -> TrainingConfig:
+    schedule, _, precision = run.partition("-")
     return tiny_config(
         schedule=schedule,
+        precision=precision or "fp32",
         epochs=3,
         evaluations_per_epoch=3,
         checkpoint_every=1000,
         plateau_patience=0,
         plateau_factor=0.5,
         learning_rate=0.5,  # so high that the loss does not only fall, and the plateau schedule has something to do
-        precision="bf16" if schedule == "cosine" else "fp32",
     )
 
 
@@ -41,12 +54,12 @@ def corpus(text_file: Path) -> Corpus:
 
 @pytest.fixture(scope="module")
 def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run of each schedule from start to end."""
+    """Each run from start to end."""
     directory = tmp_path_factory.mktemp("uninterrupted")
-    for schedule in ("cosine", "plateau"):
-        outcome, _ = train(config_of(schedule), corpus, directory / schedule)
+    for run in RUNS:
+        outcome, _ = train(config_of(run), corpus, directory / run)
         assert outcome.step == 3 * PER_EPOCH
-    return {schedule: directory / schedule for schedule in ("cosine", "plateau")}
+    return {run: directory / run for run in RUNS}
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:
@@ -60,16 +73,16 @@ def assert_same_run(left: Path, right: Path) -> None:
     assert log_of(left) == log_of(right)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+@pytest.mark.parametrize("whole", ["cosine", "plateau", pytest.param("cosine-bf16", marks=needs_bf16)])
 @pytest.mark.parametrize(
     "stops",
     [[1], [PER_EPOCH], [13], [PER_EPOCH + 4, 2 * PER_EPOCH - 1, 2 * PER_EPOCH, 2 * PER_EPOCH + 1]],
     ids=["after-the-first-step", "at-an-epoch-s-end", "inside-an-epoch", "often"],
 )
 def test_a_stopped_and_resumed_run_ends_bit_for_bit_like_the_uninterrupted_one(
-    schedule: str, stops: list[int], corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
+    whole: str, stops: list[int], corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
 ) -> None:
-    config, run = config_of(schedule), tmp_path / "run"
+    config, run = config_of(whole), tmp_path / "run"
     for index, stop in enumerate(stops):
         torch.rand(index + 1)  # another process has drawn other random numbers
         outcome, _ = train(config, corpus, run, resume=index > 0, stop_after=stop)
@@ -77,7 +90,7 @@ def test_a_stopped_and_resumed_run_ends_bit_for_bit_like_the_uninterrupted_one(
     outcome, recorder = train(config, corpus, run, resume=True)
     assert outcome.finished
     assert [s.step for s in recorder.steps] == list(range(stops[-1] + 1, 3 * PER_EPOCH + 1))
-    assert_same_run(run, uninterrupted[schedule])
+    assert_same_run(run, uninterrupted[whole])
 
 
 def test_the_runs_compared_here_use_what_a_resume_must_restore(uninterrupted: dict[str, Path]) -> None:
@@ -85,8 +98,10 @@ def test_the_runs_compared_here_use_what_a_resume_must_restore(uninterrupted: di
     assert plateau["factor"] < 1
     checkpoint = read_checkpoint(uninterrupted["cosine"] / LAST_FILE)
     assert checkpoint.facts["config"]["dropout"] > 0
-    assert checkpoint.facts["precision"] == "bf16"
     assert checkpoint.tensors["state.h"].any()
+    for name, run in uninterrupted.items():
+        precision = "bf16" if name.endswith("bf16") else "fp32"
+        assert read_checkpoint(run / LAST_FILE).facts["precision"] == precision
     assert {line["best"] for line in log_of(uninterrupted["plateau"])} == {True, False}
 
 

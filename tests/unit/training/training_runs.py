@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from charloom.training.config import ModelConfig, TrainingConfig
 from charloom.training.data.corpus import Corpus, Stream
 from charloom.training.loop import Trainer
 from charloom.training.model import CharLSTM
+from charloom.training.precision import can_train
 from charloom.training.records import Evaluation, Outcome, Progress
 
 # Sums depend on the number of threads, so runs that are compared bit for bit need one number; and threads that spin
@@ -39,6 +41,11 @@ TINY = {
     "warmup_steps": 5,
     "checkpoint_every": 9,
 }
+
+HAS_BF16 = can_train(torch.device("cpu"), "bf16")
+needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this processor has no bf16 LSTM, which needs AVX-512")
+PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
+"""Both, where the processor has both."""
 
 HIGHEST_UNIFORM = 1 - 2**-23
 ROUNDING = 1e-5

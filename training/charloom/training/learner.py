@@ -27,6 +27,7 @@ from charloom.training.config import SettingsError, TrainingConfig
 from charloom.training.data.corpus import Batch
 from charloom.training.dropout import kept
 from charloom.training.model import CharLSTM, State
+from charloom.training.precision import AUTOCAST, chosen_precision
 from charloom.training.ranks import Ranks
 
 
@@ -45,13 +46,6 @@ class StepResult(NamedTuple):
     """By part of the model"""
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 class Learner:
     """A model and all that a training step changes.
 
@@ -62,7 +56,7 @@ class Learner:
         ranks: the processes among which the rows of a batch are divided
 
     Raises:
-        SettingsError: they cannot be divided among these processes.
+        SettingsError: the batch cannot be divided among these processes, or the device lacks the precision.
     """
 
     def __init__(
@@ -75,12 +69,9 @@ class Learner:
                 f"batch_size {config.batch_size} cannot be divided among {self.ranks.count} processes "
                 f"x {config.accumulate} parts; choose a multiple of {self._parts}"
             )
-        precision = config.precision
-        if precision == "auto":
-            precision = "bf16" if has_bf16(device) else "fp32"
-        self.precision = precision
-        self._autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.precision = chosen_precision(config.precision, device)
+        self._autocast = AUTOCAST[self.precision]
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         torch.manual_seed(config.seed)
         self.model = CharLSTM(vocabulary_size, config).to(device)
         self._forward: nn.Module = DistributedDataParallel(self.model) if self.ranks.count > 1 else self.model

@@ -1,0 +1,52 @@
+"""The precisions in which a device can train an LSTM, and which one `auto` is."""
+
+from __future__ import annotations
+
+import torch
+
+from charloom.training.config import SettingsError
+
+AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What products are cast to, by precision."""
+
+
+def chosen_precision(asked: str, device: torch.device) -> str:
+    """The precision to train in: a key of `AUTOCAST`.
+
+    Args:
+        asked: such a key, or "auto": bf16 where the device multiplies it natively, otherwise fp32
+        device: where to train
+
+    Raises:
+        SettingsError: the device cannot train in the precision that was asked for.
+    """
+    if asked == "auto":
+        return "bf16" if _multiplies_bf16(device) and can_train(device, "bf16") else "fp32"
+    if not can_train(device, asked):
+        needs = {"bf16": "a CPU needs AVX-512 for it", "fp16": "a CPU needs AVX-512 FP16 for it"}[asked]
+        raise SettingsError(
+            f"precision {asked}: this {device.type} device cannot train an LSTM in it ({needs}); take --precision auto, "
+            f"which is {chosen_precision('auto', device)} here"
+        )
+    return asked
+
+
+def can_train(device: torch.device, precision: str) -> bool:
+    """Whether the LSTM kernel of the device exists in a precision; found by running it on one number."""
+    dtype = AUTOCAST[precision]
+    if dtype is None:
+        return True
+    lstm = torch.nn.LSTM(1, 1, device=device)
+    try:
+        with torch.autocast(device.type, dtype=dtype):
+            outputs, _ = lstm(torch.zeros(1, 1, 1, device=device))
+        outputs.float().sum().backward()
+    except RuntimeError:  # "could not create a primitive descriptor": oneDNN has no such kernel for this processor
+        return False
+    return True
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return torch.backends.mkldnn.enabled and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
