@@ -56,7 +56,7 @@ def folder(made: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("classifier") / "run"
-    arguments = [str(folder), "--run", str(run), *SETTINGS, "--epochs", "12", "--threads", "1"]
+    arguments = [str(folder), "--run", str(run), *SETTINGS, "--epochs", "24", "--threads", "1"]
     assert main(["classify", "train", *arguments]) == 0
     return run
 
@@ -88,8 +88,9 @@ def test_a_classifier_learns_reviews_and_says_what_it_says_of_held_out_ones(trai
     assert main(["classify", "evaluate", str(trained), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["texts"], found["majority"]) == (120, pytest.approx(2 / 3))
-    assert found["accuracy"] > 0.93
-    assert found["macro_f1"] > 0.92
+    # After 24 epochs, seeds 1 to 5 have 0.99 to 1 with AVX-512 and with AVX2; after 12 they had 0.88 to 1.
+    assert found["accuracy"] > 0.95
+    assert found["macro_f1"] > 0.94
     assert sum(map(sum, found["confusion"])) == 120
     assert found["confusion"][0][0] + found["confusion"][1][1] == pytest.approx(120 * found["accuracy"])
     assert found["labels"].keys() == {"neg", "pos"}

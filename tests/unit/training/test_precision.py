@@ -59,7 +59,7 @@ def test_the_command_refuses_it_in_one_line_before_it_reads_the_text(asked: str,
     command = ["-m", "charloom.cli.main", "train", str(tmp_path / "missing.txt"), "--run", str(run)]
     refused = without_avx512(*command, "--precision", asked, "--device", "cpu")
     assert refused.returncode == 1, refused
-    assert refused.stderr.startswith(f"charloom train: precision {asked}: this cpu device cannot train an LSTM in it")
+    assert refused.stderr.startswith(f"charloom train: precision {asked}: this cpu device has no LSTM in it")
     assert refused.stderr.count("\n") == 1
     assert not run.exists()
 

@@ -23,10 +23,10 @@ def chosen_precision(asked: str, device: torch.device) -> str:
     if asked == "auto":
         return "bf16" if _multiplies_bf16(device) and can_train(device, "bf16") else "fp32"
     if not can_train(device, asked):
-        needs = {"bf16": "a CPU needs AVX-512 for it", "fp16": "a CPU needs AVX-512 FP16 for it"}[asked]
+        extension = {"bf16": "AVX-512", "fp16": "AVX-512 FP16"}[asked]
         raise SettingsError(
-            f"precision {asked}: this {device.type} device cannot train an LSTM in it ({needs}); take --precision auto, "
-            f"which is {chosen_precision('auto', device)} here"
+            f"precision {asked}: this {device.type} device has no LSTM in it (a CPU needs {extension} for that); "
+            f"take --precision auto, which is {chosen_precision('auto', device)} here"
         )
     return asked
 
@@ -49,4 +49,4 @@ def can_train(device: torch.device, precision: str) -> bool:
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    return torch.backends.mkldnn.enabled and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.backends.mkldnn.enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported())
