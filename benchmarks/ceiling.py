@@ -19,9 +19,9 @@ import onnxruntime
 
 from benchmarks.reference import HIDDEN, LAYERS, SYMBOLS, reference_weights
 from charloom.bundle import DecoderKind
-from charloom.engine.invariance import plain_inputs
-from charloom.engine.onnx_decoder import OnnxDecoder
-from charloom.training.export.onnx_graph import build_bare_step
+from charloom.engine.decoding.invariance import plain_inputs
+from charloom.engine.decoding.onnx_decoder import OnnxDecoder
+from charloom.export.onnx_graph import build_bare_step
 
 BATCHES = (16, 32, 64, 128)
 COST_BATCHES = (1, 4, 16, 64, 256)

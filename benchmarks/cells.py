@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.processes import hardware
 from benchmarks.reporting import at_least_one, finish, new_parser, say
-from charloom.reference.torch_cells import Cell, CombinedCell, SeparateCell, State
+from charloom.lab.reference.torch_cells import Cell, CombinedCell, SeparateCell, State
 
 SIZES = [(1, 64, 128), (32, 64, 128), (1, 64, 512), (32, 64, 512), (64, 512, 512)]
 """Rows, inputs, hidden."""

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.cluster import ScaleOut
 from benchmarks.processes import hardware
 from benchmarks.reporting import at_least_one, finish, new_parser, say, shown_times
-from charloom.cli.load import milliseconds
+from charloom.cli.serving.load import milliseconds
 from charloom.client import AlreadyExists, AsyncClient, AsyncSession, ConnectionFailed, Unavailable
 from charloom.models import BUNDLED_MODEL
 

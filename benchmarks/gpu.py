@@ -20,8 +20,8 @@ from benchmarks.processes import bench, hardware, serving
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import at_least_one, best, counts, finish, new_parser, say
 from charloom.bundle import DecoderKind
-from charloom.engine.device_decoder import DeviceDecoder
-from charloom.engine.invariance import is_batch_invariant, plain_inputs, random_inputs
+from charloom.engine.decoding.device_decoder import DeviceDecoder
+from charloom.engine.decoding.invariance import is_batch_invariant, plain_inputs, random_inputs
 
 STEPS, SECONDS = 64, 2.0
 ROUNDS = 3

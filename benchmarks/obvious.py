@@ -15,7 +15,7 @@ import grpc
 import torch
 
 from benchmarks.reference import SYMBOLS, reference_model
-from charloom.training.model import State
+from charloom.network.model import State
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 model = reference_model()

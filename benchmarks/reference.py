@@ -21,11 +21,11 @@ from charloom.bundle import (
     write_manifest,
     write_vocabulary,
 )
-from charloom.training.config import ModelConfig
-from charloom.training.export.onnx_graph import build_decoder
-from charloom.training.export.torchscript import build_torchscript
-from charloom.training.export.weights import DecoderWeights, decoder_weights
-from charloom.training.model import CharLSTM
+from charloom.export.onnx_graph import build_decoder
+from charloom.export.torchscript import build_torchscript
+from charloom.export.weights import DecoderWeights, decoder_weights
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM
 
 SYMBOLS = sorted({*string.printable[:95], "\n"})
 LAYERS, HIDDEN, EMBEDDING = 2, 512, 64

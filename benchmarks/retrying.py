@@ -21,7 +21,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from benchmarks.reporting import at_least_one
-from charloom.cli.load import is_refusal, milliseconds
+from charloom.cli.serving.load import is_refusal, milliseconds
 from charloom.v1 import generation_pb2, generation_pb2_grpc
 
 LENGTH = 500

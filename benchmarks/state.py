@@ -26,7 +26,7 @@ from benchmarks.cluster import HOST, find_program, free_ports
 from benchmarks.processes import hardware, serving
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import at_least_one, finish, new_parser, say
-from charloom.cli.load import milliseconds
+from charloom.cli.serving.load import milliseconds
 from charloom.v1 import sessions_pb2, sessions_pb2_grpc
 
 CALLERS, SESSIONS, LENGTH = 16, 64, 200

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from charloom.bundle import Bundle, DecoderKind, read_bundle
-from charloom.engine.decoder import Decoder
-from charloom.engine.opening import open_decoder
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.export import export_bundle
 from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import read_corpus
-from charloom.training.export import export_bundle
 from charloom.training.loop import Trainer
 from charloom.training.records import Evaluation, Progress
 

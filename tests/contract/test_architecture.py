@@ -10,35 +10,50 @@ from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parents[2]
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+ROOTS = PYPROJECT["tool"]["hatch"]["build"]["dev-mode-dirs"]
+"""The folders in which `charloom` has parts."""
 
 FOLDERS = {
     "v1": "proto",
+    "bundle": "bundle",
     "client": "client",
-    "cli": "client",
-    "bundle": "training",
-    "training": "training",
-    "reference": "training",
-    "tasks": "training",
-    "studies": "training",
+    "cli": "cli",
     "engine": "server",
     "server": "server",
     "models": "server",
+    "network": "training",
+    "training": "training",
+    "export": "training",
+    "lab": "training",
 }
 ARROWS = {
     "v1": set(),
-    "client": {"v1"},
     "bundle": set(),
-    "training": {"bundle"},
-    "reference": set(),  # for the tests, and of the parts for studies alone
-    "tasks": {"training", "bundle"},
-    "studies": {"training", "tasks", "bundle", "reference"},
+    "client": {"v1"},
     "engine": {"bundle"},
     "server": {"bundle", "engine", "v1"},
     "models": set(),
-    "cli": {"v1", "client", "server", "engine", "training", "tasks", "studies", "bundle", "models"},
+    "network": {"bundle"},
+    "training": {"network", "bundle"},
+    "export": {"training", "network", "bundle"},
+    "lab": {"training", "network", "bundle"},  # nothing but the command uses it
+    "cli": {"v1", "client", "server", "engine", "network", "training", "export", "lab", "bundle", "models"},
 }
 """What each part may import; docs/architecture.md draws it."""
+
+ROOMS: dict[str, dict[str, set[str]]] = {
+    "cli": {"serving": set(), "sessions": set(), "training": set()},
+    "lab": {"reference": set(), "tasks": set(), "studies": {"tasks", "reference"}},
+}
+"""The rooms of a part, and which of its other rooms each may import."""
 
 FORBIDDEN = {
     "v1": {"torch", "numpy", "onnxruntime", "pydantic"},
@@ -46,12 +61,12 @@ FORBIDDEN = {
     "bundle": {"torch", "grpc", "google", "onnxruntime"},
     "engine": {"grpc", "google"},
     "server": {"torch", "onnxruntime"},
+    "network": {"grpc", "google", "onnxruntime", "onnx"},
     "training": {"grpc", "google"},
-    "reference": {"grpc", "google", "onnxruntime", "onnx"},
-    "tasks": {"grpc", "google", "onnxruntime", "onnx", "matplotlib"},
-    "studies": {"grpc", "google", "onnxruntime", "onnx"},
+    "export": {"grpc", "google"},
+    "lab": {"grpc", "google", "onnxruntime", "onnx"},
 }
-TORCH_IN_ENGINE = {"torch_decoder.py", "device_decoder.py", "opening.py"}
+TORCH_IN_ENGINE = {"torch_decoder.py", "device_decoder.py", "open_decoder.py"}
 """Where the engine may name torch: the decoder that needs it, and its late import."""
 
 
@@ -71,17 +86,26 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def test_every_folder_is_in_the_table() -> None:
-    found = {
-        (path.name, root)
-        for root in set(FOLDERS.values())
-        for path in (ROOT / root / "charloom").iterdir()
-        if path.is_dir()
-    }
+    found = {(path.name, root) for root in ROOTS for path in (ROOT / root / "charloom").iterdir() if path.is_dir()}
     assert {(part, root) for part, root in found if part != "__pycache__"} == set(FOLDERS.items())
 
 
+def test_every_list_of_roots_is_that_of_the_table() -> None:
+    tools = PYPROJECT["tool"]
+    wheel, sdist = (tools["hatch"]["build"]["targets"][kind] for kind in ("wheel", "sdist"))
+    assert wheel["only-include"] == [f"{root}/charloom" for root in ROOTS]
+    assert wheel["sources"] == ROOTS
+    assert sdist["only-include"][: len(ROOTS)] == ROOTS
+    assert tools["ruff"]["src"] == [*ROOTS, "."]
+    assert tools["mypy"]["mypy_path"].split(":") == [".", *ROOTS]
+    assert tools["mypy"]["files"] == [*ROOTS, "benchmarks"]
+    assert tools["pyright"]["extraPaths"] == ROOTS
+    ignored = (ROOT / ".dockerignore").read_text("utf-8").split()
+    assert [line for line in ignored if line[1:] in ROOTS] == [f"!{root}" for root in ROOTS]
+
+
 def test_charloom_is_a_namespace_package() -> None:
-    assert not [root for root in FOLDERS.values() if (ROOT / root / "charloom" / "__init__.py").exists()]
+    assert not [root for root in ROOTS if (ROOT / root / "charloom" / "__init__.py").exists()]
 
 
 @pytest.mark.parametrize("part", FOLDERS)
@@ -93,6 +117,31 @@ def test_imports_point_one_way(part: str) -> None:
         for name in imports(path)
         if name.startswith("charloom.") and name.split(".")[1] not in allowed
     ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("part", "room"), [(part, room) for part, rooms in ROOMS.items() for room in rooms])
+def test_imports_between_the_rooms_of_a_part_point_one_way(part: str, room: str) -> None:
+    closed = {f"charloom.{part}.{other}" for other in ROOMS[part].keys() - ROOMS[part][room] - {room}}
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sorted((ROOT / FOLDERS[part] / "charloom" / part / room).rglob("*.py"))
+        for name in imports(path)
+        if ".".join(name.split(".")[:3]) in closed
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("part", ROOMS)
+def test_every_room_is_in_the_table(part: str) -> None:
+    folder = ROOT / FOLDERS[part] / "charloom" / part
+    assert {path.name for path in folder.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ROOMS[part])
+
+
+def test_the_reference_lstms_build_on_nothing_of_ours() -> None:
+    folder = ROOT / FOLDERS["lab"] / "charloom" / "lab" / "reference"
+    own = "charloom.lab.reference"
+    wrong = [n for path in folder.rglob("*.py") for n in imports(path) if n.startswith("charloom") and own not in n]
     assert wrong == []
 
 
@@ -116,14 +165,14 @@ def test_only_the_torch_decoder_brings_torch_into_the_engine() -> None:
     ("module", "absent"),
     [
         ("charloom.client", "torch onnxruntime numpy pydantic onnx"),
-        ("charloom.cli.generate", "torch onnxruntime numpy pydantic onnx"),
-        ("charloom.cli.chat", "torch onnxruntime numpy pydantic onnx"),
-        ("charloom.cli.serve", "torch onnx safetensors"),
+        ("charloom.cli.sessions.generate", "torch onnxruntime numpy pydantic onnx"),
+        ("charloom.cli.sessions.chat", "torch onnxruntime numpy pydantic onnx"),
+        ("charloom.cli.serving.serve", "torch onnx safetensors"),
         ("charloom.training.loop", "grpc onnxruntime"),
-        ("charloom.tasks.classification", "grpc onnxruntime matplotlib"),
-        ("charloom.reference.numpy_training", "torch matplotlib"),
-        ("charloom.reference.numpy_batched", "torch"),
-        ("charloom.reference.numpy_variants", "torch"),
+        ("charloom.lab.tasks.classification", "grpc onnxruntime matplotlib"),
+        ("charloom.lab.reference.numpy_training", "torch matplotlib"),
+        ("charloom.lab.reference.numpy_batched", "torch"),
+        ("charloom.lab.reference.numpy_variants", "torch"),
     ],
 )
 def test_a_process_that_imports_a_part_does_not_load_what_it_does_without(module: str, absent: str) -> None:

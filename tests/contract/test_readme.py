@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from charloom.bundle import read_bundle
+from charloom.cli.main import COMMANDS as COMMANDS_OF
 from charloom.cli.main import main
-from charloom.engine.opening import open_decoder
+from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.models import BUNDLED_MODEL
 from charloom.server.testing import running_server
 
@@ -54,7 +55,7 @@ def test_the_commands_exist_with_these_arguments(line: str, monkeypatch: pytest.
     """Parsed by the real parsers; what they would do is tested elsewhere."""
     asked: list[str] = []
     command = shlex.split(line)[1:]
-    module = f"charloom.cli.{command[0]}.run"
+    module = f"charloom.cli.{COMMANDS_OF[command[0]].room}.{command[0]}.run"
     monkeypatch.setattr(module, lambda arguments: asked.append(arguments.command) or 0)
     assert main(command) == 0
     assert asked == [command[0]]

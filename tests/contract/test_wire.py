@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from charloom.server.app import SERVICES
-from charloom.server.services.conversation import ConversationService
-from charloom.server.services.generation import GenerationService
-from charloom.server.services.models import ModelService
-from charloom.server.services.reading import ReadingService
-from charloom.server.services.sessions import SessionService
+from charloom.server.grpc.services.conversation import ConversationService
+from charloom.server.grpc.services.generation import GenerationService
+from charloom.server.grpc.services.models import ModelService
+from charloom.server.grpc.services.reading import ReadingService
+from charloom.server.grpc.services.sessions import SessionService
 from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,13 +16,13 @@ import torch
 from rich.console import Console
 
 from charloom.cli.main import main
-from charloom.tasks.classification import Classification, Epoch
-from charloom.tasks.classifier_runs import load_classifier, load_test
-from charloom.tasks.config import ClassificationConfig
-from charloom.tasks.folders import Parts, Text, read_parts
-from charloom.tasks.predict import TextClassifier
-from charloom.tasks.report import TerminalReporter
-from charloom.tasks.scores import Scores
+from charloom.lab.tasks.classification import Classification, Epoch
+from charloom.lab.tasks.classifier_runs import load_classifier, load_test
+from charloom.lab.tasks.config import ClassificationConfig
+from charloom.lab.tasks.folders import Parts, Text, read_parts
+from charloom.lab.tasks.predict import TextClassifier
+from charloom.lab.tasks.report import TerminalReporter
+from charloom.lab.tasks.scores import Scores
 from charloom.training.learner import TrainingDiverged
 from tests.unit.tasks.reviews import reviews, write_reviews
 

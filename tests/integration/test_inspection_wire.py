@@ -17,7 +17,7 @@ import pytest
 from charloom.bundle import INSPECTOR_FILE, Bundle, read_bundle
 from charloom.cli.main import main
 from charloom.client import AsyncClient, Client, FailedPrecondition
-from charloom.engine.decoder import Decoder
+from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
 from charloom.server.testing import running_server
 from charloom.v1 import reading_pb2, reading_pb2_grpc, sessions_pb2, sessions_pb2_grpc, text_pb2

@@ -19,7 +19,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.empty_pb2 import Empty
 
 from charloom.bundle import Bundle
-from charloom.engine.decoder import Decoder
+from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 
 from charloom.bundle import Bundle
-from charloom.engine.decoder import Decoder
+from charloom.engine.decoding.decoder import Decoder
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import (

@@ -16,8 +16,8 @@ import torch
 
 from charloom.bundle import DecoderKind, read_bundle
 from charloom.cli.main import main
+from charloom.export import exporter
 from charloom.training.checkpoint import load_trained
-from charloom.training.export import exporter
 from charloom.training.files import CheckpointError
 from charloom.training.watching import html_report
 from charloom.training.watching.history import read_warnings

@@ -16,10 +16,10 @@ import pytest
 
 from charloom.bundle import DecoderKind, read_bundle, read_vocabulary, write_vocabulary
 from charloom.cli.main import main
+from charloom.export import export_bundle
 from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.data import corpus as corpus_module
 from charloom.training.evaluate import tail_estimate
-from charloom.training.export import export_bundle
 from charloom.training.run_lock import RunLock
 from charloom.training.watching.report import TerminalReporter, loss_figures
 from tests.integration.test_training_commands import SETTINGS, refused

@@ -12,10 +12,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from charloom.bundle import Bundle
-from charloom.engine.alone import generate_alone
-from charloom.engine.decoder import Decoder
-from charloom.engine.sampling import Sampling
-from charloom.engine.session import Snapshot
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.sessions.session import Snapshot
 from charloom.server.app import SERVICES, Server
 from charloom.v1 import (
     generation_pb2,
@@ -27,6 +26,7 @@ from charloom.v1 import (
     text_pb2,
 )
 from tests.integration.conftest import eventually, refused
+from tests.oracles.one_text import generate_alone
 
 Generation = generation_pb2_grpc.GenerationServiceStub
 Sessions = sessions_pb2_grpc.SessionServiceStub

@@ -12,13 +12,13 @@ import pytest
 
 from charloom.bundle import Bundle, DecoderKind, Unit, WordVocabulary, read_bundle, split_words
 from charloom.client import Client, InvalidArgument
-from charloom.engine.opening import open_decoder
+from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.export import export_bundle
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import read_corpus
-from charloom.training.export import export_bundle
 from charloom.training.loop import Trainer
 from tests.conftest import SMALL, Silent
 

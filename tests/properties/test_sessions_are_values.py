@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 
 from charloom.bundle import Bundle
 from charloom.engine import errors
-from charloom.engine.alone import generate_alone
-from charloom.engine.decoder import Decoder
+from charloom.engine.calls.requests import GenerationRequest, Limits, ReadingRequest
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
-from charloom.engine.record import from_session, to_session
-from charloom.engine.requests import GenerationRequest, Limits, ReadingRequest
-from charloom.engine.sampling import Sampling
-from charloom.engine.sealing import Sealer, new_keys
-from charloom.engine.session import Key, Snapshot
-from charloom.engine.stores.memory import MemoryStore
-from charloom.engine.stores.sqlite import SqliteStore
-from charloom.engine.stores.store import Store
+from charloom.engine.sessions.record import from_session, to_session
+from charloom.engine.sessions.sealing import Sealer, new_keys
+from charloom.engine.sessions.session import Key, Snapshot
+from charloom.engine.sessions.stores.memory import MemoryStore
+from charloom.engine.sessions.stores.sqlite import SqliteStore
+from charloom.engine.sessions.stores.store import Store
+from tests.oracles.one_text import generate_alone
 
 SCHEDULES = int(os.environ.get("CHARLOOM_SCHEDULES", "40"))
 """How many are tried; set it to some thousands for a long run."""

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charloom.bundle import Bundle
-from charloom.engine.alone import generate_alone
-from charloom.engine.decoder import Decoder
+from charloom.engine.calls.requests import GenerationRequest, Limits
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.invariance import first_rows, random_inputs
+from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
 from charloom.engine.errors import SessionBusy
-from charloom.engine.invariance import first_rows, random_inputs
-from charloom.engine.requests import GenerationRequest, Limits
-from charloom.engine.sampling import Sampling
-from charloom.engine.session import Snapshot
+from charloom.engine.sessions.session import Snapshot
+from tests.oracles.one_text import generate_alone
 
 
 @dataclass(frozen=True)

@@ -10,31 +10,31 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from charloom.bundle import Bundle
-from charloom.engine.conversation import Conversation
-from charloom.engine.decoder import Decoder
-from charloom.engine.errors import (
-    InvalidRequest,
-    SessionTakenOver,
-    StalePosition,
-)
-from charloom.engine.generation import NOBODY, Generation, GenerationResult, Keeper
-from charloom.engine.inspection import Inspections
-from charloom.engine.jobs import Finish
-from charloom.engine.models import Model, Models
-from charloom.engine.reader import Reader
-from charloom.engine.requests import (
+from charloom.engine.calls.conversation import Conversation
+from charloom.engine.calls.generation import NOBODY, Generation, GenerationResult, Keeper
+from charloom.engine.calls.inspection import Inspections
+from charloom.engine.calls.reading import Reader
+from charloom.engine.calls.requests import (
     CheckedRequest,
     GenerationRequest,
     Limits,
     check,
     within,
 )
-from charloom.engine.sealing import Sealer, new_keys
-from charloom.engine.session import Call, Key, Session, Snapshot
-from charloom.engine.sessions import Sessions, new_seed, next_seed, require_id, require_position
-from charloom.engine.stores.memory import MemoryStore
-from charloom.engine.stores.store import Store
-from charloom.engine.writer import Writer
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.errors import (
+    InvalidRequest,
+    SessionTakenOver,
+    StalePosition,
+)
+from charloom.engine.loom.jobs import Finish
+from charloom.engine.loom.models import Model, Models
+from charloom.engine.sessions.sealing import Sealer, new_keys
+from charloom.engine.sessions.session import Call, Key, Session, Snapshot
+from charloom.engine.sessions.sessions import Sessions, new_seed, next_seed, require_id, require_position
+from charloom.engine.sessions.stores.memory import MemoryStore
+from charloom.engine.sessions.stores.store import Store
+from charloom.engine.sessions.writer import Writer
 
 MOST_PEEKED = 256
 

@@ -19,19 +19,19 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from charloom.bundle import Bundle, read_bundle
-from charloom.engine.decoder import Decoder
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError
-from charloom.engine.opening import open_decoder
-from charloom.engine.sealing import Sealer, new_keys, read_keys
-from charloom.engine.stores.opening import open_store
-from charloom.engine.stores.store import LEASE_SECONDS, Store
-from charloom.server.errors import ErrorInterceptor
-from charloom.server.services.conversation import ConversationService
-from charloom.server.services.generation import GenerationService
-from charloom.server.services.models import ModelService
-from charloom.server.services.reading import ReadingService
-from charloom.server.services.sessions import SessionService
+from charloom.engine.sessions.sealing import Sealer, new_keys, read_keys
+from charloom.engine.sessions.stores.open_store import open_store
+from charloom.engine.sessions.stores.store import LEASE_SECONDS, Store
+from charloom.server.grpc.errors import ErrorInterceptor
+from charloom.server.grpc.services.conversation import ConversationService
+from charloom.server.grpc.services.generation import GenerationService
+from charloom.server.grpc.services.models import ModelService
+from charloom.server.grpc.services.reading import ReadingService
+from charloom.server.grpc.services.sessions import SessionService
 from charloom.server.settings import ServerSettings
 from charloom.v1 import (
     conversation_pb2,

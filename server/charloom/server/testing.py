@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from charloom.bundle import Bundle
-from charloom.engine.decoder import Decoder
+from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server, open_server
 from charloom.server.settings import ServerSettings
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from charloom.bundle import Bundle
-from charloom.engine.decoder import Decoder
+from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server

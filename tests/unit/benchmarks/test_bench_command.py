@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
-from charloom.cli import load
 from charloom.cli.main import main
+from charloom.cli.serving import load
 from charloom.server.app import Server
 from tests.unit.client.fake_server import FakeServer, failing, stream
 
@@ -165,6 +165,6 @@ def test_values_that_are_none(words: str, message: str, capsys: pytest.CaptureFi
 
 def test_it_needs_nothing_that_a_client_does_not_have() -> None:
     absent = ["torch", "onnxruntime", "numpy", "pydantic", "onnx"]
-    code = f"import sys, charloom.cli.bench; print(*[name for name in {absent!r} if name in sys.modules])"
+    code = f"import sys, charloom.cli.serving.bench; print(*[name for name in {absent!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from charloom.cli.load import Seen, Span, milliseconds, percentile, summary
+from charloom.cli.serving.load import Seen, Span, milliseconds, percentile, summary
 
 
 def span(seconds: float, cpu: float) -> Span:

@@ -12,14 +12,14 @@ import torch
 from onnx import TensorProto, helper
 
 from charloom.bundle import Bundle, BundleError, DecoderKind, read_bundle
-from charloom.engine.decoder import Decoder
-from charloom.engine.invariance import random_inputs
-from charloom.engine.opening import open_decoder
-from charloom.training.config import ModelConfig
-from charloom.training.export.onnx_graph import build_decoder
-from charloom.training.export.torchscript import build_torchscript
-from charloom.training.export.weights import decoder_weights
-from charloom.training.model import CharLSTM
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.invariance import random_inputs
+from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.export.onnx_graph import build_decoder
+from charloom.export.torchscript import build_torchscript
+from charloom.export.weights import decoder_weights
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM
 from tests.unit.bundle.bundle_files import change_manifest, replace_file
 
 Copied = Callable[[], Path]

@@ -366,9 +366,9 @@ def test_the_sdk_needs_nothing_but_grpc_and_protobuf() -> None:
         "import sys\n"
         "absent = 'grpc_health grpc_reflection numpy onnx onnxruntime pydantic rich structlog torch'.split()\n"
         "sys.modules.update(dict.fromkeys(absent))\n"
-        "import charloom.client, charloom.cli.main, charloom.cli.generate, charloom.cli.chat\n"
-        "import charloom.cli.models, charloom.cli.health\n"
-        "import charloom.cli.sessions, charloom.cli.score, charloom.cli.peek\n"
+        "import charloom.client, charloom.cli.main, charloom.cli.sessions.generate, charloom.cli.sessions.chat\n"
+        "import charloom.cli.serving.models, charloom.cli.serving.health\n"
+        "import charloom.cli.sessions.sessions, charloom.cli.sessions.score, charloom.cli.sessions.peek\n"
         "print(sorted(name for name in sys.modules if name.startswith('charloom.') and name.count('.') == 1))"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -19,8 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from charloom.cli.heatmap import Heatmap
-from charloom.cli.heatmap_png import save
+from charloom.cli.sessions.heatmap import Heatmap
+from charloom.cli.sessions.heatmap_png import save
 from charloom.client import AsyncClient, Cancelled, Client, FailedPrecondition, InvalidValue
 from charloom.v1 import reading_pb2, text_pb2
 from tests.unit.client.conftest import Run
@@ -386,7 +386,7 @@ class TestPNG:
     def test_one_that_would_be_too_large_is_one_line(
         self, run: Run, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("charloom.cli.heatmap_png.MOST_DOTS", 300)
+        monkeypatch.setattr("charloom.cli.sessions.heatmap_png.MOST_DOTS", 300)
         assert run("inspect", "Hi", "--png", str(tmp_path / "a.png")) == 1
         assert "give a shorter text, or fewer --rows or --units" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
@@ -397,7 +397,7 @@ class TestPNG:
         real = builtins.__import__
 
         def without(name: str, *rest: Any) -> Any:
-            if name == "charloom.cli.heatmap_png":
+            if name == "charloom.cli.sessions.heatmap_png":
                 raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
             return real(name, *rest)
 

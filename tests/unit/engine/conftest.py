@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from charloom.bundle import Bundle
-from charloom.engine.decoder import Decoder
+from charloom.engine.decoding.decoder import Decoder
 from tests.unit.engine.looms import Harness
 from tests.unit.engine.redis_server import RedisServer
 from tests.unit.engine.stores import InFile, InRedis, Place

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from charloom.engine.arena import Arena
-from charloom.engine.decoder import Decoder, Inputs, Outputs
-from charloom.engine.jobs import Chunk, Finish, Job
-from charloom.engine.loom import Loom
-from charloom.engine.sampling import Sampling
-from charloom.engine.session import Snapshot
-from charloom.engine.step_cost import StepCost
-from charloom.engine.strand import Delivery, Strand
+from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.state_pool import Arena
+from charloom.engine.decoding.step_cost import StepCost
+from charloom.engine.loom.jobs import Chunk, Finish, Job
+from charloom.engine.loom.loom import Loom
+from charloom.engine.loom.row import Delivery, Strand
+from charloom.engine.sessions.session import Snapshot
 
 
 class Reader:

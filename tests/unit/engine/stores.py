@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from charloom.engine.decoder import Shape
-from charloom.engine.record import from_session
-from charloom.engine.session import Call, History, Key, Session, Snapshot
-from charloom.engine.stores.memory import MemoryStore
-from charloom.engine.stores.redis import RedisStore
-from charloom.engine.stores.sqlite import SqliteStore
-from charloom.engine.stores.store import TOMBSTONE_SECONDS, Store
+from charloom.engine.decoding.decoder import Shape
+from charloom.engine.sessions.record import from_session
+from charloom.engine.sessions.session import Call, History, Key, Session, Snapshot
+from charloom.engine.sessions.stores.memory import MemoryStore
+from charloom.engine.sessions.stores.redis import RedisStore
+from charloom.engine.sessions.stores.sqlite import SqliteStore
+from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS, Store
 from tests.unit.engine.redis_server import RedisServer
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)

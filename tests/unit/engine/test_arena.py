@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charloom.engine.arena import Arena, HostArena
-from charloom.engine.decoder import Shape
-from charloom.engine.device_decoder import DeviceArena
+from charloom.engine.decoding.decoder import Shape
+from charloom.engine.decoding.device_decoder import DeviceArena
+from charloom.engine.decoding.state_pool import Arena, HostArena
 
 SHAPE = Shape(layers=2, hidden=3, vocabulary=5)
 KINDS = pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from charloom.engine.backoff import LONGEST, SHORTEST, Backoff
+from charloom.engine.loom.backoff import LONGEST, SHORTEST, Backoff
 
 
 class Clock:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from charloom.bundle import Bundle, DecoderKind
-from charloom.engine.alone import generate_alone
-from charloom.engine.decoder import Decoder, Inputs, Outputs
-from charloom.engine.device_decoder import DeviceDecoder
-from charloom.engine.invariance import is_batch_invariant, plain_inputs, random_inputs
-from charloom.engine.jobs import Stops
-from charloom.engine.sampling import Sampling
+from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
+from charloom.engine.decoding.device_decoder import DeviceDecoder
+from charloom.engine.decoding.invariance import is_batch_invariant, plain_inputs, random_inputs
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.loom.jobs import Stops
+from tests.oracles.one_text import generate_alone
 from tests.unit.engine.looms import Harness
 
 ROWS = 8

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from charloom.bundle import Bundle
-from charloom.engine.alone import generate_alone
-from charloom.engine.decoder import Decoder
+from charloom.engine.calls.generation import Generation, Piece
+from charloom.engine.calls.requests import GenerationRequest
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
 from charloom.engine.errors import DecoderFailure, SessionBusy
-from charloom.engine.generation import Generation, Piece
-from charloom.engine.requests import GenerationRequest
-from charloom.engine.sampling import Sampling
-from charloom.engine.session import Session, Snapshot
+from charloom.engine.sessions.session import Session, Snapshot
+from tests.oracles.one_text import generate_alone
 
 
 @pytest.fixture

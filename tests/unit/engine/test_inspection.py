@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 
 from charloom.bundle import INSPECTOR_FILE, Bundle, BundleError, read_bundle
-from charloom.engine import errors, inspection
-from charloom.engine.decoder import Decoder
+from charloom.engine import errors
+from charloom.engine.calls import inspection
+from charloom.engine.calls.inspection import CHUNK, MOST_INSPECTED, MOST_RUNNING, InspectedToken, InspectionRequest
+from charloom.engine.calls.requests import ReadingRequest
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.inspector import Activations, Inspector
 from charloom.engine.engine import Engine
-from charloom.engine.inspection import CHUNK, MOST_INSPECTED, MOST_RUNNING, InspectedToken, InspectionRequest
-from charloom.engine.inspector import Activations, Inspector
-from charloom.engine.requests import ReadingRequest
-from charloom.engine.session import Key
-from charloom.training.config import ModelConfig
-from charloom.training.export.inspector import build_inspector
-from charloom.training.export.weights import decoder_weights
-from charloom.training.model import CharLSTM
+from charloom.engine.sessions.session import Key
+from charloom.export.inspector import build_inspector
+from charloom.export.weights import decoder_weights
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM
 from tests.unit.bundle.bundle_files import change_manifest, replace_file
 
 NOBODY = Key("", "")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from charloom.bundle import Bundle
-from charloom.engine.alone import generate_alone
-from charloom.engine.decoder import Decoder
-from charloom.engine.jobs import FinishReason
-from charloom.engine.sampling import Sampling
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.loom.jobs import FinishReason
+from tests.oracles.one_text import generate_alone
 from tests.unit.engine.looms import Harness, Slow
 
 

@@ -16,9 +16,9 @@ from charloom.engine.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from charloom.engine.session import Call, Key
-from charloom.engine.stores.opening import open_store
-from charloom.engine.stores.store import TOMBSTONE_SECONDS
+from charloom.engine.sessions.session import Call, Key
+from charloom.engine.sessions.stores.open_store import open_store
+from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS
 from tests.unit.engine.redis_server import RedisServer
 from tests.unit.engine.stores import LEASE, InRedis, grown, ids, made, same
 

@@ -16,14 +16,14 @@ import pytest
 
 from charloom.bundle import Bundle
 from charloom.engine import errors
-from charloom.engine.decoder import Decoder
+from charloom.engine.calls.requests import GenerationRequest, Limits, ReadingRequest
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
-from charloom.engine.record import from_session
-from charloom.engine.requests import GenerationRequest, Limits, ReadingRequest
-from charloom.engine.sampling import Sampling
-from charloom.engine.session import Session
-from charloom.engine.stores.sqlite import SqliteStore
-from charloom.engine.stores.store import Lease
+from charloom.engine.sessions.record import from_session
+from charloom.engine.sessions.session import Session
+from charloom.engine.sessions.stores.sqlite import SqliteStore
+from charloom.engine.sessions.stores.store import Lease
 
 LENGTH = 4000
 SHAPINGS = {
@@ -112,7 +112,7 @@ async def test_a_dead_replicas_stream_goes_on_elsewhere_and_its_writes_are_refus
     engines: list[Engine], shaping: str, written: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it had written the session on the way or not."""
-    monkeypatch.setattr("charloom.engine.writer.CHECKPOINT_SECONDS", 0.0 if written else 1000.0)
+    monkeypatch.setattr("charloom.engine.sessions.writer.CHECKPOINT_SECONDS", 0.0 if written else 1000.0)
     one, two = engines
     request = replace(SHAPINGS[shaping], max_tokens=LENGTH)
     alone = await two.sessions.create(seed=2)

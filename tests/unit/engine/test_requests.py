@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from charloom.bundle import Bundle, CharacterVocabulary
-from charloom.engine.decoder import Decoder
+from charloom.engine.calls.requests import GenerationRequest, Limits, check
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest, StalePosition
-from charloom.engine.jobs import FinishReason
-from charloom.engine.requests import GenerationRequest, Limits, check
-from charloom.engine.sampling import Sampling
+from charloom.engine.loom.jobs import FinishReason
 
 VOCABULARY = CharacterVocabulary(sorted("\n abcdefghij"))
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charloom.engine.schedule import (
+from charloom.engine.loom.schedule import (
     LONGEST_PAUSE,
     MESSAGE_SECONDS,
     MOST_STEPS,

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from charloom.bundle import Bundle, CharacterVocabulary
 from charloom.engine import errors
-from charloom.engine.decoder import Decoder, Shape
+from charloom.engine.calls.generation import GenerationResult, Piece
+from charloom.engine.calls.requests import GenerationRequest, Limits, ReadingRequest
+from charloom.engine.decoding.decoder import Decoder, Shape
+from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
-from charloom.engine.generation import GenerationResult, Piece
-from charloom.engine.requests import GenerationRequest, Limits, ReadingRequest
-from charloom.engine.sampling import Sampling
-from charloom.engine.sealing import Sealer, new_keys, read_keys
-from charloom.engine.session import History, Key, Session, Snapshot
+from charloom.engine.sessions.sealing import Sealer, new_keys, read_keys
+from charloom.engine.sessions.session import History, Key, Session, Snapshot
 
 SHAPINGS = {
     "plain": GenerationRequest(),

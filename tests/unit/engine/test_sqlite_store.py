@@ -26,9 +26,9 @@ from charloom.engine.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from charloom.engine.session import Key
-from charloom.engine.stores import sqlite
-from charloom.engine.stores.sqlite import SqliteStore
+from charloom.engine.sessions.session import Key
+from charloom.engine.sessions.stores import sqlite
+from charloom.engine.sessions.stores.sqlite import SqliteStore
 from tests.unit.engine.stores import START, InFile, grown, ids, made, same
 
 CHILD = """
@@ -36,8 +36,8 @@ import asyncio, sys
 import numpy as np
 from charloom.engine.clock import utc_now
 from charloom.engine.errors import SessionBusy
-from charloom.engine.session import Key, Snapshot
-from charloom.engine.stores.sqlite import SqliteStore
+from charloom.engine.sessions.session import Key, Snapshot
+from charloom.engine.sessions.stores.sqlite import SqliteStore
 
 async def main():
     store = SqliteStore(sys.argv[1], 1000)
@@ -159,7 +159,7 @@ QUOTA = """
 import asyncio, resource, sys
 sys.path.insert(0, sys.argv[2])
 from charloom.engine.errors import StoreFull
-from charloom.engine.session import Key
+from charloom.engine.sessions.session import Key
 from tests.unit.engine.stores import InFile, grown, made, same
 from pathlib import Path
 

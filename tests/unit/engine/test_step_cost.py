@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from charloom.engine.decoder import Decoder
-from charloom.engine.step_cost import StepCost
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.step_cost import StepCost
 
 
 def test_the_cost_follows_a_line_between_and_beyond_what_was_measured() -> None:

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charloom.bundle import Bundle
-from charloom.engine.alone import generate_alone
-from charloom.engine.decoder import Decoder
-from charloom.engine.jobs import FinishReason, Stops
-from charloom.engine.sampling import Sampling
-from charloom.engine.stops import Match, StopMatcher
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.loom.jobs import FinishReason, Stops
+from charloom.engine.loom.stops import Match, StopMatcher
+from tests.oracles.one_text import generate_alone
 from tests.unit.engine.looms import Harness, Reader, Slow
 
 few = st.sampled_from("ab")

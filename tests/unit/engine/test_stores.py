@@ -26,12 +26,12 @@ from charloom.engine.errors import (
     SessionTakenOver,
     StoreUnavailable,
 )
-from charloom.engine.session import Call, Key
-from charloom.engine.stores.memory import MemoryStore
-from charloom.engine.stores.opening import open_store
-from charloom.engine.stores.redis import RedisStore
-from charloom.engine.stores.sqlite import SqliteStore
-from charloom.engine.stores.store import TOMBSTONE_SECONDS, Lease
+from charloom.engine.sessions.session import Call, Key
+from charloom.engine.sessions.stores.memory import MemoryStore
+from charloom.engine.sessions.stores.open_store import open_store
+from charloom.engine.sessions.stores.redis import RedisStore
+from charloom.engine.sessions.stores.sqlite import SqliteStore
+from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS, Lease
 from tests.unit.engine.redis_server import RedisServer
 from tests.unit.engine.stores import LEASE, START, InFile, InRedis, Place, grown, ids, made, same
 
@@ -602,7 +602,8 @@ async def test_without_the_client_of_redis(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_stores_are_imported_only_where_they_are_used() -> None:
-    code = "import sys, charloom.engine.stores.opening; print('redis' in sys.modules, 'sqlite3' in sys.modules)"
+    module = "charloom.engine.sessions.stores.open_store"
+    code = f"import sys, {module}; print('redis' in sys.modules, 'sqlite3' in sys.modules)"
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert run.stdout == "False False\n"

@@ -31,8 +31,8 @@ from charloom.engine.errors import (
     SessionNotFound,
     SessionTakenOver,
 )
-from charloom.engine.session import Call, Key, Session
-from charloom.engine.stores.store import Lease
+from charloom.engine.sessions.session import Call, Key, Session
+from charloom.engine.sessions.stores.store import Lease
 from tests.unit.engine.stores import LEASE, FrozenRedis, InFile, Place, made, same
 
 

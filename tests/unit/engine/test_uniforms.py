@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charloom.engine.uniforms import Uniforms, as_uniform
+from charloom.engine.decoding.uniforms import Uniforms, as_uniform
 
 MULTIPLIERS, WEYL = (0xD2E7470EE14C6C93, 0xCA5A826395121157), (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 WORD = 2**64

@@ -13,15 +13,15 @@ import pytest
 import redis
 
 from charloom.bundle import DecoderKind, read_bundle
+from charloom.engine.calls.requests import GenerationRequest, Limits
+from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
-from charloom.engine.opening import open_decoder
-from charloom.engine.requests import GenerationRequest, Limits
-from charloom.engine.sampling import Sampling
-from charloom.engine.sealing import Sealer, read_keys
-from charloom.engine.session import Key
-from charloom.engine.stores.redis import RedisStore
-from charloom.engine.stores.sqlite import SqliteStore
-from charloom.engine.stores.store import Store
+from charloom.engine.sessions.sealing import Sealer, read_keys
+from charloom.engine.sessions.session import Key
+from charloom.engine.sessions.stores.redis import RedisStore
+from charloom.engine.sessions.stores.sqlite import SqliteStore
+from charloom.engine.sessions.stores.store import Store
 from charloom.training.checkpoint import load_trained, load_validation, read_checkpoint
 from charloom.training.evaluate import tail_loss
 from tests.unit.engine.redis_server import RedisServer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from charloom.reference.numerical import disagreement, numerical_gradient
-from charloom.reference.numpy_language_model import LanguageModel, Tokens
-from charloom.reference.numpy_lstm import LSTM
+from charloom.lab.reference.numerical import disagreement, numerical_gradient
+from charloom.lab.reference.numpy_language_model import LanguageModel, Tokens
+from charloom.lab.reference.numpy_lstm import LSTM
 
 CLOSE = 1e-7
 """What float64 differences leave of a right gradient; the wrong ones are off by ten thousand times as much."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from charloom.reference.numerical import disagreement, numerical_gradient
-from charloom.reference.numpy_language_model import LanguageModel, Symbols, Tokens, log_softmax, sequences
-from charloom.reference.numpy_lstm import LSTM, Array, Trace, sigmoid
-from charloom.reference.numpy_training import SGD, Adam, Curves, Optimiser, train
+from charloom.lab.reference.numerical import disagreement, numerical_gradient
+from charloom.lab.reference.numpy_language_model import LanguageModel, Symbols, Tokens, log_softmax, sequences
+from charloom.lab.reference.numpy_lstm import LSTM, Array, Trace, sigmoid
+from charloom.lab.reference.numpy_training import SGD, Adam, Curves, Optimiser, train
 from tests.unit.reference.checks import (
     CLOSE,
     VOCABULARY,

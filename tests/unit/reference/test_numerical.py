@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from charloom.reference.numerical import disagreement, numerical_gradient
+from charloom.lab.reference.numerical import disagreement, numerical_gradient
 
 
 def test_differences_find_a_known_gradient_and_leave_the_array() -> None:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from charloom.reference import numpy_batched
-from charloom.reference.numerical import disagreement, numerical_gradient
-from charloom.reference.numpy_lstm import LSTM, Array
+from charloom.lab.reference import numpy_batched
+from charloom.lab.reference.numerical import disagreement, numerical_gradient
+from charloom.lab.reference.numpy_lstm import LSTM, Array
 from tests.unit.reference.checks import CLOSE
 
 T, B, X, H = 5, 3, 10, 4

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from charloom.reference.numerical import disagreement, numerical_gradient
-from charloom.reference.numpy_lstm import GATES, LSTM, Array, from_stacked, orthogonal, sigmoid
+from charloom.lab.reference.numerical import disagreement, numerical_gradient
+from charloom.lab.reference.numpy_lstm import GATES, LSTM, Array, from_stacked, orthogonal, sigmoid
 from tests.unit.reference.checks import CLOSE, random_layer
 
 RANDOM = np.random.default_rng(3)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from charloom.reference.numpy_language_model import LanguageModel, Symbols, Unit, sequences
-from charloom.reference.numpy_lstm import Parameters
-from charloom.reference.numpy_training import SGD, Adam, Optimiser, clip, plot, train, validate
+from charloom.lab.reference.numpy_language_model import LanguageModel, Symbols, Unit, sequences
+from charloom.lab.reference.numpy_lstm import Parameters
+from charloom.lab.reference.numpy_training import SGD, Adam, Optimiser, clip, plot, train, validate
 from tests.unit.reference.checks import made_up_text, random_model, random_sequence
 
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from charloom.bundle import Bundle, DecoderKind, Tokens
-from charloom.engine.decoder import Decoder
-from charloom.reference.numerical import disagreement
-from charloom.reference.numpy_language_model import log_softmax
-from charloom.reference.numpy_lstm import LSTM, Array, Trace, from_stacked
+from charloom.engine.decoding.decoder import Decoder
+from charloom.lab.reference.numerical import disagreement
+from charloom.lab.reference.numpy_language_model import log_softmax
+from charloom.lab.reference.numpy_lstm import LSTM, Array, Trace, from_stacked
+from charloom.network.model import CharLSTM, State
 from charloom.training.checkpoint import load_trained, load_validation
-from charloom.training.model import CharLSTM, State
 from tests.unit.training.decoder_calls import one_row, random_model
 
 Weights = Mapping[str, NDArray[np.floating]]

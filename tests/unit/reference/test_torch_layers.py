@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from charloom.reference import numpy_batched
-from charloom.reference.torch_cells import Cell, CombinedCell, LayerNormCell, PeepholeCell, SeparateCell, State
-from charloom.reference.torch_layers import Bidirectional, Layer, Stacked
+from charloom.lab.reference import numpy_batched
+from charloom.lab.reference.torch_cells import Cell, CombinedCell, LayerNormCell, PeepholeCell, SeparateCell, State
+from charloom.lab.reference.torch_layers import Bidirectional, Layer, Stacked
 
 B, T, X, H = 3, 7, 5, 6
 PRECISIONS = pytest.mark.parametrize(

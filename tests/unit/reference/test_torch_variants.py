@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from charloom.reference.numerical import disagreement, numerical_gradient
-from charloom.reference.numpy_variants import layer_norm, layer_norm_step, peephole_step
-from charloom.reference.torch_cells import Cell, CombinedCell, LayerNormCell, PeepholeCell, State
-from charloom.reference.torch_layers import Bidirectional, Layer, Stacked
+from charloom.lab.reference.numerical import disagreement, numerical_gradient
+from charloom.lab.reference.numpy_variants import layer_norm, layer_norm_step, peephole_step
+from charloom.lab.reference.torch_cells import Cell, CombinedCell, LayerNormCell, PeepholeCell, State
+from charloom.lab.reference.torch_layers import Bidirectional, Layer, Stacked
 from tests.unit.reference.checks import CLOSE
 
 Array = NDArray[np.float64]

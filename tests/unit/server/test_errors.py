@@ -7,7 +7,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from charloom.engine import errors
-from charloom.server.errors import STATUS_OF, status_of
+from charloom.server.grpc.errors import STATUS_OF, status_of
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 EXAMPLES: list[errors.EngineError] = [

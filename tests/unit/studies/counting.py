@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from charloom.bundle import CharacterVocabulary
-from charloom.studies.reading import Reading
-from charloom.training.config import ModelConfig
-from charloom.training.model import CharLSTM
+from charloom.lab.studies.reading import Reading
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM
 
 COUNTER = 3
 OPEN = 20.0

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charloom.studies import cells
-from charloom.studies.cells import CellSettings
-from charloom.studies.reading import Reading, reading
-from charloom.studies.study import StudyError
-from charloom.studies.trace import trace
+from charloom.lab.studies import cells
+from charloom.lab.studies.cells import CellSettings
+from charloom.lab.studies.reading import Reading, reading
+from charloom.lab.studies.study import StudyError
+from charloom.lab.studies.trace import trace
 from tests.unit.studies.counting import COUNTER, counting
 
 

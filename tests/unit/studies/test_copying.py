@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from charloom.studies import copying
-from charloom.studies.copying import CopyResult, CopySettings, Recall
+from charloom.lab.studies import copying
+from charloom.lab.studies.copying import CopyResult, CopySettings, Recall
 
 
 def test_short_delays_are_recalled_and_all_trainings_are_there(tmp_path: Path) -> None:

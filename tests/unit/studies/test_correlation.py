@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from charloom.studies.correlation import correlations, follower
+from charloom.lab.studies.correlation import correlations, follower
 
 
 def noise(seed: int, steps: int = 2000, units: int = 60) -> np.ndarray:

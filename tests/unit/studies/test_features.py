@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from charloom.studies.features import CLASSES, FEATURES, character_class, values
+from charloom.lab.studies.features import CLASSES, FEATURES, character_class, values
 
 
 def found(name: str, text: str) -> list[int]:

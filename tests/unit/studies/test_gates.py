@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charloom.studies import gates
-from charloom.studies.features import character_class
-from charloom.studies.gates import GateSettings
-from charloom.studies.reading import Reading, reading
-from charloom.studies.study import StudyError
-from charloom.studies.trace import trace
+from charloom.lab.studies import gates
+from charloom.lab.studies.features import character_class
+from charloom.lab.studies.gates import GateSettings
+from charloom.lab.studies.reading import Reading, reading
+from charloom.lab.studies.study import StudyError
+from charloom.lab.studies.trace import trace
 from tests.unit.studies.counting import COUNTER, counting
 
 TEXT = "Some lines, of a text\nwith 3 short\nlines\n" * 20

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from charloom.reference.torch_cells import State
-from charloom.studies import gradients
-from charloom.studies.networks import Kind, Network
-from charloom.studies.recall import Task, made
+from charloom.lab.reference.torch_cells import State
+from charloom.lab.studies import gradients
+from charloom.lab.studies.networks import Kind, Network
+from charloom.lab.studies.recall import Task, made
 
 TASK = Task(1, 4, 6)
 

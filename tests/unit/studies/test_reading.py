@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from charloom.bundle import Unit, UnknownSymbolsError
-from charloom.studies.reading import reading
-from charloom.studies.study import StudyError
+from charloom.lab.studies.reading import reading
+from charloom.lab.studies.study import StudyError
 from charloom.training.checkpoint import load_validation
 from charloom.training.data.corpus import CorpusError
 from charloom.training.files import CheckpointError

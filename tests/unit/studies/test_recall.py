@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from charloom.studies.networks import Network
-from charloom.studies.recall import Task, made, train
+from charloom.lab.studies.networks import Network
+from charloom.lab.studies.recall import Task, made, train
 
 
 def random(seed: int = 0) -> torch.Generator:

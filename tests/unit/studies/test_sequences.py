@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from charloom.cli.main import main
-from charloom.studies.sequences import (
+from charloom.lab.studies.sequences import (
     DateSettings,
     ReversalSettings,
     SequenceResult,
@@ -17,8 +17,8 @@ from charloom.studies.sequences import (
     mirrored_attention,
     tables,
 )
-from charloom.tasks.pairs import Reversal
-from charloom.tasks.sequences import Answer, SequenceSettings, train
+from charloom.lab.tasks.pairs import Reversal
+from charloom.lab.tasks.sequences import Answer, SequenceSettings, train
 
 SMALL = ["--steps", "2", "--hidden-size", "4", "--embedding-size", "4", "--examples", "3", "--threads", "1"]
 

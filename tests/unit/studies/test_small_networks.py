@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 import torch
 
-from charloom.studies.networks import Kind, Network
-from charloom.studies.recall import made
+from charloom.lab.studies.networks import Kind, Network
+from charloom.lab.studies.recall import made
 
 KINDS = get_args(Kind)
 

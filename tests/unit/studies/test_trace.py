@@ -8,10 +8,10 @@ import torch
 from torch.nn.functional import layer_norm
 
 from charloom.bundle import CellKind
-from charloom.studies.trace import Trace, trace
-from charloom.training.config import ModelConfig
-from charloom.training.layers import EPSILON
-from charloom.training.model import CharLSTM
+from charloom.lab.studies.trace import Trace, trace
+from charloom.network.config import ModelConfig
+from charloom.network.layers import EPSILON
+from charloom.network.model import CharLSTM
 
 TOKENS = np.random.default_rng(0).integers(7, size=30)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from charloom.tasks.symbols import PADDING
+from charloom.lab.tasks.symbols import PADDING
 
 
 def assert_gradients(model: nn.Module, loss: Callable[[], Tensor]) -> None:

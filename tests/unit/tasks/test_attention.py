@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from charloom.tasks.attention import AttentionModel, State
-from charloom.tasks.symbols import END, MARKS, PADDING, START, UNKNOWN, Padded, padded
+from charloom.lab.tasks.attention import AttentionModel, State
+from charloom.lab.tasks.symbols import END, MARKS, PADDING, START, UNKNOWN, Padded, padded
 from tests.unit.tasks.gradients import assert_gradients
 
 SOURCES = [np.random.default_rng(length).integers(MARKS, 11, length) for length in (6, 1, 9, 4)]

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from charloom.tasks.batches import buckets, padding_share
-from charloom.tasks.scores import Scores, confusion_of
+from charloom.lab.tasks.batches import buckets, padding_share
+from charloom.lab.tasks.scores import Scores, confusion_of
 
 LENGTHS = np.random.default_rng(0).integers(20, 2000, 1000).tolist()
 

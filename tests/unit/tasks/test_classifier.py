@@ -6,9 +6,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from charloom.bundle import ByteVocabulary, CharacterVocabulary, Unit, vocabulary_of
-from charloom.tasks.classifier import Classifier
-from charloom.tasks.config import ClassifierConfig
-from charloom.tasks.symbols import END, MARKS, PADDING, UNKNOWN, Symbols, padded
+from charloom.lab.tasks.classifier import Classifier
+from charloom.lab.tasks.config import ClassifierConfig
+from charloom.lab.tasks.symbols import END, MARKS, PADDING, UNKNOWN, Symbols, padded
 from tests.unit.tasks.gradients import assert_gradients
 
 SHAPES = [(layers, both) for layers in (1, 2, 3) for both in (False, True)]

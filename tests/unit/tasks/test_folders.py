@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from charloom.tasks.config import ClassificationConfig
-from charloom.tasks.folders import Text, read_parts
+from charloom.lab.tasks.config import ClassificationConfig
+from charloom.lab.tasks.folders import Text, read_parts
 from charloom.training.data.corpus import CorpusError
 
 CONFIG = ClassificationConfig()

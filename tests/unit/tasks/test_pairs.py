@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from charloom.tasks.pairs import FIRST_DAY, LAST_DAY, Dates, PairTask, Reversal, is_held_out, written_forms
+from charloom.lab.tasks.pairs import FIRST_DAY, LAST_DAY, Dates, PairTask, Reversal, is_held_out, written_forms
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from charloom.bundle import DecoderKind
-from charloom.engine.decoder import ROW_AXIS, Decoder, Inputs, Outputs, Shape, neutral
-from charloom.engine.naive_decoder import NaiveDecoder
-from charloom.engine.onnx_decoder import OnnxDecoder
-from charloom.engine.torch_decoder import TorchDecoder
-from charloom.training.config import ModelConfig
-from charloom.training.export.onnx_graph import build_decoder
-from charloom.training.export.torchscript import build_torchscript
-from charloom.training.export.weights import decoder_weights
-from charloom.training.model import CharLSTM
+from charloom.engine.decoding.decoder import ROW_AXIS, Decoder, Inputs, Outputs, Shape, neutral
+from charloom.engine.decoding.onnx_decoder import OnnxDecoder
+from charloom.engine.decoding.torch_decoder import TorchDecoder
+from charloom.export.onnx_graph import build_decoder
+from charloom.export.torchscript import build_torchscript
+from charloom.export.weights import decoder_weights
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM
+from tests.oracles.naive_decoder import NaiveDecoder
 
 
 def random_model(layers: int, hidden: int = 24, embedding: int = 10, vocabulary: int = 17, **settings: Any) -> CharLSTM:

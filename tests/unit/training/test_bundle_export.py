@@ -9,13 +9,13 @@ import torch
 from safetensors.numpy import load_file
 
 from charloom.bundle import Bundle, DecoderKind, Tokens, read_bundle
-from charloom.engine.decoder import Decoder
-from charloom.engine.inspector import Inspector
-from charloom.engine.naive_decoder import NaiveDecoder
-from charloom.engine.opening import open_decoder
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.inspector import Inspector
+from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.export import INT8_LIMIT, ExportError, export_bundle, exporter
 from charloom.training.checkpoint import TrainedModel, load_trained, load_validation
 from charloom.training.evaluate import tail_loss
-from charloom.training.export import INT8_LIMIT, ExportError, export_bundle, exporter
+from tests.oracles.naive_decoder import NaiveDecoder
 from tests.unit.training.decoder_calls import naive, one_row
 
 

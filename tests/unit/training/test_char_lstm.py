@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from charloom.training.config import ModelConfig
-from charloom.training.model import CharLSTM, State
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM, State
 from tests.unit.training.training_runs import needs_bf16
 
 VOCABULARY = 11

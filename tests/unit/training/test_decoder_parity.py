@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from charloom.bundle import CellKind, DecoderKind
-from charloom.engine.decoder import Decoder, Floats, Inputs
-from charloom.engine.invariance import random_inputs
-from charloom.engine.sampling import Sampling
-from charloom.training.export.quantize import quantize_columns
-from charloom.training.export.weights import decoder_weights
-from charloom.training.generate import generate
-from charloom.training.model import CharLSTM
+from charloom.engine.decoding.decoder import Decoder, Floats, Inputs
+from charloom.engine.decoding.invariance import random_inputs
+from charloom.engine.decoding.sampling import Sampling
+from charloom.export.quantize import quantize_columns
+from charloom.export.weights import decoder_weights
+from charloom.network.generate import generate
+from charloom.network.model import CharLSTM
 from tests.unit.training.decoder_calls import exported, naive, one_row, random_model
 from tests.unit.training.training_runs import plausible_tokens, random_uniforms
 

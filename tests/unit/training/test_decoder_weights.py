@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from charloom.training.config import ModelConfig
-from charloom.training.export.quantize import ACTIVATION_SCALE, WEIGHT_LIMIT, quantize_columns
-from charloom.training.export.weights import DecoderWeights, Matrix, decoder_weights
-from charloom.training.model import CharLSTM
+from charloom.export.quantize import ACTIVATION_SCALE, WEIGHT_LIMIT, quantize_columns
+from charloom.export.weights import DecoderWeights, Matrix, decoder_weights
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM
 
 
 def model_of(layers: int, tie_weights: bool = False) -> CharLSTM:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from charloom.training.dropout import dropout, kept
+from charloom.network.dropout import dropout, kept
 
 CPU = torch.device("cpu")
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from charloom.bundle import CellKind, DecoderKind
-from charloom.engine.decoder import Floats
-from charloom.engine.inspector import Activations
-from charloom.engine.onnx_decoder import open_session
-from charloom.training.export.inspector import build_inspector
-from charloom.training.export.weights import decoder_weights
-from charloom.training.model import CharLSTM, State
+from charloom.engine.decoding.decoder import Floats
+from charloom.engine.decoding.inspector import Activations
+from charloom.engine.decoding.onnx_decoder import open_session
+from charloom.export.inspector import build_inspector
+from charloom.export.weights import decoder_weights
+from charloom.network.model import CharLSTM, State
 from tests.unit.training.decoder_calls import exported, one_row, random_model
 
 CELLS = pytest.mark.parametrize("cell", list(CellKind), ids=lambda cell: cell.value)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from charloom.bundle import CellKind
-from charloom.reference.torch_cells import Cell, CombinedCell, LayerNormCell, PeepholeCell
-from charloom.reference.torch_cells import State as CellState
-from charloom.training.config import ModelConfig
-from charloom.training.layers import LAYERS, Layer, LayerNormLayer, LayerOutput, PeepholeLayer
-from charloom.training.model import CharLSTM
+from charloom.lab.reference.torch_cells import Cell, CombinedCell, LayerNormCell, PeepholeCell
+from charloom.lab.reference.torch_cells import State as CellState
+from charloom.network.config import ModelConfig
+from charloom.network.layers import LAYERS, Layer, LayerNormLayer, LayerOutput, PeepholeLayer
+from charloom.network.model import CharLSTM
 
 X, H, B, T = 5, 7, 3, 12
 CELLS = pytest.mark.parametrize("cell", list(CellKind), ids=lambda cell: cell.value)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pytest
 
 from charloom.bundle import DecoderKind
-from charloom.engine.decoder import Decoder, Inputs, neutral
-from charloom.engine.device_decoder import DeviceDecoder
+from charloom.engine.decoding.decoder import Decoder, Inputs, neutral
+from charloom.engine.decoding.device_decoder import DeviceDecoder
 from tests.unit.training.decoder_calls import exported, random_model
 
 Numbers = npt.NDArray[np.float64]

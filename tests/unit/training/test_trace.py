@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from charloom.bundle import CellKind
-from charloom.training.config import ModelConfig
-from charloom.training.model import CharLSTM
-from charloom.training.trace import BINS, LENGTH, ROWS, gate_activations, trace
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM
+from charloom.network.trace import BINS, LENGTH, ROWS, gate_activations, trace
 
 SHAPES: dict[str, Any] = {"layers": 3, "hidden_size": 10, "embedding_size": 6, "dropout": 0.5}
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from charloom.bundle import DecoderKind, Unit, read_bundle
+from charloom.export import export_bundle
+from charloom.network.model import State
 from charloom.training import loop
 from charloom.training.checkpoint import (
     BEST_FILE,
@@ -20,10 +22,8 @@ from charloom.training.checkpoint import (
 )
 from charloom.training.data.corpus import Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
-from charloom.training.export import export_bundle
 from charloom.training.learner import TrainingDiverged
 from charloom.training.loop import Trainer
-from charloom.training.model import State
 from tests.unit.training.training_runs import (
     PRECISIONS,
     Recorder,

@@ -1,4 +1,4 @@
-"""`charloom.training.sampling.choose` (torch) against `charloom.engine.sampling.choose` (NumPy, written apart)."""
+"""`choose` in torch (`charloom.network.sampling`) against the engine's in NumPy, which was written apart."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charloom.engine.decoder import Floats
+from charloom.engine.decoding.decoder import Floats
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.sampling import choose as choose_in_numpy
 from charloom.engine.errors import InvalidRequest
-from charloom.engine.sampling import Sampling
-from charloom.engine.sampling import choose as choose_in_numpy
-from charloom.training.sampling import apply_filters, choose
+from charloom.network.sampling import apply_filters, choose
 from tests.unit.training.training_runs import HIGHEST_UNIFORM, plausible_tokens, random_uniforms, torch_parameters
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from charloom.training.config import ModelConfig, TrainingConfig
+from charloom.network.config import ModelConfig
+from charloom.training.config import TrainingConfig
 
 
 @pytest.mark.parametrize(

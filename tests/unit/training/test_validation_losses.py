@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from charloom.bundle import Tokens
-from charloom.engine.decoder import Inputs, neutral
-from charloom.engine.naive_decoder import NaiveDecoder
+from charloom.engine.decoding.decoder import Inputs, neutral
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import load_trained, load_validation
-from charloom.training.config import ModelConfig
 from charloom.training.data.corpus import CorpusError
 from charloom.training.evaluate import losses, tail_estimate, tail_loss, windows_loss
-from charloom.training.model import CharLSTM
+from tests.oracles.naive_decoder import NaiveDecoder
 from tests.unit.training.training_runs import random_model
 
 VOCABULARY = 7

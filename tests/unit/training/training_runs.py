@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from charloom.bundle import Unit, vocabulary_of
-from charloom.engine.decoder import Floats
-from charloom.engine.sampling import Sampling
-from charloom.engine.sampling import choose as plain_choose
+from charloom.engine.decoding.decoder import Floats
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.sampling import choose as plain_choose
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import read_checkpoint
-from charloom.training.config import ModelConfig, TrainingConfig
+from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus, Stream
 from charloom.training.loop import Trainer
-from charloom.training.model import CharLSTM
 from charloom.training.precision import can_train
 from charloom.training.records import Evaluation, Outcome, Progress
 
@@ -115,7 +116,7 @@ def assert_same_checkpoint(left: Path, right: Path) -> None:
 
 
 def plausible_tokens(logits: Floats, uniform: float, sampling: Sampling, bias: Floats) -> set[int]:
-    """The tokens that `charloom.engine.sampling.choose` takes within `ROUNDING` of the boundaries of this choice.
+    """The tokens that the engine's `choose` takes within `ROUNDING` of the boundaries of this choice.
 
     A boundary is a cumulative probability (where `uniform` falls), or the place where top_p or min_p cuts off.
     """

@@ -22,10 +22,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from charloom.bundle import VOCABULARY_FILE, Vocabulary, read_vocabulary
-from charloom.training.config import ModelConfig
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM
 from charloom.training.data.corpus import Stream
 from charloom.training.files import CheckpointError, replace_file, replacing
-from charloom.training.model import CharLSTM
 
 SCHEMA = "charloom.checkpoint/2"
 LAST_FILE, BEST_FILE, CONFIG_FILE, LOG_FILE = "last.safetensors", "best.safetensors", "config.json", "log.jsonl"

@@ -7,45 +7,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from charloom.bundle import DEFAULT_WORDS, CellKind, Normalisation, Unit
+from charloom.bundle import DEFAULT_WORDS, Normalisation, Unit
+from charloom.network.config import ModelConfig
 from charloom.training.data.documents import Documents
 
 
 class SettingsError(ValueError):
     """Settings contradict each other, or what there is to compute with; the message says what to choose."""
-
-
-class ModelConfig(BaseModel):
-    """The shape of a `CharLSTM`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    cell: CellKind = Field(CellKind.LSTM, description="the recurrent cell")
-    layers: int = Field(2, ge=1, le=16, description="LSTM layers, L")
-    hidden_size: int = Field(512, ge=1, le=8192, description="units per layer, H")
-    embedding_size: int = Field(128, ge=1, le=8192, description="size of a symbol's embedding, E")
-    dropout: float = Field(
-        0.4, ge=0, lt=1, description="dropout on the input and output of each layer, never on the recurrence"
-    )
-    variational_dropout: bool = Field(
-        False, description="one dropout mask for all steps of a sequence, instead of one for each step"
-    )
-    weight_drop: float = Field(0.0, ge=0, lt=1, description="dropout on the recurrent weights, one mask per sequence")
-    zoneout_cell: float = Field(0.0, ge=0, lt=1, description="share of the cell state that a step leaves as it was")
-    zoneout_hidden: float = Field(0.0, ge=0, lt=1, description="share of h that a step leaves as it was")
-    tie_weights: bool = Field(
-        False, description="share the embedding with the output layer (needs embedding_size = hidden_size)"
-    )
-
-    @model_validator(mode="after")
-    def _tied_sizes_fit(self) -> ModelConfig:
-        if self.tie_weights and self.embedding_size != self.hidden_size:
-            raise ValueError(
-                f"tie_weights needs embedding_size ({self.embedding_size}) equal to hidden_size ({self.hidden_size})"
-            )
-        return self
 
 
 class TrainingConfig(ModelConfig):

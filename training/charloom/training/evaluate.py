@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from charloom.bundle import Tokens
+from charloom.network.model import CharLSTM, State
 from charloom.training.data.corpus import CorpusError, Stream
 from charloom.training.data.stream import Ints
-from charloom.training.model import CharLSTM, State
 
 WINDOW = 256
 """Length of a window of the `windows-256` protocol."""

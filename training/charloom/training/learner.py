@@ -22,11 +22,11 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from charloom.network.dropout import kept
+from charloom.network.model import CharLSTM, State
 from charloom.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from charloom.training.config import SettingsError, TrainingConfig
 from charloom.training.data.corpus import Batch
-from charloom.training.dropout import kept
-from charloom.training.model import CharLSTM, State
 from charloom.training.precision import AUTOCAST, chosen_precision
 from charloom.training.ranks import Ranks
 

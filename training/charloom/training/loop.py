@@ -21,6 +21,9 @@ import torch
 from torch import Tensor
 
 from charloom.bundle import VOCABULARY_FILE, write_vocabulary
+from charloom.network.generate import generate
+from charloom.network.model import CharLSTM
+from charloom.network.trace import LENGTH, ROWS, gate_activations
 from charloom.training.checkpoint import (
     BEST_FILE,
     CONFIG_FILE,
@@ -38,14 +41,11 @@ from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Batches, Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.files import CheckpointError, append_record, json_line, read_records, replace_file
-from charloom.training.generate import generate
 from charloom.training.learner import Learner, StepResult, TrainingDiverged
-from charloom.training.model import CharLSTM
 from charloom.training.ranks import Ranks
 from charloom.training.records import Evaluation, Outcome, Progress, Reporter
 from charloom.training.run_lock import RunLock
 from charloom.training.schedules import Plateau, learning_rate
-from charloom.training.trace import gate_activations
 
 SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 200, 0.8
 
@@ -232,7 +232,7 @@ class Trainer:
             seconds=time.monotonic() - started,
             memory_bytes=psutil.Process().memory_info().rss,
             sample=self._sample(model),
-            gates=gate_activations(model, self.corpus.validation),
+            gates=gate_activations(model, self.corpus.validation[: ROWS * LENGTH]),
         )
         append_record(self.run / LOG_FILE, asdict(evaluation))
         if best:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from charloom.network.trace import Activations
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -25,20 +27,6 @@ class Progress:
     """The same by part: `embedding`, `layer 1` and so on, `head`."""
     clipped: bool
     tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class Activations:
-    """How the values of one gate of one layer are spread over a fixed piece of the validation text."""
-
-    low: float
-    """The lowest value that there can be, 0 or -1; the highest is 1."""
-    counts: list[int]
-    """Of values in equal bins from `low` to 1."""
-    near_low: float
-    """Share of values less than 0.1 above `low`."""
-    near_high: float
-    """Share of values above 0.9."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from charloom.network.trace import Activations
 from charloom.training.checkpoint import LOG_FILE, WARNINGS_FILE
 from charloom.training.files import CheckpointError, append_record, read_records
-from charloom.training.records import Activations, Advice, Evaluation
+from charloom.training.records import Advice, Evaluation
 
 
 def read_evaluations(run: Path) -> list[Evaluation]:

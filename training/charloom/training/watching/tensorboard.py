@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from charloom.training.records import Activations, Advice, Evaluation, Progress
+from charloom.network.trace import Activations
+from charloom.training.records import Advice, Evaluation, Progress
 
 DIRECTORY = "tensorboard"
 """In the run directory."""

@@ -1,0 +1,100 @@
+"""The entry point: a table of commands, each imported only when it is asked for.
+
+So `charloom generate` works where neither torch nor onnxruntime is installed, and no command pays for another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from charloom.cli import CommandError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its room, which holds a module of its name; what it needs installed; what it does."""
+
+    room: str
+    extra: str | None
+    help: str
+
+
+COMMANDS = {
+    "demo": Command("serving", "server", "serve the bundled model and stream a completion from it"),
+    "generate": Command("sessions", None, "stream text from a server"),
+    "chat": Command("sessions", None, "type lines and let the model go on, state carried"),
+    "sessions": Command("sessions", None, "list, copy, put back, move and delete sessions of a server"),
+    "score": Command("sessions", None, "tell how probable a text is"),
+    "peek": Command("sessions", None, "show what would come next, and how probable it is"),
+    "inspect": Command("sessions", "studies", "show what units of the network do while it reads a text"),
+    "models": Command("serving", None, "list the models of a server"),
+    "health": Command("serving", None, "ask a server whether it serves; for probes"),
+    "bench": Command("serving", None, "load a server and tell how much text it gives, and how soon"),
+    "serve": Command("serving", "server", "serve bundles over gRPC"),
+    "train": Command("training", "training", "train a model on text"),
+    "report": Command("training", "training", "write the page that shows a run, anew"),
+    "evaluate": Command("training", "training", "validation loss of a run, by both protocols"),
+    "classify": Command("training", "training", "train a classifier of texts, measure it, use it"),
+    "export": Command("training", "training", "turn a run into a bundle that can be served"),
+    "study": Command("training", "studies", "small experiments with LSTMs: what they remember, and how"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status, 130 after Ctrl-C."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="charloom", description="Train character-level LSTMs and serve them over gRPC."
+    )
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("charloom"))
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    parsers = {}
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
+        parsers[name] = subparser
+        if name == asked:
+            try:
+                module = importlib.import_module(f"charloom.cli.{command.room}.{name}")
+            except ModuleNotFoundError as missing:
+                if command.extra is None or (missing.name or "").startswith("charloom"):
+                    raise
+                print(
+                    f"charloom {name} needs {missing.name}, which is not installed; "
+                    f"run: pip install 'charloom[{command.extra}]'",
+                    file=sys.stderr,
+                )
+                return 1
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parsers[arguments.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    try:
+        status: int = arguments.run(arguments)
+    except CommandError as problem:
+        print(f"charloom {asked}: {problem}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as problem:
+        print(f"charloom {asked}: {problem}", file=sys.stderr)
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Commands that use sessions and texts of a server."""

@@ -1,0 +1,209 @@
+"""`charloom generate [PROMPT|-]`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+
+from charloom.cli import CommandError
+from charloom.cli.connection import add_connection_arguments, connect, plain
+from charloom.cli.sessions.tokens import table
+from charloom.cli.text import add_skip_unknown, read_text, unknown_characters
+from charloom.client import Client, Completion, FinishReason, GenerateOptions, NotFound, Result, Session
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("prompt", nargs="?", default="", metavar="PROMPT", help="text to go on from; - reads stdin")
+    add_generation_arguments(parser)
+    parser.add_argument(
+        "--session",
+        metavar="ID",
+        help="go on from this session's state and leave the new one there; it is made if there is none",
+    )
+    parser.add_argument(
+        "--echo", action=argparse.BooleanOptionalAction, default=False, help="print the prompt first (default: no)"
+    )
+    parser.add_argument(
+        "-n",
+        "--continuations",
+        type=int,
+        metavar="N",
+        help="print N continuations, each as a whole and with its seed; the same command with that --seed, and without "
+        "-n, goes on with one of them",
+    )
+    parser.add_argument(
+        "--logprobs", action="store_true", help="print a table of the tokens and their probabilities to stderr"
+    )
+    parser.add_argument(
+        "--top-logprobs", type=int, metavar="N", help="with --logprobs: also the N most probable tokens in each place"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of streaming")
+    parser.add_argument("--stats", action="store_true", help="print a line of figures to stderr at the end")
+    add_connection_arguments(parser)
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser, *, max_tokens: int | None = None) -> None:
+    """Declare what and how to generate; a flag that is not given leaves the default to the server."""
+    default = "the server's, 256 unless it sets another limit" if max_tokens is None else max_tokens
+    group = parser.add_argument_group(
+        "generation", "A value that begins with a dash is written with an equals sign: --stop=---"
+    )
+    group.add_argument("--model", metavar="NAME", help="name of the model (default: the server's first one)")
+    group.add_argument(
+        "--max-tokens", type=int, default=max_tokens, metavar="N", help=f"tokens to generate (default: {default})"
+    )
+    group.add_argument("--min-tokens", type=int, metavar="N", help="no stop string counts before N tokens (default: 0)")
+    group.add_argument(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help="end as soon as this has been generated; may be given several times; most shells write a line break as "
+        "$'\\n'",
+    )
+    group.add_argument("--include-stop", action="store_true", help="print the stop string too")
+    group.add_argument("--seed", type=int, metavar="N", help="of the random numbers (default: one is drawn)")
+    add_skip_unknown(group)
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--temperature", type=float, metavar="X", help="0 is greedy; above 1 is more varied")
+    group.add_argument("--top-k", type=int, metavar="K", help="only the K most probable tokens; 0 is off")
+    group.add_argument("--top-p", type=float, metavar="P", help="only tokens that together reach P; 1 is off")
+    group.add_argument("--min-p", type=float, metavar="P", help="only tokens at least P times the best; 0 is off")
+    group.add_argument(
+        "--repetition-penalty", type=float, metavar="X", help="above 1 avoids tokens that have occurred; 1 is off"
+    )
+    group.add_argument(
+        "--presence-penalty", type=float, metavar="X", help="subtracted from logits of tokens that have occurred"
+    )
+    group.add_argument(
+        "--frequency-penalty", type=float, metavar="X", help="the same, times how often they have occurred"
+    )
+    group.add_argument(
+        "--logit-bias",
+        type=_bias,
+        action="append",
+        metavar="CHARACTERS=AMOUNT",
+        help="added to the logit of each of these characters; may be given several times",
+    )
+    group.add_argument("--allowed-characters", metavar="CHARACTERS", help="generate only these")
+    group.add_argument("--forbidden-characters", metavar="CHARACTERS", help="generate none of these")
+
+
+def sampling_options(arguments: argparse.Namespace) -> GenerateOptions:
+    """The options that every call of a command shares: all but the model and the seed."""
+    return GenerateOptions(
+        max_tokens=arguments.max_tokens,
+        min_tokens=arguments.min_tokens,
+        stop=arguments.stop,
+        include_stop=arguments.include_stop,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        presence_penalty=arguments.presence_penalty,
+        frequency_penalty=arguments.frequency_penalty,
+        logit_bias=_sums(arguments.logit_bias or ()) or None,
+        allowed_characters=arguments.allowed_characters,
+        forbidden_characters=arguments.forbidden_characters,
+        unknown_characters=unknown_characters(arguments),
+    )
+
+
+def _bias(word: str) -> tuple[str, float]:
+    characters, _, amount = word.rpartition("=")
+    try:
+        if characters:
+            return characters, float(amount)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{word!r} is not CHARACTERS=AMOUNT, such as aeiou=-2.5")
+
+
+def _sums(biases: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """As the server does it: characters that are named twice get the sum."""
+    sums: dict[str, float] = {}
+    for characters, amount in biases:
+        sums[characters] = sums.get(characters, 0.0) + amount
+    return sums
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Stream text to stdout, or print it as a whole where that is asked for."""
+    prompt = read_text(arguments.prompt)
+    lead = prompt if arguments.echo else ""
+    options = sampling_options(arguments)
+    options["model"] = arguments.model
+    options["seed"] = arguments.seed
+    options["logprobs"] = arguments.logprobs
+    options["top_logprobs"] = arguments.top_logprobs
+    with connect(arguments.target, arguments.timeout) as client:
+        source = _session(client, arguments) if arguments.session else client
+        if arguments.continuations is not None:
+            with source.continuations(prompt, n=arguments.continuations, **options) as continuations:
+                completions = continuations.completions()
+        elif arguments.json:
+            completions = [source.complete(prompt, **options)]
+        else:
+            completions = [_stream(source, lead, prompt, options)]
+    if arguments.json:
+        _print_json(prompt, completions, several=arguments.continuations is not None)
+    for number, completion in enumerate(completions, 1):
+        if arguments.continuations is not None and not arguments.json:
+            print(f"--- {number} of {len(completions)}, seed {completion.result.seed} ---")
+            print(lead + completion.text, flush=True)
+        if arguments.logprobs and not arguments.json:
+            print(table(completion.logprobs), file=sys.stderr)
+        if arguments.stats:
+            print(stats(completion.text, completion.result), file=sys.stderr)
+    if any(completion.result.finish_reason is FinishReason.DRAINING for completion in completions):
+        raise CommandError("the server is stopping; the text ends early")
+    return 0
+
+
+def _print_json(prompt: str, completions: Sequence[Completion], *, several: bool) -> None:
+    shown = [dataclasses.asdict(completion) for completion in completions]
+    parts = {"completions": shown} if several else shown[0]
+    print(json.dumps({"prompt": prompt, **parts}, ensure_ascii=False, default=plain))
+
+
+def _session(client: Client, arguments: argparse.Namespace) -> Session:
+    """The session that was asked for; one that never existed is made, one that expired is not made again."""
+    try:
+        return client.open_session(arguments.session)
+    except NotFound as problem:
+        if problem.reason != "SESSION_NOT_FOUND":
+            raise
+    session = client.session(id=arguments.session, model=arguments.model, seed=arguments.seed, keep=True)
+    print(f"a new session: {arguments.session}", file=sys.stderr)
+    return session
+
+
+def stats(text: str, result: Result) -> str:
+    """One line of figures; times are the server's."""
+    ending = result.finish_reason.value if result.stop is None else f"{result.finish_reason.value} at {result.stop!r}"
+    speed = len(text) / result.timings.total if result.timings.total > 0 else 0.0
+    return (
+        f"{ending}: {result.usage.prompt_tokens} + {result.usage.completion_tokens} tokens, "
+        f"{speed:,.0f} characters/s, first token after {result.timings.first_token * 1000:.1f} ms, "
+        f"seed {result.seed}"
+    )
+
+
+def _stream(source: Client | Session, lead: str, prompt: str, options: GenerateOptions) -> Completion:
+    with source.generate(prompt, **options) as stream:
+        if lead:
+            sys.stdout.write(lead)
+            sys.stdout.flush()
+        for text in stream:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        completion = Completion(text=stream.text, result=stream.result(), logprobs=stream.logprobs)
+    # A shell would otherwise put its prompt behind the text; a file gets the text and nothing else.
+    if sys.stdout.isatty():
+        sys.stdout.write("\n")
+    sys.stdout.flush()
+    return completion

@@ -1,0 +1,36 @@
+"""`charloom peek [PROMPT|-]`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from charloom.cli.connection import add_connection_arguments, connect, plain
+from charloom.cli.sessions.score import add_reading_arguments
+from charloom.cli.sessions.tokens import chart
+from charloom.cli.text import read_text, unknown_characters
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("prompt", nargs="?", default="", metavar="PROMPT", help="what comes before; - reads stdin")
+    parser.add_argument("--top", type=int, default=20, metavar="N", help="how many to show; 0 is all (default: 20)")
+    add_reading_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_connection_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the distribution of the next character."""
+    prompt = read_text(arguments.prompt)
+    with connect(arguments.target, arguments.timeout) as client:
+        source = client if arguments.session is None else client.open_session(arguments.session)
+        unknown = unknown_characters(arguments)
+        peek = source.peek(prompt, top=arguments.top, model=arguments.model, unknown_characters=unknown)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(peek), ensure_ascii=False, default=plain))
+        return 0
+    for distribution in peek.distributions:
+        print(chart(distribution))
+    return 0

@@ -1,0 +1,61 @@
+"""`charloom score [TEXT|-]`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from charloom.cli import CommandError
+from charloom.cli.connection import add_connection_arguments, connect, plain
+from charloom.cli.sessions.tokens import table
+from charloom.cli.text import add_skip_unknown, read_file, read_text, unknown_characters
+from charloom.client import Client, Score
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads stdin, as does giving none")
+    parser.add_argument("--file", type=Path, metavar="PATH", help="read the text from a file of UTF-8")
+    parser.add_argument("--each", action="store_true", help="also print a line for each character")
+    parser.add_argument(
+        "--top-logprobs", type=int, default=0, metavar="N", help="with --each: the N most probable ones in each place"
+    )
+    add_reading_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_connection_arguments(parser)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what a text is read with."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--model", metavar="NAME", help="name of the model (default: the server's first one)")
+    source.add_argument("--session", metavar="ID", help="read from this session's state, which stays as it is")
+    add_skip_unknown(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print how probable the text is."""
+    if arguments.file is not None and arguments.text is not None:
+        raise CommandError("give the text itself or --file, not both")
+    text = read_text("-" if arguments.text is None else arguments.text) if arguments.file is None else None
+    with connect(arguments.target, arguments.timeout) as client:
+        score = _score(client, read_file(arguments.file) if text is None else text, arguments)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(score), ensure_ascii=False, default=plain))
+        return 0
+    if arguments.each:
+        print(table(score.logprobs))
+    print(
+        f"{score.bits_per_character:.4f} bits per character, perplexity {score.perplexity:.4f}, "
+        f"{len(score.logprobs):,} tokens of {score.nats_per_token:.4f} nats"
+    )
+    return 0
+
+
+def _score(client: Client, text: str, arguments: argparse.Namespace) -> Score:
+    unknown, top = unknown_characters(arguments), arguments.top_logprobs
+    if arguments.session is None:
+        return client.score(text, model=arguments.model, unknown_characters=unknown, top_logprobs=top)
+    return client.open_session(arguments.session).score(text, unknown_characters=unknown, top_logprobs=top)

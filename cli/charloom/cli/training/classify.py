@@ -1,0 +1,195 @@
+"""`charloom classify ACTION`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from charloom.bundle import BundleError, Unit
+from charloom.cli import CommandError
+from charloom.cli.flags import add_settings_flags, explain, given_settings
+from charloom.cli.text import read_file, read_text
+from charloom.cli.training.threads import add_threads_flag, use_threads
+from charloom.lab.tasks.classification import Classification
+from charloom.lab.tasks.classifier_runs import load_classifier, load_test
+from charloom.lab.tasks.config import ClassificationConfig
+from charloom.lab.tasks.folders import read_labelled, read_parts
+from charloom.lab.tasks.predict import Prediction
+from charloom.lab.tasks.report import TerminalReporter, score_line, score_table
+from charloom.lab.tasks.scores import Scores
+from charloom.training.checkpoint import CLASSIFIER_FILE
+from charloom.training.data.corpus import CorpusError
+from charloom.training.files import CheckpointError
+from charloom.training.learner import TrainingDiverged
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and the arguments of each."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, action in ACTIONS.items():
+        one = actions.add_parser(name, help=action.help, description=action.help, allow_abbrev=False)
+        action.add_arguments(one)
+        add_threads_flag(one)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what was asked for."""
+    use_threads(arguments)
+    try:
+        return ACTIONS[arguments.action].run(arguments)
+    except (CorpusError, CheckpointError, TrainingDiverged, BundleError) as problem:
+        raise CommandError(str(problem)) from problem
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", type=Path, help="one sub-folder of *.txt files for each label, or train/ and test/ with these"
+    )
+    parser.add_argument("--run", dest="run_directory", type=Path, required=True, help="directory of the run")
+    parser.add_argument("--labels", metavar="A,B", help="these sub-folders alone (default: all)")
+    add_settings_flags(parser.add_argument_group("settings"), ClassificationConfig)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    console = _console()
+    try:
+        config = ClassificationConfig.model_validate(given_settings(arguments, ClassificationConfig))
+    except ValidationError as problem:
+        raise CommandError(explain(problem)) from problem
+    labels = None if arguments.labels is None else arguments.labels.split(",")
+    parts = read_parts(arguments.folder, config, labels)
+    run = arguments.run_directory
+    training = Classification(config, parts, run)
+    console.print(
+        f"{', '.join(parts.labels)}: {len(parts.train):,} texts to train on, {len(parts.validation):,} to validate, "
+        f"{len(parts.test):,} to test\n"
+        f"model: {config.layers} x {config.hidden_size}, {'both directions' if config.bidirectional else 'forward'}, "
+        f"{training.classifier.model.parameter_count():,} parameters; padding would be "
+        f"{training.unsorted_padding():.1%} in batches not sorted by length"
+    )
+    if training.cut:
+        console.print(f"{_cut(training.cut, config.max_length, config.unit)} (--max-length changes it)")
+    try:
+        with TerminalReporter(console) as reporter:
+            outcome = training.train(reporter)
+    except KeyboardInterrupt:
+        kept = (run / CLASSIFIER_FILE).exists()
+        console.print(f"stopped; {'the best weights so far are kept' if kept else 'no epoch was finished'} in {run}")
+        raise
+    why = "validation gets no better" if outcome.early else "that was the last epoch"
+    console.print(f"{why}; the test, with the weights of epoch {outcome.best.epoch}:")
+    trained = load_classifier(run).classifier
+    _print_scores(console, trained.scores(training.test), trained.labels)
+    console.print(f"next: charloom classify predict {shlex.quote(str(run))} TEXT")
+    return 0
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="all texts of this folder of labels, instead of those kept for the test",
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    trained = load_classifier(arguments.run_directory).classifier
+    if arguments.folder is None:
+        examples = load_test(arguments.run_directory)
+    else:
+        _, texts = read_labelled(arguments.folder, trained.labels)
+        examples = trained.examples(texts)
+        if cut := trained.too_long(texts):
+            print(_cut(cut, trained.max_length, trained.symbols.vocabulary.unit), file=sys.stderr)
+    scores = trained.scores(examples)
+    if arguments.json:
+        by_label = zip(trained.labels, scores.precision, scores.recall, scores.f1, strict=True)
+        found = {
+            "texts": scores.texts,
+            "accuracy": scores.accuracy,
+            "majority": scores.majority,
+            "macro_f1": scores.macro_f1,
+            "loss": scores.loss,
+            "labels": {label: {"precision": p, "recall": r, "f1": f1} for label, p, r, f1 in by_label},
+            "confusion": scores.confusion.tolist(),
+        }
+        print(json.dumps(found, ensure_ascii=False))
+        return 0
+    _print_scores(_console(), scores, trained.labels)
+    return 0
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads stdin, as does giving none")
+    parser.add_argument("--file", type=Path, metavar="PATH", help="read the text from a file of UTF-8")
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    if arguments.file is not None and arguments.text is not None:
+        raise CommandError("give the text itself or --file, not both")
+    trained = load_classifier(arguments.run_directory).classifier
+    given = "-" if arguments.text is None else arguments.text
+    text = read_text(given) if arguments.file is None else read_file(arguments.file)
+    found = trained.predict(text)
+    _warn(found, trained.symbols.vocabulary.unit)
+    if arguments.json:
+        print(json.dumps(found._asdict(), ensure_ascii=False))
+        return 0
+    print(found.label)
+    for label, chance in sorted(found.probabilities.items(), key=lambda item: -item[1]):
+        print(f"{chance:8.4f}  {label}")
+    return 0
+
+
+def _warn(found: Prediction, unit: Unit) -> None:
+    if found.left_out:
+        print(
+            f"the text has {found.tokens:,} {unit.plural}; the last {found.left_out:,} were not read", file=sys.stderr
+        )
+    if found.unknown:
+        one = unit.plural.removesuffix("s")
+        print(f"{found.unknown:,} {one}(s) are unknown to the model, and read as such", file=sys.stderr)
+
+
+def _cut(texts: int, length: int, unit: Unit) -> str:
+    return f"{texts:,} text(s) are longer than {length:,} {unit.plural}, and read that far"
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of a run")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _print_scores(console: Console, scores: Scores, labels: tuple[str, ...]) -> None:
+    console.print(score_line(scores))
+    console.print(score_table(scores, labels))
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing to do."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+ACTIONS = {
+    "train": Action("train a classifier on a folder of labelled texts", _add_train, _train),
+    "evaluate": Action("accuracy, macro F1 and confusions on the texts kept for the test", _add_evaluate, _evaluate),
+    "predict": Action("tell the label of a text, and how probable each is", _add_predict, _predict),
+}

@@ -1,0 +1,51 @@
+"""`charloom evaluate RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from charloom.bundle import BundleError
+from charloom.cli import CommandError
+from charloom.cli.training.threads import add_threads_flag, use_threads
+from charloom.training.checkpoint import load_trained, load_validation, save_losses
+from charloom.training.data.corpus import CorpusError, read_stream
+from charloom.training.data.documents import Documents
+from charloom.training.evaluate import losses
+from charloom.training.files import CheckpointError
+from charloom.training.watching.report import loss_figures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of a run")
+    parser.add_argument(
+        "--text", type=Path, nargs="+", help="all of these files or folders, instead of the run's validation part"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object: nats per token by protocol")
+    add_threads_flag(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure the best weights of a run by both protocols; keep the figures for the export."""
+    use_threads(arguments)
+    try:
+        trained = load_trained(arguments.run_directory)
+        if arguments.text is None:
+            tokens = load_validation(arguments.run_directory)
+        else:
+            documents = Documents(trained.facts["config"].get("documents", Documents.STREAM))
+            tokens = read_stream(arguments.text, trained.vocabulary, documents)
+        found = losses(trained.model, tokens)
+        if arguments.json:
+            print(json.dumps(found))
+        else:
+            print(f"{len(tokens):,} {trained.vocabulary.unit.plural}")
+            for protocol, loss in found.items():
+                print(f"{protocol:12} {loss_figures(loss)}")
+        if arguments.text is None:
+            save_losses(arguments.run_directory, trained.facts["step"], found)
+    except (CorpusError, CheckpointError, BundleError) as problem:
+        raise CommandError(str(problem)) from problem
+    return 0

@@ -1,0 +1,74 @@
+"""`charloom export RUN BUNDLE`."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from charloom.bundle import BundleError, DecoderKind
+from charloom.cli import CommandError
+from charloom.cli.flags import explain
+from charloom.cli.training.threads import add_threads_flag, use_threads
+from charloom.export import ExportError, export_bundle
+from charloom.training.checkpoint import load_losses, load_trained, load_validation
+from charloom.training.data.corpus import CorpusError
+from charloom.training.files import CheckpointError
+
+_KINDS = ",".join(kind.value for kind in DecoderKind)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of a run")
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory to make")
+    parser.add_argument("--name", help="name of the model (default: the name of the directory)")
+    parser.add_argument("--decoders", default=_KINDS, help=f"which decoders to write (default: {_KINDS})")
+    parser.add_argument(
+        "--weights",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also write weights.safetensors (default: yes)",
+    )
+    parser.add_argument(
+        "--inspector",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also write inspector.onnx, for `charloom inspect` (default: yes)",
+    )
+    add_threads_flag(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the bundle of a run's best weights."""
+    use_threads(arguments)
+    try:
+        decoders = [DecoderKind(kind) for kind in arguments.decoders.split(",")]
+    except ValueError as problem:
+        raise CommandError(f"--decoders {arguments.decoders}: {problem}; choose from {_KINDS}") from problem
+    run_directory: Path = arguments.run_directory
+    # torch announces the retirement of TorchScript on each use; a person exporting a model can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+    try:
+        trained = load_trained(run_directory)
+        manifest = export_bundle(
+            trained,
+            load_validation(run_directory),
+            arguments.bundle,
+            name=arguments.name or arguments.bundle.resolve().name,
+            decoders=decoders,
+            include_weights=arguments.weights,
+            include_inspector=arguments.inspector,
+            windows=load_losses(run_directory, trained.facts["step"]).get("windows-256"),
+            tell=print,
+        )
+    except ValidationError as problem:
+        raise CommandError(explain(problem)) from problem
+    except (ExportError, CheckpointError, CorpusError, BundleError, OSError) as problem:
+        raise CommandError(str(problem)) from problem
+    size = sum(entry.bytes for entry in manifest.files.values())
+    print(f"wrote {arguments.bundle}: {', '.join(manifest.files)} ({size / 1e6:.1f} MB), digest {manifest.digest[:12]}")
+    print(f"next: charloom serve {arguments.bundle}")
+    return 0

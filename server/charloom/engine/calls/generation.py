@@ -1,0 +1,241 @@
+"""A running generation, seen from an event loop: text out, state handed to whoever keeps it.
+
+Knows: chunks of tokens, the vocabulary, asyncio. Does not know: who reads the text, how tokens are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from charloom.bundle import Vocabulary
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.errors import DecoderFailure, EngineError, ReaderStalled
+from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, TokenLogprob
+from charloom.engine.loom.row import Strand
+from charloom.engine.sessions.session import Session, Snapshot
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text, and where the session stands after it. It may be empty where there are log-probabilities."""
+
+    text: str
+    position: int
+    logprobs: Sequence[TokenLogprob] = ()
+    """Of the tokens since the last piece, where they were asked for."""
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """How a generation ended, with the values that were in effect."""
+
+    finish: Finish
+    sampling: Sampling
+    max_tokens: int
+    model: str
+    model_digest: str
+    session: Session | None
+    stop: str | None
+    """The stop string that ended it."""
+    state: bytes = b""
+    """The sealed state at the end, where it was asked for."""
+
+
+class Keeper(Protocol):
+    """Who keeps the states that a generation passes through."""
+
+    def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+        """Tokens that were generated, and the state after them."""
+
+    def reached(self, snapshot: Snapshot) -> None:
+        """The text up to here was handed out."""
+
+    async def settle(self, snapshot: Snapshot | None) -> Session | None:
+        """It has ended in this state, or (None) is to be as if it had never been; called once."""
+
+
+class NoKeeper:
+    """Keeps nothing."""
+
+    def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+        """See `Keeper`."""
+
+    def reached(self, snapshot: Snapshot) -> None:
+        """See `Keeper`."""
+
+    async def settle(self, snapshot: Snapshot | None) -> None:
+        """See `Keeper`."""
+
+
+NOBODY = NoKeeper()
+
+
+class Generation:
+    """Text as it is generated.
+
+    Iterate over it for `Piece`s, or ask for the `whole` text; `result` is there once either has ended, and never after
+    `cancel`. A reader that falls behind gets larger pieces, and is paused when it stops reading.
+
+    Its keeper is told the end exactly once: the state after the last piece that was handed out when it ends or is
+    cancelled, and None when nothing was handed out. Tokens that were made ahead of the reader are as if never made.
+
+    Args:
+        vocabulary: turns tokens into text
+        tail: the bytes of an unfinished character that the text goes on from
+        keeper: who keeps its states
+        describe: makes the result
+        arrived: the position up to which the reader has the text already
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        tail: bytes,
+        keeper: Keeper,
+        describe: Callable[[Finish, Session | None], GenerationResult],
+        arrived: int = 0,
+    ) -> None:
+        self.vocabulary = vocabulary
+        self._decoder = vocabulary.decoder(tail)
+        self._keeper = keeper
+        self._describe = describe
+        self._has = arrived
+        self._strand: Strand | None = None
+        self._text: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._unread = 0
+        self._position = 0
+        self._arrived = asyncio.Event()
+        self._latest: Snapshot | None = None
+        self._handed_out: Snapshot | None = None
+        self._finish: Finish | None = None
+        self._failure: EngineError | None = None
+        self.cancelled = False
+        """Whether it was asked to stop."""
+        self._settling: asyncio.Task[Session | None] | None = None
+        self.result: GenerationResult | None = None
+
+    def attach(self, strand: Strand) -> None:
+        """Tell it which job it belongs to."""
+        self._strand = strand
+
+    def receive(self, chunk: Chunk) -> None:
+        """Take a chunk; called on the event loop, in order."""
+        try:
+            known = min(len(chunk.tokens), max(0, self._has - (chunk.position - len(chunk.tokens))))
+            if known:
+                self._decoder.feed(chunk.tokens[:known])
+            self._text.append(self._decoder.feed(chunk.tokens[known:]))
+            self._logprobs += chunk.logprobs[known:]
+            self._unread += len(chunk.tokens)
+            self._position = chunk.position
+            if chunk.snapshot is not None:
+                self._latest = replace(chunk.snapshot, tail=self._decoder.tail)
+                self._keeper.note(chunk.tokens, self._latest)
+        except Exception:
+            log.exception("a generation could not take its chunk")
+            self.fail(
+                DecoderFailure("the decoder's tokens are no text; the session is as after the text that was sent")
+            )
+        if chunk.finish is not None:
+            self._finish = chunk.finish
+            if chunk.finish.reason is FinishReason.STALLED:
+                self._failure = self._failure or ReaderStalled()
+            elif chunk.finish.reason is FinishReason.FAILED:
+                self._failure = self._failure or DecoderFailure(
+                    "the decoder failed; the session keeps the state after the text that was sent"
+                )
+            if self.cancelled or self._failure:
+                self._settle(self._handed_out)
+        self._arrived.set()
+
+    def cancel(self) -> None:
+        """Stop generating; what was not handed out is dropped. After the end this does nothing."""
+        self.cancelled = True
+        if self._finish is not None:
+            self._settle(self._handed_out)
+        elif self._strand is not None:
+            self._strand.cancel()
+
+    def fail(self, problem: EngineError) -> None:
+        """Stop generating, and tell the reader why."""
+        self._failure = problem
+        self.cancel()
+
+    async def whole(self) -> Piece:
+        """The whole text as one piece. Cancelled before the end, it was not handed out: the session stays as it was.
+
+        Raises:
+            asyncio.CancelledError: the generation was cancelled.
+        """
+        pieces: list[Piece] = []
+        while self._finish is None:
+            pieces.append(await self._next_piece())
+        pieces.append(await self._next_piece())
+        if self._abandoned():
+            raise asyncio.CancelledError
+        await self._end()
+        logprobs = [logprob for piece in pieces for logprob in piece.logprobs]
+        return Piece("".join(piece.text for piece in pieces), self._position, logprobs)
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> Piece:
+        while self.result is None and not self._abandoned():
+            piece = await self._next_piece()
+            if self._abandoned():
+                break
+            if self._finish is not None:
+                await self._end()
+            if self._latest is not None and self._position >= self._has:
+                self._handed_out = self._latest
+                if self._finish is None:
+                    self._keeper.reached(self._latest)
+            if piece.text or piece.logprobs:
+                return piece
+        raise StopAsyncIteration
+
+    def _abandoned(self) -> bool:
+        return self.cancelled and self._failure is None
+
+    async def _next_piece(self) -> Piece:
+        """All that arrived since the last call, once there is something new."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        piece = Piece("".join(self._text), self._position, self._logprobs)
+        unread, self._unread = self._unread, 0
+        self._text, self._logprobs = [], []
+        if unread and self._strand is not None:
+            self._strand.took(unread)
+        if self._finish is not None:
+            self._arrived.set()  # the end stays the end
+        return piece
+
+    async def _end(self) -> None:
+        assert self._finish is not None
+        if self._failure is not None:
+            raise self._failure
+        finish = replace(self._finish, snapshot=replace(self._finish.snapshot, tail=self._decoder.tail))
+        session = None
+        if self._keeper is not NOBODY:
+            # Whoever waits may be cancelled meanwhile; the keeper is to finish all the same.
+            session = await asyncio.shield(self._settle(finish.snapshot))
+        self.result = self._describe(finish, session)
+
+    def _settle(self, snapshot: Snapshot | None) -> asyncio.Task[Session | None]:
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().create_task(self._keeper.settle(snapshot))
+            self._settling.add_done_callback(_log_failure)
+        return self._settling
+
+
+def _log_failure(task: asyncio.Task[Session | None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.warning("a session was not committed: %s", task.exception())

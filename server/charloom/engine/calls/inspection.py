@@ -1,0 +1,269 @@
+"""Looking inside the network while it reads a text.
+
+Knows: states before a text, the inspector that reads it, how much of that may happen at once. Does not know: graphs,
+the loom, which goes on beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from charloom.bundle import INSPECTOR_FILE, BundleError
+from charloom.engine.calls.requests import MOST_ALTERNATIVES, Limits, ReadingRequest, check_text, within
+from charloom.engine.decoding.decoder import Floats, Ints
+from charloom.engine.decoding.inspector import Inspector
+from charloom.engine.errors import (
+    Draining,
+    EngineError,
+    InvalidRequest,
+    ModelNotInspectable,
+    Overloaded,
+    ReaderStalled,
+)
+from charloom.engine.loom.models import Model, Models
+from charloom.engine.sessions.session import Snapshot
+from charloom.engine.sessions.sessions import Sessions
+
+MOST_INSPECTED = 4096
+"""Longest text, in tokens: two layers of 512 make a hundred megabytes of it."""
+MOST_RUNNING = 8
+"""Inspections at a time; further ones are told to come back."""
+CHUNK = 64
+"""Tokens in one call of the inspector: what is in memory at a time, and how long other inspections wait."""
+PATIENCE = 5.0
+"""Seconds that a reader may leave a token untaken when others need its place."""
+
+
+@dataclass(frozen=True)
+class InspectionRequest(ReadingRequest):
+    """A text to read with the network laid open."""
+
+    layers: Sequence[int] = ()
+    """Which ones to show; none stands for all."""
+    top_next: int = 0
+    """How many of the most probable tokens to tell after each token."""
+
+
+class InspectedToken(NamedTuple):
+    """What one token did; L are the layers that were asked for."""
+
+    token: int
+    logprob: float
+    """Of the token, after what came before it."""
+    position: int
+    """After it."""
+    gates: Floats
+    """[L, 4, H]: i, f, g, o"""
+    c: Floats
+    """[L, H]"""
+    h: Floats
+    """[L, H]"""
+    distribution: Floats
+    """[V]: log-probabilities of what comes after it"""
+    next: Sequence[tuple[int, float]]
+    """The most probable tokens after it with their log-probabilities, the most probable first."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A text that is being read with the network laid open."""
+
+    model: Model
+    layers: Sequence[int]
+    """Those that are shown, ascending."""
+    tokens: AsyncIterator[InspectedToken]
+    """What each token does, as it is read. It may raise Overloaded or ModelNotInspectable first, and ReaderStalled or
+    Draining later."""
+
+
+class Inspections:
+    """Inspects an engine's models, from the states of its sessions, which stay as they are.
+
+    All of it is computed by one thread, so that whoever generates keeps the other cores.
+    """
+
+    def __init__(self, models: Models, sessions: Sessions, limits: Limits) -> None:
+        self._models = models
+        self._sessions = sessions
+        self._limits = limits
+        self._inspectors: dict[str, Inspector] = {}
+        """Opened by the thread when they are needed first: a server that nobody asks keeps no second copy of weights"""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inspection")
+        self._places: list[_Place] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stopped = False
+
+    @property
+    def running(self) -> int:
+        """Inspections that have begun to read and have not ended."""
+        return len(self._places)
+
+    async def inspect(self, request: InspectionRequest) -> Inspection:
+        """Begin to read a text; `top_logprobs` of the request does not apply.
+
+        Raises:
+            InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel, StoreUnavailable, Draining: as their
+            names say.
+            ModelNotInspectable: the bundle has no inspector.
+        """
+        if request.key.id:
+            session = await self._sessions.get(request.key)
+            model, start = self._models.of(session, request.model), session.snapshot
+        else:
+            model = self._models.named(request.model)
+            start = model.fresh(0)
+        if INSPECTOR_FILE not in model.bundle.manifest.files:
+            raise ModelNotInspectable(
+                model.name,
+                f"its bundle has no {INSPECTOR_FILE}; export the model again, without --no-inspector, and serve that",
+            )
+        text = check_text("text", request.text, request.skip_unknown, self._limits, model.vocabulary)
+        if len(text) > MOST_INSPECTED:
+            raise InvalidRequest(
+                "text",
+                f"it has {len(text)} tokens, more than {MOST_INSPECTED}; inspect it in parts, each from a session that "
+                "was fed the ones before",
+            )
+        count = model.decoder.shape.layers
+        if len(request.layers) > count:
+            raise InvalidRequest("layers", f"it has {len(request.layers)} layers, the model {count}; give each once")
+        for place, layer in enumerate(request.layers):
+            within(f"layers[{place}]", layer, 0, count - 1)
+        within("top_next", request.top_next, 0, MOST_ALTERNATIVES)
+        model.loom.admit()
+        layers = sorted(set(request.layers)) or list(range(count))
+        return Inspection(model, layers, self._read(model, text, start, layers, request.top_next))
+
+    async def drain(self, seconds: float) -> None:
+        """Let running inspections end for up to `seconds`, then end them as Draining; new ones are not admitted."""
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # before Python 3.11 they are two
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        self.cut()
+        self._stopped = True
+        self._thread.shutdown(wait=False)
+
+    def cut(self) -> None:
+        """End running inspections as Draining."""
+        for place in list(self._places):
+            self._end(place, Draining())
+
+    async def _read(
+        self, model: Model, text: Ints, start: Snapshot, layers: Sequence[int], top: int
+    ) -> AsyncIterator[InspectedToken]:
+        if not len(text):
+            return
+        tokens = np.concatenate([np.array(start.pending, np.int64), text])
+        unread = _Unread(tokens, start.position - len(start.pending), start.state)
+        place = self._place()
+        try:
+            while len(unread.tokens):
+                running = asyncio.get_running_loop().run_in_executor(
+                    self._thread, self._run, model, unread, layers, top
+                )
+                found, unread = await running
+                place.found.extend(token for token in found if token.position > start.position)
+                del found  # so that it goes when the place is lost
+                while place.problem is None and place.found:
+                    place.waits_since = time.monotonic()
+                    yield place.found.popleft()
+                    place.waits_since = None
+                if place.problem is not None:
+                    raise place.problem
+        finally:
+            self._end(place, None)
+
+    def _place(self) -> _Place:
+        """A place among those that run; where there is none, that of one whose reader does not read."""
+        if self._stopped:
+            raise Draining()
+        if self.running >= MOST_RUNNING:
+            waiting = [place for place in self._places if place.waits_since is not None]
+            longest = min(waiting, key=lambda place: place.waits_since or 0.0, default=None)
+            if longest is None or time.monotonic() - (longest.waits_since or 0.0) < PATIENCE:
+                raise Overloaded(f"{self.running} inspections are running already", retry_after=1.0)
+            self._end(longest, ReaderStalled())
+        place = _Place()
+        self._places.append(place)
+        self._idle.clear()
+        return place
+
+    def _end(self, place: _Place, problem: EngineError | None) -> None:
+        """Free a place; its reader is told the problem when it reads again."""
+        if place in self._places:
+            self._places.remove(place)
+            place.problem = problem
+            place.found.clear()
+        if not self._places:
+            self._idle.set()
+
+    def _run(
+        self, model: Model, unread: _Unread, layers: Sequence[int], top: int
+    ) -> tuple[list[InspectedToken], _Unread]:
+        """Read the next tokens; in the thread."""
+        if model.name not in self._inspectors:
+            try:
+                self._inspectors[model.name] = Inspector(model.bundle)
+            except BundleError as problem:
+                raise ModelNotInspectable(
+                    model.name, f"its bundle was changed while the server runs ({problem}); restart the server"
+                ) from problem
+        chunk = unread.tokens[:CHUNK]
+        found = self._inspectors[model.name].run(chunk, unread.state)
+        logits = found.logits - found.logits.max(axis=1, keepdims=True)
+        distributions = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        befores = [unread.distribution, *distributions[:-1]]
+        inspected = [
+            InspectedToken(
+                token,
+                0.0 if before is None else float(before[token]),
+                unread.position + number + 1,
+                found.gates[number, layers],
+                found.c[number, layers],
+                found.h[number, layers],
+                distributions[number],
+                _most_probable(distributions[number], top),
+            )
+            for number, (token, before) in enumerate(zip(chunk.tolist(), befores, strict=True))
+        ]
+        state = np.stack([found.h[-1], found.c[-1]])
+        position = unread.position + len(chunk)
+        return inspected, _Unread(unread.tokens[CHUNK:], position, state, distributions[-1])
+
+
+class _Unread(NamedTuple):
+    """What of a text is still to be read, and from where."""
+
+    tokens: Ints
+    position: int
+    """Before them"""
+    state: Floats
+    """[2, L, H], h and c before them"""
+    distribution: Floats | None = None
+    """[V]: log-probabilities of the first of them; None before a pending token, which is not told of"""
+
+
+class _Place:
+    """One of those that run."""
+
+    def __init__(self) -> None:
+        self.found: deque[InspectedToken] = deque()
+        """What has been computed and not taken"""
+        self.waits_since: float | None = None
+        """When the last token was handed out, until the reader comes for the next"""
+        self.problem: EngineError | None = None
+        """Why it has lost its place"""
+
+
+def _most_probable(distribution: Floats, count: int) -> list[tuple[int, float]]:
+    tokens = np.argsort(-distribution, kind="stable")[:count].tolist() if count else []
+    return [(token, float(distribution[token])) for token in tokens]

@@ -1,0 +1,236 @@
+"""Text in, and no text out: feeding, scoring, observing, blending.
+
+Knows: states before and after a text, the loom that reads it. Does not know: how text is generated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import numpy as np
+
+from charloom.bundle import Vocabulary
+from charloom.engine.calls.requests import Limits, ReadingRequest, check_text, check_top_logprobs
+from charloom.engine.decoding.decoder import Ints
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.errors import (
+    DecoderFailure,
+    Draining,
+    InvalidRequest,
+    SessionOfAnotherModel,
+    SessionTakenOver,
+)
+from charloom.engine.loom.jobs import Chunk, FinishReason, Job, TokenLogprob
+from charloom.engine.loom.models import Model, Models
+from charloom.engine.sessions.session import Key, Session, Snapshot
+from charloom.engine.sessions.sessions import Sessions, new_seed, require_position
+from charloom.engine.sessions.writer import Writer
+
+MOST_BLENDED = 16
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model makes of a text."""
+
+    logprobs: Sequence[TokenLogprob]
+    """Of each token of it."""
+    position: int
+    """After it."""
+
+
+class Reader:
+    """Reads text with an engine's models, from the states of its sessions."""
+
+    def __init__(self, models: Models, sessions: Sessions, limits: Limits) -> None:
+        self._models = models
+        self._sessions = sessions
+        self.limits = limits
+
+    async def read(
+        self, model: Model, text: Ints, start: Snapshot, top_logprobs: int | None = None
+    ) -> tuple[Snapshot, Sequence[TokenLogprob]]:
+        """Read a text; returns the state after it, and if asked for, the log-probabilities of its tokens.
+
+        Args:
+            model: the model
+            text: [T]; with the pending tokens of `start` past the first, at least one
+            start: from where
+            top_logprobs: how many alternatives to tell of each token; None: no log-probabilities at all
+
+        Raises:
+            Overloaded, Draining, DecoderFailure: as their names say.
+        """
+        model.loom.admit()
+        done: asyncio.Future[Chunk] = asyncio.get_running_loop().create_future()
+
+        def receive(chunk: Chunk) -> None:
+            if chunk.finish and not done.done():
+                done.set_result(chunk)
+
+        scored = top_logprobs is not None
+        job = Job(start, text, 0, Sampling(), top_logprobs=top_logprobs, snapshots=True, scored=scored)
+        strand = model.loom.submit(job, receive)
+        try:
+            chunk = await done
+        except asyncio.CancelledError:
+            strand.cancel()
+            raise
+        finish = chunk.finish
+        assert finish is not None
+        if finish.reason is FinishReason.DRAINING:
+            raise Draining
+        if finish.reason is not FinishReason.LENGTH:
+            raise DecoderFailure("the decoder failed while it read the text; nothing has changed")
+        return replace(finish.snapshot, tail=b""), chunk.logprobs
+
+    async def feed(self, request: ReadingRequest, expected_position: int | None) -> Session:
+        """Let a session read a text.
+
+        Raises:
+            InvalidRequest, SessionNotFound, SessionOfAnotherModel, SessionBusy, StalePosition, StoreUnavailable,
+            Overloaded, Draining: as their names say; nothing has changed then.
+        """
+        writer = await self._sessions.acquire(request.key)
+        try:
+            require_position(writer.session, expected_position)
+            model = self._models.of(writer.session, request.model)
+            text = check_text("text", request.text, request.skip_unknown, self.limits, model.vocabulary)
+            if not len(text):
+                return await writer.settle(None)
+            reached, _ = await self.read(model, text, writer.present)
+            writer.note(text.tolist(), reached)
+        except BaseException:
+            await writer.give_back()
+            raise
+        return await writer.settle(reached)
+
+    async def score(self, request: ReadingRequest) -> tuple[Reading, Vocabulary]:
+        """How probable a text is, from a session's state, which stays as it is, or from zero; and in which symbols.
+
+        Raises:
+            as `feed`, but for SessionBusy.
+        """
+        check_top_logprobs(request.top_logprobs)
+        if request.key.id:
+            session = await self._sessions.get(request.key)
+            model, start = self._models.of(session, request.model), session.snapshot
+        else:
+            model = self._models.named(request.model)
+            start = model.fresh(0)
+        text = check_text("text", request.text, request.skip_unknown, self.limits, model.vocabulary)
+        if not len(text):
+            return Reading((), start.position), model.vocabulary
+        reached, logprobs = await self.read(model, text, start, request.top_logprobs)
+        return Reading(logprobs, reached.position), model.vocabulary
+
+    async def observe(self, request: ReadingRequest) -> Observation:
+        """Begin to read text as it comes; a session goes on with it.
+
+        Raises:
+            as `feed`.
+        """
+        check_top_logprobs(request.top_logprobs)
+        if not request.key.id:
+            model = self._models.named(request.model)
+            return Observation(self, model, request, model.fresh(0), None)
+        writer = await self._sessions.acquire(request.key)
+        try:
+            model = self._models.of(writer.session, request.model)
+        except BaseException:
+            await writer.give_back()
+            raise
+        return Observation(self, model, request, writer.present, writer)
+
+    async def blend(
+        self, sources: Sequence[tuple[Key, float]], key: Key, seed: int | None, time_to_live: timedelta | None
+    ) -> Session:
+        """Make a session whose state is the weighted mean of others' states.
+
+        Raises:
+            InvalidRequest: too few or too many sources, or their weights.
+            SessionNotFound: one of them is not there.
+            SessionOfAnotherModel: they are of different models.
+        """
+        if not 2 <= len(sources) <= MOST_BLENDED:
+            raise InvalidRequest("sources", f"there are {len(sources)}; give from 2 to {MOST_BLENDED}")
+        for number, (_, weight) in enumerate(sources):
+            if not 0 < weight < float("inf"):
+                raise InvalidRequest(f"sources[{number}].weight", f"{weight:g} is not allowed; give a number above 0")
+        sessions = [await self._sessions.get(source) for source, _ in sources]
+        model = self._models.of(sessions[0])
+        for other in sessions[1:]:
+            if self._models.of(other) is not model:
+                raise SessionOfAnotherModel(other.id, other.model, model.name)
+        states = [await self._caught_up(model, session.snapshot) for session in sessions]
+        weights = np.array([weight for _, weight in sources])
+        weights /= weights.sum()
+        blended = replace(
+            states[0],
+            state=np.einsum("n,nslh->slh", weights, [state.state for state in states]).astype(np.float32),
+            seed=new_seed() if seed is None else seed,
+            tail=b"",
+        )
+        return await self._sessions.start_from(key, model, blended, blended.position, time_to_live)
+
+    async def _caught_up(self, model: Model, snapshot: Snapshot) -> Snapshot:
+        """The same state with one pending token."""
+        if len(snapshot.pending) == 1:
+            return snapshot
+        return (await self.read(model, np.zeros(0, np.int64), snapshot))[0]
+
+
+class Observation:
+    """Text in, log-probabilities out; made by `Reader.observe`, and to be ended.
+
+    Args:
+        reader: who reads
+        model: with which model
+        request: how
+        start: from where
+        writer: of the session, if there is one
+    """
+
+    def __init__(
+        self, reader: Reader, model: Model, request: ReadingRequest, start: Snapshot, writer: Writer | None
+    ) -> None:
+        self.model = model
+        self._reader = reader
+        self._request = request
+        self._present = start
+        self._writer = writer
+        self._changed = self._lost = False
+        if writer is not None:
+            writer.lost = self._lose
+
+    async def read(self, text: str) -> Reading:
+        """Read on.
+
+        Raises:
+            InvalidRequest: the text is too long, or the model lacks a character; nothing was read then.
+            SessionTakenOver: the session has another writer.
+        """
+        if self._writer is not None and self._lost:
+            raise SessionTakenOver(self._writer.session.id)
+        request = self._request
+        tokens = check_text("text", text, request.skip_unknown, self._reader.limits, self.model.vocabulary)
+        if not len(tokens):
+            return Reading((), self._present.position)
+        present, logprobs = await self._reader.read(self.model, tokens, self._present, request.top_logprobs)
+        self._present, self._changed = present, True
+        if self._writer is not None:
+            self._writer.note(tokens.tolist(), present)
+            self._writer.reached(present)
+        return Reading(logprobs, present.position)
+
+    async def end(self) -> Session | None:
+        """Give the session back in its present state."""
+        if self._writer is None:
+            return None
+        return await self._writer.settle(self._present if self._changed else None)
+
+    def _lose(self) -> None:
+        self._lost = True

@@ -1,0 +1,248 @@
+"""What a caller may ask of the engine, checked and brought into terms of tokens before any work is done.
+
+Knows: limits, the vocabulary. Does not know: sessions, the loom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import numpy as np
+
+from charloom.bundle import UnknownSymbolsError, Vocabulary
+from charloom.engine.decoding.decoder import Floats, Ints
+from charloom.engine.decoding.sampling import Sampling, bias_of
+from charloom.engine.errors import InvalidRequest, shown
+from charloom.engine.loom.jobs import Job, Stops
+from charloom.engine.sessions.session import Key, Snapshot
+
+MOST_STOPS, LONGEST_STOP = 16, 256
+MOST_CONTINUATIONS = 64
+MOST_ALTERNATIVES = 20
+"""Most that a call may ask to be told of each token."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engine accepts."""
+
+    max_tokens: int = 65_536
+    """Most tokens that one call may generate."""
+    default_max_tokens: int = 256
+    """What a call generates that does not say."""
+    max_prompt_characters: int = 65_536
+    """Longest prompt."""
+    default_time_to_live: timedelta = timedelta(minutes=30)
+    """How long a session is kept without use."""
+    max_time_to_live: timedelta = timedelta(days=7)
+    """The longest that a session may ask for."""
+    max_sessions: int = 100_000
+    """Most sessions that are kept."""
+    workers: int = 1
+    """Decoder calls at a time, per model: one per core on a CPU."""
+    max_rows: int = 256
+    """Most rows in one decoder call."""
+    max_waiting: int = 1024
+    """Most calls that wait for a row, per model; and most that are paused because nobody reads them."""
+    tick_seconds: float = 0.01
+    """How long a decoder call should take when there is work for longer."""
+    rewind_tokens: int = 1024
+    """How many positions a session can at least be put back by."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What to generate, and from where."""
+
+    model: str = ""
+    """Empty: the session's model, or the first one."""
+    session_id: str = ""
+    """Empty: from `state`, or from the zero state; and keep nothing."""
+    tenant: str = ""
+    state: bytes = b""
+    """A sealed state to start from."""
+    return_state: bool = False
+    """Whether to seal the state at the end."""
+    call_id: str = ""
+    """Identifies the call, for when it is resumed."""
+    resume_position: int | None = None
+    """Go on with this call: what came up to here has arrived."""
+    prompt: str = ""
+    skip_unknown: bool = False
+    """Leave out characters that the model lacks, instead of refusing the request."""
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    """A stop string that would leave a shorter text does not count."""
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int | None = None
+    """None: the session's own, or a new one."""
+    expected_position: int | None = None
+    """Refuse unless the session is there."""
+    stop: Sequence[str] = ()
+    """Strings that end the text."""
+    include_stop: bool = False
+    """Whether the text is to end with the stop string, or before it."""
+    logprobs: bool = False
+    """Whether to tell the log-probability of each token."""
+    top_logprobs: int = 0
+    """With `logprobs`: how many of the most probable tokens to tell as well."""
+    n: int = 1
+    """How many continuations; more than one leave the session as it was."""
+
+
+@dataclass(frozen=True)
+class ReadingRequest:
+    """What to read, and from where."""
+
+    key: Key
+    """Of the session; without an id, from the zero state."""
+    model: str = ""
+    """Empty: the session's model, or the first one."""
+    text: str = ""
+    skip_unknown: bool = False
+    """Leave out characters that the model lacks, instead of refusing the request."""
+    top_logprobs: int = 0
+    """How many of the most probable tokens to tell at each position."""
+
+
+@dataclass(frozen=True)
+class CheckedRequest:
+    """A request in terms of tokens."""
+
+    prompt: Ints
+    max_tokens: int
+    sampling: Sampling
+    bias: Floats | None
+    stop: Sequence[str]
+    stops: Stops | None
+    top_logprobs: int | None
+    earlier: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """What this call has read and generated before; see `Job`."""
+    earlier_generated: int = 0
+
+    def job(self, start: Snapshot, *, snapshots: bool) -> Job:
+        """The job that does it, from some state."""
+        return Job(
+            start,
+            self.prompt,
+            self.max_tokens,
+            self.sampling,
+            bias=self.bias,
+            stops=self.stops,
+            top_logprobs=self.top_logprobs,
+            snapshots=snapshots,
+            earlier=self.earlier,
+            earlier_generated=self.earlier_generated,
+        )
+
+    def after(self, earlier: Ints) -> CheckedRequest:
+        """What is left to do of it when this much has been read and generated.
+
+        Raises:
+            InvalidRequest: it cannot be of this request.
+        """
+        read = min(len(earlier), len(self.prompt))
+        generated = len(earlier) - read
+        if generated >= self.max_tokens or not np.array_equal(earlier[:read], self.prompt[:read]):
+            raise InvalidRequest("call_id", "the call of this id had other options; give a new call a new id")
+        return replace(
+            self,
+            prompt=self.prompt[read:],
+            max_tokens=self.max_tokens - generated,
+            earlier=earlier,
+            earlier_generated=generated,
+        )
+
+
+def check(request: GenerationRequest, limits: Limits, vocabulary: Vocabulary) -> CheckedRequest:
+    """Check everything about a request that needs no session.
+
+    Raises:
+        InvalidRequest: a field cannot be accepted.
+    """
+    max_tokens = request.max_tokens
+    if max_tokens is None:
+        max_tokens = min(limits.default_max_tokens, limits.max_tokens)
+    within("max_tokens", max_tokens, 1, limits.max_tokens)
+    within("n", request.n, 1, MOST_CONTINUATIONS)
+    if request.min_tokens > max_tokens:
+        raise InvalidRequest(
+            "min_tokens", f"{request.min_tokens} is more than the {max_tokens} of max_tokens; lower it, or raise that"
+        )
+    check_top_logprobs(request.top_logprobs)
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequest("top_logprobs", "it needs logprobs; set that too, or leave both out")
+    prompt = check_text("prompt", request.prompt, request.skip_unknown, limits, vocabulary)
+    stop = _possible_stops(request, vocabulary)
+    patterns = [vocabulary.spell(text).tolist() for text in stop]
+    return CheckedRequest(
+        prompt=prompt,
+        max_tokens=max_tokens,
+        sampling=request.sampling,
+        bias=bias_of(request.sampling, vocabulary, skip_unknown=request.skip_unknown),
+        stop=stop,
+        stops=Stops(patterns, request.include_stop, request.min_tokens) if patterns else None,
+        top_logprobs=min(request.top_logprobs, vocabulary.size) if request.logprobs else None,
+    )
+
+
+def check_text(field_name: str, text: str, skip_unknown: bool, limits: Limits, vocabulary: Vocabulary) -> Ints:
+    """The tokens of a text to read.
+
+    Raises:
+        InvalidRequest: it is too long, or the vocabulary lacks a character.
+    """
+    if len(text) > limits.max_prompt_characters:
+        raise InvalidRequest(
+            field_name,
+            f"it has {len(text)} characters, more than {limits.max_prompt_characters}; "
+            "shorten it, or start the server with a higher --max-prompt-characters",
+        )
+    try:
+        return vocabulary.encode(text, skip_unknown=skip_unknown)
+    except UnknownSymbolsError as problem:
+        raise InvalidRequest(field_name, f"{problem}; change them, or ask to skip them") from problem
+
+
+def check_top_logprobs(count: int) -> None:
+    """Check how many alternatives are asked for.
+
+    Raises:
+        InvalidRequest: too many.
+    """
+    within("top_logprobs", count, 0, MOST_ALTERNATIVES)
+
+
+def within(field_name: str, value: int, lowest: int, highest: int) -> None:
+    """Check a number from a request.
+
+    Raises:
+        InvalidRequest: it is out of range.
+    """
+    if not lowest <= value <= highest:
+        raise InvalidRequest(field_name, f"{value} is not allowed; from {lowest} to {highest}")
+
+
+def _possible_stops(request: GenerationRequest, vocabulary: Vocabulary) -> list[str]:
+    """The stop strings that the model can generate."""
+    if len(request.stop) > MOST_STOPS:
+        raise InvalidRequest("stop", f"{len(request.stop)} strings are too many; give up to {MOST_STOPS}")
+    possible = []
+    for number, text in enumerate(request.stop):
+        name = f"stop[{number}]"
+        if not text:
+            raise InvalidRequest(name, "it is empty, and would stop everything; leave it out")
+        if len(text) > LONGEST_STOP:
+            raise InvalidRequest(name, f"it has {len(text)} characters; up to {LONGEST_STOP} are allowed")
+        try:
+            vocabulary.spell(text)
+        except UnknownSymbolsError as problem:
+            if not request.skip_unknown:
+                raise InvalidRequest(
+                    name, f"{shown(text)} can never be generated: {problem}; leave it out, or ask to skip such strings"
+                ) from problem
+        else:
+            possible.append(text)
+    return possible

@@ -1,0 +1,1 @@
+"""The decoder contract, its implementations, and where the state of live rows is."""

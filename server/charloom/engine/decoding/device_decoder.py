@@ -1,0 +1,236 @@
+"""The decoder on TorchScript with everything on one device: state, sampling, and on CUDA a graph per block of steps.
+
+Knows: torch. Does not know: batching, who calls.
+
+Every call is padded to the same number of rows. Libraries choose their kernels by size, so that rows are independent
+of each other on a GPU too, bit for bit; and there is one set of graphs to capture. Nothing here needs CUDA but the
+capture: on the CPU the same steps run one by one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charloom.engine.decoding.decoder import Floats, Inputs, Outputs, Shape, has_filters, has_penalties
+from charloom.engine.decoding.torch_decoder import load_module
+
+ROWS = 256
+"""Of every call: on a GPU, as many cost little more than one."""
+BLOCKS = (16, 1)
+"""Steps per graph; a call is made of as few of them as will do."""
+WARM_UPS = 3
+"""Runs before a capture, in which libraries choose their kernels and take their memory."""
+_STATE = ("h", "c")
+_PER_STEP = ("forced", "uniform")
+_ALWAYS = ("token", "temperature")
+_FOR_FULL = ("top_k", "top_p", "min_p", "bias", "repetition", "presence", "frequency", "counts")
+
+
+class DeviceArena:
+    """State by slot on a device; it grows by doubling and never shrinks.
+
+    Axis letters: L layers, S slots, B rows, H hidden.
+    """
+
+    def __init__(self, shape: Shape, device: str, slots: int = 16) -> None:
+        self._state = torch.zeros((2, shape.layers, slots, shape.hidden), device=device)
+        self._free = list(range(slots))
+
+    def take(self, h: Floats, c: Floats) -> int:
+        """Put a state [L, H] into a free slot and return the slot."""
+        if not self._free:
+            slots = self._state.size(2)
+            self._state = torch.cat([self._state, torch.zeros_like(self._state)], dim=2)
+            self._free = list(range(slots, 2 * slots))
+        slot = self._free.pop()
+        self._state[:, :, slot] = torch.from_numpy(np.stack([h, c])).to(self._state.device)
+        return slot
+
+    def release(self, slot: int) -> None:
+        """Free a slot."""
+        self._free.append(slot)
+
+    def gather(self, slots: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Copies of h and c [L, B, H] of these slots."""
+        h, c = self._state.index_select(2, self._index(slots)).unbind(0)
+        return h, c
+
+    def scatter(self, slots: Sequence[int], h: Tensor, c: Tensor) -> None:
+        """Put h and c [L, B, H] back."""
+        self._state.index_copy_(2, self._index(slots), torch.stack([h, c]))
+
+    def to_host(self, part: Tensor) -> Floats:
+        """A copy of a part of a gathered or computed state."""
+        return part.cpu().numpy().copy()
+
+    @property
+    def used(self) -> int:
+        """Slots that are taken."""
+        return self._state.size(2) - len(self._free)
+
+    def _index(self, slots: Sequence[int]) -> Tensor:
+        return torch.tensor(slots, device=self._state.device)
+
+
+class DeviceDecoder:
+    """`decoder.ts` of a bundle, its work and its state on one device.
+
+    Each thread that calls it has buffers, graphs and a CUDA stream of its own, so that one's copies overlap with the
+    other's steps.
+
+    Args:
+        path: the file
+        device: "cuda", or "cpu" for tests
+        rows: of every call; longer ones are made in parts
+    """
+
+    kind = "torchscript"
+
+    def __init__(self, path: Path, device: str = "cuda", rows: int = ROWS) -> None:
+        self._module, self.shape, self.weights_sha256 = load_module(path, device)
+        self.device = device
+        self._rows = rows
+        self._lanes = threading.local()
+        self._capturing = threading.Lock()
+
+    def run(self, inputs: Inputs) -> Outputs:
+        """Take the steps."""
+        if not hasattr(self._lanes, "own"):
+            self._lanes.own = _Lane(self._module, self.shape, self.device, self._rows, self._capturing)
+        lane: _Lane = self._lanes.own
+        parts = [lane.run(inputs, first) for first in range(0, len(inputs.token), self._rows)]
+        found: dict[str, Any] = {name: torch.cat([part[name] for part in parts], dim=1) for name in Outputs._fields}
+        stays = () if type(inputs.h) is np.ndarray else _STATE
+        return Outputs(**{name: part if name in stays else part.cpu().numpy() for name, part in found.items()})
+
+    def arena(self) -> DeviceArena:
+        """On the device."""
+        return DeviceArena(self.shape, self.device)
+
+
+class _Lane:
+    """Buffers at fixed addresses, and what computes in them."""
+
+    def __init__(self, module: Any, shape: Shape, device: str, rows: int, capturing: threading.Lock) -> None:
+        self._module, self._device, self._rows, self._capturing = module, device, rows, capturing
+        self._stream = torch.cuda.Stream() if device == "cuda" else None  # type: ignore[no-untyped-call]
+        self._blocks: dict[tuple[int, bool], Callable[[], Sequence[Tensor]]] = {}
+        self._alternatives = shape.vocabulary
+        floats = {
+            "h": (shape.layers, rows, shape.hidden),
+            "c": (shape.layers, rows, shape.hidden),
+            "uniform": (max(BLOCKS), rows),
+            "bias": (rows, shape.vocabulary),
+            "counts": (rows, shape.vocabulary),
+        }
+        whole = {"token": (rows,), "forced": (max(BLOCKS), rows), "steps": (rows,), "top_k": (rows,)}
+        one_each = dict.fromkeys(("temperature", "top_p", "min_p", "repetition", "presence", "frequency"), (rows,))
+        self._buffers = {name: torch.ones(size, device=device) for name, size in (floats | one_each).items()}
+        self._buffers |= {name: torch.zeros(size, dtype=torch.int64, device=device) for name, size in whole.items()}
+
+    def run(self, inputs: Inputs, first: int) -> dict[str, Tensor]:
+        """Take the steps of the rows from `first` on, as many as there is room for; `Outputs` on the device."""
+        full = bool(
+            has_filters(inputs)
+            or has_penalties(inputs)
+            or inputs.bias.any()
+            or inputs.top[0]
+            or (inputs.temperature == 0).any()
+        )
+        rows = slice(first, first + self._rows)
+        count = len(inputs.token[rows])
+        with self._on_stream():
+            for name in (*_ALWAYS, *(_FOR_FULL if full else ())):
+                self._buffers[name][:count].copy_(self._moved(getattr(inputs, name)[rows]))
+            for name in _STATE:
+                self._buffers[name][:, :count].copy_(self._moved(getattr(inputs, name)[:, rows]))
+            per_step = {name: self._moved(getattr(inputs, name)[:, rows]) for name in _PER_STEP}
+            # Rows that only fill up the batch take no steps.
+            self._buffers["steps"].zero_()
+            self._buffers["steps"][:count].copy_(self._moved(inputs.steps[rows]))
+            found: list[list[Tensor]] = []
+            taken = 0
+            while taken < len(inputs.forced):
+                size = next(size for size in BLOCKS if size <= len(inputs.forced) - taken)
+                for name, values in per_step.items():
+                    self._buffers[name][:size, :count].copy_(values[taken : taken + size])
+                results = self._block(size, full)()
+                found.append([part[:, :count].clone() for part in results])
+                self._buffers["steps"].sub_(size)
+                taken += size
+            tokens, logprob, top_tokens, top_logprob = (torch.cat(parts) for parts in zip(*found, strict=True))
+            h, c = (self._buffers[name][:, :count].clone() for name in _STATE)
+            top = int(inputs.top[0])
+        outputs = (tokens, logprob, h, c, top_tokens[:, :, :top], top_logprob[:, :, :top])
+        return dict(zip(Outputs._fields, outputs, strict=True))
+
+    @contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        """All work goes to this lane's stream, after what the caller has queued; at the end it is done."""
+        if self._stream is None:
+            with torch.inference_mode():
+                yield
+            return
+        self._stream.wait_stream(torch.cuda.default_stream())
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            yield
+        self._stream.synchronize()
+
+    def _moved(self, values: Any) -> Tensor:
+        return (
+            values
+            if isinstance(values, Tensor)
+            else torch.from_numpy(np.require(values, requirements=["C", "W"])).to(self._device)
+        )
+
+    def _block(self, size: int, full: bool) -> Callable[[], Sequence[Tensor]]:
+        """What takes `size` steps in the buffers and returns tokens, logprob, top_tokens and top_logprob."""
+        key = (size, full)
+        if key not in self._blocks:
+            run = self._steps(size, full)
+            self._blocks[key] = run if self._stream is None else self._captured(run)
+        return self._blocks[key]
+
+    def _steps(self, size: int, full: bool) -> Callable[[], Sequence[Tensor]]:
+        buffers, alternatives = self._buffers, self._alternatives if full else 0
+        inputs = buffers if full else buffers | {"bias": torch.zeros_like(buffers["bias"])}
+        views = [inputs[name][:size] if name in _PER_STEP else inputs[name] for name in Inputs._fields[:-1]]
+
+        def run() -> Sequence[Tensor]:
+            # Without the optimizing executor, which would go on compiling kernels while they are captured.
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+                found = self._module(*views, alternatives, full, full)
+            tokens, logprob, h, c, top_tokens, top_logprob, counts = found
+            buffers["token"].copy_(tokens[-1])
+            buffers["h"].copy_(h)
+            buffers["c"].copy_(c)
+            buffers["counts"].copy_(counts)
+            return tokens, logprob, top_tokens, top_logprob
+
+        return run
+
+    def _captured(self, run: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]:
+        """A CUDA graph of `run`. The warm-ups advance the state in the buffers, so it is put back."""
+        with self._capturing:
+            kept = {name: self._buffers[name].clone() for name in ("token", *_STATE, "counts")}
+            for _ in range(WARM_UPS):
+                run()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                results = run()
+            for name, value in kept.items():
+                self._buffers[name].copy_(value)
+
+        def replay() -> Sequence[Tensor]:
+            graph.replay()
+            return results
+
+        return replay

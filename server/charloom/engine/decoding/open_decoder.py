@@ -1,0 +1,66 @@
+"""Opening the decoder of a bundle: the right kind for the device, checked against the manifest.
+
+Knows: bundles and the decoder classes. Does not know: batching, serving.
+"""
+
+from __future__ import annotations
+
+from charloom.bundle import Bundle, BundleError, DecoderKind
+from charloom.engine.decoding.decoder import Decoder, Shape
+from charloom.engine.decoding.onnx_decoder import OnnxDecoder
+
+
+def open_decoder(bundle: Bundle, *, kind: DecoderKind | None = None, device: str = "cpu") -> Decoder:
+    """The decoder of a bundle.
+
+    Args:
+        bundle: a checked bundle
+        kind: which decoder; None takes the fastest that the bundle has for the device
+        device: "cpu" or "cuda"; on CUDA only TorchScript runs
+
+    Raises:
+        BundleError: the bundle lacks the decoder, or the decoder is not the one that the manifest describes.
+    """
+    manifest = bundle.manifest
+    if kind is None:
+        if not manifest.decoders:
+            raise BundleError(bundle.path, "it has no decoder", "export it with --decoders")
+        kind = DecoderKind.TORCHSCRIPT if device == "cuda" else manifest.decoders[0]
+    if device == "cuda" and kind is not DecoderKind.TORCHSCRIPT:
+        raise BundleError(
+            bundle.path, f"{kind.value} does not run on cuda", "use --decoder torchscript or --device cpu"
+        )
+    path = bundle.decoder_file(kind)
+    try:
+        decoder = _torch_decoder(bundle, device) if kind is DecoderKind.TORCHSCRIPT else OnnxDecoder(path, kind.value)
+    except BundleError:
+        raise
+    except Exception as problem:  # the runtimes raise many kinds of errors for a file they cannot read
+        raise BundleError(bundle.path, f"the file {path.name} is not a decoder: {problem}") from problem
+    wanted = Shape(manifest.cell.layers, manifest.cell.hidden_size, manifest.vocabulary_size)
+    if decoder.shape != wanted:
+        raise BundleError(bundle.path, f"the file {path.name} has sizes {decoder.shape}, the manifest {wanted}")
+    if decoder.weights_sha256 != manifest.weights_sha256:
+        raise BundleError(
+            bundle.path, f"the file {path.name} was made from other weights than field weights_sha256 names"
+        )
+    return decoder
+
+
+def _torch_decoder(bundle: Bundle, device: str) -> Decoder:
+    try:
+        import torch
+    except ModuleNotFoundError as problem:
+        raise BundleError(
+            bundle.path, "a TorchScript decoder needs torch, which is not installed", "pip install 'charloom[torch]'"
+        ) from problem
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BundleError(bundle.path, "no CUDA device is available", "use --device cpu")
+    path = bundle.decoder_file(DecoderKind.TORCHSCRIPT)
+    if device == "cuda":
+        from charloom.engine.decoding.device_decoder import DeviceDecoder
+
+        return DeviceDecoder(path, device)
+    from charloom.engine.decoding.torch_decoder import TorchDecoder
+
+    return TorchDecoder(path)

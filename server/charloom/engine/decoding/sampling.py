@@ -1,0 +1,174 @@
+"""What a request may ask of sampling, and the choice of one token in its plainest form.
+
+Knows: logits, one uniform number, parameters, the vocabulary that gives characters their tokens. Does not know:
+batches, state, how the decoder graphs do the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from charloom.bundle import UnknownSymbolsError, Vocabulary
+from charloom.engine.decoding.decoder import Floats, Ints
+from charloom.engine.errors import InvalidRequest, shown
+
+LOWEST, HIGHEST_TEMPERATURE = 1e-30, 100.0
+"""Below the lowest, float32 loses its digits."""
+LARGEST_PENALTY = LARGEST_BIAS = 100.0
+LOWEST_REPETITION, HIGHEST_REPETITION = 0.01, 100.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen: penalties, then bias, then temperature, then top_k, top_p and min_p.
+
+    The penalties look at the text of the call: its prompt and what it has generated.
+
+    Raises:
+        InvalidRequest: a value is out of range.
+    """
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the most probable token."""
+    top_k: int = 0
+    """Only the k most probable tokens; 0 is off."""
+    top_p: float = 1.0
+    """Only the most probable tokens that together reach this probability; 1 is off."""
+    min_p: float = 0.0
+    """Only tokens at least this probable in relation to the most probable one; 0 is off."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens that have occurred; 1 is off."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens that have occurred; 0 is off."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the logits of tokens, times how often they have occurred; 0 is off."""
+    logit_bias: tuple[tuple[str, float], ...] = ()
+    """Characters or words, and what is added to the logit of each."""
+    allowed_characters: str | None = None
+    """Only tokens of these characters; None allows all."""
+    forbidden_characters: str = ""
+    """No tokens that have any of these characters."""
+
+    def __post_init__(self) -> None:
+        heat, repetition = self.temperature, self.repetition_penalty
+        good = heat == 0 or LOWEST <= heat <= HIGHEST_TEMPERATURE
+        _check("temperature", heat, good, "from 0 to 100 (0 is greedy; otherwise at least 1e-30)")
+        _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
+        _check("top_p", self.top_p, LOWEST <= self.top_p <= 1, "above 0 (at least 1e-30), up to 1 (off)")
+        _check("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 (off) to 1")
+        # One part in a million of room: the limits arrive as float32.
+        good = LOWEST_REPETITION * (1 - 1e-6) <= repetition <= HIGHEST_REPETITION
+        _check("repetition_penalty", repetition, good, "from 0.01 to 100 (1 is off)")
+        for field in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, field)
+            _check(field, value, abs(value) <= LARGEST_PENALTY, "from -100 to 100 (0 is off)")
+        for characters, amount in self.logit_bias:
+            _check(f"logit_bias[{shown(characters)}]", amount, abs(amount) <= LARGEST_BIAS, "from -100 to 100")
+
+    @property
+    def filters(self) -> bool:
+        """Whether tokens are left out for being improbable."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    @property
+    def penalises(self) -> bool:
+        """Whether what has occurred matters."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+
+def _check(field: str, value: float, good: bool, wanted: str) -> None:
+    if not math.isfinite(value) or not good:
+        raise InvalidRequest(f"sampling.{field}", f"{value:g} is not allowed; give a number {wanted}")
+
+
+def bias_of(sampling: Sampling, vocabulary: Vocabulary, *, skip_unknown: bool) -> Floats | None:
+    """What is added to the logits, [V], by logit_bias, allowed_characters and forbidden_characters; None if nothing.
+
+    A token that stands for what has no symbol is never chosen.
+
+    Raises:
+        InvalidRequest: the vocabulary lacks a character or word, or no token is left.
+    """
+    asked = sampling.logit_bias or sampling.allowed_characters is not None or sampling.forbidden_characters
+    if not asked and vocabulary.unknown is None:
+        return None
+
+    def tokens(field: str, of: Callable[..., Ints], text: str) -> list[int]:
+        try:
+            return sorted(set(of(text, skip_unknown=skip_unknown).tolist()))
+        except UnknownSymbolsError as problem:
+            raise InvalidRequest(f"sampling.{field}", f"{problem}; leave them out, or ask to skip them") from problem
+
+    bias = np.zeros(vocabulary.size, np.float32)
+    for characters, amount in sampling.logit_bias:
+        if not characters:
+            raise InvalidRequest(
+                "sampling.logit_bias", "an entry names no characters; give at least one, or leave it out"
+            )
+        bias[tokens("logit_bias", vocabulary.spell, characters)] += amount
+    if sampling.allowed_characters is not None:
+        allowed = np.zeros(vocabulary.size, bool)
+        allowed[tokens("allowed_characters", vocabulary.tokens_of, sampling.allowed_characters)] = True
+        bias[~allowed] = -np.inf
+    # What the model lacks it will not generate anyway.
+    bias[vocabulary.tokens_with(sampling.forbidden_characters)] = -np.inf
+    if vocabulary.unknown is not None:
+        bias[vocabulary.unknown] = -np.inf
+    if np.isneginf(bias).all():
+        field = "forbidden_characters" if sampling.forbidden_characters else "allowed_characters"
+        raise InvalidRequest(
+            f"sampling.{field}", "no character of the model is left to choose from; allow at least one"
+        )
+    return bias
+
+
+def penalised(logits: Floats, counts: Floats, sampling: Sampling) -> Floats:
+    """The logits after repetition, frequency and presence penalty.
+
+    Args:
+        logits: [V]
+        counts: [V], how often each token has occurred
+        sampling: the parameters
+    """
+    result = logits.copy()
+    for token in np.flatnonzero(counts):
+        factor = np.float32(sampling.repetition_penalty)
+        result[token] = result[token] / factor if result[token] > 0 else result[token] * factor
+        result[token] -= counts[token] * np.float32(sampling.frequency_penalty) + np.float32(sampling.presence_penalty)
+    return result
+
+
+def choose(logits: Floats, uniform: float, sampling: Sampling, bias: Floats) -> int:
+    """The token that `uniform` picks: bias, temperature, top_k, top_p, min_p, then inverse-CDF.
+
+    Args:
+        logits: [V]
+        uniform: in [0, 1 - 2^-23]
+        sampling: the parameters
+        bias: [V], minus infinity forbids
+    """
+    biased = logits + bias
+    if sampling.temperature == 0:
+        return int(biased.argmax())
+    scaled = (biased - biased.max()) / np.float32(sampling.temperature)
+    order = np.argsort(-scaled, kind="stable")
+    probability = np.exp(scaled[order])
+    probability /= probability.sum()
+    keep = len(order)
+    if sampling.top_k:
+        keep = min(keep, sampling.top_k)
+    probability[keep:] = 0
+    if sampling.top_p < 1:
+        before = np.cumsum(probability) - probability
+        keep = min(keep, int((before < np.float32(sampling.top_p) * probability.sum()).sum()))
+    if sampling.min_p > 0:
+        keep = min(keep, int((probability >= np.float32(sampling.min_p) * probability[0]).sum()))
+    weight = np.zeros_like(scaled)
+    kept = order[: max(keep, 1)]
+    weight[kept] = np.exp(scaled[kept])
+    cumulative = np.cumsum(weight)
+    return int((cumulative <= np.float32(uniform) * cumulative[-1]).sum())

@@ -1,0 +1,72 @@
+"""The decoder on TorchScript, on the CPU.
+
+Knows: torch, and the number of rows from which its products are independent of the batch. Does not know: batching.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from charloom.engine.decoding.decoder import ROW_AXIS, Inputs, Outputs, Shape, has_filters, has_penalties
+from charloom.engine.decoding.state_pool import HostArena
+
+FEWEST_ROWS = 4
+"""Below this, torch's CPU products take another path and round differently; smaller batches are padded."""
+
+
+def load_module(path: Path, device: str) -> tuple[Any, Shape, str]:
+    """A `decoder.ts`: the module, its sizes, and the hash of the weights that it was made from."""
+    extra: dict[str, Any] = {"weights_sha256": ""}  # torch replaces the values, with bytes in some versions
+    module: Any = torch.jit.load(path, map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
+    module.eval()
+    value = extra["weights_sha256"]
+    return (
+        module,
+        Shape(module.layers, module.hidden, module.vocabulary),
+        value.decode() if isinstance(value, bytes) else value,
+    )
+
+
+class TorchDecoder:
+    """`decoder.ts` of a bundle.
+
+    Args:
+        path: the file
+    """
+
+    kind = "torchscript"
+    device = "cpu"
+
+    def __init__(self, path: Path) -> None:
+        torch.set_num_threads(1)  # one thread per worker; workers are what scales
+        self._module, self.shape, self.weights_sha256 = load_module(path, "cpu")
+
+    def run(self, inputs: Inputs) -> Outputs:
+        """Take the steps."""
+        rows = len(inputs.token)
+        padded = pad_rows(inputs, max(rows, FEWEST_ROWS))
+        with torch.inference_mode():
+            *arguments, top = [torch.from_numpy(np.require(value, requirements=["C", "W"])) for value in padded]
+            found = self._module(*arguments, int(top), has_filters(inputs), has_penalties(inputs))
+        return Outputs(*(part.numpy()[:, :rows] for part in found[: len(Outputs._fields)]))
+
+    def arena(self) -> HostArena:
+        """In main memory."""
+        return HostArena(self.shape)
+
+
+def pad_rows(inputs: Inputs, rows: int) -> Inputs:
+    """Repeat the last row until there are `rows`."""
+    missing = rows - len(inputs.token)
+    if not missing:
+        return inputs
+    padded = {
+        name: np.concatenate([value, np.repeat(value.take([-1], axis), missing, axis)], axis)
+        for name, axis in ROW_AXIS.items()
+        for value in [getattr(inputs, name)]
+    }
+    return inputs._replace(**padded)

@@ -1,0 +1,306 @@
+"""The loom: advances all live rows together, some tokens at a time.
+
+Knows: jobs, rows, ticks, worker threads. Does not know: text, sessions, event loops, gRPC.
+
+A tick is one decoder call. Each worker is one thread that makes tick after tick, with its share of the rows that no
+other worker has at that moment; rows belong to no worker. Before a tick, at one fixed point, rows join and leave: new
+jobs get a row, cancelled ones lose theirs. One more worker takes only rows that wait for their first token, in short
+ticks: so a new job need not wait until a long tick ends. Results go to `deliver`, at most once per tick, on the thread
+of the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
+from charloom.engine.decoding.step_cost import StepCost
+from charloom.engine.errors import Draining, Overloaded
+from charloom.engine.loom.backoff import Backoff
+from charloom.engine.loom.batch import inputs_of, logprobs_of
+from charloom.engine.loom.jobs import Chunk, FinishReason, Job
+from charloom.engine.loom.row import Delivery, Strand
+from charloom.engine.loom.schedule import message_pause, tick_steps
+
+log = logging.getLogger(__name__)
+
+
+class Loom:
+    """Runs jobs on one decoder.
+
+    Args:
+        decoder: who computes
+        deliver: called after each tick, on a worker's thread, with everything that the tick brought
+        cost: what a decoder step costs
+        workers: how many decoder calls may run at a time, a thread each; and one more for first tokens
+        tick_seconds: how long a tick should take when there is work for longer
+        max_rows: most rows in one tick; more jobs wait
+        max_waiting: most jobs that wait, more are refused; and most jobs that are paused, more are ended
+        unread_limit: generated tokens that a reader may leave unread before its job is paused
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        deliver: Callable[[Sequence[Delivery]], None],
+        *,
+        cost: StepCost,
+        workers: int = 1,
+        tick_seconds: float = 0.01,
+        max_rows: int = 256,
+        max_waiting: int = 1024,
+        unread_limit: int = 8192,
+    ) -> None:
+        self.decoder = decoder
+        self._unread_limit = unread_limit
+        self._deliver = deliver
+        self._tick_seconds = tick_seconds
+        self._max_rows = max_rows
+        self._max_waiting = max_waiting
+        self._backoff = Backoff()
+        self._cost = cost
+        self._share = workers
+        """Into how many ticks the rows are split."""
+        # All below is read and written under one lock alone; two kinds of workers wait for news.
+        lock = threading.Lock()
+        self._news, self._arrivals = threading.Condition(lock), threading.Condition(lock)
+        self._idle = 0
+        """How many workers, but for the one for first tokens, look for work or wait for it."""
+        self._starter_idle = False
+        """Whether that one waits."""
+        self._arena = decoder.arena()
+        self._live: list[Strand] = []
+        self._waiting: deque[Strand] = deque()
+        self._draining = False
+        self._ending: FinishReason | None = None
+        """Set when all jobs are to end at once: why."""
+        kinds = [*[False] * workers, True]
+        self._workers = [
+            threading.Thread(target=self._work, args=(starting,), name=f"charloom-loom-{number}", daemon=True)
+            for number, starting in enumerate(kinds)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    # Called from any thread.
+
+    def submit(self, job: Job, receiver: Callable[[Chunk], None]) -> Strand:
+        """Put a job on the loom; it joins the next tick that has room.
+
+        Raises:
+            Overloaded: too many jobs wait already.
+            Draining: the loom takes no more jobs.
+        """
+        with self._news:
+            self.admit()
+            strand = Strand(
+                job, receiver, self._wake, self._unread_limit, self._arena.to_host, self.decoder.shape.vocabulary
+            )
+            self._waiting.append(strand)
+            (self._arrivals if self._starter_idle else self._news).notify()
+        return strand
+
+    def admit(self) -> None:
+        """Raise as `submit` would now; so that a call that will be refused costs no more than that."""
+        if self._draining:
+            raise Draining
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"{len(self._waiting)} calls are waiting already", retry_after=self._backoff.refuse())
+
+    def _wake(self) -> None:
+        """Let idle workers look at the rows again; busy ones will before their next tick."""
+        if self._idle:
+            with self._news:
+                self._news.notify_all()
+
+    def drain(self, seconds: float) -> None:
+        """Refuse new jobs, wait up to `seconds` for the others, then `cut` them, until the workers have ended."""
+        with self._news:
+            self._draining = True
+            self._notify_all()
+        end = time.monotonic() + seconds
+        for worker in self._workers:
+            worker.join(max(0.0, end - time.monotonic()))
+        self.cut()
+        for worker in self._workers:
+            worker.join()
+
+    def cut(self) -> None:
+        """End all jobs with DRAINING before their next tick, and stop."""
+        self._end_all(FinishReason.DRAINING)
+
+    def _end_all(self, reason: FinishReason) -> None:
+        with self._news:
+            self._draining = True
+            self._ending = self._ending or reason
+            self._notify_all()
+
+    def _notify_all(self) -> None:
+        self._news.notify_all()
+        self._arrivals.notify_all()
+
+    @property
+    def working(self) -> bool:
+        """Whether all workers are there."""
+        return all(worker.is_alive() for worker in self._workers)
+
+    @property
+    def live(self) -> int:
+        """Rows on the loom at this moment."""
+        return len(self._live)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for a row."""
+        return len(self._waiting)
+
+    # The workers.
+
+    def _work(self, starting: bool) -> None:
+        """Make ticks, of rows without their first token if `starting`, until the loom ends."""
+        strands: list[Strand] = []
+        try:
+            while True:
+                deliveries, strands, more = self._next_tick(starting)
+                if strands:
+                    deliveries += self._tick(strands)
+                if deliveries:
+                    self._deliver(deliveries)
+                if not more:
+                    return
+                # Only now may another worker have them: their chunks must be delivered in order.
+                self._let_go(strands)
+        except Exception:
+            log.exception("a worker of the loom broke; the loom fails its jobs and takes no more")
+            self._end_all(FinishReason.FAILED)
+            self._let_go(strands)
+            with self._news:
+                lost = self._change_rows()
+            self._deliver(lost)
+
+    def _let_go(self, strands: Sequence[Strand]) -> None:
+        with self._news:
+            for strand in strands:
+                strand.ticking = False
+            if self._idle:
+                self._news.notify_all()
+            if self._draining or any(not strand.started for strand in strands):
+                self._arrivals.notify()
+
+    def _next_tick(self, starting: bool) -> tuple[list[Delivery], list[Strand], bool]:
+        """What changed, the rows of the next tick, and whether to go on; waits while there is nothing of it."""
+        with self._news:
+            # Counted before the rows are looked at, so that a reader that takes tokens meanwhile wakes a worker.
+            self._idle += not starting
+            try:
+                while True:
+                    deliveries = self._change_rows()
+                    strands = self._pick_rows(starting)
+                    ended = self._draining and not self._live and not self._waiting
+                    if strands or deliveries or ended:
+                        if self._idle > (not starting) and any(not strand.ticking for strand in self._live):
+                            self._news.notify()
+                        return deliveries, strands, not ended
+                    if starting:
+                        self._starter_idle = True
+                        self._arrivals.wait()
+                        self._starter_idle = False
+                    else:
+                        self._news.wait()
+            finally:
+                self._idle -= not starting
+
+    def _change_rows(self) -> list[Delivery]:
+        """The one point where rows join and leave."""
+        ending = self._ending
+        leaving = [s for s in (*self._live, *self._waiting) if not s.ticking and (ending or s.cancelled)]
+        deliveries = [self._dismiss(strand, ending or FinishReason.CANCELLED) for strand in leaving]
+        # A paused row takes no part in ticks, so it does not keep others from joining; but it keeps memory.
+        paused = [strand for strand in self._live if not strand.ticking and not strand.runnable]
+        for strand in paused[: max(0, len(paused) - self._max_waiting)]:
+            deliveries.append(self._dismiss(strand, FinishReason.STALLED))
+        room = self._max_rows * self._share - (len(self._live) - len(paused))
+        for _ in range(min(max(0, room), len(self._waiting))):
+            strand = self._waiting.popleft()
+            strand.slot = self._arena.take(strand.job.start.h, strand.job.start.c)
+            strand.begun = time.monotonic()
+            self._live.append(strand)
+        return deliveries
+
+    def _pick_rows(self, starting: bool) -> list[Strand]:
+        """A worker's share of the rows that can run, those first that have waited longest.
+
+        Only rows without their first token if `starting`. There may be more of those than this one worker can take, so
+        the others take what they find.
+        """
+        running = [strand for strand in self._live if strand.runnable and not (starting and strand.started)]
+        share = min(self._max_rows, math.ceil(len(running) / self._share))
+        picked = [strand for strand in running if not strand.ticking][:share]
+        for strand in picked:
+            strand.ticking = True
+        return picked
+
+    def _tick(self, strands: Sequence[Strand]) -> list[Delivery]:
+        works = [strand.work for strand in strands]
+        count = tick_steps(works, self._cost.expected(len(strands)), self._tick_seconds)
+        steps = [min(count, work.to_feed + work.to_generate) for work in works]
+        slots = [strand.slot for strand in strands]
+        try:
+            inputs = inputs_of(strands, steps, *self._arena.gather(slots), self.decoder.shape)
+            outputs = self.decoder.run(inputs)
+            if outputs.tokens.shape != inputs.forced.shape:
+                raise ValueError(f"the decoder returned tokens of shape {outputs.tokens.shape}")
+        except Exception:
+            log.exception("the decoder failed on %d rows x %d steps", len(strands), count)
+            if len(strands) == 1:
+                with self._news:
+                    return [self._dismiss(strands[0], FinishReason.FAILED)]
+            # One row's fault must not end the others: each is tried alone.
+            return [delivery for strand in strands for delivery in self._tick([strand])]
+        with self._news:
+            self._arena.scatter(slots, outputs.h, outputs.c)
+            return self._take_results(strands, steps, inputs, outputs)
+
+    def _take_results(
+        self, strands: Sequence[Strand], steps: Sequence[int], inputs: Inputs, outputs: Outputs
+    ) -> list[Delivery]:
+        now = time.monotonic()
+        # The rows of this tick go to the end of the line, for when there are more than a tick takes.
+        ticked = set(strands)
+        self._live.sort(key=ticked.__contains__)
+        pause = message_pause(len(self._live), self._tick_seconds)
+        columns = outputs.tokens.T.tolist()
+        before, after = (inputs.h, inputs.c), (outputs.h, outputs.c)
+        deliveries: list[Delivery] = []
+        for row, strand in enumerate(strands):
+            if strand.cancelled:
+                continue  # nobody wants to know
+            tokens, top = columns[row][: steps[row]], strand.job.top_logprobs
+            logprobs = () if top is None else logprobs_of(outputs, row, steps[row], top)
+            chunk = strand.advance(tokens, logprobs, row, before, after, now, pause)
+            if chunk is not None:
+                deliveries.append((strand, chunk))
+                if chunk.finish is not None:
+                    self._leave(strand)
+        return deliveries
+
+    def _dismiss(self, strand: Strand, reason: FinishReason) -> Delivery:
+        present = (strand.job.start.h[:, None], strand.job.start.c[:, None])
+        if strand.slot >= 0:
+            present = self._arena.gather([strand.slot])
+        chunk = strand.dismiss(reason, present)
+        self._leave(strand)
+        return strand, chunk
+
+    def _leave(self, strand: Strand) -> None:
+        if strand.slot >= 0:
+            self._arena.release(strand.slot)
+            self._live.remove(strand)
+            strand.slot = -1
+        else:
+            self._waiting.remove(strand)

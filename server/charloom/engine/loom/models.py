@@ -1,0 +1,131 @@
+"""The models that an engine serves, each with its loom.
+
+Knows: bundles, decoders, looms, the event loop that their results go to. Does not know: sessions, requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from charloom.bundle import Bundle, Vocabulary
+from charloom.engine.calls.requests import Limits
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.invariance import is_batch_invariant
+from charloom.engine.decoding.step_cost import StepCost
+from charloom.engine.errors import ModelNotFound, SessionOfAnotherModel
+from charloom.engine.loom.loom import Loom
+from charloom.engine.loom.row import Delivery
+from charloom.engine.sessions.session import History, Session, Snapshot
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model."""
+
+    name: str
+    bundle: Bundle
+    decoder: Decoder
+    loom: Loom
+    batch_invariant: bool
+
+    @property
+    def digest(self) -> str:
+        """One value for its weights, vocabulary and decoders."""
+        return self.bundle.manifest.digest
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its symbols."""
+        return self.bundle.vocabulary
+
+    def fresh(self, seed: int) -> Snapshot:
+        """Zero state, before any text."""
+        return Snapshot.fresh(self.decoder.shape, self.bundle.manifest.start_token, seed)
+
+    def fresh_history(self) -> History:
+        """Of the zero state."""
+        return History.fresh(self.decoder.shape, self.bundle.manifest.start_token)
+
+
+class Models:
+    """Models by name, the default one first; make it inside the event loop that will use it.
+
+    Raises:
+        ValueError: there is no model, or two have the same name.
+    """
+
+    def __init__(self, models: Sequence[tuple[Bundle, Decoder]], limits: Limits) -> None:
+        self._event_loop = asyncio.get_running_loop()
+        self._models: dict[str, Model] = {}
+        if not models:
+            raise ValueError("an engine needs at least one model")
+        paths: dict[str, Path] = {}
+        for bundle, _ in models:
+            name = bundle.manifest.name
+            if name in paths:
+                raise ValueError(
+                    f"two bundles are named {name!r}: {paths[name]} and {bundle.path}; export one with another --name"
+                )
+            paths[name] = bundle.path
+        for bundle, decoder in models:
+            name = bundle.manifest.name
+            loom = Loom(
+                decoder,
+                self._deliver,
+                cost=StepCost.measured(decoder),
+                workers=limits.workers,
+                tick_seconds=limits.tick_seconds,
+                max_rows=limits.max_rows,
+                max_waiting=limits.max_waiting,
+            )
+            self._models[name] = Model(name, bundle, decoder, loom, is_batch_invariant(decoder, limits.max_rows))
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self._models.values())
+
+    def named(self, name: str) -> Model:
+        """The model of this name; empty for the default one.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        if not name:
+            return next(iter(self))
+        try:
+            return self._models[name]
+        except KeyError:
+            raise ModelNotFound(name, list(self._models)) from None
+
+    def of(self, session: Session, wanted: str = "") -> Model:
+        """The model of a session.
+
+        Raises:
+            ModelNotFound: there is no model of the name that is wanted.
+            SessionOfAnotherModel: it is another, or the session's is not loaded here.
+        """
+        if wanted and self.named(wanted).name != session.model:
+            raise SessionOfAnotherModel(session.id, session.model, wanted)
+        model = self._models.get(session.model)
+        if model is None or model.digest != session.model_digest:
+            loaded = f"{model.name} ({model.digest[:12]})" if model else ", ".join(self._models)
+            its = f"{session.model} ({session.model_digest[:12]})" if model else session.model
+            raise SessionOfAnotherModel(session.id, its, loaded)
+        return model
+
+    def with_digest(self, digest: str) -> Model | None:
+        """The model of this digest, if it is loaded."""
+        return next((model for model in self if model.digest == digest), None)
+
+    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """On the worker's thread: one wake-up of the event loop for everything that a tick brought."""
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is left to tell
+            self._event_loop.call_soon_threadsafe(_hand_out, deliveries)
+
+
+def _hand_out(deliveries: Sequence[Delivery]) -> None:
+    for strand, chunk in deliveries:
+        strand.receiver(chunk)

@@ -1,0 +1,164 @@
+"""Snapshots and sessions as bytes.
+
+Knows: their fields. Does not know: where the bytes go.
+
+A record is a header (magic, version, length of the fields, checksum), the fields as JSON, then the arrays as they are
+in memory, little-endian. Nothing in it is executed when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+
+from charloom.engine.clock import from_microseconds, to_microseconds
+from charloom.engine.sessions.session import Call, History, Origin, Session, Snapshot
+
+_MAGIC, _VERSION = b"CLR", 1
+_HEADER = struct.Struct("<3sBII")
+
+
+# What reading a damaged record may come to.
+_UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError, struct.error)
+
+
+class UnreadableRecord(ValueError):
+    """Bytes that are not a record, or of another version."""
+
+
+def from_snapshot(snapshot: Snapshot, fields: dict[str, Any]) -> bytes:
+    """A snapshot, with some more fields beside it, as bytes."""
+    arrays: list[bytes] = []
+    return _record({"snapshot": _snapshot_fields(snapshot, arrays), **fields}, arrays)
+
+
+def to_snapshot(data: bytes) -> tuple[Snapshot, dict[str, Any]]:
+    """The snapshot and the other fields.
+
+    Raises:
+        UnreadableRecord: these bytes are none.
+    """
+    try:
+        fields, arrays = _parts(data)
+        return _snapshot(fields.pop("snapshot"), arrays), fields
+    except _UNREADABLE as problem:
+        raise UnreadableRecord(f"not a snapshot: {problem}") from problem
+
+
+def from_session(session: Session) -> bytes:
+    """A session as bytes."""
+    arrays: list[bytes] = []
+    history = session.history
+    fields = {
+        "id": session.id,
+        "tenant": session.tenant,
+        "model": session.model,
+        "digest": session.model_digest,
+        "version": session.version,
+        "times": [to_microseconds(time) for time in (session.created, session.updated, session.expires)],
+        "time_to_live": session.time_to_live // timedelta(microseconds=1),
+        "origin": session.origin,
+        "call": session.call,
+        "snapshot": _snapshot_fields(session.snapshot, arrays),
+        "checkpoints": [_snapshot_fields(checkpoint, arrays) for checkpoint in history.checkpoints],
+        "tokens": [history.kind, len(history.tokens)],
+    }
+    return _record(fields, [*arrays, history.tokens])
+
+
+def to_session(data: bytes) -> Session:
+    """The session.
+
+    Raises:
+        UnreadableRecord: these bytes are none.
+    """
+    try:
+        fields, arrays = _parts(data)
+        snapshot = _snapshot(fields["snapshot"], arrays)
+        checkpoints = tuple(_snapshot(one, arrays) for one in fields["checkpoints"])
+        kind, count = fields["tokens"]
+        created, updated, expires = map(from_microseconds, fields["times"])
+        return Session(
+            id=fields["id"],
+            tenant=fields["tenant"],
+            model=fields["model"],
+            model_digest=fields["digest"],
+            snapshot=snapshot,
+            history=History(checkpoints, arrays.take(count), kind),
+            version=fields["version"],
+            created=created,
+            updated=updated,
+            time_to_live=timedelta(microseconds=fields["time_to_live"]),
+            expires=expires,
+            origin=None if fields["origin"] is None else Origin(*fields["origin"]),
+            call=None if fields["call"] is None else Call(*fields["call"]),
+        )
+    except _UNREADABLE as problem:
+        raise UnreadableRecord(f"not a session: {problem}") from problem
+
+
+class _Arrays:
+    """What follows the fields, piece by piece."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        start, self._at = self._at, self._at + count
+        if not 0 <= start <= self._at <= len(self._data):
+            raise ValueError("it ends too early")
+        return self._data[start : self._at]
+
+
+def _record(fields: dict[str, Any], arrays: list[bytes]) -> bytes:
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    body = b"".join([text, *arrays])
+    return _HEADER.pack(_MAGIC, _VERSION, len(text), zlib.crc32(body)) + body
+
+
+def _parts(data: bytes) -> tuple[dict[str, Any], _Arrays]:
+    magic, version, length, checksum = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        raise ValueError("it is something else")
+    if version != _VERSION:
+        raise ValueError(f"it has version {version}, this server reads {_VERSION}")
+    body = data[_HEADER.size :]
+    # The length is not in the sum: a wrong one does not make JSON of the fields, or not with all their arrays.
+    if zlib.crc32(body) != checksum or length > len(body):
+        raise ValueError("it was damaged")
+    fields = json.loads(body[:length])
+    if not isinstance(fields, dict):
+        raise TypeError("its fields are not an object")
+    return fields, _Arrays(body[length:])
+
+
+def _snapshot_fields(snapshot: Snapshot, arrays: list[bytes]) -> dict[str, Any]:
+    zero = not snapshot.state.any()
+    if not zero:
+        arrays.append(snapshot.state.astype("<f4").tobytes())
+    return {
+        "shape": snapshot.state.shape,
+        "zero": zero,
+        "pending": snapshot.pending,
+        "position": snapshot.position,
+        "seed": snapshot.seed,
+        "tail": snapshot.tail.hex(),
+    }
+
+
+def _snapshot(fields: dict[str, Any], arrays: _Arrays) -> Snapshot:
+    two, layers, hidden = fields["shape"]
+    if two != 2 or min(layers, hidden) < 1:
+        raise ValueError("its state has another form")
+    if fields["zero"]:
+        state = np.zeros((2, layers, hidden), np.float32)
+    else:
+        state = np.frombuffer(arrays.take(2 * 4 * layers * hidden), "<f4").reshape(2, layers, hidden)
+    pending = tuple(int(token) for token in fields["pending"])
+    return Snapshot(state, pending, fields["position"], fields["seed"], bytes.fromhex(fields["tail"]))

@@ -1,0 +1,148 @@
+"""States as tokens that only servers with the right key can open: encrypted, and proof against any change.
+
+Knows: keys, the form of a token. Does not know: who may have one.
+
+A token is a header (magic, version, id of the key, nonce) and a record encrypted with AES-256-GCM, which authenticates
+the header too.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
+from charloom.engine.errors import (
+    SealedStateCorrupt,
+    SealedStateExpired,
+    SealedStateOfAnotherTenant,
+    SealedStateVersion,
+)
+from charloom.engine.sessions import record
+from charloom.engine.sessions.session import Snapshot
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_MAGIC, _VERSION = b"CLST", 1
+_NONCE_BYTES = 12
+_HEADER = struct.Struct(f"<4sB4s{_NONCE_BYTES}s")
+KEY_BYTES = 32
+
+
+class SealedState(NamedTuple):
+    """What a token holds."""
+
+    snapshot: Snapshot
+    model: str
+    model_digest: str
+    decoder: str
+    """The kind of decoder that made it."""
+
+
+@dataclass(frozen=True)
+class Sealer:
+    """Seals with the first key, opens with any of them.
+
+    Args:
+        keys: of `KEY_BYTES` each, the newest first
+        now: the clock
+    """
+
+    keys: Sequence[bytes]
+    now: Callable[[], datetime] = utc_now
+
+    def seal(self, state: SealedState, tenant: str, time_to_live: timedelta) -> tuple[bytes, datetime]:
+        """A token for a tenant, and when it expires."""
+        key, expires = self.keys[0], self.now() + time_to_live
+        fields = {
+            "model": state.model,
+            "digest": state.model_digest,
+            "decoder": state.decoder,
+            "tenant": tenant,
+            "expires": to_microseconds(expires),
+        }
+        nonce = os.urandom(_NONCE_BYTES)
+        header = _HEADER.pack(_MAGIC, _VERSION, _key_id(key), nonce)
+        return header + _cipher(key).encrypt(nonce, record.from_snapshot(state.snapshot, fields), header), expires
+
+    def open(self, token: bytes, tenant: str) -> SealedState:
+        """What a token holds.
+
+        Raises:
+            SealedStateCorrupt, SealedStateVersion, SealedStateExpired, SealedStateOfAnotherTenant: as their names say.
+        """
+        from cryptography.exceptions import InvalidTag
+
+        if len(token) < _HEADER.size or not token.startswith(_MAGIC):
+            raise SealedStateCorrupt("it is no state of this kind, or not all of it")
+        _, version, key_id, nonce = _HEADER.unpack_from(token)
+        if version != _VERSION:
+            raise SealedStateVersion(version, _VERSION)
+        key = next((key for key in self.keys if _key_id(key) == key_id), None)
+        if key is None:
+            raise SealedStateCorrupt("this server lacks the key that it names")
+        try:
+            plain = _cipher(key).decrypt(nonce, token[_HEADER.size :], token[: _HEADER.size])
+            snapshot, fields = record.to_snapshot(plain)
+        except (InvalidTag, record.UnreadableRecord):
+            raise SealedStateCorrupt("it is not what was sealed") from None
+        if fields["tenant"] != tenant:
+            raise SealedStateOfAnotherTenant
+        expires = from_microseconds(fields["expires"])
+        if expires <= self.now():
+            raise SealedStateExpired(expires)
+        return SealedState(snapshot, fields["model"], fields["digest"], fields["decoder"])
+
+
+def new_keys() -> list[bytes]:
+    """A key that nobody else has."""
+    return [os.urandom(KEY_BYTES)]
+
+
+def read_keys(path: Path) -> list[bytes]:
+    """The keys in a file: one a line, the newest first, `KEY_BYTES` bytes each in base64; '#' begins a comment.
+
+    Raises:
+        ValueError: a line is no key, or there is none.
+        OSError: the file cannot be read.
+    """
+    keys = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        text = line.split("#")[0].strip()
+        if not text:
+            continue
+        try:
+            key = base64.b64decode(text, validate=True)
+        except binascii.Error:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise ValueError(
+                f"{path}, line {number}: not a key of {KEY_BYTES} bytes in base64; "
+                f"make one with `head -c {KEY_BYTES} /dev/urandom | base64`"
+            )
+        keys.append(key)
+    if not keys:
+        raise ValueError(f"{path}: there is no key in it; make one with `head -c {KEY_BYTES} /dev/urandom | base64`")
+    return keys
+
+
+def _key_id(key: bytes) -> bytes:
+    return hashlib.sha256(b"charloom key id" + key).digest()[:4]
+
+
+@functools.lru_cache(maxsize=16)
+def _cipher(key: bytes) -> AESGCM:
+    # Not at the top: it takes a while, and a server that seals nothing does without.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(key)

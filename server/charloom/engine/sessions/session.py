@@ -1,0 +1,218 @@
+"""A session as a value: its state, and the states that it can go back to.
+
+Knows: what a generation goes on from. Does not know: where sessions are kept, how text is generated.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+
+from charloom.bundle import Vocabulary
+from charloom.engine.decoding.decoder import Floats, Ints, Shape
+from charloom.engine.errors import PositionNotKept
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that decides how a text goes on. The array is never written to."""
+
+    state: Floats
+    """[2, L, H], h and c: one array, because there may be very many snapshots"""
+    pending: tuple[int, ...]
+    """Tokens chosen or fed, but not yet read by the network, oldest first; at least one."""
+    position: int
+    """Tokens fed and generated since the state was zero, the pending ones included."""
+    seed: int
+    tail: bytes = b""
+    """Bytes of a character that is not complete yet; they open the text of the next generation."""
+
+    @property
+    def h(self) -> Floats:
+        """The hidden state, [L, H]."""
+        h: Floats = self.state[0]
+        return h
+
+    @property
+    def c(self) -> Floats:
+        """The cell state, [L, H]."""
+        c: Floats = self.state[1]
+        return c
+
+    @classmethod
+    def fresh(cls, shape: Shape, start_token: int, seed: int) -> Snapshot:
+        """Zero state, before any text."""
+        return replace(_zero(shape.layers, shape.hidden, start_token), seed=seed)
+
+
+@functools.lru_cache
+def _zero(layers: int, hidden: int, start_token: int) -> Snapshot:
+    zeros = np.zeros((2, layers, hidden), np.float32)
+    zeros.flags.writeable = False
+    return Snapshot(zeros, (start_token,), 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Some earlier states, and all tokens since the first of them: any position in between can be had again.
+
+    A state between two checkpoints is that of the earlier one, with the tokens since then still to be read: the network
+    reads them again at the next call, which gives the same bits.
+    """
+
+    checkpoints: tuple[Snapshot, ...]
+    """Oldest first, at least one."""
+    tokens: bytes
+    """From the first checkpoint up to the present."""
+    kind: str
+    """NumPy's name of the type of `tokens`: the smallest that holds the vocabulary, little-endian."""
+
+    @classmethod
+    def fresh(cls, shape: Shape, start_token: int) -> History:
+        """Of the zero state: nothing to go back to."""
+        return cls.starting(_zero(shape.layers, shape.hidden, start_token), shape)
+
+    @classmethod
+    def starting(cls, snapshot: Snapshot, shape: Shape) -> History:
+        """Nothing to go back to yet."""
+        bits = (shape.vocabulary - 1).bit_length()
+        return cls((snapshot,), b"", "<u1" if bits <= 8 else "<u2" if bits <= 16 else "<u4")
+
+    @property
+    def earliest(self) -> int:
+        """The first position that can be had again."""
+        return self.checkpoints[0].position
+
+    @property
+    def position(self) -> int:
+        """The present one."""
+        return self.earliest + len(self.tokens) // self._width
+
+    @property
+    def _width(self) -> int:
+        return int(self.kind[-1])
+
+    def between(self, start: int, end: int) -> Ints:
+        """The tokens from one kept position to another."""
+        return np.frombuffer(self._cut(start, end), self.kind).astype(np.int64)
+
+    def _cut(self, start: int, end: int) -> bytes:
+        width, first = self._width, self.earliest
+        return self.tokens[(start - first) * width : (end - first) * width]
+
+    def until(self, position: int) -> History:
+        """The history as it was at an earlier position.
+
+        Raises:
+            PositionNotKept: it is not kept any more, or in the future.
+        """
+        if not self.earliest <= position <= self.position:
+            raise PositionNotKept(position, self.earliest, self.position)
+        kept = tuple(checkpoint for checkpoint in self.checkpoints if checkpoint.position <= position)
+        return History(kept, self._cut(self.earliest, position), self.kind)
+
+    def present(self, seed: int, vocabulary: Vocabulary) -> Snapshot:
+        """The state at the end of it."""
+        last = self.checkpoints[-1]
+        unread = self.between(last.position, self.position).tolist()
+        decoder = vocabulary.decoder(last.tail)
+        decoder.feed(unread)
+        return replace(last, pending=(*last.pending, *unread), position=self.position, seed=seed, tail=decoder.tail)
+
+    def grown(self, tokens: Sequence[int], states: Sequence[Snapshot], keep: int) -> History:
+        """The history after some more tokens.
+
+        Args:
+            tokens: what was read and generated
+            states: those on the way that may become checkpoints, oldest first, the first one before all tokens
+            keep: positions to keep at least; also those since the first of `states` are
+        """
+        everything = replace(self, tokens=self.tokens + np.asarray(tokens, self.kind).tobytes())
+        present = everything.position
+        checkpoints = list(self.checkpoints)
+        for state in states:
+            if checkpoints[-1].position + spacing(keep) <= state.position < present:
+                checkpoints.append(state)
+        floor = min(present - keep, states[0].position)
+        while len(checkpoints) > 1 and checkpoints[1].position <= floor:
+            del checkpoints[0]
+        # Between the first one and the last few, tokens are enough.
+        while len(checkpoints) > 2 and checkpoints[2].position <= present - keep:
+            del checkpoints[1]
+        changed = [*map(id, checkpoints)] != [*map(id, self.checkpoints)]
+        kept = tuple(checkpoints) if changed else self.checkpoints  # which many sessions may share
+        return History(kept, everything._cut(checkpoints[0].position, present), self.kind)
+
+
+def spacing(keep: int) -> int:
+    """Positions between two checkpoints where `keep` positions are to be kept."""
+    return max(keep, 256)
+
+
+class Key(NamedTuple):
+    """What a session is found by: ids are unique within a tenant."""
+
+    tenant: str
+    id: str
+
+
+class Origin(NamedTuple):
+    """Where a session comes from, if not from the zero state."""
+
+    session_id: str
+    """Empty for one that was blended or imported."""
+    position: int
+
+
+class Call(NamedTuple):
+    """The call that changed a session last, so that it can be resumed."""
+
+    id: str
+    start: int
+    """Position before it."""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A snapshot under an id. Every change makes a new value with the next version."""
+
+    id: str
+    tenant: str
+    model: str
+    model_digest: str
+    snapshot: Snapshot
+    history: History
+    version: int
+    created: datetime
+    updated: datetime
+    time_to_live: timedelta
+    expires: datetime
+    origin: Origin | None = None
+    call: Call | None = None
+
+    @property
+    def key(self) -> Key:
+        """What it is found by."""
+        return Key(self.tenant, self.id)
+
+    def renewed(self, now: datetime) -> Session:
+        """The same, with its whole time to live ahead."""
+        return replace(self, expires=now + self.time_to_live)
+
+    def changed(self, now: datetime, snapshot: Snapshot, history: History, call: Call | None = None) -> Session:
+        """The next version; the same one where the call that made it goes on."""
+        again = call is not None and call == self.call
+        return replace(
+            self.renewed(now),
+            snapshot=snapshot,
+            history=history,
+            version=self.version + (not again),
+            updated=now,
+            call=call,
+        )

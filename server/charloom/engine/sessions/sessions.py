@@ -1,0 +1,384 @@
+"""What can be done with sessions as values, without computing anything.
+
+Knows: the store, the models' shapes, sealing. Does not know: looms, text, how states come about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from charloom.engine.calls.requests import Limits
+from charloom.engine.clock import utc_now
+from charloom.engine.errors import (
+    EngineError,
+    InvalidRequest,
+    SealedStateOfAnotherModel,
+    SessionBusy,
+    StalePosition,
+    shown,
+)
+from charloom.engine.loom.models import Model, Models
+from charloom.engine.sessions.sealing import SealedState, Sealer
+from charloom.engine.sessions.session import History, Key, Origin, Session, Snapshot
+from charloom.engine.sessions.stores.store import Lease, Store
+from charloom.engine.sessions.writer import Writer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SEED_BITS = 64
+MOST_FORKS = 1000
+_ARRIVES, _ENDS = 0.02, 1.0
+"""Seconds that a call waits for a session whose last call was, or is just being, cancelled: here, and elsewhere."""
+
+
+def new_seed() -> int:
+    """A seed that nobody asked for."""
+    return secrets.randbits(_SEED_BITS)
+
+
+def next_seed(seed: int, number: int) -> int:
+    """The seed of number `number` of several that go on from one state."""
+    return int((seed + number) % 2**_SEED_BITS)
+
+
+def require_id(field: str, value: str) -> None:
+    """Check an id from a request.
+
+    Raises:
+        InvalidRequest: it is malformed.
+    """
+    if not _ID.fullmatch(value):
+        raise InvalidRequest(field, f"{shown(value)} is not allowed; use up to 64 letters, digits, '.', '_' and '-'")
+
+
+class Sessions:
+    """The sessions of an engine.
+
+    Args:
+        store: where they are
+        models: whose they are
+        limits: what to accept
+        sealer: makes tokens of them
+
+    Everything may raise `StoreUnavailable`, and what writes `StoreFull`. What takes a key raises `SessionNotFound`,
+    `SessionExpired` or `SessionDeleted` where there is no such session, and what changes it `SessionBusy` where a call
+    is using it.
+    """
+
+    def __init__(self, store: Store, models: Models, limits: Limits, sealer: Sealer) -> None:
+        self.store = store
+        self._models = models
+        self._limits = limits
+        self._sealer = sealer
+        self._writers: dict[Key, Writer] = {}
+
+    # Made and found.
+
+    async def create(
+        self,
+        *,
+        tenant: str = "",
+        model: str = "",
+        session_id: str = "",
+        seed: int | None = None,
+        time_to_live: timedelta | None = None,
+    ) -> Session:
+        """Make a session with zero state.
+
+        Raises:
+            InvalidRequest: the id or the time to live is malformed.
+            ModelNotFound: there is no such model.
+            SessionExists: the id is in use.
+            Overloaded: no more sessions are kept.
+        """
+        chosen = self._models.named(model)
+        start = chosen.fresh(new_seed() if seed is None else seed)
+        session = self._new(chosen, Key(tenant, session_id), start, chosen.fresh_history(), None, time_to_live)
+        await self.store.add([session])
+        return session
+
+    async def start_from(
+        self, key: Key, model: Model, snapshot: Snapshot, position: int, time_to_live: timedelta | None
+    ) -> Session:
+        """Make a session of a state that has no history; raises as `create`."""
+        history = History.starting(snapshot, model.decoder.shape)
+        session = self._new(model, key, snapshot, history, Origin("", position), time_to_live)
+        await self.store.add([session])
+        return session
+
+    async def get(self, key: Key) -> Session:
+        """The session as it is, after a cancelled call has ended."""
+        await self._let_a_cancelled_call_end(key)
+        return await self.store.get(key)
+
+    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
+        """Up to `count` of a tenant's sessions whose ids come after `after`, in the order of their ids."""
+        return await self.store.page(tenant, after, count)
+
+    async def delete(self, key: Key) -> tuple[Session, datetime]:
+        """Forget a session and all that it could go back to; returns what it was, and when it was forgotten."""
+        await self._let_a_cancelled_call_end(key)
+        return await self._patiently(lambda: self.store.delete(key)), utc_now()
+
+    # Changed.
+
+    async def renew(self, key: Key, time_to_live: timedelta | None) -> Session:
+        """Set how long a session is kept without use, and renew its expiry.
+
+        Raises:
+            InvalidRequest: the time to live is out of range.
+        """
+        if time_to_live is not None:
+            self._require_time_to_live(time_to_live)
+        return await self._change(
+            key,
+            lambda session: replace(
+                session, time_to_live=session.time_to_live if time_to_live is None else time_to_live
+            ).renewed(utc_now()),
+        )
+
+    async def rewind(self, key: Key, position: int, seed: int | None, expected_position: int | None) -> Session:
+        """Put a session back to an earlier position.
+
+        Raises:
+            PositionNotKept: it is in the future, or no longer kept.
+            StalePosition: the session is not where it was expected.
+            SessionOfAnotherModel: its model is not loaded here.
+        """
+
+        def rewound(session: Session) -> Session:
+            require_position(session, expected_position)
+            wanted = session.snapshot.seed if seed is None else seed
+            snapshot, history = self._at(session, position)
+            return session.changed(utc_now(), replace(snapshot, seed=wanted), history)
+
+        return await self._change(key, rewound)
+
+    async def fork(
+        self,
+        key: Key,
+        *,
+        position: int | None,
+        count: int,
+        seed: int | None,
+        ids: Sequence[str],
+        time_to_live: timedelta | None,
+    ) -> list[Session]:
+        """Make sessions that go on from where this one stands, or stood.
+
+        Raises:
+            InvalidRequest: the count, an id or the time to live is malformed.
+            PositionNotKept: it is in the future, or no longer kept.
+            SessionExists: an id is in use.
+            Overloaded: no more sessions are kept.
+            SessionOfAnotherModel: its model is not loaded here.
+        """
+        if not 1 <= count <= MOST_FORKS:
+            raise InvalidRequest("count", f"{count} is not allowed; from 1 to {MOST_FORKS}")
+        if ids and len(ids) != count:
+            raise InvalidRequest("new_session_ids", f"there are {len(ids)} ids for {count} copies; give one for each")
+        if len(set(ids)) != len(ids):
+            raise InvalidRequest("new_session_ids", "two of them are the same")
+        session = await self.get(key)
+        model = self._models.of(session)
+        position = session.snapshot.position if position is None else position
+        snapshot, history = self._at(session, position)
+        origin = Origin(session.id, position)
+        forks = [
+            self._new(
+                model,
+                Key(key.tenant, ids[number] if ids else ""),
+                replace(snapshot, seed=new_seed() if seed is None else next_seed(seed, number)),
+                history,
+                origin,
+                session.time_to_live if time_to_live is None else time_to_live,
+                named=bool(ids),
+            )
+            for number in range(count)
+        ]
+        await self.store.add(forks)
+        return forks
+
+    # Sealed.
+
+    async def export(self, key: Key, time_to_live: timedelta | None) -> tuple[bytes, datetime]:
+        """A session's state as a token, and when that expires.
+
+        Raises:
+            InvalidRequest: the time to live is out of range.
+            SessionOfAnotherModel: its model is not loaded here.
+        """
+        session = await self.get(key)
+        return self.seal(self._models.of(session), session.snapshot, key.tenant, time_to_live)
+
+    async def import_(self, token: bytes, key: Key, time_to_live: timedelta | None) -> tuple[Session, bool]:
+        """Make a session of a token; returns it, and whether its text goes on bit for bit.
+
+        Raises:
+            SealedStateCorrupt, SealedStateVersion, SealedStateExpired, SealedStateOfAnotherTenant,
+            SealedStateOfAnotherModel: as their names say.
+            and as `create`.
+        """
+        model, state = self.unseal(token, key.tenant)
+        session = await self.start_from(key, model, state.snapshot, state.snapshot.position, time_to_live)
+        return session, state.decoder == f"{model.decoder.kind} {model.decoder.device}"
+
+    def seal(
+        self, model: Model, snapshot: Snapshot, tenant: str, time_to_live: timedelta | None = None
+    ) -> tuple[bytes, datetime]:
+        """A state as a token, and when it expires.
+
+        Raises:
+            InvalidRequest: the time to live is out of range.
+        """
+        time_to_live = self._require_time_to_live(time_to_live)
+        decoder = f"{model.decoder.kind} {model.decoder.device}"
+        return self._sealer.seal(SealedState(snapshot, model.name, model.digest, decoder), tenant, time_to_live)
+
+    def unseal(self, token: bytes, tenant: str) -> tuple[Model, SealedState]:
+        """The state in a token, and its model; raises as `import_`."""
+        state = self._sealer.open(token, tenant)
+        model = self._models.with_digest(state.model_digest)
+        if model is None:
+            raise SealedStateOfAnotherModel(state.model, state.model_digest)
+        return model, state
+
+    # Written by calls.
+
+    async def acquire(self, key: Key, call_id: str = "") -> Writer:
+        """Become a session's one writer.
+
+        Args:
+            key: of the session
+            call_id: of the call: it takes the session over from itself where it was not known yet to have broken off
+        """
+        running = self._writers.get(key)
+        if running is not None and call_id and running.call_id == call_id:
+            running.lost()
+            await running.ends_within(_ENDS)
+        else:
+            await self._let_a_cancelled_call_end(key)
+        lease = await self._patiently(lambda: self.store.acquire(key, call_id))
+        return self._writer(lease, call_id)
+
+    async def keep_leases(self) -> None:
+        """Tell a shared store that the writers here are alive, and writers that they are not the ones any more."""
+        writers = list(self._writers.values())
+        if not writers:
+            return
+        try:
+            lost = await self.store.renew([writer.lease for writer in writers])
+        except EngineError as problem:
+            log.warning("leases were not renewed: %s", problem)
+            return
+        for writer in writers:
+            if writer.lease in lost and self._writers.get(writer.session.key) is writer:
+                writer.lost()
+
+    async def all_written(self, seconds: float) -> None:
+        """Wait until no session has a writer here."""
+        await asyncio.gather(*(writer.ends_within(seconds) for writer in list(self._writers.values())))
+
+    def _writer(self, lease: Lease, call_id: str) -> Writer:
+        writer = Writer(self.store, lease, call_id, self._limits.rewind_tokens, self._written)
+        self._writers[lease.session.key] = writer
+        return writer
+
+    def _written(self, writer: Writer) -> None:
+        if self._writers.get(writer.session.key) is writer:
+            del self._writers[writer.session.key]
+
+    async def _let_a_cancelled_call_end(self, key: Key) -> None:
+        """A call that its client gave up holds its session until the next tick; a call that follows should not fail.
+
+        The news of the cancellation may also arrive a moment after the call that follows.
+        """
+        running = self._writers.get(key)
+        if running is not None and not await running.ends_within(_ARRIVES) and running.cancelled():
+            await running.ends_within(_ENDS)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The same for a call that was given up on another server."""
+        if self.store.shared:
+            for _ in range(3):
+                try:
+                    return await attempt()
+                except SessionBusy:
+                    await asyncio.sleep(_ARRIVES)
+        return await attempt()
+
+    async def _change(self, key: Key, change: Callable[[Session], Session]) -> Session:
+        writer = await self.acquire(key)
+        try:
+            self._models.of(writer.session)
+            changed = change(writer.session)
+        except BaseException:
+            await writer.give_back()
+            raise
+        return await writer.replace(changed)
+
+    def _at(self, session: Session, position: int) -> tuple[Snapshot, History]:
+        """The state at a kept position."""
+        model = self._models.of(session)
+        history = session.history.until(position)
+        if position == session.snapshot.position:
+            return session.snapshot, history
+        return history.present(session.snapshot.seed, model.vocabulary), history
+
+    def _new(
+        self,
+        model: Model,
+        key: Key,
+        snapshot: Snapshot,
+        history: History,
+        origin: Origin | None,
+        time_to_live: timedelta | None,
+        *,
+        named: bool = False,
+    ) -> Session:
+        if key.id or named:
+            require_id("session_id", key.id)
+        time_to_live, now = self._require_time_to_live(time_to_live), utc_now()
+        return Session(
+            id=key.id or secrets.token_urlsafe(16),
+            tenant=key.tenant,
+            model=model.name,
+            model_digest=model.digest,
+            snapshot=snapshot,
+            history=history,
+            version=0,
+            created=now,
+            updated=now,
+            time_to_live=time_to_live,
+            expires=now + time_to_live,
+            origin=origin,
+        )
+
+    def _require_time_to_live(self, time_to_live: timedelta | None) -> timedelta:
+        if time_to_live is None:
+            return self._limits.default_time_to_live
+        if not timedelta(0) < time_to_live <= self._limits.max_time_to_live:
+            longest = self._limits.max_time_to_live.total_seconds()
+            raise InvalidRequest(
+                "time_to_live", f"{time_to_live.total_seconds():g} s is not allowed; above 0 and up to {longest:g} s"
+            )
+        return time_to_live
+
+
+def require_position(session: Session, expected: int | None) -> None:
+    """Check where a session stands.
+
+    Raises:
+        StalePosition: elsewhere.
+    """
+    if expected is not None and expected != session.snapshot.position:
+        raise StalePosition(session.id, expected, session.snapshot.position)

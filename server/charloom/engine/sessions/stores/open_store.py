@@ -1,0 +1,44 @@
+"""From a URL to a session store.
+
+Knows: which stores there are. Does not know: how they work.
+"""
+
+from __future__ import annotations
+
+from charloom.engine.sessions.stores.memory import MemoryStore
+from charloom.engine.sessions.stores.store import Store
+
+
+async def open_store(url: str, capacity: int) -> Store:
+    """The store of a URL, which can be used.
+
+    Args:
+        url: `memory:`, `sqlite:PATH`, or `redis://`, `rediss://` (TLS) or `unix://` as redis-py takes them
+        capacity: most sessions that are kept
+
+    Raises:
+        ValueError: there is no such store, or it cannot be used so.
+        OSError: it does not answer, or its file cannot be opened.
+    """
+    scheme, _, rest = url.partition(":")
+    if url == "memory:":
+        return MemoryStore(capacity)
+    if scheme == "sqlite" and rest:
+        from charloom.engine.sessions.stores.sqlite import SqliteStore
+
+        return SqliteStore(rest, capacity)
+    if scheme in ("redis", "rediss", "unix") and rest.startswith("//"):
+        from charloom.engine.sessions.stores.redis import RedisStore
+
+        store = RedisStore(url, capacity)
+        try:
+            await store.ping()
+        except BaseException:
+            await store.close()
+            raise
+        return store
+    raise ValueError(
+        # What follows may be a password.
+        f"there is no session store {scheme + ':...'!r}; use memory:, sqlite:PATH, redis://HOST:PORT/DB, "
+        "rediss://HOST:PORT/DB or unix:///PATH/OF/SOCKET"
+    )

@@ -1,0 +1,281 @@
+"""Sessions in Redis, which several servers share.
+
+Knows: the keys, the scripts, what Redis's errors mean. Does not know: how sessions change, what a record is.
+
+Each method is one Lua script, which Redis runs as a whole or not at all. Time is the server's: it ends leases and
+sessions, so that replicas need not have the same clock; a replica tells only how much longer a session is to live.
+All keys begin with `{charloom}:`, so that a cluster has them in one place:
+
+    session:ID  hash: record; holder: the fence of a lease that was not given back; newest: that of the last lease;
+                call_id. It ends with the session's time to live, but not before its lease.
+    lease:ID    there while the lease goes on
+    mark:ID     hash, outlives its session by a day: what the session is to be called then, since when, and the holder
+    index       sorted set, the IDs in their order, for pages
+    due         sorted set, the IDs by when they end, for sweeping
+    fence       the last fence that was given
+
+ID is the tenant with its length in front, then the session's id. Fences are microseconds of the server's clock, if
+those grow: they do not repeat where Redis lost some of its memory, or all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from urllib.parse import urlsplit
+
+from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
+from charloom.engine.errors import (
+    EngineError,
+    Overloaded,
+    SessionBusy,
+    SessionDeleted,
+    SessionExists,
+    SessionExpired,
+    SessionNotFound,
+    SessionTakenOver,
+    StoreFull,
+    StoreUnavailable,
+    shown,
+)
+from charloom.engine.sessions import record
+from charloom.engine.sessions.session import Key, Session
+from charloom.engine.sessions.stores import redis_scripts as lua
+from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Lease
+
+if TYPE_CHECKING:
+    from redis.commands.core import AsyncScript
+
+_PREFIX = "{charloom}:"
+_CONNECT, _ANSWER, _PATIENCE = 1.0, 2.0, 3.0
+"""Seconds to wait for a connection, for an answer, and for all that a method needs."""
+_CONNECTIONS = 32
+_PAGE = 50
+"""Sessions of one answer; Redis answers nobody else meanwhile."""
+_BATCH = 500
+"""Sessions that one script sweeps."""
+
+
+class RedisStore:
+    """A `Store` in a Redis.
+
+    Args:
+        url: `redis://`, `rediss://` (TLS) or `unix://`, with what redis-py takes in a URL
+        capacity: most sessions that are kept
+        now: the clock that sessions' expiry was set by
+        lease_seconds: how long a lease lasts that is not renewed, the same for all servers
+
+    Raises:
+        ValueError: the URL is malformed, or redis-py is not installed.
+
+    Connects when it is first used. A lease that nobody waits for any more is given back.
+    """
+
+    shared: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        url: str,
+        capacity: int,
+        now: Callable[[], datetime] = utc_now,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        try:
+            import redis.asyncio
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+        except ModuleNotFoundError as problem:
+            raise ValueError("sessions in Redis need redis-py: pip install 'charloom[server]'") from problem
+        self._where = _without_password(url)
+        self._errors = redis.exceptions
+        try:
+            self._pool = redis.asyncio.BlockingConnectionPool.from_url(
+                url,
+                max_connections=_CONNECTIONS,
+                timeout=_ANSWER,
+                socket_timeout=_ANSWER,
+                socket_connect_timeout=_CONNECT,
+                # Redis may have done what was not answered; doing it again could be wrong.
+                retry=Retry(NoBackoff(), 0),
+                protocol=2,
+            )
+            self._pool.make_connection()  # type: ignore[no-untyped-call]  # which looks at the options
+        except (TypeError, ValueError) as problem:
+            raise ValueError(f"{self._where} is not a URL of a Redis: {problem}") from problem
+        client = redis.asyncio.Redis(connection_pool=self._pool)
+
+        def script(text: str) -> AsyncScript:
+            return client.register_script(lua.COMMON + text)
+
+        self._client = client
+        self._add, self._get, self._page = script(lua.ADD), script(lua.GET), script(lua.PAGE_OF)
+        self._acquire, self._write, self._drop = script(lua.ACQUIRE), script(lua.WRITE), script(lua.DROP)
+        self._renew, self._delete, self._sweep = script(lua.RENEW), script(lua.DELETE), script(lua.SWEEP)
+        self._capacity = capacity
+        self._now = now
+        self._times = (round(lease_seconds * 1000), round(TOMBSTONE_SECONDS * 1000))
+        self._unwatched: set[asyncio.Task[None]] = set()
+
+    async def ping(self) -> None:
+        """Find out whether Redis can be used.
+
+        Raises:
+            OSError: it does not answer.
+            ValueError: it refuses.
+        """
+        where = f"cannot keep sessions in {self._where}"
+        try:
+            await self._run(self._sweep, 1)
+        except EngineError as problem:
+            cause = problem.__cause__
+            refused = isinstance(cause, (self._errors.ResponseError, self._errors.AuthenticationError))
+            raise (ValueError if refused else OSError)(f"{where}: {str(cause) or 'no answer'}") from problem
+
+    async def add(self, sessions: Sequence[Session]) -> None:
+        """See `Store`."""
+        groups = [(_id(one.key), record.from_session(one), *self._expiry(one)) for one in sessions]
+        what, *rest = await self._run(self._add, self._capacity, *(field for group in groups for field in group))
+        if what == b"exists":
+            raise SessionExists(sessions[rest[0]].id)
+        if what == b"full":
+            raise Overloaded(f"{self._capacity} sessions are kept already, the most this server keeps", retry_after=60)
+
+    async def get(self, key: Key) -> Session:
+        """See `Store`."""
+        what, *rest = await self._run(self._get, _id(key))
+        if what != b"done":
+            _raise_what_became_of(key, what, rest)
+        return _session(key.id, rest[0])
+
+    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
+        """See `Store`."""
+        start, found = _id(Key(tenant, "")), list[Session]()
+        while len(found) < count:
+            last, *rest = await self._run(self._page, start, after, min(count - len(found), _PAGE))
+            pairs = zip(rest[::2], rest[1::2], strict=True)
+            found += [_session(name.decode()[len(start) :], data) for name, data in pairs]
+            if not last:
+                break
+            after = last.decode()[len(start) :]
+        return found
+
+    async def acquire(self, key: Key, call_id: str = "") -> Lease:
+        """See `Store`."""
+        taking = asyncio.ensure_future(self._take(key, call_id))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(self._give_back)
+            raise
+
+    async def write(self, lease: Lease, session: Session) -> None:
+        """See `Store`."""
+        await self._put(lease, session, held=True)
+
+    async def release(self, lease: Lease, session: Session) -> None:
+        """See `Store`."""
+        await self._put(lease, session, held=False)
+
+    async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
+        """See `Store`."""
+        pairs = ((_id(lease.session.key), lease.fence) for lease in leases)
+        return [leases[number] for number in await self._run(self._renew, *(field for pair in pairs for field in pair))]
+
+    async def delete(self, key: Key) -> Session:
+        """See `Store`."""
+        await self.get(key)  # one that cannot be read is not deleted, because it could not be returned
+        what, *rest = await self._run(self._delete, _id(key), to_microseconds(self._now()))
+        if what != b"done":
+            _raise_what_became_of(key, what, rest)
+        return _session(key.id, rest[0])
+
+    async def sweep(self) -> int:
+        """See `Store`. Redis forgets them by itself; this is about the lists that they are in."""
+        swept = 0
+        while True:
+            batch, due = await self._run(self._sweep, _BATCH)
+            swept += int(batch)
+            if due < _BATCH or not batch:  # all that is due may be in use
+                return swept
+
+    async def close(self) -> None:
+        """See `Store`."""
+        await asyncio.gather(*self._unwatched, return_exceptions=True)
+        await self._pool.disconnect()
+
+    async def _take(self, key: Key, call_id: str) -> Lease:
+        what, *rest = await self._run(self._acquire, _id(key), call_id)
+        if what != b"done":
+            _raise_what_became_of(key, what, rest)
+        data, fence, same_call = rest
+        try:
+            return Lease(_session(key.id, data), int(fence), bool(same_call))
+        except StoreUnavailable:
+            await self._run(self._drop, _id(key), fence)
+            raise
+
+    def _give_back(self, taken: asyncio.Future[Lease]) -> None:
+        """Give back a lease that nobody waits for any more."""
+        if taken.cancelled() or taken.exception() is not None:
+            return
+
+        async def drop(lease: Lease) -> None:
+            with contextlib.suppress(EngineError):
+                await self._run(self._drop, _id(lease.session.key), lease.fence)
+
+        task = asyncio.ensure_future(drop(taken.result()))
+        self._unwatched.add(task)
+        task.add_done_callback(self._unwatched.discard)
+
+    async def _put(self, lease: Lease, session: Session, *, held: bool) -> None:
+        # The call that acquired it, for a session that is not there any more; nobody else knows it then.
+        call_id = "" if session.call is None else session.call.id
+        (what,) = await self._run(
+            self._write,
+            *(_id(session.key), lease.fence, record.from_session(session), int(held), call_id, *self._expiry(session)),
+        )
+        if what == b"taken":
+            raise SessionTakenOver(session.id)
+
+    def _expiry(self, session: Session) -> tuple[int, int]:
+        """How many milliseconds a session has left, and when it will be said to have expired."""
+        left = (session.expires - self._now()).total_seconds()
+        return max(0, math.ceil(left * 1000)), to_microseconds(session.expires)
+
+    async def _run(self, script: AsyncScript, *values: Any) -> Any:
+        try:
+            return await asyncio.wait_for(script(keys=[_PREFIX], args=[*self._times, *values]), _PATIENCE)
+        except asyncio.TimeoutError as problem:
+            raise StoreUnavailable(f"no answer within {_PATIENCE:g} s") from problem
+        except (self._errors.RedisError, OSError) as problem:
+            full = "command not allowed when used memory" in str(problem)
+            raise (StoreFull if full else StoreUnavailable)(problem) from problem
+
+
+def _id(key: Key) -> str:
+    return f"{len(key.tenant)}:{key.tenant}:{key.id}"
+
+
+def _session(session_id: str, data: bytes) -> Session:
+    try:
+        return record.to_session(data)
+    except record.UnreadableRecord as problem:
+        raise StoreUnavailable(f"the record of session {shown(session_id)} cannot be read: {problem}") from problem
+
+
+def _raise_what_became_of(key: Key, what: bytes, rest: Sequence[bytes]) -> NoReturn:
+    if what == b"busy":
+        raise SessionBusy(key.id, _session(key.id, rest[0]).snapshot.position)
+    if what == b"unknown":
+        raise SessionNotFound(key.id)
+    at = from_microseconds(int(rest[0]))
+    raise (SessionDeleted if what == b"deleted" else SessionExpired)(key.id, at)
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

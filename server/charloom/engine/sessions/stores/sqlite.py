@@ -1,0 +1,370 @@
+"""Sessions in one SQLite file, which outlives the server.
+
+Knows: the file's tables, its transactions, what its errors mean. Does not know: how sessions change, what a record is.
+
+The file is in WAL mode with `synchronous=NORMAL`: a process that is killed at any moment loses nothing that was
+written; a power cut may lose the last moments before it, and nothing else. Several processes of one machine may share
+the file, which has to be on a disk of that machine.
+
+A record is a table's row of its own, so that acquiring a session does not write its record again. Leases are timed by
+the machine's monotonic clock, which its processes share and which starts again when it boots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
+
+from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
+from charloom.engine.errors import (
+    EngineError,
+    Overloaded,
+    SessionBusy,
+    SessionDeleted,
+    SessionExists,
+    SessionExpired,
+    SessionNotFound,
+    SessionTakenOver,
+    StoreFull,
+    StoreUnavailable,
+    shown,
+)
+from charloom.engine.sessions import record
+from charloom.engine.sessions.session import Key, Session
+from charloom.engine.sessions.stores.sqlite_file import PATIENCE, open_file
+from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Lease
+
+T = TypeVar("T")
+
+MOST_TOMBSTONES = 1_000_000
+_BATCH = 500
+"""Sessions that are swept in one transaction: others wait for it."""
+_FULL = {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"}
+"""The latter two are what SQLite makes of a quota, and of a full disk when it wants to grow its shared memory."""
+_LIVE = "held AND lease_until BETWEEN :steady + 1 AND :steady + :lease"
+"""Whether a session's lease goes on. One that ends later than any can was given before the machine booted."""
+
+
+class _Row(NamedTuple):
+    number: int
+    expires: int
+    fence: int
+    held: int
+    call_id: str
+    live: int
+
+
+class SqliteStore:
+    """A `Store` in a file.
+
+    Args:
+        path: of the file; it is made if it is missing, its folder is not
+        capacity: most sessions that are kept
+        now: the clock of expiry
+        lease_seconds: how long a lease lasts that is not renewed, the same for all processes
+        steady: the clock of leases
+
+    Raises:
+        OSError: the file cannot be opened or made.
+        ValueError: it is something else, or of another version.
+
+    A thread of its own does all the work, one method after another. What a caller no longer waits for is done all the
+    same; a lease that nobody waits for any more is given back.
+    """
+
+    shared: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        capacity: int,
+        now: Callable[[], datetime] = utc_now,
+        lease_seconds: float = LEASE_SECONDS,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._capacity = capacity
+        self._now = now
+        self._lease = round(lease_seconds * 1e6)
+        self._steady = steady
+        self._thread = ThreadPoolExecutor(1, "sqlite-store")
+        try:
+            self._connection = self._thread.submit(open_file, Path(path).absolute()).result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
+
+    async def add(self, sessions: Sequence[Session]) -> None:
+        """See `Store`."""
+        await self._do(lambda: self._add(sessions))
+
+    async def get(self, key: Key) -> Session:
+        """See `Store`."""
+        return await self._do(lambda: self._session(key, self._find(key)), "BEGIN")
+
+    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
+        """See `Store`."""
+        return await self._do(lambda: self._page(tenant, after, count), "BEGIN")
+
+    async def acquire(self, key: Key, call_id: str = "") -> Lease:
+        """See `Store`."""
+        taking = self._submit(lambda: self._acquire(key, call_id))
+        try:
+            return await asyncio.shield(asyncio.wrap_future(taking))
+        except asyncio.CancelledError:
+            taking.add_done_callback(self._give_back)
+            raise
+
+    async def write(self, lease: Lease, session: Session) -> None:
+        """See `Store`."""
+        await self._do(lambda: self._write(lease, session, held=True))
+
+    async def release(self, lease: Lease, session: Session) -> None:
+        """See `Store`."""
+        await self._do(lambda: self._write(lease, session, held=False))
+
+    async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
+        """See `Store`."""
+        return await self._do(lambda: [lease for lease in leases if not self._renew(lease)])
+
+    async def delete(self, key: Key) -> Session:
+        """See `Store`."""
+        return await self._do(lambda: self._delete(key))
+
+    async def sweep(self) -> int:
+        """See `Store`."""
+        swept, batch = 0, _BATCH
+        while batch == _BATCH:
+            batch = await self._do(self._sweep)
+            swept += batch
+        await self._do(self._drop_old_tombstones)
+        return swept
+
+    async def close(self) -> None:
+        """See `Store`."""
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            await asyncio.wrap_future(self._thread.submit(self._connection.close))
+        self._thread.shutdown(wait=False)
+
+    # What the thread does.
+
+    def _add(self, sessions: Sequence[Session]) -> None:
+        for session in sessions:
+            row = self._row(session.key)
+            if row is not None:
+                if not self._expired(row):
+                    raise SessionExists(session.id)
+                self._sql("DELETE FROM sessions WHERE number = ?", row.number)
+        while not self._has_room(len(sessions)) and self._sweep():
+            pass
+        if not self._has_room(len(sessions)):
+            raise Overloaded(f"{self._capacity} sessions are kept already, the most this server keeps", retry_after=60)
+        for session in sessions:
+            try:
+                self._insert(session, fence=0, held=False, call_id="")
+            except sqlite3.IntegrityError as problem:  # one id twice
+                raise SessionExists(session.id) from problem
+
+    def _page(self, tenant: str, after: str, count: int) -> list[Session]:
+        rows = self._connection.execute(
+            "SELECT id, record FROM sessions JOIN records ON session = number "
+            f"WHERE tenant = :tenant AND id > :after AND (expires > :now OR {_LIVE}) ORDER BY id LIMIT :count",
+            {"tenant": tenant, "after": after, "count": count, **self._times()},
+        )
+        return [_session(session_id, data) for session_id, data in rows]
+
+    def _acquire(self, key: Key, call_id: str) -> Lease:
+        row = self._find(key)
+        session = self._session(key, row)
+        same_call = bool(row.held) and call_id != "" and row.call_id == call_id
+        if row.live and not same_call:
+            raise SessionBusy(key.id, session.snapshot.position)
+        self._sql("UPDATE counters SET fence = fence + 1")
+        (fence,) = self._sql("SELECT fence FROM counters").fetchone()
+        self._sql(
+            "UPDATE sessions SET fence = ?, held = 1, lease_until = ?, call_id = ? WHERE number = ?",
+            *(fence, self._lease_until(), call_id, row.number),
+        )
+        return Lease(session, fence, same_call)
+
+    def _write(self, lease: Lease, session: Session, *, held: bool) -> None:
+        row = self._row(session.key)
+        if row is None:
+            self._write_back(lease, session, held=held)
+            return
+        if not row.held or row.fence != lease.fence:
+            raise SessionTakenOver(session.id)
+        self._sql(
+            "UPDATE sessions SET expires = ?, held = ?, lease_until = ?, call_id = ? WHERE number = ?",
+            *(to_microseconds(session.expires), held, self._lease_until() if held else 0),
+            *(row.call_id if held else "", row.number),
+        )
+        self._sql("UPDATE records SET record = ? WHERE session = ?", record.from_session(session), row.number)
+
+    def _write_back(self, lease: Lease, session: Session, *, held: bool) -> None:
+        """Write a session that is not there: it expired when its lease had ended, or the file was emptied."""
+        if self._lost(lease):
+            raise SessionTakenOver(session.id)
+        self._sql("UPDATE counters SET fence = max(fence, ?)", lease.fence)
+        call_id = session.call.id if held and session.call is not None else ""
+        self._insert(session, lease.fence, held, call_id)
+
+    def _renew(self, lease: Lease) -> bool:
+        row = self._row(lease.session.key)
+        if row is None:
+            return not self._lost(lease)
+        if row.fence != lease.fence:
+            return False
+        # It may just have been given back, which is not to be undone; nor is that a session expired.
+        if row.held and not self._expired(row):
+            self._sql("UPDATE sessions SET lease_until = ? WHERE number = ?", self._lease_until(), row.number)
+        return True
+
+    def _drop(self, lease: Lease) -> None:
+        self._sql(
+            "UPDATE sessions SET held = 0, lease_until = 0, call_id = '' WHERE tenant = ? AND id = ? AND fence = ?",
+            *(*lease.session.key, lease.fence),
+        )
+
+    def _delete(self, key: Key) -> Session:
+        row = self._find(key)
+        session = self._session(key, row)
+        if row.live:
+            raise SessionBusy(key.id, session.snapshot.position)
+        self._sql("DELETE FROM sessions WHERE number = ?", row.number)
+        at = to_microseconds(self._now())
+        self._sql("INSERT OR REPLACE INTO tombstones VALUES (?, ?, 'deleted', ?, 0)", *key, at)
+        return session
+
+    def _sweep(self) -> int:
+        """Forget some sessions whose time is up; returns how many."""
+        rows = self._connection.execute(
+            f"SELECT number FROM sessions WHERE expires <= :now AND NOT ({_LIVE}) LIMIT {_BATCH}", self._times()
+        ).fetchall()
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO tombstones "
+            "SELECT tenant, id, 'expired', expires, fence * held FROM sessions WHERE number = ?",
+            rows,
+        )
+        self._connection.executemany("DELETE FROM sessions WHERE number = ?", rows)
+        return len(rows)
+
+    def _drop_old_tombstones(self) -> None:
+        old = self._now() - timedelta(seconds=TOMBSTONE_SECONDS)
+        self._sql("DELETE FROM tombstones WHERE at < ?", to_microseconds(old))
+        self._sql(
+            "DELETE FROM tombstones WHERE at <= (SELECT at FROM tombstones ORDER BY at DESC LIMIT 1 OFFSET ?)",
+            MOST_TOMBSTONES,
+        )
+
+    # Of which that is made.
+
+    def _find(self, key: Key) -> _Row:
+        row = self._row(key)
+        if row is None:
+            self._raise_what_became_of(key)
+        if self._expired(row):
+            raise SessionExpired(key.id, from_microseconds(row.expires))
+        return row
+
+    def _row(self, key: Key) -> _Row | None:
+        row = self._connection.execute(
+            f"SELECT number, expires, fence, held, call_id, {_LIVE} FROM sessions WHERE tenant = :tenant AND id = :id",
+            {"tenant": key.tenant, "id": key.id, **self._times()},
+        ).fetchone()
+        return None if row is None else _Row(*row)
+
+    def _session(self, key: Key, row: _Row) -> Session:
+        (data,) = self._sql("SELECT record FROM records WHERE session = ?", row.number).fetchone()
+        return _session(key.id, data)
+
+    def _raise_what_became_of(self, key: Key) -> NoReturn:
+        tombstone = self._sql("SELECT kind, at FROM tombstones WHERE tenant = ? AND id = ?", *key).fetchone()
+        if tombstone is None:
+            raise SessionNotFound(key.id)
+        kind, at = tombstone
+        raise (SessionDeleted if kind == "deleted" else SessionExpired)(key.id, from_microseconds(at))
+
+    def _lost(self, lease: Lease) -> bool:
+        """Whether the holder of a lease on a session that is not there may not write it again."""
+        tombstone = self._sql("SELECT fence FROM tombstones WHERE tenant = ? AND id = ?", *lease.session.key).fetchone()
+        return tombstone is not None and bool(tombstone[0] != lease.fence)
+
+    def _insert(self, session: Session, fence: int, held: bool, call_id: str) -> None:
+        self._sql("DELETE FROM tombstones WHERE tenant = ? AND id = ?", *session.key)
+        lease_until = self._lease_until() if held else 0
+        number = self._sql(
+            "INSERT INTO sessions VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
+            *(*session.key, to_microseconds(session.expires), fence, held, lease_until, call_id),
+        ).lastrowid
+        self._sql("INSERT INTO records VALUES (?, ?)", number, record.from_session(session))
+
+    def _has_room(self, count: int) -> bool:
+        (kept,) = self._sql("SELECT sessions FROM counters").fetchone()
+        return bool(kept + count <= self._capacity)
+
+    def _expired(self, row: _Row) -> bool:
+        return row.expires <= to_microseconds(self._now()) and not row.live
+
+    def _lease_until(self) -> int:
+        return self._steady_now() + self._lease
+
+    def _steady_now(self) -> int:
+        return int(self._steady() * 1e6)
+
+    def _times(self) -> dict[str, int]:
+        return {"now": to_microseconds(self._now()), "steady": self._steady_now(), "lease": self._lease}
+
+    def _sql(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        return self._connection.execute(statement, values)
+
+    # Transactions.
+
+    async def _do(self, work: Callable[[], T], begin: str = "BEGIN IMMEDIATE") -> T:
+        return await asyncio.shield(asyncio.wrap_future(self._submit(work, begin)))
+
+    def _submit(self, work: Callable[[], T], begin: str = "BEGIN IMMEDIATE") -> Future[T]:
+        try:
+            return self._thread.submit(self._transaction, work, begin, time.monotonic() + PATIENCE)
+        except RuntimeError as problem:
+            raise StoreUnavailable("it is closed") from problem
+
+    def _transaction(self, work: Callable[[], T], begin: str, end: float) -> T:
+        try:
+            # What has waited for its turn does not wait for another process as long again.
+            self._connection.execute(f"PRAGMA busy_timeout = {max(0, round((end - time.monotonic()) * 1000))}")
+            self._connection.execute(begin)
+            try:
+                result = work()
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # some errors have ended it
+                    self._connection.execute("ROLLBACK")
+                raise
+            return result
+        except sqlite3.Error as problem:
+            name = getattr(problem, "sqlite_errorname", "")  # Python 3.10 has none
+            full = name in _FULL or "disk is full" in str(problem)
+            raise (StoreFull if full else StoreUnavailable)(problem) from problem
+
+    def _give_back(self, taken: Future[Lease]) -> None:
+        """Give back a lease that nobody waits for any more."""
+        if taken.cancelled() or taken.exception() is not None:
+            return
+        lease = taken.result()
+        with contextlib.suppress(EngineError):
+            self._submit(lambda: self._drop(lease))
+
+
+def _session(session_id: str, data: bytes) -> Session:
+    try:
+        return record.to_session(data)
+    except record.UnreadableRecord as problem:
+        raise StoreUnavailable(f"the record of session {shown(session_id)} cannot be read: {problem}") from problem

@@ -1,0 +1,102 @@
+"""What a session store does.
+
+Knows: sessions as values, who may write them. Does not know: how they change.
+
+Between calls, the store is the one home of a session. One writer at a time: a call *acquires* a session and gets a
+*lease* with a *fence*, a number that grows with each lease of that session. What is written with a fence that is not
+the newest is refused, whatever the clocks say: a replica that was cut off cannot undo what another did since. A lease
+that its holder does not renew ends after some seconds, so that a dead replica's sessions can be used again; the same
+call, resumed elsewhere, takes it over at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from charloom.engine.sessions.session import Key, Session
+
+LEASE_SECONDS = 10.0
+"""How long a shared store waits for a holder to renew."""
+TOMBSTONE_SECONDS = 24 * 3600
+"""How long it is remembered that a session expired or was deleted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lease:
+    """The right to write one session. Each is equal to itself alone."""
+
+    session: Session
+    """As it was when it was acquired."""
+    fence: int
+    same_call: bool = False
+    """Whether it was taken over from the same call, which had not ended, or whose lease had and nobody took since."""
+
+
+class Store(Protocol):
+    """Sessions by key. Every method may raise `StoreUnavailable`; those that write, `StoreFull`. None is half done."""
+
+    shared: ClassVar[bool]
+    """Whether other processes may use the same sessions: leases then have to be renewed."""
+
+    async def add(self, sessions: Sequence[Session]) -> None:
+        """Keep new sessions, all or none.
+
+        Raises:
+            SessionExists: an id is in use.
+            Overloaded: no more sessions are kept.
+        """
+
+    async def get(self, key: Key) -> Session:
+        """The session as it was written last.
+
+        Raises:
+            SessionNotFound: or SessionExpired, SessionDeleted: there is none.
+        """
+
+    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
+        """Up to `count` of a tenant's sessions whose ids come after `after`, in the order of their ids."""
+
+    async def acquire(self, key: Key, call_id: str = "") -> Lease:
+        """Take a session for one call; it does not expire until `release`, or until the lease ends.
+
+        Args:
+            key: of the session
+            call_id: of the call; a lease of the same call is taken over. Empty: of no call that could be resumed.
+
+        Raises:
+            SessionNotFound: or SessionExpired, SessionDeleted: there is none.
+            SessionBusy: another call has it.
+        """
+
+    async def write(self, lease: Lease, session: Session) -> None:
+        """Write a session and keep the lease.
+
+        Raises:
+            SessionTakenOver: a later lease was given.
+        """
+
+    async def release(self, lease: Lease, session: Session) -> None:
+        """Write a session and give the lease back; a session that the store lost meanwhile is there again.
+
+        Raises:
+            SessionTakenOver: a later lease was given.
+        """
+
+    async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Go on holding leases; returns those that were lost."""
+
+    async def delete(self, key: Key) -> Session:
+        """Forget a session and return what it was.
+
+        Raises:
+            SessionNotFound: or SessionExpired, SessionDeleted: there is none.
+            SessionBusy: a call is using it.
+        """
+
+    async def sweep(self) -> int:
+        """Forget sessions whose time is up; returns how many."""
+
+    async def close(self) -> None:
+        """Let go of files and connections."""

@@ -1,0 +1,150 @@
+"""The one writer of a session: from the moment it is acquired until it is given back.
+
+Knows: a lease, what the session reads and generates meanwhile, when to write it. Does not know: how text is generated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from charloom.engine.clock import utc_now
+from charloom.engine.errors import EngineError, SessionTakenOver
+from charloom.engine.sessions.session import Call, History, Session, Snapshot, spacing
+from charloom.engine.sessions.stores.store import Lease, Store
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 1.0
+"""How often a session in a shared store is written while it generates: what another server would do again at most."""
+
+
+class Writer:
+    """A `Keeper` that brings a session forward from one state, and writes it.
+
+    Args:
+        store: where the session is
+        lease: the right to write it
+        call_id: of the call that writes; empty if it cannot be resumed
+        keep: positions to keep at least
+        ended: called once, when the session was given back
+    """
+
+    def __init__(self, store: Store, lease: Lease, call_id: str, keep: int, ended: Callable[[Writer], None]) -> None:
+        self.call_id = call_id
+        self.session = lease.session
+        """As it was written last."""
+        self.lease = lease
+        self._store = store
+        self._keep = keep
+        self._ended = ended
+        self._writing = asyncio.Lock()
+        self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
+        self._checkpoint: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
+        self.lost: Callable[[], None] = lambda: None
+        """Called when another has taken the session over."""
+        self.cancelled: Callable[[], bool] = lambda: False
+        """Whether its call was given up."""
+        self.start_from(lease.session.snapshot, lease.session.history)
+
+    def start_from(
+        self, snapshot: Snapshot, history: History, call: Call | None = None, prompt: Sequence[int] = ()
+    ) -> None:
+        """Where the call begins, if not where the session stands.
+
+        Args:
+            snapshot: the state
+            history: up to there
+            call: if it can be resumed
+            prompt: tokens that are read first; nobody will tell it of them
+        """
+        self._states = [snapshot]
+        self._tokens: list[int] = list(prompt)
+        self._history = history
+        self._call = call
+
+    @property
+    def present(self) -> Snapshot:
+        """The latest state that it was told of."""
+        return self._states[-1]
+
+    def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+        """Tokens that were read or generated, and the state after them."""
+        self._tokens += tokens
+        # Only some may become checkpoints; and the latest, until there is a later one.
+        if len(self._states) > 1 and self.present.position - self._states[-2].position < spacing(self._keep):
+            self._states.pop()
+        self._states.append(snapshot)
+
+    def cut(self, snapshot: Snapshot) -> None:
+        """Forget what came after this state, which is one that it was told of."""
+        del self._tokens[snapshot.position - self._states[0].position :]
+        first, *others = self._states
+        self._states = [first, *(state for state in others if state.position < snapshot.position)]
+        if snapshot is not first:
+            self._states.append(snapshot)
+
+    def reached(self, snapshot: Snapshot) -> None:
+        """Write it now and then where others may have to go on with it."""
+        now = time.monotonic()
+        if self._store.shared and now >= self._next_checkpoint and not self._writing.locked():
+            self._next_checkpoint = now + CHECKPOINT_SECONDS
+            self._checkpoint = asyncio.create_task(self._write(self._grown(snapshot)))
+
+    async def settle(self, snapshot: Snapshot | None) -> Session:
+        """Write its last state, or (None) leave it as it was written; and give it back, with its whole time to live.
+
+        Raises:
+            SessionTakenOver: another call goes on with it.
+            StoreUnavailable, StoreFull: it could not be written.
+        """
+        async with self._writing:
+            session = self.session.renewed(utc_now()) if snapshot is None else self._grown(snapshot)
+            return await self._release(session)
+
+    async def give_back(self) -> None:
+        """Leave the session as it was, because its call could not begin; where that fails, the lease ends by itself."""
+        try:
+            await self.settle(None)
+        except EngineError as problem:
+            log.warning("session %s was not given back: %s", self.session.id, problem)
+
+    async def replace(self, session: Session) -> Session:
+        """Write this and give it back; raises as `settle`."""
+        async with self._writing:
+            return await self._release(session)
+
+    async def ends_within(self, seconds: float) -> bool:
+        """Whether it has given the session back, or will have within this time."""
+        try:
+            await asyncio.wait_for(self._over.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    async def _release(self, session: Session) -> Session:
+        try:
+            await self._store.release(self.lease, session)
+        finally:
+            self._ended(self)
+            self._over.set()
+        return session
+
+    def _grown(self, snapshot: Snapshot) -> Session:
+        tokens = self._tokens[: snapshot.position - self._states[0].position]
+        history = self._history.grown(tokens, self._states, self._keep)
+        return self.lease.session.changed(utc_now(), snapshot, history, self._call)
+
+    async def _write(self, session: Session) -> None:
+        async with self._writing:
+            try:
+                await self._store.write(self.lease, session)
+                self.session = session
+            except SessionTakenOver:
+                self.lost()
+            except EngineError as problem:
+                # What is missing is generated again, if it comes to that.
+                log.warning("session %s was not written on the way: %s", session.id, problem)

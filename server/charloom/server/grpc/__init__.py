@@ -1,0 +1,1 @@
+"""The gRPC door: services, translation, errors."""

@@ -1,0 +1,91 @@
+"""Text that is steered while it is generated.
+
+Knows: the generated servicer, which of command and text comes first. Does not know: what a command does to the text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from charloom.engine.calls.conversation import Conversation
+from charloom.engine.calls.generation import Piece
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest
+from charloom.server.caller import tenant_of
+from charloom.server.grpc.translation import from_result, to_request, to_sampling
+from charloom.v1 import conversation_pb2, conversation_pb2_grpc
+
+Commands = AsyncIterator[conversation_pb2.ConverseRequest]
+Replies = AsyncIterator[conversation_pb2.ConverseResponse]
+
+
+class ConversationService(conversation_pb2_grpc.ConversationServiceServicer):
+    """Converses."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def Converse(self, requests: Commands, context: Any) -> Replies:
+        """Take commands, stream text."""
+        first = await anext(requests, None)
+        if first is None or not first.HasField("start"):
+            raise InvalidRequest("start", "the first message has to carry it")
+        conversation = await self._engine.converse(to_request(first.start, tenant_of(context)))
+        try:
+            yield conversation_pb2.ConverseResponse(position=conversation.position, applied=0)
+            async for reply in self._replies(conversation, requests):
+                yield reply
+        finally:
+            await conversation.end()
+
+    async def _replies(self, conversation: Conversation, requests: Commands) -> Replies:
+        command: asyncio.Task[Any] | None = asyncio.ensure_future(anext(requests, None))
+        text: asyncio.Task[Any] | None = None
+        number = 0
+        try:
+            while command is not None or conversation.running:
+                if text is None and conversation.running:
+                    text = asyncio.ensure_future(conversation.next())
+                await asyncio.wait(
+                    [task for task in (command, text) if task is not None], return_when=asyncio.FIRST_COMPLETED
+                )
+                if text is not None and text.done():
+                    found, text = text.result(), None
+                    if isinstance(found, Piece):
+                        yield conversation_pb2.ConverseResponse(text=found.text, position=found.position)
+                    else:
+                        ended = from_result(found)
+                        yield conversation_pb2.ConverseResponse(ended=ended, position=ended.position)
+                elif command is not None and command.done():
+                    asked, command = command.result(), None
+                    if text is not None:
+                        text.cancel()  # what it has is not handed out yet, and will be as if never made
+                        await asyncio.wait([text])
+                        text = None
+                    if asked is None:  # the client has closed its side
+                        if conversation.endless:
+                            conversation.pause()
+                        continue
+                    number += 1
+                    position = await self._apply(conversation, asked)
+                    yield conversation_pb2.ConverseResponse(applied=number, position=position)
+                    command = asyncio.ensure_future(anext(requests, None))
+        finally:
+            for task in (command, text):
+                if task is not None:
+                    task.cancel()
+
+    @staticmethod
+    async def _apply(conversation: Conversation, command: conversation_pb2.ConverseRequest) -> int:
+        kind = command.WhichOneof("event")
+        if kind == "inject":
+            return await conversation.inject(command.inject)
+        if kind == "generate":
+            return conversation.generate(command.generate.max_tokens)
+        if kind == "sampling":
+            return conversation.set_sampling(to_sampling(command.sampling))
+        if kind == "pause":
+            return conversation.pause()
+        raise InvalidRequest("event", "each message but the first has to carry inject, generate, sampling or pause")

@@ -1,0 +1,94 @@
+"""Generated text.
+
+Knows: the generated servicer. Does not know: how errors become statuses, how anything is computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from charloom.engine.calls.generation import Generation
+from charloom.engine.calls.requests import GenerationRequest
+from charloom.engine.engine import Engine
+from charloom.server.caller import tenant_of
+from charloom.server.grpc.translation import from_logprobs, from_result, to_request
+from charloom.v1 import generation_pb2, generation_pb2_grpc
+
+T = TypeVar("T")
+
+
+class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
+    """Generates text."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def Generate(
+        self, request: generation_pb2.GenerateRequest, context: Any
+    ) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        """Stream text, then the result."""
+        asked = to_request(request.options, tenant_of(context))
+        arrived = request.resume_position if request.HasField("resume_position") else None
+        asked = replace(asked, call_id=request.call_id, resume_position=arrived)
+        generations = await self._generations(asked, context)
+        replies = [self._replies(generation, index) for index, generation in enumerate(generations)]
+        async for reply in replies[0] if len(replies) == 1 else merged(replies):
+            yield reply
+
+    async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> generation_pb2.CompleteResponse:
+        """Gather the text, then answer."""
+        generations = await self._generations(to_request(request.options, tenant_of(context)), context)
+        pieces = await asyncio.gather(*(generation.whole() for generation in generations))
+        completions = []
+        for generation, piece in zip(generations, pieces, strict=True):
+            assert generation.result is not None
+            completions.append(
+                generation_pb2.Completion(
+                    text=piece.text,
+                    result=from_result(generation.result),
+                    logprobs=from_logprobs(piece.logprobs, generation.vocabulary),
+                )
+            )
+        return generation_pb2.CompleteResponse(completions=completions)
+
+    async def _generations(self, asked: GenerationRequest, context: Any) -> Sequence[Generation]:
+        if asked.n == 1:
+            generations: Sequence[Generation] = [await self._engine.generate(asked)]
+        else:
+            generations = await self._engine.continuations(asked)
+        for generation in generations:
+            context.add_done_callback(lambda _, generation=generation: generation.cancel())
+        return generations
+
+    @staticmethod
+    async def _replies(generation: Generation, index: int) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        async for piece in generation:
+            reply = generation_pb2.GenerateResponse(text=piece.text, position=piece.position, index=index)
+            if piece.logprobs:
+                reply.logprobs.extend(from_logprobs(piece.logprobs, generation.vocabulary))
+            yield reply
+        if generation.result is not None:  # it is None when the client has gone
+            result = from_result(generation.result)
+            yield generation_pb2.GenerateResponse(position=result.position, result=result, index=index)
+
+
+async def merged(sources: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:
+    """What several sources yield, as it comes; ends with the last of them, or with the first error."""
+    waiting = {asyncio.ensure_future(anext(source)): source for source in sources}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                source = waiting.pop(task)
+                try:
+                    item = task.result()
+                except StopAsyncIteration:
+                    continue
+                yield item
+                waiting[asyncio.ensure_future(anext(source))] = source
+    finally:
+        for task in waiting:
+            task.cancel()

@@ -1,0 +1,101 @@
+"""What the model makes of a text.
+
+Knows: the generated servicer. Does not know: how errors become statuses, how anything is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from charloom.engine.calls.inspection import InspectionRequest
+from charloom.engine.calls.requests import ReadingRequest
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.sessions.session import Key
+from charloom.server.caller import tenant_of
+from charloom.server.grpc.translation import from_inspected, from_logprobs, to_request, to_skip_unknown
+from charloom.v1 import reading_pb2, reading_pb2_grpc
+
+
+class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
+    """Scores, peeks, observes and inspects."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def Score(self, request: reading_pb2.ScoreRequest, context: Any) -> reading_pb2.ScoreResponse:
+        """Tell how probable a text is."""
+        reading, vocabulary = await self._engine.reader.score(replace(_asked(request, context), text=request.text))
+        total = -math.fsum(logprob.logprob for logprob in reading.logprobs)
+        tokens = len(reading.logprobs)
+        nats = total / tokens if tokens else 0.0
+        characters = len(vocabulary.decode([logprob.token for logprob in reading.logprobs]))
+        return reading_pb2.ScoreResponse(
+            logprobs=from_logprobs(reading.logprobs, vocabulary),
+            nats_per_token=nats,
+            bits_per_character=total / math.log(2) / characters if characters else 0.0,
+            perplexity=math.exp(min(nats, 700.0)),
+        )
+
+    async def Peek(self, request: reading_pb2.PeekRequest, context: Any) -> reading_pb2.PeekResponse:
+        """Tell what would come next."""
+        asked = to_request(request.options, tenant_of(context))
+        generation = await self._engine.peek(asked, request.top)
+        context.add_done_callback(lambda _: generation.cancel())
+        piece = await generation.whole()
+        assert generation.result is not None
+        return reading_pb2.PeekResponse(
+            text=piece.text,
+            distributions=from_logprobs(piece.logprobs, generation.vocabulary),
+            position=piece.position - generation.result.finish.generated,
+        )
+
+    async def Observe(
+        self, requests: AsyncIterator[reading_pb2.ObserveRequest], context: Any
+    ) -> AsyncIterator[reading_pb2.ObserveResponse]:
+        """Tell how surprising text is, as it comes."""
+        first = await anext(requests, None)
+        if first is None or not first.HasField("start"):
+            raise InvalidRequest("start", "the first message has to carry it")
+        observation = await self._engine.reader.observe(_asked(first.start, context))
+        try:
+            async for request in requests:
+                if not request.HasField("text"):
+                    raise InvalidRequest("text", "each message but the first has to carry it")
+                reading = await observation.read(request.text)
+                yield reading_pb2.ObserveResponse(
+                    logprobs=from_logprobs(reading.logprobs, observation.model.vocabulary), position=reading.position
+                )
+        finally:
+            await observation.end()
+
+    async def Inspect(
+        self, request: reading_pb2.InspectRequest, context: Any
+    ) -> AsyncIterator[reading_pb2.InspectResponse]:
+        """Show what each token of a text does inside the network."""
+        inspection = await self._engine.inspections.inspect(
+            InspectionRequest(
+                key=Key(tenant_of(context), request.session_id),
+                model=request.model,
+                text=request.text,
+                skip_unknown=to_skip_unknown(request.unknown_characters),
+                layers=request.layers,
+                top_next=request.top_next,
+            )
+        )
+        async for token in inspection.tokens:
+            yield from_inspected(
+                token, inspection.layers, inspection.model.vocabulary, distribution=request.distribution
+            )
+
+
+def _asked(request: reading_pb2.ScoreRequest | reading_pb2.ObserveStart, context: Any) -> ReadingRequest:
+    return ReadingRequest(
+        key=Key(tenant_of(context), request.session_id),
+        model=request.model,
+        skip_unknown=to_skip_unknown(request.unknown_characters),
+        top_logprobs=request.top_logprobs,
+    )

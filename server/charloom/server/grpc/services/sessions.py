@@ -1,0 +1,150 @@
+"""Sessions as values.
+
+Knows: the generated servicer. Does not know: how errors become statuses, how anything is computed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+from charloom.engine.calls.requests import ReadingRequest
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.sessions.session import Key
+from charloom.server.caller import tenant_of
+from charloom.server.grpc.translation import from_session, from_time, to_skip_unknown, to_time_to_live
+from charloom.v1 import sessions_pb2, sessions_pb2_grpc
+
+DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
+
+
+class SessionService(sessions_pb2_grpc.SessionServiceServicer):
+    """Manages sessions."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sessions = engine.sessions
+
+    async def CreateSession(
+        self, request: sessions_pb2.CreateSessionRequest, context: Any
+    ) -> sessions_pb2.CreateSessionResponse:
+        """Make a session."""
+        session = await self._sessions.create(
+            tenant=tenant_of(context),
+            model=request.model,
+            session_id=request.session_id,
+            seed=request.seed if request.HasField("seed") else None,
+            time_to_live=to_time_to_live(request),
+        )
+        return sessions_pb2.CreateSessionResponse(session=from_session(session))
+
+    async def GetSession(
+        self, request: sessions_pb2.GetSessionRequest, context: Any
+    ) -> sessions_pb2.GetSessionResponse:
+        """Describe a session."""
+        session = await self._sessions.get(Key(tenant_of(context), request.session_id))
+        return sessions_pb2.GetSessionResponse(session=from_session(session))
+
+    async def ListSessions(
+        self, request: sessions_pb2.ListSessionsRequest, context: Any
+    ) -> sessions_pb2.ListSessionsResponse:
+        """List a page of sessions."""
+        if request.page_size > LARGEST_PAGE:
+            raise InvalidRequest("page_size", f"{request.page_size} is not allowed; up to {LARGEST_PAGE}")
+        try:
+            after = base64.b64decode(request.page_token, altchars=b"-_", validate=True).decode()
+        except (binascii.Error, ValueError) as problem:
+            raise InvalidRequest(
+                "page_token", "this server did not give it; leave it out for the first page"
+            ) from problem
+        size = request.page_size or DEFAULT_PAGE
+        sessions = await self._sessions.page(tenant_of(context), after, size + 1)
+        more = len(sessions) > size
+        return sessions_pb2.ListSessionsResponse(
+            sessions=[from_session(session) for session in sessions[:size]],
+            next_page_token=base64.urlsafe_b64encode(sessions[size - 1].id.encode()).decode() if more else "",
+        )
+
+    async def UpdateSession(
+        self, request: sessions_pb2.UpdateSessionRequest, context: Any
+    ) -> sessions_pb2.UpdateSessionResponse:
+        """Renew a session's expiry."""
+        session = await self._sessions.renew(Key(tenant_of(context), request.session_id), to_time_to_live(request))
+        return sessions_pb2.UpdateSessionResponse(session=from_session(session))
+
+    async def DeleteSession(
+        self, request: sessions_pb2.DeleteSessionRequest, context: Any
+    ) -> sessions_pb2.DeleteSessionResponse:
+        """Forget a session."""
+        session, time = await self._sessions.delete(Key(tenant_of(context), request.session_id))
+        return sessions_pb2.DeleteSessionResponse(session=from_session(session), delete_time=from_time(time))
+
+    async def FeedSession(
+        self, request: sessions_pb2.FeedSessionRequest, context: Any
+    ) -> sessions_pb2.FeedSessionResponse:
+        """Let a session read."""
+        asked = ReadingRequest(
+            key=Key(tenant_of(context), request.session_id),
+            text=request.text,
+            skip_unknown=to_skip_unknown(request.unknown_characters),
+        )
+        expected = request.expected_position if request.HasField("expected_position") else None
+        session = await self._engine.reader.feed(asked, expected)
+        return sessions_pb2.FeedSessionResponse(session=from_session(session))
+
+    async def RewindSession(
+        self, request: sessions_pb2.RewindSessionRequest, context: Any
+    ) -> sessions_pb2.RewindSessionResponse:
+        """Put a session back."""
+        session = await self._sessions.rewind(
+            Key(tenant_of(context), request.session_id),
+            request.position,
+            request.seed if request.HasField("seed") else None,
+            request.expected_position if request.HasField("expected_position") else None,
+        )
+        return sessions_pb2.RewindSessionResponse(session=from_session(session))
+
+    async def ForkSession(
+        self, request: sessions_pb2.ForkSessionRequest, context: Any
+    ) -> sessions_pb2.ForkSessionResponse:
+        """Copy a session."""
+        sessions = await self._sessions.fork(
+            Key(tenant_of(context), request.session_id),
+            position=request.position if request.HasField("position") else None,
+            count=request.count if request.HasField("count") else 1,
+            seed=request.seed if request.HasField("seed") else None,
+            ids=request.new_session_ids,
+            time_to_live=to_time_to_live(request),
+        )
+        return sessions_pb2.ForkSessionResponse(sessions=[from_session(session) for session in sessions])
+
+    async def BlendSessions(
+        self, request: sessions_pb2.BlendSessionsRequest, context: Any
+    ) -> sessions_pb2.BlendSessionsResponse:
+        """Blend states."""
+        tenant = tenant_of(context)
+        session = await self._engine.reader.blend(
+            [(Key(tenant, source.session_id), source.weight) for source in request.sources],
+            Key(tenant, request.session_id),
+            request.seed if request.HasField("seed") else None,
+            to_time_to_live(request),
+        )
+        return sessions_pb2.BlendSessionsResponse(session=from_session(session))
+
+    async def ExportSession(
+        self, request: sessions_pb2.ExportSessionRequest, context: Any
+    ) -> sessions_pb2.ExportSessionResponse:
+        """Give a state out."""
+        key = Key(tenant_of(context), request.session_id)
+        state, expires = await self._sessions.export(key, to_time_to_live(request))
+        return sessions_pb2.ExportSessionResponse(state=state, expire_time=from_time(expires))
+
+    async def ImportSession(
+        self, request: sessions_pb2.ImportSessionRequest, context: Any
+    ) -> sessions_pb2.ImportSessionResponse:
+        """Take a state in."""
+        key = Key(tenant_of(context), request.session_id)
+        session, exact = await self._sessions.import_(request.state, key, to_time_to_live(request))
+        return sessions_pb2.ImportSessionResponse(session=from_session(session), exact=exact)

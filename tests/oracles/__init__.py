@@ -1,0 +1,1 @@
+"""Slow and plain: what the fast ways are held against."""

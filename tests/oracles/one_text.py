@@ -1,0 +1,63 @@
+"""Generation of one text, one step per decoder call: the oracle of the loom's tests.
+
+Knows: the decoder contract and the uniform numbers. Does not know: ticks, batches, threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from charloom.engine.decoding.decoder import Decoder, Floats, Inputs, neutral
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.uniforms import Uniforms, as_uniform
+from charloom.engine.sessions.session import Snapshot
+
+
+def generate_alone(
+    decoder: Decoder,
+    start: Snapshot,
+    prompt: Sequence[int],
+    max_tokens: int,
+    sampling: Sampling,
+    bias: Floats | None = None,
+) -> tuple[list[int], Snapshot]:
+    """Feed `prompt`, then generate `max_tokens`; returns the generated tokens and where that leaves the session."""
+    h, c = start.h[:, None], start.c[:, None]
+    token, *replayed = start.pending
+    position = start.position - len(replayed)
+    counts = np.zeros((1, decoder.shape.vocabulary), np.float32)
+    numbers = Uniforms(start.seed)
+    fields = neutral(1, decoder.shape.vocabulary) | {
+        "temperature": np.array([sampling.temperature], np.float32),
+        "top_k": np.array([sampling.top_k]),
+        "top_p": np.array([sampling.top_p], np.float32),
+        "min_p": np.array([sampling.min_p], np.float32),
+        "repetition": np.array([sampling.repetition_penalty], np.float32),
+        "presence": np.array([sampling.presence_penalty], np.float32),
+        "frequency": np.array([sampling.frequency_penalty], np.float32),
+        "counts": counts,
+    }
+    if bias is not None:
+        fields["bias"] = bias[None]
+    generated: list[int] = []
+    for step, forced in enumerate([*replayed, *prompt, *[-1] * max_tokens]):
+        outputs = decoder.run(
+            Inputs(
+                token=np.array([token]),
+                h=h,
+                c=c,
+                forced=np.array([[forced]]),
+                steps=np.array([1]),
+                uniform=as_uniform(numbers.words(position, 1))[:, None],
+                **fields,
+            )
+        )
+        h, c, token = outputs.h, outputs.c, int(outputs.tokens[0, 0])
+        position += 1
+        if step >= len(replayed):
+            counts[0, token] += 1
+        if forced < 0:
+            generated.append(token)
+    return generated, Snapshot(np.stack([h[:, 0], c[:, 0]]), (token,), position, start.seed, start.tail)

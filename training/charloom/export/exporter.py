@@ -1,0 +1,166 @@
+"""From a run to a bundle.
+
+Knows: which files a bundle holds, in which order they are made and checked. Does not know: how graphs are written.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from charloom.bundle import (
+    INSPECTOR_FILE,
+    VOCABULARY_FILE,
+    WEIGHTS_FILE,
+    Cell,
+    DecoderKind,
+    Manifest,
+    Tokens,
+    file_entry,
+    sha256_of,
+    write_manifest,
+    write_vocabulary,
+)
+from charloom.export.inspector import build_inspector
+from charloom.export.measure import decoder_tail_loss
+from charloom.export.onnx_graph import build_decoder
+from charloom.export.torchscript import build_torchscript
+from charloom.export.weights import DecoderWeights, decoder_weights
+from charloom.training.checkpoint import TrainedModel
+from charloom.training.data.corpus import Stream
+from charloom.training.evaluate import tail_loss
+
+INT8_LIMIT = 0.005
+"""Most that int8 may cost on validation text, in nats per token."""
+_PROVENANCE = ("corpus", "config", "step", "epoch", "precision", "torch", "python")
+"""What the manifest takes over from the run."""
+
+
+class ExportError(Exception):
+    """A bundle was not written; the message says why and what to do."""
+
+
+def export_bundle(
+    trained: TrainedModel,
+    validation: Stream | Tokens,
+    target: Path,
+    *,
+    name: str,
+    decoders: Collection[DecoderKind] = tuple(DecoderKind),
+    include_weights: bool = True,
+    include_inspector: bool = True,
+    windows: float | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Manifest:
+    """Write a bundle into the new directory `target`, its ONNX decoders measured on the validation tokens.
+
+    Args:
+        trained: model, vocabulary and provenance
+        validation: tokens [M] that the model was not trained on
+        target: directory to make; it must not exist or be empty
+        name: name of the model in the bundle
+        decoders: which forms to write
+        include_weights: also write `weights.safetensors`
+        include_inspector: also write `inspector.onnx`, in int8 if there is an int8 decoder
+        windows: loss of the checkpoint by the `windows-256` protocol, if it is known
+        tell: told one line per measurement
+
+    Raises:
+        ExportError: the directory is not empty, or int8 costs more than `INT8_LIMIT`.
+    """
+    target = target.resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ExportError(f"{target} exists and is not an empty directory; choose another, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+        directory = Path(temporary) / "bundle"
+        directory.mkdir()
+        manifest = _write(
+            trained, validation, directory, name, decoders, include_weights, include_inspector, windows, tell
+        )
+        try:
+            os.rename(directory, target)  # one step; it takes the place of an empty directory and of nothing else
+        except OSError as problem:
+            raise ExportError(f"{target} cannot be made ({problem.strerror}); choose another directory") from problem
+    return manifest
+
+
+def _write(
+    trained: TrainedModel,
+    validation: Stream | Tokens,
+    directory: Path,
+    name: str,
+    decoders: Collection[DecoderKind],
+    include_weights: bool,
+    include_inspector: bool,
+    windows: float | None,
+    tell: Callable[[str], None],
+) -> Manifest:
+    model, vocabulary = trained.model, trained.vocabulary
+    write_vocabulary(directory / VOCABULARY_FILE, vocabulary)
+    weights_file = directory / WEIGHTS_FILE
+    tensors = {key: tensor.clone().contiguous() for key, tensor in model.state_dict().items()}
+    weights_file.write_bytes(save(tensors))
+    weights_sha256 = sha256_of(weights_file)
+    manifest = Manifest(
+        name=name,
+        unit=vocabulary.unit,
+        vocabulary_size=vocabulary.size,
+        start_token=vocabulary.start_token,
+        cell=Cell(
+            kind=model.config.cell,
+            layers=model.config.layers,
+            hidden_size=model.config.hidden_size,
+            embedding_size=model.config.embedding_size,
+            parameters=model.parameter_count(),
+        ),
+        weights_sha256=weights_sha256,
+        files={},
+        training={key: trained.facts[key] for key in _PROVENANCE if key in trained.facts},
+    )
+    reference = tail_loss(model, validation)
+    tell(f"checkpoint   tail {reference:.4f} nats")
+    tail = {"checkpoint": reference}
+    weights = decoder_weights(model)
+    for kind in sorted(decoders, key=list(DecoderKind).index):
+        file = directory / kind.file
+        _write_decoder(kind, weights, file, weights_sha256)
+        if kind is DecoderKind.TORCHSCRIPT:
+            tell(f"{kind.value:12} written")
+            continue
+        loss = decoder_tail_loss(file, manifest, validation)
+        tail[kind.value] = loss
+        tell(f"{kind.value:12} tail {loss:.4f} nats, {loss - reference:+.5f} against the checkpoint")
+        if kind is DecoderKind.ONNX_INT8 and not loss - reference <= INT8_LIMIT:
+            raise ExportError(
+                f"int8 costs {loss - reference:.5f} nats on the validation text, more than the limit of {INT8_LIMIT}; "
+                "export without it: --decoders onnx-fp32,torchscript"
+            )
+    if include_inspector:
+        int8, metadata = DecoderKind.ONNX_INT8 in decoders, {"weights_sha256": weights_sha256}
+        inspector = build_inspector(weights, int8=int8, metadata=metadata)
+        (directory / INSPECTOR_FILE).write_bytes(inspector.SerializeToString())
+    if not include_weights:
+        weights_file.unlink()
+    return write_manifest(
+        directory,
+        manifest.model_copy(
+            update={
+                "files": {file.name: file_entry(file) for file in sorted(directory.iterdir())},
+                "validation": {"tail": tail} | ({"windows-256": {"checkpoint": windows}} if windows else {}),
+            }
+        ),
+    )
+
+
+def _write_decoder(kind: DecoderKind, weights: DecoderWeights, file: Path, weights_sha256: str) -> None:
+    if kind is DecoderKind.TORCHSCRIPT:
+        torch.jit.save(build_torchscript(weights), file, _extra_files={"weights_sha256": weights_sha256})
+        return
+    graph = build_decoder(weights, int8=kind is DecoderKind.ONNX_INT8, metadata={"weights_sha256": weights_sha256})
+    file.write_bytes(graph.SerializeToString())

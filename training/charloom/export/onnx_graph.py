@@ -1,0 +1,266 @@
+"""The decoder as an ONNX graph: K steps for B rows in one call, sampling included.
+
+Knows: ONNX operators and the decoder contract. Does not know: torch, training, how a runtime executes the graph.
+
+The steps are taken in two `Loop`s, one after the other, whose bodies are one step: gates, output layer, choice of the
+next token. The plain loop knows forced tokens and temperature, nothing else. The full loop has greedy rows, penalties,
+bias, filters, the most probable tokens, and the freeze of rows that have taken all their steps. A call in which no row
+asks for any of that takes all steps up to the shortest row's end in the plain loop. Both do the same arithmetic in the
+same order, so it has no influence on the results which of them took a step.
+
+Both loops stand in the outermost graph, because onnxruntime packs the weights of deeper ones anew at every step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from charloom.export.graph import BOOL, FLOAT, INT64, Axes, Value
+from charloom.export.network_graph import NetworkGraph
+from charloom.export.weights import DecoderWeights
+
+
+def build_decoder(weights: DecoderWeights, *, int8: bool, metadata: dict[str, str]) -> onnx.ModelProto:
+    """The decoder graph of a model, its matrix products in fp32 or in static int8."""
+    return _Builder(weights, int8).model(metadata)
+
+
+def build_bare_step(weights: DecoderWeights, *, int8: bool) -> onnx.ModelProto:
+    """One step of the same network and nothing else, from token, h and c to logits: what no decoder can be faster than.
+
+    For measurements. The products, gates and output layer are those of `build_decoder`; there is no loop, no sampling.
+    """
+    return _Builder(weights, int8).bare_step()
+
+
+class _Builder(NetworkGraph):
+    """Writes the graphs, from the outside in."""
+
+    def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
+        hidden, vocabulary = self._weights.hidden, self._weights.vocabulary
+        state: Axes = [len(self._weights.layers), "B", hidden]
+        steps: Axes = ["K", "B"]
+        inputs: list[Value] = [
+            ("token", INT64, ["B"]),
+            ("h", FLOAT, state),
+            ("c", FLOAT, state),
+            ("forced", INT64, steps),
+            ("steps", INT64, ["B"]),
+            ("uniform", FLOAT, steps),
+            ("temperature", FLOAT, ["B"]),
+            ("top_k", INT64, ["B"]),
+            ("top_p", FLOAT, ["B"]),
+            ("min_p", FLOAT, ["B"]),
+            ("bias", FLOAT, ["B", vocabulary]),
+            ("repetition", FLOAT, ["B"]),
+            ("presence", FLOAT, ["B"]),
+            ("frequency", FLOAT, ["B"]),
+            ("counts", FLOAT, ["B", vocabulary]),
+            ("top", INT64, [1]),
+        ]
+        outputs: list[Value] = [
+            ("tokens", INT64, steps),
+            ("logprob", FLOAT, steps),
+            ("h_out", FLOAT, state),
+            ("c_out", FLOAT, state),
+            ("top_tokens", INT64, [*steps, "N"]),
+            ("top_logprob", FLOAT, [*steps, "N"]),
+        ]
+        self._outside()
+        return self._finished("charloom_decoder", inputs, outputs, metadata)
+
+    def bare_step(self) -> onnx.ModelProto:
+        layers = range(len(self._weights.layers))
+        h_in, c_in = ([f"{part}_{layer}" for layer in layers] for part in "hc")
+        steps, logits = self._network("token", h_in, c_in)
+        state: Axes = ["B", self._weights.hidden]
+        inputs: list[Value] = [("token", INT64, ["B"]), *[(name, FLOAT, state) for name in (*h_in, *c_in)]]
+        outputs: list[Value] = [(logits, FLOAT, ["B", self._weights.vocabulary])]
+        outputs += [(name, FLOAT, state) for name in (*[s.h for s in steps], *[s.c for s in steps])]
+        return self._finished("charloom_bare_step", inputs, outputs, {})
+
+    def _outside(self) -> None:
+        layers = range(len(self._weights.layers))
+        h = [self._op("Gather", "h", self._int(layer), axis=0) for layer in layers]
+        c = [self._op("Gather", "c", self._int(layer), axis=0) for layer in layers]
+        greedy = self._op("Equal", "temperature", self._float(0.0), name="greedy")
+        self._op("Where", self._column(greedy), self._float(1.0), self._column("temperature"), name="divisor")
+        self._any(self._differs("top_k", 0), self._differs("top_p", 1.0), self._differs("min_p", 0.0), name="filtered")
+        penalties = [("repetition", 1.0), ("presence", 0.0), ("frequency", 0.0)]
+        self._any(*[self._differs(*penalty) for penalty in penalties], name="penalised")
+        full = self._op("Or", self._op("Or", "filtered", "penalised"), self._any(greedy))
+        full = self._op("Or", full, self._any(self._differs("bias", 0.0)))
+        full = self._op("Or", full, self._any(self._op("Greater", "top", self._int(0))))
+        all_steps = self._op("Squeeze", self._op("Shape", "forced", start=0, end=1), self._ints(0))
+        no_more = self._op("Concat", "steps", self._op("Unsqueeze", all_steps, self._ints(0)), axis=0)
+        shortest = self._op("ReduceMin", no_more, keepdims=0)
+        self._op("Where", full, self._int(0), shortest, name="plain_steps")
+        full_steps = self._op("Sub", all_steps, "plain_steps")
+        true = self._constant("true", True, np.bool_)
+
+        carried = ["token", *h, *c]
+        plain = self._ops("Loop", len(carried) + 2, "plain_steps", true, *carried, body=self._plain_step())
+        carried = [*plain[: len(carried)], "counts"]  # where they matter, no step was plain
+        results = self._ops("Loop", len(carried) + 4, full_steps, true, *carried, body=self._full_step())
+        state = [self._op("Unsqueeze", part, self._ints(0)) for part in results[1 : 1 + 2 * len(h)]]
+        self._op("Concat", *state[: len(h)], axis=0, name="h_out")
+        self._op("Concat", *state[len(h) :], axis=0, name="c_out")
+        self._op("Concat", plain[-2], results[-4], axis=0, name="tokens")
+        self._op("Concat", plain[-1], results[-3], axis=0, name="logprob")
+        shape = self._op("Concat", self._op("Shape", "forced"), "top", axis=0)
+        self._op("Reshape", results[-2], shape, allowzero=1, name="top_tokens")
+        self._op("Reshape", results[-1], shape, allowzero=1, name="top_logprob")
+
+    def _differs(self, name: str, neutral: float) -> str:
+        """Where an input is not at its neutral value."""
+        value = self._int(neutral) if isinstance(neutral, int) else self._float(neutral)
+        return self._op("Not", self._op("Equal", name, value))
+
+    def _any(self, *conditions: str, name: str = "") -> str:
+        """Whether one of some conditions of one shape holds anywhere."""
+        either = conditions[0]
+        for condition in conditions[1:]:
+            either = self._op("Or", either, condition)
+        return self._op("Cast", self._op("ReduceMax", self._as_int(either), keepdims=0), to=BOOL, name=name)
+
+    def _as_int(self, condition: str) -> str:
+        return self._op("Cast", condition, to=INT64)
+
+    def _plain_step(self) -> onnx.GraphProto:
+        with self._subgraph() as nodes:
+            layers, logits = self._network("token_in", self._names("h"), self._names("c"))
+            state = [*[layer.h for layer in layers], *[layer.c for layer in layers]]
+            next_token = self._fed_or(self._sampled(self._scaled(logits), "step"), "step")
+            outputs = [self._op("Identity", "continue_in"), next_token, *state]
+            outputs += [self._op("Identity", next_token), self._logprob(self._logprobs(logits), next_token)]
+        return self._body("plain_step", nodes, outputs)
+
+    def _full_step(self) -> onnx.GraphProto:
+        with self._subgraph() as nodes:
+            step = self._op("Add", "step", "plain_steps")
+            layers, logits = self._network("token_in", self._names("h"), self._names("c"))
+            state = [*[layer.h for layer in layers], *[layer.c for layer in layers]]
+            penalised = self._op(
+                "If", "penalised", then_branch=self._penalties(logits), else_branch=self._unchanged(logits)
+            )
+            biased = self._op("Add", penalised, "bias")
+            scaled = self._scaled(biased)
+            allowed = self._op("If", "filtered", then_branch=self._filters(scaled), else_branch=self._unchanged(scaled))
+            best = self._op("ArgMax", biased, axis=1, keepdims=0)
+            next_token = self._fed_or(self._op("Where", "greedy", best, self._sampled(allowed, step)), step)
+            logprobs = self._logprobs(logits)
+            top_logprob, top_tokens = self._ops("TopK", 2, logprobs, "top", axis=1)
+            active = self._op("Less", step, "steps")
+            column = self._column(active)
+            kept = self._op("Where", active, next_token, "token_in")
+            old = [*self._names("h"), *self._names("c")]
+            outputs = [self._op("Identity", "continue_in"), kept]
+            outputs += [self._op("Where", column, new, before) for new, before in zip(state, old, strict=True)]
+            ids = self._constant("ids", np.arange(self._weights.vocabulary)[None], np.int64)
+            occurs = self._op("Cast", self._op("Equal", ids, self._column(next_token)), to=FLOAT)
+            outputs += [self._op("Add", "counts_in", occurs), self._op("Identity", kept)]
+            outputs += [self._logprob(logprobs, next_token), top_tokens, top_logprob]
+        return self._body("full_step", nodes, outputs, full=True)
+
+    def _names(self, part: str) -> list[str]:
+        return [f"{part}_in_{layer}" for layer in range(len(self._weights.layers))]
+
+    def _body(
+        self, name: str, nodes: list[onnx.NodeProto], outputs: list[str], *, full: bool = False
+    ) -> onnx.GraphProto:
+        rows: Axes = ["B"]
+        state: Axes = ["B", self._weights.hidden]
+        table: Axes = ["B", self._weights.vocabulary]
+        carried: list[Value] = [("continue_in", BOOL, []), ("token_in", INT64, rows)]
+        carried += [(part, FLOAT, state) for part in (*self._names("h"), *self._names("c"))]
+        carried += [("counts_in", FLOAT, table)] if full else []
+        gathered: list[tuple[int, Axes]] = [(INT64, rows), (FLOAT, rows)]
+        gathered += [(INT64, ["B", None]), (FLOAT, ["B", None])] if full else []
+        inputs: list[Value] = [("step", INT64, []), *carried]
+        kinds = [*[value[1:] for value in carried], *gathered]
+        return helper.make_graph(
+            nodes,
+            name,
+            [helper.make_tensor_value_info(*value) for value in inputs],
+            [helper.make_tensor_value_info(n, *kind) for n, kind in zip(outputs, kinds, strict=True)],
+        )
+
+    def _fed_or(self, chosen: str, step: str) -> str:
+        """The forced token where there is one, the chosen one elsewhere."""
+        forced = self._op("Gather", "forced", step, axis=0)
+        return self._op("Where", self._op("GreaterOrEqual", forced, self._int(0)), forced, chosen)
+
+    def _logprobs(self, logits: str) -> str:
+        return self._op("LogSoftmax", logits, axis=1)
+
+    def _logprob(self, logprobs: str, token: str) -> str:
+        """That of one token per row."""
+        found = self._op("GatherElements", logprobs, self._column(token), axis=1)
+        return self._op("Squeeze", found, self._ints(1))
+
+    # The choice of a token; see charloom.network.sampling for the same in torch.
+
+    def _scaled(self, logits: str) -> str:
+        largest = self._op("ReduceMax", logits, self._ints(1))
+        return self._op("Div", self._op("Sub", logits, largest), "divisor")
+
+    def _sampled(self, scaled: str, step: str) -> str:
+        """Inverse-CDF with this step's uniform numbers."""
+        uniform = self._op("Gather", "uniform", step, axis=0)
+        cumulative = self._op("CumSum", self._op("Exp", scaled), self._int(1))
+        total = self._op("Gather", cumulative, self._ints(self._weights.vocabulary - 1), axis=1)
+        threshold = self._op("Mul", self._column(uniform), total)
+        below = self._as_int(self._op("LessOrEqual", cumulative, threshold))
+        return self._op("ReduceSum", below, self._ints(1), keepdims=0)
+
+    def _branch(self, nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
+        shape: Axes = ["B", self._weights.vocabulary]
+        return helper.make_graph(nodes, f"branch_{output}", [], [helper.make_tensor_value_info(output, FLOAT, shape)])
+
+    def _unchanged(self, value: str) -> onnx.GraphProto:
+        with self._subgraph() as nodes:
+            output = self._op("Identity", value)
+        return self._branch(nodes, output)
+
+    def _penalties(self, logits: str) -> onnx.GraphProto:
+        """Repetition, frequency and presence penalty, for tokens that have occurred."""
+        with self._subgraph() as nodes:
+            occurred = self._op("Greater", "counts_in", self._float(0.0))
+            factor = self._column("repetition")
+            positive = self._op("Greater", logits, self._float(0.0))
+            repeated = self._op("Where", positive, self._op("Div", logits, factor), self._op("Mul", logits, factor))
+            logits = self._op("Where", occurred, repeated, logits)
+            amount = self._op("Mul", "counts_in", self._column("frequency"))
+            once = self._op("Mul", self._op("Cast", occurred, to=FLOAT), self._column("presence"))
+            output = self._op("Sub", logits, self._op("Add", amount, once))
+        return self._branch(nodes, output)
+
+    def _filters(self, scaled: str) -> onnx.GraphProto:
+        with self._subgraph() as nodes:
+            output = self._filtered(scaled)
+        return self._branch(nodes, output)
+
+    def _filtered(self, scaled: str) -> str:
+        """Minus infinity for all tokens that top_k, then top_p, then min_p leave out."""
+        size = self._weights.vocabulary
+        ranked, order = self._ops("TopK", 2, scaled, self._ints(size), axis=1)
+        probability = self._op("Softmax", ranked, axis=1)
+        rank = self._constant("rank", np.arange(size)[None], np.int64)
+        limit = self._op("Where", self._op("Greater", "top_k", self._int(0)), "top_k", self._int(size))
+        in_top_k = self._op("Less", rank, self._column(limit))
+        probability = self._op("Where", in_top_k, probability, self._float(0.0))
+        before = self._op("Sub", self._op("CumSum", probability, self._int(1)), probability)
+        total = self._op("ReduceSum", probability, self._ints(1))
+        reached = self._op("Less", before, self._op("Mul", self._column("top_p"), total))
+        unlimited = self._op("GreaterOrEqual", self._column("top_p"), self._float(1.0))
+        in_top_p = self._op("Or", reached, unlimited)
+        first = self._op("Gather", probability, self._ints(0), axis=1)
+        in_min_p = self._op("GreaterOrEqual", probability, self._op("Mul", self._column("min_p"), first))
+        kept = self._op("And", self._op("And", in_top_k, in_top_p), in_min_p)
+        kept = self._op("Or", kept, self._op("Equal", rank, self._int(0)))  # the first is always kept
+        by_rank = self._op("Where", kept, self._float(1.0), self._float(0.0))
+        by_token = self._op("ScatterElements", scaled, order, by_rank, axis=1)  # every element is written
+        mask = self._op("Greater", by_token, self._float(0.0))
+        return self._op("Where", mask, scaled, self._float(-np.inf))

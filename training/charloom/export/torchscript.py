@@ -1,0 +1,153 @@
+"""The decoder as TorchScript: K steps for B rows in one call, sampling included, on any device.
+
+Knows: torch operations and the decoder contract. Does not know: training, files.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from charloom.export.weights import DecoderWeights, Matrix, Norms
+from charloom.network.layers import EPSILON
+from charloom.network.sampling import choose, penalise
+
+
+class ScriptedLayer(nn.Module):
+    """One step of one layer, of any cell; TorchScript leaves out the branches of the others."""
+
+    __constants__ = ("epsilon", "first", "hidden", "normed", "peephole", "zoneout_cell", "zoneout_hidden")
+
+    def __init__(self, weights: DecoderWeights, index: int) -> None:
+        super().__init__()
+        layer = weights.layers[index]
+        self.first, self.epsilon = index == 0, EPSILON
+        self.hidden = weights.hidden
+        self.zoneout_cell, self.zoneout_hidden = weights.zoneout_cell, weights.zoneout_hidden
+        self.peephole, self.normed = layer.peepholes is not None, layer.norms is not None
+        none = np.zeros(0, np.float32)
+        norms = layer.norms or Norms(none, none, none, none)
+        self.matrix, self.bias = _constant(layer.matrix), _constant(layer.bias)
+        self.peepholes = _constant(none if layer.peepholes is None else layer.peepholes)
+        self.gain_ih, self.gain_hh = _constant(norms.inputs), _constant(norms.recurrent)
+        self.gain_c, self.shift_c = _constant(norms.cell), _constant(norms.cell_shift)
+
+    def forward(self, below: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """From rows of the table [B, 4H] or the h of the layer below [B, H], and the old state, to the new state."""
+        n = self.hidden
+        if self.normed:
+            gates = layer_norm(torch.mm(h, self.matrix[-n:]), [4 * n], self.gain_hh, None, self.epsilon)
+            if self.first:
+                gates = gates + below
+            else:
+                gates = gates + layer_norm(
+                    torch.mm(below, self.matrix[:n]), [4 * n], self.gain_ih, self.bias, self.epsilon
+                )
+        elif self.first:
+            gates = torch.addmm(below, h, self.matrix)
+        else:
+            gates = torch.addmm(self.bias, torch.cat([below, h], dim=1), self.matrix)
+        g = torch.tanh(gates[:, 3 * n :])
+        if self.peephole:
+            i = torch.sigmoid(gates[:, :n] + self.peepholes[0] * c)
+            f = torch.sigmoid(gates[:, n : 2 * n] + self.peepholes[1] * c)
+            c_new = f * c + i * g
+            o = torch.sigmoid(gates[:, 2 * n : 3 * n] + self.peepholes[2] * c_new)
+        else:
+            i, f, o = torch.sigmoid(gates[:, : 3 * n]).chunk(3, dim=1)
+            c_new = f * c + i * g
+        if self.normed:
+            h_new = o * torch.tanh(layer_norm(c_new, [n], self.gain_c, self.shift_c, self.epsilon))
+        else:
+            h_new = o * torch.tanh(c_new)
+        if self.zoneout_hidden > 0:
+            h_new = torch.lerp(h_new, h, self.zoneout_hidden)
+        if self.zoneout_cell > 0:
+            c_new = torch.lerp(c_new, c, self.zoneout_cell)
+        return h_new, c_new
+
+
+class ScriptedDecoder(nn.Module):
+    """The network as explicit matrix products; what `decoder.ts` holds.
+
+    Axis letters: K steps, B rows, L layers, H hidden, V vocabulary, N alternatives.
+    """
+
+    def __init__(self, weights: DecoderWeights) -> None:
+        super().__init__()
+        self.layers, self.hidden, self.vocabulary = len(weights.layers), weights.hidden, weights.vocabulary
+        self.table, self.head, self.head_bias = map(_constant, (weights.table, weights.head, weights.head_bias))
+        self.cells = nn.ModuleList([ScriptedLayer(weights, index) for index in range(len(weights.layers))])
+
+    def forward(
+        self,
+        token: Tensor,
+        h: Tensor,
+        c: Tensor,
+        forced: Tensor,
+        steps: Tensor,
+        uniform: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        min_p: Tensor,
+        bias: Tensor,
+        repetition: Tensor,
+        presence: Tensor,
+        frequency: Tensor,
+        counts: Tensor,
+        top: int,
+        filtered: bool,
+        penalised: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Run the decoder contract.
+
+        What does not depend on the values of tensors is given apart, so that nothing waits for the device: `top` is N,
+        `filtered` and `penalised` say whether any row has filters or penalties.
+
+        Returns:
+            tokens [K, B], logprob [K, B], h [L, B, H], c [L, B, H], top_tokens [K, B, N], top_logprob [K, B, N], and
+            the counts [B, V] after it, for those who go on with another call
+        """
+        hs = list(h.unbind(0))
+        cs = list(c.unbind(0))
+        all_tokens: list[Tensor] = []
+        all_logprobs: list[Tensor] = []
+        all_top_tokens: list[Tensor] = []
+        all_top_logprobs: list[Tensor] = []
+        for step in range(forced.size(0)):
+            active = (steps > step).unsqueeze(1)
+            below = self.table[token]
+            for layer, cell in enumerate(self.cells):
+                below, c_new = cell(below, hs[layer], cs[layer])
+                hs[layer] = torch.where(active, below, hs[layer])
+                cs[layer] = torch.where(active, c_new, cs[layer])
+            logits = torch.addmm(self.head_bias, below, self.head)
+            wanted = penalise(logits, counts, repetition, presence, frequency) if penalised else logits
+            sampled = choose(wanted, uniform[step], temperature, top_k, top_p, min_p, bias, filtered)
+            next_token = torch.where(forced[step] >= 0, forced[step], sampled)
+            if penalised:
+                counts = counts.scatter_add(1, next_token.unsqueeze(1), torch.ones_like(counts[:, :1]))
+            logprobs = torch.log_softmax(logits, dim=1)
+            token = torch.where(active.squeeze(1), next_token, token)
+            all_tokens.append(token)
+            all_logprobs.append(logprobs.gather(1, next_token.unsqueeze(1)).squeeze(1))
+            ranked, order = torch.topk(logprobs, top, dim=1)
+            all_top_tokens.append(order)
+            all_top_logprobs.append(ranked)
+        top_tokens, top_logprobs = torch.stack(all_top_tokens), torch.stack(all_top_logprobs)
+        tokens, logprob = torch.stack(all_tokens), torch.stack(all_logprobs)
+        return tokens, logprob, torch.stack(hs), torch.stack(cs), top_tokens, top_logprobs, counts
+
+
+def build_torchscript(weights: DecoderWeights) -> torch.jit.ScriptModule:
+    """Compile the decoder."""
+    scripted = torch.jit.script(ScriptedDecoder(weights).eval())
+    assert isinstance(scripted, torch.jit.ScriptModule)
+    return scripted
+
+
+def _constant(array: Matrix) -> nn.Parameter:
+    return nn.Parameter(torch.from_numpy(array), requires_grad=False)

@@ -1,0 +1,1 @@
+"""What serves nothing else: tasks, studies, and LSTMs from first principles."""

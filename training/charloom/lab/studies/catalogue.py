@@ -1,0 +1,56 @@
+"""All studies, by name.
+
+Knows: which there are. Does not know: what any of them does.
+"""
+
+from __future__ import annotations
+
+from charloom.lab.studies import cells, copying, gates, gradients, sequences
+from charloom.lab.studies.study import Study
+
+STUDIES = {
+    "copy": Study(
+        "how long a vanilla RNN and an LSTM remember a symbol",
+        copying.CopySettings,
+        copying.measure,
+        copying.draw,
+        copying.tables,
+    ),
+    "gradients": Study(
+        "how far back the gradient of a loss reaches, in RNNs and LSTMs",
+        gradients.GradientSettings,
+        gradients.measure,
+        gradients.draw,
+        gradients.tables,
+    ),
+    "gates": Study(
+        "when the gates of a trained model open and close",
+        gates.GateSettings,
+        gates.measure,
+        gates.draw,
+        gates.tables,
+        reads_a_run=True,
+    ),
+    "cells": Study(
+        "which cell states of a trained model follow lines, words, quotes, indentation",
+        cells.CellSettings,
+        cells.measure,
+        cells.draw,
+        cells.tables,
+        reads_a_run=True,
+    ),
+    "reversal": Study(
+        "how attention turns strings round",
+        sequences.ReversalSettings,
+        sequences.measure_reversal,
+        sequences.draw,
+        sequences.tables,
+    ),
+    "dates": Study(
+        "how attention reads dates that people write in several forms",
+        sequences.DateSettings,
+        sequences.measure_dates,
+        sequences.draw,
+        sequences.tables,
+    ),
+}

@@ -1,0 +1,116 @@
+"""The run directory of a classifier.
+
+It holds `classifier.safetensors` (the best weights), `test.safetensors` (the texts kept for the test, as tokens, so
+that evaluation needs nothing but the run), `vocabulary.json`, and for people `config.json` and `log.jsonl`.
+
+Knows: files. Does not know: training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from charloom.bundle import VOCABULARY_FILE, read_vocabulary, write_vocabulary
+from charloom.lab.tasks.classifier import Classifier
+from charloom.lab.tasks.config import ClassificationConfig
+from charloom.lab.tasks.predict import Example, TextClassifier
+from charloom.lab.tasks.symbols import Symbols
+from charloom.training.checkpoint import (
+    BEST_FILE,
+    CLASSIFIER_FILE,
+    CONFIG_FILE,
+    LAST_FILE,
+    LOG_FILE,
+    Checkpoint,
+    load_weights,
+    read_checkpoint,
+    write_checkpoint,
+)
+from charloom.training.files import CheckpointError, replace_file
+
+TEST_FILE = "test.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A classifier as a run left it, with what is known of it."""
+
+    classifier: TextClassifier
+    facts: dict[str, Any]
+
+
+def start_run(run: Path) -> None:
+    """Make a run directory.
+
+    Raises:
+        CheckpointError: it holds a run already, or cannot be made.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise CheckpointError(f"{run} cannot be a run directory: {problem.strerror}; choose another --run") from problem
+    if any((run / name).exists() for name in (CLASSIFIER_FILE, LAST_FILE, BEST_FILE)):
+        raise CheckpointError(f"{run} already holds a run; choose another --run")
+    replace_file(run / LOG_FILE, b"")
+
+
+def save_start(run: Path, config: ClassificationConfig, classifier: TextClassifier, test: Sequence[Example]) -> None:
+    """Write what does not change during training."""
+    write_vocabulary(run / VOCABULARY_FILE, classifier.symbols.vocabulary)
+    replace_file(run / CONFIG_FILE, config.model_dump_json(indent=2).encode() + b"\n")
+    tensors = {
+        "tokens": torch.from_numpy(np.concatenate([example.tokens for example in test])).int(),
+        "lengths": torch.tensor([len(example.tokens) for example in test]),
+        "labels": torch.tensor([example.label for example in test]),
+    }
+    write_checkpoint(run / TEST_FILE, Checkpoint(tensors, {"labels": classifier.labels}))
+
+
+def save_classifier(run: Path, classifier: TextClassifier, facts: dict[str, Any]) -> None:
+    """Write the weights, in one step; `facts` has the settings as `config`."""
+    tensors = {f"model.{name}": tensor for name, tensor in classifier.model.state_dict().items()}
+    write_checkpoint(run / CLASSIFIER_FILE, Checkpoint(tensors, facts | {"labels": classifier.labels}))
+
+
+def load_classifier(run: Path) -> TrainedClassifier:
+    """The classifier of a run directory, in evaluation mode.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        BundleError: the vocabulary is.
+    """
+    checkpoint = _read(run / CLASSIFIER_FILE)
+    symbols = Symbols(read_vocabulary(run / VOCABULARY_FILE))
+    config = ClassificationConfig.model_validate(checkpoint.facts["config"])
+    labels = tuple(checkpoint.facts["labels"])
+    model = Classifier(symbols.size, len(labels), config)
+    load_weights(model, checkpoint.group("model"), f"the weights in {run / CLASSIFIER_FILE}")
+    return TrainedClassifier(TextClassifier(model.eval(), symbols, labels, config.max_length), checkpoint.facts)
+
+
+def load_test(run: Path) -> list[Example]:
+    """The texts that a run kept for the test.
+
+    Raises:
+        CheckpointError: there are none, or they are damaged.
+    """
+    tensors = _read(run / TEST_FILE).tensors
+    rows = torch.split(tensors["tokens"].long(), tensors["lengths"].tolist())
+    return [Example(row.numpy(), label) for row, label in zip(rows, tensors["labels"].tolist(), strict=True)]
+
+
+def _read(path: Path) -> Checkpoint:
+    if not path.is_file():
+        raise CheckpointError(f"there is no {path}; give the directory of a run that `charloom classify train` made")
+    try:
+        return read_checkpoint(path)
+    except CheckpointError as problem:
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({problem.__cause__ or problem}); restore it from a copy, or train again"
+        ) from problem

@@ -1,0 +1,83 @@
+"""The character-level LSTM language model.
+
+Knows: the network around its recurrent layers. Does not know: data, optimisation, text, export.
+
+Axis letters: B rows, T time, L layers, H hidden, V vocabulary, E embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from charloom.network.config import ModelConfig
+from charloom.network.dropout import dropout
+from charloom.network.layers import LAYERS
+
+
+class State(NamedTuple):
+    """The carried state, passed in and returned, never hidden in the module."""
+
+    h: Tensor
+    """[L, B, H], float32"""
+    c: Tensor
+    """[L, B, H], float32"""
+
+    def detach(self) -> State:
+        """The same values, cut off from the graph: where backpropagation through time is truncated."""
+        return State(self.h.detach(), self.c.detach())
+
+
+class CharLSTM(nn.Module):
+    """Embedding, L stacked recurrent layers, and a linear output layer over the vocabulary.
+
+    Dropout is applied to the embeddings, between layers and before the output layer, not to the recurrent connections
+    (Zaremba et al., 2014, "Recurrent Neural Network Regularization"); `config.variational_dropout` has one mask for all
+    steps of a sequence (Gal and Ghahramani, 2016). `layers` says what can reach into the recurrence.
+    """
+
+    def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocabulary_size = vocabulary_size
+        self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
+        sizes = [config.embedding_size, *[config.hidden_size] * (config.layers - 1)]
+        self.layers = nn.ModuleList([LAYERS[config.cell](size, config) for size in sizes])
+        self.head = nn.Linear(config.hidden_size, vocabulary_size)
+        nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(config.embedding_size))
+        nn.init.xavier_uniform_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        if config.tie_weights:
+            self.head.weight = self.embedding.weight
+
+    def zero_state(self, rows: int) -> State:
+        """The state before any text, [L, rows, H]."""
+        shape = (self.config.layers, rows, self.config.hidden_size)
+        device = self.head.bias.device
+        return State(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
+
+    def forward(self, tokens: Tensor, state: State, resets: Tensor | None = None) -> tuple[Tensor, State]:
+        """Run tokens [B, T] from `state`; returns logits [B, T, V] and the state after the last token.
+
+        `resets` [B, T], bool, is true where the state is zero before a token; None = nowhere.
+        """
+        x = self._dropout(self.embedding(tokens))
+        after: list[tuple[Tensor, Tensor]] = []
+        for layer, h, c in zip(self.layers, *state, strict=True):
+            outputs, h, c = layer(x, h, c, resets)
+            after.append((h.to(state.h.dtype), c.to(state.c.dtype)))
+            x = self._dropout(outputs)
+        hs, cs = zip(*after, strict=True)
+        return self.head(x), State(torch.stack(hs), torch.stack(cs))
+
+    def _dropout(self, x: Tensor) -> Tensor:
+        if not self.config.variational_dropout:
+            return dropout(x, self.config.dropout, self.training)
+        return x * dropout(torch.ones_like(x[:, :1]), self.config.dropout, self.training)
+
+    def parameter_count(self) -> int:
+        """Number of trained values; shared weights count once."""
+        return sum(parameter.numel() for parameter in self.parameters())
