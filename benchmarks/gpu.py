@@ -32,8 +32,8 @@ def decoder_figures(decoder: DeviceDecoder, rows: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, make in (("plain", plain_inputs), ("full", random_inputs)):
         inputs = make(decoder, rows, STEPS)
-        arena = decoder.arena()
-        h, c = arena.gather([arena.take(inputs.h[:, row], inputs.c[:, row]) for row in range(rows)])
+        pool = decoder.state_pool()
+        h, c = pool.gather([pool.take(inputs.h[:, row], inputs.c[:, row]) for row in range(rows)])
         inputs = inputs._replace(h=h, c=c)  # type: ignore[arg-type]  # it stays on the device
         for _ in range(3):
             decoder.run(inputs)

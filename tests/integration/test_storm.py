@@ -219,7 +219,7 @@ def test_careless_clients_leave_nothing_behind(
         eventually(lambda: server.engine.sessions.store.busy == loom.live == loom.waiting == 0)
         assert loom.working
         assert server.engine.sessions._writers == {}
-        assert loom._arena.used == 0
+        assert loom._state_pool.used == 0
         with grpc.insecure_channel(server.address) as channel:
             stub = generation_pb2_grpc.GenerationServiceStub(channel)
             request = generation_pb2.CompleteRequest(options=generation_pb2.GenerationOptions(max_tokens=20))

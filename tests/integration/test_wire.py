@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
-from charloom.engine.sessions.session import Snapshot
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.server.app import SERVICES, Server
 from charloom.v1 import (
     generation_pb2,

@@ -12,7 +12,7 @@ import numpy as np
 
 from charloom.engine.decoding.decoder import Floats, Inputs, Outputs, Shape
 from charloom.engine.decoding.sampling import Sampling, choose, penalised
-from charloom.engine.decoding.state_pool import HostArena
+from charloom.engine.decoding.state_pool import HostStatePool
 
 
 def _sigmoid(x: Floats) -> Floats:
@@ -86,9 +86,9 @@ class NaiveDecoder:
                 top_logprob[step, row] = logprobs[top_tokens[step, row]]
         return Outputs(tokens, logprob, h, c, top_tokens, top_logprob)
 
-    def arena(self) -> HostArena:
+    def state_pool(self) -> HostStatePool:
         """In main memory."""
-        return HostArena(self.shape)
+        return HostStatePool(self.shape)
 
     def _step(self, token: int, h: Floats, c: Floats) -> Floats:
         """One step of one row: updates h and c [L, H] in place, returns the logits [V]."""

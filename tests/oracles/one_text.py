@@ -11,8 +11,8 @@ import numpy as np
 
 from charloom.engine.decoding.decoder import Decoder, Floats, Inputs, neutral
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.decoding.uniforms import Uniforms, as_uniform
-from charloom.engine.sessions.session import Snapshot
 
 
 def generate_alone(

@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 
 from charloom.bundle import Bundle
 from charloom.engine import errors
-from charloom.engine.calls.requests import GenerationRequest, Limits, ReadingRequest
+from charloom.engine.calls.requests import GenerationRequest, ReadingRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.engine import Engine
+from charloom.engine.limits import Limits
 from charloom.engine.sessions.record import from_session, to_session
 from charloom.engine.sessions.sealing import Sealer, new_keys
-from charloom.engine.sessions.session import Key, Snapshot
+from charloom.engine.sessions.session import Key
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.sessions.stores.store import Store

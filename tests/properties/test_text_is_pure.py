@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charloom.bundle import Bundle
-from charloom.engine.calls.requests import GenerationRequest, Limits
+from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.invariance import first_rows, random_inputs
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.engine import Engine
 from charloom.engine.errors import SessionBusy
-from charloom.engine.sessions.session import Snapshot
+from charloom.engine.limits import Limits
 from tests.oracles.one_text import generate_alone
 
 

@@ -11,30 +11,26 @@ from dataclasses import replace
 
 from charloom.bundle import Bundle
 from charloom.engine.calls.conversation import Conversation
-from charloom.engine.calls.generation import NOBODY, Generation, GenerationResult, Keeper
+from charloom.engine.calls.generation import NO_SINK, Generation, GenerationResult, StateSink
 from charloom.engine.calls.inspection import Inspections
 from charloom.engine.calls.reading import Reader
-from charloom.engine.calls.requests import (
-    CheckedRequest,
-    GenerationRequest,
-    Limits,
-    check,
-    within,
-)
+from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, check, within
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
     InvalidRequest,
     SessionTakenOver,
     StalePosition,
 )
+from charloom.engine.limits import Limits
 from charloom.engine.loom.jobs import Finish
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.sessions.sealing import Sealer, new_keys
-from charloom.engine.sessions.session import Call, Key, Session, Snapshot
+from charloom.engine.sessions.session import Call, Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed, next_seed, require_id, require_position
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.store import Store
-from charloom.engine.sessions.writer import Writer
+from charloom.engine.sessions.writer import SessionWriter
 
 MOST_PEEKED = 256
 
@@ -198,7 +194,7 @@ class Engine:
 
     # Where a call starts.
 
-    async def _acquire(self, request: GenerationRequest) -> Writer:
+    async def _acquire(self, request: GenerationRequest) -> SessionWriter:
         if request.state:
             raise InvalidRequest("state", "a session has its own; leave one of the two out")
         return await self.sessions.acquire(Key(request.tenant, request.session_id), request.call_id)
@@ -231,7 +227,7 @@ class Engine:
         return model, start if request.seed is None else replace(start, seed=request.seed)
 
     def _continued(
-        self, writer: Writer, request: GenerationRequest, model: Model, checked: CheckedRequest
+        self, writer: SessionWriter, request: GenerationRequest, model: Model, checked: CheckedRequest
     ) -> tuple[Snapshot, CheckedRequest]:
         """Where a call goes on from, and what is left of it; the writer is told."""
         session, call_id = writer.session, request.call_id
@@ -250,7 +246,7 @@ class Engine:
         return start, checked
 
     def _resumed(
-        self, writer: Writer, call: Call, request: GenerationRequest, model: Model, checked: CheckedRequest
+        self, writer: SessionWriter, call: Call, request: GenerationRequest, model: Model, checked: CheckedRequest
     ) -> tuple[Snapshot, CheckedRequest]:
         """Where a call goes on that has written its session before it broke off."""
         session = writer.session
@@ -281,7 +277,7 @@ class Engine:
         request: GenerationRequest,
         checked: CheckedRequest,
         start: Snapshot,
-        keeper: Keeper = NOBODY,
+        keeper: StateSink = NO_SINK,
         *,
         arrived: int | None = None,
         read: int | None = None,
@@ -316,7 +312,7 @@ class Engine:
             )
 
         generation = Generation(model.vocabulary, start.tail, keeper, describe, arrived or 0)
-        generation.attach(model.loom.submit(checked.job(start, snapshots=keeper is not NOBODY), generation.receive))
+        generation.attach(model.loom.submit(checked.job(start, snapshots=keeper is not NO_SINK), generation.receive))
         return generation
 
     async def _several(

@@ -19,7 +19,7 @@ from pydantic_settings import (
 )
 
 from charloom.bundle import DecoderKind
-from charloom.engine.calls.requests import Limits
+from charloom.engine.limits import Limits
 
 CONFIG_VARIABLE = "CHARLOOM_CONFIG"
 

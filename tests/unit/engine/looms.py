@@ -11,12 +11,12 @@ import numpy as np
 
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.sampling import Sampling
-from charloom.engine.decoding.state_pool import Arena
+from charloom.engine.decoding.snapshot import Snapshot
+from charloom.engine.decoding.state_pool import StatePool
 from charloom.engine.decoding.step_cost import StepCost
 from charloom.engine.loom.jobs import Chunk, Finish, Job
 from charloom.engine.loom.loom import Loom
-from charloom.engine.loom.row import Delivery, Strand
-from charloom.engine.sessions.session import Snapshot
+from charloom.engine.loom.row import Delivery, Row
 
 
 class Reader:
@@ -28,13 +28,13 @@ class Reader:
         self.finish: Finish | None = None
         self.ended = threading.Event()
         self.began = threading.Event()
-        self.strand: Strand | None = None
+        self.row: Row | None = None
 
     def __call__(self, chunk: Chunk) -> None:
         self.chunks.append(chunk)
         self.began.set()
-        if self.takes and self.strand is not None:
-            self.strand.took(len(chunk.tokens))
+        if self.takes and self.row is not None:
+            self.row.took(len(chunk.tokens))
         if chunk.finish is not None:
             self.finish = chunk.finish
             self.ended.set()
@@ -50,8 +50,8 @@ class Reader:
 
 
 def hand_out(deliveries: Sequence[Delivery]) -> None:
-    for strand, chunk in deliveries:
-        strand.receiver(chunk)
+    for row, chunk in deliveries:
+        row.receiver(chunk)
 
 
 class Harness:
@@ -76,7 +76,7 @@ class Harness:
     ) -> Reader:
         reader = Reader(takes=takes)
         job = Job(start or self.fresh(seed), np.array(prompt, np.int64), max_tokens, sampling or Sampling(), **more)
-        reader.strand = self.loom.submit(job, reader)
+        reader.row = self.loom.submit(job, reader)
         return reader
 
 
@@ -95,8 +95,8 @@ class Slow:
         self.gate: threading.Event | None = None
         self.entered = threading.Event()
 
-    def arena(self) -> Arena:
-        return self._decoder.arena()
+    def state_pool(self) -> StatePool:
+        return self._decoder.state_pool()
 
     def run(self, inputs: Inputs) -> Outputs:
         self.rows.append(len(inputs.token))

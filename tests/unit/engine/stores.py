@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from charloom.engine.decoding.decoder import Shape
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.sessions.record import from_session
-from charloom.engine.sessions.session import Call, History, Key, Session, Snapshot
+from charloom.engine.sessions.session import Call, History, Key, Session
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.redis import RedisStore
 from charloom.engine.sessions.stores.sqlite import SqliteStore

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from charloom.bundle import Bundle
-from charloom.engine.calls.generation import Generation, Piece
+from charloom.engine.calls.generation import Generation, TextDelta
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.engine import Engine
 from charloom.engine.errors import DecoderFailure, SessionBusy
-from charloom.engine.sessions.session import Session, Snapshot
+from charloom.engine.sessions.session import Session
 from tests.oracles.one_text import generate_alone
 
 
@@ -110,7 +111,7 @@ async def test_a_generation_that_cannot_take_its_tokens_fails_alone(
     generations[1]._decoder = Broken()
     texts = await asyncio.gather(*(generation.whole() for generation in generations), return_exceptions=True)
     assert isinstance(texts[1], DecoderFailure)
-    assert [texts[n].text for n in (0, 2) if isinstance(texts[n], Piece)] == [
+    assert [texts[n].text for n in (0, 2) if isinstance(texts[n], TextDelta)] == [
         expected(bundle, decoder, n, 300)[0] for n in (0, 2)
     ]
     assert engine.sessions.store.busy == 0

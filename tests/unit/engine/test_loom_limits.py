@@ -22,8 +22,8 @@ def test_a_cancelled_job_leaves_within_a_tick_and_keeps_what_was_delivered(decod
     reader = harness.submit(seed=2, max_tokens=60_000)
     other = harness.submit(seed=3, max_tokens=300)
     assert reader.began.wait(10)
-    assert reader.strand is not None
-    reader.strand.cancel()
+    assert reader.row is not None
+    reader.row.cancel()
     calls = len(slow.rows)
     finish = reader.wait()
     assert slow.rows[calls:].count(2) <= 1, "only a tick that had begun may still hold the cancelled row"
@@ -42,8 +42,8 @@ def test_a_tick_that_was_running_when_its_job_was_cancelled_changes_nothing(deco
     harness = Harness(slow, bundle.manifest.start_token)
     reader = harness.submit(seed=2, prompt=[4, 4], max_tokens=10)
     assert slow.entered.wait(10)
-    assert reader.strand is not None
-    reader.strand.cancel()
+    assert reader.row is not None
+    reader.row.cancel()
     slow.gate.set()
     finish = reader.wait()
     assert (reader.tokens, finish.generated) == ([], 0)
@@ -58,8 +58,8 @@ def test_a_waiting_job_can_be_cancelled(decoder: Decoder, bundle: Bundle) -> Non
     assert slow.entered.wait(10)
     waiting = harness.submit(max_tokens=20)
     assert harness.loom.waiting == 1
-    assert waiting.strand is not None
-    waiting.strand.cancel()
+    assert waiting.row is not None
+    waiting.row.cancel()
     slow.gate.set()
     assert waiting.wait().reason is FinishReason.CANCELLED
     assert running.wait().generated == 20
@@ -93,8 +93,8 @@ def test_a_reader_that_stops_reading_pauses_its_job_and_no_other(decoder: Decode
     assert 100 <= held <= 100 + 256
     assert not lazy.ended.is_set()
     lazy.takes = True
-    assert lazy.strand is not None
-    lazy.strand.took(held)
+    assert lazy.row is not None
+    lazy.row.took(held)
     lazy.wait()
     assert lazy.tokens == generate_alone(decoder, harness.fresh(1), [], 3000, Sampling())[0]
     harness.loom.drain(1)
@@ -112,8 +112,8 @@ def test_paused_jobs_do_not_keep_others_from_running(decoder: Decoder, bundle: B
     assert time.process_time() - began < 0.15, "the worker spins while all its jobs are paused"
     for reader in lazy:
         reader.takes = True
-        assert reader.strand is not None
-        reader.strand.took(len(reader.tokens))
+        assert reader.row is not None
+        reader.row.took(len(reader.tokens))
     for n, reader in enumerate(lazy):
         reader.wait()
         assert reader.tokens == generate_alone(decoder, harness.fresh(n), [], 1000, Sampling())[0]
@@ -128,8 +128,8 @@ def test_jobs_share_the_rows_when_more_of_them_can_run_than_fit(decoder: Decoder
         assert reader.began.wait(10)
     for reader in readers:
         reader.takes = True
-        assert reader.strand is not None
-        reader.strand.took(len(reader.tokens))
+        assert reader.row is not None
+        reader.row.took(len(reader.tokens))
     for n, reader in enumerate(readers):
         reader.wait()
         assert reader.tokens == generate_alone(decoder, harness.fresh(n), [], 5000, Sampling())[0]

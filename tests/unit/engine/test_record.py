@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.sessions import record
 from charloom.engine.sessions.record import UnreadableRecord, from_session, from_snapshot, to_session, to_snapshot
-from charloom.engine.sessions.session import Call, History, Origin, Session, Snapshot
+from charloom.engine.sessions.session import Call, History, Origin, Session
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 moments = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(timezone.utc))

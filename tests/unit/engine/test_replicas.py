@@ -16,10 +16,11 @@ import pytest
 
 from charloom.bundle import Bundle
 from charloom.engine import errors
-from charloom.engine.calls.requests import GenerationRequest, Limits, ReadingRequest
+from charloom.engine.calls.requests import GenerationRequest, ReadingRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
+from charloom.engine.limits import Limits
 from charloom.engine.sessions.record import from_session
 from charloom.engine.sessions.session import Session
 from charloom.engine.sessions.stores.sqlite import SqliteStore

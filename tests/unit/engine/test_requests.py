@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from charloom.bundle import Bundle, CharacterVocabulary
-from charloom.engine.calls.requests import GenerationRequest, Limits, check
+from charloom.engine.calls.requests import GenerationRequest, check
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest, StalePosition
+from charloom.engine.limits import Limits
 from charloom.engine.loom.jobs import FinishReason
 
 VOCABULARY = CharacterVocabulary(sorted("\n abcdefghij"))

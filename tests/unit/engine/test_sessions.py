@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 
 from charloom.bundle import Bundle, CharacterVocabulary
 from charloom.engine import errors
-from charloom.engine.calls.generation import GenerationResult, Piece
-from charloom.engine.calls.requests import GenerationRequest, Limits, ReadingRequest
+from charloom.engine.calls.generation import GenerationResult, TextDelta
+from charloom.engine.calls.requests import GenerationRequest, ReadingRequest
 from charloom.engine.decoding.decoder import Decoder, Shape
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.engine import Engine
+from charloom.engine.limits import Limits
 from charloom.engine.sessions.sealing import Sealer, new_keys, read_keys
-from charloom.engine.sessions.session import History, Key, Session, Snapshot
+from charloom.engine.sessions.session import History, Key, Session
 
 SHAPINGS = {
     "plain": GenerationRequest(),
@@ -296,7 +298,7 @@ async def converse_for(engine: Engine, conversation: object, characters: int) ->
     text = ""
     while len(text) < characters:
         piece = await conversation.next()  # type: ignore[attr-defined]
-        assert isinstance(piece, Piece)
+        assert isinstance(piece, TextDelta)
         text += piece.text
     return text
 
@@ -318,7 +320,7 @@ async def test_every_change_of_a_conversation_takes_effect_where_it_says(engine:
     assert not talk.running
     talk.generate(7)
     rest = ""
-    while isinstance(found := await talk.next(), Piece):
+    while isinstance(found := await talk.next(), TextDelta):
         rest += found.text
     assert isinstance(found, GenerationResult)
     assert len(rest) == 7

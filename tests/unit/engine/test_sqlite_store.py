@@ -36,7 +36,8 @@ import asyncio, sys
 import numpy as np
 from charloom.engine.clock import utc_now
 from charloom.engine.errors import SessionBusy
-from charloom.engine.sessions.session import Key, Snapshot
+from charloom.engine.sessions.session import Key
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 
 async def main():

@@ -13,10 +13,11 @@ import pytest
 import redis
 
 from charloom.bundle import DecoderKind, read_bundle
-from charloom.engine.calls.requests import GenerationRequest, Limits
+from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
+from charloom.engine.limits import Limits
 from charloom.engine.sessions.sealing import Sealer, read_keys
 from charloom.engine.sessions.session import Key
 from charloom.engine.sessions.stores.redis import RedisStore

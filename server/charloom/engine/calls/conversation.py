@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from charloom.engine.calls.generation import Generation, GenerationResult, Piece
+from charloom.engine.calls.generation import Generation, GenerationResult, TextDelta
 from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, check, check_text, within
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import SessionTakenOver
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.models import Model
-from charloom.engine.sessions.session import Session, Snapshot
-from charloom.engine.sessions.writer import Writer
+from charloom.engine.sessions.session import Session
+from charloom.engine.sessions.writer import SessionWriter
 
 if TYPE_CHECKING:
     from charloom.engine.engine import Engine
@@ -37,7 +38,7 @@ class Conversation:
     """
 
     def __init__(
-        self, engine: Engine, model: Model, request: GenerationRequest, start: Snapshot, writer: Writer | None
+        self, engine: Engine, model: Model, request: GenerationRequest, start: Snapshot, writer: SessionWriter | None
     ) -> None:
         self._engine = engine
         self._model = model
@@ -113,7 +114,7 @@ class Conversation:
         self._left = 0
         return self.position
 
-    async def next(self) -> Piece | GenerationResult:
+    async def next(self) -> TextDelta | GenerationResult:
         """What comes next, while it is `running`: a piece of text, or how it ended."""
         while True:
             assert self._segment is not None
@@ -171,7 +172,7 @@ class Conversation:
 
 
 class _Segment:
-    """The `Keeper` of one generation of a conversation, until that is over."""
+    """The `StateSink` of one generation of a conversation, until that is over."""
 
     generation: Generation
 

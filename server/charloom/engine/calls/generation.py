@@ -13,16 +13,17 @@ from typing import Protocol
 
 from charloom.bundle import Vocabulary
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import DecoderFailure, EngineError, ReaderStalled
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, TokenLogprob
-from charloom.engine.loom.row import Strand
-from charloom.engine.sessions.session import Session, Snapshot
+from charloom.engine.loom.row import Row
+from charloom.engine.sessions.session import Session
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextDelta:
     """Some text, and where the session stands after it. It may be empty where there are log-probabilities."""
 
     text: str
@@ -47,7 +48,7 @@ class GenerationResult:
     """The sealed state at the end, where it was asked for."""
 
 
-class Keeper(Protocol):
+class StateSink(Protocol):
     """Who keeps the states that a generation passes through."""
 
     def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
@@ -60,27 +61,27 @@ class Keeper(Protocol):
         """It has ended in this state, or (None) is to be as if it had never been; called once."""
 
 
-class NoKeeper:
+class NoSink:
     """Keeps nothing."""
 
     def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
-        """See `Keeper`."""
+        """See `StateSink`."""
 
     def reached(self, snapshot: Snapshot) -> None:
-        """See `Keeper`."""
+        """See `StateSink`."""
 
     async def settle(self, snapshot: Snapshot | None) -> None:
-        """See `Keeper`."""
+        """See `StateSink`."""
 
 
-NOBODY = NoKeeper()
+NO_SINK = NoSink()
 
 
 class Generation:
     """Text as it is generated.
 
-    Iterate over it for `Piece`s, or ask for the `whole` text; `result` is there once either has ended, and never after
-    `cancel`. A reader that falls behind gets larger pieces, and is paused when it stops reading.
+    Iterate over it for `TextDelta`s, or ask for the `whole` text; `result` is there once either has ended, and never
+    after `cancel`. A reader that falls behind gets larger deltas, and is paused when it stops reading.
 
     Its keeper is told the end exactly once: the state after the last piece that was handed out when it ends or is
     cancelled, and None when nothing was handed out. Tokens that were made ahead of the reader are as if never made.
@@ -97,7 +98,7 @@ class Generation:
         self,
         vocabulary: Vocabulary,
         tail: bytes,
-        keeper: Keeper,
+        keeper: StateSink,
         describe: Callable[[Finish, Session | None], GenerationResult],
         arrived: int = 0,
     ) -> None:
@@ -106,7 +107,7 @@ class Generation:
         self._keeper = keeper
         self._describe = describe
         self._has = arrived
-        self._strand: Strand | None = None
+        self._row: Row | None = None
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._unread = 0
@@ -121,9 +122,9 @@ class Generation:
         self._settling: asyncio.Task[Session | None] | None = None
         self.result: GenerationResult | None = None
 
-    def attach(self, strand: Strand) -> None:
+    def attach(self, row: Row) -> None:
         """Tell it which job it belongs to."""
-        self._strand = strand
+        self._row = row
 
     def receive(self, chunk: Chunk) -> None:
         """Take a chunk; called on the event loop, in order."""
@@ -160,21 +161,21 @@ class Generation:
         self.cancelled = True
         if self._finish is not None:
             self._settle(self._handed_out)
-        elif self._strand is not None:
-            self._strand.cancel()
+        elif self._row is not None:
+            self._row.cancel()
 
     def fail(self, problem: EngineError) -> None:
         """Stop generating, and tell the reader why."""
         self._failure = problem
         self.cancel()
 
-    async def whole(self) -> Piece:
+    async def whole(self) -> TextDelta:
         """The whole text as one piece. Cancelled before the end, it was not handed out: the session stays as it was.
 
         Raises:
             asyncio.CancelledError: the generation was cancelled.
         """
-        pieces: list[Piece] = []
+        pieces: list[TextDelta] = []
         while self._finish is None:
             pieces.append(await self._next_piece())
         pieces.append(await self._next_piece())
@@ -182,12 +183,12 @@ class Generation:
             raise asyncio.CancelledError
         await self._end()
         logprobs = [logprob for piece in pieces for logprob in piece.logprobs]
-        return Piece("".join(piece.text for piece in pieces), self._position, logprobs)
+        return TextDelta("".join(piece.text for piece in pieces), self._position, logprobs)
 
     def __aiter__(self) -> Generation:
         return self
 
-    async def __anext__(self) -> Piece:
+    async def __anext__(self) -> TextDelta:
         while self.result is None and not self._abandoned():
             piece = await self._next_piece()
             if self._abandoned():
@@ -205,15 +206,15 @@ class Generation:
     def _abandoned(self) -> bool:
         return self.cancelled and self._failure is None
 
-    async def _next_piece(self) -> Piece:
+    async def _next_piece(self) -> TextDelta:
         """All that arrived since the last call, once there is something new."""
         await self._arrived.wait()
         self._arrived.clear()
-        piece = Piece("".join(self._text), self._position, self._logprobs)
+        piece = TextDelta("".join(self._text), self._position, self._logprobs)
         unread, self._unread = self._unread, 0
         self._text, self._logprobs = [], []
-        if unread and self._strand is not None:
-            self._strand.took(unread)
+        if unread and self._row is not None:
+            self._row.took(unread)
         if self._finish is not None:
             self._arrived.set()  # the end stays the end
         return piece
@@ -224,7 +225,7 @@ class Generation:
             raise self._failure
         finish = replace(self._finish, snapshot=replace(self._finish.snapshot, tail=self._decoder.tail))
         session = None
-        if self._keeper is not NOBODY:
+        if self._keeper is not NO_SINK:
             # Whoever waits may be cancelled meanwhile; the keeper is to finish all the same.
             session = await asyncio.shield(self._settle(finish.snapshot))
         self.result = self._describe(finish, session)

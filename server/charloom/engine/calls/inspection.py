@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from charloom.bundle import INSPECTOR_FILE, BundleError
-from charloom.engine.calls.requests import MOST_ALTERNATIVES, Limits, ReadingRequest, check_text, within
+from charloom.engine.calls.requests import MOST_ALTERNATIVES, ReadingRequest, check_text, within
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.inspector import Inspector
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
     Draining,
     EngineError,
@@ -29,8 +30,8 @@ from charloom.engine.errors import (
     Overloaded,
     ReaderStalled,
 )
+from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models
-from charloom.engine.sessions.session import Snapshot
 from charloom.engine.sessions.sessions import Sessions
 
 MOST_INSPECTED = 4096

@@ -13,9 +13,10 @@ from datetime import timedelta
 import numpy as np
 
 from charloom.bundle import Vocabulary
-from charloom.engine.calls.requests import Limits, ReadingRequest, check_text, check_top_logprobs
+from charloom.engine.calls.requests import ReadingRequest, check_text, check_top_logprobs
 from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
     DecoderFailure,
     Draining,
@@ -23,11 +24,12 @@ from charloom.engine.errors import (
     SessionOfAnotherModel,
     SessionTakenOver,
 )
+from charloom.engine.limits import Limits
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job, TokenLogprob
 from charloom.engine.loom.models import Model, Models
-from charloom.engine.sessions.session import Key, Session, Snapshot
+from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed, require_position
-from charloom.engine.sessions.writer import Writer
+from charloom.engine.sessions.writer import SessionWriter
 
 MOST_BLENDED = 16
 
@@ -73,11 +75,11 @@ class Reader:
 
         scored = top_logprobs is not None
         job = Job(start, text, 0, Sampling(), top_logprobs=top_logprobs, snapshots=True, scored=scored)
-        strand = model.loom.submit(job, receive)
+        row = model.loom.submit(job, receive)
         try:
             chunk = await done
         except asyncio.CancelledError:
-            strand.cancel()
+            row.cancel()
             raise
         finish = chunk.finish
         assert finish is not None
@@ -195,7 +197,7 @@ class Observation:
     """
 
     def __init__(
-        self, reader: Reader, model: Model, request: ReadingRequest, start: Snapshot, writer: Writer | None
+        self, reader: Reader, model: Model, request: ReadingRequest, start: Snapshot, writer: SessionWriter | None
     ) -> None:
         self.model = model
         self._reader = reader

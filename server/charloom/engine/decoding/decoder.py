@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from charloom.engine.decoding.state_pool import Arena
+    from charloom.engine.decoding.state_pool import StatePool
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -129,5 +129,5 @@ class Decoder(Protocol):
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps. The state comes back where it came from: in main memory, or on the decoder's device."""
 
-    def arena(self) -> Arena:
+    def state_pool(self) -> StatePool:
         """A new place for the state of live rows."""

@@ -34,7 +34,7 @@ _ALWAYS = ("token", "temperature")
 _FOR_FULL = ("top_k", "top_p", "min_p", "bias", "repetition", "presence", "frequency", "counts")
 
 
-class DeviceArena:
+class DeviceStatePool:
     """State by slot on a device; it grows by doubling and never shrinks.
 
     Axis letters: L layers, S slots, B rows, H hidden.
@@ -111,9 +111,9 @@ class DeviceDecoder:
         stays = () if type(inputs.h) is np.ndarray else _STATE
         return Outputs(**{name: part if name in stays else part.cpu().numpy() for name, part in found.items()})
 
-    def arena(self) -> DeviceArena:
+    def state_pool(self) -> DeviceStatePool:
         """On the device."""
-        return DeviceArena(self.shape, self.device)
+        return DeviceStatePool(self.shape, self.device)
 
 
 class _Lane:

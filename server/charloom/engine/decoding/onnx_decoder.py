@@ -13,7 +13,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage 
 import onnxruntime
 
 from charloom.engine.decoding.decoder import Inputs, Outputs, Shape
-from charloom.engine.decoding.state_pool import HostArena
+from charloom.engine.decoding.state_pool import HostStatePool
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
@@ -51,6 +51,6 @@ class OnnxDecoder:
         """Take the steps."""
         return Outputs(*self._session.run(None, inputs._asdict()))
 
-    def arena(self) -> HostArena:
+    def state_pool(self) -> HostStatePool:
         """In main memory."""
-        return HostArena(self.shape)
+        return HostStatePool(self.shape)

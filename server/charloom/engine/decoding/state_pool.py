@@ -13,7 +13,7 @@ import numpy as np
 from charloom.engine.decoding.decoder import Floats, Shape
 
 
-class Arena(Protocol):
+class StatePool(Protocol):
     """State by slot, on the decoder's device. `gather` may be called from any thread, the rest by one at a time.
 
     Axis letters: L layers, S slots, B rows, H hidden.
@@ -39,7 +39,7 @@ class Arena(Protocol):
         """Slots that are taken."""
 
 
-class HostArena:
+class HostStatePool:
     """State in two arrays of main memory; they grow by doubling and never shrink."""
 
     def __init__(self, shape: Shape, slots: int = 16) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from charloom.engine.decoding.decoder import ROW_AXIS, Inputs, Outputs, Shape, has_filters, has_penalties
-from charloom.engine.decoding.state_pool import HostArena
+from charloom.engine.decoding.state_pool import HostStatePool
 
 FEWEST_ROWS = 4
 """Below this, torch's CPU products take another path and round differently; smaller batches are padded."""
@@ -54,9 +54,9 @@ class TorchDecoder:
             found = self._module(*arguments, int(top), has_filters(inputs), has_penalties(inputs))
         return Outputs(*(part.numpy()[:, :rows] for part in found[: len(Outputs._fields)]))
 
-    def arena(self) -> HostArena:
+    def state_pool(self) -> HostStatePool:
         """In main memory."""
-        return HostArena(self.shape)
+        return HostStatePool(self.shape)
 
 
 def pad_rows(inputs: Inputs, rows: int) -> Inputs:

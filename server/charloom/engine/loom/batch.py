@@ -1,6 +1,6 @@
-"""From some strands to the inputs of one decoder call, and from its outputs back to each strand's own.
+"""From some rows to the inputs of one decoder call, and from its outputs back to each row's own.
 
-Knows: the decoder contract and strands. Does not know: ticks, threads, where state is kept.
+Knows: the decoder contract and rows. Does not know: ticks, threads, where state is kept.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ import numpy as np
 from charloom.engine.decoding.decoder import Inputs, Outputs, Shape, neutral
 from charloom.engine.decoding.uniforms import as_uniform
 from charloom.engine.loom.jobs import TokenLogprob
-from charloom.engine.loom.row import Strand
+from charloom.engine.loom.row import Row
 
 
-def inputs_of(strands: Sequence[Strand], steps: Sequence[int], h: Any, c: Any, shape: Shape) -> Inputs:
-    """What the strands want of the next tick.
+def inputs_of(batch: Sequence[Row], steps: Sequence[int], h: Any, c: Any, shape: Shape) -> Inputs:
+    """What the rows want of the next tick.
 
     Args:
-        strands: the rows
+        batch: the rows
         steps: how many steps each takes
         h: [L, B, H], the state of the rows
         c: [L, B, H]
         shape: of the decoder
     """
-    count, rows = max(steps), len(strands)
+    count, rows = max(steps), len(batch)
     forced = np.full((count, rows), -1, np.int64)
     words = np.zeros((rows, count), np.uint64)
-    for row, (strand, taken) in enumerate(zip(strands, steps, strict=True)):
-        words[row, :taken] = strand.uniforms.words(strand.position, taken)
-        if strand.fed < len(strand.forced):
-            text = strand.forced[strand.fed : strand.fed + taken]
-            forced[: len(text), row] = text
-    asking = [(row, strand) for row, strand in enumerate(strands) if not strand.job.plain]
+    for index, (row, taken) in enumerate(zip(batch, steps, strict=True)):
+        words[index, :taken] = row.uniforms.words(row.position, taken)
+        if row.fed < len(row.forced):
+            text = row.forced[row.fed : row.fed + taken]
+            forced[: len(text), index] = text
+    asking = [(index, row) for index, row in enumerate(batch) if not row.job.plain]
     fields = neutral(rows, shape.vocabulary) if asking else _nothing_asked(rows, shape.vocabulary)
-    temperature = np.array([strand.job.sampling.temperature for strand in strands], np.float32)
-    for row, strand in asking:
-        _set_sampling(fields, row, strand)
+    temperature = np.array([row.job.sampling.temperature for row in batch], np.float32)
+    for index, row in asking:
+        _set_sampling(fields, index, row)
     return Inputs(
-        token=np.array([strand.token for strand in strands], np.int64),
+        token=np.array([row.token for row in batch], np.int64),
         h=h,
         c=c,
         forced=forced,
@@ -57,28 +57,28 @@ def _nothing_asked(rows: int, vocabulary: int) -> dict[str, Any]:
     return neutral(rows, vocabulary)
 
 
-def _set_sampling(fields: dict[str, Any], row: int, strand: Strand) -> None:
-    job, sampling = strand.job, strand.job.sampling
+def _set_sampling(fields: dict[str, Any], index: int, row: Row) -> None:
+    job, sampling = row.job, row.job.sampling
     if sampling.filters:
-        fields["top_k"][row] = min(sampling.top_k, fields["bias"].shape[1])
-        fields["top_p"][row] = sampling.top_p
-        fields["min_p"][row] = sampling.min_p
+        fields["top_k"][index] = min(sampling.top_k, fields["bias"].shape[1])
+        fields["top_p"][index] = sampling.top_p
+        fields["min_p"][index] = sampling.min_p
     if job.bias is not None:
-        fields["bias"][row] = job.bias
-    if strand.counts is not None:
-        fields["repetition"][row] = sampling.repetition_penalty
-        fields["presence"][row] = sampling.presence_penalty
-        fields["frequency"][row] = sampling.frequency_penalty
-        fields["counts"][row] = strand.counts
+        fields["bias"][index] = job.bias
+    if row.counts is not None:
+        fields["repetition"][index] = sampling.repetition_penalty
+        fields["presence"][index] = sampling.presence_penalty
+        fields["frequency"][index] = sampling.frequency_penalty
+        fields["counts"][index] = row.counts
     if job.top_logprobs:
         fields["top"][0] = max(fields["top"][0], job.top_logprobs)
 
 
-def logprobs_of(outputs: Outputs, row: int, steps: int, top: int) -> list[TokenLogprob]:
-    """The log-probabilities of a row's tokens, with the `top` most probable alternatives."""
-    chosen = zip(outputs.tokens[:steps, row].tolist(), outputs.logprob[:steps, row].tolist(), strict=True)
-    tokens = outputs.top_tokens[:steps, row, :top].tolist()
-    logprobs = outputs.top_logprob[:steps, row, :top].tolist()
+def logprobs_of(outputs: Outputs, index: int, steps: int, top: int) -> list[TokenLogprob]:
+    """The log-probabilities of a index's tokens, with the `top` most probable alternatives."""
+    chosen = zip(outputs.tokens[:steps, index].tolist(), outputs.logprob[:steps, index].tolist(), strict=True)
+    tokens = outputs.top_tokens[:steps, index, :top].tolist()
+    logprobs = outputs.top_logprob[:steps, index, :top].tolist()
     return [
         TokenLogprob(*own, tuple(zip(ids, values, strict=True)))
         for own, ids, values in zip(chosen, tokens, logprobs, strict=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.sampling import Sampling
-from charloom.engine.sessions.session import Snapshot
+from charloom.engine.decoding.snapshot import Snapshot
 
 
 class FinishReason(enum.Enum):

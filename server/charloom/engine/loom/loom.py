@@ -24,7 +24,7 @@ from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.loom.backoff import Backoff
 from charloom.engine.loom.batch import inputs_of, logprobs_of
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
-from charloom.engine.loom.row import Delivery, Strand
+from charloom.engine.loom.row import Delivery, Row
 from charloom.engine.loom.schedule import message_pause, tick_steps
 
 log = logging.getLogger(__name__)
@@ -73,9 +73,9 @@ class Loom:
         """How many workers, but for the one for first tokens, look for work or wait for it."""
         self._starter_idle = False
         """Whether that one waits."""
-        self._arena = decoder.arena()
-        self._live: list[Strand] = []
-        self._waiting: deque[Strand] = deque()
+        self._state_pool = decoder.state_pool()
+        self._live: list[Row] = []
+        self._waiting: deque[Row] = deque()
         self._draining = False
         self._ending: FinishReason | None = None
         """Set when all jobs are to end at once: why."""
@@ -89,7 +89,7 @@ class Loom:
 
     # Called from any thread.
 
-    def submit(self, job: Job, receiver: Callable[[Chunk], None]) -> Strand:
+    def submit(self, job: Job, receiver: Callable[[Chunk], None]) -> Row:
         """Put a job on the loom; it joins the next tick that has room.
 
         Raises:
@@ -98,12 +98,12 @@ class Loom:
         """
         with self._news:
             self.admit()
-            strand = Strand(
-                job, receiver, self._wake, self._unread_limit, self._arena.to_host, self.decoder.shape.vocabulary
+            row = Row(
+                job, receiver, self._wake, self._unread_limit, self._state_pool.to_host, self.decoder.shape.vocabulary
             )
-            self._waiting.append(strand)
+            self._waiting.append(row)
             (self._arrivals if self._starter_idle else self._news).notify()
-        return strand
+        return row
 
     def admit(self) -> None:
         """Raise as `submit` would now; so that a call that will be refused costs no more than that."""
@@ -163,36 +163,36 @@ class Loom:
 
     def _work(self, starting: bool) -> None:
         """Make ticks, of rows without their first token if `starting`, until the loom ends."""
-        strands: list[Strand] = []
+        rows: list[Row] = []
         try:
             while True:
-                deliveries, strands, more = self._next_tick(starting)
-                if strands:
-                    deliveries += self._tick(strands)
+                deliveries, rows, more = self._next_tick(starting)
+                if rows:
+                    deliveries += self._tick(rows)
                 if deliveries:
                     self._deliver(deliveries)
                 if not more:
                     return
                 # Only now may another worker have them: their chunks must be delivered in order.
-                self._let_go(strands)
+                self._let_go(rows)
         except Exception:
             log.exception("a worker of the loom broke; the loom fails its jobs and takes no more")
             self._end_all(FinishReason.FAILED)
-            self._let_go(strands)
+            self._let_go(rows)
             with self._news:
                 lost = self._change_rows()
             self._deliver(lost)
 
-    def _let_go(self, strands: Sequence[Strand]) -> None:
+    def _let_go(self, rows: Sequence[Row]) -> None:
         with self._news:
-            for strand in strands:
-                strand.ticking = False
+            for row in rows:
+                row.ticking = False
             if self._idle:
                 self._news.notify_all()
-            if self._draining or any(not strand.started for strand in strands):
+            if self._draining or any(not row.started for row in rows):
                 self._arrivals.notify()
 
-    def _next_tick(self, starting: bool) -> tuple[list[Delivery], list[Strand], bool]:
+    def _next_tick(self, starting: bool) -> tuple[list[Delivery], list[Row], bool]:
         """What changed, the rows of the next tick, and whether to go on; waits while there is nothing of it."""
         with self._news:
             # Counted before the rows are looked at, so that a reader that takes tokens meanwhile wakes a worker.
@@ -200,12 +200,12 @@ class Loom:
             try:
                 while True:
                     deliveries = self._change_rows()
-                    strands = self._pick_rows(starting)
+                    rows = self._pick_rows(starting)
                     ended = self._draining and not self._live and not self._waiting
-                    if strands or deliveries or ended:
-                        if self._idle > (not starting) and any(not strand.ticking for strand in self._live):
+                    if rows or deliveries or ended:
+                        if self._idle > (not starting) and any(not row.ticking for row in self._live):
                             self._news.notify()
-                        return deliveries, strands, not ended
+                        return deliveries, rows, not ended
                     if starting:
                         self._starter_idle = True
                         self._arrivals.wait()
@@ -219,88 +219,88 @@ class Loom:
         """The one point where rows join and leave."""
         ending = self._ending
         leaving = [s for s in (*self._live, *self._waiting) if not s.ticking and (ending or s.cancelled)]
-        deliveries = [self._dismiss(strand, ending or FinishReason.CANCELLED) for strand in leaving]
+        deliveries = [self._dismiss(row, ending or FinishReason.CANCELLED) for row in leaving]
         # A paused row takes no part in ticks, so it does not keep others from joining; but it keeps memory.
-        paused = [strand for strand in self._live if not strand.ticking and not strand.runnable]
-        for strand in paused[: max(0, len(paused) - self._max_waiting)]:
-            deliveries.append(self._dismiss(strand, FinishReason.STALLED))
+        paused = [row for row in self._live if not row.ticking and not row.runnable]
+        for row in paused[: max(0, len(paused) - self._max_waiting)]:
+            deliveries.append(self._dismiss(row, FinishReason.STALLED))
         room = self._max_rows * self._share - (len(self._live) - len(paused))
         for _ in range(min(max(0, room), len(self._waiting))):
-            strand = self._waiting.popleft()
-            strand.slot = self._arena.take(strand.job.start.h, strand.job.start.c)
-            strand.begun = time.monotonic()
-            self._live.append(strand)
+            row = self._waiting.popleft()
+            row.slot = self._state_pool.take(row.job.start.h, row.job.start.c)
+            row.begun = time.monotonic()
+            self._live.append(row)
         return deliveries
 
-    def _pick_rows(self, starting: bool) -> list[Strand]:
+    def _pick_rows(self, starting: bool) -> list[Row]:
         """A worker's share of the rows that can run, those first that have waited longest.
 
         Only rows without their first token if `starting`. There may be more of those than this one worker can take, so
         the others take what they find.
         """
-        running = [strand for strand in self._live if strand.runnable and not (starting and strand.started)]
+        running = [row for row in self._live if row.runnable and not (starting and row.started)]
         share = min(self._max_rows, math.ceil(len(running) / self._share))
-        picked = [strand for strand in running if not strand.ticking][:share]
-        for strand in picked:
-            strand.ticking = True
+        picked = [row for row in running if not row.ticking][:share]
+        for row in picked:
+            row.ticking = True
         return picked
 
-    def _tick(self, strands: Sequence[Strand]) -> list[Delivery]:
-        works = [strand.work for strand in strands]
-        count = tick_steps(works, self._cost.expected(len(strands)), self._tick_seconds)
+    def _tick(self, rows: Sequence[Row]) -> list[Delivery]:
+        works = [row.work for row in rows]
+        count = tick_steps(works, self._cost.expected(len(rows)), self._tick_seconds)
         steps = [min(count, work.to_feed + work.to_generate) for work in works]
-        slots = [strand.slot for strand in strands]
+        slots = [row.slot for row in rows]
         try:
-            inputs = inputs_of(strands, steps, *self._arena.gather(slots), self.decoder.shape)
+            inputs = inputs_of(rows, steps, *self._state_pool.gather(slots), self.decoder.shape)
             outputs = self.decoder.run(inputs)
             if outputs.tokens.shape != inputs.forced.shape:
                 raise ValueError(f"the decoder returned tokens of shape {outputs.tokens.shape}")
         except Exception:
-            log.exception("the decoder failed on %d rows x %d steps", len(strands), count)
-            if len(strands) == 1:
+            log.exception("the decoder failed on %d rows x %d steps", len(rows), count)
+            if len(rows) == 1:
                 with self._news:
-                    return [self._dismiss(strands[0], FinishReason.FAILED)]
+                    return [self._dismiss(rows[0], FinishReason.FAILED)]
             # One row's fault must not end the others: each is tried alone.
-            return [delivery for strand in strands for delivery in self._tick([strand])]
+            return [delivery for row in rows for delivery in self._tick([row])]
         with self._news:
-            self._arena.scatter(slots, outputs.h, outputs.c)
-            return self._take_results(strands, steps, inputs, outputs)
+            self._state_pool.scatter(slots, outputs.h, outputs.c)
+            return self._take_results(rows, steps, inputs, outputs)
 
     def _take_results(
-        self, strands: Sequence[Strand], steps: Sequence[int], inputs: Inputs, outputs: Outputs
+        self, rows: Sequence[Row], steps: Sequence[int], inputs: Inputs, outputs: Outputs
     ) -> list[Delivery]:
         now = time.monotonic()
         # The rows of this tick go to the end of the line, for when there are more than a tick takes.
-        ticked = set(strands)
+        ticked = set(rows)
         self._live.sort(key=ticked.__contains__)
         pause = message_pause(len(self._live), self._tick_seconds)
         columns = outputs.tokens.T.tolist()
         before, after = (inputs.h, inputs.c), (outputs.h, outputs.c)
         deliveries: list[Delivery] = []
-        for row, strand in enumerate(strands):
-            if strand.cancelled:
+        for index, row in enumerate(rows):
+            if row.cancelled:
                 continue  # nobody wants to know
-            tokens, top = columns[row][: steps[row]], strand.job.top_logprobs
-            logprobs = () if top is None else logprobs_of(outputs, row, steps[row], top)
-            chunk = strand.advance(tokens, logprobs, row, before, after, now, pause)
+            tokens, top = columns[index][: steps[index]], row.job.top_logprobs
+            logprobs = () if top is None else logprobs_of(outputs, index, steps[index], top)
+            chunk = row.advance(tokens, logprobs, index, before, after, now, pause)
             if chunk is not None:
-                deliveries.append((strand, chunk))
+                deliveries.append((row, chunk))
                 if chunk.finish is not None:
-                    self._leave(strand)
+                    self._leave(row)
         return deliveries
 
-    def _dismiss(self, strand: Strand, reason: FinishReason) -> Delivery:
-        present = (strand.job.start.h[:, None], strand.job.start.c[:, None])
-        if strand.slot >= 0:
-            present = self._arena.gather([strand.slot])
-        chunk = strand.dismiss(reason, present)
-        self._leave(strand)
-        return strand, chunk
+    def _dismiss(self, row: Row, reason: FinishReason) -> Delivery:
+        present = (row.job.start.h[:, None], row.job.start.c[:, None])
+        if row.slot >= 0:
+            present = self._state_pool.gather([row.slot])
+        chunk = row.dismiss(reason, present)
+        self._leave(row)
+        return row, chunk
 
-    def _leave(self, strand: Strand) -> None:
-        if strand.slot >= 0:
-            self._arena.release(strand.slot)
-            self._live.remove(strand)
-            strand.slot = -1
+    def _leave(self, row: Row) -> None:
+        if row.slot >= 0:
+            self._state_pool.release(row.slot)
+            self._live.remove(row)
+            row.slot = -1
         else:
-            self._waiting.remove(strand)
+            self._waiting.remove(row)

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charloom.bundle import Bundle, Vocabulary
-from charloom.engine.calls.requests import Limits
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.invariance import is_batch_invariant
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.decoding.step_cost import StepCost
 from charloom.engine.errors import ModelNotFound, SessionOfAnotherModel
+from charloom.engine.limits import Limits
 from charloom.engine.loom.loom import Loom
 from charloom.engine.loom.row import Delivery
-from charloom.engine.sessions.session import History, Session, Snapshot
+from charloom.engine.sessions.session import History, Session
 
 
 @dataclass(frozen=True)
@@ -127,5 +128,5 @@ class Models:
 
 
 def _hand_out(deliveries: Sequence[Delivery]) -> None:
-    for strand, chunk in deliveries:
-        strand.receiver(chunk)
+    for row, chunk in deliveries:
+        row.receiver(chunk)

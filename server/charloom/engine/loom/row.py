@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charloom.engine.decoding.decoder import Floats, Ints
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.decoding.uniforms import Uniforms
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job, TokenLogprob
 from charloom.engine.loom.schedule import Work
 from charloom.engine.loom.stops import Match, StopMatcher
-from charloom.engine.sessions.session import Snapshot
 
 States = tuple[Any, Any]
 """h and c [L, B, H] of all rows of a tick, on any device."""
@@ -34,7 +34,7 @@ class Anchor(NamedTuple):
 
 
 @dataclass(eq=False)
-class Strand:
+class Row:
     """A job on the loom. `cancel` and `took` may be called from any thread."""
 
     job: Job
@@ -235,4 +235,4 @@ class Strand:
         )
 
 
-Delivery = tuple[Strand, Chunk]
+Delivery = tuple[Row, Chunk]

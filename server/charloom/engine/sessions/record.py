@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from charloom.engine.clock import from_microseconds, to_microseconds
-from charloom.engine.sessions.session import Call, History, Origin, Session, Snapshot
+from charloom.engine.decoding.snapshot import Snapshot
+from charloom.engine.sessions.session import Call, History, Origin, Session
 
 _MAGIC, _VERSION = b"CLR", 1
 _HEADER = struct.Struct("<3sBII")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
     SealedStateCorrupt,
     SealedStateExpired,
@@ -28,7 +29,6 @@ from charloom.engine.errors import (
     SealedStateVersion,
 )
 from charloom.engine.sessions import record
-from charloom.engine.sessions.session import Snapshot
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM

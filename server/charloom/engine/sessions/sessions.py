@@ -14,8 +14,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from charloom.engine.calls.requests import Limits
 from charloom.engine.clock import utc_now
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
     EngineError,
     InvalidRequest,
@@ -24,11 +24,12 @@ from charloom.engine.errors import (
     StalePosition,
     shown,
 )
+from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.sessions.sealing import SealedState, Sealer
-from charloom.engine.sessions.session import History, Key, Origin, Session, Snapshot
+from charloom.engine.sessions.session import History, Key, Origin, Session
 from charloom.engine.sessions.stores.store import Lease, Store
-from charloom.engine.sessions.writer import Writer
+from charloom.engine.sessions.writer import SessionWriter
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Sessions:
         self._models = models
         self._limits = limits
         self._sealer = sealer
-        self._writers: dict[Key, Writer] = {}
+        self._writers: dict[Key, SessionWriter] = {}
 
     # Made and found.
 
@@ -254,7 +255,7 @@ class Sessions:
 
     # Written by calls.
 
-    async def acquire(self, key: Key, call_id: str = "") -> Writer:
+    async def acquire(self, key: Key, call_id: str = "") -> SessionWriter:
         """Become a session's one writer.
 
         Args:
@@ -288,12 +289,12 @@ class Sessions:
         """Wait until no session has a writer here."""
         await asyncio.gather(*(writer.ends_within(seconds) for writer in list(self._writers.values())))
 
-    def _writer(self, lease: Lease, call_id: str) -> Writer:
-        writer = Writer(self.store, lease, call_id, self._limits.rewind_tokens, self._written)
+    def _writer(self, lease: Lease, call_id: str) -> SessionWriter:
+        writer = SessionWriter(self.store, lease, call_id, self._limits.rewind_tokens, self._written)
         self._writers[lease.session.key] = writer
         return writer
 
-    def _written(self, writer: Writer) -> None:
+    def _written(self, writer: SessionWriter) -> None:
         if self._writers.get(writer.session.key) is writer:
             del self._writers[writer.session.key]
 

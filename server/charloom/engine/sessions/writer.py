@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from charloom.engine.clock import utc_now
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import EngineError, SessionTakenOver
-from charloom.engine.sessions.session import Call, History, Session, Snapshot, spacing
+from charloom.engine.sessions.session import Call, History, Session, spacing
 from charloom.engine.sessions.stores.store import Lease, Store
 
 log = logging.getLogger(__name__)
@@ -21,8 +22,8 @@ CHECKPOINT_SECONDS = 1.0
 """How often a session in a shared store is written while it generates: what another server would do again at most."""
 
 
-class Writer:
-    """A `Keeper` that brings a session forward from one state, and writes it.
+class SessionWriter:
+    """A `StateSink` that brings a session forward from one state, and writes it.
 
     Args:
         store: where the session is
@@ -32,7 +33,9 @@ class Writer:
         ended: called once, when the session was given back
     """
 
-    def __init__(self, store: Store, lease: Lease, call_id: str, keep: int, ended: Callable[[Writer], None]) -> None:
+    def __init__(
+        self, store: Store, lease: Lease, call_id: str, keep: int, ended: Callable[[SessionWriter], None]
+    ) -> None:
         self.call_id = call_id
         self.session = lease.session
         """As it was written last."""

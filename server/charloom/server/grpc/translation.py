@@ -16,9 +16,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from charloom.bundle import CharacterVocabulary, Unit, Vocabulary
 from charloom.engine.calls.generation import GenerationResult
 from charloom.engine.calls.inspection import InspectedToken
-from charloom.engine.calls.requests import GenerationRequest, Limits
+from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import InvalidRequest
+from charloom.engine.limits import Limits
 from charloom.engine.loom.jobs import FinishReason, TokenLogprob
 from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Session

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from charloom.engine.calls.conversation import Conversation
-from charloom.engine.calls.generation import Piece
+from charloom.engine.calls.generation import TextDelta
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import tenant_of
@@ -53,7 +53,7 @@ class ConversationService(conversation_pb2_grpc.ConversationServiceServicer):
                 )
                 if text is not None and text.done():
                     found, text = text.result(), None
-                    if isinstance(found, Piece):
+                    if isinstance(found, TextDelta):
                         yield conversation_pb2.ConverseResponse(text=found.text, position=found.position)
                     else:
                         ended = from_result(found)
