@@ -1,4 +1,7 @@
-"""A row's outputs are bit-identical whatever the other rows are, for every exported decoder."""
+"""A row's outputs are bit-identical whatever the other rows are, for every exported decoder.
+
+Libraries choose their kernels by the processor: this holds on the one that the tests run on, with and without VNNI.
+"""
 
 from __future__ import annotations
 

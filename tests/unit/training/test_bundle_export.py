@@ -50,6 +50,7 @@ def test_a_bundle_holds_all_files_of_the_contract_and_tells_where_it_comes_from(
 def test_int8_costs_less_than_the_limit_and_fp32_nothing(
     bundle: Bundle, run_directory: Path, decoders: dict[DecoderKind, Decoder]
 ) -> None:
+    """Measured with the kernels of this processor, as every export does; with VNNI or without."""
     tail = bundle.manifest.validation["tail"]
     assert tail.keys() == {"checkpoint", "onnx-int8", "onnx-fp32"}
     assert tail["onnx-int8"] - tail["checkpoint"] <= INT8_LIMIT == 0.005
