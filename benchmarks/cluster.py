@@ -183,7 +183,7 @@ class ScaleOut:
         where = ["--bind", HOST, "--port", str(self._redis_port), "--dir", str(self._own("."))]
         command = [self._paths["redis-server"], *where, "--save", "", "--appendonly", "no"]
         self._redis = _Program(command, self._folder / "redis.log")
-        self._redis.wait_until(lambda: _answers_ping(self._redis_port))
+        self._redis.wait_until(lambda: answers_ping(self._redis_port))
         return f"redis://{HOST}:{self._redis_port}/0"
 
     def _start_proxy(self) -> None:
@@ -294,7 +294,8 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def _answers_ping(port: int) -> bool:
+def answers_ping(port: int) -> bool:
+    """Whether a Redis is there."""
     try:
         with socket.create_connection((HOST, port), timeout=1) as connection:
             connection.sendall(b"PING\r\n")

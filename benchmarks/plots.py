@@ -38,22 +38,23 @@ STYLE: Any = {
 
 
 def plot_throughput(found: dict[str, Any], file: Path) -> None:
-    """Characters per second over streams, with what the bare step does."""
-    streams = _points(found["streams"])
-    top = found["ceiling_chars_per_s"]
+    """Characters per second over streams, with what the bare step does, as far as it was measured."""
+    ours, fp32 = _points(found["streams"]), _points(found.get("fp32", {}).get("streams", {}))
+    obvious = _points({count: load for count, load in found["obvious"].items() if count.isdigit()})
+    top, left = found["ceiling_chars_per_s"], min([*ours, *fp32, *obvious], default=1)
     with _axes(file, "Throughput over concurrent streams", found["hardware"]) as axes:
-        _logarithmic(axes, list(streams))
-        axes.plot(list(streams), list(streams.values()), "o-", color=OURS)
-        _label(axes, "Charloom, int8", list(streams.items())[-1], OURS, (0, 14), ha="right")
-        _ceiling(axes, "bare int8 step, all cores", top, min(streams), OURS)
-        if "fp32" in found:
-            points = _points(found["fp32"]["streams"])
-            axes.plot(list(points), list(points.values()), "s", color=OTHER)
-            _label(axes, "Charloom, fp32", list(points.items())[-1], OTHER, (8, -4))
-            _ceiling(axes, "bare fp32 step, all cores", found["fp32"]["ceiling_chars_per_s"], min(streams), OTHER)
-        points = _points({count: load for count, load in found["obvious"].items() if count.isdigit()})
-        axes.plot(list(points), list(points.values()), "x", color=GREY)
-        _label(axes, "obvious server, fp32", list(points.items())[-1], GREY, (-8, 4), ha="right")
+        _logarithmic(axes, list(ours))
+        if ours:
+            axes.plot(list(ours), list(ours.values()), "o-", color=OURS)
+            _label(axes, "Charloom, int8", list(ours.items())[-1], OURS, (0, 14), ha="right")
+        _ceiling(axes, "bare int8 step, all cores", top, left, OURS)
+        if fp32:
+            axes.plot(list(fp32), list(fp32.values()), "s", color=OTHER)
+            _label(axes, "Charloom, fp32", list(fp32.items())[-1], OTHER, (8, -4))
+            _ceiling(axes, "bare fp32 step, all cores", found["fp32"]["ceiling_chars_per_s"], left, OTHER)
+        if obvious:
+            axes.plot(list(obvious), list(obvious.values()), "x", color=GREY)
+            _label(axes, "obvious server, fp32", list(obvious.items())[-1], GREY, (-8, 4), ha="right")
         axes.set(xlabel="concurrent streams", ylabel="characters/s, all streams", ylim=(0, 1.12 * top))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 

@@ -120,23 +120,28 @@ def serving(bundle: Path, *flags: str) -> Iterator[Process]:
         yield server
 
 
-def bench(target: str, **flags: object) -> dict[str, Any]:
+def bench(target: str, *, within: float | None = None, **flags: object) -> dict[str, Any]:
     """The figures of `charloom bench`, in a process of its own; `prompt=32` is the flag `--prompt 32`.
 
     Raises:
         RuntimeError: the command failed; the message has what it said.
+        TimeoutError: it was ended because it took longer than `within` seconds.
     """
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return output_of("-m", "charloom.cli.main", "bench", "--target", target, "--json", *words)
+    return output_of("-m", "charloom.cli.main", "bench", "--target", target, "--json", *words, within=within)
 
 
-def output_of(*command: str) -> dict[str, Any]:
+def output_of(*command: str, within: float | None = None) -> dict[str, Any]:
     """The last line that a Python command prints, a JSON object.
 
     Raises:
         RuntimeError: the command failed; the message has what it said.
+        TimeoutError: it was ended because it took longer than `within` seconds.
     """
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=within)
+    except subprocess.TimeoutExpired as problem:
+        raise TimeoutError(f"{' '.join(command)} took longer than {within:.1f} s") from problem
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,6 @@
-"""What all benchmarks print: progress to stderr, a table and one JSON object to stdout; and which run counts.
+"""What all benchmarks print: progress to stderr, a table and one JSON object to stdout; which run counts, and how long.
 
-Knows: flags and text. Does not know: what is measured.
+Knows: flags, text, the clock. Does not know: what is measured.
 """
 
 from __future__ import annotations
@@ -8,10 +8,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+class Budget:
+    """The time that a benchmark may take, from now on.
+
+    Args:
+        minutes: how long
+        clock: seconds
+    """
+
+    def __init__(self, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._end = clock() + 60 * minutes
+
+    @property
+    def seconds(self) -> float:
+        """What is left of it, at least 0."""
+        return max(0.0, self._end - self._clock())
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
@@ -71,3 +90,14 @@ def at_least_one(text: str) -> int:
     if len(found) > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return found[0]
+
+
+def some_minutes(text: str) -> float:
+    """A number of minutes above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
+    return number

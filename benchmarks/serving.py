@@ -1,25 +1,42 @@
 """Throughput and latency through real gRPC, as ratios to what the decoder alone does on this machine.
 
-    python -m benchmarks.serving [--streams 1,4,16,64,256] [--repeat 3] [--no-fp32] [--json]
+    python -m benchmarks.serving [--streams 1,4,16,64,256] [--repeat 3] [--minutes 10] [--no-fp32] [--json]
 
 Server and client are processes of their own, on this machine. The last line is one JSON object. In it, "ceiling" is the
 bare decoder step on all cores; "ratio" is to that, at one stream to the bare step with one row on one core. "step_us"
 and "bare_step_us" are microseconds of one step of all rows, by the number of rows, on one core. "ttfc_busy_ms" is the
 time to the first character of single calls among 64 long streams, "ttfc_idle_ms" the same on an idle server.
 "server_cpu" and "client_cpu" are cores; "server_loop_cpu" is the part of the server's event loop.
+
+The loads are run by turns, the most important ones first, and the best of their runs count; "runs" is how many a load
+had. After `--minutes` no more are begun, and one that runs then is broken off. A load without a run is named in
+"not_reached", and its figures are null or missing.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ceiling import ceiling, characters_per_second, step_microseconds
 from benchmarks.processes import CpuMeter, Process, bench, cores, hardware, running, serving
 from benchmarks.reference import write_reference_bundle
-from benchmarks.reporting import at_least_one, best, counts, finish, new_parser, say, shown_times
+from benchmarks.reporting import (
+    Budget,
+    at_least_one,
+    best,
+    counts,
+    finish,
+    new_parser,
+    say,
+    shown_times,
+    some_minutes,
+)
 from charloom.bundle import DecoderKind
 
 LONG, LONG_ROUNDS, SHORT_ROUNDS, OBVIOUS_LONG = 1000, 8, 3, 50
@@ -29,29 +46,53 @@ BUSY = 64
 Figures = dict[str, Any]
 
 
-def measured(server: Process, repeat: int, **flags: object) -> Figures:
-    """The best of some runs of `charloom bench`, with the CPU share of the server.
+@dataclass
+class Load:
+    """What is done to a server, some times, and what came of it."""
 
-    Of arrivals, the run with the soonest first characters; otherwise the run with the most characters.
-    """
-    runs = []
-    for _ in range(repeat):
-        with CpuMeter(server) as meter:
-            run = bench(server.target, **flags)
+    place: tuple[str, ...]
+    """Where its figures are in the result."""
+    server: Process
+    flags: Figures
+    """Of `charloom bench`."""
+    top: float | None = None
+    """Characters per second that its "ratio" is to."""
+    runs: list[Figures] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.place)
+
+    def run(self, budget: Budget) -> None:
+        """Once more, with the CPU share of the server, unless the time is over before it ends."""
+        if not budget.seconds:
+            return
+        try:
+            with CpuMeter(self.server) as meter:
+                run = bench(self.server.target, within=budget.seconds, **self.flags)
+        except TimeoutError:
+            say(f"{self.name}: broken off, the time is over")
+            return
         run["server_cpu"], run["server_loop_cpu"] = meter.shares(run.pop("began"), run["seconds"])
-        say(f"{flags}: {run}")
-        runs.append(run)
-    if flags["workload"] == "arrivals":
-        return best(runs, lambda run: -float(run["ttfc_ms"]["p50"]))
-    return best(runs, lambda run: float(run["chars_per_s"]))
+        self.runs.append(run)
+        say(f"{self.name}, run {len(self.runs)}, {budget.seconds / 60:.1f} minutes are left: {run}")
+
+    def figures(self) -> Figures:
+        """Of the best run: the one with the most characters, or of arrivals that with the soonest first characters."""
+        if self.flags["workload"] == "arrivals":
+            found = best(self.runs, lambda run: -float(run["ttfc_ms"]["p50"]))
+        else:
+            found = best(self.runs, lambda run: float(run["chars_per_s"]))
+        ratio = {} if self.top is None else {"ratio": round(found["chars_per_s"] / self.top, 3)}
+        return found | ratio | {"runs": len(self.runs)}
 
 
-def long_streams(server: Process, repeat: int, streams: int, tops: Figures) -> Figures:
+def long_streams(place: tuple[str, ...], server: Process, streams: int, tops: Figures) -> Load:
     """Long streams, with the ratio to the ceiling."""
     length = 5 * LONG if streams == 1 else LONG
-    found = measured(server, repeat, workload="long", streams=streams, rounds=LONG_ROUNDS, length=length)
+    flags = {"workload": "long", "streams": streams, "rounds": LONG_ROUNDS, "length": length}
     top = tops["single_row_chars_per_s" if streams == 1 else "ceiling_chars_per_s"]
-    return found | {"ratio": round(found["chars_per_s"] / top, 3)}
+    return Load((*place, "streams", str(streams)), server, flags, top)
 
 
 def ceilings(*, int8: bool) -> Figures:
@@ -64,44 +105,50 @@ def ceilings(*, int8: bool) -> Figures:
     return found
 
 
-def measure_int8(bundle: Path, streams: list[int], repeat: int, probes: int) -> Figures:
-    """All loads on the int8 decoder."""
-    found: Figures = {"decoder": "onnx-int8"} | ceilings(int8=True)
-    found |= step_microseconds(bundle, DecoderKind.ONNX_INT8)
-    with serving(bundle, "--decoder", "onnx-int8") as server:
-        found["streams"] = {str(n): long_streams(server, repeat, n, found) for n in streams}
-        found["short_calls"] = {
-            str(BUSY): measured(server, repeat, workload="short", streams=BUSY, rounds=SHORT_ROUNDS)
-        }
-        found["arrivals"] = {
-            str(n): measured(server, repeat, workload="arrivals", streams=n, probes=probes) for n in (BUSY, 0)
-        }
-    found["ttfc_busy_ms"] = found["arrivals"][str(BUSY)]["ttfc_ms"]
-    found["ttfc_idle_ms"] = found["arrivals"]["0"]["ttfc_ms"]
-    return found
+def int8_loads(server: Process, streams: Sequence[int], probes: int, tops: Figures) -> tuple[list[Load], list[Load]]:
+    """The loads on the int8 decoder: those that matter most, and the others."""
+    busy = str(BUSY)
+    short = Load(("short_calls", busy), server, {"workload": "short", "streams": BUSY, "rounds": SHORT_ROUNDS})
+    arrivals = [
+        Load(("arrivals", str(n)), server, {"workload": "arrivals", "streams": n, "probes": probes}) for n in (BUSY, 0)
+    ]
+    first = [long_streams((), server, n, tops) for n in streams if n == BUSY]
+    others = [long_streams((), server, n, tops) for n in streams if n != BUSY]
+    return [*first, short, *arrivals], others
 
 
-def measure_fp32(bundle: Path, repeat: int) -> Figures:
-    """The ceiling and the long streams of the fp32 decoder."""
-    found: Figures = ceilings(int8=False)
-    with serving(bundle, "--decoder", "onnx-fp32") as server:
-        return found | {"streams": {str(BUSY): long_streams(server, repeat, BUSY, found)}}
-
-
-def measure_obvious(repeat: int) -> Figures:
+def obvious_loads(server: Process) -> list[Load]:
     """The same loads on the obvious server; shorter streams, as they would take minutes."""
-    with running("-m", "benchmarks.obvious") as server:
-        return {
-            str(BUSY): measured(server, repeat, workload="long", streams=BUSY, length=OBVIOUS_LONG),
-            f"{BUSY} short": measured(server, repeat, workload="short", streams=BUSY),
-        }
+    busy = {"streams": BUSY}
+    return [
+        Load(("obvious", str(BUSY)), server, {"workload": "long", "length": OBVIOUS_LONG} | busy),
+        Load(("obvious", f"{BUSY} short"), server, {"workload": "short"} | busy),
+    ]
+
+
+def result(loads: Sequence[Load], found: Figures) -> Figures:
+    """What was found before, and the figures of the loads, or their names where there was no time for a run."""
+    empty: Figures = {"streams": {}, "short_calls": {}, "arrivals": {}, "obvious": {}}
+    found = empty | found
+    for load in sorted(loads, key=lambda load: int(load.flags["streams"])):
+        *folders, last = load.place
+        place = found
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        if load.runs:
+            place[last] = load.figures()
+    for name, streams in (("busy", BUSY), ("idle", 0)):
+        found[f"ttfc_{name}_ms"] = found["arrivals"].get(str(streams), {}).get("ttfc_ms")
+    ours, theirs = (loads.get(str(BUSY)) for loads in (found["streams"], found["obvious"]))
+    found["speedup_64"] = round(ours["chars_per_s"] / theirs["chars_per_s"], 1) if ours and theirs else None
+    found["not_reached"] = [load.name for load in loads if not load.runs]
+    return found
 
 
 def table(found: Figures) -> list[tuple[object, ...]]:
     """The loads, a row each."""
-    rows: list[tuple[object, ...]] = [
-        ("load", "characters/s", "of the ceiling", "first character p50 / p99 ms", "gap p50 / p99 ms", "server CPU")
-    ]
+    times = "first character p50 / p99 ms", "gap p50 / p99 ms"
+    rows: list[tuple[object, ...]] = [("load", "characters/s", "of the ceiling", *times, "server CPU", "runs")]
     loads = {f"{n} streams": load for n, load in found["streams"].items()}
     loads |= {f"{n} short calls": load for n, load in found["short_calls"].items()}
     loads |= {f"arrivals, {n} streams": load for n, load in found["arrivals"].items()}
@@ -109,7 +156,8 @@ def table(found: Figures) -> list[tuple[object, ...]]:
     loads |= {f"obvious, {n}": load for n, load in found["obvious"].items()}
     for name, load in loads.items():
         times = shown_times(load["ttfc_ms"]), shown_times(load["gap_ms"])
-        rows.append((name, load["chars_per_s"], load.get("ratio", "-"), *times, load["server_cpu"]))
+        rows.append((name, load["chars_per_s"], load.get("ratio", "-"), *times, load["server_cpu"], load["runs"]))
+    rows += [(f"not reached: {name}", *["-"] * (len(rows[0]) - 1)) for name in found["not_reached"]]
     return rows
 
 
@@ -121,19 +169,26 @@ def main() -> int:
     )
     parser.add_argument("--repeat", type=at_least_one, default=3, help="runs of a load, the best counts (default: 3)")
     parser.add_argument("--probes", type=at_least_one, default=200, help="single calls among others (default: 200)")
+    parser.add_argument("--minutes", type=some_minutes, default=10.0, help="when to stop (default: after 10)")
     parser.add_argument("--no-fp32", action="store_true", help="leave the fp32 decoder out")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = write_reference_bundle(Path(folder) / "reference")
-        found = measure_int8(bundle, arguments.streams, arguments.repeat, arguments.probes)
+    budget = Budget(arguments.minutes)
+    with ExitStack() as stack:
+        bundle = write_reference_bundle(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "reference")
+        found: Figures = {"decoder": "onnx-int8"} | ceilings(int8=True)
+        found |= step_microseconds(bundle, DecoderKind.ONNX_INT8)
+        ours = stack.enter_context(serving(bundle, "--decoder", "onnx-int8"))
+        loads, others = int8_loads(ours, arguments.streams, arguments.probes, found)
+        loads += obvious_loads(stack.enter_context(running("-m", "benchmarks.obvious")))
         if not arguments.no_fp32:
-            found["fp32"] = measure_fp32(bundle, arguments.repeat)
-    found["obvious"] = measure_obvious(arguments.repeat)
-    found["speedup_64"] = None
-    if str(BUSY) in found["streams"]:
-        ours, theirs = (loads[str(BUSY)]["chars_per_s"] for loads in (found["streams"], found["obvious"]))
-        found["speedup_64"] = round(ours / theirs, 1)
-    found["hardware"] = hardware()
+            found["fp32"] = ceilings(int8=False) | {"streams": {}}
+            fp32 = stack.enter_context(serving(bundle, "--decoder", "onnx-fp32"))
+            loads.append(long_streams(("fp32",), fp32, BUSY, found["fp32"]))
+        loads += others
+        for _ in range(arguments.repeat):
+            for load in loads:
+                load.run(budget)
+    found = result(loads, found) | {"minutes": arguments.minutes, "hardware": hardware()}
     finish(found, table(found), only_json=arguments.json)
     return 0
 

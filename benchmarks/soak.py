@@ -11,7 +11,6 @@ status is 1 if a requirement fails.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -26,7 +25,7 @@ import numpy as np
 
 from benchmarks.processes import Process, bench, hardware, serving
 from benchmarks.reference import write_reference_bundle
-from benchmarks.reporting import best, finish, new_parser, say
+from benchmarks.reporting import best, finish, new_parser, say, some_minutes
 from charloom.client import CharloomError, Client, Conflict
 
 SAMPLE_SECONDS, KILL_SECONDS, SAY_SECONDS = 1.0, 3.0, 60.0
@@ -180,7 +179,7 @@ def measure(server: Process, minutes: float) -> dict[str, Any]:
 def main() -> int:
     """Soak, check and print."""
     parser = new_parser(__doc__)
-    parser.add_argument("--minutes", type=_positive, required=True, help="how long the load lasts")
+    parser.add_argument("--minutes", type=some_minutes, required=True, help="how long the load lasts")
     parser.add_argument("--max-slope", type=float, metavar="KIB", help="most growth of memory, KiB a minute")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -193,16 +192,6 @@ def main() -> int:
     for what in wrong:
         say(f"failed: {what}")
     return 1 if wrong else 0
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
-    return number
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.cluster import HOST, find_program, free_ports
+from benchmarks.cluster import HOST, POLL_SECONDS, answers_ping, find_program, free_ports
 from benchmarks.processes import hardware, serving
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import at_least_one, finish, new_parser, say
@@ -96,7 +96,10 @@ def store_url(store: str, folder: Path) -> Iterator[str]:
     command = [find_program("redis-server"), "--bind", HOST, "--port", str(port), "--save", "", "--dir", str(folder)]
     redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        time.sleep(0.5)
+        while not answers_ping(port):
+            if redis.poll() is not None:
+                raise RuntimeError(f"{' '.join(command)} has ended")
+            time.sleep(POLL_SECONDS)
         yield f"redis://{HOST}:{port}/0"
     finally:
         redis.terminate()

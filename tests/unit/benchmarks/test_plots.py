@@ -37,3 +37,11 @@ def test_a_plot_names_its_lines_and_axes_and_the_machine(draw: Any, words: list[
 def test_results_without_fp32_are_drawn_without(tmp_path: Path) -> None:
     plot_throughput({name: value for name, value in RESULTS.items() if name != "fp32"}, tmp_path / "a.svg")
     assert "Charloom, fp32" not in (tmp_path / "a.svg").read_text("utf-8")
+
+
+def test_what_was_not_reached_is_not_drawn(tmp_path: Path) -> None:
+    nothing = {"streams": {}, "obvious": {}, "fp32": {"ceiling_chars_per_s": 50000, "streams": {}}}
+    plot_throughput(RESULTS | nothing, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text("utf-8")
+    assert "bare int8 step" in text
+    assert not any(name in text for name in ("Charloom,", "obvious server"))

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from benchmarks import processes, serving
+from benchmarks import processes
 from benchmarks.processes import CpuMeter, Process, running
-from benchmarks.reporting import at_least_one, best, counts, finish, table_of
+from benchmarks.reporting import Budget, at_least_one, best, counts, finish, some_minutes, table_of
 
 ROWS = [("streams", "characters/s"), (1, 9284), (256, 1_000_000)]
 
@@ -97,18 +97,26 @@ def test_a_load_that_fails_says_why(nobody: str) -> None:
         processes.bench(nobody, streams=1)
 
 
-RUNS = [
-    {"began": 0.0, "seconds": 1.0, "chars_per_s": 10, "ttfc_ms": {"p50": 9.0}},
-    {"began": 0.0, "seconds": 1.0, "chars_per_s": 30, "ttfc_ms": {"p50": 8.0}},
-    {"began": 0.0, "seconds": 1.0, "chars_per_s": 20, "ttfc_ms": {"p50": 7.0}},
-]
+def test_a_load_that_takes_too_long_is_ended() -> None:
+    with pytest.raises(TimeoutError, match=r"-c import time; .* took longer than 0.3 s"):
+        processes.output_of("-c", "import time; time.sleep(60)", within=0.3)
 
 
-@pytest.mark.parametrize(("workload", "fastest"), [("long", 30), ("short", 30), ("arrivals", 20)])
-def test_the_best_of_some_loads(workload: str, fastest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = iter(RUNS)
-    monkeypatch.setattr(serving, "bench", lambda target, **flags: dict(next(runs)))
-    found = serving.measured(Process("", os.getpid()), 3, workload=workload)
-    assert found["chars_per_s"] == fastest
-    assert {"server_cpu", "server_loop_cpu"} <= found.keys()
-    assert "began" not in found
+def test_a_budget_is_used_up_by_the_clock() -> None:
+    now = [100.0]
+    budget = Budget(2, lambda: now[0])
+    assert budget.seconds == 120
+    now[0] += 90
+    assert budget.seconds == 30
+    now[0] += 90
+    assert budget.seconds == 0
+
+
+def test_minutes() -> None:
+    assert some_minutes("0.5") == 0.5
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "soon"])
+def test_what_is_no_number_of_minutes(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a number of minutes above 0"):
+        some_minutes(text)
