@@ -76,7 +76,7 @@ def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str, dict[str, st
     return failed.value.code(), info.reason, violations, status.message  # type: ignore[attr-defined]
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():

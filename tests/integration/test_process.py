@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -98,8 +97,10 @@ def test_a_second_signal_does_not_wait_for_the_grace_time(start: Start) -> None:
     with grpc.insecure_channel(address) as channel:
         stream = generation_pb2_grpc.GenerationServiceStub(channel).Generate(request(max_tokens=1_000_000_000))
         next(stream)
+        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(health).status == health_pb2.HealthCheckResponse.SERVING
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        assert next(health).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert list(stream)[-1].result.finish_reason == generation_pb2.FINISH_REASON_DRAINING

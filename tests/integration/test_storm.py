@@ -28,7 +28,8 @@ from charloom.v1 import (
 )
 from tests.integration.conftest import eventually
 
-SECONDS, CLIENTS = 6.0, 12
+SECONDS, MOST_SECONDS, CLIENTS = 6.0, 60.0, 12
+"""How long they go on, and how long on a machine that is too slow to do enough in that time."""
 NUMBERS = [0.0, -0.0, 0.5, 1.0, 1e-45, 1e-30, 1e-6, 100.0, 101.0, -1.0, 3e38, float("nan"), float("inf")]
 COUNTS = [0, 1, 2, 7, 2**31, 2**32 - 1]
 SEEDS = [0, 1, 2**63, 2**64 - 1]
@@ -197,9 +198,12 @@ def test_careless_clients_leave_nothing_behind(
 ) -> None:
     outcomes: collections.Counter[str] = collections.Counter()
 
+    def few() -> bool:
+        return min(outcomes["OK"], outcomes["INVALID_ARGUMENT"]) <= 100
+
     def client(number: int, address: str) -> None:
-        draw, end = random.Random(number), time.monotonic() + SECONDS
-        while time.monotonic() < end:
+        draw, began = random.Random(number), time.monotonic()
+        while time.monotonic() < began + SECONDS or (few() and time.monotonic() < began + MOST_SECONDS):
             with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
                 for _ in range(draw.randint(1, 30)):
                     try:
@@ -224,7 +228,6 @@ def test_careless_clients_leave_nothing_behind(
             stub = generation_pb2_grpc.GenerationServiceStub(channel)
             request = generation_pb2.CompleteRequest(options=generation_pb2.GenerationOptions(max_tokens=20))
             assert len(stub.Complete(request).completions[0].text) == 20
-    assert outcomes["OK"] > 100
-    assert outcomes["INVALID_ARGUMENT"] > 100
+    assert not few(), outcomes
     assert "unexpected error" not in caplog.text
     assert outcomes["INTERNAL"] == outcomes["UNKNOWN"] == 0, outcomes

@@ -35,7 +35,7 @@ def bench(capsys: pytest.CaptureFixture[str]) -> Bench:
 
 def test_long_streams_are_all_read_to_their_end(bench: Bench, server: Server) -> None:
     found = bench(server, "--streams 3 --rounds 2 --length 400")
-    assert found["calls_per_s"] * found["seconds"] == pytest.approx(6, rel=0.1)
+    assert found["calls_per_s"] * found["seconds"] == pytest.approx(6, rel=0.1, abs=0.06 * found["seconds"])
     assert found["chars_per_s"] * found["seconds"] == pytest.approx(6 * 400, rel=0.1)
     assert 0 < found["ttfc_ms"]["p50"] <= found["ttfc_ms"]["p99"] < found["seconds"] * 1000
     assert found["gap_ms"]["p50"] > 0
@@ -45,16 +45,16 @@ def test_long_streams_are_all_read_to_their_end(bench: Bench, server: Server) ->
 
 def test_a_short_session_has_four_calls(bench: Bench, server: Server) -> None:
     found = bench(server, "--workload short --streams 2 --rounds 3")
-    assert found["calls_per_s"] * found["seconds"] == pytest.approx(2 * 3 * 4, rel=0.1)
+    assert found["calls_per_s"] * found["seconds"] == pytest.approx(2 * 3 * 4, rel=0.1, abs=0.06 * found["seconds"])
     assert found["chars_per_s"] * found["seconds"] == pytest.approx(2 * 3 * 4 * load.SHORT_LENGTH, rel=0.1)
 
 
 def test_arrivals_are_probes_among_streams_that_begin_again(bench: Bench, server: Server) -> None:
-    found = bench(server, "--workload arrivals --streams 3 --length 500 --probes 8 --prompt 20")
+    found = bench(server, "--workload arrivals --streams 3 --length 100 --probes 8 --prompt 20")
     assert found["probes"] == 8
     assert found["ttfc_ms"]["p50"] > 0
     # Far more than the probes and the first streams had.
-    assert found["chars_per_s"] * found["seconds"] > 8 * load.PROBE_LENGTH + 3 * 500
+    assert found["chars_per_s"] * found["seconds"] > 8 * load.PROBE_LENGTH + 3 * 100
 
 
 def test_arrivals_without_streams_are_the_probes_alone(
@@ -73,8 +73,8 @@ def test_refusals_are_counted_and_not_measured_as_calls(bench: Bench, full_serve
     assert found["refused"] > 0
     assert 0 < found["refusal_ms"]["p50"] <= found["refusal_ms"]["p99"]
     if "short" not in words:
-        accepted = round(found["calls_per_s"] * found["seconds"])
-        assert accepted + found["refused"] == 12 * 2
+        accepted = 12 * 2 - found["refused"]
+        assert found["calls_per_s"] * found["seconds"] == pytest.approx(accepted, rel=0.1, abs=0.06 * found["seconds"])
         assert found["chars_per_s"] * found["seconds"] == pytest.approx(accepted * 3000, rel=0.1)
 
 

@@ -5,6 +5,7 @@ Knows: charloom.v1 and grpc. Does not know: the SDK under test, nor how a real s
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import math
@@ -393,6 +394,15 @@ class FakeServer:
     def asked(self, method: str) -> list[Any]:
         """The requests of one method, in order; of a stream, each of its messages."""
         return [request for name, request in self.calls if name == method]
+
+    async def reached(self, method: str) -> None:
+        """Wait until a call has come, and its handler has begun."""
+        for _ in range(3000):
+            if self.asked(method):
+                break
+            await asyncio.sleep(0.01)
+        assert self.asked(method)
+        await asyncio.sleep(0.05)
 
     def answer_and_wait(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         """An answer of Generate that sends one piece and then nothing until the call ends; sets `ended` then."""

@@ -277,7 +277,7 @@ class TestReadiness:
         async with AsyncClient(nobody) as async_client:
             with pytest.raises(ConnectionFailed, match="was not ready within"):
                 await async_client.wait_until_ready(0.3)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
     def test_a_server_that_comes_later_is_noticed(self, nobody: str) -> None:
         late: list[grpc.Server] = []

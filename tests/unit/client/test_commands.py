@@ -314,7 +314,7 @@ class TestGenerate:
         server.answers["Generate"] = server.answer_and_wait
         monkeypatch.setattr("sys.stdout.write", interrupted)
         assert run("generate", "Hi") == 130
-        assert server.ended.wait(5)
+        assert server.ended.wait(30)
 
 
 class TestChat:
@@ -426,7 +426,7 @@ class TestChat:
             patched.setattr("sys.stdout.write", interrupting)
             patched.setattr("sys.stdin", piped)
             assert main(["chat"]) == 0
-        assert server.ended.wait(5)
+        assert server.ended.wait(30)
         printed = capsys.readouterr()
         assert printed.out == f"\n{TEXT}\n"
         assert "Type a line" in printed.err

@@ -119,7 +119,7 @@ class TestBlocking:
         server.answers["Generate"] = server.answer_and_wait
         with client.continuations("Hi", n=2) as continuations:
             assert next(continuations) == (0, "Once ")
-        assert server.ended.wait(5)
+        assert server.ended.wait(30)
         with pytest.raises(Cancelled):
             continuations.completions()
         assert continuations.texts == ["Once ", ""]
@@ -132,7 +132,7 @@ class TestBlocking:
         server.answers["Generate"] = one_ends
         with client.continuations("Hi", n=2) as continuations:
             assert next(continuations) == (0, "Once ")
-        assert server.ended.wait(5)
+        assert server.ended.wait(30)
 
     def test_cancel_twice_is_as_good_as_once(self, server: FakeServer, client: Client) -> None:
         server.answers["Generate"] = server.answer_and_wait
@@ -156,7 +156,7 @@ class TestBlocking:
         next(continuations)
         del continuations
         gc.collect()
-        assert server.ended.wait(5)
+        assert server.ended.wait(30)
 
     def test_an_error_midway_takes_no_text_back_and_stays(self, server: FakeServer, client: Client) -> None:
         server.answers["Generate"] = broken_after_a_result
@@ -185,7 +185,7 @@ class TestBlocking:
         assert next(continuations) == (0, "mine")
         with pytest.raises(InternalError, match="a continuation of index 2 where 2 were asked for"):
             next(continuations)
-        assert server.ended.wait(5)
+        assert server.ended.wait(30)
 
     def test_any_exception_out_of_a_read_cancels_the_call(self) -> None:
         class Call:
@@ -222,7 +222,7 @@ class TestSession:
         with client.session() as opened:
             continuations = opened.continuations("Hi", n=2)
             next(continuations)
-        assert server.ended.wait(5)
+        assert server.ended.wait(30)
         with pytest.raises(Cancelled):
             continuations.completions()
 
@@ -253,7 +253,7 @@ class TestAsyncio:
         server.answers["Generate"] = server.answer_and_wait
         async with async_client.continuations("Hi", n=2) as continuations:
             assert await anext(continuations) == (0, "Once ")
-        assert await asyncio.to_thread(server.ended.wait, 5)
+        assert await asyncio.to_thread(server.ended.wait, 30)
         with pytest.raises(Cancelled):
             await continuations.completions()
         assert continuations.texts == ["Once ", ""]
@@ -276,7 +276,7 @@ class TestAsyncio:
         await anext(continuations)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(continuations.completions(), 0.1)
-        assert await asyncio.to_thread(server.ended.wait, 5)
+        assert await asyncio.to_thread(server.ended.wait, 30)
 
     async def test_forgotten_continuations_do_not_keep_the_call(
         self, server: FakeServer, async_client: AsyncClient
@@ -286,7 +286,7 @@ class TestAsyncio:
         await anext(continuations)
         del continuations
         gc.collect()
-        assert await asyncio.to_thread(server.ended.wait, 5)
+        assert await asyncio.to_thread(server.ended.wait, 30)
 
     async def test_closing_the_client_ends_the_call(self, server: FakeServer, async_client: AsyncClient) -> None:
         server.answers["Generate"] = server.answer_and_wait
@@ -319,7 +319,7 @@ class TestAsyncio:
         assert await anext(continuations) == (0, "mine")
         with pytest.raises(InternalError, match="a continuation of index 2 where 2 were asked for"):
             await anext(continuations)
-        assert await asyncio.to_thread(server.ended.wait, 5)
+        assert await asyncio.to_thread(server.ended.wait, 30)
 
     async def test_one_takes_the_session_along_and_several_do_not(
         self, server: FakeServer, async_client: AsyncClient
@@ -338,4 +338,4 @@ class TestAsyncio:
         async with async_client.session() as opened:
             continuations = opened.continuations("Hi", n=2)
             assert await anext(continuations) == (0, "Once ")
-        assert await asyncio.to_thread(server.ended.wait, 5)
+        assert await asyncio.to_thread(server.ended.wait, 30)

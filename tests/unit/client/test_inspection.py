@@ -153,29 +153,29 @@ class TestLeaving:
         server.answers["Inspect"] = holding(server, begun)
 
         def interrupt(self: Any) -> None:
-            assert begun.wait(5)
+            assert begun.wait(30)
             raise KeyboardInterrupt
 
         monkeypatch.setattr("grpc._channel._MultiThreadedRendezvous.__next__", interrupt)
         with pytest.raises(KeyboardInterrupt):
             client.inspect("Hi")
-        assert server.ended.wait(5)
+        assert server.ended.wait(30)
 
     async def test_cancelling_the_task_cancels_the_call(self, server: FakeServer, async_client: AsyncClient) -> None:
         begun = threading.Event()
         server.answers["Inspect"] = holding(server, begun)
         task = asyncio.create_task(async_client.inspect("Hi"))
-        assert await asyncio.to_thread(begun.wait, 5)
+        assert await asyncio.to_thread(begun.wait, 30)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(server.ended.wait, 5)
+        assert await asyncio.to_thread(server.ended.wait, 30)
 
     async def test_closing_the_client_is_told(self, server: FakeServer, async_client: AsyncClient) -> None:
         begun = threading.Event()
         server.answers["Inspect"] = holding(server, begun)
         task = asyncio.create_task(async_client.inspect("Hi"))
-        assert await asyncio.to_thread(begun.wait, 5)
+        assert await asyncio.to_thread(begun.wait, 30)
         await async_client.close()
         with pytest.raises(Cancelled):
             await task
@@ -186,7 +186,7 @@ class TestLeaving:
         client = Client(server.target)
 
         def close() -> None:
-            begun.wait(5)
+            begun.wait(30)
             time.sleep(0.05)
             client.close()
 

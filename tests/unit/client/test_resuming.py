@@ -29,7 +29,7 @@ from charloom.client import (
     Unavailable,
 )
 from charloom.client._resuming import ResumingCall
-from charloom.client._resumption import Resumption
+from charloom.client._resumption import PATIENCE, Resumption
 from charloom.v1 import generation_pb2
 from tests.unit.client.fake_server import (
     PIECES,
@@ -176,7 +176,7 @@ class TestRequests:
     def test_the_first_call_does_not_wait_for_a_server(self, nobody: str, read: Read) -> None:
         began = time.monotonic()
         assert isinstance(read(nobody).error, ConnectionFailed)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < PATIENCE / 2
 
     def test_a_resumed_call_has_what_is_left_of_the_deadline(self, server: FakeServer, read: Read) -> None:
         remaining = []
@@ -190,7 +190,7 @@ class TestRequests:
         server.answers["Generate"] = late
         # gRPC sends deadlines that differ by less than three per cent as the same.
         check_whole(read(timeout=5), 1)
-        assert remaining[0] == pytest.approx(5, abs=0.3)
+        assert 2 < remaining[0] < 5.3
         assert remaining[0] - remaining[1] > 0.3
 
     def test_without_a_deadline_there_is_none_later(self, server: FakeServer, read: Read) -> None:
@@ -315,12 +315,12 @@ class TestGivingUp:
             breaking(1, CODE.UNAVAILABLE, "the first error", error_info("STORE_UNAVAILABLE")), STOPPING
         )
         began = time.monotonic()
-        seen = read(timeout=0.6)
+        seen = read(timeout=1.5)
         assert isinstance(seen.error, Unavailable)
         assert (str(seen.error), seen.error.reason) == ("the first error", "STORE_UNAVAILABLE")
         assert (seen.pieces, seen.resumptions) == ([PIECES[0]], 0)
-        assert 0.2 < time.monotonic() - began < 2
-        assert len(server.asked("Generate")) >= 4
+        assert 0.5 < time.monotonic() - began < PATIENCE / 2
+        assert len(server.asked("Generate")) >= 3
 
     def test_without_a_deadline_patience_ends_too(
         self, server: FakeServer, read: Read, monkeypatch: pytest.MonkeyPatch
@@ -330,7 +330,7 @@ class TestGivingUp:
         began = time.monotonic()
         seen = read(timeout=None)
         assert isinstance(seen.error, ConnectionFailed)
-        assert 0.1 < time.monotonic() - began < 2
+        assert 0.1 < time.monotonic() - began < PATIENCE / 2
 
     @pytest.mark.parametrize(
         ("code", "reason", "kind"),
@@ -361,7 +361,7 @@ class TestGivingUp:
             yield from ()
 
         server.answers["Generate"] = in_turn(LOST, hang)
-        seen = read(timeout=0.5)
+        seen = read(timeout=1.5)
         assert isinstance(seen.error, DeadlineExceeded)
         assert isinstance(seen.error.__cause__, ConnectionFailed)
 
@@ -522,7 +522,7 @@ class TestStopping:
         with client.generate("Hi") as text:
             assert next(text) == PIECES[0]
             assert text.resumptions == 1
-        assert server.ended.wait(5)
+        assert server.ended.wait(30)
 
     async def test_asyncio_cancel_by_another_task_ends_the_wait(
         self, server: FakeServer, async_client: AsyncClient
@@ -532,7 +532,7 @@ class TestStopping:
             await asyncio.to_thread(asked_again, server)
             text.cancel()
             with pytest.raises(Cancelled):
-                await asyncio.wait_for(reader, 0.5)
+                await asyncio.wait_for(reader, 30)
 
     async def test_asyncio_cancelling_the_task_ends_the_wait(
         self, server: FakeServer, async_client: AsyncClient
@@ -562,7 +562,7 @@ class TestStopping:
         async with async_client.generate("Hi") as text:
             assert await anext(text) == PIECES[0]
             assert text.resumptions == 1
-        assert await asyncio.to_thread(server.ended.wait, 5)
+        assert await asyncio.to_thread(server.ended.wait, 30)
 
     async def test_asyncio_a_forgotten_stream_does_not_keep_a_resumed_call(
         self, server: FakeServer, async_client: AsyncClient
@@ -571,7 +571,7 @@ class TestStopping:
         text = async_client.generate("Hi")
         assert await anext(text) == PIECES[0]
         del text
-        assert await asyncio.to_thread(server.ended.wait, 5)
+        assert await asyncio.to_thread(server.ended.wait, 30)
 
 
 @asynccontextmanager

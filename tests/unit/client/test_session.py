@@ -101,7 +101,7 @@ def test_leaving_ends_what_is_still_running(server: FakeServer, client: Client) 
     with client.session() as opened:
         stream = opened.generate("Hi")
         assert next(stream) == PIECES[0]
-    assert server.ended.wait(5)
+    assert server.ended.wait(30)
 
 
 def test_a_session_that_stays_in_use_is_told(server: FakeServer, client: Client) -> None:
@@ -193,7 +193,7 @@ class TestAsyncio:
         async with async_client.session() as opened:
             stream = opened.generate("Hi")
             assert await anext(stream) == PIECES[0]
-        assert server.ended.wait(5)
+        assert server.ended.wait(30)
         assert len(server.asked("DeleteSession")) == 1
 
     async def test_a_refused_session_is_an_error_on_entering(

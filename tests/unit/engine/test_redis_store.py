@@ -22,12 +22,13 @@ from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS
 from tests.unit.engine.redis_server import RedisServer
 from tests.unit.engine.stores import LEASE, InRedis, grown, ids, made, same
 
+AT_ONCE = 30.0
+"""Seconds in which a hundred calls end that wait three seconds each, if they wait at the same time."""
 
-async def unavailable(attempt: Any, within: float) -> str:
-    start = time.monotonic()
+
+async def unavailable(attempt: Any) -> str:
     with pytest.raises(StoreUnavailable) as refused:
-        await attempt
-    assert time.monotonic() - start < within
+        await asyncio.wait_for(attempt, AT_ONCE)
     return str(refused.value)
 
 
@@ -37,7 +38,7 @@ async def test_a_redis_that_hangs(doomed_redis: RedisServer, redis_place: InRedi
     doomed_redis.ask("CONFIG", "RESETSTAT")
     doomed_redis.pause()
     try:
-        await unavailable(store.acquire(Key("", "a")), 4)
+        await unavailable(store.acquire(Key("", "a")))
     finally:
         doomed_redis.go_on()
     assert "cmdstat_evalsha:calls=1," in doomed_redis.ask("INFO", "commandstats"), "it was not told twice"
@@ -45,7 +46,7 @@ async def test_a_redis_that_hangs(doomed_redis: RedisServer, redis_place: InRedi
     try:
         start = time.monotonic()
         outcomes = await asyncio.gather(*(store.get(Key("", "a")) for _ in range(100)), return_exceptions=True)
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < AT_ONCE
         assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
     finally:
         doomed_redis.go_on()
@@ -59,9 +60,9 @@ async def test_a_redis_that_is_gone(doomed_redis: RedisServer, redis_place: InRe
     await store.add([made(redis_place, "a")])
     doomed_redis.kill()
     for attempt in (store.get, store.acquire, store.delete):
-        await unavailable(attempt(Key("", "a")), 2)
+        assert "no answer within" not in await unavailable(attempt(Key("", "a"))), "nobody is waited for"
     for other in (store.page("", "", 9), store.sweep(), store.add([made(redis_place, "b")]), store.renew([])):
-        await unavailable(other, 2)
+        assert "no answer within" not in await unavailable(other)
     with pytest.raises(
         OSError, match=rf"cannot keep sessions in redis://127.0.0.1:{doomed_redis.port}/0: .*connecting"
     ):
@@ -169,7 +170,7 @@ async def test_a_redis_that_does_not_take_writes(doomed_redis: RedisServer, redi
     store = redis_place.open()
     await store.add([made(redis_place, "a")])
     doomed_redis.ask("REPLICAOF", "127.0.0.1", "1")
-    assert "read only" in await unavailable(store.acquire(Key("", "a")), 1)
+    assert "read only" in await unavailable(store.acquire(Key("", "a")))
     doomed_redis.ask("REPLICAOF", "NO", "ONE")
     await store.acquire(Key("", "a"))
 

@@ -25,6 +25,7 @@ from charloom.engine.sessions.record import from_session
 from charloom.engine.sessions.session import Session
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.sessions.stores.store import Lease
+from tests.unit.engine.stores import LEASE, Clock
 
 LENGTH = 4000
 SHAPINGS = {
@@ -160,17 +161,18 @@ async def test_a_replica_that_was_cut_off_learns_that_it_is_not_the_writer_any_m
 
 
 async def test_leases_that_are_renewed_last_and_others_end(bundle: Bundle, decoder: Decoder, tmp_path: Path) -> None:
-    stores = [SqliteStore(tmp_path / "sessions.db", 100, lease_seconds=0.3) for _ in range(2)]
+    clock = Clock()
+    stores = [SqliteStore(tmp_path / "sessions.db", 100, lease_seconds=LEASE, steady=clock.steady) for _ in range(2)]
     one, two = (Engine([(bundle, decoder)], None, store) for store in stores)
     session = await one.sessions.create(seed=3)
     generation = await one.generate(GenerationRequest(session_id=session.id, max_tokens=60_000))
     await anext(generation)
     for _ in range(5):
-        await asyncio.sleep(0.1)
+        clock.uptime += LEASE / 2
         await one.sessions.keep_leases()
     with pytest.raises(errors.SessionBusy):
         await two.generate(GenerationRequest(session_id=session.id))
-    await asyncio.sleep(0.4)  # nobody renews
+    clock.uptime += LEASE + 1  # nobody renews
     following = await two.generate(GenerationRequest(session_id=session.id, max_tokens=5))
     await following.whole()
     generation.cancel()

@@ -149,7 +149,7 @@ def test_a_drained_job_is_told_all_but_what_is_held_back(decoder: Decoder, bundl
     slow = Slow(decoder, 0.003)
     harness = Harness(slow, bundle.manifest.start_token)
     reader = harness.submit(seed=SEED, prompt=[3, 4], max_tokens=60_000, stops=Stops([whole[100:130]]), snapshots=True)
-    assert reader.began.wait(10)
+    assert reader.began.wait(30)
     harness.loom.drain(0.02)
     finish = reader.wait()
     assert finish.reason in (FinishReason.DRAINING, FinishReason.STOP)

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from charloom.bundle import Bundle, DecoderKind
-from charloom.training.export.graph import FLOAT
-from charloom.training.export.network_graph import NetworkGraph
-from charloom.training.export.quantize import ACTIVATION_SCALE, ACTIVATION_ZERO_POINT, WEIGHT_LIMIT, quantize_columns
-from charloom.training.export.weights import Matrix, decoder_weights
+from charloom.export.graph import FLOAT
+from charloom.export.network_graph import NetworkGraph
+from charloom.export.quantize import ACTIVATION_SCALE, ACTIVATION_ZERO_POINT, WEIGHT_LIMIT, quantize_columns
+from charloom.export.weights import Matrix, decoder_weights
 from tests.unit.training.decoder_calls import random_model
 
 Integers = NDArray[np.int64]

@@ -36,8 +36,11 @@ def test_every_device_trains_in_fp32() -> None:
 
 
 @needs_bf16
-def test_bf16_is_taken_where_asked_for_and_where_the_choice_is_left() -> None:
-    assert [chosen_precision(asked, CPU) for asked in ("bf16", "auto")] == ["bf16", "bf16"]
+def test_bf16_is_taken_where_asked_for_and_where_the_choice_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen_precision("bf16", CPU) == "bf16"
+    for native, choice in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(precision, "_multiplies_bf16", lambda device, native=native: native)
+        assert chosen_precision("auto", CPU) == choice
 
 
 def test_without_onednn_the_choice_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
