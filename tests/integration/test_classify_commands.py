@@ -24,7 +24,7 @@ from charloom.lab.tasks.predict import TextClassifier
 from charloom.lab.tasks.report import TerminalReporter
 from charloom.lab.tasks.scores import Scores
 from charloom.training.learner import TrainingDiverged
-from tests.unit.tasks.reviews import reviews, write_reviews
+from tests.unit.lab.tasks.reviews import reviews, write_reviews
 
 SETTINGS = ["--hidden-size", "48", "--embedding-size", "16", "--dropout", "0.1", "--learning-rate", "0.01"]
 Capture = pytest.CaptureFixture[str]

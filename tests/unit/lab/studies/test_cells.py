@@ -11,7 +11,7 @@ from charloom.lab.studies.cells import CellSettings
 from charloom.lab.studies.reading import Reading, reading
 from charloom.lab.studies.study import StudyError
 from charloom.lab.studies.trace import trace
-from tests.unit.studies.counting import COUNTER, counting
+from tests.unit.lab.studies.counting import COUNTER, counting
 
 
 def prose(lines: int = 120) -> str:

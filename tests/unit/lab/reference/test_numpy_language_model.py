@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from charloom.lab.reference.numpy_language_model import LanguageModel, Symbols, Unit, log_softmax, sequences, split
-from tests.unit.reference.checks import VOCABULARY, random_model, random_sequence, wrong_gradients
+from tests.unit.lab.reference.checks import VOCABULARY, random_model, random_sequence, wrong_gradients
 
 TEXT = "It was — as ever — not\nto be: 2 late, won't it?\n\n"
 

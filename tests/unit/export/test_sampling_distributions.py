@@ -16,7 +16,7 @@ import pytest
 from charloom.bundle import DecoderKind
 from charloom.engine.decoding.decoder import Decoder, Inputs, neutral
 from charloom.engine.decoding.device_decoder import DeviceDecoder
-from tests.unit.training.decoder_calls import exported, random_model
+from tests.unit.export.decoder_calls import exported, random_model
 
 Numbers = npt.NDArray[np.float64]
 V, GRID, ROWS = 17, 4096, 256

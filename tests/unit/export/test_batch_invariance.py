@@ -13,7 +13,7 @@ import pytest
 from charloom.bundle import DecoderKind
 from charloom.engine.decoding.decoder import Decoder, Outputs
 from charloom.engine.decoding.invariance import first_rows, random_inputs
-from tests.unit.training.decoder_calls import assert_same_rows, exported, picked_rows, random_model
+from tests.unit.export.decoder_calls import assert_same_rows, exported, picked_rows, random_model
 from tests.unit.training.training_runs import random_uniforms
 
 KINDS = pytest.mark.parametrize("kind", list(DecoderKind), ids=lambda kind: kind.value)

@@ -1,4 +1,4 @@
-"""Real servers for the clients of the benchmarks."""
+"""Real servers for the tests of commands and benchmarks."""
 
 from __future__ import annotations
 

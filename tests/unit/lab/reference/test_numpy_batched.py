@@ -6,7 +6,7 @@ import pytest
 from charloom.lab.reference import numpy_batched
 from charloom.lab.reference.numerical import disagreement, numerical_gradient
 from charloom.lab.reference.numpy_lstm import LSTM, Array
-from tests.unit.reference.checks import CLOSE
+from tests.unit.lab.reference.checks import CLOSE
 
 T, B, X, H = 5, 3, 10, 4
 RANDOM = np.random.default_rng(2)

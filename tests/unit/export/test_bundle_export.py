@@ -16,7 +16,7 @@ from charloom.export import INT8_LIMIT, ExportError, export_bundle, exporter
 from charloom.training.checkpoint import TrainedModel, load_trained, load_validation
 from charloom.training.evaluate import tail_loss
 from tests.oracles.naive_decoder import NaiveDecoder
-from tests.unit.training.decoder_calls import naive, one_row
+from tests.unit.export.decoder_calls import naive, one_row
 
 
 @pytest.fixture(scope="module")

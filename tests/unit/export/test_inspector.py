@@ -15,7 +15,7 @@ from charloom.engine.decoding.onnx_decoder import open_session
 from charloom.export.inspector import build_inspector
 from charloom.export.weights import decoder_weights
 from charloom.network.model import CharLSTM, State
-from tests.unit.training.decoder_calls import exported, one_row, random_model
+from tests.unit.export.decoder_calls import exported, one_row, random_model
 
 CELLS = pytest.mark.parametrize("cell", list(CellKind), ids=lambda cell: cell.value)
 ZONEOUT = {"zoneout_cell": 0.4, "zoneout_hidden": 0.1}

@@ -13,7 +13,7 @@ from charloom.lab.reference.numerical import disagreement, numerical_gradient
 from charloom.lab.reference.numpy_language_model import LanguageModel, Symbols, Tokens, log_softmax, sequences
 from charloom.lab.reference.numpy_lstm import LSTM, Array, Trace, sigmoid
 from charloom.lab.reference.numpy_training import SGD, Adam, Curves, Optimiser, train
-from tests.unit.reference.checks import (
+from tests.unit.lab.reference.checks import (
     CLOSE,
     VOCABULARY,
     WRONG,

@@ -9,7 +9,7 @@ import torch
 from charloom.lab.reference.numpy_language_model import LanguageModel, Symbols, Unit, sequences
 from charloom.lab.reference.numpy_lstm import Parameters
 from charloom.lab.reference.numpy_training import SGD, Adam, Optimiser, clip, plot, train, validate
-from tests.unit.reference.checks import made_up_text, random_model, random_sequence
+from tests.unit.lab.reference.checks import made_up_text, random_model, random_sequence
 
 
 def random_parameters(seed: int) -> Parameters:

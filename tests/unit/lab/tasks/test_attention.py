@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from charloom.lab.tasks.attention import AttentionModel, State
 from charloom.lab.tasks.symbols import END, MARKS, PADDING, START, UNKNOWN, Padded, padded
-from tests.unit.tasks.gradients import assert_gradients
+from tests.unit.lab.tasks.gradients import assert_gradients
 
 SOURCES = [np.random.default_rng(length).integers(MARKS, 11, length) for length in (6, 1, 9, 4)]
 TARGETS = [np.append(np.random.default_rng(length).integers(MARKS, 10, length), END) for length in (3, 5, 1, 4)]

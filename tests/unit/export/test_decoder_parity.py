@@ -17,7 +17,7 @@ from charloom.export.quantize import quantize_columns
 from charloom.export.weights import decoder_weights
 from charloom.network.generate import generate
 from charloom.network.model import CharLSTM
-from tests.unit.training.decoder_calls import exported, naive, one_row, random_model
+from tests.unit.export.decoder_calls import exported, naive, one_row, random_model
 from tests.unit.training.training_runs import plausible_tokens, random_uniforms
 
 FULL_PRECISION = pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from charloom.bundle import ByteVocabulary, CharacterVocabulary, Unit, vocabular
 from charloom.lab.tasks.classifier import Classifier
 from charloom.lab.tasks.config import ClassifierConfig
 from charloom.lab.tasks.symbols import END, MARKS, PADDING, UNKNOWN, Symbols, padded
-from tests.unit.tasks.gradients import assert_gradients
+from tests.unit.lab.tasks.gradients import assert_gradients
 
 SHAPES = [(layers, both) for layers in (1, 2, 3) for both in (False, True)]
 ROWS = [np.random.default_rng(length).integers(MARKS, 12, length) for length in (5, 1, 9, 3)]

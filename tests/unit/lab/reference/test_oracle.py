@@ -22,7 +22,7 @@ from charloom.lab.reference.numpy_language_model import log_softmax
 from charloom.lab.reference.numpy_lstm import LSTM, Array, Trace, from_stacked
 from charloom.network.model import CharLSTM, State
 from charloom.training.checkpoint import load_trained, load_validation
-from tests.unit.training.decoder_calls import one_row, random_model
+from tests.unit.export.decoder_calls import one_row, random_model
 
 Weights = Mapping[str, NDArray[np.floating]]
 TOKENS = 600

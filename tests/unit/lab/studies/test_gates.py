@@ -11,7 +11,7 @@ from charloom.lab.studies.gates import GateSettings
 from charloom.lab.studies.reading import Reading, reading
 from charloom.lab.studies.study import StudyError
 from charloom.lab.studies.trace import trace
-from tests.unit.studies.counting import COUNTER, counting
+from tests.unit.lab.studies.counting import COUNTER, counting
 
 TEXT = "Some lines, of a text\nwith 3 short\nlines\n" * 20
 

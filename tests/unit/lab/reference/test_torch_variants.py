@@ -13,7 +13,7 @@ from charloom.lab.reference.numerical import disagreement, numerical_gradient
 from charloom.lab.reference.numpy_variants import layer_norm, layer_norm_step, peephole_step
 from charloom.lab.reference.torch_cells import Cell, CombinedCell, LayerNormCell, PeepholeCell, State
 from charloom.lab.reference.torch_layers import Bidirectional, Layer, Stacked
-from tests.unit.reference.checks import CLOSE
+from tests.unit.lab.reference.checks import CLOSE
 
 Array = NDArray[np.float64]
 Step = Callable[[dict[str, Array], Array, Array, Array], tuple[Array, Array]]

@@ -5,7 +5,7 @@ import pytest
 
 from charloom.lab.reference.numerical import disagreement, numerical_gradient
 from charloom.lab.reference.numpy_lstm import GATES, LSTM, Array, from_stacked, orthogonal, sigmoid
-from tests.unit.reference.checks import CLOSE, random_layer
+from tests.unit.lab.reference.checks import CLOSE, random_layer
 
 RANDOM = np.random.default_rng(3)
 INPUTS, FIRST_H, FIRST_C = RANDOM.standard_normal((6, 3)), RANDOM.uniform(-1, 1, 4), RANDOM.standard_normal(4)
