@@ -51,6 +51,12 @@ ARROWS = {
 
 ROOMS: dict[str, dict[str, set[str]]] = {
     "cli": {"serving": set(), "sessions": set(), "training": set()},
+    "engine": {
+        "calls": {"sessions", "loom", "decoding"},
+        "sessions": {"loom", "decoding"},
+        "loom": {"decoding"},
+        "decoding": set(),
+    },
     "lab": {"reference": set(), "tasks": set(), "studies": {"tasks", "reference"}},
 }
 """The rooms of a part, and which of its other rooms each may import."""
@@ -83,6 +89,26 @@ def imports(path: Path) -> Iterator[str]:
             yield node.module or ""
             if node.module == "charloom":
                 yield from (f"charloom.{alias.name}" for alias in node.names)
+
+
+def module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[parts.index("charloom") :]).removesuffix(".__init__")
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Which modules of ours each module names in an import, wherever that stands in it."""
+    paths = {module_name(path): path for part in FOLDERS for path in modules(part)}
+    graph = {name: set[str]() for name in paths}
+    for name, path in paths.items():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                graph[name].update(alias.name for alias in node.names if alias.name in paths)
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                for alias in node.names:
+                    inside = f"{node.module}.{alias.name}"
+                    graph[name].update({inside if inside in paths else node.module} & paths.keys())
+    return graph
 
 
 def test_every_folder_is_in_the_table() -> None:
@@ -136,6 +162,12 @@ def test_imports_between_the_rooms_of_a_part_point_one_way(part: str, room: str)
 def test_every_room_is_in_the_table(part: str) -> None:
     folder = ROOT / FOLDERS[part] / "charloom" / part
     assert {path.name for path in folder.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ROOMS[part])
+
+
+def test_what_the_rooms_of_the_engine_stand_on_imports_none_of_them() -> None:
+    graph = import_graph()
+    for name in ("errors", "limits", "clock"):
+        assert graph[f"charloom.engine.{name}"] == set()
 
 
 def test_the_reference_lstms_build_on_nothing_of_ours() -> None:

@@ -94,7 +94,7 @@ class Engine:
             raise InvalidRequest("resume_position", "it needs the call_id of the call that it resumes")
         writer = await self._acquire(request)
         try:
-            model = self._models.of(writer.session, request.model)
+            model = self.sessions.model_of(writer.session, request.model)
             checked = self._checked(request, model)
             start, checked = self._continued(writer, request, model, checked)
             generation = self.start(model, request, checked, start, writer, arrived=request.resume_position)
@@ -158,7 +158,7 @@ class Engine:
             writer = await self._acquire(request)
             try:
                 require_position(writer.session, request.expected_position)
-                model = self._models.of(writer.session, request.model)
+                model = self.sessions.model_of(writer.session, request.model)
             except BaseException:
                 await writer.give_back()
                 raise
@@ -223,7 +223,7 @@ class Engine:
         session = await self.sessions.get(Key(request.tenant, request.session_id))
         require_position(session, request.expected_position)
         start = session.snapshot
-        model = self._models.of(session, request.model)
+        model = self.sessions.model_of(session, request.model)
         return model, start if request.seed is None else replace(start, seed=request.seed)
 
     def _continued(

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
+from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs, StatePool
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.decoding.state_pool import StatePool
 from charloom.engine.decoding.step_cost import StepCost
 from charloom.engine.loom.jobs import Chunk, Finish, Job
 from charloom.engine.loom.loom import Loom

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charloom.engine.decoding.decoder import Shape
+from charloom.engine.decoding.decoder import Shape, StatePool
 from charloom.engine.decoding.device_decoder import DeviceStatePool
-from charloom.engine.decoding.state_pool import HostStatePool, StatePool
+from charloom.engine.decoding.state_pool import HostStatePool
 
 SHAPE = Shape(layers=2, hidden=3, vocabulary=5)
 KINDS = pytest.mark.parametrize(

@@ -119,7 +119,7 @@ class Inspections:
         """
         if request.key.id:
             session = await self._sessions.get(request.key)
-            model, start = self._models.of(session, request.model), session.snapshot
+            model, start = self._sessions.model_of(session, request.model), session.snapshot
         else:
             model = self._models.named(request.model)
             start = model.fresh(0)

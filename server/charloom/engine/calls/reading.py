@@ -99,7 +99,7 @@ class Reader:
         writer = await self._sessions.acquire(request.key)
         try:
             require_position(writer.session, expected_position)
-            model = self._models.of(writer.session, request.model)
+            model = self._sessions.model_of(writer.session, request.model)
             text = check_text("text", request.text, request.skip_unknown, self.limits, model.vocabulary)
             if not len(text):
                 return await writer.settle(None)
@@ -119,7 +119,7 @@ class Reader:
         check_top_logprobs(request.top_logprobs)
         if request.key.id:
             session = await self._sessions.get(request.key)
-            model, start = self._models.of(session, request.model), session.snapshot
+            model, start = self._sessions.model_of(session, request.model), session.snapshot
         else:
             model = self._models.named(request.model)
             start = model.fresh(0)
@@ -141,7 +141,7 @@ class Reader:
             return Observation(self, model, request, model.fresh(0), None)
         writer = await self._sessions.acquire(request.key)
         try:
-            model = self._models.of(writer.session, request.model)
+            model = self._sessions.model_of(writer.session, request.model)
         except BaseException:
             await writer.give_back()
             raise
@@ -163,9 +163,9 @@ class Reader:
             if not 0 < weight < float("inf"):
                 raise InvalidRequest(f"sources[{number}].weight", f"{weight:g} is not allowed; give a number above 0")
         sessions = [await self._sessions.get(source) for source, _ in sources]
-        model = self._models.of(sessions[0])
+        model = self._sessions.model_of(sessions[0])
         for other in sessions[1:]:
-            if self._models.of(other) is not model:
+            if self._sessions.model_of(other) is not model:
                 raise SessionOfAnotherModel(other.id, other.model, model.name)
         states = [await self._caught_up(model, session.snapshot) for session in sessions]
         weights = np.array([weight for _, weight in sources])

@@ -11,13 +11,11 @@ Axis letters: K steps, B rows, L layers, H hidden, V vocabulary, N alternatives.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from charloom.engine.decoding.state_pool import StatePool
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -113,6 +111,32 @@ class Outputs(NamedTuple):
     """[K, B, N] the most probable tokens of each step, the most probable first"""
     top_logprob: Floats
     """[K, B, N] their log-probabilities, like `logprob`"""
+
+
+class StatePool(Protocol):
+    """State by slot, on the decoder's device. `gather` may be called from any thread, the rest by one at a time.
+
+    Axis letters: L layers, S slots, B rows, H hidden.
+    """
+
+    def take(self, h: Floats, c: Floats) -> int:
+        """Put a state [L, H] into a free slot and return the slot."""
+
+    def release(self, slot: int) -> None:
+        """Free a slot."""
+
+    def gather(self, slots: Sequence[int]) -> tuple[Any, Any]:
+        """Copies of h and c [L, B, H] of these slots."""
+
+    def scatter(self, slots: Sequence[int], h: Any, c: Any) -> None:
+        """Put h and c [L, B, H] back."""
+
+    def to_host(self, part: Any) -> Floats:
+        """A copy of a part of a gathered or computed state."""
+
+    @property
+    def used(self) -> int:
+        """Slots that are taken."""
 
 
 class Decoder(Protocol):

@@ -1,42 +1,12 @@
-"""Where the state of all live rows is kept, by slot.
-
-Knows: slots. Does not know: sessions, who owns which slot.
-"""
+"""The `StatePool` of decoders that compute in main memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 
 from charloom.engine.decoding.decoder import Floats, Shape
-
-
-class StatePool(Protocol):
-    """State by slot, on the decoder's device. `gather` may be called from any thread, the rest by one at a time.
-
-    Axis letters: L layers, S slots, B rows, H hidden.
-    """
-
-    def take(self, h: Floats, c: Floats) -> int:
-        """Put a state [L, H] into a free slot and return the slot."""
-
-    def release(self, slot: int) -> None:
-        """Free a slot."""
-
-    def gather(self, slots: Sequence[int]) -> tuple[Any, Any]:
-        """Copies of h and c [L, B, H] of these slots."""
-
-    def scatter(self, slots: Sequence[int], h: Any, c: Any) -> None:
-        """Put h and c [L, B, H] back."""
-
-    def to_host(self, part: Any) -> Floats:
-        """A copy of a part of a gathered or computed state."""
-
-    @property
-    def used(self) -> int:
-        """Slots that are taken."""
 
 
 class HostStatePool:

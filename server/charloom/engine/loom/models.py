@@ -1,7 +1,4 @@
-"""The models that an engine serves, each with its loom.
-
-Knows: bundles, decoders, looms, the event loop that their results go to. Does not know: sessions, requests.
-"""
+"""The models that an engine serves, each with its loom, whose results go to one event loop."""
 
 from __future__ import annotations
 
@@ -16,11 +13,10 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.invariance import is_batch_invariant
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.decoding.step_cost import StepCost
-from charloom.engine.errors import ModelNotFound, SessionOfAnotherModel
+from charloom.engine.errors import ModelNotFound
 from charloom.engine.limits import Limits
 from charloom.engine.loom.loom import Loom
 from charloom.engine.loom.row import Delivery
-from charloom.engine.sessions.session import History, Session
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,6 @@ class Model:
     def fresh(self, seed: int) -> Snapshot:
         """Zero state, before any text."""
         return Snapshot.fresh(self.decoder.shape, self.bundle.manifest.start_token, seed)
-
-    def fresh_history(self) -> History:
-        """Of the zero state."""
-        return History.fresh(self.decoder.shape, self.bundle.manifest.start_token)
 
 
 class Models:
@@ -101,21 +93,9 @@ class Models:
         except KeyError:
             raise ModelNotFound(name, list(self._models)) from None
 
-    def of(self, session: Session, wanted: str = "") -> Model:
-        """The model of a session.
-
-        Raises:
-            ModelNotFound: there is no model of the name that is wanted.
-            SessionOfAnotherModel: it is another, or the session's is not loaded here.
-        """
-        if wanted and self.named(wanted).name != session.model:
-            raise SessionOfAnotherModel(session.id, session.model, wanted)
-        model = self._models.get(session.model)
-        if model is None or model.digest != session.model_digest:
-            loaded = f"{model.name} ({model.digest[:12]})" if model else ", ".join(self._models)
-            its = f"{session.model} ({session.model_digest[:12]})" if model else session.model
-            raise SessionOfAnotherModel(session.id, its, loaded)
-        return model
+    def loaded(self, name: str) -> Model | None:
+        """The model of exactly this name, if it is loaded."""
+        return self._models.get(name)
 
     def with_digest(self, digest: str) -> Model | None:
         """The model of this digest, if it is loaded."""

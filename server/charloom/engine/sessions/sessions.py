@@ -21,6 +21,7 @@ from charloom.engine.errors import (
     InvalidRequest,
     SealedStateOfAnotherModel,
     SessionBusy,
+    SessionOfAnotherModel,
     StalePosition,
     shown,
 )
@@ -103,7 +104,8 @@ class Sessions:
         """
         chosen = self._models.named(model)
         start = chosen.fresh(new_seed() if seed is None else seed)
-        session = self._new(chosen, Key(tenant, session_id), start, chosen.fresh_history(), None, time_to_live)
+        history = History.fresh(chosen.decoder.shape, chosen.bundle.manifest.start_token)
+        session = self._new(chosen, Key(tenant, session_id), start, history, None, time_to_live)
         await self.store.add([session])
         return session
 
@@ -120,6 +122,27 @@ class Sessions:
         """The session as it is, after a cancelled call has ended."""
         await self._let_a_cancelled_call_end(key)
         return await self.store.get(key)
+
+    def model_of(self, session: Session, wanted: str = "") -> Model:
+        """The model that a session's state belongs to.
+
+        Args:
+            session: the session
+            wanted: the name of the model that a request names; empty if it names none
+
+        Raises:
+            ModelNotFound: there is no model of the name that is wanted.
+            SessionOfAnotherModel: it is another, or the session's is not loaded here.
+        """
+        if wanted and self._models.named(wanted).name != session.model:
+            raise SessionOfAnotherModel(session.id, session.model, wanted)
+        model = self._models.loaded(session.model)
+        if model is None or model.digest != session.model_digest:
+            names = ", ".join(one.name for one in self._models)
+            loaded = f"{model.name} ({model.digest[:12]})" if model else names
+            its = f"{session.model} ({session.model_digest[:12]})" if model else session.model
+            raise SessionOfAnotherModel(session.id, its, loaded)
+        return model
 
     async def page(self, tenant: str, after: str, count: int) -> list[Session]:
         """Up to `count` of a tenant's sessions whose ids come after `after`, in the order of their ids."""
@@ -190,7 +213,7 @@ class Sessions:
         if len(set(ids)) != len(ids):
             raise InvalidRequest("new_session_ids", "two of them are the same")
         session = await self.get(key)
-        model = self._models.of(session)
+        model = self.model_of(session)
         position = session.snapshot.position if position is None else position
         snapshot, history = self._at(session, position)
         origin = Origin(session.id, position)
@@ -219,7 +242,7 @@ class Sessions:
             SessionOfAnotherModel: its model is not loaded here.
         """
         session = await self.get(key)
-        return self.seal(self._models.of(session), session.snapshot, key.tenant, time_to_live)
+        return self.seal(self.model_of(session), session.snapshot, key.tenant, time_to_live)
 
     async def import_(self, token: bytes, key: Key, time_to_live: timedelta | None) -> tuple[Session, bool]:
         """Make a session of a token; returns it, and whether its text goes on bit for bit.
@@ -320,7 +343,7 @@ class Sessions:
     async def _change(self, key: Key, change: Callable[[Session], Session]) -> Session:
         writer = await self.acquire(key)
         try:
-            self._models.of(writer.session)
+            self.model_of(writer.session)
             changed = change(writer.session)
         except BaseException:
             await writer.give_back()
@@ -329,7 +352,7 @@ class Sessions:
 
     def _at(self, session: Session, position: int) -> tuple[Snapshot, History]:
         """The state at a kept position."""
-        model = self._models.of(session)
+        model = self.model_of(session)
         history = session.history.until(position)
         if position == session.snapshot.position:
             return session.snapshot, history
