@@ -25,13 +25,42 @@
     +-- ReaderStalled           nobody reads the text
     +-- DecoderFailure          the decoder broke off
 
-Each has a `reason`, one UPPER_SNAKE word that programs can rely on, and a message for people.
+Each has a `reason`, one UPPER_SNAKE word that programs can rely on, a message for people, and a `kind`, from which each
+transport finds its own code in a table.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from enum import Enum, auto
 from typing import ClassVar
+
+
+class ErrorKind(Enum):
+    """What an error means for whoever made the request, in no transport's terms."""
+
+    INVALID = auto()
+    """The request can never be accepted as it is."""
+    NOT_FOUND = auto()
+    """What it names is not here."""
+    EXISTS = auto()
+    """What it would make is here already."""
+    PRECONDITION = auto()
+    """What it names is here, but not such that this can be done with it."""
+    CONFLICT = auto()
+    """Another request came in between; look again, then repeat."""
+    OUT_OF_RANGE = auto()
+    """It asks for a position that is not kept."""
+    FORBIDDEN = auto()
+    """What it names belongs to somebody else."""
+    CORRUPT = auto()
+    """Data that it carries or names is damaged."""
+    EXHAUSTED = auto()
+    """There is no room for it now."""
+    UNAVAILABLE = auto()
+    """Nothing can be done here at the moment; the same request may succeed elsewhere, or later."""
+    FAULT = auto()
+    """The server failed, and the request was not the reason."""
 
 
 def shown(value: str) -> str:
@@ -42,12 +71,21 @@ def shown(value: str) -> str:
 class EngineError(Exception):
     """Base of all errors that the engine raises on purpose."""
 
+    kind: ClassVar[ErrorKind]
     reason: ClassVar[str]
+    retry_after: float | None = None
+    """Seconds after which another try makes sense; None where it never does, or nobody can tell."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Values of the situation that programs can use, by name."""
+        return {}
 
 
 class InvalidRequest(EngineError):
     """A field of a request cannot be accepted."""
 
+    kind = ErrorKind.INVALID
     reason = "INVALID_REQUEST"
 
     def __init__(self, field: str, problem: str) -> None:
@@ -59,6 +97,7 @@ class InvalidRequest(EngineError):
 class ModelNotFound(EngineError):
     """No model of this name is loaded."""
 
+    kind = ErrorKind.NOT_FOUND
     reason = "MODEL_NOT_FOUND"
 
     def __init__(self, name: str, known: list[str]) -> None:
@@ -68,6 +107,7 @@ class ModelNotFound(EngineError):
 class ModelNotInspectable(EngineError):
     """The model's bundle has no inspector that can be used."""
 
+    kind = ErrorKind.PRECONDITION
     reason = "MODEL_NOT_INSPECTABLE"
 
     def __init__(self, name: str, why: str) -> None:
@@ -77,6 +117,7 @@ class ModelNotInspectable(EngineError):
 class SessionNotFound(EngineError):
     """No session of this id was ever made here."""
 
+    kind = ErrorKind.NOT_FOUND
     reason = "SESSION_NOT_FOUND"
 
     def __init__(self, session_id: str, what: str = "there is no session {id} here; create it first") -> None:
@@ -97,6 +138,10 @@ class SessionExpired(SessionNotFound):
             "with a longer time_to_live if it should wait longer",
         )
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"time": self.at.isoformat()}
+
 
 class SessionDeleted(SessionNotFound):
     """The session was deleted."""
@@ -107,10 +152,15 @@ class SessionDeleted(SessionNotFound):
         self.at = at
         super().__init__(session_id, f"session {{id}} was deleted at {at.isoformat(timespec='seconds')}")
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"time": self.at.isoformat()}
+
 
 class SessionExists(EngineError):
     """The wanted id is in use."""
 
+    kind = ErrorKind.EXISTS
     reason = "SESSION_EXISTS"
 
     def __init__(self, session_id: str) -> None:
@@ -120,6 +170,7 @@ class SessionExists(EngineError):
 class SessionOfAnotherModel(EngineError):
     """The session's state belongs to another model than the request names."""
 
+    kind = ErrorKind.PRECONDITION
     reason = "SESSION_OF_ANOTHER_MODEL"
 
     def __init__(self, session_id: str, its_model: str, wanted: str) -> None:
@@ -132,6 +183,7 @@ class SessionOfAnotherModel(EngineError):
 class SessionBusy(EngineError):
     """A session has one writer at a time."""
 
+    kind = ErrorKind.CONFLICT
     reason = "SESSION_BUSY"
 
     def __init__(self, session_id: str, position: int) -> None:
@@ -141,20 +193,30 @@ class SessionBusy(EngineError):
             "wait for it to end, or use a session of your own"
         )
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"position": str(self.position)}
+
 
 class StalePosition(EngineError):
     """The session moved on since the caller looked."""
 
+    kind = ErrorKind.CONFLICT
     reason = "STALE_POSITION"
 
     def __init__(self, session_id: str, expected: int, position: int) -> None:
         self.position = position
         super().__init__(f"session {session_id!r} is at position {position}, the request expected {expected}")
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"position": str(self.position)}
+
 
 class SessionTakenOver(EngineError):
     """The same call was resumed elsewhere, or the session was free again before this call had written it."""
 
+    kind = ErrorKind.CONFLICT
     reason = "SESSION_TAKEN_OVER"
 
     def __init__(self, session_id: str) -> None:
@@ -166,6 +228,7 @@ class SessionTakenOver(EngineError):
 class PositionNotKept(EngineError):
     """A position that a session cannot be put back to."""
 
+    kind = ErrorKind.OUT_OF_RANGE
     reason = "POSITION_NOT_KEPT"
 
     def __init__(self, position: int, earliest: int, present: int) -> None:
@@ -177,10 +240,15 @@ class PositionNotKept(EngineError):
             + ("" if position > present else " (the server's --rewind-tokens says how many are kept)")
         )
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"position": str(self.position), "earliest": str(self.earliest)}
+
 
 class StoreUnavailable(EngineError):
     """The session store does not answer, or not in time. Nothing is lost: the call can be made or resumed again."""
 
+    kind = ErrorKind.UNAVAILABLE
     reason = "STORE_UNAVAILABLE"
 
     def __init__(self, problem: object) -> None:
@@ -190,9 +258,9 @@ class StoreUnavailable(EngineError):
 class StoreFull(EngineError):
     """The session store has no room. The session is as it was before."""
 
+    kind = ErrorKind.EXHAUSTED
     reason = "STORE_FULL"
     retry_after = 10.0
-    """Seconds after which another try makes sense."""
 
     def __init__(self, problem: object) -> None:
         super().__init__(f"the session store has no room ({problem}); delete sessions, or give it more")
@@ -201,6 +269,7 @@ class StoreFull(EngineError):
 class SealedStateCorrupt(EngineError):
     """A token that cannot be opened."""
 
+    kind = ErrorKind.CORRUPT
     reason = "SEALED_STATE_CORRUPT"
 
     def __init__(self, problem: str) -> None:
@@ -212,6 +281,7 @@ class SealedStateCorrupt(EngineError):
 class SealedStateVersion(EngineError):
     """A token of a version that this server does not know."""
 
+    kind = ErrorKind.INVALID
     reason = "SEALED_STATE_VERSION"
 
     def __init__(self, version: int, known: int) -> None:
@@ -221,16 +291,22 @@ class SealedStateVersion(EngineError):
 class SealedStateExpired(EngineError):
     """A token whose time is up."""
 
+    kind = ErrorKind.PRECONDITION
     reason = "SEALED_STATE_EXPIRED"
 
     def __init__(self, at: datetime) -> None:
         self.at = at
         super().__init__(f"the state expired at {at.isoformat(timespec='seconds')}; export it for longer")
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"time": self.at.isoformat()}
+
 
 class SealedStateOfAnotherTenant(EngineError):
     """A token that was made for someone else."""
 
+    kind = ErrorKind.FORBIDDEN
     reason = "SEALED_STATE_OF_ANOTHER_TENANT"
 
     def __init__(self) -> None:
@@ -240,6 +316,7 @@ class SealedStateOfAnotherTenant(EngineError):
 class SealedStateOfAnotherModel(EngineError):
     """A token of a model that is not loaded here."""
 
+    kind = ErrorKind.PRECONDITION
     reason = "SEALED_STATE_OF_ANOTHER_MODEL"
 
     def __init__(self, model: str, digest: str) -> None:
@@ -251,17 +328,18 @@ class SealedStateOfAnotherModel(EngineError):
 class Overloaded(EngineError):
     """There is more work, or there are more sessions, than the engine takes."""
 
+    kind = ErrorKind.EXHAUSTED
     reason = "OVERLOADED"
 
     def __init__(self, problem: str, retry_after: float) -> None:
         self.retry_after = retry_after
-        """Seconds after which another try makes sense."""
         super().__init__(f"{problem}; try again in {retry_after:g} s")
 
 
 class ReaderStalled(EngineError):
     """The call's reader did not read, and too many others did not either."""
 
+    kind = ErrorKind.EXHAUSTED
     reason = "READER_STALLED"
 
     def __init__(self) -> None:
@@ -274,6 +352,7 @@ class ReaderStalled(EngineError):
 class Draining(EngineError):
     """The engine is stopping and takes no more work."""
 
+    kind = ErrorKind.UNAVAILABLE
     reason = "DRAINING"
 
     def __init__(self) -> None:
@@ -283,4 +362,5 @@ class Draining(EngineError):
 class DecoderFailure(EngineError):
     """The decoder raised; the call is lost, its session keeps the state before the failed tick."""
 
+    kind = ErrorKind.FAULT
     reason = "DECODER_FAILURE"

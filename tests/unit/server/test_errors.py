@@ -2,52 +2,58 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-import grpc
 import pytest
 from google.rpc import error_details_pb2
+from grpc import StatusCode
 
 from charloom.engine import errors
-from charloom.server.grpc.errors import STATUS_OF, status_of
+from charloom.server.grpc.errors import CODES, status_of
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
-EXAMPLES: list[errors.EngineError] = [
-    errors.InvalidRequest("max_tokens", "0 is not allowed"),
-    errors.ModelNotFound("x", ["a", "b"]),
-    errors.ModelNotInspectable("a", "inspector.onnx"),
-    errors.SessionNotFound("s"),
-    errors.SessionExpired("s", MOMENT),
-    errors.SessionDeleted("s", MOMENT),
-    errors.SessionExists("s"),
-    errors.SessionOfAnotherModel("s", "a", "b"),
-    errors.SessionBusy("s", 7),
-    errors.SessionTakenOver("s"),
-    errors.StalePosition("s", 3, 7),
-    errors.PositionNotKept(3, 4, 7),
-    errors.StoreUnavailable("refused"),
-    errors.StoreFull("no memory"),
-    errors.SealedStateCorrupt("it is not what was sealed"),
-    errors.SealedStateVersion(2, 1),
-    errors.SealedStateExpired(MOMENT),
-    errors.SealedStateOfAnotherTenant(),
-    errors.SealedStateOfAnotherModel("m", "0123"),
-    errors.Overloaded("full", 1.5),
-    errors.ReaderStalled(),
-    errors.Draining(),
-    errors.DecoderFailure("broke"),
+STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
+    (errors.InvalidRequest("max_tokens", "0 is not allowed"), StatusCode.INVALID_ARGUMENT),
+    (errors.ModelNotFound("x", ["a", "b"]), StatusCode.NOT_FOUND),
+    (errors.ModelNotInspectable("a", "inspector.onnx"), StatusCode.FAILED_PRECONDITION),
+    (errors.SessionNotFound("s"), StatusCode.NOT_FOUND),
+    (errors.SessionExpired("s", MOMENT), StatusCode.NOT_FOUND),
+    (errors.SessionDeleted("s", MOMENT), StatusCode.NOT_FOUND),
+    (errors.SessionExists("s"), StatusCode.ALREADY_EXISTS),
+    (errors.SessionOfAnotherModel("s", "a", "b"), StatusCode.FAILED_PRECONDITION),
+    (errors.SessionBusy("s", 7), StatusCode.ABORTED),
+    (errors.SessionTakenOver("s"), StatusCode.ABORTED),
+    (errors.StalePosition("s", 3, 7), StatusCode.ABORTED),
+    (errors.PositionNotKept(3, 4, 7), StatusCode.OUT_OF_RANGE),
+    (errors.StoreUnavailable("refused"), StatusCode.UNAVAILABLE),
+    (errors.StoreFull("no memory"), StatusCode.RESOURCE_EXHAUSTED),
+    (errors.SealedStateCorrupt("it is not what was sealed"), StatusCode.DATA_LOSS),
+    (errors.SealedStateVersion(2, 1), StatusCode.INVALID_ARGUMENT),
+    (errors.SealedStateExpired(MOMENT), StatusCode.FAILED_PRECONDITION),
+    (errors.SealedStateOfAnotherTenant(), StatusCode.PERMISSION_DENIED),
+    (errors.SealedStateOfAnotherModel("m", "0123"), StatusCode.FAILED_PRECONDITION),
+    (errors.Overloaded("full", 1.5), StatusCode.RESOURCE_EXHAUSTED),
+    (errors.ReaderStalled(), StatusCode.RESOURCE_EXHAUSTED),
+    (errors.Draining(), StatusCode.UNAVAILABLE),
+    (errors.DecoderFailure("broke"), StatusCode.INTERNAL),
 ]
+EXAMPLES = [problem for problem, _ in STATUSES]
 
 
 def all_errors(base: type[errors.EngineError] = errors.EngineError) -> set[type[errors.EngineError]]:
     return {base, *(found for child in base.__subclasses__() for found in all_errors(child))}
 
 
-def test_the_table_is_complete() -> None:
-    assert set(STATUS_OF) == all_errors() - {errors.EngineError} == {type(example) for example in EXAMPLES}
+def test_every_error_has_a_kind_and_every_kind_a_code() -> None:
+    assert all_errors() - {errors.EngineError} == {type(example) for example in EXAMPLES}
+    assert {example.kind for example in EXAMPLES} == set(errors.ErrorKind) == set(CODES)
 
 
-@pytest.mark.parametrize("problem", EXAMPLES, ids=lambda problem: type(problem).__name__)
-def test_every_status_carries_reason_and_domain(problem: errors.EngineError) -> None:
-    code, status = status_of(problem)
+def test_every_kind_has_a_code_of_its_own() -> None:
+    assert len(set(CODES.values())) == len(CODES)
+
+
+@pytest.mark.parametrize(("problem", "code"), STATUSES, ids=lambda value: type(value).__name__)
+def test_every_status_carries_code_reason_and_domain(problem: errors.EngineError, code: StatusCode) -> None:
+    status = status_of(problem)
     assert status.code == code.value[0]
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
@@ -60,22 +66,21 @@ def test_reasons_are_distinct() -> None:
 
 
 def test_a_bad_field_is_named() -> None:
-    _, status = status_of(EXAMPLES[0])
+    status = status_of(EXAMPLES[0])
     bad = error_details_pb2.BadRequest()
     assert status.details[1].Unpack(bad)
     assert [(v.field, v.description) for v in bad.field_violations] == [("max_tokens", "0 is not allowed")]
 
 
 def test_overload_says_when_to_try_again() -> None:
-    code, status = status_of(errors.Overloaded("full", 1.5))
+    status = status_of(errors.Overloaded("full", 1.5))
     retry = error_details_pb2.RetryInfo()
     assert status.details[1].Unpack(retry)
-    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert retry.retry_delay.ToNanoseconds() == 1_500_000_000
 
 
 def test_an_expired_session_says_when() -> None:
-    _, status = status_of(errors.SessionExpired("s", MOMENT))
+    status = status_of(errors.SessionExpired("s", MOMENT))
     info = error_details_pb2.ErrorInfo()
     status.details[0].Unpack(info)
     assert info.metadata["time"] == MOMENT.isoformat()
@@ -84,5 +89,11 @@ def test_an_expired_session_says_when() -> None:
 def test_a_conflict_says_the_position() -> None:
     for problem in (errors.SessionBusy("s", 7), errors.StalePosition("s", 3, 7)):
         info = error_details_pb2.ErrorInfo()
-        status_of(problem)[1].details[0].Unpack(info)
+        status_of(problem).details[0].Unpack(info)
         assert info.metadata["position"] == "7"
+
+
+def test_a_position_that_is_not_kept_says_which_are() -> None:
+    info = error_details_pb2.ErrorInfo()
+    status_of(errors.PositionNotKept(3, 4, 7)).details[0].Unpack(info)
+    assert (info.metadata["position"], info.metadata["earliest"]) == ("3", "4")

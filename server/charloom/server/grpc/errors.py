@@ -1,7 +1,4 @@
-"""From engine errors to gRPC statuses: one table, and one place that applies it.
-
-Knows: status codes, `google.rpc` error details. Does not know: what the calls do.
-"""
+"""From the engine's errors to gRPC statuses: one table of codes, and the interceptor that applies it to every call."""
 
 from __future__ import annotations
 
@@ -14,86 +11,44 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2, message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc.aio import ServerInterceptor
+from grpc_status import rpc_status
 
-from charloom.engine.errors import (
-    DecoderFailure,
-    Draining,
-    EngineError,
-    InvalidRequest,
-    ModelNotFound,
-    ModelNotInspectable,
-    Overloaded,
-    PositionNotKept,
-    ReaderStalled,
-    SealedStateCorrupt,
-    SealedStateExpired,
-    SealedStateOfAnotherModel,
-    SealedStateOfAnotherTenant,
-    SealedStateVersion,
-    SessionBusy,
-    SessionDeleted,
-    SessionExists,
-    SessionExpired,
-    SessionNotFound,
-    SessionOfAnotherModel,
-    SessionTakenOver,
-    StalePosition,
-    StoreFull,
-    StoreUnavailable,
-)
+from charloom.engine.errors import EngineError, ErrorKind, InvalidRequest
 
 log = logging.getLogger(__name__)
 
 DOMAIN = "charloom"
 
-STATUS_OF: dict[type[EngineError], grpc.StatusCode] = {
-    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
-    ModelNotFound: grpc.StatusCode.NOT_FOUND,
-    ModelNotInspectable: grpc.StatusCode.FAILED_PRECONDITION,
-    SessionNotFound: grpc.StatusCode.NOT_FOUND,
-    SessionExpired: grpc.StatusCode.NOT_FOUND,
-    SessionDeleted: grpc.StatusCode.NOT_FOUND,
-    SessionExists: grpc.StatusCode.ALREADY_EXISTS,
-    SessionOfAnotherModel: grpc.StatusCode.FAILED_PRECONDITION,
-    SessionBusy: grpc.StatusCode.ABORTED,
-    SessionTakenOver: grpc.StatusCode.ABORTED,
-    StalePosition: grpc.StatusCode.ABORTED,
-    PositionNotKept: grpc.StatusCode.OUT_OF_RANGE,
-    StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
-    StoreFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    SealedStateCorrupt: grpc.StatusCode.DATA_LOSS,
-    SealedStateVersion: grpc.StatusCode.INVALID_ARGUMENT,
-    SealedStateExpired: grpc.StatusCode.FAILED_PRECONDITION,
-    SealedStateOfAnotherTenant: grpc.StatusCode.PERMISSION_DENIED,
-    SealedStateOfAnotherModel: grpc.StatusCode.FAILED_PRECONDITION,
-    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ReaderStalled: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Draining: grpc.StatusCode.UNAVAILABLE,
-    DecoderFailure: grpc.StatusCode.INTERNAL,
+CODES = {
+    ErrorKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorKind.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    ErrorKind.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    ErrorKind.PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorKind.CONFLICT: grpc.StatusCode.ABORTED,
+    ErrorKind.OUT_OF_RANGE: grpc.StatusCode.OUT_OF_RANGE,
+    ErrorKind.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    ErrorKind.CORRUPT: grpc.StatusCode.DATA_LOSS,
+    ErrorKind.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorKind.FAULT: grpc.StatusCode.INTERNAL,
 }
 
 
-def status_of(problem: EngineError) -> tuple[grpc.StatusCode, status_pb2.Status]:
+def status_of(problem: EngineError) -> status_pb2.Status:
     """The status of an engine error, with its details."""
-    code = STATUS_OF[type(problem)]
-    info = error_details_pb2.ErrorInfo(reason=problem.reason, domain=DOMAIN)
-    if isinstance(problem, SessionBusy | StalePosition):
-        info.metadata["position"] = str(problem.position)
-    if isinstance(problem, PositionNotKept):
-        info.metadata["position"], info.metadata["earliest"] = str(problem.position), str(problem.earliest)
-    if isinstance(problem, SessionExpired | SessionDeleted | SealedStateExpired):
-        info.metadata["time"] = problem.at.isoformat()
-    details: list[message.Message] = [info]
+    details: list[message.Message] = [
+        error_details_pb2.ErrorInfo(reason=problem.reason, domain=DOMAIN, metadata=problem.facts)
+    ]
     if isinstance(problem, InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation(field=problem.field, description=problem.problem)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(problem, Overloaded | StoreFull):
+    if problem.retry_after is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(problem.retry_after * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    return code, _status(code, str(problem), details)
+    return _status(CODES[problem.kind], str(problem), details)
 
 
 def _status(code: grpc.StatusCode, text: str, details: list[message.Message]) -> status_pb2.Status:
@@ -101,14 +56,13 @@ def _status(code: grpc.StatusCode, text: str, details: list[message.Message]) ->
     for detail in details:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
-    number: int = code_pb2.Code.Value(code.name)
-    return status_pb2.Status(code=number, message=text, details=packed)
+    return status_pb2.Status(code=code.value[0], message=text, details=packed)
 
 
-async def _abort(context: Any, code: grpc.StatusCode, status: status_pb2.Status) -> NoReturn:
-    trailer = (("grpc-status-details-bin", status.SerializeToString()),)
+async def _fail(context: Any, problem: Exception) -> NoReturn:
+    status = status_of(problem) if isinstance(problem, EngineError) else _incident(problem)
     try:
-        await context.abort(code, status.message, trailing_metadata=trailer)
+        await context.abort_with_status(rpc_status.to_status(status))
     except grpc.aio.AbortError:
         raise
     except Exception:  # the client has gone, there is nobody left to tell
@@ -116,16 +70,11 @@ async def _abort(context: Any, code: grpc.StatusCode, status: status_pb2.Status)
     raise AssertionError("abort raises")
 
 
-async def _fail(context: Any, problem: Exception) -> NoReturn:
-    if type(problem) in STATUS_OF:
-        assert isinstance(problem, EngineError)
-        code, status = status_of(problem)
-        await _abort(context, code, status)
+def _incident(problem: Exception) -> status_pb2.Status:
     incident = secrets.token_hex(8)
     log.error("unexpected error %s", incident, exc_info=problem)
     info = error_details_pb2.ErrorInfo(reason="UNEXPECTED", domain=DOMAIN, metadata={"incident": incident})
-    code = grpc.StatusCode.INTERNAL
-    await _abort(context, code, _status(code, f"unexpected error; the server's log has it as {incident}", [info]))
+    return _status(grpc.StatusCode.INTERNAL, f"unexpected error; the server's log has it as {incident}", [info])
 
 
 class ErrorInterceptor(ServerInterceptor):
