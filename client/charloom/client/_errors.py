@@ -31,10 +31,10 @@ from typing import Any
 
 import google.protobuf.message
 import grpc
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped,unused-ignore]
+from google.rpc import error_details_pb2  # type: ignore[import-untyped,unused-ignore]
+from grpc_status import rpc_status
 
 DOMAIN = "charloom"
-_DETAILS_KEY = "grpc-status-details-bin"
 
 
 class CharloomError(Exception):
@@ -236,19 +236,15 @@ def cancelled() -> Cancelled:
     return Cancelled(_PLAIN_WORDS[code], code=code)
 
 
-def _details(error: grpc.RpcError) -> dict[str, Any]:
+def _details(error: Any) -> dict[str, Any]:
     """What the status carries besides code and message; damaged or foreign details are as good as none."""
     found: dict[str, Any] = {}
-    trailing: Any = error.trailing_metadata()
-    for key, value in trailing or ():
-        if key != _DETAILS_KEY or not isinstance(value, bytes):
-            continue
-        try:
-            status = status_pb2.Status.FromString(value)
-            for detail in status.details:
-                found.update(_detail(detail))
-        except google.protobuf.message.DecodeError:
-            return {}
+    try:
+        status = rpc_status.from_call(error)
+    except (ValueError, google.protobuf.message.DecodeError):
+        return {}
+    for detail in status.details if status else ():
+        found.update(_detail(detail))
     return found
 
 

@@ -1,33 +1,46 @@
-"""Log lines on standard error: text for people, JSON for collectors. No text of users is logged."""
+"""Log lines on standard error: text for people, JSON for collectors.
+
+A traceback names functions and lines, never the values of variables: those can hold what users wrote.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from datetime import datetime, timezone
 from typing import Literal
 
-import structlog
+
+class TextFormatter(logging.Formatter):
+    """`TIME [level] message`, and the traceback below it; the time in UTC."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s [%(levelname)s] %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return _time(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: `timestamp`, `level`, `event` (the message), and `exception` (a traceback) if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"timestamp": _time(record), "level": record.levelname.lower(), "event": record.getMessage()}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
 
 
 def set_up_logs(form: Literal["text", "json"]) -> None:
-    """Send all log records to standard error, in one form."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if form == "json":
-        ending: list[structlog.typing.Processor] = [
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
-        ]
-    else:
-        ending = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
-    )
+    """Send all log records from INFO up to standard error, in one form."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
+
+
+def _time(record: logging.LogRecord) -> str:
+    time = datetime.fromtimestamp(record.created, timezone.utc)
+    return time.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -364,7 +364,7 @@ def test_a_target_is_text() -> None:
 def test_the_sdk_needs_nothing_but_grpc_and_protobuf() -> None:
     program = (
         "import sys\n"
-        "absent = 'grpc_health grpc_reflection numpy onnx onnxruntime pydantic rich structlog torch'.split()\n"
+        "absent = 'grpc_health grpc_reflection numpy onnx onnxruntime pydantic rich torch'.split()\n"
         "sys.modules.update(dict.fromkeys(absent))\n"
         "import charloom.client, charloom.cli.main, charloom.cli.sessions.generate, charloom.cli.sessions.chat\n"
         "import charloom.cli.serving.models, charloom.cli.serving.health\n"

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+from charloom.server.logs import JsonFormatter, TextFormatter
+
+
+def failed(prompt: str) -> logging.LogRecord:
+    """A record of an exception, in a function whose argument is a user's text."""
+    try:
+        raise RuntimeError("boom")
+    except RuntimeError:
+        record = logging.LogRecord("charloom", logging.ERROR, "errors.py", 1, "incident %s", ("abc",), sys.exc_info())
+    record.created = 1_767_323_045.25
+    return record
+
+
+def test_a_line_of_text_has_time_level_and_message() -> None:
+    first, *traceback = TextFormatter().format(failed("To be, or not to be")).splitlines()
+    assert first == "2026-01-02T03:04:05.250000Z [ERROR] incident abc"
+    assert traceback[-1] == "RuntimeError: boom"
+
+
+def test_a_line_of_json_has_the_same_and_is_one_line() -> None:
+    line = JsonFormatter().format(failed("To be, or not to be"))
+    assert "\n" not in line
+    fields = json.loads(line)
+    assert fields.pop("exception").splitlines()[-1] == "RuntimeError: boom"
+    assert fields == {"timestamp": "2026-01-02T03:04:05.250000Z", "level": "error", "event": "incident abc"}
+
+
+def test_no_log_line_has_the_values_of_variables() -> None:
+    for formatter in (TextFormatter(), JsonFormatter()):
+        assert "To be" not in formatter.format(failed("To be, or not to be"))
