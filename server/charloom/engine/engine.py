@@ -25,9 +25,10 @@ from charloom.engine.errors import (
 from charloom.engine.limits import Limits
 from charloom.engine.loom.jobs import Finish
 from charloom.engine.loom.models import Model, Models
+from charloom.engine.sessions.checks import require_id, require_position
 from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.session import Call, Key, Session
-from charloom.engine.sessions.sessions import Sessions, new_seed, next_seed, require_id, require_position
+from charloom.engine.sessions.sessions import Sessions, new_seed, next_seed
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.store import Store
 from charloom.engine.sessions.writer import SessionWriter

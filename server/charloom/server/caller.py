@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from charloom.engine.sessions.sessions import require_id
+from charloom.engine.sessions.checks import require_id
 
 TENANT_KEY = "charloom-tenant"
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -22,11 +21,10 @@ from charloom.engine.errors import (
     SealedStateOfAnotherModel,
     SessionBusy,
     SessionOfAnotherModel,
-    StalePosition,
-    shown,
 )
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models
+from charloom.engine.sessions.checks import require_id, require_position
 from charloom.engine.sessions.sealing import SealedState, Sealer
 from charloom.engine.sessions.session import History, Key, Origin, Session
 from charloom.engine.sessions.stores.store import Lease, Store
@@ -35,7 +33,6 @@ from charloom.engine.sessions.writer import SessionWriter
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SEED_BITS = 64
 MOST_FORKS = 1000
 _ARRIVES, _ENDS = 0.02, 1.0
@@ -50,16 +47,6 @@ def new_seed() -> int:
 def next_seed(seed: int, number: int) -> int:
     """The seed of number `number` of several that go on from one state."""
     return int((seed + number) % 2**_SEED_BITS)
-
-
-def require_id(field: str, value: str) -> None:
-    """Check an id from a request.
-
-    Raises:
-        InvalidRequest: it is malformed.
-    """
-    if not _ID.fullmatch(value):
-        raise InvalidRequest(field, f"{shown(value)} is not allowed; use up to 64 letters, digits, '.', '_' and '-'")
 
 
 class Sessions:
@@ -396,13 +383,3 @@ class Sessions:
                 "time_to_live", f"{time_to_live.total_seconds():g} s is not allowed; above 0 and up to {longest:g} s"
             )
         return time_to_live
-
-
-def require_position(session: Session, expected: int | None) -> None:
-    """Check where a session stands.
-
-    Raises:
-        StalePosition: elsewhere.
-    """
-    if expected is not None and expected != session.snapshot.position:
-        raise StalePosition(session.id, expected, session.snapshot.position)

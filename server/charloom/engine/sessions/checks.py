@@ -1,0 +1,30 @@
+"""What a request says of a session, checked against what is allowed and where the session stands."""
+
+from __future__ import annotations
+
+import re
+
+from charloom.engine.errors import InvalidRequest, StalePosition, shown
+from charloom.engine.sessions.session import Session
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def require_id(field: str, value: str) -> None:
+    """Check an id from a request.
+
+    Raises:
+        InvalidRequest: it is malformed.
+    """
+    if not _ID.fullmatch(value):
+        raise InvalidRequest(field, f"{shown(value)} is not allowed; use up to 64 letters, digits, '.', '_' and '-'")
+
+
+def require_position(session: Session, expected: int | None) -> None:
+    """Check where a session stands.
+
+    Raises:
+        StalePosition: elsewhere.
+    """
+    if expected is not None and expected != session.snapshot.position:
+        raise StalePosition(session.id, expected, session.snapshot.position)
