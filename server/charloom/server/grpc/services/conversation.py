@@ -14,7 +14,7 @@ from charloom.engine.calls.generation import TextDelta
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import tenant_of
-from charloom.server.grpc.translation import from_result, to_request, to_sampling
+from charloom.server.grpc.translation.generation import from_result, to_request, to_sampling
 from charloom.v1 import conversation_pb2, conversation_pb2_grpc
 
 Commands = AsyncIterator[conversation_pb2.ConverseRequest]

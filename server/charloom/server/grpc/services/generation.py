@@ -14,7 +14,8 @@ from charloom.engine.calls.generation import Generation
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.engine import Engine
 from charloom.server.caller import tenant_of
-from charloom.server.grpc.translation import from_logprobs, from_result, to_request
+from charloom.server.grpc.translation.generation import from_result, to_request
+from charloom.server.grpc.translation.text import from_logprobs
 from charloom.v1 import generation_pb2, generation_pb2_grpc
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from charloom.engine.engine import Engine
-from charloom.server.grpc.translation import from_model
+from charloom.server.grpc.translation.models import from_model
 from charloom.v1 import models_pb2, models_pb2_grpc
 
 

@@ -10,13 +10,12 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from charloom.engine.calls.inspection import InspectionRequest
-from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
-from charloom.engine.sessions.session import Key
 from charloom.server.caller import tenant_of
-from charloom.server.grpc.translation import from_inspected, from_logprobs, to_request, to_skip_unknown
+from charloom.server.grpc.translation.generation import to_request
+from charloom.server.grpc.translation.reading import from_inspected, to_inspection, to_reading
+from charloom.server.grpc.translation.text import from_logprobs
 from charloom.v1 import reading_pb2, reading_pb2_grpc
 
 
@@ -28,7 +27,9 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
 
     async def Score(self, request: reading_pb2.ScoreRequest, context: Any) -> reading_pb2.ScoreResponse:
         """Tell how probable a text is."""
-        reading, vocabulary = await self._engine.reader.score(replace(_asked(request, context), text=request.text))
+        reading, vocabulary = await self._engine.reader.score(
+            replace(to_reading(request, tenant_of(context)), text=request.text)
+        )
         total = -math.fsum(logprob.logprob for logprob in reading.logprobs)
         tokens = len(reading.logprobs)
         nats = total / tokens if tokens else 0.0
@@ -60,7 +61,7 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         first = await anext(requests, None)
         if first is None or not first.HasField("start"):
             raise InvalidRequest("start", "the first message has to carry it")
-        observation = await self._engine.reader.observe(_asked(first.start, context))
+        observation = await self._engine.reader.observe(to_reading(first.start, tenant_of(context)))
         try:
             async for request in requests:
                 if not request.HasField("text"):
@@ -76,26 +77,8 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         self, request: reading_pb2.InspectRequest, context: Any
     ) -> AsyncIterator[reading_pb2.InspectResponse]:
         """Show what each token of a text does inside the network."""
-        inspection = await self._engine.inspections.inspect(
-            InspectionRequest(
-                key=Key(tenant_of(context), request.session_id),
-                model=request.model,
-                text=request.text,
-                skip_unknown=to_skip_unknown(request.unknown_characters),
-                layers=request.layers,
-                top_next=request.top_next,
-            )
-        )
+        inspection = await self._engine.inspections.inspect(to_inspection(request, tenant_of(context)))
         async for token in inspection.tokens:
             yield from_inspected(
                 token, inspection.layers, inspection.model.vocabulary, distribution=request.distribution
             )
-
-
-def _asked(request: reading_pb2.ScoreRequest | reading_pb2.ObserveStart, context: Any) -> ReadingRequest:
-    return ReadingRequest(
-        key=Key(tenant_of(context), request.session_id),
-        model=request.model,
-        skip_unknown=to_skip_unknown(request.unknown_characters),
-        top_logprobs=request.top_logprobs,
-    )

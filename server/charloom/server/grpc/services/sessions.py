@@ -5,16 +5,14 @@ Knows: the generated servicer. Does not know: how errors become statuses, how an
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Any
 
-from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import tenant_of
-from charloom.server.grpc.translation import from_session, from_time, to_skip_unknown, to_time_to_live
+from charloom.server.grpc.translation.sessions import from_last_id, from_session, to_feeding, to_last_id
+from charloom.server.grpc.translation.times import from_time, to_time_to_live
 from charloom.v1 import sessions_pb2, sessions_pb2_grpc
 
 DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
@@ -53,18 +51,12 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         """List a page of sessions."""
         if request.page_size > LARGEST_PAGE:
             raise InvalidRequest("page_size", f"{request.page_size} is not allowed; up to {LARGEST_PAGE}")
-        try:
-            after = base64.b64decode(request.page_token, altchars=b"-_", validate=True).decode()
-        except (binascii.Error, ValueError) as problem:
-            raise InvalidRequest(
-                "page_token", "this server did not give it; leave it out for the first page"
-            ) from problem
         size = request.page_size or DEFAULT_PAGE
-        sessions = await self._sessions.page(tenant_of(context), after, size + 1)
+        sessions = await self._sessions.page(tenant_of(context), to_last_id(request.page_token), size + 1)
         more = len(sessions) > size
         return sessions_pb2.ListSessionsResponse(
             sessions=[from_session(session) for session in sessions[:size]],
-            next_page_token=base64.urlsafe_b64encode(sessions[size - 1].id.encode()).decode() if more else "",
+            next_page_token=from_last_id(sessions[size - 1].id) if more else "",
         )
 
     async def UpdateSession(
@@ -85,13 +77,8 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.FeedSessionRequest, context: Any
     ) -> sessions_pb2.FeedSessionResponse:
         """Let a session read."""
-        asked = ReadingRequest(
-            key=Key(tenant_of(context), request.session_id),
-            text=request.text,
-            skip_unknown=to_skip_unknown(request.unknown_characters),
-        )
         expected = request.expected_position if request.HasField("expected_position") else None
-        session = await self._engine.reader.feed(asked, expected)
+        session = await self._engine.reader.feed(to_feeding(request, tenant_of(context)), expected)
         return sessions_pb2.FeedSessionResponse(session=from_session(session))
 
     async def RewindSession(

@@ -1,0 +1,37 @@
+"""text.proto: symbols, their log-probabilities, and characters that a model lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from charloom.bundle import Vocabulary
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.loom.jobs import TokenLogprob
+from charloom.v1 import text_pb2
+
+
+def to_skip_unknown(value: text_pb2.UnknownCharacters.ValueType) -> bool:
+    """Whether characters that the model lacks are to be left out.
+
+    Raises:
+        InvalidRequest: the enum has no such value.
+    """
+    if value not in text_pb2.UnknownCharacters.values():
+        raise InvalidRequest("unknown_characters", f"{value} is not a value of the enum")
+    return value == text_pb2.UNKNOWN_CHARACTERS_SKIP
+
+
+def from_logprobs(logprobs: Sequence[TokenLogprob], vocabulary: Vocabulary) -> list[text_pb2.TokenLogprob]:
+    """The messages for log-probabilities of tokens."""
+    return [
+        text_pb2.TokenLogprob(
+            chosen=from_alternative(vocabulary, found.token, found.logprob),
+            top=[from_alternative(vocabulary, *other) for other in found.top],
+        )
+        for found in logprobs
+    ]
+
+
+def from_alternative(vocabulary: Vocabulary, token: int, logprob: float) -> text_pb2.Alternative:
+    """The message for a token and its log-probability."""
+    return text_pb2.Alternative(symbol=vocabulary.symbol(token), logprob=logprob)
