@@ -2,8 +2,7 @@
 
     python -m benchmarks.plots [--results benchmarks/results/serving.json] [--out docs/plots]
 
-Knows: what `benchmarks.serving` prints. Does not know: how it was measured. Needs matplotlib. The same results give the
-same files.
+Reads what `benchmarks.serving` printed. Needs matplotlib. The same results give the same files.
 """
 
 from __future__ import annotations
@@ -16,25 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from charloom.lab.pictures import COLOURS, GREY, picture
+
 ROOT = Path(__file__).resolve().parents[1]
-OURS, OTHER, GREY = "#0b5fa5", "#c2570c", "#666666"
-STYLE: Any = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 10,
-    "grid.alpha": 0.25,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "charloom",
-}
+OURS, OTHER = COLOURS[3], COLOURS[0]
 
 
 def plot_throughput(found: dict[str, Any], file: Path) -> None:
@@ -74,13 +61,10 @@ def plot_step_cost(found: dict[str, Any], file: Path) -> None:
 @contextmanager
 def _axes(file: Path, title: str, hardware: str) -> Iterator[Axes]:
     """Empty axes with a title that names the machine; saved when filled."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
+    with picture(file, 6.4, 4.0, form="svg", style={"font.size": 10}) as figure:
+        axes = figure.subplots()
         axes.set_title(f"{title}\n2 x 512 LSTM, 96 symbols; {hardware}", loc="left", fontsize=10)
         yield axes
-        # A date would make each file another one.
-        figure.savefig(file, format="svg", metadata={"Date": None})
-        pyplot.close(figure)
 
 
 def _points(loads: dict[str, Any]) -> dict[int, float]:

@@ -21,8 +21,8 @@ from charloom.lab.tasks.classifier_runs import load_classifier, load_test
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.folders import Parts, Text, read_parts
 from charloom.lab.tasks.predict import TextClassifier
-from charloom.lab.tasks.report import TerminalReporter
 from charloom.lab.tasks.scores import Scores
+from charloom.lab.tasks.terminal_report import TerminalReporter
 from charloom.training.learner import TrainingDiverged
 from tests.unit.lab.tasks.reviews import reviews, write_reviews
 

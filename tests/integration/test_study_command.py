@@ -118,9 +118,7 @@ def test_a_study_of_a_run_says_that_it_needs_one(
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    for module in [
-        name for name in sys.modules if name.startswith(("charloom.lab.studies", "charloom.cli.training.study"))
-    ]:
+    for module in [name for name in sys.modules if name.startswith(("charloom.lab.", "charloom.cli.training.study"))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # type: ignore[arg-type]
     assert main(["study", "copy"]) == 1

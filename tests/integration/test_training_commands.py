@@ -20,8 +20,9 @@ from charloom.export import exporter
 from charloom.training.checkpoint import load_trained
 from charloom.training.files import CheckpointError
 from charloom.training.watching import html_report
+from charloom.training.watching.dashboard import loss_figures
 from charloom.training.watching.history import read_warnings
-from charloom.training.watching.report import TerminalReporter, loss_figures
+from charloom.training.watching.terminal import TerminalReporter
 
 SETTINGS = [
     *("--layers", "1", "--hidden-size", "16", "--embedding-size", "8", "--dropout", "0"),

@@ -21,7 +21,8 @@ from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.data import corpus as corpus_module
 from charloom.training.evaluate import tail_estimate
 from charloom.training.run_lock import RunLock
-from charloom.training.watching.report import TerminalReporter, loss_figures
+from charloom.training.watching.dashboard import loss_figures
+from charloom.training.watching.terminal import TerminalReporter
 from tests.integration.test_training_commands import SETTINGS, refused
 
 Capture = pytest.CaptureFixture[str]

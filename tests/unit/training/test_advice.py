@@ -16,7 +16,7 @@ from charloom.training.loop import Trainer
 from charloom.training.records import Advice, Evaluation, Progress
 from charloom.training.watching.advice import Adviser
 from charloom.training.watching.history import read_warnings
-from charloom.training.watching.watching import WarningsFile, Watching
+from charloom.training.watching.watchers import WarningsFile, Watching
 from tests.unit.training.training_runs import PRECISIONS, Recorder, corpus_of, tiny_config
 
 

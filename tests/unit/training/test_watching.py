@@ -26,8 +26,8 @@ from charloom.training.watching.charts import Line, line_chart
 from charloom.training.watching.dashboard import KINDS, Dashboard, printable, sparkline
 from charloom.training.watching.history import add_warning, read_evaluations, read_warnings
 from charloom.training.watching.html_report import HtmlReport, report_page, write_report
-from charloom.training.watching.report import TerminalReporter
-from charloom.training.watching.watching import WarningsFile, Watching
+from charloom.training.watching.terminal import TerminalReporter
+from charloom.training.watching.watchers import WarningsFile, Watching
 from tests.unit.training.test_advice import Advised
 from tests.unit.training.training_runs import checkpoint_tensors, corpus_of, tiny_config
 
@@ -267,7 +267,7 @@ def test_the_dashboard_is_drawn_at_most_twice_a_second(finished: Path, monkeypat
     file, drawn = io.StringIO(), []
     console = Console(file=file, width=80, height=24, force_terminal=True, legacy_windows=False)
     now = [1000.0]
-    monkeypatch.setattr("charloom.training.watching.report.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("charloom.training.watching.terminal.time.monotonic", lambda: now[0])
     dashboard = Dashboard("mine", "byte", 1000)
     lines = dashboard.lines
     monkeypatch.setattr(dashboard, "lines", lambda *size: drawn.append(now[0]) or lines(*size))

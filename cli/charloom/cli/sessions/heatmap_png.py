@@ -1,20 +1,16 @@
-"""What some units do while a text is read, drawn as PNG.
-
-Knows: matplotlib. Does not know: terminals, where the numbers come from.
-"""
+"""What some units do while a text is read, drawn as PNG with matplotlib."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.cells import cell_len, set_cell_size
 
 from charloom.cli.sessions.heatmap import Heatmap
+from charloom.lab.pictures import GREY, picture
 
 LONGEST_BAND = 100
 """Tokens beside one another; further ones come below."""
@@ -52,35 +48,33 @@ def save(heatmap: Heatmap, file: Path) -> None:
     width, height = LEFT + max(TOKEN * tokens, 4.5) + RIGHT, TOP + count * band
     if height * DOTS > MOST_DOTS:
         raise ValueError(f"the picture would be {height * DOTS:,.0f} dots high, more than {MOST_DOTS:,}")
-    figure = Figure(figsize=(width, height), dpi=DOTS)
+    with picture(file, width, height, dots=DOTS, layout=None, style={"axes.grid": False}) as figure:
 
-    def axes(left: float, top: float, across: float, down: float) -> Axes:
-        return figure.add_axes((left / width, 1 - (top + down) / height, across / width, down / height))
+        def axes(left: float, top: float, across: float, down: float) -> Axes:
+            return figure.add_axes((left / width, 1 - (top + down) / height, across / width, down / height))
 
-    figure.text(LEFT / width, 1 - 0.15 / height, heatmap.title, va="top", fontsize=12, weight="bold", parse_math=False)
-    figure.text(LEFT / width, 1 - 0.4 / height, heatmap.summary, va="top", fontsize=9, color="#555555")
-    for number in range(count):
-        part = slice(number * tokens, (number + 1) * tokens)
-        across, top = TOKEN * len(labels[part]), TOP + number * band
-        _bits(axes(LEFT, top, across, BITS), heatmap, part)
-        below = axes(LEFT, top + BITS + BETWEEN, across, units)
-        image = below.imshow(
-            heatmap.values[:, part],
-            aspect="auto",
-            interpolation="nearest",
-            cmap="viridis" if heatmap.low == 0 else "RdBu_r",
-            vmin=heatmap.low,
-            vmax=heatmap.high,
-        )
-        below.set_xticks(range(len(labels[part])), labels[part], rotation=90 if turned else 0, **FONT)
-        below.set_yticks(range(len(heatmap.units)), list(map(str, heatmap.units)), fontsize=8)
-        below.set_ylabel("unit", fontsize=9)
-        below.tick_params(length=0)
-        bar = axes(LEFT + TOKEN * tokens + 0.15, top + BITS + BETWEEN, 0.12, units)
-        figure.colorbar(image, cax=bar).ax.tick_params(labelsize=8)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it
-        figure.savefig(file, format="png")
+        left, title, below_title = LEFT / width, 1 - 0.15 / height, 1 - 0.4 / height
+        figure.text(left, title, heatmap.title, va="top", fontsize=12, weight="bold", parse_math=False)
+        figure.text(left, below_title, heatmap.summary, va="top", fontsize=9, color=GREY)
+        for number in range(count):
+            part = slice(number * tokens, (number + 1) * tokens)
+            across, top = TOKEN * len(labels[part]), TOP + number * band
+            _bits(axes(LEFT, top, across, BITS), heatmap, part)
+            below = axes(LEFT, top + BITS + BETWEEN, across, units)
+            image = below.imshow(
+                heatmap.values[:, part],
+                aspect="auto",
+                interpolation="nearest",
+                cmap="viridis" if heatmap.low == 0 else "RdBu_r",
+                vmin=heatmap.low,
+                vmax=heatmap.high,
+            )
+            below.set_xticks(range(len(labels[part])), labels[part], rotation=90 if turned else 0, **FONT)
+            below.set_yticks(range(len(heatmap.units)), list(map(str, heatmap.units)), fontsize=8)
+            below.set_ylabel("unit", fontsize=9)
+            below.tick_params(length=0)
+            bar = axes(LEFT + TOKEN * tokens + 0.15, top + BITS + BETWEEN, 0.12, units)
+            figure.colorbar(image, cax=bar).ax.tick_params(labelsize=8)
 
 
 def _shortened(label: str) -> str:
@@ -89,10 +83,9 @@ def _shortened(label: str) -> str:
 
 def _bits(axes: Axes, heatmap: Heatmap, part: slice) -> None:
     bits = heatmap.bits[part]
-    axes.bar(np.arange(len(bits)), bits, width=0.8, color="#555555")
+    axes.bar(np.arange(len(bits)), bits, width=0.8, color=GREY)
     axes.set_xlim(-0.5, len(bits) - 0.5)
     axes.set_ylim(0, max(1.0, float(heatmap.bits.max())))
     axes.set_xticks([])
     axes.set_ylabel("bits", fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -23,8 +23,8 @@ from charloom.lab.tasks.classifier_runs import load_classifier, load_test
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.folders import read_labelled, read_parts
 from charloom.lab.tasks.predict import Prediction
-from charloom.lab.tasks.report import TerminalReporter, score_line, score_table
 from charloom.lab.tasks.scores import Scores
+from charloom.lab.tasks.terminal_report import TerminalReporter, score_line, score_table
 from charloom.training.checkpoint import CLASSIFIER_FILE
 from charloom.training.data.corpus import CorpusError
 from charloom.training.files import CheckpointError

@@ -14,7 +14,7 @@ from charloom.training.data.corpus import CorpusError, read_stream
 from charloom.training.data.documents import Documents
 from charloom.training.evaluate import losses
 from charloom.training.files import CheckpointError
-from charloom.training.watching.report import loss_figures
+from charloom.training.watching.dashboard import loss_figures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from charloom.cli.training.train_start import (
     start_of,
     training_text,
 )
-from charloom.cli.training.watching import keep_report, require_tensorboard, watching
+from charloom.cli.training.train_watchers import keep_report, require_tensorboard, watching
 from charloom.training.checkpoint import load_trained, save_losses
 from charloom.training.config import SettingsError, TrainingConfig
 from charloom.training.data.corpus import Corpus, CorpusError
@@ -35,7 +35,7 @@ from charloom.training.loop import Trainer
 from charloom.training.precision import chosen_precision
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import join_ranks, leave_ranks
-from charloom.training.watching.report import loss_figures
+from charloom.training.watching.dashboard import loss_figures
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch.nn.functional import cross_entropy
 
 from charloom.lab.reference.torch_cells import State
@@ -77,13 +79,40 @@ def test_the_study_has_all_networks_before_and_after_and_shows_the_difference(tm
 
 
 def test_what_vanishes_is_still_drawn(tmp_path: Path) -> None:
-    vanished = gradients.Backward("rnn", 0, False, 0.1, (1e-3, 0.0, 0.0), (0.0, 0.0, 0.0))
-    result = gradients.GradientResult(
+    vanished = gradients.GradientResult(
         tuple(
-            gradients.Backward(kind, 0, trained, vanished.accuracy, vanished.states, vanished.inputs)
+            gradients.Backward(kind, 0, trained, accuracy=0.1, states=(1e-3, 0.0, 0.0), inputs=(0.0, 0.0, 0.0))
             for kind in gradients.KINDS
             for trained in (False, True)
         )
     )
-    gradients.draw(result, tmp_path / "a.png")
-    gradients.tables(result)
+    assert np.all(vanished.relative("rnn", False) == [[1, 0, 0]])
+    drawn = lines_of(vanished, tmp_path / "vanished.png")
+    assert len(drawn) == len(gradients.KINDS) * 2 * 2  # each seed's and the median, at the start and after training
+    for x, y in drawn:
+        assert x == [1, 2, 3]
+        assert y[0] == 1
+        assert 0 < y[1] == y[2] < 1e-200  # what is zero has a place on the logarithmic axis, far below the rest
+    for table in gradients.tables(vanished):
+        assert [list(column.cells) for column in table.columns[1:]] == [["1"] * 5, ["10%"] * 5]
+
+
+def lines_of(result: gradients.GradientResult, file: Path) -> list[tuple[list[float], list[float]]]:
+    """Where the lines of the picture are, after it was saved."""
+    figures: list[Figure] = []
+    real = Figure.savefig
+
+    def kept(figure: Figure, *arguments: Any, **options: Any) -> None:
+        figures.append(figure)
+        real(figure, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", kept)
+        gradients.draw(result, file)
+    (figure,) = figures
+    assert file.read_bytes().startswith(b"\x89PNG")
+    return [
+        (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist())
+        for axes in figure.axes
+        for line in axes.lines
+    ]

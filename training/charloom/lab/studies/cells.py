@@ -17,9 +17,9 @@ from pydantic import Field
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from charloom.lab.pictures import GREY, picture, shown
 from charloom.lab.studies.correlation import Follower, follower
 from charloom.lab.studies.features import FEATURES, Values, values
-from charloom.lab.studies.pictures import GREY, picture, shown
 from charloom.lab.studies.reading import Reading
 from charloom.lab.studies.study import Say, Settings, StudyError
 

@@ -14,8 +14,8 @@ from pydantic import Field
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from charloom.lab.pictures import COLOURS, GREY, picture
 from charloom.lab.studies.networks import Kind, Network
-from charloom.lab.studies.pictures import COLOURS, GREY, picture
 from charloom.lab.studies.recall import Task, made, train
 from charloom.lab.studies.study import Lengths, Say, Settings
 

@@ -16,8 +16,8 @@ from pydantic import Field
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from charloom.lab.pictures import COLOURS, picture, shown
 from charloom.lab.studies.features import CLASSES, character_class
-from charloom.lab.studies.pictures import COLOURS, picture, shown
 from charloom.lab.studies.reading import Reading
 from charloom.lab.studies.study import Say, Settings, StudyError
 

@@ -24,9 +24,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
+from charloom.lab.pictures import COLOURS, picture
 from charloom.lab.reference.torch_cells import State
 from charloom.lab.studies.networks import Kind, Network
-from charloom.lab.studies.pictures import COLOURS, picture
 from charloom.lab.studies.recall import Batch, Task, made, train
 from charloom.lab.studies.study import Say, Settings
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from charloom.lab.studies.pictures import picture, shown
+from charloom.lab.pictures import picture, shown
 from charloom.lab.studies.study import Say, Settings, StudyError
 from charloom.lab.tasks.pairs import Dates, PairTask, Reversal
 from charloom.lab.tasks.sequences import Answer, SequenceSettings, train

@@ -1,7 +1,4 @@
-"""Showing a classifier's training and its scores on a terminal or in a log file.
-
-Knows: rich, figures. Does not know: training.
-"""
+"""A classifier's training and its scores, on a terminal or in a log file."""
 
 from __future__ import annotations
 

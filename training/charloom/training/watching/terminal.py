@@ -1,7 +1,4 @@
-"""Showing a run on a terminal or in a log file.
-
-Knows: rich. Does not know: training, what is in the dashboard.
-"""
+"""The watcher that shows a run on a terminal: a dashboard there, plain lines in a log file."""
 
 from __future__ import annotations
 
@@ -12,8 +9,6 @@ from rich.live import Live
 
 from charloom.training.records import DIVERGED, Advice, Evaluation, Progress
 from charloom.training.watching.dashboard import Dashboard, clock, loss_figures, printable
-
-__all__ = ["TerminalReporter", "loss_figures"]
 
 PAUSE = 0.5
 """Seconds between two pictures, at least."""

@@ -15,8 +15,8 @@ from charloom.training.watching.advice import Adviser
 from charloom.training.watching.dashboard import Dashboard
 from charloom.training.watching.history import read_evaluations, read_warnings
 from charloom.training.watching.html_report import HtmlReport, write_report
-from charloom.training.watching.report import TerminalReporter
-from charloom.training.watching.watching import WarningsFile, Watching
+from charloom.training.watching.terminal import TerminalReporter
+from charloom.training.watching.watchers import WarningsFile, Watching
 
 
 def require_tensorboard() -> None:
