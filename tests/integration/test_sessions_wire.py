@@ -279,7 +279,7 @@ def test_observing_out_of_order_is_refused_and_lets_its_session_go(
     ):
         code, _, violations, _ = refused(lambda wrong=wrong: list(reading.Observe(observed(*wrong))))
         assert (code, set(violations)) == (INVALID, {field})
-    eventually(lambda: server.engine.sessions.store.busy == 0)  # type: ignore[attr-defined]
+    eventually(lambda: server.engine.sessions.writing == 0)
     assert get(sessions, session).position == 1  # the text that was answered
     answers = list(
         reading.Observe(observed(reading_pb2.ObserveRequest(start=skip), reading_pb2.ObserveRequest(text="日")))
@@ -359,12 +359,12 @@ def test_conversing_out_of_order_is_refused_and_lets_its_session_go(
     ):
         code, _, violations, _ = refused(lambda wrong=wrong: list(conversation.Converse(iter(wrong))))
         assert (code, set(violations)) == (INVALID, fields)
-    eventually(lambda: server.engine.sessions.store.busy == 0)  # type: ignore[attr-defined]
+    eventually(lambda: server.engine.sessions.writing == 0)
     stream = conversation.Converse(iter([start, told(generate=conversation_pb2.Generate(max_tokens=60_000))]))
     for _ in range(4):
         next(stream)
     stream.cancel()
-    eventually(lambda: server.engine.sessions.store.busy == 0 and server.engine.models[0].loom.live == 0)  # type: ignore[attr-defined]
+    eventually(lambda: server.engine.sessions.writing == 0 and server.engine.models[0].loom.live == 0)
 
 
 def test_bytes_that_are_no_message_are_refused_in_a_stream_too(channel: grpc.Channel) -> None:

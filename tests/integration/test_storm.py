@@ -220,9 +220,8 @@ def test_careless_clients_leave_nothing_behind(
         for thread in clients:
             thread.join()
         loom = server.engine.models[0].loom
-        eventually(lambda: server.engine.sessions.store.busy == loom.live == loom.waiting == 0)
+        eventually(lambda: server.engine.sessions.writing == loom.live == loom.waiting == 0)
         assert loom.working
-        assert server.engine.sessions._writers == {}
         assert loom._state_pool.used == 0
         with grpc.insecure_channel(server.address) as channel:
             stub = generation_pb2_grpc.GenerationServiceStub(channel)

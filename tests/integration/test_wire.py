@@ -281,7 +281,7 @@ def test_a_cancelled_stream_leaves_the_batch_and_its_session_resumable(
     for _ in range(3):
         next(stream)
     stream.cancel()
-    eventually(lambda: server.engine.sessions.store.busy == 0)
+    eventually(lambda: server.engine.sessions.writing == 0)
     loom = server.engine.models[0].loom
     assert (loom.live, loom.waiting) == (0, 0)
     position = sessions.GetSession(sessions_pb2.GetSessionRequest(session_id=session.id)).session.position
@@ -298,7 +298,7 @@ def test_a_deadline_ends_the_call_and_frees_the_session(
     with pytest.raises(grpc.RpcError) as late:
         generation.Complete(request, timeout=0.1)
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
-    eventually(lambda: server.engine.sessions.store.busy == 0 and server.engine.models[0].loom.live == 0)
+    eventually(lambda: server.engine.sessions.writing == 0 and server.engine.models[0].loom.live == 0)
 
 
 def test_health_is_checked_and_watched(channel: grpc.Channel) -> None:

@@ -213,4 +213,4 @@ def test_any_interleaving_leaves_each_session_its_own(
 async def close(engine: Engine) -> None:
     await engine.drain(1)
     await engine.sessions.all_written(1)
-    await engine.sessions.store.close()
+    await engine.sessions.close()

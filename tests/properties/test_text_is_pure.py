@@ -71,7 +71,7 @@ def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text
     async def main() -> None:
         engine = Engine([(bundle, decoder)], Limits(max_rows=max_rows, workers=workers, tick_seconds=tick))
         await asyncio.gather(*(one_session(engine, seed, calls) for seed, calls in plans))
-        assert engine.sessions.store.busy == 0
+        assert engine.sessions.writing == 0
         loom = engine.models[0].loom
         assert (loom.live, loom.waiting) == (0, 0)
         await engine.drain(1)

@@ -129,7 +129,7 @@ class Server:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as problem:
             await self.engine.drain(0)
-            await self.engine.sessions.store.close()
+            await self.engine.sessions.close()
             raise PortInUse(
                 f"cannot listen on {address}: it is in use, or not an address of this machine; "
                 "stop the other server, or choose another --port (0 takes a free one)"
@@ -149,13 +149,13 @@ class Server:
         for task in self._upkeep:
             task.cancel()
         await asyncio.gather(*self._upkeep, return_exceptions=True)
-        await self.engine.sessions.store.close()
+        await self.engine.sessions.close()
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
-                await self.engine.sessions.store.sweep()
+                await self.engine.sessions.sweep()
             except EngineError as problem:
                 log.warning("expired sessions were not swept: %s", problem)
             if not self.engine.working:

@@ -114,5 +114,5 @@ async def test_a_generation_that_cannot_take_its_tokens_fails_alone(
     assert [texts[n].text for n in (0, 2) if isinstance(texts[n], TextDelta)] == [
         expected(bundle, decoder, n, 300)[0] for n in (0, 2)
     ]
-    assert engine.sessions.store.busy == 0
+    assert engine.sessions.writing == 0
     assert (await engine.sessions.get(sessions[1].key)).version == 0

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -59,15 +58,19 @@ class Mortal(SqliteStore):
 
 
 @pytest.fixture
-async def engines(bundle: Bundle, decoder: Decoder, tmp_path: Path) -> AsyncIterator[list[Engine]]:
-    engines = [
-        Engine([(bundle, decoder)], Limits(rewind_tokens=300), Mortal(tmp_path / "sessions.db", 100)) for _ in range(2)
-    ]
+def stores(tmp_path: Path) -> list[Mortal]:
+    """Of the engines, in their order; the engines close them."""
+    return [Mortal(tmp_path / "sessions.db", 100) for _ in range(2)]
+
+
+@pytest.fixture
+async def engines(bundle: Bundle, decoder: Decoder, stores: list[Mortal]) -> AsyncIterator[list[Engine]]:
+    engines = [Engine([(bundle, decoder)], Limits(rewind_tokens=300), store) for store in stores]
     yield engines
     for engine in engines:
         await engine.drain(0)
         await engine.sessions.all_written(1)
-        await engine.sessions.store.close()
+        await engine.sessions.close()
 
 
 async def whole(engine: Engine, request: GenerationRequest) -> str:
@@ -111,7 +114,7 @@ async def test_a_session_has_one_writer_among_all_replicas(engines: list[Engine]
 @pytest.mark.parametrize("shaping", SHAPINGS)
 @pytest.mark.parametrize("written", [False, True])
 async def test_a_dead_replicas_stream_goes_on_elsewhere_and_its_writes_are_refused(
-    engines: list[Engine], shaping: str, written: bool, monkeypatch: pytest.MonkeyPatch
+    engines: list[Engine], stores: list[Mortal], shaping: str, written: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it had written the session on the way or not."""
     monkeypatch.setattr("charloom.engine.sessions.writer.CHECKPOINT_SECONDS", 0.0 if written else 1000.0)
@@ -122,7 +125,7 @@ async def test_a_dead_replicas_stream_goes_on_elsewhere_and_its_writes_are_refus
     session = await one.sessions.create(seed=2)
     asked = replace(request, session_id=session.id, call_id="call")
     generation = await one.generate(asked)
-    store: Any = one.sessions.store
+    store = stores[0]
     text, position = "", 0
     async for piece in generation:
         text, position = text + piece.text, piece.position
@@ -180,7 +183,7 @@ async def test_leases_that_are_renewed_last_and_others_end(bundle: Bundle, decod
     assert (await two.sessions.get(session.key)).snapshot.position == 5
     for engine in (one, two):
         await engine.drain(0)
-        await engine.sessions.store.close()
+        await engine.sessions.close()
 
 
 async def test_a_call_that_was_over_when_its_replica_died_is_answered_again(engines: list[Engine]) -> None:
@@ -197,13 +200,13 @@ async def test_a_call_that_was_over_when_its_replica_died_is_answered_again(engi
 
 
 async def test_a_session_whose_store_fails_on_the_way_ends_as_unavailable_and_can_be_resumed(
-    engines: list[Engine],
+    engines: list[Engine], stores: list[Mortal]
 ) -> None:
     one, two = engines
     session, alone = await one.sessions.create(seed=5), await one.sessions.create(seed=5)
     asked = GenerationRequest(session_id=session.id, max_tokens=500, call_id="call")
     generation = await one.generate(asked)
-    store: Any = one.sessions.store
+    store = stores[0]
     store.dead = True
     text = ""
 
@@ -215,6 +218,6 @@ async def test_a_session_whose_store_fails_on_the_way_ends_as_unavailable_and_ca
     with pytest.raises(errors.StoreUnavailable):
         await read()
     store.dead = False
-    assert one.sessions._writers == {}
+    assert one.sessions.writing == 0
     rest = await whole(two, replace(asked, resume_position=len(text) or None))
     assert text + rest == await whole(one, GenerationRequest(session_id=alone.id, max_tokens=500))

@@ -79,7 +79,7 @@ async def test_feeding_refuses_what_it_cannot_read_and_where_it_does_not_stand(e
     with pytest.raises(errors.StalePosition):
         await engine.reader.feed(ReadingRequest(session.key, text="a"), 3)
     assert (await now(engine, session)).version == 0
-    assert engine.sessions.store.busy == 0  # type: ignore[attr-defined]
+    assert engine.sessions.writing == 0
 
 
 # Going back.
@@ -352,7 +352,7 @@ async def test_a_bad_command_changes_nothing(engine: Engine) -> None:
     assert talk.running
     assert talk.position == position
     await talk.end()
-    assert engine.sessions.store.busy == 0  # type: ignore[attr-defined]
+    assert engine.sessions.writing == 0
     for field in ("n", "max_tokens", "min_tokens"):
         with pytest.raises(errors.InvalidRequest, match=field):
             await engine.converse(GenerationRequest(session_id=session.id, **{field: 3}))  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ class Sessions:
     """
 
     def __init__(self, store: Store, models: Models, limits: Limits, sealer: Sealer) -> None:
-        self.store = store
+        self._store = store
         self._models = models
         self._limits = limits
         self._sealer = sealer
@@ -93,7 +93,7 @@ class Sessions:
         start = chosen.fresh(new_seed() if seed is None else seed)
         history = History.fresh(chosen.decoder.shape, chosen.bundle.manifest.start_token)
         session = self._new(chosen, Key(tenant, session_id), start, history, None, time_to_live)
-        await self.store.add([session])
+        await self._store.add([session])
         return session
 
     async def start_from(
@@ -102,13 +102,13 @@ class Sessions:
         """Make a session of a state that has no history; raises as `create`."""
         history = History.starting(snapshot, model.decoder.shape)
         session = self._new(model, key, snapshot, history, Origin("", position), time_to_live)
-        await self.store.add([session])
+        await self._store.add([session])
         return session
 
     async def get(self, key: Key) -> Session:
         """The session as it is, after a cancelled call has ended."""
         await self._let_a_cancelled_call_end(key)
-        return await self.store.get(key)
+        return await self._store.get(key)
 
     def model_of(self, session: Session, wanted: str = "") -> Model:
         """The model that a session's state belongs to.
@@ -133,12 +133,12 @@ class Sessions:
 
     async def page(self, tenant: str, after: str, count: int) -> list[Session]:
         """Up to `count` of a tenant's sessions whose ids come after `after`, in the order of their ids."""
-        return await self.store.page(tenant, after, count)
+        return await self._store.page(tenant, after, count)
 
     async def delete(self, key: Key) -> tuple[Session, datetime]:
         """Forget a session and all that it could go back to; returns what it was, and when it was forgotten."""
         await self._let_a_cancelled_call_end(key)
-        return await self._patiently(lambda: self.store.delete(key)), utc_now()
+        return await self._patiently(lambda: self._store.delete(key)), utc_now()
 
     # Changed.
 
@@ -216,7 +216,7 @@ class Sessions:
             )
             for number in range(count)
         ]
-        await self.store.add(forks)
+        await self._store.add(forks)
         return forks
 
     # Sealed.
@@ -278,7 +278,7 @@ class Sessions:
             await running.ends_within(_ENDS)
         else:
             await self._let_a_cancelled_call_end(key)
-        lease = await self._patiently(lambda: self.store.acquire(key, call_id))
+        lease = await self._patiently(lambda: self._store.acquire(key, call_id))
         return self._writer(lease, call_id)
 
     async def keep_leases(self) -> None:
@@ -287,7 +287,7 @@ class Sessions:
         if not writers:
             return
         try:
-            lost = await self.store.renew([writer.lease for writer in writers])
+            lost = await self._store.renew([writer.lease for writer in writers])
         except EngineError as problem:
             log.warning("leases were not renewed: %s", problem)
             return
@@ -295,12 +295,27 @@ class Sessions:
             if writer.lease in lost and self._writers.get(writer.session.key) is writer:
                 writer.lost()
 
+    @property
+    def writing(self) -> int:
+        """Sessions that calls of this process are writing."""
+        return len(self._writers)
+
     async def all_written(self, seconds: float) -> None:
-        """Wait until no session has a writer here."""
+        """Wait until no session has a writer here, up to `seconds` for each."""
         await asyncio.gather(*(writer.ends_within(seconds) for writer in list(self._writers.values())))
 
+    # The store.
+
+    async def sweep(self) -> int:
+        """Forget sessions whose time is up, to be called now and then; returns how many."""
+        return await self._store.sweep()
+
+    async def close(self) -> None:
+        """Close the store; nothing can be done with the sessions afterwards."""
+        await self._store.close()
+
     def _writer(self, lease: Lease, call_id: str) -> SessionWriter:
-        writer = SessionWriter(self.store, lease, call_id, self._limits.rewind_tokens, self._written)
+        writer = SessionWriter(self._store, lease, call_id, self._limits.rewind_tokens, self._written)
         self._writers[lease.session.key] = writer
         return writer
 
@@ -319,7 +334,7 @@ class Sessions:
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The same for a call that was given up on another server."""
-        if self.store.shared:
+        if self._store.shared:
             for _ in range(3):
                 try:
                     return await attempt()
