@@ -22,7 +22,7 @@ from charloom.engine.errors import (
     SessionTakenOver,
     StalePosition,
 )
-from charloom.engine.limits import Limits
+from charloom.engine.limits import MOST_PEEKED, Limits
 from charloom.engine.loom.jobs import Finish
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.sessions.checks import require_id, require_position
@@ -32,8 +32,6 @@ from charloom.engine.sessions.sessions import Sessions, new_seed, next_seed
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.store import Store
 from charloom.engine.sessions.writer import SessionWriter
-
-MOST_PEEKED = 256
 
 
 class Engine:

@@ -1,14 +1,31 @@
-"""What the engine accepts, in one place: each default is here and nowhere else."""
+"""What the engine accepts, in one place: `Limits` can be set for each engine, the others are fixed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
 
+MOST_STOPS, LONGEST_STOP = 16, 256
+"""Stop strings of one call, and characters of each."""
+MOST_CONTINUATIONS = 64
+"""Continuations that one call may ask for."""
+MOST_ALTERNATIVES = 20
+"""Alternatives that a call may ask to be told of each token."""
+MOST_PEEKED = 256
+"""Tokens that one call may look ahead."""
+MOST_FORKS = 1000
+"""Copies of a session that one call may make."""
+MOST_BLENDED = 16
+"""Sessions whose states may be blended to one."""
+MOST_INSPECTED = 4096
+"""Tokens of an inspected text: two layers of 512 make a hundred megabytes of them."""
+MOST_INSPECTIONS = 8
+"""Inspections at a time; further ones are told to come back."""
+
 
 @dataclass(frozen=True)
 class Limits:
-    """What the engine accepts."""
+    """What one engine accepts. These defaults are the only ones: settings and constructors take theirs from here."""
 
     max_tokens: int = 65_536
     """Most tokens that one call may generate."""
@@ -28,6 +45,8 @@ class Limits:
     """Most rows in one decoder call."""
     max_waiting: int = 1024
     """Most calls that wait for a row, per model; and most that are paused because nobody reads them."""
+    unread_tokens: int = 8192
+    """Tokens that a reader may leave unread before its generation is paused."""
     tick_seconds: float = 0.01
     """How long a decoder call should take when there is work for longer."""
     rewind_tokens: int = 1024

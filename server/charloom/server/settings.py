@@ -35,9 +35,9 @@ class ServerSettings(BaseSettings):
     decoder: DecoderKind | None = Field(
         None, description="onnx-int8, onnx-fp32 or torchscript (default: the fastest that the bundle has)"
     )
-    max_tokens: int = Field(65_536, ge=1, description="most tokens that one call may generate")
-    max_prompt_characters: int = Field(65_536, ge=1, description="longest prompt, in characters")
-    max_sessions: int = Field(100_000, ge=1, description="most sessions that are kept")
+    max_tokens: int = Field(Limits.max_tokens, ge=1, description="most tokens that one call may generate")
+    max_prompt_characters: int = Field(Limits.max_prompt_characters, ge=1, description="longest prompt, in characters")
+    max_sessions: int = Field(Limits.max_sessions, ge=1, description="most sessions that are kept")
     store: str = Field(
         "memory:",
         description="where sessions are: memory:, sqlite:PATH (they outlive the server), or redis://HOST:PORT/DB "
@@ -48,21 +48,28 @@ class ServerSettings(BaseSettings):
         description="file with the keys of exported states, one of 32 bytes in base64 a line, the newest first "
         "(default: a key that ends with the server)",
     )
-    rewind_tokens: int = Field(1024, ge=0, description="how many positions a session can at least be put back by")
+    rewind_tokens: int = Field(
+        Limits.rewind_tokens, ge=0, description="how many positions a session can at least be put back by"
+    )
     session_seconds: float = Field(
-        1800, gt=0, le=7 * 24 * 3600, description="how long a session is kept without use, unless it asks for more"
+        Limits.default_time_to_live // timedelta(seconds=1),
+        gt=0,
+        le=Limits.max_time_to_live.total_seconds(),
+        description="how long a session is kept without use, unless it asks for more",
     )
     workers: int | None = Field(
         None,
         ge=1,
         description="decoder calls at a time, per model (default: one per core; two on cuda, to overlap copies)",
     )
-    max_rows: int = Field(256, ge=1, description="most streams in one decoder call; more wait")
+    max_rows: int = Field(Limits.max_rows, ge=1, description="most streams in one decoder call; more wait")
     max_waiting: int = Field(
-        1024, ge=1, description="most calls that wait, per model, more are refused; and most that nobody reads"
+        Limits.max_waiting,
+        ge=1,
+        description="most calls that wait, per model, more are refused; and most that nobody reads",
     )
     tick_milliseconds: float = Field(
-        10.0,
+        Limits.tick_seconds * 1000,
         gt=0,
         le=1000,
         description="target duration of a decoder call of one stream; those of more are longer",

@@ -15,11 +15,12 @@ import pytest
 from charloom.bundle import INSPECTOR_FILE, Bundle, BundleError, read_bundle
 from charloom.engine import errors
 from charloom.engine.calls import inspection
-from charloom.engine.calls.inspection import CHUNK, MOST_INSPECTED, MOST_RUNNING, InspectedToken, InspectionRequest
+from charloom.engine.calls.inspection import CHUNK, InspectedToken, InspectionRequest
 from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.inspector import Activations, Inspector
 from charloom.engine.engine import Engine
+from charloom.engine.limits import MOST_INSPECTED, MOST_INSPECTIONS
 from charloom.engine.sessions.session import Key
 from charloom.export.inspector import build_inspector
 from charloom.export.weights import decoder_weights
@@ -125,10 +126,10 @@ async def test_the_longest_text_is_taken_and_unknown_characters_can_be_skipped(e
 
 async def test_no_more_than_some_run_and_each_gives_its_place_back(engine: Engine) -> None:
     request = InspectionRequest(NO_SINK, text=TEXT)
-    begun = [(await engine.inspections.inspect(request)).tokens for _ in range(MOST_RUNNING)]
+    begun = [(await engine.inspections.inspect(request)).tokens for _ in range(MOST_INSPECTIONS)]
     for tokens in begun:
         await anext(tokens)
-    with pytest.raises(errors.Overloaded, match=f"{MOST_RUNNING} inspections are running"):
+    with pytest.raises(errors.Overloaded, match=f"{MOST_INSPECTIONS} inspections are running"):
         await inspected(engine, NO_SINK, "a")
     await begun[0].aclose()  # type: ignore[attr-defined]
     assert len(await inspected(engine, NO_SINK, "a")) == 1
@@ -187,7 +188,7 @@ async def test_who_begins_and_leaves_does_not_make_it_compute_more_at_once(
             return super().run(*arguments)
 
     monkeypatch.setattr(inspection, "Inspector", Slow)
-    for _ in range(3 * MOST_RUNNING):
+    for _ in range(3 * MOST_INSPECTIONS):
         begun = await engine.inspections.inspect(InspectionRequest(NO_SINK, text=TEXT))
         reading = asyncio.ensure_future(anext(begun.tokens))
         await asyncio.sleep(0.01)
@@ -203,14 +204,14 @@ async def test_who_does_not_read_loses_the_place_when_others_need_it(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = InspectionRequest(NO_SINK, text=TEXT)
-    begun = [(await engine.inspections.inspect(request)).tokens for _ in range(MOST_RUNNING)]
+    begun = [(await engine.inspections.inspect(request)).tokens for _ in range(MOST_INSPECTIONS)]
     for tokens in begun:
         await anext(tokens)
         await asyncio.sleep(0.01)
     await anext(begun[0])  # now the second one has waited longest
     monkeypatch.setattr(inspection, "PATIENCE", 0.0)
     assert len(await inspected(engine, NO_SINK, TEXT)) == len(TEXT)
-    assert engine.inspections.running == MOST_RUNNING - 1
+    assert engine.inspections.running == MOST_INSPECTIONS - 1
     with pytest.raises(errors.ReaderStalled):
         await anext(begun[1])
     assert len([token async for token in begun[0]]) == len(TEXT) - 2

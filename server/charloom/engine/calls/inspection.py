@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from charloom.bundle import INSPECTOR_FILE, BundleError
-from charloom.engine.calls.requests import MOST_ALTERNATIVES, ReadingRequest, check_text, within
+from charloom.engine.calls.requests import ReadingRequest, check_text, within
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.inspector import Inspector
 from charloom.engine.decoding.snapshot import Snapshot
@@ -30,14 +30,10 @@ from charloom.engine.errors import (
     Overloaded,
     ReaderStalled,
 )
-from charloom.engine.limits import Limits
+from charloom.engine.limits import MOST_ALTERNATIVES, MOST_INSPECTED, MOST_INSPECTIONS, Limits
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.sessions.sessions import Sessions
 
-MOST_INSPECTED = 4096
-"""Longest text, in tokens: two layers of 512 make a hundred megabytes of it."""
-MOST_RUNNING = 8
-"""Inspections at a time; further ones are told to come back."""
 CHUNK = 64
 """Tokens in one call of the inspector: what is in memory at a time, and how long other inspections wait."""
 PATIENCE = 5.0
@@ -187,7 +183,7 @@ class Inspections:
         """A place among those that run; where there is none, that of one whose reader does not read."""
         if self._stopped:
             raise Draining()
-        if self.running >= MOST_RUNNING:
+        if self.running >= MOST_INSPECTIONS:
             waiting = [place for place in self._places if place.waits_since is not None]
             longest = min(waiting, key=lambda place: place.waits_since or 0.0, default=None)
             if longest is None or time.monotonic() - (longest.waits_since or 0.0) < PATIENCE:

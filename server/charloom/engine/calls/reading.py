@@ -24,15 +24,13 @@ from charloom.engine.errors import (
     SessionOfAnotherModel,
     SessionTakenOver,
 )
-from charloom.engine.limits import Limits
+from charloom.engine.limits import MOST_BLENDED, Limits
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job, TokenLogprob
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.sessions.checks import require_position
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed
 from charloom.engine.sessions.writer import SessionWriter
-
-MOST_BLENDED = 16
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,9 @@ from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.sampling import Sampling, bias_of
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import InvalidRequest, shown
-from charloom.engine.limits import Limits
+from charloom.engine.limits import LONGEST_STOP, MOST_ALTERNATIVES, MOST_CONTINUATIONS, MOST_STOPS, Limits
 from charloom.engine.loom.jobs import Job, Stops
 from charloom.engine.sessions.session import Key
-
-MOST_STOPS, LONGEST_STOP = 16, 256
-MOST_CONTINUATIONS = 64
-MOST_ALTERNATIVES = 20
-"""Most that a call may ask to be told of each token."""
 
 
 @dataclass(frozen=True)

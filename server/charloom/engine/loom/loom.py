@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.step_cost import StepCost
 from charloom.engine.errors import Draining, Overloaded
+from charloom.engine.limits import Limits
 from charloom.engine.loom.backoff import Backoff
 from charloom.engine.loom.batch import inputs_of, logprobs_of
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
@@ -50,11 +51,11 @@ class Loom:
         deliver: Callable[[Sequence[Delivery]], None],
         *,
         cost: StepCost,
-        workers: int = 1,
-        tick_seconds: float = 0.01,
-        max_rows: int = 256,
-        max_waiting: int = 1024,
-        unread_limit: int = 8192,
+        workers: int = Limits.workers,
+        tick_seconds: float = Limits.tick_seconds,
+        max_rows: int = Limits.max_rows,
+        max_waiting: int = Limits.max_waiting,
+        unread_limit: int = Limits.unread_tokens,
     ) -> None:
         self.decoder = decoder
         self._unread_limit = unread_limit

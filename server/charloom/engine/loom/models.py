@@ -74,6 +74,7 @@ class Models:
                 tick_seconds=limits.tick_seconds,
                 max_rows=limits.max_rows,
                 max_waiting=limits.max_waiting,
+                unread_limit=limits.unread_tokens,
             )
             self._models[name] = Model(name, bundle, decoder, loom, is_batch_invariant(decoder, limits.max_rows))
 

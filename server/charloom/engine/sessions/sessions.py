@@ -22,7 +22,7 @@ from charloom.engine.errors import (
     SessionBusy,
     SessionOfAnotherModel,
 )
-from charloom.engine.limits import Limits
+from charloom.engine.limits import MOST_FORKS, Limits
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.sessions.checks import require_id, require_position
 from charloom.engine.sessions.sealing import SealedState, Sealer
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _SEED_BITS = 64
-MOST_FORKS = 1000
 _ARRIVES, _ENDS = 0.02, 1.0
 """Seconds that a call waits for a session whose last call was, or is just being, cancelled: here, and elsewhere."""
 
