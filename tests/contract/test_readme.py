@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -17,6 +18,9 @@ from charloom.server.testing import running_server
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+PICTURE = ElementTree.parse(ROOT / "docs/pictures/terminal.svg")
+SHOWN = [text.replace("\N{NO-BREAK SPACE}", " ") for element in PICTURE.iter() if (text := element.text or "").strip()]
+"""What stands in the picture of a terminal, piece by piece."""
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = [
     line.split("#")[0].strip()
@@ -24,7 +28,7 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", document, re.S)
     for line in block.splitlines()
     if line.startswith("charloom ")
-]
+] + [line.rstrip(" &") for line in SHOWN if line.startswith("charloom ")]
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
@@ -42,6 +46,7 @@ def test_the_bundled_model_is_inspected_as_shown(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     commands = [line for line in COMMANDS if line.startswith("charloom inspect")]
+    assert len(commands) == 3
     bundled = read_bundle(BUNDLED_MODEL)
     with running_server([(bundled, open_decoder(bundled))]) as server:
         for command in commands:
@@ -59,6 +64,13 @@ def test_the_commands_exist_with_these_arguments(line: str, monkeypatch: pytest.
     monkeypatch.setattr(module, lambda arguments: asked.append(arguments.command) or 0)
     assert main(command) == 0
     assert asked == [command[0]]
+
+
+def test_the_picture_shows_a_session_in_two_calls_and_fetches_nothing() -> None:
+    commands = [line.split()[1] for line in SHOWN if line.startswith("charloom ")]
+    assert commands == ["serve", "generate", "generate", "inspect"]
+    assert any(line.startswith("listening on") for line in SHOWN)
+    assert not re.search(r"url\((?!#)|href|@import", (ROOT / "docs/pictures/terminal.svg").read_text("utf-8"))
 
 
 def test_every_path_named_in_the_readme_exists() -> None:
