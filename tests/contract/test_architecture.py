@@ -24,6 +24,7 @@ ROOTS = PYPROJECT["tool"]["hatch"]["build"]["dev-mode-dirs"]
 FOLDERS = {
     "v1": "proto",
     "bundle": "bundle",
+    "controls": "bundle",
     "client": "client",
     "cli": "cli",
     "engine": "server",
@@ -37,15 +38,16 @@ FOLDERS = {
 ARROWS = {
     "v1": set(),
     "bundle": set(),
+    "controls": set(),
     "client": {"v1"},
-    "engine": {"bundle"},
+    "engine": {"bundle", "controls"},
     "server": {"bundle", "engine", "v1"},
     "models": set(),
-    "network": {"bundle"},
+    "network": {"bundle", "controls"},
     "training": {"network", "bundle"},
-    "export": {"training", "network", "bundle"},
+    "export": {"training", "network", "bundle", "controls"},
     "lab": {"training", "network", "bundle"},  # nothing but the command uses it
-    "cli": {"v1", "client", "server", "engine", "network", "training", "export", "lab", "bundle", "models"},
+    "cli": {"v1", "client", "server", "engine", "network", "training", "export", "lab", "bundle", "controls", "models"},
 }
 """What each part may import; docs/architecture.md draws it."""
 
@@ -65,6 +67,7 @@ FORBIDDEN = {
     "v1": {"torch", "numpy", "onnxruntime", "pydantic"},
     "client": {"torch", "numpy", "onnxruntime", "pydantic", "rich"},
     "bundle": {"torch", "grpc", "google", "onnxruntime"},
+    "controls": {"torch", "numpy", "onnxruntime", "pydantic", "grpc", "google"},
     "engine": {"grpc", "google"},
     "server": {"torch", "onnxruntime"},
     "network": {"grpc", "google", "onnxruntime", "onnx"},

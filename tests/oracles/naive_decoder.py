@@ -7,9 +7,11 @@ Knows: the equations of the cells and the trained parameters by name. Does not k
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from charloom.controls import controls
 from charloom.engine.decoding.decoder import Floats, Inputs, Outputs, Shape
 from charloom.engine.decoding.sampling import Sampling, choose, penalised
 from charloom.engine.decoding.state_pool import HostStatePool
@@ -27,15 +29,8 @@ def _normed(x: Floats) -> Floats:
 
 
 def _sampling(inputs: Inputs, row: int) -> Sampling:
-    return Sampling(
-        temperature=float(inputs.temperature[row]),
-        top_k=int(inputs.top_k[row]),
-        top_p=float(inputs.top_p[row]),
-        min_p=float(inputs.min_p[row]),
-        repetition_penalty=float(inputs.repetition[row]),
-        presence_penalty=float(inputs.presence[row]),
-        frequency_penalty=float(inputs.frequency[row]),
-    )
+    asked: dict[str, Any] = {one.option: one.type(inputs.sampling[one.name][row]) for one in controls()}
+    return Sampling(**asked)
 
 
 class NaiveDecoder:
@@ -62,13 +57,13 @@ class NaiveDecoder:
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps."""
         steps, rows = inputs.forced.shape
-        alternatives = (steps, rows, int(inputs.top[0]))
+        alternatives = (steps, rows, int(inputs.sampling["top"][0]))
         tokens, top_tokens = np.zeros((steps, rows), np.int64), np.zeros(alternatives, np.int64)
         logprob, top_logprob = np.zeros((steps, rows), np.float32), np.zeros(alternatives, np.float32)
         h, c = inputs.h.copy(), inputs.c.copy()
         for row, token in enumerate(inputs.token):
             sampling = _sampling(inputs, row)
-            counts = inputs.counts[row].copy()
+            counts = inputs.sampling["counts"][row].copy()
             for step in range(steps):
                 if step >= inputs.steps[row]:
                     tokens[step, row] = token
@@ -77,7 +72,7 @@ class NaiveDecoder:
                 token = inputs.forced[step, row]
                 if token < 0:
                     wanted = penalised(logits, counts, sampling)
-                    token = choose(wanted, float(inputs.uniform[step, row]), sampling, inputs.bias[row])
+                    token = choose(wanted, float(inputs.uniform[step, row]), sampling, inputs.sampling["bias"][row])
                 counts[token] += 1
                 largest = logits.max()
                 logprobs = logits - largest - np.log(np.exp(logits - largest).sum())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from charloom.controls import controls
 from charloom.engine.decoding.decoder import Decoder, Floats, Inputs, neutral
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
@@ -29,16 +30,8 @@ def generate_alone(
     position = start.position - len(replayed)
     counts = np.zeros((1, decoder.shape.vocabulary), np.float32)
     numbers = Uniforms(start.seed)
-    fields = neutral(1, decoder.shape.vocabulary) | {
-        "temperature": np.array([sampling.temperature], np.float32),
-        "top_k": np.array([sampling.top_k]),
-        "top_p": np.array([sampling.top_p], np.float32),
-        "min_p": np.array([sampling.min_p], np.float32),
-        "repetition": np.array([sampling.repetition_penalty], np.float32),
-        "presence": np.array([sampling.presence_penalty], np.float32),
-        "frequency": np.array([sampling.frequency_penalty], np.float32),
-        "counts": counts,
-    }
+    fields = neutral(1, decoder.shape.vocabulary) | {"counts": counts}
+    fields |= {one.name: np.array([getattr(sampling, one.option)], one.dtype) for one in controls()}
     if bias is not None:
         fields["bias"] = bias[None]
     generated: list[int] = []
@@ -51,7 +44,7 @@ def generate_alone(
                 forced=np.array([[forced]]),
                 steps=np.array([1]),
                 uniform=as_uniform(numbers.words(position, 1))[:, None],
-                **fields,
+                sampling=fields,
             )
         )
         h, c, token = outputs.h, outputs.c, int(outputs.tokens[0, 0])

@@ -152,7 +152,7 @@ def test_a_failing_decoder_ends_its_jobs_and_not_the_loom(decoder: Decoder, bund
 def test_a_row_that_breaks_the_decoder_does_not_take_the_others_with_it(decoder: Decoder, bundle: Bundle) -> None:
     class Allergic(Slow):
         def run(self, inputs: Inputs) -> Outputs:
-            if (inputs.top_k == 13).any():
+            if (inputs.sampling["top_k"] == 13).any():
                 raise RuntimeError("not this one")
             return super().run(inputs)
 

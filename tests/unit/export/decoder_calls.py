@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from charloom.bundle import DecoderKind
-from charloom.engine.decoding.decoder import ROW_AXIS, Decoder, Inputs, Outputs, Shape, neutral
+from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs, Shape, neutral
 from charloom.engine.decoding.onnx_decoder import OnnxDecoder
 from charloom.engine.decoding.torch_decoder import TorchDecoder
 from charloom.export.onnx_graph import build_decoder
@@ -65,14 +65,18 @@ def one_row(shape: Shape, **given: Any) -> Inputs:
         forced=forced,
         steps=np.array([len(forced)], np.int64),
         uniform=uniform,
-        **fields,
+        sampling=fields,
     )
 
 
 def picked_rows(inputs: Inputs, rows: list[int]) -> Inputs:
     """The call with these rows only, in this order."""
-    parts = {name: np.ascontiguousarray(getattr(inputs, name).take(rows, axis)) for name, axis in ROW_AXIS.items()}
-    return inputs._replace(**parts)
+    return inputs.with_rows(lambda array, axis: np.ascontiguousarray(array.take(rows, axis)))
+
+
+def with_sampling(inputs: Inputs, **arrays: Any) -> Inputs:
+    """The call with other arrays for some inputs of the choice of tokens."""
+    return inputs._replace(sampling={**inputs.sampling, **arrays})
 
 
 def assert_same_rows(left: Outputs, right: Outputs, *, logprob: bool = True) -> None:

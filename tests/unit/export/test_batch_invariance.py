@@ -13,7 +13,7 @@ import pytest
 from charloom.bundle import DecoderKind
 from charloom.engine.decoding.decoder import Decoder, Outputs
 from charloom.engine.decoding.invariance import first_rows, random_inputs
-from tests.unit.export.decoder_calls import assert_same_rows, exported, picked_rows, random_model
+from tests.unit.export.decoder_calls import assert_same_rows, exported, picked_rows, random_model, with_sampling
 from tests.unit.training.training_runs import random_uniforms
 
 KINDS = pytest.mark.parametrize("kind", list(DecoderKind), ids=lambda kind: kind.value)
@@ -70,9 +70,9 @@ def test_steps_in_one_call_are_steps_in_many_calls(kind: DecoderKind, decoders: 
         result = decoder.run(part)
         assert np.array_equal(result.tokens, whole.tokens[here])
         assert np.array_equal(result.logprob, whole.logprob[here])
-        counts = part.counts.copy()
+        counts = part.sampling["counts"].copy()
         counts[np.arange(9), result.tokens[0]] += 1
-        part = part._replace(token=result.tokens[0], h=result.h, c=result.c, counts=counts)
+        part = with_sampling(part, counts=counts)._replace(token=result.tokens[0], h=result.h, c=result.c)
     assert np.array_equal(part.h, whole.h)
     assert np.array_equal(part.c, whole.c)
 
@@ -103,7 +103,7 @@ def test_a_row_is_frozen_after_its_steps_and_from_the_start_with_none(
 @KINDS
 def test_a_call_does_not_change_its_inputs(kind: DecoderKind, decoders: dict[DecoderKind, Decoder]) -> None:
     inputs = random_inputs(decoders[kind], 5, 4, seed=7)._replace(uniform=random_uniforms(7, (4, 5)))
-    before = [value.copy() for value in inputs]
+    before = [value.copy() for value in inputs.by_name().values()]
     decoders[kind].run(inputs)
-    for value, kept in zip(inputs, before, strict=True):
+    for value, kept in zip(inputs.by_name().values(), before, strict=True):
         assert np.array_equal(value, kept)

@@ -17,7 +17,7 @@ from charloom.export.quantize import quantize_columns
 from charloom.export.weights import decoder_weights
 from charloom.network.generate import generate
 from charloom.network.model import CharLSTM
-from tests.unit.export.decoder_calls import exported, naive, one_row, random_model
+from tests.unit.export.decoder_calls import exported, naive, one_row, random_model, with_sampling
 from tests.unit.training.training_runs import plausible_tokens, random_uniforms
 
 FULL_PRECISION = pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def mixed_inputs(decoder: Decoder, seed: int, rows: int = 24, steps: int = 12) -
     bias[:, 0] = 0  # something is always allowed
     counts = random.integers(0, steps + 1, size=rows)
     counts[:3] = (0, 1, steps)
-    return inputs._replace(bias=bias, steps=counts)
+    return with_sampling(inputs, bias=bias)._replace(steps=counts)
 
 
 @pytest.mark.parametrize("kind", list(DecoderKind), ids=lambda kind: kind.value)
@@ -182,9 +182,9 @@ def test_log_probabilities_are_those_before_bias_temperature_and_filters(
     shape, forced = decoders[kind].shape, [5, 6, 7, 8]
     plain = decoders[kind].run(one_row(shape, forced=forced))
     shaped = one_row(shape, forced=forced, temperature=0.3, top_k=1, top_p=0.2, min_p=0.9)
-    shaped = shaped._replace(bias=np.full((1, shape.vocabulary), -2, np.float32))
-    shaped.bias[0, forced] = -np.inf  # a text that is fed may hold what sampling forbids
-    result = decoders[kind].run(shaped)
+    bias = np.full((1, shape.vocabulary), -2, np.float32)
+    bias[0, forced] = -np.inf  # a text that is fed may hold what sampling forbids
+    result = decoders[kind].run(with_sampling(shaped, bias=bias))
     assert np.array_equal(result.logprob, plain.logprob)
     assert result.tokens[:, 0].tolist() == forced
 

@@ -16,7 +16,7 @@ import pytest
 from charloom.bundle import DecoderKind
 from charloom.engine.decoding.decoder import Decoder, Inputs, neutral
 from charloom.engine.decoding.device_decoder import DeviceDecoder
-from tests.unit.export.decoder_calls import exported, random_model
+from tests.unit.export.decoder_calls import exported, random_model, with_sampling
 
 Numbers = npt.NDArray[np.float64]
 V, GRID, ROWS = 17, 4096, 256
@@ -46,7 +46,7 @@ def call(decoder: Decoder, forced: int, uniform: Numbers, fields: dict[str, floa
         forced=np.full((1, rows), forced),
         steps=np.ones(rows, np.int64),
         uniform=uniform.astype(np.float32)[None],
-        **values,
+        sampling=values,
     )
 
 
@@ -161,10 +161,9 @@ def test_tokens_are_counted_as_a_call_goes_on(decoder: Decoder) -> None:
     counts = np.zeros((1, V), np.float32)
     for step in range(30):
         part = decoder.run(
-            one._replace(
+            with_sampling(one, counts=counts)._replace(
                 forced=np.array([[forced[step]]]),
                 uniform=uniform[step].astype(np.float32)[None, None],
-                counts=counts,
             )
         )
         assert part.tokens[0, 0] == whole.tokens[step, 0]
@@ -194,9 +193,9 @@ def test_rows_that_ask_for_nothing_are_the_same_beside_rows_that_ask_for_everyth
     plain = plain._replace(steps=np.full(6, 9))
     mixed = plain._replace(steps=np.array([9, 9, 9, 9, 4, 9]))
     for name, value in {"temperature": 0, "top_k": 2, "presence": 1, "frequency": 1, "repetition": 2}.items():
-        changed = getattr(mixed, name).copy()
+        changed = mixed.sampling[name].copy()
         changed[5] = value
-        mixed = mixed._replace(**{name: changed})
+        mixed = with_sampling(mixed, **{name: changed})
     alone, beside = decoder.run(plain), decoder.run(mixed)
     for before, after in ((alone.tokens, beside.tokens), (alone.logprob, beside.logprob), (alone.h, beside.h)):
         assert np.array_equal(before[:, :4], after[:, :4])

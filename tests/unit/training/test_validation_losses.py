@@ -44,7 +44,7 @@ def loss_one_token_at_a_time(model: CharLSTM, tokens: Tokens) -> float:
                 forced=np.array([[target]]),
                 steps=np.array([1]),
                 uniform=np.zeros((1, 1), np.float32),
-                **neutral(1, decoder.shape.vocabulary),
+                sampling=neutral(1, decoder.shape.vocabulary),
             )
         )
         h, c = result.h, result.c

@@ -11,11 +11,13 @@ Axis letters: K steps, B rows, L layers, H hidden, V vocabulary, N alternatives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from charloom.controls import INPUTS, Effect, controls
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -44,56 +46,48 @@ class Inputs(NamedTuple):
     """[B] how many of the K steps the row takes; past that its state and token are frozen"""
     uniform: Floats
     """[K, B] one number in [0, 1) per step"""
-    temperature: Floats
-    """[B] 0 = greedy"""
-    top_k: Ints
-    """[B] 0 = off"""
-    top_p: Floats
-    """[B] 1 = off"""
-    min_p: Floats
-    """[B] 0 = off"""
-    bias: Floats
-    """[B, V] added to the logits, after the penalties; minus infinity forbids a token"""
-    repetition: Floats
-    """[B] divides positive and multiplies negative logits of tokens that have occurred; 1 = off"""
-    presence: Floats
-    """[B] subtracted from the logits of tokens that have occurred; 0 = off"""
-    frequency: Floats
-    """[B] subtracted from the logits of tokens, times how often they have occurred; 0 = off"""
-    counts: Floats
-    """[B, V] how often each token has occurred, for the penalties; the call itself counts on from there"""
-    top: Ints
-    """[1] = N: how many of the most probable tokens to tell at each step, up to V"""
+    sampling: Mapping[str, Any]
+    """How the tokens are chosen: an array for each of `charloom.controls.INPUTS`, by its name"""
+
+    def by_name(self) -> dict[str, Any]:
+        """All arrays by the names that a decoder's file has for them, in the order of the contract."""
+        own = {name: array for name, array in zip(self._fields, self, strict=True) if name != "sampling"}
+        return {**own, **self.sampling}
+
+    def with_rows(self, of: Callable[[Any, int], Any]) -> Inputs:
+        """These inputs with `of(array, axis)` in place of each array that counts rows, in that axis."""
+        own = {name: of(getattr(self, name), axis) for name, axis in ROW_AXIS.items()}
+        sampling = {
+            name: of(array, 0) if INPUTS[name].axes[0] == "B" else array for name, array in self.sampling.items()
+        }
+        return Inputs(**own, sampling=sampling)
 
 
-ROW_AXIS = {name: 1 if name in ("h", "c", "forced", "uniform") else 0 for name in Inputs._fields if name != "top"}
-"""Which axis of each input counts the rows; `top` has none."""
+ROW_AXIS = {name: 1 if name in ("h", "c", "forced", "uniform") else 0 for name in Inputs._fields if name != "sampling"}
+"""Which axis of each input counts the rows; of those in `sampling` it is the first, and `top` has none."""
 
 
 def neutral(rows: int, vocabulary: int) -> dict[str, Any]:
-    """The sampling fields of inputs at temperature 1 and with everything else off."""
+    """`Inputs.sampling` at temperature 1 and with everything else off."""
     return {
-        "temperature": np.ones(rows, np.float32),
-        "top_k": np.zeros(rows, np.int64),
-        "top_p": np.ones(rows, np.float32),
-        "min_p": np.zeros(rows, np.float32),
-        "bias": np.zeros((rows, vocabulary), np.float32),
-        "repetition": np.ones(rows, np.float32),
-        "presence": np.zeros(rows, np.float32),
-        "frequency": np.zeros(rows, np.float32),
-        "counts": np.zeros((rows, vocabulary), np.float32),
-        "top": np.zeros(1, np.int64),
+        name: np.full(shape, entry.neutral, entry.dtype) if entry.neutral else np.zeros(shape, entry.dtype)
+        for name, entry in INPUTS.items()
+        for shape in [entry.shape(rows, vocabulary)]
     }
 
 
 def has_filters(inputs: Inputs) -> bool:
     """Whether any row leaves tokens out for being improbable."""
-    return bool((inputs.top_k > 0).any() or (inputs.top_p < 1).any() or (inputs.min_p > 0).any())
+    return _asks(inputs, Effect.FILTERS)
 
 
 def has_penalties(inputs: Inputs) -> bool:
     """Whether for any row it matters what has occurred."""
-    return bool((inputs.repetition != 1).any() or inputs.presence.any() or inputs.frequency.any())
+    return _asks(inputs, Effect.PENALISES)
+
+
+def _asks(inputs: Inputs, effect: Effect) -> bool:
+    return any(bool((inputs.sampling[control.name] != control.neutral).any()) for control in controls(effect))
 
 
 class Outputs(NamedTuple):

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charloom.engine.decoding.decoder import Floats, Inputs, Outputs, Shape, has_filters, has_penalties
+from charloom.controls import Effect, controls
+from charloom.engine.decoding.decoder import Floats, Inputs, Outputs, Shape, has_filters, has_penalties, neutral
 from charloom.engine.decoding.torch_decoder import load_module
 
 ROWS = 256
@@ -30,8 +31,6 @@ WARM_UPS = 3
 """Runs before a capture, in which libraries choose their kernels and take their memory."""
 _STATE = ("h", "c")
 _PER_STEP = ("forced", "uniform")
-_ALWAYS = ("token", "temperature")
-_FOR_FULL = ("top_k", "top_p", "min_p", "bias", "repetition", "presence", "frequency", "counts")
 
 
 class DeviceStatePool:
@@ -128,28 +127,31 @@ class _Lane:
             "h": (shape.layers, rows, shape.hidden),
             "c": (shape.layers, rows, shape.hidden),
             "uniform": (max(BLOCKS), rows),
-            "bias": (rows, shape.vocabulary),
-            "counts": (rows, shape.vocabulary),
         }
-        whole = {"token": (rows,), "forced": (max(BLOCKS), rows), "steps": (rows,), "top_k": (rows,)}
-        one_each = dict.fromkeys(("temperature", "top_p", "min_p", "repetition", "presence", "frequency"), (rows,))
-        self._buffers = {name: torch.ones(size, device=device) for name, size in (floats | one_each).items()}
+        whole = {"token": (rows,), "forced": (max(BLOCKS), rows), "steps": (rows,)}
+        self._buffers = {name: torch.ones(size, device=device) for name, size in floats.items()}
         self._buffers |= {name: torch.zeros(size, dtype=torch.int64, device=device) for name, size in whole.items()}
+        sampling = neutral(rows, shape.vocabulary)
+        del sampling["top"]  # a size, not a buffer
+        self._buffers |= {name: torch.from_numpy(array).to(device) for name, array in sampling.items()}
 
     def run(self, inputs: Inputs, first: int) -> dict[str, Tensor]:
         """Take the steps of the rows from `first` on, as many as there is room for; `Outputs` on the device."""
+        sampling, top = inputs.sampling, int(inputs.sampling["top"][0])
         full = bool(
             has_filters(inputs)
             or has_penalties(inputs)
-            or inputs.bias.any()
-            or inputs.top[0]
-            or (inputs.temperature == 0).any()
+            or sampling["bias"].any()
+            or top
+            or (sampling["temperature"] == 0).any()
         )
+        needed = sampling.keys() - {"top"} if full else {control.name for control in controls(Effect.SCALES)}
         rows = slice(first, first + self._rows)
         count = len(inputs.token[rows])
         with self._on_stream():
-            for name in (*_ALWAYS, *(_FOR_FULL if full else ())):
-                self._buffers[name][:count].copy_(self._moved(getattr(inputs, name)[rows]))
+            self._buffers["token"][:count].copy_(self._moved(inputs.token[rows]))
+            for name in needed:
+                self._buffers[name][:count].copy_(self._moved(sampling[name][rows]))
             for name in _STATE:
                 self._buffers[name][:, :count].copy_(self._moved(getattr(inputs, name)[:, rows]))
             per_step = {name: self._moved(getattr(inputs, name)[:, rows]) for name in _PER_STEP}
@@ -168,7 +170,6 @@ class _Lane:
                 taken += size
             tokens, logprob, top_tokens, top_logprob = (torch.cat(parts) for parts in zip(*found, strict=True))
             h, c = (self._buffers[name][:, :count].clone() for name in _STATE)
-            top = int(inputs.top[0])
         outputs = (tokens, logprob, h, c, top_tokens[:, :, :top], top_logprob[:, :, :top])
         return dict(zip(Outputs._fields, outputs, strict=True))
 
@@ -202,12 +203,12 @@ class _Lane:
     def _steps(self, size: int, full: bool) -> Callable[[], Sequence[Tensor]]:
         buffers, alternatives = self._buffers, self._alternatives if full else 0
         inputs = buffers if full else buffers | {"bias": torch.zeros_like(buffers["bias"])}
-        views = [inputs[name][:size] if name in _PER_STEP else inputs[name] for name in Inputs._fields[:-1]]
+        views = {name: array[:size] if name in _PER_STEP else array for name, array in inputs.items()}
 
         def run() -> Sequence[Tensor]:
             # Without the optimizing executor, which would go on compiling kernels while they are captured.
             with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-                found = self._module(*views, alternatives, full, full)
+                found = self._module(**views, top=alternatives, filtered=full, penalised=full)
             tokens, logprob, h, c, top_tokens, top_logprob, counts = found
             buffers["token"].copy_(tokens[-1])
             buffers["h"].copy_(h)

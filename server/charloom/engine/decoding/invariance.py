@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from charloom.engine.decoding.decoder import ROW_AXIS, Decoder, Inputs, neutral
+from charloom.controls import INPUTS
+from charloom.engine.decoding.decoder import Decoder, Inputs, neutral
 
 CHECKED_STEPS = 2
 
@@ -28,7 +29,7 @@ def is_batch_invariant(decoder: Decoder, most_rows: int) -> bool:
 def plain_inputs(decoder: Decoder, rows: int, steps: int, seed: int = 0) -> Inputs:
     """Arbitrary inputs in which every row takes all steps and asks for nothing."""
     inputs = random_inputs(decoder, rows, steps, seed)
-    return inputs._replace(steps=np.full(rows, steps), **neutral(rows, decoder.shape.vocabulary))
+    return inputs._replace(steps=np.full(rows, steps), sampling=neutral(rows, decoder.shape.vocabulary))
 
 
 def random_inputs(decoder: Decoder, rows: int, steps: int, seed: int = 0) -> Inputs:
@@ -37,17 +38,9 @@ def random_inputs(decoder: Decoder, rows: int, steps: int, seed: int = 0) -> Inp
     layers, hidden, vocabulary = decoder.shape
     state = (layers, rows, hidden)
     forced = random.integers(vocabulary, size=(steps, rows))
-    fields = neutral(rows, vocabulary) | {
-        "temperature": random.choice(np.array([0, 0.5, 1, 1.5], np.float32), rows),
-        "top_k": random.choice([0, 1, 3, 10], rows),
-        "top_p": random.choice(np.array([0.5, 0.9, 1], np.float32), rows),
-        "min_p": random.choice(np.array([0, 0.05, 0.3], np.float32), rows),
-        "bias": random.choice(np.array([0, 0, 0, 1, -1], np.float32), (rows, vocabulary)),
-        "repetition": random.choice(np.array([1, 1, 1.3], np.float32), rows),
-        "presence": random.choice(np.array([0, 0, 0.5], np.float32), rows),
-        "frequency": random.choice(np.array([0, 0, 0.5], np.float32), rows),
-        "counts": random.choice(np.array([0, 0, 1, 4], np.float32), (rows, vocabulary)),
-        "top": np.array([3]),
+    sampling = {
+        name: random.choice(np.array(entry.tried, entry.dtype), entry.shape(rows, vocabulary))
+        for name, entry in INPUTS.items()
     }
     return Inputs(
         token=random.integers(vocabulary, size=rows),
@@ -56,13 +49,10 @@ def random_inputs(decoder: Decoder, rows: int, steps: int, seed: int = 0) -> Inp
         forced=np.where(random.random((steps, rows)) < 0.3, forced, -1),
         steps=random.integers(1, steps + 1, size=rows),
         uniform=(random.integers(2**23, size=(steps, rows)) / 2**23).astype(np.float32),
-        **fields,
+        sampling=sampling,
     )
 
 
 def first_rows(inputs: Inputs, count: int) -> Inputs:
     """The first `count` rows of some inputs."""
-    parts = {
-        name: np.ascontiguousarray(getattr(inputs, name).take(range(count), axis)) for name, axis in ROW_AXIS.items()
-    }
-    return inputs._replace(**parts)
+    return inputs.with_rows(lambda array, axis: np.ascontiguousarray(array.take(range(count), axis)))

@@ -12,6 +12,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage 
 
 import onnxruntime
 
+from charloom.controls import INPUTS
 from charloom.engine.decoding.decoder import Inputs, Outputs, Shape
 from charloom.engine.decoding.state_pool import HostStatePool
 
@@ -41,15 +42,16 @@ class OnnxDecoder:
         self._session = open_session(path)
         self.kind = kind
         inputs = {value.name: value.shape for value in self._session.get_inputs()}
-        if tuple(inputs) != Inputs._fields:
-            raise ValueError(f"its inputs are {', '.join(inputs)}; the contract has {', '.join(Inputs._fields)}")
+        wanted = [*(name for name in Inputs._fields if name != "sampling"), *INPUTS]
+        if list(inputs) != wanted:
+            raise ValueError(f"its inputs are {', '.join(inputs)}; the contract has {', '.join(wanted)}")
         layers, _, hidden = inputs["h"]
         self.shape = Shape(layers, hidden, inputs["bias"][1])
         self.weights_sha256: str = self._session.get_modelmeta().custom_metadata_map.get("weights_sha256", "")
 
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps."""
-        return Outputs(*self._session.run(None, inputs._asdict()))
+        return Outputs(*self._session.run(None, inputs.by_name()))
 
     def state_pool(self) -> HostStatePool:
         """In main memory."""

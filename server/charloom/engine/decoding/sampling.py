@@ -1,11 +1,12 @@
 """What a request may ask of sampling, and the choice of one token in its plainest form.
 
-Knows: logits, one uniform number, parameters, the vocabulary that gives characters their tokens. Does not know:
+Knows: logits, one uniform number, the controls, the vocabulary that gives characters their tokens. Does not know:
 batches, state, how the decoder graphs do the same.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,39 +14,31 @@ from dataclasses import dataclass
 import numpy as np
 
 from charloom.bundle import UnknownSymbolsError, Vocabulary
+from charloom.controls import Control, Effect, controls
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.errors import InvalidRequest, shown
 
-LOWEST, HIGHEST_TEMPERATURE = 1e-30, 100.0
-"""Below the lowest, float32 loses its digits."""
-LARGEST_PENALTY = LARGEST_BIAS = 100.0
-LOWEST_REPETITION, HIGHEST_REPETITION = 0.01, 100.0
+LARGEST_BIAS = 100.0
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen: penalties, then bias, then temperature, then top_k, top_p and min_p.
 
-    The penalties look at the text of the call: its prompt and what it has generated.
+    The penalties look at the text of the call: its prompt and what it has generated. `charloom.controls` says what each
+    number does, its range, and which value is off.
 
     Raises:
         InvalidRequest: a value is out of range.
     """
 
     temperature: float = 1.0
-    """Divides the logits; 0 takes the most probable token."""
     top_k: int = 0
-    """Only the k most probable tokens; 0 is off."""
     top_p: float = 1.0
-    """Only the most probable tokens that together reach this probability; 1 is off."""
     min_p: float = 0.0
-    """Only tokens at least this probable in relation to the most probable one; 0 is off."""
     repetition_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens that have occurred; 1 is off."""
     presence_penalty: float = 0.0
-    """Subtracted from the logits of tokens that have occurred; 0 is off."""
     frequency_penalty: float = 0.0
-    """Subtracted from the logits of tokens, times how often they have occurred; 0 is off."""
     logit_bias: tuple[tuple[str, float], ...] = ()
     """Characters or words, and what is added to the logit of each."""
     allowed_characters: str | None = None
@@ -54,34 +47,32 @@ class Sampling:
     """No tokens that have any of these characters."""
 
     def __post_init__(self) -> None:
-        heat, repetition = self.temperature, self.repetition_penalty
-        good = heat == 0 or LOWEST <= heat <= HIGHEST_TEMPERATURE
-        _check("temperature", heat, good, "from 0 to 100 (0 is greedy; otherwise at least 1e-30)")
-        _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
-        _check("top_p", self.top_p, LOWEST <= self.top_p <= 1, "above 0 (at least 1e-30), up to 1 (off)")
-        _check("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 (off) to 1")
-        # One part in a million of room: the limits arrive as float32.
-        good = LOWEST_REPETITION * (1 - 1e-6) <= repetition <= HIGHEST_REPETITION
-        _check("repetition_penalty", repetition, good, "from 0.01 to 100 (1 is off)")
-        for field in ("presence_penalty", "frequency_penalty"):
-            value = getattr(self, field)
-            _check(field, value, abs(value) <= LARGEST_PENALTY, "from -100 to 100 (0 is off)")
+        for control in controls():
+            value = getattr(self, control.option)
+            _check(control.option, value, control.allows(value), control.wanted)
         for characters, amount in self.logit_bias:
-            _check(f"logit_bias[{shown(characters)}]", amount, abs(amount) <= LARGEST_BIAS, "from -100 to 100")
+            good = math.isfinite(amount) and abs(amount) <= LARGEST_BIAS
+            _check(f"logit_bias[{shown(characters)}]", amount, good, "from -100 to 100")
+
+    @functools.cached_property
+    def asked(self) -> tuple[tuple[Control, float], ...]:
+        """The controls that are not at their neutral value, each with its value."""
+        values = [(control, getattr(self, control.option)) for control in controls()]
+        return tuple((control, value) for control, value in values if value != control.neutral)
 
     @property
     def filters(self) -> bool:
         """Whether tokens are left out for being improbable."""
-        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+        return any(control.effect is Effect.FILTERS for control, _ in self.asked)
 
     @property
     def penalises(self) -> bool:
         """Whether what has occurred matters."""
-        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        return any(control.effect is Effect.PENALISES for control, _ in self.asked)
 
 
 def _check(field: str, value: float, good: bool, wanted: str) -> None:
-    if not math.isfinite(value) or not good:
+    if not good:
         raise InvalidRequest(f"sampling.{field}", f"{value:g} is not allowed; give a number {wanted}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from charloom.engine.decoding.decoder import ROW_AXIS, Inputs, Outputs, Shape, has_filters, has_penalties
+from charloom.engine.decoding.decoder import Inputs, Outputs, Shape, has_filters, has_penalties
 from charloom.engine.decoding.state_pool import HostStatePool
 
 FEWEST_ROWS = 4
@@ -50,8 +50,12 @@ class TorchDecoder:
         rows = len(inputs.token)
         padded = pad_rows(inputs, max(rows, FEWEST_ROWS))
         with torch.inference_mode():
-            *arguments, top = [torch.from_numpy(np.require(value, requirements=["C", "W"])) for value in padded]
-            found = self._module(*arguments, int(top), has_filters(inputs), has_penalties(inputs))
+            arguments = padded.by_name()
+            top = int(arguments.pop("top")[0])
+            tensors = {
+                name: torch.from_numpy(np.require(value, requirements=["C", "W"])) for name, value in arguments.items()
+            }
+            found = self._module(**tensors, top=top, filtered=has_filters(inputs), penalised=has_penalties(inputs))
         return Outputs(*(part.numpy()[:, :rows] for part in found[: len(Outputs._fields)]))
 
     def state_pool(self) -> HostStatePool:
@@ -64,9 +68,6 @@ def pad_rows(inputs: Inputs, rows: int) -> Inputs:
     missing = rows - len(inputs.token)
     if not missing:
         return inputs
-    padded = {
-        name: np.concatenate([value, np.repeat(value.take([-1], axis), missing, axis)], axis)
-        for name, axis in ROW_AXIS.items()
-        for value in [getattr(inputs, name)]
-    }
-    return inputs._replace(**padded)
+    return inputs.with_rows(
+        lambda array, axis: np.concatenate([array, np.repeat(array.take([-1], axis), missing, axis)], axis)
+    )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from charloom.controls import Effect, controls
 from charloom.engine.decoding.decoder import Inputs, Outputs, Shape, neutral
 from charloom.engine.decoding.uniforms import as_uniform
 from charloom.engine.loom.jobs import TokenLogprob
@@ -36,10 +37,12 @@ def inputs_of(batch: Sequence[Row], steps: Sequence[int], h: Any, c: Any, shape:
             text = row.forced[row.fed : row.fed + taken]
             forced[: len(text), index] = text
     asking = [(index, row) for index, row in enumerate(batch) if not row.job.plain]
-    fields = neutral(rows, shape.vocabulary) if asking else _nothing_asked(rows, shape.vocabulary)
-    temperature = np.array([row.job.sampling.temperature for row in batch], np.float32)
+    sampling = neutral(rows, shape.vocabulary) if asking else dict(_nothing_asked(rows, shape.vocabulary))
+    for control in controls(Effect.SCALES):
+        values = [getattr(row.job.sampling, control.option) for row in batch]
+        sampling[control.name] = np.array(values, control.dtype)
     for index, row in asking:
-        _set_sampling(fields, index, row)
+        _set_sampling(sampling, index, row)
     return Inputs(
         token=np.array([row.token for row in batch], np.int64),
         h=h,
@@ -47,7 +50,7 @@ def inputs_of(batch: Sequence[Row], steps: Sequence[int], h: Any, c: Any, shape:
         forced=forced,
         steps=np.array(steps, np.int64),
         uniform=as_uniform(np.ascontiguousarray(words.T)),
-        **fields | {"temperature": temperature},
+        sampling=sampling,
     )
 
 
@@ -57,21 +60,16 @@ def _nothing_asked(rows: int, vocabulary: int) -> dict[str, Any]:
     return neutral(rows, vocabulary)
 
 
-def _set_sampling(fields: dict[str, Any], index: int, row: Row) -> None:
-    job, sampling = row.job, row.job.sampling
-    if sampling.filters:
-        fields["top_k"][index] = min(sampling.top_k, fields["bias"].shape[1])
-        fields["top_p"][index] = sampling.top_p
-        fields["min_p"][index] = sampling.min_p
+def _set_sampling(sampling: dict[str, Any], index: int, row: Row) -> None:
+    job = row.job
+    for control, value in job.sampling.asked:
+        sampling[control.name][index] = control.of_row(value, row.vocabulary)
     if job.bias is not None:
-        fields["bias"][index] = job.bias
+        sampling["bias"][index] = job.bias
     if row.counts is not None:
-        fields["repetition"][index] = sampling.repetition_penalty
-        fields["presence"][index] = sampling.presence_penalty
-        fields["frequency"][index] = sampling.frequency_penalty
-        fields["counts"][index] = row.counts
+        sampling["counts"][index] = row.counts
     if job.top_logprobs:
-        fields["top"][0] = max(fields["top"][0], job.top_logprobs)
+        sampling["top"][0] = max(sampling["top"][0], job.top_logprobs)
 
 
 def logprobs_of(outputs: Outputs, index: int, steps: int, top: int) -> list[TokenLogprob]:
