@@ -164,7 +164,7 @@ def test_any_interleaving_leaves_each_session_its_own(
                 assert (await resumed.whole()).text == text[arrived:]
                 mine.tokens = [*mine.tokens[:start], *added]
         elif kind == "feed":
-            await at.reader.feed(ReadingRequest(key, text=str(rest[1])), len(mine.tokens))
+            await at.reading.feed(ReadingRequest(key, text=str(rest[1])), len(mine.tokens))
             mine.tokens += bundle.vocabulary.encode(str(rest[1])).tolist()
         elif kind == "rewind":
             position = max(0, len(mine.tokens) - int(str(rest[1])))

@@ -91,13 +91,13 @@ def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text
                 include_stop=call.include_stop,
             )
             generation = await engine.generate(request)
-            text, pieces = "", 0
+            text, deltas = "", 0
             if call.cancelled_after == 0:
                 generation.cancel()
-            async for piece in generation:
-                text += piece.text
-                pieces += 1
-                if pieces == call.cancelled_after:
+            async for delta in generation:
+                text += delta.text
+                deltas += 1
+                if deltas == call.cancelled_after:
                     generation.cancel()
             fed = bundle.vocabulary.encode(call.prompt).tolist()
             if call.cancelled_after is None:
@@ -155,7 +155,7 @@ def test_a_session_has_one_generation_and_the_next_waits_for_a_cancelled_one(bun
             await engine.generate(GenerationRequest(session_id=session.id))
         generation.cancel()
         following = await engine.generate(GenerationRequest(session_id=session.id, max_tokens=10))
-        assert len("".join([piece.text async for piece in following])) == 10
+        assert len("".join([delta.text async for delta in following])) == 10
         await engine.drain(1)
 
     asyncio.run(main())

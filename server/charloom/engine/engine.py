@@ -13,7 +13,7 @@ from charloom.bundle import Bundle
 from charloom.engine.calls.conversation import Conversation
 from charloom.engine.calls.generation import NO_SINK, Generation, GenerationResult, StateSink
 from charloom.engine.calls.inspection import Inspections
-from charloom.engine.calls.reading import Reader
+from charloom.engine.calls.reading import Reading
 from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, check, within
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.snapshot import Snapshot
@@ -58,7 +58,7 @@ class Engine:
         self._models = Models(models, self.limits)
         store = store or MemoryStore(self.limits.max_sessions)
         self.sessions = Sessions(store, self._models, self.limits, sealer or Sealer(new_keys()))
-        self.reader = Reader(self._models, self.sessions, self.limits)
+        self.reading = Reading(self._models, self.sessions, self.limits)
         self.inspections = Inspections(self._models, self.sessions, self.limits)
 
     @property
@@ -162,7 +162,7 @@ class Engine:
                 await writer.give_back()
                 raise
             start = writer.present if request.seed is None else replace(writer.present, seed=request.seed)
-            writer.start_from(start, writer.session.history)
+            writer.begin_at(start, writer.session.history)
             conversation = Conversation(self, model, request, start, writer)
         try:
             conversation.check()
@@ -179,11 +179,11 @@ class Engine:
         """Whether all looms have their workers."""
         return all(model.loom.working for model in self.models)
 
-    def cut(self) -> None:
+    def end_now(self) -> None:
         """Do not wait any longer for what is running; for use while draining."""
         for model in self.models:
-            model.loom.cut()
-        self.inspections.cut()
+            model.loom.end_now()
+        self.inspections.end_now()
 
     async def drain(self, seconds: float) -> None:
         """Refuse new work, let running work end for up to `seconds`, then end it as DRAINING."""
@@ -241,7 +241,7 @@ class Engine:
         if arrived is not None and arrived < start.position:
             raise InvalidRequest("resume_position", f"the call began at position {start.position}")
         call = Call(call_id, start.position, start.seed) if call_id else None
-        writer.start_from(start, session.history, call, checked.prompt.tolist())
+        writer.begin_at(start, session.history, call, checked.prompt.tolist())
         return start, checked
 
     def _resumed(
@@ -261,7 +261,7 @@ class Engine:
         history.until(call.start)  # what the call has read and generated must be known
         start = history.present(call.seed, model.vocabulary)
         left = checked.after(history.between(call.start, position))
-        writer.start_from(start, history, call, left.prompt.tolist())
+        writer.begin_at(start, history, call, left.prompt.tolist())
         return start, left
 
     def _checked(self, request: GenerationRequest, model: Model) -> CheckedRequest:
@@ -276,7 +276,7 @@ class Engine:
         request: GenerationRequest,
         checked: CheckedRequest,
         start: Snapshot,
-        keeper: StateSink = NO_SINK,
+        sink: StateSink = NO_SINK,
         *,
         arrived: int | None = None,
         read: int | None = None,
@@ -288,7 +288,7 @@ class Engine:
             request: what was asked for
             checked: what of it is left to do
             start: from where
-            keeper: see `Generation`
+            sink: see `Generation`
             arrived: see `Generation`
             read: tokens of the prompt, where they have been read already
         """
@@ -310,8 +310,8 @@ class Engine:
                 state=self.sessions.seal(model, finish.snapshot, request.tenant)[0] if request.return_state else b"",
             )
 
-        generation = Generation(model.vocabulary, start.tail, keeper, describe, arrived or 0)
-        generation.attach(model.loom.submit(checked.job(start, snapshots=keeper is not NO_SINK), generation.receive))
+        generation = Generation(model.vocabulary, start.tail, sink, describe, arrived or 0)
+        generation.attach(model.loom.submit(checked.job(start, snapshots=sink is not NO_SINK), generation.receive))
         return generation
 
     async def _several(
@@ -320,7 +320,7 @@ class Engine:
         read = len(checked.prompt)
         # The prompt is read once for all, unless they must know its tokens.
         if read and not checked.sampling.penalises:
-            start, _ = await self.reader.read(model, checked.prompt, start)
+            start, _ = await self.reading.read(model, checked.prompt, start)
             checked = replace(checked, prompt=checked.prompt[:0])
         generations: list[Generation] = []
         try:

@@ -200,6 +200,6 @@ async def serve(
     await asked.wait()
     log.info("stopping: running calls have %g s to end; a second signal ends them now", settings.grace_seconds)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.engine.cut)
+        loop.add_signal_handler(number, server.engine.end_now)
     await server.stop()
     log.info("stopped")

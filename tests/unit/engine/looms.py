@@ -18,7 +18,7 @@ from charloom.engine.loom.loom import Loom
 from charloom.engine.loom.row import Delivery, Row
 
 
-class Reader:
+class JobReader:
     """Collects what the loom delivers for one job."""
 
     def __init__(self, *, takes: bool = True) -> None:
@@ -80,8 +80,8 @@ class Harness:
         sampling: Sampling | None = None,
         takes: bool = True,
         **more: Any,
-    ) -> Reader:
-        reader = Reader(takes=takes)
+    ) -> JobReader:
+        reader = JobReader(takes=takes)
         job = Job(start or self.fresh(seed), np.array(prompt, np.int64), max_tokens, sampling or Sampling(), **more)
         reader.row = self.loom.submit(job, reader)
         return reader

@@ -28,7 +28,7 @@ from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from tests.unit.bundle.bundle_files import change_manifest, replace_file
 
-NO_SINK = Key("", "")
+NO_SESSION = Key("", "")
 TEXT = ("The cat is an object. " * 20)[: 2 * CHUNK + 37]
 Copied = Callable[[], Path]
 
@@ -54,8 +54,8 @@ def assert_same(one: list[InspectedToken], other: list[InspectedToken]) -> None:
 
 
 async def test_its_probabilities_are_those_of_a_score(engine: Engine) -> None:
-    found = await inspected(engine, NO_SINK, TEXT)
-    reading, _ = await engine.reader.score(ReadingRequest(NO_SINK, text=TEXT))
+    found = await inspected(engine, NO_SESSION, TEXT)
+    reading, _ = await engine.reading.score(ReadingRequest(NO_SESSION, text=TEXT))
     assert [token.token for token in found] == [logprob.token for logprob in reading.logprobs]
     expected = [logprob.logprob for logprob in reading.logprobs]
     np.testing.assert_allclose([token.logprob for token in found], expected, atol=1e-5)
@@ -63,38 +63,38 @@ async def test_its_probabilities_are_those_of_a_score(engine: Engine) -> None:
 
 
 async def test_the_distribution_after_a_token_has_the_next_one_and_sums_to_one(engine: Engine) -> None:
-    found = await inspected(engine, NO_SINK, TEXT, top_next=3)
+    found = await inspected(engine, NO_SESSION, TEXT, top_next=3)
     for one, following in itertools.pairwise(found):
         assert following.logprob == one.distribution[following.token]
     for one in found:
         assert np.exp(one.distribution).sum() == pytest.approx(1, abs=1e-5)
         best = sorted(enumerate(one.distribution.tolist()), key=lambda entry: -entry[1])[:3]
         assert one.next == best
-    assert (await inspected(engine, NO_SINK, "a"))[0].next == []
+    assert (await inspected(engine, NO_SESSION, "a"))[0].next == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 150])
 async def test_in_two_parts_through_a_session_it_is_the_whole(engine: Engine, cut: int) -> None:
     session = await engine.sessions.create(seed=1)
     first = await inspected(engine, session.key, TEXT[:cut])
-    await engine.reader.feed(ReadingRequest(session.key, text=TEXT[:cut]), None)
+    await engine.reading.feed(ReadingRequest(session.key, text=TEXT[:cut]), None)
     second = await inspected(engine, session.key, TEXT[cut:])
-    assert_same(first + second, await inspected(engine, NO_SINK, TEXT))
+    assert_same(first + second, await inspected(engine, NO_SESSION, TEXT))
     assert (await engine.sessions.get(session.key)).snapshot.position == cut
 
 
 async def test_a_session_that_was_put_back_and_has_tokens_still_to_read(engine: Engine) -> None:
     session = await engine.sessions.create(seed=1)
-    await engine.reader.feed(ReadingRequest(session.key, text=TEXT), None)
+    await engine.reading.feed(ReadingRequest(session.key, text=TEXT), None)
     await engine.sessions.rewind(session.key, 100, None, None)
     assert len((await engine.sessions.get(session.key)).snapshot.pending) > CHUNK
     found = await inspected(engine, session.key, TEXT[100:])
-    assert_same(found, (await inspected(engine, NO_SINK, TEXT))[100:])
+    assert_same(found, (await inspected(engine, NO_SESSION, TEXT))[100:])
 
 
 async def test_only_the_layers_that_were_asked_for(engine: Engine) -> None:
-    both = await engine.inspections.inspect(InspectionRequest(NO_SINK, text="cat"))
-    second = await engine.inspections.inspect(InspectionRequest(NO_SINK, text="cat", layers=[1, 1]))
+    both = await engine.inspections.inspect(InspectionRequest(NO_SESSION, text="cat"))
+    second = await engine.inspections.inspect(InspectionRequest(NO_SESSION, text="cat", layers=[1, 1]))
     assert (both.layers, second.layers) == ([0, 1], [1])
     for one, other in zip([t async for t in both.tokens], [t async for t in second.tokens], strict=True):
         assert one.gates.shape == (2, 4, 48)
@@ -115,24 +115,24 @@ async def test_only_the_layers_that_were_asked_for(engine: Engine) -> None:
 )
 async def test_what_cannot_be_done_is_refused(engine: Engine, options: dict[str, Any], field: str) -> None:
     with pytest.raises(errors.InvalidRequest, match=f"^{field}: "):
-        await engine.inspections.inspect(InspectionRequest(NO_SINK, **options))
+        await engine.inspections.inspect(InspectionRequest(NO_SESSION, **options))
 
 
 async def test_the_longest_text_is_taken_and_unknown_characters_can_be_skipped(engine: Engine) -> None:
-    assert len(await inspected(engine, NO_SINK, "ab" * (MOST_INSPECTED // 2))) == MOST_INSPECTED
-    assert [t.position for t in await inspected(engine, NO_SINK, "a日b", skip_unknown=True)] == [1, 2]
-    assert await inspected(engine, NO_SINK, "日", skip_unknown=True) == []
+    assert len(await inspected(engine, NO_SESSION, "ab" * (MOST_INSPECTED // 2))) == MOST_INSPECTED
+    assert [t.position for t in await inspected(engine, NO_SESSION, "a日b", skip_unknown=True)] == [1, 2]
+    assert await inspected(engine, NO_SESSION, "日", skip_unknown=True) == []
 
 
 async def test_no_more_than_some_run_and_each_gives_its_place_back(engine: Engine) -> None:
-    request = InspectionRequest(NO_SINK, text=TEXT)
+    request = InspectionRequest(NO_SESSION, text=TEXT)
     begun = [(await engine.inspections.inspect(request)).tokens for _ in range(MOST_INSPECTIONS)]
     for tokens in begun:
         await anext(tokens)
     with pytest.raises(errors.Overloaded, match=f"{MOST_INSPECTIONS} inspections are running"):
-        await inspected(engine, NO_SINK, "a")
+        await inspected(engine, NO_SESSION, "a")
     await begun[0].aclose()  # type: ignore[attr-defined]
-    assert len(await inspected(engine, NO_SINK, "a")) == 1
+    assert len(await inspected(engine, NO_SESSION, "a")) == 1
     assert len([token async for token in begun[1]]) == len(TEXT) - 1  # the others were not disturbed
     for tokens in begun[2:]:
         await tokens.aclose()  # type: ignore[attr-defined]
@@ -160,7 +160,7 @@ async def test_the_inspector_is_opened_once_when_it_is_needed_and_used_by_one_at
                 at_once -= 1
 
     monkeypatch.setattr(inspection, "Inspector", Watched)
-    begun = [await engine.inspections.inspect(InspectionRequest(NO_SINK, text=TEXT)) for _ in range(4)]
+    begun = [await engine.inspections.inspect(InspectionRequest(NO_SESSION, text=TEXT)) for _ in range(4)]
     assert opened == []
 
     async def read(tokens: AsyncIterator[InspectedToken]) -> list[InspectedToken]:
@@ -189,28 +189,28 @@ async def test_who_begins_and_leaves_does_not_make_it_compute_more_at_once(
 
     monkeypatch.setattr(inspection, "Inspector", Slow)
     for _ in range(3 * MOST_INSPECTIONS):
-        begun = await engine.inspections.inspect(InspectionRequest(NO_SINK, text=TEXT))
+        begun = await engine.inspections.inspect(InspectionRequest(NO_SESSION, text=TEXT))
         reading = asyncio.ensure_future(anext(begun.tokens))
         await asyncio.sleep(0.01)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
     assert engine.inspections.running == 0
     go_on.set()
-    assert len(await inspected(engine, NO_SINK, TEXT)) == len(TEXT)
+    assert len(await inspected(engine, NO_SESSION, TEXT)) == len(TEXT)
     assert most == 1
 
 
 async def test_who_does_not_read_loses_the_place_when_others_need_it(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = InspectionRequest(NO_SINK, text=TEXT)
+    request = InspectionRequest(NO_SESSION, text=TEXT)
     begun = [(await engine.inspections.inspect(request)).tokens for _ in range(MOST_INSPECTIONS)]
     for tokens in begun:
         await anext(tokens)
         await asyncio.sleep(0.01)
     await anext(begun[0])  # now the second one has waited longest
     monkeypatch.setattr(inspection, "PATIENCE", 0.0)
-    assert len(await inspected(engine, NO_SINK, TEXT)) == len(TEXT)
+    assert len(await inspected(engine, NO_SESSION, TEXT)) == len(TEXT)
     assert engine.inspections.running == MOST_INSPECTIONS - 1
     with pytest.raises(errors.ReaderStalled):
         await anext(begun[1])
@@ -221,7 +221,9 @@ async def test_who_does_not_read_loses_the_place_when_others_need_it(
 
 
 async def test_a_server_that_stops_lets_them_end_and_then_ends_them(engine: Engine) -> None:
-    quick, slow = [(await engine.inspections.inspect(InspectionRequest(NO_SINK, text=TEXT))).tokens for _ in range(2)]
+    quick, slow = [
+        (await engine.inspections.inspect(InspectionRequest(NO_SESSION, text=TEXT))).tokens for _ in range(2)
+    ]
     await anext(quick), await anext(slow)
     draining = asyncio.ensure_future(engine.drain(3))
     await asyncio.sleep(0.05)
@@ -234,11 +236,11 @@ async def test_a_server_that_stops_lets_them_end_and_then_ends_them(engine: Engi
 
 
 async def test_a_server_that_is_cut_ends_them_at_once(engine: Engine) -> None:
-    begun = (await engine.inspections.inspect(InspectionRequest(NO_SINK, text=TEXT))).tokens
+    begun = (await engine.inspections.inspect(InspectionRequest(NO_SESSION, text=TEXT))).tokens
     await anext(begun)
     draining = asyncio.ensure_future(engine.drain(60))
     await asyncio.sleep(0.05)
-    engine.cut()
+    engine.end_now()
     await asyncio.wait_for(draining, 30)
     with pytest.raises(errors.Draining):
         await anext(begun)
@@ -250,19 +252,19 @@ async def test_a_bundle_that_changes_while_it_is_served(copied: Copied, decoder:
     try:
         (path / INSPECTOR_FILE).unlink()
         with pytest.raises(errors.ModelNotInspectable, match=r"was changed while .* restart the server"):
-            await inspected(engine, NO_SINK, "a")
+            await inspected(engine, NO_SESSION, "a")
         assert engine.inspections.running == 0
     finally:
         await engine.drain(0)
 
 
 async def test_a_server_that_stops_takes_none(engine: Engine) -> None:
-    admitted = await engine.inspections.inspect(InspectionRequest(NO_SINK, text="a"))
+    admitted = await engine.inspections.inspect(InspectionRequest(NO_SESSION, text="a"))
     await engine.drain(0)
     with pytest.raises(errors.Draining):
         await anext(admitted.tokens)
     with pytest.raises(errors.Draining):
-        await inspected(engine, NO_SINK, "a")
+        await inspected(engine, NO_SESSION, "a")
 
 
 async def test_a_bundle_without_an_inspector_serves_and_says_what_to_do(copied: Copied, decoder: Decoder) -> None:
@@ -271,9 +273,9 @@ async def test_a_bundle_without_an_inspector_serves_and_says_what_to_do(copied: 
     change_manifest(path, lambda manifest: manifest["files"].pop(INSPECTOR_FILE))
     engine = Engine([(read_bundle(path), decoder)])
     try:
-        assert (await engine.reader.score(ReadingRequest(NO_SINK, text="cat")))[0].position == 3
+        assert (await engine.reading.score(ReadingRequest(NO_SESSION, text="cat")))[0].position == 3
         with pytest.raises(errors.ModelNotInspectable, match=r"no inspector\.onnx; export the model again"):
-            await inspected(engine, NO_SINK, "a")
+            await inspected(engine, NO_SESSION, "a")
     finally:
         await engine.drain(0)
 

@@ -100,7 +100,7 @@ async def test_a_session_has_one_writer_among_all_replicas(engines: list[Engine]
     await anext(generation)
     for call in (
         two.generate(GenerationRequest(session_id=session.id)),
-        two.reader.feed(ReadingRequest(session.key, text="a"), None),
+        two.reading.feed(ReadingRequest(session.key, text="a"), None),
         two.sessions.rewind(session.key, 0, None, None),
         two.sessions.delete(session.key),
     ):
@@ -127,8 +127,8 @@ async def test_a_dead_replicas_stream_goes_on_elsewhere_and_its_writes_are_refus
     generation = await one.generate(asked)
     store = stores[0]
     text, position = "", 0
-    async for piece in generation:
-        text, position = text + piece.text, piece.position
+    async for delta in generation:
+        text, position = text + delta.text, delta.position
         await asyncio.sleep(0)
         if len(text) > LENGTH // 3 and (store.writes or not written):
             break
@@ -143,7 +143,7 @@ async def test_a_dead_replicas_stream_goes_on_elsewhere_and_its_writes_are_refus
     now = await two.sessions.get(session.key)
     store.dead = False
     with pytest.raises(errors.SessionTakenOver):
-        [piece async for piece in generation]
+        [delta async for delta in generation]
     assert from_session(await two.sessions.get(session.key)) == from_session(now)
     assert now.version == 1
 
@@ -157,7 +157,7 @@ async def test_a_replica_that_was_cut_off_learns_that_it_is_not_the_writer_any_m
     other = await two.generate(replace(asked, resume_position=first.position))
     await one.sessions.keep_leases()
     with pytest.raises(errors.SessionTakenOver):
-        [piece async for piece in generation]
+        [delta async for delta in generation]
     await two.sessions.keep_leases()
     assert (await anext(other)).text
     other.cancel()
@@ -212,8 +212,8 @@ async def test_a_session_whose_store_fails_on_the_way_ends_as_unavailable_and_ca
 
     async def read() -> None:
         nonlocal text
-        async for piece in generation:
-            text += piece.text
+        async for delta in generation:
+            text += delta.text
 
     with pytest.raises(errors.StoreUnavailable):
         await read()

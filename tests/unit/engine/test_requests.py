@@ -155,7 +155,7 @@ async def test_continuations_are_the_texts_of_their_seeds_and_leave_the_session_
     before = await engine.sessions.get(session.key)
     request = GenerationRequest(session_id=session.id, prompt=" a time", max_tokens=40, sampling=sampling, n=4)
     generations = await engine.continuations(request)
-    texts = [piece.text for piece in await asyncio.gather(*(generation.whole() for generation in generations))]
+    texts = [delta.text for delta in await asyncio.gather(*(generation.whole() for generation in generations))]
     assert (await engine.sessions.get(session.key)) == before
     assert len(set(texts)) == 4
     seeds = []
@@ -179,14 +179,14 @@ async def test_continuations_of_a_session_that_moved_on_are_refused(engine: Engi
 async def test_logprobs_come_with_their_tokens(engine: Engine, bundle: Bundle) -> None:
     request = asked(max_tokens=60, seed=4, logprobs=True, top_logprobs=3, stop=["qqqqq"])
     generation = await engine.generate(request)
-    piece = await generation.whole()
-    assert bundle.vocabulary.decode([found.token for found in piece.logprobs]) == piece.text
-    for found in piece.logprobs:
+    delta = await generation.whole()
+    assert bundle.vocabulary.decode([found.token for found in delta.logprobs]) == delta.text
+    for found in delta.logprobs:
         assert len(found.top) == 3
         values = [logprob for _, logprob in found.top]
         assert values == sorted(values, reverse=True)
         assert found.logprob <= values[0]
         assert found.logprob == dict(found.top).get(found.token, found.logprob)
     alone = await (await engine.generate(replace(request, top_logprobs=0))).whole()
-    assert [found.logprob for found in alone.logprobs] == [found.logprob for found in piece.logprobs]
+    assert [found.logprob for found in alone.logprobs] == [found.logprob for found in delta.logprobs]
     assert all(found.top == () for found in alone.logprobs)

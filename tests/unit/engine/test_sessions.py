@@ -65,8 +65,8 @@ def same(one: Snapshot, other: Snapshot) -> bool:
 async def test_feeding_in_parts_is_feeding_the_whole(engine: Engine) -> None:
     parts, whole = [await engine.sessions.create(seed=1) for _ in range(2)]
     for part in ("to be ", "", "or not ", "to be"):
-        await engine.reader.feed(ReadingRequest(parts.key, text=part), None)
-    fed = await engine.reader.feed(ReadingRequest(whole.key, text="to be or not to be"), 0)
+        await engine.reading.feed(ReadingRequest(parts.key, text=part), None)
+    fed = await engine.reading.feed(ReadingRequest(whole.key, text="to be or not to be"), 0)
     assert same((await now(engine, parts)).snapshot, fed.snapshot)
     prompted = await engine.sessions.create(seed=1)
     assert await text_of(engine, whole, 50) == await text_of(engine, prompted, 50, prompt="to be or not to be")
@@ -75,9 +75,9 @@ async def test_feeding_in_parts_is_feeding_the_whole(engine: Engine) -> None:
 async def test_feeding_refuses_what_it_cannot_read_and_where_it_does_not_stand(engine: Engine) -> None:
     session = await engine.sessions.create()
     with pytest.raises(errors.InvalidRequest, match="text"):
-        await engine.reader.feed(ReadingRequest(session.key, text="日本"), None)
+        await engine.reading.feed(ReadingRequest(session.key, text="日本"), None)
     with pytest.raises(errors.StalePosition):
-        await engine.reader.feed(ReadingRequest(session.key, text="a"), 3)
+        await engine.reading.feed(ReadingRequest(session.key, text="a"), 3)
     assert (await now(engine, session)).version == 0
     assert engine.sessions.writing == 0
 
@@ -191,12 +191,12 @@ async def test_blending_a_state_with_itself_is_that_state(engine: Engine) -> Non
     await text_of(engine, one, 50)
     two = (await fork(engine, one))[0]
     await engine.sessions.rewind(two.key, 40, None, None)
-    await engine.reader.feed(ReadingRequest(two.key, text="q"), None)
-    blend = await engine.reader.blend([(one.key, 2.0), (one.key, 1.0)], Key("", "same"), 7, None)
+    await engine.reading.feed(ReadingRequest(two.key, text="q"), None)
+    blend = await engine.reading.blend([(one.key, 2.0), (one.key, 1.0)], Key("", "same"), 7, None)
     state = (await now(engine, one)).snapshot
     assert np.allclose(blend.snapshot.h, state.h, atol=1e-6)
     assert (blend.snapshot.pending, blend.snapshot.position) == (state.pending, state.position)
-    mixed = await engine.reader.blend([(one.key, 3.0), (two.key, 1.0)], Key("", ""), None, None)
+    mixed = await engine.reading.blend([(one.key, 3.0), (two.key, 1.0)], Key("", ""), None, None)
     other = (await now(engine, two)).snapshot
     assert np.allclose(mixed.snapshot.c, 0.75 * state.c + 0.25 * other.c, atol=1e-6)
     assert len(await text_of(engine, mixed, 30)) == 30
@@ -206,7 +206,7 @@ async def test_blending_a_state_with_itself_is_that_state(engine: Engine) -> Non
 async def test_weights_that_cannot_be(engine: Engine, weights: list[float]) -> None:
     session = await engine.sessions.create()
     with pytest.raises(errors.InvalidRequest, match="sources"):
-        await engine.reader.blend([(session.key, weight) for weight in weights], Key("", ""), None, None)
+        await engine.reading.blend([(session.key, weight) for weight in weights], Key("", ""), None, None)
 
 
 # Tenants, expiry.
@@ -247,11 +247,11 @@ async def test_a_score_is_what_generating_says_of_the_same_text(engine: Engine) 
     await text_of(engine, session, 30)
     before = await now(engine, session)
     generation = await engine.generate(GenerationRequest(session_id=session.id, max_tokens=80, logprobs=True))
-    piece = await generation.whole()
+    delta = await generation.whole()
     await engine.sessions.rewind(session.key, 30, None, None)  # several tokens are pending now
-    reading, _ = await engine.reader.score(ReadingRequest(session.key, text=piece.text, top_logprobs=3))
-    assert [one.token for one in reading.logprobs] == [one.token for one in piece.logprobs]
-    assert [one.logprob for one in reading.logprobs] == [one.logprob for one in piece.logprobs]
+    reading, _ = await engine.reading.score(ReadingRequest(session.key, text=delta.text, top_logprobs=3))
+    assert [one.token for one in reading.logprobs] == [one.token for one in delta.logprobs]
+    assert [one.logprob for one in reading.logprobs] == [one.logprob for one in delta.logprobs]
     assert all(len(one.top) == 3 for one in reading.logprobs)
     assert reading.position == 110
     assert (await now(engine, session)).snapshot.position == before.snapshot.position
@@ -274,7 +274,7 @@ async def test_a_peek_sees_what_would_come_and_the_whole_distribution(engine: En
 
 async def test_observing_piece_by_piece_is_scoring_the_whole(engine: Engine) -> None:
     session = await engine.sessions.create(seed=1)
-    observation = await engine.reader.observe(ReadingRequest(session.key, top_logprobs=1))
+    observation = await engine.reading.observe(ReadingRequest(session.key, top_logprobs=1))
     told = []
     for part in ("ab", "", "cab"):
         told += (await observation.read(part)).logprobs
@@ -285,10 +285,10 @@ async def test_observing_piece_by_piece_is_scoring_the_whole(engine: Engine) -> 
     ended = await observation.end()
     assert ended is not None
     assert ended.snapshot.position == 5
-    whole, _ = await engine.reader.score(ReadingRequest(Key("", ""), text="abcab", top_logprobs=1))
+    whole, _ = await engine.reading.score(ReadingRequest(Key("", ""), text="abcab", top_logprobs=1))
     assert told == list(whole.logprobs)
     fed = await engine.sessions.create(seed=1)
-    assert same((await engine.reader.feed(ReadingRequest(fed.key, text="abcab"), None)).snapshot, ended.snapshot)
+    assert same((await engine.reading.feed(ReadingRequest(fed.key, text="abcab"), None)).snapshot, ended.snapshot)
 
 
 # Conversations.
@@ -297,9 +297,9 @@ async def test_observing_piece_by_piece_is_scoring_the_whole(engine: Engine) -> 
 async def converse_for(engine: Engine, conversation: object, characters: int) -> str:
     text = ""
     while len(text) < characters:
-        piece = await conversation.next()  # type: ignore[attr-defined]
-        assert isinstance(piece, TextDelta)
-        text += piece.text
+        delta = await conversation.next()  # type: ignore[attr-defined]
+        assert isinstance(delta, TextDelta)
+        text += delta.text
     return text
 
 
@@ -384,8 +384,8 @@ async def test_a_call_that_broke_off_is_resumed_where_its_reader_stands(
             await first.whole()
         elif committed == "part":
             read = ""
-            while len(read) < got and (piece := await anext(first, None)):
-                read += piece.text
+            while len(read) < got and (delta := await anext(first, None)):
+                read += delta.text
             first.cancel()
         elif arrived is None:
             first.cancel()
@@ -422,7 +422,7 @@ async def test_a_call_that_still_runs_is_taken_over_by_itself(engine: Engine) ->
         await text_of(engine, session, 1)
     again = await engine.generate(replace(request, resume_position=len(begun)))
     with pytest.raises(errors.SessionTakenOver):
-        [piece async for piece in first]
+        [delta async for delta in first]
     rest = (await again.whole()).text
     alone = await engine.sessions.create(seed=14)
     assert begun + rest == await text_of(engine, alone, 3000)

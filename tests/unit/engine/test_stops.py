@@ -15,7 +15,7 @@ from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.loom.jobs import FinishReason, Stops
 from charloom.engine.loom.stops import Match, StopMatcher
 from tests.oracles.one_text import generate_alone
-from tests.unit.engine.looms import Harness, Reader, Slow
+from tests.unit.engine.looms import Harness, JobReader, Slow
 
 few = st.sampled_from("ab")
 patterns = st.lists(st.lists(few, min_size=1, max_size=5).map("".join), min_size=1, max_size=4)
@@ -89,7 +89,7 @@ def test_a_job_ends_at_its_stop_string_and_its_state_at_the_end_of_its_text(
     assert_goes_on(harness, reader, whole, told)
 
 
-def assert_goes_on(harness: Harness, reader: Reader, whole: list[int], told: int) -> None:
+def assert_goes_on(harness: Harness, reader: JobReader, whole: list[int], told: int) -> None:
     """From the snapshots of the last chunk and of every other one, the text goes on as if it had never been stopped."""
     assert reader.finish is not None
     snapshots = [(chunk.snapshot, chunk.position) for chunk in reader.chunks] + [(reader.finish.snapshot, 2 + told)]

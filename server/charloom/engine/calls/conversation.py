@@ -81,9 +81,9 @@ class Conversation:
         tokens = check_text("inject", text, self._request.skip_unknown, self._engine.limits, self._model.vocabulary)
         running, position = self._stop(), self.position
         if len(tokens):
-            self._present, _ = await self._engine.reader.read(self._model, tokens, self._present)
+            self._present, _ = await self._engine.reading.read(self._model, tokens, self._present)
             if self._writer is not None:
-                self._writer.note(tokens.tolist(), self._present)
+                self._writer.on_tokens(tokens.tolist(), self._present)
         if running:
             self._go_on()
         return position
@@ -115,12 +115,12 @@ class Conversation:
         return self.position
 
     async def next(self) -> TextDelta | GenerationResult:
-        """What comes next, while it is `running`: a piece of text, or how it ended."""
+        """What comes next, while it is `running`: some text, or how it ended."""
         while True:
             assert self._segment is not None
             generation = self._segment.generation
-            async for piece in generation:
-                return piece
+            async for delta in generation:
+                return delta
             result, endless = generation.result, self.endless
             assert result is not None
             self._stop()
@@ -135,7 +135,7 @@ class Conversation:
         self._stop()
         if self._writer is None:
             return None
-        return await self._writer.settle(None if self._present is self._start else self._present)
+        return await self._writer.close(None if self._present is self._start else self._present)
 
     def _go_on(self) -> None:
         segment = _Segment(self, self._present)
@@ -152,23 +152,23 @@ class Conversation:
         if self._left is not None:
             self._left -= self.position - segment.start.position
         if self._writer is not None:
-            self._writer.cut(self._present)
+            self._writer.truncate(self._present)
         return self._left != 0
 
     def _lose(self) -> None:
         if self._writer is not None and self._segment is not None:
             self._segment.generation.fail(SessionTakenOver(self._writer.session.id))
 
-    def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+    def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """Tokens that the running generation made."""
         if self._writer is not None:
-            self._writer.note(tokens, snapshot)
+            self._writer.on_tokens(tokens, snapshot)
 
-    def reached(self, snapshot: Snapshot) -> None:
+    def on_sent(self, snapshot: Snapshot) -> None:
         """What of them was handed out."""
         self._present = snapshot
         if self._writer is not None:
-            self._writer.reached(snapshot)
+            self._writer.on_sent(snapshot)
 
 
 class _Segment:
@@ -181,15 +181,15 @@ class _Segment:
         self.start = start
         self.over = False
 
-    def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+    def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         if not self.over:
-            self._conversation.note(tokens, snapshot)
+            self._conversation.on_tokens(tokens, snapshot)
 
-    def reached(self, snapshot: Snapshot) -> None:
+    def on_sent(self, snapshot: Snapshot) -> None:
         if not self.over:
-            self._conversation.reached(snapshot)
+            self._conversation.on_sent(snapshot)
 
-    async def settle(self, snapshot: Snapshot | None) -> Session | None:
+    async def close(self, snapshot: Snapshot | None) -> Session | None:
         if not self.over and snapshot is not None:
-            self._conversation.reached(snapshot)
+            self._conversation.on_sent(snapshot)
         return None

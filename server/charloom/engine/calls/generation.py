@@ -29,7 +29,7 @@ class TextDelta:
     text: str
     position: int
     logprobs: Sequence[TokenLogprob] = ()
-    """Of the tokens since the last piece, where they were asked for."""
+    """Of the tokens since the last delta, where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,26 @@ class GenerationResult:
 class StateSink(Protocol):
     """Who keeps the states that a generation passes through."""
 
-    def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+    def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """Tokens that were generated, and the state after them."""
 
-    def reached(self, snapshot: Snapshot) -> None:
+    def on_sent(self, snapshot: Snapshot) -> None:
         """The text up to here was handed out."""
 
-    async def settle(self, snapshot: Snapshot | None) -> Session | None:
+    async def close(self, snapshot: Snapshot | None) -> Session | None:
         """It has ended in this state, or (None) is to be as if it had never been; called once."""
 
 
 class NoSink:
     """Keeps nothing."""
 
-    def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+    def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """See `StateSink`."""
 
-    def reached(self, snapshot: Snapshot) -> None:
+    def on_sent(self, snapshot: Snapshot) -> None:
         """See `StateSink`."""
 
-    async def settle(self, snapshot: Snapshot | None) -> None:
+    async def close(self, snapshot: Snapshot | None) -> None:
         """See `StateSink`."""
 
 
@@ -83,13 +83,13 @@ class Generation:
     Iterate over it for `TextDelta`s, or ask for the `whole` text; `result` is there once either has ended, and never
     after `cancel`. A reader that falls behind gets larger deltas, and is paused when it stops reading.
 
-    Its keeper is told the end exactly once: the state after the last piece that was handed out when it ends or is
+    Its sink is told the end exactly once: the state after the last delta that was handed out when it ends or is
     cancelled, and None when nothing was handed out. Tokens that were made ahead of the reader are as if never made.
 
     Args:
         vocabulary: turns tokens into text
         tail: the bytes of an unfinished character that the text goes on from
-        keeper: who keeps its states
+        sink: who keeps its states
         describe: makes the result
         arrived: the position up to which the reader has the text already
     """
@@ -98,13 +98,13 @@ class Generation:
         self,
         vocabulary: Vocabulary,
         tail: bytes,
-        keeper: StateSink,
+        sink: StateSink,
         describe: Callable[[Finish, Session | None], GenerationResult],
         arrived: int = 0,
     ) -> None:
         self.vocabulary = vocabulary
         self._decoder = vocabulary.decoder(tail)
-        self._keeper = keeper
+        self._sink = sink
         self._describe = describe
         self._has = arrived
         self._row: Row | None = None
@@ -119,7 +119,7 @@ class Generation:
         self._failure: EngineError | None = None
         self.cancelled = False
         """Whether it was asked to stop."""
-        self._settling: asyncio.Task[Session | None] | None = None
+        self._closing: asyncio.Task[Session | None] | None = None
         self.result: GenerationResult | None = None
 
     def attach(self, row: Row) -> None:
@@ -138,7 +138,7 @@ class Generation:
             self._position = chunk.position
             if chunk.snapshot is not None:
                 self._latest = replace(chunk.snapshot, tail=self._decoder.tail)
-                self._keeper.note(chunk.tokens, self._latest)
+                self._sink.on_tokens(chunk.tokens, self._latest)
         except Exception:
             log.exception("a generation could not take its chunk")
             self.fail(
@@ -153,14 +153,14 @@ class Generation:
                     "the decoder failed; the session keeps the state after the text that was sent"
                 )
             if self.cancelled or self._failure:
-                self._settle(self._handed_out)
+                self._close_sink(self._handed_out)
         self._arrived.set()
 
     def cancel(self) -> None:
         """Stop generating; what was not handed out is dropped. After the end this does nothing."""
         self.cancelled = True
         if self._finish is not None:
-            self._settle(self._handed_out)
+            self._close_sink(self._handed_out)
         elif self._row is not None:
             self._row.cancel()
 
@@ -170,27 +170,27 @@ class Generation:
         self.cancel()
 
     async def whole(self) -> TextDelta:
-        """The whole text as one piece. Cancelled before the end, it was not handed out: the session stays as it was.
+        """The whole text as one delta. Cancelled before the end, it was not handed out: the session stays as it was.
 
         Raises:
             asyncio.CancelledError: the generation was cancelled.
         """
-        pieces: list[TextDelta] = []
+        deltas: list[TextDelta] = []
         while self._finish is None:
-            pieces.append(await self._next_piece())
-        pieces.append(await self._next_piece())
+            deltas.append(await self._next_delta())
+        deltas.append(await self._next_delta())
         if self._abandoned():
             raise asyncio.CancelledError
         await self._end()
-        logprobs = [logprob for piece in pieces for logprob in piece.logprobs]
-        return TextDelta("".join(piece.text for piece in pieces), self._position, logprobs)
+        logprobs = [logprob for delta in deltas for logprob in delta.logprobs]
+        return TextDelta("".join(delta.text for delta in deltas), self._position, logprobs)
 
     def __aiter__(self) -> Generation:
         return self
 
     async def __anext__(self) -> TextDelta:
         while self.result is None and not self._abandoned():
-            piece = await self._next_piece()
+            delta = await self._next_delta()
             if self._abandoned():
                 break
             if self._finish is not None:
@@ -198,26 +198,26 @@ class Generation:
             if self._latest is not None and self._position >= self._has:
                 self._handed_out = self._latest
                 if self._finish is None:
-                    self._keeper.reached(self._latest)
-            if piece.text or piece.logprobs:
-                return piece
+                    self._sink.on_sent(self._latest)
+            if delta.text or delta.logprobs:
+                return delta
         raise StopAsyncIteration
 
     def _abandoned(self) -> bool:
         return self.cancelled and self._failure is None
 
-    async def _next_piece(self) -> TextDelta:
+    async def _next_delta(self) -> TextDelta:
         """All that arrived since the last call, once there is something new."""
         await self._arrived.wait()
         self._arrived.clear()
-        piece = TextDelta("".join(self._text), self._position, self._logprobs)
+        delta = TextDelta("".join(self._text), self._position, self._logprobs)
         unread, self._unread = self._unread, 0
         self._text, self._logprobs = [], []
         if unread and self._row is not None:
             self._row.took(unread)
         if self._finish is not None:
             self._arrived.set()  # the end stays the end
-        return piece
+        return delta
 
     async def _end(self) -> None:
         assert self._finish is not None
@@ -225,16 +225,16 @@ class Generation:
             raise self._failure
         finish = replace(self._finish, snapshot=replace(self._finish.snapshot, tail=self._decoder.tail))
         session = None
-        if self._keeper is not NO_SINK:
-            # Whoever waits may be cancelled meanwhile; the keeper is to finish all the same.
-            session = await asyncio.shield(self._settle(finish.snapshot))
+        if self._sink is not NO_SINK:
+            # Whoever waits may be cancelled meanwhile; the sink is to finish all the same.
+            session = await asyncio.shield(self._close_sink(finish.snapshot))
         self.result = self._describe(finish, session)
 
-    def _settle(self, snapshot: Snapshot | None) -> asyncio.Task[Session | None]:
-        if self._settling is None:
-            self._settling = asyncio.get_running_loop().create_task(self._keeper.settle(snapshot))
-            self._settling.add_done_callback(_log_failure)
-        return self._settling
+    def _close_sink(self, snapshot: Snapshot | None) -> asyncio.Task[Session | None]:
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._sink.close(snapshot))
+            self._closing.add_done_callback(_log_failure)
+        return self._closing
 
 
 def _log_failure(task: asyncio.Task[Session | None]) -> None:

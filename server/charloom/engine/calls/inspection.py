@@ -145,11 +145,11 @@ class Inspections:
         """Let running inspections end for up to `seconds`, then end them as Draining; new ones are not admitted."""
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # before Python 3.11 they are two
             await asyncio.wait_for(self._idle.wait(), seconds)
-        self.cut()
+        self.end_now()
         self._stopped = True
         self._thread.shutdown(wait=False)
 
-    def cut(self) -> None:
+    def end_now(self) -> None:
         """End running inspections as Draining."""
         for place in list(self._places):
             self._end(place, Draining())

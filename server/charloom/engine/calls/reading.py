@@ -34,7 +34,7 @@ from charloom.engine.sessions.writer import SessionWriter
 
 
 @dataclass(frozen=True)
-class Reading:
+class ScoredText:
     """What the model makes of a text."""
 
     logprobs: Sequence[TokenLogprob]
@@ -43,7 +43,7 @@ class Reading:
     """After it."""
 
 
-class Reader:
+class Reading:
     """Reads text with an engine's models, from the states of its sessions."""
 
     def __init__(self, models: Models, sessions: Sessions, limits: Limits) -> None:
@@ -101,15 +101,15 @@ class Reader:
             model = self._sessions.model_of(writer.session, request.model)
             text = check_text("text", request.text, request.skip_unknown, self.limits, model.vocabulary)
             if not len(text):
-                return await writer.settle(None)
+                return await writer.close(None)
             reached, _ = await self.read(model, text, writer.present)
-            writer.note(text.tolist(), reached)
+            writer.on_tokens(text.tolist(), reached)
         except BaseException:
             await writer.give_back()
             raise
-        return await writer.settle(reached)
+        return await writer.close(reached)
 
-    async def score(self, request: ReadingRequest) -> tuple[Reading, Vocabulary]:
+    async def score(self, request: ReadingRequest) -> tuple[ScoredText, Vocabulary]:
         """How probable a text is, from a session's state, which stays as it is, or from zero; and in which symbols.
 
         Raises:
@@ -124,9 +124,9 @@ class Reader:
             start = model.fresh(0)
         text = check_text("text", request.text, request.skip_unknown, self.limits, model.vocabulary)
         if not len(text):
-            return Reading((), start.position), model.vocabulary
+            return ScoredText((), start.position), model.vocabulary
         reached, logprobs = await self.read(model, text, start, request.top_logprobs)
-        return Reading(logprobs, reached.position), model.vocabulary
+        return ScoredText(logprobs, reached.position), model.vocabulary
 
     async def observe(self, request: ReadingRequest) -> Observation:
         """Begin to read text as it comes; a session goes on with it.
@@ -175,7 +175,7 @@ class Reader:
             seed=new_seed() if seed is None else seed,
             tail=b"",
         )
-        return await self._sessions.start_from(key, model, blended, blended.position, time_to_live)
+        return await self._sessions.create_from(key, model, blended, blended.position, time_to_live)
 
     async def _caught_up(self, model: Model, snapshot: Snapshot) -> Snapshot:
         """The same state with one pending token."""
@@ -185,10 +185,10 @@ class Reader:
 
 
 class Observation:
-    """Text in, log-probabilities out; made by `Reader.observe`, and to be ended.
+    """Text in, log-probabilities out; made by `Reading.observe`, and to be ended.
 
     Args:
-        reader: who reads
+        reading: who reads
         model: with which model
         request: how
         start: from where
@@ -196,10 +196,10 @@ class Observation:
     """
 
     def __init__(
-        self, reader: Reader, model: Model, request: ReadingRequest, start: Snapshot, writer: SessionWriter | None
+        self, reading: Reading, model: Model, request: ReadingRequest, start: Snapshot, writer: SessionWriter | None
     ) -> None:
         self.model = model
-        self._reader = reader
+        self._reading = reading
         self._request = request
         self._present = start
         self._writer = writer
@@ -207,7 +207,7 @@ class Observation:
         if writer is not None:
             writer.lost = self._lose
 
-    async def read(self, text: str) -> Reading:
+    async def read(self, text: str) -> ScoredText:
         """Read on.
 
         Raises:
@@ -217,21 +217,21 @@ class Observation:
         if self._writer is not None and self._lost:
             raise SessionTakenOver(self._writer.session.id)
         request = self._request
-        tokens = check_text("text", text, request.skip_unknown, self._reader.limits, self.model.vocabulary)
+        tokens = check_text("text", text, request.skip_unknown, self._reading.limits, self.model.vocabulary)
         if not len(tokens):
-            return Reading((), self._present.position)
-        present, logprobs = await self._reader.read(self.model, tokens, self._present, request.top_logprobs)
+            return ScoredText((), self._present.position)
+        present, logprobs = await self._reading.read(self.model, tokens, self._present, request.top_logprobs)
         self._present, self._changed = present, True
         if self._writer is not None:
-            self._writer.note(tokens.tolist(), present)
-            self._writer.reached(present)
-        return Reading(logprobs, present.position)
+            self._writer.on_tokens(tokens.tolist(), present)
+            self._writer.on_sent(present)
+        return ScoredText(logprobs, present.position)
 
     async def end(self) -> Session | None:
         """Give the session back in its present state."""
         if self._writer is None:
             return None
-        return await self._writer.settle(self._present if self._changed else None)
+        return await self._writer.close(self._present if self._changed else None)
 
     def _lose(self) -> None:
         self._lost = True

@@ -120,18 +120,18 @@ class Loom:
                 self._news.notify_all()
 
     def drain(self, seconds: float) -> None:
-        """Refuse new jobs, wait up to `seconds` for the others, then `cut` them, until the workers have ended."""
+        """Refuse new jobs, wait up to `seconds` for the others, then `end_now`, until the workers have ended."""
         with self._news:
             self._draining = True
             self._notify_all()
         end = time.monotonic() + seconds
         for worker in self._workers:
             worker.join(max(0.0, end - time.monotonic()))
-        self.cut()
+        self.end_now()
         for worker in self._workers:
             worker.join()
 
-    def cut(self) -> None:
+    def end_now(self) -> None:
         """End all jobs with DRAINING before their next tick, and stop."""
         self._end_all(FinishReason.DRAINING)
 

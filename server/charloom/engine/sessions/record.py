@@ -104,7 +104,7 @@ def to_session(data: bytes) -> Session:
 
 
 class _Arrays:
-    """What follows the fields, piece by piece."""
+    """What follows the fields, one array after another."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -60,9 +60,9 @@ class History:
 
     def between(self, start: int, end: int) -> Ints:
         """The tokens from one kept position to another."""
-        return np.frombuffer(self._cut(start, end), self.kind).astype(np.int64)
+        return np.frombuffer(self._token_bytes(start, end), self.kind).astype(np.int64)
 
-    def _cut(self, start: int, end: int) -> bytes:
+    def _token_bytes(self, start: int, end: int) -> bytes:
         width, first = self._width, self.earliest
         return self.tokens[(start - first) * width : (end - first) * width]
 
@@ -75,7 +75,7 @@ class History:
         if not self.earliest <= position <= self.position:
             raise PositionNotKept(position, self.earliest, self.position)
         kept = tuple(checkpoint for checkpoint in self.checkpoints if checkpoint.position <= position)
-        return History(kept, self._cut(self.earliest, position), self.kind)
+        return History(kept, self._token_bytes(self.earliest, position), self.kind)
 
     def present(self, seed: int, vocabulary: Vocabulary) -> Snapshot:
         """The state at the end of it."""
@@ -107,7 +107,7 @@ class History:
             del checkpoints[1]
         changed = [*map(id, checkpoints)] != [*map(id, self.checkpoints)]
         kept = tuple(checkpoints) if changed else self.checkpoints  # which many sessions may share
-        return History(kept, everything._cut(checkpoints[0].position, present), self.kind)
+        return History(kept, everything._token_bytes(checkpoints[0].position, present), self.kind)
 
 
 def spacing(keep: int) -> int:

@@ -95,7 +95,7 @@ class Sessions:
         await self._store.add([session])
         return session
 
-    async def start_from(
+    async def create_from(
         self, key: Key, model: Model, snapshot: Snapshot, position: int, time_to_live: timedelta | None
     ) -> Session:
         """Make a session of a state that has no history; raises as `create`."""
@@ -239,7 +239,7 @@ class Sessions:
             and as `create`.
         """
         model, state = self.unseal(token, key.tenant)
-        session = await self.start_from(key, model, state.snapshot, state.snapshot.position, time_to_live)
+        session = await self.create_from(key, model, state.snapshot, state.snapshot.position, time_to_live)
         return session, state.decoder == f"{model.decoder.kind} {model.decoder.device}"
 
     def seal(

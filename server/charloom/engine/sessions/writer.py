@@ -51,9 +51,9 @@ class SessionWriter:
         """Called when another has taken the session over."""
         self.cancelled: Callable[[], bool] = lambda: False
         """Whether its call was given up."""
-        self.start_from(lease.session.snapshot, lease.session.history)
+        self.begin_at(lease.session.snapshot, lease.session.history)
 
-    def start_from(
+    def begin_at(
         self, snapshot: Snapshot, history: History, call: Call | None = None, prompt: Sequence[int] = ()
     ) -> None:
         """Where the call begins, if not where the session stands.
@@ -74,7 +74,7 @@ class SessionWriter:
         """The latest state that it was told of."""
         return self._states[-1]
 
-    def note(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+    def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """Tokens that were read or generated, and the state after them."""
         self._tokens += tokens
         # Only some may become checkpoints; and the latest, until there is a later one.
@@ -82,7 +82,7 @@ class SessionWriter:
             self._states.pop()
         self._states.append(snapshot)
 
-    def cut(self, snapshot: Snapshot) -> None:
+    def truncate(self, snapshot: Snapshot) -> None:
         """Forget what came after this state, which is one that it was told of."""
         del self._tokens[snapshot.position - self._states[0].position :]
         first, *others = self._states
@@ -90,14 +90,14 @@ class SessionWriter:
         if snapshot is not first:
             self._states.append(snapshot)
 
-    def reached(self, snapshot: Snapshot) -> None:
+    def on_sent(self, snapshot: Snapshot) -> None:
         """Write it now and then where others may have to go on with it."""
         now = time.monotonic()
         if self._store.shared and now >= self._next_checkpoint and not self._writing.locked():
             self._next_checkpoint = now + CHECKPOINT_SECONDS
             self._checkpoint = asyncio.create_task(self._write(self._grown(snapshot)))
 
-    async def settle(self, snapshot: Snapshot | None) -> Session:
+    async def close(self, snapshot: Snapshot | None) -> Session:
         """Write its last state, or (None) leave it as it was written; and give it back, with its whole time to live.
 
         Raises:
@@ -111,12 +111,12 @@ class SessionWriter:
     async def give_back(self) -> None:
         """Leave the session as it was, because its call could not begin; where that fails, the lease ends by itself."""
         try:
-            await self.settle(None)
+            await self.close(None)
         except EngineError as problem:
             log.warning("session %s was not given back: %s", self.session.id, problem)
 
     async def replace(self, session: Session) -> Session:
-        """Write this and give it back; raises as `settle`."""
+        """Write this and give it back; raises as `close`."""
         async with self._writing:
             return await self._release(session)
 

@@ -27,7 +27,7 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
 
     async def Score(self, request: reading_pb2.ScoreRequest, context: Any) -> reading_pb2.ScoreResponse:
         """Tell how probable a text is."""
-        reading, vocabulary = await self._engine.reader.score(
+        reading, vocabulary = await self._engine.reading.score(
             replace(to_reading(request, tenant_of(context)), text=request.text)
         )
         total = -math.fsum(logprob.logprob for logprob in reading.logprobs)
@@ -61,7 +61,7 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         first = await anext(requests, None)
         if first is None or not first.HasField("start"):
             raise InvalidRequest("start", "the first message has to carry it")
-        observation = await self._engine.reader.observe(to_reading(first.start, tenant_of(context)))
+        observation = await self._engine.reading.observe(to_reading(first.start, tenant_of(context)))
         try:
             async for request in requests:
                 if not request.HasField("text"):

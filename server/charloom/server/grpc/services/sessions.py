@@ -78,7 +78,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> sessions_pb2.FeedSessionResponse:
         """Let a session read."""
         expected = request.expected_position if request.HasField("expected_position") else None
-        session = await self._engine.reader.feed(to_feeding(request, tenant_of(context)), expected)
+        session = await self._engine.reading.feed(to_feeding(request, tenant_of(context)), expected)
         return sessions_pb2.FeedSessionResponse(session=from_session(session))
 
     async def RewindSession(
@@ -112,7 +112,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> sessions_pb2.BlendSessionsResponse:
         """Blend states."""
         tenant = tenant_of(context)
-        session = await self._engine.reader.blend(
+        session = await self._engine.reading.blend(
             [(Key(tenant, source.session_id), source.weight) for source in request.sources],
             Key(tenant, request.session_id),
             request.seed if request.HasField("seed") else None,
