@@ -1,0 +1,100 @@
+"""What the documents name exists: files, modules, their names, benchmarks, and the pages that they link to."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.contract.test_architecture import FOLDERS, ROOT, ROOTS
+
+DOCUMENTS = {
+    str(path.relative_to(ROOT)): path.read_text("utf-8")
+    for path in [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")),
+        *sorted((ROOT / "docs").rglob("*.md")),
+    ]
+}
+PACKAGES = [ROOT / root / "charloom" for root in ROOTS]
+MODULES = [module for package in PACKAGES for module in package.rglob("*.py")]
+
+
+def named(text: str) -> list[str]:
+    """What stands between backticks, or in a block of code."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M)
+    indented = re.findall(r"^    .+$", text, re.M)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
+    return [word for part in (*blocks, *indented, *spans) for word in part.split()]
+
+
+def found(pattern: str, text: str) -> set[str]:
+    return {match for word in named(text) for match in re.findall(pattern, word)}
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a part, a room, a module, or something that a module has."""
+    parts = name.split(".")[1:]
+    for length in range(len(parts), 0, -1):
+        place = ROOT / FOLDERS.get(parts[0], "") / "charloom" / Path(*parts[:length])
+        file = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+        if file.is_file():
+            return length == len(parts) or parts[length] in bound(file)
+    return False
+
+
+def bound(file: Path) -> set[str]:
+    """The names that a module defines or imports."""
+    names = set[str]()
+    for node in ast.parse(file.read_text("utf-8")).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.ImportFrom(names=imported) | ast.Import(names=imported):
+                names.update(alias.asname or alias.name for alias in imported)
+            case ast.Assign(targets=targets):
+                names.update(name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names.add(name)
+    return names
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_that_is_named_exists(document: str) -> None:
+    """From the root of the repository, or from a part: `engine/errors.py`."""
+    paths = found(
+        r"(?<![\w./{<-])[\w-]+(?:/[\w.-]+)*/[\w.-]+\.(?:py|proto|md|toml|template|svg)\b", DOCUMENTS[document]
+    )
+    assert [path for path in sorted(paths) if not any((base / path).is_file() for base in (ROOT, *PACKAGES))] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_module_that_is_named_exists(document: str) -> None:
+    names = found(r"(?<![\w/.:-])charloom(?:\.[a-zA-Z_]\w*)+", DOCUMENTS[document])
+    assert [name for name in sorted(names) if not exists(name)] == []
+    short = found(r"^([a-z_]+)\.(_?[A-Z]\w*)$", DOCUMENTS[document])
+    for module, name in sorted(short):
+        ours = [file for file in MODULES if file.stem == module]
+        assert not ours or any(name in bound(file) for file in ours), f"{module}.{name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_benchmark_that_is_named_exists(document: str) -> None:
+    names = set(re.findall(r"\bbenchmarks\.(\w+)", DOCUMENTS[document]))
+    assert [name for name in sorted(names) if not (ROOT / "benchmarks" / f"{name}.py").is_file()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_page_that_is_linked_exists(document: str) -> None:
+    links = re.findall(r"\]\(\s*([^)#:\s]+)(?:#[\w-]+)?\)", DOCUMENTS[document])
+    here = (ROOT / document).parent
+    assert [link for link in links if not (here / link).exists()] == []
+
+
+def test_names_that_do_not_exist_are_found() -> None:
+    assert exists("charloom.bundle.read_bundle")
+    assert exists("charloom.lab.tasks")
+    assert not exists("charloom.lab.nothing")
+    assert not exists("charloom.bundle.no_such_name")
+    assert named("a `b/c.py` d\n```sh\nrun e.f\n```\n    g/\n") == ["run", "e.f", "g/", "b/c.py"]
