@@ -21,7 +21,7 @@ from charloom.export.graph import FLOAT
 from charloom.export.network_graph import NetworkGraph
 from charloom.export.quantize import ACTIVATION_SCALE, ACTIVATION_ZERO_POINT, WEIGHT_LIMIT, quantize_columns
 from charloom.export.weights import Matrix, decoder_weights
-from tests.unit.training.decoder_calls import random_model
+from tests.unit.export.decoder_calls import random_model
 
 Integers = NDArray[np.int64]
 ROWS = (1, 2, 3, 4, 5, 7, 8, 16, 17, 64, 256)
