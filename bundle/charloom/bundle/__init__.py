@@ -24,7 +24,7 @@ from charloom.bundle.vocabulary import (
     Vocabulary,
 )
 from charloom.bundle.vocabulary_file import DEFAULT_WORDS, read_vocabulary, vocabulary_of, write_vocabulary
-from charloom.bundle.words import WordVocabulary, split_words
+from charloom.bundle.words import WordRule, WordVocabulary, split_words
 from charloom.bundle.writer import file_entry, write_manifest
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "UnknownSymbol",
     "UnknownSymbolsError",
     "Vocabulary",
+    "WordRule",
     "WordVocabulary",
     "file_entry",
     "read_bundle",

@@ -40,6 +40,8 @@ class UnknownSymbolsError(ValueError):
         self.shown = tuple(shown)
         self.count = count
         more = f", and {count - len(self.shown)} more" if count > len(self.shown) else ""
+        if any(symbol.character == "\r" for symbol in self.shown):
+            more += r" (lines of files from Windows end in \r\n; skipping unknown characters leaves the \n)"
         super().__init__(
             f"{count} {what}(s) are not in the model's vocabulary: {', '.join(map(str, self.shown))}{more}"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from charloom.bundle.errors import BundleError
 from charloom.bundle.vocabulary import ByteVocabulary, CharacterVocabulary, Normalisation, Unit, Vocabulary
-from charloom.bundle.words import WordVocabulary, split_words
+from charloom.bundle.words import WordRule, WordVocabulary, split_words
 
 DEFAULT_WORDS = 10_000
 """Symbols of a word vocabulary where nothing else is asked for, the unknown one included."""
@@ -36,8 +36,10 @@ def read_vocabulary(path: Path) -> Vocabulary:
         unit, normalisation = Unit(content["unit"]), Normalisation(content.get("normalisation", "none"))
         if unit is Unit.BYTE:
             return ByteVocabulary(normalisation)
-        kind = WordVocabulary if unit is Unit.WORD else CharacterVocabulary
-        return kind(content["symbols"], normalisation)
+        if unit is Unit.WORD:
+            rule = WordRule(content.get("words", WordRule.LETTERS))
+            return WordVocabulary(content["symbols"], normalisation, rule)
+        return CharacterVocabulary(content["symbols"], normalisation)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise BundleError(path.parent, f"{path.name} is not a vocabulary: {problem}") from problem
 

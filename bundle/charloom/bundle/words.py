@@ -1,16 +1,18 @@
 """Text as words.
 
-Knows: how text falls into words, which of them have a symbol. Does not know: models, files, requests.
-
 A word is a run of letters, digits and underscores, with apostrophes inside; every other character is a token by
-itself, spaces and newlines too. So a text is exactly its tokens, one after the other.
+itself, spaces and newlines too. So a text is exactly its tokens, one after the other. What becomes of combining marks
+is a rule that belongs to the vocabulary (`WordRule`).
 """
 
 from __future__ import annotations
 
+import enum
+import functools
+import itertools
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -24,12 +26,42 @@ from charloom.bundle.vocabulary import (
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """What stands for a word without a symbol; a text that has this character has an unknown word there."""
-_WORD = re.compile(r"\w+(?:['’]\w+)*|\W")
 
 
-def split_words(text: str) -> list[str]:
+class WordRule(str, enum.Enum):
+    """Where a word ends."""
+
+    LETTERS = "letters"
+    """Before everything that is no letter, digit or underscore: combining marks are tokens by themselves. The rule of
+    vocabularies that name none."""
+    MARKS = "marks"
+    """Combining marks and joiners behind a letter belong to its word, as Hindi, Tamil, Thai and decomposed accents
+    need it. The rule of new vocabularies."""
+
+
+def split_words(text: str, rule: WordRule = WordRule.MARKS) -> list[str]:
     """The tokens of a text; joined, they are the text."""
-    return _WORD.findall(text)
+    return _pattern(rule).findall(text)
+
+
+@functools.cache
+def _pattern(rule: WordRule) -> re.Pattern[str]:
+    """One token. Which characters are letters and marks is as in the Unicode version of this Python."""
+    run = r"\w+" if rule is WordRule.LETTERS else rf"\w+(?:[{_marks()}\u200c\u200d]+\w*)*"
+    return re.compile(rf"{run}(?:['’]{run})*|\W")
+
+
+def _marks() -> str:
+    """All combining marks, as ranges of a character class."""
+    planes = itertools.chain(range(0x20000), range(0xE0000, 0xE1000))  # in between are ideographs and nothing
+    points = [point for point in planes if unicodedata.category(chr(point)).startswith("M")]
+    ranges: list[list[int]] = []
+    for point in points:
+        if ranges and ranges[-1][1] == point - 1:
+            ranges[-1][1] = point
+        else:
+            ranges.append([point, point])
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
 
 
 class WordVocabulary(SymbolVocabulary):
@@ -40,20 +72,27 @@ class WordVocabulary(SymbolVocabulary):
     Args:
         symbols: `UNKNOWN` first, then distinct tokens of `split_words`
         normalisation: the form of all text
+        rule: where a word ends
     """
 
     unit = Unit.WORD
     unknown = 0
 
-    def __init__(self, symbols: Sequence[str], normalisation: Normalisation = Normalisation.NONE) -> None:
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        normalisation: Normalisation = Normalisation.NONE,
+        rule: WordRule = WordRule.MARKS,
+    ) -> None:
         super().__init__(normalisation)
+        self.rule = rule
         if len(symbols) < 2 or symbols[0] != UNKNOWN:
             raise ValueError("a word vocabulary has the unknown symbol (U+FFFD) first, and at least one word")
         self.symbols = tuple(symbols)
         self._tokens = {symbol: token for token, symbol in enumerate(self.symbols)}
         if len(self._tokens) < len(self.symbols):
             raise ValueError("the symbols of a word vocabulary are distinct")
-        if any(not isinstance(symbol, str) or split_words(symbol) != [symbol] for symbol in self.symbols):
+        if any(not isinstance(symbol, str) or split_words(symbol, rule) != [symbol] for symbol in self.symbols):
             raise ValueError("each symbol of a word vocabulary is one word, or one character that is in none")
 
     @classmethod
@@ -69,7 +108,7 @@ class WordVocabulary(SymbolVocabulary):
         return cls([UNKNOWN, *always, *ranked][:size], normalisation)
 
     def encode(self, text: str, *, skip_unknown: bool = False) -> Tokens:
-        words = split_words(self.normalisation.apply(text))
+        words = split_words(self.normalisation.apply(text), self.rule)
         tokens: Tokens = np.fromiter((self._tokens.get(word, 0) for word in words), np.int64, len(words))
         return tokens[tokens != self.unknown] if skip_unknown else tokens
 
@@ -77,7 +116,8 @@ class WordVocabulary(SymbolVocabulary):
         tokens = self.encode(text, skip_unknown=skip_unknown)
         if not (tokens == self.unknown).any():
             return tokens
-        places = [match for match in _WORD.finditer(self.normalisation.apply(text)) if not self._tokens.get(match[0])]
+        found = _pattern(self.rule).finditer(self.normalisation.apply(text))
+        places = [match for match in found if not self._tokens.get(match[0])]
         shown = [UnknownSymbol(match[0], match.start()) for match in places[:SHOWN_UNKNOWNS]]
         raise UnknownSymbolsError(shown, len(places), "word")
 
@@ -94,12 +134,16 @@ class WordVocabulary(SymbolVocabulary):
         others = np.isin(letters, list(wanted), invert=True)
         return np.setdiff1d(np.arange(1, self.size), tokens[others])
 
+    def to_json(self) -> dict[str, object]:
+        content = super().to_json()
+        return content if self.rule is WordRule.LETTERS else content | {"words": self.rule.value}
+
     def tokens_with(self, characters: str) -> Tokens:
         letters, tokens = self._letters
         wanted = [ord(character) for character in self.normalisation.apply(characters)]
         return np.unique(tokens[np.isin(letters, wanted)])
 
-    @cached_property
+    @functools.cached_property
     def _letters(self) -> tuple[Tokens, Tokens]:
         """The code points of all symbols but the unknown one, and the token that each is from."""
         words = self.symbols[1:]

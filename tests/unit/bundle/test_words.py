@@ -15,11 +15,13 @@ from charloom.bundle import (
     ByteVocabulary,
     CharacterVocabulary,
     Normalisation,
+    Unit,
     UnknownSymbolsError,
     Vocabulary,
     WordVocabulary,
     read_vocabulary,
     split_words,
+    vocabulary_of,
     write_vocabulary,
 )
 
@@ -146,4 +148,39 @@ def test_no_form_leaves_no_trace_in_the_file_and_a_strange_one_is_refused(tmp_pa
     assert CharacterVocabulary(["a"]).to_json() == {"unit": "character", "symbols": ["a"]}
     (tmp_path / "vocabulary.json").write_text('{"unit": "byte", "normalisation": "nfx"}')
     with pytest.raises(BundleError, match="nfx"):
+        read_vocabulary(tmp_path / "vocabulary.json")
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["दुनिया", "தமிழ்", "ภาษาไทย", "cafe\u0301", "d'e\u0301t\u00e9", "क्\u200dष", "می\u200cخواهم", "a\ufe0f"],
+)
+def test_marks_and_joiners_belong_to_the_word_whose_letter_they_follow(word: str) -> None:
+    assert split_words(f"{word} {word}, {word}") == [word, " ", word, ",", " ", word]
+    assert split_words("\u0301x") == ["\u0301", "x"]  # with no letter before it
+
+
+def test_every_combining_mark_is_known() -> None:
+    marks = [chr(point) for point in range(0x110000) if unicodedata.category(chr(point)).startswith("M")]
+    assert len(marks) > 2000
+    assert split_words("x" + "".join(marks)) == ["x" + "".join(marks)]
+
+
+def test_the_rule_is_that_of_the_vocabulary_file_and_the_former_one_where_it_names_none(tmp_path: Path) -> None:
+    text = "cafe\u0301 x"
+    made = vocabulary_of(text, Unit.WORD)
+    write_vocabulary(tmp_path / "vocabulary.json", made)
+    content = json.loads((tmp_path / "vocabulary.json").read_text("utf-8"))
+    assert content["words"] == "marks"
+    read = read_vocabulary(tmp_path / "vocabulary.json")
+    assert read.encode(text).tolist() == made.encode(text).tolist()
+    assert len(read.encode(text)) == 3
+
+    former = {"unit": "word", "symbols": ["\N{REPLACEMENT CHARACTER}", "cafe", "\u0301", " ", "x"]}
+    (tmp_path / "vocabulary.json").write_text(json.dumps(former), "utf-8")
+    read = read_vocabulary(tmp_path / "vocabulary.json")
+    assert read.encode(text).tolist() == [1, 2, 3, 4]
+    assert read.to_json() == former
+    (tmp_path / "vocabulary.json").write_text(json.dumps(former | {"words": "syllables"}), "utf-8")
+    with pytest.raises(BundleError, match="'syllables' is not a valid WordRule"):
         read_vocabulary(tmp_path / "vocabulary.json")
