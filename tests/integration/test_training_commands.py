@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -199,8 +200,8 @@ def test_a_resume_refuses_another_text_and_other_settings(
     text: Path, text_file: Path, run_directory: Path, capsys: Capture
 ) -> None:
     assert "was trained on another text" in refused(capsys, "train", text, "--run", run_directory, "--resume")
-    error = refused(capsys, "train", text_file, "--run", run_directory, "--resume", "--epochs", "9")
-    assert "these differ: epochs (run: 1, given: 9)" in error
+    error = refused(capsys, "train", text_file, "--run", run_directory, "--resume", "--batch-size", "9")
+    assert "these differ: batch_size (run: 8, given: 9)" in error
 
 
 def test_a_resume_refuses_a_checkpoint_cut_short(text_file: Path, copied_run: Path, capsys: Capture) -> None:
@@ -333,13 +334,85 @@ def test_export_refuses_what_int8_would_hurt(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("target", "flags"), [("bundle", ["--name", "my model"]), ("my model", [])])
-def test_export_refuses_a_bad_name_in_one_line(
-    target: str, flags: list[str], run_directory: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    assert "--name" in refused(capsys, "export", run_directory, tmp_path / target, *flags)
+def test_export_refuses_a_bad_name_in_one_line(run_directory: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert "--name my model: " in refused(capsys, "export", run_directory, tmp_path / "bundle", "--name", "my model")
 
 
 def test_export_refuses_damaged_losses(copied_run: Path, tmp_path: Path, capsys: Capture) -> None:
     (copied_run / "losses.json").write_text("")
     assert "losses.json" in refused(capsys, "export", copied_run, tmp_path / "bundle")
+
+
+def test_evaluate_prints_its_figures_where_they_cannot_be_kept(copied_run: Path, capsys: Capture) -> None:
+    kept = copied_run / "losses.json"
+    kept.unlink(missing_ok=True)
+    kept.mkdir()
+    assert main(["evaluate", str(copied_run), "--json"]) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out).keys() == {"tail", "windows-256"}
+    assert found.err.startswith("the figures were not kept for the export: cannot write ")
+    assert found.err.count("\n") == 1
+
+
+def test_a_finished_run_goes_on_when_it_is_given_more_epochs(text: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    assert main(["train", str(text), "--run", str(run), *SETTINGS]) == 0
+    capsys.readouterr()
+    again = ["train", str(text), "--run", str(run), "--resume"]
+    assert main([*again, "--epochs", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "4 epochs instead of 2: the learning rate follows the cosine of 4 epochs from here on: " in out
+    rates = re.search(r"from here on: (\S+) instead of (\S+), so that", out)
+    assert rates is not None
+    assert float(rates[1]) > 10 * float(rates[2])
+    assert json.loads((run / "config.json").read_text("utf-8"))["epochs"] == 4
+    epochs = [json.loads(line)["epoch"] for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    assert epochs == [1.0, 2.0, 3.0, 4.0]
+    assert load_trained(run).facts["config"]["epochs"] in (2, 4)
+    assert "epochs (run: 4, given: 3)" in refused(capsys, *again, "--epochs", "3")
+    assert "hidden_size (run: 16, given: 8)" in refused(capsys, *again, "--epochs", "5", "--hidden-size", "8")
+
+
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [("my model", "my-model"), ("modèle 3", "modele-3"), (".hidden", "hidden"), ("a" * 80, "a" * 64)],
+)
+def test_a_model_is_named_after_its_directory(
+    directory: str, name: str, run_directory: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    target = tmp_path / directory
+    assert main(["export", str(run_directory), str(target), "--decoders", "onnx-fp32", "--no-inspector"]) == 0
+    assert read_bundle(target).manifest.name == name
+
+
+def test_a_directory_that_gives_no_name_asks_for_one(run_directory: Path, tmp_path: Path, capsys: Capture) -> None:
+    error = refused(capsys, "export", run_directory, tmp_path / "модель")
+    assert "no name of a model can be made of 'модель'; give one with --name" in error
+
+
+def test_a_file_whose_name_is_no_utf8_becomes_a_run_and_a_bundle(text: Path, tmp_path: Path, capsys: Capture) -> None:
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
+    shutil.copy(text, file)
+    assert main(["train", str(file), "--run", str(tmp_path / "run"), *SETTINGS]) == 0
+    assert r"caf\xe9.txt: 8,000 characters" in capsys.readouterr().out
+    decoders = ["--decoders", "onnx-fp32", "--no-inspector"]
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle"), *decoders]) == 0
+    assert read_bundle(tmp_path / "bundle").manifest.training["corpus"]["name"] == r"caf\xe9.txt"
+
+
+def test_a_folder_is_read_as_its_flags_say_and_its_bad_files_are_counted(tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "A.MD").write_text("Größe und Maß. " * 300, "cp1252")
+    (folder / "b.md").write_bytes(b"")
+    (folder / ".c.md").write_text("hidden", "cp1252")
+    how = ["--include", "*.md", "--skip-bad", "--encoding", "cp1252"]
+    assert main(["train", str(folder), "--run", str(tmp_path / "run"), *SETTINGS, *how]) == 0
+    out = capsys.readouterr().out
+    assert "texts: 4,500 characters" in out
+    assert "files left out, empty or not cp1252: 1\n" in out
+    assert main(["train", str(folder), "--run", str(tmp_path / "run"), "--resume"]) == 0  # the run knows the flags
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--text", str(folder), *how, "--json"]) == 0
+    error = refused(capsys, "evaluate", tmp_path / "run", "--text", folder, "--include", "*.md")
+    assert "A.MD is not UTF-8: byte 0xf6" in error

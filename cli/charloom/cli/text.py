@@ -3,29 +3,60 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import sys
 from pathlib import Path
 
 from charloom.cli import CommandError
 from charloom.client import UnknownCharacters
 
+BYTE_ORDER_MARK = "\ufeff"
+"""Some editors put it in front of a file; no text is meant to have it."""
+
 
 def read_text(given: str) -> str:
     """An argument; a dash stands for standard input."""
     if given != "-":
         return _encodable("the text", given)
+    if sys.stdin is None:
+        raise CommandError("standard input is closed; give the text as an argument")
     try:
-        return _encodable("stdin", sys.stdin.read())
+        return _encodable("stdin", sys.stdin.read()).removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as problem:
         raise CommandError(f"stdin is not {problem.encoding}: {problem.reason} at byte {problem.start}") from None
 
 
-def read_file(path: Path) -> str:
-    """The text of a file of UTF-8, with its line breaks as they are."""
+def piped_text() -> str:
+    """What is piped into the command, or redirected from a file; nothing at a terminal, or where stdin is closed."""
+    if sys.stdin is None:
+        return ""
     try:
-        return path.read_bytes().decode()
+        kind = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):  # it is no file at all
+        return ""
+    return read_text("-") if stat.S_ISFIFO(kind) or stat.S_ISREG(kind) else ""
+
+
+def add_file(parser: argparse._ActionsContainer, help: str) -> None:
+    """Declare `--file` and the `--encoding` of that file."""
+    parser.add_argument("--file", type=Path, metavar="PATH", help=help)
+    parser.add_argument(
+        "--encoding", default="utf-8", help="encoding of --file, for example utf-16 or cp1252 (default: utf-8)"
+    )
+
+
+def read_file(path: Path, encoding: str) -> str:
+    """The text of a file, without a byte order mark and with its line breaks as they are."""
+    try:
+        return path.read_bytes().decode(encoding).removeprefix(BYTE_ORDER_MARK)
+    except LookupError as problem:
+        raise CommandError(f"--encoding: {problem}; give one that Python knows, for example utf-8 or cp1252") from None
     except UnicodeDecodeError as problem:
-        raise CommandError(f"{path} is not UTF-8: {problem.reason} at byte {problem.start}") from None
+        raise CommandError(
+            f"{path} is not {encoding.upper()}: {problem.reason} at byte {problem.start}; "
+            "say which encoding it has with --encoding"
+        ) from None
 
 
 def _encodable(name: str, text: str) -> str:

@@ -248,7 +248,16 @@ class TestScore:
         assert server.asked("Score")[0].text == "é\r\n"
         file.write_bytes(b"ab\xff")
         assert run("score", "--file", str(file)) == 1
-        assert capsys.readouterr().err == f"charloom score: {file} is not UTF-8: invalid start byte at byte 2\n"
+        advice = "say which encoding it has with --encoding"
+        expected = f"charloom score: {file} is not UTF-8: invalid start byte at byte 2; {advice}\n"
+        assert capsys.readouterr().err == expected
+        assert run("score", "--file", str(file), "--encoding", "cp1252") == 0
+        assert server.asked("Score")[-1].text == "abÿ"
+        file.write_bytes(b"\xef\xbb\xbfab")
+        assert run("score", "--file", str(file)) == 0
+        assert server.asked("Score")[-1].text == "ab"
+        assert run("score", "--file", str(file), "--encoding", "klingon") == 1
+        assert "unknown encoding: klingon; give one that Python knows" in capsys.readouterr().err
         assert run("score", "--file", str(tmp_path / "none")) == 1
         assert "charloom score: [Errno 2]" in capsys.readouterr().err
         assert run("score", "Hi", "--file", str(file)) == 1

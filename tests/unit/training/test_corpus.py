@@ -25,7 +25,7 @@ def test_a_missing_file_is_named_with_advice(tmp_path: Path) -> None:
 
 def test_a_folder_without_text_files_is_named_with_advice(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("text")
-    with pytest.raises(CorpusError, match=r"there is no \.txt file in .* or below it; give other files by name"):
+    with pytest.raises(CorpusError, match=r"there is no file \*\.txt in .* or below it; give other .* --include"):
         read_corpus(tmp_path, Unit.CHARACTER)
 
 
@@ -38,7 +38,7 @@ def test_an_empty_file_is_named_with_advice(tmp_path: Path) -> None:
 def test_text_that_is_not_utf8_is_refused_with_byte_and_offset(
     raw: bytes, offset: int, byte: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(CorpusError, match=rf"not UTF-8: byte 0x{byte} at offset {offset} .*iconv"):
+    with pytest.raises(CorpusError, match=rf"not UTF-8: byte 0x{byte} at offset {offset} .*--encoding"):
         corpus_in(tmp_path, raw)
 
 

@@ -29,7 +29,7 @@ def written(folder: Path, contents: list[str]) -> list[Path]:
         file.unlink()
     for number, content in enumerate(contents):
         (folder / f"{number:03}.txt").write_bytes(content.encode())
-    return text_files([folder])
+    return text_files([folder]).files
 
 
 def documents_of(contents: list[str], kind: Documents) -> list[str]:
@@ -103,9 +103,9 @@ def test_a_folder_stands_for_the_text_files_below_it_in_the_order_of_their_paths
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     (tmp_path / "folder.txt").mkdir()
-    names = [str(path.relative_to(tmp_path)) for path in text_files([tmp_path])]
+    names = [str(path.relative_to(tmp_path)) for path in text_files([tmp_path]).files]
     assert names == ["a/deep/y.txt", "a/z.txt", "b.txt", "c.txt"]
-    again = text_files([tmp_path / "c.txt", tmp_path / "a", tmp_path / "c.txt"])
+    again = text_files([tmp_path / "c.txt", tmp_path / "a", tmp_path / "c.txt"]).files
     assert [path.name for path in again] == ["c.txt", "y.txt", "z.txt", "c.txt"]
     assert name_of([tmp_path / "c.txt", tmp_path / "a"]) == "c.txt and 1 more"
     assert name_of([tmp_path / "a"]) == "a"
@@ -129,7 +129,7 @@ def test_a_byte_that_is_not_utf8_is_named_with_file_and_offset_wherever_it_is(
     monkeypatch.setattr(texts, "BLOCK", block)
     (tmp_path / "a.txt").write_text("good")
     (tmp_path / "b.txt").write_bytes(raw)
-    with pytest.raises(CorpusError, match=rf"b\.txt is not UTF-8: byte 0x{byte} at offset {offset} .*iconv"):
+    with pytest.raises(CorpusError, match=rf"b\.txt is not UTF-8: byte 0x{byte} at offset {offset} .*--encoding"):
         read_corpus(tmp_path, Unit.CHARACTER)
 
 

@@ -12,13 +12,14 @@ from pydantic import Field, model_validator
 from charloom.bundle import DEFAULT_WORDS, Normalisation, Unit
 from charloom.network.config import ModelConfig
 from charloom.training.data.documents import Documents
+from charloom.training.data.text_settings import TextSettings
 
 
 class SettingsError(ValueError):
     """Settings contradict each other, or what there is to compute with; the message says what to choose."""
 
 
-class TrainingConfig(ModelConfig):
+class TrainingConfig(ModelConfig, TextSettings):
     """Everything that decides the outcome of a run, besides the text."""
 
     unit: Unit = Field(

@@ -6,6 +6,7 @@ Knows: disks that are full, processes that are killed. Does not know: what is in
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except OSError as problem:
         kept = "what was saved there before is whole" if path.exists() else "nothing was saved there before"
-        raise CheckpointError(f"cannot write {path}: {problem.strerror}; {kept}; make room and go on") from problem
+        raise CheckpointError(f"cannot write {path}: {problem.strerror}; {kept}; {_mend(problem)}") from problem
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -59,7 +60,14 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
         with path.open("ab") as file:
             file.write(json_line(record))
     except OSError as problem:
-        raise CheckpointError(f"cannot write {path}: {problem.strerror}; make room and go on") from problem
+        raise CheckpointError(f"cannot write {path}: {problem.strerror}; {_mend(problem)}") from problem
+
+
+def _mend(problem: OSError) -> str:
+    """What to do about a file that cannot be written."""
+    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "make it writable for this user, or copy the run elsewhere"
+    return "make room and go on"
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

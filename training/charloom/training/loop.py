@@ -57,7 +57,8 @@ class Trainer:
         config: the settings
         corpus: what to train on
         run: the run directory; it is made, and must not hold a run unless `resume` is true
-        resume: go on from `last.safetensors`; the result is the same as if the run had never stopped
+        resume: go on from `last.safetensors`; the result is the same as if the run had never stopped. It may be given
+            more epochs than it was meant to have; then the learning rate follows the longer schedule from here on
         device: where to compute
         ranks: the processes that share the work; all of them make a trainer of the same arguments
         weights: of another model, to start from
@@ -96,6 +97,8 @@ class Trainer:
         self.best_loss = math.inf
         self.stale = 0
         self.seconds = 0.0
+        self.former_epochs: int | None = None
+        """Of a resumed run that is to be longer than it was meant to be."""
         self._recent: list[StepResult] = []
         self._stop = False
         try:
@@ -146,6 +149,10 @@ class Trainer:
                 self._save()
             finished = self.step == self.total_steps or self._stopped_early
             return Outcome(finished, self.step, self.best_loss, self._stopped_early)
+
+    def rate_with(self, epochs: int) -> float:
+        """The learning rate of the next step, if the run were of so many epochs."""
+        return learning_rate(self.step, self.batches.per_epoch * epochs, self.config, self.plateau)
 
     @property
     def _tokens_per_step(self) -> int:
@@ -295,11 +302,14 @@ class Trainer:
         facts = checkpoint.facts
         if facts["corpus"]["sha256"] != self.corpus.sha256:
             raise CheckpointError(f"{self.run} was trained on another text; resume it with the same file")
+        settings = self.config.model_dump(mode="json")
         changed = [
-            f"{name} (run: {value!r}, given: {given!r})"
+            f"{name} (run: {value!r}, given: {settings[name]!r})"
             for name, value in facts["config"].items()
-            if (given := self.config.model_dump(mode="json")[name]) != value
+            if settings[name] != value and not (name == "epochs" and settings[name] > value)
         ]
+        if settings["epochs"] > facts["config"]["epochs"]:
+            self.former_epochs = facts["config"]["epochs"]
         if changed:
             raise CheckpointError(f"a resumed run keeps its settings; these differ: {', '.join(changed)}")
         load_weights(self.learner.model, checkpoint.group("model"), f"the weights in {path}")

@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connect, plain
 from charloom.cli.sessions.tokens import table
-from charloom.cli.text import add_skip_unknown, read_file, read_text, unknown_characters
+from charloom.cli.text import add_file, add_skip_unknown, read_file, read_text, unknown_characters
 from charloom.client import Client, Score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads stdin, as does giving none")
-    parser.add_argument("--file", type=Path, metavar="PATH", help="read the text from a file of UTF-8")
+    add_file(parser, "read the text from a file")
     parser.add_argument("--each", action="store_true", help="also print a line for each character")
     parser.add_argument(
         "--top-logprobs", type=int, default=0, metavar="N", help="with --each: the N most probable ones in each place"
@@ -41,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError("give the text itself or --file, not both")
     text = read_text("-" if arguments.text is None else arguments.text) if arguments.file is None else None
     with connect(arguments.target, arguments.timeout) as client:
-        score = _score(client, read_file(arguments.file) if text is None else text, arguments)
+        score = _score(client, read_file(arguments.file, arguments.encoding) if text is None else text, arguments)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(score), ensure_ascii=False, default=plain))
         return 0

@@ -16,7 +16,8 @@ from rich.console import Console
 from charloom.bundle import BundleError, Unit
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
-from charloom.cli.text import read_file, read_text
+from charloom.cli.text import add_file, read_file, read_text
+from charloom.cli.training.text_flags import text_settings
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.lab.tasks.classification import Classification
 from charloom.lab.tasks.classifier_runs import load_classifier, load_test
@@ -27,6 +28,7 @@ from charloom.lab.tasks.scores import Scores
 from charloom.lab.tasks.terminal_report import TerminalReporter, score_line, score_table
 from charloom.training.checkpoint import CLASSIFIER_FILE
 from charloom.training.data.corpus import CorpusError
+from charloom.training.data.text_settings import TextSettings
 from charloom.training.files import CheckpointError
 from charloom.training.learner import TrainingDiverged
 
@@ -71,7 +73,8 @@ def _train(arguments: argparse.Namespace) -> int:
     console.print(
         f"{', '.join(parts.labels)}: {len(parts.train):,} texts to train on, {len(parts.validation):,} to validate, "
         f"{len(parts.test):,} to test\n"
-        f"model: {config.layers} x {config.hidden_size}, {'both directions' if config.bidirectional else 'forward'}, "
+        + (f"files left out, empty or not {config.encoding}: {parts.left_out:,}\n" if parts.left_out else "")
+        + f"model: {config.layers} x {config.hidden_size}, {'both directions' if config.bidirectional else 'forward'}, "
         f"{training.classifier.model.parameter_count():,} parameters; padding would be "
         f"{training.unsorted_padding():.1%} in batches not sorted by length"
     )
@@ -99,6 +102,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="all texts of this folder of labels, instead of those kept for the test",
     )
+    add_settings_flags(parser.add_argument_group("of --folder"), TextSettings)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -106,7 +110,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.folder is None:
         examples = load_test(arguments.run_directory)
     else:
-        _, texts = read_labelled(arguments.folder, trained.labels)
+        texts = read_labelled(arguments.folder, trained.labels, text_settings(arguments)).texts
         examples = trained.examples(texts)
         if cut := trained.too_long(texts):
             print(_cut(cut, trained.max_length, trained.symbols.vocabulary.unit), file=sys.stderr)
@@ -131,7 +135,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads stdin, as does giving none")
-    parser.add_argument("--file", type=Path, metavar="PATH", help="read the text from a file of UTF-8")
+    add_file(parser, "read the text from a file")
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -139,7 +143,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise CommandError("give the text itself or --file, not both")
     trained = load_classifier(arguments.run_directory).classifier
     given = "-" if arguments.text is None else arguments.text
-    text = read_text(given) if arguments.file is None else read_file(arguments.file)
+    text = read_text(given) if arguments.file is None else read_file(arguments.file, arguments.encoding)
     found = trained.predict(text)
     _warn(found, trained.symbols.vocabulary.unit)
     if arguments.json:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from charloom.bundle import BundleError
 from charloom.cli import CommandError
+from charloom.cli.flags import add_settings_flags
+from charloom.cli.training.text_flags import text_settings
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.training.checkpoint import load_trained, load_validation, save_losses
 from charloom.training.data.corpus import CorpusError, read_stream
 from charloom.training.data.documents import Documents
+from charloom.training.data.text_settings import TextSettings
 from charloom.training.evaluate import losses
 from charloom.training.files import CheckpointError
 from charloom.training.watching.dashboard import loss_figures
@@ -25,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object: nats per token by protocol")
     add_threads_flag(parser)
+    add_settings_flags(parser.add_argument_group("of --text"), TextSettings)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             tokens = load_validation(arguments.run_directory)
         else:
             documents = Documents(trained.facts["config"].get("documents", Documents.STREAM))
-            tokens = read_stream(arguments.text, trained.vocabulary, documents)
+            tokens = read_stream(arguments.text, trained.vocabulary, documents, text_settings(arguments))
         found = losses(trained.model, tokens)
         if arguments.json:
             print(json.dumps(found))
@@ -44,8 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{len(tokens):,} {trained.vocabulary.unit.plural}")
             for protocol, loss in found.items():
                 print(f"{protocol:12} {loss_figures(loss)}")
-        if arguments.text is None:
-            save_losses(arguments.run_directory, trained.facts["step"], found)
     except (CorpusError, CheckpointError, BundleError) as problem:
         raise CommandError(str(problem)) from problem
+    if arguments.text is None:
+        try:
+            save_losses(arguments.run_directory, trained.facts["step"], found)
+        except CheckpointError as problem:
+            print(f"the figures were not kept for the export: {problem}", file=sys.stderr)
     return 0

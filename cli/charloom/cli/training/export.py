@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -24,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of a run")
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory to make")
-    parser.add_argument("--name", help="name of the model (default: the name of the directory)")
+    parser.add_argument("--name", help="name of the model (default: made from that of the directory)")
     parser.add_argument("--decoders", default=_KINDS, help=f"which decoders to write (default: {_KINDS})")
     parser.add_argument(
         "--weights",
@@ -39,6 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write inspector.onnx, for `charloom inspect` (default: yes)",
     )
     add_threads_flag(parser)
+
+
+def name_of(bundle: Path) -> str:
+    """A model's name from that of its directory: accents dropped, and a dash for what no name may have.
+
+    Raises:
+        CommandError: nothing of the directory's name is left.
+    """
+    plain = unicodedata.normalize("NFKD", bundle.resolve().name).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("._-")[:64]
+    if not name:
+        raise CommandError(
+            f"no name of a model can be made of {bundle.resolve().name!r}; give one with --name "
+            "(ASCII letters, digits, '.', '_' and '-')"
+        )
+    return name
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
             trained,
             load_validation(run_directory),
             arguments.bundle,
-            name=arguments.name or arguments.bundle.resolve().name,
+            name=arguments.name or name_of(arguments.bundle),
             decoders=decoders,
             include_weights=arguments.weights,
             include_inspector=arguments.inspector,
@@ -70,5 +89,5 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(str(problem)) from problem
     size = sum(entry.bytes for entry in manifest.files.values())
     print(f"wrote {arguments.bundle}: {', '.join(manifest.files)} ({size / 1e6:.1f} MB), digest {manifest.digest[:12]}")
-    print(f"next: charloom serve {arguments.bundle}")
+    print(f"next: charloom serve {shlex.quote(str(arguments.bundle))}")
     return 0

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         nargs="+",
         type=Path,
-        help="a UTF-8 text file, a folder (all .txt files below it), or - (standard input)",
+        help="a text file, a folder (the files below it that --include names), or - (standard input)",
     )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--run", dest="run_directory", type=Path, help="directory of the run")
@@ -56,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make no run; raise the rate from tiny to too high within some steps, and suggest one",
     )
-    parser.add_argument("--resume", action="store_true", help="go on where the run stopped, exactly")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where the run stopped, exactly; with more --epochs also beyond its end",
+    )
     parser.add_argument("--preset", choices=PRESETS, help="settings to start from; settings that are given win")
     parser.add_argument(
         "--vocabulary",
@@ -134,6 +138,8 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
             lock=lock,
         )
     _describe(trainer, device, console)
+    if trainer.former_epochs is not None:
+        _tell_of_longer_run(trainer, trainer.former_epochs, console)
     if start.weights is not None and ranks.first:
         loss = tail_estimate(trainer.learner.model, corpus.validation)
         console.print(f"epoch   0.00  step 0  validation {loss_figures(loss)}  (initial weights)")
@@ -150,11 +156,25 @@ def _describe(trainer: Trainer, device: str, console: Console) -> None:
     console.print(
         f"{corpus.name}: {corpus.characters:,} characters, {corpus.vocabulary.size} symbols, {documents}"
         f"{len(corpus.train):,} {config.unit.plural} to train on, {len(corpus.validation):,} to validate\n"
-        f"model: {config.layers} x {config.hidden_size} {config.cell.value}, "
+        + (f"files left out, empty or not {config.encoding}: {corpus.left_out:,}\n" if corpus.left_out else "")
+        + f"model: {config.layers} x {config.hidden_size} {config.cell.value}, "
         f"{trainer.learner.model.parameter_count():,} parameters, "
         f"{trainer.learner.precision} on {device}, {trainer.total_steps:,} steps"
         + (f", {ranks.count} processes" if ranks.count > 1 else "")
     )
+
+
+def _tell_of_longer_run(trainer: Trainer, former: int, console: Console) -> None:
+    config = trainer.config
+    if config.schedule == "plateau":
+        schedule = "the learning rate stays as it is until the validation loss stops falling"
+    else:
+        before, now = trainer.rate_with(former), trainer.rate_with(config.epochs)
+        schedule = (
+            f"the learning rate follows the cosine of {config.epochs} epochs from here on: {now:.1e} instead of "
+            f"{before:.1e}, so that the loss may rise at first"
+        )
+    console.print(f"{config.epochs} epochs instead of {former}: {schedule}")
 
 
 def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console: Console) -> int:

@@ -156,10 +156,10 @@ def training_text(
             raise CheckpointError(
                 f"{directory} has no {INPUT_FILE}: it did not read standard input; resume it with its files"
             )
-        if digest_of(text_files(inputs)) != start.sha256:
-            raise CheckpointError(f"{directory} was trained on another text; resume it with the same file")
         # If the settings differ, the run is going to refuse them; until then its text is read as before.
         config = TrainingConfig.model_validate(start.settings)
+        if digest_of(text_files(inputs, config).files) != start.sha256:
+            raise CheckpointError(f"{directory} was trained on another text; resume it with the same file")
     elif STDIN in arguments.text:
         spool(sys.stdin.buffer, directory / INPUT_FILE)
     corpus = read_corpus(
@@ -171,6 +171,7 @@ def training_text(
         normalisation=config.normalise,
         vocabulary_size=config.vocabulary_size,
         directory=directory,
+        settings=config,
     )
     if shared and ranks.first:
         if start.sha256 is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from charloom.bundle import Unit
+from charloom.training.data.text_settings import TextSettings
 
 
 class ClassifierConfig(BaseModel):
@@ -22,7 +23,7 @@ class ClassifierConfig(BaseModel):
     dropout: float = Field(0.3, ge=0, lt=1, description="dropout between layers and on the final states")
 
 
-class ClassificationConfig(ClassifierConfig):
+class ClassificationConfig(ClassifierConfig, TextSettings):
     """Everything that decides the outcome of a run, besides the texts."""
 
     unit: Unit = Field(

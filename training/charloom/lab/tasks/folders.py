@@ -17,6 +17,8 @@ import numpy as np
 
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.training.data.corpus import CorpusError, read_text
+from charloom.training.data.text_settings import PLAIN, TextSettings
+from charloom.training.data.texts import included
 
 
 class Text(NamedTuple):
@@ -36,6 +38,19 @@ class Parts:
     train: list[Text]
     validation: list[Text]
     test: list[Text]
+    left_out: int = 0
+    """Files that were no text, where the settings leave such out."""
+
+
+class Labelled(NamedTuple):
+    """The texts of a folder of labels."""
+
+    labels: tuple[str, ...]
+    """In alphabetical order."""
+    texts: list[Text]
+    """By label, then by file name."""
+    left_out: int
+    """Files that were no text, where the settings leave such out."""
 
 
 def read_parts(folder: Path, config: ClassificationConfig, labels: Sequence[str] | None = None) -> Parts:
@@ -50,15 +65,16 @@ def read_parts(folder: Path, config: ClassificationConfig, labels: Sequence[str]
         CorpusError: fewer than two labels, a label with too few texts, or a file that is no text.
     """
     if not has_test(folder):
-        found, texts = read_labelled(folder, labels)
+        found, texts, bad = read_labelled(folder, labels, config)
         rest, test = split(found, texts, config.test_share, config.seed)
     else:
         if "test_share" in config.model_fields_set:
             raise CorpusError(
                 f"{folder} has a folder test/, which is the test; --test-share is for folders without one, leave it out"
             )
-        found, rest = read_labelled(folder / "train", labels)
-        others, test = read_labelled(folder / "test", labels)
+        found, rest, bad = read_labelled(folder / "train", labels, config)
+        others, test, worse = read_labelled(folder / "test", labels, config)
+        bad += worse
         if found != others:
             raise CorpusError(
                 f"the labels of {folder / 'train'} ({', '.join(found)}) and of {folder / 'test'} ({', '.join(others)}) "
@@ -67,7 +83,7 @@ def read_parts(folder: Path, config: ClassificationConfig, labels: Sequence[str]
     # of all texts that are not given as the test, the same share whichever form the folder has
     share = config.validation_share if has_test(folder) else config.validation_share / (1 - config.test_share)
     train, validation = split(found, rest, share, config.seed)
-    return Parts(found, train, validation, test)
+    return Parts(found, train, validation, test, bad)
 
 
 def has_test(folder: Path) -> bool:
@@ -78,8 +94,8 @@ def has_test(folder: Path) -> bool:
     )
 
 
-def read_labelled(folder: Path, labels: Sequence[str] | None = None) -> tuple[tuple[str, ...], list[Text]]:
-    """The labels of a folder, and all its texts, both in alphabetical order.
+def read_labelled(folder: Path, labels: Sequence[str] | None = None, settings: TextSettings = PLAIN) -> Labelled:
+    """The labels of a folder, and all its texts.
 
     Raises:
         CorpusError: fewer than two labels, a label without texts, or a file that is no text.
@@ -96,13 +112,21 @@ def read_labelled(folder: Path, labels: Sequence[str] | None = None) -> tuple[tu
             f"{folder} has {len(chosen)} label(s) ({', '.join(chosen) or 'no sub-folders'}) and needs two; "
             "give a folder with a sub-folder of text files for each label"
         )
-    texts = []
+    texts: list[Text] = []
+    left_out = 0
     for index, label in enumerate(chosen):
-        files = sorted(path for path in (folder / label).glob("*.txt") if not path.name.startswith("."))
+        files = sorted(path for path in (folder / label).iterdir() if included(path.name, settings.include))
         if not files:
-            raise CorpusError(f"{folder / label} has no *.txt files; put texts there, or remove the folder")
-        texts += [Text(_content(file), index) for file in files]
-    return tuple(chosen), texts
+            raise CorpusError(
+                f"{folder / label} has no {settings.include} files; put texts there, or remove the folder, "
+                "or give their pattern with --include"
+            )
+        read = [Text(content, index) for file in files if (content := _content(file, settings)) is not None]
+        if not read:
+            raise CorpusError(f"{folder / label}: no {settings.include} file there is text in {settings.encoding}")
+        texts += read
+        left_out += len(files) - len(read)
+    return Labelled(tuple(chosen), texts, left_out)
 
 
 def split(labels: Sequence[str], texts: Sequence[Text], share: float, seed: int) -> tuple[list[Text], list[Text]]:
@@ -126,8 +150,14 @@ def split(labels: Sequence[str], texts: Sequence[Text], share: float, seed: int)
     return first, second
 
 
-def _content(file: Path) -> str:
-    content = read_text(file)
-    if not content.strip():
-        raise CorpusError(f"{file} has nothing but white space; give it a text, or remove it")
+def _content(file: Path, settings: TextSettings) -> str | None:
+    """The text of a file; None where it is none, and the settings leave such files out."""
+    try:
+        content = read_text(file, settings.encoding)
+        if not content.strip():
+            raise CorpusError(f"{file} has nothing but white space; give it a text, or remove it")
+    except CorpusError:
+        if settings.skip_bad:
+            return None
+        raise
     return content

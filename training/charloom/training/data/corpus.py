@@ -20,6 +20,7 @@ from charloom.bundle import Normalisation, Tokens, Unit, Vocabulary
 from charloom.training.data.documents import Documents, Part, parts
 from charloom.training.data.stream import Ints, Stream
 from charloom.training.data.survey import Survey
+from charloom.training.data.text_settings import PLAIN, TextSettings
 from charloom.training.data.texts import CorpusError, digest_of, name_of, read_text, text_files
 from charloom.training.data.token_files import read_tokens, smallest_type, write_tokens
 
@@ -39,6 +40,8 @@ class Corpus:
     """Of the file's bytes; of several files, of their digests."""
     characters: int
     name: str
+    left_out: int = 0
+    """Files that were no text, where the settings leave such out."""
 
 
 def read_corpus(
@@ -51,13 +54,14 @@ def read_corpus(
     normalisation: Normalisation = Normalisation.NONE,
     vocabulary_size: int | None = None,
     directory: Path | None = None,
+    settings: TextSettings = PLAIN,
 ) -> Corpus:
     """Read text, make (or take) its vocabulary, and split it at about `1 - validation_share`.
 
     The tokens are written to files in one pass and mapped into memory, whatever their number.
 
     Args:
-        inputs: files of UTF-8 text, and folders of .txt files
+        inputs: text files, and folders of them
         unit: what one token is; of no matter where a vocabulary is given
         validation_share: how much of the text is the validation part
         vocabulary: to be used instead of one of this text
@@ -65,42 +69,49 @@ def read_corpus(
         normalisation: the Unicode form; of no matter where a vocabulary is given
         vocabulary_size: most symbols of a word vocabulary
         directory: where the files are to be kept for the next time; by default they go when the corpus does
+        settings: which files of a folder are meant, and their encoding
 
     Raises:
         CorpusError: the text cannot be read, or cannot be trained on.
     """
     inputs = [inputs] if isinstance(inputs, Path) else inputs
-    files, name = text_files(inputs), name_of(inputs)
+    (files, skipped), name = text_files(inputs, settings), name_of(inputs)
     sha256 = digest_of(files)
-    if directory and vocabulary and (kept := read_tokens(directory, _facts(sha256, vocabulary, documents))):
+    if directory and vocabulary and (kept := read_tokens(directory, _facts(sha256, vocabulary, documents, settings))):
         stream, said = kept
-        return Corpus(vocabulary, *stream.split(validation_share), sha256, said["characters"], name)
+        return Corpus(vocabulary, *stream.split(validation_share), sha256, said["characters"], name, skipped)
     if vocabulary is not None:
         unit, normalisation = vocabulary.unit, vocabulary.normalisation
-    survey = Survey(parts(files, documents, uncut=_uncut(unit, normalisation)), unit, normalisation)
+    survey = Survey(
+        parts(files, documents, uncut=_uncut(unit, normalisation), encoding=settings.encoding), unit, normalisation
+    )
     if len(survey.symbols) < 2:
         what = f"nothing but {survey.symbols[0]!r}" if survey.symbols else "no documents"
         raise CorpusError(f"{name} has {what}: there is nothing to learn; give a text of different characters")
     if vocabulary is None:
         vocabulary = survey.vocabulary(unit, vocabulary_size, documents=documents is not Documents.STREAM)
     survey.check(vocabulary, name, "take them out of the text, or train without a given vocabulary")
-    facts = _facts(sha256, vocabulary, documents) | {"characters": survey.characters}
-    stream = _stream(files, vocabulary, documents, directory, facts)
-    return Corpus(vocabulary, *stream.split(validation_share), sha256, survey.characters, name)
+    facts = _facts(sha256, vocabulary, documents, settings) | {"characters": survey.characters}
+    stream = _stream(files, vocabulary, documents, directory, facts, settings)
+    return Corpus(vocabulary, *stream.split(validation_share), sha256, survey.characters, name, skipped)
 
 
-def read_stream(inputs: Sequence[Path], vocabulary: Vocabulary, documents: Documents) -> Stream:
+def read_stream(
+    inputs: Sequence[Path], vocabulary: Vocabulary, documents: Documents, settings: TextSettings = PLAIN
+) -> Stream:
     """All of a text, in terms of a model's vocabulary.
 
     Raises:
         CorpusError: the text cannot be read, or the vocabulary lacks characters of it.
     """
-    files, unit, normalisation = text_files(inputs), vocabulary.unit, vocabulary.normalisation
-    survey = Survey(parts(files, documents, uncut=_uncut(unit, normalisation)), unit, normalisation)
+    files, unit, normalisation = text_files(inputs, settings).files, vocabulary.unit, vocabulary.normalisation
+    survey = Survey(
+        parts(files, documents, uncut=_uncut(unit, normalisation), encoding=settings.encoding), unit, normalisation
+    )
     survey.check(vocabulary, name_of(inputs), "take them out of the text")
     if not survey.symbols:
         raise CorpusError(f"{name_of(inputs)} has no documents; give a text that has")
-    return _stream(files, vocabulary, documents, None, {})
+    return _stream(files, vocabulary, documents, None, {}, settings)
 
 
 def _uncut(unit: Unit, normalisation: Normalisation) -> bool:
@@ -108,10 +119,11 @@ def _uncut(unit: Unit, normalisation: Normalisation) -> bool:
     return unit is Unit.WORD or normalisation is not Normalisation.NONE
 
 
-def _facts(sha256: str, vocabulary: Vocabulary, documents: Documents) -> dict[str, str]:
+def _facts(sha256: str, vocabulary: Vocabulary, documents: Documents, settings: TextSettings) -> dict[str, str]:
     """What the tokens of a text depend on."""
     symbols = json.dumps(vocabulary.to_json(), sort_keys=True).encode()
-    return {"text": sha256, "vocabulary": hashlib.sha256(symbols).hexdigest(), "documents": documents.value}
+    facts = {"text": sha256, "vocabulary": hashlib.sha256(symbols).hexdigest(), "documents": documents.value}
+    return facts if settings.encoding == "utf-8" else facts | {"encoding": settings.encoding}
 
 
 def _stream(
@@ -120,9 +132,11 @@ def _stream(
     documents: Documents,
     directory: Path | None,
     facts: dict[str, Any],
+    settings: TextSettings,
 ) -> Stream:
     """The tokens of files, in `directory`, or in files without a name."""
-    text = parts(files, documents, uncut=_uncut(vocabulary.unit, vocabulary.normalisation))
+    uncut = _uncut(vocabulary.unit, vocabulary.normalisation)
+    text = parts(files, documents, uncut=uncut, encoding=settings.encoding)
     with tempfile.TemporaryDirectory() as temporary:
         return write_tokens(
             directory or Path(temporary),

@@ -35,38 +35,38 @@ class Part(NamedTuple):
     text: str
 
 
-def parts(files: Sequence[Path], documents: Documents, *, uncut: bool) -> Iterator[list[Part]]:
+def parts(files: Sequence[Path], documents: Documents, *, uncut: bool, encoding: str = "utf-8") -> Iterator[list[Part]]:
     """The text of all documents, in order, some parts at a time.
 
     Args:
-        files: UTF-8 text
+        files: text in `encoding`
         documents: how the files are cut into documents
         uncut: cut only where neither a word nor a composed character goes on
 
     Raises:
-        CorpusError: a file cannot be read as UTF-8 text.
+        CorpusError: a file cannot be read as text in this encoding.
     """
     if documents is Documents.STREAM:
-        text = _joined(files)
+        text = _joined(files, encoding)
         yield from ([Part(False, piece)] for piece in (_uncut(text) if uncut else text))
         return
     for file in files:
         if documents is Documents.FILE:
-            for number, piece in enumerate(_uncut(pieces(file)) if uncut else pieces(file)):
+            for number, piece in enumerate(_uncut(pieces(file, encoding)) if uncut else pieces(file, encoding)):
                 yield [Part(number == 0, piece)]
         elif documents is Documents.LINE:
-            for lines in _lines(pieces(file)):
+            for lines in _lines(pieces(file, encoding)):
                 yield [Part(True, line.removesuffix("\r")) for line in lines if line.strip()]
         else:
-            yield from _paragraphs(_lines(pieces(file)))
+            yield from _paragraphs(_lines(pieces(file, encoding)))
 
 
-def _joined(files: Sequence[Path]) -> Iterator[str]:
+def _joined(files: Sequence[Path], encoding: str) -> Iterator[str]:
     last = "\n"
     for file in files:
         if last != "\n":
             yield "\n"
-        for piece in pieces(file):
+        for piece in pieces(file, encoding):
             yield piece
             last = piece[-1]
 

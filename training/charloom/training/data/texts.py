@@ -1,20 +1,23 @@
-"""The files of a corpus as text, a piece at a time.
-
-Knows: paths, UTF-8, SHA-256. Does not know: documents, tokens.
-"""
+"""The files of a corpus as text, a piece at a time."""
 
 from __future__ import annotations
 
 import codecs
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
+from charloom.training.data.text_settings import PLAIN, TextSettings
 from charloom.training.files import replacing
 
 BLOCK = 1 << 20
 """Bytes that are read at a time."""
+ZEROS = 0.7
+"""Share of zeros among every other byte above which a text is taken for UTF-16, if the bytes between have few."""
+_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 STDIN = Path("-")
 """Stands for standard input among the inputs of a command."""
 
@@ -23,29 +26,70 @@ class CorpusError(ValueError):
     """A text cannot be trained on; the message says why and what to do."""
 
 
-def text_files(inputs: Sequence[Path]) -> list[Path]:
-    """The files that are meant: a folder stands for every .txt file below it, in the order of their paths.
+class TextFiles(NamedTuple):
+    """The files that some inputs stand for."""
+
+    files: list[Path]
+    left_out: int
+    """How many were no text, where the settings leave such out."""
+
+
+def text_files(inputs: Sequence[Path], settings: TextSettings = PLAIN) -> TextFiles:
+    """The files that are meant: a folder stands for those below it that the settings include, by their paths.
+
+    Hidden files and folders are never read.
 
     Raises:
         CorpusError: a folder has none, or what is given is no file.
     """
     files: list[Path] = []
+    bad = 0
     for path in inputs:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise CorpusError(f"{path} is a pipe or device, and can be read only once; give - and pipe the text in")
         if not path.is_dir():
             files.append(path)
             continue
-        found = sorted(file for file in path.rglob("*.txt") if file.is_file())
+        found = _below(path, settings.include)
         if not found:
-            raise CorpusError(f"there is no .txt file in {path} or below it; give other files by name")
-        files += found
-    return files
+            raise CorpusError(
+                f"there is no file {settings.include} in {path} or below it; "
+                "give other files by name, or their pattern with --include"
+            )
+        texts = [file for file in found if not settings.skip_bad or _is_text(file, settings.encoding)]
+        if not texts:
+            raise CorpusError(f"no file {settings.include} below {path} is text in {settings.encoding}")
+        files += texts
+        bad += len(found) - len(texts)
+    return TextFiles(files, bad)
+
+
+def included(name: str, include: str) -> bool:
+    """Whether a file of this name is meant by the patterns of `TextSettings.include`."""
+    patterns = (pattern.strip().lower() for pattern in include.split(","))
+    return not name.startswith(".") and any(fnmatchcase(name.lower(), pattern) for pattern in patterns)
+
+
+def _below(folder: Path, include: str) -> list[Path]:
+    def hidden(file: Path) -> bool:
+        return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+    found = (file for file in folder.rglob("*") if included(file.name, include) and not hidden(file))
+    return sorted(file for file in found if file.is_file())
+
+
+def _is_text(file: Path, encoding: str) -> bool:
+    try:
+        for _ in pieces(file, encoding):
+            pass
+    except CorpusError:
+        return False
+    return True
 
 
 def name_of(inputs: Sequence[Path]) -> str:
-    """What to call the text of these inputs."""
-    first = inputs[0].resolve().name
+    """What to call the text of these inputs; bytes of a file's name that are no UTF-8 are spelt out."""
+    first = os.fsencode(inputs[0].resolve().name).decode("utf-8", "backslashreplace")
     return first if len(inputs) == 1 else f"{first} and {len(inputs) - 1} more"
 
 
@@ -66,33 +110,36 @@ def digest_of(files: Sequence[Path]) -> str:
     return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
 
 
-def pieces(file: Path) -> Iterator[str]:
-    """The text of a UTF-8 file, without a byte order mark, in pieces.
+def pieces(file: Path, encoding: str = "utf-8") -> Iterator[str]:
+    """The text of a file, without a byte order mark, in pieces.
 
     Raises:
-        CorpusError: the file is missing, empty or not UTF-8.
+        CorpusError: the file is missing, empty, or not of this encoding.
     """
-    done, unread, empty = 0, b"", True
+    decoder = codecs.getincrementaldecoder(encoding)()
+    read, empty = 0, True
     for block in _blocks(file):
-        text, used = _decoded(file, unread + block, done, final=False)
-        if not done:
+        if not read and _is_utf_8(encoding):
+            _refuse_utf_16(file, block)
+        read += len(block)
+        text = _decoded(file, decoder, block, read, encoding)
+        if empty:
             text = text.removeprefix("\ufeff")
-        unread, done = (unread + block)[used:], done + used
         if text:
             empty = False
             yield text
-    _decoded(file, unread, done, final=True)
+    _decoded(file, decoder, b"", read, encoding, final=True)
     if empty:
         raise CorpusError(f"{file} is empty; give a file with text")
 
 
-def read_text(file: Path) -> str:
-    """The text of a UTF-8 file as a whole.
+def read_text(file: Path, encoding: str = "utf-8") -> str:
+    """The text of a file as a whole.
 
     Raises:
         CorpusError: as `pieces`.
     """
-    return "".join(pieces(file))
+    return "".join(pieces(file, encoding))
 
 
 def spool(source: BinaryIO, file: Path) -> None:
@@ -113,16 +160,38 @@ def _blocks(file: Path) -> Iterator[bytes]:
                 yield block
     except OSError as problem:
         raise CorpusError(
-            f"cannot read {file}: {problem.strerror}; give the path of a text file, or of a folder of .txt files"
+            f"cannot read {file}: {problem.strerror}; give the path of a text file, or of a folder of text files"
         ) from problem
 
 
-def _decoded(file: Path, raw: bytes, offset: int, *, final: bool) -> tuple[str, int]:
-    """As much text as `raw` has, which stands at `offset` in the file, and how many bytes that is."""
+def _decoded(
+    file: Path, decoder: codecs.IncrementalDecoder, block: bytes, read: int, encoding: str, *, final: bool = False
+) -> str:
+    """The text of the next bytes; `read` of the file's bytes have been given to the decoder with them."""
     try:
-        return codecs.utf_8_decode(raw, "strict", final)
+        return decoder.decode(block, final)
     except UnicodeDecodeError as problem:
+        offset = read - len(problem.object) + problem.start
+        advice = "say which encoding it has with --encoding"
+        if _is_utf_8(encoding):
+            advice += " (of Western text, most often cp1252), or convert it with `iconv`"
         raise CorpusError(
-            f"{file} is not UTF-8: byte 0x{raw[problem.start]:02x} at offset {offset + problem.start} "
-            f"({problem.reason}); convert it, for example with `iconv -f LATIN1 -t UTF-8`"
+            f"{file} is not {encoding.upper()}: byte 0x{problem.object[problem.start]:02x} at offset {offset} "
+            f"({problem.reason}); {advice}"
         ) from problem
+
+
+def _is_utf_8(encoding: str) -> bool:
+    """Whether it is another name of UTF-8."""
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
+
+def _refuse_utf_16(file: Path, block: bytes) -> None:
+    """Refuse UTF-16 that is about to be read as UTF-8: by its mark, or by the zero bytes of what is ASCII in it."""
+    named = next((name for mark, name in _MARKS.items() if block.startswith(mark)), None)
+    if named is None and len(block) > 1:
+        even, odd = (block[start::2].count(0) / len(block[start::2]) for start in (0, 1))
+        if max(even, odd) > ZEROS and min(even, odd) < 1 - ZEROS:
+            named = "utf-16-le" if odd > even else "utf-16-be"
+    if named is not None:
+        raise CorpusError(f"{file} seems to be UTF-16, and not UTF-8; read it with --encoding {named}")

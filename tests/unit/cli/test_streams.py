@@ -1,0 +1,75 @@
+"""Commands whose standard streams are closed, or of another encoding."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from charloom.cli.main import main
+from tests.unit.client.fake_server import TEXT, FakeServer
+
+CHARLOOM = (sys.executable, "-m", "charloom.cli.main")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    server = FakeServer()
+    yield server
+    server.stop()
+
+
+def run(line: str, **changed: str) -> subprocess.CompletedProcess[bytes]:
+    """A command as a shell runs it, with `charloom` for this one."""
+    line = line.replace("charloom", " ".join(CHARLOOM))
+    return subprocess.run(["sh", "-c", line], capture_output=True, check=False, timeout=60, env=os.environ | changed)
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_fault(closed: str, server: FakeServer) -> None:
+    done = run(f"charloom generate Hi --target {server.target} {closed}")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == (b"" if ">&-" in closed.replace("2>&-", "") else TEXT.encode())
+
+
+def test_a_text_that_is_to_come_from_a_closed_stream_is_asked_for(server: FakeServer) -> None:
+    done = run(f"charloom generate - --target {server.target} <&-")
+    assert done.returncode == 1
+    assert done.stderr == b"charloom generate: standard input is closed; give the text as an argument\n"
+
+
+def test_characters_that_the_terminal_lacks_are_written_as_escapes(server: FakeServer) -> None:
+    done = run(f"charloom generate 'é' --echo --target {server.target}", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(rb"\xe9")
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt"),
+    [
+        ("printf JULIET: | charloom generate", "JULIET:"),
+        ("printf JULIET: | charloom generate -", "JULIET:"),
+        ("charloom generate < {file}", "ROMEO:"),
+        ("charloom generate </dev/null", ""),
+        ("printf JULIET: | charloom generate HAMLET:", "HAMLET:"),
+    ],
+)
+def test_what_is_piped_in_is_the_prompt_where_none_is_given(
+    line: str, prompt: str, server: FakeServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("ROMEO:")
+    before, after = line.format(file=file).split("generate", 1)
+    assert run(f"{before}generate --target {server.target}{after}").returncode == 0
+    (request,) = server.asked("Generate")
+    assert request.options.prompt == prompt
+
+
+def test_the_streams_of_the_caller_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.strip()
