@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,10 +49,29 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status, 130 after Ctrl-C."""
+    _make_streams_usable()
     try:
         return _main(argv)
     except KeyboardInterrupt:
         return 130
+
+
+def _make_streams_usable() -> None:
+    """Let output begin, whatever it is connected to.
+
+    A stream that the caller has closed (`>&-`) is connected to /dev/null, so that no file or socket takes its number.
+    Characters that the encoding of the output lacks, as on an ASCII terminal, are written as escapes.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+            if name != "stdin":  # a command that wants to read says that there is nothing to read from
+                setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _main(argv: Sequence[str] | None) -> int:

@@ -11,13 +11,15 @@ from collections.abc import Iterable, Sequence
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connect, plain
 from charloom.cli.sessions.tokens import table
-from charloom.cli.text import add_skip_unknown, read_text, unknown_characters
+from charloom.cli.text import add_skip_unknown, piped_text, read_text, unknown_characters
 from charloom.client import Client, Completion, FinishReason, GenerateOptions, NotFound, Result, Session
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument("prompt", nargs="?", default="", metavar="PROMPT", help="text to go on from; - reads stdin")
+    parser.add_argument(
+        "prompt", nargs="?", metavar="PROMPT", help="text to go on from; - reads stdin, as does piping into the command"
+    )
     add_generation_arguments(parser)
     parser.add_argument(
         "--session",
@@ -133,7 +135,7 @@ def _sums(biases: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Stream text to stdout, or print it as a whole where that is asked for."""
-    prompt = read_text(arguments.prompt)
+    prompt = piped_text() if arguments.prompt is None else read_text(arguments.prompt)
     lead = prompt if arguments.echo else ""
     options = sampling_options(arguments)
     options["model"] = arguments.model
