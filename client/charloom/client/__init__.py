@@ -15,9 +15,8 @@ state and leaves nothing on the server. A stream that breaks off is resumed. Err
 `CharloomError`.
 """
 
-from charloom.client._async_client import AsyncClient
-from charloom.client._async_session import AsyncSession
-from charloom.client._client import DEFAULT_TARGET, Client
+from charloom.client._async.client import AsyncClient
+from charloom.client._async.session import AsyncSession
 from charloom.client._continuations import AsyncContinuations, Continuations
 from charloom.client._conversation import AsyncConversation, Conversation
 from charloom.client._conversation_types import Applied, ConversationEvent, ConversationText, Ended
@@ -46,9 +45,10 @@ from charloom.client._errors import (
 from charloom.client._inspection_types import Activations, InspectedToken, Inspection
 from charloom.client._observation import AsyncObserver, Observer
 from charloom.client._options import NOT_GIVEN, GenerateOptions, NotGiven, SamplingOptions, UnknownCharacters
-from charloom.client._session import Session
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
 from charloom.client._stream import AsyncTextStream, TextStream
+from charloom.client._sync.client import DEFAULT_TARGET, Client
+from charloom.client._sync.session import Session
 from charloom.client._text_types import Alternative, Observed, Peek, Score, TokenLogprob
 from charloom.client._types import (
     Completion,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -123,8 +123,7 @@ def test_every_option_of_the_contract_is_offered() -> None:
 
 
 def test_every_method_of_the_contract_is_used() -> None:
-    files = [file for file in resources.files("charloom.client").iterdir() if file.name.endswith(".py")]
-    source = "".join(file.read_text(encoding="utf-8") for file in files)
+    source = "".join(path.read_text("utf-8") for path in Path(sdk.__file__).parent.rglob("*.py"))
     for messages in (conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2):
         for service in messages.DESCRIPTOR.services_by_name.values():
             for method in service.methods:

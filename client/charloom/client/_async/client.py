@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from charloom.client import _conversation_requests, _reading_requests, _requests, _responses, _session_requests, _values
-from charloom.client._async_session import AsyncSession, Opened
-from charloom.client._client import DEFAULT_TARGET, DEFAULT_TIMEOUT, PAGE_SIZE
+from charloom.client._async.session import AsyncSession, Opened
 from charloom.client._connection import AsyncConnection, ChannelOptions
 from charloom.client._continuations import AsyncContinuations
 from charloom.client._conversation import AsyncConversation
@@ -18,10 +17,11 @@ from charloom.client._inspection_types import Inspection
 from charloom.client._observation import AsyncObserver
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
 from charloom.client._readiness import NOT_READY, POLL, Patience
-from charloom.client._session import CLEANUP_TIMEOUT
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, SessionInfo
 from charloom.client._stream import AsyncTextStream
+from charloom.client._sync.client import DEFAULT_TARGET, DEFAULT_TIMEOUT, PAGE_SIZE
+from charloom.client._sync.session import CLEANUP_TIMEOUT
 from charloom.client._text_types import Peek, Score
 from charloom.client._types import Completion, HealthStatus, ModelInfo
 from charloom.v1 import models_pb2, sessions_pb2

@@ -14,9 +14,9 @@ from charloom.client._errors import CharloomError, NotFound
 from charloom.client._inspection_types import Inspection
 from charloom.client._observation import AsyncObserver
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
-from charloom.client._session import CLEANUP_TIMEOUT
 from charloom.client._session_types import DeletionReceipt, SealedState, SessionInfo
 from charloom.client._stream import AsyncTextStream
+from charloom.client._sync.session import CLEANUP_TIMEOUT
 from charloom.client._text_types import Peek, Score
 from charloom.client._types import Completion, Result
 from charloom.v1 import sessions_pb2

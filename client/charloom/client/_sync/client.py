@@ -16,10 +16,10 @@ from charloom.client._inspection_types import Inspection
 from charloom.client._observation import Observer
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
 from charloom.client._readiness import NOT_READY, POLL, Patience
-from charloom.client._session import CLEANUP_TIMEOUT, Session
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, SessionInfo
 from charloom.client._stream import TextStream
+from charloom.client._sync.session import CLEANUP_TIMEOUT, Session
 from charloom.client._text_types import Peek, Score
 from charloom.client._types import Completion, HealthStatus, ModelInfo
 from charloom.v1 import models_pb2, sessions_pb2
