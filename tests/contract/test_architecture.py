@@ -52,6 +52,7 @@ ARROWS = {
 """What each part may import; docs/architecture.md draws it."""
 
 ROOMS: dict[str, dict[str, set[str]]] = {
+    "client": {"_async": set(), "_sync": set()},
     "cli": {"serving": set(), "sessions": set(), "training": set()},
     "engine": {
         "calls": {"sessions", "loom", "decoding"},

@@ -16,9 +16,11 @@ state and leaves nothing on the server. A stream that breaks off is resumed. Err
 """
 
 from charloom.client._async.client import AsyncClient
+from charloom.client._async.continuations import AsyncContinuations
+from charloom.client._async.conversation import AsyncConversation
+from charloom.client._async.observation import AsyncObserver
 from charloom.client._async.session import AsyncSession
-from charloom.client._continuations import AsyncContinuations, Continuations
-from charloom.client._conversation import AsyncConversation, Conversation
+from charloom.client._async.stream import AsyncTextStream
 from charloom.client._conversation_types import Applied, ConversationEvent, ConversationText, Ended
 from charloom.client._errors import (
     AlreadyExists,
@@ -43,12 +45,15 @@ from charloom.client._errors import (
     Unimplemented,
 )
 from charloom.client._inspection_types import Activations, InspectedToken, Inspection
-from charloom.client._observation import AsyncObserver, Observer
 from charloom.client._options import NOT_GIVEN, GenerateOptions, NotGiven, SamplingOptions, UnknownCharacters
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
-from charloom.client._stream import AsyncTextStream, TextStream
-from charloom.client._sync.client import DEFAULT_TARGET, Client
+from charloom.client._settings import DEFAULT_TARGET
+from charloom.client._sync.client import Client
+from charloom.client._sync.continuations import Continuations
+from charloom.client._sync.conversation import Conversation
+from charloom.client._sync.observation import Observer
 from charloom.client._sync.session import Session
+from charloom.client._sync.stream import TextStream
 from charloom.client._text_types import Alternative, Observed, Peek, Score, TokenLogprob
 from charloom.client._types import (
     Completion,

@@ -1,4 +1,4 @@
-"""Protobuf to the SDK's own types. The only module that reads response messages."""
+"""Protobuf to the SDK's own types."""
 
 from __future__ import annotations
 
@@ -110,8 +110,16 @@ def peek(message: reading_pb2.PeekResponse) -> Peek:
     return Peek(text=message.text, distributions=token_logprobs(message.distributions), position=message.position)
 
 
-def observed(message: reading_pb2.ObserveResponse) -> Observed:
-    """Read what the model made of a text."""
+def observed(message: reading_pb2.ObserveResponse | None) -> Observed:
+    """Read what the model made of a text.
+
+    Raises:
+        InternalError: if the server closed the stream instead of answering, which is `None`.
+
+    """
+    if message is None:
+        text = "the server closed the stream without an answer to this text"
+        raise InternalError(text, code=grpc.StatusCode.INTERNAL)
     return Observed(logprobs=token_logprobs(message.logprobs), position=message.position)
 
 

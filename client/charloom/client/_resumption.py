@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
 
@@ -15,6 +17,23 @@ PATIENCE = 60.0
 
 SHORTEST, LONGEST = 0.05, 1.0
 """Seconds before the first try and between later ones, less a random part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How time passes for a stream that broke off."""
+
+    clock: Callable[[], float] = time.monotonic
+    """Seconds since some moment."""
+
+    jitter: Callable[[float, float], float] = random.uniform
+    """A random number between two."""
+
+    patience: float = PATIENCE
+    """Seconds that a stream without a deadline is tried again after a break."""
+
+
+_PACE = Pace()
 
 # The server says of itself that it took nothing on.
 _TAKEN_BACK = {"DRAINING", "STORE_UNAVAILABLE"}
@@ -32,16 +51,24 @@ class Resumption:
         seconds: until the deadline of the stream as a whole; `None` is no deadline.
         target: the server's address, for messages.
         enabled: whether to resume at all.
+        pace: its clock and its patience.
 
     """
 
     def __init__(
-        self, request: generation_pb2.GenerateRequest, seconds: float | None, target: str, *, enabled: bool
+        self,
+        request: generation_pb2.GenerateRequest,
+        seconds: float | None,
+        target: str,
+        *,
+        enabled: bool,
+        pace: Pace = _PACE,
     ) -> None:
         self._request = request
         self._target = target
         self._enabled = enabled
-        self._end = None if seconds is None else time.monotonic() + seconds
+        self._pace = pace
+        self._end = None if seconds is None else pace.clock() + seconds
         self.pause: float | None = None
         """Seconds after which to make the call again; `None` while there is one to read from."""
         self.over = False
@@ -71,7 +98,7 @@ class Resumption:
 
     def seconds_left(self) -> float | None:
         """What is left of the deadline."""
-        return None if self._end is None else max(0.0, self._end - time.monotonic())
+        return None if self._end is None else max(0.0, self._end - self._pace.clock())
 
     def arrived(self, message: generation_pb2.GenerateResponse) -> generation_pb2.GenerateResponse:
         """Take in a message; returns what the reader is to see of it."""
@@ -117,11 +144,11 @@ class Resumption:
             raise failure
         if stopped:
             raise cancelled()
-        now = time.monotonic()
+        now = self._pace.clock()
         if self._first is None:
             self._first = failure
-            self._give_up = now + PATIENCE if self._end is None else self._end
-        pause = self._backoff * random.uniform(0.5, 1.0)
+            self._give_up = now + self._pace.patience if self._end is None else self._end
+        pause = self._backoff * self._pace.jitter(0.5, 1.0)
         self._backoff = min(2 * self._backoff, LONGEST)
         if now + pause >= self._give_up:
             raise self._first

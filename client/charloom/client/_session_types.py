@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,3 +79,11 @@ class SealedState:
 
     expires: datetime
     """When it can no longer be used, in UTC."""
+
+
+class Opened(NamedTuple):
+    """What the server said of a session when it was asked for it."""
+
+    info: SessionInfo
+    restored_exactly: bool | None = None
+    """Whether it goes on bit for bit where the imported state was exported; `None` without an import."""

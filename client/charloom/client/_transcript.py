@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import grpc
 
@@ -15,11 +16,28 @@ from charloom.v1 import generation_pb2
 
 OnResult = Callable[[Result], None]
 
+Piece_co = TypeVar("Piece_co", covariant=True)
+Outcome_co = TypeVar("Outcome_co", covariant=True)
+
+
+class Record(Protocol[Piece_co, Outcome_co]):
+    """Takes in messages; makes of them the pieces that a reader sees, and what comes of it in the end."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that was asked for has arrived."""
+
+    def add(self, message: generation_pb2.GenerateResponse) -> Piece_co | None:
+        """Take in one message; returns the piece in it, if there is one."""
+
+    def outcome(self) -> Outcome_co:
+        """What came of it, once the server has closed the stream; `InternalError` if something is missing."""
+
 
 class Transcript:
     """Of one continuation; gives its text piece by piece."""
 
-    def __init__(self, on_result: OnResult | None = None) -> None:
+    def __init__(self, on_result: OnResult) -> None:
         self._on_result = on_result
         self._pieces: list[str] = []
         self._logprobs: list[TokenLogprob] = []
@@ -47,8 +65,7 @@ class Transcript:
             self._pieces.append(message.text)
         if message.HasField("result"):
             self._result = _responses.result(message.result)
-            if self._on_result is not None:
-                self._on_result(self._result)
+            self._on_result(self._result)
         return message.text or None
 
     def outcome(self) -> Result:
@@ -61,7 +78,7 @@ class Transcript:
 class Transcripts:
     """Of `n` continuations from one state; gives pairs of an index and a piece of text."""
 
-    def __init__(self, n: int, on_result: OnResult | None = None) -> None:
+    def __init__(self, n: int, on_result: OnResult) -> None:
         self._n = n
         # By index and as they begin, because an `n` that the server will refuse can be huge.
         self._transcripts: dict[int, Transcript] = defaultdict(lambda: Transcript(on_result))

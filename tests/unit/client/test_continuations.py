@@ -29,6 +29,7 @@ from tests.unit.client.fake_server import (
     several,
     stream,
 )
+from tests.unit.client.twins import Somewhere
 
 TEXTS = ["".join(continuation(index)) for index in range(3)]
 PAIRS = [
@@ -199,7 +200,7 @@ class TestBlocking:
 
         call = Call()
         with pytest.raises(KeyboardInterrupt):
-            Continuations(call, "somewhere", 2).completions()
+            Continuations(call, Somewhere(), 2, lambda result: None).completions()
         assert call.cancelled
 
 

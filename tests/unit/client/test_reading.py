@@ -24,9 +24,10 @@ from charloom.client import (
     InvalidValue,
     NotFound,
 )
-from charloom.client._duplex import Duplex
+from charloom.client._sync.duplex import Duplex
 from charloom.v1 import generation_pb2, reading_pb2, text_pb2
 from tests.unit.client.fake_server import FakeServer, abort, error_info, failing, observe
+from tests.unit.client.twins import Somewhere
 
 GONE = failing(grpc.StatusCode.NOT_FOUND, "there is no session", error_info("SESSION_NOT_FOUND"))
 SKIP = text_pb2.UNKNOWN_CHARACTERS_SKIP
@@ -300,7 +301,7 @@ def test_a_call_that_is_over_before_anyone_listens_lets_its_thread_go() -> None:
             return False
 
     taken: list[Iterator[int]] = []
-    Duplex(lambda requests: taken.append(requests) or Over(), 7, "somewhere")  # type: ignore[arg-type, func-returns-value]
+    Duplex(lambda requests: taken.append(requests) or Over(), 7, Somewhere())  # type: ignore[arg-type, func-returns-value]
     assert list(taken[0]) == [7]
 
 

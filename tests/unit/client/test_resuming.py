@@ -28,8 +28,11 @@ from charloom.client import (
     Result,
     Unavailable,
 )
-from charloom.client._resuming import ResumingCall
-from charloom.client._resumption import PATIENCE, Resumption
+from charloom.client._async.connection import AsyncConnection
+from charloom.client._async.resuming import AsyncResumingCall
+from charloom.client._resumption import PATIENCE, Pace, Resumption
+from charloom.client._sync.connection import Connection
+from charloom.client._sync.resuming import ResumingCall
 from charloom.v1 import generation_pb2
 from tests.unit.client.fake_server import (
     PIECES,
@@ -43,6 +46,7 @@ from tests.unit.client.fake_server import (
     in_turn,
     stream,
 )
+from tests.unit.client.twins import Somewhere
 
 CODE = grpc.StatusCode
 LOST = breaking(1, CODE.UNAVAILABLE, "connection reset")
@@ -307,6 +311,29 @@ class TestBreaks:
         assert server.asked("Generate")[0].call_id == ""
 
 
+def to_the_end(target: str, resumption: Resumption) -> None:
+    connection = Connection(target, None, None, None, ())
+    try:
+        call = ResumingCall(connection.generate, resumption, connection)
+        while True:
+            next(call)
+    finally:
+        connection.close()
+
+
+def to_the_end_asyncio(target: str, resumption: Resumption) -> None:
+    async def read() -> None:
+        connection = AsyncConnection(target, None, None, None, ())
+        try:
+            call = AsyncResumingCall(connection.generate, resumption, connection)
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        finally:
+            await connection.close()
+
+    asyncio.run(read())
+
+
 class TestGivingUp:
     def test_a_server_that_never_comes_back_is_the_first_error_at_the_deadline(
         self, server: FakeServer, read: Read
@@ -322,15 +349,18 @@ class TestGivingUp:
         assert 0.5 < time.monotonic() - began < PATIENCE / 2
         assert len(server.asked("Generate")) >= 3
 
+    @pytest.mark.parametrize("read_to_the_end", [to_the_end, to_the_end_asyncio])
     def test_without_a_deadline_patience_ends_too(
-        self, server: FakeServer, read: Read, monkeypatch: pytest.MonkeyPatch
+        self, server: FakeServer, read_to_the_end: Callable[[str, Resumption], None]
     ) -> None:
-        monkeypatch.setattr("charloom.client._resumption.PATIENCE", 0.3)
         server.answers["Generate"] = LOST
+        request = generation_pb2.GenerateRequest(call_id="c1")
+        impatient = Resumption(request, None, server.target, enabled=True, pace=Pace(patience=0.3))
         began = time.monotonic()
-        seen = read(timeout=None)
-        assert isinstance(seen.error, ConnectionFailed)
+        with pytest.raises(ConnectionFailed):
+            read_to_the_end(server.target, impatient)
         assert 0.1 < time.monotonic() - began < PATIENCE / 2
+        assert len(server.asked("Generate")) > 1
 
     @pytest.mark.parametrize(
         ("code", "reason", "kind"),
@@ -512,7 +542,7 @@ class TestStopping:
 
         made: list[Broken] = []
         way = Resumption(generation_pb2.GenerateRequest(), None, "somewhere", enabled=True)
-        resuming = ResumingCall(make, way, lambda: False)
+        resuming = ResumingCall(make, way, Somewhere())
         with pytest.raises(Cancelled):
             next(resuming)
         assert [one.cancelled for one in made] == [True, True]

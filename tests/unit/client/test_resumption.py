@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -11,7 +13,7 @@ from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
 from charloom.client import Cancelled, CharloomError, Conflict, ConnectionFailed, InternalError, NotFound, Unavailable
-from charloom.client._resumption import PATIENCE, Resumption
+from charloom.client._resumption import PATIENCE, Pace, Resumption
 from charloom.v1 import generation_pb2
 from tests.unit.client.fake_server import error_info
 
@@ -19,20 +21,31 @@ CODE = grpc.StatusCode
 DRAINING = generation_pb2.FINISH_REASON_DRAINING
 
 
+@dataclass
 class Clock:
-    now = 1000.0
+    """Time that stands still and no jitter, for the resumptions that it makes."""
 
-    def monotonic(self) -> float:
-        return self.now
+    now: float = 1000.0
+    jitter: Callable[[float, float], float] = max
+
+    def resumption(self, seconds: float | None = 100.0, session: str = "", enabled: bool = True) -> Resumption:
+        request = generation_pb2.GenerateRequest(
+            call_id="c1", options=generation_pb2.GenerationOptions(prompt="Hi", session_id=session, seed=7)
+        )
+        pace = Pace(clock=lambda: self.now, jitter=self.jitter)
+        made = Resumption(request, seconds, "somewhere", enabled=enabled, pace=pace)
+        made.request()
+        return made
+
+    def begun(self, seconds: float | None = 100.0, position: int = 8, **given: Any) -> Resumption:
+        made = self.resumption(seconds, **given)
+        made.arrived(generation_pb2.GenerateResponse(text="Once ", position=position))
+        return made
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Time that stands still, and no jitter."""
-    clock = Clock()
-    monkeypatch.setattr("charloom.client._resumption.time", clock)
-    monkeypatch.setattr("charloom.client._resumption.random.uniform", lambda least, most: most)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def error(code: grpc.StatusCode, reason: str = "", domain: str = "charloom") -> grpc.aio.AioRpcError:
@@ -45,21 +58,6 @@ def error(code: grpc.StatusCode, reason: str = "", domain: str = "charloom") -> 
         status = status_pb2.Status(code=code.value[0], message=reason, details=[detail])
         trailer.add("grpc-status-details-bin", status.SerializeToString())
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailer, details=reason or "broken")
-
-
-def resumption(seconds: float | None = 100.0, session: str = "", enabled: bool = True) -> Resumption:
-    request = generation_pb2.GenerateRequest(
-        call_id="c1", options=generation_pb2.GenerationOptions(prompt="Hi", session_id=session, seed=7)
-    )
-    made = Resumption(request, seconds, "somewhere", enabled=enabled)
-    made.request()
-    return made
-
-
-def begun(seconds: float | None = 100.0, position: int = 8, **given: Any) -> Resumption:
-    made = resumption(seconds, **given)
-    made.arrived(generation_pb2.GenerateResponse(text="Once ", position=position))
-    return made
 
 
 def drained(position: int = 12) -> generation_pb2.GenerateResponse:
@@ -97,14 +95,14 @@ FINAL = [
 class TestWhatIsABreak:
     @pytest.mark.parametrize(("code", "reason"), LOST)
     def test_a_stream_that_had_begun_is_tried_again(self, clock: Clock, code: grpc.StatusCode, reason: str) -> None:
-        way = begun()
+        way = clock.begun()
         assert way.broke(error(code, reason), stopped=False) is None
         assert way.pause == 0.05
         assert not way.over
 
     @pytest.mark.parametrize(("code", "reason"), FINAL)
     def test_what_the_server_means_is_not(self, clock: Clock, code: grpc.StatusCode, reason: str) -> None:
-        way = begun()
+        way = clock.begun()
         given = error(code, reason)
         with pytest.raises(CharloomError) as caught:
             way.broke(given, stopped=False)
@@ -125,7 +123,7 @@ class TestWhatIsABreak:
         ],
     )
     def test_before_the_first_message(self, clock: Clock, code: grpc.StatusCode, reason: str, again: bool) -> None:
-        way = resumption()
+        way = clock.resumption()
         if again:
             assert way.broke(error(code, reason), stopped=False) is None
             assert way.pause is not None
@@ -143,61 +141,61 @@ class TestWhatIsABreak:
     def test_where_there_never_was_a_connection_it_is_told_at_once(self, clock: Clock, words: str) -> None:
         never = grpc.aio.AioRpcError(CODE.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details=words)
         with pytest.raises(ConnectionFailed, match="is a server running there"):
-            resumption().broke(never, stopped=False)
-        assert begun().broke(never, stopped=False) is None
+            clock.resumption().broke(never, stopped=False)
+        assert clock.begun().broke(never, stopped=False) is None
 
     def test_a_server_that_goes_away_after_it_said_so_is_waited_for(self, clock: Clock) -> None:
-        way = resumption()
+        way = clock.resumption()
         way.broke(error(CODE.UNAVAILABLE, "DRAINING"), stopped=False)
         assert not way.request().HasField("resume_position")
         way.broke(error(CODE.UNAVAILABLE), stopped=False)
         assert way.pause == 0.1
 
     def test_the_reason_of_somebody_else_is_as_good_as_none(self, clock: Clock) -> None:
-        way = begun()
+        way = clock.begun()
         assert way.broke(error(CODE.INTERNAL, "UPSTREAM", domain="proxy.example"), stopped=False) is None
 
     @pytest.mark.parametrize(("code", "reason"), LOST)
     def test_whoever_wants_none_of_it_gets_the_error(self, clock: Clock, code: grpc.StatusCode, reason: str) -> None:
         with pytest.raises(CharloomError):
-            begun(enabled=False).broke(error(code, reason), stopped=False)
+            clock.begun(enabled=False).broke(error(code, reason), stopped=False)
 
     def test_a_cancelled_call_is_no_break(self, clock: Clock) -> None:
         for given in (error(CODE.CANCELLED), error(CODE.UNAVAILABLE)):
-            way = begun()
+            way = clock.begun()
             with pytest.raises(Cancelled, match="was cancelled"):
                 way.broke(given, stopped=True)
             assert way.pause is None
         with pytest.raises(NotFound):
-            begun().broke(error(CODE.NOT_FOUND), stopped=True)
+            clock.begun().broke(error(CODE.NOT_FOUND), stopped=True)
 
 
 class TestTheNextTry:
     def test_it_is_the_same_request_with_the_position_of_the_last_message(self, clock: Clock) -> None:
-        way = begun(position=8)
+        way = clock.begun(position=8)
         way.arrived(generation_pb2.GenerateResponse(text="upon", position=12))
         way.broke(error(CODE.UNAVAILABLE), stopped=False)
         again = way.request()
         assert again.resume_position == 12
         again.ClearField("resume_position")
-        assert again == resumption().request()
+        assert again == clock.resumption().request()
         assert way.pause is None
 
     def test_position_zero_is_a_position(self, clock: Clock) -> None:
-        way = begun(position=0)
+        way = clock.begun(position=0)
         way.broke(error(CODE.UNAVAILABLE), stopped=False)
         assert way.request().HasField("resume_position")
 
     def test_what_is_left_of_the_deadline_is_left(self, clock: Clock) -> None:
-        way = begun(seconds=10)
+        way = clock.begun(seconds=10)
         clock.now += 7.5
         assert way.seconds_left() == 2.5
         clock.now += 99
         assert way.seconds_left() == 0
-        assert begun(seconds=None).seconds_left() is None
+        assert clock.begun(seconds=None).seconds_left() is None
 
     def test_pauses_double_up_to_a_second(self, clock: Clock) -> None:
-        way = begun()
+        way = clock.begun()
         pauses = []
         for _ in range(8):
             way.broke(error(CODE.UNAVAILABLE), stopped=False)
@@ -205,18 +203,20 @@ class TestTheNextTry:
             way.request()
         assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
 
-    def test_pauses_are_shorter_by_chance(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen = []
-        monkeypatch.setattr(
-            "charloom.client._resumption.random.uniform", lambda least, most: seen.append((least, most)) or least
-        )
-        way = begun()
+    def test_pauses_are_shorter_by_chance(self, clock: Clock) -> None:
+        def least_of(least: float, most: float) -> float:
+            seen.append((least, most))
+            return least
+
+        seen: list[tuple[float, float]] = []
+        clock.jitter = least_of
+        way = clock.begun()
         way.broke(error(CODE.UNAVAILABLE), stopped=False)
         assert seen == [(0.5, 1.0)]
         assert way.pause == 0.025
 
     def test_they_begin_anew_when_text_has_come(self, clock: Clock) -> None:
-        way = begun()
+        way = clock.begun()
         for position in (12, 19):
             way.broke(error(CODE.UNAVAILABLE), stopped=False)
             way.request()
@@ -228,7 +228,7 @@ class TestTheNextTry:
         assert way.pause == 0.05
 
     def test_they_do_not_where_nothing_new_came(self, clock: Clock) -> None:
-        way = begun(position=8)
+        way = clock.begun(position=8)
         way.broke(error(CODE.UNAVAILABLE), stopped=False)
         way.request()
         way.arrived(generation_pb2.GenerateResponse(position=8))
@@ -236,7 +236,7 @@ class TestTheNextTry:
         assert way.pause == 0.1
 
     def test_only_tries_that_brought_something_are_counted(self, clock: Clock) -> None:
-        way = begun()
+        way = clock.begun()
         assert way.count == 0
         for _ in range(3):
             way.broke(error(CODE.UNAVAILABLE), stopped=False)
@@ -249,7 +249,7 @@ class TestTheNextTry:
 
 class TestGivingUp:
     def test_the_deadline_ends_it_with_the_first_error(self, clock: Clock) -> None:
-        way = begun(seconds=10)
+        way = clock.begun(seconds=10)
         first = error(CODE.UNAVAILABLE, "STORE_UNAVAILABLE")
         way.broke(first, stopped=False)
         way.request()
@@ -262,13 +262,13 @@ class TestGivingUp:
         assert caught.value.__cause__ is first
 
     def test_a_break_with_no_time_left_is_told_at_once(self, clock: Clock) -> None:
-        way = begun(seconds=10)
+        way = clock.begun(seconds=10)
         clock.now += 9.96
         with pytest.raises(ConnectionFailed):
             way.broke(error(CODE.UNAVAILABLE), stopped=False)
 
     def test_without_a_deadline_a_minute_ends_it(self, clock: Clock) -> None:
-        way = begun(seconds=None)
+        way = clock.begun(seconds=None)
         clock.now += 5000
         way.broke(error(CODE.UNAVAILABLE), stopped=False)
         clock.now += PATIENCE - 0.2
@@ -279,7 +279,7 @@ class TestGivingUp:
         assert PATIENCE == 60
 
     def test_the_minute_begins_anew_with_each_message(self, clock: Clock) -> None:
-        way = begun(seconds=None)
+        way = clock.begun(seconds=None)
         for position in (9, 10, 11):
             clock.now += 1
             way.broke(error(CODE.UNAVAILABLE), stopped=False)
@@ -299,7 +299,7 @@ class TestGivingUp:
     def test_another_error_is_told_and_the_first_one_with_it(
         self, clock: Clock, code: grpc.StatusCode, reason: str, kind: type[CharloomError]
     ) -> None:
-        way = begun()
+        way = clock.begun()
         way.broke(error(CODE.INTERNAL), stopped=False)
         way.request()
         way.broke(error(CODE.UNAVAILABLE), stopped=False)
@@ -309,7 +309,7 @@ class TestGivingUp:
         assert isinstance(caught.value.__cause__, InternalError)
 
     def test_an_error_after_new_text_has_nothing_to_do_with_the_break_before(self, clock: Clock) -> None:
-        way = begun()
+        way = clock.begun()
         way.broke(error(CODE.UNAVAILABLE), stopped=False)
         way.request()
         way.arrived(generation_pb2.GenerateResponse(position=9))
@@ -318,14 +318,14 @@ class TestGivingUp:
         assert isinstance(caught.value.__cause__, grpc.RpcError)
 
     def test_the_end_is_the_end(self, clock: Clock) -> None:
-        way = begun()
+        way = clock.begun()
         assert way.ended() is None
         assert way.over
 
 
 class TestDraining:
     def test_the_text_is_handed_on_and_another_server_is_asked_for_the_rest(self, clock: Clock) -> None:
-        way = begun(session="s1")
+        way = clock.begun(session="s1")
         piece = way.arrived(drained(12))
         assert (piece.text, piece.position, piece.HasField("result")) == ("upon", 12, False)
         assert way.ended() is None
@@ -339,7 +339,7 @@ class TestDraining:
         assert way.over
 
     def test_a_stream_that_breaks_behind_its_result_is_as_good_as_one_that_ends(self, clock: Clock) -> None:
-        way = begun(session="s1")
+        way = clock.begun(session="s1")
         way.arrived(drained())
         assert way.broke(error(CODE.UNAVAILABLE), stopped=False) is None
         assert way.pause == 0.0
@@ -348,7 +348,7 @@ class TestDraining:
     def test_if_that_fails_the_result_is_given_after_all(
         self, clock: Clock, code: grpc.StatusCode, reason: str
     ) -> None:
-        way = begun(session="s1")
+        way = clock.begun(session="s1")
         way.arrived(drained())
         way.ended()
         way.request()
@@ -358,7 +358,7 @@ class TestDraining:
         assert way.over
 
     def test_another_server_that_says_nothing_has_failed_too(self, clock: Clock) -> None:
-        way = begun(session="s1")
+        way = clock.begun(session="s1")
         way.arrived(drained())
         way.ended()
         way.request()
@@ -368,7 +368,7 @@ class TestDraining:
         assert way.over
 
     def test_one_that_stops_in_the_same_place_is_not_asked_twice(self, clock: Clock) -> None:
-        way = begun(session="s1")
+        way = clock.begun(session="s1")
         way.arrived(drained(12))
         way.ended()
         way.request()
@@ -377,7 +377,7 @@ class TestDraining:
         assert way.over
 
     def test_one_that_went_on_and_then_stops_is_a_new_matter(self, clock: Clock) -> None:
-        way = begun(session="s1")
+        way = clock.begun(session="s1")
         way.arrived(drained(12))
         way.ended()
         way.request()
@@ -387,7 +387,7 @@ class TestDraining:
         assert way.request().resume_position == 15
 
     def test_a_break_after_it_went_on_is_a_break(self, clock: Clock) -> None:
-        way = begun(session="s1")
+        way = clock.begun(session="s1")
         way.arrived(drained(12))
         way.ended()
         way.request()
@@ -399,19 +399,19 @@ class TestDraining:
     def test_without_a_session_or_a_wish_for_it_the_result_is_the_end(
         self, clock: Clock, given: dict[str, Any]
     ) -> None:
-        way = begun(**given)
+        way = clock.begun(**given)
         assert way.arrived(drained()) == drained()
         assert way.ended() is None
         assert way.over
 
     def test_who_cancels_meanwhile_is_obeyed(self, clock: Clock) -> None:
-        way = begun(session="s1")
+        way = clock.begun(session="s1")
         way.arrived(drained())
         with pytest.raises(Cancelled):
             way.broke(error(CODE.CANCELLED), stopped=True)
 
     def test_other_results_pass(self, clock: Clock) -> None:
-        way = begun(session="s1")
+        way = clock.begun(session="s1")
         message = drained()
         message.result.finish_reason = generation_pb2.FINISH_REASON_LENGTH
         assert way.arrived(message) == message

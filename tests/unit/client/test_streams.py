@@ -23,6 +23,7 @@ from charloom.client import (
 )
 from charloom.v1 import generation_pb2, text_pb2
 from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, abort, draining, error_info, result, stream
+from tests.unit.client.twins import Somewhere
 
 
 def with_empty_messages(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
@@ -218,7 +219,7 @@ class TestBlocking:
 
         call = Call()
         with pytest.raises(SystemExit):
-            next(TextStream(call, "somewhere"))
+            next(TextStream(call, Somewhere(), lambda result: None))
         assert call.cancelled
 
 

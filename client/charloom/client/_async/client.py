@@ -1,4 +1,4 @@
-"""The asyncio client: the same surface as the blocking one, over the same requests, responses and errors."""
+"""The asyncio client."""
 
 from __future__ import annotations
 
@@ -7,36 +7,42 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from charloom.client import _conversation_requests, _reading_requests, _requests, _responses, _session_requests, _values
-from charloom.client._async.session import AsyncSession, Opened
-from charloom.client._connection import AsyncConnection, ChannelOptions
-from charloom.client._continuations import AsyncContinuations
-from charloom.client._conversation import AsyncConversation
+from charloom.client import _responses, _session_requests, _values
+from charloom.client._async.calls import AsyncCalls
+from charloom.client._async.connection import AsyncConnection
+from charloom.client._async.observation import AsyncObserver
+from charloom.client._async.session import AsyncSession
 from charloom.client._errors import CharloomError
 from charloom.client._inspection_types import Inspection
-from charloom.client._observation import AsyncObserver
-from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
+from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._readiness import NOT_READY, POLL, Patience
 from charloom.client._session_requests import SessionOrId
-from charloom.client._session_types import DeletionReceipt, SessionInfo
-from charloom.client._stream import AsyncTextStream
-from charloom.client._sync.client import DEFAULT_TARGET, DEFAULT_TIMEOUT, PAGE_SIZE
-from charloom.client._sync.session import CLEANUP_TIMEOUT
-from charloom.client._text_types import Peek, Score
-from charloom.client._types import Completion, HealthStatus, ModelInfo
+from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
+from charloom.client._settings import CLEANUP_TIMEOUT, DEFAULT_TARGET, DEFAULT_TIMEOUT, PAGE_SIZE, ChannelOptions
+from charloom.client._text_types import Score
+from charloom.client._types import HealthStatus, ModelInfo
 from charloom.v1 import models_pb2, sessions_pb2
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     import grpc
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self
 
 
-class AsyncClient:
-    """Talks to one server, or to several identical ones behind one name; the twin of `Client`.
+class AsyncClient(AsyncCalls):
+    """Talks to one server, or to several identical ones behind one name. Belongs to the event loop of its first call.
 
-    It belongs to the event loop of its first call. Arguments and errors are those of `Client`.
+    Args:
+        target: host and port.
+        timeout: seconds that each call may take unless it is given its own; `None` is no deadline.
+        tenant: whose sessions to use, where a server keeps those of several apart.
+        credentials: of TLS; without any, the connection is not encrypted.
+        channel_options: further options of the gRPC channel.
+
+    Every call may raise `ConnectionFailed` and the kinds of `RequestError`; options that no message can carry raise
+    `InvalidValue` before anything is sent.
+
     """
 
     def __init__(
@@ -48,46 +54,7 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         channel_options: ChannelOptions = (),
     ) -> None:
-        self._connection = AsyncConnection(target, timeout, tenant, credentials, channel_options)
-
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        resume: bool = True,
-        timeout: Timeout = NOT_GIVEN,
-        **options: Unpack[GenerateOptions],
-    ) -> AsyncTextStream:
-        """Feed a prompt to a fresh state and stream the text that follows. Errors appear when the stream is read.
-
-        A stream that breaks off is resumed where it was, unless `resume` is `False`.
-        """
-        request = _requests.resumable_request(prompt, options)
-        return self._connection.stream(request, timeout, resume=_values.flag("resume", resume))
-
-    async def complete(
-        self, prompt: str = "", *, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
-    ) -> Completion:
-        """Feed a prompt to a fresh state and return the text that follows as a whole."""
-        request = _requests.complete_request(prompt, options)
-        return _responses.completion(
-            await self._connection.call(self._connection.generation.Complete, request, timeout)
-        )
-
-    def continuations(
-        self, prompt: str = "", *, n: int, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
-    ) -> AsyncContinuations:
-        """Feed a prompt to a fresh state and stream `n` texts that follow, from 1 to 64; errors appear on reading.
-
-        Number i has the seed of the call plus i. `generate` with one of these seeds gives that text again.
-        """
-        return self._connection.continuations(_requests.continuations_request(prompt, n, options), timeout)
-
-    def converse(
-        self, prompt: str = "", *, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
-    ) -> AsyncConversation:
-        """Feed a prompt to a fresh state and wait to be told when to generate, what else to read, and how."""
-        return self._connection.converse(_conversation_requests.start(prompt, options), timeout)
+        super().__init__(AsyncConnection(target, timeout, tenant, credentials, channel_options))
 
     async def score(
         self,
@@ -108,18 +75,7 @@ class AsyncClient:
             timeout: of this call alone, in seconds.
 
         """
-        request = _reading_requests.score_request(text, model, unknown_characters, top_logprobs)
-        return _responses.score(await self._connection.call(self._connection.reading.Score, request, timeout))
-
-    async def peek(
-        self, prompt: str = "", *, top: int = 0, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
-    ) -> Peek:
-        """What would come after a prompt, and how probable each token is there.
-
-        The next token, or `max_tokens` of them, up to 256; at each position the `top` most probable ones, or all.
-        """
-        request = _reading_requests.peek_request(prompt, top, options)
-        return _responses.peek(await self._connection.call(self._connection.reading.Peek, request, timeout))
+        return await self._score(text, model, unknown_characters, top_logprobs, timeout)
 
     async def inspect(
         self,
@@ -147,8 +103,7 @@ class AsyncClient:
             FailedPrecondition: the model was exported without what this needs.
 
         """
-        request = _reading_requests.inspect_request(text, model, unknown_characters, layers, top_next, distributions)
-        return _responses.inspection(await self._connection.gather(self._connection.reading.Inspect, request, timeout))
+        return await self._inspect(text, model, unknown_characters, layers, top_next, distributions, timeout)
 
     def observe(
         self,
@@ -162,8 +117,7 @@ class AsyncClient:
 
         The timeout is that of the observation as a whole.
         """
-        start = _reading_requests.observe_start(model, unknown_characters, top_logprobs)
-        return self._connection.observe(start, timeout)
+        return self._observe(model, unknown_characters, top_logprobs, timeout)
 
     def session(
         self,
@@ -178,14 +132,22 @@ class AsyncClient:
     ) -> AsyncSession:
         """Make a session with zero state, or with that of another one, when it is entered or awaited.
 
-        Arguments as `Client.session`.
+        Args:
+            model: name of the model; default is the server's first one.
+            id: up to 64 letters, digits, '.', '_', '-'; default is the server's choice.
+            seed: of its random numbers; default is the server's draw.
+            time_to_live: seconds that it is kept without use; default is the server's, or that of `start`.
+            start: id of a session to start from, for example one that `prime` made; it stays as it is. The model is
+                its own.
+            keep: leave it on the server when the `with` block ends.
+            timeout: of this call alone, in seconds.
+
         """
         if start is not None:
             fork_request = _session_requests.start_request(start, model, id, seed, time_to_live)
 
             async def fork() -> Opened:
-                answer = await self._connection.call(self._connection.sessions.ForkSession, fork_request, timeout)
-                (info,) = _responses.forks(answer, 1)
+                (info,) = await self._fork(fork_request, 1, timeout)
                 return Opened(info)
 
             return AsyncSession(self._connection, fork, keep=keep)
@@ -221,7 +183,7 @@ class AsyncClient:
             raise
 
     def open_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> AsyncSession:
-        """Go on with a session that exists, when it is entered or awaited. It is kept when the block ends."""
+        """Go on with a session that exists, when it is entered or awaited. It is kept when the `with` block ends."""
 
         async def find() -> Opened:
             return Opened(await self.get_session(id, timeout=timeout))
@@ -237,7 +199,16 @@ class AsyncClient:
         keep: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> AsyncSession:
-        """Make a session of a state, when it is entered or awaited; arguments and errors as `Client.import_session`."""
+        """Make a session of a state that `Session.export`, or a result, gave, when it is entered or awaited.
+
+        Further arguments as `session`.
+
+        Raises:
+            DataLoss: the state was changed, cut off, or sealed with a key that this server lacks.
+            PermissionDenied: it is another tenant's.
+            FailedPrecondition: it expired, or is of a model that this server lacks.
+
+        """
         request = _session_requests.import_session_request(state, id=id, time_to_live=time_to_live)
 
         async def restore() -> Opened:
@@ -256,9 +227,13 @@ class AsyncClient:
         keep: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> AsyncSession:
-        """Make a session whose state is the weighted mean of others', when it is entered or awaited. Experimental.
+        """Make a session whose state is the weighted mean of others', when it is entered or awaited.
 
-        Arguments as `Client.blend`.
+        Experimental: no network was trained on such.
+
+        The sources are from 2 to 16 sessions, or their ids, with their weights above 0, of which only the proportions
+        matter. The blend stands at the position of the first one, and reads that one's last token next. Further
+        arguments as `session`.
         """
         request = _session_requests.blend_sessions_request(sources, id=id, seed=seed, time_to_live=time_to_live)
 
@@ -270,9 +245,7 @@ class AsyncClient:
 
     async def get_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Describe a session. Does not renew its expiry."""
-        request = _session_requests.get_session_request(id)
-        answer = await self._connection.call(self._connection.sessions.GetSession, request, timeout)
-        return _responses.session_info(answer.session)
+        return await self._get(id, timeout)
 
     async def sessions(self, *, timeout: Timeout = NOT_GIVEN) -> AsyncIterator[SessionInfo]:
         """All sessions in the order of their ids, fetched page by page; the timeout is that of one page."""
@@ -287,9 +260,7 @@ class AsyncClient:
 
     async def delete_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> DeletionReceipt:
         """Forget a session, its state and all that it could go back to."""
-        request = _session_requests.delete_session_request(id)
-        answer = await self._connection.call(self._connection.sessions.DeleteSession, request, timeout)
-        return _responses.deletion_receipt(answer)
+        return await self._delete(id, timeout)
 
     async def models(self, *, timeout: Timeout = NOT_GIVEN) -> list[ModelInfo]:
         """All models that the server has loaded, the default one first."""

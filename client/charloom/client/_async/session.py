@@ -1,66 +1,45 @@
-"""A session as a local object, asyncio."""
+"""A session as a local object, over asyncio."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from charloom.client import _conversation_requests, _reading_requests, _requests, _responses, _session_requests, _values
-from charloom.client._connection import AsyncConnection
-from charloom.client._continuations import AsyncContinuations
-from charloom.client._conversation import AsyncConversation
+from charloom.client import _responses, _session_requests
+from charloom.client._async.calls import AsyncCalls, AsyncRunning
+from charloom.client._async.connection import AsyncConnection
+from charloom.client._async.observation import AsyncObserver
+from charloom.client._async.opening import AsyncOpening, AsyncSource
 from charloom.client._errors import CharloomError, NotFound
 from charloom.client._inspection_types import Inspection
-from charloom.client._observation import AsyncObserver
-from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
-from charloom.client._session_types import DeletionReceipt, SealedState, SessionInfo
-from charloom.client._stream import AsyncTextStream
-from charloom.client._sync.session import CLEANUP_TIMEOUT
-from charloom.client._text_types import Peek, Score
-from charloom.client._types import Completion, Result
-from charloom.v1 import sessions_pb2
+from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
+from charloom.client._session_types import DeletionReceipt, Opened, SealedState, SessionInfo
+from charloom.client._settings import CLEANUP_TIMEOUT
+from charloom.client._text_types import Score
+from charloom.client._types import Result
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from typing_extensions import Self, Unpack
 
+class AsyncSession(AsyncOpening, AsyncCalls):
+    """A session on the server: each call goes on where the last one ended.
 
-class Opened(NamedTuple):
-    """A session that was made, or found, on the server."""
-
-    info: SessionInfo
-    restored_exactly: bool | None = None
-
-
-class AsyncSession:
-    """A session on the server: each call goes on where the last one ended; the twin of `Session`.
-
-    Made by `AsyncClient.session`, `open_session`, `import_session` and `blend`, and by `fork`, and opened by
-    `async with` or by `await`:
+    Made by `AsyncClient.session`, `open_session`, `import_session` and `blend`, and by `fork`. As a context manager it
+    ends what is still running and, unless it is to be kept, deletes the session from the server.
+    It is opened by `async with` or by `await`:
 
         async with client.session() as session: ...
         session = await client.session(keep=True)
     """
 
-    def __init__(
-        self,
-        connection: AsyncConnection,
-        source: Opened | Callable[[], Coroutine[Any, Any, Opened]],
-        *,
-        keep: bool,
-    ) -> None:
-        self._connection = connection
-        self._source = source
-        self._known: SessionInfo | None = None
-        self._restored_exactly: bool | None = None
-        if isinstance(source, Opened):
-            self._known, self._restored_exactly = source
+    def __init__(self, connection: AsyncConnection, source: AsyncSource, *, keep: bool) -> None:
+        AsyncCalls.__init__(self, connection)
+        AsyncOpening.__init__(self, source)
         self._keep = keep
         self._deleted = False
-        self._running: weakref.WeakSet[AsyncTextStream | AsyncContinuations | AsyncConversation | AsyncObserver]
-        self._running = weakref.WeakSet()
+        self._running: weakref.WeakSet[AsyncRunning] = weakref.WeakSet()
 
     @property
     def id(self) -> str:
@@ -68,62 +47,9 @@ class AsyncSession:
         return self.info.id
 
     @property
-    def info(self) -> SessionInfo:
-        """The session after the last call that told of it; `refresh` asks the server."""
-        if self._known is None:
-            raise RuntimeError("this session is not open yet; use `async with session:` or `await session`")
-        return self._known
-
-    @property
     def restored_exactly(self) -> bool | None:
         """Whether text goes on bit for bit as where the imported state was exported; `None` without an import."""
         return self._restored_exactly
-
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        resume: bool = True,
-        timeout: Timeout = NOT_GIVEN,
-        **options: Unpack[GenerateOptions],
-    ) -> AsyncTextStream:
-        """Feed a prompt and stream the text that follows; as `AsyncClient.generate`, from the session's state."""
-        request = _requests.resumable_request(prompt, options, self.id)
-        stream = self._connection.stream(request, timeout, self._take, resume=_values.flag("resume", resume))
-        self._running.add(stream)
-        return stream
-
-    async def complete(
-        self, prompt: str = "", *, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
-    ) -> Completion:
-        """Feed a prompt and return the text that follows as a whole."""
-        request = _requests.complete_request(prompt, options, self.id)
-        answer = await self._connection.call(self._connection.generation.Complete, request, timeout)
-        completion = _responses.completion(answer)
-        self._take(completion.result)
-        return completion
-
-    def continuations(
-        self, prompt: str = "", *, n: int, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
-    ) -> AsyncContinuations:
-        """Feed a prompt and stream `n` texts that follow, from 1 to 64; as `AsyncClient.continuations`.
-
-        More than one leave the session as it was: the same call with the seed of the one you like, without `n`, goes on
-        with it. `n=1` goes on at once, as `generate` does.
-        """
-        request = _requests.continuations_request(prompt, n, options, self.id)
-        continuations = self._connection.continuations(request, timeout, self._take)
-        self._running.add(continuations)
-        return continuations
-
-    def converse(
-        self, prompt: str = "", *, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
-    ) -> AsyncConversation:
-        """Read a prompt and wait to be told when to generate, what else to read, and how; as `AsyncClient.converse`."""
-        start = _conversation_requests.start(prompt, options, self.id)
-        conversation = self._connection.converse(start, timeout, self._take)
-        self._running.add(conversation)
-        return conversation
 
     async def feed(
         self,
@@ -138,7 +64,7 @@ class AsyncSession:
             self.id, text, unknown_characters=unknown_characters, expected_position=expected_position
         )
         answer = await self._connection.call(self._connection.sessions.FeedSession, request, timeout)
-        return self._learn(answer.session)
+        return self._know(_responses.session_info(answer.session))
 
     async def score(
         self,
@@ -149,15 +75,7 @@ class AsyncSession:
         timeout: Timeout = NOT_GIVEN,
     ) -> Score:
         """How probable a text is from here on; as `AsyncClient.score`. The session stays as it is."""
-        request = _reading_requests.score_request(text, None, unknown_characters, top_logprobs, self.id)
-        return _responses.score(await self._connection.call(self._connection.reading.Score, request, timeout))
-
-    async def peek(
-        self, prompt: str = "", *, top: int = 0, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
-    ) -> Peek:
-        """What would come next, after a prompt if there is one; as `AsyncClient.peek`. The session stays as it is."""
-        request = _reading_requests.peek_request(prompt, top, options, self.id)
-        return _responses.peek(await self._connection.call(self._connection.reading.Peek, request, timeout))
+        return await self._score(text, None, unknown_characters, top_logprobs, timeout)
 
     async def inspect(
         self,
@@ -170,10 +88,7 @@ class AsyncSession:
         timeout: Timeout = NOT_GIVEN,
     ) -> Inspection:
         """What happens in the network while it reads a text; as `AsyncClient.inspect`. The session stays as it is."""
-        request = _reading_requests.inspect_request(
-            text, None, unknown_characters, layers, top_next, distributions, self.id
-        )
-        return _responses.inspection(await self._connection.gather(self._connection.reading.Inspect, request, timeout))
+        return await self._inspect(text, None, unknown_characters, layers, top_next, distributions, timeout)
 
     def observe(
         self,
@@ -182,11 +97,11 @@ class AsyncSession:
         top_logprobs: int = 0,
         timeout: Timeout = NOT_GIVEN,
     ) -> AsyncObserver:
-        """Read text as it comes and tell how surprising it is; as `AsyncClient.observe`. The session goes on."""
-        start = _reading_requests.observe_start(None, unknown_characters, top_logprobs, self.id)
-        observer = self._connection.observe(start, timeout)
-        self._running.add(observer)
-        return observer
+        """Read text as it comes and tell how surprising it is; as `AsyncClient.observe`.
+
+        The session goes on with it.
+        """
+        return self._observe(None, unknown_characters, top_logprobs, timeout)
 
     async def rewind(
         self,
@@ -208,7 +123,7 @@ class AsyncSession:
             self.id, position, seed=seed, expected_position=expected_position
         )
         answer = await self._connection.call(self._connection.sessions.RewindSession, request, timeout)
-        return self._learn(answer.session)
+        return self._know(_responses.session_info(answer.session))
 
     def fork(
         self,
@@ -220,7 +135,7 @@ class AsyncSession:
         keep: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> AsyncSession:
-        """Make a session that goes on from where this one stands, when it is entered or awaited. This one stays.
+        """Make a session that goes on from where this one stands, when entered or awaited. This one stays as it is.
 
         Args:
             position: where to take it instead, as for `rewind`.
@@ -236,8 +151,7 @@ class AsyncSession:
         )
 
         async def make() -> Opened:
-            answer = await self._connection.call(self._connection.sessions.ForkSession, request, timeout)
-            (info,) = _responses.forks(answer, 1)
+            (info,) = await self._fork(request, 1, timeout)
             return Opened(info)
 
         return AsyncSession(self._connection, make, keep=keep)
@@ -257,15 +171,14 @@ class AsyncSession:
         request = _session_requests.fork_sessions_request(
             self.id, count, position=position, seed=seed, ids=ids, time_to_live=time_to_live
         )
-        answer = await self._connection.call(self._connection.sessions.ForkSession, request, timeout)
-        infos = _responses.forks(answer, request.count)
+        infos = await self._fork(request, request.count, timeout)
         return [AsyncSession(self._connection, Opened(info), keep=keep) for info in infos]
 
     async def renew(self, time_to_live: float | None = None, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Put the expiry off, and set how many seconds the session is kept without use; default is as before."""
         request = _session_requests.update_session_request(self.id, time_to_live)
         answer = await self._connection.call(self._connection.sessions.UpdateSession, request, timeout)
-        return self._learn(answer.session)
+        return self._know(_responses.session_info(answer.session))
 
     async def export(self, time_to_live: float | None = None, *, timeout: Timeout = NOT_GIVEN) -> SealedState:
         """Give out the state, encrypted, for any server with the same key and model. The session stays as it is.
@@ -278,35 +191,29 @@ class AsyncSession:
 
     async def refresh(self, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Ask the server for the session as it is now. Does not renew its expiry."""
-        request = _session_requests.get_session_request(self.id)
-        answer = await self._connection.call(self._connection.sessions.GetSession, request, timeout)
-        return self._learn(answer.session)
+        return self._know(await self._get(self.id, timeout))
 
     async def delete(self, *, timeout: Timeout = NOT_GIVEN) -> DeletionReceipt:
         """Forget the session, its state and all that it could go back to."""
-        request = _session_requests.delete_session_request(self.id)
-        answer = await self._connection.call(self._connection.sessions.DeleteSession, request, timeout)
+        receipt = await self._delete(self.id, timeout)
         self._deleted = True
-        self._learn(answer.session)
-        return _responses.deletion_receipt(answer)
+        self._know(receipt.session)
+        return receipt
 
-    def _learn(self, session: sessions_pb2.Session) -> SessionInfo:
-        self._known = _responses.session_info(session)
-        return self._known
+    @property
+    def _session_id(self) -> str:
+        return self.id
 
-    def _take(self, result: Result) -> None:
-        self._known = result.session or self._known
+    def _started(self, running: AsyncRunning) -> None:
+        self._running.add(running)
 
-    async def _open(self) -> Self:
-        if self._known is None and not isinstance(self._source, Opened):
-            self._known, self._restored_exactly = await self._source()
-        return self
+    def _learn(self, result: Result) -> None:
+        if result.session is not None:
+            self._know(result.session)
 
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Self:
-        return await self._open()
+    def _know(self, info: SessionInfo) -> SessionInfo:
+        self._known = info
+        return info
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

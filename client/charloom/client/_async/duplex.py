@@ -1,4 +1,4 @@
-"""Calls where both sides send messages as they please, blocking and asyncio.
+"""Asyncio calls where both sides send messages as they please.
 
 Knows gRPC and how its calls end. What the messages mean is up to who sends and receives them.
 """
@@ -7,39 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
 from charloom.client._errors import CharloomError, cancelled, from_rpc_error
+from charloom.client._settings import Peer
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
-Response_co = TypeVar("Response_co", covariant=True)
 Request_contra = TypeVar("Request_contra", contravariant=True)
 
 _CLOSED = "this stream is closed; begin a new one"
 
 
-class DuplexCall(Protocol[Response_co]):
-    """What is used of a blocking call."""
-
-    def __next__(self) -> Response_co: ...
-
-    def add_callback(self, callback: Callable[[], None]) -> bool: ...
-
-    def is_active(self) -> bool: ...
-
-    def cancel(self) -> object: ...
-
-
 class AsyncDuplexCall(Protocol[Request_contra]):
-    """What is used of an asyncio call."""
+    """What is used of a call of gRPC's."""
 
     def done(self) -> bool: ...
 
@@ -56,111 +42,6 @@ class AsyncDuplexCall(Protocol[Request_contra]):
     def cancel(self) -> object: ...
 
 
-class Outbox(Generic[Request]):
-    """Messages for the server: any thread puts them in, and a thread of gRPC's takes them out and waits for more."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._count = 0
-        self._closed = False
-
-    def put(self, message: Request) -> int:
-        """Send a message; returns its number, from 0.
-
-        Raises:
-            RuntimeError: after `close`.
-
-        """
-        with self._lock:
-            if self._closed:
-                raise RuntimeError(_CLOSED)
-            self._queue.put(message)
-            self._count += 1
-            return self._count - 1
-
-    def close(self) -> None:
-        """Send nothing more, which lets gRPC's thread go. May be called twice."""
-        with self._lock:
-            self._closed = True
-            self._queue.put(None)
-
-    def __iter__(self) -> Iterator[Request]:
-        return self
-
-    def __next__(self) -> Request:
-        message = self._queue.get()
-        if message is None:
-            raise StopIteration
-        return message
-
-
-class Duplex(Generic[Request, Response]):
-    """A blocking call. `receive` is for one thread at a time, all else for any."""
-
-    def __init__(self, open: Callable[[Iterator[Request]], DuplexCall[Response]], first: Request, target: str) -> None:
-        self._target = target
-        self._outbox: Outbox[Request] = Outbox()
-        self._outbox.put(first)
-        self._failure: CharloomError | None = None
-        self.over = False
-        """Whether the server has closed the call, well or badly, and the reader knows."""
-        self.cancelled = False
-        self._call = open(self._outbox)
-        if not self._call.add_callback(self._outbox.close):
-            self._outbox.close()
-
-    def send(self, message: Request) -> int:
-        """Send a message; returns its number, where the first one of all is 0.
-
-        Raises:
-            CharloomError: the call has failed.
-            RuntimeError: it was closed.
-
-        """
-        if self._failure is not None:
-            raise self._failure
-        if isinstance(self._call, grpc.RpcError) and not self._call.is_active() and not self._is_ok(self._call):
-            raise from_rpc_error(self._call, self._target) from self._call
-        return self._outbox.put(message)
-
-    def receive(self) -> Response | None:
-        """The next message; `None` once the server has closed the call.
-
-        Raises:
-            CharloomError: the call has failed.
-
-        """
-        if self._failure is not None:
-            raise self._failure
-        try:
-            return next(self._call)
-        except StopIteration:
-            self.over = True
-            return None
-        except grpc.RpcError as error:
-            self.over = True
-            self._failure = from_rpc_error(error, self._target)
-            raise self._failure from error
-        except BaseException:
-            # KeyboardInterrupt, for one: nobody may ever come back to this call.
-            self.cancel()
-            raise
-
-    def close(self) -> None:
-        """Tell the server that nothing more will be sent."""
-        self._outbox.close()
-
-    def cancel(self) -> None:
-        """End the call. May be called twice."""
-        self.cancelled = True
-        self._call.cancel()
-
-    @staticmethod
-    def _is_ok(call: grpc.RpcError) -> bool:
-        return call.code() is grpc.StatusCode.OK
-
-
 class AsyncDuplex(Generic[Request, Response]):
     """An asyncio call; the twin of `Duplex`. `receive` is for one task at a time, all else for any.
 
@@ -171,18 +52,14 @@ class AsyncDuplex(Generic[Request, Response]):
         self,
         call: AsyncDuplexCall[Request],
         first: Request,
-        response: type[Response],
-        target: str,
-        is_closed: Callable[[], bool],
+        peer: Peer,
     ) -> None:
         self.over = False
         """Whether the server has closed the call, well or badly, and the reader knows."""
         self._loop = asyncio.get_running_loop()
         self._call = call
         self._first: Request | None = first
-        self._response = response
-        self._target = target
-        self._is_closed = is_closed
+        self._peer = peer
         self.cancelled = False
         self._closed = False
         self._connected = False
@@ -231,10 +108,10 @@ class AsyncDuplex(Generic[Request, Response]):
         except asyncio.CancelledError:
             self._tell_cancellations_apart()
             raise
-        if isinstance(message, self._response):
-            return message
-        self.over = True
-        return None
+        if message is grpc.aio.EOF:
+            self.over = True
+            return None
+        return cast("Response", message)
 
     async def close(self) -> None:
         """Tell the server that nothing more will be sent. May be called twice."""
@@ -301,12 +178,12 @@ class AsyncDuplex(Generic[Request, Response]):
 
     def _fail(self, error: grpc.RpcError) -> NoReturn:
         self.over = True
-        self._failure = from_rpc_error(error, self._target)
+        self._failure = from_rpc_error(error, self._peer.target)
         raise self._failure from error
 
     def _tell_cancellations_apart(self) -> None:
         # grpc.aio raises CancelledError for a cancelled call too, where nobody cancelled the task.
-        if self.cancelled or self._is_closed():
+        if self.cancelled or self._peer.closed:
             self.over = True
             self._failure = cancelled()
             raise self._failure from None

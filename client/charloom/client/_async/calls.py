@@ -1,0 +1,164 @@
+"""The calls that start from a state, written once for those with a session and those without, over asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from charloom.client import _conversation_requests, _reading_requests, _requests, _responses, _session_requests, _values
+from charloom.client._async.connection import AsyncConnection
+from charloom.client._async.continuations import AsyncContinuations
+from charloom.client._async.conversation import AsyncConversation
+from charloom.client._async.observation import AsyncObserver
+from charloom.client._async.stream import AsyncTextStream
+from charloom.client._inspection_types import Inspection
+from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
+from charloom.client._session_types import DeletionReceipt, SessionInfo
+from charloom.client._text_types import Peek, Score
+from charloom.client._types import Completion, Result
+from charloom.v1 import sessions_pb2
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+AsyncRunning = AsyncTextStream | AsyncContinuations | AsyncConversation | AsyncObserver
+
+
+class AsyncCalls:
+    """Calls that start from a state: a fresh one or, where there is a session, the session's.
+
+    The public ones are the same with and without a session. Of the others, those who inherit give the arguments that
+    make sense for them. A session says who it is, and is told what runs for it and how that ended.
+    """
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    @property
+    def _session_id(self) -> str:
+        """Whose state to start from; empty is a fresh one."""
+        return ""
+
+    def _started(self, running: AsyncRunning) -> None:
+        """Take in that this runs from now on."""
+
+    def _learn(self, result: Result) -> None:
+        """Take in how a generation ended."""
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        resume: bool = True,
+        timeout: Timeout = NOT_GIVEN,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncTextStream:
+        """Feed a prompt to a fresh state, or the session's, and stream the text that follows.
+
+        Errors appear when the stream is read. A stream that breaks off is resumed where it was, unless `resume` is
+        `False`.
+        """
+        request = _requests.resumable_request(prompt, options, self._session_id)
+        call = self._connection.generate_resuming(request, timeout, resume=_values.flag("resume", resume))
+        stream = AsyncTextStream(call, self._connection, self._learn)
+        self._started(stream)
+        return stream
+
+    async def complete(
+        self, prompt: str = "", *, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+    ) -> Completion:
+        """Feed a prompt to a fresh state, or the session's, and return the text that follows as a whole."""
+        request = _requests.complete_request(prompt, options, self._session_id)
+        answer = await self._connection.call(self._connection.generation.Complete, request, timeout)
+        completion = _responses.completion(answer)
+        self._learn(completion.result)
+        return completion
+
+    def continuations(
+        self, prompt: str = "", *, n: int, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+    ) -> AsyncContinuations:
+        """Feed a prompt to a fresh state, or the session's, and stream `n` texts that follow, from 1 to 64.
+
+        Errors appear on reading. Number i has the seed of the call plus i; `generate` with one of these seeds gives
+        that text again. More than one leave a session as it was: the same call with the seed of the one you like,
+        without `n`, goes on with it. `n=1` goes on at once, as `generate` does.
+        """
+        request = _requests.continuations_request(prompt, n, options, self._session_id)
+        call = self._connection.generate(request, timeout)
+        continuations = AsyncContinuations(call, self._connection, request.options.n, self._learn)
+        self._started(continuations)
+        return continuations
+
+    def converse(
+        self, prompt: str = "", *, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+    ) -> AsyncConversation:
+        """Feed a prompt to a fresh state, or the session's, and wait to be told what to do next.
+
+        That is when to generate, what else to read, and how.
+        """
+        start = _conversation_requests.start(prompt, options, self._session_id)
+        duplex = self._connection.converse(start, timeout)
+        conversation = AsyncConversation(duplex, self._learn)
+        self._started(conversation)
+        return conversation
+
+    async def peek(
+        self, prompt: str = "", *, top: int = 0, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+    ) -> Peek:
+        """What would come next, after a prompt if there is one, and how probable each token is there.
+
+        From a fresh state or the session's, which stays as it is: the next token, or `max_tokens` of them, up to 256;
+        at each position the `top` most probable ones, or all.
+        """
+        request = _reading_requests.peek_request(prompt, top, options, self._session_id)
+        return _responses.peek(await self._connection.call(self._connection.reading.Peek, request, timeout))
+
+    async def _score(
+        self,
+        text: str,
+        model: str | None,
+        unknown_characters: UnknownCharacters | None,
+        top_logprobs: int,
+        timeout: Timeout,
+    ) -> Score:
+        request = _reading_requests.score_request(text, model, unknown_characters, top_logprobs, self._session_id)
+        return _responses.score(await self._connection.call(self._connection.reading.Score, request, timeout))
+
+    async def _inspect(
+        self,
+        text: str,
+        model: str | None,
+        unknown_characters: UnknownCharacters | None,
+        layers: Sequence[int] | None,
+        top_next: int,
+        distributions: bool,
+        timeout: Timeout,
+    ) -> Inspection:
+        request = _reading_requests.inspect_request(
+            text, model, unknown_characters, layers, top_next, distributions, self._session_id
+        )
+        return _responses.inspection(await self._connection.gather(self._connection.reading.Inspect, request, timeout))
+
+    def _observe(
+        self, model: str | None, unknown_characters: UnknownCharacters | None, top_logprobs: int, timeout: Timeout
+    ) -> AsyncObserver:
+        start = _reading_requests.observe_start(model, unknown_characters, top_logprobs, self._session_id)
+        observer = AsyncObserver(self._connection.observe(start, timeout))
+        self._started(observer)
+        return observer
+
+    async def _get(self, id: str, timeout: Timeout) -> SessionInfo:
+        request = _session_requests.get_session_request(id)
+        answer = await self._connection.call(self._connection.sessions.GetSession, request, timeout)
+        return _responses.session_info(answer.session)
+
+    async def _delete(self, id: str, timeout: Timeout) -> DeletionReceipt:
+        request = _session_requests.delete_session_request(id)
+        answer = await self._connection.call(self._connection.sessions.DeleteSession, request, timeout)
+        return _responses.deletion_receipt(answer)
+
+    async def _fork(
+        self, request: sessions_pb2.ForkSessionRequest, count: int, timeout: Timeout
+    ) -> Sequence[SessionInfo]:
+        answer = await self._connection.call(self._connection.sessions.ForkSession, request, timeout)
+        return _responses.forks(answer, count)

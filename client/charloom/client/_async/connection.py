@@ -1,0 +1,162 @@
+"""A channel of grpc.aio, its stubs, and how calls of each kind are made on it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+import grpc.aio
+
+from charloom.client import _responses
+from charloom.client._async.duplex import AsyncDuplex
+from charloom.client._async.reading import AsyncCall
+from charloom.client._async.resuming import AsyncResumingCall
+from charloom.client._errors import cancelled, from_rpc_error
+from charloom.client._options import Timeout
+from charloom.client._resumption import Resumption
+from charloom.client._settings import HEALTH_CHECK, Settings
+from charloom.v1 import (
+    conversation_pb2,
+    conversation_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
+    models_pb2_grpc,
+    reading_pb2,
+    reading_pb2_grpc,
+    sessions_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    from charloom.client._types import HealthStatus
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class AsyncConnection(Settings):
+    """The channel is made at the first call, because it belongs to the event loop that runs then."""
+
+    @functools.cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        self.require_open()
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.target, self._options)
+        return grpc.aio.secure_channel(self.target, self._credentials, self._options)
+
+    @functools.cached_property
+    def generation(self) -> generation_pb2_grpc.GenerationServiceAsyncStub:
+        """Stub of the generation service."""
+        return generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    @functools.cached_property
+    def sessions(self) -> sessions_pb2_grpc.SessionServiceAsyncStub:
+        """Stub of the session service."""
+        return sessions_pb2_grpc.SessionServiceStub(self._channel)
+
+    @functools.cached_property
+    def models(self) -> models_pb2_grpc.ModelServiceAsyncStub:
+        """Stub of the model service."""
+        return models_pb2_grpc.ModelServiceStub(self._channel)
+
+    @functools.cached_property
+    def reading(self) -> reading_pb2_grpc.ReadingServiceAsyncStub:
+        """Stub of the reading service."""
+        return reading_pb2_grpc.ReadingServiceStub(self._channel)
+
+    @functools.cached_property
+    def _conversation(self) -> conversation_pb2_grpc.ConversationServiceAsyncStub:
+        return conversation_pb2_grpc.ConversationServiceStub(self._channel)
+
+    @functools.cached_property
+    def _check(self) -> grpc.aio.UnaryUnaryMultiCallable[bytes, HealthStatus]:
+        return self._channel.unary_unary(HEALTH_CHECK, response_deserializer=_responses.health_status)
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: Timeout,
+        *,
+        wait_for_ready: bool = False,
+    ) -> _Response:
+        """Make a call with one answer."""
+        self.require_open()
+        try:
+            return await method(
+                request, timeout=self.seconds(timeout), metadata=self.metadata(request), wait_for_ready=wait_for_ready
+            )
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        except asyncio.CancelledError:
+            # Closing the channel looks the same to the waiting task as being cancelled itself.
+            if self.closed:
+                raise cancelled() from None
+            raise
+
+    async def gather(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: Timeout,
+    ) -> list[_Response]:
+        """Make a call with several answers and wait for all of them."""
+        self.require_open()
+        call = method(request, timeout=self.seconds(timeout), metadata=self.metadata(request))
+        try:
+            return [answer async for answer in call]
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        except asyncio.CancelledError:
+            if self.closed:
+                raise cancelled() from None
+            call.cancel()
+            raise
+
+    def generate(self, request: generation_pb2.GenerateRequest, timeout: Timeout) -> AsyncCall:
+        """Begin a call of Generate."""
+        self._require_loop()
+        return self._generate(request, self.seconds(timeout))
+
+    def generate_resuming(
+        self, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
+    ) -> AsyncResumingCall:
+        """Begin a call of Generate that is made again where it breaks off, if it is to `resume`."""
+        self._require_loop()
+        resumption = Resumption(request, self.seconds(timeout), self.target, enabled=resume)
+        return AsyncResumingCall(self._generate, resumption, self)
+
+    def _generate(self, request: generation_pb2.GenerateRequest, seconds: float | None) -> AsyncCall:
+        return self.generation.Generate(request, timeout=seconds, metadata=self.metadata(request))
+
+    def observe(
+        self, start: reading_pb2.ObserveRequest, timeout: Timeout
+    ) -> AsyncDuplex[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]:
+        """Begin a call of Observe."""
+        self._require_loop()
+        call = self.reading.Observe(timeout=self.seconds(timeout), metadata=self._metadata)
+        return AsyncDuplex(call, start, self)
+
+    def converse(
+        self, start: conversation_pb2.ConverseRequest, timeout: Timeout
+    ) -> AsyncDuplex[conversation_pb2.ConverseRequest, conversation_pb2.ConverseResponse]:
+        """Begin a call of Converse."""
+        self._require_loop()
+        call = self._conversation.Converse(timeout=self.seconds(timeout), metadata=self._metadata)
+        return AsyncDuplex(call, start, self)
+
+    def _require_loop(self) -> None:
+        """Refuse to begin a call where it could not be read."""
+        self.require_open()
+        asyncio.get_running_loop()
+
+    async def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
+        """Ask the server for the health of the whole of it."""
+        return await self.call(self._check, b"", timeout, wait_for_ready=wait_for_ready)
+
+    async def close(self) -> None:
+        """Close the channel and cancel its calls."""
+        self.closed = True
+        if "_channel" in self.__dict__:
+            await self._channel.close()

@@ -1,0 +1,36 @@
+"""Several continuations of one state as they arrive, over asyncio."""
+
+from __future__ import annotations
+
+from charloom.client._async.reading import AsyncCall, AsyncReading
+from charloom.client._settings import Peer
+from charloom.client._transcript import OnResult, Transcripts
+from charloom.client._types import Completion
+
+
+class AsyncContinuations(AsyncReading[tuple[int, str], list[Completion]]):
+    """Several continuations of one state as they arrive from the server, in any order.
+
+    An asynchronous iterator of pairs: the index of a continuation, from 0, and a piece of its text. An asynchronous
+    context manager that cancels the call if it is left before the end of all. Without `async with`, read it to the end
+    or call `cancel`. Cancelling the task that reads cancels the call.
+
+    Each continuation has its own seed, which its result tells. More than one leave a session as it was: the same call
+    with the seed of the one you like, without `n`, goes on with it.
+
+    Every method raises the errors of the call: see `charloom.client.RequestError`. An error does not take back the
+    texts that arrived before it.
+    """
+
+    def __init__(self, call: AsyncCall, peer: Peer, n: int, on_result: OnResult) -> None:
+        self._transcripts = Transcripts(n, on_result)
+        super().__init__(call, peer, self._transcripts)
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of each continuation so far."""
+        return self._transcripts.texts
+
+    async def completions(self) -> list[Completion]:
+        """Read what is left of all texts and return the continuations as a whole, in the order of their indices."""
+        return await self._rest()

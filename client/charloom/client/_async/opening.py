@@ -1,0 +1,44 @@
+"""How an asyncio session comes by what it stands for: when it is entered or awaited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any
+
+from charloom.client._session_types import Opened, SessionInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+AsyncSource = Opened | Callable[[], Coroutine[Any, Any, Opened]]
+"""A session that is there, or what asks the server for one."""
+
+
+class AsyncOpening:
+    """Asks the server when it is entered or awaited, and no second time."""
+
+    def __init__(self, source: AsyncSource) -> None:
+        self._source = source
+        self._known: SessionInfo | None = None
+        self._restored_exactly: bool | None = None
+        if isinstance(source, Opened):
+            self._known, self._restored_exactly = source
+
+    @property
+    def info(self) -> SessionInfo:
+        """The session after the last call that told of it; `refresh` asks the server."""
+        if self._known is None:
+            raise RuntimeError("this session is not open yet; use `async with session:` or `await session`")
+        return self._known
+
+    async def _open(self) -> Self:
+        if self._known is None and not isinstance(self._source, Opened):
+            self._known, self._restored_exactly = await self._source()
+        return self
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self._open()

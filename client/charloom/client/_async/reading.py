@@ -1,0 +1,107 @@
+"""Reading an asyncio call of Generate message by message.
+
+Knows gRPC and how its calls end. What the messages mean is up to the record that each is given to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Generic, Protocol
+
+import grpc
+
+from charloom.client._errors import CharloomError, cancelled, from_rpc_error
+from charloom.client._settings import Peer
+from charloom.client._transcript import Outcome_co, Piece_co, Record
+from charloom.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+
+class AsyncCall(Protocol):
+    """What is used of a call."""
+
+    async def read(self) -> object: ...
+
+    def cancel(self) -> object: ...
+
+
+class AsyncReading(Generic[Piece_co, Outcome_co]):
+    """An asyncio call, read piece by piece; the twin of `Reading`."""
+
+    def __init__(
+        self,
+        call: AsyncCall,
+        peer: Peer,
+        record: Record[Piece_co, Outcome_co],
+    ) -> None:
+        self._call = call
+        self._peer = peer
+        self._record = record
+        self._failure: CharloomError | None = None
+        self._cancelled = False
+        self._loop = asyncio.get_running_loop()
+
+    def cancel(self) -> None:
+        """End the call; what has arrived stays. May be called twice."""
+        self._cancelled = True
+        self._call.cancel()
+
+    async def _rest(self) -> Outcome_co:
+        async for _ in self:
+            pass
+        return self._record.outcome()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Piece_co:
+        if self._failure is not None:
+            raise self._failure
+        while True:
+            try:
+                message = await self._call.read()
+                if not isinstance(message, generation_pb2.GenerateResponse):
+                    break
+                piece = self._record.add(message)
+            except grpc.RpcError as error:
+                self._failure = from_rpc_error(error, self._peer.target)
+                raise self._failure from error
+            except CharloomError as failure:
+                self._failure = failure
+                self.cancel()
+                raise
+            except asyncio.CancelledError:
+                # grpc.aio raises this for a cancelled call too, where nobody cancelled the task.
+                if self._cancelled or self._peer.closed:
+                    self._failure = cancelled()
+                    raise self._failure from None
+                self.cancel()
+                raise
+            except BaseException:
+                self.cancel()
+                raise
+            if piece is not None:
+                return piece
+        self._record.outcome()
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._record.ended:
+            self.cancel()
+
+    def __del__(self) -> None:
+        # The channel of grpc.aio keeps a call alive that nobody else knows any more. The collector may run in any
+        # thread, and after the end of the loop there is nothing left to cancel.
+        if not self._record.ended:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._call.cancel)

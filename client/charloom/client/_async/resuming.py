@@ -1,0 +1,68 @@
+"""An asyncio call of Generate that is made again where it broke off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+
+from charloom.client._async.reading import AsyncCall
+from charloom.client._errors import cancelled
+from charloom.client._resumption import Resumption
+from charloom.client._settings import Peer
+from charloom.v1 import generation_pb2
+
+Open = Callable[[generation_pb2.GenerateRequest, float | None], AsyncCall]
+"""Makes the call, with a deadline in seconds."""
+
+
+class AsyncResumingCall:
+    """An asyncio call that is one to its reader, however often it was made; the twin of `ResumingCall`."""
+
+    def __init__(self, open: Open, resumption: Resumption, peer: Peer) -> None:
+        self._open = open
+        self._resumption = resumption
+        self._peer = peer
+        self._cancelled = asyncio.Event()
+        self._call = open(resumption.request(), resumption.seconds_left())
+
+    @property
+    def resumptions(self) -> int:
+        """How often it went on after a break."""
+        return self._resumption.count
+
+    def cancel(self) -> None:
+        """End the call, or the wait for the next one."""
+        self._cancelled.set()
+        self._call.cancel()
+
+    async def read(self) -> object:
+        """The next message; anything else is the end."""
+        resumption = self._resumption
+        while not resumption.over:
+            if resumption.pause is not None:
+                await self._make_again(resumption.pause)
+            try:
+                message = await self._call.read()
+            except grpc.RpcError as error:
+                last = resumption.broke(error, stopped=self._is_stopped())
+            else:
+                if isinstance(message, generation_pb2.GenerateResponse):
+                    return resumption.arrived(message)
+                last = resumption.ended()
+            if last is not None:
+                return last
+        return grpc.aio.EOF
+
+    async def _make_again(self, pause: float) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._cancelled.wait(), pause)
+        if self._is_stopped():
+            raise cancelled()
+        self._call = self._open(self._resumption.request(), self._resumption.seconds_left())
+
+    def _is_stopped(self) -> bool:
+        return self._cancelled.is_set() or self._peer.closed

@@ -1,0 +1,95 @@
+"""Whom a client talks to and how: address, deadline, tenant, and the options of its channel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import grpc
+
+from charloom.client import _values
+from charloom.client._options import NotGiven, Timeout
+
+DEFAULT_TARGET = "localhost:50051"
+DEFAULT_TIMEOUT = 60.0
+# Cleaning up must not keep a program from ending: the server forgets the session later anyway.
+CLEANUP_TIMEOUT = 5.0
+PAGE_SIZE = 500
+
+ChannelOptions = Sequence[tuple[str, Any]]
+
+_TENANT, _SESSION = "charloom-tenant", "charloom-session"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+_CLOSED = "this client is closed; make a new one"
+
+# Reading twice does no harm. A call that changes something is not repeated: the first try may have had its effect. Only
+# a stream of text is, by what it says of itself; see `Resumption`.
+_READS = [
+    {"service": "charloom.v1.ModelService", "method": "ListModels"},
+    {"service": "charloom.v1.ModelService", "method": "GetModel"},
+    {"service": "charloom.v1.SessionService", "method": "GetSession"},
+    {"service": "charloom.v1.SessionService", "method": "ListSessions"},
+    {"service": "charloom.v1.SessionService", "method": "ExportSession"},
+    {"service": "charloom.v1.ReadingService", "method": "Score"},
+    {"service": "charloom.v1.ReadingService", "method": "Peek"},
+    {"service": "charloom.v1.ReadingService", "method": "Inspect"},
+]
+_RETRY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_DEFAULT_OPTIONS: dict[str, Any] = {
+    "grpc.service_config": json.dumps({"methodConfig": [{"name": _READS, "retryPolicy": _RETRY}]}),
+    # gRPC's defaults wait up to two minutes before they look for a server that has come back.
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 2000,
+}
+
+
+class Peer(Protocol):
+    """What a call that is running needs to know of the connection it runs on."""
+
+    target: str
+    """The server's address, for messages."""
+
+    closed: bool
+    """Whether the client was closed, which ends its calls."""
+
+
+class Settings:
+    """What the blocking and the asyncio connection are told alike."""
+
+    def __init__(
+        self,
+        target: str,
+        timeout: float | None,
+        tenant: str | None,
+        credentials: grpc.ChannelCredentials | None,
+        channel_options: ChannelOptions,
+    ) -> None:
+        self.target = _values.text("target", target)
+        self._timeout = _values.deadline(timeout)
+        self._metadata = () if tenant is None else ((_TENANT, _values.printable("tenant", tenant)),)
+        self._credentials = credentials
+        self._options = tuple({**_DEFAULT_OPTIONS, **dict(channel_options)}.items())
+        self.closed = False
+
+    def seconds(self, timeout: Timeout) -> float | None:
+        """The deadline of a call: its own timeout, or else the client's."""
+        return self._timeout if isinstance(timeout, NotGiven) else _values.deadline(timeout)
+
+    def metadata(self, request: Any) -> tuple[tuple[str, str], ...]:
+        """What goes with a request: whose it is, and for proxies that keep a session with one server, which session."""
+        session = getattr(getattr(request, "options", request), "session_id", "")
+        # One that is no session's id is for the server to refuse.
+        sticky = ((_SESSION, session),) if session.isascii() and session.isprintable() and session else ()
+        return (*self._metadata, *sticky)
+
+    def require_open(self) -> None:
+        """Refuse a call of a client that was closed."""
+        if self.closed:
+            raise RuntimeError(_CLOSED)

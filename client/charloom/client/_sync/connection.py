@@ -1,0 +1,147 @@
+"""A blocking channel, its stubs, and how calls of each kind are made on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+
+from charloom.client import _responses
+from charloom.client._errors import from_rpc_error
+from charloom.client._options import Timeout
+from charloom.client._resumption import Resumption
+from charloom.client._settings import HEALTH_CHECK, ChannelOptions, Settings
+from charloom.client._sync.duplex import Duplex
+from charloom.client._sync.reading import Call
+from charloom.client._sync.resuming import ResumingCall
+from charloom.v1 import (
+    conversation_pb2,
+    conversation_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
+    models_pb2_grpc,
+    reading_pb2,
+    reading_pb2_grpc,
+    sessions_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    from charloom.client._types import HealthStatus
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class Connection(Settings):
+    """The channel is made at once, and used by any thread."""
+
+    def __init__(
+        self,
+        target: str,
+        timeout: float | None,
+        tenant: str | None,
+        credentials: grpc.ChannelCredentials | None,
+        channel_options: ChannelOptions,
+    ) -> None:
+        super().__init__(target, timeout, tenant, credentials, channel_options)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(self.target, self._options)
+        else:
+            self._channel = grpc.secure_channel(self.target, credentials, self._options)
+        self.generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self.sessions = sessions_pb2_grpc.SessionServiceStub(self._channel)
+        self.models = models_pb2_grpc.ModelServiceStub(self._channel)
+        self.reading = reading_pb2_grpc.ReadingServiceStub(self._channel)
+        self._conversation = conversation_pb2_grpc.ConversationServiceStub(self._channel)
+        self._check: grpc.UnaryUnaryMultiCallable[bytes, HealthStatus] = self._channel.unary_unary(
+            HEALTH_CHECK, response_deserializer=_responses.health_status
+        )
+
+    def call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: Timeout,
+        *,
+        wait_for_ready: bool = False,
+    ) -> _Response:
+        """Make a call with one answer."""
+        self.require_open()
+        # Through a future, because only that can be cancelled when Ctrl-C interrupts the wait.
+        future = method.future(
+            request, timeout=self.seconds(timeout), metadata=self.metadata(request), wait_for_ready=wait_for_ready
+        )
+        try:
+            return future.result()
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        except BaseException:
+            future.cancel()
+            raise
+
+    def gather(
+        self,
+        method: grpc.UnaryStreamMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: Timeout,
+    ) -> list[_Response]:
+        """Make a call with several answers and wait for all of them."""
+        self.require_open()
+        call = method(request, timeout=self.seconds(timeout), metadata=self.metadata(request))
+        try:
+            return list(call)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        except BaseException:
+            call.cancel()
+            raise
+
+    def generate(self, request: generation_pb2.GenerateRequest, timeout: Timeout) -> Call:
+        """Begin a call of Generate."""
+        self.require_open()
+        return self._generate(request, self.seconds(timeout))
+
+    def generate_resuming(
+        self, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
+    ) -> ResumingCall:
+        """Begin a call of Generate that is made again where it breaks off, if it is to `resume`."""
+        self.require_open()
+        resumption = Resumption(request, self.seconds(timeout), self.target, enabled=resume)
+        return ResumingCall(self._generate, resumption, self)
+
+    def _generate(self, request: generation_pb2.GenerateRequest, seconds: float | None) -> Call:
+        return self.generation.Generate(request, timeout=seconds, metadata=self.metadata(request))
+
+    def observe(
+        self, start: reading_pb2.ObserveRequest, timeout: Timeout
+    ) -> Duplex[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]:
+        """Begin a call of Observe."""
+        self.require_open()
+        seconds = self.seconds(timeout)
+
+        def begin(requests: Iterator[reading_pb2.ObserveRequest]) -> Any:
+            return self.reading.Observe(requests, timeout=seconds, metadata=self._metadata)
+
+        return Duplex(begin, start, self)
+
+    def converse(
+        self, start: conversation_pb2.ConverseRequest, timeout: Timeout
+    ) -> Duplex[conversation_pb2.ConverseRequest, conversation_pb2.ConverseResponse]:
+        """Begin a call of Converse."""
+        self.require_open()
+        seconds = self.seconds(timeout)
+
+        def begin(requests: Iterator[conversation_pb2.ConverseRequest]) -> Any:
+            return self._conversation.Converse(requests, timeout=seconds, metadata=self._metadata)
+
+        return Duplex(begin, start, self)
+
+    def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
+        """Ask the server for the health of the whole of it."""
+        return self.call(self._check, b"", timeout, wait_for_ready=wait_for_ready)
+
+    def close(self) -> None:
+        """Close the channel and cancel its calls."""
+        self.closed = True
+        self._channel.close()

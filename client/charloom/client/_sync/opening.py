@@ -1,0 +1,30 @@
+"""How a blocking session comes by what it stands for: at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from charloom.client._session_types import Opened, SessionInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+Source = Opened | Callable[[], Opened]
+"""A session that is there, or what asks the server for one."""
+
+
+class Opening:
+    """Asks the server when it is made."""
+
+    def __init__(self, source: Source) -> None:
+        self._known, self._restored_exactly = source if isinstance(source, Opened) else source()
+
+    @property
+    def info(self) -> SessionInfo:
+        """The session after the last call that told of it; `refresh` asks the server."""
+        return self._known
+
+    def __enter__(self) -> Self:
+        return self

@@ -1,0 +1,83 @@
+"""Reading a blocking call of Generate message by message.
+
+Knows gRPC and how its calls end. What the messages mean is up to the record that each is given to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol
+
+import grpc
+
+from charloom.client._errors import CharloomError, from_rpc_error
+from charloom.client._settings import Peer
+from charloom.client._transcript import Outcome_co, Piece_co, Record
+from charloom.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+
+class Call(Protocol):
+    """What is used of a call."""
+
+    def __next__(self) -> generation_pb2.GenerateResponse: ...
+
+    def cancel(self) -> object: ...
+
+
+class Reading(Generic[Piece_co, Outcome_co]):
+    """A blocking call, read piece by piece."""
+
+    def __init__(self, call: Call, peer: Peer, record: Record[Piece_co, Outcome_co]) -> None:
+        self._call = call
+        self._peer = peer
+        self._record = record
+        # Every later look at the call meets the same error again.
+        self._failure: CharloomError | None = None
+
+    def cancel(self) -> None:
+        """End the call; what has arrived stays. May be called twice."""
+        self._call.cancel()
+
+    def _rest(self) -> Outcome_co:
+        for _ in self:
+            pass
+        return self._record.outcome()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Piece_co:
+        if self._failure is not None:
+            raise self._failure
+        while True:
+            try:
+                piece = self._record.add(next(self._call))
+            except StopIteration:
+                self._record.outcome()
+                raise
+            except grpc.RpcError as error:
+                self._failure = from_rpc_error(error, self._peer.target)
+                raise self._failure from error
+            except CharloomError as failure:
+                self._failure = failure
+                self.cancel()
+                raise
+            except BaseException:
+                # KeyboardInterrupt, for one: nobody may ever come back to this call.
+                self.cancel()
+                raise
+            if piece is not None:
+                return piece
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._record.ended:
+            self.cancel()

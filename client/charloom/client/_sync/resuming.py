@@ -1,0 +1,65 @@
+"""A blocking call of Generate that is made again where it broke off."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import grpc
+
+from charloom.client._errors import cancelled
+from charloom.client._resumption import Resumption
+from charloom.client._settings import Peer
+from charloom.client._sync.reading import Call
+from charloom.v1 import generation_pb2
+
+Open = Callable[[generation_pb2.GenerateRequest, float | None], Call]
+"""Makes the call, with a deadline in seconds."""
+
+
+class ResumingCall:
+    """A blocking call that is one to its reader, however often it was made. May be cancelled by another thread."""
+
+    def __init__(self, open: Open, resumption: Resumption, peer: Peer) -> None:
+        self._open = open
+        self._resumption = resumption
+        self._peer = peer
+        self._cancelled = threading.Event()
+        self._call = open(resumption.request(), resumption.seconds_left())
+
+    @property
+    def resumptions(self) -> int:
+        """How often it went on after a break."""
+        return self._resumption.count
+
+    def cancel(self) -> None:
+        """End the call, or the wait for the next one."""
+        self._cancelled.set()
+        self._call.cancel()
+
+    def __next__(self) -> generation_pb2.GenerateResponse:
+        resumption = self._resumption
+        while not resumption.over:
+            if resumption.pause is not None:
+                self._make_again(resumption.pause)
+            try:
+                return resumption.arrived(next(self._call))
+            except StopIteration:
+                last = resumption.ended()
+            except grpc.RpcError as error:
+                last = resumption.broke(error, stopped=self._is_stopped())
+            if last is not None:
+                return last
+        raise StopIteration
+
+    def _make_again(self, pause: float) -> None:
+        self._cancelled.wait(pause)
+        if self._is_stopped():
+            raise cancelled()
+        self._call = self._open(self._resumption.request(), self._resumption.seconds_left())
+        if self._cancelled.is_set():
+            # By another thread, which may have cancelled the call before this one.
+            self._call.cancel()
+
+    def _is_stopped(self) -> bool:
+        return self._cancelled.is_set() or self._peer.closed

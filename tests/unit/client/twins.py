@@ -1,0 +1,74 @@
+"""What a test needs to be of both halves of the SDK."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from charloom import client as sdk
+from charloom.client import Client, Continuations, Conversation, Observer, Session, TextStream
+
+KINDS = (Client, Session, TextStream, Continuations, Conversation, Observer)
+
+
+@dataclass
+class Somewhere:
+    """A connection to nobody, for a call that a test makes up."""
+
+    target: str = "somewhere"
+    closed: bool = False
+
+
+class AsAsyncio:
+    """A blocking object with the surface of its asyncio twin: what has to be awaited is done at once."""
+
+    def __init__(self, blocking: Any) -> None:
+        self._blocking = blocking
+        self._twin = getattr(sdk, f"Async{type(blocking).__name__}")
+
+    def __getattr__(self, name: str) -> Any:
+        blocking, twin = getattr(self._blocking, name), getattr(self._twin, name)
+        if not callable(twin):
+            return blocking
+
+        async def answer(*args: Any, **kwargs: Any) -> Any:
+            return as_asyncio(blocking(*args, **kwargs))
+
+        async def answers(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            for one in blocking(*args, **kwargs):
+                yield one
+
+        if inspect.isasyncgenfunction(twin):
+            return answers
+        if inspect.iscoroutinefunction(twin):
+            return answer
+        return lambda *args, **kwargs: as_asyncio(blocking(*args, **kwargs))
+
+    def __await__(self) -> Generator[Any, None, AsAsyncio]:
+        return self
+        yield
+
+    def __aiter__(self) -> AsAsyncio:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return next(self._blocking)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> AsAsyncio:
+        self._blocking.__enter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        self._blocking.__exit__(*error)
+
+
+def as_asyncio(value: Any) -> Any:
+    """What a blocking call returned, as its asyncio twin would return it."""
+    if isinstance(value, list):
+        return [as_asyncio(one) for one in value]
+    return AsAsyncio(value) if isinstance(value, KINDS) else value
