@@ -33,8 +33,8 @@ def decoder_figures(decoder: DeviceDecoder, rows: int) -> dict[str, float]:
     for name, make in (("plain", plain_inputs), ("full", random_inputs)):
         inputs = make(decoder, rows, STEPS)
         pool = decoder.state_pool()
-        h, c = pool.gather([pool.take(inputs.h[:, row], inputs.c[:, row]) for row in range(rows)])
-        inputs = inputs._replace(h=h, c=c)  # type: ignore[arg-type]  # it stays on the device
+        state = pool.gather([pool.take(inputs.state[:, :, row]) for row in range(rows)])
+        inputs = inputs._replace(state=state)  # type: ignore[arg-type]  # it stays on the device
         for _ in range(3):
             decoder.run(inputs)
         calls, began = 0, time.perf_counter()

@@ -25,6 +25,7 @@ from charloom.export.onnx_graph import build_decoder
 from charloom.export.torchscript import build_torchscript
 from charloom.export.weights import DecoderWeights, decoder_weights
 from charloom.network.config import ModelConfig
+from charloom.network.layers import ARRAYS, GATES
 from charloom.network.model import CharLSTM
 
 SYMBOLS = sorted({*string.printable[:95], "\n"})
@@ -65,7 +66,14 @@ def write_reference_bundle(directory: Path, *, torchscript: bool = False) -> Pat
             unit=Unit.CHARACTER,
             vocabulary_size=vocabulary.size,
             start_token=vocabulary.start_token,
-            cell=Cell(layers=LAYERS, hidden_size=HIDDEN, embedding_size=EMBEDDING, parameters=model.parameter_count()),
+            cell=Cell(
+                arrays=ARRAYS,
+                gates=GATES,
+                layers=LAYERS,
+                hidden_size=HIDDEN,
+                embedding_size=EMBEDDING,
+                parameters=model.parameter_count(),
+            ),
             weights_sha256=FINGERPRINT,
             files={file.name: file_entry(file) for file in directory.iterdir()},
         ),

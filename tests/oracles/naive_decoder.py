@@ -52,7 +52,7 @@ class NaiveDecoder:
         self._zoneout_cell, self._zoneout_hidden = np.float32(zoneout_cell), np.float32(zoneout_hidden)
         layers = sum(name.endswith(".weight_hh") for name in weights)
         vocabulary, hidden = weights["head.weight"].shape
-        self.shape = Shape(layers, hidden, vocabulary)
+        self.shape = Shape(2, layers, hidden, vocabulary)
 
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps."""
@@ -60,7 +60,7 @@ class NaiveDecoder:
         alternatives = (steps, rows, int(inputs.sampling["top"][0]))
         tokens, top_tokens = np.zeros((steps, rows), np.int64), np.zeros(alternatives, np.int64)
         logprob, top_logprob = np.zeros((steps, rows), np.float32), np.zeros(alternatives, np.float32)
-        h, c = inputs.h.copy(), inputs.c.copy()
+        state = inputs.state.copy()
         for row, token in enumerate(inputs.token):
             sampling = _sampling(inputs, row)
             counts = inputs.sampling["counts"][row].copy()
@@ -68,7 +68,7 @@ class NaiveDecoder:
                 if step >= inputs.steps[row]:
                     tokens[step, row] = token
                     continue
-                logits = self._step(int(token), h[:, row], c[:, row])
+                logits = self._step(int(token), *state[:, :, row])
                 token = inputs.forced[step, row]
                 if token < 0:
                     wanted = penalised(logits, counts, sampling)
@@ -79,7 +79,7 @@ class NaiveDecoder:
                 tokens[step, row], logprob[step, row] = token, logprobs[token]
                 top_tokens[step, row] = np.argsort(-logprobs, kind="stable")[: alternatives[2]]
                 top_logprob[step, row] = logprobs[top_tokens[step, row]]
-        return Outputs(tokens, logprob, h, c, top_tokens, top_logprob)
+        return Outputs(tokens, logprob, state, top_tokens, top_logprob)
 
     def state_pool(self) -> HostStatePool:
         """In main memory."""

@@ -25,7 +25,7 @@ def generate_alone(
     bias: Floats | None = None,
 ) -> tuple[list[int], Snapshot]:
     """Feed `prompt`, then generate `max_tokens`; returns the generated tokens and where that leaves the session."""
-    h, c = start.h[:, None], start.c[:, None]
+    state = start.state[:, :, None]
     token, *replayed = start.pending
     position = start.position - len(replayed)
     counts = np.zeros((1, decoder.shape.vocabulary), np.float32)
@@ -39,18 +39,17 @@ def generate_alone(
         outputs = decoder.run(
             Inputs(
                 token=np.array([token]),
-                h=h,
-                c=c,
+                state=state,
                 forced=np.array([[forced]]),
                 steps=np.array([1]),
                 uniform=as_uniform(numbers.words(position, 1))[:, None],
                 sampling=fields,
             )
         )
-        h, c, token = outputs.h, outputs.c, int(outputs.tokens[0, 0])
+        state, token = outputs.state, int(outputs.tokens[0, 0])
         position += 1
         if step >= len(replayed):
             counts[0, token] += 1
         if forced < 0:
             generated.append(token)
-    return generated, Snapshot(np.stack([h[:, 0], c[:, 0]]), (token,), position, start.seed, start.tail)
+    return generated, Snapshot(state[:, :, 0].copy(), (token,), position, start.seed, start.tail)

@@ -110,8 +110,7 @@ def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text
             assert now.position == oracle.position
             replayed = caught_up(now)
             assert replayed.pending == oracle.pending
-            assert np.array_equal(replayed.h, oracle.h)
-            assert np.array_equal(replayed.c, oracle.c)
+            assert np.array_equal(replayed.state, oracle.state)
 
     def caught_up(snapshot: Snapshot) -> Snapshot:
         """The same after its pending tokens, but for the last, were read."""
@@ -142,8 +141,7 @@ def test_rows_of_a_batch_are_what_they_are_in_any_smaller_batch(
     whole, alone = decoder.run(inputs), decoder.run(first_rows(inputs, part))
     assert np.array_equal(alone.tokens, whole.tokens[:, :part])
     assert np.array_equal(alone.logprob, whole.logprob[:, :part])
-    assert np.array_equal(alone.h, whole.h[:, :part])
-    assert np.array_equal(alone.c, whole.c[:, :part])
+    assert np.array_equal(alone.state, whole.state[:, :, :part])
 
 
 def test_a_session_has_one_generation_and_the_next_waits_for_a_cancelled_one(bundle: Bundle, decoder: Decoder) -> None:

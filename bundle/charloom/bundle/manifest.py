@@ -10,12 +10,15 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from charloom.bundle.vocabulary import Unit
 
-SCHEMA_VERSION: Literal[2] = 2
-"""The only schema that this version reads and writes."""
+SCHEMA_VERSION: Literal[3] = 3
+"""The schema that this version writes."""
+READ_SCHEMAS = (2, SCHEMA_VERSION)
+"""The schemas that it reads. In schema 2 every cell has the arrays and gates of an LSTM and does not say so, and the
+graphs have h and c as inputs and outputs of their own."""
 
 MANIFEST_FILE = "manifest.json"
 VOCABULARY_FILE = "vocabulary.json"
@@ -44,7 +47,7 @@ _DECODER_FILES = {
 
 
 class CellKind(str, enum.Enum):
-    """The recurrent cells; all of them carry h and c."""
+    """The recurrent cells."""
 
     LSTM = "lstm"
     PEEPHOLE = "peephole"
@@ -63,19 +66,27 @@ class FileEntry(_Part):
 
 
 class Cell(_Part):
-    """The recurrent cell and its sizes; the carried state is h and c, float32, [layers, rows, hidden_size] each."""
+    """The recurrent cell and its sizes; the carried state is float32, [arrays, layers, rows, hidden_size]."""
 
     kind: CellKind = CellKind.LSTM
+    arrays: tuple[str, ...] = Field(default=("h", "c"), min_length=1)
+    """What is carried from step to step, by name; the first is what the layer above reads."""
+    gates: tuple[str, ...] = ("input", "forget", "candidate", "output")
+    """By name, in the order in which the inspector shows them."""
     layers: int = Field(ge=1)
     hidden_size: int = Field(ge=1)
     embedding_size: int = Field(ge=1)
     parameters: int = Field(ge=1)
 
 
+_NEW_IN_SCHEMA_3 = {"arrays", "gates"}
+"""Of the cell."""
+
+
 class Manifest(_Part):
     """The content of `manifest.json`."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[2, 3] = SCHEMA_VERSION
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     digest: str = ""
     """sha256 over all other fields: one value names the model, weights and vocabulary included."""
@@ -92,14 +103,25 @@ class Manifest(_Part):
     validation: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Loss in nats per token, by protocol (`tail`, `windows-256`) and by decoder."""
 
+    @field_validator("cell")
+    @classmethod
+    def _of_this_schema(cls, cell: Cell, info: ValidationInfo) -> Cell:
+        version = info.data.get("schema_version")
+        if cell.model_fields_set & _NEW_IN_SCHEMA_3 != (_NEW_IN_SCHEMA_3 if version == 3 else set()):
+            raise ValueError("arrays and gates are named by schema 3, and only by that")
+        return cell
+
     @property
     def decoders(self) -> tuple[DecoderKind, ...]:
         """The decoders in the bundle, the preferred one first."""
         return tuple(kind for kind in DecoderKind if kind.file in self.files)
 
     def computed_digest(self) -> str:
-        """sha256, in hexadecimal, of the canonical JSON of all fields but `digest`."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"digest"}), sort_keys=True, separators=(",", ":"))
+        """sha256, in hexadecimal, of the canonical JSON of all fields of its schema but `digest`."""
+        left_out: dict[str, Any] = {"digest": True}
+        if self.schema_version == 2:
+            left_out["cell"] = _NEW_IN_SCHEMA_3
+        content = json.dumps(self.model_dump(mode="json", exclude=left_out), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def with_digest(self) -> Manifest:

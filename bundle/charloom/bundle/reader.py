@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from charloom.bundle.errors import BundleError
-from charloom.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, VOCABULARY_FILE, DecoderKind, Manifest
+from charloom.bundle.manifest import MANIFEST_FILE, READ_SCHEMAS, VOCABULARY_FILE, DecoderKind, Manifest
 from charloom.bundle.vocabulary import Vocabulary
 from charloom.bundle.vocabulary_file import read_vocabulary
 
@@ -90,10 +90,10 @@ def _read_manifest(path: Path) -> Manifest:
     except (OSError, ValueError) as problem:
         raise BundleError(path, f"{MANIFEST_FILE} is not JSON: {problem}") from problem
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in READ_SCHEMAS:
         raise BundleError(
             path,
-            f"{MANIFEST_FILE}, field schema_version: {version!r} is not {SCHEMA_VERSION}, the one this version reads",
+            f"{MANIFEST_FILE}, field schema_version: {version!r} is not one that this version reads: {READ_SCHEMAS}",
             "export the model again with this version of charloom, or install the version that wrote it",
         )
     try:

@@ -52,7 +52,7 @@ def test_an_opened_decoder_has_the_shape_kind_and_weights_of_the_manifest(
     kind: DecoderKind, bundle: Bundle, decoders: dict[DecoderKind, Decoder]
 ) -> None:
     manifest, decoder = bundle.manifest, decoders[kind]
-    assert decoder.shape == (manifest.cell.layers, manifest.cell.hidden_size, manifest.vocabulary_size)
+    assert decoder.shape == (2, manifest.cell.layers, manifest.cell.hidden_size, manifest.vocabulary_size)
     assert (decoder.kind, decoder.device) == (kind.value, "cpu")
     assert decoder.weights_sha256 == manifest.weights_sha256
 
@@ -102,7 +102,7 @@ def test_an_onnx_graph_with_other_inputs_is_refused_with_their_names(copied: Cop
     onnx.checker.check_model(model)
     path = copied()
     replace_file(path, "decoder.onnx", model.SerializeToString())
-    assert "its inputs are x; the contract has token, h, c" in refusal(read_bundle(path), DecoderKind.ONNX_FP32)
+    assert "its inputs are x; the contract has token, state, " in refusal(read_bundle(path), DecoderKind.ONNX_FP32)
 
 
 @KINDS

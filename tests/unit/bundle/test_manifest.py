@@ -11,7 +11,7 @@ from tests.unit.bundle.bundle_files import digest_of
 
 SHA = "0123456789abcdef" * 4
 OTHER_SHA = "f" * 64
-CELL = Cell(layers=2, hidden_size=8, embedding_size=4, parameters=100)
+CELL = Cell(arrays=("h", "c"), gates=("input", "output"), layers=2, hidden_size=8, embedding_size=4, parameters=100)
 ENTRY = FileEntry(bytes=3, sha256=SHA)
 MANIFEST = Manifest(
     name="small",
@@ -26,12 +26,16 @@ MANIFEST = Manifest(
 )
 
 CHANGES: dict[str, list[Any]] = {
-    "schema_version": [3],
+    "schema_version": [2],
     "name": ["other"],
     "unit": [Unit.BYTE],
     "vocabulary_size": [6],
     "start_token": [1],
-    "cell": [CELL.model_copy(update={name: 9}) for name in ("layers", "hidden_size", "embedding_size", "parameters")],
+    "cell": [
+        *[CELL.model_copy(update={name: 9}) for name in ("layers", "hidden_size", "embedding_size", "parameters")],
+        CELL.model_copy(update={"arrays": ("h",)}),
+        CELL.model_copy(update={"gates": ("output", "input")}),
+    ],
     "weights_sha256": [OTHER_SHA],
     "files": [
         {"vocabulary.json": ENTRY},

@@ -21,7 +21,7 @@ from tests.unit.engine.redis_server import RedisServer
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 LEASE = 6.0
 """A lease in ticks, the unit of all times here."""
-SHAPE = Shape(2, 4, 30)
+SHAPE = Shape(2, 2, 4, 30)
 
 
 class Clock:

@@ -40,7 +40,7 @@ def test_it_computes_what_the_direct_decoder_computes(
     found, expected = device.run(inputs), decoders[DecoderKind.TORCHSCRIPT].run(inputs)
     assert np.array_equal(found.tokens, expected.tokens)
     np.testing.assert_allclose(found.logprob, expected.logprob, atol=1e-4)
-    np.testing.assert_allclose(found.h, expected.h, atol=1e-4)
+    np.testing.assert_allclose(found.state[0], expected.state[0], atol=1e-4)
     assert np.array_equal(found.top_tokens, expected.top_tokens)
 
 
@@ -50,11 +50,11 @@ def test_its_rows_are_independent_of_each_other(device: DeviceDecoder) -> None:
 
 def test_state_that_comes_on_the_device_goes_back_there(device: DeviceDecoder) -> None:
     inputs = random_inputs(device, 5, 4)
-    h, c = torch.from_numpy(inputs.h), torch.from_numpy(inputs.c)
-    found, expected = device.run(inputs._replace(h=h, c=c)), device.run(inputs)  # type: ignore[arg-type]
-    assert isinstance(found.h, torch.Tensor)
-    assert isinstance(expected.h, np.ndarray)
-    assert np.array_equal(found.h, expected.h)
+    state = torch.from_numpy(inputs.state)
+    found, expected = device.run(inputs._replace(state=state)), device.run(inputs)  # type: ignore[arg-type]
+    assert isinstance(found.state, torch.Tensor)
+    assert isinstance(expected.state, np.ndarray)
+    assert np.array_equal(found.state, expected.state)
     assert np.array_equal(found.tokens, expected.tokens)
 
 
@@ -91,6 +91,6 @@ def test_a_loom_on_it_gives_each_job_its_own_text(device: DeviceDecoder, bundle:
             device, harness.fresh(n), [1] * (n % 3), 150 + n, sampling if n % 2 else Sampling()
         )
         assert reader.tokens == tokens
-        assert np.array_equal(end.h, snapshot.h)
+        assert np.array_equal(end.state, snapshot.state)
     stopping.wait()
     harness.loom.drain(1)

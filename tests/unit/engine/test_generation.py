@@ -52,7 +52,7 @@ async def test_a_slow_reader_that_goes_away_leaves_its_session_behind_what_it_go
     wanted, oracle = expected(bundle, decoder, 5, len(text))
     assert text == wanted
     assert (now.position, now.pending) == (oracle.position, oracle.pending)
-    assert np.array_equal(now.h, oracle.h)
+    assert np.array_equal(now.state, oracle.state)
     assert engine.models[0].loom.live == 0
     rest = (await (await begin(engine, session, 100)).whole()).text
     assert text + rest == expected(bundle, decoder, 5, len(text) + 100)[0]

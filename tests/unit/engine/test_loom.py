@@ -24,8 +24,7 @@ def test_one_job_gives_the_text_of_the_oracle(harness: Harness) -> None:
     assert (finish.reason, finish.fed, finish.generated) == (FinishReason.LENGTH, 3, 300)
     assert finish.snapshot.position == snapshot.position == 303
     assert finish.snapshot.pending == snapshot.pending
-    assert np.array_equal(finish.snapshot.h, snapshot.h)
-    assert np.array_equal(finish.snapshot.c, snapshot.c)
+    assert np.array_equal(finish.snapshot.state, snapshot.state)
 
 
 def test_many_jobs_at_once_each_give_the_text_they_give_alone(harness: Harness) -> None:

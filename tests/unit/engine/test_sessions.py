@@ -194,11 +194,11 @@ async def test_blending_a_state_with_itself_is_that_state(engine: Engine) -> Non
     await engine.reading.feed(ReadingRequest(two.key, text="q"), None)
     blend = await engine.reading.blend([(one.key, 2.0), (one.key, 1.0)], Key("", "same"), 7, None)
     state = (await now(engine, one)).snapshot
-    assert np.allclose(blend.snapshot.h, state.h, atol=1e-6)
+    assert np.allclose(blend.snapshot.state[0], state.state[0], atol=1e-6)
     assert (blend.snapshot.pending, blend.snapshot.position) == (state.pending, state.position)
     mixed = await engine.reading.blend([(one.key, 3.0), (two.key, 1.0)], Key("", ""), None, None)
     other = (await now(engine, two)).snapshot
-    assert np.allclose(mixed.snapshot.c, 0.75 * state.c + 0.25 * other.c, atol=1e-6)
+    assert np.allclose(mixed.snapshot.state, 0.75 * state.state + 0.25 * other.state, atol=1e-6)
     assert len(await text_of(engine, mixed, 30)) == 30
 
 
@@ -524,7 +524,7 @@ def test_files_without_keys_are_refused(tmp_path: Path, text: str) -> None:
 # The ring of checkpoints.
 
 
-SHAPE = Shape(layers=1, hidden=2, vocabulary=300)
+SHAPE = Shape(arrays=2, layers=1, hidden=2, vocabulary=300)
 
 
 @settings(max_examples=300, deadline=None)
@@ -558,6 +558,6 @@ def test_a_history_keeps_what_it_promises_and_little_more(data: st.DataObject) -
             if not history.earliest <= position <= len(everything):
                 continue
             found = history.until(position).present(7, vocabulary)
-            read = int(found.h[0, 0])
+            read = int(found.state[0, 0, 0])
             assert (found.position, found.seed) == (position, 7)
             assert list(found.pending) == [everything[read - 1] if read else 0, *everything[read:position]]

@@ -11,7 +11,7 @@ from charloom.engine.decoding.decoder import Shape, StatePool
 from charloom.engine.decoding.device_decoder import DeviceStatePool
 from charloom.engine.decoding.state_pool import HostStatePool
 
-SHAPE = Shape(layers=2, hidden=3, vocabulary=5)
+SHAPE = Shape(arrays=2, layers=2, hidden=3, vocabulary=5)
 KINDS = pytest.mark.parametrize(
     "make",
     [lambda slots: HostStatePool(SHAPE, slots), lambda slots: DeviceStatePool(SHAPE, "cpu", slots)],
@@ -21,35 +21,35 @@ Make = Callable[[int], StatePool]
 
 
 def state(value: float) -> np.ndarray:
-    return np.full((2, 3), value, np.float32)
+    """The first array is `value`, the second minus that."""
+    return np.stack([np.full((2, 3), value, np.float32), np.full((2, 3), -value, np.float32)])
 
 
-def held(pool: StatePool, slot: int) -> tuple[np.ndarray, np.ndarray]:
-    h, c = pool.gather([slot])
-    return pool.to_host(h[:, 0]), pool.to_host(c[:, 0])
+def held(pool: StatePool, slot: int) -> np.ndarray:
+    return pool.to_host(pool.gather([slot])[:, :, 0])
 
 
 @KINDS
 def test_gather_and_scatter_touch_only_the_named_slots(make: Make) -> None:
     pool = make(4)
-    slots = [pool.take(state(n), state(-n)) for n in range(3)]
-    h, c = pool.gather([slots[2], slots[0]])
-    assert pool.to_host(h[:, 0]).tolist() == state(2).tolist()
-    assert pool.to_host(c[:, 1]).tolist() == state(0).tolist()
-    pool.scatter([slots[1]], h[:, :1] + 7, c[:, :1] - 7)
-    assert held(pool, slots[1])[0].tolist() == state(9).tolist()
-    assert held(pool, slots[1])[1].tolist() == state(-9).tolist()
-    assert held(pool, slots[2])[1].tolist() == state(-2).tolist()
+    slots = [pool.take(state(n)) for n in range(1, 4)]
+    gathered = pool.gather([slots[2], slots[0]])
+    assert pool.to_host(gathered[:, :, 0]).tolist() == state(3).tolist()
+    assert pool.to_host(gathered[:, :, 1]).tolist() == state(1).tolist()
+    pool.scatter([slots[1]], gathered[:, :, :1] * 3)
+    assert held(pool, slots[1]).tolist() == state(9).tolist()
+    assert held(pool, slots[2]).tolist() == state(3).tolist()
+    assert held(pool, slots[0]).tolist() == state(1).tolist()
 
 
 @KINDS
 def test_what_was_gathered_is_a_copy(make: Make) -> None:
     pool = make(2)
-    slot = pool.take(state(1), state(1))
-    h, _ = pool.gather([slot])
-    kept = pool.to_host(h[:, 0])
-    h[:] = 7
-    assert held(pool, slot)[0].tolist() == kept.tolist() == state(1).tolist()
+    slot = pool.take(state(1))
+    gathered = pool.gather([slot])
+    kept = pool.to_host(gathered[:, :, 0])
+    gathered[:] = 7
+    assert held(pool, slot).tolist() == kept.tolist() == state(1).tolist()
 
 
 @KINDS
@@ -59,14 +59,13 @@ def test_a_slot_never_shows_the_state_of_another_owner(make: Make, joins: list[b
     owned: dict[int, float] = {}
     for number, join in enumerate(joins):
         if join or not owned:
-            slot = pool.take(state(number), state(number + 0.5))
+            slot = pool.take(state(number))
             assert slot not in owned
             owned[slot] = number
         else:
             slot, value = owned.popitem()
-            h, c = held(pool, slot)
-            assert (h[0, 0], c[0, 0]) == (value, value + 0.5)
+            assert held(pool, slot).tolist() == state(value).tolist()
             pool.release(slot)
         assert pool.used == len(owned)
     for slot, value in owned.items():
-        assert held(pool, slot)[0][0, 0] == value
+        assert held(pool, slot).tolist() == state(value).tolist()

@@ -102,8 +102,7 @@ def assert_goes_on(harness: Harness, reader: JobReader, whole: list[int], told: 
         assert rest.tokens == whole[position - 2 :]
         assert end.snapshot.position == expected.position
         assert end.fed == 0, "tokens that are read again are not those of the prompt"
-        assert np.array_equal(end.snapshot.h, expected.h)
-        assert np.array_equal(end.snapshot.c, expected.c)
+        assert np.array_equal(end.snapshot.state, expected.state)
     harness.loom.drain(1)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from charloom.bundle import DecoderKind
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs, Shape, neutral
+from charloom.engine.decoding.invariance import Values
 from charloom.engine.decoding.onnx_decoder import OnnxDecoder
 from charloom.engine.decoding.torch_decoder import TorchDecoder
 from charloom.export.onnx_graph import build_decoder
@@ -55,13 +56,11 @@ def one_row(shape: Shape, **given: Any) -> Inputs:
     """A call with one row from the zero state; `given` replaces fields, scalars and [K] lists made into arrays."""
     forced = np.asarray(given.pop("forced"), np.int64)[:, None]
     uniform = np.asarray(given.pop("uniform", np.zeros(len(forced))), np.float32)[:, None]
-    state = np.zeros((shape.layers, 1, shape.hidden), np.float32)
     fields = neutral(1, shape.vocabulary)
     fields |= {name: np.array([value], fields[name].dtype) for name, value in given.items() if name in fields}
     return Inputs(
         token=np.array([given.get("token", 0)], np.int64),
-        h=state,
-        c=state.copy(),
+        state=np.zeros((shape.arrays, shape.layers, 1, shape.hidden), np.float32),
         forced=forced,
         steps=np.array([len(forced)], np.int64),
         uniform=uniform,
@@ -69,9 +68,9 @@ def one_row(shape: Shape, **given: Any) -> Inputs:
     )
 
 
-def picked_rows(inputs: Inputs, rows: list[int]) -> Inputs:
-    """The call with these rows only, in this order."""
-    return inputs.with_rows(lambda array, axis: np.ascontiguousarray(array.take(rows, axis)))
+def picked_rows(values: Values, rows: list[int]) -> Values:
+    """The inputs or outputs of these rows only, in this order."""
+    return values.with_rows(lambda array, axis: array.take(rows, axis))
 
 
 def with_sampling(inputs: Inputs, **arrays: Any) -> Inputs:

@@ -157,8 +157,7 @@ def test_the_inspector_has_the_products_of_the_preferred_decoder(
     decoder = open_decoder(bundle)
     found = Inspector(bundle).run(validation[:50], np.zeros((2, 2, 48), np.float32))
     expected = decoder.run(one_row(decoder.shape, token=int(validation[0]), forced=validation[1:51]))
-    np.testing.assert_allclose(found.h[-1], expected.h[:, 0], rtol=2e-6, atol=1e-5)
-    np.testing.assert_allclose(found.c[-1], expected.c[:, 0], rtol=2e-6, atol=1e-5)
+    np.testing.assert_allclose(found.state[-1], expected.state[:, :, 0], rtol=2e-6, atol=1e-5)
 
 
 def test_exporting_twice_gives_the_same_digest(trained: TrainedModel, validation: Tokens, tmp_path: Path) -> None:
@@ -172,4 +171,6 @@ def test_the_manifest_is_plain_json_without_nan(bundle: Bundle) -> None:
         raise AssertionError(constant)
 
     content = json.loads((bundle.path / "manifest.json").read_text("utf-8"), parse_constant=refuse)
-    assert content["schema_version"] == 2
+    assert content["schema_version"] == 3
+    assert content["cell"]["arrays"] == ["h", "c"]
+    assert content["cell"]["gates"] == ["input", "forget", "candidate", "output"]

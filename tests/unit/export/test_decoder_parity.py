@@ -158,8 +158,7 @@ def assert_numpy_agrees(model: CharLSTM, kind: DecoderKind, tmp_path: Path) -> N
     assert np.array_equal(result.tokens, expected.tokens)
     taken = np.arange(len(inputs.forced))[:, None] < inputs.steps
     np.testing.assert_allclose(result.logprob[taken], expected.logprob[taken], atol=1e-4)
-    np.testing.assert_allclose(result.h, expected.h, atol=2e-5)
-    np.testing.assert_allclose(result.c, expected.c, atol=2e-5)
+    np.testing.assert_allclose(result.state, expected.state, atol=2e-5)
     sampled = taken & (inputs.forced < 0)
     assert sampled.sum() > 80
     assert len(np.unique(result.tokens[sampled])) > 5
@@ -209,9 +208,8 @@ def test_int8_follows_fp32_closely_in_every_cell(cell: CellKind, tmp_path: Path)
     int8, fp32 = (exported(model, kind, tmp_path) for kind in (DecoderKind.ONNX_INT8, DecoderKind.ONNX_FP32))
     inputs = random_inputs(int8, 16, 1, seed=4)
     left, right = int8.run(inputs), fp32.run(inputs)
-    np.testing.assert_allclose(left.c, right.c, atol=0.05)
-    np.testing.assert_allclose(left.h, right.h, atol=0.05)
-    assert not np.array_equal(left.h, right.h)
+    np.testing.assert_allclose(left.state, right.state, atol=0.05)
+    assert not np.array_equal(left.state[0], right.state[0])
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -230,7 +228,7 @@ def test_an_int8_step_is_the_step_on_rounded_weights_and_rounded_h(layers: int, 
     def sigmoid(x: Floats) -> Floats:
         return 1 / (1 + np.exp(-x))
 
-    h, c = inputs.h.astype(np.float64), inputs.c.astype(np.float64)
+    h, c = inputs.state.astype(np.float64)
     below = h[0]
     for layer in range(layers):
         if layer == 0:
@@ -243,6 +241,5 @@ def test_an_int8_step_is_the_step_on_rounded_weights_and_rounded_h(layers: int, 
         below = h[layer] = sigmoid(o) * np.tanh(c[layer])
     logits = times(below, weights.head) + weights.head_bias
     result = decoder.run(inputs)
-    np.testing.assert_allclose(result.h, h, atol=1e-5)
-    np.testing.assert_allclose(result.c, c, atol=1e-5)
+    np.testing.assert_allclose(result.state, np.stack([h, c]), atol=1e-5)
     np.testing.assert_allclose(result.logprob[0], logits[:, 3] - np.log(np.exp(logits).sum(axis=1)), atol=1e-4)

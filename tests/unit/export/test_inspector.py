@@ -11,7 +11,7 @@ import torch
 from charloom.bundle import CellKind, DecoderKind
 from charloom.engine.decoding.decoder import Floats
 from charloom.engine.decoding.inspector import Activations
-from charloom.engine.decoding.onnx_decoder import open_session
+from charloom.engine.decoding.onnx_decoder import open_graph
 from charloom.export.inspector import build_inspector
 from charloom.export.weights import decoder_weights
 from charloom.network.model import CharLSTM, State
@@ -28,8 +28,8 @@ def inspected(model: CharLSTM, tokens: list[int], state: State, directory: Path,
     file = directory / "inspector.onnx"
     graph = build_inspector(decoder_weights(model), int8=int8, metadata={})
     file.write_bytes(graph.SerializeToString())
-    inputs = {"tokens": np.array(tokens), "h": state.h.numpy(), "c": state.c.numpy()}
-    return Activations(*open_session(file).run(None, inputs))
+    inputs = {"tokens": np.array(tokens), "state": torch.stack(tuple(state)).numpy()}
+    return Activations(*open_graph(file).run(inputs))
 
 
 def random_state(model: CharLSTM) -> State:
@@ -50,7 +50,7 @@ def equations(model: CharLSTM, tokens: list[int], state: State) -> Activations:
     """The cells in float64 NumPy, gate by gate as the papers have them."""
     weights = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
     h, c = (part[:, 0].double().numpy().copy() for part in state)
-    found: list[tuple[Floats, Floats, Floats, Floats]] = []
+    found: list[tuple[Floats, Floats, Floats]] = []
     for token in tokens:
         x, gates = weights["embedding.weight"][token], []
         for layer in range(model.config.layers):
@@ -74,7 +74,7 @@ def equations(model: CharLSTM, tokens: list[int], state: State) -> Activations:
             h[layer] = hidden_share * h[layer] + (1 - hidden_share) * o * np.tanh(seen)
             x = h[layer]
         logits = weights["head.weight"] @ x + weights["head.bias"]
-        found.append((np.array(gates), c.copy(), h.copy(), logits))
+        found.append((np.array(gates), np.stack([h, c]), logits))
     return Activations(*(np.stack(part) for part in zip(*found, strict=True)))
 
 
@@ -97,8 +97,7 @@ def test_its_logits_and_last_state_are_the_torch_model_s(layers: int, tmp_path: 
     found = inspected(model, TOKENS, state, tmp_path)
     logits, (h, c) = model(torch.tensor([TOKENS]), state)
     np.testing.assert_allclose(found.logits, logits[0].numpy(), atol=1e-5)
-    np.testing.assert_allclose(found.h[-1], h[:, 0].numpy(), atol=1e-5)
-    np.testing.assert_allclose(found.c[-1], c[:, 0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.state[-1], torch.stack([h, c])[:, :, 0].numpy(), atol=1e-5)
 
 
 @CELLS
@@ -114,13 +113,12 @@ def test_it_is_the_decoder_laid_open(cell: CellKind, kind: DecoderKind, tmp_path
     state = random_state(model)
     found = inspected(model, [FIRST, *TOKENS], state, tmp_path, int8=kind is DecoderKind.ONNX_INT8)
     logprobs = torch.log_softmax(torch.from_numpy(found.logits), dim=1).numpy()
-    h, c, token = state.h.numpy(), state.c.numpy(), FIRST
+    carried, token = torch.stack(tuple(state)).numpy(), FIRST
     for place, forced in enumerate(TOKENS):
-        step = decoder.run(one_row(decoder.shape, token=token, forced=[forced])._replace(h=h, c=c))
-        np.testing.assert_allclose(found.h[place], step.h[:, 0], atol=1e-6)
-        np.testing.assert_allclose(found.c[place], step.c[:, 0], atol=1e-6)
+        step = decoder.run(one_row(decoder.shape, token=token, forced=[forced])._replace(state=carried))
+        np.testing.assert_allclose(found.state[place], step.state[:, :, 0], atol=1e-6)
         np.testing.assert_allclose(logprobs[place, forced], step.logprob[0, 0], atol=1e-5)
-        h, c, token = step.h, step.c, forced
+        carried, token = step.state, forced
 
 
 def test_in_int8_the_state_follows_from_the_gates_and_is_not_that_of_fp32(tmp_path: Path) -> None:
@@ -129,9 +127,10 @@ def test_in_int8_the_state_follows_from_the_gates_and_is_not_that_of_fp32(tmp_pa
     state = random_state(model)
     found = inspected(model, TOKENS, state, tmp_path, int8=True)
     i, f, g, o = found.gates.transpose(2, 0, 1, 3)
-    before = np.concatenate([state.c[:, 0].numpy()[None], found.c[:-1]])
-    np.testing.assert_allclose(found.c, f * before + i * g, atol=1e-6)
-    np.testing.assert_allclose(found.h, o * np.tanh(found.c), atol=1e-6)
+    h, c = found.state.swapaxes(0, 1)
+    before = np.concatenate([state.c[:, 0].numpy()[None], c[:-1]])
+    np.testing.assert_allclose(c, f * before + i * g, atol=1e-6)
+    np.testing.assert_allclose(h, o * np.tanh(c), atol=1e-6)
     exact = equations(model, TOKENS[:1], state)
     np.testing.assert_allclose(found.gates[0], exact.gates[0], atol=0.05)
     assert not np.allclose(found.gates[0], exact.gates[0], atol=1e-4)
@@ -141,7 +140,7 @@ def test_in_parts_it_is_the_whole(tmp_path: Path) -> None:
     model = random_model(2)
     state = random_state(model)
     whole, first = (inspected(model, tokens, state, tmp_path) for tokens in (TOKENS, TOKENS[:9]))
-    between = State(*(torch.from_numpy(part[-1][:, None]) for part in (first.h, first.c)))
+    between = State(*torch.from_numpy(first.state[-1][:, :, None]))
     second = inspected(model, TOKENS[9:], between, tmp_path)
     for one, part, other in zip(whole, first, second, strict=True):
         assert np.array_equal(one, np.concatenate([part, other]))

@@ -37,12 +37,11 @@ def call(decoder: Decoder, forced: int, uniform: Numbers, fields: dict[str, floa
     values = neutral(rows, V) | {"top": np.array([top])}
     for name, value in fields.items():
         values[name] = np.broadcast_to(np.asarray(value, values[name].dtype), values[name].shape).copy()
-    state = np.random.default_rng(1).uniform(-0.9, 0.9, (decoder.shape.layers, 1, decoder.shape.hidden))
-    state = state.astype(np.float32).repeat(rows, axis=1)
+    arrays, layers, hidden, _ = decoder.shape
+    one = np.random.default_rng(1).uniform(-0.9, 0.9, (layers, 1, hidden)).astype(np.float32)
     return Inputs(
         token=np.full(rows, 3),
-        h=state,
-        c=state.copy(),
+        state=np.stack([one.repeat(rows, axis=1)] * arrays),
         forced=np.full((1, rows), forced),
         steps=np.ones(rows, np.int64),
         uniform=uniform.astype(np.float32)[None],
@@ -168,7 +167,7 @@ def test_tokens_are_counted_as_a_call_goes_on(decoder: Decoder) -> None:
         )
         assert part.tokens[0, 0] == whole.tokens[step, 0]
         counts[0, part.tokens[0, 0]] += 1
-        one = one._replace(token=part.tokens[0], h=part.h, c=part.c)
+        one = one._replace(token=part.tokens[0], state=part.state)
     assert counts.max() < 15, "without the penalties some token would be everywhere"
 
 
@@ -197,7 +196,8 @@ def test_rows_that_ask_for_nothing_are_the_same_beside_rows_that_ask_for_everyth
         changed[5] = value
         mixed = with_sampling(mixed, **{name: changed})
     alone, beside = decoder.run(plain), decoder.run(mixed)
-    for before, after in ((alone.tokens, beside.tokens), (alone.logprob, beside.logprob), (alone.h, beside.h)):
+    pairs = ((alone.tokens, beside.tokens), (alone.logprob, beside.logprob), (alone.state[0], beside.state[0]))
+    for before, after in pairs:
         assert np.array_equal(before[:, :4], after[:, :4])
     assert np.array_equal(alone.tokens[:4, 4], beside.tokens[:4, 4])
     assert not np.array_equal(alone.tokens[:, 5], beside.tokens[:, 5])

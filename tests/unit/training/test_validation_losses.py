@@ -33,21 +33,20 @@ def tokens_of(count: int, seed: int = 1) -> Tokens:
 def loss_one_token_at_a_time(model: CharLSTM, tokens: Tokens) -> float:
     """The protocol `tail` in NumPy: an independent statement of the network, one step per call."""
     decoder = NaiveDecoder({name: tensor.numpy() for name, tensor in model.state_dict().items()})
-    h = c = np.zeros((decoder.shape.layers, 1, decoder.shape.hidden), np.float32)
+    state = np.zeros((decoder.shape.arrays, decoder.shape.layers, 1, decoder.shape.hidden), np.float32)
     total = 0.0
     for token, target in itertools.pairwise(tokens):
         result = decoder.run(
             Inputs(
                 token=np.array([token]),
-                h=h,
-                c=c,
+                state=state,
                 forced=np.array([[target]]),
                 steps=np.array([1]),
                 uniform=np.zeros((1, 1), np.float32),
                 sampling=neutral(1, decoder.shape.vocabulary),
             )
         )
-        h, c = result.h, result.c
+        state = result.state
         total -= float(result.logprob[0, 0])
     return total / (len(tokens) - 1)
 

@@ -20,8 +20,8 @@ from charloom.export.weights import DecoderWeights
 def build_inspector(weights: DecoderWeights, *, int8: bool, metadata: dict[str, str]) -> onnx.ModelProto:
     """The inspector graph of a model, its matrix products in fp32 or in static int8.
 
-    From tokens [T], at least one, and the state before them, h and c [L, 1, H], to gates [T, L, 4, H] (i, f, g, o),
-    c_out and h_out [T, L, H], logits [T, V].
+    From tokens [T], at least one, and the state before them [A, L, 1, H], to gates [T, L, G, H], state_out [T, A, L, H]
+    and logits [T, V]; A arrays and G gates of the cell, in the order of `weights`.
     """
     return _Builder(weights, int8).model(metadata)
 
@@ -29,15 +29,14 @@ def build_inspector(weights: DecoderWeights, *, int8: bool, metadata: dict[str, 
 class _Builder(NetworkGraph):
     def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
         layers, hidden, vocabulary = len(self._weights.layers), self._weights.hidden, self._weights.vocabulary
-        state: Axes = [layers, 1, hidden]
-        inputs: list[Value] = [("tokens", INT64, ["T"]), ("h", FLOAT, state), ("c", FLOAT, state)]
+        arrays, gates = len(self._weights.arrays), len(self._weights.gates)
+        inputs: list[Value] = [("tokens", INT64, ["T"]), ("state", FLOAT, [arrays, layers, 1, hidden])]
         outputs: list[Value] = [
-            ("gates", FLOAT, ["T", layers, 4, hidden]),
-            ("c_out", FLOAT, ["T", layers, hidden]),
-            ("h_out", FLOAT, ["T", layers, hidden]),
+            ("gates", FLOAT, ["T", layers, gates, hidden]),
+            ("state_out", FLOAT, ["T", arrays, layers, hidden]),
             ("logits", FLOAT, ["T", vocabulary]),
         ]
-        carried = [self._op("Gather", part, self._int(layer), axis=0) for part in "hc" for layer in range(layers)]
+        carried = self._flat(self._layers_of("state"))
         steps = self._op("Squeeze", self._op("Shape", "tokens"), self._ints(0))
         true = self._constant("true", True, np.bool_)
         results = self._ops("Loop", len(carried) + len(outputs), steps, true, *carried, body=self._step())
@@ -47,23 +46,24 @@ class _Builder(NetworkGraph):
 
     def _step(self) -> onnx.GraphProto:
         layers, hidden = len(self._weights.layers), self._weights.hidden
+        arrays, gates = len(self._weights.arrays), len(self._weights.gates)
         row: Axes = [1, hidden]
-        h_in, c_in = ([f"{part}_in_{layer}" for layer in range(layers)] for part in "hc")
+        old = self._state_names()
         with self._subgraph() as nodes:
             token = self._op("Unsqueeze", self._op("Gather", "tokens", "step", axis=0), self._ints(0))
-            found, logits = self._network(token, h_in, c_in)
-            h, c = [layer.h for layer in found], [layer.c for layer in found]
-            gates = self._op("Concat", *[gate for layer in found for gate in layer.gates], axis=0)
+            found, logits = self._network(token, old)
+            state = self._flat([layer.state for layer in found])
+            shown = self._op("Concat", *[gate for layer in found for gate in layer.gates], axis=0)
+            after = self._op("Concat", *state, axis=0)
             outputs: list[Value] = [
                 (self._op("Identity", "continue_in"), BOOL, []),
-                *[(name, FLOAT, row) for name in (*h, *c)],
-                (self._op("Reshape", gates, self._ints(layers, 4, hidden)), FLOAT, [layers, 4, hidden]),
-                (self._op("Concat", *c, axis=0), FLOAT, [layers, hidden]),
-                (self._op("Concat", *h, axis=0), FLOAT, [layers, hidden]),
+                *[(name, FLOAT, row) for name in state],
+                (self._op("Reshape", shown, self._ints(layers, gates, hidden)), FLOAT, [layers, gates, hidden]),
+                (self._op("Reshape", after, self._ints(arrays, layers, hidden)), FLOAT, [arrays, layers, hidden]),
                 (self._op("Squeeze", logits, self._ints(0)), FLOAT, [self._weights.vocabulary]),
             ]
         inputs: list[Value] = [("step", INT64, []), ("continue_in", BOOL, [])]
-        inputs += [(name, FLOAT, row) for name in (*h_in, *c_in)]
+        inputs += [(name, FLOAT, row) for name in self._flat(old)]
         return helper.make_graph(
             nodes,
             "step",

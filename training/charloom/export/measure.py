@@ -28,8 +28,9 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Stream | Tokens, c
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    shape = (manifest.cell.layers, 1, manifest.cell.hidden_size)
-    h, c = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    cell = manifest.cell
+    zero = np.zeros((len(cell.arrays), cell.layers, 1, cell.hidden_size), np.float32)
+    state = zero
     off, one, table = (
         np.zeros(1, np.float32),
         np.ones(1, np.float32),
@@ -39,12 +40,11 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Stream | Tokens, c
     stream = Stream.of(tokens)
     for start, end, fresh in _stretches(stream, chunk):
         if fresh:
-            h, c = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+            state = zero
         forced = stream[start + 1 : end + 1][:, None]
         inputs = {
             "token": stream[start : start + 1],
-            "h": h,
-            "c": c,
+            "state": state,
             "forced": forced,
             "steps": np.array([len(forced)]),
             "uniform": np.zeros(forced.shape, np.float32),
@@ -59,7 +59,7 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Stream | Tokens, c
             "counts": table,
             "top": np.zeros(1, np.int64),
         }
-        logprob, h, c = session.run(["logprob", "h_out", "c_out"], inputs)
+        logprob, state = session.run(["logprob", "state_out"], inputs)
         total -= float(logprob.sum(dtype=np.float64))
     return total / (len(tokens) - 1)
 

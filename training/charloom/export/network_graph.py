@@ -22,10 +22,10 @@ from charloom.network.layers import EPSILON
 class Step(NamedTuple):
     """Names of what one layer makes of one step, [B, H] each."""
 
-    h: str
-    c: str
-    gates: tuple[str, str, str, str]
-    """i, f, g, o: what they let through and the candidate, behind their sigmoid and tanh"""
+    state: tuple[str, ...]
+    """The arrays of the cell, h first"""
+    gates: tuple[str, ...]
+    """Behind their sigmoid or tanh, in the order of `DecoderWeights.gates`"""
 
 
 class NetworkGraph(GraphBuilder):
@@ -36,25 +36,42 @@ class NetworkGraph(GraphBuilder):
         self._weights = weights
         self._int8 = int8
 
-    def _network(self, token: str, h_in: Sequence[str], c_in: Sequence[str]) -> tuple[list[Step], str]:
+    def _state_names(self) -> list[list[str]]:
+        """Names for the state before a step, by layer and array."""
+        return [[f"{array}_in_{layer}" for array in self._weights.arrays] for layer in range(len(self._weights.layers))]
+
+    def _flat(self, layers: Sequence[Sequence[str]]) -> list[str]:
+        """From names by layer and array to those of the first array of all layers, then of the second."""
+        return [name for array in zip(*layers, strict=True) for name in array]
+
+    def _layers_of(self, state: str) -> list[list[str]]:
+        """From a state [A, L, B, H] to its parts [B, H], by layer and array."""
+        arrays, layers = len(self._weights.arrays), len(self._weights.layers)
+        parts = self._op("Reshape", state, self._ints(arrays * layers, -1, self._weights.hidden))
+        return [
+            [self._op("Gather", parts, self._int(array * layers + layer), axis=0) for array in range(arrays)]
+            for layer in range(layers)
+        ]
+
+    def _network(self, token: str, old: Sequence[Sequence[str]]) -> tuple[list[Step], str]:
         """One step of all layers and the logits [B, V].
 
         Args:
             token: [B]
-            h_in, c_in: the state before the step, one [B, H] for each layer
+            old: the state before the step, [B, H] each, by layer and array
         """
         steps: list[Step] = []
-        old = [self._activation(name) for name in h_in]
+        recurrent = [self._activation(state[0]) for state in old]
         for index, layer in enumerate(self._weights.layers):
             if index == 0:
                 added = self._op("Gather", self._constant("table", self._weights.table), token, axis=0)
                 below = None
             else:
                 added = self._constant(f"bias_{index}", layer.bias)
-                below = self._activation(steps[-1].h)
-            preactivation = self._preactivation(f"layer_{index}", layer, below, old[index], added)
-            steps.append(self._cell(f"layer_{index}", layer, preactivation, h_in[index], c_in[index]))
-        product = self._product(self._activation(steps[-1].h), "head", self._weights.head)
+                below = self._activation(steps[-1].state[0])
+            preactivation = self._preactivation(f"layer_{index}", layer, below, recurrent[index], added)
+            steps.append(self._cell(f"layer_{index}", layer, preactivation, *old[index]))
+        product = self._product(self._activation(steps[-1].state[0]), "head", self._weights.head)
         return steps, self._op("Add", product, self._constant("head_bias", self._weights.head_bias))
 
     def _preactivation(self, name: str, layer: LayerWeights, below: str | None, own: str, added: str) -> str:
@@ -98,7 +115,7 @@ class NetworkGraph(GraphBuilder):
             seen = self._normed(c, f"{name}_gain_c", layer.norms.cell, shift)
         h = self._op("Mul", o, self._op("Tanh", seen))
         h = self._mixed(h, h_old, self._weights.zoneout_hidden)
-        return Step(h, self._mixed(c, c_old, self._weights.zoneout_cell), (i, f, g, o))
+        return Step((h, self._mixed(c, c_old, self._weights.zoneout_cell)), (i, f, g, o))
 
     def _mixed(self, new: str, old: str, share: float) -> str:
         """With this share of what was there before: what zoneout expects."""

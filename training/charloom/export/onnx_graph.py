@@ -28,7 +28,7 @@ def build_decoder(weights: DecoderWeights, *, int8: bool, metadata: dict[str, st
 
 
 def build_bare_step(weights: DecoderWeights, *, int8: bool) -> onnx.ModelProto:
-    """One step of the same network and nothing else, from token, h and c to logits: what no decoder can be faster than.
+    """One step of the same network and nothing else, from token and state to logits: no decoder can be faster.
 
     For measurements. The products, gates and output layer are those of `build_decoder`; there is no loop, no sampling.
     """
@@ -40,12 +40,11 @@ class _Builder(NetworkGraph):
 
     def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
         hidden, vocabulary = self._weights.hidden, self._weights.vocabulary
-        state: Axes = [len(self._weights.layers), "B", hidden]
+        state: Axes = [len(self._weights.arrays), len(self._weights.layers), "B", hidden]
         steps: Axes = ["K", "B"]
         inputs: list[Value] = [
             ("token", INT64, ["B"]),
-            ("h", FLOAT, state),
-            ("c", FLOAT, state),
+            ("state", FLOAT, state),
             ("forced", INT64, steps),
             ("steps", INT64, ["B"]),
             ("uniform", FLOAT, steps),
@@ -63,8 +62,7 @@ class _Builder(NetworkGraph):
         outputs: list[Value] = [
             ("tokens", INT64, steps),
             ("logprob", FLOAT, steps),
-            ("h_out", FLOAT, state),
-            ("c_out", FLOAT, state),
+            ("state_out", FLOAT, state),
             ("top_tokens", INT64, [*steps, "N"]),
             ("top_logprob", FLOAT, [*steps, "N"]),
         ]
@@ -72,19 +70,16 @@ class _Builder(NetworkGraph):
         return self._finished("charloom_decoder", inputs, outputs, metadata)
 
     def bare_step(self) -> onnx.ModelProto:
-        layers = range(len(self._weights.layers))
-        h_in, c_in = ([f"{part}_{layer}" for layer in layers] for part in "hc")
-        steps, logits = self._network("token", h_in, c_in)
+        old = self._state_names()
+        steps, logits = self._network("token", old)
         state: Axes = ["B", self._weights.hidden]
-        inputs: list[Value] = [("token", INT64, ["B"]), *[(name, FLOAT, state) for name in (*h_in, *c_in)]]
+        inputs: list[Value] = [("token", INT64, ["B"]), *[(name, FLOAT, state) for name in self._flat(old)]]
         outputs: list[Value] = [(logits, FLOAT, ["B", self._weights.vocabulary])]
-        outputs += [(name, FLOAT, state) for name in (*[s.h for s in steps], *[s.c for s in steps])]
+        outputs += [(name, FLOAT, state) for name in self._flat([step.state for step in steps])]
         return self._finished("charloom_bare_step", inputs, outputs, {})
 
     def _outside(self) -> None:
-        layers = range(len(self._weights.layers))
-        h = [self._op("Gather", "h", self._int(layer), axis=0) for layer in layers]
-        c = [self._op("Gather", "c", self._int(layer), axis=0) for layer in layers]
+        state = self._flat(self._layers_of("state"))
         greedy = self._op("Equal", "temperature", self._float(0.0), name="greedy")
         self._op("Where", self._column(greedy), self._float(1.0), self._column("temperature"), name="divisor")
         self._any(self._differs("top_k", 0), self._differs("top_p", 1.0), self._differs("min_p", 0.0), name="filtered")
@@ -100,13 +95,13 @@ class _Builder(NetworkGraph):
         full_steps = self._op("Sub", all_steps, "plain_steps")
         true = self._constant("true", True, np.bool_)
 
-        carried = ["token", *h, *c]
+        carried = ["token", *state]
         plain = self._ops("Loop", len(carried) + 2, "plain_steps", true, *carried, body=self._plain_step())
         carried = [*plain[: len(carried)], "counts"]  # where they matter, no step was plain
         results = self._ops("Loop", len(carried) + 4, full_steps, true, *carried, body=self._full_step())
-        state = [self._op("Unsqueeze", part, self._ints(0)) for part in results[1 : 1 + 2 * len(h)]]
-        self._op("Concat", *state[: len(h)], axis=0, name="h_out")
-        self._op("Concat", *state[len(h) :], axis=0, name="c_out")
+        parts = [self._op("Unsqueeze", part, self._ints(0)) for part in results[1 : 1 + len(state)]]
+        sizes = self._ints(len(self._weights.arrays), len(self._weights.layers), -1, self._weights.hidden)
+        self._op("Reshape", self._op("Concat", *parts, axis=0), sizes, name="state_out")
         self._op("Concat", plain[-2], results[-4], axis=0, name="tokens")
         self._op("Concat", plain[-1], results[-3], axis=0, name="logprob")
         shape = self._op("Concat", self._op("Shape", "forced"), "top", axis=0)
@@ -130,8 +125,8 @@ class _Builder(NetworkGraph):
 
     def _plain_step(self) -> onnx.GraphProto:
         with self._subgraph() as nodes:
-            layers, logits = self._network("token_in", self._names("h"), self._names("c"))
-            state = [*[layer.h for layer in layers], *[layer.c for layer in layers]]
+            layers, logits = self._network("token_in", self._state_names())
+            state = self._flat([layer.state for layer in layers])
             next_token = self._fed_or(self._sampled(self._scaled(logits), "step"), "step")
             outputs = [self._op("Identity", "continue_in"), next_token, *state]
             outputs += [self._op("Identity", next_token), self._logprob(self._logprobs(logits), next_token)]
@@ -140,8 +135,8 @@ class _Builder(NetworkGraph):
     def _full_step(self) -> onnx.GraphProto:
         with self._subgraph() as nodes:
             step = self._op("Add", "step", "plain_steps")
-            layers, logits = self._network("token_in", self._names("h"), self._names("c"))
-            state = [*[layer.h for layer in layers], *[layer.c for layer in layers]]
+            layers, logits = self._network("token_in", self._state_names())
+            state = self._flat([layer.state for layer in layers])
             penalised = self._op(
                 "If", "penalised", then_branch=self._penalties(logits), else_branch=self._unchanged(logits)
             )
@@ -155,7 +150,7 @@ class _Builder(NetworkGraph):
             active = self._op("Less", step, "steps")
             column = self._column(active)
             kept = self._op("Where", active, next_token, "token_in")
-            old = [*self._names("h"), *self._names("c")]
+            old = self._flat(self._state_names())
             outputs = [self._op("Identity", "continue_in"), kept]
             outputs += [self._op("Where", column, new, before) for new, before in zip(state, old, strict=True)]
             ids = self._constant("ids", np.arange(self._weights.vocabulary)[None], np.int64)
@@ -164,9 +159,6 @@ class _Builder(NetworkGraph):
             outputs += [self._logprob(logprobs, next_token), top_tokens, top_logprob]
         return self._body("full_step", nodes, outputs, full=True)
 
-    def _names(self, part: str) -> list[str]:
-        return [f"{part}_in_{layer}" for layer in range(len(self._weights.layers))]
-
     def _body(
         self, name: str, nodes: list[onnx.NodeProto], outputs: list[str], *, full: bool = False
     ) -> onnx.GraphProto:
@@ -174,7 +166,7 @@ class _Builder(NetworkGraph):
         state: Axes = ["B", self._weights.hidden]
         table: Axes = ["B", self._weights.vocabulary]
         carried: list[Value] = [("continue_in", BOOL, []), ("token_in", INT64, rows)]
-        carried += [(part, FLOAT, state) for part in (*self._names("h"), *self._names("c"))]
+        carried += [(part, FLOAT, state) for part in self._flat(self._state_names())]
         carried += [("counts_in", FLOAT, table)] if full else []
         gathered: list[tuple[int, Axes]] = [(INT64, rows), (FLOAT, rows)]
         gathered += [(INT64, ["B", None]), (FLOAT, ["B", None])] if full else []

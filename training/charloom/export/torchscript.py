@@ -34,9 +34,13 @@ class ScriptedLayer(nn.Module):
         self.gain_ih, self.gain_hh = _constant(norms.inputs), _constant(norms.recurrent)
         self.gain_c, self.shift_c = _constant(norms.cell), _constant(norms.cell_shift)
 
-    def forward(self, below: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """From rows of the table [B, 4H] or the h of the layer below [B, H], and the old state, to the new state."""
+    def forward(self, below: Tensor, old: list[Tensor]) -> list[Tensor]:
+        """From rows of the table [B, 4H] or the h of the layer below [B, H], and the old state, to the new state.
+
+        A state is the arrays of the cell, [B, H] each, h first.
+        """
         n = self.hidden
+        h, c = old
         if self.normed:
             gates = layer_norm(torch.mm(h, self.matrix[-n:]), [4 * n], self.gain_hh, None, self.epsilon)
             if self.first:
@@ -66,26 +70,26 @@ class ScriptedLayer(nn.Module):
             h_new = torch.lerp(h_new, h, self.zoneout_hidden)
         if self.zoneout_cell > 0:
             c_new = torch.lerp(c_new, c, self.zoneout_cell)
-        return h_new, c_new
+        return [h_new, c_new]
 
 
 class ScriptedDecoder(nn.Module):
     """The network as explicit matrix products; what `decoder.ts` holds.
 
-    Axis letters: K steps, B rows, L layers, H hidden, V vocabulary, N alternatives.
+    Axis letters: K steps, B rows, A arrays of the cell's state, L layers, H hidden, V vocabulary, N alternatives.
     """
 
     def __init__(self, weights: DecoderWeights) -> None:
         super().__init__()
-        self.layers, self.hidden, self.vocabulary = len(weights.layers), weights.hidden, weights.vocabulary
+        self.arrays, self.layers = len(weights.arrays), len(weights.layers)
+        self.hidden, self.vocabulary = weights.hidden, weights.vocabulary
         self.table, self.head, self.head_bias = map(_constant, (weights.table, weights.head, weights.head_bias))
         self.cells = nn.ModuleList([ScriptedLayer(weights, index) for index in range(len(weights.layers))])
 
     def forward(
         self,
         token: Tensor,
-        h: Tensor,
-        c: Tensor,
+        state: Tensor,
         forced: Tensor,
         steps: Tensor,
         uniform: Tensor,
@@ -101,18 +105,17 @@ class ScriptedDecoder(nn.Module):
         top: int,
         filtered: bool,
         penalised: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Run the decoder contract.
 
         What does not depend on the values of tensors is given apart, so that nothing waits for the device: `top` is N,
         `filtered` and `penalised` say whether any row has filters or penalties.
 
         Returns:
-            tokens [K, B], logprob [K, B], h [L, B, H], c [L, B, H], top_tokens [K, B, N], top_logprob [K, B, N], and
-            the counts [B, V] after it, for those who go on with another call
+            tokens [K, B], logprob [K, B], state [A, L, B, H], top_tokens [K, B, N], top_logprob [K, B, N], and the
+            counts [B, V] after it, for those who go on with another call
         """
-        hs = list(h.unbind(0))
-        cs = list(c.unbind(0))
+        parts = list(state.flatten(0, 1).unbind(0))  # the first array of all layers, then the second
         all_tokens: list[Tensor] = []
         all_logprobs: list[Tensor] = []
         all_top_tokens: list[Tensor] = []
@@ -121,9 +124,11 @@ class ScriptedDecoder(nn.Module):
             active = (steps > step).unsqueeze(1)
             below = self.table[token]
             for layer, cell in enumerate(self.cells):
-                below, c_new = cell(below, hs[layer], cs[layer])
-                hs[layer] = torch.where(active, below, hs[layer])
-                cs[layer] = torch.where(active, c_new, cs[layer])
+                made: list[Tensor] = cell(below, parts[layer :: self.layers])
+                below = made[0]
+                for array, new in enumerate(made):
+                    at = array * self.layers + layer
+                    parts[at] = torch.where(active, new, parts[at])
             logits = torch.addmm(self.head_bias, below, self.head)
             wanted = penalise(logits, counts, repetition, presence, frequency) if penalised else logits
             sampled = choose(wanted, uniform[step], temperature, top_k, top_p, min_p, bias, filtered)
@@ -139,7 +144,7 @@ class ScriptedDecoder(nn.Module):
             all_top_logprobs.append(ranked)
         top_tokens, top_logprobs = torch.stack(all_top_tokens), torch.stack(all_top_logprobs)
         tokens, logprob = torch.stack(all_tokens), torch.stack(all_logprobs)
-        return tokens, logprob, torch.stack(hs), torch.stack(cs), top_tokens, top_logprobs, counts
+        return tokens, logprob, torch.stack(parts).view_as(state), top_tokens, top_logprobs, counts
 
 
 def build_torchscript(weights: DecoderWeights) -> torch.jit.ScriptModule:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from charloom.network.layers import EPSILON, Layer, LayerNormLayer, PeepholeLayer
+from charloom.network.layers import ARRAYS, EPSILON, GATES, Layer, LayerNormLayer, PeepholeLayer
 from charloom.network.model import CharLSTM
 
 Matrix = npt.NDArray[np.float32]
@@ -54,6 +54,10 @@ class LayerWeights:
 class DecoderWeights:
     """One decoding step in matrices; H hidden, V vocabulary."""
 
+    arrays: tuple[str, ...]
+    """Names of what the cell carries from step to step, [H] each, h first"""
+    gates: tuple[str, ...]
+    """Names of the cell's gates, in the order in which they are shown"""
     table: Matrix
     """[V, 4H]: what layer 1 adds to its gates for each input symbol"""
     layers: tuple[LayerWeights, ...]
@@ -92,6 +96,8 @@ def decoder_weights(model: CharLSTM) -> DecoderWeights:
             )
         )
     return DecoderWeights(
+        arrays=ARRAYS,
+        gates=GATES,
         table=_matrix(_table(model)),
         layers=tuple(layers),
         head=_matrix(_double(model.head.weight).T),

@@ -23,6 +23,10 @@ from charloom.bundle import CellKind
 from charloom.network.config import ModelConfig
 from charloom.network.dropout import dropout, kept
 
+ARRAYS = ("h", "c")
+"""What a cell carries from step to step."""
+GATES = ("input", "forget", "candidate", "output")
+"""Of every cell, in the order of the stacked parameters."""
 EPSILON = 1e-5
 """Added to the variance in layer normalisation."""
 

@@ -59,11 +59,9 @@ class InspectedToken(NamedTuple):
     position: int
     """After it."""
     gates: Floats
-    """[L, 4, H]: i, f, g, o"""
-    c: Floats
-    """[L, H]"""
-    h: Floats
-    """[L, H]"""
+    """[L, G, H], behind their sigmoid or tanh, in the order in which the manifest names them"""
+    state: Floats
+    """[A, L, H], after it"""
     distribution: Floats
     """[V]: log-probabilities of what comes after it"""
     next: Sequence[tuple[int, float]]
@@ -225,16 +223,14 @@ class Inspections:
                 0.0 if before is None else float(before[token]),
                 unread.position + number + 1,
                 found.gates[number, layers],
-                found.c[number, layers],
-                found.h[number, layers],
+                found.state[number][:, layers],
                 distributions[number],
                 _most_probable(distributions[number], top),
             )
             for number, (token, before) in enumerate(zip(chunk.tolist(), befores, strict=True))
         ]
-        state = np.stack([found.h[-1], found.c[-1]])
         position = unread.position + len(chunk)
-        return inspected, _Unread(unread.tokens[CHUNK:], position, state, distributions[-1])
+        return inspected, _Unread(unread.tokens[CHUNK:], position, found.state[-1], distributions[-1])
 
 
 class _Unread(NamedTuple):
@@ -244,7 +240,7 @@ class _Unread(NamedTuple):
     position: int
     """Before them"""
     state: Floats
-    """[2, L, H], h and c before them"""
+    """[A, L, H], before them"""
     distribution: Floats | None = None
     """[V]: log-probabilities of the first of them; None before a pending token, which is not told of"""
 

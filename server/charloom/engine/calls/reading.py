@@ -171,7 +171,7 @@ class Reading:
         weights /= weights.sum()
         blended = replace(
             states[0],
-            state=np.einsum("n,nslh->slh", weights, [state.state for state in states]).astype(np.float32),
+            state=np.einsum("n,nalh->alh", weights, [state.state for state in states]).astype(np.float32),
             seed=new_seed() if seed is None else seed,
             tail=b"",
         )

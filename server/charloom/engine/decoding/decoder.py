@@ -6,7 +6,8 @@ A row is fed text where `forced` holds a token and samples where it holds -1, so
 are the same path. All decoders give the same tokens for the same inputs, and each row's outputs are independent of
 the other rows.
 
-Axis letters: K steps, B rows, L layers, H hidden, V vocabulary, N alternatives.
+Axis letters: K steps, B rows, A arrays of the cell's state (h and c of an LSTM), L layers, H hidden, V vocabulary,
+N alternatives.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ Ints = npt.NDArray[np.int64]
 class Shape(NamedTuple):
     """The sizes of a decoder."""
 
+    arrays: int
+    """Of the cell's state; the first is h, what the layer above reads."""
     layers: int
     hidden: int
     vocabulary: int
@@ -36,10 +39,8 @@ class Inputs(NamedTuple):
 
     token: Ints
     """[B] the next input token of each row"""
-    h: Floats
-    """[L, B, H]"""
-    c: Floats
-    """[L, B, H]"""
+    state: Floats
+    """[A, L, B, H]"""
     forced: Ints
     """[K, B] a token where the row is being fed text, -1 where the step samples"""
     steps: Ints
@@ -63,7 +64,7 @@ class Inputs(NamedTuple):
         return Inputs(**own, sampling=sampling)
 
 
-ROW_AXIS = {name: 1 if name in ("h", "c", "forced", "uniform") else 0 for name in Inputs._fields if name != "sampling"}
+ROW_AXIS = {name: {"state": 2, "forced": 1, "uniform": 1}.get(name, 0) for name in Inputs._fields if name != "sampling"}
 """Which axis of each input counts the rows; of those in `sampling` it is the first, and `top` has none."""
 
 
@@ -97,33 +98,39 @@ class Outputs(NamedTuple):
     """[K, B] the token after each step, forced or sampled; past a row's steps, its last one again"""
     logprob: Floats
     """[K, B] natural-log probability of that token, before penalties, bias, temperature and filters"""
-    h: Floats
-    """[L, B, H] after each row's last step"""
-    c: Floats
-    """[L, B, H]"""
+    state: Floats
+    """[A, L, B, H] after each row's last step"""
     top_tokens: Ints
     """[K, B, N] the most probable tokens of each step, the most probable first"""
     top_logprob: Floats
     """[K, B, N] their log-probabilities, like `logprob`"""
 
+    def with_rows(self, of: Callable[[Any, int], Any]) -> Outputs:
+        """These outputs with `of(array, axis)` in place of each array, `axis` being the one that counts rows."""
+        return Outputs(**{name: of(getattr(self, name), axis) for name, axis in OUTPUT_ROW_AXIS.items()})
+
+
+OUTPUT_ROW_AXIS = {name: 2 if name == "state" else 1 for name in Outputs._fields}
+"""Which axis of each output counts the rows."""
+
 
 class StatePool(Protocol):
     """State by slot, on the decoder's device. `gather` may be called from any thread, the rest by one at a time.
 
-    Axis letters: L layers, S slots, B rows, H hidden.
+    Axis letters: A arrays of the cell's state, L layers, S slots, B rows, H hidden.
     """
 
-    def take(self, h: Floats, c: Floats) -> int:
-        """Put a state [L, H] into a free slot and return the slot."""
+    def take(self, state: Floats) -> int:
+        """Put a state [A, L, H] into a free slot and return the slot."""
 
     def release(self, slot: int) -> None:
         """Free a slot."""
 
-    def gather(self, slots: Sequence[int]) -> tuple[Any, Any]:
-        """Copies of h and c [L, B, H] of these slots."""
+    def gather(self, slots: Sequence[int]) -> Any:
+        """A copy of the state of these slots, [A, L, B, H]."""
 
-    def scatter(self, slots: Sequence[int], h: Any, c: Any) -> None:
-        """Put h and c [L, B, H] back."""
+    def scatter(self, slots: Sequence[int], state: Any) -> None:
+        """Put a state [A, L, B, H] back."""
 
     def to_host(self, part: Any) -> Floats:
         """A copy of a part of a gathered or computed state."""

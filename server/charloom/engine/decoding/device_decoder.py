@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 
 from charloom.controls import Effect, controls
-from charloom.engine.decoding.decoder import Floats, Inputs, Outputs, Shape, has_filters, has_penalties, neutral
+from charloom.engine.decoding.decoder import (
+    OUTPUT_ROW_AXIS,
+    Floats,
+    Inputs,
+    Outputs,
+    Shape,
+    has_filters,
+    has_penalties,
+    neutral,
+)
 from charloom.engine.decoding.torch_decoder import load_module
 
 ROWS = 256
@@ -29,42 +38,40 @@ BLOCKS = (16, 1)
 """Steps per graph; a call is made of as few of them as will do."""
 WARM_UPS = 3
 """Runs before a capture, in which libraries choose their kernels and take their memory."""
-_STATE = ("h", "c")
 _PER_STEP = ("forced", "uniform")
 
 
 class DeviceStatePool:
     """State by slot on a device; it grows by doubling and never shrinks.
 
-    Axis letters: L layers, S slots, B rows, H hidden.
+    Axis letters: A arrays of the cell's state, L layers, S slots, B rows, H hidden.
     """
 
     def __init__(self, shape: Shape, device: str, slots: int = 16) -> None:
-        self._state = torch.zeros((2, shape.layers, slots, shape.hidden), device=device)
+        self._state = torch.zeros((shape.arrays, shape.layers, slots, shape.hidden), device=device)
         self._free = list(range(slots))
 
-    def take(self, h: Floats, c: Floats) -> int:
-        """Put a state [L, H] into a free slot and return the slot."""
+    def take(self, state: Floats) -> int:
+        """Put a state [A, L, H] into a free slot and return the slot."""
         if not self._free:
             slots = self._state.size(2)
             self._state = torch.cat([self._state, torch.zeros_like(self._state)], dim=2)
             self._free = list(range(slots, 2 * slots))
         slot = self._free.pop()
-        self._state[:, :, slot] = torch.from_numpy(np.stack([h, c])).to(self._state.device)
+        self._state[:, :, slot] = torch.tensor(state, device=self._state.device)
         return slot
 
     def release(self, slot: int) -> None:
         """Free a slot."""
         self._free.append(slot)
 
-    def gather(self, slots: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Copies of h and c [L, B, H] of these slots."""
-        h, c = self._state.index_select(2, self._index(slots)).unbind(0)
-        return h, c
+    def gather(self, slots: Sequence[int]) -> Tensor:
+        """A copy of the state of these slots, [A, L, B, H]."""
+        return self._state.index_select(2, self._index(slots))
 
-    def scatter(self, slots: Sequence[int], h: Tensor, c: Tensor) -> None:
-        """Put h and c [L, B, H] back."""
-        self._state.index_copy_(2, self._index(slots), torch.stack([h, c]))
+    def scatter(self, slots: Sequence[int], state: Tensor) -> None:
+        """Put a state [A, L, B, H] back."""
+        self._state.index_copy_(2, self._index(slots), state)
 
     def to_host(self, part: Tensor) -> Floats:
         """A copy of a part of a gathered or computed state."""
@@ -106,8 +113,10 @@ class DeviceDecoder:
             self._lanes.own = _Lane(self._module, self.shape, self.device, self._rows, self._capturing)
         lane: _Lane = self._lanes.own
         parts = [lane.run(inputs, first) for first in range(0, len(inputs.token), self._rows)]
-        found: dict[str, Any] = {name: torch.cat([part[name] for part in parts], dim=1) for name in Outputs._fields}
-        stays = () if type(inputs.h) is np.ndarray else _STATE
+        found: dict[str, Any] = {
+            name: torch.cat([part[name] for part in parts], dim=axis) for name, axis in OUTPUT_ROW_AXIS.items()
+        }
+        stays = () if type(inputs.state) is np.ndarray else ("state",)
         return Outputs(**{name: part if name in stays else part.cpu().numpy() for name, part in found.items()})
 
     def state_pool(self) -> DeviceStatePool:
@@ -124,8 +133,7 @@ class _Lane:
         self._blocks: dict[tuple[int, bool], Callable[[], Sequence[Tensor]]] = {}
         self._alternatives = shape.vocabulary
         floats = {
-            "h": (shape.layers, rows, shape.hidden),
-            "c": (shape.layers, rows, shape.hidden),
+            "state": (shape.arrays, shape.layers, rows, shape.hidden),
             "uniform": (max(BLOCKS), rows),
         }
         whole = {"token": (rows,), "forced": (max(BLOCKS), rows), "steps": (rows,)}
@@ -152,8 +160,7 @@ class _Lane:
             self._buffers["token"][:count].copy_(self._moved(inputs.token[rows]))
             for name in needed:
                 self._buffers[name][:count].copy_(self._moved(sampling[name][rows]))
-            for name in _STATE:
-                self._buffers[name][:, :count].copy_(self._moved(getattr(inputs, name)[:, rows]))
+            self._buffers["state"][:, :, :count].copy_(self._moved(inputs.state[:, :, rows]))
             per_step = {name: self._moved(getattr(inputs, name)[:, rows]) for name in _PER_STEP}
             # Rows that only fill up the batch take no steps.
             self._buffers["steps"].zero_()
@@ -169,8 +176,8 @@ class _Lane:
                 self._buffers["steps"].sub_(size)
                 taken += size
             tokens, logprob, top_tokens, top_logprob = (torch.cat(parts) for parts in zip(*found, strict=True))
-            h, c = (self._buffers[name][:, :count].clone() for name in _STATE)
-        outputs = (tokens, logprob, h, c, top_tokens[:, :, :top], top_logprob[:, :, :top])
+            state = self._buffers["state"][:, :, :count].clone()
+        outputs = (tokens, logprob, state, top_tokens[:, :, :top], top_logprob[:, :, :top])
         return dict(zip(Outputs._fields, outputs, strict=True))
 
     @contextmanager
@@ -209,10 +216,9 @@ class _Lane:
             # Without the optimizing executor, which would go on compiling kernels while they are captured.
             with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 found = self._module(**views, top=alternatives, filtered=full, penalised=full)
-            tokens, logprob, h, c, top_tokens, top_logprob, counts = found
+            tokens, logprob, state, top_tokens, top_logprob, counts = found
             buffers["token"].copy_(tokens[-1])
-            buffers["h"].copy_(h)
-            buffers["c"].copy_(c)
+            buffers["state"].copy_(state)
             buffers["counts"].copy_(counts)
             return tokens, logprob, top_tokens, top_logprob
 
@@ -221,7 +227,7 @@ class _Lane:
     def _captured(self, run: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]:
         """A CUDA graph of `run`. The warm-ups advance the state in the buffers, so it is put back."""
         with self._capturing:
-            kept = {name: self._buffers[name].clone() for name in ("token", *_STATE, "counts")}
+            kept = {name: self._buffers[name].clone() for name in ("token", "state", "counts")}
             for _ in range(WARM_UPS):
                 run()
             graph = torch.cuda.CUDAGraph()

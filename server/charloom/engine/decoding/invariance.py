@@ -5,12 +5,15 @@ Knows: the decoder contract. Does not know: models, settings.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 
 from charloom.controls import INPUTS
-from charloom.engine.decoding.decoder import Decoder, Inputs, neutral
+from charloom.engine.decoding.decoder import Decoder, Floats, Inputs, Outputs, Shape, neutral
 
 CHECKED_STEPS = 2
+Values = TypeVar("Values", Inputs, Outputs)
 
 
 def is_batch_invariant(decoder: Decoder, most_rows: int) -> bool:
@@ -19,9 +22,8 @@ def is_batch_invariant(decoder: Decoder, most_rows: int) -> bool:
     for inputs in (random_inputs(decoder, most_rows, CHECKED_STEPS), plain_inputs(decoder, most_rows, CHECKED_STEPS)):
         whole = decoder.run(inputs)
         for count in batches:
-            part = decoder.run(first_rows(inputs, count))
-            # Every output has its rows in the second axis.
-            if not all(np.array_equal(part[i], whole[i][:, :count]) for i in range(len(whole))):
+            part, expected = decoder.run(first_rows(inputs, count)), first_rows(whole, count)
+            if not all(np.array_equal(part[i], expected[i]) for i in range(len(expected))):
                 return False
     return True
 
@@ -35,8 +37,7 @@ def plain_inputs(decoder: Decoder, rows: int, steps: int, seed: int = 0) -> Inpu
 def random_inputs(decoder: Decoder, rows: int, steps: int, seed: int = 0) -> Inputs:
     """Arbitrary inputs of the right shapes: states as they occur, some rows fed, some filtered, some shorter."""
     random = np.random.default_rng(seed)
-    layers, hidden, vocabulary = decoder.shape
-    state = (layers, rows, hidden)
+    vocabulary = decoder.shape.vocabulary
     forced = random.integers(vocabulary, size=(steps, rows))
     sampling = {
         name: random.choice(np.array(entry.tried, entry.dtype), entry.shape(rows, vocabulary))
@@ -44,8 +45,7 @@ def random_inputs(decoder: Decoder, rows: int, steps: int, seed: int = 0) -> Inp
     }
     return Inputs(
         token=random.integers(vocabulary, size=rows),
-        h=random.uniform(-1, 1, state).astype(np.float32),
-        c=random.normal(0, 1, state).astype(np.float32),
+        state=_random_state(random, decoder.shape, rows),
         forced=np.where(random.random((steps, rows)) < 0.3, forced, -1),
         steps=random.integers(1, steps + 1, size=rows),
         uniform=(random.integers(2**23, size=(steps, rows)) / 2**23).astype(np.float32),
@@ -53,6 +53,13 @@ def random_inputs(decoder: Decoder, rows: int, steps: int, seed: int = 0) -> Inp
     )
 
 
-def first_rows(inputs: Inputs, count: int) -> Inputs:
-    """The first `count` rows of some inputs."""
-    return inputs.with_rows(lambda array, axis: np.ascontiguousarray(array.take(range(count), axis)))
+def _random_state(random: np.random.Generator, shape: Shape, rows: int) -> Floats:
+    """[A, L, B, H]: h in (-1, 1), as it always is, the others around 0."""
+    size = (shape.layers, rows, shape.hidden)
+    h, others = random.uniform(-1, 1, size), random.normal(0, 1, (shape.arrays - 1, *size))
+    return np.concatenate([h[None], others]).astype(np.float32)
+
+
+def first_rows(values: Values, count: int) -> Values:
+    """The first `count` rows of some inputs or outputs."""
+    return values.with_rows(lambda array, axis: array.take(range(count), axis))

@@ -6,7 +6,9 @@ Knows: onnxruntime. Does not know: bundles' manifests beyond the one fact it che
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage unless told not to
 
@@ -14,11 +16,32 @@ import onnxruntime
 
 from charloom.controls import INPUTS
 from charloom.engine.decoding.decoder import Inputs, Outputs, Shape
+from charloom.engine.decoding.earlier_graphs import Graph, JoinedGraph, Shapes, has_h_and_c
 from charloom.engine.decoding.state_pool import HostStatePool
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A graph, to be run by one thread per call."""
+class OnnxGraph:
+    """A file's graph, run by one thread per call."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = _open(path)
+        self.inputs: Shapes = {value.name: value.shape for value in self._session.get_inputs()}
+        self.outputs: Shapes = {value.name: value.shape for value in self._session.get_outputs()}
+        self.weights_sha256: str = self._session.get_modelmeta().custom_metadata_map.get("weights_sha256", "")
+
+    def run(self, inputs: Mapping[str, Any]) -> Sequence[Any]:
+        """All outputs, in the order of `outputs`."""
+        found: Sequence[Any] = self._session.run(None, inputs)
+        return found
+
+
+def open_graph(path: Path) -> Graph:
+    """A decoder's or inspector's graph, with its state in one array whichever version wrote it."""
+    graph = OnnxGraph(path)
+    return JoinedGraph(graph) if has_h_and_c(graph) else graph
+
+
+def _open(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -39,19 +62,19 @@ class OnnxDecoder:
     device = "cpu"
 
     def __init__(self, path: Path, kind: str) -> None:
-        self._session = open_session(path)
+        self._graph = open_graph(path)
         self.kind = kind
-        inputs = {value.name: value.shape for value in self._session.get_inputs()}
+        inputs = self._graph.inputs
         wanted = [*(name for name in Inputs._fields if name != "sampling"), *INPUTS]
         if list(inputs) != wanted:
             raise ValueError(f"its inputs are {', '.join(inputs)}; the contract has {', '.join(wanted)}")
-        layers, _, hidden = inputs["h"]
-        self.shape = Shape(layers, hidden, inputs["bias"][1])
-        self.weights_sha256: str = self._session.get_modelmeta().custom_metadata_map.get("weights_sha256", "")
+        arrays, layers, _, hidden = inputs["state"]
+        self.shape = Shape(arrays, layers, hidden, inputs["bias"][1])
+        self.weights_sha256 = self._graph.weights_sha256
 
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps."""
-        return Outputs(*self._session.run(None, inputs.by_name()))
+        return Outputs(*self._graph.run(inputs.by_name()))
 
     def state_pool(self) -> HostStatePool:
         """In main memory."""

@@ -37,7 +37,8 @@ def open_decoder(bundle: Bundle, *, kind: DecoderKind | None = None, device: str
         raise
     except Exception as problem:  # the runtimes raise many kinds of errors for a file they cannot read
         raise BundleError(bundle.path, f"the file {path.name} is not a decoder: {problem}") from problem
-    wanted = Shape(manifest.cell.layers, manifest.cell.hidden_size, manifest.vocabulary_size)
+    cell = manifest.cell
+    wanted = Shape(len(cell.arrays), cell.layers, cell.hidden_size, manifest.vocabulary_size)
     if decoder.shape != wanted:
         raise BundleError(bundle.path, f"the file {path.name} has sizes {decoder.shape}, the manifest {wanted}")
     if decoder.weights_sha256 != manifest.weights_sha256:

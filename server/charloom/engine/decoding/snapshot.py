@@ -15,7 +15,7 @@ class Snapshot:
     """All that decides how a text goes on. The array is never written to."""
 
     state: Floats
-    """[2, L, H], h and c: one array, because there may be very many snapshots"""
+    """[A, L, H], the arrays of the cell: one array, because there may be very many snapshots"""
     pending: tuple[int, ...]
     """Tokens chosen or fed, but not yet read by the network, oldest first; at least one."""
     position: int
@@ -24,26 +24,14 @@ class Snapshot:
     tail: bytes = b""
     """Bytes of a character that is not complete yet; they open the text of the next generation."""
 
-    @property
-    def h(self) -> Floats:
-        """The hidden state, [L, H]."""
-        h: Floats = self.state[0]
-        return h
-
-    @property
-    def c(self) -> Floats:
-        """The cell state, [L, H]."""
-        c: Floats = self.state[1]
-        return c
-
     @classmethod
     def fresh(cls, shape: Shape, start_token: int, seed: int) -> Snapshot:
         """Zero state, before any text."""
-        return replace(_zero(shape.layers, shape.hidden, start_token), seed=seed)
+        return replace(_zero(shape.arrays, shape.layers, shape.hidden, start_token), seed=seed)
 
 
 @functools.lru_cache
-def _zero(layers: int, hidden: int, start_token: int) -> Snapshot:
-    zeros = np.zeros((2, layers, hidden), np.float32)
+def _zero(arrays: int, layers: int, hidden: int, start_token: int) -> Snapshot:
+    zeros = np.zeros((arrays, layers, hidden), np.float32)
     zeros.flags.writeable = False
     return Snapshot(zeros, (start_token,), 0, 0)

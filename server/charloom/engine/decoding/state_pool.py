@@ -10,35 +10,33 @@ from charloom.engine.decoding.decoder import Floats, Shape
 
 
 class HostStatePool:
-    """State in two arrays of main memory; they grow by doubling and never shrink."""
+    """State in one array of main memory; it grows by doubling and never shrinks."""
 
     def __init__(self, shape: Shape, slots: int = 16) -> None:
-        self._h: Floats = np.zeros((shape.layers, slots, shape.hidden), np.float32)
-        self._c: Floats = np.zeros_like(self._h)
+        self._state: Floats = np.zeros((shape.arrays, shape.layers, slots, shape.hidden), np.float32)
         self._free = list(range(slots))
 
-    def take(self, h: Floats, c: Floats) -> int:
-        """Put a state [L, H] into a free slot and return the slot."""
+    def take(self, state: Floats) -> int:
+        """Put a state [A, L, H] into a free slot and return the slot."""
         if not self._free:
-            slots = self._h.shape[1]
-            self._h = np.concatenate([self._h, np.zeros_like(self._h)], axis=1)
-            self._c = np.concatenate([self._c, np.zeros_like(self._c)], axis=1)
+            slots = self._state.shape[2]
+            self._state = np.concatenate([self._state, np.zeros_like(self._state)], axis=2)
             self._free = list(range(slots, 2 * slots))
         slot = self._free.pop()
-        self._h[:, slot], self._c[:, slot] = h, c
+        self._state[:, :, slot] = state
         return slot
 
     def release(self, slot: int) -> None:
         """Free a slot."""
         self._free.append(slot)
 
-    def gather(self, slots: Sequence[int]) -> tuple[Floats, Floats]:
-        """Copies of h and c [L, B, H] of these slots."""
-        return self._h[:, slots], self._c[:, slots]
+    def gather(self, slots: Sequence[int]) -> Floats:
+        """A copy of the state of these slots, [A, L, B, H]."""
+        return self._state.take(slots, axis=2)
 
-    def scatter(self, slots: Sequence[int], h: Floats, c: Floats) -> None:
-        """Put h and c [L, B, H] back."""
-        self._h[:, slots], self._c[:, slots] = h, c
+    def scatter(self, slots: Sequence[int], state: Floats) -> None:
+        """Put a state [A, L, B, H] back."""
+        self._state[:, :, slots] = state
 
     def to_host(self, part: Floats) -> Floats:
         """A copy of a part of a gathered or computed state."""
@@ -47,4 +45,4 @@ class HostStatePool:
     @property
     def used(self) -> int:
         """Slots that are taken."""
-        return int(self._h.shape[1]) - len(self._free)
+        return int(self._state.shape[2]) - len(self._free)

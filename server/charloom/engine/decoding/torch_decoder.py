@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from charloom.engine.decoding.decoder import Inputs, Outputs, Shape, has_filters, has_penalties
+from charloom.engine.decoding.earlier_graphs import JoinedModule
 from charloom.engine.decoding.state_pool import HostStatePool
 
 FEWEST_ROWS = 4
@@ -23,10 +24,12 @@ def load_module(path: Path, device: str) -> tuple[Any, Shape, str]:
     extra: dict[str, Any] = {"weights_sha256": ""}  # torch replaces the values, with bytes in some versions
     module: Any = torch.jit.load(path, map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
     module.eval()
+    if not hasattr(module, "arrays"):
+        module = JoinedModule(module)
     value = extra["weights_sha256"]
     return (
         module,
-        Shape(module.layers, module.hidden, module.vocabulary),
+        Shape(module.arrays, module.layers, module.hidden, module.vocabulary),
         value.decode() if isinstance(value, bytes) else value,
     )
 
@@ -56,7 +59,8 @@ class TorchDecoder:
                 name: torch.from_numpy(np.require(value, requirements=["C", "W"])) for name, value in arguments.items()
             }
             found = self._module(**tensors, top=top, filtered=has_filters(inputs), penalised=has_penalties(inputs))
-        return Outputs(*(part.numpy()[:, :rows] for part in found[: len(Outputs._fields)]))
+        outputs = Outputs(*found[: len(Outputs._fields)])
+        return outputs.with_rows(lambda part, axis: part.narrow(axis, 0, rows).numpy())
 
     def state_pool(self) -> HostStatePool:
         """In main memory."""

@@ -18,14 +18,13 @@ from charloom.engine.loom.jobs import TokenLogprob
 from charloom.engine.loom.row import Row
 
 
-def inputs_of(batch: Sequence[Row], steps: Sequence[int], h: Any, c: Any, shape: Shape) -> Inputs:
+def inputs_of(batch: Sequence[Row], steps: Sequence[int], state: Any, shape: Shape) -> Inputs:
     """What the rows want of the next tick.
 
     Args:
         batch: the rows
         steps: how many steps each takes
-        h: [L, B, H], the state of the rows
-        c: [L, B, H]
+        state: [A, L, B, H], of the rows
         shape: of the decoder
     """
     count, rows = max(steps), len(batch)
@@ -45,8 +44,7 @@ def inputs_of(batch: Sequence[Row], steps: Sequence[int], h: Any, c: Any, shape:
         _set_sampling(sampling, index, row)
     return Inputs(
         token=np.array([row.token for row in batch], np.int64),
-        h=h,
-        c=c,
+        state=state,
         forced=forced,
         steps=np.array(steps, np.int64),
         uniform=as_uniform(np.ascontiguousarray(words.T)),

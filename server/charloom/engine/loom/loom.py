@@ -228,7 +228,7 @@ class Loom:
         room = self._max_rows * self._share - (len(self._live) - len(paused))
         for _ in range(min(max(0, room), len(self._waiting))):
             row = self._waiting.popleft()
-            row.slot = self._state_pool.take(row.job.start.h, row.job.start.c)
+            row.slot = self._state_pool.take(row.job.start.state)
             row.begun = time.monotonic()
             self._live.append(row)
         return deliveries
@@ -252,7 +252,7 @@ class Loom:
         steps = [min(count, work.to_feed + work.to_generate) for work in works]
         slots = [row.slot for row in rows]
         try:
-            inputs = inputs_of(rows, steps, *self._state_pool.gather(slots), self.decoder.shape)
+            inputs = inputs_of(rows, steps, self._state_pool.gather(slots), self.decoder.shape)
             outputs = self.decoder.run(inputs)
             if outputs.tokens.shape != inputs.forced.shape:
                 raise ValueError(f"the decoder returned tokens of shape {outputs.tokens.shape}")
@@ -264,7 +264,7 @@ class Loom:
             # One row's fault must not end the others: each is tried alone.
             return [delivery for row in rows for delivery in self._tick([row])]
         with self._news:
-            self._state_pool.scatter(slots, outputs.h, outputs.c)
+            self._state_pool.scatter(slots, outputs.state)
             return self._take_results(rows, steps, inputs, outputs)
 
     def _take_results(
@@ -276,14 +276,13 @@ class Loom:
         self._live.sort(key=ticked.__contains__)
         pause = message_pause(len(self._live), self._tick_seconds)
         columns = outputs.tokens.T.tolist()
-        before, after = (inputs.h, inputs.c), (outputs.h, outputs.c)
         deliveries: list[Delivery] = []
         for index, row in enumerate(rows):
             if row.cancelled:
                 continue  # nobody wants to know
             tokens, top = columns[index][: steps[index]], row.job.top_logprobs
             logprobs = () if top is None else logprobs_of(outputs, index, steps[index], top)
-            chunk = row.advance(tokens, logprobs, index, before, after, now, pause)
+            chunk = row.advance(tokens, logprobs, index, inputs.state, outputs.state, now, pause)
             if chunk is not None:
                 deliveries.append((row, chunk))
                 if chunk.finish is not None:
@@ -291,9 +290,7 @@ class Loom:
         return deliveries
 
     def _dismiss(self, row: Row, reason: FinishReason) -> Delivery:
-        present = (row.job.start.h[:, None], row.job.start.c[:, None])
-        if row.slot >= 0:
-            present = self._state_pool.gather([row.slot])
+        present = row.job.start.state[:, :, None] if row.slot < 0 else self._state_pool.gather([row.slot])
         chunk = row.dismiss(reason, present)
         self._leave(row)
         return row, chunk

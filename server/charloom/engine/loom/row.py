@@ -19,15 +19,15 @@ from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job, TokenLog
 from charloom.engine.loom.schedule import Work
 from charloom.engine.loom.stops import Match, StopMatcher
 
-States = tuple[Any, Any]
-"""h and c [L, B, H] of all rows of a tick, on any device."""
+States = Any
+"""[A, L, B, H], of all rows of a tick, on any device."""
 
 
 class Anchor(NamedTuple):
     """A state that the text may have to go back to, and what came after it."""
 
     state: Floats
-    """[2, L, H]"""
+    """[A, L, H]"""
     position: int
     tokens: list[int]
     """The next input, then all tokens since."""
@@ -171,7 +171,7 @@ class Row:
         return None
 
     def dismiss(self, reason: FinishReason, present: States) -> Chunk:
-        """End it before its next tick, in its present state [L, 1, H]. Only a draining job is told its last tokens."""
+        """End it before its next tick, in its state [A, L, 1, H]. Only a draining job is told its last tokens."""
         finish = self._finish(reason, time.monotonic())
         if reason is FinishReason.DRAINING and self.fed >= self._replayed:
             return self._tell(self._settled(None), present, 0, finish)
@@ -219,8 +219,7 @@ class Row:
         return replace(self.job.start, state=state, pending=tuple(tokens[: position - start + 1]), position=position)
 
     def _kept(self, states: States, row: int) -> Floats:
-        h, c = states
-        return np.stack([self.to_host(h[:, row]), self.to_host(c[:, row])])
+        return self.to_host(states[:, :, row])
 
     def _finish(self, reason: FinishReason, now: float, stop: int | None = None) -> Finish:
         return Finish(

@@ -154,12 +154,12 @@ def _snapshot_fields(snapshot: Snapshot, arrays: list[bytes]) -> dict[str, Any]:
 
 
 def _snapshot(fields: dict[str, Any], arrays: _Arrays) -> Snapshot:
-    two, layers, hidden = fields["shape"]
-    if two != 2 or min(layers, hidden) < 1:
+    count, layers, hidden = shape = fields["shape"]
+    if min(shape) < 1:
         raise ValueError("its state has another form")
     if fields["zero"]:
-        state = np.zeros((2, layers, hidden), np.float32)
+        state = np.zeros(shape, np.float32)
     else:
-        state = np.frombuffer(arrays.take(2 * 4 * layers * hidden), "<f4").reshape(2, layers, hidden)
+        state = np.frombuffer(arrays.take(4 * count * layers * hidden), "<f4").reshape(shape)
     pending = tuple(int(token) for token in fields["pending"])
     return Snapshot(state, pending, fields["position"], fields["seed"], bytes.fromhex(fields["tail"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from charloom.bundle import CharacterVocabulary, Unit
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model
@@ -26,7 +28,7 @@ def from_model(model: Model, limits: Limits) -> models_pb2.Model:
         parameters=manifest.cell.parameters,
         decoder=model.decoder.kind,
         device=model.decoder.device,
-        state_bytes=2 * 4 * manifest.cell.layers * manifest.cell.hidden_size,
+        state_bytes=4 * math.prod(model.decoder.shape[:3]),
         max_tokens=limits.max_tokens,
         max_prompt_characters=limits.max_prompt_characters,
         batch_invariance=holds if model.batch_invariant else fails,

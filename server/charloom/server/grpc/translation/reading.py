@@ -59,9 +59,7 @@ def from_inspected(
                 cell=c,
                 hidden=h,
             )
-            for layer, (i, f, g, o), c, h in zip(
-                layers, found.gates.tolist(), found.c.tolist(), found.h.tolist(), strict=True
-            )
+            for layer, (i, f, g, o), h, c in zip(layers, found.gates.tolist(), *found.state.tolist(), strict=True)
         ],
         next=[from_alternative(vocabulary, *other) for other in found.next],
         distribution=found.distribution.tolist() if distribution else (),
