@@ -115,6 +115,17 @@ def import_graph() -> dict[str, set[str]]:
     return graph
 
 
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Sets of modules that each reach all others of their set."""
+    reached = {name: set(others) for name, others in graph.items()}
+    for via in graph:
+        for others in reached.values():
+            if via in others:
+                others |= reached[via]
+    in_circles = {name: frozenset(o for o in others if name in reached[o]) for name, others in reached.items()}
+    return [set(circle) for circle in {members for members in in_circles.values() if members}]
+
+
 def test_every_folder_is_in_the_table() -> None:
     found = {(path.name, root) for root in ROOTS for path in (ROOT / root / "charloom").iterdir() if path.is_dir()}
     assert {(part, root) for part, root in found if part != "__pycache__"} == set(FOLDERS.items())
@@ -172,6 +183,15 @@ def test_what_the_rooms_of_the_engine_stand_on_imports_none_of_them() -> None:
     graph = import_graph()
     for name in ("errors", "limits", "clock"):
         assert graph[f"charloom.engine.{name}"] == set()
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set[str](), "e": {"e"}}
+    assert sorted(circles(graph), key=len) == [{"e"}, {"b", "c"}]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(import_graph()) == []
 
 
 def test_the_reference_lstms_build_on_nothing_of_ours() -> None:

@@ -1,55 +1,70 @@
 """A text that is steered while it is generated.
 
-Knows: the state at what was handed out, and what is to come next. Does not know: where the commands come from.
-
-Each command stops the generation that runs, at the last text that was handed out, and a new one starts there: what had
-been generated past it is as if never made. So the text is what separate calls with these options would have given.
+Each command stops the generation that runs, at the last text that was handed out, and a new one starts there; what had
+been generated past it is dropped. So the text is what separate calls with these options would have given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from charloom.engine.calls.generation import Generation, GenerationResult, TextDelta
-from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, check, check_text, within
+from charloom.engine.calls.generating import Generating
+from charloom.engine.calls.generation import GenerationResult, TextDelta
+from charloom.engine.calls.reading import Reading
+from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, check, check_text, refuse_fields, within
+from charloom.engine.calls.starting import GenerationStart, Starting
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import SessionTakenOver
+from charloom.engine.limits import Limits
 from charloom.engine.loom.jobs import FinishReason
-from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Session
-from charloom.engine.sessions.writer import SessionWriter
-
-if TYPE_CHECKING:
-    from charloom.engine.engine import Engine
 
 
 class Conversation:
-    """Made by `Engine.converse`, and to be ended.
+    """Made by `begin`, and to be ended.
 
     Args:
-        engine: who generates
-        model: with which model
-        request: the first options
-        start: from where
-        writer: of the session, if there is one
+        start: from where, and the first options
+        generating: puts its generations on the loom
+        reading: reads the texts that are injected
+        limits: what to accept
     """
 
-    def __init__(
-        self, engine: Engine, model: Model, request: GenerationRequest, start: Snapshot, writer: SessionWriter | None
-    ) -> None:
-        self._engine = engine
-        self._model = model
-        self._request = replace(request, prompt="")
-        self._writer = writer
-        self._start = self._present = start
+    def __init__(self, start: GenerationStart, generating: Generating, reading: Reading, limits: Limits) -> None:
+        self._generating = generating
+        self._reading = reading
+        self._limits = limits
+        self._model = start.model
+        self._request = replace(start.request, prompt="")
+        self._writer = start.writer
+        self._start = start
+        self._present = start.snapshot
         self._segment: _Segment | None = None
         self._left: int | None = 0
         """Tokens still to be generated; None: without end."""
-        if writer is not None:
-            writer.lost = self._lose
+        if self._writer is not None:
+            self._writer.taken_over.add_done_callback(lambda _: self._fail_segment())
+
+    @classmethod
+    async def begin(
+        cls, request: GenerationRequest, starting: Starting, generating: Generating, reading: Reading, limits: Limits
+    ) -> Conversation:
+        """Begin a text; a session goes on with it, after the prompt.
+
+        Raises:
+            as `Generating.generate`.
+        """
+        refuse_fields(request, "n", "max_tokens", "min_tokens", "logprobs", "top_logprobs", "return_state", "state")
+        start = await starting.conversation(request)
+        conversation = cls(start, generating, reading, limits)
+        if start.writer is None:
+            await conversation.inject(request.prompt)
+        else:
+            async with start.writer.given_back_on_error():
+                await conversation.inject(request.prompt)
+        return conversation
 
     @property
     def position(self) -> int:
@@ -66,22 +81,12 @@ class Conversation:
         """Whether it goes on until it is told otherwise."""
         return self._left is None
 
-    def check(self) -> CheckedRequest:
-        """The options as they are now.
-
-        Raises:
-            InvalidRequest: one of them cannot be accepted.
-        """
-        most = self._engine.limits.max_tokens
-        length = most if self._left is None else self._left
-        return check(replace(self._request, max_tokens=max(1, length)), self._engine.limits, self._model.vocabulary)
-
     async def inject(self, text: str) -> int:
         """Read a text at this point; returns the position before it."""
-        tokens = check_text("inject", text, self._request.skip_unknown, self._engine.limits, self._model.vocabulary)
+        tokens = check_text("inject", text, self._request.skip_unknown, self._limits, self._model.vocabulary)
         running, position = self._stop(), self.position
         if len(tokens):
-            self._present, _ = await self._engine.reading.read(self._model, tokens, self._present)
+            self._present, _ = await self._reading.read(self._model, tokens, self._present)
             if self._writer is not None:
                 self._writer.on_tokens(tokens.tolist(), self._present)
         if running:
@@ -90,7 +95,7 @@ class Conversation:
 
     def generate(self, max_tokens: int) -> int:
         """Generate so many tokens from here on, or (0) without end; returns the position."""
-        within("generate.max_tokens", max_tokens, 0, self._engine.limits.max_tokens)
+        within("generate.max_tokens", max_tokens, 0, self._limits.max_tokens)
         self._stop()
         self._left = max_tokens or None
         self._go_on()
@@ -100,7 +105,7 @@ class Conversation:
         """Change how tokens are chosen; returns the position from which on."""
         before, self._request = self._request, replace(self._request, sampling=sampling)
         try:
-            self.check()
+            self._checked()
         except Exception:
             self._request = before
             raise
@@ -135,12 +140,21 @@ class Conversation:
         self._stop()
         if self._writer is None:
             return None
-        return await self._writer.close(None if self._present is self._start else self._present)
+        return await self._writer.close(None if self._present is self._start.snapshot else self._present)
+
+    def _checked(self) -> CheckedRequest:
+        """The options as they are now.
+
+        Raises:
+            InvalidRequest: one of them cannot be accepted.
+        """
+        most = self._limits.max_tokens
+        length = most if self._left is None else self._left
+        return check(replace(self._request, max_tokens=max(1, length)), self._limits, self._model.vocabulary)
 
     def _go_on(self) -> None:
-        segment = _Segment(self, self._present)
-        segment.generation = self._engine.start(self._model, self._request, self.check(), self._present, segment)
-        self._segment = segment
+        start = replace(self._start, snapshot=self._present, request=self._request, checked=self._checked())
+        self._segment = _Segment(self, start, self._generating)
 
     def _stop(self) -> bool:
         """Stop what runs, at what was handed out; returns whether anything ran."""
@@ -155,7 +169,7 @@ class Conversation:
             self._writer.truncate(self._present)
         return self._left != 0
 
-    def _lose(self) -> None:
+    def _fail_segment(self) -> None:
         if self._writer is not None and self._segment is not None:
             self._segment.generation.fail(SessionTakenOver(self._writer.session.id))
 
@@ -172,14 +186,13 @@ class Conversation:
 
 
 class _Segment:
-    """The `StateSink` of one generation of a conversation, until that is over."""
+    """One generation of a conversation, and its `StateSink` until the next command."""
 
-    generation: Generation
-
-    def __init__(self, conversation: Conversation, start: Snapshot) -> None:
+    def __init__(self, conversation: Conversation, start: GenerationStart, generating: Generating) -> None:
         self._conversation = conversation
-        self.start = start
+        self.start = start.snapshot
         self.over = False
+        self.generation = generating.run(start, self)
 
     def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         if not self.over:
@@ -188,6 +201,9 @@ class _Segment:
     def on_sent(self, snapshot: Snapshot) -> None:
         if not self.over:
             self._conversation.on_sent(snapshot)
+
+    def on_cancelled(self) -> None:
+        """The conversation goes on, and with it its session."""
 
     async def close(self, snapshot: Snapshot | None) -> Session | None:
         if not self.over and snapshot is not None:

@@ -1,7 +1,4 @@
-"""A running generation, seen from an event loop: text out, state handed to whoever keeps it.
-
-Knows: chunks of tokens, the vocabulary, asyncio. Does not know: who reads the text, how tokens are made.
-"""
+"""A running generation, seen from an event loop: text for its reader, states for a sink that keeps them."""
 
 from __future__ import annotations
 
@@ -11,12 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from charloom.bundle import Vocabulary
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import DecoderFailure, EngineError, ReaderStalled
-from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, TokenLogprob
-from charloom.engine.loom.row import Row
+from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job, TokenLogprob
+from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Session
 
 log = logging.getLogger(__name__)
@@ -49,65 +45,58 @@ class GenerationResult:
 
 
 class StateSink(Protocol):
-    """Who keeps the states that a generation passes through."""
+    """Where a generation puts the states that it passes through."""
 
     def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
-        """Tokens that were generated, and the state after them."""
+        """Tokens were generated; `snapshot` is the state after them."""
 
     def on_sent(self, snapshot: Snapshot) -> None:
-        """The text up to here was handed out."""
+        """The reader has the text up to this state, and the generation goes on."""
+
+    def on_cancelled(self) -> None:
+        """The generation was given up; `close` follows once the loom has let go of it."""
 
     async def close(self, snapshot: Snapshot | None) -> Session | None:
-        """It has ended in this state, or (None) is to be as if it had never been; called once."""
+        """The generation has ended; called once.
 
-
-class NoSink:
-    """Keeps nothing."""
-
-    def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
-        """See `StateSink`."""
-
-    def on_sent(self, snapshot: Snapshot) -> None:
-        """See `StateSink`."""
-
-    async def close(self, snapshot: Snapshot | None) -> None:
-        """See `StateSink`."""
-
-
-NO_SINK = NoSink()
+        Args:
+            snapshot: the last state that counts; None where no text was handed out, so that nothing has changed
+        """
 
 
 class Generation:
-    """Text as it is generated.
+    """Text as it is generated. Constructing it submits its job to the model's loom.
 
     Iterate over it for `TextDelta`s, or ask for the `whole` text; `result` is there once either has ended, and never
     after `cancel`. A reader that falls behind gets larger deltas, and is paused when it stops reading.
 
-    Its sink is told the end exactly once: the state after the last delta that was handed out when it ends or is
-    cancelled, and None when nothing was handed out. Tokens that were made ahead of the reader are as if never made.
+    Its sink is closed exactly once, with the state after the last delta that was handed out, or with None when none
+    was. Tokens that were generated ahead of the reader are dropped when it is cancelled.
 
     Args:
-        vocabulary: turns tokens into text
-        tail: the bytes of an unfinished character that the text goes on from
-        sink: who keeps its states
+        model: generates the tokens and turns them into text
+        job: what to generate, and from where
+        sink: where its states go; None: nobody keeps them
         describe: makes the result
-        arrived: the position up to which the reader has the text already
+        arrived: the position up to which the reader has the text already, from an earlier stream of the same call
+
+    Raises:
+        Overloaded, Draining: the loom takes no more jobs.
     """
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
-        tail: bytes,
-        sink: StateSink,
+        model: Model,
+        job: Job,
+        sink: StateSink | None,
         describe: Callable[[Finish, Session | None], GenerationResult],
         arrived: int = 0,
     ) -> None:
-        self.vocabulary = vocabulary
-        self._decoder = vocabulary.decoder(tail)
+        self.vocabulary = model.vocabulary
+        self._decoder = model.vocabulary.decoder(job.start.tail)
         self._sink = sink
         self._describe = describe
         self._has = arrived
-        self._row: Row | None = None
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._unread = 0
@@ -117,16 +106,13 @@ class Generation:
         self._handed_out: Snapshot | None = None
         self._finish: Finish | None = None
         self._failure: EngineError | None = None
-        self.cancelled = False
-        """Whether it was asked to stop."""
+        self._cancelled = False
         self._closing: asyncio.Task[Session | None] | None = None
         self.result: GenerationResult | None = None
+        # Last: chunks come by way of the event loop, so none arrives before this returns.
+        self._row = model.loom.submit(job, self._receive)
 
-    def attach(self, row: Row) -> None:
-        """Tell it which job it belongs to."""
-        self._row = row
-
-    def receive(self, chunk: Chunk) -> None:
+    def _receive(self, chunk: Chunk) -> None:
         """Take a chunk; called on the event loop, in order."""
         try:
             known = min(len(chunk.tokens), max(0, self._has - (chunk.position - len(chunk.tokens))))
@@ -138,7 +124,8 @@ class Generation:
             self._position = chunk.position
             if chunk.snapshot is not None:
                 self._latest = replace(chunk.snapshot, tail=self._decoder.tail)
-                self._sink.on_tokens(chunk.tokens, self._latest)
+                if self._sink is not None:
+                    self._sink.on_tokens(chunk.tokens, self._latest)
         except Exception:
             log.exception("a generation could not take its chunk")
             self.fail(
@@ -152,16 +139,18 @@ class Generation:
                 self._failure = self._failure or DecoderFailure(
                     "the decoder failed; the session keeps the state after the text that was sent"
                 )
-            if self.cancelled or self._failure:
+            if self._cancelled or self._failure:
                 self._close_sink(self._handed_out)
         self._arrived.set()
 
     def cancel(self) -> None:
         """Stop generating; what was not handed out is dropped. After the end this does nothing."""
-        self.cancelled = True
+        self._cancelled = True
+        if self._sink is not None:
+            self._sink.on_cancelled()
         if self._finish is not None:
             self._close_sink(self._handed_out)
-        elif self._row is not None:
+        else:
             self._row.cancel()
 
     def fail(self, problem: EngineError) -> None:
@@ -197,14 +186,14 @@ class Generation:
                 await self._end()
             if self._latest is not None and self._position >= self._has:
                 self._handed_out = self._latest
-                if self._finish is None:
+                if self._finish is None and self._sink is not None:
                     self._sink.on_sent(self._latest)
             if delta.text or delta.logprobs:
                 return delta
         raise StopAsyncIteration
 
     def _abandoned(self) -> bool:
-        return self.cancelled and self._failure is None
+        return self._cancelled and self._failure is None
 
     async def _next_delta(self) -> TextDelta:
         """All that arrived since the last call, once there is something new."""
@@ -213,7 +202,7 @@ class Generation:
         delta = TextDelta("".join(self._text), self._position, self._logprobs)
         unread, self._unread = self._unread, 0
         self._text, self._logprobs = [], []
-        if unread and self._row is not None:
+        if unread:
             self._row.took(unread)
         if self._finish is not None:
             self._arrived.set()  # the end stays the end
@@ -225,13 +214,14 @@ class Generation:
             raise self._failure
         finish = replace(self._finish, snapshot=replace(self._finish.snapshot, tail=self._decoder.tail))
         session = None
-        if self._sink is not NO_SINK:
+        closing = self._close_sink(finish.snapshot)
+        if closing is not None:
             # Whoever waits may be cancelled meanwhile; the sink is to finish all the same.
-            session = await asyncio.shield(self._close_sink(finish.snapshot))
+            session = await asyncio.shield(closing)
         self.result = self._describe(finish, session)
 
-    def _close_sink(self, snapshot: Snapshot | None) -> asyncio.Task[Session | None]:
-        if self._closing is None:
+    def _close_sink(self, snapshot: Snapshot | None) -> asyncio.Task[Session | None] | None:
+        if self._closing is None and self._sink is not None:
             self._closing = asyncio.get_running_loop().create_task(self._sink.close(snapshot))
             self._closing.add_done_callback(_log_failure)
         return self._closing

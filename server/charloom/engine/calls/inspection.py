@@ -1,8 +1,4 @@
-"""Looking inside the network while it reads a text.
-
-Knows: states before a text, the inspector that reads it, how much of that may happen at once. Does not know: graphs,
-the loom, which goes on beside it.
-"""
+"""Looking inside the network while it reads a text: in a thread beside the loom, for a few callers at a time."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ import numpy as np
 
 from charloom.bundle import INSPECTOR_FILE, BundleError
 from charloom.engine.calls.requests import ReadingRequest, check_text, within
+from charloom.engine.calls.starting import Starting
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.inspector import Inspector
 from charloom.engine.decoding.snapshot import Snapshot
@@ -31,8 +28,7 @@ from charloom.engine.errors import (
     ReaderStalled,
 )
 from charloom.engine.limits import MOST_ALTERNATIVES, MOST_INSPECTED, MOST_INSPECTIONS, Limits
-from charloom.engine.loom.models import Model, Models
-from charloom.engine.sessions.sessions import Sessions
+from charloom.engine.loom.models import Model
 
 CHUNK = 64
 """Tokens in one call of the inspector: what is in memory at a time, and how long other inspections wait."""
@@ -86,9 +82,8 @@ class Inspections:
     All of it is computed by one thread, so that whoever generates keeps the other cores.
     """
 
-    def __init__(self, models: Models, sessions: Sessions, limits: Limits) -> None:
-        self._models = models
-        self._sessions = sessions
+    def __init__(self, starting: Starting, limits: Limits) -> None:
+        self._starting = starting
         self._limits = limits
         self._inspectors: dict[str, Inspector] = {}
         """Opened by the thread when they are needed first: a server that nobody asks keeps no second copy of weights"""
@@ -111,12 +106,8 @@ class Inspections:
             names say.
             ModelNotInspectable: the bundle has no inspector.
         """
-        if request.key.id:
-            session = await self._sessions.get(request.key)
-            model, start = self._sessions.model_of(session, request.model), session.snapshot
-        else:
-            model = self._models.named(request.model)
-            start = model.fresh(0)
+        start = await self._starting.reading(request)
+        model = start.model
         if INSPECTOR_FILE not in model.bundle.manifest.files:
             raise ModelNotInspectable(
                 model.name,
@@ -137,7 +128,7 @@ class Inspections:
         within("top_next", request.top_next, 0, MOST_ALTERNATIVES)
         model.loom.admit()
         layers = sorted(set(request.layers)) or list(range(count))
-        return Inspection(model, layers, self._read(model, text, start, layers, request.top_next))
+        return Inspection(model, layers, self._read(model, text, start.snapshot, layers, request.top_next))
 
     async def drain(self, seconds: float) -> None:
         """Let running inspections end for up to `seconds`, then end them as Draining; new ones are not admitted."""

@@ -1,7 +1,4 @@
-"""Text in, and no text out: feeding, scoring, observing, blending.
-
-Knows: states before and after a text, the loom that reads it. Does not know: how text is generated.
-"""
+"""Text in, and no text out: feeding, scoring, observing; and blending states, which may have tokens still to read."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import numpy as np
 
 from charloom.bundle import Vocabulary
 from charloom.engine.calls.requests import ReadingRequest, check_text, check_top_logprobs
+from charloom.engine.calls.starting import ReadingStart, Starting
 from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
@@ -26,11 +24,10 @@ from charloom.engine.errors import (
 )
 from charloom.engine.limits import MOST_BLENDED, Limits
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job, TokenLogprob
-from charloom.engine.loom.models import Model, Models
+from charloom.engine.loom.models import Model
 from charloom.engine.sessions.checks import require_position
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed
-from charloom.engine.sessions.writer import SessionWriter
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,8 @@ class ScoredText:
 class Reading:
     """Reads text with an engine's models, from the states of its sessions."""
 
-    def __init__(self, models: Models, sessions: Sessions, limits: Limits) -> None:
-        self._models = models
+    def __init__(self, starting: Starting, sessions: Sessions, limits: Limits) -> None:
+        self._starting = starting
         self._sessions = sessions
         self.limits = limits
 
@@ -96,18 +93,15 @@ class Reading:
             Overloaded, Draining: as their names say; nothing has changed then.
         """
         writer = await self._sessions.acquire(request.key)
-        try:
+        async with writer.given_back_on_error():
             require_position(writer.session, expected_position)
             model = self._sessions.model_of(writer.session, request.model)
             text = check_text("text", request.text, request.skip_unknown, self.limits, model.vocabulary)
-            if not len(text):
-                return await writer.close(None)
-            reached, _ = await self.read(model, text, writer.present)
-            writer.on_tokens(text.tolist(), reached)
-        except BaseException:
-            await writer.give_back()
-            raise
-        return await writer.close(reached)
+            after = None
+            if len(text):
+                after, _ = await self.read(model, text, writer.present)
+                writer.on_tokens(text.tolist(), after)
+        return await writer.close(after)
 
     async def score(self, request: ReadingRequest) -> tuple[ScoredText, Vocabulary]:
         """How probable a text is, from a session's state, which stays as it is, or from zero; and in which symbols.
@@ -116,17 +110,13 @@ class Reading:
             as `feed`, but for SessionBusy.
         """
         check_top_logprobs(request.top_logprobs)
-        if request.key.id:
-            session = await self._sessions.get(request.key)
-            model, start = self._sessions.model_of(session, request.model), session.snapshot
-        else:
-            model = self._models.named(request.model)
-            start = model.fresh(0)
-        text = check_text("text", request.text, request.skip_unknown, self.limits, model.vocabulary)
+        start = await self._starting.reading(request)
+        vocabulary = start.model.vocabulary
+        text = check_text("text", request.text, request.skip_unknown, self.limits, vocabulary)
         if not len(text):
-            return ScoredText((), start.position), model.vocabulary
-        reached, logprobs = await self.read(model, text, start, request.top_logprobs)
-        return ScoredText(logprobs, reached.position), model.vocabulary
+            return ScoredText((), start.snapshot.position), vocabulary
+        after, logprobs = await self.read(start.model, text, start.snapshot, request.top_logprobs)
+        return ScoredText(logprobs, after.position), vocabulary
 
     async def observe(self, request: ReadingRequest) -> Observation:
         """Begin to read text as it comes; a session goes on with it.
@@ -135,16 +125,7 @@ class Reading:
             as `feed`.
         """
         check_top_logprobs(request.top_logprobs)
-        if not request.key.id:
-            model = self._models.named(request.model)
-            return Observation(self, model, request, model.fresh(0), None)
-        writer = await self._sessions.acquire(request.key)
-        try:
-            model = self._sessions.model_of(writer.session, request.model)
-        except BaseException:
-            await writer.give_back()
-            raise
-        return Observation(self, model, request, writer.present, writer)
+        return Observation(self, request, await self._starting.reading(request, write=True))
 
     async def blend(
         self, sources: Sequence[tuple[Key, float]], key: Key, seed: int | None, time_to_live: timedelta | None
@@ -175,7 +156,7 @@ class Reading:
             seed=new_seed() if seed is None else seed,
             tail=b"",
         )
-        return await self._sessions.create_from(key, model, blended, blended.position, time_to_live)
+        return await self._sessions.create_from(key, model, blended, time_to_live)
 
     async def _caught_up(self, model: Model, snapshot: Snapshot) -> Snapshot:
         """The same state with one pending token."""
@@ -188,24 +169,18 @@ class Observation:
     """Text in, log-probabilities out; made by `Reading.observe`, and to be ended.
 
     Args:
-        reading: who reads
-        model: with which model
+        reading: reads each text
         request: how
         start: from where
-        writer: of the session, if there is one
     """
 
-    def __init__(
-        self, reading: Reading, model: Model, request: ReadingRequest, start: Snapshot, writer: SessionWriter | None
-    ) -> None:
-        self.model = model
+    def __init__(self, reading: Reading, request: ReadingRequest, start: ReadingStart) -> None:
+        self.model = start.model
         self._reading = reading
         self._request = request
-        self._present = start
-        self._writer = writer
-        self._changed = self._lost = False
-        if writer is not None:
-            writer.lost = self._lose
+        self._present = start.snapshot
+        self._writer = start.writer
+        self._changed = False
 
     async def read(self, text: str) -> ScoredText:
         """Read on.
@@ -214,7 +189,7 @@ class Observation:
             InvalidRequest: the text is too long, or the model lacks a character; nothing was read then.
             SessionTakenOver: the session has another writer.
         """
-        if self._writer is not None and self._lost:
+        if self._writer is not None and self._writer.taken_over.done():
             raise SessionTakenOver(self._writer.session.id)
         request = self._request
         tokens = check_text("text", text, request.skip_unknown, self._reading.limits, self.model.vocabulary)
@@ -232,6 +207,3 @@ class Observation:
         if self._writer is None:
             return None
         return await self._writer.close(self._present if self._changed else None)
-
-    def _lose(self) -> None:
-        self._lost = True

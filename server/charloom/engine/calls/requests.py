@@ -1,7 +1,4 @@
-"""What a caller may ask of the engine, checked and brought into terms of tokens before any work is done.
-
-Knows: limits, the vocabulary. Does not know: sessions, the loom.
-"""
+"""What a caller may ask of the engine, checked and put into tokens before any work is done."""
 
 from __future__ import annotations
 
@@ -156,6 +153,17 @@ def check(request: GenerationRequest, limits: Limits, vocabulary: Vocabulary) ->
     )
 
 
+def refuse_fields(request: GenerationRequest, *names: str) -> None:
+    """Refuse options that a kind of call does not take.
+
+    Raises:
+        InvalidRequest: one of the fields of these names is set.
+    """
+    for name in names:
+        if getattr(request, name) != getattr(_NOTHING_ASKED, name):
+            raise InvalidRequest(name, "it is not allowed here; leave it out")
+
+
 def check_text(field_name: str, text: str, skip_unknown: bool, limits: Limits, vocabulary: Vocabulary) -> Ints:
     """The tokens of a text to read.
 
@@ -214,3 +222,6 @@ def _possible_stops(request: GenerationRequest, vocabulary: Vocabulary) -> list[
         else:
             possible.append(text)
     return possible
+
+
+_NOTHING_ASKED = GenerationRequest()

@@ -1,7 +1,4 @@
-"""What can be done with sessions as values, without computing anything.
-
-Knows: the store, the models' shapes, sealing. Does not know: looms, text, how states come about.
-"""
+"""What can be done with sessions without computing anything: made, found, put back, copied, sealed, acquired."""
 
 from __future__ import annotations
 
@@ -95,12 +92,10 @@ class Sessions:
         await self._store.add([session])
         return session
 
-    async def create_from(
-        self, key: Key, model: Model, snapshot: Snapshot, position: int, time_to_live: timedelta | None
-    ) -> Session:
+    async def create_from(self, key: Key, model: Model, snapshot: Snapshot, time_to_live: timedelta | None) -> Session:
         """Make a session of a state that has no history; raises as `create`."""
         history = History.starting(snapshot, model.decoder.shape)
-        session = self._new(model, key, snapshot, history, Origin("", position), time_to_live)
+        session = self._new(model, key, snapshot, history, Origin("", snapshot.position), time_to_live)
         await self._store.add([session])
         return session
 
@@ -239,7 +234,7 @@ class Sessions:
             and as `create`.
         """
         model, state = self.unseal(token, key.tenant)
-        session = await self.create_from(key, model, state.snapshot, state.snapshot.position, time_to_live)
+        session = await self.create_from(key, model, state.snapshot, time_to_live)
         return session, state.decoder == f"{model.decoder.kind} {model.decoder.device}"
 
     def seal(
@@ -273,7 +268,7 @@ class Sessions:
         """
         running = self._writers.get(key)
         if running is not None and call_id and running.call_id == call_id:
-            running.lost()
+            running.lose()
             await running.ends_within(_ENDS)
         else:
             await self._let_a_cancelled_call_end(key)
@@ -292,7 +287,7 @@ class Sessions:
             return
         for writer in writers:
             if writer.lease in lost and self._writers.get(writer.session.key) is writer:
-                writer.lost()
+                writer.lose()
 
     @property
     def writing(self) -> int:
@@ -328,7 +323,7 @@ class Sessions:
         The news of the cancellation may also arrive a moment after the call that follows.
         """
         running = self._writers.get(key)
-        if running is not None and not await running.ends_within(_ARRIVES) and running.cancelled():
+        if running is not None and not await running.ends_within(_ARRIVES) and running.cancelled:
             await running.ends_within(_ENDS)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -343,12 +338,9 @@ class Sessions:
 
     async def _change(self, key: Key, change: Callable[[Session], Session]) -> Session:
         writer = await self.acquire(key)
-        try:
+        async with writer.given_back_on_error():
             self.model_of(writer.session)
             changed = change(writer.session)
-        except BaseException:
-            await writer.give_back()
-            raise
         return await writer.replace(changed)
 
     def _at(self, session: Session, position: int) -> tuple[Snapshot, History]:

@@ -1,14 +1,12 @@
-"""The one writer of a session: from the moment it is acquired until it is given back.
-
-Knows: a lease, what the session reads and generates meanwhile, when to write it. Does not know: how text is generated.
-"""
+"""The one writer of a session: from the moment it is acquired until it is given back."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from charloom.engine.clock import utc_now
 from charloom.engine.decoding.snapshot import Snapshot
@@ -47,10 +45,10 @@ class SessionWriter:
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
         self._checkpoint: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
-        self.lost: Callable[[], None] = lambda: None
-        """Called when another has taken the session over."""
-        self.cancelled: Callable[[], bool] = lambda: False
-        """Whether its call was given up."""
+        self.taken_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when another writer has taken the session over: what this one writes is refused from then on."""
+        self.cancelled = False
+        """Whether its call was given up, so that the session will be free in a moment."""
         self.begin_at(lease.session.snapshot, lease.session.history)
 
     def begin_at(
@@ -97,6 +95,15 @@ class SessionWriter:
             self._next_checkpoint = now + CHECKPOINT_SECONDS
             self._checkpoint = asyncio.create_task(self._write(self._grown(snapshot)))
 
+    def on_cancelled(self) -> None:
+        """Its call was given up."""
+        self.cancelled = True
+
+    def lose(self) -> None:
+        """Another writer has taken the session over."""
+        if not self.taken_over.done():
+            self.taken_over.set_result(None)
+
     async def close(self, snapshot: Snapshot | None) -> Session:
         """Write its last state, or (None) leave it as it was written; and give it back, with its whole time to live.
 
@@ -107,6 +114,15 @@ class SessionWriter:
         async with self._writing:
             session = self.session.renewed(utc_now()) if snapshot is None else self._grown(snapshot)
             return await self._release(session)
+
+    @contextlib.asynccontextmanager
+    async def given_back_on_error(self) -> AsyncIterator[None]:
+        """Around the beginning of a call: where that fails, the session is given back as it was."""
+        try:
+            yield
+        except BaseException:
+            await self.give_back()
+            raise
 
     async def give_back(self) -> None:
         """Leave the session as it was, because its call could not begin; where that fails, the lease ends by itself."""
@@ -147,7 +163,7 @@ class SessionWriter:
                 await self._store.write(self.lease, session)
                 self.session = session
             except SessionTakenOver:
-                self.lost()
+                self.lose()
             except EngineError as problem:
                 # What is missing is generated again, if it comes to that.
                 log.warning("session %s was not written on the way: %s", session.id, problem)

@@ -1,0 +1,129 @@
+"""Puts generations on the loom: one that a session goes on with, several of one state, one that looks ahead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from charloom.engine.calls.generation import Generation, GenerationResult, StateSink
+from charloom.engine.calls.reading import Reading
+from charloom.engine.calls.requests import GenerationRequest, refuse_fields, within
+from charloom.engine.calls.starting import GenerationStart, Starting
+from charloom.engine.errors import InvalidRequest, SessionTakenOver
+from charloom.engine.limits import MOST_PEEKED
+from charloom.engine.loom.jobs import Finish
+from charloom.engine.sessions.session import Session
+from charloom.engine.sessions.sessions import Sessions, next_seed
+
+
+class Generating:
+    """Generates with an engine's models.
+
+    Args:
+        starting: decides where each call starts
+        reading: reads a prompt that several continuations share
+        sessions: seals states
+    """
+
+    def __init__(self, starting: Starting, reading: Reading, sessions: Sessions) -> None:
+        self._starting = starting
+        self._reading = reading
+        self._sessions = sessions
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Start generating one continuation; a session goes on with it.
+
+        Raises:
+            InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel, SessionBusy, StalePosition,
+            PositionNotKept, SealedState..., StoreUnavailable, Overloaded, Draining: as their names say; nothing has
+            changed then.
+        """
+        start = await self._starting.generation(request)
+        writer = start.writer
+        if writer is None:
+            return self.run(start)
+        async with writer.given_back_on_error():
+            generation = self.run(start, writer)
+        session_id = writer.session.id
+        writer.taken_over.add_done_callback(lambda _: generation.fail(SessionTakenOver(session_id)))
+        return generation
+
+    async def continuations(self, request: GenerationRequest) -> list[Generation]:
+        """Start generating `n` continuations of one state, which is read and not changed.
+
+        Number i has the seed seed + i, and is the text that `generate` gives with that seed.
+
+        Raises:
+            as `generate`, but for SessionBusy.
+        """
+        if request.return_state:
+            raise InvalidRequest("return_state", "it is for one continuation; leave n out")
+        if request.resume_position is not None:
+            raise InvalidRequest("resume_position", "only one continuation can be resumed; leave n out")
+        start = await self._starting.preview(request)
+        prompt = start.checked.prompt
+        # The prompt is read once for all, unless they must know its tokens.
+        if len(prompt) and not start.checked.sampling.penalises:
+            snapshot, _ = await self._reading.read(start.model, prompt, start.snapshot)
+            start = replace(start, snapshot=snapshot, checked=start.checked.after(prompt))
+        generations: list[Generation] = []
+        try:
+            for number in range(request.n):
+                own = replace(start.snapshot, seed=next_seed(start.snapshot.seed, number))
+                generations.append(self.run(replace(start, snapshot=own)))
+        except Exception:
+            for generation in generations:
+                generation.cancel()
+            raise
+        return generations
+
+    async def peek(self, request: GenerationRequest, top: int) -> Generation:
+        """Start generating what `generate` would, with the distribution at each position; nothing changes.
+
+        Args:
+            request: as for `generate`
+            top: how many tokens to tell at each position; 0 for all
+
+        Raises:
+            as `generate`, but for SessionBusy.
+        """
+        refuse_fields(request, "n", "stop", "logprobs", "top_logprobs", "return_state")
+        if request.max_tokens is not None:
+            within("max_tokens", request.max_tokens, 1, MOST_PEEKED)
+        start = await self._starting.preview(replace(request, max_tokens=request.max_tokens or 1))
+        size = start.model.vocabulary.size
+        within("top", top, 0, size)
+        return self.run(replace(start, checked=replace(start.checked, top_logprobs=top or size)))
+
+    def run(self, start: GenerationStart, sink: StateSink | None = None) -> Generation:
+        """Put a generation on the loom.
+
+        Args:
+            start: from where, and what to do
+            sink: where its states go
+
+        Raises:
+            Overloaded, Draining: as their names say.
+        """
+        model, checked, snapshot = start.model, start.checked, start.snapshot
+        if len(checked.prompt):
+            snapshot = replace(snapshot, tail=b"")  # a prompt begins a new character
+
+        def describe(finish: Finish, session: Session | None) -> GenerationResult:
+            earlier_read = len(checked.earlier) - checked.earlier_generated
+            state = b""
+            if start.request.return_state:
+                state, _ = self._sessions.seal(model, finish.snapshot, start.request.tenant)
+            return GenerationResult(
+                finish=replace(
+                    finish, fed=finish.fed + earlier_read, generated=finish.generated + checked.earlier_generated
+                ),
+                sampling=checked.sampling,
+                max_tokens=checked.max_tokens + checked.earlier_generated,
+                model=model.name,
+                model_digest=model.digest,
+                session=session,
+                stop=None if finish.stop is None else checked.stop[finish.stop],
+                state=state,
+            )
+
+        return Generation(model, checked.job(snapshot, snapshots=sink is not None), sink, describe, start.arrived)

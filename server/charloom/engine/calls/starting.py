@@ -1,0 +1,213 @@
+"""Where a call starts, and what of it is left to do.
+
+A call starts from a session, from a sealed state, or from the zero state. One that goes on with its session acquires
+it. One that broke off and is sent again, with its `call_id`, starts where its session holds what the call has read and
+generated so far; only the rest is left to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, ReadingRequest, check
+from charloom.engine.decoding.snapshot import Snapshot
+from charloom.engine.errors import InvalidRequest, StalePosition
+from charloom.engine.limits import Limits
+from charloom.engine.loom.models import Model, Models
+from charloom.engine.sessions.checks import require_id, require_position
+from charloom.engine.sessions.session import Call, History, Key, Session
+from charloom.engine.sessions.sessions import Sessions, new_seed
+from charloom.engine.sessions.writer import SessionWriter
+
+
+@dataclass(frozen=True)
+class GenerationStart:
+    """Where a generation starts, and what it is to do."""
+
+    model: Model
+    snapshot: Snapshot
+    request: GenerationRequest
+    """As it was made."""
+    checked: CheckedRequest
+    """What of it is left to do from `snapshot` on."""
+    writer: SessionWriter | None = None
+    """Of the session that goes on with it, if one does; to be closed."""
+    arrived: int = 0
+    """The position up to which the caller has the text already."""
+
+
+@dataclass(frozen=True)
+class ReadingStart:
+    """Where the reading of a text starts."""
+
+    model: Model
+    snapshot: Snapshot
+    writer: SessionWriter | None = None
+    """Of the session that goes on with it, if one does; to be closed."""
+
+
+class Starting:
+    """Decides where calls start.
+
+    Everything raises InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel and StoreUnavailable, as
+    their names say; nothing has changed then.
+    """
+
+    def __init__(self, models: Models, sessions: Sessions, limits: Limits) -> None:
+        self._models = models
+        self._sessions = sessions
+        self._limits = limits
+
+    async def generation(self, request: GenerationRequest) -> GenerationStart:
+        """Where a generation starts that its session goes on with.
+
+        Raises:
+            SessionBusy, StalePosition, PositionNotKept, SealedState..., Overloaded, Draining: as their names say.
+        """
+        if request.call_id:
+            require_id("call_id", request.call_id)
+        arrived = request.resume_position or 0
+        if not request.session_id:
+            model, snapshot = self._without_session(request)
+            return GenerationStart(model, snapshot, request, self._check(request, model), None, arrived)
+        if request.resume_position is not None and not request.call_id:
+            raise InvalidRequest("resume_position", "it needs the call_id of the call that it resumes")
+        writer = await self._acquire(request)
+        async with writer.given_back_on_error():
+            session = writer.session
+            model = self._sessions.model_of(session, request.model)
+            checked = self._check(request, model)
+            if request.call_id and session.call is not None and session.call.id == request.call_id:
+                rest = _resumed(session, session.call, request, checked, model)
+            else:
+                rest = _continued(session, request, checked, same_call=writer.lease.same_call)
+            writer.begin_at(rest.snapshot, rest.history, rest.call, rest.checked.prompt.tolist())
+        return GenerationStart(model, rest.snapshot, request, rest.checked, writer, arrived)
+
+    async def preview(self, request: GenerationRequest) -> GenerationStart:
+        """Where a generation starts that leaves its session as it is; raises as `generation`, but for SessionBusy."""
+        if not request.session_id:
+            model, snapshot = self._without_session(request)
+        else:
+            _require_no_state(request)
+            session = await self._sessions.get(Key(request.tenant, request.session_id))
+            require_position(session, request.expected_position)
+            model = self._sessions.model_of(session, request.model)
+            snapshot = _seeded(session.snapshot, request.seed)
+        return GenerationStart(model, snapshot, request, self._check(request, model))
+
+    async def conversation(self, request: GenerationRequest) -> GenerationStart:
+        """Where a conversation starts; there is nothing to do yet; raises as `generation`."""
+        nothing = replace(request, prompt="", max_tokens=1)
+        if not request.session_id:
+            model, snapshot = self._without_session(request)
+            return GenerationStart(model, snapshot, request, check(nothing, self._limits, model.vocabulary))
+        writer = await self._acquire(request)
+        async with writer.given_back_on_error():
+            require_position(writer.session, request.expected_position)
+            model = self._sessions.model_of(writer.session, request.model)
+            snapshot = _seeded(writer.session.snapshot, request.seed)
+            writer.begin_at(snapshot, writer.session.history)
+            checked = check(nothing, self._limits, model.vocabulary)
+        return GenerationStart(model, snapshot, request, checked, writer)
+
+    async def reading(self, request: ReadingRequest, *, write: bool = False) -> ReadingStart:
+        """Where the reading of a text starts.
+
+        Args:
+            request: what to read
+            write: whether its session, if it names one, goes on with it
+
+        Raises:
+            SessionBusy: it is to be written, and another call is using it.
+        """
+        if not request.key.id:
+            model = self._models.named(request.model)
+            return ReadingStart(model, model.fresh(0))
+        if not write:
+            session = await self._sessions.get(request.key)
+            return ReadingStart(self._sessions.model_of(session, request.model), session.snapshot)
+        writer = await self._sessions.acquire(request.key)
+        async with writer.given_back_on_error():
+            return ReadingStart(self._sessions.model_of(writer.session, request.model), writer.present, writer)
+
+    async def _acquire(self, request: GenerationRequest) -> SessionWriter:
+        _require_no_state(request)
+        return await self._sessions.acquire(Key(request.tenant, request.session_id), request.call_id)
+
+    def _without_session(self, request: GenerationRequest) -> tuple[Model, Snapshot]:
+        """The sealed state of a request, or the zero state."""
+        if not request.state:
+            if request.expected_position:
+                raise InvalidRequest("expected_position", "it needs a session_id; without session the position is 0")
+            model = self._models.named(request.model)
+            return model, model.fresh(new_seed() if request.seed is None else request.seed)
+        model, state = self._sessions.unseal(request.state, request.tenant)
+        if request.model and self._models.named(request.model) is not model:
+            raise InvalidRequest("model", f"the state is one of {model.name!r}; leave the model out")
+        if request.expected_position not in (None, state.snapshot.position):
+            raise InvalidRequest("expected_position", f"the state is at position {state.snapshot.position}")
+        return model, _seeded(state.snapshot, request.seed)
+
+    def _check(self, request: GenerationRequest, model: Model) -> CheckedRequest:
+        model.loom.admit()
+        return check(request, self._limits, model.vocabulary)
+
+
+class _Rest(NamedTuple):
+    """What of a call is left to do, and from where."""
+
+    snapshot: Snapshot
+    history: History
+    """Up to `snapshot`."""
+    call: Call | None
+    """What the session is to remember of the call, if it can be resumed."""
+    checked: CheckedRequest
+
+
+def _continued(session: Session, request: GenerationRequest, checked: CheckedRequest, *, same_call: bool) -> _Rest:
+    """A call of which the session holds nothing yet: it starts where the session stands, and all is left to do.
+
+    Args:
+        session: as it was acquired
+        request: the call
+        checked: the same in terms of tokens
+        same_call: whether the session was taken over from the same call, which broke off before it was written
+    """
+    arrived = request.resume_position
+    if arrived is not None and not same_call:
+        raise StalePosition(session.id, arrived, session.snapshot.position)
+    if arrived is None:
+        require_position(session, request.expected_position)
+    snapshot = _seeded(session.snapshot, request.seed)
+    if arrived is not None and arrived < snapshot.position:
+        raise InvalidRequest("resume_position", f"the call began at position {snapshot.position}")
+    call = Call(request.call_id, snapshot.position, snapshot.seed) if request.call_id else None
+    return _Rest(snapshot, session.history, call, checked)
+
+
+def _resumed(session: Session, call: Call, request: GenerationRequest, checked: CheckedRequest, model: Model) -> _Rest:
+    """A call that its session has been written by: it goes on where the caller's text or the session's ends."""
+    arrived = call.start if request.resume_position is None else request.resume_position
+    if arrived < call.start:
+        raise InvalidRequest("resume_position", f"the call began at position {call.start}")
+    # Where nothing is left to generate, its last token is generated again, for the sake of how it ended.
+    last = call.start + len(checked.prompt) + checked.max_tokens - 1
+    if session.snapshot.position > last + 1:
+        raise InvalidRequest("call_id", "the call of this id had a larger max_tokens; give a new call a new id")
+    position = min(arrived, session.snapshot.position, last)
+    history = session.history.until(position)
+    history.until(call.start)  # what the call has read and generated must be known
+    left = checked.after(history.between(call.start, position))
+    return _Rest(history.present(call.seed, model.vocabulary), history, call, left)
+
+
+def _seeded(snapshot: Snapshot, seed: int | None) -> Snapshot:
+    """The snapshot with the seed that a request names, if it names one."""
+    return snapshot if seed is None else replace(snapshot, seed=seed)
+
+
+def _require_no_state(request: GenerationRequest) -> None:
+    if request.state:
+        raise InvalidRequest("state", "a session has its own; leave one of the two out")
