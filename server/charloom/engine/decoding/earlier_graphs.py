@@ -5,7 +5,7 @@ This is the only place that knows of the difference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,14 +52,12 @@ class JoinedGraph:
 
 
 class JoinedModule:
-    """A TorchScript decoder with h and c, as one with `state`."""
+    """A TorchScript decoder with h and c, as one with `state`; `stack` is torch's function."""
 
     arrays = 2
 
-    def __init__(self, module: Any) -> None:
-        import torch  # a server without TorchScript decoders has none
-
-        self._module, self._stack = module, torch.stack
+    def __init__(self, module: Any, stack: Callable[[list[Any]], Any]) -> None:
+        self._module, self._stack = module, stack
         self.layers, self.hidden, self.vocabulary = module.layers, module.hidden, module.vocabulary
 
     def __call__(self, *, state: Any, **others: Any) -> tuple[Any, ...]:

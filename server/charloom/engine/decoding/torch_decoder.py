@@ -25,7 +25,7 @@ def load_module(path: Path, device: str) -> tuple[Any, Shape, str]:
     module: Any = torch.jit.load(path, map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
     module.eval()
     if not hasattr(module, "arrays"):
-        module = JoinedModule(module)
+        module = JoinedModule(module, torch.stack)
     value = extra["weights_sha256"]
     return (
         module,
