@@ -61,6 +61,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "decoding": set(),
     },
     "lab": {"reference": set(), "tasks": set(), "studies": {"tasks", "reference"}},
+    "server": {"grpc": set()},
 }
 """The rooms of a part, and which of its other rooms each may import."""
 
@@ -76,6 +77,8 @@ FORBIDDEN = {
     "export": {"grpc", "google"},
     "lab": {"grpc", "google", "onnxruntime", "onnx"},
 }
+TRANSPORT = {"grpc", "grpc_health", "grpc_reflection", "grpc_status", "google"}
+"""What only the server's room of this transport knows, beside the stubs."""
 TORCH_IN_ENGINE = {"torch_decoder.py", "device_decoder.py", "open_decoder.py"}
 """Where the engine may name torch: the decoder that needs it, and its late import."""
 
@@ -194,6 +197,27 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circles(import_graph()) == []
 
 
+def test_what_serves_calls_knows_no_transport() -> None:
+    room = ROOT / FOLDERS["server"] / "charloom" / "server" / "grpc"
+    outside = {path.name: set(imports(path)) for path in modules("server") if room not in path.parents}
+    assert "runtime.py" in outside
+    wrong = {
+        n for n, found in outside.items() if "charloom.v1" in found or TRANSPORT & {i.split(".")[0] for i in found}
+    }
+    assert wrong == set()
+    assert {n for n, found in outside.items() if any(i.startswith("charloom.server.grpc") for i in found)} == {"app.py"}
+
+
+def test_only_the_interceptor_that_sets_the_caller_reads_a_calls_metadata() -> None:
+    reading = {
+        path.relative_to(ROOT).as_posix()
+        for path in modules("server")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "invocation_metadata"
+    }
+    assert reading == {"server/charloom/server/grpc/caller.py"}
+
+
 def test_the_reference_lstms_build_on_nothing_of_ours() -> None:
     folder = ROOT / FOLDERS["lab"] / "charloom" / "lab" / "reference"
     own = "charloom.lab.reference"
@@ -224,6 +248,7 @@ def test_only_the_torch_decoder_brings_torch_into_the_engine() -> None:
         ("charloom.cli.sessions.generate", "torch onnxruntime numpy pydantic onnx"),
         ("charloom.cli.sessions.chat", "torch onnxruntime numpy pydantic onnx"),
         ("charloom.cli.serving.serve", "torch onnx safetensors"),
+        ("charloom.server.runtime", "grpc google torch"),
         ("charloom.training.loop", "grpc onnxruntime"),
         ("charloom.lab.tasks.classification", "grpc onnxruntime matplotlib"),
         ("charloom.lab.reference.numpy_training", "torch matplotlib"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from charloom.server.app import SERVICES
+from charloom.server.grpc.listener import SERVICES
 from charloom.server.grpc.services.conversation import ConversationService
 from charloom.server.grpc.services.generation import GenerationService
 from charloom.server.grpc.services.models import ModelService

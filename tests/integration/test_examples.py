@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from charloom.models import BUNDLED_MODEL
-from charloom.server.app import open_models
+from charloom.server.runtime import open_models
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 

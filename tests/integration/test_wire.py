@@ -15,7 +15,8 @@ from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.server.app import SERVICES, Server
+from charloom.server.app import Server
+from charloom.server.grpc.listener import SERVICES
 from charloom.v1 import (
     generation_pb2,
     generation_pb2_grpc,

@@ -44,7 +44,7 @@ class Engine:
     ) -> None:
         self.limits = limits or Limits()
         self._models = Models(models, self.limits)
-        store = store or MemoryStore(self.limits.max_sessions)
+        store = MemoryStore(self.limits.max_sessions) if store is None else store
         self.sessions = Sessions(store, self._models, self.limits, sealer or Sealer(new_keys()))
         self._starting = Starting(self._models, self.sessions, self.limits)
         self.reading = Reading(self._starting, self.sessions, self.limits)

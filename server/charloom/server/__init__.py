@@ -1,1 +1,1 @@
-"""The gRPC server: services, translation, errors, settings and assembly around the engine."""
+"""The server: a runtime around the engine, and the transports that bring calls to it."""

@@ -1,25 +1,31 @@
-"""Whose call it is.
-
-Knows: the metadata that says so. Does not know: who may say so. Whoever lets calls in from outside has to set it.
-"""
+"""Who makes a call. A transport sets it before a service sees the call; services ask for it here."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from charloom.engine.sessions.checks import require_id
-
-TENANT_KEY = "charloom-tenant"
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 
-def tenant_of(context: Any) -> str:
-    """The tenant of a call; empty for the only one of a server that has no tenants.
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a call."""
+
+    tenant: str = ""
+    """Whose sessions the call sees; empty for the only tenant of a server that has no others."""
+
+
+_caller: ContextVar[Caller] = ContextVar("caller")
+
+
+def set_caller(caller: Caller) -> None:
+    """Say who makes the call that runs in this task."""
+    _caller.set(caller)
+
+
+def current_caller() -> Caller:
+    """Who makes the call that runs in this task.
 
     Raises:
-        InvalidRequest: the name is malformed.
+        LookupError: no transport has said so. There is no default: it would be somebody's tenant.
     """
-    for key, value in context.invocation_metadata() or ():
-        if key == TENANT_KEY:
-            require_id(TENANT_KEY, str(value))
-            return str(value)
-    return ""
+    return _caller.get()

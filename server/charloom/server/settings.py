@@ -1,7 +1,4 @@
-"""The server's settings: from flags, environment (`CHARLOOM_...`) and a TOML file, in this order of precedence.
-
-Knows: names, defaults, limits. Does not know: what is done with them.
-"""
+"""The server's settings: from flags, environment (`CHARLOOM_...`) and a TOML file, in this order of precedence."""
 
 from __future__ import annotations
 

@@ -14,8 +14,10 @@ from charloom.bundle import BundleError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.models import BUNDLED_MODEL
-from charloom.server.app import PortInUse, Server, open_models, serve
+from charloom.server.app import Server, serve
+from charloom.server.listener import PortInUse
 from charloom.server.logs import set_up_logs
+from charloom.server.runtime import open_models
 from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_settings
 
 

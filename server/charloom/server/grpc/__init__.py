@@ -1,1 +1,1 @@
-"""The gRPC door: services, translation, errors."""
+"""The gRPC transport: a listener, services, translation, errors."""

@@ -86,7 +86,10 @@ class ErrorInterceptor(ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the handler of one call."""
-        handler: Any = await continuation(handler_call_details)
+        try:
+            handler: Any = await continuation(handler_call_details)
+        except Exception as problem:  # another interceptor refuses the call
+            return grpc.stream_stream_rpc_method_handler(_refusing(problem))
         if handler is None:
             return None
         read, write = handler.request_deserializer, handler.response_serializer
@@ -107,6 +110,13 @@ class ErrorInterceptor(ServerInterceptor):
 
 
 Read = Callable[[bytes], message.Message]
+
+
+def _refusing(problem: Exception) -> Any:
+    async def refuse(requests: Any, context: Any) -> None:
+        await _fail(context, problem)
+
+    return refuse
 
 
 def _answering(behaviour: Any, read: Read) -> Any:

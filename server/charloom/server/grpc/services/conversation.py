@@ -1,6 +1,6 @@
-"""Text that is steered while it is generated.
+"""ConversationService: text that is steered while it is generated.
 
-Knows: the generated servicer, which of command and text comes first. Does not know: what a command does to the text.
+Here is decided which comes first, the next command or the next text; what a command does to the text is not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from charloom.engine.calls.conversation import Conversation
 from charloom.engine.calls.generation import TextDelta
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
-from charloom.server.caller import tenant_of
+from charloom.server.caller import current_caller
 from charloom.server.grpc.translation.generation import from_result, to_request, to_sampling
 from charloom.v1 import conversation_pb2, conversation_pb2_grpc
 
@@ -22,17 +22,17 @@ Replies = AsyncIterator[conversation_pb2.ConverseResponse]
 
 
 class ConversationService(conversation_pb2_grpc.ConversationServiceServicer):
-    """Converses."""
+    """Lets a client steer a text while it is generated."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def Converse(self, requests: Commands, context: Any) -> Replies:
-        """Take commands, stream text."""
+        """Apply commands as they come, and stream the text between them."""
         first = await anext(requests, None)
         if first is None or not first.HasField("start"):
             raise InvalidRequest("start", "the first message has to carry it")
-        conversation = await self._engine.converse(to_request(first.start, tenant_of(context)))
+        conversation = await self._engine.converse(to_request(first.start, current_caller().tenant))
         try:
             yield conversation_pb2.ConverseResponse(position=conversation.position, applied=0)
             async for reply in self._replies(conversation, requests):
@@ -60,13 +60,14 @@ class ConversationService(conversation_pb2_grpc.ConversationServiceServicer):
                         yield conversation_pb2.ConverseResponse(ended=ended, position=ended.position)
                 elif command is not None and command.done():
                     asked, command = command.result(), None
+                    if asked is None and not conversation.endless:
+                        continue  # the client has no more commands; the text that it asked for goes on
                     if text is not None:
-                        text.cancel()  # what it has is not handed out yet, and will be as if never made
+                        text.cancel()  # what it has is not handed out yet, and is dropped
                         await asyncio.wait([text])
                         text = None
-                    if asked is None:  # the client has closed its side
-                        if conversation.endless:
-                            conversation.pause()
+                    if asked is None:  # nobody is left to end a text without end
+                        conversation.pause()
                         continue
                     number += 1
                     position = await self._apply(conversation, asked)

@@ -1,7 +1,4 @@
-"""Generated text.
-
-Knows: the generated servicer. Does not know: how errors become statuses, how anything is computed.
-"""
+"""GenerationService: text, as a stream or at once."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any, TypeVar
 from charloom.engine.calls.generation import Generation
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.engine import Engine
-from charloom.server.caller import tenant_of
+from charloom.server.caller import current_caller
 from charloom.server.grpc.translation.generation import from_result, to_request
 from charloom.server.grpc.translation.text import from_logprobs
 from charloom.v1 import generation_pb2, generation_pb2_grpc
@@ -22,7 +19,7 @@ T = TypeVar("T")
 
 
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
-    """Generates text."""
+    """Generates text, statelessly or as a session's next part."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -30,8 +27,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Generate(
         self, request: generation_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[generation_pb2.GenerateResponse]:
-        """Stream text, then the result."""
-        asked = to_request(request.options, tenant_of(context))
+        """Stream the text of each continuation, then its result."""
+        asked = to_request(request.options, current_caller().tenant)
         arrived = request.resume_position if request.HasField("resume_position") else None
         asked = replace(asked, call_id=request.call_id, resume_position=arrived)
         generations = await self._generations(asked, context)
@@ -40,8 +37,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             yield reply
 
     async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> generation_pb2.CompleteResponse:
-        """Gather the text, then answer."""
-        generations = await self._generations(to_request(request.options, tenant_of(context)), context)
+        """Answer with all continuations once they are whole."""
+        generations = await self._generations(to_request(request.options, current_caller().tenant), context)
         pieces = await asyncio.gather(*(generation.whole() for generation in generations))
         completions = []
         for generation, piece in zip(generations, pieces, strict=True):
@@ -77,7 +74,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
 
 async def merged(sources: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:
-    """What several sources yield, as it comes; ends with the last of them, or with the first error."""
+    """The items of several sources in the order in which they come; ends with the last source, or the first error."""
     waiting = {asyncio.ensure_future(anext(source)): source for source in sources}
     try:
         while waiting:

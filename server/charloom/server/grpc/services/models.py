@@ -1,7 +1,4 @@
-"""What models there are.
-
-Knows: the generated servicer. Does not know: how errors become statuses, how anything is computed.
-"""
+"""ModelService: which models there are."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What the model makes of a text.
-
-Knows: the generated servicer. Does not know: how errors become statuses, how anything is computed.
-"""
+"""ReadingService: what a model makes of a text, without changing a session."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import Any
 
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
-from charloom.server.caller import tenant_of
+from charloom.server.caller import current_caller
 from charloom.server.grpc.translation.generation import to_request
 from charloom.server.grpc.translation.reading import from_inspected, to_inspection, to_reading
 from charloom.server.grpc.translation.text import from_logprobs
@@ -28,7 +25,7 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
     async def Score(self, request: reading_pb2.ScoreRequest, context: Any) -> reading_pb2.ScoreResponse:
         """Tell how probable a text is."""
         reading, vocabulary = await self._engine.reading.score(
-            replace(to_reading(request, tenant_of(context)), text=request.text)
+            replace(to_reading(request, current_caller().tenant), text=request.text)
         )
         total = -math.fsum(logprob.logprob for logprob in reading.logprobs)
         tokens = len(reading.logprobs)
@@ -43,7 +40,7 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
 
     async def Peek(self, request: reading_pb2.PeekRequest, context: Any) -> reading_pb2.PeekResponse:
         """Tell what would come next."""
-        asked = to_request(request.options, tenant_of(context))
+        asked = to_request(request.options, current_caller().tenant)
         generation = await self._engine.peek(asked, request.top)
         context.add_done_callback(lambda _: generation.cancel())
         piece = await generation.whole()
@@ -61,7 +58,7 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         first = await anext(requests, None)
         if first is None or not first.HasField("start"):
             raise InvalidRequest("start", "the first message has to carry it")
-        observation = await self._engine.reading.observe(to_reading(first.start, tenant_of(context)))
+        observation = await self._engine.reading.observe(to_reading(first.start, current_caller().tenant))
         try:
             async for request in requests:
                 if not request.HasField("text"):
@@ -77,7 +74,7 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         self, request: reading_pb2.InspectRequest, context: Any
     ) -> AsyncIterator[reading_pb2.InspectResponse]:
         """Show what each token of a text does inside the network."""
-        inspection = await self._engine.inspections.inspect(to_inspection(request, tenant_of(context)))
+        inspection = await self._engine.inspections.inspect(to_inspection(request, current_caller().tenant))
         async for token in inspection.tokens:
             yield from_inspected(
                 token, inspection.layers, inspection.model.vocabulary, distribution=request.distribution

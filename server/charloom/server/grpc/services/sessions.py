@@ -1,7 +1,4 @@
-"""Sessions as values.
-
-Knows: the generated servicer. Does not know: how errors become statuses, how anything is computed.
-"""
+"""SessionService: sessions as values."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import Any
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.session import Key
-from charloom.server.caller import tenant_of
+from charloom.server.caller import current_caller
 from charloom.server.grpc.translation.sessions import from_last_id, from_session, to_feeding, to_last_id
 from charloom.server.grpc.translation.times import from_time, to_time_to_live
 from charloom.v1 import sessions_pb2, sessions_pb2_grpc
@@ -19,7 +16,7 @@ DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
 
 
 class SessionService(sessions_pb2_grpc.SessionServiceServicer):
-    """Manages sessions."""
+    """Makes, changes, copies, seals and deletes sessions."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -30,7 +27,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> sessions_pb2.CreateSessionResponse:
         """Make a session."""
         session = await self._sessions.create(
-            tenant=tenant_of(context),
+            tenant=current_caller().tenant,
             model=request.model,
             session_id=request.session_id,
             seed=request.seed if request.HasField("seed") else None,
@@ -42,7 +39,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.GetSessionRequest, context: Any
     ) -> sessions_pb2.GetSessionResponse:
         """Describe a session."""
-        session = await self._sessions.get(Key(tenant_of(context), request.session_id))
+        session = await self._sessions.get(Key(current_caller().tenant, request.session_id))
         return sessions_pb2.GetSessionResponse(session=from_session(session))
 
     async def ListSessions(
@@ -52,7 +49,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         if request.page_size > LARGEST_PAGE:
             raise InvalidRequest("page_size", f"{request.page_size} is not allowed; up to {LARGEST_PAGE}")
         size = request.page_size or DEFAULT_PAGE
-        sessions = await self._sessions.page(tenant_of(context), to_last_id(request.page_token), size + 1)
+        sessions = await self._sessions.page(current_caller().tenant, to_last_id(request.page_token), size + 1)
         more = len(sessions) > size
         return sessions_pb2.ListSessionsResponse(
             sessions=[from_session(session) for session in sessions[:size]],
@@ -63,30 +60,30 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.UpdateSessionRequest, context: Any
     ) -> sessions_pb2.UpdateSessionResponse:
         """Renew a session's expiry."""
-        session = await self._sessions.renew(Key(tenant_of(context), request.session_id), to_time_to_live(request))
+        session = await self._sessions.renew(Key(current_caller().tenant, request.session_id), to_time_to_live(request))
         return sessions_pb2.UpdateSessionResponse(session=from_session(session))
 
     async def DeleteSession(
         self, request: sessions_pb2.DeleteSessionRequest, context: Any
     ) -> sessions_pb2.DeleteSessionResponse:
-        """Forget a session."""
-        session, time = await self._sessions.delete(Key(tenant_of(context), request.session_id))
+        """Delete a session, and all that it could go back to."""
+        session, time = await self._sessions.delete(Key(current_caller().tenant, request.session_id))
         return sessions_pb2.DeleteSessionResponse(session=from_session(session), delete_time=from_time(time))
 
     async def FeedSession(
         self, request: sessions_pb2.FeedSessionRequest, context: Any
     ) -> sessions_pb2.FeedSessionResponse:
-        """Let a session read."""
+        """Let a session read a text, without generating."""
         expected = request.expected_position if request.HasField("expected_position") else None
-        session = await self._engine.reading.feed(to_feeding(request, tenant_of(context)), expected)
+        session = await self._engine.reading.feed(to_feeding(request, current_caller().tenant), expected)
         return sessions_pb2.FeedSessionResponse(session=from_session(session))
 
     async def RewindSession(
         self, request: sessions_pb2.RewindSessionRequest, context: Any
     ) -> sessions_pb2.RewindSessionResponse:
-        """Put a session back."""
+        """Put a session back to an earlier position."""
         session = await self._sessions.rewind(
-            Key(tenant_of(context), request.session_id),
+            Key(current_caller().tenant, request.session_id),
             request.position,
             request.seed if request.HasField("seed") else None,
             request.expected_position if request.HasField("expected_position") else None,
@@ -96,9 +93,9 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     async def ForkSession(
         self, request: sessions_pb2.ForkSessionRequest, context: Any
     ) -> sessions_pb2.ForkSessionResponse:
-        """Copy a session."""
+        """Make sessions that go on from a position of this one."""
         sessions = await self._sessions.fork(
-            Key(tenant_of(context), request.session_id),
+            Key(current_caller().tenant, request.session_id),
             position=request.position if request.HasField("position") else None,
             count=request.count if request.HasField("count") else 1,
             seed=request.seed if request.HasField("seed") else None,
@@ -110,8 +107,8 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     async def BlendSessions(
         self, request: sessions_pb2.BlendSessionsRequest, context: Any
     ) -> sessions_pb2.BlendSessionsResponse:
-        """Blend states."""
-        tenant = tenant_of(context)
+        """Make a session whose state is the weighted mean of others."""
+        tenant = current_caller().tenant
         session = await self._engine.reading.blend(
             [(Key(tenant, source.session_id), source.weight) for source in request.sources],
             Key(tenant, request.session_id),
@@ -123,15 +120,15 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     async def ExportSession(
         self, request: sessions_pb2.ExportSessionRequest, context: Any
     ) -> sessions_pb2.ExportSessionResponse:
-        """Give a state out."""
-        key = Key(tenant_of(context), request.session_id)
+        """Seal a session's state into a token."""
+        key = Key(current_caller().tenant, request.session_id)
         state, expires = await self._sessions.export(key, to_time_to_live(request))
         return sessions_pb2.ExportSessionResponse(state=state, expire_time=from_time(expires))
 
     async def ImportSession(
         self, request: sessions_pb2.ImportSessionRequest, context: Any
     ) -> sessions_pb2.ImportSessionResponse:
-        """Take a state in."""
-        key = Key(tenant_of(context), request.session_id)
+        """Make a session of a sealed token."""
+        key = Key(current_caller().tenant, request.session_id)
         session, exact = await self._sessions.import_(request.state, key, to_time_to_live(request))
         return sessions_pb2.ImportSessionResponse(session=from_session(session), exact=exact)

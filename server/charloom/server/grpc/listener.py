@@ -1,0 +1,115 @@
+"""The gRPC transport: the services of `charloom.v1`, health and reflection on one port."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
+
+from charloom.server.grpc.caller import CallerInterceptor
+from charloom.server.grpc.errors import ErrorInterceptor
+from charloom.server.grpc.services.conversation import ConversationService
+from charloom.server.grpc.services.generation import GenerationService
+from charloom.server.grpc.services.models import ModelService
+from charloom.server.grpc.services.reading import ReadingService
+from charloom.server.grpc.services.sessions import SessionService
+from charloom.server.listener import PortInUse
+from charloom.server.runtime import Runtime
+from charloom.v1 import (
+    conversation_pb2,
+    conversation_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    reading_pb2,
+    reading_pb2_grpc,
+    sessions_pb2,
+    sessions_pb2_grpc,
+)
+
+SERVICES = tuple(
+    service.full_name
+    for file in (
+        generation_pb2.DESCRIPTOR,
+        conversation_pb2.DESCRIPTOR,
+        reading_pb2.DESCRIPTOR,
+        sessions_pb2.DESCRIPTOR,
+        models_pb2.DESCRIPTOR,
+    )
+    for service in file.services_by_name.values()
+)
+
+
+class GrpcListener:
+    """Takes calls over gRPC, without encryption.
+
+    Args:
+        runtime: serves the calls
+        host: name or address to listen on
+        port: port to listen on; 0 takes a free one
+    """
+
+    def __init__(self, runtime: Runtime, host: str, port: int) -> None:
+        self.port = 0
+        """The port it listens on, once started."""
+        self.address = ""
+        """Host and port, once started."""
+        self._runtime = runtime
+        self._host = f"[{host}]" if ":" in host else host
+        self._wanted_port = port
+        self._watch: asyncio.Task[None] | None = None
+        self._health = HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(), CallerInterceptor()],
+            # Without this, a second server on the same port would start and take half of the calls.
+            options=[("grpc.so_reuseport", 0)],
+        )
+        engine = runtime.engine
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationService(engine), self._server)
+        sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(engine), self._server)
+        conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine), self._server)
+        reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine), self._server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_name = HEALTH.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), self._server)
+
+    async def start(self) -> None:
+        """Listen and take calls.
+
+        Raises:
+            PortInUse: the address is taken, or cannot be listened on.
+        """
+        address = f"{self._host}:{self._wanted_port}"
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as problem:
+            raise PortInUse(
+                f"cannot listen on {address}: it is in use, or not an address of this machine; "
+                "stop the other server, or choose another --port (0 takes a free one)"
+            ) from problem
+        self.address = f"{self._host}:{self.port}"
+        await self._server.start()
+        for name in ("", *SERVICES):
+            await self._health.set(name, HealthCheckResponse.SERVING)
+        self._watch = asyncio.create_task(self._tell_failure())
+
+    async def announce_stop(self) -> None:
+        """Let health say NOT_SERVING; calls are still answered."""
+        await self._health.enter_graceful_shutdown()
+
+    async def close(self, seconds: float) -> None:
+        """Take no more calls, and end those that are left after `seconds`."""
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._server.stop(seconds)
+
+    async def _tell_failure(self) -> None:
+        await self._runtime.failed.wait()
+        await self._health.set("", HealthCheckResponse.NOT_SERVING)

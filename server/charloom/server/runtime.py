@@ -1,0 +1,102 @@
+"""What serves calls, however they arrive: the engine with its session store, their upkeep, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from charloom.bundle import Bundle, read_bundle
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.engine.engine import Engine
+from charloom.engine.errors import EngineError
+from charloom.engine.sessions.sealing import Sealer, new_keys, read_keys
+from charloom.engine.sessions.stores.open_store import open_store
+from charloom.engine.sessions.stores.store import LEASE_SECONDS
+from charloom.server.settings import ServerSettings
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 10.0
+"""How often expired sessions are removed, and the engine's workers looked at."""
+
+
+class Runtime:
+    """The engine of a server, in the running event loop: `start`, then `drain`, then `close`.
+
+    Args:
+        engine: the engine; it is closed with the runtime
+        grace_seconds: how long running calls may go on once the server is asked to stop
+    """
+
+    def __init__(self, engine: Engine, grace_seconds: float) -> None:
+        self.engine = engine
+        self.failed = asyncio.Event()
+        """Set once a worker of the engine is gone: nothing more can be generated."""
+        self._grace_seconds = grace_seconds
+        self._upkeep: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin the upkeep."""
+        self._upkeep = [asyncio.create_task(self._sweep()), asyncio.create_task(self._keep_leases())]
+
+    async def drain(self) -> None:
+        """Refuse new work, and let running calls end within the grace time."""
+        await self.engine.drain(self._grace_seconds)
+
+    async def close(self, seconds: float) -> None:
+        """Wait up to `seconds` until all sessions are written, end the upkeep, and close the store."""
+        await self.engine.sessions.all_written(seconds)
+        for task in self._upkeep:
+            task.cancel()
+        await asyncio.gather(*self._upkeep, return_exceptions=True)
+        await self.engine.sessions.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self.engine.sessions.sweep()
+            except EngineError as problem:
+                log.warning("expired sessions were not swept: %s", problem)
+            if not self.engine.working:
+                self.failed.set()
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_SECONDS / 4)
+            await self.engine.sessions.keep_leases()
+
+
+def open_models(paths: Sequence[Path], settings: ServerSettings) -> list[tuple[Bundle, Decoder]]:
+    """Open bundles and their decoders.
+
+    Raises:
+        BundleError: one of them cannot be used.
+    """
+    bundles = [read_bundle(path) for path in paths]
+    return [(b, open_decoder(b, kind=settings.decoder, device=settings.device)) for b in bundles]
+
+
+async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: ServerSettings) -> Runtime:
+    """An engine with the session store and the sealing keys of the settings.
+
+    Args:
+        models: bundles with their decoders, the default one first
+        settings: the settings
+
+    Raises:
+        ValueError: there is no model, or two have the same name; the file with the keys has none; or the store's
+            name is none.
+        OSError: the file with the keys, or the store, cannot be used.
+    """
+    keys = new_keys() if settings.sealing_keys is None else read_keys(settings.sealing_keys)
+    store = await open_store(settings.store, settings.max_sessions)
+    try:
+        engine = Engine(models, settings.limits(), store, Sealer(keys))
+    except BaseException:
+        await store.close()
+        raise
+    return Runtime(engine, settings.grace_seconds)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from charloom.bundle import Bundle
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.engine import Engine
+from charloom.engine.errors import StoreUnavailable
+from charloom.engine.sessions.stores.memory import MemoryStore
+from charloom.engine.sessions.stores.store import Store
+from charloom.server import runtime
+from charloom.server.runtime import Runtime, open_runtime
+from charloom.server.settings import ServerSettings
+
+
+class SlowToRecover(MemoryStore):
+    """A store that fails its first two sweeps, and tells when it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.sweeps = 0
+        self.closed = False
+
+    async def sweep(self) -> int:
+        self.sweeps += 1
+        if self.sweeps <= 2:
+            raise StoreUnavailable("refused")
+        return await super().sweep()
+
+    async def close(self) -> None:
+        self.closed = True
+        await super().close()
+
+
+@pytest.fixture(autouse=True)
+def _sweep_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "SWEEP_SECONDS", 0.001)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def test_the_upkeep_survives_a_store_that_does_not_answer(
+    bundle: Bundle, decoder: Decoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SlowToRecover()
+    running = Runtime(Engine([(bundle, decoder)], store=store), grace_seconds=0)
+    with caplog.at_level(logging.WARNING):
+        running.start()
+        await until(lambda: store.sweeps >= 4)
+    assert len([record for record in caplog.records if "were not swept" in record.message]) == 2
+    assert not running.failed.is_set()
+    await running.drain()
+    await running.close(1)
+    assert store.closed
+
+
+async def test_an_engine_without_workers_is_a_failed_runtime(bundle: Bundle, decoder: Decoder) -> None:
+    running = Runtime(Engine([(bundle, decoder)]), grace_seconds=0)
+    running.start()
+    await running.drain()  # its workers end
+    await asyncio.wait_for(running.failed.wait(), 10)
+    await running.close(1)
+
+
+async def test_a_runtime_that_cannot_be_made_leaves_no_open_store(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SlowToRecover()
+
+    async def opened(name: str, max_sessions: int) -> Store:
+        return cast(Store, store)
+
+    monkeypatch.setattr(runtime, "open_store", opened)
+    with pytest.raises(ValueError, match="two bundles are named"):
+        await open_runtime([(bundle, decoder), (bundle, decoder)], ServerSettings())
+    assert store.closed
