@@ -1,4 +1,4 @@
-"""What can be wrong with a bundle or with a text, said so that a person can act on it."""
+"""Errors of bundles and of texts; each message says what is wrong and what to do."""
 
 from __future__ import annotations
 

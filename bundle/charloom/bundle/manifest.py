@@ -1,7 +1,4 @@
-"""`manifest.json`: what a bundle says of itself.
-
-Knows: the fields, their meaning and the digest over them. Does not know: files on disk, decoders, torch.
-"""
+"""`manifest.json`: what a bundle holds, where it comes from, and the digest over both."""
 
 from __future__ import annotations
 

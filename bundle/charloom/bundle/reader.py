@@ -1,7 +1,4 @@
-"""Opening a bundle: nothing of it is used before it was checked.
-
-Knows: files, hashes, the manifest. Does not know: how a decoder runs.
-"""
+"""Opening a bundle: every file is checked before it is used."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """Text to tokens and back.
 
-Knows: the symbols of a model, and how a stream of tokens becomes text without ever splitting a character.
-Does not know: models, files, requests.
-
 A token is the index of one symbol. A `CharacterVocabulary` has one symbol per distinct code point of the training
 text; a `ByteVocabulary` has the 256 bytes, so that it can read and write any UTF-8 text; a `WordVocabulary` (in
 `words`) has the most frequent words.
@@ -35,7 +32,7 @@ class Unit(str, enum.Enum):
 
     @property
     def plural(self) -> str:
-        """What to call several tokens; in a word model, what stands between the words is tokens too."""
+        """What to call several tokens: "tokens" in a word model, since spaces and punctuation are among them."""
         return "tokens" if self is Unit.WORD else f"{self.value}s"
 
 

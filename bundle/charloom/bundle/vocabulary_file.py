@@ -1,7 +1,4 @@
-"""`vocabulary.json`, and which vocabulary a text needs.
-
-Knows: the kinds of vocabulary, JSON. Does not know: models, requests.
-"""
+"""`vocabulary.json`, and which vocabulary a text needs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Text as words.
 
-A word is a run of letters, digits and underscores, with apostrophes inside; every other character is a token by
-itself, spaces and newlines too. So a text is exactly its tokens, one after the other. What becomes of combining marks
-is a rule that belongs to the vocabulary (`WordRule`).
+A word is a run of letters, digits and underscores, with apostrophes inside; every other character is a token by itself,
+spaces and newlines too. So a text is exactly its tokens, one after the other. How combining marks are treated is a rule
+that belongs to the vocabulary (`WordRule`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _marks() -> str:
 class WordVocabulary(SymbolVocabulary):
     """The unknown symbol, then words.
 
-    Reading never fails: what has no symbol is read as the unknown one, as in training. The model never writes it.
+    Encoding never fails: a word without a symbol becomes the unknown symbol, as in training. A model never writes it.
 
     Args:
         symbols: `UNKNOWN` first, then distinct tokens of `split_words`
@@ -103,7 +103,7 @@ class WordVocabulary(SymbolVocabulary):
         normalisation: Normalisation = Normalisation.NONE,
         always: Sequence[str] = (),
     ) -> WordVocabulary:
-        """The `size` - 1 most frequent of these words, those of `always` before all; equally frequent ones by name."""
+        """The `size` - 1 most frequent of these words, after those of `always`; equally frequent ones by name."""
         ranked = sorted(counts.keys() - {UNKNOWN, *always}, key=lambda word: (-counts[word], word))
         return cls([UNKNOWN, *always, *ranked][:size], normalisation)
 

@@ -1,7 +1,4 @@
-"""Writing a bundle: the manifest comes last, so that a half-written bundle is never one.
-
-Knows: files and hashes. Does not know: how decoders are made.
-"""
+"""Writing a bundle: the manifest comes last, so that a half-written bundle is never one."""
 
 from __future__ import annotations
 

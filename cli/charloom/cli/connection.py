@@ -1,4 +1,4 @@
-"""What every command that talks to a server shares: where it is, how long to wait, and how failures are told."""
+"""What all commands that call a server share: its address, how long to wait, and messages for failures."""
 
 from __future__ import annotations
 

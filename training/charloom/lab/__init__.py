@@ -1,1 +1,1 @@
-"""What serves nothing else: tasks, studies, and LSTMs from first principles."""
+"""Experiments beside training and serving: tasks, studies, and LSTMs from first principles."""

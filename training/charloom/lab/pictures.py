@@ -59,5 +59,5 @@ def picture(
 
 
 def shown(character: str) -> str:
-    """A character that can be seen."""
+    """The character, or a visible one in the place of a line break, a tab or what cannot be shown."""
     return {"\n": "↵", "\t": "→", "\r": "←"}.get(character, character if character.isprintable() else "?")

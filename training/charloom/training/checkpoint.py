@@ -1,7 +1,5 @@
 """Checkpoints: one safetensors file each, tensors and JSON metadata, no pickle; replaced in one step.
 
-Knows: names of tensors, files. Does not know: what training does with them.
-
 A run directory holds `last.safetensors` (everything that an exact resume needs) and `best.safetensors` (the weights
 with the lowest validation loss), beside `config.json`, `vocabulary.json` and `log.jsonl`.
 """

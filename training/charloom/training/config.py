@@ -1,7 +1,4 @@
-"""The settings of a training run: one place for defaults, limits and their meaning.
-
-Knows: names, types, ranges. Does not know: torch, files, the command line (which derives its flags from here).
-"""
+"""The settings of a training run: one place for defaults, limits and their meaning."""
 
 from __future__ import annotations
 

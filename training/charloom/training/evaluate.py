@@ -1,7 +1,6 @@
 """Validation loss, by named protocols. All figures are nats per token.
 
 Where there are documents, the state is zero at the start of each one, whatever the protocol.
-Knows: a model and the validation tokens. Does not know: training, files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Files of a run: replaced in one step, or grown line by line.
-
-Knows: disks that are full, processes that are killed. Does not know: what is in the files.
-"""
+"""Files of a run: replaced in one step, or grown line by line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A learning rate for a model and a text, by trying all of them once.
-
-Knows: the range test (Smith, 2017, "Cyclical Learning Rates for Training Neural Networks"). Does not know: runs, files.
-"""
+"""A learning rate for a model and a text, by trying all of them once."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from charloom.training.learner import Learner, TrainingDiverged
 
 LOWEST, HIGHEST = 1e-5, 1.0
 WARMING, WARMING_RATE = 100, 2e-3
-"""Steps before the test, and their rate: a model that has learned letter frequencies and no more bears any rate."""
+"""Steps before the test, and their rate: a model that knows only letter frequencies stands any rate."""
 SMOOTHING = 0.9
 """Decay of the moving average of the losses."""
 TOO_HIGH = 1.5

@@ -1,7 +1,4 @@
-"""Starting from an earlier model: its vocabulary, its weights.
-
-Knows: runs and bundles on disk. Does not know: training, text.
-"""
+"""Starting from an earlier model: its vocabulary, its weights."""
 
 from __future__ import annotations
 

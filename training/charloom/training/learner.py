@@ -1,11 +1,8 @@
 """One step of truncated backpropagation through time.
 
-Knows: the model, its optimiser, precision, averaging, the rows of this process. Does not know: schedules, evaluation,
-files.
-
-Each step is a function of the weights, the carried state, (seed, step) and the learning rate: nothing else is drawn or
-remembered, which is what makes a resumed run exact. A batch is computed in parts, by `accumulate` and by process; each
-part has random numbers of its own, so that two processes take the same step as one process with two parts.
+Each step is a function of the weights, the carried state, (seed, step) and the learning rate: no other random number or
+memory goes into it, so a resumed run is exact. A batch is computed in parts, by `accumulate` and by process; each part
+has random numbers of its own, so that two processes take the same step as one process with two parts.
 """
 
 from __future__ import annotations
@@ -181,7 +178,7 @@ class Learner:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """What else there is, as JSON."""
+        """The rest of what a resumed run needs, as JSON."""
         return {"scaler": self._scaler.state_dict()}
 
     def load(self, groups: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:

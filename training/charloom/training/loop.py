@@ -1,8 +1,4 @@
-"""The training loop.
-
-Knows: when to learn, evaluate, save and stop. Does not know: how a step is computed (`learner`), terminals (it tells a
-`Reporter`), export.
-"""
+"""The training loop: when to learn, evaluate, save and stop."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The processes of a data-parallel run, as `torchrun` starts them.
-
-Knows: how many there are, and how they agree. Does not know: models, data.
-"""
+"""The processes of a data-parallel run, as `torchrun` starts them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a run tells of itself while it goes on, and whom it tells.
-
-Knows: figures and their units. Does not know: how they come about, how they are shown.
-"""
+"""What a run reports while it goes on, and the interfaces of those that it reports to."""
 
 from __future__ import annotations
 
@@ -52,7 +49,7 @@ class Evaluation:
     """Resident memory of the process."""
     sample: str
     gates: dict[str, dict[str, Activations]] = field(default_factory=dict)
-    """By layer (`layer 1`), then `input`, `forget`, `output`, `candidate` and `hidden`; runs of old have none."""
+    """By layer (`layer 1`), then `input`, `forget`, `output`, `candidate` and `hidden`; earlier runs have none."""
 
 
 DIVERGED = "diverged"
@@ -71,7 +68,7 @@ class Advice:
 
 
 class Reporter(Protocol):
-    """Where the loop tells what happens."""
+    """Receives the reports of the training loop."""
 
     def step(self, progress: Progress) -> None:
         """A training step was made."""
@@ -81,7 +78,7 @@ class Reporter(Protocol):
 
 
 class Watcher(Reporter, Protocol):
-    """Who shows or keeps what a run tells."""
+    """Shows or keeps what a run reports."""
 
     def advice(self, advice: Advice) -> None:
         """Something seems to go wrong."""

@@ -1,7 +1,4 @@
-"""A run directory belongs to one process at a time.
-
-Knows: files. Does not know: what is in the directory.
-"""
+"""A run directory belongs to one process at a time."""
 
 from __future__ import annotations
 

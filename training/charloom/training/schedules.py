@@ -1,4 +1,4 @@
-"""Learning rates. Knows: steps and losses. Does not know: optimisers, models."""
+"""The learning rate of each step: warm-up, then a cosine or a plateau."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Load for a server that is running: long streams, short calls, or arrivals among long streams, in one event loop.
 
-Knows: the wire contract through generated stubs, so that it costs as little as it can. Does not know: how the server
-was started, what its figures are compared with.
+It speaks the wire contract through the generated stubs, which cost less than the SDK.
 """
 
 from __future__ import annotations

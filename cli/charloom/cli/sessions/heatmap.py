@@ -1,7 +1,5 @@
 """What some units do while a text is read, drawn on a terminal.
 
-Knows: rich, colours. Does not know: where the numbers come from.
-
 Axis letters: T tokens, U units.
 """
 

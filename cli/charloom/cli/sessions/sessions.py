@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what was asked for."""
+    """Run the chosen action."""
     with connect(arguments.target, arguments.timeout) as client:
         ACTIONS[arguments.action].run(client, arguments)
     return 0

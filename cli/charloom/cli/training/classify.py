@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what was asked for."""
+    """Run the chosen action."""
     use_threads(arguments)
     try:
         return ACTIONS[arguments.action].run(arguments)

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make one study: tell its figures, and write them and a plot."""
+    """Run one study: print its figures, and write them and a plot."""
     if arguments.study is None:
         print(columns([(name, study.line) for name, study in STUDIES.items()]))
         print("\nmake one with: charloom study NAME --out DIRECTORY")

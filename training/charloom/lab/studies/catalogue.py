@@ -1,7 +1,4 @@
-"""All studies, by name.
-
-Knows: which there are. Does not know: what any of them does.
-"""
+"""All studies, by name."""
 
 from __future__ import annotations
 

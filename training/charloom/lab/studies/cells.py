@@ -2,8 +2,6 @@
 
 After Karpathy, Johnson and Fei-Fei (2015, "Visualizing and Understanding Recurrent Networks"), with the unit confirmed
 on text that was not used to find it (`correlation`).
-
-Knows: cell states, their figures and their picture. Does not know: how a model computes them.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ COLUMNS = 80
 
 
 class CellSettings(Settings):
-    """What the cell study is made with."""
+    """Settings of the cell study."""
 
     characters: int = Field(
         10_000, ge=200, description="characters to read: half of them to find units, half to confirm them"
@@ -39,7 +37,7 @@ class CellSettings(Settings):
 
 @dataclass(frozen=True)
 class Tracked:
-    """The best unit of one feature, and both over the passage of the confirming part where the feature changes most."""
+    """The best unit of one feature, and both over the passage of the second half where the feature changes most."""
 
     feature: str
     layer: int

@@ -1,7 +1,4 @@
-"""How long a vanilla RNN and an LSTM remember: the copying memory problem over growing delays.
-
-Knows: the comparison, its figures and their picture. Does not know: networks, the task.
-"""
+"""How long a vanilla RNN and an LSTM remember: the copying memory problem over growing delays."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ KINDS: dict[Kind, str] = {"rnn-orthogonal": "RNN, orthogonal", "lstm-mixed": "LS
 
 
 class CopySettings(Settings):
-    """What the copy study is made with."""
+    """Settings of the copy study."""
 
     delays: Lengths = Field((10, 50, 100, 200), description="blanks between the symbols and their recall")
     symbols: int = Field(2, ge=1, le=100, description="symbols to remember, in order")

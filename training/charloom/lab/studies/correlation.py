@@ -3,10 +3,8 @@
 The unit is the one with the largest correlation, Pearson's (with a feature of two values that is the point-biserial
 one), on one part of a text. The largest of many is large by chance too, and states and features both drift slowly. So
 the unit is judged by its correlation on a part that was not used to find it, and against what the largest correlation
-over *all* units is when the feature is shifted along the text by random amounts: that keeps how the feature goes up and
-down, and takes away that it belongs to these characters.
-
-Knows: arrays. Does not know: models, text.
+over *all* units is when the feature is shifted along the text by random amounts: a shifted feature goes up and down as
+before, but no longer belongs to these characters.
 
 Axis letters: T time, U units.
 """

@@ -1,7 +1,4 @@
-"""What can be told of each character of a text from the text before it: position in line and word, quotes, indentation.
-
-Knows: text. Does not know: models.
-"""
+"""Features of each character that follow from the text before it: position in line and word, quotes, indentation."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ class Feature:
     name: str
     values: Callable[[str], Iterator[int]]
     absent: str
-    """What a text lacks that does not have it."""
+    """What a text without the feature lacks, for messages."""
 
 
 def _line_positions(text: str) -> Iterator[int]:

@@ -1,7 +1,5 @@
 """When a trained model's gates open and close: over a sentence, by kinds of characters, and by single characters.
 
-Knows: gates, their figures and their picture. Does not know: how a model computes them.
-
 Axis letters: L layers, T time, H hidden.
 """
 
@@ -25,11 +23,11 @@ GATES = {"i": "input", "f": "forget", "o": "output"}
 CLOSED = 0.1
 """A forget gate below this all but empties its cell."""
 OFTEN = 20
-"""How often a character occurs of which a mean is told."""
+"""A mean is given for characters that occur at least this often."""
 
 
 class GateSettings(Settings):
-    """What the gate study is made with."""
+    """Settings of the gate study."""
 
     characters: int = Field(5000, ge=100, description="characters to read")
     shown_characters: int = Field(80, ge=10, le=200, description="characters in the picture")
@@ -54,7 +52,7 @@ class GateResult:
     passage: str
     """the shown characters"""
     units: list[int]
-    """the shown units of the last layer, those side by side that do alike"""
+    """the shown units of the last layer, in an order that puts units that behave alike side by side"""
     forget: list[list[float]]
     """forget gate of each shown unit at each shown character"""
     mean_forget: list[list[float]]

@@ -1,13 +1,11 @@
 """How far back the gradient of a loss reaches, in vanilla RNNs and LSTMs, before and after training.
 
-The loss is that of recalling one symbol after a delay, at the last step only. Its gradient in the state that step
-t hands to step t + 1 tells how much a change of the memory at t would change the loss. It is given relative to the one
-a step back, since the loss itself is smaller where a network has learnt.
+The loss is that of recalling one symbol after a delay, at the last step only. Its gradient in the state that step t
+hands to step t + 1 tells how much a change of the memory at t would change the loss. It is divided by the gradient one
+step back, since the loss itself is smaller where a network has learnt.
 
 Hochreiter (1991); Bengio, Simard and Frasconi (1994, "Learning long-term dependencies with gradient descent is
 difficult"); Pascanu, Mikolov and Bengio (2013, "On the difficulty of training recurrent neural networks").
-
-Knows: the gradients, their figures and their picture. Does not know: how networks are made and trained.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ ALPHABET = 8
 
 
 class GradientSettings(Settings):
-    """What the gradient study is made with."""
+    """Settings of the gradient study."""
 
     distance: int = Field(100, ge=2, le=10_000, description="the farthest step back, which read the symbol")
     hidden_size: int = Field(64, ge=1, le=4096, description="units of each network")

@@ -1,7 +1,5 @@
 """The small networks of the memory studies: one recurrent layer and a linear one, reading symbols as one-hot vectors.
 
-Knows: the layers and how they start. Does not know: tasks, training.
-
     rnn              tanh, torch's default initialisation
     rnn-orthogonal   tanh, orthogonal recurrent weights (Saxe et al., 2014)
     lstm-0           forget bias 0: the gate starts half open, as torch's own LSTM does

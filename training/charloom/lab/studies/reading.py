@@ -1,7 +1,4 @@
-"""A trained model and the text that a study has it read.
-
-Knows: run directories, text files. Does not know: what is looked for.
-"""
+"""A trained model and the text that a study has it read."""
 
 from __future__ import annotations
 

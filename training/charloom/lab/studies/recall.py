@@ -6,8 +6,6 @@
 Hochreiter and Schmidhuber (1997) have tasks of this kind; in this form it is that of Arjovsky, Shah and Bengio (2016,
 "Unitary Evolution Recurrent Neural Networks"), except that here the loss is that of the recalled symbols alone.
 
-Knows: the task, and training a network on it. Does not know: comparisons, plots.
-
 Axis letters: B rows, T time, S symbols to recall.
 """
 
@@ -31,7 +29,7 @@ class Batch(NamedTuple):
     inputs: Tensor
     """[B, T] with T = 2S + delay"""
     targets: Tensor
-    """[B, S]: what is to be said at the last S steps"""
+    """[B, S]: the symbols to recall at the last S steps"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Trained:
     batches: int
     """how many were used"""
     accuracy: float
-    """of the best weights, on rows that served for nothing else"""
+    """of the best weights, on rows that were used for nothing else"""
     solved: bool
     """whether it ended early, a check having found all recalled"""
 

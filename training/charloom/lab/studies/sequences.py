@@ -1,7 +1,4 @@
-"""Attention: reversing strings and reading dates, with an encoder and a decoder that looks back at its states.
-
-Knows: the two studies, their figures and their picture. Does not know: the network, training, how examples are made.
-"""
+"""Attention: reversing strings and reading dates, with an encoder and a decoder that looks back at its states."""
 
 from __future__ import annotations
 
@@ -23,14 +20,14 @@ PICTURES = 4
 
 
 class ReversalSettings(SequenceSettings, Settings):
-    """What the study of reversal is made with."""
+    """Settings of the study of reversal."""
 
     shortest: int = Field(4, ge=1, le=1000, description="letters of the shortest string")
     longest: int = Field(10, ge=1, le=1000, description="letters of the longest string")
 
 
 class DateSettings(SequenceSettings, Settings):
-    """What the study of dates is made with."""
+    """Settings of the study of dates."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""What every study is made of.
-
-Knows: settings, how a study is asked for and what it gives back. Does not know: any study, terminals, matplotlib.
-"""
+"""What every study is made of."""
 
 from __future__ import annotations
 

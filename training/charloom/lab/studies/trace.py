@@ -1,7 +1,5 @@
 """What happens inside a `CharLSTM` while it reads a text: gates, cell states and outputs of each layer at each token.
 
-Knows: one text, arrays. Does not know: how a layer is laid open (`charloom.network.trace`), runs, studies.
-
 Axis letters: L layers, T time, H hidden.
 """
 

@@ -7,8 +7,6 @@ Translate"). With h_j the encoder's states, s_i the decoder's, y_i the symbols t
     s_i  = LSTM([y_(i-1); c_i], s_(i-1))    logits_i = V [s_i; c_i] + b
     s_0  = tanh(W_0 h), h the last states of both directions; its cell state is zero
 
-Knows: the network, teacher forcing, greedy decoding. Does not know: tasks, text, training.
-
 Axis letters: B rows, S source steps, T target steps, H hidden, E embedding, V symbols.
 """
 

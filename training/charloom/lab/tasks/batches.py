@@ -1,7 +1,4 @@
-"""Batches of texts of about the same length, so that little of a batch is padding.
-
-Knows: lengths. Does not know: texts, models.
-"""
+"""Batches of texts of about the same length, so that little of a batch is padding."""
 
 from __future__ import annotations
 

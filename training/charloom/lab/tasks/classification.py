@@ -1,7 +1,4 @@
-"""Training a classifier: epochs over bucketed texts, until validation no longer gets better.
-
-Knows: optimisation, when to stop, what to keep. Does not know: terminals (it tells a `Reporter`), how texts are found.
-"""
+"""Training a classifier: epochs over bucketed texts, until validation no longer gets better."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@
 
 Rows are packed, so that the last symbol is the text's own and no state ever sees padding.
 
-Knows: the network. Does not know: texts, labels' names, training.
-
 Axis letters: B rows, T time, L layers, H hidden, E embedding, C labels.
 """
 

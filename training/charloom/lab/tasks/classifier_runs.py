@@ -2,8 +2,6 @@
 
 It holds `classifier.safetensors` (the best weights), `test.safetensors` (the texts kept for the test, as tokens, so
 that evaluation needs nothing but the run), `vocabulary.json`, and for people `config.json` and `log.jsonl`.
-
-Knows: files. Does not know: training.
 """
 
 from __future__ import annotations

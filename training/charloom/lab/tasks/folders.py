@@ -1,9 +1,7 @@
 """Labelled texts: a folder with one sub-folder for each label, split into training, validation and test.
 
-    FOLDER/LABEL/*.txt                                  a seeded split, each label in the same proportions
-    FOLDER/train/LABEL/*.txt, FOLDER/test/LABEL/*.txt   the test is given, as in IMDb's aclImdb; validation is split off
-
-Knows: files, labels, which text is in which part. Does not know: vocabularies, models.
+FOLDER/LABEL/*.txt                                  a seeded split, each label in the same proportions
+FOLDER/train/LABEL/*.txt, FOLDER/test/LABEL/*.txt   the test is given, as in IMDb's aclImdb; validation is split off
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Tasks that make their own examples: strings to turn round, and dates to write in the one form of ISO 8601.
-
-Knows: sources, targets and which of them are held out. Does not know: models, training.
-"""
+"""Tasks that make their own examples: strings to turn round, and dates to write in the one form of ISO 8601."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """A classifier at work: on one text, and on many with known labels.
 
-Knows: a model with its symbols and labels. Does not know: files, training.
-
 Axis letters: B rows, T time, N texts.
 """
 

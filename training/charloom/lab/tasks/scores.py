@@ -1,4 +1,4 @@
-"""How good predictions are. Knows: counts of labels. Does not know: models, texts.
+"""How good predictions are.
 
 Axis letters: C labels.
 """

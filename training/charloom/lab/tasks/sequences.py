@@ -1,7 +1,5 @@
 """Training an `AttentionModel` on a task, and measuring it on examples that were held out.
 
-Knows: batches of pairs, optimisation, exact matches. Does not know: how examples are made, files, plots.
-
 Axis letters: B rows, S source steps, T target steps.
 """
 

@@ -1,7 +1,5 @@
 """Texts as rows of symbols, with the marks that rows of different lengths need.
 
-Knows: vocabularies, marks, padding. Does not know: models, files.
-
 Axis letters: B rows, T time.
 """
 

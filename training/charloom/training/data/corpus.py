@@ -1,7 +1,4 @@
-"""Text files as training and validation tokens, and the order in which training reads them.
-
-Knows: text, vocabulary, batches as arrays. Does not know: models, torch.
-"""
+"""Text files as training and validation tokens, and the order in which training reads them."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ class Corpus:
     characters: int
     name: str
     left_out: int = 0
-    """Files that were no text, where the settings leave such out."""
+    """How many files were left out because they are not text, where the settings allow it."""
 
 
 def read_corpus(
@@ -62,13 +59,13 @@ def read_corpus(
 
     Args:
         inputs: text files, and folders of them
-        unit: what one token is; of no matter where a vocabulary is given
+        unit: what one token is; ignored where a vocabulary is given
         validation_share: how much of the text is the validation part
         vocabulary: to be used instead of one of this text
         documents: what a document is
-        normalisation: the Unicode form; of no matter where a vocabulary is given
+        normalisation: the Unicode form; ignored where a vocabulary is given
         vocabulary_size: most symbols of a word vocabulary
-        directory: where the files are to be kept for the next time; by default they go when the corpus does
+        directory: where the token files stay for the next run; by default they are deleted with the corpus
         settings: which files of a folder are meant, and their encoding
 
     Raises:
@@ -186,8 +183,8 @@ class Batches:
     Each epoch starts at another offset, so that backpropagation is not always truncated at the same places. A batch
     is a function of (seed, step) alone, which is what makes a resumed run exact.
 
-    In an epoch each token is a target once, but for those up to the offset and some at the end: altogether fewer than
-    (B + 1) T. Nothing is padded.
+    In an epoch each token is a target once, except fewer than (B + 1) T tokens before the offset and at the end. There
+    is no padding.
     """
 
     tokens: Stream | Tokens

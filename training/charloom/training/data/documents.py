@@ -1,7 +1,6 @@
 """Where one text ends and another one begins.
 
-Knows: the ways to cut files into documents, and where text can be cut without changing its words or its Unicode form.
-Does not know: tokens, vocabularies.
+It cuts files into documents, and text into parts where neither its words nor its Unicode form change.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ class Documents(str, enum.Enum):
     """What a document is. Each one starts from the zero state, as a fresh session on a server does."""
 
     STREAM = "stream"
-    """All files, one after the other, are one text; a newline stands between two where the former has none."""
+    """All files together are one text; a newline is put between two where the first does not end with one."""
     FILE = "file"
     """Each file."""
     BLANK_LINE = "blank-line"

@@ -1,7 +1,4 @@
-"""Tokens one after the other, and where documents start among them.
-
-Knows: arrays. Does not know: text, models, where the arrays are kept.
-"""
+"""Tokens one after the other, and where documents start among them."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """A text, or documents, *packed*: each one right behind the one before it, with nothing in between to fill up.
+    """A text, or documents *packed*: one directly after the other, without padding.
 
     A document is the start token and then its own tokens, as a fresh session is on a server. The last token of a
     document has the next one's start token as its target, which is how a model learns where texts end.
@@ -32,7 +29,7 @@ class Stream:
 
     @classmethod
     def of(cls, tokens: Stream | Tokens) -> Stream:
-        """The same; an array is one text."""
+        """A stream of these tokens; an array is one text."""
         return tokens if isinstance(tokens, Stream) else cls(tokens)
 
     def __len__(self) -> int:

@@ -1,7 +1,4 @@
-"""What a text has in it, found in one reading.
-
-Knows: how often each character and word occurs, and whether a vocabulary covers them. Does not know: files, models.
-"""
+"""What a text contains, counted in one reading: characters, words, and whether a vocabulary covers them."""
 
 from __future__ import annotations
 
@@ -75,10 +72,10 @@ class Survey:
         return WordVocabulary.of_counts(self._words, size or DEFAULT_WORDS, self._normalisation, start)
 
     def check(self, vocabulary: Vocabulary, name: str, advice: str) -> None:
-        """Whether this text, which is called `name`, has characters that the vocabulary lacks.
+        """Refuse the text, which messages call `name`, if it has characters that the vocabulary lacks.
 
         Raises:
-            CorpusError: it has; `advice` says what to do.
+            CorpusError: it has some; the message ends with `advice`.
         """
         if not isinstance(vocabulary, CharacterVocabulary):
             return

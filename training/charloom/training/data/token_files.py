@@ -1,7 +1,4 @@
-"""Tokens on disk: written in one pass, then mapped into memory, so that a corpus may be larger than that.
-
-Knows: two files of integers, and a small one that says what they are. Does not know: how text becomes tokens.
-"""
+"""Tokens on disk: written in one pass, then mapped into memory, so that a corpus may be larger than memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """What seems to go wrong in a run, and which flag to change.
 
-Knows: signs of trouble in the figures of a run. Does not know: models, files, terminals.
-
 Each sign is a function of the history alone. Those that look at steps see the newest `NEW` of them beside up to `OLD`
 before them; those that look at evaluations see all of them.
 """

@@ -1,7 +1,4 @@
-"""Charts as SVG, to stand inside a page.
-
-Knows: numbers, SVG, the classes that the page gives colours to (`line-1` and so on). Does not know: what is drawn.
-"""
+"""Charts as SVG inside a page, whose style sheet gives their classes (`line-1` and so on) colours."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A run at a glance, in as many lines as a terminal has.
-
-Knows: rich's texts, figures and their units. Does not know: training, when it is shown.
-"""
+"""A run at a glance, in as many lines as a terminal has."""
 
 from __future__ import annotations
 

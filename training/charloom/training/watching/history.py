@@ -1,7 +1,4 @@
-"""What a run told before, read back from its directory.
-
-Knows: `log.jsonl` and `warnings.jsonl`. Does not know: what is made of them.
-"""
+"""What a run reported before, read back from `log.jsonl` and `warnings.jsonl` in its directory."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """A run as one page: settings, curves, gates, samples, warnings, and how to go on.
 
-Knows: the files of a run directory, HTML. Does not know: how they are made, how charts are drawn (`charts`).
-
-The page needs nothing else, neither network nor scripts. What came from a text, a model or a path is escaped.
+The page is one file: it needs neither a network nor scripts. What comes from a text, a model or a path is escaped.
 """
 
 from __future__ import annotations

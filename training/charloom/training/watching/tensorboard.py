@@ -1,7 +1,4 @@
-"""The figures of a run as event files for TensorBoard.
-
-Knows: torch's writer of event files, which needs the package tensorboard. Does not know: training.
-"""
+"""The figures of a run as event files for TensorBoard."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A run, watched by several at once.
-
-Knows: watchers, advice. Does not know: how they show or keep what they are told.
-"""
+"""All watchers of a run behind one reporter, and the file of its warnings."""
 
 from __future__ import annotations
 
