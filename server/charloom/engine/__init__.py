@@ -1,4 +1,6 @@
-"""The engine: decoders, the loom that batches all live rows, sessions. Knows no gRPC, no protobuf and no torch.
+"""The engine: text from trained models for many callers at once, and sessions that keep what a text goes on from.
 
-(Only `torch_decoder` imports torch, and it is imported only when a TorchScript decoder is asked for.)
+`calls` (what a caller may ask) stands on `sessions` (what is kept), that on `loom` (the continuous-batching scheduler),
+and that on `decoding` (the network and how tokens are chosen); each imports those below it and none above. The engine
+knows no transport. Only the TorchScript decoders import torch, and only where one is asked for.
 """

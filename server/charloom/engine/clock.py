@@ -1,7 +1,4 @@
-"""What time it is, and times as whole numbers.
-
-Knows: the system's clocks. Does not know: who asks.
-"""
+"""What time it is, and times as whole numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +10,11 @@ _WALL, _STEADY = datetime.now(timezone.utc), time.monotonic()
 
 
 def utc_now() -> datetime:
-    """The time, aware of its zone. Set once, at the start: a clock that jumps later lets no session expire."""
+    """The time, in UTC and aware of it.
+
+    The system's clock is read once, when the process starts, and its monotonic clock from then on: when the system's
+    clock is set while the server runs, sessions expire no sooner and no later.
+    """
     return _WALL + timedelta(seconds=time.monotonic() - _STEADY)
 
 

@@ -1,1 +1,1 @@
-"""The continuous-batching scheduler."""
+"""The continuous-batching scheduler, and the models that each have one."""

@@ -1,7 +1,4 @@
-"""How long refused callers are asked to wait: so long that their next tries are a trickle.
-
-Knows: when callers were refused. Does not know: why.
-"""
+"""How long refused callers are asked to wait: so long that few of them try again in any one second."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""From some rows to the inputs of one decoder call, and from its outputs back to each row's own.
-
-Knows: the decoder contract and rows. Does not know: ticks, threads, where state is kept.
-"""
+"""From some rows to the inputs of one decoder call, and from its outputs back to each row's own."""
 
 from __future__ import annotations
 
@@ -71,7 +68,7 @@ def _set_sampling(sampling: dict[str, Any], index: int, row: Row) -> None:
 
 
 def logprobs_of(outputs: Outputs, index: int, steps: int, top: int) -> list[TokenLogprob]:
-    """The log-probabilities of a index's tokens, with the `top` most probable alternatives."""
+    """The log-probabilities of the tokens of the row at `index`, with the `top` most probable alternatives."""
     chosen = zip(outputs.tokens[:steps, index].tolist(), outputs.logprob[:steps, index].tolist(), strict=True)
     tokens = outputs.top_tokens[:steps, index, :top].tolist()
     logprobs = outputs.top_logprob[:steps, index, :top].tolist()

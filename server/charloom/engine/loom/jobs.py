@@ -1,7 +1,4 @@
-"""What goes on a loom and what comes off it.
-
-Knows: jobs, the chunks of tokens they turn into, how they end. Does not know: ticks, threads, text.
-"""
+"""What goes on a loom and what comes off it: jobs, the chunks of tokens that they turn into, how they end."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The loom: advances all live rows together, some tokens at a time.
+"""The loom, a continuous-batching scheduler: it advances all live rows together, some tokens at a time.
 
-Knows: jobs, rows, ticks, worker threads. Does not know: text, sessions, event loops, gRPC.
+It deals in tokens and states; text, sessions and event loops are its callers'.
 
 A tick is one decoder call. Each worker is one thread that makes tick after tick, with its share of the rows that no
 other worker has at that moment; rows belong to no worker. Before a tick, at one fixed point, rows join and leave: new

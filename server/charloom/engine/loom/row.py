@@ -1,7 +1,4 @@
-"""A job on the loom: how far it is, what its reader has, and what of its tokens may be told.
-
-Knows: one job. Does not know: other jobs, ticks, the decoder.
-"""
+"""A job on the loom: how far it is, what its reader has, and which of its tokens may be delivered."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""When a tick ends and when a message leaves: pure decisions.
-
-Knows: what each row still has to do, and what a step costs. Does not know: state, threads, time.
-"""
+"""When a tick ends and when a message leaves: pure functions of what the rows still have to do."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Finding stop strings in generated tokens, wherever the cuts between ticks fall.
 
-Knows: token ids. Does not know: text, state, streams.
-
 It is the automaton of Aho and Corasick (1975, "Efficient string matching"): one table lookup per token, whatever the
 number of stop strings, and its depth is exactly the number of tokens that may still become a stop string.
 """

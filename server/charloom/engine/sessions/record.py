@@ -1,7 +1,5 @@
 """Snapshots and sessions as bytes.
 
-Knows: their fields. Does not know: where the bytes go.
-
 A record is a header (magic, version, length of the fields, checksum), the fields as JSON, then the arrays as they are
 in memory, little-endian. Nothing in it is executed when it is read.
 """

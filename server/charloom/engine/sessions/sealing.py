@@ -1,7 +1,5 @@
 """States as tokens that only servers with the right key can open: encrypted, and proof against any change.
 
-Knows: keys, the form of a token. Does not know: who may have one.
-
 A token is a header (magic, version, id of the key, nonce) and a record encrypted with AES-256-GCM, which authenticates
 the header too.
 """

@@ -1,7 +1,4 @@
-"""A session as a value: its state, and the states that it can go back to.
-
-Knows: what a generation goes on from. Does not know: where sessions are kept, how text is generated.
-"""
+"""A session as a value: its state, and the states that it can go back to."""
 
 from __future__ import annotations
 

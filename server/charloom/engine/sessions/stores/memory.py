@@ -1,8 +1,4 @@
-"""Sessions in memory.
-
-Knows: sessions by key, their expiry, who is using them. Does not know: how they change.
-Not thread-safe: one event loop uses it. Its methods never wait.
-"""
+"""Sessions in memory. Not thread-safe: one event loop uses the store, whose methods never wait."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""From a URL to a session store.
-
-Knows: which stores there are. Does not know: how they work.
-"""
+"""From a URL to a session store."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Sessions in Redis, which several servers share.
 
-Knows: the keys, the scripts, what Redis's errors mean. Does not know: how sessions change, what a record is.
-
 Each method is one Lua script, which Redis runs as a whole or not at all. Time is the server's: it ends leases and
 sessions, so that replicas need not have the same clock; a replica tells only how much longer a session is to live.
 All keys begin with `{charloom}:`, so that a cluster has them in one place:

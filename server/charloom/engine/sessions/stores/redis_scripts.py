@@ -1,7 +1,6 @@
 """What Redis does for each method of the store: Lua scripts, each run as a whole or not at all.
 
-Knows: the keys, leases, fences, what becomes of sessions. Does not know: records, who asks. `redis.py` describes the
-keys. The first arguments of each are a lease's and a tombstone's milliseconds.
+`redis.py` describes the keys. The first arguments of each script are a lease's and a tombstone's milliseconds.
 """
 
 from __future__ import annotations

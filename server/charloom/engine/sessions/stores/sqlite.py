@@ -1,7 +1,5 @@
 """Sessions in one SQLite file, which outlives the server.
 
-Knows: the file's tables, its transactions, what its errors mean. Does not know: how sessions change, what a record is.
-
 The file is in WAL mode with `synchronous=NORMAL`: a process that is killed at any moment loses nothing that was
 written; a power cut may lose the last moments before it, and nothing else. Several processes of one machine may share
 the file, which has to be on a disk of that machine.

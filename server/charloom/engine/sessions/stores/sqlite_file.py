@@ -1,7 +1,4 @@
-"""The file of the SQLite store: its tables, and how it is opened.
-
-Knows: what the file has to be. Does not know: what is done with it.
-"""
+"""The file of the SQLite store: its tables, and how it is opened."""
 
 from __future__ import annotations
 

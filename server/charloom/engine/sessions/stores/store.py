@@ -1,7 +1,5 @@
 """What a session store does.
 
-Knows: sessions as values, who may write them. Does not know: how they change.
-
 Between calls, the store is the one home of a session. One writer at a time: a call *acquires* a session and gets a
 *lease* with a *fence*, a number that grows with each lease of that session. What is written with a fence that is not
 the newest is refused, whatever the clocks say: a replica that was cut off cannot undo what another did since. A lease
