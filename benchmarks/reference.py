@@ -25,7 +25,6 @@ from charloom.export.onnx_graph import build_decoder
 from charloom.export.torchscript import build_torchscript
 from charloom.export.weights import DecoderWeights, decoder_weights
 from charloom.network.config import ModelConfig
-from charloom.network.layers import ARRAYS, GATES
 from charloom.network.model import CharLSTM
 
 SYMBOLS = sorted({*string.printable[:95], "\n"})
@@ -67,8 +66,8 @@ def write_reference_bundle(directory: Path, *, torchscript: bool = False) -> Pat
             vocabulary_size=vocabulary.size,
             start_token=vocabulary.start_token,
             cell=Cell(
-                arrays=ARRAYS,
-                gates=GATES,
+                arrays=model.cell.arrays,
+                gates=model.cell.gates,
                 layers=LAYERS,
                 hidden_size=HIDDEN,
                 embedding_size=EMBEDDING,

@@ -1,31 +1,28 @@
 """The decoder contract in its plainest form: NumPy, row by row, step by step.
 
 It is slow and obvious, and the fast decoders are tested against it.
-Knows: the equations of the cells and the trained parameters by name. Does not know: onnxruntime, torch, graphs.
+It takes the trained parameters by name and the NumPy equations of the cell, nothing of onnxruntime, torch or graphs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from charloom.bundle import CellKind
 from charloom.controls import controls
 from charloom.engine.decoding.decoder import Floats, Inputs, Outputs, Shape
 from charloom.engine.decoding.sampling import Sampling, choose, penalised
 from charloom.engine.decoding.state_pool import HostStatePool
+from charloom.network.cells import CELLS
 
 
-def _sigmoid(x: Floats) -> Floats:
-    return np.float32(1) / (np.float32(1) + np.exp(-x))
-
-
-def _normed(x: Floats) -> Floats:
-    """To mean 0 and variance 1."""
-    centred = x - x.mean()
-    result: Floats = centred / np.sqrt(np.square(centred).mean() + np.float32(1e-5))
-    return result
+def parameters_of(weights: Mapping[str, Floats], layer: int) -> dict[str, Floats]:
+    """Those of one layer, by the names that it has for them."""
+    prefix = f"layers.{layer}."
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def _sampling(inputs: Inputs, row: int) -> Sampling:
@@ -37,8 +34,9 @@ class NaiveDecoder:
     """The network as it was trained.
 
     Args:
-        weights: the tensors of a bundle's `weights.safetensors`, by name; they tell which cell it is
-        zoneout_cell, zoneout_hidden: shares of the old c and h in the new ones
+        weights: the tensors of a bundle's `weights.safetensors`, by name
+        cell: which cell they are of
+        zoneout: of each state array, the share of the old one in the new one; none of any if not given
     """
 
     kind = "naive"
@@ -46,13 +44,17 @@ class NaiveDecoder:
     weights_sha256 = ""
 
     def __init__(
-        self, weights: Mapping[str, Floats], *, zoneout_cell: float = 0.0, zoneout_hidden: float = 0.0
+        self,
+        weights: Mapping[str, Floats],
+        cell: CellKind = CellKind.LSTM,
+        zoneout: Sequence[float] = (),
     ) -> None:
-        self._weights = weights
-        self._zoneout_cell, self._zoneout_hidden = np.float32(zoneout_cell), np.float32(zoneout_hidden)
+        self._weights, self._cell = weights, CELLS[cell]
+        self._zoneout = np.array(zoneout or [0.0] * len(self._cell.arrays), np.float32)
         layers = sum(name.endswith(".weight_hh") for name in weights)
+        self._layers = [parameters_of(weights, layer) for layer in range(layers)]
         vocabulary, hidden = weights["head.weight"].shape
-        self.shape = Shape(2, layers, hidden, vocabulary)
+        self.shape = Shape(len(self._cell.arrays), layers, hidden, vocabulary)
 
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps."""
@@ -68,7 +70,7 @@ class NaiveDecoder:
                 if step >= inputs.steps[row]:
                     tokens[step, row] = token
                     continue
-                logits = self._step(int(token), *state[:, :, row])
+                logits = self._step(int(token), state[:, :, row])
                 token = inputs.forced[step, row]
                 if token < 0:
                     wanted = penalised(logits, counts, sampling)
@@ -85,25 +87,13 @@ class NaiveDecoder:
         """In main memory."""
         return HostStatePool(self.shape)
 
-    def _step(self, token: int, h: Floats, c: Floats) -> Floats:
-        """One step of one row: updates h and c [L, H] in place, returns the logits [V]."""
+    def _step(self, token: int, state: Floats) -> Floats:
+        """One step of one row: updates the state [A, L, H] in place, returns the logits [V]."""
         x = self._weights["embedding.weight"][token]
         for layer in range(self.shape.layers):
-            h_new, c_new = self._cell(f"layers.{layer}", x, h[layer], c[layer])
-            h[layer] = self._zoneout_hidden * h[layer] + (1 - self._zoneout_hidden) * h_new
-            c[layer] = self._zoneout_cell * c[layer] + (1 - self._zoneout_cell) * c_new
-            x = h[layer]
+            made = self._cell.equations(self._layers[layer], x, tuple(state[:, layer]))
+            for array, new, share in zip(state, made.state, self._zoneout, strict=True):
+                array[layer] = share * array[layer] + (1 - share) * new
+            x = state[0, layer]
         logits: Floats = self._weights["head.weight"] @ x + self._weights["head.bias"]
         return logits
-
-    def _cell(self, layer: str, x: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:
-        """The new h and c [H] of one layer."""
-        own = {name.removeprefix(f"{layer}."): value for name, value in self._weights.items() if name.startswith(layer)}
-        inputs, recurrent = own["weight_ih"] @ x, own["weight_hh"] @ h
-        if "gain_hh" in own:
-            inputs, recurrent = _normed(inputs) * own["gain_ih"], _normed(recurrent) * own["gain_hh"]
-        i, f, g, o = np.split(inputs + recurrent + own["bias"], 4)
-        see_i, see_f, see_o = own.get("see", np.zeros((3, 1), np.float32))
-        c = _sigmoid(f + see_f * c) * c + _sigmoid(i + see_i * c) * np.tanh(g)
-        seen = _normed(c) * own["gain_c"] + own["shift_c"] if "gain_c" in own else c
-        return _sigmoid(o + see_o * c) * np.tanh(seen), c

@@ -48,8 +48,8 @@ def exported(model: CharLSTM, kind: DecoderKind, directory: Path) -> Decoder:
 
 
 def naive(model: CharLSTM) -> NaiveDecoder:
-    shares = {"zoneout_cell": model.config.zoneout_cell, "zoneout_hidden": model.config.zoneout_hidden}
-    return NaiveDecoder({name: tensor.numpy() for name, tensor in model.state_dict().items()}, **shares)
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    return NaiveDecoder(weights, model.config.cell, model.config.zoneout(model.cell.arrays))
 
 
 def one_row(shape: Shape, **given: Any) -> Inputs:

@@ -232,10 +232,10 @@ def test_an_int8_step_is_the_step_on_rounded_weights_and_rounded_h(layers: int, 
     below = h[0]
     for layer in range(layers):
         if layer == 0:
-            gates = times(h[0], weights.layers[0].matrix) + weights.table[inputs.token]
+            gates = times(h[0], weights.layers[0]["matrix"]) + weights.table[inputs.token]
         else:
-            gates = times(np.concatenate([below, h[layer]], axis=1), weights.layers[layer].matrix)
-            gates = gates + weights.layers[layer].bias
+            gates = times(np.concatenate([below, h[layer]], axis=1), weights.layers[layer]["matrix"])
+            gates = gates + weights.layers[layer]["bias"]
         i, f, o, g = np.split(gates, 4, axis=1)
         c[layer] = sigmoid(f) * c[layer] + sigmoid(i) * np.tanh(g)
         below = h[layer] = sigmoid(o) * np.tanh(c[layer])

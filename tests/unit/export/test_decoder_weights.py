@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from charloom.export.quantize import ACTIVATION_SCALE, WEIGHT_LIMIT, quantize_columns
-from charloom.export.weights import DecoderWeights, Matrix, decoder_weights
+from charloom.export.weights import DecoderWeights, decoder_weights
+from charloom.network.cells.cell import Matrix
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 
@@ -34,9 +35,9 @@ def one_step(weights: DecoderWeights, token: NDArray[np.int64], h: Matrix, c: Ma
     below = None
     for layer, own in enumerate(weights.layers):
         if layer == 0:
-            gates = weights.table[token] + h[0] @ own.matrix
+            gates = weights.table[token] + h[0] @ own["matrix"]
         else:
-            gates = np.concatenate([below, h[layer]], axis=1) @ own.matrix + own.bias
+            gates = np.concatenate([below, h[layer]], axis=1) @ own["matrix"] + own["bias"]
         i, f, o, g = np.split(gates, 4, axis=1)
         c[layer] = sigmoid(f) * c[layer] + sigmoid(i) * np.tanh(g)
         below = h[layer] = sigmoid(o) * np.tanh(c[layer])
@@ -65,7 +66,7 @@ def test_folding_leaves_the_model_as_it_was() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     weights = decoder_weights(model)
     upper = weights.layers[1]
-    for array in (weights.table, weights.head, weights.head_bias, upper.matrix, upper.bias):
+    for array in (weights.table, weights.head, weights.head_bias, upper["matrix"], upper["bias"]):
         assert array.dtype == np.float32
         array[...] = 0
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -15,6 +15,7 @@ from charloom.engine.decoding.onnx_decoder import open_graph
 from charloom.export.inspector import build_inspector
 from charloom.export.weights import decoder_weights
 from charloom.network.model import CharLSTM, State
+from tests.oracles.naive_decoder import parameters_of
 from tests.unit.export.decoder_calls import exported, one_row, random_model
 
 CELLS = pytest.mark.parametrize("cell", list(CellKind), ids=lambda cell: cell.value)
@@ -38,43 +39,23 @@ def random_state(model: CharLSTM) -> State:
     return State(torch.randn_like(zero.h).tanh(), torch.randn_like(zero.c))
 
 
-def sigmoid(x: Floats) -> Floats:
-    return 1 / (1 + np.exp(-x))
-
-
-def normed(x: Floats) -> Floats:
-    return (x - x.mean()) / np.sqrt(x.var() + 1e-5)
-
-
 def equations(model: CharLSTM, tokens: list[int], state: State) -> Activations:
-    """The cells in float64 NumPy, gate by gate as the papers have them."""
+    """The cell's own equations, in float64."""
     weights = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
-    h, c = (part[:, 0].double().numpy().copy() for part in state)
-    found: list[tuple[Floats, Floats, Floats]] = []
+    layers = [parameters_of(weights, layer) for layer in range(model.config.layers)]
+    shares = (model.config.zoneout_hidden, model.config.zoneout_cell)
+    carried = [part[:, 0].double().numpy().copy() for part in state]
+    found: list[tuple[Floats, ...]] = []
     for token in tokens:
         x, gates = weights["embedding.weight"][token], []
-        for layer in range(model.config.layers):
-            own = {name[9:]: value for name, value in weights.items() if name.startswith(f"layers.{layer}.")}
-            inputs, recurrent = own["weight_ih"] @ x, own["weight_hh"] @ h[layer]
-            if model.config.cell is CellKind.LAYER_NORM:
-                inputs, recurrent = own["gain_ih"] * normed(inputs), own["gain_hh"] * normed(recurrent)
-            i, f, g, o = np.split(inputs + recurrent + own["bias"], 4)
-            if model.config.cell is CellKind.PEEPHOLE:
-                i, f = i + own["see"][0] * c[layer], f + own["see"][1] * c[layer]
-            i, f, g = sigmoid(i), sigmoid(f), np.tanh(g)
-            new = seen = f * c[layer] + i * g
-            if model.config.cell is CellKind.PEEPHOLE:
-                o = o + own["see"][2] * new
-            if model.config.cell is CellKind.LAYER_NORM:
-                seen = own["gain_c"] * normed(new) + own["shift_c"]
-            o = sigmoid(o)
-            gates.append([i, f, g, o])
-            share, hidden_share = model.config.zoneout_cell, model.config.zoneout_hidden
-            c[layer] = share * c[layer] + (1 - share) * new
-            h[layer] = hidden_share * h[layer] + (1 - hidden_share) * o * np.tanh(seen)
-            x = h[layer]
+        for layer, own in enumerate(layers):
+            step = model.cell.equations(own, x, tuple(part[layer] for part in carried))
+            gates.append(step.gates)
+            for part, new, share in zip(carried, step.state, shares, strict=True):
+                part[layer] = share * part[layer] + (1 - share) * new
+            x = carried[0][layer]
         logits = weights["head.weight"] @ x + weights["head.bias"]
-        found.append((np.array(gates), np.stack([h, c]), logits))
+        found.append((np.array(gates), np.stack(carried), logits))
     return Activations(*(np.stack(part) for part in zip(*found, strict=True)))
 
 

@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from charloom.bundle import CellKind
 from charloom.lab.reference.torch_cells import Cell, CombinedCell, LayerNormCell, PeepholeCell
 from charloom.lab.reference.torch_cells import State as CellState
+from charloom.network.cells import CANDIDATE, Layer, LayerOutput
+from charloom.network.cells import CELLS as ALL_CELLS
+from charloom.network.cells.layer_norm import LayerNormLayer
+from charloom.network.cells.peephole import PeepholeLayer
 from charloom.network.config import ModelConfig
-from charloom.network.layers import LAYERS, Layer, LayerNormLayer, LayerOutput, PeepholeLayer
 from charloom.network.model import CharLSTM
 
 X, H, B, T = 5, 7, 3, 12
 CELLS = pytest.mark.parametrize("cell", list(CellKind), ids=lambda cell: cell.value)
-STEPWISE = {"zoneout_cell": 1e-300}
+STEPWISE = {"zoneout_hidden": 1e-300}
 """A share that changes nothing and takes the plain cell out of torch's fused kernel."""
 
 
@@ -23,15 +26,23 @@ def layer_of(cell: CellKind, **settings: float) -> Layer:
     """In float64, every parameter off its neutral start."""
     torch.manual_seed(1)
     sizes = {"hidden_size": H, "embedding_size": X, "cell": cell} | settings
-    layer = LAYERS[cell](X, ModelConfig.model_validate(sizes)).double().eval()
+    config, kind = ModelConfig.model_validate(sizes), ALL_CELLS[cell]
+    layer = kind.layer(X, H, config.weight_drop, config.zoneout(kind.arrays)).double().eval()
     for parameter in layer.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     return layer
 
 
-def inputs_of(rows: int = B, steps: int = T) -> tuple[Tensor, Tensor, Tensor]:
+def inputs_of(cell: CellKind, rows: int = B, steps: int = T) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """x and the state before it."""
     torch.manual_seed(2)
-    return torch.randn(rows, steps, X).double(), torch.randn(rows, H).double().tanh(), torch.randn(rows, H).double()
+    x, h = torch.randn(rows, steps, X).double(), torch.randn(rows, H).double().tanh()
+    return x, (h, *(torch.randn(rows, H).double() for _ in ALL_CELLS[cell].arrays[1:]))
+
+
+def leaves_of(x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The same, for gradients to be taken by."""
+    return x.clone().requires_grad_(), tuple(part.clone().requires_grad_() for part in state)
 
 
 def reference_of(layer: Layer) -> Cell:
@@ -57,26 +68,60 @@ def run_reference(cell: Cell, x: Tensor, h: Tensor, c: Tensor) -> LayerOutput:
     for step in x.unbind(1):
         state = cell(step, state)
         outputs.append(state.h)
-    return LayerOutput(torch.stack(outputs, dim=1), *state)
+    return LayerOutput(torch.stack(outputs, dim=1), tuple(state))
 
 
 def loss_of(result: LayerOutput) -> Tensor:
     weights = torch.linspace(-1, 1, result.outputs.numel(), dtype=torch.float64).view_as(result.outputs)
-    return (result.outputs * weights).sum() + result.c.square().sum()
+    return (result.outputs * weights).sum() + result.state[-1].square().sum()
 
 
 @CELLS
+@torch.no_grad()
+def test_a_layer_does_what_the_equations_of_its_cell_say(cell: CellKind) -> None:
+    """Row by row in NumPy; `steps` shows the same, with the gates."""
+    kind = ALL_CELLS[cell]
+    layer = layer_of(cell)
+    x, state = inputs_of(cell)
+    result, steps = layer(x, state), layer.steps(x, state)
+    own = {name: parameter.numpy() for name, parameter in layer.named_parameters()}
+    for row in range(B):
+        arrays = tuple(part[row].numpy() for part in state)
+        for place in range(T):
+            expected = kind.equations(own, x[row, place].numpy(), arrays)
+            arrays, found = expected.state, steps[place]
+            torch.testing.assert_close(result.outputs[row, place].numpy(), arrays[0], atol=1e-12, rtol=0)
+            assert (len(found.state), len(found.gates)) == (len(kind.arrays), len(kind.gates))
+            for mine, theirs in zip((*found.state, *found.gates), (*arrays, *expected.gates), strict=True):
+                torch.testing.assert_close(mine[row].numpy(), theirs, atol=1e-12, rtol=0)
+        for mine, theirs in zip(result.state, arrays, strict=True):
+            torch.testing.assert_close(mine[row].numpy(), theirs, atol=1e-12, rtol=0)
+
+
+@CELLS
+@torch.no_grad()
+def test_h_and_gates_stay_within_their_bounds(cell: CellKind) -> None:
+    """Far from where they start: |h| <= 1 is what the scale of int8 products counts on."""
+    layer = layer_of(cell)
+    for parameter in layer.parameters():
+        parameter.data *= 20
+    x, state = inputs_of(cell, steps=40)
+    for step in layer.steps(20 * x, [torch.zeros_like(part) for part in state]):
+        assert float(step.state[0].abs().max()) <= 1
+        for name, gate in zip(ALL_CELLS[cell].gates, step.gates, strict=True):
+            assert -1.0 * (name == CANDIDATE) <= float(gate.min()) <= float(gate.max()) <= 1
+
+
+@pytest.mark.parametrize("cell", [CellKind.LSTM, CellKind.PEEPHOLE, CellKind.LAYER_NORM], ids=lambda cell: cell.value)
 @pytest.mark.parametrize("stepwise", [False, True], ids=["", "stepwise"])
 def test_a_layer_is_its_cell_from_first_principles_and_so_are_its_gradients(cell: CellKind, stepwise: bool) -> None:
     layer = layer_of(cell, **(STEPWISE if stepwise else {}))
-    x, h, c = inputs_of()
-    leaves = [value.clone().requires_grad_() for value in (x, h, c)]
-    result = layer(*leaves)
-    own = torch.autograd.grad(loss_of(result), [*leaves, layer.weight_ih, layer.weight_hh, layer.bias])
-    reference, others = reference_of(layer), [value.clone().requires_grad_() for value in (x, h, c)]
+    x, (h, c) = leaves_of(*inputs_of(cell))
+    result = layer(x, (h, c))
+    own = torch.autograd.grad(loss_of(result), [x, h, c, layer.weight_ih, layer.weight_hh, layer.bias])
+    reference, others = reference_of(layer), [value.detach().clone().requires_grad_() for value in (x, h, c)]
     expected = run_reference(reference, *others)
-    for mine, theirs in zip(result, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)
+    torch.testing.assert_close(result, expected, atol=1e-12, rtol=0)
     if isinstance(reference, CombinedCell):
         *first, weight, bias = torch.autograd.grad(loss_of(expected), [*others, reference.weight, reference.bias])
         wanted = [*first, weight[:, H:], weight[:, :H], bias]
@@ -88,29 +133,31 @@ def test_a_layer_is_its_cell_from_first_principles_and_so_are_its_gradients(cell
 
 
 @CELLS
-def test_every_parameter_of_a_layer_has_the_gradient_that_differences_show(cell: CellKind) -> None:
-    layer = layer_of(cell, **STEPWISE)
-    x, h, c = inputs_of(rows=2, steps=4)
+@pytest.mark.parametrize("stepwise", [False, True], ids=["", "stepwise"])
+def test_all_that_a_layer_reads_has_the_gradient_that_differences_show(cell: CellKind, stepwise: bool) -> None:
+    layer = layer_of(cell, **(STEPWISE if stepwise else {}))
+    x, state = leaves_of(*inputs_of(cell, rows=2, steps=4))
     names, values = zip(*layer.named_parameters(), strict=True)
 
-    def run(*parameters: Tensor) -> Tensor:
-        return loss_of(torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x, h, c)))
+    def run(x: Tensor, *rest: Tensor) -> Tensor:
+        state, parameters = rest[: -len(names)], rest[-len(names) :]
+        return loss_of(torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x, state)))
 
-    assert torch.autograd.gradcheck(run, tuple(value.detach().requires_grad_() for value in values))
+    assert torch.autograd.gradcheck(run, (x, *state, *(value.detach().requires_grad_() for value in values)))
 
 
 @CELLS
 def test_a_reset_inside_a_sequence_is_a_start_from_the_zero_state(cell: CellKind) -> None:
     """Row 0 is reset before steps 0 and 5, row 1 never, row 2 before step 11: like sequences run by themselves."""
     layer = layer_of(cell)
-    x, h, c = inputs_of()
+    x, state = inputs_of(cell)
     resets = torch.zeros(B, T, dtype=torch.bool)
     resets[0, 0] = resets[0, 5] = resets[2, 11] = True
-    found = layer(x, h, c, resets)
+    found = layer(x, state, resets)
 
     def alone(row: int, start: int, end: int, fresh: bool) -> Tensor:
         scale = 0.0 if fresh else 1.0
-        outputs: Tensor = layer(x[row : row + 1, start:end], scale * h[row : row + 1], scale * c[row : row + 1]).outputs
+        outputs: Tensor = layer(x[row : row + 1, start:end], [scale * part[row : row + 1] for part in state]).outputs
         return outputs[0]
 
     torch.testing.assert_close(found.outputs[0], torch.cat([alone(0, 0, 5, True), alone(0, 5, T, True)]))
@@ -118,38 +165,39 @@ def test_a_reset_inside_a_sequence_is_a_start_from_the_zero_state(cell: CellKind
     torch.testing.assert_close(found.outputs[2], torch.cat([alone(2, 0, 11, False), alone(2, 11, T, True)]))
     at_start = torch.zeros_like(resets)
     at_start[:, 0] = True  # the only case that leaves the plain cell in its fused kernel
-    torch.testing.assert_close(layer(x, h, c, at_start).outputs, layer(x, 0 * h, 0 * c).outputs)
+    fresh = layer(x, [0 * part for part in state])
+    torch.testing.assert_close(layer(x, state, at_start), fresh)
 
 
 @CELLS
 def test_zoneout_keeps_shares_in_training_and_mixes_them_in_evaluation(cell: CellKind) -> None:
-    layer = layer_of(cell, zoneout_cell=0.4, zoneout_hidden=0.1)
-    x, h, c = inputs_of(rows=4000, steps=1)
-    plain = layer_of(cell)(x, h, c)
-    mixed = layer(x, h, c)
-    torch.testing.assert_close(mixed.c, 0.4 * c + 0.6 * plain.c)
-    torch.testing.assert_close(mixed.h, 0.1 * h + 0.9 * plain.h)
-    layer.train()
-    trained = layer(x, h, c)
-    assert float((trained.c == c).float().mean()) == pytest.approx(0.4, abs=0.02)
-    assert float((trained.h == h).float().mean()) == pytest.approx(0.1, abs=0.02)
-    changed = trained.c != c
-    torch.testing.assert_close(trained.c[changed], plain.c[changed])
+    shares = (0.1, *[0.4] * len(ALL_CELLS[cell].arrays[1:]))
+    layer = layer_of(cell, zoneout_hidden=0.1, **({"zoneout_cell": 0.4} if len(shares) > 1 else {}))
+    x, state = inputs_of(cell, rows=4000, steps=1)
+    plain, mixed = layer_of(cell)(x, state).state, layer(x, state).state
+    trained = layer.train()(x, state).state
+    assert layer.zoneout == shares
+    for share, old, new, in_evaluation, in_training in zip(shares, state, plain, mixed, trained, strict=True):
+        torch.testing.assert_close(in_evaluation, share * old + (1 - share) * new)
+        assert float((in_training == old).float().mean()) == pytest.approx(share, abs=0.02)
+        changed = in_training != old
+        torch.testing.assert_close(in_training[changed], new[changed])
 
 
 @CELLS
 def test_weight_drop_drops_recurrent_weights_for_a_whole_sequence_and_only_in_training(cell: CellKind) -> None:
     layer, plain = layer_of(cell, weight_drop=0.5), layer_of(cell)
-    x, h, c = inputs_of()
-    torch.testing.assert_close(layer(x, h, c).outputs, plain(x, h, c).outputs)
+    x, state = inputs_of(cell)
+    torch.testing.assert_close(layer(x, state).outputs, plain(x, state).outputs)
     layer.train()
-    result = layer(x, h, c)
+    result = layer(x, state)
     gradient = torch.autograd.grad(loss_of(result), layer.weight_hh)[0]
     dropped = gradient == 0  # a weight that no step saw
     assert 0.3 < float(dropped.float().mean()) < 0.7
     plain.weight_hh.data = torch.where(dropped, 0, 2 * plain.weight_hh.data)
-    torch.testing.assert_close(result.outputs, plain(x, h, c).outputs)
-    torch.testing.assert_close(layer(0 * x, 0 * h, c).outputs[:, 0], plain(0 * x, 0 * h, c).outputs[:, 0])
+    torch.testing.assert_close(result.outputs, plain(x, state).outputs)
+    no_h = (0 * state[0], *state[1:])
+    torch.testing.assert_close(layer(0 * x, no_h).outputs[:, 0], plain(0 * x, no_h).outputs[:, 0])
 
 
 def test_variational_dropout_has_one_mask_for_all_steps_and_plain_dropout_one_for_each() -> None:
@@ -171,12 +219,13 @@ def test_variational_dropout_has_one_mask_for_all_steps_and_plain_dropout_one_fo
 @CELLS
 def test_bf16_takes_the_same_steps_roughly(cell: CellKind) -> None:
     layer = layer_of(cell, **STEPWISE).float()
-    x, h, c = (value.float() for value in inputs_of())
+    x, state = inputs_of(cell)
+    x, state = x.float(), tuple(part.float() for part in state)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = layer(x, h, c)
+        rounded = layer(x, state)
     loss_of(rounded).backward()
-    exact = layer(x, h, c)
-    assert rounded.c.dtype == torch.float32
+    exact = layer(x, state)
+    assert {part.dtype for part in rounded.state} == {torch.float32}
     torch.testing.assert_close(rounded.outputs, exact.outputs, atol=0.05, rtol=0)
     assert not torch.equal(rounded.outputs, exact.outputs)
     assert layer.weight_hh.grad is not None

@@ -33,18 +33,19 @@ def test_the_states_of_a_trace_are_those_of_the_network(cell: CellKind, zoneout:
     logits, state = model(tokens, model.zero_state(4))
     assert len(traces) == 3
     for layer, made in enumerate(traces):
-        torch.testing.assert_close(made.h[:, -1], state.h[layer])
-        torch.testing.assert_close(made.c[:, -1], state.c[layer])
-    torch.testing.assert_close(model.head(traces[-1].h), logits)
+        torch.testing.assert_close(made.state["h"][:, -1], state.h[layer])
+        torch.testing.assert_close(made.state["c"][:, -1], state.c[layer])
+    torch.testing.assert_close(model.head(traces[-1].state["h"]), logits)
 
 
 @pytest.mark.parametrize("cell", list(CellKind))
 def test_the_gates_of_a_trace_make_its_cell_states(cell: CellKind) -> None:
     for made in trace(model_of(cell), torch.randint(20, (4, 9))):
-        before = torch.cat([torch.zeros_like(made.c[:, :1]), made.c[:, :-1]], dim=1)
-        torch.testing.assert_close(made.c, made.f * before + made.i * made.g)
+        h, c, gates = made.state["h"], made.state["c"], made.gates
+        before = torch.cat([torch.zeros_like(c[:, :1]), c[:, :-1]], dim=1)
+        torch.testing.assert_close(c, gates["forget"] * before + gates["input"] * gates["candidate"])
         if cell is not CellKind.LAYER_NORM:
-            torch.testing.assert_close(made.h, made.o * torch.tanh(made.c))
+            torch.testing.assert_close(h, gates["output"] * torch.tanh(c))
 
 
 @pytest.mark.parametrize("cell", list(CellKind))
@@ -55,7 +56,7 @@ def test_activations_count_every_value_of_every_gate(cell: CellKind) -> None:
     assert list(found) == ["layer 1", "layer 2", "layer 3"]
     tokens = torch.from_numpy(text[: ROWS * LENGTH].reshape(ROWS, LENGTH))
     for kinds, made in zip(found.values(), trace(model, tokens), strict=True):
-        values = {"input": made.i, "forget": made.f, "output": made.o, "candidate": made.g, "hidden": made.h.abs()}
+        values = made.gates | {"hidden": made.state["h"].abs()}
         assert kinds.keys() == values.keys()
         for kind, expected in values.items():
             activations, low = kinds[kind], -1.0 if kind == "candidate" else 0.0

@@ -23,7 +23,7 @@ from charloom.training.records import Advice, Evaluation, Progress
 from charloom.training.watching import html_report
 from charloom.training.watching.advice import Adviser
 from charloom.training.watching.charts import Line, line_chart
-from charloom.training.watching.dashboard import KINDS, Dashboard, printable, sparkline
+from charloom.training.watching.dashboard import Dashboard, printable, sparkline
 from charloom.training.watching.history import add_warning, read_evaluations, read_warnings
 from charloom.training.watching.html_report import HtmlReport, report_page, write_report
 from charloom.training.watching.terminal import TerminalReporter
@@ -189,7 +189,7 @@ def test_the_dashboard_shows_all_figures(finished: Path) -> None:
     ):
         assert figure in shown, shown
     found = evaluations_of(finished)[-1].gates["layer 2"]
-    saturations = [f"{100 * found[kind].near_low:.0f} {100 * found[kind].near_high:.0f}".split() for kind in KINDS]
+    saturations = [f"{100 * found[kind].near_low:.0f} {100 * found[kind].near_high:.0f}".split() for kind in found]
     (line,) = [line for line in shown.split("\n") if line.startswith("layer 2 ")]
     assert line.split()[2:] == [figure for pair in saturations for figure in pair]
 

@@ -31,7 +31,6 @@ from charloom.export.measure import decoder_tail_loss
 from charloom.export.onnx_graph import build_decoder
 from charloom.export.torchscript import build_torchscript
 from charloom.export.weights import DecoderWeights, decoder_weights
-from charloom.network.layers import ARRAYS, GATES
 from charloom.training.checkpoint import TrainedModel
 from charloom.training.data.corpus import Stream
 from charloom.training.evaluate import tail_loss
@@ -115,8 +114,8 @@ def _write(
         start_token=vocabulary.start_token,
         cell=Cell(
             kind=model.config.cell,
-            arrays=ARRAYS,
-            gates=GATES,
+            arrays=model.cell.arrays,
+            gates=model.cell.gates,
             layers=model.config.layers,
             hidden_size=model.config.hidden_size,
             embedding_size=model.config.embedding_size,

@@ -29,12 +29,14 @@ class GraphBuilder:
         self._nodes: list[onnx.NodeProto] = []
         self._count = 0
 
-    def _op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+    def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Add an operator; returns its output, which may be given a name."""
         output = name or self._fresh(kind)
         self._nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
 
-    def _ops(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
+    def ops(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Add an operator with several outputs; returns them."""
         outputs = [self._fresh(kind) for _ in range(count)]
         self._nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
         return outputs
@@ -43,23 +45,27 @@ class GraphBuilder:
         self._count += 1
         return f"{kind.lower()}_{self._count}"
 
-    def _constant(self, name: str, value: npt.ArrayLike, kind: npt.DTypeLike | None = None) -> str:
+    def constant(self, name: str, value: npt.ArrayLike, kind: npt.DTypeLike | None = None) -> str:
+        """A constant, added with its first use."""
         if name not in self._initializers:
             self._initializers[name] = numpy_helper.from_array(np.asarray(value, dtype=kind), name)
         return name
 
     def _int(self, value: int) -> str:
-        return self._constant(f"int_{value}".replace("-", "minus_"), value, np.int64)
+        return self.constant(f"int_{value}".replace("-", "minus_"), value, np.int64)
 
-    def _ints(self, *values: int) -> str:
-        return self._constant("ints_" + "_".join(map(str, values)).replace("-", "minus"), values, np.int64)
+    def ints(self, *values: int) -> str:
+        """A constant vector of integers."""
+        return self.constant("ints_" + "_".join(map(str, values)).replace("-", "minus"), values, np.int64)
 
     def _float(self, value: float) -> str:
-        return self._constant(f"float_{value}".replace("-", "minus_"), value, np.float32)
+        return self.constant(f"float_{value}".replace("-", "minus_"), value, np.float32)
 
     def _column(self, value: str) -> str:
         """From [B] to [B, 1]."""
-        return self._op("Unsqueeze", value, self._ints(1))
+        return self.op("Unsqueeze", value, self.ints(1))
+
+    _op, _ops, _constant, _ints = op, ops, constant, ints
 
     @contextmanager
     def _subgraph(self) -> Iterator[list[onnx.NodeProto]]:

@@ -29,7 +29,7 @@ def build_inspector(weights: DecoderWeights, *, int8: bool, metadata: dict[str, 
 class _Builder(NetworkGraph):
     def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
         layers, hidden, vocabulary = len(self._weights.layers), self._weights.hidden, self._weights.vocabulary
-        arrays, gates = len(self._weights.arrays), len(self._weights.gates)
+        arrays, gates = len(self._weights.cell.arrays), len(self._weights.cell.gates)
         inputs: list[Value] = [("tokens", INT64, ["T"]), ("state", FLOAT, [arrays, layers, 1, hidden])]
         outputs: list[Value] = [
             ("gates", FLOAT, ["T", layers, gates, hidden]),
@@ -46,7 +46,7 @@ class _Builder(NetworkGraph):
 
     def _step(self) -> onnx.GraphProto:
         layers, hidden = len(self._weights.layers), self._weights.hidden
-        arrays, gates = len(self._weights.arrays), len(self._weights.gates)
+        arrays, gates = len(self._weights.cell.arrays), len(self._weights.cell.gates)
         row: Axes = [1, hidden]
         old = self._state_names()
         with self._subgraph() as nodes:

@@ -40,7 +40,7 @@ class _Builder(NetworkGraph):
 
     def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
         hidden, vocabulary = self._weights.hidden, self._weights.vocabulary
-        state: Axes = [len(self._weights.arrays), len(self._weights.layers), "B", hidden]
+        state: Axes = [len(self._weights.cell.arrays), len(self._weights.layers), "B", hidden]
         steps: Axes = ["K", "B"]
         inputs: list[Value] = [
             ("token", INT64, ["B"]),
@@ -100,7 +100,7 @@ class _Builder(NetworkGraph):
         carried = [*plain[: len(carried)], "counts"]  # where they matter, no step was plain
         results = self._ops("Loop", len(carried) + 4, full_steps, true, *carried, body=self._full_step())
         parts = [self._op("Unsqueeze", part, self._ints(0)) for part in results[1 : 1 + len(state)]]
-        sizes = self._ints(len(self._weights.arrays), len(self._weights.layers), -1, self._weights.hidden)
+        sizes = self._ints(len(self._weights.cell.arrays), len(self._weights.layers), -1, self._weights.hidden)
         self._op("Reshape", self._op("Concat", *parts, axis=0), sizes, name="state_out")
         self._op("Concat", plain[-2], results[-4], axis=0, name="tokens")
         self._op("Concat", plain[-1], results[-3], axis=0, name="logprob")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from charloom.export.weights import Matrix
+from charloom.network.cells.cell import Matrix
 
 ACTIVATION_SCALE = 1 / 127
 ACTIVATION_ZERO_POINT = 128

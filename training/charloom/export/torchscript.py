@@ -5,72 +5,32 @@ Knows: torch operations and the decoder contract. Does not know: training, files
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
 
-from charloom.export.weights import DecoderWeights, Matrix, Norms
-from charloom.network.layers import EPSILON
+from charloom.export.weights import DecoderWeights
+from charloom.network.cells.cell import Matrix
 from charloom.network.sampling import choose, penalise
 
 
 class ScriptedLayer(nn.Module):
-    """One step of one layer, of any cell; TorchScript leaves out the branches of the others."""
+    """One step of one layer: the cell's, and what zoneout expects of each state array."""
 
-    __constants__ = ("epsilon", "first", "hidden", "normed", "peephole", "zoneout_cell", "zoneout_hidden")
+    __constants__ = ("zoneout",)
 
     def __init__(self, weights: DecoderWeights, index: int) -> None:
         super().__init__()
-        layer = weights.layers[index]
-        self.first, self.epsilon = index == 0, EPSILON
-        self.hidden = weights.hidden
-        self.zoneout_cell, self.zoneout_hidden = weights.zoneout_cell, weights.zoneout_hidden
-        self.peephole, self.normed = layer.peepholes is not None, layer.norms is not None
-        none = np.zeros(0, np.float32)
-        norms = layer.norms or Norms(none, none, none, none)
-        self.matrix, self.bias = _constant(layer.matrix), _constant(layer.bias)
-        self.peepholes = _constant(none if layer.peepholes is None else layer.peepholes)
-        self.gain_ih, self.gain_hh = _constant(norms.inputs), _constant(norms.recurrent)
-        self.gain_c, self.shift_c = _constant(norms.cell), _constant(norms.cell_shift)
+        own = {name: torch.from_numpy(array) for name, array in weights.layers[index].items()}
+        self.cell = weights.cell.scripted(own, weights.hidden, index == 0)
+        self.zoneout = weights.zoneout
 
-    def forward(self, below: Tensor, old: list[Tensor]) -> list[Tensor]:
-        """From rows of the table [B, 4H] or the h of the layer below [B, H], and the old state, to the new state.
-
-        A state is the arrays of the cell, [B, H] each, h first.
-        """
-        n = self.hidden
-        h, c = old
-        if self.normed:
-            gates = layer_norm(torch.mm(h, self.matrix[-n:]), [4 * n], self.gain_hh, None, self.epsilon)
-            if self.first:
-                gates = gates + below
-            else:
-                gates = gates + layer_norm(
-                    torch.mm(below, self.matrix[:n]), [4 * n], self.gain_ih, self.bias, self.epsilon
-                )
-        elif self.first:
-            gates = torch.addmm(below, h, self.matrix)
-        else:
-            gates = torch.addmm(self.bias, torch.cat([below, h], dim=1), self.matrix)
-        g = torch.tanh(gates[:, 3 * n :])
-        if self.peephole:
-            i = torch.sigmoid(gates[:, :n] + self.peepholes[0] * c)
-            f = torch.sigmoid(gates[:, n : 2 * n] + self.peepholes[1] * c)
-            c_new = f * c + i * g
-            o = torch.sigmoid(gates[:, 2 * n : 3 * n] + self.peepholes[2] * c_new)
-        else:
-            i, f, o = torch.sigmoid(gates[:, : 3 * n]).chunk(3, dim=1)
-            c_new = f * c + i * g
-        if self.normed:
-            h_new = o * torch.tanh(layer_norm(c_new, [n], self.gain_c, self.shift_c, self.epsilon))
-        else:
-            h_new = o * torch.tanh(c_new)
-        if self.zoneout_hidden > 0:
-            h_new = torch.lerp(h_new, h, self.zoneout_hidden)
-        if self.zoneout_cell > 0:
-            c_new = torch.lerp(c_new, c, self.zoneout_cell)
-        return [h_new, c_new]
+    def forward(self, below: Tensor, state: list[Tensor]) -> list[Tensor]:
+        """From rows of the table [B, PH] or the h of the layer below [B, H], and the old state, to the new state."""
+        made: list[Tensor] = self.cell(below, state)
+        for place, share in enumerate(self.zoneout):
+            if share > 0:
+                made[place] = torch.lerp(made[place], state[place], share)
+        return made
 
 
 class ScriptedDecoder(nn.Module):
@@ -81,7 +41,7 @@ class ScriptedDecoder(nn.Module):
 
     def __init__(self, weights: DecoderWeights) -> None:
         super().__init__()
-        self.arrays, self.layers = len(weights.arrays), len(weights.layers)
+        self.arrays, self.layers = len(weights.cell.arrays), len(weights.layers)
         self.hidden, self.vocabulary = weights.hidden, weights.vocabulary
         self.table, self.head, self.head_bias = map(_constant, (weights.table, weights.head, weights.head_bias))
         self.cells = nn.ModuleList([ScriptedLayer(weights, index) for index in range(len(weights.layers))])

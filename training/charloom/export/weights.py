@@ -1,74 +1,38 @@
-"""The network as the decoders compute it.
+"""The network as the decoders compute it: trained parameters as the few matrices of one decoding step.
 
-Knows: how trained parameters become the few matrices of one decoding step. Does not know: ONNX, TorchScript, files.
-
-Embedding, input weights and biases of layer 1 fold into one table with a row per symbol. Every later layer multiplies
-[x, h] with one matrix; where the two products are normalised each by itself, with its two halves. The gates are put in
-the order i, f, o, g, so that one sigmoid covers the first three.
+Embedding, input weights and biases of layer 1 fold into one table with a row per symbol. How the parameters of a layer
+fold is the cell's: `charloom.network.cells`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm
 
-from charloom.network.layers import ARRAYS, EPSILON, GATES, Layer, LayerNormLayer, PeepholeLayer
+from charloom.network.cells import CELLS, Cell, Layer
+from charloom.network.cells.cell import Matrix
+from charloom.network.cells.layer import double
 from charloom.network.model import CharLSTM
-
-Matrix = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Norms:
-    """Gains of a layer-normalised cell; what its norms shift is in the table and the bias."""
-
-    inputs: Matrix
-    """[4H]; in layer 1 the table has it already"""
-    recurrent: Matrix
-    """[4H]"""
-    cell: Matrix
-    """[H]"""
-    cell_shift: Matrix
-    """[H]"""
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """One layer of one step; H hidden."""
-
-    matrix: Matrix
-    """[H, 4H] in layer 1, from its own h; [2H, 4H] in all others, from (the h below, its own h)"""
-    bias: Matrix
-    """[4H]; zero in layer 1, where the table has it"""
-    peepholes: Matrix | None
-    """[3, H], of i, f and o"""
-    norms: Norms | None
 
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """One decoding step in matrices; H hidden, V vocabulary."""
+    """One decoding step in matrices; H hidden, V vocabulary, P products that a layer has stacked in one matrix."""
 
-    arrays: tuple[str, ...]
-    """Names of what the cell carries from step to step, [H] each, h first"""
-    gates: tuple[str, ...]
-    """Names of the cell's gates, in the order in which they are shown"""
+    cell: Cell
     table: Matrix
-    """[V, 4H]: what layer 1 adds to its gates for each input symbol"""
-    layers: tuple[LayerWeights, ...]
+    """[V, PH]: what layer 1 adds for each input symbol"""
+    layers: tuple[Mapping[str, Matrix], ...]
+    """As `Layer.folded` has them"""
     head: Matrix
     """[H, V]"""
     head_bias: Matrix
     """[V]"""
-    zoneout_cell: float
-    """The share of the old c in the new one."""
-    zoneout_hidden: float
-    """The share of the old h in the new one."""
+    zoneout: tuple[float, ...]
+    """The share of the old array in the new one, for each of the cell's state arrays"""
 
     @property
     def hidden(self) -> int:
@@ -81,58 +45,19 @@ class DecoderWeights:
 
 @torch.no_grad()
 def decoder_weights(model: CharLSTM) -> DecoderWeights:
-    """Fold and reorder the parameters of a trained model."""
-    layers: list[LayerWeights] = []
-    for index, layer in enumerate(model.layers):
-        assert isinstance(layer, Layer)
-        parts = [_gates(layer.weight_ih)] if index else []
-        bias = _gates(layer.bias)
-        layers.append(
-            LayerWeights(
-                matrix=_matrix(torch.cat([*parts, _gates(layer.weight_hh)], dim=1).T),
-                bias=_matrix(bias if index else bias * 0),
-                peepholes=_matrix(_double(layer.see)) if isinstance(layer, PeepholeLayer) else None,
-                norms=_norms(layer) if isinstance(layer, LayerNormLayer) else None,
-            )
-        )
+    """Fold the parameters of a trained model."""
+    layers = [layer for layer in model.layers if isinstance(layer, Layer)]
     return DecoderWeights(
-        arrays=ARRAYS,
-        gates=GATES,
-        table=_matrix(_table(model)),
-        layers=tuple(layers),
-        head=_matrix(_double(model.head.weight).T),
-        head_bias=_matrix(_double(model.head.bias)),
-        zoneout_cell=model.config.zoneout_cell,
-        zoneout_hidden=model.config.zoneout_hidden,
+        cell=CELLS[model.config.cell],
+        table=_matrix(layers[0].of_inputs(double(model.embedding.weight))),
+        layers=tuple(
+            {name: _matrix(tensor) for name, tensor in layer.folded(first=index == 0).items()}
+            for index, layer in enumerate(layers)
+        ),
+        head=_matrix(double(model.head.weight).T),
+        head_bias=_matrix(double(model.head.bias)),
+        zoneout=layers[0].zoneout,
     )
-
-
-def _table(model: CharLSTM) -> Tensor:
-    first = model.layers[0]
-    assert isinstance(first, Layer)
-    products = _double(model.embedding.weight) @ _gates(first.weight_ih).T
-    if isinstance(first, LayerNormLayer):
-        products = layer_norm(products, products.shape[1:], _gates(first.gain_ih), None, EPSILON)
-    return products + _gates(first.bias)
-
-
-def _norms(layer: LayerNormLayer) -> Norms:
-    return Norms(
-        inputs=_matrix(_gates(layer.gain_ih)),
-        recurrent=_matrix(_gates(layer.gain_hh)),
-        cell=_matrix(_double(layer.gain_c)),
-        cell_shift=_matrix(_double(layer.shift_c)),
-    )
-
-
-def _double(parameter: Tensor) -> Tensor:
-    return parameter.detach().cpu().double()
-
-
-def _gates(parameter: Tensor) -> Tensor:
-    """From the order i, f, g, o to i, f, o, g."""
-    i, f, g, o = _double(parameter).chunk(4)
-    return torch.cat([i, f, o, g])
 
 
 def _matrix(tensor: Tensor) -> Matrix:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from charloom.bundle import CellKind
@@ -28,6 +30,10 @@ class ModelConfig(BaseModel):
     tie_weights: bool = Field(
         False, description="share the embedding with the output layer (needs embedding_size = hidden_size)"
     )
+
+    def zoneout(self, arrays: Sequence[str]) -> tuple[float, ...]:
+        """The share for each state array of a cell, by name: h is the output, any other one cell state."""
+        return tuple(self.zoneout_hidden if name == "h" else self.zoneout_cell for name in arrays)
 
     @model_validator(mode="after")
     def _tied_sizes_fit(self) -> ModelConfig:

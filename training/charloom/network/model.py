@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from charloom.network.cells import CELLS
 from charloom.network.config import ModelConfig
 from charloom.network.dropout import dropout
-from charloom.network.layers import LAYERS
 
 
 class State(NamedTuple):
@@ -41,11 +41,12 @@ class CharLSTM(nn.Module):
 
     def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.cell = config, CELLS[config.cell]
         self.vocabulary_size = vocabulary_size
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
         sizes = [config.embedding_size, *[config.hidden_size] * (config.layers - 1)]
-        self.layers = nn.ModuleList([LAYERS[config.cell](size, config) for size in sizes])
+        own = (config.hidden_size, config.weight_drop, config.zoneout(self.cell.arrays))
+        self.layers = nn.ModuleList([self.cell.layer(size, *own) for size in sizes])
         self.head = nn.Linear(config.hidden_size, vocabulary_size)
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(config.embedding_size))
         nn.init.xavier_uniform_(self.head.weight)
@@ -67,7 +68,7 @@ class CharLSTM(nn.Module):
         x = self._dropout(self.embedding(tokens))
         after: list[tuple[Tensor, Tensor]] = []
         for layer, h, c in zip(self.layers, *state, strict=True):
-            outputs, h, c = layer(x, h, c, resets)
+            outputs, (h, c) = layer(x, (h, c), resets)
             after.append((h.to(state.h.dtype), c.to(state.c.dtype)))
             x = self._dropout(outputs)
         hs, cs = zip(*after, strict=True)

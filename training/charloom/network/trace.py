@@ -1,21 +1,20 @@
 """What happens inside a `CharLSTM` while it reads: gates, cell states and outputs of each layer at each token.
 
-Knows: the model and its layers. Does not know: the equations of the gates (`layers`), runs, what is made of them.
-
 Axis letters: B rows, T time, L layers, H hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from charloom.bundle import Tokens
-from charloom.network.layers import Layer, Step
+from charloom.network.cells import CANDIDATE, Layer
 from charloom.network.model import CharLSTM
 
 BINS = 20
@@ -37,39 +36,53 @@ class Activations:
     """Share of values above 0.9."""
 
 
+class LayerTrace(NamedTuple):
+    """What one layer did; [B, T, H] each, after each token."""
+
+    state: dict[str, Tensor]
+    """by name of the array"""
+    gates: dict[str, Tensor]
+    """by name of the gate"""
+
+
 @torch.no_grad()
-def trace(model: CharLSTM, tokens: Tensor) -> Iterator[Step]:
+def trace(model: CharLSTM, tokens: Tensor) -> Iterator[LayerTrace]:
     """Read tokens [B, T] from the zero state in evaluation mode.
 
     Yields:
-        For one layer after the other h, c, i, f, g and o, each [B, T, H]; of the layers before, none is kept.
+        One layer after the other; of the layers before, none is kept.
     """
     model.eval()
     x = model.embedding(tokens)
-    for layer, h, c in zip(model.layers, *model.zero_state(len(tokens)), strict=True):
+    for layer, *state in zip(model.layers, *model.zero_state(len(tokens)), strict=True):
         assert isinstance(layer, Layer)
-        made = Step(*(torch.stack(part, dim=1) for part in zip(*layer.steps(x, h, c), strict=True)))
+        steps = layer.steps(x, state)
+        made = LayerTrace(
+            _over_time(model.cell.arrays, [step.state for step in steps]),
+            _over_time(model.cell.gates, [step.gates for step in steps]),
+        )
         yield made
-        x = made.h
+        x = made.state["h"]
+
+
+def _over_time(names: Sequence[str], steps: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+    """From the parts [B, H] of each step to [B, T, H] by name."""
+    return {name: torch.stack(parts, dim=1) for name, *parts in zip(names, *steps, strict=True)}
 
 
 def gate_activations(model: CharLSTM, text: Tokens) -> dict[str, dict[str, Activations]]:
     """How open the gates are on the first tokens of a text [M], by layer (`layer 1` and so on) and kind.
 
-    Kinds are the gates `input`, `forget` and `output`, the `candidate`, and `hidden`, which is |h|. The text is read in
-    at most `ROWS` rows of `LENGTH` tokens: the same ones each time, so that evaluations can be compared.
+    Kinds are the cell's gates, its `candidate` after them, and `hidden`, which is |h|. The text is read in at most
+    `ROWS` rows of `LENGTH` tokens: the same ones each time, so that evaluations can be compared.
     """
     rows = max(1, min(ROWS, len(text) // LENGTH))
     length = min(LENGTH, len(text))
     tokens = torch.from_numpy(np.array(text[: rows * length]).reshape(rows, length)).to(model.head.bias.device)
+    kinds = sorted(model.cell.gates, key=lambda name: name == CANDIDATE)
     return {
-        f"layer {number}": {
-            "input": _activations(made.i, 0.0),
-            "forget": _activations(made.f, 0.0),
-            "output": _activations(made.o, 0.0),
-            "candidate": _activations(made.g, -1.0),
-            "hidden": _activations(made.h.abs(), 0.0),
-        }
+        f"layer {number}": {kind: _activations(made.gates[kind], -1.0 if kind == CANDIDATE else 0.0) for kind in kinds}
+        | {"hidden": _activations(made.state["h"].abs(), 0.0)}
         for number, made in enumerate(trace(model, tokens), start=1)
     }
 

@@ -49,7 +49,7 @@ class Evaluation:
     """Resident memory of the process."""
     sample: str
     gates: dict[str, dict[str, Activations]] = field(default_factory=dict)
-    """By layer (`layer 1`), then `input`, `forget`, `output`, `candidate` and `hidden`; earlier runs have none."""
+    """By layer (`layer 1`), then the cell's gates and `hidden`, which is |h|; earlier runs have none."""
 
 
 DIVERGED = "diverged"

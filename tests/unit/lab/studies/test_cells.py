@@ -56,7 +56,7 @@ def test_the_unit_that_counts_is_found_and_its_trace_is_the_count(tmp_path: Path
 def test_a_real_run_is_read_and_the_shown_cells_are_its_own(run_directory: Path) -> None:
     small = reading(run_directory, None)
     result = cells.measure(small, CellSettings(characters=2000, shown_characters=60), lambda _: None)
-    found = trace(small.model, small.tokens[:2000]).c
+    found = trace(small.model, small.tokens[:2000]).memory
     assert {tracked.feature for tracked in result.tracked} >= {"position in line", "position in word", "indentation"}
     for tracked in result.tracked:
         at = small.text.index(tracked.passage, 1000)

@@ -42,20 +42,20 @@ def test_means_are_those_of_the_trace(small: Reading, tmp_path: Path) -> None:
     result = gates.measure(small, settings, lambda _: None)
     found = trace(small.model, small.tokens[:700])
     spaces = [at for at, character in enumerate(small.text[:700]) if character == " "]
-    for letter, name in gates.GATES.items():
-        np.testing.assert_allclose(
-            result.by_class[name]["space"], getattr(found, letter)[:, spaces].mean(axis=(1, 2)), atol=1e-4
-        )
-    np.testing.assert_allclose(result.by_character[1][" "], found.f[1, spaces].mean(), atol=1e-4)
+    assert list(result.by_class) == ["input", "forget", "output"]
+    for name, means in result.by_class.items():
+        np.testing.assert_allclose(means["space"], found.gates[name][:, spaces].mean(axis=(1, 2)), atol=1e-4)
+    forget = found.gates["forget"]
+    np.testing.assert_allclose(result.by_character[1][" "], forget[1, spaces].mean(), atol=1e-4)
     start = small.text.index(result.passage)
     assert start >= 100
     assert small.text[start - 1] == "\n"
-    np.testing.assert_allclose(result.forget, found.f[1, start : start + 50, result.units], atol=1e-4)
-    np.testing.assert_allclose(result.mean_forget, found.f[:, start : start + 50].mean(axis=2), atol=1e-4)
+    np.testing.assert_allclose(result.forget, forget[1, start : start + 50, result.units], atol=1e-4)
+    np.testing.assert_allclose(result.mean_forget, forget[:, start : start + 50].mean(axis=2), atol=1e-4)
     assert len(result.units) == 10
     still = set(range(48)) - set(result.units)
-    assert found.f[1, start : start + 50, sorted(still)].std(axis=1).max() <= min(
-        found.f[1, start : start + 50, unit].std() for unit in result.units
+    assert forget[1, start : start + 50, sorted(still)].std(axis=1).max() <= min(
+        forget[1, start : start + 50, unit].std() for unit in result.units
     )
     gates.draw(result, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000

@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import layer_norm
 
 from charloom.bundle import CellKind
-from charloom.lab.studies.trace import Trace, trace
+from charloom.lab.studies.trace import trace
+from charloom.network.cells.layer_norm import EPSILON
 from charloom.network.config import ModelConfig
-from charloom.network.layers import EPSILON
 from charloom.network.model import CharLSTM
 
 TOKENS = np.random.default_rng(0).integers(7, size=30)
@@ -35,13 +35,13 @@ def before(states: np.ndarray) -> np.ndarray:
 def test_states_and_outputs_are_those_of_the_model(cell: CellKind, zoneout: float) -> None:
     net = model(cell, zoneout_cell=zoneout, zoneout_hidden=zoneout)
     found = trace(net, TOKENS)
-    assert all(part.shape == (2, 30, 9) for part in found)
+    assert all(part.shape == (2, 30, 9) for part in (*found.state.values(), *found.gates.values()))
     for length in (1, 17, 30):
         with torch.no_grad():
             logits, state = net.eval()(torch.from_numpy(TOKENS[None, :length]), net.zero_state(1))
-            own = net.head(torch.from_numpy(found.h[-1]))
-        np.testing.assert_allclose(found.h[:, length - 1], state.h[:, 0], atol=1e-5)
-        np.testing.assert_allclose(found.c[:, length - 1], state.c[:, 0], atol=1e-5)
+            own = net.head(torch.from_numpy(found.state["h"][-1]))
+        np.testing.assert_allclose(found.state["h"][:, length - 1], state.h[:, 0], atol=1e-5)
+        np.testing.assert_allclose(found.state["c"][:, length - 1], state.c[:, 0], atol=1e-5)
         np.testing.assert_allclose(own[:length], logits[0], atol=1e-5)
 
 
@@ -49,7 +49,9 @@ def test_states_and_outputs_are_those_of_the_model(cell: CellKind, zoneout: floa
 @pytest.mark.parametrize("cell", CellKind)
 def test_gates_make_the_states(cell: CellKind, zoneout: float) -> None:
     net = model(cell, zoneout_cell=zoneout, zoneout_hidden=zoneout)
-    i, f, g, o, h, c = trace(net, TOKENS)
+    found = trace(net, TOKENS)
+    i, f, g, o = (found.gates[name] for name in ("input", "forget", "candidate", "output"))
+    h, c = found.state["h"], found.state["c"]
     new = f * before(c) + i * g
     np.testing.assert_allclose(c, (1 - zoneout) * new + zoneout * before(c), atol=1e-5)
     seen = new
@@ -69,5 +71,7 @@ def test_gates_make_the_states(cell: CellKind, zoneout: float) -> None:
 def test_a_trace_is_read_without_dropout_and_names_its_parts() -> None:
     net = model(CellKind.LSTM).train()
     one, two = trace(net, TOKENS), trace(net, TOKENS)
-    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
-    assert Trace._fields == ("i", "f", "g", "o", "h", "c")
+    for parts, others in zip(one, two, strict=True):
+        assert all(np.array_equal(parts[name], others[name]) for name in parts)
+    assert (list(one.state), list(one.gates)) == (["h", "c"], ["input", "forget", "candidate", "output"])
+    assert one.memory is one.state["c"]

@@ -85,8 +85,8 @@ def measure(reading: Reading, settings: CellSettings, say: Say) -> CellResult:
             f"the text has {len(reading.tokens)} characters; give at least {needed}, or lower --shown-characters"
         )
     text, trace = reading.read(settings.characters)
-    layers, steps, hidden = trace.c.shape
-    units = trace.c.transpose(1, 0, 2).reshape(steps, layers * hidden).astype(np.float64)
+    layers, steps, hidden = trace.memory.shape
+    units = trace.memory.transpose(1, 0, 2).reshape(steps, layers * hidden).astype(np.float64)
     say(f"{reading.network}: read {steps:,} characters, looking through {units.shape[1]:,} units")
     half = steps // 2
     tracked, absent = list[Tracked](), dict[str, str]()

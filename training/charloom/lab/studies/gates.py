@@ -18,8 +18,9 @@ from charloom.lab.pictures import COLOURS, picture, shown
 from charloom.lab.studies.features import CLASSES, character_class
 from charloom.lab.studies.reading import Reading
 from charloom.lab.studies.study import Say, Settings, StudyError
+from charloom.network.cells import CANDIDATE
 
-GATES = {"i": "input", "f": "forget", "o": "output"}
+FORGET = "forget"
 CLOSED = 0.1
 """A forget gate below this all but empties its cell."""
 OFTEN = 20
@@ -60,7 +61,11 @@ class GateResult:
 
 
 def measure(reading: Reading, settings: GateSettings, say: Say) -> GateResult:
-    """Read the text and take the means."""
+    """Read the text and take the means.
+
+    Raises:
+        StudyError: the text is too short for the picture, or the network's cell has no forget gate.
+    """
     if len(reading.tokens) < settings.shown_from + settings.shown_characters:
         raise StudyError(
             f"the text has {len(reading.tokens)} characters; the picture needs those from {settings.shown_from} to "
@@ -68,23 +73,27 @@ def measure(reading: Reading, settings: GateSettings, say: Say) -> GateResult:
         )
     text, trace = reading.read(max(settings.characters, settings.shown_from + settings.shown_characters))
     say(f"{reading.network}: read {len(text):,} characters")
+    if FORGET not in trace.gates:
+        raise StudyError(f"the study is of forget gates, and {reading.network} has {', '.join(trace.gates)}")
+    forget = trace.gates[FORGET]
     kinds = np.array([character_class(character) for character in text])
     counts = {kind: int((kinds == kind).sum()) for kind in CLASSES if (kinds == kind).any()}
     by_class = {
-        name: {kind: _floats(getattr(trace, letter)[:, kinds == kind].mean(axis=(1, 2))) for kind in counts}
-        for letter, name in GATES.items()
+        name: {kind: _floats(gate[:, kinds == kind].mean(axis=(1, 2))) for kind in counts}
+        for name, gate in trace.gates.items()
+        if name != CANDIDATE
     }
-    closed = {kind: _floats((trace.f[:, kinds == kind] < CLOSED).mean(axis=(1, 2))) for kind in counts}
+    closed = {kind: _floats((forget[:, kinds == kind] < CLOSED).mean(axis=(1, 2))) for kind in counts}
     letters = np.array(list(text))
     frequent = [character for character in sorted(set(text)) if (letters == character).sum() >= OFTEN]
-    by_character = [{c: round(float(layer[letters == c].mean()), 4) for c in frequent} for layer in trace.f]
+    by_character = [{c: round(float(layer[letters == c].mean()), 4) for c in frequent} for layer in forget]
     start = settings.shown_from
     if "\n" in text[start : -settings.shown_characters]:
         start = text.index("\n", start) + 1  # from the beginning of a line
     passage = slice(start, start + settings.shown_characters)
-    forget = trace.f[-1, passage]
-    moving = np.argsort(-forget.std(axis=0))[: settings.shown_units]
-    units = _alike_together(forget[:, moving].T)
+    highest = forget[-1, passage]
+    moving = np.argsort(-highest.std(axis=0))[: settings.shown_units]
+    units = _alike_together(highest[:, moving].T)
     return GateResult(
         reading.network,
         len(text),
@@ -94,8 +103,8 @@ def measure(reading: Reading, settings: GateSettings, say: Say) -> GateResult:
         by_character,
         text[passage],
         [int(unit) for unit in moving[units]],
-        [_floats(row) for row in forget[:, moving[units]].T],
-        [_floats(layer) for layer in trace.f[:, passage].mean(axis=2)],
+        [_floats(row) for row in highest[:, moving[units]].T],
+        [_floats(layer) for layer in forget[:, passage].mean(axis=2)],
     )
 
 
@@ -116,11 +125,11 @@ def tables(result: GateResult) -> list[Table]:
     means = Table(title=f"Mean gates, layers from below ({result.network})", box=SIMPLE_HEAD)
     means.add_column("characters")
     means.add_column("count", justify="right")
-    for name in GATES.values():
+    for name in result.by_class:
         means.add_column(name, justify="right")
     means.add_column(f"forget < {CLOSED:g}", justify="right")
     for kind, count in result.counts.items():
-        cells = ["  ".join(f"{value:.2f}" for value in result.by_class[name][kind]) for name in GATES.values()]
+        cells = ["  ".join(f"{value:.2f}" for value in result.by_class[name][kind]) for name in result.by_class]
         means.add_row(kind, f"{count:,}", *cells, "  ".join(f"{share:.1%}" for share in result.closed[kind]))
     extremes = Table(title=f"Mean forget gate by character (of those with {OFTEN} or more)", box=SIMPLE_HEAD)
     for heading in ("layer", "closes it", "opens it"):
@@ -152,15 +161,14 @@ def draw(result: GateResult, file: Path) -> None:
         heat.grid(False)
         heat.set_ylabel(f"{len(result.units)} units of layer {layers}")
         figure.colorbar(image, ax=heat, pad=0.01, ticks=[0, 0.5, 1]).set_ticklabels(["closed", "½", "open"])
-        places, bar = np.arange(len(result.counts)), 0.8 / (3 * layers)
-        for number, name in enumerate(GATES.values()):
+        places, bar = np.arange(len(result.counts)), 0.8 / (len(result.by_class) * layers)
+        for number, name in enumerate(result.by_class):
             for layer in range(layers):
                 heights = [result.by_class[name][kind][layer] for kind in result.counts]
                 at = places + bar * (number * layers + layer + 0.5) - 0.4
                 alpha = 0.4 + 0.6 * (layer + 1) / layers
-                kinds.bar(
-                    at, heights, bar, color=COLOURS[(3, 0, 5)[number]], alpha=alpha, label=name if layer == 0 else None
-                )
+                colour, label = COLOURS[(3, 0, 5)[number % 3]], name if layer == 0 else None
+                kinds.bar(at, heights, bar, color=colour, alpha=alpha, label=label)
         kinds.set_xticks(places, list(result.counts))
         kinds.grid(False, axis="x")
         kinds.set_ylabel("mean gate")

@@ -19,23 +19,23 @@ Floats = npt.NDArray[np.float32]
 
 
 class Trace(NamedTuple):
-    """One text, read from the zero state; each [L, T, H]."""
+    """One text, read from the zero state; each array [L, T, H]."""
 
-    i: Floats
-    """input gate, in (0, 1): how much is added"""
-    f: Floats
-    """forget gate, in (0, 1): how much of the cell state stays"""
-    g: Floats
-    """candidate, in (-1, 1): what is added"""
-    o: Floats
-    """output gate, in (0, 1): how much is shown"""
-    h: Floats
-    """after the token"""
-    c: Floats
-    """after the token"""
+    state: dict[str, Floats]
+    """after the token, by name of the state array"""
+    gates: dict[str, Floats]
+    """by name"""
+
+    @property
+    def memory(self) -> Floats:
+        """What carries the most from step to step: the cell state, or h of a cell that has no other array."""
+        return list(self.state.values())[-1]
 
 
 def trace(model: CharLSTM, tokens: Tokens) -> Trace:
     """Read tokens [T] in evaluation mode; the gates are those with which each token was read."""
     layers = list(trace_layers(model, torch.from_numpy(tokens)[None]))
-    return Trace(*(torch.stack([getattr(made, name)[0] for made in layers]).numpy() for name in Trace._fields))
+    return Trace(
+        {name: torch.stack([made.state[name][0] for made in layers]).numpy() for name in model.cell.arrays},
+        {name: torch.stack([made.gates[name][0] for made in layers]).numpy() for name in model.cell.gates},
+    )

@@ -20,8 +20,11 @@ SAMPLE_LINES, WARNING_LINES, SHOWN_WARNINGS = 5, 3, 2
 BLOCKS = "▁▂▃▄▅▆▇█"
 LABEL = 11
 """Columns of the names on the left."""
-KINDS = {"input": "input", "forget": "forget", "output": "output", "candidate": "candidate", "hidden": "|h|"}
-"""Of activations, with their titles."""
+
+
+def kind_title(kind: str) -> str:
+    """Of one kind of activations."""
+    return "|h|" if kind == "hidden" else kind
 
 
 def loss_figures(nats: float) -> str:
@@ -170,14 +173,14 @@ class Dashboard:
         gates = self._evaluations[-1].gates if self._evaluations else {}
         if not gates or room < 2:
             return
-        yield Text(f"{'% <.1 >.9':{LABEL}}" + "".join(f"{title:>12}" for title in KINDS.values()), style="dim")
+        kinds = list(next(iter(gates.values())))
+        yield Text(f"{'% <.1 >.9':{LABEL}}" + "".join(f"{kind_title(kind):>12}" for kind in kinds), style="dim")
         shown = list(gates.items())
         if len(shown) > room - 1:
             shown = shown[: room - 2]
-        for layer, kinds in shown:
+        for layer, activations in shown:
             line = Text(f"{layer:{LABEL}}", style="cyan")
-            for kind in KINDS:
-                found = kinds[kind]
+            for kind, found in activations.items():
                 style = "yellow" if found.near_low + found.near_high > 0.9 and kind != "hidden" else "default"
                 line.append(f"{100 * found.near_low:8.0f}{100 * found.near_high:4.0f}", style)
             yield line

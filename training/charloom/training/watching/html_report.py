@@ -19,7 +19,7 @@ from charloom.training.config import TrainingConfig
 from charloom.training.files import CheckpointError, replace_file
 from charloom.training.records import Advice, Evaluation, Progress
 from charloom.training.watching.charts import Line, histogram, legend, line_chart
-from charloom.training.watching.dashboard import KINDS, clock, loss_figures
+from charloom.training.watching.dashboard import clock, kind_title, loss_figures
 from charloom.training.watching.history import read_evaluations, read_warnings
 
 SHOWN_SAMPLES = 6
@@ -178,7 +178,8 @@ def _gates(evaluations: Sequence[Evaluation]) -> str:
     if not seen:
         return ""
     chosen = _spread(seen, 3)
-    head = "".join(f"<th>{title}</th>" for title in KINDS.values())
+    kinds = next(iter(chosen[-1].gates.values()))
+    head = "".join(f"<th>{escape(kind_title(kind))}</th>" for kind in kinds)
     rows = "".join(
         f"<tr><th>{escape(layer)}</th>{''.join(_gate_cells(layer, chosen))}</tr>" for layer in chosen[-1].gates
     )
@@ -192,7 +193,7 @@ def _gates(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _gate_cells(layer: str, chosen: Sequence[Evaluation]) -> Iterator[str]:
-    for kind in KINDS:
+    for kind in chosen[-1].gates[layer]:
         found = [evaluation.gates[layer][kind] for evaluation in chosen]
         last = found[-1]
         picture = histogram(f"{layer}, {kind}", [each.counts for each in found], last.low)
