@@ -17,6 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage 
 import onnxruntime
 
 from charloom.bundle import Manifest, Tokens
+from charloom.controls import INPUTS
 from charloom.training.data.corpus import Stream
 
 
@@ -31,11 +32,10 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Stream | Tokens, c
     cell = manifest.cell
     zero = np.zeros((len(cell.arrays), cell.layers, 1, cell.hidden_size), np.float32)
     state = zero
-    off, one, table = (
-        np.zeros(1, np.float32),
-        np.ones(1, np.float32),
-        np.zeros((1, manifest.vocabulary_size), np.float32),
-    )
+    sampling = {
+        name: np.full(entry.shape(1, manifest.vocabulary_size), entry.neutral, entry.dtype)
+        for name, entry in INPUTS.items()
+    }
     total = 0.0
     stream = Stream.of(tokens)
     for start, end, fresh in _stretches(stream, chunk):
@@ -48,16 +48,7 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Stream | Tokens, c
             "forced": forced,
             "steps": np.array([len(forced)]),
             "uniform": np.zeros(forced.shape, np.float32),
-            "temperature": one,
-            "top_k": np.zeros(1, np.int64),
-            "top_p": one,
-            "min_p": off,
-            "bias": table,
-            "repetition": one,
-            "presence": off,
-            "frequency": off,
-            "counts": table,
-            "top": np.zeros(1, np.int64),
+            **sampling,
         }
         logprob, state = session.run(["logprob", "state_out"], inputs)
         total -= float(logprob.sum(dtype=np.float64))

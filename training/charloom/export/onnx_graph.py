@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from charloom.controls import INPUTS, Effect, controls
 from charloom.export.graph import BOOL, FLOAT, INT64, Axes, Value
 from charloom.export.network_graph import NetworkGraph
 from charloom.export.weights import DecoderWeights
@@ -48,17 +49,9 @@ class _Builder(NetworkGraph):
             ("forced", INT64, steps),
             ("steps", INT64, ["B"]),
             ("uniform", FLOAT, steps),
-            ("temperature", FLOAT, ["B"]),
-            ("top_k", INT64, ["B"]),
-            ("top_p", FLOAT, ["B"]),
-            ("min_p", FLOAT, ["B"]),
-            ("bias", FLOAT, ["B", vocabulary]),
-            ("repetition", FLOAT, ["B"]),
-            ("presence", FLOAT, ["B"]),
-            ("frequency", FLOAT, ["B"]),
-            ("counts", FLOAT, ["B", vocabulary]),
-            ("top", INT64, [1]),
         ]
+        axes: dict[str, str | int] = {"B": "B", "V": vocabulary, "1": 1}
+        inputs += [(e.name, INT64 if e.type is int else FLOAT, [axes[a] for a in e.axes]) for e in INPUTS.values()]
         outputs: list[Value] = [
             ("tokens", INT64, steps),
             ("logprob", FLOAT, steps),
@@ -82,9 +75,8 @@ class _Builder(NetworkGraph):
         state = self._flat(self._layers_of("state"))
         greedy = self._op("Equal", "temperature", self._float(0.0), name="greedy")
         self._op("Where", self._column(greedy), self._float(1.0), self._column("temperature"), name="divisor")
-        self._any(self._differs("top_k", 0), self._differs("top_p", 1.0), self._differs("min_p", 0.0), name="filtered")
-        penalties = [("repetition", 1.0), ("presence", 0.0), ("frequency", 0.0)]
-        self._any(*[self._differs(*penalty) for penalty in penalties], name="penalised")
+        for effect, name in ((Effect.FILTERS, "filtered"), (Effect.PENALISES, "penalised")):
+            self._any(*[self._differs(control.name, control.neutral) for control in controls(effect)], name=name)
         full = self._op("Or", self._op("Or", "filtered", "penalised"), self._any(greedy))
         full = self._op("Or", full, self._any(self._differs("bias", 0.0)))
         full = self._op("Or", full, self._any(self._op("Greater", "top", self._int(0))))

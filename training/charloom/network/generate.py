@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from charloom.controls import Effect, controls
 from charloom.network.model import CharLSTM, State
 from charloom.network.sampling import choose
 
@@ -21,29 +22,39 @@ def generate(
     uniforms: Sequence[float],
     *,
     start_token: int,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
     never: int | None = None,
+    **asked: float,
 ) -> list[int]:
     """Feed `prompt` after `start_token` from the zero state, then sample one token per uniform number, but not `never`.
+
+    Args:
+        model: in float32, on the CPU
+        prompt: tokens
+        uniforms: in [0, 1 - 2^-23]
+        start_token: what the zero state goes on from
+        never: a token that is not sampled
+        asked: controls that scale or filter, by their option; the others of these are neutral
 
     Returns:
         The sampled tokens, as many as there are `uniforms`.
     """
+    filters = controls(Effect.FILTERS)
+    used = [*controls(Effect.SCALES), *filters]
+    if unknown := asked.keys() - {control.option for control in used}:
+        raise TypeError(f"generate() has no control {', '.join(sorted(unknown))}")
+    values = {one.name: torch.tensor([one.type(asked.get(one.option, one.neutral))]) for one in used}
+    filtered = any(values[control.name].item() != control.neutral for control in filters)
     was_training = model.training
     model.eval()
     bias = torch.zeros(1, model.vocabulary_size)
     if never is not None:
         bias[:, never] = -torch.inf
-    heat, ranks, mass, ratio = (torch.tensor([value]) for value in (temperature, top_k, top_p, min_p))
-    filtered = top_k > 0 or top_p < 1 or min_p > 0
     state: State = model.zero_state(1)
     logits, state = model(torch.tensor([[start_token, *prompt]]), state)
     tokens: list[int] = []
     for uniform in uniforms:
-        token = choose(logits[:, -1].float(), torch.tensor([uniform]), heat, ranks, mass, ratio, bias, filtered)
+        last = logits[:, -1].float()
+        token = choose(last, torch.tensor([uniform]), bias=bias, filtered=filtered, **values)
         tokens.append(int(token))
         logits, state = model(token.unsqueeze(1), state)
     model.train(was_training)

@@ -57,8 +57,8 @@ def _nothing_asked(rows: int, vocabulary: int) -> dict[str, Any]:
 
 def _set_sampling(sampling: dict[str, Any], index: int, row: Row) -> None:
     job = row.job
-    for control, value in job.sampling.asked:
-        sampling[control.name][index] = control.of_row(value, row.vocabulary)
+    for name, value in row.asked:
+        sampling[name][index] = value
     if job.bias is not None:
         sampling["bias"][index] = job.bias
     if row.counts is not None:

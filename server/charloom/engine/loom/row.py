@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from charloom.controls import Effect
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.decoding.uniforms import Uniforms
@@ -77,6 +78,12 @@ class Row:
         self._anchor: Anchor | None = None
         """At or before the end of what may be told; only for stop strings."""
         self.uniforms = Uniforms(job.start.seed)
+        self.asked = [
+            (control.name, control.of_row(value, self.vocabulary))
+            for control, value in job.sampling.asked
+            if control.effect is not Effect.SCALES
+        ]
+        """Inputs of the decoder and their values in this row, where they are not neutral; every row sets those that scale."""
         self.counts: Floats | None = None
         """[V], how often each token has occurred in this call; only for penalties."""
         if job.sampling.penalises:
