@@ -42,6 +42,7 @@ class NaiveDecoder:
     kind = "naive"
     device = "cpu"
     weights_sha256 = ""
+    lacks: frozenset[str] = frozenset()
 
     def __init__(
         self,

@@ -95,6 +95,7 @@ class Slow:
         self.seconds = seconds
         self.shape, self.kind, self.device = decoder.shape, decoder.kind, decoder.device
         self.weights_sha256 = decoder.weights_sha256
+        self.lacks = decoder.lacks
         self.rows: list[int] = []
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()

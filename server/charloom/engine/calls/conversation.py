@@ -150,7 +150,8 @@ class Conversation:
         """
         most = self._limits.max_tokens
         length = most if self._left is None else self._left
-        return check(replace(self._request, max_tokens=max(1, length)), self._limits, self._model.vocabulary)
+        request = replace(self._request, max_tokens=max(1, length))
+        return check(request, self._limits, self._model.vocabulary, self._model.decoder.lacks)
 
     def _go_on(self) -> None:
         start = replace(self._start, snapshot=self._present, request=self._request, checked=self._checked())

@@ -121,12 +121,26 @@ class CheckedRequest:
         )
 
 
-def check(request: GenerationRequest, limits: Limits, vocabulary: Vocabulary) -> CheckedRequest:
+def check(
+    request: GenerationRequest, limits: Limits, vocabulary: Vocabulary, lacks: frozenset[str] = frozenset()
+) -> CheckedRequest:
     """Check everything about a request that needs no session.
+
+    Args:
+        request: what is asked for
+        limits: of the engine
+        vocabulary: of the model
+        lacks: what its decoder was exported without; see `Decoder.lacks`
 
     Raises:
         InvalidRequest: a field cannot be accepted.
     """
+    for control, _ in request.sampling.asked:
+        if control.name in lacks:
+            raise InvalidRequest(
+                f"sampling.{control.option}",
+                "the model's decoder was exported before there was such a control; export it again, or leave this out",
+            )
     max_tokens = request.max_tokens
     if max_tokens is None:
         max_tokens = min(limits.default_max_tokens, limits.max_tokens)

@@ -152,7 +152,7 @@ class Starting:
 
     def _check(self, request: GenerationRequest, model: Model) -> CheckedRequest:
         model.loom.admit()
-        return check(request, self._limits, model.vocabulary)
+        return check(request, self._limits, model.vocabulary, model.decoder.lacks)
 
 
 class _Rest(NamedTuple):

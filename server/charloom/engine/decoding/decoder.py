@@ -12,7 +12,7 @@ N alternatives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -50,10 +50,14 @@ class Inputs(NamedTuple):
     sampling: Mapping[str, Any]
     """How the tokens are chosen: an array for each of `charloom.controls.INPUTS`, by its name"""
 
-    def by_name(self) -> dict[str, Any]:
-        """All arrays by the names that a decoder's file has for them, in the order of the contract."""
+    def by_name(self, lacks: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """The arrays by the names that a decoder's file has for them, in the order of the contract.
+
+        Args:
+            lacks: inputs that the file does not have
+        """
         own = {name: array for name, array in zip(self._fields, self, strict=True) if name != "sampling"}
-        return {**own, **self.sampling}
+        return {**own, **{name: array for name, array in self.sampling.items() if name not in lacks}}
 
     def with_rows(self, of: Callable[[Any, int], Any]) -> Inputs:
         """These inputs with `of(array, axis)` in place of each array that counts rows, in that axis."""
@@ -140,6 +144,11 @@ class StatePool(Protocol):
         """Slots that are taken."""
 
 
+def lacking(names: Collection[str]) -> frozenset[str]:
+    """The inputs of controls that a decoder with inputs of these names was exported without."""
+    return frozenset(control.name for control in controls()).difference(names)
+
+
 class Decoder(Protocol):
     """Something that fulfils the contract. Several threads may call it at once; the Python lock is free meanwhile."""
 
@@ -150,6 +159,8 @@ class Decoder(Protocol):
     """"cpu" or "cuda"."""
     weights_sha256: str
     """Of the weights that it was made from; empty where that is not known."""
+    lacks: frozenset[str]
+    """Inputs of controls that it was exported without; it serves the calls that leave these neutral."""
 
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps. The state comes back where it came from: in main memory, or on the decoder's device."""

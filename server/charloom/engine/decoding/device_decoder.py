@@ -101,7 +101,7 @@ class DeviceDecoder:
     kind = "torchscript"
 
     def __init__(self, path: Path, device: str = "cuda", rows: int = ROWS) -> None:
-        self._module, self.shape, self.weights_sha256 = load_module(path, device)
+        self._module, self.shape, self.weights_sha256, self.lacks = load_module(path, device)
         self.device = device
         self._rows = rows
         self._lanes = threading.local()
@@ -110,7 +110,7 @@ class DeviceDecoder:
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps."""
         if not hasattr(self._lanes, "own"):
-            self._lanes.own = _Lane(self._module, self.shape, self.device, self._rows, self._capturing)
+            self._lanes.own = _Lane(self._module, self.shape, self.lacks, self.device, self._rows, self._capturing)
         lane: _Lane = self._lanes.own
         parts = [lane.run(inputs, first) for first in range(0, len(inputs.token), self._rows)]
         found: dict[str, Any] = {
@@ -127,7 +127,9 @@ class DeviceDecoder:
 class _Lane:
     """Buffers at fixed addresses, and what computes in them."""
 
-    def __init__(self, module: Any, shape: Shape, device: str, rows: int, capturing: threading.Lock) -> None:
+    def __init__(
+        self, module: Any, shape: Shape, lacks: frozenset[str], device: str, rows: int, capturing: threading.Lock
+    ) -> None:
         self._module, self._device, self._rows, self._capturing = module, device, rows, capturing
         self._stream = torch.cuda.Stream() if device == "cuda" else None  # type: ignore[no-untyped-call]
         self._blocks: dict[tuple[int, bool], Callable[[], Sequence[Tensor]]] = {}
@@ -139,8 +141,9 @@ class _Lane:
         whole = {"token": (rows,), "forced": (max(BLOCKS), rows), "steps": (rows,)}
         self._buffers = {name: torch.ones(size, device=device) for name, size in floats.items()}
         self._buffers |= {name: torch.zeros(size, dtype=torch.int64, device=device) for name, size in whole.items()}
-        sampling = neutral(rows, shape.vocabulary)
-        del sampling["top"]  # a size, not a buffer
+        absent = {*lacks, "top"}  # that one is a size, not a buffer
+        sampling = {name: array for name, array in neutral(rows, shape.vocabulary).items() if name not in absent}
+        self._sampling = sampling.keys()
         self._buffers |= {name: torch.from_numpy(array).to(device) for name, array in sampling.items()}
 
     def run(self, inputs: Inputs, first: int) -> dict[str, Tensor]:
@@ -153,7 +156,7 @@ class _Lane:
             or top
             or (sampling["temperature"] == 0).any()
         )
-        needed = sampling.keys() - {"top"} if full else {control.name for control in controls(Effect.SCALES)}
+        needed = self._sampling if full else [one.name for one in controls(Effect.SCALES) if one.name in self._sampling]
         rows = slice(first, first + self._rows)
         count = len(inputs.token[rows])
         with self._on_stream():

@@ -15,7 +15,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage 
 import onnxruntime
 
 from charloom.controls import INPUTS
-from charloom.engine.decoding.decoder import Inputs, Outputs, Shape
+from charloom.engine.decoding.decoder import Inputs, Outputs, Shape, lacking
 from charloom.engine.decoding.earlier_graphs import Graph, JoinedGraph, Shapes, has_h_and_c
 from charloom.engine.decoding.state_pool import HostStatePool
 
@@ -65,8 +65,9 @@ class OnnxDecoder:
         self._graph = open_graph(path)
         self.kind = kind
         inputs = self._graph.inputs
+        self.lacks = lacking(inputs)
         wanted = [*(name for name in Inputs._fields if name != "sampling"), *INPUTS]
-        if list(inputs) != wanted:
+        if list(inputs) != [name for name in wanted if name not in self.lacks]:
             raise ValueError(f"its inputs are {', '.join(inputs)}; the contract has {', '.join(wanted)}")
         arrays, layers, _, hidden = inputs["state"]
         self.shape = Shape(arrays, layers, hidden, inputs["bias"][1])
@@ -74,7 +75,7 @@ class OnnxDecoder:
 
     def run(self, inputs: Inputs) -> Outputs:
         """Take the steps."""
-        return Outputs(*self._graph.run(inputs.by_name()))
+        return Outputs(*self._graph.run(inputs.by_name(self.lacks)))
 
     def state_pool(self) -> HostStatePool:
         """In main memory."""

@@ -83,7 +83,7 @@ class Row:
             for control, value in job.sampling.asked
             if control.effect is not Effect.SCALES
         ]
-        """Inputs of the decoder and their values in this row, where they are not neutral; every row sets those that scale."""
+        """Inputs of the decoder that are not neutral in this row, and the values; every row sets those that scale."""
         self.counts: Floats | None = None
         """[V], how often each token has occurred in this call; only for penalties."""
         if job.sampling.penalises:
