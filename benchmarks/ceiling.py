@@ -2,8 +2,6 @@
 
 Two things are timed: the *bare step* of the network, from token and state to logits and state, which no decoder can be
 faster than; and the *decoder* of the engine's contract, many steps a call with loop and sampling.
-
-Knows: onnxruntime, the decoder contract, threads. Does not know: servers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Replicas of one server on this machine: Redis for their sessions, `charloom serve` several times, HAProxy in front.
-
-Knows: how these programs are started and ended. Does not know: what is sent through them.
-"""
+"""Replicas of one server on this machine: `charloom serve` several times, with Redis for sessions and HAProxy in front."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.mixed --target HOST:PORT --seconds S
 
-Knows: the wire contract, and which status each of its calls may end with. Does not know: the server's process. Prints
-one JSON object: how many calls ended with which status, which of those should not have, and the sessions it has left.
+It prints one JSON object: how many calls ended with which status, which of those should not have, and the sessions that
+it has left.
 """
 
 from __future__ import annotations

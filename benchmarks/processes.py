@@ -1,4 +1,4 @@
-"""Processes to measure, and the machine that they run on. Knows: /proc. Does not know: what is measured."""
+"""Processes to measure, and the machine that they run on."""
 
 from __future__ import annotations
 

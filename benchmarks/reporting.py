@@ -1,7 +1,4 @@
-"""What all benchmarks print: progress to stderr, a table and one JSON object to stdout; which run counts, and how long.
-
-Knows: flags, text, the clock. Does not know: what is measured.
-"""
+"""What benchmarks print: progress to stderr, a table and one JSON object to stdout; which run counts, and how long."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     python -m benchmarks.retrying --target HOST:PORT --clients N --seconds S [--rude]
 
 Each client makes one call after the other. Refused, it waits as long as the server says (`google.rpc.RetryInfo`) and up
-to as much again, at random; with `--rude` it asks again at once. Knows: the wire contract. Does not know: the server's
-process. Prints one JSON object with the figures of the time after the start.
+to as much again, at random; with `--rude` it asks again at once. It prints one JSON
+object with the figures of the time after the start.
 """
 
 from __future__ import annotations

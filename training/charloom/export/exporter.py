@@ -1,7 +1,4 @@
-"""From a run to a bundle.
-
-Knows: which files a bundle holds, in which order they are made and checked. Does not know: how graphs are written.
-"""
+"""From a run to a bundle."""
 
 from __future__ import annotations
 

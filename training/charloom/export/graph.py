@@ -1,7 +1,4 @@
-"""Writing ONNX graphs: nodes, constants and subgraphs by name.
-
-Knows: ONNX nodes and initialisers. Does not know: what a graph computes.
-"""
+"""Writing ONNX graphs: nodes, constants and subgraphs by name."""
 
 from __future__ import annotations
 

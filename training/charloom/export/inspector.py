@@ -1,7 +1,5 @@
 """The network laid open, as an ONNX graph: reads tokens and shows the gates, without any sampling.
 
-Knows: the inspector's contract. Does not know: the equations, which are those of the decoders, files.
-
 One row, one `Loop`, one step of the network in its body. It stands beside the decoders, because handing out the gates
 would cost them time at every step.
 """

@@ -1,7 +1,4 @@
-"""What an exported decoder loses on validation text.
-
-Knows: running a decoder graph on forced tokens. Does not know: how the graph was made.
-"""
+"""What an exported decoder loses on validation text."""
 
 from __future__ import annotations
 

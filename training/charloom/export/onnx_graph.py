@@ -1,7 +1,5 @@
 """The decoder as an ONNX graph: K steps for B rows in one call, sampling included.
 
-Knows: ONNX operators and the decoder contract. Does not know: torch, training, how a runtime executes the graph.
-
 The steps are taken in two `Loop`s, one after the other, whose bodies are one step: gates, output layer, choice of the
 next token. The plain loop knows forced tokens and temperature, nothing else. The full loop has greedy rows, penalties,
 bias, filters, the most probable tokens, and the freeze of rows that have taken all their steps. A call in which no row

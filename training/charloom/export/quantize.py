@@ -1,7 +1,5 @@
 """Static int8: weights with one scale per output column, activations with one fixed scale.
 
-Knows: numbers. Does not know: graphs, models.
-
 Every product of the decoder has h as its input, and |h| < 1 always, so the activation scale 1/127 needs no
 calibration and no look at the batch: a row's result does not depend on the other rows.
 """

@@ -1,7 +1,4 @@
-"""The decoder as TorchScript: K steps for B rows in one call, sampling included, on any device.
-
-Knows: torch operations and the decoder contract. Does not know: training, files.
-"""
+"""The decoder as TorchScript: K steps for B rows in one call, sampling included, on any device."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which values are kept at random: the masks of dropout, weight drop and zoneout.
 
 torch's own masks cost a CPU some 12 ns a value, which was a seventh of a training step; four values can share 64 random
-bits. Knows: torch's generator, from which all bits come. Does not know: what is dropped.
+bits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Generation in its plainest form: one row, one step at a time.
 
 It is the oracle that the exported decoders are tested against, and what shows a sample while training.
-Knows: `CharLSTM` and the sampling contract. Does not know: batches, serving.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """The character-level LSTM language model.
 
-Knows: the network around its recurrent layers. Does not know: data, optimisation, text, export.
-
 Axis letters: B rows, T time, L layers, H hidden, V vocabulary, E embedding.
 """
 

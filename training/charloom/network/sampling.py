@@ -1,6 +1,5 @@
 """Choosing the next token: the sampling contract, stated in torch.
 
-Knows: logits, one uniform number and the sampling parameters of each row. Does not know: models, state, text.
 Written in the subset that TorchScript compiles, because the exported decoder runs this very function.
 """
 
