@@ -155,4 +155,4 @@ def test_clients_that_vanish_by_the_hundred_leave_the_batch(bundle: Bundle, deco
         with grpc.insecure_channel(server.address) as channel:
             assert len(stub_of(channel).Complete(short(1), timeout=10).completions[0].text) == 200
         assert server.engine.sessions.writing == 0
-        assert loom._state_pool.used == 0
+        assert loom.slots == 0

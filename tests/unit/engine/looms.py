@@ -62,10 +62,16 @@ def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 class Harness:
-    def __init__(self, decoder: Decoder, start_token: int, **settings: float) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        start_token: int,
+        deliver: Callable[[Sequence[Delivery]], None] = hand_out,
+        **settings: float,
+    ) -> None:
         self.decoder = decoder
         self.start_token = start_token
-        self.loom = Loom(decoder, hand_out, cost=StepCost([1, 64], [0.0001, 0.0004]), **settings)  # type: ignore[arg-type]
+        self.loom = Loom(decoder, deliver, cost=StepCost([1, 64], [0.0001, 0.0004]), **settings)  # type: ignore[arg-type]
 
     def fresh(self, seed: int) -> Snapshot:
         return Snapshot.fresh(self.decoder.shape, self.start_token, seed)

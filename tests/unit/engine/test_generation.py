@@ -97,18 +97,20 @@ async def test_a_whole_text_that_was_cancelled_was_not_handed_out(engine: Engine
 
 
 async def test_a_generation_that_cannot_take_its_tokens_fails_alone(
-    engine: Engine, bundle: Bundle, decoder: Decoder
+    engine: Engine, bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sessions = [await engine.sessions.create(seed=n) for n in range(3)]
-    generations = [await begin(engine, session, 300) for session in sessions]
-
     class Broken:
         tail = b""
 
         def feed(self, tokens: object) -> str:
             raise RuntimeError("a defect")
 
-    generations[1]._decoder = Broken()
+    sessions = [await engine.sessions.create(seed=n) for n in range(3)]
+    generations = [await begin(engine, sessions[0], 300)]
+    with monkeypatch.context() as patched:
+        patched.setattr(type(bundle.vocabulary), "decoder", lambda *_: Broken())
+        generations.append(await begin(engine, sessions[1], 300))
+    generations.append(await begin(engine, sessions[2], 300))
     texts = await asyncio.gather(*(generation.whole() for generation in generations), return_exceptions=True)
     assert isinstance(texts[1], DecoderFailure)
     assert [texts[n].text for n in (0, 2) if isinstance(texts[n], TextDelta)] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -12,8 +13,9 @@ from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.loom.jobs import FinishReason
+from charloom.engine.loom.row import Delivery
 from tests.oracles.one_text import generate_alone
-from tests.unit.engine.looms import Harness, Slow, eventually
+from tests.unit.engine.looms import Harness, Slow, eventually, hand_out
 
 
 def test_a_cancelled_job_leaves_within_a_tick_and_keeps_what_was_delivered(decoder: Decoder, bundle: Bundle) -> None:
@@ -166,18 +168,19 @@ def test_a_row_that_breaks_the_decoder_does_not_take_the_others_with_it(decoder:
     harness.loom.drain(1)
 
 
-def test_a_loom_whose_worker_breaks_fails_its_jobs_and_refuses_more(
-    decoder: Decoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slow = Slow(decoder, 0.002)
-    harness = Harness(slow, bundle.manifest.start_token)
+def test_a_loom_whose_worker_breaks_fails_its_jobs_and_refuses_more(decoder: Decoder, bundle: Bundle) -> None:
+    breaks = threading.Event()
+
+    def deliver(deliveries: Sequence[Delivery]) -> None:
+        if breaks.is_set():
+            breaks.clear()
+            raise RuntimeError("a defect on the worker's thread")
+        hand_out(deliveries)
+
+    harness = Harness(Slow(decoder, 0.002), bundle.manifest.start_token, deliver)
     reader = harness.submit(max_tokens=60_000)
     assert reader.began.wait(30)
-
-    def broken(*_: object) -> None:
-        raise RuntimeError("a defect in the loom itself")
-
-    monkeypatch.setattr(harness.loom, "_take_results", broken)
+    breaks.set()
     assert reader.wait().reason is FinishReason.FAILED
     with pytest.raises(Draining):
         harness.submit(max_tokens=1)

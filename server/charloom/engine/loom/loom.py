@@ -156,6 +156,11 @@ class Loom:
         return len(self._live)
 
     @property
+    def slots(self) -> int:
+        """Slots that are taken in the pool of states: one for each live row."""
+        return self._state_pool.used
+
+    @property
     def waiting(self) -> int:
         """Jobs that wait for a row."""
         return len(self._waiting)
