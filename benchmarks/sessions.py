@@ -1,6 +1,6 @@
 """What an idle session costs: memory of the server, and speed of the others.
 
-    python -m benchmarks.sessions [--counts 1000,10000,100000] [--repeat 3] [--json]
+    python -m benchmarks.sessions [--counts 1000,10000,100000] [--repeat 3] [--minutes 10] [--json]
 
 Sessions are made and used once each through a real server process, so that each holds a state of its own. There is one
 server for all counts: the sessions of a larger count are added to those of the smaller ones. "bytes_per_session" is the
@@ -10,6 +10,9 @@ warm-up are not counted, and deleted only after the last figure, because others 
 
 Then 64 long streams run on that server and on one without sessions, by turns; "active_throughput_ratio" is that of the
 best runs. The last line is one JSON object.
+
+After `--minutes` no more sessions are made; counts that were not reached by then are named in "not_reached". The long
+streams come after that, once, and again while there is time: "active_runs" is how often.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import grpc
 
 from benchmarks.processes import Process, bench, hardware, serving
 from benchmarks.reference import write_reference_bundle
-from benchmarks.reporting import at_least_one, best, counts, finish, new_parser, say
+from benchmarks.reporting import Budget, at_least_one, best, counts, finish, new_parser, say, some_minutes
 from charloom.v1 import (
     generation_pb2,
     generation_pb2_grpc,
@@ -105,8 +108,8 @@ async def memory(server: Process) -> int:
         before = now
 
 
-async def fill(server: Process, wanted: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Bytes per session at each of the wanted counts; leaves the sessions there."""
+async def fill(server: Process, wanted: Sequence[int], budget: Budget) -> dict[str, dict[str, float]]:
+    """Bytes per session at each of the wanted counts that the time reaches; leaves the sessions there."""
     found: dict[str, dict[str, float]] = {}
     sessions = Sessions(server.target)
     try:
@@ -115,7 +118,12 @@ async def fill(server: Process, wanted: Sequence[int]) -> dict[str, dict[str, fl
         warm, there, began = await memory(server), 0, time.monotonic()
         say(f"warm: {warm:,} KiB; a state is {state:,} bytes")
         for count in sorted(wanted):
-            await sessions.make(range(WARM_SESSIONS + there, WARM_SESSIONS + count))
+            more = sessions.make(range(WARM_SESSIONS + there, WARM_SESSIONS + count))
+            try:
+                await asyncio.wait_for(more, budget.seconds)
+            except asyncio.TimeoutError:
+                say(f"{count:,} sessions: broken off, the time is over")
+                break
             there, now = count, await memory(server)
             each = (now - warm) * 1024 / count
             found[str(count)] = {"bytes_per_session": round(each), "ratio": round(each / state, 3)}
@@ -126,15 +134,17 @@ async def fill(server: Process, wanted: Sequence[int]) -> dict[str, dict[str, fl
     return found
 
 
-def active_ratio(full: Process, empty: Process, repeat: int) -> float:
-    """Throughput of long streams on the one server in relation to the other, by turns."""
+def active_ratio(full: Process, empty: Process, repeat: int, budget: Budget) -> tuple[float, int]:
+    """Throughput of long streams on the one server in relation to the other, by turns; and how many there were."""
     runs: dict[str, list[float]] = {"full": [], "empty": []}
-    for _ in range(repeat):
+    for turn in range(repeat):
+        if turn and not budget.seconds:
+            break
         for name, server in (("empty", empty), ("full", full)):
             found = bench(server.target, workload="long", streams=STREAMS, rounds=ROUNDS)
             runs[name].append(found["chars_per_s"])
             say(f"{name}: {found['chars_per_s']:,} characters/s")
-    return round(best(runs["full"], float) / best(runs["empty"], float), 3)
+    return round(best(runs["full"], float) / best(runs["empty"], float), 3), len(runs["full"])
 
 
 def main() -> int:
@@ -144,17 +154,22 @@ def main() -> int:
         "--counts", type=counts, default=[1000, 10_000, 100_000], help="of sessions (default: 1000,10000,100000)"
     )
     parser.add_argument("--repeat", type=at_least_one, default=3, help="runs of the streams (default: 3)")
+    parser.add_argument("--minutes", type=some_minutes, default=10.0, help="when to stop (default: after 10)")
     arguments = parser.parse_args()
+    budget = Budget(arguments.minutes)
     flags = ["--max-sessions", str(max(arguments.counts) + WARM_SESSIONS), "--session-seconds", str(LONGEST)]
     with ExitStack() as stack:
         bundle = write_reference_bundle(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "reference")
         full = stack.enter_context(serving(bundle, *flags))
-        found = asyncio.run(fill(full, arguments.counts))
+        found = asyncio.run(fill(full, arguments.counts, budget))
         empty = stack.enter_context(serving(bundle, *flags))
-        ratio = active_ratio(full, empty, arguments.repeat)
+        ratio, turns = active_ratio(full, empty, arguments.repeat, budget)
     table: list[tuple[object, ...]] = [("sessions", "bytes each", "to the state's bytes")]
     table += [(int(count), *each.values()) for count, each in found.items()]
-    figures = {"sessions": found, "active_throughput_ratio": ratio, "hardware": hardware()}
+    missing = [count for count in sorted(arguments.counts) if str(count) not in found]
+    table += [(f"not reached: {count}", "-", "-") for count in missing]
+    figures = {"sessions": found, "active_throughput_ratio": ratio, "active_runs": turns, "not_reached": missing}
+    figures |= {"minutes": arguments.minutes, "hardware": hardware()}
     finish(figures, table, only_json=arguments.json)
     return 0
 

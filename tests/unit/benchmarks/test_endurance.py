@@ -14,6 +14,7 @@ from grpc.aio import Metadata
 
 from benchmarks import mixed, retrying, sessions
 from benchmarks.processes import Process
+from benchmarks.reporting import Budget
 from benchmarks.soak import failures, second_half, sessions_left, slope
 from charloom.client import Client
 from charloom.server.app import Server
@@ -108,7 +109,7 @@ def test_sessions_that_nobody_left_and_sessions_that_are_gone_are_told(
 
 def test_unexpected_answers_are_told(full_server: Server) -> None:
     """A server that keeps one session disappoints clients that all want one."""
-    found = asyncio.run(mixed._main(full_server.address, 0.3))
+    found = asyncio.run(mixed._main(full_server.address, 1))
     assert any(what.startswith("create: RESOURCE_EXHAUSTED") for what in found["unexpected"])
 
 
@@ -152,9 +153,21 @@ def test_sessions_are_made_used_and_left(server: Server, monkeypatch: pytest.Mon
     monkeypatch.setattr(sessions, "SETTLED_SECONDS", 0.01)
     with Client(server.address) as client:
         before = {session.id for session in client.sessions()}
-        found = asyncio.run(sessions.fill(Process(server.address, os.getpid()), [30, 10]))
+        found = asyncio.run(sessions.fill(Process(server.address, os.getpid()), [30, 10], Budget(1)))
         assert list(found) == ["10", "30"]
         assert all({"bytes_per_session", "ratio"} == each.keys() for each in found.values())
         made = [session for session in client.sessions() if session.id not in before]
     assert [session.id for session in made] == [f"session-{number:07}" for number in range(5, 35)]
     assert {session.position for session in made} == {1}
+
+
+def test_counts_that_the_time_does_not_reach_are_left_out(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sessions, "WARM_SESSIONS", 0)
+    monkeypatch.setattr(sessions, "SETTLED_SECONDS", 0.01)
+    found = asyncio.run(
+        sessions.fill(Process(server.address, os.getpid()), [10, 30], Budget(1, iter([0, 90]).__next__))
+    )
+    assert found == {}
+    assert "10 sessions: broken off, the time is over" in capsys.readouterr().err
