@@ -10,13 +10,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from charloom.training import precision
-from charloom.training.config import SettingsError
-from charloom.training.precision import can_train, chosen_precision
+from charloom.training.config import SettingsError, TrainingConfig
+from charloom.training.precision import can_train
 from tests.unit.training.training_runs import HAS_BF16, needs_bf16
 
 CPU = torch.device("cpu")
@@ -28,6 +29,10 @@ def without_avx512(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=100, check=False
     )
+
+
+def chosen_precision(asked: str, device: torch.device, **settings: Any) -> str:
+    return precision.chosen_precision(TrainingConfig(precision=asked, **settings), device)
 
 
 def test_every_device_trains_in_fp32() -> None:
@@ -54,6 +59,16 @@ def test_a_precision_without_a_kernel_is_refused_with_what_to_do(monkeypatch: py
     with pytest.raises(SettingsError, match=r"precision bf16: .* AVX-512 .*--precision auto, which is fp32 here"):
         chosen_precision("bf16", CPU)
     assert chosen_precision("auto", CPU) == "fp32"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"cell": "peephole"}, {"cell": "layer-norm"}, {"zoneout_cell": 0.1}, {"zoneout_hidden": 0.1}], ids=str
+)
+def test_what_needs_no_kernel_of_an_lstm_is_not_refused(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "can_train", lambda device, asked: asked == "fp32")
+    assert [chosen_precision(asked, CPU, **settings) for asked in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
 
 
 @pytest.mark.parametrize("asked", ["bf16", "fp16"])

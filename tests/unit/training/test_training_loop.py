@@ -210,8 +210,9 @@ def test_weights_that_became_nan_with_the_last_step_before_an_evaluation_are_not
 
 
 @pytest.mark.parametrize("asked", [1, 3, 10_000])
-def test_an_epoch_has_as_many_evaluations_as_were_asked_for(asked: int, corpus: Corpus, tmp_path: Path) -> None:
+def test_an_epoch_has_as_many_evaluations_as_were_asked_for(asked: int, text_file: Path, tmp_path: Path) -> None:
     config = tiny_config(epochs=2, evaluations_per_epoch=asked, hidden_size=4)
+    corpus = corpus_of(text_file.read_text("utf-8")[:2000])
     trainer = Trainer(config, corpus, tmp_path / "run")
     trainer.train(recorder := Recorder())
     per_epoch = trainer.batches.per_epoch

@@ -161,7 +161,7 @@ def test_a_preset_holds_valid_settings_that_are_not_the_defaults(name: str) -> N
 FLAGS = [
     *("--layers", "2", "--hidden-size", "16", "--embedding-size", "8", "--batch-size", "8", "--sequence-length", "16"),
     *("--epochs", "1", "--warmup-steps", "3", "--precision", "fp32", "--device", "cpu", "--threads", "1"),
-    *("--validation-share", "0.05", "--evaluations-per-epoch", "2", "--average-decay", "0.9"),
+    *("--validation-share", "0.04", "--evaluations-per-epoch", "2", "--average-decay", "0.9"),
 ]
 
 
@@ -294,7 +294,7 @@ def test_a_disk_that_is_full_before_the_first_step_is_said_in_one_line(
 def test_a_log_line_that_was_cut_short_does_not_keep_a_run_from_going_on(text: Path, tmp_path: Path) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert main(["train", str(text), "--run", str(whole), *FLAGS]) == 0
-    corpus = read_corpus(text, TrainingConfig().unit, 0.05)
+    corpus = read_corpus(text, TrainingConfig().unit, 0.04)
     config = TrainingConfig.model_validate_json((whole / "config.json").read_text())
     train(config, corpus, run, stop_after=read_checkpoint(whole / LAST_FILE).facts["step"] - 1)
     for name in ("log.jsonl", "warnings.jsonl"):

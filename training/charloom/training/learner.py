@@ -66,7 +66,7 @@ class Learner:
                 f"batch_size {config.batch_size} cannot be divided among {self.ranks.count} processes "
                 f"x {config.accumulate} parts; choose a multiple of {self._parts}"
             )
-        self.precision = chosen_precision(config.precision, device)
+        self.precision = chosen_precision(config, device)
         self._autocast = AUTOCAST[self.precision]
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         torch.manual_seed(config.seed)

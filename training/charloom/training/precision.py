@@ -1,32 +1,33 @@
-"""The precisions in which a device can train an LSTM, and which one `auto` is."""
+"""The precisions in which a device can train a model, and which one `auto` is."""
 
 from __future__ import annotations
 
 import torch
 
-from charloom.training.config import SettingsError
+from charloom.bundle import CellKind
+from charloom.training.config import SettingsError, TrainingConfig
 
 AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What products are cast to, by precision."""
 
 
-def chosen_precision(asked: str, device: torch.device) -> str:
-    """The precision to train in: a key of `AUTOCAST`.
-
-    Args:
-        asked: such a key, or "auto": bf16 where the device multiplies it natively, otherwise fp32
-        device: where to train
+def chosen_precision(config: TrainingConfig, device: torch.device) -> str:
+    """The precision to train in: a key of `AUTOCAST`; "auto" is bf16 where the device multiplies it natively, or fp32.
 
     Raises:
         SettingsError: the device cannot train in the precision that was asked for.
     """
+    # Zoneout and the other cells are loops of plain products, which every device has in every precision.
+    fused = config.cell is CellKind.LSTM and not (config.zoneout_cell or config.zoneout_hidden)
+    automatic = "bf16" if _multiplies_bf16(device) and (not fused or can_train(device, "bf16")) else "fp32"
+    asked = config.precision
     if asked == "auto":
-        return "bf16" if _multiplies_bf16(device) and can_train(device, "bf16") else "fp32"
-    if not can_train(device, asked):
+        return automatic
+    if fused and not can_train(device, asked):
         extension = {"bf16": "AVX-512", "fp16": "AVX-512 FP16"}[asked]
         raise SettingsError(
             f"precision {asked}: this {device.type} device has no LSTM in it (a CPU needs {extension} for that); "
-            f"take --precision auto, which is {chosen_precision('auto', device)} here"
+            f"take --precision auto, which is {automatic} here"
         )
     return asked
 

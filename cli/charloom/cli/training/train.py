@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, device: str) -> int:
     start = start_of(arguments)
     config = config_of(arguments, start)
-    chosen_precision(config.precision, torch.device(device))  # refused before the text is read
+    chosen_precision(config, torch.device(device))  # refused before the text is read
     ranks = join_ranks(device)
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not ranks.first)
     with run_directory_of(arguments, ranks) as (directory, lock):
