@@ -97,7 +97,10 @@ def main() -> int:
     arguments = parser.parse_args()
     found = json.loads(arguments.results.read_text())
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for draw, name in ((plot_throughput, "throughput.svg"), (plot_step_cost, "step-cost.svg")):
+    drawings = [(plot_throughput, "throughput.svg")]
+    if "step_us" in found:
+        drawings.append((plot_step_cost, "step-cost.svg"))
+    for draw, name in drawings:
         draw(found, arguments.out / name)
         print(arguments.out / name)
     return 0

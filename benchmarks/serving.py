@@ -9,8 +9,8 @@ time to the first character of single calls among 64 long streams, "ttfc_idle_ms
 "server_cpu" and "client_cpu" are cores; "server_loop_cpu" is the part of the server's event loop.
 
 The loads are run by turns, the most important ones first, and the best of their runs count; "runs" is how many a load
-had. After `--minutes` no more are begun, and one that runs then is broken off. A load without a run is named in
-"not_reached", and its figures are null or missing.
+had. After `--minutes` nothing more is begun, and a load that runs then is broken off; only the int8 ceiling is always
+there. What was not reached is named in "not_reached", and its figures are null or missing.
 """
 
 from __future__ import annotations
@@ -126,8 +126,14 @@ def obvious_loads(server: Process) -> list[Load]:
     ]
 
 
-def result(loads: Sequence[Load], found: Figures) -> Figures:
-    """What was found before, and the figures of the loads, or their names where there was no time for a run."""
+def run_all(loads: Sequence[Load], budget: Budget) -> None:
+    """Each of them once more, as far as the time goes."""
+    for load in loads:
+        load.run(budget)
+
+
+def result(loads: Sequence[Load], found: Figures, missing: Sequence[str] = ()) -> Figures:
+    """What was found before, and the figures of the loads; with the names of what there was no time for."""
     empty: Figures = {"streams": {}, "short_calls": {}, "arrivals": {}, "obvious": {}}
     found = empty | found
     for load in sorted(loads, key=lambda load: int(load.flags["streams"])):
@@ -141,7 +147,7 @@ def result(loads: Sequence[Load], found: Figures) -> Figures:
         found[f"ttfc_{name}_ms"] = found["arrivals"].get(str(streams), {}).get("ttfc_ms")
     ours, theirs = (loads.get(str(BUSY)) for loads in (found["streams"], found["obvious"]))
     found["speedup_64"] = round(ours["chars_per_s"] / theirs["chars_per_s"], 1) if ours and theirs else None
-    found["not_reached"] = [load.name for load in loads if not load.runs]
+    found["not_reached"] = [load.name for load in loads if not load.runs] + [*missing]
     return found
 
 
@@ -176,19 +182,26 @@ def main() -> int:
     with ExitStack() as stack:
         bundle = write_reference_bundle(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "reference")
         found: Figures = {"decoder": "onnx-int8"} | ceilings(int8=True)
-        found |= step_microseconds(bundle, DecoderKind.ONNX_INT8)
+        missing: list[str] = []
         ours = stack.enter_context(serving(bundle, "--decoder", "onnx-int8"))
         loads, others = int8_loads(ours, arguments.streams, arguments.probes, found)
         loads += obvious_loads(stack.enter_context(running("-m", "benchmarks.obvious")))
-        if not arguments.no_fp32:
+        run_all(loads, budget)
+        if not arguments.no_fp32 and budget.seconds:
             found["fp32"] = ceilings(int8=False) | {"streams": {}}
             fp32 = stack.enter_context(serving(bundle, "--decoder", "onnx-fp32"))
-            loads.append(long_streams(("fp32",), fp32, BUSY, found["fp32"]))
+            others.insert(0, long_streams(("fp32",), fp32, BUSY, found["fp32"]))
+        elif not arguments.no_fp32:
+            missing.append("fp32")
+        run_all(others, budget)
+        if budget.seconds:
+            found |= step_microseconds(bundle, DecoderKind.ONNX_INT8)
+        else:
+            missing.append("step_us")
         loads += others
-        for _ in range(arguments.repeat):
-            for load in loads:
-                load.run(budget)
-    found = result(loads, found) | {"minutes": arguments.minutes, "hardware": hardware()}
+        for _ in range(arguments.repeat - 1):
+            run_all(loads, budget)
+    found = result(loads, found, missing) | {"minutes": arguments.minutes, "hardware": hardware()}
     finish(found, table(found), only_json=arguments.json)
     return 0
 

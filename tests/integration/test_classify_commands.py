@@ -220,11 +220,13 @@ def test_training_ends_early_repeats_exactly_and_cuts_long_texts(tmp_path: Path,
 
 def test_words_are_learnt_too_and_unknown_ones_are_told(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
-    arguments = [str(folder), "--run", str(run), *SETTINGS, "--epochs", "6", "--unit", "word", "--threads", "1"]
+    arguments = [str(folder), "--run", str(run), *SETTINGS, "--epochs", "12", "--unit", "word", "--threads", "1"]
     assert main(["classify", "train", *arguments, "--max-length", "25"]) == 0
     assert "text(s) are longer than 25 tokens, and read that far" in capsys.readouterr().out
     assert main(["classify", "evaluate", str(run), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["accuracy"] > 0.85  # rare misspellings are unknown words
+    # Rare misspellings are unknown words. Seeds 1 to 5 have 0.975 to 1, with AVX-512 and with AVX2;
+    # after 6 epochs of somewhat fewer texts, seeds 1 to 3 had 0.82 to 0.94.
+    assert json.loads(capsys.readouterr().out)["accuracy"] > 0.9
     assert main(["classify", "predict", str(run), "It is not gooood. Two hours."]) == 0
     assert "1 token(s) are unknown to the model" in capsys.readouterr().err
 
