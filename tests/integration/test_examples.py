@@ -26,7 +26,7 @@ def address() -> Iterator[str]:
 
 def output_of(name: str, *flags: str, lines: str = "") -> str:
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, input=lines, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, input=lines, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

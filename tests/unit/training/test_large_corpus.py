@@ -52,7 +52,7 @@ def test_a_text_is_read_in_less_memory_than_its_tokens_as_int64_take(tmp_path: P
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     train = int(size * (1 - 0.1))

@@ -27,7 +27,7 @@ CPUINFO = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exis
 def without_avx512(*command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     return subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=400, check=False
     )
 
 

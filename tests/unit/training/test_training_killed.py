@@ -28,7 +28,7 @@ def kill_after_a_checkpoint(arguments: list[str], run: Path) -> int:
     """Start a run, wait for its first checkpoint and kill it; returns the step of the checkpoint that is left."""
     command = [sys.executable, "-W", "ignore", "-m", "charloom.cli.main", "train", *arguments]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 400
         while not (run / BEST_FILE).exists() or not (run / LAST_FILE).exists():
             assert process.poll() is None, process.stderr and process.stderr.read().decode()
             assert time.monotonic() < limit
