@@ -18,6 +18,7 @@ import torch
 from charloom.bundle import DecoderKind, read_bundle
 from charloom.cli.main import main
 from charloom.export import exporter
+from charloom.models import BUNDLED_MODEL
 from charloom.training.checkpoint import load_trained
 from charloom.training.files import CheckpointError
 from charloom.training.watching import html_report
@@ -25,6 +26,7 @@ from charloom.training.watching.dashboard import loss_figures
 from charloom.training.watching.history import read_warnings
 from charloom.training.watching.terminal import TerminalReporter
 
+WRITTEN_BEFORE = Path(__file__).resolve().parents[1] / "fixtures" / "written-by-0.1" / "bundle"
 SETTINGS = [
     *("--layers", "1", "--hidden-size", "16", "--embedding-size", "8", "--dropout", "0"),
     *("--batch-size", "8", "--sequence-length", "16", "--epochs", "2"),
@@ -103,6 +105,26 @@ def test_export_takes_a_name_some_decoders_and_no_weights(run_directory: Path, t
     target = tmp_path / "less"
     assert main(["export", str(run_directory), str(target), "--decoders", "torchscript", "--no-inspector"]) == 0
     assert set(read_bundle(target).manifest.files) == {"vocabulary.json", "weights.safetensors", "decoder.ts"}
+
+
+def test_export_from_a_bundle_keeps_its_name_decoders_and_figures(tmp_path: Path, capsys: Capture) -> None:
+    old, target = read_bundle(WRITTEN_BEFORE).manifest, tmp_path / "new"
+    assert main(["export", "--from", str(WRITTEN_BEFORE), str(target)]) == 0
+    assert f"next: charloom serve {target}" in capsys.readouterr().out
+    new = read_bundle(target).manifest
+    assert (old.schema_version, new.schema_version) == (2, 3)
+    assert (new.name, new.decoders, new.validation) == (old.name, old.decoders, old.validation)
+    less = ["--name", "less", "--decoders", "onnx-fp32", "--no-weights", "--no-inspector"]
+    assert main(["export", str(WRITTEN_BEFORE), "--from", str(tmp_path / "less"), *less]) == 0
+    assert read_bundle(tmp_path / "less").manifest.name == "less"
+    assert {file.name for file in (tmp_path / "less").iterdir()} == {"manifest.json", "vocabulary.json", "decoder.onnx"}
+
+
+def test_export_from_what_is_no_bundle_or_has_too_little_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    assert "there is no manifest.json" in refused(capsys, "export", "--from", tmp_path, tmp_path / "new")
+    error = refused(capsys, "export", "--from", BUNDLED_MODEL, tmp_path / "new", "--decoders", "torchscript")
+    assert "no weights.safetensors, which a TorchScript decoder is made from" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_evaluate_reads_another_text_and_does_not_keep_its_figures(

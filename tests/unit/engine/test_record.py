@@ -25,7 +25,7 @@ unsigned = st.integers(0, 2**64 - 1)
 
 @st.composite
 def snapshots(draw: st.DrawFn, layers: int | None = None, hidden: int | None = None) -> Snapshot:
-    shape = (2, layers or draw(st.integers(1, 3)), hidden or draw(st.integers(1, 9)))
+    shape = (draw(st.integers(1, 3)), layers or draw(st.integers(1, 3)), hidden or draw(st.integers(1, 9)))
     floats = st.floats(width=32, allow_nan=True, allow_infinity=True)
     state = draw(st.one_of(st.just(np.zeros(shape, np.float32)), arrays.arrays(np.float32, shape, elements=floats)))
     pending = tuple(draw(st.lists(st.integers(0, 2**31), min_size=1, max_size=4)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -70,6 +71,17 @@ def export_bundle(
     Raises:
         ExportError: the directory is not empty, or int8 costs more than `INT8_LIMIT`.
     """
+    with new_directory(target) as directory:
+        return _write(trained, validation, directory, name, decoders, include_weights, include_inspector, windows, tell)
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill; it becomes `target` in one step at the end of the block, and is gone after an error.
+
+    Raises:
+        ExportError: `target` exists and is not an empty directory, or cannot be made.
+    """
     target = target.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ExportError(f"{target} exists and is not an empty directory; choose another, or remove it")
@@ -77,14 +89,11 @@ def export_bundle(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         directory = Path(temporary) / "bundle"
         directory.mkdir()
-        manifest = _write(
-            trained, validation, directory, name, decoders, include_weights, include_inspector, windows, tell
-        )
+        yield directory
         try:
-            os.rename(directory, target)  # one step; it takes the place of an empty directory and of nothing else
+            os.rename(directory, target)  # it takes the place of an empty directory and of nothing else
         except OSError as problem:
             raise ExportError(f"{target} cannot be made ({problem.strerror}); choose another directory") from problem
-    return manifest
 
 
 def _write(
@@ -128,7 +137,7 @@ def _write(
     weights = decoder_weights(model)
     for kind in sorted(decoders, key=list(DecoderKind).index):
         file = directory / kind.file
-        _write_decoder(kind, weights, file, weights_sha256)
+        write_decoder(kind, weights, file, weights_sha256)
         if kind is DecoderKind.TORCHSCRIPT:
             tell(f"{kind.value:12} written")
             continue
@@ -157,7 +166,8 @@ def _write(
     )
 
 
-def _write_decoder(kind: DecoderKind, weights: DecoderWeights, file: Path, weights_sha256: str) -> None:
+def write_decoder(kind: DecoderKind, weights: DecoderWeights, file: Path, weights_sha256: str) -> None:
+    """Write one decoder, which repeats the hash of the weights that it was made from."""
     if kind is DecoderKind.TORCHSCRIPT:
         torch.jit.save(build_torchscript(weights), file, _extra_files={"weights_sha256": weights_sha256})
         return

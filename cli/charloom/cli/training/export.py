@@ -1,4 +1,4 @@
-"""`charloom export RUN BUNDLE`."""
+"""`charloom export RUN BUNDLE`, and `charloom export --from OLD NEW`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from charloom.bundle import BundleError, DecoderKind
+from charloom.bundle import BundleError, DecoderKind, Manifest, read_bundle
 from charloom.cli import CommandError
 from charloom.cli.flags import explain
 from charloom.cli.training.threads import add_threads_flag, use_threads
-from charloom.export import ExportError, export_bundle
+from charloom.export import ExportError, export_bundle, export_from_bundle
 from charloom.training.checkpoint import load_losses, load_trained, load_validation
 from charloom.training.data.corpus import CorpusError
 from charloom.training.files import CheckpointError
@@ -25,10 +25,19 @@ _KINDS = ",".join(kind.value for kind in DecoderKind)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of a run")
+    parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of a run; with --from, of a bundle")
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory to make")
+    parser.add_argument(
+        "--from",
+        dest="from_bundle",
+        action="store_true",
+        help="RUN is a bundle: write its model, the matrices as they are and under the same name, in the form that "
+        "this version writes",
+    )
     parser.add_argument("--name", help="name of the model (default: made from that of the directory)")
-    parser.add_argument("--decoders", default=_KINDS, help=f"which decoders to write (default: {_KINDS})")
+    parser.add_argument(
+        "--decoders", help=f"which decoders to write (default: {_KINDS}; with --from, those that the bundle has)"
+    )
     parser.add_argument(
         "--weights",
         action=argparse.BooleanOptionalAction,
@@ -60,29 +69,49 @@ def name_of(bundle: Path) -> str:
     return name
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Write the bundle of a run's best weights."""
-    use_threads(arguments)
+def _kinds(told: str) -> list[DecoderKind]:
     try:
-        decoders = [DecoderKind(kind) for kind in arguments.decoders.split(",")]
+        return [DecoderKind(kind) for kind in told.split(",")]
     except ValueError as problem:
-        raise CommandError(f"--decoders {arguments.decoders}: {problem}; choose from {_KINDS}") from problem
+        raise CommandError(f"--decoders {told}: {problem}; choose from {_KINDS}") from problem
+
+
+def _from_run(arguments: argparse.Namespace, decoders: list[DecoderKind] | None) -> Manifest:
     run_directory: Path = arguments.run_directory
+    trained = load_trained(run_directory)
+    return export_bundle(
+        trained,
+        load_validation(run_directory),
+        arguments.bundle,
+        name=arguments.name or name_of(arguments.bundle),
+        decoders=list(DecoderKind) if decoders is None else decoders,
+        include_weights=arguments.weights,
+        include_inspector=arguments.inspector,
+        windows=load_losses(run_directory, trained.facts["step"]).get("windows-256"),
+        tell=print,
+    )
+
+
+def _from_bundle(arguments: argparse.Namespace, decoders: list[DecoderKind] | None) -> Manifest:
+    return export_from_bundle(
+        read_bundle(arguments.run_directory),
+        arguments.bundle,
+        name=arguments.name,
+        decoders=decoders,
+        include_weights=arguments.weights,
+        include_inspector=arguments.inspector,
+        tell=print,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the bundle of a run's best weights, or of another bundle's model."""
+    use_threads(arguments)
+    decoders = None if arguments.decoders is None else _kinds(arguments.decoders)
     # torch announces the retirement of TorchScript on each use; a person exporting a model can do nothing about it.
     warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
     try:
-        trained = load_trained(run_directory)
-        manifest = export_bundle(
-            trained,
-            load_validation(run_directory),
-            arguments.bundle,
-            name=arguments.name or name_of(arguments.bundle),
-            decoders=decoders,
-            include_weights=arguments.weights,
-            include_inspector=arguments.inspector,
-            windows=load_losses(run_directory, trained.facts["step"]).get("windows-256"),
-            tell=print,
-        )
+        manifest = (_from_bundle if arguments.from_bundle else _from_run)(arguments, decoders)
     except ValidationError as problem:
         raise CommandError(explain(problem)) from problem
     except (ExportError, CheckpointError, CorpusError, BundleError, OSError) as problem:
