@@ -1,4 +1,4 @@
-"""Replicas of one server on this machine: `charloom serve` several times, with Redis for sessions and HAProxy in front."""
+"""Replicas of one server on this machine: `charloom serve` several times, Redis for sessions, HAProxy in front."""
 
 from __future__ import annotations
 
