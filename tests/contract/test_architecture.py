@@ -61,7 +61,9 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "decoding": set(),
     },
     "lab": {"reference": set(), "tasks": set(), "studies": {"tasks", "reference"}},
+    "network": {"cells": set()},
     "server": {"grpc": set()},
+    "training": {"data": set(), "watching": set()},
 }
 """The rooms of a part, and which of its other rooms each may import."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_architecture import FOLDERS, ROOT, ROOTS
+from tests.contract.test_architecture import ARROWS, FOLDERS, ROOMS, ROOT, ROOTS
 
 DOCUMENTS = {
     str(path.relative_to(ROOT)): path.read_text("utf-8")
@@ -90,6 +90,49 @@ def test_every_page_that_is_linked_exists(document: str) -> None:
     links = re.findall(r"\]\(\s*([^)#:\s]+)(?:#[\w-]+)?\)", DOCUMENTS[document])
     here = (ROOT / document).parent
     assert [link for link in links if not (here / link).exists()] == []
+
+
+def drawn() -> list[tuple[str, str, set[str]]]:
+    """The picture of the parts, from top to bottom: the part, its room if the line is one, and what it may import."""
+    (picture,) = re.findall(r"```text\n(cli/.*?)```", DOCUMENTS["docs/architecture.md"], re.S)
+    lines, part = list[tuple[str, str, set[str]]](), ""
+    for line in picture.splitlines():
+        found = re.match(r"(?:\S+/)?\s+(\w+)(?:\s+-> (\w+(?:, \w+)*))?(?:  |$)", line)
+        assert found, line
+        is_room = line.startswith(" " * 14)
+        part = part if is_room else found[1]
+        lines.append((part, found[1] if is_room else "", set((found[2] or "").split(", ")) - {""}))
+    return lines
+
+
+def test_the_picture_of_the_parts_is_that_of_the_tables() -> None:
+    lines = drawn()
+    assert {part: arrows for part, room, arrows in lines if not room} == ARROWS
+    rooms = {part: {room: arrows for p, room, arrows in lines if room and p == part} for part in ROOMS}
+    assert rooms == ROOMS
+    assert sum(bool(room) for _, room, _ in lines) == sum(map(len, ROOMS.values()))
+
+
+def test_in_the_picture_of_the_parts_all_arrows_point_down() -> None:
+    lines = drawn()
+    up = [
+        f"{part}.{room} -> {name}"
+        for place, (part, room, arrows) in enumerate(lines)
+        for name in arrows
+        if (part, name) not in [below[:2] for below in lines[place + 1 :]]
+        and (room or (name, "") not in [below[:2] for below in lines[place + 1 :]])
+    ]
+    assert up == []
+
+
+def test_the_picture_of_the_parts_has_their_folders() -> None:
+    (picture,) = re.findall(r"```text\n(cli/.*?)```", DOCUMENTS["docs/architecture.md"], re.S)
+    folder, folders = "", dict[str, str]()
+    for line in picture.splitlines():
+        folder = line.split("/")[0] if not line.startswith(" ") else folder
+        if not line.startswith(" " * 14):
+            folders[line.removeprefix(f"{folder}/").split()[0]] = folder
+    assert folders == FOLDERS
 
 
 def test_names_that_do_not_exist_are_found() -> None:
