@@ -23,6 +23,7 @@ from typing import Any
 import grpc
 from google.protobuf import duration_pb2
 
+from charloom.controls import controls
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 READERS, TALKERS, CANCELLERS, HASTY, DEAF, MISTAKEN = 8, 16, 4, 4, 4, 2
@@ -222,8 +223,7 @@ def bad_options(session: str) -> list[tuple[Options, Code]]:
         {"temperature": math.nan},
         {"temperature": math.inf},
         {"top_p": 0},
-        {"top_p": 1.5},
-        {"min_p": -0.1},
+        *({control.option: control.highest + 0.5} for control in controls() if math.isfinite(control.highest)),
     ]
     bad = [Options(sampling=generation_pb2.Sampling(**fields)) for fields in samplings]
     bad += [

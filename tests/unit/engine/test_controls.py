@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from charloom.bundle import Bundle, DecoderKind
-from charloom.controls import INPUTS, Control, Effect, controls
+from charloom.controls import INPUTS, Control, Effect
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.device_decoder import DeviceDecoder
@@ -92,6 +92,11 @@ def test_a_graph_that_is_built_with_a_new_control_is_checked_with_it(
         decoder.run(inputs._replace(sampling={n: a for n, a in inputs.sampling.items() if n != "fond"}))
 
 
+@pytest.mark.parametrize("kind", list(DecoderKind), ids=str)
+def test_an_exported_decoder_has_every_control_of_the_table(kind: DecoderKind, tmp_path: Path) -> None:
+    assert exported(random_model(1, vocabulary=VOCABULARY), kind, tmp_path).lacks == frozenset()
+
+
 def test_a_new_control_has_its_range_checked(fondness: Control) -> None:
     with pytest.raises(InvalidRequest, match=r"sampling.fondness: 2 is not allowed; give a number from 0 .off. to 1"):
         FondSampling(fondness=2)
@@ -126,14 +131,3 @@ def test_a_call_that_asks_a_decoder_for_a_control_that_it_lacks_is_refused(bundl
 
     with pytest.raises(InvalidRequest, match=r"sampling.fondness: .* was exported before .* export it again, or leave"):
         asyncio.run(ask())
-
-
-def test_the_engine_s_defaults_are_the_table_s_neutral_values() -> None:
-    given = {field.name: field.default for field in fields(Sampling) if field.default is not MISSING}
-    assert {control.option: control.neutral for control in controls()}.items() <= given.items()
-    assert Sampling().asked == ()
-    assert given.keys() - {control.option for control in controls()} == {
-        "logit_bias",
-        "allowed_characters",
-        "forbidden_characters",
-    }

@@ -7,12 +7,14 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connect, plain
 from charloom.cli.sessions.tokens import table
 from charloom.cli.text import add_skip_unknown, piped_text, read_text, unknown_characters
 from charloom.client import Client, Completion, FinishReason, GenerateOptions, NotFound, Result, Session
+from charloom.controls import controls
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,19 +72,13 @@ def add_generation_arguments(parser: argparse.ArgumentParser, *, max_tokens: int
     group.add_argument("--seed", type=int, metavar="N", help="of the random numbers (default: one is drawn)")
     add_skip_unknown(group)
     group = parser.add_argument_group("sampling")
-    group.add_argument("--temperature", type=float, metavar="X", help="0 is greedy; above 1 is more varied")
-    group.add_argument("--top-k", type=int, metavar="K", help="only the K most probable tokens; 0 is off")
-    group.add_argument("--top-p", type=float, metavar="P", help="only tokens that together reach P; 1 is off")
-    group.add_argument("--min-p", type=float, metavar="P", help="only tokens at least P times the best; 0 is off")
-    group.add_argument(
-        "--repetition-penalty", type=float, metavar="X", help="above 1 avoids tokens that have occurred; 1 is off"
-    )
-    group.add_argument(
-        "--presence-penalty", type=float, metavar="X", help="subtracted from logits of tokens that have occurred"
-    )
-    group.add_argument(
-        "--frequency-penalty", type=float, metavar="X", help="the same, times how often they have occurred"
-    )
+    for control in controls():
+        group.add_argument(
+            f"--{control.option.replace('_', '-')}",
+            type=control.type,
+            metavar="N" if control.type is int else "X",
+            help=f"{control.words}; {control.wanted}",
+        )
     group.add_argument(
         "--logit-bias",
         type=_bias,
@@ -96,23 +92,18 @@ def add_generation_arguments(parser: argparse.ArgumentParser, *, max_tokens: int
 
 def sampling_options(arguments: argparse.Namespace) -> GenerateOptions:
     """The options that every call of a command shares: all but the model and the seed."""
-    return GenerateOptions(
+    others = GenerateOptions(
         max_tokens=arguments.max_tokens,
         min_tokens=arguments.min_tokens,
         stop=arguments.stop,
         include_stop=arguments.include_stop,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        min_p=arguments.min_p,
-        repetition_penalty=arguments.repetition_penalty,
-        presence_penalty=arguments.presence_penalty,
-        frequency_penalty=arguments.frequency_penalty,
         logit_bias=_sums(arguments.logit_bias or ()) or None,
         allowed_characters=arguments.allowed_characters,
         forbidden_characters=arguments.forbidden_characters,
         unknown_characters=unknown_characters(arguments),
     )
+    numbers = {control.option: getattr(arguments, control.option) for control in controls()}
+    return cast(GenerateOptions, {**others, **numbers})
 
 
 def _bias(word: str) -> tuple[str, float]:
