@@ -1,7 +1,4 @@
-"""Generation of one text, one step per decoder call: the oracle of the loom's tests.
-
-Knows: the decoder contract and the uniform numbers. Does not know: ticks, batches, threads.
-"""
+"""Generation of one text, one step per decoder call: the oracle of the loom's tests."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ class Generation:
         session = None
         closing = self._close_sink(finish.snapshot)
         if closing is not None:
-            # Whoever waits may be cancelled meanwhile; the sink is to finish all the same.
+            # The reader may be cancelled while it waits; the sink has to finish all the same.
             session = await asyncio.shield(closing)
         self.result = self._describe(finish, session)
 

@@ -79,7 +79,7 @@ class Inspection:
 class Inspections:
     """Inspects an engine's models, from the states of its sessions, which stay as they are.
 
-    All of it is computed by one thread, so that whoever generates keeps the other cores.
+    All of it is computed by one thread, so that generation keeps the other cores.
     """
 
     def __init__(self, starting: Starting, limits: Limits) -> None:
@@ -233,7 +233,7 @@ class _Unread(NamedTuple):
     state: Floats
     """[A, L, H], before them"""
     distribution: Floats | None = None
-    """[V]: log-probabilities of the first of them; None before a pending token, which is not told of"""
+    """[V]: log-probabilities of the first of them; None before a pending token, which is not reported"""
 
 
 class _Place:

@@ -264,7 +264,8 @@ class Sessions:
 
         Args:
             key: of the session
-            call_id: of the call: it takes the session over from itself where it was not known yet to have broken off
+            call_id: of the call; where the same call has the session already, because nobody noticed yet that it broke
+                off, the new one takes the session over
         """
         running = self._writers.get(key)
         if running is not None and call_id and running.call_id == call_id:
@@ -276,7 +277,7 @@ class Sessions:
         return self._writer(lease, call_id)
 
     async def keep_leases(self) -> None:
-        """Tell a shared store that the writers here are alive, and writers that they are not the ones any more."""
+        """Renew the leases of the writers here; a writer whose lease was lost learns that it was taken over."""
         writers = list(self._writers.values())
         if not writers:
             return
@@ -318,16 +319,17 @@ class Sessions:
             del self._writers[writer.session.key]
 
     async def _let_a_cancelled_call_end(self, key: Key) -> None:
-        """A call that its client gave up holds its session until the next tick; a call that follows should not fail.
+        """Wait a moment where a cancelled call still holds a session, so that the next call finds it free.
 
-        The news of the cancellation may also arrive a moment after the call that follows.
+        A cancelled call holds its session until the loom's next tick; and its cancellation may arrive a little later
+        than the call that follows.
         """
         running = self._writers.get(key)
-        if running is not None and not await running.ends_within(_ARRIVES) and running.cancelled:
+        if running is not None and not await running.ends_within(_ARRIVES) and running.ending:
             await running.ends_within(_ENDS)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """The same for a call that was given up on another server."""
+        """Try again for a moment where the cancelled call may be on another server."""
         if self._store.shared:
             for _ in range(3):
                 try:
@@ -341,7 +343,7 @@ class Sessions:
         async with writer.given_back_on_error():
             self.model_of(writer.session)
             changed = change(writer.session)
-        return await writer.replace(changed)
+        return await writer.close_with(changed)
 
     def _at(self, session: Session, position: int) -> tuple[Snapshot, History]:
         """The state at a kept position."""

@@ -1,4 +1,8 @@
-"""The one writer of a session: from the moment it is acquired until it is given back."""
+"""The one writer of a session, from the moment it is acquired until it is given back.
+
+It is the `StateSink` of a generation: it collects the tokens and the states that may become checkpoints, and writes
+them to the store at the end, or, where servers share the store, about once a second.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ CHECKPOINT_SECONDS = 1.0
 
 
 class SessionWriter:
-    """A `StateSink` that brings a session forward from one state, and writes it.
+    """Brings a session forward from one state, and writes it.
 
     Args:
         store: where the session is
@@ -47,20 +51,20 @@ class SessionWriter:
         self._over = asyncio.Event()
         self.taken_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when another writer has taken the session over: what this one writes is refused from then on."""
-        self.cancelled = False
+        self.ending = False
         """Whether its call was given up, so that the session will be free in a moment."""
         self.begin_at(lease.session.snapshot, lease.session.history)
 
     def begin_at(
         self, snapshot: Snapshot, history: History, call: Call | None = None, prompt: Sequence[int] = ()
     ) -> None:
-        """Where the call begins, if not where the session stands.
+        """Say where the call begins, if that is not where the session stands.
 
         Args:
             snapshot: the state
             history: up to there
-            call: if it can be resumed
-            prompt: tokens that are read first; nobody will tell it of them
+            call: what to remember of the call, if it can be resumed
+            prompt: tokens that the call reads first; `on_tokens` is not called for them
         """
         self._states = [snapshot]
         self._tokens: list[int] = list(prompt)
@@ -69,11 +73,11 @@ class SessionWriter:
 
     @property
     def present(self) -> Snapshot:
-        """The latest state that it was told of."""
+        """The latest state that `on_tokens` was given; before that, where the call began."""
         return self._states[-1]
 
     def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
-        """Tokens that were read or generated, and the state after them."""
+        """Take tokens that were read or generated, and the state after them."""
         self._tokens += tokens
         # Only some may become checkpoints; and the latest, until there is a later one.
         if len(self._states) > 1 and self.present.position - self._states[-2].position < spacing(self._keep):
@@ -81,7 +85,7 @@ class SessionWriter:
         self._states.append(snapshot)
 
     def truncate(self, snapshot: Snapshot) -> None:
-        """Forget what came after this state, which is one that it was told of."""
+        """Forget what came after this state, one that `on_tokens` was given, or the first."""
         del self._tokens[snapshot.position - self._states[0].position :]
         first, *others = self._states
         self._states = [first, *(state for state in others if state.position < snapshot.position)]
@@ -89,15 +93,15 @@ class SessionWriter:
             self._states.append(snapshot)
 
     def on_sent(self, snapshot: Snapshot) -> None:
-        """Write it now and then where others may have to go on with it."""
+        """Write a checkpoint, if the last is a while ago and another server may have to go on from it."""
         now = time.monotonic()
         if self._store.shared and now >= self._next_checkpoint and not self._writing.locked():
             self._next_checkpoint = now + CHECKPOINT_SECONDS
             self._checkpoint = asyncio.create_task(self._write(self._grown(snapshot)))
 
     def on_cancelled(self) -> None:
-        """Its call was given up."""
-        self.cancelled = True
+        """The call was given up: `close` follows in a moment."""
+        self.ending = True
 
     def lose(self) -> None:
         """Another writer has taken the session over."""
@@ -105,7 +109,10 @@ class SessionWriter:
             self.taken_over.set_result(None)
 
     async def close(self, snapshot: Snapshot | None) -> Session:
-        """Write its last state, or (None) leave it as it was written; and give it back, with its whole time to live.
+        """Write the session's last state, and give it back with its whole time to live ahead.
+
+        Args:
+            snapshot: the state; None leaves the session as it was written last
 
         Raises:
             SessionTakenOver: another call goes on with it.
@@ -131,7 +138,7 @@ class SessionWriter:
         except EngineError as problem:
             log.warning("session %s was not given back: %s", self.session.id, problem)
 
-    async def replace(self, session: Session) -> Session:
+    async def close_with(self, session: Session) -> Session:
         """Write this and give it back; raises as `close`."""
         async with self._writing:
             return await self._release(session)
