@@ -339,6 +339,24 @@ async def test_every_change_of_a_conversation_takes_effect_where_it_says(engine:
     assert await text_of(engine, session, 5, sampling=cool) == rest[-5:]
 
 
+async def test_a_conversation_never_stands_ahead_of_the_text_that_it_handed_out(engine: Engine) -> None:
+    session = await engine.sessions.create(seed=12)
+    talk = await engine.converse(GenerationRequest(session_id=session.id))
+    talk.generate(7)
+    said = 0
+    while talk.running:
+        following = asyncio.ensure_future(talk.next())
+        while not following.done():
+            assert talk.position == said  # a command may come at any time, and takes effect here
+            await asyncio.sleep(0)
+        found = following.result()
+        said += len(found.text) if isinstance(found, TextDelta) else 0
+    assert said == talk.position == 7
+    ended = await talk.end()
+    assert ended is not None
+    assert ended.snapshot.position == 7
+
+
 async def test_a_bad_command_changes_nothing(engine: Engine) -> None:
     session = await engine.sessions.create(seed=11)
     talk = await engine.converse(GenerationRequest(session_id=session.id))

@@ -125,9 +125,12 @@ class Conversation:
             assert self._segment is not None
             generation = self._segment.generation
             async for delta in generation:
+                if generation.result is not None:  # the last text: only now is it handed out
+                    self.on_sent(generation.result.finish.snapshot)
                 return delta
             result, endless = generation.result, self.endless
             assert result is not None
+            self.on_sent(result.finish.snapshot)
             self._stop()
             if endless and result.finish.reason is FinishReason.LENGTH:
                 self._go_on()
@@ -207,6 +210,8 @@ class _Segment:
         """The conversation goes on, and with it its session."""
 
     async def close(self, snapshot: Snapshot | None) -> Session | None:
-        if not self.over and snapshot is not None:
-            self._conversation.on_sent(snapshot)
+        """The conversation keeps its state, and says itself when the last text is handed out.
+
+        A command may come between this and that; it takes effect before the text, which is dropped then.
+        """
         return None
