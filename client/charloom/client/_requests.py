@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Set
-from typing import Any
+from typing import Any, get_type_hints
 
 from charloom.client import _values
 from charloom.client._options import GenerateOptions, SamplingOptions
@@ -57,18 +57,13 @@ _OPTIONS: dict[str, _Translation] = {
     "state": _values.token,
     "return_state": _values.flag,
 }
-_SAMPLING: dict[str, _Translation] = {
-    "temperature": _values.number,
-    "top_k": _values.uint32,
-    "top_p": _values.number,
-    "min_p": _values.number,
-    "repetition_penalty": _values.number,
-    "presence_penalty": _values.number,
-    "frequency_penalty": _values.number,
-    "logit_bias": _logit_bias,
-    "allowed_characters": _values.text,
-    "forbidden_characters": _values.text,
+_BY_TYPE: dict[object, _Translation] = {
+    float | None: _values.number,
+    int | None: _values.uint32,
+    str | None: _values.text,
+    Mapping[str, float] | None: _logit_bias,
 }
+_SAMPLING = {name: _BY_TYPE[annotation] for name, annotation in get_type_hints(SamplingOptions).items()}
 
 
 def generate_request(prompt: str, options: GenerateOptions, session_id: str = "") -> generation_pb2.GenerateRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from array import array
 from collections.abc import Iterable, Sequence
@@ -251,18 +252,12 @@ def health_status(data: bytes) -> HealthStatus:
 
 
 def _sampling(message: generation_pb2.Sampling) -> Sampling:
-    return Sampling(
-        temperature=_shortest(message.temperature),
-        top_k=message.top_k,
-        top_p=_shortest(message.top_p),
-        min_p=_shortest(message.min_p),
-        repetition_penalty=_shortest(message.repetition_penalty),
-        presence_penalty=_shortest(message.presence_penalty),
-        frequency_penalty=_shortest(message.frequency_penalty),
-        logit_bias=_biases(message.logit_bias),
-        allowed_characters=message.allowed_characters if message.HasField("allowed_characters") else None,
-        forbidden_characters=message.forbidden_characters,
-    )
+    told = {one.name: getattr(message, one.name) for one in dataclasses.fields(Sampling)}
+    told = {name: _shortest(value) if isinstance(value, float) else value for name, value in told.items()}
+    told["logit_bias"] = _biases(message.logit_bias)
+    if not message.HasField("allowed_characters"):
+        told["allowed_characters"] = None
+    return Sampling(**told)
 
 
 def _biases(entries: Iterable[generation_pb2.LogitBias]) -> dict[str, float]:
