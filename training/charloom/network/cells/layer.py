@@ -118,7 +118,7 @@ class Layer(nn.Module):
         return LayerOutput(torch.stack(outputs, dim=1), state)
 
     def _prepared(self, products: Tensor) -> tuple[Tensor, Tensor]:
-        """Split the inputs' products [T, B, PH] into what `step` gets beside, and what `weight_hh` h is added to."""
+        """Split the inputs' products [T, B, PH]: what `step` reads as `inputs`, and what `weight_hh` h is added to."""
         base = products + self.bias.to(products.dtype)
         return base, base
 
