@@ -65,19 +65,19 @@ class Engine:
         return self._models.named(name)
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """See `Generating.generate`."""
+        """Start generating one continuation, with which its session goes on; see `Generating.generate`."""
         return await self._generating.generate(request)
 
     async def continuations(self, request: GenerationRequest) -> list[Generation]:
-        """See `Generating.continuations`."""
+        """Start generating several continuations of one state; see `Generating.continuations`."""
         return await self._generating.continuations(request)
 
     async def peek(self, request: GenerationRequest, top: int) -> Generation:
-        """See `Generating.peek`."""
+        """Start generating with the distribution at each position; nothing changes; see `Generating.peek`."""
         return await self._generating.peek(request, top)
 
     async def converse(self, request: GenerationRequest) -> Conversation:
-        """See `Conversation.begin`."""
+        """Begin a text that is steered while it is generated; see `Conversation.begin`."""
         return await Conversation.begin(request, self._starting, self._generating, self.reading, self.limits)
 
     @property

@@ -163,6 +163,47 @@ async def test_a_replica_that_was_cut_off_learns_that_it_is_not_the_writer_any_m
     other.cancel()
 
 
+async def test_a_conversation_whose_session_was_taken_over_says_so(engines: list[Engine]) -> None:
+    one, two = engines
+    session = await one.sessions.create(seed=6)
+    conversation = await one.converse(GenerationRequest(session_id=session.id, call_id="call"))
+    conversation.generate(0)
+    await conversation.next()
+    await whole(two, GenerationRequest(session_id=session.id, call_id="call", max_tokens=5))
+    await one.sessions.keep_leases()
+
+    async def read() -> None:
+        while True:
+            await conversation.next()
+
+    with pytest.raises(errors.SessionTakenOver):
+        await read()
+    with pytest.raises(errors.SessionTakenOver):
+        await conversation.end()
+    assert (await two.sessions.get(session.key)).snapshot.position == 5
+
+
+async def test_an_observation_whose_session_was_taken_over_says_so(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path
+) -> None:
+    stores = [SqliteStore(tmp_path / "sessions.db", 100, lease_seconds=0.1) for _ in range(2)]
+    one, two = (Engine([(bundle, decoder)], None, store) for store in stores)
+    session = await one.sessions.create(seed=7)
+    observation = await one.reading.observe(ReadingRequest(session.key))
+    await observation.read("abc")
+    await asyncio.sleep(0.2)  # nobody renews
+    await two.reading.feed(ReadingRequest(session.key, text="xy"), 0)
+    await one.sessions.keep_leases()
+    with pytest.raises(errors.SessionTakenOver):
+        await observation.read("def")
+    with pytest.raises(errors.SessionTakenOver):
+        await observation.end()
+    assert (await two.sessions.get(session.key)).snapshot.position == 2
+    for engine in (one, two):
+        await engine.drain(0)
+        await engine.sessions.close()
+
+
 async def test_leases_that_are_renewed_last_and_others_end(bundle: Bundle, decoder: Decoder, tmp_path: Path) -> None:
     clock = Clock()
     stores = [SqliteStore(tmp_path / "sessions.db", 100, lease_seconds=LEASE, steady=clock.steady) for _ in range(2)]
