@@ -373,4 +373,4 @@ def test_the_sdk_needs_nothing_but_grpc_and_protobuf() -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert found.stderr == ""
-    assert found.stdout.strip() == "['charloom.cli', 'charloom.client', 'charloom.v1']"
+    assert found.stdout.strip() == "['charloom.cli', 'charloom.client', 'charloom.controls', 'charloom.v1']"
