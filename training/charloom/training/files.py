@@ -43,7 +43,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def json_line(record: dict[str, Any]) -> bytes:
-    """A record as a line."""
+    """The line of JSON for a record, with its line break."""
     return json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
 

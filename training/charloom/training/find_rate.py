@@ -22,7 +22,7 @@ TOO_HIGH = 1.5
 
 
 class Trial(NamedTuple):
-    """One step of the test."""
+    """One step of the test: its rate and its loss."""
 
     rate: float
     loss: float
@@ -31,11 +31,11 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class FoundRate:
-    """What the test showed."""
+    """The trials of the test, and the learning rate that they suggest."""
 
     trials: list[Trial]
     lowest: float
-    """Where the loss was lowest."""
+    """The rate at which the loss was lowest."""
 
     @property
     def suggestion(self) -> float:

@@ -33,7 +33,7 @@ class TrainingDiverged(ArithmeticError):
 
 
 class StepResult(NamedTuple):
-    """What one step tells."""
+    """Loss and gradient norms of one step."""
 
     loss: float
     """Mean over the batch, nats per token"""

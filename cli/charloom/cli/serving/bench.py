@@ -84,7 +84,7 @@ def load_of(arguments: argparse.Namespace) -> Load:
 
 
 def table(load: Load, figures: dict[str, Any]) -> str:
-    """The figures for a person."""
+    """The figures as a table for a terminal."""
     first = "first character" if load.workload != "arrivals" else "first character of a probe"
     lines = [
         ("characters/s", f"{figures['chars_per_s']:,}"),

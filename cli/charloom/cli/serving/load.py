@@ -38,7 +38,7 @@ _TEXT = "The quality of mercy is not strained. It droppeth as the gentle rain fr
 
 @dataclass(frozen=True)
 class Load:
-    """What to do to a server."""
+    """A load: which server, which calls, and how many at a time."""
 
     target: str
     """Its address."""
@@ -60,7 +60,7 @@ class Load:
 
 @dataclass
 class Seen:
-    """What one call saw."""
+    """What one call measured."""
 
     began: float
     times: list[float] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Seen:
 
 
 class Span:
-    """From now on until `end`: when it was, how long it took, and what this process used."""
+    """A stretch of time, from its making to `end`: when it began, how long it took, and what this process used."""
 
     def __init__(self) -> None:
         self.began = time.time()
@@ -82,7 +82,7 @@ class Span:
         self._clock, self._used = time.perf_counter(), time.process_time()
 
     def end(self) -> Span:
-        """Until now."""
+        """End it now."""
         self.seconds = time.perf_counter() - self._clock
         self.cpu = time.process_time() - self._used
         return self

@@ -27,7 +27,7 @@ VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231,
 
 @dataclass(frozen=True)
 class Heatmap:
-    """What is drawn."""
+    """What some units did at each token of a text, and the range of the colours."""
 
     title: str
     symbols: Sequence[bytes]

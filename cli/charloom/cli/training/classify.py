@@ -185,7 +185,7 @@ def _console() -> Console:
 
 @dataclass(frozen=True)
 class Action:
-    """One thing to do."""
+    """One action of `charloom classify`."""
 
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]

@@ -15,7 +15,7 @@ def add_threads_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def use_threads(arguments: argparse.Namespace) -> None:
-    """Apply the flag."""
+    """Let torch use as many threads as the flag says."""
     if arguments.threads is not None:
         if arguments.threads < 1:
             raise CommandError(f"--threads {arguments.threads}: give at least 1")

@@ -35,7 +35,7 @@ class CopySettings(Settings):
 
 @dataclass(frozen=True)
 class Recall:
-    """One training."""
+    """How one training ended."""
 
     kind: Kind
     delay: int
@@ -58,7 +58,7 @@ class CopyResult:
     recalls: tuple[Recall, ...]
 
     def accuracies(self, kind: Kind, delay: int) -> list[float]:
-        """Of all seeds."""
+        """The accuracies of one kind of network at one delay, of all seeds."""
         return [recall.accuracy for recall in self.recalls if (recall.kind, recall.delay) == (kind, delay)]
 
     @property

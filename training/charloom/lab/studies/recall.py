@@ -51,7 +51,7 @@ class Task:
         return 2 * self.symbols + self.delay
 
     def batch(self, rows: int, random: torch.Generator) -> Batch:
-        """Random rows."""
+        """Some random rows."""
         targets = torch.randint(self.alphabet, (rows, self.symbols), generator=random)
         inputs = torch.full((rows, self.steps), self.alphabet)
         inputs[:, : self.symbols] = targets

@@ -34,7 +34,7 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Study:
-    """One study."""
+    """One study: its settings, and the functions that measure, draw and print."""
 
     line: str
     """What it shows, in a line."""

@@ -25,7 +25,7 @@ NEVER_WRITTEN = [PADDING, UNKNOWN, START]
 
 
 class Encoded(NamedTuple):
-    """A source, read."""
+    """What the encoder made of some sources."""
 
     states: Tensor
     """[B, S, 2H], both directions"""

@@ -20,7 +20,7 @@ from charloom.training.data.texts import included
 
 
 class Text(NamedTuple):
-    """One text."""
+    """One text and its label."""
 
     content: str
     label: int
@@ -29,7 +29,7 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """Texts, split."""
+    """Labelled texts in three parts: training, validation and test."""
 
     labels: tuple[str, ...]
     """In alphabetical order."""

@@ -26,7 +26,7 @@ HELD_OUT = 10
 
 
 class Pair(NamedTuple):
-    """One example."""
+    """One example: a source and its target."""
 
     source: str
     target: str

@@ -30,7 +30,7 @@ class Example(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a model says of a text."""
+    """The label that a model gives a text, and how much of the text it read."""
 
     label: str
     probabilities: dict[str, float]
@@ -85,7 +85,7 @@ class TextClassifier:
 
     @torch.no_grad()
     def scores(self, examples: Sequence[Example], batch_size: int = 64) -> Scores:
-        """How good the model is on these."""
+        """How good the model is on these examples."""
         self.model.eval()
         truth, predicted, loss = [], [], 0.0
         for batch in buckets([len(example.tokens) for example in examples], batch_size):

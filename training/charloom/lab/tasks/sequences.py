@@ -78,7 +78,7 @@ class Transducer:
 
 @dataclass(frozen=True)
 class Trained:
-    """A training that ended."""
+    """A trained model, its losses and its answers."""
 
     transducer: Transducer
     losses: list[float]

@@ -172,7 +172,7 @@ class Batch(NamedTuple):
     """[B, T]: where a document starts, and the state is zero before an input; None = nowhere"""
 
     def rows(self, part: slice) -> Batch:
-        """Some rows of it."""
+        """A batch of these rows alone."""
         return Batch(self.inputs[part], self.targets[part], None if self.resets is None else self.resets[part])
 
 
@@ -213,7 +213,7 @@ class Batches:
         return step % self.per_epoch == 0
 
     def batch(self, step: int) -> Batch:
-        """What a step reads."""
+        """The batch that a step reads."""
         epoch, index = divmod(step, self.per_epoch)
         offset = int(np.random.default_rng([self.seed, epoch]).integers(self.sequence_length))
         length = self.per_epoch * self.sequence_length

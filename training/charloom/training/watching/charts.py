@@ -105,7 +105,7 @@ def histogram(title: str, counts: Sequence[Sequence[int]], low: float) -> str:
 
 
 def legend(names: Sequence[str]) -> str:
-    """Which colour is whose."""
+    """A legend: the colour of each name, in the order of the lines."""
     keys = (
         f'<span><i class="{_colour("key", number)}"></i>{escape(name)}</span>'
         for number, name in enumerate(names, start=1)
