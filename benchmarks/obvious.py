@@ -15,16 +15,15 @@ import grpc
 import torch
 
 from benchmarks.reference import SYMBOLS, reference_model
-from charloom.network.model import State
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 model = reference_model()
-states: dict[str, tuple[State, int]] = {}
+states: dict[str, tuple[torch.Tensor, int]] = {}
 numbers = itertools.count()
 START = SYMBOLS.index("\n")
 
 
-def step(token: int, state: State) -> tuple[torch.Tensor, State]:
+def step(token: int, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.inference_mode():
         logits, state = model(torch.tensor([[token]]), state)
         return logits[0, -1], state

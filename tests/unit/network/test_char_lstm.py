@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from charloom.network.config import ModelConfig
-from charloom.network.model import CharLSTM, State
+from charloom.network.model import CharLSTM
 from tests.unit.training.training_runs import needs_bf16
 
 VOCABULARY = 11
@@ -92,9 +92,9 @@ def test_dropout_leaves_the_recurrence_alone() -> None:
     _, quiet = model(tokens, model.zero_state(3))
     model.train()
     _, noisy = model(tokens, model.zero_state(3))
-    torch.testing.assert_close(noisy.h[0], quiet.h[0], atol=1e-6, rtol=0)
-    torch.testing.assert_close(noisy.c[0], quiet.c[0], atol=1e-6, rtol=0)
-    assert not torch.allclose(noisy.h[1], quiet.h[1], atol=1e-3)  # between the layers there is dropout
+    torch.testing.assert_close(noisy[0, 0], quiet[0, 0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(noisy[1, 0], quiet[1, 0], atol=1e-6, rtol=0)
+    assert not torch.allclose(noisy[0, 1], quiet[0, 1], atol=1e-3)  # between the layers there is dropout
 
 
 def test_a_model_of_one_layer_drops_out_too() -> None:
@@ -116,8 +116,7 @@ def test_a_sequence_in_parts_with_carried_state_is_the_whole_sequence(layers: in
             logits, state = model(part, state)
             parts.append(logits)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=0)
-    torch.testing.assert_close(state.h, end.h, atol=1e-5, rtol=0)
-    torch.testing.assert_close(state.c, end.c, atol=1e-5, rtol=0)
+    torch.testing.assert_close(state, end, atol=1e-5, rtol=0)
 
 
 @LAYERS
@@ -126,9 +125,9 @@ def test_the_state_matters_and_has_the_contract_s_shape(layers: int) -> None:
     cold, state = model(tokens, model.zero_state(3))
     warm, _ = model(tokens, state)
     assert not torch.allclose(cold[:, 0], warm[:, 0], atol=1e-3)
-    for part in (*model.zero_state(3), *state):
-        assert part.shape == (layers, 3, 16)
-        assert part.dtype == torch.float32
+    for found in (model.zero_state(3), state):
+        assert found.shape == (2, layers, 3, 16)
+        assert found.dtype == torch.float32
 
 
 @needs_bf16
@@ -136,15 +135,4 @@ def test_the_carried_state_stays_float32_under_bf16_autocast() -> None:
     model = model_of()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, state = model(tokens_of(2, 3), model.zero_state(2))
-    assert state.h.dtype == state.c.dtype == torch.float32
-
-
-def test_a_detached_state_has_the_same_values_and_no_past() -> None:
-    model = model_of()
-    _, state = model(tokens_of(2, 3), model.zero_state(2))
-    detached = state.detach()
-    assert isinstance(detached, State)
-    for kept, cut in zip(state, detached, strict=True):
-        assert kept.requires_grad
-        assert not cut.requires_grad
-        assert torch.equal(kept, cut)
+    assert state.dtype == torch.float32

@@ -33,8 +33,8 @@ def test_the_states_of_a_trace_are_those_of_the_network(cell: CellKind, zoneout:
     logits, state = model(tokens, model.zero_state(4))
     assert len(traces) == 3
     for layer, made in enumerate(traces):
-        torch.testing.assert_close(made.state["h"][:, -1], state.h[layer])
-        torch.testing.assert_close(made.state["c"][:, -1], state.c[layer])
+        torch.testing.assert_close(made.state["h"][:, -1], state[0, layer])
+        torch.testing.assert_close(made.state["c"][:, -1], state[1, layer])
     torch.testing.assert_close(model.head(traces[-1].state["h"]), logits)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from charloom.bundle import DecoderKind, read_bundle
 from charloom.export import export_bundle
 from charloom.export.measure import decoder_tail_loss
-from charloom.network.model import CharLSTM, State
+from charloom.network.model import CharLSTM
 from charloom.training import evaluate
 from charloom.training.checkpoint import load_trained, load_validation, save_validation
 from charloom.training.data.corpus import Batches, Stream, read_corpus
@@ -44,7 +44,7 @@ def loss_by_documents(model: CharLSTM, stream: Stream, first: int = 0, last: int
     model.eval()
     last = len(stream) - 1 if last is None else last
     assert stream.starts is not None
-    state: State = model.zero_state(1)
+    state = model.zero_state(1)
     total = 0.0
     for place in range(first, last):
         if place in stream.starts.tolist():

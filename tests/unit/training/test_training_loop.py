@@ -11,7 +11,6 @@ import torch
 
 from charloom.bundle import DecoderKind, Unit, read_bundle
 from charloom.export import export_bundle
-from charloom.network.model import State
 from charloom.training import loop
 from charloom.training.checkpoint import (
     BEST_FILE,
@@ -80,18 +79,17 @@ def test_the_state_is_carried_from_batch_to_batch_without_its_past(corpus: Corpu
     trainer = Trainer(tiny_config(dropout=0, precision="fp32"), corpus, tmp_path / "run")
     starts: list[torch.Tensor] = []
 
-    def before_forward(module: torch.nn.Module, inputs: tuple[torch.Tensor, State]) -> None:
+    def before_forward(module: torch.nn.Module, inputs: tuple[torch.Tensor, torch.Tensor]) -> None:
         if module.training:
-            starts.append(inputs[1].h.clone())
+            starts.append(inputs[1].clone())
 
     trainer.learner.model.register_forward_pre_hook(before_forward)
     ends: list[torch.Tensor] = []
 
     def on_step(step: int) -> None:
-        assert trainer.learner.states[0].h.grad_fn is None
-        assert not trainer.learner.states[0].h.requires_grad
-        assert not trainer.learner.states[0].c.requires_grad
-        ends.append(trainer.learner.states[0].h.clone())
+        assert trainer.learner.states[0].grad_fn is None
+        assert not trainer.learner.states[0].requires_grad
+        ends.append(trainer.learner.states[0].clone())
 
     trainer.train(Recorder(on_step))
     per_epoch = trainer.batches.per_epoch

@@ -54,10 +54,10 @@ def test_a_cold_start_is_a_step_from_the_zero_state_for_a_share_of_the_rows(corp
     learner = Learner(corpus.vocabulary.size, config, CPU)
     batch = Batches(corpus.train, 64, 1, config.seed).batch(0)
     with torch.no_grad():
-        carried = learner.states[0]
-        carried.h.uniform_(0.5, 1), carried.c.uniform_(5, 10)
+        h, c = learner.states[0]
+        h.uniform_(0.5, 1), c.uniform_(5, 10)
     learner.step(0, batch, 0.0)
-    of_rows = learner.states[0].c.abs().amax(dim=(0, 2))
+    of_rows = learner.states[0][1].abs().amax(dim=(0, 2))
     cold = int((of_rows < 1.01).sum())  # c of one step from zero is at most 1
     assert 5 <= cold <= 30
     assert int((of_rows > 1.5).sum()) == 64 - cold
@@ -71,7 +71,7 @@ def test_parts_have_random_numbers_of_their_own(corpus: Corpus) -> None:
     twice = batch._replace(inputs=np.tile(batch.inputs[:4], (2, 1)), targets=np.tile(batch.targets[:4], (2, 1)))
     learner.step(0, twice, 0.01)
     first, second = learner.states
-    assert not torch.equal(first.h, second.h)
+    assert not torch.equal(first, second)
 
 
 def test_the_average_follows_the_weights_and_is_what_is_evaluated_and_kept(corpus: Corpus, tmp_path: Path) -> None:

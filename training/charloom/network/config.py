@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from charloom.bundle import CellKind
+from charloom.network.cells import CELLS
 
 
 class ModelConfig(BaseModel):
@@ -30,6 +31,12 @@ class ModelConfig(BaseModel):
     tie_weights: bool = Field(
         False, description="share the embedding with the output layer (needs embedding_size = hidden_size)"
     )
+
+    @model_validator(mode="after")
+    def _zoneout_fits_the_cell(self) -> ModelConfig:
+        if self.zoneout_cell and len(CELLS[self.cell].arrays) == 1:
+            raise ValueError(f"zoneout_cell needs a cell state, and {self.cell.value} has none; use zoneout_hidden")
+        return self
 
     def zoneout(self, arrays: Sequence[str]) -> tuple[float, ...]:
         """The share for each state array of a cell, by name: h is the output, any other one cell state."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from charloom.controls import Effect, controls
-from charloom.network.model import CharLSTM, State
+from charloom.network.model import CharLSTM
 from charloom.network.sampling import choose
 
 
@@ -48,7 +48,7 @@ def generate(
     bias = torch.zeros(1, model.vocabulary_size)
     if never is not None:
         bias[:, never] = -torch.inf
-    state: State = model.zero_state(1)
+    state = model.zero_state(1)
     logits, state = model(torch.tensor([[start_token, *prompt]]), state)
     tokens: list[int] = []
     for uniform in uniforms:

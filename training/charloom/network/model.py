@@ -1,12 +1,13 @@
 """The character-level LSTM language model.
 
-Axis letters: B rows, T time, L layers, H hidden, V vocabulary, E embedding.
+The carried state is passed in and returned, never hidden in the module: one tensor, its arrays those of the cell.
+
+Axis letters: B rows, T time, A state arrays, L layers, H hidden, V vocabulary, E embedding.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +15,6 @@ from torch import Tensor, nn
 from charloom.network.cells import CELLS
 from charloom.network.config import ModelConfig
 from charloom.network.dropout import dropout
-
-
-class State(NamedTuple):
-    """The carried state, passed in and returned, never hidden in the module."""
-
-    h: Tensor
-    """[L, B, H], float32"""
-    c: Tensor
-    """[L, B, H], float32"""
-
-    def detach(self) -> State:
-        """The same values, cut off from the graph: where backpropagation through time is truncated."""
-        return State(self.h.detach(), self.c.detach())
 
 
 class CharLSTM(nn.Module):
@@ -52,25 +40,23 @@ class CharLSTM(nn.Module):
         if config.tie_weights:
             self.head.weight = self.embedding.weight
 
-    def zero_state(self, rows: int) -> State:
-        """The state before any text, [L, rows, H]."""
-        shape = (self.config.layers, rows, self.config.hidden_size)
-        device = self.head.bias.device
-        return State(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
+    def zero_state(self, rows: int) -> Tensor:
+        """The state before any text, [A, L, rows, H], float32."""
+        shape = (len(self.cell.arrays), self.config.layers, rows, self.config.hidden_size)
+        return torch.zeros(shape, device=self.head.bias.device)
 
-    def forward(self, tokens: Tensor, state: State, resets: Tensor | None = None) -> tuple[Tensor, State]:
-        """Run tokens [B, T] from `state`; returns logits [B, T, V] and the state after the last token.
+    def forward(self, tokens: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run tokens [B, T] from `state` [A, L, B, H]; returns logits [B, T, V] and the state after the last token.
 
         `resets` [B, T], bool, is true where the state is zero before a token; None = nowhere.
         """
         x = self._dropout(self.embedding(tokens))
-        after: list[tuple[Tensor, Tensor]] = []
-        for layer, h, c in zip(self.layers, *state, strict=True):
-            outputs, (h, c) = layer(x, (h, c), resets)
-            after.append((h.to(state.h.dtype), c.to(state.c.dtype)))
+        after: list[Tensor] = []
+        for layer, before in zip(self.layers, state.unbind(1), strict=True):
+            outputs, own = layer(x, before.unbind(0), resets)
+            after.append(torch.stack([part.to(state.dtype) for part in own]))
             x = self._dropout(outputs)
-        hs, cs = zip(*after, strict=True)
-        return self.head(x), State(torch.stack(hs), torch.stack(cs))
+        return self.head(x), torch.stack(after, dim=1)
 
     def _dropout(self, x: Tensor) -> Tensor:
         if not self.config.variational_dropout:

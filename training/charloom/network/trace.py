@@ -54,9 +54,9 @@ def trace(model: CharLSTM, tokens: Tensor) -> Iterator[LayerTrace]:
     """
     model.eval()
     x = model.embedding(tokens)
-    for layer, *state in zip(model.layers, *model.zero_state(len(tokens)), strict=True):
+    for layer, state in zip(model.layers, model.zero_state(len(tokens)).unbind(1), strict=True):
         assert isinstance(layer, Layer)
-        steps = layer.steps(x, state)
+        steps = layer.steps(x, state.unbind(0))
         made = LayerTrace(
             _over_time(model.cell.arrays, [step.state for step in steps]),
             _over_time(model.cell.gates, [step.gates for step in steps]),

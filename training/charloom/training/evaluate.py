@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from charloom.bundle import Tokens
-from charloom.network.model import CharLSTM, State
+from charloom.network.model import CharLSTM
 from charloom.training.data.corpus import CorpusError, Stream
 from charloom.training.data.stream import Ints
 
@@ -25,7 +25,7 @@ def _total_loss(logits: Tensor, targets: Tensor) -> float:
     return float(cross_entropy(logits.reshape(-1, logits.size(-1)).float(), targets.reshape(-1), reduction="sum"))
 
 
-def _read(model: CharLSTM, stream: Stream, places: Ints, state: State) -> tuple[float, State]:
+def _read(model: CharLSTM, stream: Stream, places: Ints, state: Tensor) -> tuple[float, Tensor]:
     """The summed loss of predicting the tokens at these places, [B, T + 1], but for the first of each row.
 
     The last of each row is not read: the state that is returned is the one before it.
@@ -90,8 +90,7 @@ def tail_estimate(model: CharLSTM, tokens: Stream | Tokens, chunk: int = 512) ->
     length = (len(tokens) - 1) // streams
     starts = np.arange(streams)[:, None] * length
     _, state = _read(model, stream, np.maximum(starts + np.arange(-ESTIMATE_WARMUP, 1), 0), model.zero_state(streams))
-    state.h[:, 0] = 0.0  # the first stream has nothing before it
-    state.c[:, 0] = 0.0
+    state[:, :, 0] = 0.0  # the first stream has nothing before it
     total = 0.0
     for start in range(0, length, chunk):
         loss, state = _read(model, stream, starts + np.arange(start, min(start + chunk, length) + 1), state)

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from charloom.network.dropout import kept
-from charloom.network.model import CharLSTM, State
+from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from charloom.training.config import SettingsError, TrainingConfig
 from charloom.training.data.corpus import Batch
@@ -75,7 +75,7 @@ class Learner:
         self._groups = _groups(self.model)
         self._optimizer = self._make_optimizer()
         self._average = _averaged(self.model, config.average_decay) if config.average_decay else None
-        self.states: list[State] = []
+        self.states: list[Tensor] = []
         self.forget()
 
     @property
@@ -136,7 +136,7 @@ class Learner:
         state = self.states[micro]
         if self.config.cold_start:
             warm = kept(torch.Size((rows, 1)), self.config.cold_start, self.device)
-            state = State(*(tensor * warm for tensor in state))
+            state = state * warm
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             logits, state = self._forward(inputs, state, resets)
         assert targets is not None
@@ -172,9 +172,8 @@ class Learner:
         found |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(self._optimizer).items()}
         if self._average is not None:
             found |= {f"average.{name}": tensor for name, tensor in self._average.state_dict().items()}
-        for name in State._fields:
-            own = torch.cat([getattr(state, name) for state in self.states], dim=1)
-            found[f"state.{name}"] = self.ranks.gathered(own, dim=1)
+        whole = self.ranks.gathered(torch.cat(self.states, dim=2), dim=2)
+        found |= {f"state.{name}": part for name, part in zip(self.model.cell.arrays, whole, strict=True)}
         return found
 
     def facts(self) -> dict[str, Any]:
@@ -186,10 +185,9 @@ class Learner:
         load_optimizer_tensors(self._optimizer, groups["optimizer"])
         if self._average is not None:
             self._average.load_state_dict(groups["average"])
-        whole = State(*(groups["state"][name].to(self.device) for name in State._fields))
+        whole = torch.stack([groups["state"][name].to(self.device) for name in self.model.cell.arrays])
         first = self.ranks.index * self.config.accumulate
-        parts = list(zip(*(part.chunk(self._parts, dim=1) for part in whole), strict=True))
-        self.states = [State(*part) for part in parts[first : first + self.config.accumulate]]
+        self.states = list(whole.chunk(self._parts, dim=2)[first : first + self.config.accumulate])
         if facts["scaler"]:
             self._scaler.load_state_dict(facts["scaler"])
 

@@ -40,8 +40,8 @@ def test_states_and_outputs_are_those_of_the_model(cell: CellKind, zoneout: floa
         with torch.no_grad():
             logits, state = net.eval()(torch.from_numpy(TOKENS[None, :length]), net.zero_state(1))
             own = net.head(torch.from_numpy(found.state["h"][-1]))
-        np.testing.assert_allclose(found.state["h"][:, length - 1], state.h[:, 0], atol=1e-5)
-        np.testing.assert_allclose(found.state["c"][:, length - 1], state.c[:, 0], atol=1e-5)
+        np.testing.assert_allclose(found.state["h"][:, length - 1], state[0, :, 0], atol=1e-5)
+        np.testing.assert_allclose(found.state["c"][:, length - 1], state[1, :, 0], atol=1e-5)
         np.testing.assert_allclose(own[:length], logits[0], atol=1e-5)
 
 
