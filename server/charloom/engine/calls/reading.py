@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -38,6 +39,26 @@ class ScoredText:
     """Of each token of it."""
     position: int
     """After it."""
+
+    @property
+    def nats(self) -> float:
+        """How surprising the text is: the sum of its tokens' negative log-probabilities, in nats."""
+        return -math.fsum(logprob.logprob for logprob in self.logprobs)
+
+    @property
+    def nats_per_token(self) -> float:
+        """The mean over its tokens; 0 for no text."""
+        return self.nats / len(self.logprobs) if self.logprobs else 0.0
+
+    @property
+    def perplexity(self) -> float:
+        """E to the nats per token; where that would be more than a float holds, e to the 700."""
+        return math.exp(min(self.nats_per_token, 700.0))
+
+    def bits_per_character(self, vocabulary: Vocabulary) -> float:
+        """The mean over its characters, in bits, whatever the tokens of the vocabulary are; 0 for no text."""
+        characters = len(vocabulary.decode([logprob.token for logprob in self.logprobs]))
+        return self.nats / math.log(2) / characters if characters else 0.0
 
 
 class Reading:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import current_caller
 from charloom.server.grpc.translation.generation import to_request
-from charloom.server.grpc.translation.reading import from_inspected, to_inspection, to_reading
+from charloom.server.grpc.translation.reading import from_inspected, from_score, to_inspection, to_reading
 from charloom.server.grpc.translation.text import from_logprobs
 from charloom.v1 import reading_pb2, reading_pb2_grpc
 
@@ -24,19 +23,8 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
 
     async def Score(self, request: reading_pb2.ScoreRequest, context: Any) -> reading_pb2.ScoreResponse:
         """Tell how probable a text is."""
-        reading, vocabulary = await self._engine.reading.score(
-            replace(to_reading(request, current_caller().tenant), text=request.text)
-        )
-        total = -math.fsum(logprob.logprob for logprob in reading.logprobs)
-        tokens = len(reading.logprobs)
-        nats = total / tokens if tokens else 0.0
-        characters = len(vocabulary.decode([logprob.token for logprob in reading.logprobs]))
-        return reading_pb2.ScoreResponse(
-            logprobs=from_logprobs(reading.logprobs, vocabulary),
-            nats_per_token=nats,
-            bits_per_character=total / math.log(2) / characters if characters else 0.0,
-            perplexity=math.exp(min(nats, 700.0)),
-        )
+        asked = replace(to_reading(request, current_caller().tenant), text=request.text)
+        return from_score(*await self._engine.reading.score(asked))
 
     async def Peek(self, request: reading_pb2.PeekRequest, context: Any) -> reading_pb2.PeekResponse:
         """Tell what would come next."""
