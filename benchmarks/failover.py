@@ -2,7 +2,7 @@
 
     python -m benchmarks.failover [--kills 100] [--minutes 8] [--streams 16] [--replicas 2] [--length 2000] [--json]
 
-Redis, replicas of `charloom serve` and HAProxy in front, all on this machine, as `deploy/scale-out` starts them. All
+Redis, replicas of `charloom serve` and HAProxy in front, all on this machine, as `deploy/scale_out.py` starts them. All
 the time, that many clients of the SDK each stream one text after the other into a session of its own. Replicas end by
 SIGKILL, one after the other, and are started again. Each text is compared with the uninterrupted one of the same seed,
 which is generated at the end. "resume_ms" is the time between the last piece of a text before a break and the first one

@@ -396,7 +396,7 @@ def test_a_replica_that_stops_gets_no_more_calls_and_ends_those_it_has(scale_out
 # --- The command
 
 
-SCRIPT = [sys.executable, str(DEPLOY / "scale-out"), "--port", "0"]
+SCRIPT = [sys.executable, "-m", "deploy.scale_out", "--port", "0"]
 
 
 def words_after(process: subprocess.Popen[str], start: str) -> list[str]:
@@ -412,7 +412,9 @@ def test_the_command_serves_looks_after_its_replicas_and_ends_all(
     programs: None, bundle: Bundle, tmp_path: Path
 ) -> None:
     command = [*SCRIPT, "--bundle", str(bundle.path), "--logs", str(tmp_path / "logs"), "--replicas", "3"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=DEPLOY.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             replicas = [int(words_after(process, "scale-out: replica ")[5]) for _ in range(3)]
             with Client(words_after(process, "listening on ")[-1]) as client:
@@ -437,6 +439,7 @@ def run_script(*arguments: str, **environment: str) -> tuple[int, str]:
     """Its exit code and what it said on standard error. It should end by itself."""
     with subprocess.Popen(
         [*SCRIPT, *arguments],
+        cwd=DEPLOY.parent,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

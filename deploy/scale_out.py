@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
 """Serve one model with several replicas on this machine: Redis for the sessions, HAProxy in front, one address.
 
-    deploy/scale-out [--replicas N] [--port P] [--bundle PATH] [--logs FOLDER]
+    python -m deploy.scale_out [--replicas N] [--port P] [--bundle PATH] [--logs FOLDER]
 
-To be run with the Python that `charloom` is installed for (extra: server); needs the Debian packages redis-server and
-haproxy. A replica that ends is started again. Ctrl-C or SIGTERM ends everything in order; sessions end with it. What is
-set as CHARLOOM_... in the environment holds for all replicas.
+Run it from the checkout, with a Python in which `charloom` is installed (extra: server). It needs the Debian packages
+redis-server and haproxy. A replica that ends is started again. Ctrl-C or SIGTERM ends everything in order; sessions end
+with it. What is set as CHARLOOM_... in the environment holds for all replicas.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 from types import FrameType
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 LOOK_SECONDS = 0.2
 
@@ -88,7 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main() -> int:
     """Read the arguments and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.scale_out", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--replicas", type=at_least_one, default=2, metavar="N", help="how many (default: 2)")
     parser.add_argument("--port", type=a_port, default=50051, metavar="P", help="of the address (default: 50051)")
     parser.add_argument("--bundle", type=Path, metavar="PATH", help="bundle to serve (default: the bundled model)")
