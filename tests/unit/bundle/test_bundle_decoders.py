@@ -87,6 +87,15 @@ def test_a_decoder_of_another_shape_is_refused_with_both_shapes(
 
 
 @KINDS
+def test_a_decoder_with_other_arrays_than_the_manifest_names_is_refused(kind: DecoderKind, copied: Copied) -> None:
+    path = copied()
+    change_manifest(path, lambda manifest: manifest["cell"].update(arrays=["h"]))
+    message = refusal(read_bundle(path), kind)
+    assert f"the file {kind.file} has sizes Shape(arrays=2" in message
+    assert "the manifest Shape(arrays=1" in message
+
+
+@KINDS
 @pytest.mark.parametrize("content", [b"", b"not a graph"])
 def test_a_file_that_is_no_decoder_is_refused_by_name(kind: DecoderKind, content: bytes, copied: Copied) -> None:
     path = copied()

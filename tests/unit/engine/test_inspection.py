@@ -301,3 +301,10 @@ def test_a_file_that_is_not_this_model_s_inspector_is_refused(bundle: Bundle, co
             Inspector(read_bundle(path))
     replace_file(path, INSPECTOR_FILE, inspector_of(bundle, sha256, hidden=48))
     Inspector(read_bundle(path))
+    for names, words in (
+        ({"arrays": ["h"]}, "has sizes"),
+        ({"arrays": ["h", "c"], "gates": ["one", "two", "three"]}, "shows 4 gates, the manifest names 3"),
+    ):
+        change_manifest(path, lambda manifest, names=names: manifest["cell"].update(names))
+        with pytest.raises(BundleError, match=f"the file {INSPECTOR_FILE} {words}"):
+            Inspector(read_bundle(path))
