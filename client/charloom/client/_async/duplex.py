@@ -137,8 +137,9 @@ class AsyncDuplex(Generic[Request, Response]):
         try:
             if not self._connected:
                 await self._connect()
-            # `write` does the same, and then, if the server closes the call meanwhile, puts an error of its own before
-            # messages that are still to be read and before the server's own error.
+            # `write` does the same, and then, if the server has closed the call meanwhile, puts an error of its own in
+            # place of the server's, and of messages that are still to be read. There is no public way around that in
+            # grpcio 1.85; tests/unit/client/test_duplex.py shows what is lost, and fails once nothing is.
             core = getattr(self._call, "_cython_call", None)
             if core is None:
                 await self._call.write(message)
