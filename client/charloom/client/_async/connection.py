@@ -38,12 +38,18 @@ _Response = TypeVar("_Response")
 class AsyncConnection(Settings):
     """The channel is made at the first call, because it belongs to the event loop that runs then."""
 
-    @functools.cached_property
+    _made: grpc.aio.Channel | None = None
+
+    @property
     def _channel(self) -> grpc.aio.Channel:
+        # Each time, because a stub that is made on a closed channel brings down the process (grpcio 1.85).
         self.require_open()
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self.target, self._options)
-        return grpc.aio.secure_channel(self.target, self._credentials, self._options)
+        if self._made is None:
+            if self._credentials is None:
+                self._made = grpc.aio.insecure_channel(self.target, self._options)
+            else:
+                self._made = grpc.aio.secure_channel(self.target, self._credentials, self._options)
+        return self._made
 
     @functools.cached_property
     def generation(self) -> generation_pb2_grpc.GenerationServiceAsyncStub:
@@ -158,5 +164,5 @@ class AsyncConnection(Settings):
     async def close(self) -> None:
         """Close the channel and cancel its calls."""
         self.closed = True
-        if "_channel" in self.__dict__:
-            await self._channel.close()
+        if self._made is not None:
+            await self._made.close()
