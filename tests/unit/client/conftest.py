@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -10,6 +11,7 @@ import pytest_asyncio
 from charloom.cli.main import main
 from charloom.client import AsyncClient, Client
 from tests.unit.client.fake_server import FakeServer, Proxy
+from tests.unit.client.twins import AsAsyncio
 
 Run = Callable[..., int]
 
@@ -43,6 +45,21 @@ def client(server: FakeServer) -> Iterator[Client]:
 @pytest_asyncio.fixture
 async def async_client(server: FakeServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server.target) as client:
+        yield client
+
+
+@pytest.fixture(params=[AsyncClient, Client])
+def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Makes a client of either kind, the blocking one with the surface of the other."""
+    if request.param is AsyncClient:
+        return AsyncClient
+    return lambda *args, **kwargs: AsAsyncio(Client(*args, **kwargs))
+
+
+@pytest_asyncio.fixture
+async def either(server: FakeServer, make: Callable[..., Any]) -> AsyncIterator[Any]:
+    """A client of either kind, the blocking one with the surface of the other."""
+    async with make(server.target) as client:
         yield client
 
 

@@ -69,14 +69,6 @@ def paged(request: Any, context: grpc.ServicerContext) -> sessions_pb2.ListSessi
     return sessions_pb2.ListSessionsResponse(sessions=[session(id) for id in ids], next_page_token=following)
 
 
-def test_complete_gives_text_and_result(server: FakeServer, client: Client) -> None:
-    completion = client.complete("Hi", temperature=0, max_tokens=16)
-    assert (completion.text, completion.result.seed) == (TEXT, 42)
-    (request,) = server.asked("Complete")
-    assert request.options.sampling.HasField("temperature")
-    assert (request.options.prompt, request.options.session_id, request.options.max_tokens) == ("Hi", "", 16)
-
-
 def test_complete_gives_log_probabilities_and_the_stop_string(server: FakeServer, client: Client) -> None:
     def stopped(request: Any, context: grpc.ServicerContext) -> generation_pb2.CompleteResponse:
         answer = complete(request, context)
@@ -91,40 +83,6 @@ def test_complete_gives_log_probabilities_and_the_stop_string(server: FakeServer
     assert client.complete("Hi").logprobs == ()
 
 
-async def test_an_answer_without_a_completion_is_an_error(
-    server: FakeServer, client: Client, async_client: AsyncClient
-) -> None:
-    server.answers["Complete"] = lambda _, __: generation_pb2.CompleteResponse()
-    with pytest.raises(InternalError, match="without a completion"):
-        client.complete("Hi")
-    with pytest.raises(InternalError, match="without a completion"):
-        await async_client.complete("Hi")
-
-
-async def test_async_complete_sends_the_same(server: FakeServer, client: Client, async_client: AsyncClient) -> None:
-    assert await async_client.complete("Hi", seed=1, top_k=3) == client.complete("Hi", seed=1, top_k=3)
-    first, second = server.asked("Complete")
-    assert first == second
-
-
-def test_models_are_listed_and_described(server: FakeServer, client: Client) -> None:
-    assert [model.name for model in client.models()] == ["small", "other"]
-    assert client.model("other").name == "other"
-    assert client.model().name == "small"
-    assert [request.name for request in server.asked("GetModel")] == ["other", ""]
-
-
-async def test_models_are_listed_and_described_with_asyncio(client: Client, async_client: AsyncClient) -> None:
-    assert await async_client.models() == client.models()
-    assert await async_client.model("other") == client.model("other")
-
-
-def test_sessions_are_read_page_by_page(server: FakeServer, client: Client) -> None:
-    server.answers["ListSessions"] = paged
-    assert [info.id for info in client.sessions()] == ["a", "b", "c"]
-    assert [request.page_token for request in server.asked("ListSessions")] == ["", "2", "3"]
-
-
 def test_a_page_is_fetched_only_when_it_is_needed(server: FakeServer, client: Client) -> None:
     server.answers["ListSessions"] = paged
     sessions = client.sessions()
@@ -133,22 +91,55 @@ def test_a_page_is_fetched_only_when_it_is_needed(server: FakeServer, client: Cl
     assert len(server.calls) == 1
 
 
-async def test_sessions_are_read_page_by_page_with_asyncio(server: FakeServer, async_client: AsyncClient) -> None:
+async def test_complete_gives_text_and_result(server: FakeServer, either: AsyncClient) -> None:
+    completion = await either.complete("Hi", temperature=0, max_tokens=16, seed=1, top_k=3)
+    assert (completion.text, completion.result.seed) == (TEXT, 42)
+    sampling = generation_pb2.Sampling(temperature=0, top_k=3)
+    options = generation_pb2.GenerationOptions(prompt="Hi", max_tokens=16, seed=1, sampling=sampling)
+    assert server.asked("Complete") == [generation_pb2.CompleteRequest(options=options)]
+
+
+async def test_an_answer_without_a_completion_is_an_error(server: FakeServer, either: AsyncClient) -> None:
+    server.answers["Complete"] = lambda _, __: generation_pb2.CompleteResponse()
+    with pytest.raises(InternalError, match="without a completion"):
+        await either.complete("Hi")
+
+
+async def test_models_are_listed_and_described(server: FakeServer, either: AsyncClient) -> None:
+    assert [model.name for model in await either.models()] == ["small", "other"]
+    assert (await either.model("other")).name == "other"
+    assert (await either.model()).name == "small"
+    assert [request.name for request in server.asked("GetModel")] == ["other", ""]
+
+
+async def test_sessions_are_read_page_by_page(server: FakeServer, either: AsyncClient) -> None:
     server.answers["ListSessions"] = paged
-    assert [info.id async for info in async_client.sessions()] == ["a", "b", "c"]
+    assert [info.id async for info in either.sessions()] == ["a", "b", "c"]
+    assert [request.page_token for request in server.asked("ListSessions")] == ["", "2", "3"]
 
 
-async def test_a_session_is_described_and_deleted_by_its_id(
-    server: FakeServer, client: Client, async_client: AsyncClient
-) -> None:
-    assert client.get_session("s7").id == "s7"
-    assert client.delete_session("s8").session.id == "s8"
-    assert await async_client.get_session("s7") == client.get_session("s7")
-    assert (await async_client.delete_session("s9")).session.id == "s9"
-    assert [request.session_id for request in server.asked("DeleteSession")] == ["s8", "s9"]
+async def test_a_session_is_described_and_deleted_by_its_id(server: FakeServer, either: AsyncClient) -> None:
+    assert (await either.get_session("s7")).id == "s7"
+    assert (await either.delete_session("s8")).session.id == "s8"
+    assert [name for name, _ in server.calls] == ["GetSession", "DeleteSession"]
+    assert [request.session_id for request in server.asked("DeleteSession")] == ["s8"]
 
 
 class TestDeadlines:
+    async def test_a_call_may_have_its_own(self, server: FakeServer, either: AsyncClient) -> None:
+        await either.complete(timeout=7.0)
+        assert server.remaining["Complete"] == pytest.approx(7, abs=NEAR)
+        await either.generate(timeout=8.0).result()
+        assert server.remaining["Generate"] == pytest.approx(8, abs=NEAR)
+        await either.continuations(n=2, timeout=6.0).completions()
+        assert server.remaining["Generate"] == pytest.approx(6, abs=NEAR)
+
+    async def test_the_default_is_a_minute(self, server: FakeServer, either: AsyncClient) -> None:
+        await either.complete()
+        assert server.remaining["Complete"] == pytest.approx(60, abs=NEAR)
+        await either.continuations(n=2).completions()
+        assert server.remaining["Generate"] == pytest.approx(60, abs=NEAR)
+
     @pytest.mark.parametrize(("method", "call"), [*READS.items(), *CHANGES.items(), *DUPLEX.items()])
     def test_every_call_has_the_clients_deadline(
         self, server: FakeServer, method: str, call: Callable[[Client], Any]
@@ -157,18 +148,6 @@ class TestDeadlines:
             call(client)
         assert server.remaining[method] == pytest.approx(9, abs=NEAR)
 
-    def test_a_call_may_have_its_own(self, server: FakeServer, client: Client) -> None:
-        client.complete(timeout=7.0)
-        assert server.remaining["Complete"] == pytest.approx(7, abs=NEAR)
-        client.generate(timeout=8.0).result()
-        assert server.remaining["Generate"] == pytest.approx(8, abs=NEAR)
-        client.continuations(n=2, timeout=6.0).completions()
-        assert server.remaining["Generate"] == pytest.approx(6, abs=NEAR)
-
-    def test_the_default_is_a_minute(self, server: FakeServer, client: Client) -> None:
-        client.complete()
-        assert server.remaining["Complete"] == pytest.approx(60, abs=NEAR)
-
     @pytest.mark.parametrize("timeout", [None, math.inf])
     def test_none_is_no_deadline(self, server: FakeServer, client: Client, timeout: float | None) -> None:
         client.complete(timeout=timeout)
@@ -176,20 +155,24 @@ class TestDeadlines:
         left = server.remaining["Complete"]
         assert left is None or left > 1e8
 
-    async def test_asyncio_sends_deadlines_too(self, server: FakeServer, async_client: AsyncClient) -> None:
-        await async_client.complete()
-        await async_client.generate(timeout=7.0).result()
-        assert server.remaining["Complete"] == pytest.approx(60, abs=NEAR)
-        assert server.remaining["Generate"] == pytest.approx(7, abs=NEAR)
-        await async_client.continuations(n=2).completions()
-        assert server.remaining["Generate"] == pytest.approx(60, abs=NEAR)
-
     def test_a_timeout_that_is_no_number_is_refused(self, client: Client) -> None:
         with pytest.raises(InvalidValue, match="timeout"):
             client.complete(timeout=math.nan)
 
 
 class TestRetries:
+    async def test_a_read_is_tried_four_times(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["ListModels"] = failing(grpc.StatusCode.UNAVAILABLE, "stopping", error_info("DRAINING"))
+        with pytest.raises(Unavailable):
+            await either.models()
+        assert len(server.asked("ListModels")) == 4
+
+    async def test_a_read_is_not_repeated_for_other_errors(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["ListModels"] = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        with pytest.raises(Overloaded):
+            await either.models()
+        assert len(server.calls) == 1
+
     @pytest.mark.parametrize(("method", "call"), READS.items())
     def test_a_read_is_tried_again_until_the_server_answers(
         self, server: FakeServer, client: Client, method: str, call: Callable[[Client], Any]
@@ -208,18 +191,6 @@ class TestRetries:
             call(client)
         assert len(server.asked(method)) == 1
 
-    def test_a_read_is_not_repeated_for_other_errors(self, server: FakeServer, client: Client) -> None:
-        server.answers["ListModels"] = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
-        with pytest.raises(Overloaded):
-            client.models()
-        assert len(server.calls) == 1
-
-    async def test_asyncio_reads_are_tried_again_too(self, server: FakeServer, async_client: AsyncClient) -> None:
-        server.answers["ListModels"] = failing(grpc.StatusCode.UNAVAILABLE, "stopping", error_info("DRAINING"))
-        with pytest.raises(Unavailable):
-            await async_client.models()
-        assert len(server.asked("ListModels")) == 4
-
 
 class TestReadiness:
     def not_serving_for(self, server: FakeServer, answers: int) -> None:
@@ -229,54 +200,38 @@ class TestReadiness:
 
         server.answers["Check"] = check
 
-    async def test_a_serving_server_says_so(self, client: Client, async_client: AsyncClient) -> None:
-        assert client.health() is HealthStatus.SERVING
-        assert client.is_serving()
-        assert await async_client.health() is HealthStatus.SERVING
-        assert await async_client.is_serving()
+    async def test_a_serving_server_says_so(self, server: FakeServer, either: AsyncClient) -> None:
+        assert await either.health() is HealthStatus.SERVING
+        assert await either.is_serving()
+        assert server.asked("Check") == [health_pb2.HealthCheckRequest()] * 2
 
-    async def test_the_question_is_about_the_whole_server(self, server: FakeServer, client: Client) -> None:
-        client.health()
-        assert server.asked("Check") == [health_pb2.HealthCheckRequest()]
-
-    async def test_a_loading_server_does_not_serve(
-        self, server: FakeServer, client: Client, async_client: AsyncClient
-    ) -> None:
+    async def test_a_loading_server_does_not_serve(self, server: FakeServer, either: AsyncClient) -> None:
         self.not_serving_for(server, 99)
-        assert client.health() is HealthStatus.NOT_SERVING
-        assert not client.is_serving()
-        assert not await async_client.is_serving()
+        assert await either.health() is HealthStatus.NOT_SERVING
+        assert not await either.is_serving()
 
-    async def test_nobody_does_not_serve(self, nobody: str) -> None:
-        with Client(nobody) as client:
-            assert not client.is_serving()
-        async with AsyncClient(nobody) as async_client:
-            assert not await async_client.is_serving()
+    async def test_nobody_does_not_serve(self, make: Callable[..., Any], nobody: str) -> None:
+        async with make(nobody) as client:
+            assert not await client.is_serving()
 
-    def test_waiting_ends_when_the_server_serves(self, server: FakeServer, client: Client) -> None:
-        self.not_serving_for(server, 2)
-        client.wait_until_ready(10)
-        assert len(server.asked("Check")) == 3
-
-    async def test_waiting_ends_when_the_server_serves_with_asyncio(
-        self, server: FakeServer, async_client: AsyncClient
+    @pytest.mark.parametrize("timeout", [10, None])
+    async def test_waiting_ends_when_the_server_serves(
+        self, server: FakeServer, either: AsyncClient, timeout: float | None
     ) -> None:
         self.not_serving_for(server, 2)
-        await async_client.wait_until_ready(None)
+        await either.wait_until_ready(timeout)
         assert len(server.asked("Check")) == 3
 
-    def test_waiting_in_vain_says_what_the_server_said(self, server: FakeServer, client: Client) -> None:
+    async def test_waiting_in_vain_says_what_the_server_said(self, server: FakeServer, either: AsyncClient) -> None:
         self.not_serving_for(server, 99)
         with pytest.raises(ConnectionFailed, match=r"was not ready within 0.2 s \(it says NOT_SERVING\)"):
-            client.wait_until_ready(0.2)
+            await either.wait_until_ready(0.2)
 
-    async def test_waiting_for_nobody_ends_in_time(self, nobody: str) -> None:
+    async def test_waiting_for_nobody_ends_in_time(self, make: Callable[..., Any], nobody: str) -> None:
         began = time.monotonic()
-        with Client(nobody) as client, pytest.raises(ConnectionFailed, match="was not ready within"):
-            client.wait_until_ready(0.3)
-        async with AsyncClient(nobody) as async_client:
+        async with make(nobody) as client:
             with pytest.raises(ConnectionFailed, match="was not ready within"):
-                await async_client.wait_until_ready(0.3)
+                await client.wait_until_ready(0.3)
         assert time.monotonic() - began < 20
 
     def test_a_server_that_comes_later_is_noticed(self, nobody: str) -> None:
@@ -305,26 +260,18 @@ class TestReadiness:
 
 
 class TestClosing:
-    def test_a_closed_client_says_so(self, server: FakeServer) -> None:
-        with Client(server.target) as client:
-            client.models()
-        calls: list[Callable[[], object]] = [client.models, client.generate, client.complete, client.session]
-        calls.append(lambda: client.continuations(n=2))
-        for call in calls:
+    async def test_a_closed_client_says_so(self, server: FakeServer, either: AsyncClient) -> None:
+        await either.models()
+        await either.close()
+        for begin in (either.generate, lambda: either.continuations(n=2), either.converse, either.observe):
             with pytest.raises(RuntimeError, match="this client is closed"):
-                call()
-        client.close()
-
-    async def test_a_closed_async_client_says_so(self, server: FakeServer) -> None:
-        async with AsyncClient(server.target) as client:
-            await client.models()
+                begin()
+        for ask in (either.models, either.complete):
+            with pytest.raises(RuntimeError, match="this client is closed"):
+                await ask()
         with pytest.raises(RuntimeError, match="this client is closed"):
-            await client.models()
-        with pytest.raises(RuntimeError, match="this client is closed"):
-            client.generate()
-        with pytest.raises(RuntimeError, match="this client is closed"):
-            client.continuations(n=2)
-        await client.close()
+            await either.session()
+        await either.close()
 
     async def test_an_async_client_that_was_never_used_closes(self) -> None:
         client = AsyncClient("127.0.0.1:1")

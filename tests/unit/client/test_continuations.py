@@ -68,125 +68,158 @@ def check(completions: list[Completion]) -> None:
     assert [completion.result.seed for completion in completions] == [42, 43, 44]
 
 
-class TestBlocking:
-    def test_pieces_arrive_in_the_servers_order_with_their_indices(self, client: Client) -> None:
-        continuations = client.continuations("Hi", n=3)
+class TestEither:
+    async def test_pieces_arrive_in_the_servers_order_with_their_indices(self, either: AsyncClient) -> None:
+        continuations = either.continuations("Hi", n=3)
         assert continuations.texts == ["", "", ""]
-        seen = [next(continuations) for _ in range(4)]
-        assert seen == PAIRS[:4]
+        assert [await anext(continuations) for _ in range(4)] == PAIRS[:4]
         assert continuations.texts == ["0: ", "1: ", "2:  a time"]
-        assert list(continuations) == PAIRS[4:]
+        assert [pair async for pair in continuations] == PAIRS[4:]
         assert continuations.texts == TEXTS
-        assert list(continuations) == []
+        assert [pair async for pair in continuations] == []
 
-    def test_completions_reads_what_is_left_and_sorts_it(self, client: Client) -> None:
-        with client.continuations("Hi", n=3) as continuations:
-            assert next(continuations) == (2, "2: ")
-            check(continuations.completions())
-            assert continuations.completions() == continuations.completions()
+    async def test_completions_reads_what_is_left_and_sorts_it(self, either: AsyncClient) -> None:
+        async with either.continuations("Hi", n=3) as continuations:
+            assert await anext(continuations) == (2, "2: ")
+            check(await continuations.completions())
+            assert await continuations.completions() == await continuations.completions()
 
-    def test_the_request_is_that_of_generate_with_a_number(self, server: FakeServer, client: Client) -> None:
-        client.continuations("Hi", n=3, seed=7, stop="END").completions()
-        client.generate("Hi", seed=7, stop="END").result()
+    async def test_the_request_is_that_of_generate_with_a_number(self, server: FakeServer, either: AsyncClient) -> None:
+        completions = await either.continuations("Hi", n=3, seed=7, stop="END").completions()
+        assert [completion.result.seed for completion in completions] == [7, 8, 9]
+        await either.generate("Hi", seed=7, stop="END").result()
         several, one = (request.options for request in server.asked("Generate"))
         assert several.n == 3
         assert not one.HasField("n")
         several.ClearField("n")
         assert several == one
 
-    def test_each_has_its_own_log_probabilities(self, client: Client) -> None:
-        completions = client.continuations("Hi", n=3, logprobs=True).completions()
+    async def test_each_has_its_own_log_probabilities(self, either: AsyncClient) -> None:
+        completions = await either.continuations("Hi", n=3, logprobs=True).completions()
         assert ["".join(token.text for token in one.logprobs) for one in completions] == TEXTS
-        assert client.continuations("Hi", n=1).completions()[0].logprobs == ()
+        assert (await either.continuations("Hi", n=1).completions())[0].logprobs == ()
 
-    def test_one_continuation_is_a_list_of_one(self, client: Client) -> None:
-        (completion,) = client.continuations("Hi", n=1).completions()
+    async def test_one_continuation_is_a_list_of_one(self, either: AsyncClient) -> None:
+        (completion,) = await either.continuations("Hi", n=1).completions()
         assert completion.text == TEXTS[0]
 
+    async def test_a_number_that_the_server_refuses_costs_nothing(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        server.answers["Generate"] = failing(grpc.StatusCode.INVALID_ARGUMENT, "n: up to 64", error_info("INVALID"))
+        continuations = either.continuations("Hi", n=2**32 - 1)
+        with pytest.raises(InvalidArgument, match="up to 64"):
+            await continuations.completions()
+
+    async def test_leaving_midway_cancels_the_call_and_keeps_the_texts(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        async with either.continuations("Hi", n=2) as continuations:
+            assert await anext(continuations) == (0, "Once ")
+        assert await asyncio.to_thread(server.ended.wait, 30)
+        with pytest.raises(Cancelled):
+            await continuations.completions()
+        assert continuations.texts == ["Once ", ""]
+
+    async def test_one_result_is_not_the_end_of_all(self, server: FakeServer, either: AsyncClient) -> None:
+        def one_ends(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+            yield generation_pb2.GenerateResponse(index=1, result=result())
+            yield from server.answer_and_wait(request, context)
+
+        server.answers["Generate"] = one_ends
+        async with either.continuations("Hi", n=2) as continuations:
+            assert await anext(continuations) == (0, "Once ")
+        assert await asyncio.to_thread(server.ended.wait, 30)
+
+    async def test_cancel_twice_is_as_good_as_once(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        continuations = either.continuations("Hi", n=2)
+        await anext(continuations)
+        continuations.cancel()
+        continuations.cancel()
+        for _ in range(2):
+            with pytest.raises(Cancelled, match="was cancelled"):
+                await anext(continuations)
+
+    async def test_cancel_after_the_end_takes_nothing_back(self, either: AsyncClient) -> None:
+        continuations = either.continuations("Hi", n=3)
+        await continuations.completions()
+        continuations.cancel()
+        check(await continuations.completions())
+
+    async def test_forgotten_continuations_do_not_keep_the_call(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        continuations = either.continuations("Hi", n=2)
+        await anext(continuations)
+        del continuations
+        gc.collect()
+        assert await asyncio.to_thread(server.ended.wait, 30)
+
+    async def test_an_error_midway_takes_no_text_back_and_stays(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Generate"] = broken_after_a_result
+        continuations = either.continuations("Hi", n=3)
+        for _ in range(2):
+            with pytest.raises(InvalidArgument, match="no more"):
+                await continuations.completions()
+        assert continuations.texts == ["", "whole", "begun"]
+
+    async def test_a_missing_result_is_an_error(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Generate"] = with_a_result_too_few
+        continuations = either.continuations("Hi", n=3)
+        for _ in range(2):
+            with pytest.raises(InternalError, match="closed the stream after 2 of 3 results"):
+                await continuations.completions()
+        assert continuations.texts == TEXTS
+
+    async def test_a_server_that_knows_of_no_number_is_told_as_such(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        server.answers["Generate"] = stream
+        with pytest.raises(InternalError, match="after 1 of 2 results; it may be older than this client"):
+            await either.continuations("Hi", n=2).completions()
+
+    async def test_an_index_that_was_not_asked_for_ends_the_call(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Generate"] = with_one_too_many(server)
+        continuations = either.continuations("Hi", n=2)
+        assert await anext(continuations) == (0, "mine")
+        with pytest.raises(InternalError, match="a continuation of index 2 where 2 were asked for"):
+            await anext(continuations)
+        assert await asyncio.to_thread(server.ended.wait, 30)
+
+    async def test_several_leave_the_session_as_it_was(self, server: FakeServer, either: AsyncClient) -> None:
+        async with either.session(id="mine") as opened:
+            before = opened.info
+            check(await opened.continuations("Hi", n=3, temperature=0.5).completions())
+            assert opened.info is before
+        (request,) = server.asked("Generate")
+        assert (request.options.session_id, request.options.n) == ("mine", 3)
+
+    async def test_one_takes_the_session_along(self, server: FakeServer, either: AsyncClient) -> None:
+        async with either.session(id="mine") as opened:
+            await opened.continuations("Hi", n=1).completions()
+            assert (opened.info.position, opened.info.version) == (19, 1)
+        assert [request.options.session_id for request in server.asked("Generate")] == ["mine"]
+
+    async def test_leaving_the_session_ends_what_is_still_running(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        async with either.session() as opened:
+            continuations = opened.continuations("Hi", n=2)
+            assert await anext(continuations) == (0, "Once ")
+        assert await asyncio.to_thread(server.ended.wait, 30)
+        with pytest.raises(Cancelled):
+            await continuations.completions()
+
+
+class TestBlocking:
     def test_a_number_is_needed_and_checked_before_anything_is_sent(self, server: FakeServer, client: Client) -> None:
         with pytest.raises(TypeError, match="required keyword-only argument: 'n'"):
             client.continuations("Hi")  # type: ignore[call-arg]
         with pytest.raises(InvalidValue, match=r"n: 2\.5 is not a whole number"):
             client.continuations("Hi", n=2.5)  # type: ignore[arg-type]
         assert server.calls == []
-
-    def test_a_number_that_the_server_refuses_costs_nothing(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = failing(grpc.StatusCode.INVALID_ARGUMENT, "n: up to 64", error_info("INVALID"))
-        continuations = client.continuations("Hi", n=2**32 - 1)
-        with pytest.raises(InvalidArgument, match="up to 64"):
-            continuations.completions()
-
-    def test_leaving_midway_cancels_the_call_and_keeps_the_texts(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = server.answer_and_wait
-        with client.continuations("Hi", n=2) as continuations:
-            assert next(continuations) == (0, "Once ")
-        assert server.ended.wait(30)
-        with pytest.raises(Cancelled):
-            continuations.completions()
-        assert continuations.texts == ["Once ", ""]
-
-    def test_one_result_is_not_the_end_of_all(self, server: FakeServer, client: Client) -> None:
-        def one_ends(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
-            yield generation_pb2.GenerateResponse(index=1, result=result())
-            yield from server.answer_and_wait(request, context)
-
-        server.answers["Generate"] = one_ends
-        with client.continuations("Hi", n=2) as continuations:
-            assert next(continuations) == (0, "Once ")
-        assert server.ended.wait(30)
-
-    def test_cancel_twice_is_as_good_as_once(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = server.answer_and_wait
-        continuations = client.continuations("Hi", n=2)
-        next(continuations)
-        continuations.cancel()
-        continuations.cancel()
-        for _ in range(2):
-            with pytest.raises(Cancelled, match="was cancelled"):
-                next(continuations)
-
-    def test_cancel_after_the_end_takes_nothing_back(self, client: Client) -> None:
-        continuations = client.continuations("Hi", n=3)
-        continuations.completions()
-        continuations.cancel()
-        check(continuations.completions())
-
-    def test_forgotten_continuations_do_not_keep_the_call(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = server.answer_and_wait
-        continuations = client.continuations("Hi", n=2)
-        next(continuations)
-        del continuations
-        gc.collect()
-        assert server.ended.wait(30)
-
-    def test_an_error_midway_takes_no_text_back_and_stays(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = broken_after_a_result
-        continuations = client.continuations("Hi", n=3)
-        for _ in range(2):
-            with pytest.raises(InvalidArgument, match="no more"):
-                continuations.completions()
-        assert continuations.texts == ["", "whole", "begun"]
-
-    def test_a_missing_result_is_an_error(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = with_a_result_too_few
-        continuations = client.continuations("Hi", n=3)
-        for _ in range(2):
-            with pytest.raises(InternalError, match="closed the stream after 2 of 3 results"):
-                continuations.completions()
-        assert continuations.texts == TEXTS
-
-    def test_a_server_that_knows_of_no_number_is_told_as_such(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = stream
-        with pytest.raises(InternalError, match="after 1 of 2 results; it may be older than this client"):
-            client.continuations("Hi", n=2).completions()
-
-    def test_an_index_that_was_not_asked_for_ends_the_call(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = with_one_too_many(server)
-        continuations = client.continuations("Hi", n=2)
-        assert next(continuations) == (0, "mine")
-        with pytest.raises(InternalError, match="a continuation of index 2 where 2 were asked for"):
-            next(continuations)
-        assert server.ended.wait(30)
 
     def test_any_exception_out_of_a_read_cancels_the_call(self) -> None:
         class Call:
@@ -204,61 +237,7 @@ class TestBlocking:
         assert call.cancelled
 
 
-class TestSession:
-    def test_several_leave_the_session_as_it_was(self, server: FakeServer, client: Client) -> None:
-        with client.session(id="mine") as opened:
-            before = opened.info
-            check(opened.continuations("Hi", n=3, temperature=0.5).completions())
-            assert opened.info is before
-        (request,) = server.asked("Generate")
-        assert (request.options.session_id, request.options.n) == ("mine", 3)
-
-    def test_one_takes_the_session_along(self, server: FakeServer, client: Client) -> None:
-        with client.session(id="mine") as opened:
-            opened.continuations("Hi", n=1).completions()
-            assert (opened.info.position, opened.info.version) == (19, 1)
-
-    def test_leaving_the_session_ends_what_is_still_running(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = server.answer_and_wait
-        with client.session() as opened:
-            continuations = opened.continuations("Hi", n=2)
-            next(continuations)
-        assert server.ended.wait(30)
-        with pytest.raises(Cancelled):
-            continuations.completions()
-
-
 class TestAsyncio:
-    async def test_pieces_arrive_in_the_servers_order_with_their_indices(self, async_client: AsyncClient) -> None:
-        continuations = async_client.continuations("Hi", n=3)
-        assert [await anext(continuations) for _ in range(4)] == PAIRS[:4]
-        assert continuations.texts == ["0: ", "1: ", "2:  a time"]
-        assert [pair async for pair in continuations] == PAIRS[4:]
-        assert continuations.texts == TEXTS
-        assert [pair async for pair in continuations] == []
-
-    async def test_completions_are_those_of_the_blocking_client(
-        self, server: FakeServer, client: Client, async_client: AsyncClient
-    ) -> None:
-        async with async_client.continuations("Hi", n=3, seed=7, logprobs=True) as continuations:
-            assert await anext(continuations) == (2, "2: ")
-            completions = await continuations.completions()
-        assert completions == client.continuations("Hi", n=3, seed=7, logprobs=True).completions()
-        assert [completion.result.seed for completion in completions] == [7, 8, 9]
-        first, second = server.asked("Generate")
-        assert first == second
-
-    async def test_leaving_midway_cancels_the_call_and_keeps_the_texts(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        server.answers["Generate"] = server.answer_and_wait
-        async with async_client.continuations("Hi", n=2) as continuations:
-            assert await anext(continuations) == (0, "Once ")
-        assert await asyncio.to_thread(server.ended.wait, 30)
-        with pytest.raises(Cancelled):
-            await continuations.completions()
-        assert continuations.texts == ["Once ", ""]
-
     async def test_cancel_by_another_task_does_not_cancel_the_reader(
         self, server: FakeServer, async_client: AsyncClient
     ) -> None:
@@ -279,16 +258,6 @@ class TestAsyncio:
             await asyncio.wait_for(continuations.completions(), 0.1)
         assert await asyncio.to_thread(server.ended.wait, 30)
 
-    async def test_forgotten_continuations_do_not_keep_the_call(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        server.answers["Generate"] = server.answer_and_wait
-        continuations = async_client.continuations("Hi", n=2)
-        await anext(continuations)
-        del continuations
-        gc.collect()
-        assert await asyncio.to_thread(server.ended.wait, 30)
-
     async def test_closing_the_client_ends_the_call(self, server: FakeServer, async_client: AsyncClient) -> None:
         server.answers["Generate"] = server.answer_and_wait
         continuations = async_client.continuations("Hi", n=2)
@@ -296,47 +265,3 @@ class TestAsyncio:
         await async_client.close()
         with pytest.raises(Cancelled):
             await continuations.completions()
-
-    async def test_an_error_midway_takes_no_text_back_and_stays(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        server.answers["Generate"] = broken_after_a_result
-        continuations = async_client.continuations("Hi", n=3)
-        for _ in range(2):
-            with pytest.raises(InvalidArgument, match="no more"):
-                await continuations.completions()
-        assert continuations.texts == ["", "whole", "begun"]
-
-    async def test_a_missing_result_is_an_error(self, server: FakeServer, async_client: AsyncClient) -> None:
-        server.answers["Generate"] = with_a_result_too_few
-        with pytest.raises(InternalError, match="closed the stream after 2 of 3 results"):
-            await async_client.continuations("Hi", n=3).completions()
-
-    async def test_an_index_that_was_not_asked_for_ends_the_call(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        server.answers["Generate"] = with_one_too_many(server)
-        continuations = async_client.continuations("Hi", n=2)
-        assert await anext(continuations) == (0, "mine")
-        with pytest.raises(InternalError, match="a continuation of index 2 where 2 were asked for"):
-            await anext(continuations)
-        assert await asyncio.to_thread(server.ended.wait, 30)
-
-    async def test_one_takes_the_session_along_and_several_do_not(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        async with async_client.session(id="mine") as opened:
-            check(await opened.continuations("Hi", n=3).completions())
-            assert (opened.info.position, opened.info.version) == (0, 0)
-            await opened.continuations("Hi", n=1).completions()
-            assert (opened.info.position, opened.info.version) == (19, 1)
-        assert [request.options.session_id for request in server.asked("Generate")] == ["mine", "mine"]
-
-    async def test_leaving_the_session_ends_what_is_still_running(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        server.answers["Generate"] = server.answer_and_wait
-        async with async_client.session() as opened:
-            continuations = opened.continuations("Hi", n=2)
-            assert await anext(continuations) == (0, "Once ")
-        assert await asyncio.to_thread(server.ended.wait, 30)

@@ -16,6 +16,7 @@ import pytest
 from charloom.client import (
     Applied,
     AsyncClient,
+    AsyncConversation,
     Cancelled,
     Client,
     ConnectionFailed,
@@ -87,16 +88,24 @@ def of_the_future(requests: Iterator[Any], context: grpc.ServicerContext) -> Ite
         yield answer
 
 
-class TestBlocking:
-    def test_each_method_sends_one_message_and_returns_its_number(self, server: FakeServer, client: Client) -> None:
-        with client.converse("Hi", model="small", temperature=0.5, seed=7) as talk:
-            assert talk.inject("é") == 1
-            assert talk.generate(9) == 2
-            assert talk.set(top_k=3, temperature=None) == 3
-            assert talk.pause() == 4
-            assert talk.generate() == 5
-            talk.close()
-            assert [event.number for event in talk if isinstance(event, Applied)] == [0, 1, 2, 3, 4, 5]
+async def read_into(seen: list[ConversationEvent], talk: AsyncConversation) -> None:
+    async for event in talk:
+        seen.append(event)
+
+
+class TestEither:
+    async def test_each_method_sends_one_message_and_returns_its_number(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        async with either.converse("Hi", model="small", temperature=0.5, seed=7) as talk:
+            assert await talk.inject("é") == 1
+            assert await talk.generate(9) == 2
+            assert await talk.set(top_k=3, temperature=None) == 3
+            assert await talk.pause() == 4
+            assert await talk.generate() == 5
+            await talk.close()
+            assert [event.number async for event in talk if isinstance(event, Applied)] == [0, 1, 2, 3, 4, 5]
+            assert [event async for event in talk] == []
         start = generation_pb2.GenerationOptions(
             model="small", prompt="Hi", seed=7, sampling=generation_pb2.Sampling(temperature=0.5)
         )
@@ -111,42 +120,147 @@ class TestBlocking:
             Message(generate=conversation_pb2.Generate()),
         ]
 
-    def test_setting_nothing_takes_the_defaults(self, server: FakeServer, client: Client) -> None:
-        with client.converse() as talk:
-            talk.set()
-            talk.close()
-            assert len(list(talk)) == 2
+    async def test_setting_nothing_takes_the_defaults(self, server: FakeServer, either: AsyncClient) -> None:
+        async with either.converse() as talk:
+            await talk.set()
+            await talk.close()
+            assert len([event async for event in talk]) == 2
         assert messages(server)[1].HasField("sampling")
 
-    def test_events_are_told_in_the_servers_order(self, server: FakeServer, client: Client) -> None:
-        with client.converse("Hi") as talk:
-            assert next(talk) == Applied(number=0, position=2)
-            talk.inject("abc")
-            assert next(talk) == Applied(number=1, position=2)
-            talk.generate(16)
-            assert next(talk) == Applied(number=2, position=5)
-            assert [next(talk) for _ in PIECES] == [
+    async def test_events_are_told_in_the_servers_order(self, either: AsyncClient) -> None:
+        async with either.converse("Hi") as talk:
+            assert await anext(talk) == Applied(number=0, position=2)
+            await talk.inject("abc")
+            assert await anext(talk) == Applied(number=1, position=2)
+            await talk.generate(16)
+            assert await anext(talk) == Applied(number=2, position=5)
+            assert [await anext(talk) for _ in PIECES] == [
                 ConversationText(text="Once ", position=10),
                 ConversationText(text="upon", position=14),
                 ConversationText(text=" a time", position=21),
             ]
-            last = next(talk)
+            last = await anext(talk)
             assert isinstance(last, Ended)
             assert (last.position, last.result.seed, last.result.session) == (21, 42, None)
-            talk.close()
-            assert list(talk) == []
-            assert list(talk) == []
+            await talk.close()
+            for _ in range(2):
+                assert [event async for event in talk] == []
 
-    def test_a_session_goes_on_with_it_and_learns_of_its_end(self, server: FakeServer, client: Client) -> None:
-        with client.session(id="s1") as session:
-            with session.converse("Hi") as talk:
-                talk.generate(16)
-                talk.close()
-                events = list(talk)
+    async def test_a_session_goes_on_with_it_and_learns_of_its_end(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        async with either.session(id="s1") as session:
+            async with session.converse("Hi") as talk:
+                await talk.generate(16)
+                await talk.close()
+                events = [event async for event in talk]
             assert "".join(texts(events)) == TEXT
             assert (session.info.position, session.info.version) == (19, 1)
         assert messages(server)[0].start == generation_pb2.GenerationOptions(session_id="s1", prompt="Hi")
 
+    async def test_leaving_early_cancels_the_call(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Converse"] = endless(server)
+        async with either.converse() as talk:
+            await talk.generate()
+            assert isinstance(await anext(talk), Applied)
+        assert await asyncio.to_thread(server.ended.wait, 30)
+        with pytest.raises(Cancelled):
+            await anext(talk)
+        with pytest.raises(Cancelled):
+            await talk.inject("late")
+
+    async def test_leaving_after_the_end_cancels_nothing(self, either: AsyncClient) -> None:
+        async with either.converse() as talk:
+            await talk.close()
+            assert len([event async for event in talk]) == 1
+        assert [event async for event in talk] == []
+
+    async def test_closing_lets_the_text_come_to_its_end(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Converse"] = endless(server)
+        async with either.converse() as talk:
+            await talk.generate()
+            for _ in range(20):
+                await anext(talk)
+            await talk.close()
+            await talk.close()
+            rest = [event async for event in talk]
+        assert all(isinstance(event, ConversationText | Applied) for event in rest)
+        assert texts(rest) == ["x"] * len(texts(rest))
+        with pytest.raises(RuntimeError, match="this stream is closed"):
+            await talk.generate()
+
+    async def test_leaving_the_session_ends_it(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Converse"] = endless(server)
+        async with either.session() as session:
+            talk = session.converse()
+            await talk.generate()
+            await anext(talk)
+        assert await asyncio.to_thread(server.ended.wait, 30)
+        with pytest.raises(Cancelled):
+            [event async for event in talk]
+
+    async def test_an_error_takes_no_text_back_and_stays(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Converse"] = failing_after_the_text
+        seen: list[ConversationEvent] = []
+        async with either.converse() as talk:
+            await talk.generate(16)
+            for _ in range(2):
+                with pytest.raises(InvalidArgument, match="inject: unknown"):
+                    await read_into(seen, talk)
+        assert "".join(texts(seen)) == TEXT
+
+    async def test_events_of_a_later_version_are_passed_over(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Converse"] = of_the_future
+        async with either.converse() as talk:
+            await talk.generate(16)
+            await talk.close()
+            events = [event async for event in talk]
+        assert len(events) == 2 + len(PIECES) + 1
+        assert all(event.position != 99 for event in events)
+
+    @pytest.mark.parametrize(
+        ("use", "words"),
+        [
+            (lambda talk: talk.inject(5), "text: 5 is not a string"),
+            (lambda talk: talk.generate(-1), "max_tokens: -1 is not between"),
+            (lambda talk: talk.set(top_k=1.5), "top_k: 1.5 is not a whole number"),
+        ],
+    )
+    async def test_what_no_message_can_carry_is_refused_and_has_no_number(
+        self, either: AsyncClient, use: Callable[[Any], Any], words: str
+    ) -> None:
+        async with either.converse() as talk:
+            with pytest.raises(InvalidValue, match=words):
+                await use(talk)
+            assert await talk.pause() == 1
+
+    @pytest.mark.parametrize("name", ["seed", "max_tokens", "stop", "tempature"])
+    async def test_only_sampling_options_can_be_set(self, either: AsyncClient, name: str) -> None:
+        async with either.converse() as talk:
+            with pytest.raises(TypeError, match=f"unknown option {name}; the options are allow"):
+                await talk.set(**{name: 1})  # type: ignore[misc]
+
+    async def test_nobody_is_said(self, make: Callable[..., Any], nobody: str) -> None:
+        async with make(nobody) as client, client.converse() as talk:
+            for _ in range(2):
+                with pytest.raises(ConnectionFailed):
+                    await anext(talk)
+            with pytest.raises(ConnectionFailed):
+                await talk.generate()
+
+    async def test_a_forgotten_conversation_does_not_keep_the_call(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        server.answers["Converse"] = endless(server)
+        talk = either.converse()
+        await talk.generate()
+        await anext(talk)
+        del talk
+        gc.collect()
+        assert await asyncio.to_thread(server.ended.wait, 30)
+
+
+class TestBlocking:
     def test_another_thread_may_steer_while_one_reads(self, server: FakeServer, client: Client) -> None:
         def steer() -> None:
             for _ in range(50):
@@ -182,46 +296,6 @@ class TestBlocking:
         assert sorted(number for number, _ in sent) == list(range(1, 401))
         assert dict(sent) == {number: message.inject for number, message in enumerate(messages(server)) if number}
 
-    def test_leaving_early_cancels_the_call(self, server: FakeServer, client: Client) -> None:
-        server.answers["Converse"] = endless(server)
-        with client.converse() as talk:
-            talk.generate()
-            assert isinstance(next(talk), Applied)
-        assert server.ended.wait(30)
-        with pytest.raises(Cancelled):
-            next(talk)
-        with pytest.raises(Cancelled):
-            talk.inject("late")
-
-    def test_leaving_after_the_end_cancels_nothing(self, server: FakeServer, client: Client) -> None:
-        with client.converse() as talk:
-            talk.close()
-            list(talk)
-        assert list(talk) == []
-
-    def test_closing_lets_the_text_come_to_its_end(self, server: FakeServer, client: Client) -> None:
-        server.answers["Converse"] = endless(server)
-        with client.converse() as talk:
-            talk.generate()
-            for _ in range(20):
-                next(talk)
-            talk.close()
-            talk.close()
-            rest = list(talk)
-        assert texts(rest) == ["x"] * len(texts(rest))
-        with pytest.raises(RuntimeError, match="this stream is closed"):
-            talk.generate()
-
-    def test_leaving_the_session_ends_it(self, server: FakeServer, client: Client) -> None:
-        server.answers["Converse"] = endless(server)
-        with client.session() as session:
-            talk = session.converse()
-            talk.generate()
-            next(talk)
-        assert server.ended.wait(30)
-        with pytest.raises(Cancelled):
-            list(talk)
-
     def test_a_start_that_is_refused_is_told_to_the_reader(self, server: FakeServer, client: Client) -> None:
         server.answers["Converse"] = GONE
         with client.session(id="s1") as session, session.converse() as talk:
@@ -231,25 +305,6 @@ class TestBlocking:
             with pytest.raises(NotFound, match="no session"):
                 talk.generate()
 
-    def test_an_error_takes_no_text_back_and_stays(self, server: FakeServer, client: Client) -> None:
-        server.answers["Converse"] = failing_after_the_text
-        seen: list[ConversationEvent] = []
-        with client.converse() as talk:
-            talk.generate(16)
-            for _ in range(2):
-                with pytest.raises(InvalidArgument, match="inject: unknown"):
-                    seen.extend(talk)
-        assert "".join(texts(seen)) == TEXT
-
-    def test_events_of_a_later_version_are_passed_over(self, server: FakeServer, client: Client) -> None:
-        server.answers["Converse"] = of_the_future
-        with client.converse() as talk:
-            talk.generate(16)
-            talk.close()
-            events = list(talk)
-        assert len(events) == 2 + len(PIECES) + 1
-        assert all(event.position != 99 for event in events)
-
     def test_another_thread_may_cancel_a_reader_that_waits(self, server: FakeServer, client: Client) -> None:
         with client.converse() as talk:
             next(talk)
@@ -258,27 +313,6 @@ class TestBlocking:
             with pytest.raises(Cancelled):
                 next(talk)
             timer.join()
-
-    @pytest.mark.parametrize(
-        ("use", "words"),
-        [
-            (lambda talk: talk.inject(5), "text: 5 is not a string"),
-            (lambda talk: talk.generate(-1), "max_tokens: -1 is not between"),
-            (lambda talk: talk.set(top_k=1.5), "top_k: 1.5 is not a whole number"),
-        ],
-    )
-    def test_what_no_message_can_carry_is_refused_and_has_no_number(
-        self, client: Client, use: Callable[[Any], Any], words: str
-    ) -> None:
-        with client.converse() as talk:
-            with pytest.raises(InvalidValue, match=words):
-                use(talk)
-            assert talk.pause() == 1
-
-    @pytest.mark.parametrize("name", ["seed", "max_tokens", "stop", "tempature"])
-    def test_only_sampling_options_can_be_set(self, client: Client, name: str) -> None:
-        with client.converse() as talk, pytest.raises(TypeError, match=f"unknown option {name}; the options are allow"):
-            talk.set(**{name: 1})  # type: ignore[call-arg]
 
     def test_the_deadline_is_that_of_the_whole(self, server: FakeServer, client: Client) -> None:
         with pytest.raises(DeadlineExceeded), client.converse(timeout=0.2) as talk:
@@ -293,54 +327,12 @@ class TestBlocking:
         with pytest.raises(RuntimeError, match="this client is closed"):
             client.converse()
 
-    def test_nobody_is_said(self, nobody: str) -> None:
-        with Client(nobody) as client, client.converse() as talk, pytest.raises(ConnectionFailed):
-            next(talk)
-
-    def test_a_forgotten_conversation_does_not_keep_the_call(self, server: FakeServer, client: Client) -> None:
-        server.answers["Converse"] = endless(server)
-        talk = client.converse()
-        talk.generate()
-        next(talk)
-        del talk
-        gc.collect()
-        assert server.ended.wait(30)
-
 
 class TestAsyncio:
-    async def test_it_sends_and_tells_the_same(
-        self, server: FakeServer, client: Client, async_client: AsyncClient
-    ) -> None:
-        async with async_client.converse("Hi", temperature=0.5) as talk:
-            assert await talk.inject("é") == 1
-            assert await talk.generate(9) == 2
-            assert await talk.set(top_k=3) == 3
-            assert await talk.pause() == 4
-            assert await talk.generate() == 5
-            await talk.close()
-            events = [event async for event in talk]
-            assert [event async for event in talk] == []
-        asked = messages(server)
-        with client.converse("Hi", temperature=0.5) as twin:
-            twin.inject("é")
-            twin.generate(9)
-            twin.set(top_k=3)
-            twin.pause()
-            twin.generate()
-            twin.close()
-            assert list(twin) == events
-        assert messages(server)[len(asked) :] == asked
-
-    async def test_a_session_goes_on_with_it_and_learns_of_its_end(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        async with async_client.session(id="s1") as session:
-            async with session.converse("Hi") as talk:
-                await talk.generate(16)
-                await talk.close()
-                events = [event async for event in talk]
-            assert "".join(texts(events)) == TEXT
-            assert (session.info.position, session.info.version) == (19, 1)
+    async def test_nobody_is_said_to_who_sends_first(self, nobody: str) -> None:
+        async with AsyncClient(nobody) as client, client.converse() as talk:
+            with pytest.raises(ConnectionFailed):
+                await talk.generate()
 
     async def test_reading_begins_it_too(self, async_client: AsyncClient) -> None:
         async with async_client.converse("Hi") as talk:
@@ -358,29 +350,6 @@ class TestAsyncio:
             await talk.close()
             assert await reader == list(range(52))
         assert sorted(numbers) == list(range(1, 52))
-
-    async def test_leaving_early_cancels_the_call(self, server: FakeServer, async_client: AsyncClient) -> None:
-        server.answers["Converse"] = endless(server)
-        async with async_client.converse() as talk:
-            await talk.generate()
-            assert isinstance(await anext(talk), Applied)
-        assert await asyncio.to_thread(server.ended.wait, 30)
-        with pytest.raises(Cancelled):
-            await anext(talk)
-        with pytest.raises(Cancelled):
-            await talk.inject("late")
-
-    async def test_closing_lets_the_text_come_to_its_end(self, server: FakeServer, async_client: AsyncClient) -> None:
-        server.answers["Converse"] = endless(server)
-        async with async_client.converse() as talk:
-            await talk.generate()
-            for _ in range(20):
-                await anext(talk)
-            await talk.close()
-            await talk.close()
-            assert all([isinstance(event, ConversationText | Applied) async for event in talk])
-        with pytest.raises(RuntimeError, match="this stream is closed"):
-            await talk.generate()
 
     async def test_a_start_that_is_refused_is_told_to_everyone(
         self, server: FakeServer, async_client: AsyncClient
@@ -448,37 +417,3 @@ class TestAsyncio:
         await async_client.close()
         with pytest.raises(Cancelled):
             await reader
-
-    async def test_leaving_the_session_ends_it(self, server: FakeServer, async_client: AsyncClient) -> None:
-        server.answers["Converse"] = endless(server)
-        async with async_client.session() as session:
-            talk = session.converse()
-            await talk.generate()
-            await anext(talk)
-        assert await asyncio.to_thread(server.ended.wait, 30)
-
-    async def test_only_sampling_options_can_be_set(self, async_client: AsyncClient) -> None:
-        async with async_client.converse() as talk:
-            with pytest.raises(TypeError, match="unknown option seed"):
-                await talk.set(seed=1)  # type: ignore[call-arg]
-            with pytest.raises(InvalidValue, match="max_tokens: -1"):
-                await talk.generate(-1)
-            assert await talk.pause() == 1
-
-    async def test_nobody_is_said(self, nobody: str) -> None:
-        async with AsyncClient(nobody) as client, client.converse() as talk:
-            with pytest.raises(ConnectionFailed):
-                await talk.generate()
-            with pytest.raises(ConnectionFailed):
-                await anext(talk)
-
-    async def test_a_forgotten_conversation_does_not_keep_the_call(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        server.answers["Converse"] = endless(server)
-        talk = async_client.converse()
-        await talk.generate()
-        await anext(talk)
-        del talk
-        gc.collect()
-        assert await asyncio.to_thread(server.ended.wait, 30)

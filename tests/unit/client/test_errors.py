@@ -45,36 +45,21 @@ every_kind = pytest.mark.parametrize(("code", "reason", "kind"), KINDS)
 
 
 @every_kind
-def test_each_status_of_a_call_is_an_error_of_its_own_kind(
-    server: FakeServer, client: Client, code: grpc.StatusCode, reason: str, kind: type[sdk.RequestError]
+async def test_each_status_of_a_call_is_an_error_of_its_own_kind(
+    server: FakeServer, either: AsyncClient, code: grpc.StatusCode, reason: str, kind: type[sdk.RequestError]
 ) -> None:
-    server.answers["Complete"] = failing(code, "it went wrong", error_info(reason, position="7"))
+    details = error_info(reason, position="7")
+    server.answers["Complete"] = server.answers["Generate"] = failing(code, "it went wrong", details)
     with pytest.raises(sdk.RequestError) as caught:
-        client.complete("Hi")
-    assert type(caught.value) is kind
-    assert (caught.value.code, caught.value.reason, caught.value.message) == (code, reason, "it went wrong")
-    assert caught.value.metadata == {"position": "7"}
-    assert (caught.value.violations, caught.value.retry_after) == ((), None)
-    assert str(caught.value) == "it went wrong"
-
-
-@every_kind
-async def test_both_clients_raise_the_same_errors(
-    server: FakeServer,
-    async_client: AsyncClient,
-    code: grpc.StatusCode,
-    reason: str,
-    kind: type[sdk.RequestError],
-) -> None:
-    server.answers["Complete"] = server.answers["Generate"] = failing(code, "wrong", error_info(reason, position="7"))
-    with pytest.raises(sdk.RequestError) as caught:
-        await async_client.complete("Hi")
+        await either.complete("Hi")
     with pytest.raises(sdk.RequestError) as streamed:
-        await async_client.generate("Hi", resume=False).result()
+        await either.generate("Hi", resume=False).result()
     for error in (caught.value, streamed.value):
         assert type(error) is kind
-        assert (error.code, error.reason, error.message) == (code, reason, "wrong")
+        assert (error.code, error.reason, error.message) == (code, reason, "it went wrong")
         assert error.metadata == {"position": "7"}
+        assert (error.violations, error.retry_after) == ((), None)
+        assert str(error) == "it went wrong"
 
 
 def test_a_stream_meets_its_error_at_every_look(server: FakeServer, client: Client) -> None:

@@ -25,6 +25,7 @@ from charloom.client import AsyncClient, Cancelled, Client, FailedPrecondition, 
 from charloom.v1 import reading_pb2, text_pb2
 from tests.unit.client.conftest import Run
 from tests.unit.client.fake_server import FakeServer, activation, error_info, failing, inspect
+from tests.unit.client.twins import interrupt_soon
 
 NOT_INSPECTABLE = failing(
     grpc.StatusCode.FAILED_PRECONDITION, "export the model again", error_info("MODEL_NOT_INSPECTABLE")
@@ -59,24 +60,16 @@ class TestSDK:
         assert array.dtype == np.float32
         assert np.shares_memory(array, np.asarray(cell))
 
-    def test_nothing_to_read_is_nothing(self, client: Client) -> None:
-        found = client.inspect("", distributions=True)
-        assert (found.tokens, found.layers, found.distributions) == ((), {}, None)
-
-    async def test_both_clients_and_their_sessions_ask_the_same(
-        self, server: FakeServer, client: Client, async_client: AsyncClient
-    ) -> None:
+    async def test_a_client_and_a_session_ask_the_same(self, server: FakeServer, either: AsyncClient) -> None:
         options: dict[str, Any] = {
             "unknown_characters": "skip",
             "layers": [1],
             "top_next": 3,
             "distributions": True,
         }
-        assert await async_client.inspect("Hi", model="m", **options) == client.inspect("Hi", model="m", **options)
-        with client.session(id="s1") as session:
-            told = session.inspect("Hi", **options)
-        async with async_client.session(id="s1") as async_session:
-            assert await async_session.inspect("Hi", **options) == told
+        told = await either.inspect("Hi", model="m", **options)
+        async with either.session(id="s1") as session:
+            assert await session.inspect("Hi", **options) == told
         asked: dict[str, Any] = {
             "text": "Hi",
             "unknown_characters": SKIP,
@@ -85,10 +78,29 @@ class TestSDK:
             "distribution": True,
         }
         assert server.asked("Inspect") == [
-            *[reading_pb2.InspectRequest(model="m", **asked)] * 2,
-            *[reading_pb2.InspectRequest(session_id="s1", **asked)] * 2,
+            reading_pb2.InspectRequest(model="m", **asked),
+            reading_pb2.InspectRequest(session_id="s1", **asked),
         ]
         assert server.headers["Inspect"]["charloom-session"] == "s1"
+
+    async def test_a_model_that_cannot_be_inspected_is_told(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Inspect"] = NOT_INSPECTABLE
+        with pytest.raises(FailedPrecondition, match="export the model again") as caught:
+            await either.inspect("Hi")
+        assert caught.value.reason == "MODEL_NOT_INSPECTABLE"
+
+    async def test_an_error_in_the_middle_is_no_shorter_text(self, server: FakeServer, either: AsyncClient) -> None:
+        def breaking(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            yield next(inspect(request, context))
+            NOT_INSPECTABLE(request, context)
+
+        server.answers["Inspect"] = breaking
+        with pytest.raises(FailedPrecondition):
+            await either.inspect("Hi")
+
+    def test_nothing_to_read_is_nothing(self, client: Client) -> None:
+        found = client.inspect("", distributions=True)
+        assert (found.tokens, found.layers, found.distributions) == ((), {}, None)
 
     @pytest.mark.parametrize(
         ("given", "words"),
@@ -109,29 +121,6 @@ class TestSDK:
             client.inspect(**{"text": "a"} | given)
         assert server.calls == []
 
-    async def test_a_model_that_cannot_be_inspected_is_told(
-        self, server: FakeServer, client: Client, async_client: AsyncClient
-    ) -> None:
-        server.answers["Inspect"] = NOT_INSPECTABLE
-        with pytest.raises(FailedPrecondition, match="export the model again") as caught:
-            client.inspect("Hi")
-        assert caught.value.reason == "MODEL_NOT_INSPECTABLE"
-        with pytest.raises(FailedPrecondition, match="export the model again"):
-            await async_client.inspect("Hi")
-
-    async def test_an_error_in_the_middle_is_no_shorter_text(
-        self, server: FakeServer, client: Client, async_client: AsyncClient
-    ) -> None:
-        def breaking(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            yield next(inspect(request, context))
-            NOT_INSPECTABLE(request, context)
-
-        server.answers["Inspect"] = breaking
-        with pytest.raises(FailedPrecondition):
-            client.inspect("Hi")
-        with pytest.raises(FailedPrecondition):
-            await async_client.inspect("Hi")
-
 
 def holding(server: FakeServer, begun: threading.Event) -> Any:
     """Answers one token and then nothing until the call ends; sets `ended` then."""
@@ -146,20 +135,18 @@ def holding(server: FakeServer, begun: threading.Event) -> Any:
 
 
 class TestLeaving:
-    def test_an_interrupt_while_it_waits_leaves_no_call(
-        self, server: FakeServer, client: Client, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        begun = threading.Event()
-        server.answers["Inspect"] = holding(server, begun)
+    def test_ctrl_c_while_it_waits_leaves_no_call(self, server: FakeServer, client: Client) -> None:
+        def interrupt(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            context.add_callback(server.ended.set)
+            yield next(inspect(request, context))
+            interrupt_soon()
+            server.ended.wait(30)
 
-        def interrupt(self: Any) -> None:
-            assert begun.wait(30)
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr("grpc._channel._MultiThreadedRendezvous.__next__", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        server.answers["Inspect"] = interrupt
+        with pytest.raises(KeyboardInterrupt) as caught:
             client.inspect("Hi")
         assert server.ended.wait(30)
+        assert caught.traceback  # which has kept the call from being forgotten
 
     async def test_cancelling_the_task_cancels_the_call(self, server: FakeServer, async_client: AsyncClient) -> None:
         begun = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -547,12 +548,22 @@ class TestStopping:
             next(resuming)
         assert [one.cancelled for one in made] == [True, True]
 
-    def test_a_resumed_call_can_be_cancelled(self, server: FakeServer, client: Client) -> None:
+    async def test_a_resumed_call_can_be_cancelled(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["Generate"] = in_turn(failing(CODE.INTERNAL, "lost"), server.answer_and_wait)
-        with client.generate("Hi") as text:
-            assert next(text) == PIECES[0]
+        async with either.generate("Hi") as text:
+            assert await anext(text) == PIECES[0]
             assert text.resumptions == 1
-        assert server.ended.wait(30)
+        assert await asyncio.to_thread(server.ended.wait, 30)
+
+    async def test_a_forgotten_stream_does_not_keep_a_resumed_call(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        server.answers["Generate"] = in_turn(failing(CODE.INTERNAL, "lost"), server.answer_and_wait)
+        text = either.generate("Hi")
+        assert await anext(text) == PIECES[0]
+        del text
+        gc.collect()
+        assert await asyncio.to_thread(server.ended.wait, 30)
 
     async def test_asyncio_cancel_by_another_task_ends_the_wait(
         self, server: FakeServer, async_client: AsyncClient
@@ -586,22 +597,6 @@ class TestStopping:
             await async_client.close()
             with pytest.raises(Cancelled):
                 await reader
-
-    async def test_asyncio_a_resumed_call_can_be_cancelled(self, server: FakeServer, async_client: AsyncClient) -> None:
-        server.answers["Generate"] = in_turn(failing(CODE.INTERNAL, "lost"), server.answer_and_wait)
-        async with async_client.generate("Hi") as text:
-            assert await anext(text) == PIECES[0]
-            assert text.resumptions == 1
-        assert await asyncio.to_thread(server.ended.wait, 30)
-
-    async def test_asyncio_a_forgotten_stream_does_not_keep_a_resumed_call(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        server.answers["Generate"] = in_turn(failing(CODE.INTERNAL, "lost"), server.answer_and_wait)
-        text = async_client.generate("Hi")
-        assert await anext(text) == PIECES[0]
-        del text
-        assert await asyncio.to_thread(server.ended.wait, 30)
 
 
 @asynccontextmanager

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
 import grpc
 import pytest
 from google.protobuf import duration_pb2
@@ -25,106 +29,106 @@ def test_a_session_is_made_at_once_and_deleted_at_the_end(server: FakeServer, cl
     assert server.asked("DeleteSession") == [sessions_pb2.DeleteSessionRequest(session_id="mine")]
 
 
-def test_a_session_that_is_kept_is_not_deleted(server: FakeServer, client: Client) -> None:
-    with client.session(keep=True):
-        pass
-    assert server.asked("DeleteSession") == []
-
-
-def test_an_existing_session_is_looked_up_and_kept(server: FakeServer, client: Client) -> None:
-    with client.open_session("old") as opened:
-        assert opened.id == "old"
-    assert [name for name, _ in server.calls] == ["GetSession"]
-
-
 def test_opening_a_session_that_is_gone_fails_at_once(server: FakeServer, client: Client) -> None:
     server.answers["GetSession"] = GONE
     with pytest.raises(SessionExpired):
         client.open_session("old")
 
 
-def test_calls_go_on_from_the_session_and_expect_no_position(server: FakeServer, client: Client) -> None:
-    with client.session(id="mine") as opened:
-        assert opened.generate("Hi", temperature=0.5).result().session is not None
-        assert opened.complete("Ho", seed=3).text == TEXT
-    for request in (*server.asked("Generate"), *server.asked("Complete")):
-        assert request.options.session_id == "mine"
-        assert not request.options.HasField("expected_position")
-
-
-def test_a_position_is_expected_where_it_is_given(server: FakeServer, client: Client) -> None:
-    with client.session() as opened:
-        opened.complete("Hi", expected_position=0)
-    assert server.asked("Complete")[0].options.HasField("expected_position")
-
-
-def test_info_follows_the_results(server: FakeServer, client: Client) -> None:
-    with client.session(id="mine") as opened:
-        assert (opened.info.position, opened.info.version) == (0, 0)
-        opened.generate("Hi").result()
-        assert (opened.info.position, opened.info.version) == (19, 1)
-        server.answers["GetSession"] = lambda request, _: sessions_pb2.GetSessionResponse(
-            session=session("mine", position=40, version=2)
-        )
-        assert opened.refresh().position == 40
-        assert opened.info.version == 2
-        opened.complete("Hi")
-        assert opened.info.version == 1
-
-
-def test_deleting_by_hand_is_enough(server: FakeServer, client: Client) -> None:
-    with client.session(id="mine") as opened:
-        assert opened.delete().session.id == "mine"
-    assert len(server.asked("DeleteSession")) == 1
-
-
-def test_a_session_that_is_gone_already_ends_quietly(server: FakeServer, client: Client) -> None:
-    server.answers["DeleteSession"] = GONE
-    with client.session():
-        pass
-
-
-def test_a_failed_deletion_is_told(server: FakeServer, client: Client) -> None:
-    server.answers["DeleteSession"] = FAULT
-    with pytest.raises(InternalError, match="fault"), client.session():
-        pass
-
-
-def test_a_failed_deletion_does_not_hide_the_error_of_the_block(server: FakeServer, client: Client) -> None:
-    server.answers["DeleteSession"] = FAULT
-    with pytest.raises(ZeroDivisionError), client.session():
-        raise ZeroDivisionError
-
-
-def test_leaving_ends_what_is_still_running(server: FakeServer, client: Client) -> None:
-    server.answers["Generate"] = server.answer_and_wait
-    with client.session() as opened:
-        stream = opened.generate("Hi")
-        assert next(stream) == PIECES[0]
-    assert server.ended.wait(30)
-
-
-def test_a_session_that_stays_in_use_is_told(server: FakeServer, client: Client) -> None:
-    server.answers["DeleteSession"] = BUSY
-    with pytest.raises(Conflict, match="in use"), client.session():
-        pass
-
-
-def test_cleaning_up_has_a_deadline_of_its_own(server: FakeServer) -> None:
-    with Client(server.target, timeout=None) as client, client.session():
-        pass
-    assert (server.remaining["DeleteSession"] or 99) < 6
-
-
-def test_a_client_that_closes_first_leaves_the_session_to_its_expiry(server: FakeServer, client: Client) -> None:
-    with client.session():
-        client.close()
-    assert server.asked("DeleteSession") == []
-
-
 def test_no_server_no_session(nobody: str) -> None:
     with Client(nobody) as client, pytest.raises(ConnectionFailed):
         client.session()
+
+
+class TestEither:
+    async def test_a_session_that_is_kept_is_not_deleted(self, server: FakeServer, either: AsyncClient) -> None:
+        async with either.session(keep=True):
+            pass
+        assert server.asked("DeleteSession") == []
+
+    async def test_an_existing_session_is_looked_up_and_kept(self, server: FakeServer, either: AsyncClient) -> None:
+        async with either.open_session("old") as opened:
+            assert opened.id == "old"
+        assert [name for name, _ in server.calls] == ["GetSession"]
+
+    async def test_calls_go_on_from_the_session_and_expect_no_position(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        async with either.session(id="mine") as opened:
+            assert (await opened.generate("Hi", temperature=0.5).result()).session is not None
+            assert (await opened.complete("Ho", seed=3)).text == TEXT
+        for request in (*server.asked("Generate"), *server.asked("Complete")):
+            assert request.options.session_id == "mine"
+            assert not request.options.HasField("expected_position")
+
+    async def test_a_position_is_expected_where_it_is_given(self, server: FakeServer, either: AsyncClient) -> None:
+        async with either.session() as opened:
+            await opened.complete("Hi", expected_position=0)
+        assert server.asked("Complete")[0].options.HasField("expected_position")
+
+    async def test_info_follows_the_results(self, server: FakeServer, either: AsyncClient) -> None:
+        async with either.session(id="mine") as opened:
+            assert (opened.info.position, opened.info.version) == (0, 0)
+            await opened.generate("Hi").result()
+            assert (opened.info.position, opened.info.version) == (19, 1)
+            server.answers["GetSession"] = lambda request, _: sessions_pb2.GetSessionResponse(
+                session=session("mine", position=40, version=2)
+            )
+            assert (await opened.refresh()).position == 40
+            assert opened.info.version == 2
+            await opened.complete("Hi")
+            assert opened.info.version == 1
+
+    async def test_deleting_by_hand_is_enough(self, server: FakeServer, either: AsyncClient) -> None:
+        async with either.session(id="mine") as opened:
+            assert (await opened.delete()).session.id == "mine"
+        assert len(server.asked("DeleteSession")) == 1
+
+    async def test_a_session_that_is_gone_already_ends_quietly(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["DeleteSession"] = GONE
+        async with either.session():
+            pass
+        assert len(server.asked("DeleteSession")) == 1
+
+    async def test_a_failed_deletion_is_told(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["DeleteSession"] = FAULT
+        with pytest.raises(InternalError, match="fault"):
+            async with either.session():
+                pass
+
+    async def test_a_failed_deletion_does_not_hide_the_error_of_the_block(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        server.answers["DeleteSession"] = FAULT
+        with pytest.raises(ZeroDivisionError):
+            async with either.session():
+                raise ZeroDivisionError
+
+    async def test_a_session_that_stays_in_use_is_told(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["DeleteSession"] = BUSY
+        with pytest.raises(Conflict, match="in use"):
+            async with either.session():
+                pass
+
+    async def test_leaving_ends_what_is_still_running(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Generate"] = server.answer_and_wait
+        async with either.session() as opened:
+            stream = opened.generate("Hi")
+            assert await anext(stream) == PIECES[0]
+        assert await asyncio.to_thread(server.ended.wait, 30)
+        assert len(server.asked("DeleteSession")) == 1
+
+    async def test_cleaning_up_has_a_deadline_of_its_own(self, server: FakeServer, make: Callable[..., Any]) -> None:
+        async with make(server.target, timeout=None) as client, client.session():
+            pass
+        assert (server.remaining["DeleteSession"] or 99) < 6
+
+    async def test_a_client_that_closes_first_leaves_the_session_to_its_expiry(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        async with either.session():
+            await either.close()
+        assert server.asked("DeleteSession") == []
 
 
 class TestAsyncio:
@@ -157,44 +161,6 @@ class TestAsyncio:
         async with opened:
             assert opened.id == "mine"
         assert [name for name, _ in server.calls] == ["CreateSession"]
-
-    async def test_an_existing_session_is_looked_up_and_kept(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        async with async_client.open_session("old") as opened:
-            assert opened.id == "old"
-        assert [name for name, _ in server.calls] == ["GetSession"]
-
-    async def test_deleting_by_hand_is_enough(self, server: FakeServer, async_client: AsyncClient) -> None:
-        async with async_client.session(id="mine") as opened:
-            assert (await opened.delete()).session.id == "mine"
-        assert len(server.asked("DeleteSession")) == 1
-
-    async def test_a_session_that_is_gone_already_ends_quietly(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        server.answers["DeleteSession"] = GONE
-        async with async_client.session():
-            pass
-
-    async def test_a_failed_deletion_is_told_unless_it_hides_an_error(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        server.answers["DeleteSession"] = FAULT
-        with pytest.raises(InternalError):
-            async with async_client.session():
-                pass
-        with pytest.raises(ZeroDivisionError):
-            async with async_client.session():
-                raise ZeroDivisionError
-
-    async def test_leaving_ends_what_is_still_running(self, server: FakeServer, async_client: AsyncClient) -> None:
-        server.answers["Generate"] = server.answer_and_wait
-        async with async_client.session() as opened:
-            stream = opened.generate("Hi")
-            assert await anext(stream) == PIECES[0]
-        assert server.ended.wait(30)
-        assert len(server.asked("DeleteSession")) == 1
 
     async def test_a_refused_session_is_an_error_on_entering(
         self, server: FakeServer, async_client: AsyncClient

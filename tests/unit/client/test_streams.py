@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -23,7 +20,7 @@ from charloom.client import (
 )
 from charloom.v1 import generation_pb2, text_pb2
 from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, abort, draining, error_info, result, stream
-from tests.unit.client.twins import Somewhere
+from tests.unit.client.twins import Somewhere, interrupt_soon
 
 
 def with_empty_messages(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
@@ -56,121 +53,128 @@ def with_an_index(request: Any, context: grpc.ServicerContext) -> Iterator[gener
         yield message
 
 
-def interrupt_soon() -> None:
-    """Press Ctrl-C, once the test has had time to begin to wait."""
-    time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGINT)
+class TestEither:
+    async def test_the_pieces_arrive_as_they_were_sent(self, either: AsyncClient) -> None:
+        assert [piece async for piece in either.generate("Hi")] == list(PIECES)
 
-
-class TestBlocking:
-    def test_the_pieces_arrive_as_they_were_sent(self, client: Client) -> None:
-        assert list(client.generate("Hi")) == list(PIECES)
-
-    def test_text_and_position_grow_with_the_pieces(self, client: Client) -> None:
-        with client.generate("Hi") as text:
+    async def test_text_and_position_grow_with_the_pieces(self, either: AsyncClient) -> None:
+        async with either.generate("Hi") as text:
             assert (text.text, text.position) == ("", 0)
-            assert next(text) == PIECES[0]
+            assert await anext(text) == PIECES[0]
             assert (text.text, text.position) == (PIECES[0], 8)
-            assert next(text) == PIECES[1]
+            assert await anext(text) == PIECES[1]
             assert (text.text, text.position) == (PIECES[0] + PIECES[1], 12)
 
-    def test_result_reads_what_is_left(self, client: Client) -> None:
-        text = client.generate("Hi")
-        next(text)
-        result = text.result()
+    async def test_result_reads_what_is_left(self, either: AsyncClient) -> None:
+        text = either.generate("Hi")
+        assert await anext(text) == PIECES[0]
+        assert (text.text, text.position) == (PIECES[0], 8)
+        result = await text.result()
         assert text.text == TEXT
         assert (result.finish_reason, result.seed, result.position) == (FinishReason.LENGTH, 42, 19)
-        assert text.result() is result
-        assert list(text) == []
+        assert await text.result() is result
+        assert [piece async for piece in text] == []
 
-    def test_log_probabilities_grow_with_the_pieces(self, client: Client) -> None:
-        text = client.generate("Hi", logprobs=True, top_logprobs=2)
+    async def test_log_probabilities_grow_with_the_pieces(self, either: AsyncClient) -> None:
+        text = either.generate("Hi", logprobs=True, top_logprobs=2)
         assert text.logprobs == ()
         for _ in PIECES:
-            next(text)
+            await anext(text)
             assert "".join(token.text for token in text.logprobs) == text.text
-        text.result()
+        await text.result()
         assert len(text.logprobs) == len(TEXT)
         assert text.logprobs[0].logprob == pytest.approx(-0.6931472)
         assert [other.text for other in text.logprobs[0].top] == ["O", "P"]
 
-    def test_without_being_asked_for_there_are_no_log_probabilities(self, client: Client) -> None:
-        text = client.generate("Hi")
-        text.result()
+    async def test_without_being_asked_for_there_are_no_log_probabilities(self, either: AsyncClient) -> None:
+        text = either.generate("Hi")
+        await text.result()
         assert text.logprobs == ()
 
-    def test_log_probabilities_of_bytes_may_come_before_their_text(self, server: FakeServer, client: Client) -> None:
+    async def test_log_probabilities_of_bytes_may_come_before_their_text(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
         server.answers["Generate"] = bytes_before_text
-        text = client.generate("Hi", logprobs=True)
-        assert list(text) == ["é"]
+        text = either.generate("Hi", logprobs=True)
+        assert [piece async for piece in text] == ["é"]
         assert [token.symbol for token in text.logprobs] == [b"\xc3", b"\xa9", b"\xf0"]
 
-    def test_an_index_means_nothing_where_one_text_was_asked_for(self, server: FakeServer, client: Client) -> None:
+    async def test_an_index_means_nothing_where_one_text_was_asked_for(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
         server.answers["Generate"] = with_an_index
-        text = client.generate("Hi")
-        assert list(text) == list(PIECES)
-        assert text.result().seed == 42
+        text = either.generate("Hi")
+        assert [piece async for piece in text] == list(PIECES)
+        assert (await text.result()).seed == 42
 
-    def test_empty_messages_are_not_pieces(self, server: FakeServer, client: Client) -> None:
+    async def test_empty_messages_are_not_pieces(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["Generate"] = with_empty_messages
-        assert list(client.generate("Hi")) == list(PIECES)
+        assert [piece async for piece in either.generate("Hi")] == list(PIECES)
 
-    def test_a_stopping_server_is_told_by_the_result(self, server: FakeServer, client: Client) -> None:
+    async def test_a_stopping_server_is_told_by_the_result(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["Generate"] = draining(2)
-        stream = client.generate("Hi")
-        assert stream.result().finish_reason is FinishReason.DRAINING
+        stream = either.generate("Hi")
+        assert (await stream.result()).finish_reason is FinishReason.DRAINING
         assert (stream.text, stream.position) == (PIECES[0] + PIECES[1], 12)
 
-    def test_leaving_early_cancels_the_call(self, server: FakeServer, client: Client) -> None:
+    async def test_leaving_early_cancels_the_call(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["Generate"] = server.answer_and_wait
-        with client.generate("Hi") as text:
-            assert next(text) == PIECES[0]
-        assert server.ended.wait(30)
+        async with either.generate("Hi") as text:
+            assert await anext(text) == PIECES[0]
+        assert await asyncio.to_thread(server.ended.wait, 30)
         with pytest.raises(Cancelled):
-            text.result()
+            await text.result()
         assert text.text == PIECES[0]
 
-    def test_an_exception_in_the_block_cancels_the_call(self, server: FakeServer, client: Client) -> None:
+    async def test_an_exception_in_the_block_cancels_the_call(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["Generate"] = server.answer_and_wait
-        with pytest.raises(ZeroDivisionError), client.generate("Hi") as text:
-            print(len(next(text)) / 0)
-        assert server.ended.wait(30)
+        with pytest.raises(ZeroDivisionError):
+            async with either.generate("Hi") as text:
+                print(len(await anext(text)) / 0)
+        assert await asyncio.to_thread(server.ended.wait, 30)
 
-    def test_a_forgotten_stream_does_not_keep_the_call(self, server: FakeServer, client: Client) -> None:
+    async def test_a_forgotten_stream_does_not_keep_the_call(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["Generate"] = server.answer_and_wait
-        text = client.generate("Hi")
-        next(text)
+        text = either.generate("Hi")
+        await anext(text)
         del text
         gc.collect()
-        assert server.ended.wait(30)
+        assert await asyncio.to_thread(server.ended.wait, 30)
 
-    def test_cancel_twice_is_as_good_as_once(self, server: FakeServer, client: Client) -> None:
+    async def test_cancel_twice_is_as_good_as_once(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["Generate"] = server.answer_and_wait
-        text = client.generate("Hi")
-        next(text)
+        text = either.generate("Hi")
+        await anext(text)
         text.cancel()
         text.cancel()
         with pytest.raises(Cancelled, match="was cancelled"):
-            next(text)
+            await anext(text)
 
-    def test_cancel_after_the_end_takes_nothing_back(self, client: Client) -> None:
-        text = client.generate("Hi")
-        result = text.result()
+    async def test_cancel_after_the_end_takes_nothing_back(self, either: AsyncClient) -> None:
+        text = either.generate("Hi")
+        result = await text.result()
         text.cancel()
-        assert text.result() is result
+        assert await text.result() is result
 
-    def test_text_before_an_error_is_kept(self, server: FakeServer, client: Client) -> None:
+    async def test_text_before_an_error_is_kept(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["Generate"] = broken_after_a_piece
-        text = client.generate("Hi")
-        with pytest.raises(InvalidArgument, match="no more"):
-            text.result()
+        text = either.generate("Hi")
+        for _ in range(2):
+            with pytest.raises(InvalidArgument, match="no more"):
+                await text.result()
         assert text.text == PIECES[0]
 
-    def test_a_stream_that_ends_without_a_result_is_an_error(self, server: FakeServer, client: Client) -> None:
+    async def test_a_stream_that_ends_without_a_result_is_an_error(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
         server.answers["Generate"] = without_result
         with pytest.raises(InternalError, match="without a result"):
-            list(client.generate("Hi"))
+            await either.generate("Hi").result()
+        with pytest.raises(InternalError, match="without a result"):
+            [piece async for piece in either.generate("Hi")]
 
+
+class TestBlocking:
     def test_closing_the_client_ends_its_streams(self, server: FakeServer, client: Client) -> None:
         server.answers["Generate"] = server.answer_and_wait
         text = client.generate("Hi")
@@ -224,51 +228,6 @@ class TestBlocking:
 
 
 class TestAsyncio:
-    async def test_the_pieces_arrive_as_they_were_sent(self, async_client: AsyncClient) -> None:
-        assert [piece async for piece in async_client.generate("Hi")] == list(PIECES)
-
-    async def test_result_reads_what_is_left(self, async_client: AsyncClient) -> None:
-        text = async_client.generate("Hi")
-        assert await anext(text) == PIECES[0]
-        assert (text.text, text.position) == (PIECES[0], 8)
-        result = await text.result()
-        assert text.text == TEXT
-        assert (result.finish_reason, result.seed, result.position) == (FinishReason.LENGTH, 42, 19)
-        assert await text.result() is result
-
-    async def test_log_probabilities_grow_with_the_pieces(self, client: Client, async_client: AsyncClient) -> None:
-        text = async_client.generate("Hi", logprobs=True, top_logprobs=1)
-        assert text.logprobs == ()
-        await anext(text)
-        assert "".join(token.text for token in text.logprobs) == PIECES[0]
-        await text.result()
-        twin = client.generate("Hi", logprobs=True, top_logprobs=1)
-        twin.result()
-        assert text.logprobs == twin.logprobs
-        assert len(twin.logprobs) == len(TEXT)
-
-    async def test_empty_messages_are_not_pieces(self, server: FakeServer, async_client: AsyncClient) -> None:
-        server.answers["Generate"] = with_empty_messages
-        assert [piece async for piece in async_client.generate("Hi")] == list(PIECES)
-
-    async def test_leaving_early_cancels_the_call(self, server: FakeServer, async_client: AsyncClient) -> None:
-        server.answers["Generate"] = server.answer_and_wait
-        async with async_client.generate("Hi") as text:
-            assert await anext(text) == PIECES[0]
-        assert await asyncio.to_thread(server.ended.wait, 30)
-        with pytest.raises(Cancelled):
-            await text.result()
-
-    async def test_a_forgotten_stream_does_not_keep_the_call(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        server.answers["Generate"] = server.answer_and_wait
-        text = async_client.generate("Hi")
-        await anext(text)
-        del text
-        gc.collect()
-        assert await asyncio.to_thread(server.ended.wait, 30)
-
     async def test_cancel_before_the_first_read_is_an_error_and_no_task_cancellation(
         self, async_client: AsyncClient
     ) -> None:
@@ -324,23 +283,6 @@ class TestAsyncio:
         await async_client.close()
         with pytest.raises(Cancelled):
             await reader
-
-    async def test_text_before_an_error_is_kept(self, server: FakeServer, async_client: AsyncClient) -> None:
-        server.answers["Generate"] = broken_after_a_piece
-        text = async_client.generate("Hi")
-        for _ in range(2):
-            with pytest.raises(InvalidArgument, match="no more"):
-                await text.result()
-        assert text.text == PIECES[0]
-
-    async def test_a_stream_that_ends_without_a_result_is_an_error(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        server.answers["Generate"] = without_result
-        with pytest.raises(InternalError, match="without a result"):
-            await async_client.generate("Hi").result()
-        with pytest.raises(InternalError, match="without a result"):
-            [piece async for piece in async_client.generate("Hi")]
 
     async def test_many_streams_share_one_client(self, async_client: AsyncClient) -> None:
         async def read(stream: AsyncIterator[str]) -> str:

@@ -43,8 +43,8 @@ def test_several_continuations_and_resumed_calls_name_it(server: FakeServer) -> 
     assert server.headers["Generate"][KEY] == "acme"
 
 
-async def test_asyncio_names_it_too(server: FakeServer) -> None:
-    async with AsyncClient(server.target, tenant="acme") as client:
+async def test_both_kinds_of_client_name_it(server: FakeServer, make: Callable[..., Any]) -> None:
+    async with make(server.target, tenant="acme") as client:
         await client.generate("Hi").result()
         await client.continuations("Hi", n=1).completions()
         await client.complete("Hi")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import signal
+import time
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +22,12 @@ class Somewhere:
 
     target: str = "somewhere"
     closed: bool = False
+
+
+def interrupt_soon() -> None:
+    """Press Ctrl-C, once the test has had time to begin to wait."""
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 class AsAsyncio:
