@@ -16,6 +16,7 @@ from charloom.engine.calls.starting import Starting
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models
+from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.stores.memory import MemoryStore
@@ -45,11 +46,12 @@ class Engine:
         self.limits = limits or Limits()
         self._models = Models(models, self.limits)
         store = MemoryStore(self.limits.max_sessions) if store is None else store
-        self.sessions = Sessions(store, self._models, self.limits, sealer or Sealer(new_keys()))
-        self._starting = Starting(self._models, self.sessions, self.limits)
+        sealed = SealedStates(sealer or Sealer(new_keys()), self._models, self.limits)
+        self.sessions = Sessions(store, self._models, self.limits, sealed)
+        self._starting = Starting(self._models, self.sessions, sealed, self.limits)
         self.reading = Reading(self._starting, self.sessions, self.limits)
         self.inspections = Inspections(self._starting, self.limits)
-        self._generating = Generating(self._starting, self.reading, self.sessions)
+        self._generating = Generating(self._starting, self.reading, sealed)
 
     @property
     def models(self) -> list[Model]:

@@ -15,6 +15,7 @@ from charloom.engine.calls.starting import Starting
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Models
+from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions
@@ -31,13 +32,18 @@ async def models(bundle: Bundle, decoder: Decoder) -> AsyncIterator[Models]:
 
 
 @pytest.fixture
-def sessions(models: Models) -> Sessions:
-    return Sessions(MemoryStore(10), models, Limits(), Sealer(new_keys()))
+def sealed(models: Models) -> SealedStates:
+    return SealedStates(Sealer(new_keys()), models, Limits())
 
 
 @pytest.fixture
-def starting(models: Models, sessions: Sessions) -> Starting:
-    return Starting(models, sessions, Limits())
+def sessions(models: Models, sealed: SealedStates) -> Sessions:
+    return Sessions(MemoryStore(10), models, Limits(), sealed)
+
+
+@pytest.fixture
+def starting(models: Models, sessions: Sessions, sealed: SealedStates) -> Starting:
+    return Starting(models, sessions, sealed, Limits())
 
 
 async def written(

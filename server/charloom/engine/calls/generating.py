@@ -11,8 +11,9 @@ from charloom.engine.calls.starting import GenerationStart, Starting
 from charloom.engine.errors import InvalidRequest, SessionTakenOver
 from charloom.engine.limits import MOST_PEEKED
 from charloom.engine.loom.jobs import Finish
+from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.session import Session
-from charloom.engine.sessions.sessions import Sessions, next_seed
+from charloom.engine.sessions.sessions import next_seed
 
 
 class Generating:
@@ -21,13 +22,13 @@ class Generating:
     Args:
         starting: decides where each call starts
         reading: reads a prompt that several continuations share
-        sessions: seals states
+        sealed: seals the states that calls ask for
     """
 
-    def __init__(self, starting: Starting, reading: Reading, sessions: Sessions) -> None:
+    def __init__(self, starting: Starting, reading: Reading, sealed: SealedStates) -> None:
         self._starting = starting
         self._reading = reading
-        self._sessions = sessions
+        self._sealed = sealed
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Start generating one continuation; a session goes on with it.
@@ -112,7 +113,7 @@ class Generating:
             earlier_read = len(checked.earlier) - checked.earlier_generated
             state = b""
             if start.request.return_state:
-                state, _ = self._sessions.seal(model, finish.snapshot, start.request.tenant)
+                state, _ = self._sealed.seal(model, finish.snapshot, start.request.tenant)
             return GenerationResult(
                 finish=replace(
                     finish, fed=finish.fed + earlier_read, generated=finish.generated + checked.earlier_generated

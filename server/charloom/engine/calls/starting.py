@@ -16,6 +16,7 @@ from charloom.engine.errors import InvalidRequest, StalePosition
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.sessions.checks import require_id, require_position
+from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.session import Call, History, Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed
 from charloom.engine.sessions.writer import SessionWriter
@@ -54,9 +55,10 @@ class Starting:
     their names say; nothing has changed then.
     """
 
-    def __init__(self, models: Models, sessions: Sessions, limits: Limits) -> None:
+    def __init__(self, models: Models, sessions: Sessions, sealed: SealedStates, limits: Limits) -> None:
         self._models = models
         self._sessions = sessions
+        self._sealed = sealed
         self._limits = limits
 
     async def generation(self, request: GenerationRequest) -> GenerationStart:
@@ -143,12 +145,12 @@ class Starting:
                 raise InvalidRequest("expected_position", "it needs a session_id; without session the position is 0")
             model = self._models.named(request.model)
             return model, model.fresh(new_seed() if request.seed is None else request.seed)
-        model, state = self._sessions.unseal(request.state, request.tenant)
+        model, snapshot, _ = self._sealed.unseal(request.state, request.tenant)
         if request.model and self._models.named(request.model) is not model:
             raise InvalidRequest("model", f"the state is one of {model.name!r}; leave the model out")
-        if request.expected_position not in (None, state.snapshot.position):
-            raise InvalidRequest("expected_position", f"the state is at position {state.snapshot.position}")
-        return model, _seeded(state.snapshot, request.seed)
+        if request.expected_position not in (None, snapshot.position):
+            raise InvalidRequest("expected_position", f"the state is at position {snapshot.position}")
+        return model, _seeded(snapshot, request.seed)
 
     def _check(self, request: GenerationRequest, model: Model) -> CheckedRequest:
         model.loom.admit()

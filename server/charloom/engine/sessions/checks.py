@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 from charloom.engine.errors import InvalidRequest, StalePosition, shown
+from charloom.engine.limits import Limits
 from charloom.engine.sessions.session import Session
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -28,3 +30,19 @@ def require_position(session: Session, expected: int | None) -> None:
     """
     if expected is not None and expected != session.snapshot.position:
         raise StalePosition(session.id, expected, session.snapshot.position)
+
+
+def require_time_to_live(wanted: timedelta | None, limits: Limits) -> timedelta:
+    """Check a time to live; None stands for the default one.
+
+    Raises:
+        InvalidRequest: it is out of range.
+    """
+    if wanted is None:
+        return limits.default_time_to_live
+    if not timedelta(0) < wanted <= limits.max_time_to_live:
+        longest = limits.max_time_to_live.total_seconds()
+        raise InvalidRequest(
+            "time_to_live", f"{wanted.total_seconds():g} s is not allowed; above 0 and up to {longest:g} s"
+        )
+    return wanted

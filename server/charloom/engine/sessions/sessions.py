@@ -15,14 +15,13 @@ from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
     EngineError,
     InvalidRequest,
-    SealedStateOfAnotherModel,
     SessionBusy,
     SessionOfAnotherModel,
 )
 from charloom.engine.limits import MOST_FORKS, Limits
 from charloom.engine.loom.models import Model, Models
-from charloom.engine.sessions.checks import require_id, require_position
-from charloom.engine.sessions.sealing import SealedState, Sealer
+from charloom.engine.sessions.checks import require_id, require_position, require_time_to_live
+from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.session import History, Key, Origin, Session
 from charloom.engine.sessions.stores.store import Lease, Store
 from charloom.engine.sessions.writer import SessionWriter
@@ -52,18 +51,18 @@ class Sessions:
         store: where they are
         models: whose they are
         limits: what to accept
-        sealer: makes tokens of them
+        sealed: makes tokens of them
 
     Everything may raise `StoreUnavailable`, and what writes `StoreFull`. What takes a key raises `SessionNotFound`,
     `SessionExpired` or `SessionDeleted` where there is no such session, and what changes it `SessionBusy` where a call
     is using it.
     """
 
-    def __init__(self, store: Store, models: Models, limits: Limits, sealer: Sealer) -> None:
+    def __init__(self, store: Store, models: Models, limits: Limits, sealed: SealedStates) -> None:
         self._store = store
         self._models = models
         self._limits = limits
-        self._sealer = sealer
+        self._sealed = sealed
         self._writers: dict[Key, SessionWriter] = {}
 
     # Made and found.
@@ -143,7 +142,7 @@ class Sessions:
             InvalidRequest: the time to live is out of range.
         """
         if time_to_live is not None:
-            self._require_time_to_live(time_to_live)
+            require_time_to_live(time_to_live, self._limits)
         return await self._change(
             key,
             lambda session: replace(
@@ -223,7 +222,7 @@ class Sessions:
             SessionOfAnotherModel: its model is not loaded here.
         """
         session = await self.get(key)
-        return self.seal(self.model_of(session), session.snapshot, key.tenant, time_to_live)
+        return self._sealed.seal(self.model_of(session), session.snapshot, key.tenant, time_to_live)
 
     async def import_(self, token: bytes, key: Key, time_to_live: timedelta | None) -> tuple[Session, bool]:
         """Make a session of a token; returns it, and whether its text goes on bit for bit.
@@ -233,29 +232,8 @@ class Sessions:
             SealedStateOfAnotherModel: as their names say.
             and as `create`.
         """
-        model, state = self.unseal(token, key.tenant)
-        session = await self.create_from(key, model, state.snapshot, time_to_live)
-        return session, state.decoder == f"{model.decoder.kind} {model.decoder.device}"
-
-    def seal(
-        self, model: Model, snapshot: Snapshot, tenant: str, time_to_live: timedelta | None = None
-    ) -> tuple[bytes, datetime]:
-        """A state as a token, and when it expires.
-
-        Raises:
-            InvalidRequest: the time to live is out of range.
-        """
-        time_to_live = self._require_time_to_live(time_to_live)
-        decoder = f"{model.decoder.kind} {model.decoder.device}"
-        return self._sealer.seal(SealedState(snapshot, model.name, model.digest, decoder), tenant, time_to_live)
-
-    def unseal(self, token: bytes, tenant: str) -> tuple[Model, SealedState]:
-        """The state in a token, and its model; raises as `import_`."""
-        state = self._sealer.open(token, tenant)
-        model = self._models.with_digest(state.model_digest)
-        if model is None:
-            raise SealedStateOfAnotherModel(state.model, state.model_digest)
-        return model, state
+        unsealed = self._sealed.unseal(token, key.tenant)
+        return await self.create_from(key, unsealed.model, unsealed.snapshot, time_to_live), unsealed.exact
 
     # Written by calls.
 
@@ -366,7 +344,7 @@ class Sessions:
     ) -> Session:
         if key.id or named:
             require_id("session_id", key.id)
-        time_to_live, now = self._require_time_to_live(time_to_live), utc_now()
+        time_to_live, now = require_time_to_live(time_to_live, self._limits), utc_now()
         return Session(
             id=key.id or secrets.token_urlsafe(16),
             tenant=key.tenant,
@@ -381,13 +359,3 @@ class Sessions:
             expires=now + time_to_live,
             origin=origin,
         )
-
-    def _require_time_to_live(self, time_to_live: timedelta | None) -> timedelta:
-        if time_to_live is None:
-            return self._limits.default_time_to_live
-        if not timedelta(0) < time_to_live <= self._limits.max_time_to_live:
-            longest = self._limits.max_time_to_live.total_seconds()
-            raise InvalidRequest(
-                "time_to_live", f"{time_to_live.total_seconds():g} s is not allowed; above 0 and up to {longest:g} s"
-            )
-        return time_to_live

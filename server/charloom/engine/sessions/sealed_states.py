@@ -1,0 +1,65 @@
+"""States of the models here, out as sealed tokens and in again."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from charloom.engine.decoding.snapshot import Snapshot
+from charloom.engine.errors import SealedStateOfAnotherModel
+from charloom.engine.limits import Limits
+from charloom.engine.loom.models import Model, Models
+from charloom.engine.sessions.checks import require_time_to_live
+from charloom.engine.sessions.sealing import SealedState, Sealer
+
+
+class Unsealed(NamedTuple):
+    """What a token was made of."""
+
+    model: Model
+    snapshot: Snapshot
+    exact: bool
+    """Whether its text goes on bit for bit here: whether the same kind of decoder made it."""
+
+
+class SealedStates:
+    """Seals states and opens them again.
+
+    Args:
+        sealer: has the keys
+        models: whose states they are
+        limits: how long a token may be valid
+    """
+
+    def __init__(self, sealer: Sealer, models: Models, limits: Limits) -> None:
+        self._sealer = sealer
+        self._models = models
+        self._limits = limits
+
+    def seal(
+        self, model: Model, snapshot: Snapshot, tenant: str, time_to_live: timedelta | None = None
+    ) -> tuple[bytes, datetime]:
+        """A state as a token, and when it expires.
+
+        Raises:
+            InvalidRequest: the time to live is out of range.
+        """
+        state = SealedState(snapshot, model.name, model.digest, _decoder_of(model))
+        return self._sealer.seal(state, tenant, require_time_to_live(time_to_live, self._limits))
+
+    def unseal(self, token: bytes, tenant: str) -> Unsealed:
+        """The state in a token.
+
+        Raises:
+            SealedStateCorrupt, SealedStateVersion, SealedStateExpired, SealedStateOfAnotherTenant,
+            SealedStateOfAnotherModel: as their names say.
+        """
+        state = self._sealer.open(token, tenant)
+        model = self._models.with_digest(state.model_digest)
+        if model is None:
+            raise SealedStateOfAnotherModel(state.model, state.model_digest)
+        return Unsealed(model, state.snapshot, state.decoder == _decoder_of(model))
+
+
+def _decoder_of(model: Model) -> str:
+    return f"{model.decoder.kind} {model.decoder.device}"
