@@ -62,6 +62,24 @@ def bound(file: Path) -> set[str]:
     return names
 
 
+def members() -> dict[str, set[str]]:
+    """The attributes and methods of each class of ours, by its name."""
+    found: dict[str, set[str]] = {}
+    for node in (node for file in MODULES for node in ast.parse(file.read_text("utf-8")).body):
+        if isinstance(node, ast.ClassDef):
+            names = found.setdefault(node.name, set())
+            for inner in ast.walk(node):
+                match inner:
+                    case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                        names.add(name)
+                    case ast.AnnAssign(target=ast.Name(id=name)):
+                        names.add(name)
+    return found
+
+
+MEMBERS = members()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_that_is_named_exists(document: str) -> None:
     """From the root of the repository, or from a part: `engine/errors.py`."""
@@ -80,6 +98,12 @@ def test_every_module_that_is_named_exists(document: str) -> None:
     for module, name in sorted(short):
         ours = [file for file in MODULES if file.stem == module]
         assert module == "nn" or any(name in bound(file) for file in ours), f"{module}.{name}"  # nn is torch's
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_member_of_a_class_that_is_named_exists(document: str) -> None:
+    members = found(r"^(_?[A-Z]\w+)\.(_?[a-z]\w*)(?:\(.*)?$", DOCUMENTS[document])
+    assert [f"{name}.{member}" for name, member in sorted(members) if member not in MEMBERS.get(name, set())] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
