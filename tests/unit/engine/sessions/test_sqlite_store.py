@@ -185,7 +185,7 @@ asyncio.run(main())
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="sqlite3 does not say why a write failed")
 def test_a_quota_is_a_full_store(tmp_path: Path) -> None:
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     command = [sys.executable, "-c", QUOTA, str(tmp_path / "sessions.db"), str(root)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "full\ndone\n"
 
