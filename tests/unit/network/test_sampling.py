@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from charloom.controls import Effect, controls
 from charloom.engine.decoding.decoder import Floats
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.sampling import choose as choose_in_numpy
@@ -46,16 +49,12 @@ ROWS = st.integers(1, 40).flatmap(lambda size: st.lists(row_of(size), min_size=1
 
 def chosen(rows: list[tuple[Floats, float, Sampling, Floats]], *, filtered: bool | None = None) -> list[int]:
     logits, uniforms, samplings, biases = zip(*rows, strict=True)
-    temperature, top_k, top_p, min_p, any_filter = torch_parameters(samplings)
     tokens = choose(
         torch.from_numpy(np.stack(logits)),
         torch.tensor(uniforms, dtype=torch.float32),
-        temperature,
-        top_k,
-        top_p,
-        min_p,
-        torch.from_numpy(np.stack(biases)),
-        any_filter if filtered is None else filtered,
+        bias=torch.from_numpy(np.stack(biases)),
+        filtered=any(sampling.filters for sampling in samplings) if filtered is None else filtered,
+        **torch_parameters(samplings),
     )
     return [int(token) for token in tokens]
 
@@ -115,10 +114,14 @@ def test_greedy_takes_the_largest_biased_logit_and_the_lowest_id_among_equals() 
         assert chosen([(logits, uniform, greedy, np.zeros(4, np.float32)), (logits, uniform, greedy, bias)]) == [1, 3]
 
 
-def kept(logits: list[float], *, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> list[int]:
-    masked = apply_filters(torch.tensor([logits]), torch.tensor([top_k]), torch.tensor([top_p]), torch.tensor([min_p]))[
-        0
-    ]
+def filters(**asked: Any) -> dict[str, torch.Tensor]:
+    """The filters of one row, by name."""
+    values = {one.name: np.array([asked.get(one.option, one.neutral)], one.dtype) for one in controls(Effect.FILTERS)}
+    return {name: torch.from_numpy(value) for name, value in values.items()}
+
+
+def kept(logits: list[float], **asked: Any) -> list[int]:
+    masked = apply_filters(torch.tensor([logits]), **filters(**asked))[0]
     here = [index for index, value in enumerate(masked.tolist()) if value > -np.inf]
     assert [masked[index].item() for index in here] == pytest.approx([logits[index] for index in here])
     return here
@@ -167,9 +170,9 @@ def test_tokens_are_distributed_as_softmax_of_logits_over_temperature(temperatur
     tokens = choose(
         torch.from_numpy(logits).expand(count, 8),
         torch.from_numpy(random_uniforms(42, count)),
-        *(torch.full((count,), value) for value in (temperature, top_k, 1.0, 0.0)),
-        torch.zeros(count, 8),
-        top_k > 0,
+        bias=torch.zeros(count, 8),
+        filtered=top_k > 0,
+        **torch_parameters([Sampling(temperature=temperature, top_k=top_k)] * count),
     )
     expected = np.exp(logits.astype(np.float64) / temperature)
     expected *= count / expected.sum()
@@ -197,7 +200,7 @@ def test_the_smallest_top_p_still_keeps_the_most_probable_token(top_p: float) ->
 def test_a_top_p_of_zero_keeps_the_most_probable_token_in_the_graph_too() -> None:
     """No request can ask for it, but nothing that a graph is given may leave it without a token."""
     logits = torch.tensor([[1.0, 5.0, 2.0]])
-    kept = apply_filters(logits, torch.tensor([2]), torch.tensor([0.0]), torch.tensor([0.0]))
+    kept = apply_filters(logits, **filters(top_k=2, top_p=0.0))
     assert torch.isfinite(kept).tolist() == [[False, True, False]]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from charloom.bundle import Unit, vocabulary_of
+from charloom.controls import Effect, controls
 from charloom.engine.decoding.decoder import Floats
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.sampling import choose as plain_choose
@@ -132,19 +133,11 @@ def plausible_tokens(logits: Floats, uniform: float, sampling: Sampling, bias: F
     }
 
 
-def torch_parameters(samplings: Sequence[Sampling]) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
-    """temperature, top_k, top_p, min_p [B] each, and whether any row filters."""
-    temperature, top_k, top_p, min_p = zip(
-        *((s.temperature, s.top_k, s.top_p, s.min_p) for s in samplings), strict=True
-    )
-    filtered = any(s.top_k > 0 or s.top_p < 1 or s.min_p > 0 for s in samplings)
-    return (
-        torch.tensor(temperature, dtype=torch.float32),
-        torch.tensor(top_k, dtype=torch.int64),
-        torch.tensor(top_p, dtype=torch.float32),
-        torch.tensor(min_p, dtype=torch.float32),
-        filtered,
-    )
+def torch_parameters(samplings: Sequence[Sampling]) -> dict[str, Tensor]:
+    """What the choice of a token takes by name, [B] each: temperature and filters."""
+    used = [*controls(Effect.SCALES), *controls(Effect.FILTERS)]
+    columns = {one.name: np.array([getattr(row, one.option) for row in samplings], one.dtype) for one in used}
+    return {name: torch.from_numpy(column) for name, column in columns.items()}
 
 
 def random_uniforms(seed: int, shape: int | tuple[int, ...]) -> Floats:
