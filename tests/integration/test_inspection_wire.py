@@ -44,6 +44,10 @@ def test_each_token_has_its_layers_its_probability_and_what_comes_next(reading: 
         assert answer.token.logprob == pytest.approx(one.chosen.logprob, abs=1e-5)
         assert [layer.layer for layer in answer.layers] == [0, 1]
         assert {len(getattr(layer, field)) for layer in answer.layers for field in FIELDS} == {48}
+        for layer in answer.layers:
+            named = {gate.name: list(gate.values) for gate in layer.gates}
+            assert list(named) == ["input", "forget", "candidate", "output"]
+            assert list(named.values()) == [list(getattr(layer, field)) for field in FIELDS[:4]]
         assert sum(map(math.exp, answer.distribution)) == pytest.approx(1, abs=1e-5)
         told = dict(zip(symbols, answer.distribution, strict=True))
         assert [other.logprob for other in answer.next] == sorted(told.values(), reverse=True)[:3]

@@ -24,8 +24,12 @@ class Activations:
     """One layer: for each token of the text (T) and each unit (H), what happens while the token is read.
 
     Each is a read-only `memoryview` of 32-bit floats with the shape (T, H): `cell[3, 7]` is a number, `cell.tolist()` a
-    list of lists, and `numpy.asarray(cell)` an array of that shape, without copying.
+    list of lists, and `numpy.asarray(cell)` an array of that shape, without copying. What the model's cell
+    does not have is empty, of the shape (0,): a GRU has `hidden`, and the `gates` reset, update and candidate.
     """
+
+    gates: Mapping[str, memoryview[float]]
+    """Every gate of the model's cell, by name: from 0 to 1, the candidate from -1 to 1."""
 
     input_gate: memoryview[float]
     """How much of the candidate is taken in, from 0 to 1."""

@@ -130,6 +130,7 @@ def inspection(messages: Sequence[reading_pb2.InspectResponse]) -> Inspection:
     for place, first in enumerate(messages[0].layers if messages else ()):
         told = [message.layers[place] for message in messages]
         layers[first.layer] = Activations(
+            gates=_gates(told),
             input_gate=_matrix([one.input_gate for one in told]),
             forget_gate=_matrix([one.forget_gate for one in told]),
             candidate=_matrix([one.candidate for one in told]),
@@ -153,11 +154,21 @@ def inspection(messages: Sequence[reading_pb2.InspectResponse]) -> Inspection:
     )
 
 
+def _gates(told: Sequence[reading_pb2.LayerActivations]) -> dict[str, memoryview[float]]:
+    """The gates of one layer by name; a server that does not name them has those of an LSTM."""
+    if not told[0].gates:
+        fields = {"input": "input_gate", "forget": "forget_gate", "candidate": "candidate", "output": "output_gate"}
+        return {name: _matrix([getattr(one, field) for one in told]) for name, field in fields.items()}
+    return {gate.name: _matrix([one.gates[place].values for one in told]) for place, gate in enumerate(told[0].gates)}
+
+
 def _matrix(rows: Sequence[Iterable[float]]) -> memoryview[float]:
-    """Rows of one length, at least one of them, as a read-only matrix."""
+    """Rows of one length, at least one of them, as a read-only matrix; of empty rows nothing, of the shape (0,)."""
     values = array("f")
     for row in rows:
         values.extend(row)
+    if not values:
+        return memoryview(b"").cast("f")
     return memoryview(values.tobytes()).cast("f", (len(rows), len(values) // len(rows)))
 
 

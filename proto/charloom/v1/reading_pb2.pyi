@@ -348,7 +348,9 @@ Global___InspectResponse: _TypeAlias = InspectResponse  # noqa: Y015
 
 @_typing.final
 class LayerActivations(_message.Message):
-    """One layer, for one token. All fields but the first have a value for each of its units."""
+    """One layer, for one token. What the model's cell has (`gates` names them all) has a value for each of its units; the
+    fields from 2 to 6 are empty where a cell has no such thing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -359,6 +361,7 @@ class LayerActivations(_message.Message):
     OUTPUT_GATE_FIELD_NUMBER: _builtins.int
     CELL_FIELD_NUMBER: _builtins.int
     HIDDEN_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
     layer: _builtins.int
     """Which one, 0 for the first."""
     @_builtins.property
@@ -385,6 +388,12 @@ class LayerActivations(_message.Message):
     def hidden(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The hidden state h after the token, from -1 to 1."""
 
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]:
+        """All gates of the cell, by name. An LSTM, of any kind, has those of the fields 2 to 5: "input", "forget",
+        "candidate", "output".
+        """
+
     def __init__(
         self,
         *,
@@ -395,11 +404,40 @@ class LayerActivations(_message.Message):
         output_gate: _abc.Iterable[_builtins.float] | None = ...,
         cell: _abc.Iterable[_builtins.float] | None = ...,
         hidden: _abc.Iterable[_builtins.float] | None = ...,
+        gates: _abc.Iterable[Global___Gate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "cell", b"cell", "forget_gate", b"forget_gate", "hidden", b"hidden", "input_gate", b"input_gate", "layer", b"layer", "output_gate", b"output_gate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "cell", b"cell", "forget_gate", b"forget_gate", "gates", b"gates", "hidden", b"hidden", "input_gate", b"input_gate", "layer", b"layer", "output_gate", b"output_gate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LayerActivations: _TypeAlias = LayerActivations  # noqa: Y015
+
+@_typing.final
+class Gate(_message.Message):
+    """What one gate of a layer does, for one token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Which one; "candidate" is what is offered to the state."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """For each unit, from 0 to 1; of the candidate from -1 to 1."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gate: _TypeAlias = Gate  # noqa: Y015

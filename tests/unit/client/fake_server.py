@@ -255,6 +255,10 @@ def inspect(request: reading_pb2.InspectRequest, context: grpc.ServicerContext) 
                     output_gate=values,
                     cell=values,
                     hidden=values,
+                    gates=[
+                        reading_pb2.Gate(name="forget", values=half),
+                        reading_pb2.Gate(name="candidate", values=values),
+                    ],
                 )
             )
         yield reading_pb2.InspectResponse(

@@ -49,6 +49,9 @@ class TestSDK:
             for name in ("input_gate", "candidate", "output_gate", "cell", "hidden"):
                 assert np.array_equal(np.asarray(getattr(one, name)), expected(layer, 3)), name
             assert np.array_equal(np.asarray(one.forget_gate), expected(layer, 3) / 2)
+            assert list(one.gates) == ["forget", "candidate"]
+            assert np.array_equal(np.asarray(one.gates["forget"]), expected(layer, 3) / 2)
+            assert np.array_equal(np.asarray(one.gates["candidate"]), expected(layer, 3))
         assert np.asarray(found.distributions).shape == (3, 3)
 
     def test_a_matrix_can_be_read_without_numpy_and_is_not_copied_for_it(self, client: Client) -> None:
@@ -59,6 +62,35 @@ class TestSDK:
         array = np.asarray(cell)
         assert array.dtype == np.float32
         assert np.shares_memory(array, np.asarray(cell))
+
+    async def test_what_a_cell_does_not_have_is_empty(self, server: FakeServer, either: AsyncClient) -> None:
+        def gru(request: reading_pb2.InspectRequest, context: grpc.ServicerContext) -> Iterator[Any]:
+            for place in range(2):
+                gates = [reading_pb2.Gate(name=name, values=[place, 0.5]) for name in ("reset", "update", "candidate")]
+                layer = reading_pb2.LayerActivations(candidate=[place, 0.5], hidden=[0.25, place], gates=gates)
+                yield reading_pb2.InspectResponse(position=place + 1, layers=[layer])
+
+        server.answers["Inspect"] = gru
+        one = (await either.inspect("Hi")).layers[0]
+        assert list(one.gates) == ["reset", "update", "candidate"]
+        assert one.gates["update"].tolist() == one.candidate.tolist() == [[0, 0.5], [1, 0.5]]
+        assert one.hidden.tolist() == [[0.25, 0], [0.25, 1]]
+        for absent in (one.input_gate, one.forget_gate, one.output_gate, one.cell):
+            assert (absent.shape, absent.format, absent.readonly) == ((0,), "f", True)
+
+    async def test_a_server_that_names_no_gates_has_those_of_an_lstm(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        def earlier(request: reading_pb2.InspectRequest, context: grpc.ServicerContext) -> Iterator[Any]:
+            for message in inspect(request, context):
+                for layer in message.layers:
+                    layer.ClearField("gates")
+                yield message
+
+        server.answers["Inspect"] = earlier
+        one = (await either.inspect("Hi")).layers[0]
+        found = (one.input_gate, one.forget_gate, one.candidate, one.output_gate)
+        assert one.gates == dict(zip(("input", "forget", "candidate", "output"), found, strict=True))
 
     async def test_a_client_and_a_session_ask_the_same(self, server: FakeServer, either: AsyncClient) -> None:
         options: dict[str, Any] = {
@@ -227,6 +259,10 @@ class TestCommand:
         assert run("inspect", "Hi", "--gate", "forget") == 0
         assert "\x1b[48" not in (plain := capsys.readouterr().out)
         assert "0 ▁▂▃▄▅▆▇█ 1" in plain
+
+    def test_a_gate_that_the_cell_does_not_have_is_refused_with_those_it_has(self, run: Run, capsys: Capture) -> None:
+        assert run("inspect", "Hi", "--gate", "reset") == 1
+        assert "--gate reset: small (lstm) has forget, candidate, cell, hidden" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("text", "header", "row"),

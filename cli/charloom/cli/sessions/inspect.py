@@ -22,8 +22,6 @@ from charloom.client import Client, Inspection, ModelInfo
 class Kind(NamedTuple):
     """Something that each unit of a layer has for each token."""
 
-    name: str
-    """In `Activations`."""
     title: str
     high: float | None
     """The highest value that there can be, if there is one."""
@@ -32,19 +30,25 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "input": Kind("input_gate", "input gate i", 1.0, True),
-    "forget": Kind("forget_gate", "forget gate f", 1.0, True),
-    "candidate": Kind("candidate", "candidate g", 1.0, False),
-    "output": Kind("output_gate", "output gate o", 1.0, True),
-    "cell": Kind("cell", "cell state c", None, False),
-    "hidden": Kind("hidden", "hidden state h", 1.0, False),
+    "input": Kind("input gate i", 1.0, True),
+    "forget": Kind("forget gate f", 1.0, True),
+    "candidate": Kind("candidate g", 1.0, False),
+    "output": Kind("output gate o", 1.0, True),
+    "cell": Kind("cell state c", None, False),
+    "hidden": Kind("hidden state h", 1.0, False),
 }
+"""Those that are not a gate from 0 to 1 titled by its name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("text", metavar="TEXT", help="the text; - reads stdin")
-    parser.add_argument("--gate", choices=KINDS, default="cell", help="what to show (default: cell)")
+    parser.add_argument(
+        "--gate",
+        metavar="NAME",
+        help="what to show: a gate (of an LSTM input, forget, candidate or output), cell or hidden "
+        "(default: cell, or hidden of a model without a cell state)",
+    )
     parser.add_argument(
         "--layer", type=int, metavar="N", help="of which layer, 0 for the first one (default: the last one)"
     )
@@ -94,8 +98,13 @@ def _inspect(client: Client, text: str, arguments: argparse.Namespace) -> tuple[
 
 def _heatmap(model: ModelInfo, inspection: Inspection, arguments: argparse.Namespace) -> Heatmap:
     ((layer, activations),) = inspection.layers.items()
-    kind = KINDS[arguments.gate]
-    values = np.asarray(getattr(activations, kind.name), np.float32).T
+    shown = dict(activations.gates) | {"cell": activations.cell, "hidden": activations.hidden}
+    names = [name for name, found in shown.items() if len(found)]
+    gate = arguments.gate or ("cell" if "cell" in names else "hidden")
+    if gate not in names:
+        raise CommandError(f"--gate {gate}: {model.name} ({model.cell}) has {', '.join(names)}")
+    kind = KINDS.get(gate, Kind(f"{gate} gate", 1.0, True))
+    values = np.asarray(shown[gate], np.float32).T
     units = arguments.units or np.argsort(-values.var(axis=1), kind="stable")[: arguments.rows].tolist()
     if max(units) >= len(values):
         raise CommandError(f"--units {max(units)}: layer {layer} has units 0 to {len(values) - 1}")

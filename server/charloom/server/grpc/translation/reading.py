@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from charloom.bundle import Vocabulary
+from charloom.bundle import Bundle, Vocabulary
 from charloom.engine.calls.inspection import InspectedToken, InspectionRequest
 from charloom.engine.calls.reading import ScoredText
 from charloom.engine.calls.requests import ReadingRequest
@@ -53,25 +53,34 @@ def from_score(scored: ScoredText, vocabulary: Vocabulary) -> reading_pb2.ScoreR
     )
 
 
+_GATE_FIELDS = {"input": "input_gate", "forget": "forget_gate", "candidate": "candidate", "output": "output_gate"}
+"""Gates that have a field of their own."""
+_STATE_FIELDS = {"h": "hidden", "c": "cell"}
+"""State arrays that have a field."""
+
+
 def from_inspected(
-    found: InspectedToken, layers: Sequence[int], vocabulary: Vocabulary, *, distribution: bool
+    found: InspectedToken, layers: Sequence[int], bundle: Bundle, *, distribution: bool
 ) -> reading_pb2.InspectResponse:
     """The message for what a token did in these layers."""
+    vocabulary, cell = bundle.vocabulary, bundle.manifest.cell
     return reading_pb2.InspectResponse(
         token=from_alternative(vocabulary, found.token, found.logprob),
         position=found.position,
         layers=[
-            reading_pb2.LayerActivations(
-                layer=layer,
-                input_gate=i,
-                forget_gate=f,
-                candidate=g,
-                output_gate=o,
-                cell=c,
-                hidden=h,
-            )
-            for layer, (i, f, g, o), h, c in zip(layers, found.gates.tolist(), *found.state.tolist(), strict=True)
+            _layer(layer, dict(zip(cell.gates, gates, strict=True)), dict(zip(cell.arrays, state, strict=True)))
+            for layer, gates, *state in zip(layers, found.gates.tolist(), *found.state.tolist(), strict=True)
         ],
         next=[from_alternative(vocabulary, *other) for other in found.next],
         distribution=found.distribution.tolist() if distribution else (),
     )
+
+
+def _layer(layer: int, gates: dict[str, list[float]], state: dict[str, list[float]]) -> reading_pb2.LayerActivations:
+    """What a layer's gates and state arrays are for one token, by name."""
+    message = reading_pb2.LayerActivations(layer=layer)
+    for names, parts in ((_GATE_FIELDS, gates), (_STATE_FIELDS, state)):
+        for name in names.keys() & parts.keys():
+            getattr(message, names[name]).extend(parts[name])
+    message.gates.extend(reading_pb2.Gate(name=name, values=values) for name, values in gates.items())
+    return message
