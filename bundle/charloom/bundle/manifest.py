@@ -49,6 +49,7 @@ class CellKind(str, enum.Enum):
     LSTM = "lstm"
     PEEPHOLE = "peephole"
     LAYER_NORM = "layer-norm"
+    GRU = "gru"
 
 
 class _Part(BaseModel):

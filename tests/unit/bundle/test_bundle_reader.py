@@ -99,7 +99,7 @@ FIELD_CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("name", lambda m: m.update(name="../etc")),
     ("cell.layers", lambda m: m["cell"].update(layers=0)),
     ("cell.hidden_size", lambda m: m["cell"].update(hidden_size=[1])),
-    ("cell.kind", lambda m: m["cell"].update(kind="gru")),
+    ("cell.kind", lambda m: m["cell"].update(kind="rnn")),
     ("cell", lambda m: m["cell"].pop("arrays")),
     ("cell", lambda m: m["cell"].pop("gates")),
     ("cell", lambda m: m.update(schema_version=2)),

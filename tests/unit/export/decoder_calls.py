@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from charloom.bundle import DecoderKind
+from charloom.bundle import CellKind, DecoderKind
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs, Shape, neutral
 from charloom.engine.decoding.invariance import Values
 from charloom.engine.decoding.onnx_decoder import OnnxDecoder
@@ -16,6 +16,7 @@ from charloom.engine.decoding.torch_decoder import TorchDecoder
 from charloom.export.onnx_graph import build_decoder
 from charloom.export.torchscript import build_torchscript
 from charloom.export.weights import decoder_weights
+from charloom.network.cells import CELLS
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from tests.oracles.naive_decoder import NaiveDecoder
@@ -35,6 +36,11 @@ def random_model(layers: int, hidden: int = 24, embedding: int = 10, vocabulary:
     torch.nn.init.normal_(model.head.weight, std=4 / hidden**0.5)
     torch.nn.init.normal_(model.head.bias)
     return model
+
+
+def zoneout_of(cell: CellKind) -> dict[str, float]:
+    """Settings with a share for each state array of a cell, not the same for all."""
+    return {"zoneout_hidden": 0.1} | ({"zoneout_cell": 0.4} if len(CELLS[cell].arrays) > 1 else {})
 
 
 def exported(model: CharLSTM, kind: DecoderKind, directory: Path) -> Decoder:

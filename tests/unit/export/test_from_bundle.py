@@ -36,12 +36,11 @@ from charloom.export.inspector import build_inspector
 from charloom.export.weights import decoder_weights
 from charloom.models import BUNDLED_MODEL
 from tests.unit.bundle.bundle_files import change_manifest
-from tests.unit.export.decoder_calls import one_row, random_model
+from tests.unit.export.decoder_calls import one_row, random_model, zoneout_of
 from tests.unit.training.training_runs import random_uniforms
 
 WRITTEN_BEFORE = Path(__file__).resolve().parents[2] / "fixtures" / "written-by-0.1" / "bundle"
 EARLIER = pytest.mark.parametrize("path", [WRITTEN_BEFORE, BUNDLED_MODEL], ids=["written-by-0.1", "bundled"])
-ZONEOUT = {"zoneout_cell": 0.4, "zoneout_hidden": 0.1}
 SHA = "0123456789abcdef" * 4
 
 
@@ -159,7 +158,7 @@ ONNX_KINDS = [DecoderKind.ONNX_INT8, DecoderKind.ONNX_FP32]
 @pytest.mark.parametrize("cell", list(CellKind), ids=lambda cell: cell.value)
 def test_without_weights_the_graphs_of_every_cell_come_out_as_they_were(cell: CellKind, tmp_path: Path) -> None:
     """Byte for byte, as the same version wrote them."""
-    bundle = without_weights(tmp_path / "old", cell=cell, **ZONEOUT)
+    bundle = without_weights(tmp_path / "old", cell=cell, **zoneout_of(cell))
     new = export_from_bundle(bundle, tmp_path / "new", name="other", decoders=ONNX_KINDS)
     assert new.name == "other"
     assert new.files == {name: entry for name, entry in bundle.manifest.files.items() if name != "decoder.ts"}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from charloom.bundle import CellKind
+from charloom.network.cells import CELLS
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.network.trace import BINS, LENGTH, ROWS, gate_activations, trace
@@ -27,18 +28,20 @@ def model_of(cell: CellKind, **changes: Any) -> CharLSTM:
 @pytest.mark.parametrize("cell", list(CellKind))
 @pytest.mark.parametrize("zoneout", [0.0, 0.3])
 def test_the_states_of_a_trace_are_those_of_the_network(cell: CellKind, zoneout: float) -> None:
-    model = model_of(cell, zoneout_cell=zoneout, zoneout_hidden=zoneout / 2, weight_drop=0.5)
+    shares = {"zoneout_hidden": zoneout / 2} | ({} if cell is CellKind.GRU else {"zoneout_cell": zoneout})
+    model = model_of(cell, weight_drop=0.5, **shares)
     tokens = torch.randint(20, (4, 9))
     traces = list(trace(model, tokens))
     logits, state = model(tokens, model.zero_state(4))
     assert len(traces) == 3
     for layer, made in enumerate(traces):
-        torch.testing.assert_close(made.state["h"][:, -1], state[0, layer])
-        torch.testing.assert_close(made.state["c"][:, -1], state[1, layer])
+        assert tuple(made.state) == model.cell.arrays
+        for found, expected in zip(made.state.values(), state[:, layer], strict=True):
+            torch.testing.assert_close(found[:, -1], expected)
     torch.testing.assert_close(model.head(traces[-1].state["h"]), logits)
 
 
-@pytest.mark.parametrize("cell", list(CellKind))
+@pytest.mark.parametrize("cell", [cell for cell in CellKind if "c" in CELLS[cell].arrays])
 def test_the_gates_of_a_trace_make_its_cell_states(cell: CellKind) -> None:
     for made in trace(model_of(cell), torch.randint(20, (4, 9))):
         h, c, gates = made.state["h"], made.state["c"], made.gates

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from charloom.bundle import CellKind
 from charloom.network.config import ModelConfig
 from charloom.training.config import TrainingConfig
 
@@ -32,7 +33,7 @@ from charloom.training.config import TrainingConfig
         ("weight_drop", 1, "less than 1"),
         ("zoneout_cell", 1, "less than 1"),
         ("average_decay", 1, "less than 1"),
-        ("cell", "gru", "'lstm', 'peephole' or 'layer-norm'"),
+        ("cell", "rnn", "'lstm', 'peephole', 'layer-norm'"),
         ("validation_share", 0, "greater than 0"),
         ("validation_share", 1, "less than 1"),
         ("evaluations_per_epoch", 0, "greater than or equal to 1"),
@@ -54,6 +55,11 @@ def test_a_setting_out_of_range_is_named_with_what_is_allowed(field: str, value:
 def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"accumulate \(3\) must divide batch_size \(64\)"):
         TrainingConfig(accumulate=3)
+
+
+def test_zoneout_of_a_cell_state_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValidationError, match="zoneout_cell needs a cell state, and gru has none; use zoneout_hidden"):
+        TrainingConfig(cell=CellKind.GRU, zoneout_cell=0.1)
 
 
 def test_every_setting_says_what_it_means() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from charloom.bundle import CellKind
 from charloom.network.cells.cell import CANDIDATE, Cell
+from charloom.network.cells.gru import GRU
 from charloom.network.cells.layer import Layer, LayerOutput, Step
 from charloom.network.cells.layer_norm import LAYER_NORM
 from charloom.network.cells.lstm import LSTM
@@ -13,6 +14,7 @@ CELLS: dict[CellKind, Cell] = {
     CellKind.LSTM: LSTM,
     CellKind.PEEPHOLE: PEEPHOLE,
     CellKind.LAYER_NORM: LAYER_NORM,
+    CellKind.GRU: GRU,
 }
 
 __all__ = ["CANDIDATE", "CELLS", "Cell", "Layer", "LayerOutput", "Step"]
