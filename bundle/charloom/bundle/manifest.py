@@ -50,6 +50,7 @@ class CellKind(str, enum.Enum):
     PEEPHOLE = "peephole"
     LAYER_NORM = "layer-norm"
     GRU = "gru"
+    CIFG = "cifg"
 
 
 class _Part(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from charloom.bundle import CellKind
 from charloom.network.cells.cell import CANDIDATE, Cell
+from charloom.network.cells.cifg import CIFG
 from charloom.network.cells.gru import GRU
 from charloom.network.cells.layer import Layer, LayerOutput, Step
 from charloom.network.cells.layer_norm import LAYER_NORM
@@ -15,6 +16,7 @@ CELLS: dict[CellKind, Cell] = {
     CellKind.PEEPHOLE: PEEPHOLE,
     CellKind.LAYER_NORM: LAYER_NORM,
     CellKind.GRU: GRU,
+    CellKind.CIFG: CIFG,
 }
 
 __all__ = ["CANDIDATE", "CELLS", "Cell", "Layer", "LayerOutput", "Step"]
