@@ -1,1 +1,1 @@
-"""Showing and keeping what a run tells of itself: terminal, TensorBoard, a page, advice."""
+"""Showing and keeping what a run reports: terminal, TensorBoard, a page, warnings with advice."""

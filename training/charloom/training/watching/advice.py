@@ -139,12 +139,12 @@ def growing(evaluations: Sequence[Evaluation]) -> Iterator[Advice]:
 
 
 class Adviser:
-    """Looks at a run as it goes, and tells each cause once, and again when it is twice as bad.
+    """Watches the figures of a run; warns of each cause once, and again when it is twice as bad.
 
     Args:
         config: the settings of the run
         evaluations: those that it made before
-        told: what it was warned of before
+        told: the warnings that the run had before
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Adviser:
         self._told = {advice.cause: advice.severity for advice in told}
 
     def step(self, progress: Progress) -> list[Advice]:
-        """What a step gives reason to say; looked at with every tenth one."""
+        """The warnings that the steps so far give reason for; checked at every tenth step."""
         if math.isfinite(progress.gradient_norm):  # else fp16 has left the step out
             self._steps.append(progress)
         if progress.step % NEW or len(self._steps) < 2 * NEW:
@@ -166,7 +166,7 @@ class Adviser:
         return self._new([*vanishing(old, new), *exploding(old, new), *spiking(old, new)])
 
     def evaluation(self, evaluation: Evaluation) -> list[Advice]:
-        """What an evaluation gives reason to say."""
+        """The warnings that the evaluations so far give reason for."""
         self._evaluations.append(evaluation)
         found = self._evaluations
         return self._new([*clipping(found), *flat(found, self._config), *overfitting(found), *growing(found)])

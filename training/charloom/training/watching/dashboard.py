@@ -23,7 +23,7 @@ LABEL = 11
 
 
 def kind_title(kind: str) -> str:
-    """Of one kind of activations."""
+    """The title of one kind of activations."""
     return "|h|" if kind == "hidden" else kind
 
 

@@ -34,7 +34,7 @@ def read_warnings(run: Path) -> list[Advice]:
 
 
 def add_warning(run: Path, advice: Advice) -> None:
-    """Keep a warning, behind those that are there."""
+    """Append a warning to the file."""
     append_record(run / WARNINGS_FILE, asdict(advice))
 
 
