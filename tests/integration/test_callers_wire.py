@@ -41,6 +41,17 @@ def test_a_malformed_tenant_is_refused_by_every_method(channel: grpc.Channel, me
     assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"charloom-tenant"})
 
 
+@pytest.mark.parametrize("second", ["mine", "yours"])
+def test_a_call_that_names_two_tenants_is_refused(channel: grpc.Channel, second: str) -> None:
+    stub = sessions_pb2_grpc.SessionServiceStub(channel)
+    metadata = (("charloom-tenant", "mine"), ("charloom-tenant", second))
+    code, _, violations, text = refused(
+        lambda: stub.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=metadata, timeout=20)
+    )
+    assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"charloom-tenant"})
+    assert "2 values" in violations["charloom-tenant"]
+
+
 def test_health_and_reflection_answer_anybody(channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     answer = health.Check(health_pb2.HealthCheckRequest(), metadata=MALFORMED, timeout=20)

@@ -32,7 +32,7 @@ from charloom.bundle import Bundle
 from charloom.client import AsyncClient, Client, FinishReason
 from charloom.models import BUNDLED_MODEL
 from charloom.server.settings import ServerSettings
-from charloom.v1 import generation_pb2, generation_pb2_grpc
+from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
@@ -312,6 +312,15 @@ def test_calls_of_one_connection_go_to_all_replicas(proxy: Proxy) -> None:
         for _ in range(20):
             client.complete(max_tokens=5)
     assert min(calls) >= 3
+
+
+def test_a_proxy_lets_no_client_choose_its_tenant(scale_out: ScaleOut, proxy: Proxy) -> None:
+    metadata = (("charloom-tenant", "chosen"), ("charloom-tenant", "twice"))
+    with grpc.insecure_channel(proxy.address) as channel:
+        stub = sessions_pb2_grpc.SessionServiceStub(channel)
+        made = stub.CreateSession(sessions_pb2.CreateSessionRequest(), metadata=metadata, timeout=20).session
+    with Client(scale_out.replicas[0].target) as direct, direct.open_session(made.id) as same:
+        assert same.info.id == made.id
 
 
 def test_calls_that_name_their_session_keep_their_replica(proxy: Proxy) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from grpc.aio import ServerInterceptor
 
+from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.checks import require_id
 from charloom.server.caller import Caller, set_caller
 
@@ -26,7 +27,7 @@ class CallerInterceptor(ServerInterceptor):
         """Set the caller; the handler runs in the same task.
 
         Raises:
-            InvalidRequest: the tenant's name is malformed.
+            InvalidRequest: the tenant's name is malformed, or there are several.
         """
         if handler_call_details.method.startswith("/charloom."):
             set_caller(_caller_of(handler_call_details.invocation_metadata))
@@ -34,8 +35,12 @@ class CallerInterceptor(ServerInterceptor):
 
 
 def _caller_of(metadata: Any) -> Caller:
-    for key, value in metadata or ():
-        if key == TENANT_KEY:
-            require_id(TENANT_KEY, str(value))
-            return Caller(tenant=str(value))
-    return Caller()
+    named = [str(value) for key, value in metadata or () if key == TENANT_KEY]
+    if not named:
+        return Caller()
+    if len(named) > 1:  # a proxy that appends has left the client's own: neither can be trusted
+        raise InvalidRequest(
+            TENANT_KEY, f"the call has {len(named)} values; give one, and let a proxy in front replace the client's own"
+        )
+    require_id(TENANT_KEY, named[0])
+    return Caller(tenant=named[0])
