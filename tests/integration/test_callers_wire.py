@@ -45,7 +45,7 @@ def test_a_malformed_tenant_is_refused_by_every_method(channel: grpc.Channel, me
 def test_a_call_that_names_two_tenants_is_refused(channel: grpc.Channel, second: str) -> None:
     stub = sessions_pb2_grpc.SessionServiceStub(channel)
     metadata = (("charloom-tenant", "mine"), ("charloom-tenant", second))
-    code, _, violations, text = refused(
+    code, _, violations, _ = refused(
         lambda: stub.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=metadata, timeout=20)
     )
     assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"charloom-tenant"})
