@@ -62,8 +62,6 @@ class GraphBuilder:
         """From [B] to [B, 1]."""
         return self.op("Unsqueeze", value, self.ints(1))
 
-    _op, _ops, _constant, _ints = op, ops, constant, ints
-
     @contextmanager
     def _subgraph(self) -> Iterator[list[onnx.NodeProto]]:
         outer, self._nodes = self._nodes, []

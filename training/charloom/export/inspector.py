@@ -35,11 +35,11 @@ class _Builder(NetworkGraph):
             ("logits", FLOAT, ["T", vocabulary]),
         ]
         carried = self._flat(self._layers_of("state"))
-        steps = self._op("Squeeze", self._op("Shape", "tokens"), self._ints(0))
-        true = self._constant("true", True, np.bool_)
-        results = self._ops("Loop", len(carried) + len(outputs), steps, true, *carried, body=self._step())
+        steps = self.op("Squeeze", self.op("Shape", "tokens"), self.ints(0))
+        true = self.constant("true", True, np.bool_)
+        results = self.ops("Loop", len(carried) + len(outputs), steps, true, *carried, body=self._step())
         for (name, *_), gathered in zip(outputs, results[len(carried) :], strict=True):
-            self._op("Identity", gathered, name=name)
+            self.op("Identity", gathered, name=name)
         return self._finished("charloom_inspector", inputs, outputs, metadata)
 
     def _step(self) -> onnx.GraphProto:
@@ -48,17 +48,17 @@ class _Builder(NetworkGraph):
         row: Axes = [1, hidden]
         old = self._state_names()
         with self._subgraph() as nodes:
-            token = self._op("Unsqueeze", self._op("Gather", "tokens", "step", axis=0), self._ints(0))
+            token = self.op("Unsqueeze", self.op("Gather", "tokens", "step", axis=0), self.ints(0))
             found, logits = self._network(token, old)
             state = self._flat([layer.state for layer in found])
-            shown = self._op("Concat", *[gate for layer in found for gate in layer.gates], axis=0)
-            after = self._op("Concat", *state, axis=0)
+            shown = self.op("Concat", *[gate for layer in found for gate in layer.gates], axis=0)
+            after = self.op("Concat", *state, axis=0)
             outputs: list[Value] = [
-                (self._op("Identity", "continue_in"), BOOL, []),
+                (self.op("Identity", "continue_in"), BOOL, []),
                 *[(name, FLOAT, row) for name in state],
-                (self._op("Reshape", shown, self._ints(layers, gates, hidden)), FLOAT, [layers, gates, hidden]),
-                (self._op("Reshape", after, self._ints(arrays, layers, hidden)), FLOAT, [arrays, layers, hidden]),
-                (self._op("Squeeze", logits, self._ints(0)), FLOAT, [self._weights.vocabulary]),
+                (self.op("Reshape", shown, self.ints(layers, gates, hidden)), FLOAT, [layers, gates, hidden]),
+                (self.op("Reshape", after, self.ints(arrays, layers, hidden)), FLOAT, [arrays, layers, hidden]),
+                (self.op("Squeeze", logits, self.ints(0)), FLOAT, [self._weights.vocabulary]),
             ]
         inputs: list[Value] = [("step", INT64, []), ("continue_in", BOOL, [])]
         inputs += [(name, FLOAT, row) for name in self._flat(old)]

@@ -37,9 +37,9 @@ class NetworkGraph(GraphBuilder):
     def _layers_of(self, state: str) -> list[list[str]]:
         """From a state [A, L, B, H] to its parts [B, H], by layer and array."""
         arrays, layers = len(self._weights.cell.arrays), len(self._weights.layers)
-        parts = self._op("Reshape", state, self._ints(arrays * layers, -1, self._weights.hidden))
+        parts = self.op("Reshape", state, self.ints(arrays * layers, -1, self._weights.hidden))
         return [
-            [self._op("Gather", parts, self._int(array * layers + layer), axis=0) for array in range(arrays)]
+            [self.op("Gather", parts, self._int(array * layers + layer), axis=0) for array in range(arrays)]
             for layer in range(layers)
         ]
 

@@ -71,81 +71,81 @@ class _Builder(NetworkGraph):
 
     def _outside(self) -> None:
         state = self._flat(self._layers_of("state"))
-        greedy = self._op("Equal", "temperature", self._float(0.0), name="greedy")
-        self._op("Where", self._column(greedy), self._float(1.0), self._column("temperature"), name="divisor")
+        greedy = self.op("Equal", "temperature", self._float(0.0), name="greedy")
+        self.op("Where", self._column(greedy), self._float(1.0), self._column("temperature"), name="divisor")
         for effect, name in ((Effect.FILTERS, "filtered"), (Effect.PENALISES, "penalised")):
             self._any(*[self._differs(control.name, control.neutral) for control in controls(effect)], name=name)
-        full = self._op("Or", self._op("Or", "filtered", "penalised"), self._any(greedy))
-        full = self._op("Or", full, self._any(self._differs("bias", 0.0)))
-        full = self._op("Or", full, self._any(self._op("Greater", "top", self._int(0))))
-        all_steps = self._op("Squeeze", self._op("Shape", "forced", start=0, end=1), self._ints(0))
-        no_more = self._op("Concat", "steps", self._op("Unsqueeze", all_steps, self._ints(0)), axis=0)
-        shortest = self._op("ReduceMin", no_more, keepdims=0)
-        self._op("Where", full, self._int(0), shortest, name="plain_steps")
-        full_steps = self._op("Sub", all_steps, "plain_steps")
-        true = self._constant("true", True, np.bool_)
+        full = self.op("Or", self.op("Or", "filtered", "penalised"), self._any(greedy))
+        full = self.op("Or", full, self._any(self._differs("bias", 0.0)))
+        full = self.op("Or", full, self._any(self.op("Greater", "top", self._int(0))))
+        all_steps = self.op("Squeeze", self.op("Shape", "forced", start=0, end=1), self.ints(0))
+        no_more = self.op("Concat", "steps", self.op("Unsqueeze", all_steps, self.ints(0)), axis=0)
+        shortest = self.op("ReduceMin", no_more, keepdims=0)
+        self.op("Where", full, self._int(0), shortest, name="plain_steps")
+        full_steps = self.op("Sub", all_steps, "plain_steps")
+        true = self.constant("true", True, np.bool_)
 
         carried = ["token", *state]
-        plain = self._ops("Loop", len(carried) + 2, "plain_steps", true, *carried, body=self._plain_step())
+        plain = self.ops("Loop", len(carried) + 2, "plain_steps", true, *carried, body=self._plain_step())
         carried = [*plain[: len(carried)], "counts"]  # where they matter, no step was plain
-        results = self._ops("Loop", len(carried) + 4, full_steps, true, *carried, body=self._full_step())
-        parts = [self._op("Unsqueeze", part, self._ints(0)) for part in results[1 : 1 + len(state)]]
-        sizes = self._ints(len(self._weights.cell.arrays), len(self._weights.layers), -1, self._weights.hidden)
-        self._op("Reshape", self._op("Concat", *parts, axis=0), sizes, name="state_out")
-        self._op("Concat", plain[-2], results[-4], axis=0, name="tokens")
-        self._op("Concat", plain[-1], results[-3], axis=0, name="logprob")
-        shape = self._op("Concat", self._op("Shape", "forced"), "top", axis=0)
-        self._op("Reshape", results[-2], shape, allowzero=1, name="top_tokens")
-        self._op("Reshape", results[-1], shape, allowzero=1, name="top_logprob")
+        results = self.ops("Loop", len(carried) + 4, full_steps, true, *carried, body=self._full_step())
+        parts = [self.op("Unsqueeze", part, self.ints(0)) for part in results[1 : 1 + len(state)]]
+        sizes = self.ints(len(self._weights.cell.arrays), len(self._weights.layers), -1, self._weights.hidden)
+        self.op("Reshape", self.op("Concat", *parts, axis=0), sizes, name="state_out")
+        self.op("Concat", plain[-2], results[-4], axis=0, name="tokens")
+        self.op("Concat", plain[-1], results[-3], axis=0, name="logprob")
+        shape = self.op("Concat", self.op("Shape", "forced"), "top", axis=0)
+        self.op("Reshape", results[-2], shape, allowzero=1, name="top_tokens")
+        self.op("Reshape", results[-1], shape, allowzero=1, name="top_logprob")
 
     def _differs(self, name: str, neutral: float) -> str:
         """Where an input is not at its neutral value."""
         value = self._int(neutral) if isinstance(neutral, int) else self._float(neutral)
-        return self._op("Not", self._op("Equal", name, value))
+        return self.op("Not", self.op("Equal", name, value))
 
     def _any(self, *conditions: str, name: str = "") -> str:
         """Whether one of some conditions of one shape holds anywhere."""
         either = conditions[0]
         for condition in conditions[1:]:
-            either = self._op("Or", either, condition)
-        return self._op("Cast", self._op("ReduceMax", self._as_int(either), keepdims=0), to=BOOL, name=name)
+            either = self.op("Or", either, condition)
+        return self.op("Cast", self.op("ReduceMax", self._as_int(either), keepdims=0), to=BOOL, name=name)
 
     def _as_int(self, condition: str) -> str:
-        return self._op("Cast", condition, to=INT64)
+        return self.op("Cast", condition, to=INT64)
 
     def _plain_step(self) -> onnx.GraphProto:
         with self._subgraph() as nodes:
             layers, logits = self._network("token_in", self._state_names())
             state = self._flat([layer.state for layer in layers])
             next_token = self._fed_or(self._sampled(self._scaled(logits), "step"), "step")
-            outputs = [self._op("Identity", "continue_in"), next_token, *state]
-            outputs += [self._op("Identity", next_token), self._logprob(self._logprobs(logits), next_token)]
+            outputs = [self.op("Identity", "continue_in"), next_token, *state]
+            outputs += [self.op("Identity", next_token), self._logprob(self._logprobs(logits), next_token)]
         return self._body("plain_step", nodes, outputs)
 
     def _full_step(self) -> onnx.GraphProto:
         with self._subgraph() as nodes:
-            step = self._op("Add", "step", "plain_steps")
+            step = self.op("Add", "step", "plain_steps")
             layers, logits = self._network("token_in", self._state_names())
             state = self._flat([layer.state for layer in layers])
-            penalised = self._op(
+            penalised = self.op(
                 "If", "penalised", then_branch=self._penalties(logits), else_branch=self._unchanged(logits)
             )
-            biased = self._op("Add", penalised, "bias")
+            biased = self.op("Add", penalised, "bias")
             scaled = self._scaled(biased)
-            allowed = self._op("If", "filtered", then_branch=self._filters(scaled), else_branch=self._unchanged(scaled))
-            best = self._op("ArgMax", biased, axis=1, keepdims=0)
-            next_token = self._fed_or(self._op("Where", "greedy", best, self._sampled(allowed, step)), step)
+            allowed = self.op("If", "filtered", then_branch=self._filters(scaled), else_branch=self._unchanged(scaled))
+            best = self.op("ArgMax", biased, axis=1, keepdims=0)
+            next_token = self._fed_or(self.op("Where", "greedy", best, self._sampled(allowed, step)), step)
             logprobs = self._logprobs(logits)
-            top_logprob, top_tokens = self._ops("TopK", 2, logprobs, "top", axis=1)
-            active = self._op("Less", step, "steps")
+            top_logprob, top_tokens = self.ops("TopK", 2, logprobs, "top", axis=1)
+            active = self.op("Less", step, "steps")
             column = self._column(active)
-            kept = self._op("Where", active, next_token, "token_in")
+            kept = self.op("Where", active, next_token, "token_in")
             old = self._flat(self._state_names())
-            outputs = [self._op("Identity", "continue_in"), kept]
-            outputs += [self._op("Where", column, new, before) for new, before in zip(state, old, strict=True)]
-            ids = self._constant("ids", np.arange(self._weights.vocabulary)[None], np.int64)
-            occurs = self._op("Cast", self._op("Equal", ids, self._column(next_token)), to=FLOAT)
-            outputs += [self._op("Add", "counts_in", occurs), self._op("Identity", kept)]
+            outputs = [self.op("Identity", "continue_in"), kept]
+            outputs += [self.op("Where", column, new, before) for new, before in zip(state, old, strict=True)]
+            ids = self.constant("ids", np.arange(self._weights.vocabulary)[None], np.int64)
+            occurs = self.op("Cast", self.op("Equal", ids, self._column(next_token)), to=FLOAT)
+            outputs += [self.op("Add", "counts_in", occurs), self.op("Identity", kept)]
             outputs += [self._logprob(logprobs, next_token), top_tokens, top_logprob]
         return self._body("full_step", nodes, outputs, full=True)
 
@@ -171,31 +171,31 @@ class _Builder(NetworkGraph):
 
     def _fed_or(self, chosen: str, step: str) -> str:
         """The forced token where there is one, the chosen one elsewhere."""
-        forced = self._op("Gather", "forced", step, axis=0)
-        return self._op("Where", self._op("GreaterOrEqual", forced, self._int(0)), forced, chosen)
+        forced = self.op("Gather", "forced", step, axis=0)
+        return self.op("Where", self.op("GreaterOrEqual", forced, self._int(0)), forced, chosen)
 
     def _logprobs(self, logits: str) -> str:
-        return self._op("LogSoftmax", logits, axis=1)
+        return self.op("LogSoftmax", logits, axis=1)
 
     def _logprob(self, logprobs: str, token: str) -> str:
         """That of one token per row."""
-        found = self._op("GatherElements", logprobs, self._column(token), axis=1)
-        return self._op("Squeeze", found, self._ints(1))
+        found = self.op("GatherElements", logprobs, self._column(token), axis=1)
+        return self.op("Squeeze", found, self.ints(1))
 
     # The choice of a token; see charloom.network.sampling for the same in torch.
 
     def _scaled(self, logits: str) -> str:
-        largest = self._op("ReduceMax", logits, self._ints(1))
-        return self._op("Div", self._op("Sub", logits, largest), "divisor")
+        largest = self.op("ReduceMax", logits, self.ints(1))
+        return self.op("Div", self.op("Sub", logits, largest), "divisor")
 
     def _sampled(self, scaled: str, step: str) -> str:
         """Inverse-CDF with this step's uniform numbers."""
-        uniform = self._op("Gather", "uniform", step, axis=0)
-        cumulative = self._op("CumSum", self._op("Exp", scaled), self._int(1))
-        total = self._op("Gather", cumulative, self._ints(self._weights.vocabulary - 1), axis=1)
-        threshold = self._op("Mul", self._column(uniform), total)
-        below = self._as_int(self._op("LessOrEqual", cumulative, threshold))
-        return self._op("ReduceSum", below, self._ints(1), keepdims=0)
+        uniform = self.op("Gather", "uniform", step, axis=0)
+        cumulative = self.op("CumSum", self.op("Exp", scaled), self._int(1))
+        total = self.op("Gather", cumulative, self.ints(self._weights.vocabulary - 1), axis=1)
+        threshold = self.op("Mul", self._column(uniform), total)
+        below = self._as_int(self.op("LessOrEqual", cumulative, threshold))
+        return self.op("ReduceSum", below, self.ints(1), keepdims=0)
 
     def _branch(self, nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
         shape: Axes = ["B", self._weights.vocabulary]
@@ -203,20 +203,20 @@ class _Builder(NetworkGraph):
 
     def _unchanged(self, value: str) -> onnx.GraphProto:
         with self._subgraph() as nodes:
-            output = self._op("Identity", value)
+            output = self.op("Identity", value)
         return self._branch(nodes, output)
 
     def _penalties(self, logits: str) -> onnx.GraphProto:
         """Repetition, frequency and presence penalty, for tokens that have occurred."""
         with self._subgraph() as nodes:
-            occurred = self._op("Greater", "counts_in", self._float(0.0))
+            occurred = self.op("Greater", "counts_in", self._float(0.0))
             factor = self._column("repetition")
-            positive = self._op("Greater", logits, self._float(0.0))
-            repeated = self._op("Where", positive, self._op("Div", logits, factor), self._op("Mul", logits, factor))
-            logits = self._op("Where", occurred, repeated, logits)
-            amount = self._op("Mul", "counts_in", self._column("frequency"))
-            once = self._op("Mul", self._op("Cast", occurred, to=FLOAT), self._column("presence"))
-            output = self._op("Sub", logits, self._op("Add", amount, once))
+            positive = self.op("Greater", logits, self._float(0.0))
+            repeated = self.op("Where", positive, self.op("Div", logits, factor), self.op("Mul", logits, factor))
+            logits = self.op("Where", occurred, repeated, logits)
+            amount = self.op("Mul", "counts_in", self._column("frequency"))
+            once = self.op("Mul", self.op("Cast", occurred, to=FLOAT), self._column("presence"))
+            output = self.op("Sub", logits, self.op("Add", amount, once))
         return self._branch(nodes, output)
 
     def _filters(self, scaled: str) -> onnx.GraphProto:
@@ -227,22 +227,22 @@ class _Builder(NetworkGraph):
     def _filtered(self, scaled: str) -> str:
         """Minus infinity for all tokens that top_k, then top_p, then min_p leave out."""
         size = self._weights.vocabulary
-        ranked, order = self._ops("TopK", 2, scaled, self._ints(size), axis=1)
-        probability = self._op("Softmax", ranked, axis=1)
-        rank = self._constant("rank", np.arange(size)[None], np.int64)
-        limit = self._op("Where", self._op("Greater", "top_k", self._int(0)), "top_k", self._int(size))
-        in_top_k = self._op("Less", rank, self._column(limit))
-        probability = self._op("Where", in_top_k, probability, self._float(0.0))
-        before = self._op("Sub", self._op("CumSum", probability, self._int(1)), probability)
-        total = self._op("ReduceSum", probability, self._ints(1))
-        reached = self._op("Less", before, self._op("Mul", self._column("top_p"), total))
-        unlimited = self._op("GreaterOrEqual", self._column("top_p"), self._float(1.0))
-        in_top_p = self._op("Or", reached, unlimited)
-        first = self._op("Gather", probability, self._ints(0), axis=1)
-        in_min_p = self._op("GreaterOrEqual", probability, self._op("Mul", self._column("min_p"), first))
-        kept = self._op("And", self._op("And", in_top_k, in_top_p), in_min_p)
-        kept = self._op("Or", kept, self._op("Equal", rank, self._int(0)))  # the first is always kept
-        by_rank = self._op("Where", kept, self._float(1.0), self._float(0.0))
-        by_token = self._op("ScatterElements", scaled, order, by_rank, axis=1)  # every element is written
-        mask = self._op("Greater", by_token, self._float(0.0))
-        return self._op("Where", mask, scaled, self._float(-np.inf))
+        ranked, order = self.ops("TopK", 2, scaled, self.ints(size), axis=1)
+        probability = self.op("Softmax", ranked, axis=1)
+        rank = self.constant("rank", np.arange(size)[None], np.int64)
+        limit = self.op("Where", self.op("Greater", "top_k", self._int(0)), "top_k", self._int(size))
+        in_top_k = self.op("Less", rank, self._column(limit))
+        probability = self.op("Where", in_top_k, probability, self._float(0.0))
+        before = self.op("Sub", self.op("CumSum", probability, self._int(1)), probability)
+        total = self.op("ReduceSum", probability, self.ints(1))
+        reached = self.op("Less", before, self.op("Mul", self._column("top_p"), total))
+        unlimited = self.op("GreaterOrEqual", self._column("top_p"), self._float(1.0))
+        in_top_p = self.op("Or", reached, unlimited)
+        first = self.op("Gather", probability, self.ints(0), axis=1)
+        in_min_p = self.op("GreaterOrEqual", probability, self.op("Mul", self._column("min_p"), first))
+        kept = self.op("And", self.op("And", in_top_k, in_top_p), in_min_p)
+        kept = self.op("Or", kept, self.op("Equal", rank, self._int(0)))  # the first is always kept
+        by_rank = self.op("Where", kept, self._float(1.0), self._float(0.0))
+        by_token = self.op("ScatterElements", scaled, order, by_rank, axis=1)  # every element is written
+        mask = self.op("Greater", by_token, self._float(0.0))
+        return self.op("Where", mask, scaled, self._float(-np.inf))

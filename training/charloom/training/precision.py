@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from charloom.bundle import CellKind
+from charloom.network.cells import CELLS
 from charloom.training.config import SettingsError, TrainingConfig
 
 AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -18,7 +18,7 @@ def chosen_precision(config: TrainingConfig, device: torch.device) -> str:
         SettingsError: the device cannot train in the precision that was asked for.
     """
     # Zoneout and the other cells are loops of plain products, which every device has in every precision.
-    fused = config.cell is CellKind.LSTM and not (config.zoneout_cell or config.zoneout_hidden)
+    fused = CELLS[config.cell].layer.fused and not (config.zoneout_cell or config.zoneout_hidden)
     automatic = "bf16" if _multiplies_bf16(device) and (not fused or can_train(device, "bf16")) else "fp32"
     asked = config.precision
     if asked == "auto":

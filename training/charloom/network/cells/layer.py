@@ -55,6 +55,8 @@ class Layer(nn.Module):
 
     products: ClassVar[int] = 4
     """P"""
+    fused: ClassVar[bool] = False
+    """Whether torch has a kernel for whole sequences, which is used where nothing reaches into the steps."""
 
     def __init__(self, input_size: int, hidden_size: int, weight_drop: float, zoneout: tuple[float, ...]) -> None:
         super().__init__()
@@ -128,7 +130,7 @@ class Layer(nn.Module):
 
         Args:
             product: [B, PH], the recurrent product, added to its base
-            inputs: [B, PH], as `_prepared` made it
+            inputs: as `_prepared` made it, of one step
             state: A arrays [B, H], before the step
         """
 
