@@ -10,14 +10,23 @@ SHOWN_UNKNOWNS = 10
 """How many unknown characters or words an error names; the count is always complete."""
 
 
+LONGEST_PROBLEM = 500
+"""Characters that a message says of a problem. It may quote a bundle, or what a library says of its files."""
+
+
 class BundleError(Exception):
-    """A bundle cannot be used: names the bundle, the file or field at fault, and what to do."""
+    """A bundle cannot be used: names the bundle, the file or field at fault, and what to do, in one line."""
 
     def __init__(self, path: Path, problem: str, advice: str = "export the bundle again") -> None:
         self.path = path
-        self.problem = problem
+        self.problem = _one_line(problem)
         self.advice = advice
-        super().__init__(f"bundle {path}: {problem}; {advice}")
+        super().__init__(f"bundle {path}: {self.problem}; {advice}")
+
+
+def _one_line(text: str) -> str:
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    return line if len(line) <= LONGEST_PROBLEM else line[: LONGEST_PROBLEM - 3] + "..."
 
 
 @dataclass(frozen=True)

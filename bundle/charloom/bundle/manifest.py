@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from charloom.bundle.vocabulary import Unit
 
@@ -21,6 +22,16 @@ MANIFEST_FILE = "manifest.json"
 VOCABULARY_FILE = "vocabulary.json"
 WEIGHTS_FILE = "weights.safetensors"
 INSPECTOR_FILE = "inspector.onnx"
+
+LARGEST_MANIFEST = 2**20
+"""Bytes."""
+LARGEST_FILE = 2**34
+"""Bytes of any file of a bundle: all of them are read to be hashed before a server starts."""
+LARGEST_STATE = 2**18
+"""Numbers in the state of one session, 1 MiB; every row of a batch has one."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""What stands in answers, logs and paths as it is."""
 
 
 class DecoderKind(str, enum.Enum):
@@ -60,7 +71,7 @@ class _Part(BaseModel):
 class FileEntry(_Part):
     """One file of the bundle."""
 
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, le=LARGEST_FILE)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -68,14 +79,21 @@ class Cell(_Part):
     """The recurrent cell and its sizes; the carried state is float32, [arrays, layers, rows, hidden_size]."""
 
     kind: CellKind = CellKind.LSTM
-    arrays: tuple[str, ...] = Field(default=("h", "c"), min_length=1)
+    arrays: tuple[Name, ...] = Field(default=("h", "c"), min_length=1, max_length=8)
     """What is carried from step to step, by name; the first is what the layer above reads."""
-    gates: tuple[str, ...] = ("input", "forget", "candidate", "output")
+    gates: tuple[Name, ...] = Field(default=("input", "forget", "candidate", "output"), max_length=16)
     """By name, in the order in which the inspector shows them."""
-    layers: int = Field(ge=1)
-    hidden_size: int = Field(ge=1)
-    embedding_size: int = Field(ge=1)
-    parameters: int = Field(ge=1)
+    layers: int = Field(ge=1, le=64)
+    hidden_size: int = Field(ge=1, le=2**14)
+    embedding_size: int = Field(ge=1, le=2**14)
+    parameters: int = Field(ge=1, le=10**12)
+
+    @model_validator(mode="after")
+    def _state_has_room(self) -> Cell:
+        numbers = math.prod((len(self.arrays), self.layers, self.hidden_size))
+        if numbers > LARGEST_STATE:
+            raise ValueError(f"arrays x layers x hidden_size is {numbers}, more than {LARGEST_STATE}")
+        return self
 
 
 _NEW_IN_SCHEMA_3 = {"arrays", "gates"}
@@ -86,11 +104,11 @@ class Manifest(_Part):
     """The content of `manifest.json`."""
 
     schema_version: Literal[2, 3] = SCHEMA_VERSION
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: Name
     digest: str = ""
     """sha256 over all other fields: one value names the model, weights and vocabulary included."""
     unit: Unit
-    vocabulary_size: int = Field(ge=1)
+    vocabulary_size: int = Field(ge=1, le=2**20)
     start_token: int = Field(ge=0)
     """The token before the first one: what a fresh session feeds first."""
     cell: Cell
@@ -99,7 +117,9 @@ class Manifest(_Part):
     files: dict[str, FileEntry]
     training: dict[str, Any] = Field(default_factory=dict)
     """Where the model comes from: corpus, settings, steps, duration, versions."""
-    validation: dict[str, dict[str, float]] = Field(default_factory=dict)
+    validation: dict[Name, Annotated[dict[Name, float], Field(max_length=16)]] = Field(
+        default_factory=dict, max_length=16
+    )
     """Loss in nats per token, by protocol (`tail`, `windows-256`) and by decoder."""
 
     @field_validator("cell")

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from charloom.bundle.errors import BundleError
-from charloom.bundle.manifest import MANIFEST_FILE, READ_SCHEMAS, VOCABULARY_FILE, DecoderKind, Manifest
+from charloom.bundle.json_file import read_json
+from charloom.bundle.manifest import (
+    LARGEST_MANIFEST,
+    MANIFEST_FILE,
+    READ_SCHEMAS,
+    VOCABULARY_FILE,
+    DecoderKind,
+    Manifest,
+)
 from charloom.bundle.vocabulary import Vocabulary
 from charloom.bundle.vocabulary_file import read_vocabulary
 
@@ -58,7 +66,7 @@ def read_bundle(path: Path | str) -> Bundle:
     manifest = _read_manifest(path)
     for name, entry in manifest.files.items():
         file = path / name
-        if Path(name).name != name:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):
             raise BundleError(path, f"{MANIFEST_FILE}, field files: {name!r} is not a plain file name")
         if not file.is_file():
             raise BundleError(path, f"the file {name} is missing")
@@ -83,9 +91,9 @@ def _read_manifest(path: Path) -> Manifest:
     if not file.is_file():
         raise BundleError(path, f"there is no {MANIFEST_FILE}", "give the directory that `charloom export` wrote")
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = read_json(file, LARGEST_MANIFEST)
     except (OSError, ValueError) as problem:
-        raise BundleError(path, f"{MANIFEST_FILE} is not JSON: {problem}") from problem
+        raise BundleError(path, f"{MANIFEST_FILE} cannot be read: {problem}") from problem
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version not in READ_SCHEMAS:
         raise BundleError(

@@ -8,9 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 from charloom.bundle.errors import BundleError
+from charloom.bundle.json_file import read_json
 from charloom.bundle.vocabulary import ByteVocabulary, CharacterVocabulary, Normalisation, Unit, Vocabulary
 from charloom.bundle.words import WordRule, WordVocabulary, split_words
 
+LARGEST_VOCABULARY = 2**25
+"""Bytes of the file."""
 DEFAULT_WORDS = 10_000
 """Symbols of a word vocabulary where nothing else is asked for, the unknown one included."""
 
@@ -29,7 +32,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         BundleError: the file is missing or does not describe a vocabulary.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path, LARGEST_VOCABULARY)
         unit, normalisation = Unit(content["unit"]), Normalisation(content.get("normalisation", "none"))
         if unit is Unit.BYTE:
             return ByteVocabulary(normalisation)

@@ -49,7 +49,38 @@ def test_a_directory_without_manifest_is_refused_with_advice(copied: Copied) -> 
 def test_a_manifest_that_is_not_json_is_refused(content: bytes, copied: Copied) -> None:
     path = copied()
     (path / "manifest.json").write_bytes(content)
-    assert refusal(path).problem.startswith("manifest.json is not JSON")
+    assert refusal(path).problem.startswith("manifest.json cannot be read")
+
+
+NO_VALUE = [
+    (b"[" * 100_000 + b"]" * 100_000, "it is nested more than 32 levels"),
+    (b'{"a":' * 500 + b"1" + b"}" * 500, "it is nested more than 32 levels"),
+    (b'{"name": "\\ud800"}', "no UTF-8 can carry the string '\\ud800': half of a surrogate pair"),
+    (b'{"\\udfff": 1}', "no UTF-8 can carry the string '\\udfff': half of a surrogate pair"),
+    (b'"' + b"x" * 2**26 + b'"', f"it has {2**26 + 2} bytes, more than "),
+]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "vocabulary.json"])
+@pytest.mark.parametrize(("content", "problem"), NO_VALUE, ids=[problem for _, problem in NO_VALUE])
+def test_json_too_deep_too_large_or_of_half_characters_is_refused(
+    name: str, content: bytes, problem: str, copied: Copied
+) -> None:
+    path = copied()
+    if name == "manifest.json":
+        (path / name).write_bytes(content)
+    else:
+        replace_file(path, name, content)
+    found = refusal(path).problem
+    assert found.startswith(name)
+    assert problem in found
+
+
+def test_a_symbol_that_is_half_a_surrogate_pair_is_refused(bundle: Bundle, copied: Copied) -> None:
+    path = copied()
+    symbols = [*json.loads((path / "vocabulary.json").read_text("utf-8"))["symbols"][:-1], "\ud800"]
+    replace_file(path, "vocabulary.json", json.dumps({"unit": "character", "symbols": symbols}).encode())
+    assert "vocabulary.json is not a vocabulary: no UTF-8 can carry the string '\\ud800'" in refusal(path).problem
 
 
 @pytest.mark.parametrize("name", ["vocabulary.json", "weights.safetensors", "decoder.onnx", "decoder.ts"])
@@ -108,6 +139,22 @@ FIELD_CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("files.decoder.ts.sha256", lambda m: m["files"]["decoder.ts"].update(sha256="abc")),
     ("files.decoder.ts.bytes", lambda m: m["files"]["decoder.ts"].update(bytes=-1)),
     ("surprise", lambda m: m.update(surprise=1)),
+    ("two lines", lambda m: m.update({"two\nlines": 1})),
+    ("vocabulary_size", lambda m: m.update(vocabulary_size=2**32)),
+    ("cell.layers", lambda m: m["cell"].update(layers=2**32)),
+    ("cell.hidden_size", lambda m: m["cell"].update(hidden_size=2**31)),
+    ("cell.embedding_size", lambda m: m["cell"].update(embedding_size=2**31)),
+    ("cell.parameters", lambda m: m["cell"].update(parameters=2**70)),
+    ("cell", lambda m: m["cell"].update(layers=64, hidden_size=2**14)),
+    ("cell.arrays", lambda m: m["cell"].update(arrays=["h"] * 9)),
+    ("cell.arrays.0", lambda m: m["cell"].update(arrays=["h\nINFO", "c"])),
+    ("cell.gates", lambda m: m["cell"].update(gates=["input"] * 17)),
+    ("cell.gates.0", lambda m: m["cell"].update(gates=["x" * 65])),
+    ("files.decoder.ts.bytes", lambda m: m["files"]["decoder.ts"].update(bytes=2**40)),
+    ("validation.x y.[key]", lambda m: m.update(validation={"x y": {}})),
+    ("validation.tail.x y.[key]", lambda m: m.update(validation={"tail": {"x y": 1.0}})),
+    ("validation", lambda m: m.update(validation={f"v{i}": {} for i in range(17)})),
+    ("validation.tail", lambda m: m.update(validation={"tail": {f"v{i}": 1.0 for i in range(17)}})),
 ]
 
 
@@ -169,9 +216,25 @@ def test_a_file_name_that_leads_elsewhere_is_refused_even_where_there_is_such_a_
     assert refusal(path).problem == f"manifest.json, field files: {trick!r} is not a plain file name"
 
 
+@pytest.mark.parametrize("trick", ["two\nlines", "nul\0", "esc\x1b[2J", "x" * 200])
+def test_a_file_name_that_is_no_plain_word_is_refused_in_one_line(trick: str, copied: Copied) -> None:
+    path = copied()
+    change_manifest(path, lambda manifest: manifest["files"].update({trick: {"bytes": 0, "sha256": "0" * 64}}))
+    error = refusal(path)
+    assert error.problem == f"manifest.json, field files: {trick!r} is not a plain file name"
+    assert str(error).isprintable()
+
+
 @pytest.mark.parametrize("trick", ["..", ".", ""])
 def test_a_file_name_that_is_a_directory_is_refused(trick: str, copied: Copied) -> None:
     path = copied()
     entry = {"bytes": 0, "sha256": "0" * 64}
     change_manifest(path, lambda manifest: manifest["files"].update({trick: entry}))
     assert refusal(path).problem.endswith(("is missing", "is not a plain file name"))
+
+
+def test_a_message_is_one_line_of_printable_characters_and_of_bounded_length(tmp_path: Path) -> None:
+    error = BundleError(tmp_path, "a\nb\t\x1b[2J" + "c" * 10_000)
+    assert error.problem.startswith(r"a b \x1b[2Jccc")
+    assert error.problem.endswith("c...")
+    assert len(error.problem) == 500
