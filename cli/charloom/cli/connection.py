@@ -21,8 +21,8 @@ def add_connection_arguments(parser: argparse.ArgumentParser, *, timeout: float 
     parser.add_argument(
         "--target",
         default=os.environ.get(TARGET_VARIABLE, DEFAULT_TARGET),
-        metavar="HOST:PORT",
-        help=f"address of the server (default: ${TARGET_VARIABLE}, or else {DEFAULT_TARGET})",
+        metavar="TARGET",
+        help=f"the server: HOST:PORT, or unix:PATH (default: ${TARGET_VARIABLE}, or else {DEFAULT_TARGET})",
     )
     parser.add_argument(
         "--timeout",

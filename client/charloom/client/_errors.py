@@ -34,6 +34,8 @@ import grpc
 from google.rpc import error_details_pb2  # type: ignore[import-untyped,unused-ignore]
 from grpc_status import rpc_status
 
+from charloom.client import _target
+
 DOMAIN = "charloom"
 
 
@@ -223,7 +225,8 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> CharloomError:
     if not reason:
         if code is grpc.StatusCode.UNAVAILABLE:
             return ConnectionFailed(
-                f"no answer from {target} ({message}); is a server running there, and is the address host:port?"
+                f"no answer from {target} ({message}); is a server running there, and is the address host:port "
+                f"or unix:PATH?{_target.proxy_hint(target)}"
             )
         message = _PLAIN_WORDS.get(code, message)
     kind = _CLASSES_BY_REASON.get(reason) or _CLASSES.get(code, RequestError)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from charloom.client import _values
+from charloom.client import _target, _values
 from charloom.client._options import NotGiven, Timeout
 
 DEFAULT_TARGET = "localhost:50051"
@@ -71,11 +71,12 @@ class Settings:
         credentials: grpc.ChannelCredentials | None,
         channel_options: ChannelOptions,
     ) -> None:
-        self.target = _values.text("target", target)
+        self.target = _values.target("target", target)
         self._timeout = _values.deadline(timeout)
         self._metadata = () if tenant is None else ((_TENANT, _values.printable("tenant", tenant)),)
         self._credentials = credentials
-        self._options = tuple({**_DEFAULT_OPTIONS, **dict(channel_options)}.items())
+        options = {**_DEFAULT_OPTIONS, **dict(_target.options(self.target)), **dict(channel_options)}
+        self._options = tuple(options.items())
         self.closed = False
 
     def seconds(self, timeout: Timeout) -> float | None:

@@ -20,6 +20,8 @@ _Meaning = TypeVar("_Meaning")
 _LONGEST = 315_576_000_000.0
 # gRPC counts deadlines in a range that this stays far inside of: thirty years.
 _LONGEST_DEADLINE = 1e9
+# What the address of a Unix socket has room for.
+_LONGEST_SOCKET_PATH = 107
 
 
 def text(field: str, value: object) -> str:
@@ -52,6 +54,15 @@ def printable(field: str, value: object) -> str:
         if not " " <= character <= "~":
             raise InvalidValue(field, f"the character {character!r} at {place} is not printable ASCII")
     return cast("str", value)
+
+
+def target(field: str, value: object) -> str:
+    """Check a server's address; what else is wrong with one, gRPC says."""
+    address = text(field, value)
+    scheme, _, path = address.partition(":")
+    if scheme == "unix" and len(path.removeprefix("//").encode()) > _LONGEST_SOCKET_PATH:
+        raise InvalidValue(field, f"the path of a Unix socket has at most {_LONGEST_SOCKET_PATH} bytes: {path}")
+    return address
 
 
 def token(field: str, value: object) -> bytes:

@@ -328,7 +328,7 @@ SERVICES = {
 class FakeServer:
     """Answers each method with `answers[method]`, and notes the calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1:0") -> None:
         self.calls: list[tuple[str, Any]] = []
         self.remaining: dict[str, float | None] = {}
         self.headers: dict[str, dict[str, Any]] = {}
@@ -378,7 +378,8 @@ class FakeServer:
         for messages, (stubs, service) in SERVICES.items():
             add: Any = getattr(stubs, f"add_{service}Servicer_to_server")
             add(_servicer(self, messages.DESCRIPTOR.services_by_name[service]), self._server)
-        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        port = self._server.add_insecure_port(address)
+        self.target = address if address.startswith("unix:") else f"127.0.0.1:{port}"
         self._server.start()
 
     def answer(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:

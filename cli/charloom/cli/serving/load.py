@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 
+from charloom.client import _target
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc, text_pb2
 
 WORKLOADS = {
@@ -95,10 +96,8 @@ async def run_load(load: Load) -> dict[str, Any]:
         grpc.aio.AioRpcError: a call failed, otherwise than by being refused because the server has enough work.
     """
     # Channels of one process share a connection unless they are told not to.
-    channels = [
-        grpc.aio.insecure_channel(load.target, options=[("grpc.use_local_subchannel_pool", 1)])
-        for _ in range(max(1, min(4, load.streams)))
-    ]
+    options = [("grpc.use_local_subchannel_pool", 1), *_target.options(load.target)]
+    channels = [grpc.aio.insecure_channel(load.target, options=options) for _ in range(max(1, min(4, load.streams)))]
     try:
         # Connections, code paths and the server's own estimates are warm then.
         await asyncio.gather(*(_WORK[load.workload](load, channel, 0) for channel in channels))

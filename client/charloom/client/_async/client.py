@@ -34,7 +34,8 @@ class AsyncClient(AsyncCalls):
     """Talks to one server, or to several identical ones behind one name. Belongs to the event loop of its first call.
 
     Args:
-        target: host and port.
+        target: host and port, or the path of a Unix socket as "unix:PATH". A proxy of the environment (`http_proxy`) is
+            not used for this machine.
         timeout: seconds that each call may take unless it is given its own; `None` is no deadline.
         tenant: whose sessions to use, where a server keeps those of several apart.
         credentials: of TLS; without any, the connection is not encrypted.
