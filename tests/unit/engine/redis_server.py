@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,11 @@ class RedisServer:
             time.sleep(0.01)
         return False
 
+    def told(self, *command: str) -> None:
+        """Tell it what it has to agree to."""
+        answer = self.ask(*command)
+        assert answer == "+OK\r\n", answer
+
     def pause(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
 
@@ -64,7 +70,53 @@ class RedisServer:
 
     def ask(self, *command: str) -> str:
         """What it answers to one command, as it is on the wire."""
-        words = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in command)
-        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
-            connection.sendall(b"*%d\r\n%s" % (len(command), words))
-            return connection.recv(65536).decode()
+        return ask(self.port, *command)
+
+
+class Sentinel:
+    """One that watches a master under the name `charloom`."""
+
+    def __init__(self, folder: Path, master_port: int) -> None:
+        program = shutil.which("redis-server")
+        assert program is not None
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        settings = folder / "sentinel.conf"
+        settings.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor charloom 127.0.0.1 {master_port} 1\n"
+        )
+        self._process = subprocess.Popen([program, str(settings), "--sentinel"], stdout=subprocess.DEVNULL)
+        self._until(lambda: self._master() == master_port)
+
+    def fail_over(self, old: int, new: int) -> None:
+        """Make the replica on the port `new` the master, and the master on `old` its replica."""
+        self._until(lambda: ask(self.port, "SENTINEL", "FAILOVER", "charloom") == "+OK\r\n")
+        self._until(lambda: self._master() == new)
+        self._until(lambda: "role:slave" in ask(old, "INFO", "replication"))
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _master(self) -> int:
+        answer = ask(self.port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "charloom").split()
+        return int(answer[-1])
+
+    def _until(self, reached: Callable[[], bool]) -> None:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if reached():
+                    return
+            assert self._process.poll() is None
+            time.sleep(0.05)
+        pytest.fail("the sentinel does not do what it was asked to")
+
+
+def ask(port: int, *command: str) -> str:
+    """What a Redis answers to one command, as it is on the wire."""
+    words = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in command)
+    with socket.create_connection(("127.0.0.1", port), 5) as connection:
+        connection.sendall(b"*%d\r\n%s" % (len(command), words))
+        return connection.recv(65536).decode()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from charloom.engine.errors import (
     SessionBusy,
@@ -136,6 +139,7 @@ async def test_a_session_that_redis_evicted_is_unknown_and_written_back(
 async def test_a_redis_without_memory(doomed_redis: RedisServer, redis_place: InRedis) -> None:
     store = redis_place.open()
     await store.add([made(redis_place, "a", ticks=600), made(redis_place, "b", ticks=600)])
+    await store.add([made(redis_place, "expired", ticks=1)])
     lease = await store.acquire(Key("", "a"))
     before = grown(lease.session, redis_place.now())
     await store.write(lease, before)
@@ -154,9 +158,11 @@ async def test_a_redis_without_memory(doomed_redis: RedisServer, redis_place: In
             assert await store.renew([lease]) == []
         with pytest.raises(SessionBusy):
             await store.acquire(Key("", "a"))
+        assert await store.sweep() == 1
         assert await ids(store) == ["a", "b"]
         await redis_place.wait(LEASE + 1)
         assert await store.renew([lease]) == [], "it ended, and is nobody else's"
+        await store.check()
         await store.delete(Key("", "b"))
         with pytest.raises(SessionDeleted):
             await store.get(Key("", "b"))
@@ -166,13 +172,129 @@ async def test_a_redis_without_memory(doomed_redis: RedisServer, redis_place: In
     assert (await store.get(Key("", "a"))).version == 2
 
 
-async def test_a_redis_that_does_not_take_writes(doomed_redis: RedisServer, redis_place: InRedis) -> None:
+REFUSALS: dict[str, tuple[list[tuple[str, ...]], tuple[str, ...]]] = {
+    "read only": ([("REPLICAOF", "127.0.0.1", "1")], ("REPLICAOF", "NO", "ONE")),
+    "MASTER is down": (
+        [("CONFIG", "SET", "replica-serve-stale-data", "no"), ("REPLICAOF", "127.0.0.1", "1")],
+        ("REPLICAOF", "NO", "ONE"),
+    ),
+    "Not enough good replicas": (
+        [("CONFIG", "SET", "min-replicas-to-write", "1")],
+        ("CONFIG", "SET", "min-replicas-to-write", "0"),
+    ),
+}
+"""What Redis says, the commands that make it say so, and the one that ends it."""
+
+
+@pytest.mark.parametrize("said", REFUSALS)
+async def test_a_redis_that_does_not_take_writes(doomed_redis: RedisServer, redis_place: InRedis, said: str) -> None:
     store = redis_place.open()
-    await store.add([made(redis_place, "a")])
-    doomed_redis.ask("REPLICAOF", "127.0.0.1", "1")
-    assert "read only" in await unavailable(store.acquire(Key("", "a")))
-    doomed_redis.ask("REPLICAOF", "NO", "ONE")
-    await store.acquire(Key("", "a"))
+    await store.add([made(redis_place, "a", ticks=600)])
+    lease = await store.acquire(Key("", "a"))
+    begin, end = REFUSALS[said]
+    for command in begin:
+        doomed_redis.told(*command)
+    attempts = (
+        *(store.check(), store.acquire(Key("", "b")), store.add([made(redis_place, "c")]), store.delete(Key("", "a"))),
+        *(store.write(lease, lease.session), store.release(lease, lease.session)),
+    )
+    for problem in await asyncio.gather(*attempts, return_exceptions=True):
+        # Where it is a master still, it tells what it has.
+        assert type(problem) in (StoreUnavailable, SessionNotFound, SessionBusy), problem
+        if isinstance(problem, StoreUnavailable):
+            assert said in str(problem)
+            assert not re.search("[0-9a-f]{40}|script", str(problem))
+    trying = asyncio.gather(store.check(), store.release(lease, grown(lease.session, redis_place.now())))
+    await asyncio.sleep(0.3)
+    assert not trying.done()
+    doomed_redis.told(*end)
+    await trying
+    assert (await store.get(Key("", "a"))).version == 1
+
+
+async def test_what_a_replica_has_may_be_old_and_is_not_answered(
+    doomed_redis: RedisServer, redis_place: InRedis
+) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, "a", ticks=600)])
+    lease = await store.acquire(Key("", "a"))
+    doomed_redis.told("REPLICAOF", "127.0.0.1", "1")
+    attempts = (
+        *(store.get(Key("", "a")), store.get(Key("", "unknown")), store.page("", "", 9), store.acquire(Key("", "a"))),
+        *(store.acquire(Key("", "unknown")), store.add([made(redis_place, "a")]), store.renew([lease]), store.sweep()),
+    )
+    for problem in await asyncio.gather(*attempts, return_exceptions=True):
+        assert isinstance(problem, StoreUnavailable), problem
+        assert "read only" in str(problem)
+
+
+async def test_a_redis_that_is_loading(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, "--loading-process-events-interval-bytes", "1024", "--key-load-delay", "20000")
+    place = InRedis(server.url)
+    try:
+        store = place.open()
+        await store.add([made(place, f"{number}", ticks=600) for number in range(20)])
+        server.told("SAVE")
+        server.kill()
+        assert server.start()
+        await asyncio.sleep(0.05)  # until it is noticed that the connections are closed
+        assert "-LOADING" in server.ask("GET", "x")
+        assert len(await ids(store)) == 20
+        await place.close()
+    finally:
+        server.kill()
+
+
+async def test_a_redis_that_wants_a_password_for_a_moment(doomed_redis: RedisServer, redis_place: InRedis) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, "a", ticks=600)])
+    doomed_redis.told("CONFIG", "SET", "requirepass", "secret")
+    with redis.Redis(port=doomed_redis.port, password="secret") as known:
+        known.client_kill_filter(_type="normal", skipme=True)
+        await asyncio.sleep(0.05)
+        assert "Authentication required" in await unavailable(store.get(Key("", "a")))
+        trying = asyncio.create_task(store.get(Key("", "a")))
+        await asyncio.sleep(0.3)
+        known.config_set("requirepass", "")
+        assert (await trying).id == "a"
+
+
+async def test_a_redis_that_runs_another_script_for_long(doomed_redis: RedisServer, redis_place: InRedis) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, "a", ticks=600)])
+    doomed_redis.told("CONFIG", "SET", "lua-time-limit", "10")
+    _, writer = await asyncio.open_connection("127.0.0.1", doomed_redis.port)
+    writer.write(b"EVAL 'while true do end' 0\r\n".replace(b"'", b'"'))
+    await asyncio.sleep(0.2)
+    trying = asyncio.create_task(store.get(Key("", "a")))
+    await asyncio.sleep(0.3)
+    assert not trying.done()
+    doomed_redis.told("SCRIPT", "KILL")
+    assert (await trying).id == "a"
+    writer.close()
+
+
+@pytest.mark.parametrize(("policy", "warned"), [("allkeys-lru", True), ("volatile-ttl", True), ("noeviction", False)])
+async def test_a_redis_that_may_evict_sessions_is_told_at_the_start(
+    doomed_redis: RedisServer, caplog: pytest.LogCaptureFixture, policy: str, warned: bool
+) -> None:
+    doomed_redis.told("CONFIG", "SET", "maxmemory-policy", policy)
+    await (await open_store(doomed_redis.url, 10)).close()
+    assert not caplog.messages, "memory has no limit"
+    doomed_redis.told("CONFIG", "SET", "maxmemory", "1gb")
+    await (await open_store(doomed_redis.url, 10)).close()
+    assert bool(caplog.messages) is warned
+    if warned:
+        assert f"maxmemory-policy {policy}" in caplog.text
+        assert "set maxmemory-policy noeviction" in caplog.text
+
+
+async def test_a_policy_that_may_not_be_read_is_told_too(
+    doomed_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    doomed_redis.told("ACL", "SETUSER", "modest", "on", "nopass", "~*", "+@all", "-info")
+    await (await open_store(f"redis://modest:any@127.0.0.1:{doomed_redis.port}", 10)).close()
+    assert "whether redis://127.0.0.1" in caplog.text
 
 
 async def test_a_redis_that_forgot_the_scripts(doomed_redis: RedisServer, redis_place: InRedis) -> None:

@@ -138,6 +138,9 @@ class MemoryStore:
         self._drop_old_tombstones()
         return len(expired)
 
+    async def check(self) -> None:
+        """See `Store`."""
+
     async def close(self) -> None:
         """See `Store`."""
 

@@ -10,7 +10,8 @@ async def open_store(url: str, capacity: int) -> Store:
     """The store of a URL, which can be used.
 
     Args:
-        url: `memory:`, `sqlite:PATH`, or `redis://`, `rediss://` (TLS) or `unix://` as redis-py takes them
+        url: `memory:`, `sqlite:PATH`, `redis://`, `rediss://` (TLS) or `unix://` as redis-py takes them, or
+            `redis+sentinel://`
         capacity: most sessions that are kept
 
     Raises:
@@ -24,12 +25,12 @@ async def open_store(url: str, capacity: int) -> Store:
         from charloom.engine.sessions.stores.sqlite import SqliteStore
 
         return SqliteStore(rest, capacity)
-    if scheme in ("redis", "rediss", "unix") and rest.startswith("//"):
+    if scheme in ("redis", "rediss", "unix", "redis+sentinel") and rest.startswith("//"):
         from charloom.engine.sessions.stores.redis import RedisStore
 
         store = RedisStore(url, capacity)
         try:
-            await store.ping()
+            await store.start()
         except BaseException:
             await store.close()
             raise
@@ -37,5 +38,5 @@ async def open_store(url: str, capacity: int) -> Store:
     raise ValueError(
         # What follows may be a password.
         f"there is no session store {scheme + ':...'!r}; use memory:, sqlite:PATH, redis://HOST:PORT/DB, "
-        "rediss://HOST:PORT/DB or unix:///PATH/OF/SOCKET"
+        "rediss://HOST:PORT/DB, unix:///PATH/OF/SOCKET or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB"
     )

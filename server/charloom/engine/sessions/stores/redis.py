@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
-from urllib.parse import urlsplit
 
 from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
 from charloom.engine.errors import (
@@ -43,15 +43,15 @@ from charloom.engine.errors import (
 from charloom.engine.sessions import record
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores import redis_scripts as lua
+from charloom.engine.sessions.stores.redis_connections import Connections, said
 from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Lease
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
+log = logging.getLogger(__name__)
+
 _PREFIX = "{charloom}:"
-_CONNECT, _ANSWER, _PATIENCE = 1.0, 2.0, 3.0
-"""Seconds to wait for a connection, for an answer, and for all that a method needs."""
-_CONNECTIONS = 32
 _PAGE = 50
 """Sessions of one answer; Redis answers nobody else meanwhile."""
 _BATCH = 500
@@ -62,7 +62,7 @@ class RedisStore:
     """A `Store` in a Redis.
 
     Args:
-        url: `redis://`, `rediss://` (TLS) or `unix://`, with what redis-py takes in a URL
+        url: as `Connections` takes it
         capacity: most sessions that are kept
         now: the clock that sessions' expiry was set by
         lease_seconds: how long a lease lasts that is not renewed, the same for all servers
@@ -82,56 +82,34 @@ class RedisStore:
         now: Callable[[], datetime] = utc_now,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        try:
-            import redis.asyncio
-            from redis.asyncio.retry import Retry
-            from redis.backoff import NoBackoff
-        except ModuleNotFoundError as problem:
-            raise ValueError("sessions in Redis need redis-py: pip install 'charloom[server]'") from problem
-        self._where = _without_password(url)
-        self._errors = redis.exceptions
-        try:
-            self._pool = redis.asyncio.BlockingConnectionPool.from_url(
-                url,
-                max_connections=_CONNECTIONS,
-                timeout=_ANSWER,
-                socket_timeout=_ANSWER,
-                socket_connect_timeout=_CONNECT,
-                # Redis may have done what was not answered; doing it again could be wrong.
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,
-            )
-            self._pool.make_connection()  # type: ignore[no-untyped-call]  # which looks at the options
-        except (TypeError, ValueError) as problem:
-            raise ValueError(f"{self._where} is not a URL of a Redis: {problem}") from problem
-        client = redis.asyncio.Redis(connection_pool=self._pool)
+        self._connections = Connections(url)
 
-        def script(text: str) -> AsyncScript:
-            return client.register_script(lua.COMMON + text)
+        def script(method: str) -> AsyncScript:
+            return self._connections.script(lua.script(method))
 
-        self._client = client
         self._add, self._get, self._page = script(lua.ADD), script(lua.GET), script(lua.PAGE_OF)
         self._acquire, self._write, self._drop = script(lua.ACQUIRE), script(lua.WRITE), script(lua.DROP)
         self._renew, self._delete, self._sweep = script(lua.RENEW), script(lua.DELETE), script(lua.SWEEP)
+        self._check = script(lua.CHECK)
         self._capacity = capacity
         self._now = now
         self._times = (round(lease_seconds * 1000), round(TOMBSTONE_SECONDS * 1000))
         self._unwatched: set[asyncio.Task[None]] = set()
 
-    async def ping(self) -> None:
-        """Find out whether Redis can be used.
+    async def start(self) -> None:
+        """Find out whether Redis can be used, and warn where it may forget sessions.
 
         Raises:
             OSError: it does not answer.
             ValueError: it refuses.
         """
-        where = f"cannot keep sessions in {self._where}"
         try:
-            await self._run(self._sweep, 1)
-        except EngineError as problem:
-            cause = problem.__cause__
-            refused = isinstance(cause, (self._errors.ResponseError, self._errors.AuthenticationError))
-            raise (ValueError if refused else OSError)(f"{where}: {str(cause) or 'no answer'}") from problem
+            await self.check()
+        except (StoreUnavailable, StoreFull) as problem:
+            refused = self._connections.refused(problem)
+            message = f"cannot keep sessions in {self._connections.where}: {said(problem.__cause__) or 'no answer'}"
+            raise (ValueError if refused else OSError)(message) from problem
+        await self._look_at_eviction()
 
     async def add(self, sessions: Sequence[Session]) -> None:
         """See `Store`."""
@@ -200,10 +178,14 @@ class RedisStore:
             if due < _BATCH or not batch:  # all that is due may be in use
                 return swept
 
+    async def check(self) -> None:
+        """See `Store`."""
+        await self._run(self._check)
+
     async def close(self) -> None:
         """See `Store`."""
         await asyncio.gather(*self._unwatched, return_exceptions=True)
-        await self._pool.disconnect()
+        await self._connections.close()
 
     async def _take(self, key: Key, call_id: str) -> Lease:
         what, *rest = await self._run(self._acquire, _id(key), call_id)
@@ -244,14 +226,22 @@ class RedisStore:
         left = (session.expires - self._now()).total_seconds()
         return max(0, math.ceil(left * 1000)), to_microseconds(session.expires)
 
-    async def _run(self, script: AsyncScript, *values: Any) -> Any:
+    async def _look_at_eviction(self) -> None:
+        where = self._connections.where
         try:
-            return await asyncio.wait_for(script(keys=[_PREFIX], args=[*self._times, *values]), _PATIENCE)
-        except asyncio.TimeoutError as problem:
-            raise StoreUnavailable(f"no answer within {_PATIENCE:g} s") from problem
-        except (self._errors.RedisError, OSError) as problem:
-            full = "command not allowed when used memory" in str(problem)
-            raise (StoreFull if full else StoreUnavailable)(problem) from problem
+            policy = await self._connections.eviction()
+        except (StoreUnavailable, StoreFull) as problem:
+            log.warning("whether %s evicts sessions is not known: %s", where, problem)
+            return
+        if policy not in ("", "noeviction"):
+            log.warning(
+                "%s evicts sessions when its memory is full (maxmemory-policy %s), and they are lost then; "
+                "set maxmemory-policy noeviction",
+                *(where, policy),
+            )
+
+    async def _run(self, script: AsyncScript, *values: Any) -> Any:
+        return await self._connections.run(script, [_PREFIX], [*self._times, *values])
 
 
 def _id(key: Key) -> str:
@@ -272,8 +262,3 @@ def _raise_what_became_of(key: Key, what: bytes, rest: Sequence[bytes]) -> NoRet
         raise SessionNotFound(key.id)
     at = from_microseconds(int(rest[0]))
     raise (SessionDeleted if what == b"deleted" else SessionExpired)(key.id, at)
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

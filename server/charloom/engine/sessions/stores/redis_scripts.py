@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-COMMON = """
+_COMMON = """
 local LEASE, REMEMBERED = tonumber(ARGV[1]), tonumber(ARGV[2])
 local INDEX, DUE, FENCE = KEYS[1] .. 'index', KEYS[1] .. 'due', KEYS[1] .. 'fence'
 local time = redis.call('TIME')
@@ -69,6 +69,20 @@ local function sweep(most)
   return swept, #due
 end
 """
+
+_LAST = """
+local answer = method()
+-- What a replica has may be old: it answers nothing. (To delete nothing takes no memory, but a replica refuses it.)
+local refused = redis.pcall('DEL', KEYS[1] .. 'nothing')
+if type(refused) == 'table' and refused.err and string.find(refused.err, 'READONLY') then return refused end
+return answer
+"""
+
+
+def script(method: str) -> str:
+    """The whole script of one of the methods below."""
+    return f"{_COMMON}\nlocal function method()\n{method}\nend\n{_LAST}"
+
 
 ADD = """
 local capacity, wanted = tonumber(ARGV[3]), {}
@@ -192,3 +206,6 @@ return {'done', record}
 """
 
 SWEEP = "return {sweep(tonumber(ARGV[3]))}"
+
+# Refused as every write is. To delete nothing changes nothing, and is done where there is no memory left.
+CHECK = "redis.call('DEL', KEYS[1] .. 'nothing') return {'done'}"

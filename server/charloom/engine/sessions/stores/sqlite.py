@@ -145,6 +145,10 @@ class SqliteStore:
         await self._do(self._drop_old_tombstones)
         return swept
 
+    async def check(self) -> None:
+        """See `Store`."""
+        await self._do(lambda: None)
+
     async def close(self) -> None:
         """See `Store`."""
         with contextlib.suppress(RuntimeError):  # it is closed already

@@ -96,5 +96,8 @@ class Store(Protocol):
     async def sweep(self) -> int:
         """Forget sessions whose time is up; returns how many."""
 
+    async def check(self) -> None:
+        """Find out whether sessions can be read and written; that no more fit is no hindrance."""
+
     async def close(self) -> None:
         """Let go of files and connections."""
