@@ -12,18 +12,10 @@ import pytest
 from onnx import numpy_helper
 
 from charloom.bundle import (
-    VOCABULARY_FILE,
     Bundle,
-    Cell,
     CellKind,
-    CharacterVocabulary,
     DecoderKind,
-    Manifest,
-    Unit,
-    file_entry,
     read_bundle,
-    write_manifest,
-    write_vocabulary,
 )
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.device_decoder import DeviceDecoder
@@ -31,17 +23,14 @@ from charloom.engine.decoding.inspector import Inspector
 from charloom.engine.decoding.invariance import random_inputs
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.export import ExportError, export_from_bundle
-from charloom.export.exporter import write_decoder
-from charloom.export.inspector import build_inspector
-from charloom.export.weights import decoder_weights
 from charloom.models import BUNDLED_MODEL
 from tests.unit.bundle.bundle_files import change_manifest
-from tests.unit.export.decoder_calls import one_row, random_model, zoneout_of
+from tests.unit.export.decoder_calls import one_row, zoneout_of
+from tests.unit.export.random_bundle import SHA, without_weights
 from tests.unit.training.training_runs import random_uniforms
 
 WRITTEN_BEFORE = Path(__file__).resolve().parents[2] / "fixtures" / "written-by-0.1" / "bundle"
 EARLIER = pytest.mark.parametrize("path", [WRITTEN_BEFORE, BUNDLED_MODEL], ids=["written-by-0.1", "bundled"])
-SHA = "0123456789abcdef" * 4
 
 
 def texts(bundle: Bundle, decoder: Decoder) -> list[str]:
@@ -115,41 +104,6 @@ def test_int8_matrices_are_taken_over_bit_for_bit(tmp_path: Path) -> None:
 def int8_matrices(path: Path) -> dict[str, np.ndarray]:
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
     return {name: array for name, array in arrays.items() if array.dtype == np.int8}
-
-
-def without_weights(directory: Path, **settings: Any) -> Bundle:
-    """A bundle with all decoders and no weights."""
-    directory.mkdir()
-    vocabulary = CharacterVocabulary(sorted("\n abcdefghijklmno"))
-    model = random_model(2, vocabulary=vocabulary.size, **settings)
-    weights = decoder_weights(model)
-    write_vocabulary(directory / VOCABULARY_FILE, vocabulary)
-    for kind in DecoderKind:
-        write_decoder(kind, weights, directory / kind.file, SHA)
-    inspector = build_inspector(weights, int8=True, metadata={"weights_sha256": SHA})
-    (directory / "inspector.onnx").write_bytes(inspector.SerializeToString())
-    config = model.config
-    manifest = Manifest(
-        name="small",
-        unit=Unit.CHARACTER,
-        vocabulary_size=vocabulary.size,
-        start_token=vocabulary.start_token,
-        cell=Cell(
-            kind=config.cell,
-            arrays=weights.cell.arrays,
-            gates=weights.cell.gates,
-            layers=config.layers,
-            hidden_size=config.hidden_size,
-            embedding_size=config.embedding_size,
-            parameters=model.parameter_count(),
-        ),
-        weights_sha256=SHA,
-        files={file.name: file_entry(file) for file in directory.iterdir()},
-        training={"config": config.model_dump(mode="json")},
-        validation={"tail": {"checkpoint": 1.0, "onnx-int8": 1.1, "onnx-fp32": 1.0}},
-    )
-    write_manifest(directory, manifest)
-    return read_bundle(directory)
 
 
 ONNX_KINDS = [DecoderKind.ONNX_INT8, DecoderKind.ONNX_FP32]

@@ -100,6 +100,7 @@ def test_the_average_follows_the_weights_and_is_what_is_evaluated_and_kept(corpu
         {"average_decay": 0.95},
         {"accumulate": 2},
         {"cell": "layer-norm", "zoneout_cell": 0.2},
+        {"cell": "gru", "zoneout_hidden": 0.2},
         {"cold_start": 0.3, "weight_drop": 0.2, "variational_dropout": True},
         {"documents": "blank-line"},
     ],

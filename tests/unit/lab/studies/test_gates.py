@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from charloom.bundle import CellKind
 from charloom.lab.studies import gates
 from charloom.lab.studies.features import character_class
 from charloom.lab.studies.gates import GateSettings
 from charloom.lab.studies.reading import Reading, reading
 from charloom.lab.studies.study import StudyError
 from charloom.lab.studies.trace import trace
+from charloom.network.config import ModelConfig
+from charloom.network.model import CharLSTM
 from tests.unit.lab.studies.counting import COUNTER, counting
 
 TEXT = "Some lines, of a text\nwith 3 short\nlines\n" * 20
@@ -73,3 +76,11 @@ def test_a_text_without_line_breaks_is_shown_from_where_it_was_asked() -> None:
 def test_too_short_a_text_is_refused() -> None:
     with pytest.raises(StudyError, match="the text has 7 characters; the picture needs those from 500 to 580"):
         gates.measure(counting("a\nb\ncd\n"), GateSettings(), lambda _: None)
+
+
+def test_a_cell_without_a_forget_gate_is_refused() -> None:
+    source = counting("a\nb\ncd\n" * 100)
+    config = ModelConfig(cell=CellKind.GRU, layers=2, hidden_size=6, embedding_size=5)
+    model = CharLSTM(source.model.vocabulary_size, config)
+    with pytest.raises(StudyError, match="is of forget gates, and gru, 2 x 6 has reset, update, candidate"):
+        gates.measure(Reading(model, source.tokens, source.text), GateSettings(), lambda _: None)
