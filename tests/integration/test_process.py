@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -104,6 +105,48 @@ def test_a_second_signal_does_not_wait_for_the_grace_time(start: Start) -> None:
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert list(stream)[-1].result.finish_reason == generation_pb2.FINISH_REASON_DRAINING
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+
+
+def test_many_signals_at_once_still_end_it_in_order(start: Start) -> None:
+    process, _ = start()
+    for number in [signal.SIGTERM, signal.SIGINT] * 10:
+        process.send_signal(number)
+        time.sleep(0.01)
+    while process.poll() is None:  # also while the interpreter ends
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.002)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "stopped" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_signal_while_it_loads_ends_it_in_order(start: Start, tmp_path: Path, bundle: Bundle) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from charloom.cli.serving import serve\n"
+        "from charloom.cli.main import main\n"
+        "serve.open_models = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "main(['serve', '--port', '0'])\n"
+        "sys.exit('it went on')"
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        command = [sys.executable, "-c", script, str(int(number))]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_sighup_is_ignored_and_logged(start: Start) -> None:
+    process, address = start()
+    process.send_signal(signal.SIGHUP)
+    assert process.stderr is not None
+    while "SIGHUP is ignored" not in process.stderr.readline():
+        assert process.poll() is None
+    with grpc.insecure_channel(address) as channel:
+        assert list(generation_pb2_grpc.GenerationServiceStub(channel).Generate(request(max_tokens=3)))
+    process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 0
 

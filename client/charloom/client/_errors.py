@@ -161,7 +161,10 @@ class Unavailable(RequestError):
 
 
 class DeadlineExceeded(RequestError):
-    """The call did not finish in time. A session holds the state after the last character that arrived."""
+    """The call did not finish in time. A session holds the state after the last character that arrived.
+
+    CLIENT_IDLE is an observation or a conversation whose client sent nothing for as long as the server allows.
+    """
 
 
 class Cancelled(RequestError):

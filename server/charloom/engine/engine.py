@@ -44,6 +44,8 @@ class Engine:
         sealer: Sealer | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        self.draining = asyncio.Event()
+        """Set once it takes no more work."""
         self._models = Models(models, self.limits)
         store = MemoryStore(self.limits.max_sessions) if store is None else store
         sealed = SealedStates(sealer or Sealer(new_keys()), self._models, self.limits)
@@ -95,6 +97,7 @@ class Engine:
 
     async def drain(self, seconds: float) -> None:
         """Refuse new work, let running work end for up to `seconds`, then end it as DRAINING."""
+        self.draining.set()
         looms = (asyncio.to_thread(model.loom.drain, seconds) for model in self.models)
         await asyncio.gather(*looms, self.inspections.drain(seconds))
         await asyncio.sleep(0)  # the last deliveries were scheduled before the worker ended

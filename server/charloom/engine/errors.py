@@ -23,6 +23,7 @@
     +-- Overloaded              try again later
     +-- Draining                the engine is stopping
     +-- ReaderStalled           nobody reads the text
+    +-- ClientIdle              the client has sent nothing for too long
     +-- DecoderFailure          the decoder broke off
 
 Each has a `reason`, one UPPER_SNAKE word that programs can rely on, a message for people, and a `kind`, from which each
@@ -59,6 +60,8 @@ class ErrorKind(Enum):
     """There is no room for it now."""
     UNAVAILABLE = auto()
     """Nothing can be done here at the moment; the same request may succeed elsewhere, or later."""
+    TIMEOUT = auto()
+    """What it waits for has not come in time."""
     FAULT = auto()
     """The server failed, and the request was not the reason."""
 
@@ -346,6 +349,19 @@ class ReaderStalled(EngineError):
         super().__init__(
             "the text was not read for so long that the call was ended to make room for others; "
             "read faster, or ask for less at a time; a session holds the state after the text that was sent"
+        )
+
+
+class ClientIdle(EngineError):
+    """The call waited for its client, and the client sent nothing for too long."""
+
+    kind = ErrorKind.TIMEOUT
+    reason = "CLIENT_IDLE"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the call was ended because it had waited {seconds:g} s for the next message (the server's "
+            "--idle-seconds); a session holds the state after what was answered, and a new call goes on from there"
         )
 
 

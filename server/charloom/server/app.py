@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable, Sequence
 
 from charloom.bundle import Bundle
@@ -14,6 +13,7 @@ from charloom.server.grpc.listener import GrpcListener
 from charloom.server.listener import Listener, PortInUse
 from charloom.server.runtime import Runtime, open_runtime
 from charloom.server.settings import ServerSettings
+from charloom.server.signals import call_when_asked, ignore_all
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Server:
 
     def __init__(self, runtime: Runtime, settings: ServerSettings) -> None:
         self._runtime = runtime
-        self._grpc = GrpcListener(runtime, settings.host, settings.port)
+        self._grpc = GrpcListener(runtime, settings)
         self._listeners: Sequence[Listener] = [self._grpc]
 
     @property
@@ -84,7 +84,7 @@ async def open_server(models: Sequence[tuple[Bundle, Decoder]], settings: Server
 async def serve(
     models: Sequence[tuple[Bundle, Decoder]], settings: ServerSettings, ready: Callable[[Server], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT. Both are ignored once it has ended, as the process is to end too.
 
     Args:
         models: bundles with their decoders
@@ -98,13 +98,13 @@ async def serve(
     server = await open_server(models, settings)
     await server.start()
     asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
+    call_when_asked(asked.set)
     ready(server)
     await asked.wait()
     log.info("stopping: running calls have %g s to end; a second signal ends them now", settings.grace_seconds)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.engine.end_now)
-    await server.stop()
+    call_when_asked(server.engine.end_now)
+    try:
+        await server.stop()
+    finally:
+        ignore_all()
     log.info("stopped")

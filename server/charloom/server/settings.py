@@ -71,6 +71,12 @@ class ServerSettings(BaseSettings):
         le=1000,
         description="target duration of a decoder call of one stream; those of more are longer",
     )
+    idle_seconds: float = Field(
+        1800.0,
+        gt=0,
+        le=604_800,
+        description="how long an observation or a conversation may wait for its client, before it is ended",
+    )
     grace_seconds: float = Field(
         5.0, ge=0, le=86_400, description="after SIGTERM, how long running calls may go on before they are ended"
     )

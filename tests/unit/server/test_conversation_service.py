@@ -8,6 +8,7 @@ from charloom.engine.calls.generation import TextDelta
 from charloom.engine.engine import Engine
 from charloom.server.caller import Caller, set_caller
 from charloom.server.grpc.services.conversation import ConversationService
+from charloom.server.grpc.services.turn import ClientTurn
 from charloom.v1 import conversation_pb2, generation_pb2
 
 
@@ -51,7 +52,7 @@ async def texts_after_the_last_command(conversation: SlowConversation) -> list[s
         asyncio.get_running_loop().call_later(0.05, conversation.may_speak.set)
 
     set_caller(Caller())
-    service = ConversationService(cast(Engine, OneConversation()))
+    service = ConversationService(cast(Engine, OneConversation()), ClientTurn(asyncio.Event(), seconds=60))
     replies = [reply async for reply in service.Converse(commands(), None)]
     return [reply.text for reply in replies if reply.HasField("text")]
 

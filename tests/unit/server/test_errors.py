@@ -32,6 +32,7 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (errors.SealedStateOfAnotherModel("m", "0123"), StatusCode.FAILED_PRECONDITION),
     (errors.Overloaded("full", 1.5), StatusCode.RESOURCE_EXHAUSTED),
     (errors.ReaderStalled(), StatusCode.RESOURCE_EXHAUSTED),
+    (errors.ClientIdle(60), StatusCode.DEADLINE_EXCEEDED),
     (errors.Draining(), StatusCode.UNAVAILABLE),
     (errors.DecoderFailure("broke"), StatusCode.INTERNAL),
 ]

@@ -19,6 +19,7 @@ from charloom.server.listener import PortInUse
 from charloom.server.logs import set_up_logs
 from charloom.server.runtime import open_models
 from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_settings
+from charloom.server.signals import leave_when_asked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as problem:
         raise CommandError(f"cannot read the settings: {problem}") from problem
     set_up_logs(settings.log_format)
+    leave_when_asked()
     try:
         models = open_models([_bundle(path) for path in arguments.bundles] or [BUNDLED_MODEL], settings)
         asyncio.run(serve(models, settings, _announce))

@@ -32,6 +32,7 @@ CODES = {
     ErrorKind.CORRUPT: grpc.StatusCode.DATA_LOSS,
     ErrorKind.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ErrorKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorKind.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     ErrorKind.FAULT: grpc.StatusCode.INTERNAL,
 }
 

@@ -18,8 +18,10 @@ from charloom.server.grpc.services.generation import GenerationService
 from charloom.server.grpc.services.models import ModelService
 from charloom.server.grpc.services.reading import ReadingService
 from charloom.server.grpc.services.sessions import SessionService
+from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.listener import PortInUse
 from charloom.server.runtime import Runtime
+from charloom.server.settings import ServerSettings
 from charloom.v1 import (
     conversation_pb2,
     conversation_pb2_grpc,
@@ -51,18 +53,17 @@ class GrpcListener:
 
     Args:
         runtime: serves the calls
-        host: name or address to listen on
-        port: port to listen on; 0 takes a free one
+        settings: where to listen, and what to allow
     """
 
-    def __init__(self, runtime: Runtime, host: str, port: int) -> None:
+    def __init__(self, runtime: Runtime, settings: ServerSettings) -> None:
         self.port = 0
         """The port it listens on, once started."""
         self.address = ""
         """Host and port, once started."""
         self._runtime = runtime
-        self._host = f"[{host}]" if ":" in host else host
-        self._wanted_port = port
+        self._host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self._wanted_port = settings.port
         self._watch: asyncio.Task[None] | None = None
         self._health = HealthServicer()
         self._server = grpc.aio.server(
@@ -71,10 +72,11 @@ class GrpcListener:
             options=[("grpc.so_reuseport", 0)],
         )
         engine = runtime.engine
+        turn = ClientTurn(engine.draining, settings.idle_seconds)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationService(engine), self._server)
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(engine), self._server)
-        conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine), self._server)
-        reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine), self._server)
+        conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine, turn), self._server)
+        reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn), self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health_name = HEALTH.services_by_name["Health"].full_name

@@ -14,6 +14,7 @@ from charloom.engine.calls.generation import TextDelta
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import current_caller
+from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.translation.generation import from_result, to_request, to_sampling
 from charloom.v1 import conversation_pb2, conversation_pb2_grpc
 
@@ -24,12 +25,13 @@ Replies = AsyncIterator[conversation_pb2.ConverseResponse]
 class ConversationService(conversation_pb2_grpc.ConversationServiceServicer):
     """Lets a client steer a text while it is generated."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, turn: ClientTurn) -> None:
         self._engine = engine
+        self._turn = turn
 
     async def Converse(self, requests: Commands, context: Any) -> Replies:
         """Apply commands as they come, and stream the text between them."""
-        first = await anext(requests, None)
+        first = await self._turn.next(requests)
         if first is None or not first.HasField("start"):
             raise InvalidRequest("start", "the first message has to carry it")
         conversation = await self._engine.converse(to_request(first.start, current_caller().tenant))
@@ -48,9 +50,11 @@ class ConversationService(conversation_pb2_grpc.ConversationServiceServicer):
             while command is not None or conversation.running:
                 if text is None and conversation.running:
                     text = asyncio.ensure_future(conversation.next())
-                await asyncio.wait(
-                    [task for task in (command, text) if task is not None], return_when=asyncio.FIRST_COMPLETED
-                )
+                if command is not None and text is None:
+                    await self._turn.wait(command)
+                else:
+                    running = [task for task in (command, text) if task is not None]
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 if text is not None and text.done():
                     found, text = text.result(), None
                     if isinstance(found, TextDelta):

@@ -9,6 +9,7 @@ from typing import Any
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import current_caller
+from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.translation.generation import to_request
 from charloom.server.grpc.translation.reading import from_inspected, from_score, to_inspection, to_reading
 from charloom.server.grpc.translation.text import from_logprobs
@@ -18,8 +19,9 @@ from charloom.v1 import reading_pb2, reading_pb2_grpc
 class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
     """Scores, peeks, observes and inspects."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, turn: ClientTurn) -> None:
         self._engine = engine
+        self._turn = turn
 
     async def Score(self, request: reading_pb2.ScoreRequest, context: Any) -> reading_pb2.ScoreResponse:
         """Tell how probable a text is."""
@@ -43,12 +45,12 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         self, requests: AsyncIterator[reading_pb2.ObserveRequest], context: Any
     ) -> AsyncIterator[reading_pb2.ObserveResponse]:
         """Tell how surprising text is, as it comes."""
-        first = await anext(requests, None)
+        first = await self._turn.next(requests)
         if first is None or not first.HasField("start"):
             raise InvalidRequest("start", "the first message has to carry it")
         observation = await self._engine.reading.observe(to_reading(first.start, current_caller().tenant))
         try:
-            async for request in requests:
+            while (request := await self._turn.next(requests)) is not None:
                 if not request.HasField("text"):
                     raise InvalidRequest("text", "each message but the first has to carry it")
                 reading = await observation.read(request.text)

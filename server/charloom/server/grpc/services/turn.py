@@ -1,0 +1,55 @@
+"""A client's turn in a call that streams both ways: the server has nothing to do until the next request comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+from charloom.engine.errors import ClientIdle, Draining
+
+T = TypeVar("T")
+
+
+class ClientTurn:
+    """Waits for a client, but neither past the stop of the server nor for ever.
+
+    Args:
+        draining: set when the server begins to stop
+        seconds: how long a client may take
+    """
+
+    def __init__(self, draining: asyncio.Event, seconds: float) -> None:
+        self._draining = draining
+        self._seconds = seconds
+
+    async def next(self, requests: AsyncIterator[T]) -> T | None:
+        """The next request, or None if there are no more.
+
+        Raises:
+            Draining: the server stops.
+            ClientIdle: it did not come in time.
+        """
+        coming: asyncio.Future[T | None] = asyncio.ensure_future(anext(requests, None))
+        try:
+            await self.wait(coming)
+            return coming.result()
+        finally:
+            coming.cancel()
+
+    async def wait(self, coming: asyncio.Future[Any]) -> None:
+        """Wait until a request has come.
+
+        Raises:
+            as `next`; what comes is not cancelled then.
+        """
+        stop = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait([coming, stop], timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+        if coming.done():
+            return
+        if self._draining.is_set():
+            raise Draining
+        raise ClientIdle(self._seconds)

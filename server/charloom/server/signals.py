@@ -1,0 +1,46 @@
+"""What signals mean to the process of a server: SIGTERM and SIGINT stop it, SIGHUP does nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+def leave_when_asked() -> None:
+    """From now on, until `call_when_asked`, a signal to stop ends the process with exit code 0."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    for number in STOPPING:
+        signal.signal(number, leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def call_when_asked(stop: Callable[[], object]) -> None:
+    """From now on, let the running event loop call this at every signal to stop, and log that SIGHUP is ignored.
+
+    The loop's own `add_signal_handler` will not do: a loop that closes puts the default back, and the next signal would
+    kill a process that is ending in order.
+    """
+    loop = asyncio.get_running_loop()
+    for number in STOPPING:
+        signal.signal(number, lambda number, frame: loop.call_soon_threadsafe(stop))
+    signal.signal(signal.SIGHUP, lambda number, frame: loop.call_soon_threadsafe(_hang_up))
+
+
+def ignore_all() -> None:
+    """From now on, signals do nothing: the process is about to end anyway, and in order."""
+    for number in (*STOPPING, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _hang_up() -> None:
+    log.info("SIGHUP is ignored; to stop the server, send SIGTERM")
