@@ -20,7 +20,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.lab.reference.numerical import disagreement
 from charloom.lab.reference.numpy_language_model import log_softmax
 from charloom.lab.reference.numpy_lstm import LSTM, Array, Trace, from_stacked
-from charloom.network.model import CharLSTM, State
+from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import load_trained, load_validation
 from tests.unit.export.decoder_calls import one_row, random_model
 
@@ -71,14 +71,15 @@ def test_the_model_s_logits_and_state_are_those_of_the_oracle(layers: int, dtype
     random = np.random.default_rng(layers)
     tokens = random_tokens(80, model.vocabulary_size)
     h, c = random.uniform(-1, 1, (layers, 24)), random.standard_normal((layers, 24))
-    start = State(*(torch.from_numpy(part)[:, None].to(dtype) for part in (h, c)))
+    start = torch.from_numpy(np.stack([h, c]))[:, :, None].to(dtype)
     with torch.no_grad():
         logits, end = model(torch.from_numpy(tokens)[None], start)
     found = read(weights_of(model), tokens, h, c)
     np.testing.assert_allclose(logits[0].numpy(), found.logits, atol=close, rtol=0)
-    for layer, trace in enumerate(found.traces):  # the state comes back in float32, whatever the model is
-        np.testing.assert_allclose(end.h[layer, 0].numpy(), trace.h[-1], atol=1e-6)
-        np.testing.assert_allclose(end.c[layer, 0].numpy(), trace.c[-1], atol=1e-5)
+    assert end.dtype == dtype
+    for layer, trace in enumerate(found.traces):
+        np.testing.assert_allclose(end[0, layer, 0].numpy(), trace.h[-1], atol=min(close, 1e-6))
+        np.testing.assert_allclose(end[1, layer, 0].numpy(), trace.c[-1], atol=min(close, 1e-5))
 
 
 def test_a_trained_model_s_losses_are_those_of_the_oracle(run_directory: Path) -> None:
@@ -99,7 +100,7 @@ def test_the_model_s_gradients_are_those_derived_by_hand(layers: int) -> None:
     """Of the summed cross-entropy, through all layers, into every parameter; in float64, to eleven digits."""
     model = random_model(layers).double()
     tokens = random_tokens(41, model.vocabulary_size)
-    zero = State(*(torch.zeros(layers, 1, 24, dtype=torch.float64) for _ in range(2)))
+    zero = model.zero_state(1).double()
     logits, _ = model(torch.from_numpy(tokens[:-1])[None], zero)
     torch.nn.functional.cross_entropy(logits[0], torch.from_numpy(tokens[1:]), reduction="sum").backward()
 
