@@ -226,6 +226,57 @@ async def test_a_file_that_breaks_is_a_store_that_does_not_answer(sqlite_place: 
             await attempt
 
 
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+async def test_a_file_that_is_moved_away_is_noticed_and_so_is_its_return(sqlite_place: InFile, end: str) -> None:
+    store = sqlite_place.open()
+    await store.add([made(sqlite_place, "a"), made(sqlite_place, "b")])
+    lease = await store.acquire(Key("", "a"))
+    file = sqlite_place.path.with_name(sqlite_place.path.name + end)
+    away = file.with_name("away")
+    for replaced in (False, True):
+        file.rename(away)
+        if replaced:
+            file.write_bytes(away.read_bytes())
+        attempts = (
+            *(store.check(), store.add([made(sqlite_place, "c")]), store.get(Key("", "a")), store.page("", "", 9)),
+            *(store.acquire(Key("", "b")), store.write(lease, lease.session), store.release(lease, lease.session)),
+            *(store.renew([lease]), store.delete(Key("", "b")), store.sweep()),
+        )
+        for attempt in attempts:
+            with pytest.raises(StoreUnavailable, match="moved, removed or replaced"):
+                await attempt
+        away.replace(file)
+        await store.check()
+    await store.release(lease, grown(lease.session, sqlite_place.now()))
+    assert (await store.get(Key("", "a"))).version == 1
+    assert await ids(store) == ["a", "b"]
+
+
+async def test_what_is_written_while_the_file_is_removed_is_not_answered(sqlite_place: InFile) -> None:
+    store = sqlite_place.open()
+    assert isinstance(store, SqliteStore)
+    with pytest.raises(StoreUnavailable):
+        await store._do(sqlite_place.path.unlink)
+
+
+async def test_the_log_of_a_file_that_is_gone(sqlite_place: InFile) -> None:
+    old = sqlite_place.open()
+    await old.add([made(sqlite_place, "a")])
+    sqlite_place.path.unlink()
+    logs = sorted(path.name for path in sqlite_place.path.parent.iterdir())
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"sessions\.db: the file is gone, but its log .*db-wal is there"):
+            sqlite_place.make(10)
+        assert sorted(path.name for path in sqlite_place.path.parent.iterdir()) == logs, "nothing was made or removed"
+    for name in logs:
+        sqlite_place.path.with_name(name).unlink()
+    store = sqlite_place.open()
+    await store.add([made(sqlite_place, "a")])
+    await old.close()
+    await store.check()
+    assert await ids(store) == ["a"], "the old one took nothing with it"
+
+
 def test_where_no_file_can_be(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"missing/sessions\.db: No such file"):
         SqliteStore(tmp_path / "missing" / "sessions.db", 1)

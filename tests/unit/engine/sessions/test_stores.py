@@ -560,6 +560,14 @@ async def test_what_is_no_url_of_a_store(url: str) -> None:
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("path", [":memory:", "//:memory:", "///:memory:", "file:x.db", "file::memory:?cache=shared"])
+async def test_what_is_no_path_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="leave --store out to keep sessions in memory"):
+        await open_store(f"sqlite:{path}", 10)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -22,6 +22,10 @@ async def open_store(url: str, capacity: int) -> Store:
     if url == "memory:":
         return MemoryStore(capacity)
     if scheme == "sqlite" and rest:
+        if ":memory:" in rest or rest.startswith("file:"):
+            raise ValueError(
+                f"{url} is not a file: sqlite: takes the PATH of one; leave --store out to keep sessions in memory"
+            )
         from charloom.engine.sessions.stores.sqlite import SqliteStore
 
         return SqliteStore(rest, capacity)

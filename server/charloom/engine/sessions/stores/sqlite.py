@@ -37,7 +37,7 @@ from charloom.engine.errors import (
 )
 from charloom.engine.sessions import record
 from charloom.engine.sessions.session import Key, Session
-from charloom.engine.sessions.stores.sqlite_file import PATIENCE, open_file
+from charloom.engine.sessions.stores.sqlite_file import PATIENCE, identity, open_file
 from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Lease
 
 T = TypeVar("T")
@@ -93,8 +93,10 @@ class SqliteStore:
         self._lease = round(lease_seconds * 1e6)
         self._steady = steady
         self._thread = ThreadPoolExecutor(1, "sqlite-store")
+        self._path = Path(path).absolute()
         try:
-            self._connection = self._thread.submit(open_file, Path(path).absolute()).result()
+            self._connection = self._thread.submit(open_file, self._path).result()
+            self._files = identity(self._path)
         except BaseException:
             self._thread.shutdown()
             raise
@@ -339,6 +341,7 @@ class SqliteStore:
             raise StoreUnavailable("it is closed") from problem
 
     def _transaction(self, work: Callable[[], T], begin: str, end: float) -> T:
+        self._require_files()
         try:
             # What has waited for its turn does not wait for another process as long again.
             self._connection.execute(f"PRAGMA busy_timeout = {max(0, round((end - time.monotonic()) * 1000))}")
@@ -350,11 +353,20 @@ class SqliteStore:
                 if self._connection.in_transaction:  # some errors have ended it
                     self._connection.execute("ROLLBACK")
                 raise
-            return result
         except sqlite3.Error as problem:
             name = getattr(problem, "sqlite_errorname", "")  # Python 3.10 has none
             full = name in _FULL or "disk is full" in str(problem)
             raise (StoreFull if full else StoreUnavailable)(problem) from problem
+        self._require_files()  # else what was just written is in a file without a name
+        return result
+
+    def _require_files(self) -> None:
+        try:
+            same = identity(self._path) == self._files
+        except OSError:
+            same = False
+        if not same:
+            raise StoreUnavailable("its file was moved, removed or replaced; put it back, or restart the server")
 
     def _give_back(self, taken: Future[Lease]) -> None:
         """Give back a lease that nobody waits for any more."""

@@ -64,9 +64,17 @@ def open_file(path: Path) -> sqlite3.Connection:
     where = f"cannot keep sessions in {path}"
     try:
         if not path.exists():
+            log = _beside(path, "-wal")
+            if log.exists():
+                raise OSError(
+                    f"{where}: the file is gone, but its log {log} is there; put the file back, "
+                    f"or remove {log} and {_beside(path, '-shm')} to start without sessions"
+                )
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # what people write is for nobody else to read
         connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
     except OSError as problem:
+        if problem.errno is None:  # it is told above
+            raise
         raise OSError(f"{where}: {problem.strerror}") from problem
     except sqlite3.Error as problem:
         raise OSError(f"{where}: {problem}") from problem
@@ -82,6 +90,19 @@ def open_file(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def identity(path: Path) -> tuple[tuple[int, int], ...]:
+    """Which files a database, its log and the log's index are. SQLite goes on with files whose names are gone.
+
+    Raises:
+        OSError: one of them is not there.
+    """
+    return tuple((at.st_dev, at.st_ino) for at in (os.stat(_beside(path, end)) for end in ("", "-wal", "-shm")))
+
+
+def _beside(path: Path, end: str) -> Path:
+    return path.with_name(path.name + end)
 
 
 def _set_up(connection: sqlite3.Connection, where: str) -> None:
