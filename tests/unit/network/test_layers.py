@@ -132,6 +132,29 @@ def test_a_layer_is_its_cell_from_first_principles_and_so_are_its_gradients(cell
         torch.testing.assert_close(mine, theirs, atol=1e-10, rtol=0)
 
 
+@torch.no_grad()
+def test_a_gated_recurrent_unit_is_torch_s_with_all_biases_outside_of_the_reset_in_one() -> None:
+    layer, torch_s = layer_of(CellKind.GRU), nn.GRU(X, H, batch_first=True).double()
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0")
+    for name, value in zip(names, (layer.weight_ih, layer.weight_hh, layer.bias), strict=True):
+        getattr(torch_s, name).copy_(value)
+    torch_s.bias_hh_l0.copy_(torch.cat([torch.zeros(2 * H), layer.get_parameter("bias_hh")]))
+    x, (h,) = inputs_of(CellKind.GRU)
+    outputs, last = torch_s(x, h[None])
+    torch.testing.assert_close(layer(x, (h,)), LayerOutput(outputs, (last[0],)), atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_a_coupled_cell_is_the_plain_one_whose_input_gate_mirrors_the_forget_gate() -> None:
+    """1 - sigmoid(x) = sigmoid(-x)."""
+    coupled, plain = layer_of(CellKind.CIFG), layer_of(CellKind.LSTM)
+    for name in ("weight_ih", "weight_hh", "bias"):
+        f, o, g = coupled.get_parameter(name).chunk(3)
+        plain.get_parameter(name).copy_(torch.cat([-f, f, g, o]))
+    x, state = inputs_of(CellKind.CIFG)
+    torch.testing.assert_close(coupled(x, state), plain(x, state), atol=1e-12, rtol=0)
+
+
 @CELLS
 @pytest.mark.parametrize("stepwise", [False, True], ids=["", "stepwise"])
 def test_all_that_a_layer_reads_has_the_gradient_that_differences_show(cell: CellKind, stepwise: bool) -> None:
