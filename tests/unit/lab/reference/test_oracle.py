@@ -169,5 +169,5 @@ def test_a_decoder_s_log_probabilities_and_state_are_those_of_the_oracle(
     np.testing.assert_allclose(logprob, expected, atol=allowed.logprob, rtol=0)
     assert logprob.mean() == pytest.approx(expected.mean(), abs=allowed.mean)
     for layer, trace in enumerate(oracle.traces):
-        np.testing.assert_allclose(found.h[layer, 0], trace.h[-1], atol=allowed.h, rtol=0)
-        assert disagreement(found.c[layer, 0].astype(np.float64), trace.c[-1]) < allowed.c
+        np.testing.assert_allclose(found.state[0, layer, 0], trace.h[-1], atol=allowed.h, rtol=0)
+        assert disagreement(found.state[1, layer, 0].astype(np.float64), trace.c[-1]) < allowed.c
