@@ -17,6 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from charloom.bundle import Bundle
+from charloom.client import Client
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 from tests.integration.conftest import eventually
 
@@ -165,6 +166,30 @@ def test_a_port_in_use_is_said_so(start: Start, bundle: Bundle) -> None:
     assert f"cannot listen on 127.0.0.1:{port}: it is in use" in done.stderr
     assert "choose another --port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_it_listens_on_a_unix_socket_for_the_sdk_and_the_command(start: Start, tmp_path: Path) -> None:
+    process, address = start("--host", f"unix:{tmp_path}/s")
+    assert address == f"unix:{tmp_path}/s"
+    with Client(address) as client:
+        assert len(client.complete(max_tokens=5).text) == 5
+    command = [sys.executable, "-m", "charloom.cli.main", "health", "--target", address]
+    assert subprocess.run(command, capture_output=True, timeout=400, check=False).returncode == 0
+    second, nothing = start("--host", f"unix:{tmp_path}/s")
+    assert nothing == ""
+    assert "another process listens there" in second.communicate(timeout=120)[1]
+    with Client(address) as client:  # the first one still does
+        assert len(client.complete(max_tokens=5).text) == 5
+    process.kill()
+    process.communicate()
+    assert (tmp_path / "s").exists()
+    third, address = start("--host", f"unix://{tmp_path}/s")
+    with Client(address) as client:
+        assert len(client.complete(max_tokens=5).text) == 5
+    third.send_signal(signal.SIGTERM)
+    assert "the socket of a server that has ended" in third.communicate(timeout=120)[1]
+    assert third.returncode == 0
+    assert not (tmp_path / "s").exists()
 
 
 CLIENT = """

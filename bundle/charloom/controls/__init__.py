@@ -58,7 +58,8 @@ class Control(DecoderInput):
     lowest: float
     highest: float = math.inf
     greedy: float | None = None
-    """A value below the range that is allowed too: the most probable token is taken."""
+    """A value below the range that is allowed too: the most probable token is taken. What lies between is taken as it:
+    a smaller value would arrive as it anyway, rounded to float32."""
     up_to_vocabulary: bool = False
     """Whether it counts tokens, so that more than V of them are as many as V."""
     wanted: str
@@ -68,10 +69,12 @@ class Control(DecoderInput):
 
     def allows(self, value: float) -> bool:
         """Whether a request may ask for this value."""
-        return math.isfinite(value) and (value == self.greedy or self.lowest <= value <= self.highest)
+        return math.isfinite(value) and (self.lowest if self.greedy is None else self.greedy) <= value <= self.highest
 
     def of_row(self, value: float, vocabulary: int) -> float:
         """The value of a row's input, from the one that its request asks for."""
+        if self.greedy is not None and value < self.lowest:
+            return self.greedy
         return min(value, vocabulary) if self.up_to_vocabulary else value
 
 
@@ -90,7 +93,7 @@ INPUTS: dict[str, DecoderInput] = {
             lowest=LOWEST,
             highest=100.0,
             greedy=0.0,
-            wanted="from 0 to 100 (0 is greedy; otherwise at least 1e-30)",
+            wanted="from 0 to 100 (0 is greedy, and so is all below 1e-30)",
             words="divides the logits: below 1 is more conservative, above 1 more varied; 0 always takes the most "
             "probable token",
             tried=(0, 0.5, 1, 1.5),

@@ -36,6 +36,8 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import ClassVar
 
+import numpy as np
+
 
 class ErrorKind(Enum):
     """What an error means for whoever made the request, in no transport's terms."""
@@ -69,6 +71,16 @@ class ErrorKind(Enum):
 def shown(value: str) -> str:
     """A name from a request as a message shows it: never so long that the message would not arrive."""
     return repr(value) if len(value) <= 80 else f"{value[:80]!r}... ({len(value)} characters)"
+
+
+def shown_number(value: float) -> str:
+    """A number from a request as a message shows it: with the digits that tell it from any other.
+
+    Those of float32 are enough where it is one, as it is when it comes in a message.
+    """
+    with np.errstate(over="ignore"):
+        narrow = np.float32(value)
+    return str(narrow if float(narrow) == value else value).removesuffix(".0")
 
 
 class EngineError(Exception):

@@ -41,7 +41,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Host and port for gRPC, once started."""
+        """Host and port for gRPC, or `unix:PATH`, once started."""
         return self._grpc.address
 
     @property

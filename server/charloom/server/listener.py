@@ -14,7 +14,7 @@ class Listener(Protocol):
 
     @property
     def address(self) -> str:
-        """Host and port; empty before it listens."""
+        """Where it listens, as a client names it; empty before."""
 
     async def start(self) -> None:
         """Listen and take calls.

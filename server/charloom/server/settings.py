@@ -26,7 +26,10 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CHARLOOM_", extra="forbid", frozen=True)
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; 0.0.0.0 for all interfaces, unix:PATH for a Unix socket, which has no port",
+    )
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where decoders run")
     decoder: DecoderKind | None = Field(

@@ -204,7 +204,14 @@ def test_a_top_p_of_zero_keeps_the_most_probable_token_in_the_graph_too() -> Non
     assert torch.isfinite(kept).tolist() == [[False, True, False]]
 
 
-@pytest.mark.parametrize("temperature", [1e-31, 1e-45, -1e-30])
-def test_a_temperature_that_float32_cannot_divide_by_is_refused(temperature: float) -> None:
-    with pytest.raises(InvalidRequest, match="at least 1e-30"):
-        Sampling(temperature)
+@pytest.mark.parametrize("temperature", [1e-31, 1e-45, 1e-46])
+def test_a_temperature_that_float32_cannot_divide_by_is_greedy(temperature: float) -> None:
+    """One below 1e-45 arrives as 0, so that all of them have to be."""
+    assert [(one.name, one.of_row(value, 3)) for one, value in Sampling(temperature).asked] == [("temperature", 0.0)]
+    logits, bias = np.array([1, 5, 2], np.float32), np.zeros(3, np.float32)
+    assert choose_in_numpy(logits, 0.99, Sampling(temperature), bias) == 1
+
+
+def test_a_negative_temperature_is_refused_however_small() -> None:
+    with pytest.raises(InvalidRequest, match="-1e-30 is not allowed; give a number from 0 to 100"):
+        Sampling(-1e-30)

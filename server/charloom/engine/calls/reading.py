@@ -22,6 +22,7 @@ from charloom.engine.errors import (
     InvalidRequest,
     SessionOfAnotherModel,
     SessionTakenOver,
+    shown_number,
 )
 from charloom.engine.limits import MOST_BLENDED, Limits
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job, TokenLogprob
@@ -162,7 +163,9 @@ class Reading:
             raise InvalidRequest("sources", f"there are {len(sources)}; give from 2 to {MOST_BLENDED}")
         for number, (_, weight) in enumerate(sources):
             if not 0 < weight < float("inf"):
-                raise InvalidRequest(f"sources[{number}].weight", f"{weight:g} is not allowed; give a number above 0")
+                raise InvalidRequest(
+                    f"sources[{number}].weight", f"{shown_number(weight)} is not allowed; give a finite number above 0"
+                )
         sessions = [await self._sessions.get(source) for source, _ in sources]
         model = self._sessions.model_of(sessions[0])
         for other in sessions[1:]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from charloom.bundle import UnknownSymbolsError, Vocabulary
-from charloom.controls import Control, Effect, controls
+from charloom.controls import LOWEST, Control, Effect, controls
 from charloom.engine.decoding.decoder import Floats, Ints
-from charloom.engine.errors import InvalidRequest, shown
+from charloom.engine.errors import InvalidRequest, shown, shown_number
 
 LARGEST_BIAS = 100.0
 
@@ -73,7 +73,7 @@ class Sampling:
 
 def _check(field: str, value: float, good: bool, wanted: str) -> None:
     if not good:
-        raise InvalidRequest(f"sampling.{field}", f"{value:g} is not allowed; give a number {wanted}")
+        raise InvalidRequest(f"sampling.{field}", f"{shown_number(value)} is not allowed; give a number {wanted}")
 
 
 def bias_of(sampling: Sampling, vocabulary: Vocabulary, *, skip_unknown: bool) -> Floats | None:
@@ -143,7 +143,7 @@ def choose(logits: Floats, uniform: float, sampling: Sampling, bias: Floats) -> 
         bias: [V], minus infinity forbids
     """
     biased = logits + bias
-    if sampling.temperature == 0:
+    if sampling.temperature < LOWEST:
         return int(biased.argmax())
     scaled = (biased - biased.max()) / np.float32(sampling.temperature)
     order = np.argsort(-scaled, kind="stable")

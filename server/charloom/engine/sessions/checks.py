@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from charloom.engine.errors import InvalidRequest, StalePosition, shown
+from charloom.engine.errors import InvalidRequest, StalePosition, shown, shown_number
 from charloom.engine.limits import Limits
 from charloom.engine.sessions.session import Session
 
@@ -43,6 +43,7 @@ def require_time_to_live(wanted: timedelta | None, limits: Limits) -> timedelta:
     if not timedelta(0) < wanted <= limits.max_time_to_live:
         longest = limits.max_time_to_live.total_seconds()
         raise InvalidRequest(
-            "time_to_live", f"{wanted.total_seconds():g} s is not allowed; above 0 and up to {longest:g} s"
+            "time_to_live",
+            f"{shown_number(wanted.total_seconds())} s is not allowed; above 0 and up to {shown_number(longest)} s",
         )
     return wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -22,6 +23,7 @@ from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.listener import PortInUse
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
+from charloom.server.unix_socket import SCHEME, make_free, socket_path
 from charloom.v1 import (
     conversation_pb2,
     conversation_pb2_grpc,
@@ -58,12 +60,11 @@ class GrpcListener:
 
     def __init__(self, runtime: Runtime, settings: ServerSettings) -> None:
         self.port = 0
-        """The port it listens on, once started."""
+        """The port it listens on, once started; none of a Unix socket's."""
         self.address = ""
-        """Host and port, once started."""
+        """Host and port, or `unix:PATH`, once started."""
         self._runtime = runtime
-        self._host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self._wanted_port = settings.port
+        self._settings = settings
         self._watch: asyncio.Task[None] | None = None
         self._health = HealthServicer()
         self._server = grpc.aio.server(
@@ -88,7 +89,19 @@ class GrpcListener:
         Raises:
             PortInUse: the address is taken, or cannot be listened on.
         """
-        address = f"{self._host}:{self._wanted_port}"
+        path = socket_path(self._settings.host)
+        if path is None:
+            self._listen_on_port()
+        else:
+            self._listen_on_socket(path)
+        await self._server.start()
+        for name in ("", *SERVICES):
+            await self._health.set(name, HealthCheckResponse.SERVING)
+        self._watch = asyncio.create_task(self._tell_failure())
+
+    def _listen_on_port(self) -> None:
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        address = f"{host}:{self._settings.port}"
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as problem:
@@ -96,11 +109,18 @@ class GrpcListener:
                 f"cannot listen on {address}: it is in use, or not an address of this machine; "
                 "stop the other server, or choose another --port (0 takes a free one)"
             ) from problem
-        self.address = f"{self._host}:{self.port}"
-        await self._server.start()
-        for name in ("", *SERVICES):
-            await self._health.set(name, HealthCheckResponse.SERVING)
-        self._watch = asyncio.create_task(self._tell_failure())
+        self.address = f"{host}:{self.port}"
+
+    def _listen_on_socket(self, path: Path) -> None:
+        make_free(path)  # gRPC itself would take the path away from a server that listens there
+        address = f"{SCHEME}{path}"
+        try:
+            self._server.add_insecure_port(address)
+        except RuntimeError as problem:
+            raise PortInUse(
+                f"cannot listen on {address}: no socket can be made there; choose another path"
+            ) from problem
+        self.address = address
 
     async def announce_stop(self) -> None:
         """Let health say NOT_SERVING; calls are still answered."""
