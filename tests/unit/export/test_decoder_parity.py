@@ -202,7 +202,7 @@ def test_among_equal_logits_the_lowest_ids_are_kept(
 @pytest.mark.parametrize("cell", list(CellKind), ids=lambda cell: cell.value)
 def test_int8_follows_fp32_closely_in_every_cell(cell: CellKind, tmp_path: Path) -> None:
     """One step from the same state, h in steps of 1/127."""
-    model = random_model(2, cell=cell, **zoneout_of(cell))
+    model = random_model(2, cell=cell, **{"zoneout_hidden" if cell is CellKind.GRU else "zoneout_cell": 0.2})
     int8, fp32 = (exported(model, kind, tmp_path) for kind in (DecoderKind.ONNX_INT8, DecoderKind.ONNX_FP32))
     inputs = random_inputs(int8, 16, 1, seed=4)
     left, right = int8.run(inputs), fp32.run(inputs)
