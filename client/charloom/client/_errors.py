@@ -2,7 +2,7 @@
 
     CharloomError
     ├── InvalidValue (also a ValueError)   the call was not sent: no message can carry the value
-    ├── ConnectionFailed                   no server answered, or the connection broke
+    ├── ConnectionFailed                   no server answered, or the connection, or a proxy on it, broke the call off
     └── RequestError                       the server answered with an error
         ├── InvalidArgument                a field is out of range, or the model cannot read the text
         ├── NotFound                       no such model or session
@@ -11,6 +11,7 @@
         ├── FailedPrecondition             a state of another model, or one that expired
         ├── PositionNotKept                the session cannot go back so far
         ├── Conflict                       the session is in use, or is not at the expected position
+        ├── MessageTooLarge                a request or an answer is larger than the client or the server takes
         ├── Overloaded                     the server has as much work, or as many sessions, as it takes
         ├── Unavailable                    the server is loading or stopping, or cannot reach its sessions
         ├── DeadlineExceeded               the call did not finish in time
@@ -26,6 +27,7 @@ A wrong name of an option is a TypeError, and a call through a closed client a R
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +63,11 @@ class InvalidValue(CharloomError, ValueError):
 
 
 class ConnectionFailed(CharloomError):
-    """No server answered, or the connection broke. What a session had received last is still in its state."""
+    """No server answered, or the connection broke. What a session had received last is still in its state.
+
+    Whatever ends a call that neither its caller nor the server ended is this: a proxy that has no server, or loses it,
+    a reset, a stream that is closed from outside.
+    """
 
 
 class RequestError(CharloomError):
@@ -98,6 +104,10 @@ class RequestError(CharloomError):
     def __str__(self) -> str:
         more = [f"{field}: {fault}" for field, fault in self.violations if fault not in self.message]
         return "; ".join([self.message or self.code.name, *more])
+
+    def _number(self, name: str) -> int | None:
+        value = self.metadata.get(name, "")
+        return int(value) if value.isdecimal() else None
 
 
 class InvalidArgument(RequestError):
@@ -140,16 +150,30 @@ class PositionNotKept(RequestError):
         """The earliest position that the session can be put back to; `None` if the server did not say."""
         return self._number("earliest")
 
-    def _number(self, name: str) -> int | None:
-        value = self.metadata.get(name, "")
-        return int(value) if value.isdecimal() else None
-
 
 class Conflict(RequestError):
     """The session is in use by another call (SESSION_BUSY) or not where it was expected (STALE_POSITION).
 
     SESSION_TAKEN_OVER is a call that another one went on with: what it generated since is not in the session.
     """
+
+
+class MessageTooLarge(RequestError):
+    """A request or an answer is larger than one of the two sides, or a proxy, takes; the message says which.
+
+    Trying again does not help; sending or asking for less does, or a higher limit: of the client with
+    `channel_options` (`grpc.max_receive_message_length`, 64 MiB by default), of the server with its settings.
+    """
+
+    @property
+    def size(self) -> int | None:
+        """How large it is, in bytes; `None` if nobody said."""
+        return self._number("size")
+
+    @property
+    def limit(self) -> int | None:
+        """How large it may be, in bytes; `None` if nobody said."""
+        return self._number("limit")
 
 
 class Overloaded(RequestError):
@@ -219,21 +243,75 @@ _PLAIN_WORDS = {
 }
 
 
-def from_rpc_error(error: grpc.RpcError, target: str) -> CharloomError:
-    """Turn what gRPC raised, blocking or asyncio, into one of the classes above."""
+# What gRPC and proxies give a call that they lost. An answer of the server's own has an ErrorInfo.
+_BREAKS = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+}
+# Also under other codes, by the error code of HTTP/2. After the deadline it is how a server takes note of that.
+_RESET = "RST_STREAM"
+
+_TOO_LARGE = re.compile(
+    r"(?P<side>CLIENT|SERVER): (?P<way>Received|Sent) message larger than max \((?P<size>\d+) vs\.? (?P<limit>\d+)\)"
+)
+_HEADERS_TOO_LARGE = re.compile(r"metadata size exceeds \w+ limit \(\D*(?P<size>\d+) vs\.? (?P<limit>\d+)\)")
+_REFUSED_BY_PROXY = re.compile(r"\bstatus: 413\b")
+
+
+def from_rpc_error(error: grpc.RpcError, target: str, *, stopped: bool = False) -> CharloomError:
+    """Turn what gRPC raised, blocking or asyncio, into one of the classes above.
+
+    Args:
+        error: of gRPC.
+        target: the server's address, for the message.
+        stopped: whether the caller had cancelled the call, or closed the client.
+
+    """
     code = error.code()
     message = error.details() or ""
     details = _details(error)
     reason = details.pop("reason", "")
     if not reason:
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return ConnectionFailed(
-                f"no answer from {target} ({message}); is a server running there, and is the address host:port "
-                f"or unix:PATH?{_target.proxy_hint(target)}"
-            )
+        foreign = _too_large(code, message) or _broken(code, message, target, stopped=stopped)
+        if foreign is not None:
+            return foreign
         message = _PLAIN_WORDS.get(code, message)
     kind = _CLASSES_BY_REASON.get(reason) or _CLASSES.get(code, RequestError)
     return kind(message, code=code, reason=reason, **details)
+
+
+def _broken(code: grpc.StatusCode, message: str, target: str, *, stopped: bool) -> ConnectionFailed | None:
+    """The error of a call that nobody ended who may; `None` if it is not one."""
+    if code is grpc.StatusCode.CANCELLED and stopped:
+        return None
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return ConnectionFailed(
+            f"no answer from {target} ({message}); is a server running there, and is the address host:port "
+            f"or unix:PATH?{_target.proxy_hint(target)}"
+        )
+    if code in _BREAKS or (_RESET in message and code is not grpc.StatusCode.DEADLINE_EXCEEDED):
+        return ConnectionFailed(f"the connection to {target} broke ({code.name}: {message})")
+    return None
+
+
+def _too_large(code: grpc.StatusCode, message: str) -> MessageTooLarge | None:
+    """The error of a message or of headers above a limit of gRPC's or a proxy's; `None` if it is not one."""
+    found = _TOO_LARGE.search(message)
+    if found:
+        what = "answer" if (found["side"], found["way"]) in {("CLIENT", "Received"), ("SERVER", "Sent")} else "request"
+        whose = "this client" if found["side"] == "CLIENT" else "the server"
+    else:
+        found = _HEADERS_TOO_LARGE.search(message)
+        what, whose = "metadata", "the other side"
+    if found:
+        size, limit = found["size"], found["limit"]
+        text = f"the {what} has {size} bytes, and {whose} takes at most {limit}"
+        return MessageTooLarge(text, code=code, metadata={"size": size, "limit": limit})
+    if _REFUSED_BY_PROXY.search(message):
+        return MessageTooLarge(f"the request is larger than a proxy takes ({message})", code=code)
+    return None
 
 
 def cancelled() -> Cancelled:

@@ -39,8 +39,6 @@ _PACE = Pace()
 _TAKEN_BACK = {"DRAINING", "STORE_UNAVAILABLE"}
 # How gRPC says that there was no connection to break. Where nobody listens, an error is of more use than patience.
 _NEVER_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution failure")
-# What a proxy, or the transport, makes of a stream that it lost. The server's own errors carry a reason.
-_BROKEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED}
 
 
 class Resumption:
@@ -136,7 +134,7 @@ class Resumption:
         """
         if self._draining is not None and not stopped:
             return self._ask_another_once(self._draining)
-        failure = from_rpc_error(error, self._target)
+        failure = from_rpc_error(error, self._target, stopped=stopped)
         failure.__cause__ = error
         if not (self._enabled and self._is_break(failure)):
             # Nothing but the failure itself says what is wrong now, for example that the session is gone.
@@ -158,11 +156,11 @@ class Resumption:
     def _is_break(self, failure: CharloomError) -> bool:
         """Whether the same call, made again, may go on."""
         begun = self._position is not None or self._first is not None
-        if isinstance(failure, RequestError):
-            if failure.code in _BROKEN:
-                return not failure.reason
-            return failure.code is grpc.StatusCode.UNAVAILABLE and (begun or failure.reason in _TAKEN_BACK)
-        return isinstance(failure, ConnectionFailed) and (begun or not _never_connected(failure))
+        if isinstance(failure, ConnectionFailed):
+            return begun or not _never_connected(failure)
+        if isinstance(failure, RequestError) and failure.code is grpc.StatusCode.UNAVAILABLE:
+            return begun or failure.reason in _TAKEN_BACK
+        return False
 
     def _is_worth_asking_another(self, message: generation_pb2.GenerateResponse) -> bool:
         """Whether a server stops midway that holds a session, which another one may go on with.

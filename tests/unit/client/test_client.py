@@ -21,6 +21,7 @@ from charloom.client import (
     HealthStatus,
     InternalError,
     InvalidValue,
+    MessageTooLarge,
     Overloaded,
     Unavailable,
 )
@@ -298,7 +299,7 @@ class TestClosing:
 def test_channel_options_are_added_to_the_clients_own(server: FakeServer) -> None:
     with (
         Client(server.target, channel_options=[("grpc.max_receive_message_length", 8)]) as client,
-        pytest.raises(Overloaded, match="larger than max"),
+        pytest.raises(MessageTooLarge, match="this client takes at most 8"),
     ):
         client.models()
 

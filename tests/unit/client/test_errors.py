@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -143,9 +145,9 @@ def test_damaged_details_leave_the_status() -> None:
 
 
 def test_a_call_without_metadata_is_read() -> None:
-    read = from_rpc_error(grpc.aio.AioRpcError(CODE.INTERNAL, None, None, details=None), "somewhere")
-    assert type(read) is sdk.InternalError
-    assert str(read) == "INTERNAL"
+    read = from_rpc_error(grpc.aio.AioRpcError(CODE.DATA_LOSS, None, None, details=None), "somewhere")
+    assert type(read) is sdk.DataLoss
+    assert str(read) == "DATA_LOSS"
 
 
 def test_a_deadline_says_what_to_do(server: FakeServer, client: Client) -> None:
@@ -166,3 +168,48 @@ def test_a_deadline_says_what_to_do(server: FakeServer, client: Client) -> None:
 def test_errors_survive_the_way_between_processes(error: sdk.CharloomError) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+
+
+class TestSizes:
+    """What is too large is never taken for a server with too much work: trying again would not help."""
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"grpc.max_receive_message_length": 30}, r"the answer has \d+ bytes, and this client takes at most 30"),
+            ({"grpc.max_send_message_length": 3}, r"the request has \d+ bytes, and this client takes at most 3"),
+        ],
+    )
+    async def test_limits_of_the_client(
+        self, server: FakeServer, make: Callable[..., Any], options: dict[str, int], words: str
+    ) -> None:
+        async with make(server.target, channel_options=list(options.items())) as client:
+            for call in (client.score("Hello"), client.continuations("Hi", n=2).completions(), client.model("small")):
+                with pytest.raises(sdk.MessageTooLarge, match=words) as caught:
+                    await call
+                assert caught.value.limit in options.values()
+                assert caught.value.size is not None
+                assert caught.value.size > caught.value.limit
+
+    @pytest.mark.parametrize(
+        ("code", "said", "words"),
+        [
+            (CODE.RESOURCE_EXHAUSTED, "SERVER: Received message larger than max (9 vs. 8)", "request.*the server.* 8$"),
+            (CODE.RESOURCE_EXHAUSTED, "SERVER: Sent message larger than max (9 vs. 8)", "answer.*the server.* 8$"),
+            (CODE.UNKNOWN, "Received http2 header with status: 413", "larger than a proxy takes"),
+        ],
+    )
+    async def test_limits_of_others(
+        self, server: FakeServer, either: AsyncClient, code: grpc.StatusCode, said: str, words: str
+    ) -> None:
+        server.answers["Score"] = failing(code, said)
+        with pytest.raises(sdk.MessageTooLarge, match=words) as caught:
+            await either.score("Hi")
+        assert caught.value.code is code
+        assert len(server.asked("Score")) == 1
+
+    async def test_metadata(self, server: FakeServer, make: Callable[..., Any]) -> None:
+        async with make(server.target, tenant="x" * 20_000) as client:
+            with pytest.raises(sdk.MessageTooLarge, match="the metadata has 20000 bytes") as caught:
+                await client.models()
+        assert (caught.value.size, caught.value.limit) == (20_000, 16_384)

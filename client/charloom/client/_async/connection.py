@@ -94,7 +94,7 @@ class AsyncConnection(Settings):
                 request, timeout=self.seconds(timeout), metadata=self.metadata(request), wait_for_ready=wait_for_ready
             )
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
+            raise from_rpc_error(error, self.target, stopped=self.closed) from error
         except asyncio.CancelledError:
             # Closing the channel looks the same to the waiting task as being cancelled itself.
             if self.closed:
@@ -113,7 +113,7 @@ class AsyncConnection(Settings):
         try:
             return [answer async for answer in call]
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
+            raise from_rpc_error(error, self.target, stopped=self.closed) from error
         except asyncio.CancelledError:
             if self.closed:
                 raise cancelled() from None

@@ -179,16 +179,19 @@ class AsyncDuplex(Generic[Request, Response]):
 
     def _fail(self, error: grpc.RpcError) -> NoReturn:
         self.over = True
-        self._failure = from_rpc_error(error, self._peer.target)
+        self._failure = from_rpc_error(error, self._peer.target, stopped=self._is_stopped())
         raise self._failure from error
 
     def _tell_cancellations_apart(self) -> None:
         # grpc.aio raises CancelledError for a cancelled call too, where nobody cancelled the task.
-        if self.cancelled or self._peer.closed:
+        if self._is_stopped():
             self.over = True
             self._failure = cancelled()
             raise self._failure from None
         self.cancel()
+
+    def _is_stopped(self) -> bool:
+        return self.cancelled or self._peer.closed
 
     def __del__(self) -> None:
         # The channel of grpc.aio keeps a call alive that nobody else knows any more. The collector may run in any

@@ -69,7 +69,7 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
                     break
                 piece = self._record.add(message)
             except grpc.RpcError as error:
-                self._failure = from_rpc_error(error, self._peer.target)
+                self._failure = from_rpc_error(error, self._peer.target, stopped=self._is_stopped())
                 raise self._failure from error
             except CharloomError as failure:
                 self._failure = failure
@@ -77,7 +77,7 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
                 raise
             except asyncio.CancelledError:
                 # grpc.aio raises this for a cancelled call too, where nobody cancelled the task.
-                if self._cancelled or self._peer.closed:
+                if self._is_stopped():
                     self._failure = cancelled()
                     raise self._failure from None
                 self.cancel()
@@ -98,6 +98,9 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
     ) -> None:
         if not self._record.ended:
             self.cancel()
+
+    def _is_stopped(self) -> bool:
+        return self._cancelled or self._peer.closed
 
     def __del__(self) -> None:
         # The channel of grpc.aio keeps a call alive that nobody else knows any more. The collector may run in any

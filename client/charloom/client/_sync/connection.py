@@ -75,7 +75,7 @@ class Connection(Settings):
         try:
             return future.result()
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
+            raise from_rpc_error(error, self.target, stopped=self.closed) from error
         except BaseException:
             future.cancel()
             raise
@@ -92,7 +92,7 @@ class Connection(Settings):
         try:
             return list(call)
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
+            raise from_rpc_error(error, self.target, stopped=self.closed) from error
         except BaseException:
             call.cancel()
             raise

@@ -100,7 +100,7 @@ class Duplex(Generic[Request, Response]):
         if self._failure is not None:
             raise self._failure
         if isinstance(self._call, grpc.RpcError) and not self._call.is_active() and not self._is_ok(self._call):
-            raise from_rpc_error(self._call, self._peer.target) from self._call
+            raise self._error(self._call) from self._call
         return self._outbox.put(message)
 
     def receive(self) -> Response | None:
@@ -119,7 +119,7 @@ class Duplex(Generic[Request, Response]):
             return None
         except grpc.RpcError as error:
             self.over = True
-            self._failure = from_rpc_error(error, self._peer.target)
+            self._failure = self._error(error)
             raise self._failure from error
         except BaseException:
             # KeyboardInterrupt, for one: nobody may ever come back to this call.
@@ -134,6 +134,9 @@ class Duplex(Generic[Request, Response]):
         """End the call. May be called twice."""
         self.cancelled = True
         self._call.cancel()
+
+    def _error(self, error: grpc.RpcError) -> CharloomError:
+        return from_rpc_error(error, self._peer.target, stopped=self.cancelled or self._peer.closed)
 
     @staticmethod
     def _is_ok(call: grpc.RpcError) -> bool:

@@ -37,9 +37,11 @@ class Reading(Generic[Piece_co, Outcome_co]):
         self._record = record
         # Every later look at the call meets the same error again.
         self._failure: CharloomError | None = None
+        self._cancelled = False
 
     def cancel(self) -> None:
         """End the call; what has arrived stays. May be called twice."""
+        self._cancelled = True
         self._call.cancel()
 
     def _rest(self) -> Outcome_co:
@@ -60,7 +62,7 @@ class Reading(Generic[Piece_co, Outcome_co]):
                 self._record.outcome()
                 raise
             except grpc.RpcError as error:
-                self._failure = from_rpc_error(error, self._peer.target)
+                self._failure = from_rpc_error(error, self._peer.target, stopped=self._cancelled or self._peer.closed)
                 raise self._failure from error
             except CharloomError as failure:
                 self._failure = failure

@@ -1,0 +1,177 @@
+"""Whatever breaks a call off that is not the server is `ConnectionFailed`, by every kind of call."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+from benchmarks.cluster import free_ports
+from charloom.client import AsyncClient, Cancelled, CharloomError, Client, ConnectionFailed, Overloaded
+from tests.unit.client.fake_server import FakeServer, Proxy, abort, error_info, failing
+
+CODE = grpc.StatusCode
+CALLS: dict[str, Callable[[AsyncClient], Awaitable[Any]]] = {
+    "complete": lambda client: client.complete("Hi", timeout=1.5),
+    "generate": lambda client: client.generate("Hi", resume=False).result(),
+    "continuations": lambda client: client.continuations("Hi", n=2).completions(),
+    "score": lambda client: client.score("Hi"),
+    "peek": lambda client: client.peek("Hi"),
+    "inspect": lambda client: client.inspect("Hi"),
+    "observe": lambda client: client.observe().read("Hi"),
+    "converse": lambda client: anext(client.converse("Hi")),
+    "session": lambda client: _open(client),
+    "sessions": lambda client: anext(client.sessions()),
+    "models": lambda client: client.models(),
+    "health": lambda client: client.health(),
+}
+every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+async def _open(client: AsyncClient) -> None:
+    await client.session()
+
+
+def silent(server: FakeServer) -> None:
+    """Let every call wait until the server is stopped."""
+
+    def one(request: Any, context: grpc.ServicerContext) -> None:
+        server.ended.wait(30)
+        abort(context, CODE.ABORTED, "the test is over")
+
+    def many(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        if not isinstance(request, Message):
+            next(request)
+        server.ended.wait(30)
+        yield from ()
+
+    streams = {"Generate", "Inspect", "Observe", "Converse"}
+    server.answers = {method: many if method in streams else one for method in server.answers}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (CODE.UNAVAILABLE, "Received http2 header with status: 502"),
+        (CODE.INTERNAL, "Received RST_STREAM with error code 2"),
+        (CODE.RESOURCE_EXHAUSTED, "Received RST_STREAM with error code 11"),
+        (CODE.PERMISSION_DENIED, "Received RST_STREAM with error code 12"),
+        (CODE.UNKNOWN, "Stream removed"),
+        (CODE.CANCELLED, "Received RST_STREAM with error code 8"),
+    ],
+)
+async def test_a_status_that_is_not_the_servers_own(
+    server: FakeServer, either: AsyncClient, code: grpc.StatusCode, words: str
+) -> None:
+    server.answers = dict.fromkeys(server.answers, failing(code, words))
+    for call in CALLS.values():
+        with pytest.raises(ConnectionFailed, match=words) as caught:
+            await call(either)
+        assert server.target in str(caught.value)
+
+
+@every_call
+async def test_a_connection_that_is_reset(
+    server: FakeServer, proxy: Proxy, make: Callable[..., Any], call: Any
+) -> None:
+    silent(server)
+    over = threading.Event()
+
+    def reset() -> None:
+        """Once the call is there, and each time that it is made again."""
+        while not over.is_set():
+            calls = len(server.calls)
+            while len(server.calls) == calls and not over.is_set():
+                time.sleep(0.02)
+            proxy.cut()
+
+    resetting = threading.Thread(target=reset)
+    resetting.start()
+    try:
+        async with make(proxy.target, timeout=20) as client:
+            with pytest.raises(ConnectionFailed, match=proxy.target):
+                await call(client)
+    finally:
+        over.set()
+        resetting.join()
+
+
+HAPROXY = """
+defaults
+    mode http
+    retries 0
+    timeout connect 1s
+    timeout client 10s
+    timeout server 300ms
+frontend front
+    bind 127.0.0.1:{port} proto h2
+    default_backend back
+backend back
+    server only {server} proto h2
+"""
+
+
+@contextmanager
+def haproxy(server: str, folder: Path) -> Iterator[str]:
+    """HAProxy in front of a server; yields its address."""
+    program = shutil.which("haproxy", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+    if program is None:
+        pytest.skip("haproxy is not there: install its Debian package")
+    (port,) = free_ports(1)
+    config = folder / "haproxy.cfg"
+    config.write_text(HAPROXY.format(port=port, server=server), "utf-8")
+    running = subprocess.Popen([program, "-db", "-f", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        with Client(f"127.0.0.1:{port}", timeout=10) as client, pytest.raises(CharloomError):
+            client._connection.call(client._connection._check, b"", 10, wait_for_ready=True)
+        yield f"127.0.0.1:{port}"
+    finally:
+        running.terminate()
+        running.wait(30)
+
+
+async def test_a_proxy_without_a_server(nobody: str, tmp_path: Path, make: Callable[..., Any]) -> None:
+    with haproxy(nobody, tmp_path) as address:
+        async with make(address, timeout=10) as client:
+            for call in CALLS.values():
+                with pytest.raises(ConnectionFailed, match=address):
+                    await call(client)
+
+
+async def test_a_proxy_whose_server_does_not_answer(
+    server: FakeServer, tmp_path: Path, make: Callable[..., Any]
+) -> None:
+    silent(server)
+    with haproxy(server.target, tmp_path) as address:
+        async with make(address, timeout=10) as client:
+            for call in CALLS.values():
+                with pytest.raises(ConnectionFailed, match=address):
+                    await call(client)
+
+
+async def test_a_call_that_its_caller_cancelled_is_no_break(server: FakeServer, either: AsyncClient) -> None:
+    silent(server)
+    text, several, talk = either.generate("Hi"), either.continuations("Hi", n=2), either.converse("Hi")
+    for call in (text, several, talk):
+        call.cancel()
+        with pytest.raises(Cancelled):
+            await anext(call)
+
+
+async def test_what_the_server_says_itself_is_told_as_it_is(server: FakeServer, either: AsyncClient) -> None:
+    server.answers["Complete"] = server.answers["Generate"] = failing(CODE.CANCELLED, "stopped", error_info("STOPPED"))
+    with pytest.raises(Cancelled, match="stopped"):
+        await either.complete("Hi")
+    server.answers["Complete"] = server.answers["Generate"] = failing(CODE.RESOURCE_EXHAUSTED, "too many calls")
+    with pytest.raises(Overloaded, match="too many calls"):
+        await either.complete("Hi")
