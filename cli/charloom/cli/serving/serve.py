@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from charloom.bundle import BundleError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
+from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.models import BUNDLED_MODEL
 from charloom.server.app import Server, serve
 from charloom.server.listener import PortInUse
@@ -53,6 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         models = open_models([_bundle(path) for path in arguments.bundles] or [BUNDLED_MODEL], settings)
         asyncio.run(serve(models, settings, _announce))
+    except BundleStuck as problem:
+        print(f"charloom serve: {problem}", file=sys.stderr, flush=True)
+        os._exit(1)  # its thread is inside a library and lets no interpreter end in order
     except (BundleError, PortInUse, ValueError) as problem:
         raise CommandError(str(problem)) from problem
     return 0

@@ -149,10 +149,18 @@ def lacking(names: Collection[str]) -> frozenset[str]:
     return frozenset(control.name for control in controls()).difference(names)
 
 
-class Decoder(Protocol):
-    """Something that fulfils the contract. Several threads may call it at once; the Python lock is free meanwhile."""
+class Steps(Protocol):
+    """What takes steps."""
 
     shape: Shape
+
+    def run(self, inputs: Inputs) -> Outputs:
+        """Take the steps. The state comes back where it came from: in main memory, or on the decoder's device."""
+
+
+class Decoder(Steps, Protocol):
+    """Something that fulfils the contract. Several threads may call it at once; the Python lock is free meanwhile."""
+
     kind: str
     """"onnx-int8", "onnx-fp32", "torchscript" or "naive"."""
     device: str
@@ -161,9 +169,6 @@ class Decoder(Protocol):
     """Of the weights that it was made from; empty where that is not known."""
     lacks: frozenset[str]
     """Inputs of controls that it was exported without; it serves the calls that leave these neutral."""
-
-    def run(self, inputs: Inputs) -> Outputs:
-        """Take the steps. The state comes back where it came from: in main memory, or on the decoder's device."""
 
     def state_pool(self) -> StatePool:
         """A new place for the state of live rows."""

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from charloom.bundle import INSPECTOR_FILE, Bundle, BundleError
 from charloom.engine.decoding.decoder import Floats, Ints, Shape
+from charloom.engine.decoding.first_steps import Allow, in_time
 from charloom.engine.decoding.onnx_decoder import open_graph
 
 
@@ -62,3 +65,23 @@ class Inspector:
     def run(self, tokens: Ints, state: Floats) -> Activations:
         """Read tokens [T], at least one, from a state [A, L, H]."""
         return Activations(*self._graph.run({"tokens": tokens, "state": state[:, :, None]}))
+
+
+def check_inspector(bundle: Bundle) -> None:
+    """Open the inspector of a bundle that has one, let it read one token, and close it.
+
+    Raises:
+        BundleStuck: it does not come to an end.
+        BundleError: the file is not the inspector that the manifest describes.
+    """
+    cell, vocabulary = bundle.manifest.cell, bundle.manifest.vocabulary_size
+    arrays, layers, hidden = len(cell.arrays), cell.layers, cell.hidden_size
+    wanted = [(1, layers, len(cell.gates), hidden), (1, arrays, layers, hidden), (1, vocabulary)]
+
+    def work(_: Allow) -> None:
+        token, state = np.zeros(1, np.int64), np.zeros((arrays, layers, hidden), np.float32)
+        sizes = [array.shape for array in Inspector(bundle).run(token, state)]
+        if sizes != wanted:
+            raise ValueError(f"its outputs have sizes {sizes}, where the manifest has {wanted}")
+
+    in_time(bundle, INSPECTOR_FILE, "is not an inspector", work)

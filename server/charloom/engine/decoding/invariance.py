@@ -10,13 +10,13 @@ from typing import TypeVar
 import numpy as np
 
 from charloom.controls import INPUTS
-from charloom.engine.decoding.decoder import Decoder, Floats, Inputs, Outputs, Shape, neutral
+from charloom.engine.decoding.decoder import Floats, Inputs, Outputs, Shape, Steps, neutral
 
 CHECKED_STEPS = 2
 Values = TypeVar("Values", Inputs, Outputs)
 
 
-def is_batch_invariant(decoder: Decoder, most_rows: int) -> bool:
+def is_batch_invariant(decoder: Steps, most_rows: int) -> bool:
     """Whether the rows of a batch of `most_rows` come out the same in smaller batches, with and without filters."""
     batches = [count for power in range(9) for count in (2**power, 2**power + 1) if count < most_rows]
     for inputs in (random_inputs(decoder, most_rows, CHECKED_STEPS), plain_inputs(decoder, most_rows, CHECKED_STEPS)):
@@ -28,13 +28,13 @@ def is_batch_invariant(decoder: Decoder, most_rows: int) -> bool:
     return True
 
 
-def plain_inputs(decoder: Decoder, rows: int, steps: int, seed: int = 0) -> Inputs:
+def plain_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs:
     """Arbitrary inputs in which every row takes all steps and asks for nothing."""
     inputs = random_inputs(decoder, rows, steps, seed)
     return inputs._replace(steps=np.full(rows, steps), sampling=neutral(rows, decoder.shape.vocabulary))
 
 
-def random_inputs(decoder: Decoder, rows: int, steps: int, seed: int = 0) -> Inputs:
+def random_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs:
     """Arbitrary inputs of the right shapes: states as they occur, some rows fed, some filtered, some shorter."""
     random = np.random.default_rng(seed)
     vocabulary = decoder.shape.vocabulary

@@ -17,6 +17,7 @@ import onnxruntime
 from charloom.controls import INPUTS
 from charloom.engine.decoding.decoder import Inputs, Outputs, Shape, lacking
 from charloom.engine.decoding.earlier_graphs import Graph, JoinedGraph, Shapes, has_h_and_c
+from charloom.engine.decoding.onnx_file import check_whole
 from charloom.engine.decoding.state_pool import HostStatePool
 
 
@@ -36,7 +37,12 @@ class OnnxGraph:
 
 
 def open_graph(path: Path) -> Graph:
-    """A decoder's or inspector's graph, with its state in one array whichever version wrote it."""
+    """A decoder's or inspector's graph, with its state in one array whichever version wrote it.
+
+    Raises:
+        ValueError: a tensor of it is in another file.
+    """
+    check_whole(path)
     graph = OnnxGraph(path)
     return JoinedGraph(graph) if has_h_and_c(graph) else graph
 
@@ -47,7 +53,8 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     # A spinning thread would take the time of the event loop and of other workers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and told by who catches it
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # the one that `check_whole` reads
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -71,6 +78,7 @@ class OnnxDecoder:
             raise ValueError(f"its inputs are {', '.join(inputs)}; the contract has {', '.join(wanted)}")
         arrays, layers, _, hidden = inputs["state"]
         self.shape = Shape(arrays, layers, hidden, inputs["bias"][1])
+        _check_outputs(self._graph.outputs, self.shape)
         self.weights_sha256 = self._graph.weights_sha256
 
     def run(self, inputs: Inputs) -> Outputs:
@@ -80,3 +88,24 @@ class OnnxDecoder:
     def state_pool(self) -> HostStatePool:
         """In main memory."""
         return HostStatePool(self.shape)
+
+
+def _check_outputs(outputs: Shapes, shape: Shape) -> None:
+    """See that a graph gives what the contract has, of sizes that follow from the inputs, before it takes the memory.
+
+    Raises:
+        ValueError: it does not.
+    """
+    sizes: dict[str, list[int | None]] = {
+        "tokens": [None] * 2,
+        "logprob": [None] * 2,
+        "state_out": [*shape[:2], None, shape.hidden],
+        "top_tokens": [None] * 3,
+        "top_logprob": [None] * 3,
+    }
+    if list(outputs) != list(sizes):
+        raise ValueError(f"its outputs are {', '.join(outputs)}; the contract has {', '.join(sizes)}")
+    for name, wanted in sizes.items():
+        told = [size if isinstance(size, int) else None for size in outputs[name]]
+        if told != wanted:
+            raise ValueError(f"its output {name} has sizes {outputs[name]}, the input state {list(shape[:3])}")

@@ -5,8 +5,12 @@ Knows: bundles and the decoder classes. Does not know: batching, serving.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from charloom.bundle import Bundle, BundleError, DecoderKind
 from charloom.engine.decoding.decoder import Decoder, Shape
+from charloom.engine.decoding.first_steps import in_time
 from charloom.engine.decoding.onnx_decoder import OnnxDecoder
 
 
@@ -20,6 +24,7 @@ def open_decoder(bundle: Bundle, *, kind: DecoderKind | None = None, device: str
 
     Raises:
         BundleError: the bundle lacks the decoder, or the decoder is not the one that the manifest describes.
+        BundleStuck: opening it does not come to an end.
     """
     manifest = bundle.manifest
     if kind is None:
@@ -31,12 +36,12 @@ def open_decoder(bundle: Bundle, *, kind: DecoderKind | None = None, device: str
             bundle.path, f"{kind.value} does not run on cuda", "use --decoder torchscript or --device cpu"
         )
     path = bundle.decoder_file(kind)
-    try:
-        decoder = _torch_decoder(bundle, device) if kind is DecoderKind.TORCHSCRIPT else OnnxDecoder(path, kind.value)
-    except BundleError:
-        raise
-    except Exception as problem:  # the runtimes raise many kinds of errors for a file they cannot read
-        raise BundleError(bundle.path, f"the file {path.name} is not a decoder: {problem}") from problem
+    opened: Callable[[], Decoder]
+    if kind is DecoderKind.TORCHSCRIPT:
+        opened = _torch_decoder(bundle, device)
+    else:
+        opened = partial(OnnxDecoder, path, kind.value)
+    decoder = in_time(bundle, path.name, "is not a decoder", lambda _: opened())
     cell = manifest.cell
     wanted = Shape(len(cell.arrays), cell.layers, cell.hidden_size, manifest.vocabulary_size)
     if decoder.shape != wanted:
@@ -48,7 +53,8 @@ def open_decoder(bundle: Bundle, *, kind: DecoderKind | None = None, device: str
     return decoder
 
 
-def _torch_decoder(bundle: Bundle, device: str) -> Decoder:
+def _torch_decoder(bundle: Bundle, device: str) -> Callable[[], Decoder]:
+    """What opens it; torch is imported by then."""
     try:
         import torch
     except ModuleNotFoundError as problem:
@@ -61,7 +67,7 @@ def _torch_decoder(bundle: Bundle, device: str) -> Decoder:
     if device == "cuda":
         from charloom.engine.decoding.device_decoder import DeviceDecoder
 
-        return DeviceDecoder(path, device)
+        return partial(DeviceDecoder, path, device)
     from charloom.engine.decoding.torch_decoder import TorchDecoder
 
-    return TorchDecoder(path)
+    return partial(TorchDecoder, path)

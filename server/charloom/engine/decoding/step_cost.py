@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.decoder import Steps
 from charloom.engine.decoding.invariance import plain_inputs
 
 MEASURED_ROWS = (1, 4, 16, 64)
@@ -35,7 +35,7 @@ class StepCost:
         return float(np.interp(rows, self.rows, self.seconds))
 
     @classmethod
-    def measured(cls, decoder: Decoder, clock: Callable[[], float] = time.perf_counter) -> StepCost:
+    def measured(cls, decoder: Steps, clock: Callable[[], float] = time.perf_counter) -> StepCost:
         """Run the decoder at each number of rows, the second time with a look at the clock."""
         seconds = []
         for rows in MEASURED_ROWS:

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charloom.bundle import Bundle, Vocabulary
+from charloom.bundle import INSPECTOR_FILE, Bundle, Vocabulary
 from charloom.engine.decoding.decoder import Decoder
-from charloom.engine.decoding.invariance import is_batch_invariant
+from charloom.engine.decoding.first_steps import first_steps
+from charloom.engine.decoding.inspector import check_inspector
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.decoding.step_cost import StepCost
 from charloom.engine.errors import ModelNotFound
 from charloom.engine.limits import Limits
 from charloom.engine.loom.loom import Loom
@@ -49,6 +49,7 @@ class Models:
 
     Raises:
         ValueError: there is no model, or two have the same name.
+        BundleError: the first steps of a decoder or inspector fail, or do not come to an end (BundleStuck).
     """
 
     def __init__(self, models: Sequence[tuple[Bundle, Decoder]], limits: Limits) -> None:
@@ -64,19 +65,23 @@ class Models:
                     f"two bundles are named {name!r}: {paths[name]} and {bundle.path}; export one with another --name"
                 )
             paths[name] = bundle.path
-        for bundle, decoder in models:
+        tried = [first_steps(bundle, decoder, limits.max_rows) for bundle, decoder in models]
+        for bundle, _ in models:
+            if INSPECTOR_FILE in bundle.manifest.files:
+                check_inspector(bundle)
+        for (bundle, decoder), first in zip(models, tried, strict=True):
             name = bundle.manifest.name
             loom = Loom(
                 decoder,
                 self._deliver,
-                cost=StepCost.measured(decoder),
+                cost=first.cost,
                 workers=limits.workers,
                 tick_seconds=limits.tick_seconds,
                 max_rows=limits.max_rows,
                 max_waiting=limits.max_waiting,
                 unread_limit=limits.unread_tokens,
             )
-            self._models[name] = Model(name, bundle, decoder, loom, is_batch_invariant(decoder, limits.max_rows))
+            self._models[name] = Model(name, bundle, decoder, loom, first.batch_invariant)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())

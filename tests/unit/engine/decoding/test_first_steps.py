@@ -1,0 +1,161 @@
+"""What is refused before a model is served: graphs that fail, that are other than they say, that do not end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import onnx
+import pytest
+
+from charloom.bundle import Bundle, BundleError, DecoderKind, read_bundle
+from charloom.engine.decoding import first_steps as module
+from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
+from charloom.engine.decoding.first_steps import BundleStuck, check_outputs, first_steps, in_time
+from charloom.engine.decoding.inspector import check_inspector
+from charloom.engine.decoding.invariance import plain_inputs
+from charloom.engine.decoding.onnx_file import check_whole
+from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.engine.engine import Engine
+from tests.unit.bundle import hostile_graphs
+from tests.unit.bundle.hostile_graphs import Tamper, tamper
+
+Copied = Callable[[], Path]
+ELSEWHERE = pytest.mark.parametrize(
+    "change", [hostile_graphs.numbers_elsewhere, hostile_graphs.numbers_of_a_body_elsewhere]
+)
+
+
+@ELSEWHERE
+@pytest.mark.parametrize("name", ["decoder.onnx", "decoder.int8.onnx", "inspector.onnx"])
+def test_numbers_in_another_file_are_refused_though_the_file_is_there(
+    name: str, change: Tamper, copied: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copied()
+    tamper(path, name, change)
+    (path / hostile_graphs.SIDE_FILE).write_bytes(bytes(2**20))
+    monkeypatch.chdir(path)  # where ONNX Runtime would look for it if it had the graph as bytes
+    kind = next((kind for kind in DecoderKind if kind.file == name), None)
+    opened = partial(open_decoder, kind=kind) if kind else check_inspector
+    with pytest.raises(BundleError, match=f"the file {name} is not .*numbers are in another file, which no hash cover"):
+        opened(read_bundle(path))
+
+
+def test_a_place_written_in_ten_bytes_is_one_all_the_same(tmp_path: Path) -> None:
+    graph = onnx.ModelProto()
+    tensor = graph.graph.initializer.add(name="w")
+    place = b"\x70" + b"\x81" + b"\x80" * 8 + b"\x00"  # field 14, the value 1 with zeros in front
+    inner = tensor.SerializeToString() + place
+    outer = b"\x2a" + bytes([len(inner)]) + inner
+    (tmp_path / "graph").write_bytes(b"\x3a" + bytes([len(outer)]) + outer)
+    with pytest.raises(ValueError, match="in another file"):
+        check_whole(tmp_path / "graph")
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 11, b"\x3a\x7f", b"\x0b", b"\x08", b"no graph"])
+def test_bytes_that_are_no_message_are_no_graph(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "graph").write_bytes(content)
+    with pytest.raises(ValueError, match="it is no ONNX file"):
+        check_whole(tmp_path / "graph")
+
+
+@pytest.mark.parametrize("name", ["decoder.onnx", "decoder.int8.onnx", "inspector.onnx"])
+def test_a_graph_with_all_of_its_numbers_is_whole(name: str, bundle: Bundle) -> None:
+    check_whole(bundle.path / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (hostile_graphs.terabytes_told, "is not a decoder: its output tokens has sizes [1048576, 1048576]"),
+        (hostile_graphs.terabytes_when_opened, "is not a decoder: "),
+        (hostile_graphs.terabytes_when_run, "fails in its first steps: "),
+        (hostile_graphs.turned_over, "fails in its first steps: its output logprob has size (1, 8)"),
+        (hostile_graphs.foreign_tokens, "fails in its first steps: it writes tokens outside of its "),
+    ],
+)
+def test_a_decoder_that_does_other_than_the_contract_is_refused_by_name(
+    change: Tamper, problem: str, copied: Copied
+) -> None:
+    path = copied()
+    tamper(path, "decoder.onnx", change)
+    bundle = read_bundle(path)
+    with pytest.raises(BundleError) as caught:
+        first_steps(bundle, open_decoder(bundle, kind=DecoderKind.ONNX_FP32), 4)
+    assert caught.value.problem.startswith(f"the file decoder.onnx {problem}")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (hostile_graphs.terabytes_when_opened, "has sizes Shape("),
+        (hostile_graphs.terabytes_when_run, "has sizes Shape("),
+        (hostile_graphs.gates_twice, "is not an inspector: its outputs have sizes [(2, "),
+    ],
+)
+async def test_an_engine_takes_no_bundle_whose_inspector_does_other_than_the_manifest_says(
+    change: Tamper, problem: str, decoder: Decoder, copied: Copied
+) -> None:
+    path = copied()
+    tamper(path, "inspector.onnx", change)
+    with pytest.raises(BundleError) as caught:
+        Engine([(read_bundle(path), decoder)])
+    assert caught.value.problem.startswith(f"the file inspector.onnx {problem}")
+
+
+class Late:
+    """A decoder whose calls from some number of rows on wait until they are let go."""
+
+    def __init__(self, decoder: Decoder, rows: int) -> None:
+        self._decoder, self._rows = decoder, rows
+        self.shape, self.kind, self.device = decoder.shape, decoder.kind, decoder.device
+        self.weights_sha256, self.lacks, self.state_pool = decoder.weights_sha256, decoder.lacks, decoder.state_pool
+        self.go = threading.Event()
+
+    def run(self, inputs: Inputs) -> Outputs:
+        if len(inputs.token) >= self._rows:
+            self.go.wait(60)
+        return self._decoder.run(inputs)
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_a_decoder_that_does_not_end_is_told_in_time(
+    rows: int, bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SECONDS", 1.0)
+    monkeypatch.setattr(module, "SECONDS_PER_STEP", 0.001)
+    late = Late(decoder, rows)
+    began = time.monotonic()
+    with pytest.raises(BundleStuck, match=r"the file decoder\.int8\.onnx did not come to an end within 1\.\d* s; exp"):
+        first_steps(bundle, late, 4)
+    assert time.monotonic() - began < 30
+    late.go.set()
+
+
+def test_each_piece_of_work_has_its_own_time(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.6)
+
+    def work(allow: module.Allow) -> str:
+        for _ in range(4):
+            allow(0.6)
+            time.sleep(0.2)
+        return "done"
+
+    assert in_time(bundle, "decoder.onnx", "fails", work) == "done"
+
+
+def test_an_error_of_any_kind_becomes_one_that_names_the_file(bundle: Bundle) -> None:
+    def work(_: module.Allow) -> None:
+        raise MemoryError
+
+    with pytest.raises(BundleError, match=r"the file decoder\.onnx fails: MemoryError; export the bundle again"):
+        in_time(bundle, "decoder.onnx", "fails", work)
+
+
+def test_outputs_that_fit_are_taken(decoder: Decoder) -> None:
+    inputs = plain_inputs(decoder, 3, 2)
+    check_outputs(decoder.run(inputs), 2, 3, decoder.shape)
