@@ -35,8 +35,17 @@ def found(pattern: str, text: str) -> set[str]:
     return {match for word in named(text) for match in re.findall(pattern, word)}
 
 
+SERVICES = {
+    f"charloom.v1.{service}"
+    for file in (ROOT / "proto" / "charloom" / "v1").glob("*.proto")
+    for service in re.findall(r"^service (\w+)", file.read_text("utf-8"), re.MULTILINE)
+}
+
+
 def exists(name: str) -> bool:
-    """Whether a dotted name is a part, a room, a module, or something that a module has."""
+    """Whether a dotted name is a part, a room, a module, something that a module has, or a service of the protocol."""
+    if name in SERVICES:
+        return True
     parts = name.split(".")[1:]
     for length in range(len(parts), 0, -1):
         place = ROOT / FOLDERS.get(parts[0], "") / "charloom" / Path(*parts[:length])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from charloom.bundle import Bundle, read_bundle
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 10.0
 """How often expired sessions are removed, and the engine's workers looked at."""
+STORE_SECONDS = 1.0
+"""How often the session store is looked at."""
 
 
 class Runtime:
@@ -41,6 +43,24 @@ class Runtime:
     def start(self) -> None:
         """Begin the upkeep."""
         self._upkeep = [asyncio.create_task(self._sweep()), asyncio.create_task(self._keep_leases())]
+
+    async def store_states(self) -> AsyncIterator[bool]:
+        """Whether the session store can be used: now, and whenever that changes."""
+        usable: bool | None = None
+        while True:
+            before, problem = usable, None
+            try:
+                await self.engine.sessions.check_store()
+            except EngineError as found:
+                problem = found
+            usable = problem is None
+            if usable is not before:
+                if problem is not None:
+                    log.error("calls with sessions fail: %s", problem)
+                elif before is not None:
+                    log.info("the session store answers again")
+                yield usable
+            await asyncio.sleep(STORE_SECONDS)
 
     async def drain(self) -> None:
         """Refuse new work, and let running calls end within the grace time."""

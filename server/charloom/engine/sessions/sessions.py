@@ -283,6 +283,10 @@ class Sessions:
         """Forget sessions whose time is up, to be called now and then; returns how many."""
         return await self._store.sweep()
 
+    async def check_store(self) -> None:
+        """Find out whether the store can be used; it is where this raises nothing."""
+        await self._store.check()
+
     async def close(self) -> None:
         """Close the store; nothing can be done with the sessions afterwards."""
         await self._store.close()

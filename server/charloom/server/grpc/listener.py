@@ -49,6 +49,8 @@ SERVICES = tuple(
     for service in file.services_by_name.values()
 )
 
+SESSIONS = sessions_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+
 
 class GrpcListener:
     """Takes calls over gRPC, without encryption.
@@ -65,7 +67,7 @@ class GrpcListener:
         """Host and port, or `unix:PATH`, once started."""
         self._runtime = runtime
         self._settings = settings
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         self._health = HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[ErrorInterceptor(), CallerInterceptor()],
@@ -97,7 +99,7 @@ class GrpcListener:
         await self._server.start()
         for name in ("", *SERVICES):
             await self._health.set(name, HealthCheckResponse.SERVING)
-        self._watch = asyncio.create_task(self._tell_failure())
+        self._watches = [asyncio.create_task(self._tell_failure()), asyncio.create_task(self._tell_store())]
 
     def _listen_on_port(self) -> None:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
@@ -128,10 +130,16 @@ class GrpcListener:
 
     async def close(self, seconds: float) -> None:
         """Take no more calls, and end those that are left after `seconds`."""
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         await self._server.stop(seconds)
 
     async def _tell_failure(self) -> None:
         await self._runtime.failed.wait()
         await self._health.set("", HealthCheckResponse.NOT_SERVING)
+
+    async def _tell_store(self) -> None:
+        """Every call of the session service needs the store. Others serve calls without sessions meanwhile."""
+        async for usable in self._runtime.store_states():
+            state = HealthCheckResponse.SERVING if usable else HealthCheckResponse.NOT_SERVING
+            await self._health.set(SESSIONS, state)
