@@ -1,6 +1,7 @@
 """The model bundle: the contract between training and serving. Needs numpy and pydantic, no torch."""
 
 from charloom.bundle.errors import SHOWN_UNKNOWNS, BundleError, UnknownSymbol, UnknownSymbolsError
+from charloom.bundle.json_file import parse_json
 from charloom.bundle.manifest import (
     INSPECTOR_FILE,
     MANIFEST_FILE,
@@ -54,6 +55,7 @@ __all__ = [
     "WordRule",
     "WordVocabulary",
     "file_entry",
+    "parse_json",
     "read_bundle",
     "read_vocabulary",
     "sha256_of",

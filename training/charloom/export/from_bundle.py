@@ -16,13 +16,17 @@ from pathlib import Path
 
 import onnx
 from onnx import TensorProto
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from charloom.bundle import (
     INSPECTOR_FILE,
+    MANIFEST_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
     Bundle,
+    BundleError,
     Cell,
     DecoderKind,
     Manifest,
@@ -35,7 +39,7 @@ from charloom.export.onnx_graph import build_decoder
 from charloom.export.weights import DecoderWeights, decoder_weights
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
-from charloom.training.checkpoint import load_weights
+from charloom.training.checkpoint import model_of
 
 
 def export_from_bundle(
@@ -62,6 +66,7 @@ def export_from_bundle(
     Raises:
         ExportError: the directory is not empty, or the bundle does not have what a file is made from.
         CheckpointError: its weights do not fit the settings in its manifest.
+        BundleError: a file of it cannot be read, or its manifest tells settings that no network has.
     """
     old = bundle.manifest
     kinds = old.decoders if decoders is None else sorted(set(decoders), key=list(DecoderKind).index)
@@ -107,12 +112,18 @@ class _Source:
         self._path, manifest = bundle.path, bundle.manifest
         self._weights_sha256 = manifest.weights_sha256
         self._whole = WEIGHTS_FILE in manifest.files
-        model = CharLSTM(manifest.vocabulary_size, _config(bundle)).eval()
+        config = _config(bundle)
         if self._whole:
             if manifest.files[WEIGHTS_FILE].sha256 != manifest.weights_sha256:
                 raise ExportError(f"{bundle.path}: {WEIGHTS_FILE} is not the one that field weights_sha256 names")
-            load_weights(model, load_file(self._path / WEIGHTS_FILE), f"the weights in {self._path / WEIGHTS_FILE}")
-        self._weights: DecoderWeights = decoder_weights(model)
+            try:
+                weights = load_file(self._path / WEIGHTS_FILE)
+            except SafetensorError as problem:
+                raise BundleError(self._path, f"{WEIGHTS_FILE} cannot be read: {problem}") from problem
+            model = model_of(manifest.vocabulary_size, config, weights, f"the weights in {self._path / WEIGHTS_FILE}")
+        else:
+            model = CharLSTM(manifest.vocabulary_size, config)
+        self._weights: DecoderWeights = decoder_weights(model.eval())
         """If not whole, of the right shapes and nothing more."""
         files = [kind.file for kind in manifest.decoders if kind is not DecoderKind.TORCHSCRIPT]
         self._graphs = [*files, *([INSPECTOR_FILE] if INSPECTOR_FILE in manifest.files else [])]
@@ -141,7 +152,7 @@ class _Source:
         """Give a graph the numbers of the first of the bundle's graphs that has them all."""
         wanted = {tensor.name: tensor for tensor in _numbers(made)}
         for name in self._graphs:
-            found = {tensor.name: tensor for tensor in _numbers(onnx.load(self._path / name))}
+            found = {tensor.name: tensor for tensor in _numbers(_graph(self._path, name))}
             if all(key in found and _form(found[key]) == _form(tensor) for key, tensor in wanted.items()):
                 for key, tensor in wanted.items():
                     tensor.CopyFrom(found[key])
@@ -153,10 +164,18 @@ class _Source:
         )
 
 
+def _graph(bundle: Path, name: str) -> onnx.ModelProto:
+    try:
+        return onnx.load(bundle / name, load_external_data=False)  # no hash covers what is outside of the file
+    except Exception as problem:  # protobuf's errors, which are not this part's to import
+        raise BundleError(bundle, f"the file {name} is no ONNX file: {problem}") from problem
+
+
 def _numbers(graph: onnx.ModelProto) -> Iterable[TensorProto]:
     """What a graph holds of a network. All other constants of it are whole numbers or have no axes."""
     kinds = (TensorProto.FLOAT, TensorProto.INT8)
-    return (tensor for tensor in graph.graph.initializer if tensor.data_type in kinds and tensor.dims)
+    tensors = graph.graph.initializer
+    return (tensor for tensor in tensors if tensor.data_type in kinds and tensor.dims and not tensor.external_data)
 
 
 def _form(tensor: TensorProto) -> tuple[int, ...]:
@@ -174,4 +193,9 @@ def _config(bundle: Bundle) -> ModelConfig:
         )
     sizes = {"layers": cell.layers, "hidden_size": cell.hidden_size, "embedding_size": cell.embedding_size}
     settings = {field: told[field] for field in ModelConfig.model_fields if field in told}
-    return ModelConfig.model_validate(settings | sizes | {"cell": cell.kind})
+    try:
+        return ModelConfig.model_validate(settings | sizes | {"cell": cell.kind})
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        field = ".".join(str(part) for part in ("training.config", *first["loc"]))
+        raise BundleError(bundle.path, f"{MANIFEST_FILE}, field {field}: {first['msg']}") from problem

@@ -7,6 +7,7 @@ with the lowest validation loss), beside `config.json`, `vocabulary.json` and `l
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from charloom.bundle import VOCABULARY_FILE, Vocabulary, read_vocabulary
+from charloom.bundle import VOCABULARY_FILE, Vocabulary, parse_json, read_vocabulary
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.training.data.corpus import Stream
@@ -72,7 +73,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from problem
     if metadata.get("schema") != SCHEMA:
         raise CheckpointError(f"{path} has schema {metadata.get('schema')!r}, this version reads {SCHEMA!r}")
-    return Checkpoint(tensors, json.loads(metadata["facts"]))
+    return Checkpoint(tensors, _facts(metadata, path))
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -83,9 +84,19 @@ def read_facts(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(json.loads((file.metadata() or {}).get("facts", "{}")))
-    except (SafetensorError, OSError, ValueError) as problem:
+            return _facts(file.metadata() or {}, path)
+    except (SafetensorError, OSError) as problem:
         raise CheckpointError(f"the checkpoint {path} is damaged or cut short ({problem})") from problem
+
+
+def _facts(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    try:
+        facts = parse_json(metadata.get("facts", "{}"))
+        if not isinstance(facts, dict):
+            raise ValueError("its facts are no JSON object")
+    except ValueError as problem:
+        raise CheckpointError(f"the checkpoint {path} is damaged ({problem})") from problem
+    return facts
 
 
 @dataclass(frozen=True)
@@ -105,9 +116,14 @@ def load_trained(run: Path, file: str = BEST_FILE) -> TrainedModel:
     """
     checkpoint = read_checkpoint(run / file)
     vocabulary = read_vocabulary(run / VOCABULARY_FILE)
-    settings = {name: checkpoint.facts["config"][name] for name in ModelConfig.model_fields}
-    model = CharLSTM(vocabulary.size, ModelConfig.model_validate(settings))
-    load_weights(model, checkpoint.group("model"), f"the weights in {run / file}")
+    try:
+        config = ModelConfig.model_validate(
+            {name: checkpoint.facts["config"][name] for name in ModelConfig.model_fields}
+        )
+    except (KeyError, TypeError, ValueError) as problem:
+        said = " ".join(str(problem).split())
+        raise CheckpointError(f"the checkpoint {run / file} has no usable settings ({said})") from problem
+    model = model_of(vocabulary.size, config, checkpoint.group("model"), f"the weights in {run / file}")
     return TrainedModel(model.eval(), vocabulary, checkpoint.facts)
 
 
@@ -155,11 +171,25 @@ def load_losses(run: Path, step: int) -> dict[str, float]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_bytes())
         losses = {str(name): float(loss) for name, loss in content["losses"].items()}
         return losses if content["step"] == step else {}
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise CheckpointError(f"{path} is damaged ({problem}); run `charloom evaluate {run}` again") from problem
+
+
+def model_of(vocabulary_size: int, config: ModelConfig, weights: dict[str, Tensor], whose: str) -> CharLSTM:
+    """A model with these weights; it takes no memory before they are seen to fit.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*to a meta parameter.*")
+        load_weights(CharLSTM(vocabulary_size, config), weights, whose)
+    model = CharLSTM(vocabulary_size, config)
+    load_weights(model, weights, whose)
+    return model
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], whose: str) -> None:

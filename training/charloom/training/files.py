@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from charloom.bundle import parse_json
+
 
 class CheckpointError(Exception):
     """A checkpoint or run directory cannot be used; the message says why and what to do."""
@@ -78,7 +80,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_bytes().split(b"\n")[:-1]:  # and at no other line break, of which samples may have some
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if not isinstance(record, dict):
                 raise ValueError("it is no JSON object")
         except ValueError as problem:

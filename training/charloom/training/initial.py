@@ -62,5 +62,5 @@ def initial_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _shape(facts: dict[str, Any]) -> dict[str, Any]:
-    config = facts.get("config", {})
-    return {name: config[name] for name in SHAPE if name in config}
+    config = facts.get("config")
+    return {name: config[name] for name in SHAPE if name in config} if isinstance(config, dict) else {}

@@ -85,8 +85,12 @@ def load_classifier(run: Path) -> TrainedClassifier:
     """
     checkpoint = _read(run / CLASSIFIER_FILE)
     symbols = Symbols(read_vocabulary(run / VOCABULARY_FILE))
-    config = ClassificationConfig.model_validate(checkpoint.facts["config"])
-    labels = tuple(checkpoint.facts["labels"])
+    try:
+        config = ClassificationConfig.model_validate(checkpoint.facts["config"])
+        labels = tuple(map(str, checkpoint.facts["labels"]))
+    except (KeyError, TypeError, ValueError) as problem:
+        said = " ".join(str(problem).split())
+        raise CheckpointError(f"{run / CLASSIFIER_FILE} has no usable settings ({said}); train again") from problem
     model = Classifier(symbols.size, len(labels), config)
     load_weights(model, checkpoint.group("model"), f"the weights in {run / CLASSIFIER_FILE}")
     return TrainedClassifier(TextClassifier(model.eval(), symbols, labels, config.max_length), checkpoint.facts)
@@ -99,8 +103,12 @@ def load_test(run: Path) -> list[Example]:
         CheckpointError: there are none, or they are damaged.
     """
     tensors = _read(run / TEST_FILE).tensors
-    rows = torch.split(tensors["tokens"].long(), tensors["lengths"].tolist())
-    return [Example(row.numpy(), label) for row, label in zip(rows, tensors["labels"].tolist(), strict=True)]
+    try:
+        rows = torch.split(tensors["tokens"].long(), tensors["lengths"].tolist())
+        return [Example(row.numpy(), label) for row, label in zip(rows, tensors["labels"].tolist(), strict=True)]
+    except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+        said = " ".join(str(problem).split())
+        raise CheckpointError(f"{run / TEST_FILE} is damaged ({said}); train again") from problem
 
 
 def _read(path: Path) -> Checkpoint:

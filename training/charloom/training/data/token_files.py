@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from charloom.bundle import parse_json
 from charloom.training.data.stream import Ints, Stream
 from charloom.training.files import replace_file, replacing
 
@@ -55,7 +56,7 @@ def write_tokens(
 def read_tokens(directory: Path, facts: dict[str, Any]) -> tuple[Stream, dict[str, Any]] | None:
     """The tokens that were made from the same, if they are there and whole; and all that is known of them."""
     try:
-        said = json.loads((directory / FACTS_FILE).read_text("utf-8"))
+        said = parse_json((directory / FACTS_FILE).read_bytes())
         if {"schema": SCHEMA} | facts != {name: said[name] for name in ("schema", *facts)}:
             return None
         tokens = np.memmap(directory / TOKENS_FILE, said["type"], "r")

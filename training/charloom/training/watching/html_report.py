@@ -5,7 +5,6 @@ The page is one file: it needs neither a network nor scripts. What comes from a 
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from charloom.bundle import parse_json
 from charloom.training.checkpoint import BEST_FILE, CONFIG_FILE, LAST_FILE, LOSSES_FILE, REPORT_FILE, read_facts
 from charloom.training.config import TrainingConfig
 from charloom.training.files import CheckpointError, replace_file
@@ -96,10 +96,10 @@ def _json(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text("utf-8"))
-    except ValueError as problem:
+        found = dict(parse_json(file.read_bytes()))
+    except (TypeError, ValueError) as problem:
         raise CheckpointError(f"{file} is damaged ({problem})") from problem
-    return dict(found)
+    return found
 
 
 def _section(title: str, content: str, kind: str = "") -> str:
