@@ -20,6 +20,9 @@ from charloom.engine.limits import Limits
 
 CONFIG_VARIABLE = "CHARLOOM_CONFIG"
 
+LONGEST_TIMER = 604_800
+"""Of a connection or a call that waits, in seconds: a week. gRPC counts milliseconds in 32 bits."""
+
 
 class ServerSettings(BaseSettings):
     """Everything that can be set about a server, besides the bundles."""
@@ -74,10 +77,35 @@ class ServerSettings(BaseSettings):
         le=1000,
         description="target duration of a decoder call of one stream; those of more are longer",
     )
+    keepalive_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=LONGEST_TIMER,
+        description="how often the server asks a client for a sign of life, to notice one that has vanished",
+    )
+    keepalive_timeout_seconds: float = Field(
+        20.0, gt=0, le=LONGEST_TIMER, description="how long it waits for that sign before it ends the connection"
+    )
+    client_ping_seconds: float = Field(
+        4.0,
+        gt=0,
+        le=LONGEST_TIMER,
+        description="how often a client may ping while nothing is sent; one that pings more often loses its connection",
+    )
+    connection_idle_seconds: float | None = Field(
+        None, gt=0, le=LONGEST_TIMER, description="how long a connection without calls is kept (default: for ever)"
+    )
+    connection_age_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=LONGEST_TIMER,
+        description="how long a connection takes new calls; its client then opens another, and running calls go on "
+        "(default: for ever)",
+    )
     idle_seconds: float = Field(
         1800.0,
         gt=0,
-        le=604_800,
+        le=LONGEST_TIMER,
         description="how long an observation or a conversation may wait for its client, before it is ended",
     )
     grace_seconds: float = Field(

@@ -13,6 +13,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from charloom.server.grpc.caller import CallerInterceptor
+from charloom.server.grpc.connections import connection_options
 from charloom.server.grpc.errors import ErrorInterceptor
 from charloom.server.grpc.services.conversation import ConversationService
 from charloom.server.grpc.services.generation import GenerationService
@@ -71,8 +72,7 @@ class GrpcListener:
         self._health = HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[ErrorInterceptor(), CallerInterceptor()],
-            # Without this, a second server on the same port would start and take half of the calls.
-            options=[("grpc.so_reuseport", 0)],
+            options=connection_options(settings),
         )
         engine = runtime.engine
         turn = ClientTurn(engine.draining, settings.idle_seconds)
