@@ -5,6 +5,8 @@ Knows: torch, and the number of rows from which its products are independent of 
 
 from __future__ import annotations
 
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,20 @@ FEWEST_ROWS = 4
 """Below this, torch's CPU products take another path and round differently; smaller batches are padded."""
 
 
+_FILES_AND_FOREIGN = re.compile(rb"""\b(?:from_file|save|ops(?!\.prim\.)|getattr(?!\([\w.]+, "\w+"\)))\b""")
+"""Names in the code of a module by which it could read or write files, or get at operators that are not torch's own:
+those of other namespaces, and those whose name is put together."""
+_LONGEST_CODE = 2**22
+"""Bytes of one file of code, which a decoder has a few thousand of."""
+
+
 def load_module(path: Path, device: str) -> tuple[Any, Shape, str, frozenset[str]]:
-    """A `decoder.ts`: the module, its sizes, the hash of the weights that it was made from, and `Decoder.lacks`."""
+    """A `decoder.ts`: the module, its sizes, the hash of the weights that it was made from, and `Decoder.lacks`.
+
+    Raises:
+        ValueError: its code could use other files, which no hash covers.
+    """
+    _check_code(path)
     extra: dict[str, Any] = {"weights_sha256": ""}  # torch replaces the values, with bytes in some versions
     module: Any = torch.jit.load(path, map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
     module.eval()
@@ -34,6 +48,20 @@ def load_module(path: Path, device: str) -> tuple[Any, Shape, str, frozenset[str
         value.decode() if isinstance(value, bytes) else value,
         lacks,
     )
+
+
+def _check_code(path: Path) -> None:
+    """Look at the code before torch loads it, because loading may run some of it."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if not entry.filename.endswith(".py"):
+                continue
+            if entry.file_size > _LONGEST_CODE:
+                raise ValueError(f"its code {entry.filename} has {entry.file_size} bytes, more than {_LONGEST_CODE}")
+            if found := _FILES_AND_FOREIGN.search(archive.read(entry)):
+                raise ValueError(
+                    f"its code {entry.filename} has the name {found[0].decode()!r}, which no decoder needs"
+                )
 
 
 class TorchDecoder:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
 from charloom.bundle import Bundle, BundleError, DecoderKind, read_bundle
 from charloom.engine.decoding import first_steps as module
@@ -21,6 +22,7 @@ from charloom.engine.decoding.onnx_file import check_whole
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.engine import Engine
 from tests.unit.bundle import hostile_graphs
+from tests.unit.bundle.bundle_files import replace_file
 from tests.unit.bundle.hostile_graphs import Tamper, tamper
 
 Copied = Callable[[], Path]
@@ -159,3 +161,34 @@ def test_an_error_of_any_kind_becomes_one_that_names_the_file(bundle: Bundle) ->
 def test_outputs_that_fit_are_taken(decoder: Decoder) -> None:
     inputs = plain_inputs(decoder, 3, 2)
     check_outputs(decoder.run(inputs), 2, 3, decoder.shape)
+
+
+class FromAnotherFile(torch.nn.Module):
+    """Reads numbers when it is loaded."""
+
+    @torch.jit.export
+    def __getstate__(self) -> bool:
+        return self.training
+
+    @torch.jit.export
+    def __setstate__(self, training: bool) -> None:
+        self.training = training and bool((torch.from_file("numbers.bin", shared=True, size=4) == 0).all())
+
+    def forward(self, token: torch.Tensor) -> torch.Tensor:
+        return token
+
+
+def test_a_module_whose_code_could_use_other_files_is_not_loaded(
+    copied: Copied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.jit.save(torch.jit.script(FromAnotherFile()), tmp_path / "module.ts")
+    path = copied()
+    replace_file(path, "decoder.ts", (tmp_path / "module.ts").read_bytes())
+    with pytest.raises(
+        BundleError, match=r"the file decoder\.ts is not a decoder: its code .* has the name 'from_file'"
+    ):
+        open_decoder(read_bundle(path), kind=DecoderKind.TORCHSCRIPT)
+    assert not (tmp_path / "numbers.bin").exists()
+    torch.jit.load(tmp_path / "module.ts")
+    assert (tmp_path / "numbers.bin").exists()  # what loading would have done
