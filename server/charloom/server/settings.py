@@ -7,13 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from typing_extensions import Self
 
 from charloom.bundle import DecoderKind
 from charloom.engine.limits import Limits
@@ -40,6 +41,12 @@ class ServerSettings(BaseSettings):
     )
     max_tokens: int = Field(Limits.max_tokens, ge=1, description="most tokens that one call may generate")
     max_prompt_characters: int = Field(Limits.max_prompt_characters, ge=1, description="longest prompt, in characters")
+    max_message_bytes: int = Field(
+        64 * 2**20,
+        ge=16 * 2**20,
+        le=2**31 - 1,
+        description="largest request and answer, in bytes; clients have a limit of their own, 4 MiB unless they set it",
+    )
     max_sessions: int = Field(Limits.max_sessions, ge=1, description="most sessions that are kept")
     store: str = Field(
         "memory:",
@@ -112,6 +119,17 @@ class ServerSettings(BaseSettings):
         5.0, ge=0, le=86_400, description="after SIGTERM, how long running calls may go on before they are ended"
     )
     log_format: Literal["text", "json"] = Field("text", description="form of the log lines on standard error")
+
+    @model_validator(mode="after")
+    def _prompts_fit_messages(self) -> Self:
+        """A prompt has up to 4 bytes a character in UTF-8, and comes with other options."""
+        most = (self.max_message_bytes - 2**20) // 4
+        if self.max_prompt_characters > most:
+            raise ValueError(
+                f"--max-prompt-characters {self.max_prompt_characters} is more than a request of "
+                f"--max-message-bytes {self.max_message_bytes} can carry; lower it to {most}, or raise that"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

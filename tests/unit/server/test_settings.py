@@ -34,6 +34,15 @@ def test_a_bad_value_is_named(name: str, value: str) -> None:
     assert f"--{name.replace('_', '-')} {value}:" in explain(refused.value)
 
 
+def test_prompts_that_no_message_can_carry_are_refused() -> None:
+    with pytest.raises(ValidationError) as refused:
+        read_settings({"max_prompt_characters": "20000000"})
+    assert explain(refused.value).startswith("--max-prompt-characters 20000000 is more than")
+    assert "lower it to 16515072" in explain(refused.value)
+    assert read_settings({"max_prompt_characters": "16515072"}).max_message_bytes == 67_108_864
+    read_settings({"max_prompt_characters": "20000000", "max_message_bytes": "100000000"})
+
+
 def test_an_unknown_name_in_the_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "charloom.toml"
     file.write_text("prot = 1\n")

@@ -11,7 +11,7 @@ from datetime import timedelta
 import numpy as np
 
 from charloom.bundle import Vocabulary
-from charloom.engine.calls.requests import ReadingRequest, check_text, check_top_logprobs
+from charloom.engine.calls.requests import ReadingRequest, check_answer, check_text, check_top_logprobs
 from charloom.engine.calls.starting import ReadingStart, Starting
 from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.sampling import Sampling
@@ -30,6 +30,8 @@ from charloom.engine.loom.models import Model
 from charloom.engine.sessions.checks import require_position
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed
+
+IN_PARTS = "send it in parts, each read after the ones before, or ask for fewer alternatives"
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class Reading:
         start = await self._starting.reading(request)
         vocabulary = start.model.vocabulary
         text = check_text("text", request.text, request.skip_unknown, self.limits, vocabulary)
+        check_answer("text", len(text), request.most_tokens, vocabulary, IN_PARTS)
         if not len(text):
             return ScoredText((), start.snapshot.position), vocabulary
         after, logprobs = await self.read(start.model, text, start.snapshot, request.top_logprobs)
@@ -217,6 +220,7 @@ class Observation:
             raise SessionTakenOver(self._writer.session.id)
         request = self._request
         tokens = check_text("text", text, request.skip_unknown, self._reading.limits, self.model.vocabulary)
+        check_answer("text", len(tokens), request.most_tokens, self.model.vocabulary, IN_PARTS)
         if not len(tokens):
             return ScoredText((), self._present.position)
         present, logprobs = await self._reading.read(self.model, tokens, self._present, request.top_logprobs)

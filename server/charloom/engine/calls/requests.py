@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +15,9 @@ from charloom.engine.errors import InvalidRequest, shown
 from charloom.engine.limits import LONGEST_STOP, MOST_ALTERNATIVES, MOST_CONTINUATIONS, MOST_STOPS, Limits
 from charloom.engine.loom.jobs import Job, Stops
 from charloom.engine.sessions.session import Key
+
+MostTokens = Callable[[Vocabulary], int]
+"""How many tokens of a vocabulary a whole answer may tell of, so that whoever asks can be sent it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class GenerationRequest:
     """With `logprobs`: how many of the most probable tokens to tell as well."""
     n: int = 1
     """How many continuations; more than one leave the session as it was."""
+    most_tokens: MostTokens | None = None
+    """For an answer that is sent as a whole; None: any number."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class ReadingRequest:
     """Leave out characters that the model lacks, instead of refusing the request."""
     top_logprobs: int = 0
     """How many of the most probable tokens to tell at each position."""
+    most_tokens: MostTokens | None = None
+    """For an answer that is sent as a whole; None: any number."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,13 @@ def check(
         max_tokens = min(limits.default_max_tokens, limits.max_tokens)
     within("max_tokens", max_tokens, 1, limits.max_tokens)
     within("n", request.n, 1, MOST_CONTINUATIONS)
+    check_answer(
+        "max_tokens",
+        max_tokens,
+        request.most_tokens,
+        vocabulary,
+        "ask for no more or for fewer alternatives, or use Generate, which sends a stream",
+    )
     if request.min_tokens > max_tokens:
         raise InvalidRequest(
             "min_tokens", f"{request.min_tokens} is more than the {max_tokens} of max_tokens; lower it, or raise that"
@@ -194,6 +208,20 @@ def check_text(field_name: str, text: str, skip_unknown: bool, limits: Limits, v
         return vocabulary.encode(text, skip_unknown=skip_unknown)
     except UnknownSymbolsError as problem:
         raise InvalidRequest(field_name, f"{problem}; change them, or ask to skip them") from problem
+
+
+def check_answer(
+    field_name: str, tokens: int, most_tokens: MostTokens | None, vocabulary: Vocabulary, advice: str
+) -> None:
+    """Check that the answer about so many tokens can be sent, before anything is computed for it.
+
+    Raises:
+        InvalidRequest: it could be too large.
+    """
+    if most_tokens is not None and tokens > (most := most_tokens(vocabulary)):
+        raise InvalidRequest(
+            field_name, f"the answer about {tokens} tokens could be too large to be sent; up to {most} fit: {advice}"
+        )
 
 
 def check_top_logprobs(count: int) -> None:

@@ -10,6 +10,8 @@ def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
     options = {
         # Without this, a second server on the same port would start and take half of the calls.
         "grpc.so_reuseport": 0,
+        "grpc.max_receive_message_length": settings.max_message_bytes,
+        "grpc.max_send_message_length": settings.max_message_bytes,
         "grpc.keepalive_time_ms": _milliseconds(settings.keepalive_seconds),
         "grpc.keepalive_timeout_ms": _milliseconds(settings.keepalive_timeout_seconds),
         # Of the ping itself; without it, gRPC 1.85 waits a minute whatever the line above says.

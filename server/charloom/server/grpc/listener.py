@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from charloom.server.grpc.caller import CallerInterceptor
 from charloom.server.grpc.connections import connection_options
 from charloom.server.grpc.errors import ErrorInterceptor
+from charloom.server.grpc.message_size import MessageSize
 from charloom.server.grpc.services.conversation import ConversationService
 from charloom.server.grpc.services.generation import GenerationService
 from charloom.server.grpc.services.models import ModelService
@@ -75,11 +76,12 @@ class GrpcListener:
             options=connection_options(settings),
         )
         engine = runtime.engine
+        size = MessageSize(settings.max_message_bytes)
         turn = ClientTurn(engine.draining, settings.idle_seconds)
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationService(engine), self._server)
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationService(engine, size), self._server)
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(engine), self._server)
         conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine, turn), self._server)
-        reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn), self._server)
+        reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn, size), self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health_name = HEALTH.services_by_name["Health"].full_name

@@ -11,6 +11,7 @@ from charloom.engine.calls.generation import Generation
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.engine import Engine
 from charloom.server.caller import current_caller
+from charloom.server.grpc.message_size import MessageSize
 from charloom.server.grpc.translation.generation import from_result, to_request
 from charloom.server.grpc.translation.text import from_logprobs
 from charloom.v1 import generation_pb2, generation_pb2_grpc
@@ -21,8 +22,9 @@ T = TypeVar("T")
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     """Generates text, statelessly or as a session's next part."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, size: MessageSize) -> None:
         self._engine = engine
+        self._size = size
 
     async def Generate(
         self, request: generation_pb2.GenerateRequest, context: Any
@@ -38,7 +40,10 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
     async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> generation_pb2.CompleteResponse:
         """Answer with all continuations once they are whole."""
-        generations = await self._generations(to_request(request.options, current_caller().tenant), context)
+        options = request.options
+        most = self._size.continuations(options, options.top_logprobs if options.logprobs else None)
+        asked = replace(to_request(options, current_caller().tenant), most_tokens=most)
+        generations = await self._generations(asked, context)
         pieces = await asyncio.gather(*(generation.whole() for generation in generations))
         completions = []
         for generation, piece in zip(generations, pieces, strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import current_caller
+from charloom.server.grpc.message_size import MessageSize
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.translation.generation import to_request
 from charloom.server.grpc.translation.reading import from_inspected, from_score, to_inspection, to_reading
@@ -19,18 +20,21 @@ from charloom.v1 import reading_pb2, reading_pb2_grpc
 class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
     """Scores, peeks, observes and inspects."""
 
-    def __init__(self, engine: Engine, turn: ClientTurn) -> None:
+    def __init__(self, engine: Engine, turn: ClientTurn, size: MessageSize) -> None:
         self._engine = engine
+        self._size = size
         self._turn = turn
 
     async def Score(self, request: reading_pb2.ScoreRequest, context: Any) -> reading_pb2.ScoreResponse:
         """Tell how probable a text is."""
-        asked = replace(to_reading(request, current_caller().tenant), text=request.text)
+        most = self._size.logprobs(request.top_logprobs)
+        asked = replace(to_reading(request, current_caller().tenant), text=request.text, most_tokens=most)
         return from_score(*await self._engine.reading.score(asked))
 
     async def Peek(self, request: reading_pb2.PeekRequest, context: Any) -> reading_pb2.PeekResponse:
         """Tell what would come next."""
-        asked = to_request(request.options, current_caller().tenant)
+        most = self._size.continuations(request.options, request.top)
+        asked = replace(to_request(request.options, current_caller().tenant), most_tokens=most)
         generation = await self._engine.peek(asked, request.top)
         context.add_done_callback(lambda _: generation.cancel())
         piece = await generation.whole()
@@ -48,7 +52,9 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         first = await self._turn.next(requests)
         if first is None or not first.HasField("start"):
             raise InvalidRequest("start", "the first message has to carry it")
-        observation = await self._engine.reading.observe(to_reading(first.start, current_caller().tenant))
+        most = self._size.logprobs(first.start.top_logprobs)
+        asked = replace(to_reading(first.start, current_caller().tenant), most_tokens=most)
+        observation = await self._engine.reading.observe(asked)
         try:
             while (request := await self._turn.next(requests)) is not None:
                 if not request.HasField("text"):

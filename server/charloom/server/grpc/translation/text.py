@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import heapq
 from collections.abc import Sequence
 
 from charloom.bundle import Vocabulary
@@ -35,3 +37,22 @@ def from_logprobs(logprobs: Sequence[TokenLogprob], vocabulary: Vocabulary) -> l
 def from_alternative(vocabulary: Vocabulary, token: int, logprob: float) -> text_pb2.Alternative:
     """The message for a token and its log-probability."""
     return text_pb2.Alternative(symbol=vocabulary.symbol(token), logprob=logprob)
+
+
+@functools.lru_cache(maxsize=256)
+def largest_logprob(vocabulary: Vocabulary, top: int) -> int:
+    """The most bytes that the log-probability of one token takes in a message, with so many alternatives."""
+    longest = heapq.nlargest(max(top, 1), map(vocabulary.symbol, range(vocabulary.size)), key=len)
+    alternatives = [text_pb2.Alternative(symbol=symbol, logprob=-1) for symbol in longest]
+    return _in_a_list(text_pb2.TokenLogprob(chosen=alternatives[0], top=alternatives[:top]).ByteSize())
+
+
+@functools.lru_cache(maxsize=256)
+def largest_text(vocabulary: Vocabulary) -> int:
+    """The most bytes that one token adds to a text; a byte that is no UTF-8 becomes U+FFFD, of three bytes."""
+    return max(3, *(len(vocabulary.symbol(token)) for token in range(vocabulary.size)))
+
+
+def _in_a_list(size: int) -> int:
+    """Bytes of a message of this size as an item of a list: its number, its length in groups of 7 bits, itself."""
+    return 1 + -(-size.bit_length() // 7) + size

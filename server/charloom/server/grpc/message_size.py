@@ -1,0 +1,44 @@
+"""How much a message can carry, and so how large an answer a call may ask for that is not a stream."""
+
+from __future__ import annotations
+
+from charloom.bundle import Vocabulary
+from charloom.engine.calls.requests import MostTokens
+from charloom.server.grpc.translation.text import largest_logprob, largest_text
+from charloom.v1 import generation_pb2
+
+SPARE, SPARE_OF_EACH = 2**20, 2**16
+"""Bytes for what an answer holds besides its tokens, such as a sealed state; and each of its continuations."""
+
+
+class MessageSize:
+    """What fits a message.
+
+    Args:
+        limit: bytes of the largest message
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def logprobs(self, top: int) -> MostTokens:
+        """How many tokens fit with their log-probabilities and so many alternatives each."""
+        return lambda vocabulary: (self._limit - SPARE) // largest_logprob(vocabulary, min(top, vocabulary.size))
+
+    def continuations(self, options: generation_pb2.GenerationOptions, top: int | None) -> MostTokens:
+        """How many tokens fit as the text of each continuation that is asked for.
+
+        Args:
+            options: what is asked for; the answer repeats some of it
+            top: alternatives of each token, 0 for all; None: no log-probabilities at all
+        """
+        count = max(1, options.n)
+        room = (self._limit - SPARE) // count - SPARE_OF_EACH - options.ByteSize()
+
+        def most(vocabulary: Vocabulary) -> int:
+            each = largest_text(vocabulary)
+            if top is not None:
+                each += largest_logprob(vocabulary, min(top or vocabulary.size, vocabulary.size))
+            return max(0, room) // each
+
+        return most

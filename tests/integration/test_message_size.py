@@ -1,0 +1,84 @@
+"""Answers and requests that are larger than a message: refused before anything is computed, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from charloom.bundle import Bundle
+from charloom.engine.decoding.decoder import Decoder
+from charloom.server.settings import ServerSettings
+from charloom.server.testing import running_server
+from charloom.v1 import (
+    generation_pb2,
+    generation_pb2_grpc,
+    reading_pb2,
+    reading_pb2_grpc,
+    sessions_pb2,
+    sessions_pb2_grpc,
+)
+from tests.integration.conftest import refused
+
+SMALLEST = 16 * 2**20
+LARGE = [("grpc.max_receive_message_length", SMALLEST), ("grpc.max_send_message_length", SMALLEST)]
+
+
+@pytest.fixture(scope="module")
+def channel(bundle: Bundle, decoder: Decoder) -> Iterator[grpc.Channel]:
+    settings = ServerSettings(
+        grace_seconds=0, max_message_bytes=SMALLEST, max_prompt_characters=3_000_000, max_tokens=10_000_000
+    )
+    with (
+        running_server([(bundle, decoder)], settings) as server,
+        grpc.insecure_channel(server.address, options=LARGE) as channel,
+    ):
+        yield channel
+
+
+def fitting(message: str) -> int:
+    return int(message.split("up to ")[1].split()[0])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_completion_that_might_not_fit_is_refused_and_its_session_stays(channel: grpc.Channel, n: int) -> None:
+    sessions = sessions_pb2_grpc.SessionServiceStub(channel)
+    session = sessions.CreateSession(sessions_pb2.CreateSessionRequest()).session
+    stub = generation_pb2_grpc.GenerationServiceStub(channel)
+    options = generation_pb2.GenerationOptions(
+        session_id=session.id, max_tokens=9_000_000, logprobs=True, top_logprobs=20, n=n
+    )
+    code, _, violations, _ = refused(lambda: stub.Complete(generation_pb2.CompleteRequest(options=options)))
+    assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"max_tokens"})
+    assert "Generate" in violations["max_tokens"]
+    found = sessions.GetSession(sessions_pb2.GetSessionRequest(session_id=session.id)).session
+    assert (found.position, found.version) == (0, session.version)
+    assert 1000 < fitting(violations["max_tokens"]) < SMALLEST // n
+
+
+def test_the_largest_text_that_is_named_is_scored_and_one_token_more_is_not(channel: grpc.Channel) -> None:
+    stub = reading_pb2_grpc.ReadingServiceStub(channel)
+    whole = reading_pb2.ScoreRequest(text="a" * 3_000_000, top_logprobs=20)
+    code, _, violations, _ = refused(lambda: stub.Score(whole))
+    assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"text"})
+    most = fitting(violations["text"])
+    answer = stub.Score(reading_pb2.ScoreRequest(text="a" * most, top_logprobs=20))
+    assert len(answer.logprobs) == most
+    assert SMALLEST * 0.8 < answer.ByteSize() <= SMALLEST
+    refused(lambda: stub.Score(reading_pb2.ScoreRequest(text="a" * (most + 1), top_logprobs=20)))
+
+
+def test_a_text_that_is_observed_is_held_to_it_too(channel: grpc.Channel) -> None:
+    stub = reading_pb2_grpc.ReadingServiceStub(channel)
+    start = reading_pb2.ObserveRequest(start=reading_pb2.ObserveStart(top_logprobs=20))
+    text = reading_pb2.ObserveRequest(text="a" * 3_000_000)
+    code, _, violations, _ = refused(lambda: list(stub.Observe(iter([start, text]))))
+    assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"text"})
+
+
+def test_a_prompt_above_four_megabytes_is_read(channel: grpc.Channel) -> None:
+    stub = generation_pb2_grpc.GenerationServiceStub(channel)
+    options = generation_pb2.GenerationOptions(prompt="日" * 1_600_000, max_tokens=1)
+    options.unknown_characters = 2
+    assert len(stub.Complete(generation_pb2.CompleteRequest(options=options)).completions[0].text) == 1
