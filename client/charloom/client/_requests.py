@@ -96,11 +96,6 @@ def continuations_request(
     return request
 
 
-def complete_request(prompt: str, options: GenerateOptions, session_id: str = "") -> generation_pb2.CompleteRequest:
-    """Build the request of Complete; raises as `generate_request`."""
-    return generation_pb2.CompleteRequest(options=generation_options(prompt, options, session_id))
-
-
 def generation_options(prompt: str, options: GenerateOptions, session_id: str = "") -> generation_pb2.GenerationOptions:
     """Build what all calls that generate have in common; raises as `generate_request`."""
     _require_known(options, _OPTIONS.keys() | _SAMPLING.keys())

@@ -17,7 +17,6 @@ from charloom.client._inspection_types import Activations, InspectedToken, Inspe
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
 from charloom.client._text_types import Alternative, Observed, Peek, Score, TokenLogprob
 from charloom.client._types import (
-    Completion,
     FinishReason,
     HealthStatus,
     ModelInfo,
@@ -41,19 +40,6 @@ _UNITS = {
 }
 _BATCH_INVARIANCE = {models_pb2.BATCH_INVARIANCE_HOLDS: True, models_pb2.BATCH_INVARIANCE_FAILS: False}
 _HEALTH = {1: HealthStatus.SERVING, 2: HealthStatus.NOT_SERVING, 3: HealthStatus.SERVICE_UNKNOWN}
-
-
-def completion(message: generation_pb2.CompleteResponse) -> Completion:
-    """Read the answer of Complete to a request for one continuation.
-
-    Raises:
-        InternalError: if it has none.
-
-    """
-    if not message.completions:
-        raise InternalError("the server answered without a completion", code=grpc.StatusCode.INTERNAL)
-    first = message.completions[0]
-    return Completion(text=first.text, result=result(first.result), logprobs=token_logprobs(first.logprobs))
 
 
 def token_logprobs(messages: Iterable[text_pb2.TokenLogprob]) -> tuple[TokenLogprob, ...]:

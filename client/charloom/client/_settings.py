@@ -16,6 +16,8 @@ DEFAULT_TIMEOUT = 60.0
 # Cleaning up must not keep a program from ending: the server forgets the session later anyway.
 CLEANUP_TIMEOUT = 5.0
 PAGE_SIZE = 500
+# Of one message, either way; the server's default is the same.
+MESSAGE_BYTES = 64 * 2**20
 
 ChannelOptions = Sequence[tuple[str, Any]]
 
@@ -47,6 +49,15 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
     # gRPC's defaults wait up to two minutes before they look for a server that has come back.
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 2000,
+    # gRPC's default for what is received, 4 MiB, is less than some answers with log-probabilities have.
+    "grpc.max_receive_message_length": MESSAGE_BYTES,
+    "grpc.max_send_message_length": MESSAGE_BYTES,
+    # Proxies drop a connection that is silent for a minute, and one whose other end is gone is noticed by nothing else.
+    "grpc.keepalive_time_ms": 30_000,
+    "grpc.keepalive_timeout_ms": 20_000,
+    "grpc.keepalive_permit_without_calls": 1,
+    # By default gRPC stops after two pings in a silent stream.
+    "grpc.http2.max_pings_without_data": 0,
 }
 
 

@@ -12,7 +12,7 @@ import math
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
@@ -194,14 +194,6 @@ def several(request: generation_pb2.GenerateRequest, context: grpc.ServicerConte
                 )
 
 
-def complete(request: generation_pb2.CompleteRequest, context: grpc.ServicerContext) -> generation_pb2.CompleteResponse:
-    """The usual answer of Complete."""
-    completion = generation_pb2.Completion(
-        text=TEXT, result=result(request.options.session_id), logprobs=logprobs(TEXT, request.options)
-    )
-    return generation_pb2.CompleteResponse(completions=[completion])
-
-
 def read(text: str, top: int = 0) -> list[text_pb2.TokenLogprob]:
     """Of each character of a text that the model reads."""
     return logprobs(text, generation_pb2.GenerationOptions(logprobs=True, top_logprobs=top))
@@ -328,7 +320,7 @@ SERVICES = {
 class FakeServer:
     """Answers each method with `answers[method]`, and notes the calls."""
 
-    def __init__(self, address: str = "127.0.0.1:0") -> None:
+    def __init__(self, address: str = "127.0.0.1:0", options: Sequence[tuple[str, int]] = ()) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.remaining: dict[str, float | None] = {}
         self.headers: dict[str, dict[str, Any]] = {}
@@ -337,7 +329,6 @@ class FakeServer:
             "Generate": lambda request, context: (several if request.options.HasField("n") else stream)(
                 request, context
             ),
-            "Complete": complete,
             "CreateSession": lambda request, _: sessions_pb2.CreateSessionResponse(
                 session=session(request.session_id or "drawn")
             ),
@@ -374,7 +365,7 @@ class FakeServer:
             "GetModel": lambda request, _: models_pb2.GetModelResponse(model=model(request.name or "small")),
             "Check": lambda _, __: health_pb2.HealthCheckResponse(status="SERVING"),
         }
-        self._server = grpc.server(ThreadPoolExecutor(8))
+        self._server = grpc.server(ThreadPoolExecutor(8), options=list(options))
         for messages, (stubs, service) in SERVICES.items():
             add: Any = getattr(stubs, f"add_{service}Servicer_to_server")
             add(_servicer(self, messages.DESCRIPTOR.services_by_name[service]), self._server)
@@ -440,9 +431,12 @@ def _servicer(fake: FakeServer, service: Any) -> Any:
 class Proxy:
     """Something between a client and a server that can lose connections, and find another server."""
 
-    def __init__(self, backend: str | None) -> None:
+    def __init__(self, backend: str | None, *, idle: float | None = None) -> None:
         self.backend = backend
         """Address of the server; `None` takes connections and drops them."""
+        self.connections = 0
+        """How many were made so far."""
+        self._idle = idle
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -467,6 +461,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self.connections += 1
                 if self.backend is None:
                     client.close()
                     continue
@@ -478,6 +473,10 @@ class Proxy:
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
+            source.settimeout(self._idle)
+            try:
+                while data := source.recv(65536):
+                    sink.sendall(data)
+            except TimeoutError:
+                self.cut()
             sink.shutdown(socket.SHUT_WR)

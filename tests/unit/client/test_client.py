@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -19,14 +19,13 @@ from charloom.client import (
     Conversation,
     FinishReason,
     HealthStatus,
-    InternalError,
     InvalidValue,
     MessageTooLarge,
     Overloaded,
     Unavailable,
 )
 from charloom.v1 import generation_pb2, sessions_pb2
-from tests.unit.client.fake_server import TEXT, FakeServer, complete, error_info, failing, session
+from tests.unit.client.fake_server import TEXT, FakeServer, error_info, failing, session, stream
 
 # Seconds that a call may spend on its way.
 NEAR = 3.0
@@ -43,7 +42,6 @@ READS: dict[str, Callable[[Client], Any]] = {
 }
 CHANGES: dict[str, Callable[[Client], Any]] = {
     "Generate": lambda client: client.generate("Hi", resume=False).result(),
-    "Complete": lambda client: client.complete("Hi"),
     "CreateSession": lambda client: client.session(),
     "DeleteSession": lambda client: client.delete_session("s1"),
     "FeedSession": lambda client: client.open_session("s1").feed("Hi"),
@@ -71,13 +69,13 @@ def paged(request: Any, context: grpc.ServicerContext) -> sessions_pb2.ListSessi
 
 
 def test_complete_gives_log_probabilities_and_the_stop_string(server: FakeServer, client: Client) -> None:
-    def stopped(request: Any, context: grpc.ServicerContext) -> generation_pb2.CompleteResponse:
-        answer = complete(request, context)
-        answer.completions[0].result.finish_reason = generation_pb2.FINISH_REASON_STOP
-        answer.completions[0].result.stop = "END"
-        return answer
+    def stopped(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        *pieces, last = stream(request, context)
+        last.result.finish_reason = generation_pb2.FINISH_REASON_STOP
+        last.result.stop = "END"
+        yield from (*pieces, last)
 
-    server.answers["Complete"] = stopped
+    server.answers["Generate"] = stopped
     completion = client.complete("Hi", logprobs=True, stop="END")
     assert "".join(token.text for token in completion.logprobs) == TEXT
     assert (completion.result.finish_reason, completion.result.stop) == (FinishReason.STOP, "END")
@@ -97,13 +95,8 @@ async def test_complete_gives_text_and_result(server: FakeServer, either: AsyncC
     assert (completion.text, completion.result.seed) == (TEXT, 42)
     sampling = generation_pb2.Sampling(temperature=0, top_k=3)
     options = generation_pb2.GenerationOptions(prompt="Hi", max_tokens=16, seed=1, sampling=sampling)
-    assert server.asked("Complete") == [generation_pb2.CompleteRequest(options=options)]
-
-
-async def test_an_answer_without_a_completion_is_an_error(server: FakeServer, either: AsyncClient) -> None:
-    server.answers["Complete"] = lambda _, __: generation_pb2.CompleteResponse()
-    with pytest.raises(InternalError, match="without a completion"):
-        await either.complete("Hi")
+    (request,) = server.asked("Generate")
+    assert request == generation_pb2.GenerateRequest(options=options, call_id=request.call_id)
 
 
 async def test_models_are_listed_and_described(server: FakeServer, either: AsyncClient) -> None:
@@ -129,7 +122,7 @@ async def test_a_session_is_described_and_deleted_by_its_id(server: FakeServer, 
 class TestDeadlines:
     async def test_a_call_may_have_its_own(self, server: FakeServer, either: AsyncClient) -> None:
         await either.complete(timeout=7.0)
-        assert server.remaining["Complete"] == pytest.approx(7, abs=NEAR)
+        assert server.remaining["Generate"] == pytest.approx(7, abs=NEAR)
         await either.generate(timeout=8.0).result()
         assert server.remaining["Generate"] == pytest.approx(8, abs=NEAR)
         await either.continuations(n=2, timeout=6.0).completions()
@@ -137,7 +130,7 @@ class TestDeadlines:
 
     async def test_the_default_is_a_minute(self, server: FakeServer, either: AsyncClient) -> None:
         await either.complete()
-        assert server.remaining["Complete"] == pytest.approx(60, abs=NEAR)
+        assert server.remaining["Generate"] == pytest.approx(60, abs=NEAR)
         await either.continuations(n=2).completions()
         assert server.remaining["Generate"] == pytest.approx(60, abs=NEAR)
 
@@ -153,7 +146,7 @@ class TestDeadlines:
     def test_none_is_no_deadline(self, server: FakeServer, client: Client, timeout: float | None) -> None:
         client.complete(timeout=timeout)
         # Servers tell the lack of a deadline by None or by centuries.
-        left = server.remaining["Complete"]
+        left = server.remaining["Generate"]
         assert left is None or left > 1e8
 
     def test_a_timeout_that_is_no_number_is_refused(self, client: Client) -> None:

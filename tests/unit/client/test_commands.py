@@ -16,7 +16,6 @@ from tests.unit.client.fake_server import (
     PIECES,
     TEXT,
     FakeServer,
-    complete,
     draining,
     error_info,
     failing,
@@ -238,12 +237,12 @@ class TestGenerate:
     def test_json_has_log_probabilities_of_bytes_too(
         self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def odd(request: Any, context: grpc.ServicerContext) -> generation_pb2.CompleteResponse:
-            answer = complete(request, context)
-            answer.completions[0].logprobs[0].chosen.symbol = b"\xc3"
-            return answer
+        def odd(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            first, *later = stream(request, context)
+            first.logprobs[0].chosen.symbol = b"\xc3"
+            yield from (first, *later)
 
-        server.answers["Complete"] = odd
+        server.answers["Generate"] = odd
         assert run("generate", "Hi", "--json", "--logprobs", "--top-logprobs", "1") == 0
         printed = capsys.readouterr()
         assert printed.err == ""

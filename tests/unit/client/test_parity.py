@@ -127,4 +127,6 @@ def test_every_method_of_the_contract_is_used() -> None:
     for messages in (conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2):
         for service in messages.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
+                if method.name == "Complete":  # whose answer is one message, which has a largest size
+                    continue
                 assert re.search(rf"\.{method.name}\b", source), method.full_name

@@ -11,7 +11,6 @@ from google.protobuf import duration_pb2
 
 from charloom.client import CharloomError, Client, GenerateOptions, InvalidValue
 from charloom.client._requests import (
-    complete_request,
     continuations_request,
     generate_request,
     resumable_request,
@@ -142,10 +141,6 @@ def test_reject_is_sent_as_itself() -> None:
     assert options(unknown_characters="reject").unknown_characters == text_pb2.UNKNOWN_CHARACTERS_REJECT
 
 
-def test_generate_and_complete_carry_the_same_options() -> None:
-    assert generate_request("Hi", {"seed": 3}).options == complete_request("Hi", {"seed": 3}).options
-
-
 def test_ranges_are_left_to_the_server() -> None:
     made = options(temperature=-1.0, top_p=math.nan, min_p=math.inf, presence_penalty=1e300, logit_bias={"": math.nan})
     assert made.sampling.presence_penalty == math.inf
@@ -256,7 +251,7 @@ def test_a_number_of_continuations_that_is_none_is_refused(n: Any, words: str) -
         continuations_request("", n, {})
 
 
-@pytest.mark.parametrize("make", [generate_request, complete_request])
+@pytest.mark.parametrize("make", [generate_request, resumable_request])
 def test_who_asks_one_text_for_several_is_told_where_they_are(make: Any) -> None:
     with pytest.raises(TypeError, match="takes no n; `continuations` makes several"):
         make("Hi", {"n": 3})

@@ -28,7 +28,6 @@ from charloom.client import (
     Usage,
 )
 from charloom.client._responses import (
-    completion,
     conversation_event,
     deletion_receipt,
     forks,
@@ -119,23 +118,6 @@ def test_a_log_probability_has_its_symbol_and_those_of_others() -> None:
 
 def test_a_byte_that_is_no_character_has_a_text_all_the_same() -> None:
     assert Alternative(symbol=b"\xc3", logprob=0.0).text == "\\xc3"
-
-
-def test_a_completion_has_its_log_probabilities() -> None:
-    options = generation_pb2.GenerationOptions(logprobs=True, top_logprobs=2)
-    one = generation_pb2.Completion(
-        text="Hi", result=fake_server.result(), logprobs=fake_server.logprobs("Hi", options)
-    )
-    read = completion(generation_pb2.CompleteResponse(completions=[one]))
-    assert (read.text, read.result.seed) == ("Hi", 42)
-    assert [token.text for token in read.logprobs] == ["H", "i"]
-    assert [[other.text for other in token.top] for token in read.logprobs] == [["H", "I"], ["i", "j"]]
-    assert read.logprobs[0].top[1].logprob == pytest.approx(-1.3862944)
-
-
-def test_an_answer_without_a_completion_is_a_fault_of_the_server() -> None:
-    with pytest.raises(InternalError, match="the server answered without a completion"):
-        completion(generation_pb2.CompleteResponse())
 
 
 def test_a_session_has_times_in_utc_and_seconds() -> None:

@@ -301,15 +301,23 @@ class TestBreaks:
         assert (seen.pieces, seen.resumptions) == ([PIECES[0]], 0)
         assert len(server.asked("Generate")) == 1
 
-    def test_several_continuations_and_whole_answers_are_not_resumed(self, server: FakeServer, client: Client) -> None:
+    def test_several_continuations_are_not_resumed(self, server: FakeServer, client: Client) -> None:
         server.answers["Generate"] = LOST
         with pytest.raises(ConnectionFailed):
             client.continuations("Hi", n=2).completions()
-        server.answers["Complete"] = STOPPING
-        with pytest.raises(Unavailable):
-            client.complete("Hi")
-        assert [name for name, _ in server.calls] == ["Generate", "Complete"]
-        assert server.asked("Generate")[0].call_id == ""
+        (request,) = server.asked("Generate")
+        assert request.call_id == ""
+
+    @pytest.mark.parametrize("lost", [LOST, STOPPING])
+    async def test_a_text_that_is_wanted_whole_is_resumed_as_a_stream_is(
+        self, server: FakeServer, either: AsyncClient, lost: Any
+    ) -> None:
+        server.answers["Generate"] = in_turn(lost, stream)
+        completion = await either.complete("Hi", logprobs=True)
+        assert completion.text == TEXT
+        assert "".join(token.text for token in completion.logprobs) == TEXT
+        first, second = server.asked("Generate")
+        assert first.call_id == second.call_id
 
 
 def to_the_end(target: str, resumption: Resumption) -> None:

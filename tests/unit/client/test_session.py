@@ -57,14 +57,14 @@ class TestEither:
         async with either.session(id="mine") as opened:
             assert (await opened.generate("Hi", temperature=0.5).result()).session is not None
             assert (await opened.complete("Ho", seed=3)).text == TEXT
-        for request in (*server.asked("Generate"), *server.asked("Complete")):
+        for request in server.asked("Generate"):
             assert request.options.session_id == "mine"
             assert not request.options.HasField("expected_position")
 
     async def test_a_position_is_expected_where_it_is_given(self, server: FakeServer, either: AsyncClient) -> None:
         async with either.session() as opened:
             await opened.complete("Hi", expected_position=0)
-        assert server.asked("Complete")[0].options.HasField("expected_position")
+        assert server.asked("Generate")[0].options.HasField("expected_position")
 
     async def test_info_follows_the_results(self, server: FakeServer, either: AsyncClient) -> None:
         async with either.session(id="mine") as opened:
@@ -148,7 +148,7 @@ class TestAsyncio:
         assert [name for name, _ in server.calls] == [
             "CreateSession",
             "Generate",
-            "Complete",
+            "Generate",
             "GetSession",
             "DeleteSession",
         ]

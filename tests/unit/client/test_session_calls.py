@@ -215,7 +215,7 @@ class TestForks:
                 assert copy.info.origin == Origin(session_id="parent", position=2)
                 copy.complete("Hi")
             assert parent.info.position == 0
-        assert server.asked("Complete")[0].options.session_id == "copy"
+        assert server.asked("Generate")[0].options.session_id == "copy"
         assert [one.session_id for one in server.asked("DeleteSession")] == ["copy"]
 
     def test_a_fork_may_be_kept(self, server: FakeServer, client: Client) -> None:
@@ -432,20 +432,7 @@ class TestBlend:
 
 
 class TestStates:
-    def test_a_state_is_started_from_and_returned(self, server: FakeServer, client: Client) -> None:
-        def sealed(request: Any, context: grpc.ServicerContext) -> Any:
-            answer = complete(request, context)
-            answer.completions[0].result.state = b"after"
-            return answer
-
-        complete = server.answers["Complete"]
-        server.answers["Complete"] = sealed
-        completion = client.complete("Hi", state=b"before", return_state=True)
-        assert completion.result.state == b"after"
-        (request,) = server.asked("Complete")
-        assert (request.options.state, request.options.return_state) == (b"before", True)
-
-    def test_a_stream_brings_it_with_the_result(self, server: FakeServer, client: Client) -> None:
+    async def test_a_state_is_started_from_and_returned(self, server: FakeServer, either: AsyncClient) -> None:
         def sealed(request: Any, context: grpc.ServicerContext) -> Any:
             for message in generate(request, context):
                 if message.HasField("result"):
@@ -454,8 +441,11 @@ class TestStates:
 
         generate = server.answers["Generate"]
         server.answers["Generate"] = sealed
-        assert client.generate("Hi", state=b"before", return_state=True).result().state == b"after"
-        assert server.asked("Generate")[0].options.state == b"before"
+        completion = await either.complete("Hi", state=b"before", return_state=True)
+        assert completion.result.state == b"after"
+        assert (await either.generate("Hi", state=b"before", return_state=True).result()).state == b"after"
+        for request in server.asked("Generate"):
+            assert (request.options.state, request.options.return_state) == (b"before", True)
 
     def test_without_being_asked_for_there_is_none(self, client: Client) -> None:
         assert client.complete("Hi").result.state is None

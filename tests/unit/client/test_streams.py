@@ -204,9 +204,9 @@ class TestBlocking:
             context.add_callback(server.ended.set)
             interrupt_soon()
             server.ended.wait(30)
-            return generation_pb2.CompleteResponse()
+            yield from ()
 
-        server.answers["Complete"] = interrupt
+        server.answers["Generate"] = interrupt
         with pytest.raises(KeyboardInterrupt):
             client.complete("Hi")
         assert server.ended.wait(30)
@@ -262,11 +262,11 @@ class TestAsyncio:
         def wait(request: Any, context: grpc.ServicerContext) -> Any:
             context.add_callback(server.ended.set)
             server.ended.wait(30)
-            return generation_pb2.CompleteResponse()
+            yield from ()
 
-        server.answers["Complete"] = wait
+        server.answers["Generate"] = wait
         waiting = asyncio.ensure_future(async_client.complete("Hi"))
-        await server.reached("Complete")
+        await server.reached("Generate")
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

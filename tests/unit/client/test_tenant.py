@@ -14,7 +14,6 @@ from tests.unit.client.fake_server import FakeServer, breaking, in_turn, stream
 KEY = "charloom-tenant"
 CALLS: dict[str, Callable[[Client], Any]] = {
     "Generate": lambda client: client.generate("Hi").result(),
-    "Complete": lambda client: client.complete("Hi"),
     "CreateSession": lambda client: client.session(),
     "ListSessions": lambda client: list(client.sessions()),
     "ListModels": lambda client: client.models(),
@@ -55,13 +54,13 @@ async def test_both_kinds_of_client_name_it(server: FakeServer, make: Callable[.
             await talk.close()
             assert [event async for event in talk]
     methods = {name for name, _ in server.calls}
-    assert methods == {"Generate", "Complete", "Check", "Observe", "Converse"}
+    assert methods == {"Generate", "Check", "Observe", "Converse"}
     assert {server.headers[method].get(KEY) for method in methods} == {"acme"}
 
 
 def test_without_one_nothing_is_said(server: FakeServer, client: Client) -> None:
     client.complete("Hi")
-    assert KEY not in server.headers["Complete"]
+    assert KEY not in server.headers["Generate"]
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,15 @@ class AsyncCalls:
     async def complete(
         self, prompt: str = "", *, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
     ) -> Completion:
-        """Feed a prompt to a fresh state, or the session's, and return the text that follows as a whole."""
-        request = _requests.complete_request(prompt, options, self._session_id)
-        answer = await self._connection.call(self._connection.generation.Complete, request, timeout)
-        completion = _responses.completion(answer)
-        self._learn(completion.result)
-        return completion
+        """Feed a prompt to a fresh state, or the session's, and return the text that follows as a whole.
+
+        It is gathered from a stream as of `generate`, so its length has no limit, and resumed where that breaks off.
+        After an error a session stands after the text that had arrived by then, as after any stream;
+        `session.rewind(session.info.position)` puts it back to before the call.
+        """
+        async with self.generate(prompt, timeout=timeout, **options) as stream:
+            result = await stream.result()
+            return Completion(text=stream.text, result=result, logprobs=stream.logprobs)
 
     def continuations(
         self, prompt: str = "", *, n: int, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
