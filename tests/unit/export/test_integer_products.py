@@ -33,7 +33,7 @@ class Product(NetworkGraph):
 
     def __init__(self, matrix: Matrix) -> None:
         super().__init__(decoder_weights(random_model(1)), int8=True)
-        product = self._product(self._activation("h"), "weights", matrix)
+        product = self.product(self._activation("h"), "weights", matrix)
         values = [("h", FLOAT, ["rows", matrix.shape[0]])], [(product, FLOAT, ["rows", matrix.shape[1]])]
         self.model = self._finished("product", *values, metadata={})
 
