@@ -55,6 +55,8 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
     # Proxies drop a connection that is silent for a minute, and one whose other end is gone is noticed by nothing else.
     "grpc.keepalive_time_ms": 30_000,
     "grpc.keepalive_timeout_ms": 20_000,
+    # Of the ping itself; without it, gRPC 1.85 waits a minute whatever the line above says.
+    "grpc.http2.ping_timeout_ms": 20_000,
     "grpc.keepalive_permit_without_calls": 1,
     # By default gRPC stops after two pings in a silent stream.
     "grpc.http2.max_pings_without_data": 0,

@@ -19,7 +19,7 @@ def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
         # Pings go on while there is no call, and however long nothing else is sent.
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.http2.max_pings_without_data": 0,
-        "grpc.http2.min_recv_ping_interval_without_data_ms": _milliseconds(settings.client_ping_seconds),
+        "grpc.http2.min_ping_interval_without_data_ms": _milliseconds(settings.client_ping_seconds),
         "grpc.http2.max_ping_strikes": 2,
     }
     if settings.connection_idle_seconds is not None:
