@@ -285,6 +285,29 @@ class TestClosing:
         assert asyncio.run(use()) == 2
         with pytest.raises(RuntimeError, match="no running event loop"):
             AsyncClient(server.target).generate("Hi")
+
+    def test_an_async_client_in_a_second_event_loop_says_what_to_do(self, server: FakeServer) -> None:
+        import asyncio
+
+        client = AsyncClient(server.target)
+        calls: list[Callable[[], Any]] = [
+            client.models,
+            client.complete,
+            lambda: client.generate().result(),
+            lambda: client.observe().read("Hi"),
+            lambda: client.inspect("Hi"),
+        ]
+
+        async def call(one: Callable[[], Any]) -> Any:
+            return await one()
+
+        asyncio.run(call(client.models))
+        for one in calls:
+            with pytest.raises(RuntimeError, match=r"make a client in each asyncio\.run"):
+                asyncio.run(call(one))
+        asyncio.run(call(client.close))
+
+    def test_an_async_client_needs_a_loop_for_several_too(self, server: FakeServer) -> None:
         with pytest.raises(RuntimeError, match="no running event loop"):
             AsyncClient(server.target).continuations("Hi", n=2)
 

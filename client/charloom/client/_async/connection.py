@@ -35,16 +35,31 @@ _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
 
+_OTHER_LOOP = (
+    "this AsyncClient belongs to the event loop of its first call, which is another one; "
+    "make a client in each asyncio.run, or all calls in one"
+)
+
+
 class AsyncConnection(Settings):
     """The channel is made at the first call, because it belongs to the event loop that runs then."""
 
     _made: grpc.aio.Channel | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def require_open(self) -> None:
+        """Refuse a call of a client that was closed, and one where it could not be read: on no loop, or another one."""
+        super().require_open()
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise RuntimeError(_OTHER_LOOP)
 
     @property
     def _channel(self) -> grpc.aio.Channel:
         # Each time, because a stub that is made on a closed channel brings down the process (grpcio 1.85).
         self.require_open()
         if self._made is None:
+            self._loop = asyncio.get_running_loop()
             if self._credentials is None:
                 self._made = grpc.aio.insecure_channel(self.target, self._options)
             else:
@@ -122,14 +137,14 @@ class AsyncConnection(Settings):
 
     def generate(self, request: generation_pb2.GenerateRequest, timeout: Timeout) -> AsyncCall:
         """Begin a call of Generate."""
-        self._require_loop()
+        self.require_open()
         return self._generate(request, self.seconds(timeout))
 
     def generate_resuming(
         self, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
     ) -> AsyncResumingCall:
         """Begin a call of Generate that is made again where it breaks off, if it is to `resume`."""
-        self._require_loop()
+        self.require_open()
         resumption = Resumption(request, self.seconds(timeout), self.target, enabled=resume)
         return AsyncResumingCall(self._generate, resumption, self)
 
@@ -140,7 +155,7 @@ class AsyncConnection(Settings):
         self, start: reading_pb2.ObserveRequest, timeout: Timeout
     ) -> AsyncDuplex[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]:
         """Begin a call of Observe."""
-        self._require_loop()
+        self.require_open()
         call = self.reading.Observe(timeout=self.seconds(timeout), metadata=self._metadata)
         return AsyncDuplex(call, start, self)
 
@@ -148,14 +163,9 @@ class AsyncConnection(Settings):
         self, start: conversation_pb2.ConverseRequest, timeout: Timeout
     ) -> AsyncDuplex[conversation_pb2.ConverseRequest, conversation_pb2.ConverseResponse]:
         """Begin a call of Converse."""
-        self._require_loop()
+        self.require_open()
         call = self._conversation.Converse(timeout=self.seconds(timeout), metadata=self._metadata)
         return AsyncDuplex(call, start, self)
-
-    def _require_loop(self) -> None:
-        """Refuse to begin a call where it could not be read."""
-        self.require_open()
-        asyncio.get_running_loop()
 
     async def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
         """Ask the server for the health of the whole of it."""
