@@ -9,6 +9,7 @@ import pytest
 
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.sessions.stores import sqlite_reserve
 from tests.unit.engine.looms import Harness
 from tests.unit.engine.redis_server import RedisServer
 from tests.unit.engine.stores import InFile, InRedis, Place
@@ -19,6 +20,14 @@ def harness(decoder: Decoder, bundle: Bundle) -> Iterator[Harness]:
     harness = Harness(decoder, bundle.manifest.start_token)
     yield harness
     harness.loom.drain(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _little_disk() -> Iterator[None]:
+    """What tests leave on the disk is small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite_reserve, "RESERVE_BYTES", 2**18)
+        yield
 
 
 @pytest.fixture(scope="session")

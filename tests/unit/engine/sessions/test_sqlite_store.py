@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -29,6 +30,7 @@ from charloom.engine.errors import (
 from charloom.engine.sessions.session import Key
 from charloom.engine.sessions.stores import sqlite
 from charloom.engine.sessions.stores.sqlite import SqliteStore
+from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS
 from tests.unit.engine.stores import START, InFile, grown, ids, made, same
 
 CHILD = """
@@ -39,6 +41,7 @@ from charloom.engine.errors import SessionBusy
 from charloom.engine.sessions.session import Key
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.sessions.stores.sqlite import SqliteStore
+from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS
 
 async def main():
     store = SqliteStore(sys.argv[1], 1000)
@@ -154,6 +157,94 @@ async def test_a_full_disk_leaves_the_sessions_as_they_were(sqlite_place: InFile
     await store._do(lambda: store._sql("PRAGMA max_page_count = 100000"))
     await store.release(lease, grown(changed, sqlite_place.now(), size=20_000))
     assert (await store.get(Key("", "a"))).version == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True).returncode:
+        pytest.skip("only root can make a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    """As another program does."""
+    with (folder / "other").open("ab", buffering=0) as other, contextlib.suppress(OSError):
+        while True:
+            other.write(bytes(512))
+
+
+async def add_until_full(store: SqliteStore, place: InFile, name: str, size: int) -> int:
+    for number in range(1, 2000):
+        base = made(place, f"{name} {number:04}", ticks=60 if number % 2 else 600)
+        try:
+            await store.add([replace(base, snapshot=grown(base, START, size=size).snapshot)])
+        except StoreFull:
+            return number - 1
+    raise AssertionError("it was never full")
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "others fill it too"])
+@pytest.mark.parametrize("size", [4, 2000, 6000])
+async def test_a_full_disk_can_be_emptied(small_disk: Path, size: int, others: bool) -> None:
+    place = InFile(small_disk / "sessions.db")
+    store = place.make(2000)
+    added = await add_until_full(store, place, "old", size)
+    assert added > 3
+    if others:
+        fill(small_disk)
+    names = await ids(store)
+    assert len(names) == added
+    await store.delete(Key("", names[0]))
+    assert await ids(store) == names[1:]
+    await store.close()
+    store = place.make(2000)
+    assert await ids(store) == names[1:]
+    await store.check()
+    await place.wait(100)
+    assert await store.sweep() == added - added // 2 - 1
+    await place.wait(600)
+    assert await store.sweep() == added // 2
+    assert await ids(store) == []
+    await place.wait(TOMBSTONE_SECONDS)
+    await store.sweep()
+    with pytest.raises(SessionNotFound):
+        await store.get(Key("", names[1]))
+    if not others:
+        assert await add_until_full(store, place, "new", size) > added / 2
+    await store.close()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="sqlite3 does not say why it failed")
+async def test_a_server_starts_on_a_full_disk(small_disk: Path) -> None:
+    place = InFile(small_disk / "sessions.db")
+    store = place.make(2000)
+    added = await add_until_full(store, place, "old", 2000)
+    await store.close()
+    fill(small_disk)
+    store = place.make(2000)
+    with pytest.raises(StoreFull):
+        await store.add([made(place, "new")])
+    await place.wait(1000)
+    assert await store.sweep() == added
+    await store.close()
+
+
+async def test_new_sessions_are_refused_before_the_disk_is_full(small_disk: Path) -> None:
+    place = InFile(small_disk / "sessions.db")
+    store = place.make(2000)
+    await add_until_full(store, place, "old", 2000)
+    assert place.path.with_name("sessions.db-reserve").stat().st_size == 2**18
+    for name in await ids(store):
+        lease = await store.acquire(Key("", name)) if name == "old 0002" else None
+        if lease is None:
+            await store.delete(Key("", name))
+        else:
+            await store.release(lease, grown(lease.session, place.now(), size=2000))
+    assert await ids(store) == ["old 0002"]
+    await store.close()
 
 
 QUOTA = """

@@ -37,7 +37,7 @@ from charloom.engine.errors import (
 )
 from charloom.engine.sessions import record
 from charloom.engine.sessions.session import Key, Session
-from charloom.engine.sessions.stores.sqlite_file import PATIENCE, identity, open_file
+from charloom.engine.sessions.stores.sqlite_file import PATIENCE, empty_log, identity, is_full, open_file
 from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Lease
 
 T = TypeVar("T")
@@ -45,8 +45,6 @@ T = TypeVar("T")
 MOST_TOMBSTONES = 1_000_000
 _BATCH = 500
 """Sessions that are swept in one transaction: others wait for it."""
-_FULL = {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"}
-"""The latter two are what SQLite makes of a quota, and of a full disk when it wants to grow its shared memory."""
 _LIVE = "held AND lease_until BETWEEN :steady + 1 AND :steady + :lease"
 """Whether a session's lease goes on. One that ends later than any can was given before the machine booted."""
 
@@ -95,7 +93,7 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(1, "sqlite-store")
         self._path = Path(path).absolute()
         try:
-            self._connection = self._thread.submit(open_file, self._path).result()
+            self._connection, self._reserve = self._thread.submit(open_file, self._path).result()
             self._files = identity(self._path)
         except BaseException:
             self._thread.shutdown()
@@ -136,15 +134,16 @@ class SqliteStore:
 
     async def delete(self, key: Key) -> Session:
         """See `Store`."""
-        return await self._do(lambda: self._delete(key))
+        return await self._do(lambda: self._delete(key), frees=True)
 
     async def sweep(self) -> int:
         """See `Store`."""
-        swept, batch = 0, _BATCH
-        while batch == _BATCH:
-            batch = await self._do(self._sweep)
+        swept = 0
+        while batch := await self._do(self._sweep, frees=True):
             swept += batch
-        await self._do(self._drop_old_tombstones)
+        while await self._do(self._drop_old_tombstones, frees=True):
+            pass
+        await self._do(self._reserve.hold)
         return swept
 
     async def check(self) -> None:
@@ -160,6 +159,9 @@ class SqliteStore:
     # What the thread does.
 
     def _add(self, sessions: Sequence[Session]) -> None:
+        (free_pages,) = self._sql("PRAGMA freelist_count").fetchone()
+        if not self._reserve.hold() and free_pages < self._reserve.spare_pages:
+            raise StoreFull(f"less than {2 * self._reserve.size / 1e6:.3g} MB of its disk are free")
         for session in sessions:
             row = self._row(session.key)
             if row is not None:
@@ -250,7 +252,7 @@ class SqliteStore:
     def _sweep(self) -> int:
         """Forget some sessions whose time is up; returns how many."""
         rows = self._connection.execute(
-            f"SELECT number FROM sessions WHERE expires <= :now AND NOT ({_LIVE}) LIMIT {_BATCH}", self._times()
+            f"SELECT number FROM sessions WHERE expires <= :now AND NOT ({_LIVE}) LIMIT {self._batch()}", self._times()
         ).fetchall()
         self._connection.executemany(
             "INSERT OR REPLACE INTO tombstones "
@@ -260,13 +262,18 @@ class SqliteStore:
         self._connection.executemany("DELETE FROM sessions WHERE number = ?", rows)
         return len(rows)
 
-    def _drop_old_tombstones(self) -> None:
+    def _drop_old_tombstones(self) -> int:
+        """Forget some of what is too old or too much; returns how many."""
         old = self._now() - timedelta(seconds=TOMBSTONE_SECONDS)
-        self._sql("DELETE FROM tombstones WHERE at < ?", to_microseconds(old))
-        self._sql(
-            "DELETE FROM tombstones WHERE at <= (SELECT at FROM tombstones ORDER BY at DESC LIMIT 1 OFFSET ?)",
-            MOST_TOMBSTONES,
-        )
+        return self._sql(
+            "DELETE FROM tombstones WHERE (tenant, id) IN (SELECT tenant, id FROM tombstones WHERE at < ? "
+            "OR at <= (SELECT at FROM tombstones ORDER BY at DESC LIMIT 1 OFFSET ?) ORDER BY at LIMIT ?)",
+            *(to_microseconds(old), MOST_TOMBSTONES, self._batch()),
+        ).rowcount
+
+    def _batch(self) -> int:
+        """Sessions to sweep in one transaction; what it changes in the database, some pages of each, is logged."""
+        return _BATCH if self._reserve.held else max(1, min(_BATCH, self._reserve.size // 2**17))
 
     # Of which that is made.
 
@@ -331,14 +338,23 @@ class SqliteStore:
 
     # Transactions.
 
-    async def _do(self, work: Callable[[], T], begin: str = "BEGIN IMMEDIATE") -> T:
-        return await asyncio.shield(asyncio.wrap_future(self._submit(work, begin)))
+    async def _do(self, work: Callable[[], T], begin: str = "BEGIN IMMEDIATE", *, frees: bool = False) -> T:
+        return await asyncio.shield(asyncio.wrap_future(self._submit(work, begin, frees=frees)))
 
-    def _submit(self, work: Callable[[], T], begin: str = "BEGIN IMMEDIATE") -> Future[T]:
+    def _submit(self, work: Callable[[], T], begin: str = "BEGIN IMMEDIATE", *, frees: bool = False) -> Future[T]:
+        transaction = self._transaction_that_frees if frees else self._transaction
         try:
-            return self._thread.submit(self._transaction, work, begin, time.monotonic() + PATIENCE)
+            return self._thread.submit(transaction, work, begin, time.monotonic() + PATIENCE)
         except RuntimeError as problem:
             raise StoreUnavailable("it is closed") from problem
+
+    def _transaction_that_frees(self, work: Callable[[], T], begin: str, end: float) -> T:
+        try:
+            return self._transaction(work, begin, end)
+        except StoreFull:
+            self._reserve.give_up()
+            empty_log(self._connection)
+            return self._transaction(work, begin, end)
 
     def _transaction(self, work: Callable[[], T], begin: str, end: float) -> T:
         self._require_files()
@@ -354,18 +370,14 @@ class SqliteStore:
                     self._connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as problem:
-            name = getattr(problem, "sqlite_errorname", "")  # Python 3.10 has none
-            full = name in _FULL or "disk is full" in str(problem)
-            raise (StoreFull if full else StoreUnavailable)(problem) from problem
+            raise (StoreFull if is_full(problem) else StoreUnavailable)(problem) from problem
+        if not self._reserve.held:
+            empty_log(self._connection)
         self._require_files()  # else what was just written is in a file without a name
         return result
 
     def _require_files(self) -> None:
-        try:
-            same = identity(self._path) == self._files
-        except OSError:
-            same = False
-        if not same:
+        if identity(self._path) != self._files:
             raise StoreUnavailable("its file was moved, removed or replaced; put it back, or restart the server")
 
     def _give_back(self, taken: Future[Lease]) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
 from pathlib import Path
 
+from charloom.engine.sessions.stores.sqlite_reserve import Reserve
+
 APPLICATION_ID = int.from_bytes(b"CLst", "big")
 SCHEMA_VERSION = 1
 PATIENCE = 2.0
 """Seconds to wait for another process's transaction."""
+_FULL = {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"}
+"""The latter two are what SQLite makes of a quota, and of a full disk when it wants to grow its shared memory."""
 _WAL_BYTES = 16 * 2**20
 """The WAL is cut to this size where many sessions at once have made it longer."""
 
@@ -54,8 +59,8 @@ _SCHEMA = (
 )
 
 
-def open_file(path: Path) -> sqlite3.Connection:
-    """A connection to a file with the tables; they are made if it is new.
+def open_file(path: Path) -> tuple[sqlite3.Connection, Reserve]:
+    """A connection to a file with the tables, which are made if it is new; and the disk's reserve.
 
     Raises:
         OSError: it cannot be opened or made.
@@ -65,7 +70,7 @@ def open_file(path: Path) -> sqlite3.Connection:
     try:
         if not path.exists():
             log = _beside(path, "-wal")
-            if log.exists():
+            if log.exists() and not path.exists():  # else another process has just made both
                 raise OSError(
                     f"{where}: the file is gone, but its log {log} is there; put the file back, "
                     f"or remove {log} and {_beside(path, '-shm')} to start without sessions"
@@ -78,8 +83,15 @@ def open_file(path: Path) -> sqlite3.Connection:
         raise OSError(f"{where}: {problem.strerror}") from problem
     except sqlite3.Error as problem:
         raise OSError(f"{where}: {problem}") from problem
+    reserve = Reserve(path)
     try:
-        _set_up(connection, where)
+        try:
+            _set_up(connection, where, reserve)
+        except sqlite3.Error as problem:
+            if not is_full(problem):
+                raise
+            reserve.give_up()  # to open it takes some room too
+            _set_up(connection, where, reserve)
     except sqlite3.OperationalError as problem:
         connection.close()
         raise OSError(f"{where}: {problem}") from problem
@@ -89,23 +101,39 @@ def open_file(path: Path) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
-    return connection
+    return connection, reserve
 
 
-def identity(path: Path) -> tuple[tuple[int, int], ...]:
-    """Which files a database, its log and the log's index are. SQLite goes on with files whose names are gone.
+def is_full(problem: sqlite3.Error) -> bool:
+    """Whether there is no room on the disk."""
+    name = getattr(problem, "sqlite_errorname", "")  # Python 3.10 has none
+    return name in _FULL or "disk is full" in str(problem)
 
-    Raises:
-        OSError: one of them is not there.
+
+def empty_log(connection: sqlite3.Connection) -> None:
+    """Write the log to the database, so that it begins again where it has its place on the disk already."""
+    with contextlib.suppress(sqlite3.Error):  # whether it helped shows in the next transaction
+        connection.execute("PRAGMA wal_checkpoint(RESTART)")
+
+
+def identity(path: Path) -> tuple[tuple[int, int], ...] | None:
+    """Which files a database, its log and the log's index are; None where one of them is gone.
+
+    SQLite goes on with files whose names are gone, or are those of others.
     """
-    return tuple((at.st_dev, at.st_ino) for at in (os.stat(_beside(path, end)) for end in ("", "-wal", "-shm")))
+    try:
+        return tuple((at.st_dev, at.st_ino) for at in (os.stat(_beside(path, end)) for end in ("", "-wal", "-shm")))
+    except OSError:
+        return None
 
 
 def _beside(path: Path, end: str) -> Path:
     return path.with_name(path.name + end)
 
 
-def _set_up(connection: sqlite3.Connection, where: str) -> None:
+def _set_up(connection: sqlite3.Connection, where: str, reserve: Reserve) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
     # What is there is looked at before anything is changed: it may be somebody else's.
     _require_ours(connection, where)
     mode = _to_wal(connection)
@@ -113,11 +141,14 @@ def _set_up(connection: sqlite3.Connection, where: str) -> None:
         raise OSError(f"{where}: there, SQLite cannot use WAL mode; it has to be a disk of this machine")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+    (page,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute(f"PRAGMA wal_autocheckpoint = {max(1, reserve.size // 2 // page)}")
     connection.execute("BEGIN IMMEDIATE")
     if not _require_ours(connection, where):
         for statement in _SCHEMA:
             connection.execute(statement)
     connection.execute("COMMIT")
+    reserve.hold()
 
 
 def _require_ours(connection: sqlite3.Connection, where: str) -> bool:
