@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
+import time
 from datetime import datetime, timezone
 from typing import Literal
 
@@ -32,10 +34,38 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields)
 
 
+class TransportFilter(logging.Filter):
+    """Keeps what gRPC reports short and rare: clients cause it at will, by going away or by sending nonsense.
+
+    A record of gRPC's loggers, or about an exception of its, is one line without traceback, and each place of the code
+    gives one in `SECONDS_BETWEEN`. What a handler of ours raises is logged by `ErrorInterceptor`, and is whole.
+    """
+
+    SECONDS_BETWEEN = 10.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        if not record.name.startswith("grpc") and (kind is None or not kind.__module__.startswith("grpc")):
+            return True
+        place, now = (record.pathname, record.lineno), time.monotonic()
+        if now - self._last.get(place, -math.inf) < self.SECONDS_BETWEEN:
+            return False
+        self._last[place] = now
+        first = record.getMessage().partition("\n")[0][:300]
+        record.msg, record.args = first if kind is None else f"{first}: {kind.__name__}", ()
+        record.exc_info = record.exc_text = None
+        return True
+
+
 def set_up_logs(form: Literal["text", "json"]) -> None:
     """Send all log records from INFO up to standard error, in one form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.addFilter(TransportFilter())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)

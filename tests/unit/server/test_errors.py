@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timezone
+from types import SimpleNamespace
+from typing import Any, cast
 
+import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc import StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from charloom.engine import errors
-from charloom.server.grpc.errors import CODES, status_of
+from charloom.server.grpc.errors import CODES, ErrorInterceptor, status_of
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
@@ -98,3 +103,19 @@ def test_a_position_that_is_not_kept_says_which_are() -> None:
     info = error_details_pb2.ErrorInfo()
     status_of(errors.PositionNotKept(3, 4, 7)).details[0].Unpack(info)
     assert (info.metadata["position"], info.metadata["earliest"]) == ("3", "4")
+
+
+async def test_a_client_that_has_gone_before_its_answer_leaves_nothing_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def behaviour(request: object, context: object) -> None:
+        raise grpc.aio.InternalError("execute_batch")
+
+    async def continuation(details: object) -> grpc.RpcMethodHandler[Any, Any]:
+        return grpc.unary_unary_rpc_method_handler(behaviour, HealthCheckRequest.FromString)
+
+    details = cast(grpc.HandlerCallDetails, SimpleNamespace(method="/grpc.health.v1.Health/Check"))
+    handler: Any = await ErrorInterceptor().intercept_service(continuation, details)
+    with pytest.raises(asyncio.CancelledError):
+        await handler.unary_unary(b"", None)
+    assert caplog.records == []

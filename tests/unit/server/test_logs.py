@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 
-from charloom.server.logs import JsonFormatter, TextFormatter
+from charloom.server.logs import JsonFormatter, TextFormatter, TransportFilter
 
 
 def failed(prompt: str) -> logging.LogRecord:
@@ -34,3 +34,32 @@ def test_a_line_of_json_has_the_same_and_is_one_line() -> None:
 def test_no_log_line_has_the_values_of_variables() -> None:
     for formatter in (TextFormatter(), JsonFormatter()):
         assert "To be" not in formatter.format(failed("To be, or not to be"))
+
+
+class GoneError(Exception):
+    """Stands for one of gRPC's own."""
+
+
+GoneError.__module__ = "grpc._cython.cygrpc"
+
+
+def test_what_clients_make_grpc_report_is_one_short_line_at_a_time() -> None:
+    kept = TransportFilter()
+    told = []
+    for name, problem in (("grpc._cython.cygrpc", ValueError("x")), ("asyncio", GoneError("a client's words"))):
+        for _ in range(100):
+            record = logging.LogRecord(name, logging.ERROR, name, 1, "call %s\nmore", ("failed",), None)
+            record.exc_info = (type(problem), problem, None)
+            if kept.filter(record):
+                told.append(TextFormatter().format(record).partition("] ")[2])
+    assert told == ["call failed: ValueError", "call failed: GoneError"]
+
+
+def test_what_is_reported_of_our_own_is_whole() -> None:
+    kept = TransportFilter()
+    problem = ValueError("x")
+    for name in ("charloom.server", "asyncio"):
+        for _ in range(2):
+            record = logging.LogRecord(name, logging.ERROR, name, 1, "broke", (), (ValueError, problem, None))
+            assert kept.filter(record)
+            assert "ValueError: x" in TextFormatter().format(record)

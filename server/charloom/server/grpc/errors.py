@@ -126,6 +126,8 @@ def _answering(behaviour: Any, read: Read) -> Any:
             return await behaviour(_parsed(read, request), context)
         except grpc.aio.AbortError:
             raise
+        except grpc.aio.InternalError:  # nothing can be sent: the client has gone
+            raise asyncio.CancelledError from None
         except Exception as problem:
             failure = problem
         return await _fail(context, failure)
@@ -141,6 +143,8 @@ def _streaming(behaviour: Any, read: Callable[[Any], Any]) -> Any:
             return
         except grpc.aio.AbortError:
             raise
+        except grpc.aio.InternalError:  # nothing can be sent: the client has gone
+            raise asyncio.CancelledError from None
         except Exception as problem:
             failure = problem
         await _fail(context, failure)
