@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,11 @@ class Failover:
             time.sleep(0.02)
 
     def happen(self) -> None:
-        assert self.one.ask("WAIT", "1", "5000") == ":1\r\n"
+        # WAIT would wait for what its own connection has written, which is nothing.
+        end = time.monotonic() + 30
+        while offset(self.one, "master_repl_offset") != offset(self.other, "slave_repl_offset"):
+            assert time.monotonic() < end
+            time.sleep(0.02)
         self.other.told("REPLICAOF", "NO", "ONE")
         self.one.told("REPLICAOF", "127.0.0.1", str(self.other.port))
         self.name.unlink()
@@ -43,6 +48,13 @@ class Failover:
     def end(self) -> None:
         self.one.kill()
         self.other.kill()
+
+
+def offset(server: RedisServer, which: str) -> int:
+    """How much of the master's writing there is, in bytes."""
+    found = re.search(rf"{which}:(\d+)", server.ask("INFO", "replication"))
+    assert found is not None
+    return int(found[1])
 
 
 @pytest.fixture
