@@ -58,7 +58,7 @@ class NaiveDecoder:
         self.shape = Shape(len(self._cell.arrays), layers, hidden, vocabulary)
 
     def run(self, inputs: Inputs) -> Outputs:
-        """Take the steps."""
+        """Run the decoder contract, one step and one row after the other."""
         steps, rows = inputs.forced.shape
         alternatives = (steps, rows, int(inputs.sampling["top"][0]))
         tokens, top_tokens = np.zeros((steps, rows), np.int64), np.zeros(alternatives, np.int64)

@@ -1,7 +1,5 @@
 """From a bundle to a bundle: the same model in today's graphs and today's manifest, whichever version wrote it.
 
-Knows: where a bundle has the numbers of its model. Does not know: how graphs are written.
-
 `weights.safetensors` makes every decoder. Where a bundle leaves it out, a graph is made again from the numbers of one
 of its graphs, int8 ones as they are: graphs of every version give the matrices, scales and vectors of a network the
 same names. Nothing is measured, so the figures of the manifest stay what they were; and so int8 is not made where the

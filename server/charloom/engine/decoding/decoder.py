@@ -1,7 +1,5 @@
 """The decoder contract: K steps for B rows in one call.
 
-Knows: the arrays that go in and come out. Does not know: who computes them.
-
 A row is fed text where `forced` holds a token and samples where it holds -1, so that reading a prompt and generating
 are the same path. All decoders give the same tokens for the same inputs, and each row's outputs are independent of
 the other rows.
@@ -155,7 +153,7 @@ class Steps(Protocol):
     shape: Shape
 
     def run(self, inputs: Inputs) -> Outputs:
-        """Take the steps. The state comes back where it came from: in main memory, or on the decoder's device."""
+        """Run one call. The state comes back where it came from: in main memory, or on the decoder's device."""
 
 
 class Decoder(Steps, Protocol):

@@ -1,7 +1,5 @@
 """The decoder on TorchScript with everything on one device: state, sampling, and on CUDA a graph per block of steps.
 
-Knows: torch. Does not know: batching, who calls.
-
 Every call is padded to the same number of rows. Libraries choose their kernels by size, so that rows are independent
 of each other on a GPU too, bit for bit; and there is one set of graphs to capture. Nothing here needs CUDA but the
 capture: on the CPU the same steps run one by one.
@@ -108,7 +106,7 @@ class DeviceDecoder:
         self._capturing = threading.Lock()
 
     def run(self, inputs: Inputs) -> Outputs:
-        """Take the steps."""
+        """Run the decoder contract on one batch."""
         if not hasattr(self._lanes, "own"):
             self._lanes.own = _Lane(self._module, self.shape, self.lacks, self.device, self._rows, self._capturing)
         lane: _Lane = self._lanes.own

@@ -1,7 +1,5 @@
 """The network laid open: a bundle's `inspector.onnx`, which computes what a decoder computes and shows the gates.
 
-Knows: onnxruntime, the graph's contract. Does not know: texts, sessions, who asks.
-
 Axis letters: T time, A arrays of the cell's state, L layers, G gates, H hidden, V vocabulary.
 """
 

@@ -1,7 +1,4 @@
-"""Whether a decoder's rows are independent of each other on this machine, bit for bit.
-
-Knows: the decoder contract. Does not know: models, settings.
-"""
+"""Whether a decoder's rows are independent of each other on this machine, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The decoder on ONNX Runtime, CPU, one thread per call.
-
-Knows: onnxruntime. Does not know: bundles' manifests beyond the one fact it checks, batching.
-"""
+"""The decoder on ONNX Runtime, CPU, one thread per call."""
 
 from __future__ import annotations
 
@@ -82,7 +79,7 @@ class OnnxDecoder:
         self.weights_sha256 = self._graph.weights_sha256
 
     def run(self, inputs: Inputs) -> Outputs:
-        """Take the steps."""
+        """Run the decoder contract on one batch."""
         return Outputs(*self._graph.run(inputs.by_name(self.lacks)))
 
     def state_pool(self) -> HostStatePool:

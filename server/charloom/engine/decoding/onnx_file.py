@@ -2,8 +2,6 @@
 
 A tensor may name another file that has its numbers. The manifest's hashes do not cover such a file, and ONNX Runtime
 opens it without being asked, also where it is given the graph as bytes; so no bundle may have one.
-
-Knows: protobuf's wire format, and which fields of ONNX lead to tensors.
 """
 
 from __future__ import annotations

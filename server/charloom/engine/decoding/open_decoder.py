@@ -1,7 +1,4 @@
-"""Opening the decoder of a bundle: the right kind for the device, checked against the manifest.
-
-Knows: bundles and the decoder classes. Does not know: batching, serving.
-"""
+"""Opening the decoder of a bundle: the right kind for the device, checked against the manifest."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What a request may ask of sampling, and the choice of one token in its plainest form.
-
-Knows: logits, one uniform number, the controls, the vocabulary that gives characters their tokens. Does not know:
-batches, state, how the decoder graphs do the same.
-"""
+"""What a request may ask of sampling, and the choice of one token in its plainest form."""
 
 from __future__ import annotations
 

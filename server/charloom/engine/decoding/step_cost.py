@@ -1,7 +1,5 @@
 """What one decoder step costs with how many rows, measured once.
 
-Knows: the decoder contract and a clock. Does not know: what the figure is used for.
-
 It is measured before there is any load. A figure taken while serving would contain the time that the worker waits for
 the Python lock, and shorter ticks, which cost more of it, would follow from it.
 """

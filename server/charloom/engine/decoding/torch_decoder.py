@@ -1,7 +1,4 @@
-"""The decoder on TorchScript, on the CPU.
-
-Knows: torch, and the number of rows from which its products are independent of the batch. Does not know: batching.
-"""
+"""The decoder on TorchScript, on the CPU."""
 
 from __future__ import annotations
 
@@ -79,7 +76,7 @@ class TorchDecoder:
         self._module, self.shape, self.weights_sha256, self.lacks = load_module(path, "cpu")
 
     def run(self, inputs: Inputs) -> Outputs:
-        """Take the steps."""
+        """Run the decoder contract on one batch."""
         rows = len(inputs.token)
         padded = pad_rows(inputs, max(rows, FEWEST_ROWS))
         with torch.inference_mode():

@@ -1,7 +1,7 @@
 """Random numbers as a function of seed and position: uniform(seed, position).
 
-Knows: NumPy's Philox, a counter-based generator (Philox4x64-10; Salmon et al., 2011, "Parallel random numbers: as easy
-as 1, 2, 3"). Does not know: sampling.
+They are those of Philox4x64-10, a counter-based generator (Salmon et al., 2011, "Parallel random numbers: as easy as 1,
+2, 3").
 
 Because a number depends on the seed and the absolute position alone, there is nothing to carry with a session, and
 replaying a position gives the same number.

@@ -34,12 +34,15 @@ class Failover:
             assert time.monotonic() < end
             time.sleep(0.02)
 
-    def happen(self) -> None:
-        # WAIT would wait for what its own connection has written, which is nothing.
+    def until_caught_up(self) -> None:
+        """Wait until the replica has all that was written. (WAIT waits for its own connection's writes alone.)"""
         end = time.monotonic() + 30
         while offset(self.one, "master_repl_offset") != offset(self.other, "slave_repl_offset"):
             assert time.monotonic() < end
             time.sleep(0.02)
+
+    def happen(self) -> None:
+        self.until_caught_up()
         self.other.told("REPLICAOF", "NO", "ONE")
         self.one.told("REPLICAOF", "127.0.0.1", str(self.other.port))
         self.name.unlink()
@@ -99,6 +102,7 @@ async def test_the_master_is_the_one_that_the_sentinels_name(failover: Failover,
     place = InRedis(url)
     await store.add([made(place, "a", ticks=600)])
     await asyncio.gather(*(store.get(Key("", "a")) for _ in range(20)))
+    failover.until_caught_up()
     sentinel.fail_over(failover.one.port, failover.other.port)
     lease = await store.acquire(Key("", "a"))
     await store.release(lease, grown(lease.session, place.now()))
