@@ -11,7 +11,16 @@ import pytest
 
 from charloom.bundle import Bundle
 from charloom.cli.main import main
-from charloom.client import AsyncClient, Client, Conflict, FinishReason, InvalidArgument, NotFound, SessionExpired
+from charloom.client import (
+    AsyncClient,
+    Client,
+    Conflict,
+    DeadlineExceeded,
+    FinishReason,
+    InvalidArgument,
+    NotFound,
+    SessionExpired,
+)
 from charloom.server.app import Server
 
 
@@ -52,6 +61,18 @@ def test_a_session_can_be_opened_by_another_client(client: Client, server: Serve
     assert text == client.complete(max_tokens=60, seed=1).text
     assert "shared" in [info.id for info in client.sessions()]
     client.delete_session("shared")
+
+
+def test_a_session_is_taken_back_to_before_a_call_that_its_deadline_ended(client: Client) -> None:
+    with client.session(seed=6) as session:
+        first = session.complete("Of ", max_tokens=20).text
+        before = session.info.position
+        with pytest.raises(DeadlineExceeded):
+            session.complete(max_tokens=60_000, timeout=0.5)
+        assert session.info.position == before  # as far as this client has been told
+        session.rewind(before)
+        second = session.complete(max_tokens=20).text
+    assert first + second == client.complete("Of ", max_tokens=40, seed=6).text
 
 
 def test_leaving_a_stream_early_frees_its_row_and_its_session(client: Client, server: Server) -> None:
