@@ -27,7 +27,7 @@ from charloom.v1 import (
     text_pb2,
 )
 from tests.integration.conftest import eventually, refused
-from tests.oracles.one_text import generate_alone
+from tests.oracles.one_text import generate_stepwise
 
 Generation = generation_pb2_grpc.GenerationServiceStub
 Sessions = sessions_pb2_grpc.SessionServiceStub
@@ -47,7 +47,7 @@ def oracle(bundle: Bundle, decoder: Decoder) -> Callable[..., str]:
     def text(prompt: str, max_tokens: int, seed: int, **sampling: Any) -> str:
         start = Snapshot.fresh(decoder.shape, bundle.manifest.start_token, seed)
         fed = bundle.vocabulary.encode(prompt).tolist()
-        return bundle.vocabulary.decode(generate_alone(decoder, start, fed, max_tokens, Sampling(**sampling))[0])
+        return bundle.vocabulary.decode(generate_stepwise(decoder, start, fed, max_tokens, Sampling(**sampling))[0])
 
     return text
 

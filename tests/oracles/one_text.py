@@ -13,7 +13,7 @@ from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.decoding.uniforms import Uniforms, as_uniform
 
 
-def generate_alone(
+def generate_stepwise(
     decoder: Decoder,
     start: Snapshot,
     prompt: Sequence[int],

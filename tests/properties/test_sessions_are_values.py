@@ -30,7 +30,7 @@ from charloom.engine.sessions.session import Key
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.sessions.stores.store import Store
-from tests.oracles.one_text import generate_alone
+from tests.oracles.one_text import generate_stepwise
 
 SCHEDULES = int(os.environ.get("CHARLOOM_SCHEDULES", "40"))
 """How many are tried; set it to some thousands for a long run."""
@@ -73,11 +73,11 @@ class Oracle:
 
     def after(self, told: Told) -> Snapshot:
         start = Snapshot.fresh(self.decoder.shape, self.bundle.manifest.start_token, told.seed)
-        return generate_alone(self.decoder, start, told.tokens, 0, SAMPLING)[1] if told.tokens else start
+        return generate_stepwise(self.decoder, start, told.tokens, 0, SAMPLING)[1] if told.tokens else start
 
     def generated(self, told: Told, prompt: str, length: int) -> tuple[str, list[int]]:
         fed = self.bundle.vocabulary.encode(prompt).tolist()
-        tokens, _ = generate_alone(self.decoder, self.after(told), fed, length, SAMPLING)
+        tokens, _ = generate_stepwise(self.decoder, self.after(told), fed, length, SAMPLING)
         return self.bundle.vocabulary.decode(tokens), [*fed, *tokens]
 
 

@@ -20,7 +20,7 @@ from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.engine import Engine
 from charloom.engine.errors import SessionBusy
 from charloom.engine.limits import Limits
-from tests.oracles.one_text import generate_alone
+from tests.oracles.one_text import generate_stepwise
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text
                     generation.cancel()
             fed = bundle.vocabulary.encode(call.prompt).tolist()
             if call.cancelled_after is None:
-                tokens, _ = generate_alone(decoder, oracle, fed, call.length, call.sampling)
+                tokens, _ = generate_stepwise(decoder, oracle, fed, call.length, call.sampling)
                 assert text == stopped(bundle.vocabulary.decode(tokens), call)
             if text or generation.result is not None:  # the session stands behind the last character handed out
-                tokens, oracle = generate_alone(decoder, oracle, fed, len(text), call.sampling)
+                tokens, oracle = generate_stepwise(decoder, oracle, fed, len(text), call.sampling)
                 assert text == bundle.vocabulary.decode(tokens)
             now = (await engine.sessions.get(session.key)).snapshot
             assert now.position == oracle.position
@@ -118,7 +118,7 @@ def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text
         if not read:
             return snapshot
         start = replace(snapshot, pending=(read[0],), position=snapshot.position - len(read))
-        return generate_alone(decoder, start, [*read[1:], last], 0, Sampling())[1]
+        return generate_stepwise(decoder, start, [*read[1:], last], 0, Sampling())[1]
 
     def stopped(text: str, call: Call) -> str:
         """The text as its stop strings cut it."""

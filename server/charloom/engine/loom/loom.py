@@ -67,7 +67,8 @@ class Loom:
         self._cost = cost
         self._share = workers
         """Into how many ticks the rows are split."""
-        # All below is read and written under one lock alone; two kinds of workers wait for news.
+        # All below is written under one lock, and read without it only where an older value does no harm. Two kinds of
+        # workers wait for news.
         lock = threading.Lock()
         self._news, self._arrivals = threading.Condition(lock), threading.Condition(lock)
         self._idle = 0

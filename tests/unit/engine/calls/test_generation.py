@@ -17,7 +17,7 @@ from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.engine import Engine
 from charloom.engine.errors import DecoderFailure, SessionBusy
 from charloom.engine.sessions.session import Session
-from tests.oracles.one_text import generate_alone
+from tests.oracles.one_text import generate_stepwise
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def engine(bundle: Bundle, decoder: Decoder) -> AsyncIterator[Engine]:
 
 def expected(bundle: Bundle, decoder: Decoder, seed: int, length: int) -> tuple[str, Snapshot]:
     start = Snapshot.fresh(decoder.shape, bundle.manifest.start_token, seed)
-    tokens, snapshot = generate_alone(decoder, start, [], length, Sampling())
+    tokens, snapshot = generate_stepwise(decoder, start, [], length, Sampling())
     return bundle.vocabulary.decode(tokens), snapshot
 
 

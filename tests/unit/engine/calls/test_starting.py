@@ -20,7 +20,7 @@ from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.stores.memory import MemoryStore
-from tests.oracles.one_text import generate_alone
+from tests.oracles.one_text import generate_stepwise
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def written(
     start = await starting.generation(replace(request, session_id=session.id))
     assert start.writer is not None
     prompt = start.checked.prompt.tolist()
-    tokens, snapshot = generate_alone(decoder, start.snapshot, prompt, generated, request.sampling)
+    tokens, snapshot = generate_stepwise(decoder, start.snapshot, prompt, generated, request.sampling)
     start.writer.on_tokens(tokens, snapshot)
     await start.writer.close(snapshot)
     return [*prompt, *tokens]
@@ -151,6 +151,6 @@ async def test_the_state_at_a_resumed_position_is_the_one_that_was_there(
     request = GenerationRequest(call_id="call", max_tokens=40)
     tokens = await written(starting, decoder, session, request, generated=20)
     start = await starting.generation(replace(request, session_id=session.id, resume_position=12))
-    rest, there = generate_alone(decoder, start.snapshot, [], 8, request.sampling)
+    rest, there = generate_stepwise(decoder, start.snapshot, [], 8, request.sampling)
     assert rest == tokens[12:]
     assert np.array_equal(there.state, (await sessions.get(Key("", session.id))).snapshot.state)

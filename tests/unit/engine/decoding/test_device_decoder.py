@@ -15,7 +15,7 @@ from charloom.engine.decoding.device_decoder import DeviceDecoder
 from charloom.engine.decoding.invariance import is_batch_invariant, plain_inputs, random_inputs
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.loom.jobs import Stops
-from tests.oracles.one_text import generate_alone
+from tests.oracles.one_text import generate_stepwise
 from tests.unit.engine.looms import Harness
 
 ROWS = 8
@@ -87,7 +87,7 @@ def test_a_loom_on_it_gives_each_job_its_own_text(device: DeviceDecoder, bundle:
     stopping = harness.submit(seed=99, max_tokens=2000, stops=Stops([[5, 9]]))
     for n, reader in enumerate(readers):
         end = reader.wait().snapshot
-        tokens, snapshot = generate_alone(
+        tokens, snapshot = generate_stepwise(
             device, harness.fresh(n), [1] * (n % 3), 150 + n, sampling if n % 2 else Sampling()
         )
         assert reader.tokens == tokens

@@ -11,7 +11,7 @@ from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.loom.jobs import FinishReason
-from tests.oracles.one_text import generate_alone
+from tests.oracles.one_text import generate_stepwise
 from tests.unit.engine.looms import Harness, Slow
 
 
@@ -19,7 +19,7 @@ def test_one_job_gives_the_text_of_the_oracle(harness: Harness) -> None:
     prompt = [5, 9, 11]
     reader = harness.submit(seed=7, prompt=prompt, max_tokens=300)
     finish = reader.wait()
-    expected, snapshot = generate_alone(harness.decoder, harness.fresh(7), prompt, 300, Sampling())
+    expected, snapshot = generate_stepwise(harness.decoder, harness.fresh(7), prompt, 300, Sampling())
     assert reader.tokens == expected
     assert (finish.reason, finish.fed, finish.generated) == (FinishReason.LENGTH, 3, 300)
     assert finish.snapshot.position == snapshot.position == 303
@@ -51,7 +51,7 @@ def test_many_jobs_at_once_each_give_the_text_they_give_alone(harness: Harness) 
             time.sleep(0.01)  # so that they join at different ticks
     for reader, prompt, sampling, seed, length in jobs:
         reader.wait()
-        expected, _ = generate_alone(harness.decoder, harness.fresh(seed), prompt, length, sampling)
+        expected, _ = generate_stepwise(harness.decoder, harness.fresh(seed), prompt, length, sampling)
         assert reader.tokens == expected
 
 
@@ -72,7 +72,7 @@ def test_several_workers_share_the_rows_and_change_no_text(decoder: Decoder, bun
     readers = [harness.submit(seed=n, prompt=[1] * (n % 5), max_tokens=200 + n) for n in range(24)]
     for n, reader in enumerate(readers):
         reader.wait()
-        assert reader.tokens == generate_alone(decoder, harness.fresh(n), [1] * (n % 5), 200 + n, Sampling())[0]
+        assert reader.tokens == generate_stepwise(decoder, harness.fresh(n), [1] * (n % 5), 200 + n, Sampling())[0]
         assert [chunk.position for chunk in reader.chunks] == sorted(chunk.position for chunk in reader.chunks)
     assert workers <= slow.most_at_once <= workers + 1
     harness.loom.drain(1)

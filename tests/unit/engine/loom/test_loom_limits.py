@@ -14,7 +14,7 @@ from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.row import Delivery
-from tests.oracles.one_text import generate_alone
+from tests.oracles.one_text import generate_stepwise
 from tests.unit.engine.looms import Harness, Slow, eventually, hand_out
 
 
@@ -31,9 +31,9 @@ def test_a_cancelled_job_leaves_within_a_tick_and_keeps_what_was_delivered(decod
     assert slow.rows[calls:].count(2) <= 1, "only a tick that had begun may still hold the cancelled row"
     assert finish.reason is FinishReason.CANCELLED
     assert finish.generated == len(reader.tokens)
-    assert reader.tokens == generate_alone(decoder, harness.fresh(2), [], len(reader.tokens), Sampling())[0]
+    assert reader.tokens == generate_stepwise(decoder, harness.fresh(2), [], len(reader.tokens), Sampling())[0]
     other.wait()
-    assert other.tokens == generate_alone(harness.decoder, harness.fresh(3), [], 300, Sampling())[0]
+    assert other.tokens == generate_stepwise(harness.decoder, harness.fresh(3), [], 300, Sampling())[0]
     harness.loom.drain(1)
     assert harness.loom.live == 0
 
@@ -98,7 +98,7 @@ def test_a_reader_that_stops_reading_pauses_its_job_and_no_other(decoder: Decode
     assert lazy.row is not None
     lazy.row.took(held)
     lazy.wait()
-    assert lazy.tokens == generate_alone(decoder, harness.fresh(1), [], 3000, Sampling())[0]
+    assert lazy.tokens == generate_stepwise(decoder, harness.fresh(1), [], 3000, Sampling())[0]
     harness.loom.drain(1)
 
 
@@ -118,7 +118,7 @@ def test_paused_jobs_do_not_keep_others_from_running(decoder: Decoder, bundle: B
         reader.row.took(len(reader.tokens))
     for n, reader in enumerate(lazy):
         reader.wait()
-        assert reader.tokens == generate_alone(decoder, harness.fresh(n), [], 1000, Sampling())[0]
+        assert reader.tokens == generate_stepwise(decoder, harness.fresh(n), [], 1000, Sampling())[0]
     harness.loom.drain(1)
 
 
@@ -134,7 +134,7 @@ def test_jobs_share_the_rows_when_more_of_them_can_run_than_fit(decoder: Decoder
         reader.row.took(len(reader.tokens))
     for n, reader in enumerate(readers):
         reader.wait()
-        assert reader.tokens == generate_alone(decoder, harness.fresh(n), [], 5000, Sampling())[0]
+        assert reader.tokens == generate_stepwise(decoder, harness.fresh(n), [], 5000, Sampling())[0]
     totals = [reader.finish.total for reader in readers if reader.finish is not None]
     assert max(totals) < 2 * min(totals), "the rows were not shared fairly"
     assert max(slow.rows) == 2
@@ -164,7 +164,7 @@ def test_a_row_that_breaks_the_decoder_does_not_take_the_others_with_it(decoder:
     assert bad.wait().reason is FinishReason.FAILED
     for n, reader in enumerate(good):
         assert reader.wait().reason is FinishReason.LENGTH
-        assert reader.tokens == generate_alone(decoder, harness.fresh(n), [], 200, Sampling())[0]
+        assert reader.tokens == generate_stepwise(decoder, harness.fresh(n), [], 200, Sampling())[0]
     harness.loom.drain(1)
 
 
@@ -209,6 +209,6 @@ def test_draining_ends_jobs_whose_time_is_up_with_their_state(decoder: Decoder, 
     again = Harness(decoder, bundle.manifest.start_token)
     rest = again.submit(start=finish.snapshot, max_tokens=50)
     rest.wait()
-    whole = generate_alone(decoder, again.fresh(5), [], len(reader.tokens) + 50, Sampling())[0]
+    whole = generate_stepwise(decoder, again.fresh(5), [], len(reader.tokens) + 50, Sampling())[0]
     assert reader.tokens + rest.tokens == whole
     again.loom.drain(1)

@@ -14,7 +14,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.loom.jobs import FinishReason, Stops
 from charloom.engine.loom.stops import Match, StopMatcher
-from tests.oracles.one_text import generate_alone
+from tests.oracles.one_text import generate_stepwise
 from tests.unit.engine.looms import Harness, JobReader, Slow
 
 few = st.sampled_from("ab")
@@ -59,7 +59,7 @@ SEED, LENGTH = 11, 400
 def whole(decoder: Decoder, bundle: Bundle) -> list[int]:
     """What is generated without stop strings."""
     start = Harness(decoder, bundle.manifest.start_token)
-    tokens, _ = generate_alone(decoder, start.fresh(SEED), [3, 4], LENGTH, Sampling())
+    tokens, _ = generate_stepwise(decoder, start.fresh(SEED), [3, 4], LENGTH, Sampling())
     start.loom.drain(1)
     return tokens
 
@@ -93,7 +93,7 @@ def assert_goes_on(harness: Harness, reader: JobReader, whole: list[int], told: 
     """From the snapshots of the last chunk and of every other one, the text goes on as if it had never been stopped."""
     assert reader.finish is not None
     snapshots = [(chunk.snapshot, chunk.position) for chunk in reader.chunks] + [(reader.finish.snapshot, 2 + told)]
-    expected = generate_alone(harness.decoder, harness.fresh(SEED), [3, 4], LENGTH, Sampling())[1]
+    expected = generate_stepwise(harness.decoder, harness.fresh(SEED), [3, 4], LENGTH, Sampling())[1]
     for snapshot, position in snapshots[-5:]:
         assert snapshot is not None
         assert snapshot.position == position
@@ -157,7 +157,7 @@ def test_a_drained_job_is_told_all_but_what_is_held_back(decoder: Decoder, bundl
     again = Harness(decoder, bundle.manifest.start_token)
     rest = again.submit(start=finish.snapshot, max_tokens=50)
     rest.wait()
-    expected, _ = generate_alone(decoder, again.fresh(SEED), [3, 4], told + 50, Sampling())
+    expected, _ = generate_stepwise(decoder, again.fresh(SEED), [3, 4], told + 50, Sampling())
     assert reader.tokens + rest.tokens == expected
     again.loom.drain(1)
     harness.loom.drain(1)
@@ -173,5 +173,5 @@ def test_penalties_do_not_count_tokens_of_an_earlier_call_that_are_read_again(
     sampling = Sampling(frequency_penalty=1.0, repetition_penalty=1.2)
     reader = harness.submit(start=start, prompt=[5, 5], max_tokens=120, sampling=sampling)
     reader.wait()
-    assert reader.tokens == generate_alone(decoder, start, [5, 5], 120, sampling)[0]
+    assert reader.tokens == generate_stepwise(decoder, start, [5, 5], 120, sampling)[0]
     harness.loom.drain(1)
