@@ -119,9 +119,9 @@ def test_nobody_listening_names_the_address_and_what_to_check(nobody: str) -> No
 
 
 def test_unavailable_without_details_is_a_broken_connection(server: FakeServer, client: Client) -> None:
-    server.answers["Generate"] = failing(CODE.UNAVAILABLE, "Socket closed")
+    server.answers["ListModels"] = failing(CODE.UNAVAILABLE, "Socket closed")  # a text would be asked for again
     with pytest.raises(sdk.ConnectionFailed, match="Socket closed"):
-        client.complete()
+        client.models()
 
 
 def test_details_of_another_domain_are_not_taken_for_charlooms(server: FakeServer, client: Client) -> None:
