@@ -88,14 +88,18 @@ class CpuMeter:
 
 
 @contextmanager
-def running(*command: str) -> Iterator[Process]:
+def running(*command: str, python: str = sys.executable) -> Iterator[Process]:
     """Run a Python command that prints its address as the last word of its first line.
+
+    Args:
+        command: the words after the interpreter
+        python: the interpreter; that of another environment runs what is installed there
 
     Raises:
         RuntimeError: it ended without an address; the message has what it said.
     """
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen([python, *command], stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -114,9 +118,9 @@ def running(*command: str) -> Iterator[Process]:
 
 
 @contextmanager
-def serving(bundle: Path, *flags: str) -> Iterator[Process]:
-    """Run `charloom serve` with a bundle on a free port."""
-    with running("-m", "charloom.cli.main", "serve", str(bundle), "--port", "0", *flags) as server:
+def serving(bundle: Path, *flags: str, python: str = sys.executable) -> Iterator[Process]:
+    """Run `charloom serve` with a bundle on a free port; `python` as of `running`."""
+    with running("-m", "charloom.cli.main", "serve", str(bundle), "--port", "0", *flags, python=python) as server:
         yield server
 
 
@@ -131,15 +135,15 @@ def bench(target: str, *, within: float | None = None, **flags: object) -> dict[
     return output_of("-m", "charloom.cli.main", "bench", "--target", target, "--json", *words, within=within)
 
 
-def output_of(*command: str, within: float | None = None) -> dict[str, Any]:
-    """The last line that a Python command prints, a JSON object.
+def output_of(*command: str, within: float | None = None, python: str = sys.executable) -> dict[str, Any]:
+    """The last line that a Python command prints, a JSON object; `python` as of `running`.
 
     Raises:
         RuntimeError: the command failed; the message has what it said.
         TimeoutError: it was ended because it took longer than `within` seconds.
     """
     try:
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=within)
+        done = subprocess.run([python, *command], capture_output=True, text=True, check=False, timeout=within)
     except subprocess.TimeoutExpired as problem:
         raise TimeoutError(f"{' '.join(command)} took longer than {within:.1f} s") from problem
     if done.returncode:

@@ -74,3 +74,13 @@ def test_with_probes_the_first_character_is_theirs_and_the_gaps_are_the_others()
     assert found["probes"] == 2
     assert found["chars_per_s"] == 30
     assert "calls_per_s" not in found
+
+
+def test_messages_are_counted_with_text_or_without_and_the_way_is_what_the_server_does_not_say() -> None:
+    calls = [
+        Seen(1.0, [1.010], 10, messages=3, server_first=0.008),
+        Seen(2.0, [2.020], 10, messages=2, server_first=0.016),
+    ]
+    found = summary([*calls, Seen(0.0, refused_after=0.001)], span(1.0, 0.0))
+    assert found["messages_per_call"] == 2.5
+    assert found["way_ms"] == {"p50": 3.0, "p99": pytest.approx(3.98)}

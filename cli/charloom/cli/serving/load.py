@@ -67,6 +67,10 @@ class Seen:
     times: list[float] = field(default_factory=list)
     """When each message with text arrived."""
     characters: int = 0
+    messages: int = 0
+    """All of them, with text or without."""
+    server_first: float | None = None
+    """Seconds to the first token as the server says them."""
     refused_after: float | None = None
     """Seconds until the server said that it takes no more, if it did."""
 
@@ -197,9 +201,13 @@ _WORK: dict[str, Callable[[Load, grpc.aio.Channel, int], Awaitable[list[Seen]]]]
 
 
 def _prompted(characters: int, **fields: Any) -> generation_pb2.GenerationOptions:
-    prompt = "".join(itertools.islice(itertools.cycle(_TEXT), characters))
     unknown = text_pb2.UNKNOWN_CHARACTERS_SKIP
-    return generation_pb2.GenerationOptions(prompt=prompt, unknown_characters=unknown, **fields)
+    return generation_pb2.GenerationOptions(prompt=prompt_text(characters), unknown_characters=unknown, **fields)
+
+
+def prompt_text(characters: int) -> str:
+    """A prompt of this length."""
+    return "".join(itertools.islice(itertools.cycle(_TEXT), characters))
 
 
 async def read(
@@ -209,9 +217,12 @@ async def read(
     stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
     try:
         async for message in stub.Generate(generation_pb2.GenerateRequest(options=options), timeout=timeout):
+            seen.messages += 1
             if message.text:
                 seen.times.append(time.perf_counter())
                 seen.characters += len(message.text)
+            if message.HasField("result"):
+                seen.server_first = message.result.timings.first_token.ToNanoseconds() / 1e9
     except grpc.aio.AioRpcError as problem:
         if not is_refusal(problem) or seen.times:
             raise
@@ -232,7 +243,8 @@ def summary(calls: Sequence[Seen], span: Span, *, probes: Sequence[Seen] | None 
 
     "began" is in seconds since the epoch, "seconds" what the load took without its warm-up. "ttfc_ms" is the time to
     the first character, of the probes where there are any; "gap_ms" the time between two messages of one stream;
-    "gap_max_over_median" the largest gap of a stream over its median one. A figure that nothing was seen for is None.
+    "gap_max_over_median" the largest gap of a stream over its median one; "way_ms" what the first character took longer
+    than the server's own time to the first token. A figure that nothing was seen for is None.
     "refusal_ms" is there only if there were refusals.
 
     Args:
@@ -245,7 +257,9 @@ def summary(calls: Sequence[Seen], span: Span, *, probes: Sequence[Seen] | None 
     refusals = [seen.refused_after for seen in everything if seen.refused_after is not None]
     gaps = [gaps_of(seen) for seen in calls]
     unfair = [max(one) / statistics.median(one) for one in gaps if len(one) >= FEWEST_GAPS]
-    first = [seen.times[0] - seen.began for seen in (calls if probes is None else probes) if seen.times]
+    begun = [seen for seen in (calls if probes is None else probes) if seen.times]
+    first = [seen.times[0] - seen.began for seen in begun]
+    way = [after - seen.server_first for after, seen in zip(first, begun, strict=True) if seen.server_first is not None]
     elapsed = span.seconds
     figures = {
         "began": round(span.began, 3),
@@ -253,7 +267,9 @@ def summary(calls: Sequence[Seen], span: Span, *, probes: Sequence[Seen] | None 
         "chars_per_s": round(sum(seen.characters for seen in everything) / elapsed),
         "calls_per_s": round(len(accepted) / elapsed, 1),
         "messages_per_s": round(sum(len(seen.times) for seen in everything) / elapsed),
+        "messages_per_call": round(sum(seen.messages for seen in accepted) / len(accepted), 2) if accepted else None,
         "ttfc_ms": milliseconds(first),
+        "way_ms": milliseconds(way),
         "gap_ms": milliseconds([gap for one in gaps for gap in one]),
         "gap_max_over_median": {"p50": round(percentile(unfair, 50), 2), "max": round(max(unfair), 2)}
         if unfair
@@ -263,7 +279,7 @@ def summary(calls: Sequence[Seen], span: Span, *, probes: Sequence[Seen] | None 
     }
     if probes is not None:
         figures["probes"] = len(probes)
-        del figures["calls_per_s"]  # the streams are not meant to end
+        del figures["calls_per_s"], figures["messages_per_call"]  # the streams are not meant to end
     if refusals:
         figures["refusal_ms"] = milliseconds(refusals)
     return figures

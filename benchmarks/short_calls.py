@@ -1,0 +1,164 @@
+"""Short calls, 32 characters of prompt and 64 generated, against what the decoder alone does on this machine.
+
+    python -m benchmarks.short_calls [--clients 64] [--rounds 3] [--repeat 3] [--against PYTHON] [--json]
+
+Over gRPC, server and client are processes of their own on this machine; in process, clients, calls and loom are one
+process without gRPC (`benchmarks.engine_calls`). Everything is run by turns, `--repeat` times. The last line is one
+JSON object. In it:
+
+- "ratio" is row-steps per second over gRPC to those of the bare decoder step on all cores, "in_process_ratio" the same
+  in process: those of the best run, and with "_median" those of the middle one. A row-step is one step of one session;
+  a call has 96. They are those of the largest number of clients, as are "ttfc_ms" and "messages_per_call".
+- "clients" has everything by the number of clients. "loop_ms", "server_ms" and "client_ms" are milliseconds of
+  processor time for each call: of the thread of the server's event loop, of the whole server, and of the client.
+- "idle" has single calls on an idle server, one after the other: "ttfc_ms" is their first character, "way_ms" what that
+  took longer than the server's own time to the first token.
+
+`--against` names the Python of another environment, with another version of Charloom in it: its server and its engine
+are measured by turns with ours, by the same clients, and its figures are under "against".
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ceiling import ceiling
+from benchmarks.processes import CpuMeter, Process, bench, cores, hardware, output_of, serving
+from benchmarks.reference import write_reference_bundle
+from benchmarks.reporting import at_least_one, counts, finish, new_parser, say, shown_times
+from charloom.cli.serving.load import SHORT_LENGTH, SHORT_PROMPT
+
+STEPS = SHORT_PROMPT + SHORT_LENGTH
+"""Decoder steps of one call."""
+PROBES = 60
+"""Single calls on an idle server."""
+
+Figures = dict[str, Any]
+
+
+@dataclass
+class Version:
+    """One version of Charloom, and its runs by kind ("grpc", "in_process" or "idle") and number of clients."""
+
+    name: str
+    python: str
+    server: Process
+    runs: dict[tuple[str, int], list[Figures]] = field(default_factory=dict)
+
+    def measure(self, bundle: Path, clients: Sequence[int], rounds: int) -> None:
+        """Everything once more."""
+        for count in clients:
+            self._keep("grpc", count, self._over_grpc(workload="short", streams=count, rounds=rounds))
+            words = [str(bundle), "--clients", str(count), "--rounds", str(rounds), "--json"]
+            self._keep("in_process", count, output_of("-m", "benchmarks.engine_calls", *words, python=self.python))
+        self._keep("idle", 0, self._over_grpc(workload="arrivals", streams=0, probes=PROBES, prompt=SHORT_PROMPT))
+
+    def _over_grpc(self, **flags: Any) -> Figures:
+        with CpuMeter(self.server) as meter:
+            run = bench(self.server.target, **flags)
+        run["server_cpu"], run["server_loop_cpu"] = meter.shares(run["began"], run["seconds"])
+        return run
+
+    def _keep(self, kind: str, clients: int, run: Figures) -> None:
+        self.runs.setdefault((kind, clients), []).append(run)
+        say(f"{self.name}, {kind}, {clients} clients: {run}")
+
+
+def figures_of(run: Figures, top: float) -> Figures:
+    """What counts of a run of short calls.
+
+    Args:
+        run: the figures of `charloom bench`, with "server_cpu" and "server_loop_cpu"
+        top: row-steps per second of the bare step
+    """
+    calls = run["calls_per_s"]
+    each = {"loop_ms": "server_loop_cpu", "server_ms": "server_cpu", "client_ms": "client_cpu"}
+    return {
+        "ratio": round(calls * STEPS / top, 3),
+        "row_steps_per_s": round(calls * STEPS),
+        "calls_per_s": calls,
+        "ttfc_ms": run["ttfc_ms"],
+        "messages_per_call": run["messages_per_call"],
+    } | {name: round(1000 * run[cpu] / calls, 3) for name, cpu in each.items() if cpu in run}
+
+
+def ranked(runs: Sequence[Figures], top: float) -> Figures:
+    """The figures of the run with the most calls, and of the middle one; with two runs, of the slower."""
+    found = sorted((figures_of(run, top) for run in runs), key=lambda figures: float(figures["ratio"]))
+    return {"best": found[-1], "median": found[(len(found) - 1) // 2], "runs": len(found)}
+
+
+def result(version: Version, top: float) -> Figures:
+    """All figures of a version; see the text of this module."""
+    clients: Figures = {}
+    for kind, count in version.runs:
+        if kind != "idle":
+            clients.setdefault(str(count), {})[kind] = ranked(version.runs[kind, count], top)
+    busiest = clients[max(clients, key=int)]
+    idle = min(version.runs["idle", 0], key=lambda run: float(run["way_ms"]["p50"]))
+    return {
+        "ratio": busiest["grpc"]["best"]["ratio"],
+        "ratio_median": busiest["grpc"]["median"]["ratio"],
+        "in_process_ratio": busiest["in_process"]["best"]["ratio"],
+        "in_process_ratio_median": busiest["in_process"]["median"]["ratio"],
+        "ttfc_ms": busiest["grpc"]["best"]["ttfc_ms"],
+        "messages_per_call": busiest["grpc"]["best"]["messages_per_call"],
+        "clients": clients,
+        "idle": {name: idle[name] for name in ("ttfc_ms", "way_ms")},
+    }
+
+
+def table(found: Figures) -> list[tuple[object, ...]]:
+    """A row for each version, kind and number of clients: its best run."""
+    rows: list[tuple[object, ...]] = [
+        ("", "calls/s", "ratio", "first character p50 / p99 ms", "messages", "loop ms", "server ms", "client ms")
+    ]
+    for name in ("ours", "against"):
+        version = found if name == "ours" else found.get(name, {"clients": {}})
+        for count, kinds in version["clients"].items():
+            for kind, runs in kinds.items():
+                one = runs["best"]
+                shown = one["calls_per_s"], one["ratio"], shown_times(one["ttfc_ms"]), one["messages_per_call"]
+                used = (one.get(key, "-") for key in ("loop_ms", "server_ms", "client_ms"))
+                rows.append((f"{name}, {kind}, {count} clients", *shown, *used))
+        if "idle" in version:
+            way = f"{shown_times(version['idle']['ttfc_ms'])}, {shown_times(version['idle']['way_ms'])} of it the way"
+            rows.append((f"{name}, idle", "-", "-", way, *["-"] * 4))
+    return rows
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = new_parser(__doc__)
+    parser.add_argument("--clients", type=counts, default=[64], help="sessions at a time (default: 64; or 1,4,16,64)")
+    parser.add_argument("--rounds", type=at_least_one, default=3, help="sessions of each client in a run (default: 3)")
+    parser.add_argument("--repeat", type=at_least_one, default=3, help="runs of each load (default: 3)")
+    parser.add_argument("--against", metavar="PYTHON", help="the Python of another version, to be measured by turns")
+    arguments = parser.parse_args()
+    with ExitStack() as stack:
+        bundle = write_reference_bundle(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "reference")
+        top = ceiling(int8=True, threads=cores())
+        say(f"the bare step: {top:,.0f} row-steps/s")
+        pythons = {"ours": sys.executable} | ({"against": arguments.against} if arguments.against else {})
+        versions = [
+            Version(name, python, stack.enter_context(serving(bundle, "--decoder", "onnx-int8", python=python)))
+            for name, python in pythons.items()
+        ]
+        for _ in range(arguments.repeat):
+            for version in versions:
+                version.measure(bundle, arguments.clients, arguments.rounds)
+    found = result(versions[0], top) | {"ceiling_row_steps_per_s": round(top), "hardware": hardware()}
+    if arguments.against:
+        found["against"] = result(versions[1], top)
+    finish(found, table(found), only_json=arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
