@@ -16,7 +16,7 @@ import pytest
 
 
 class RedisServer:
-    """Runs in a folder, on a free port, and keeps nothing on disk."""
+    """Runs in a folder, on a free port, and keeps nothing on disk; further options as on its command line."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         program = shutil.which("redis-server")
@@ -31,9 +31,7 @@ class RedisServer:
             *("--save", "", "--appendonly", "no", "--daemonize", "no", *options),
         ]
         for _ in range(5):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.port = free.getsockname()[1]
+            self.port = free_port()
             if self.start():
                 return
         pytest.fail("redis-server did not start; has somebody else taken each port?")
@@ -74,19 +72,16 @@ class RedisServer:
 
 
 class Sentinel:
-    """One that watches a master under the name `charloom`."""
+    """One that watches a master under the name `charloom`; further settings are lines of its file."""
 
-    def __init__(self, folder: Path, master_port: int) -> None:
+    def __init__(self, folder: Path, master_port: int, *settings: str) -> None:
         program = shutil.which("redis-server")
         assert program is not None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        settings = folder / "sentinel.conf"
-        settings.write_text(
-            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor charloom 127.0.0.1 {master_port} 1\n"
-        )
-        self._process = subprocess.Popen([program, str(settings), "--sentinel"], stdout=subprocess.DEVNULL)
+        self.port = free_port()
+        watch = f"sentinel monitor charloom 127.0.0.1 {master_port} 1"
+        file = folder / "sentinel.conf"
+        file.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", f"dir {folder}", *settings, watch, ""]))
+        self._process = subprocess.Popen([program, str(file), "--sentinel"], stdout=subprocess.DEVNULL)
         self._until(lambda: self._master() == master_port)
 
     def fail_over(self, old: int, new: int) -> None:
@@ -112,6 +107,13 @@ class Sentinel:
             assert self._process.poll() is None
             time.sleep(0.05)
         pytest.fail("the sentinel does not do what it was asked to")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def ask(port: int, *command: str) -> str:

@@ -22,7 +22,7 @@ from charloom.engine.errors import (
 from charloom.engine.sessions.session import Call, Key
 from charloom.engine.sessions.stores.open_store import open_store
 from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS
-from tests.unit.engine.redis_server import RedisServer
+from tests.unit.engine.redis_server import RedisServer, free_port
 from tests.unit.engine.stores import LEASE, InRedis, grown, ids, made, same
 
 AT_ONCE = 30.0
@@ -272,6 +272,61 @@ async def test_a_redis_that_runs_another_script_for_long(doomed_redis: RedisServ
     doomed_redis.told("SCRIPT", "KILL")
     assert (await trying).id == "a"
     writer.close()
+
+
+async def test_a_redis_that_lost_its_slots(tmp_path: Path) -> None:
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--cluster-require-full-coverage", "no")
+    server = RedisServer(tmp_path, *options)
+    place = InRedis(server.url)
+    slot = server.ask("CLUSTER", "KEYSLOT", "{charloom}:")[1:].strip()
+    try:
+        with pytest.raises(ValueError, match=r"cannot keep sessions in .*: Hash slot not served"):
+            await open_store(server.url, 10)
+        server.told("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        while "cluster_state:ok" not in server.ask("CLUSTER", "INFO"):
+            await asyncio.sleep(0.05)
+        store = place.open()
+        await store.add([made(place, "a", ticks=600)])
+        server.told("CLUSTER", "DELSLOTS", slot)
+        trying = asyncio.create_task(store.get(Key("", "a")))
+        await asyncio.sleep(0.3)
+        assert not trying.done()
+        server.told("CLUSTER", "ADDSLOTS", slot)
+        assert (await trying).id == "a"
+        await place.close()
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "CLUSTERDOWN The cluster is down",
+        "MOVED 8546 127.0.0.1:1",
+        "NOREPLICAS Not enough good replicas to write.",
+    ],
+)
+async def test_what_redis_refuses_for_a_moment_is_asked_again_on_a_new_connection(refusal: str) -> None:
+    """What a test can hardly bring a real Redis to say. Each connection to this one is refused once, and then works."""
+    asked = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while count := await reader.readline():
+            words = [await reader.readexactly(int((await reader.readline())[1:]) + 2) for _ in range(int(count[1:]))]
+            if words[0] == b"EVALSHA\r\n":
+                asked += 1
+            writer.write(
+                b"+OK\r\n" if words[0] != b"EVALSHA\r\n" else f"-{refusal}\r\n".encode() if asked < 3 else b"*0\r\n"
+            )
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        place = InRedis(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await place.open().check()
+        assert asked == 3
+        await place.close()
 
 
 @pytest.mark.parametrize(("policy", "warned"), [("allkeys-lru", True), ("volatile-ttl", True), ("noeviction", False)])

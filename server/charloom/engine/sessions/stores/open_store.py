@@ -11,7 +11,7 @@ async def open_store(url: str, capacity: int) -> Store:
 
     Args:
         url: `memory:`, `sqlite:PATH`, `redis://`, `rediss://` (TLS) or `unix://` as redis-py takes them, or
-            `redis+sentinel://`
+            `redis+sentinel://` or `rediss+sentinel://`
         capacity: most sessions that are kept
 
     Raises:
@@ -29,7 +29,7 @@ async def open_store(url: str, capacity: int) -> Store:
         from charloom.engine.sessions.stores.sqlite import SqliteStore
 
         return SqliteStore(rest, capacity)
-    if scheme in ("redis", "rediss", "unix", "redis+sentinel") and rest.startswith("//"):
+    if scheme in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel") and rest.startswith("//"):
         from charloom.engine.sessions.stores.redis import RedisStore
 
         store = RedisStore(url, capacity)
@@ -42,5 +42,6 @@ async def open_store(url: str, capacity: int) -> Store:
     raise ValueError(
         # What follows may be a password.
         f"there is no session store {scheme + ':...'!r}; use memory:, sqlite:PATH, redis://HOST:PORT/DB, "
-        "rediss://HOST:PORT/DB, unix:///PATH/OF/SOCKET or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB"
+        "rediss://HOST:PORT/DB, unix:///PATH/OF/SOCKET or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB "
+        "(rediss+sentinel:// with TLS)"
     )

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from charloom.engine.errors import StoreFull, StoreUnavailable
 
@@ -46,8 +46,9 @@ class Connections:
 
     Args:
         url: `redis://`, `rediss://` (TLS) or `unix://` as redis-py takes them, or
-            `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`. User and password of the latter are those of Redis; the
-            sentinels' are its options `sentinel_username` and `sentinel_password`.
+            `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`; `rediss+sentinel://` where Redis and sentinels speak
+            TLS, with the same options. User and password are those of Redis; the sentinels' are its options
+            `sentinel_username` and `sentinel_password`.
 
     Raises:
         ValueError: the URL is malformed, or redis-py is not installed.
@@ -65,7 +66,7 @@ class Connections:
         """The URL as it may be shown: without a password."""
         self._errors = redis.exceptions
         try:
-            self._sentinel = _sentinel(parts) if parts.scheme == "redis+sentinel" else None
+            self._sentinel = _sentinel(parts) if parts.scheme.endswith("+sentinel") else None
             new_pool = _pools(url) if self._sentinel is None else _pools_of(self._sentinel, parts)
             pool = new_pool()
             pool.make_connection()  # type: ignore[no-untyped-call]  # which looks at the options
@@ -145,8 +146,9 @@ class Connections:
     def _may_be_taken_elsewhere(self, problem: Exception) -> bool:
         errors = self._errors
         # The sentinels' connections make another error of READONLY.
-        kinds = (errors.ReadOnlyError, errors.BusyLoadingError, errors.MasterDownError, errors.ClusterDownError)
-        if any(isinstance(one, (*kinds, errors.TryAgainError)) for one in (problem, problem.__context__)):
+        kinds = (errors.ReadOnlyError, errors.BusyLoadingError, errors.MasterDownError)
+        of_clusters = (errors.ClusterDownError, errors.TryAgainError, errors.MovedError)
+        if any(isinstance(one, (*kinds, *of_clusters)) for one in (problem, problem.__context__)):
             return True
         # redis-py has no class for the others, or takes their code away.
         return bool(_REFUSED.search(str(problem))) or "Authentication required" in str(problem)
@@ -174,37 +176,44 @@ def _pools(url: str) -> Callable[[], ConnectionPool]:
 def _sentinel(parts: SplitResult) -> Sentinel:
     from redis.asyncio.sentinel import Sentinel
 
-    own = {
-        name: values[0]
-        for name in ("username", "password")
-        if (values := parse_qs(parts.query).get(f"sentinel_{name}"))
-    }
+    wanted = _wanted(parts)
+    own = {name: wanted[f"sentinel_{name}"] for name in ("username", "password") if f"sentinel_{name}" in wanted}
+    tls = {name: value for name, value in wanted.items() if name.startswith("ssl")}
     addresses = []
     for address in parts.netloc.rpartition("@")[2].split(","):
         one = urlsplit(f"redis://{address}")
         if not one.hostname:
             raise ValueError("name the sentinels: HOST:PORT,HOST:PORT")
         addresses.append((one.hostname, one.port or 26379))
-    return Sentinel(addresses, sentinel_kwargs={**_options(), **own})  # type: ignore[no-untyped-call]
+    options = {**_options(), **own, **tls}
+    return Sentinel(addresses, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
 
 
 def _pools_of(sentinel: Sentinel, parts: SplitResult) -> Callable[[], ConnectionPool]:
-    from redis.asyncio.connection import parse_url
     from redis.asyncio.sentinel import SentinelConnectionPool
 
     service, _, database = parts.path.strip("/").partition("/")
     if not service:
         raise ValueError("name the service that the sentinels watch: /SERVICE/DB")
-    of_redis = parts._replace(scheme="redis", netloc=f"{parts.netloc.rpartition('@')[0]}@master", path=f"/{database}")
-    wanted = {
-        name: value
-        for name, value in parse_url(of_redis.geturl()).items()
-        if name != "host" and not name.startswith("sentinel_")
-    }
-    options = {**_options(), **wanted}
+    wanted = _wanted(parts._replace(path=f"/{database}"))
+    own = {name: value for name, value in wanted.items() if name != "host" and not name.startswith("sentinel_")}
+    options = {**_options(), **own}
     return lambda: SentinelConnectionPool(service, sentinel, **options)  # type: ignore[no-untyped-call]
+
+
+def _wanted(parts: SplitResult) -> dict[str, Any]:
+    """The options in a URL of sentinels, as redis-py reads those of a Redis."""
+    from redis.asyncio.connection import parse_url
+
+    user = parts.netloc.rpartition("@")[0]
+    options = dict(parse_url(parts._replace(scheme="redis", netloc=f"{user}@master").geturl()))
+    return {**options, "ssl": True} if parts.scheme == "rediss+sentinel" else options
 
 
 def said(problem: BaseException | None) -> str:
     """What Redis or redis-py said, without what is for the authors of scripts or of redis-py."""
+    from redis.exceptions import MovedError
+
+    if isinstance(problem, MovedError):  # which says a slot's number and this
+        return f"the cluster has moved the sessions to {problem.host}:{problem.port}"
     return _SENTINELS.sub(r"\1:\2\3", _OF_SCRIPTS.sub("", str(problem or ""))).strip()
