@@ -16,6 +16,7 @@ from charloom.engine.decoding.step_cost import StepCost
 from charloom.engine.loom.jobs import Chunk, Finish, Job
 from charloom.engine.loom.loom import Loom
 from charloom.engine.loom.row import Delivery, Row
+from charloom.engine.shares import ONLY, Share
 
 
 class JobReader:
@@ -85,11 +86,12 @@ class Harness:
         max_tokens: int = 50,
         sampling: Sampling | None = None,
         takes: bool = True,
+        share: Share = ONLY,
         **more: Any,
     ) -> JobReader:
         reader = JobReader(takes=takes)
         job = Job(start or self.fresh(seed), np.array(prompt, np.int64), max_tokens, sampling or Sampling(), **more)
-        reader.row = self.loom.submit(job, reader)
+        reader.row = self.loom.submit(job, reader, share)
         return reader
 
 

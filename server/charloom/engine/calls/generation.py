@@ -14,6 +14,7 @@ from charloom.engine.errors import DecoderFailure, EngineError, ReaderStalled
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job, TokenLogprob
 from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Session
+from charloom.engine.shares import current_share
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,8 @@ class Generation:
         self._closing: asyncio.Task[Session | None] | None = None
         self.result: GenerationResult | None = None
         # Last: chunks come by way of the event loop, so none arrives before this returns.
-        self._row = model.loom.submit(job, self._receive)
+        self._loom = model.loom
+        self._row = model.loom.submit(job, self._receive, current_share())
 
     def _receive(self, chunk: Chunk) -> None:
         """Take a chunk; called on the event loop, in order."""
@@ -135,6 +137,8 @@ class Generation:
             self._finish = chunk.finish
             if chunk.finish.reason is FinishReason.STALLED:
                 self._failure = self._failure or ReaderStalled()
+            elif chunk.finish.reason is FinishReason.DISPLACED:
+                self._failure = self._failure or self._loom.overloaded()
             elif chunk.finish.reason is FinishReason.FAILED:
                 self._failure = self._failure or DecoderFailure(
                     "the decoder failed; the session keeps the state after the text that was sent"

@@ -29,6 +29,7 @@ from charloom.engine.errors import (
 )
 from charloom.engine.limits import MOST_ALTERNATIVES, MOST_INSPECTED, MOST_INSPECTIONS, Limits
 from charloom.engine.loom.models import Model
+from charloom.engine.shares import current_share
 
 CHUNK = 64
 """Tokens in one call of the inspector: what is in memory at a time, and how long other inspections wait."""
@@ -126,7 +127,7 @@ class Inspections:
         for place, layer in enumerate(request.layers):
             within(f"layers[{place}]", layer, 0, count - 1)
         within("top_next", request.top_next, 0, MOST_ALTERNATIVES)
-        model.loom.admit()
+        model.loom.admit(current_share())
         layers = sorted(set(request.layers)) or list(range(count))
         return Inspection(model, layers, self._read(model, text, start.snapshot, layers, request.top_next))
 

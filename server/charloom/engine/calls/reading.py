@@ -30,6 +30,7 @@ from charloom.engine.loom.models import Model
 from charloom.engine.sessions.checks import require_position
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed
+from charloom.engine.shares import current_share
 
 IN_PARTS = "send it in parts, each read after the ones before, or ask for fewer alternatives"
 
@@ -86,7 +87,8 @@ class Reading:
         Raises:
             Overloaded, Draining, DecoderFailure: as their names say.
         """
-        model.loom.admit()
+        share = current_share()
+        model.loom.admit(share)
         done: asyncio.Future[Chunk] = asyncio.get_running_loop().create_future()
 
         def receive(chunk: Chunk) -> None:
@@ -95,7 +97,7 @@ class Reading:
 
         scored = top_logprobs is not None
         job = Job(start, text, 0, Sampling(), top_logprobs=top_logprobs, snapshots=True, scored=scored)
-        row = model.loom.submit(job, receive)
+        row = model.loom.submit(job, receive, share)
         try:
             chunk = await done
         except asyncio.CancelledError:
@@ -105,6 +107,8 @@ class Reading:
         assert finish is not None
         if finish.reason is FinishReason.DRAINING:
             raise Draining
+        if finish.reason is FinishReason.DISPLACED:
+            raise model.loom.overloaded()
         if finish.reason is not FinishReason.LENGTH:
             raise DecoderFailure("the decoder failed while it read the text; nothing has changed")
         return replace(finish.snapshot, tail=b""), chunk.logprobs

@@ -20,6 +20,7 @@ from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.session import Call, History, Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed
 from charloom.engine.sessions.writer import SessionWriter
+from charloom.engine.shares import current_share
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Starting:
         return model, _seeded(snapshot, request.seed)
 
     def _check(self, request: GenerationRequest, model: Model) -> CheckedRequest:
-        model.loom.admit()
+        model.loom.admit(current_share())
         return check(request, self._limits, model.vocabulary, model.decoder.lacks)
 
 

@@ -24,6 +24,8 @@ class FinishReason(enum.Enum):
     CANCELLED = "cancelled"
     STALLED = "stalled"
     """Its reader did not read, and others that do not either were too many."""
+    DISPLACED = "displaced"
+    """It waited, and had to make room for a job of a caller that had fewer of them waiting."""
     FAILED = "failed"
 
 

@@ -15,18 +15,19 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.step_cost import StepCost
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.limits import Limits
-from charloom.engine.loom.backoff import Backoff
 from charloom.engine.loom.batch import inputs_of, logprobs_of
+from charloom.engine.loom.fair_queue import FairQueue, QueueFull, of_most
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
+from charloom.engine.loom.retry_after import RetryAfter
 from charloom.engine.loom.row import Delivery, Row
 from charloom.engine.loom.schedule import message_pause, tick_steps
+from charloom.engine.shares import ONLY, Share
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Loom:
         self._tick_seconds = tick_seconds
         self._max_rows = max_rows
         self._max_waiting = max_waiting
-        self._backoff = Backoff()
+        self._retry_after = RetryAfter()
         self._cost = cost
         self._share = workers
         """Into how many ticks the rows are split."""
@@ -77,7 +78,7 @@ class Loom:
         """Whether that one waits."""
         self._state_pool = decoder.state_pool()
         self._live: list[Row] = []
-        self._waiting: deque[Row] = deque()
+        self._waiting: FairQueue[Row] = FairQueue(max_waiting)
         self._draining = False
         self._ending: FinishReason | None = None
         """Set when all jobs are to end at once: why."""
@@ -91,28 +92,45 @@ class Loom:
 
     # Called from any thread.
 
-    def submit(self, job: Job, receiver: Callable[[Chunk], None]) -> Row:
+    def submit(self, job: Job, receiver: Callable[[Chunk], None], share: Share = ONLY) -> Row:
         """Put a job on the loom; it joins the next tick that has room.
 
+        Args:
+            job: what to do
+            receiver: who wants its chunks
+            share: whose it is
+
         Raises:
-            Overloaded: too many jobs wait already.
+            Overloaded: too many jobs wait already, and no other caller has more of them. Where another has, its newest
+                one ends as DISPLACED.
             Draining: the loom takes no more jobs.
         """
+        to_host, vocabulary = self._state_pool.to_host, self.decoder.shape.vocabulary
+        row = Row(job, receiver, self._wake, self._unread_limit, to_host, vocabulary, share)
         with self._news:
-            self.admit()
-            row = Row(
-                job, receiver, self._wake, self._unread_limit, self._state_pool.to_host, self.decoder.shape.vocabulary
-            )
-            self._waiting.append(row)
+            self.admit(share)
+            displaced = self._waiting.put(row)
+            lost = None
+            if displaced is not None:
+                lost = (displaced, displaced.dismiss(FinishReason.DISPLACED, displaced.job.start.state[:, :, None]))
             (self._arrivals if self._starter_idle else self._news).notify()
+        if lost is not None:
+            self._deliver([lost])
         return row
 
-    def admit(self) -> None:
+    def admit(self, share: Share = ONLY) -> None:
         """Raise as `submit` would now; so that a call that will be refused costs no more than that."""
         if self._draining:
             raise Draining
-        if len(self._waiting) >= self._max_waiting:
-            raise Overloaded(f"{len(self._waiting)} calls are waiting already", retry_after=self._backoff.refuse())
+        try:
+            self._waiting.check(share)
+        except QueueFull:
+            raise self.overloaded() from None
+
+    def overloaded(self) -> Overloaded:
+        """What to tell a caller whose job does not fit."""
+        waiting = len(self._waiting)
+        return Overloaded(f"{waiting} calls are waiting already", self._retry_after.refuse(waiting))
 
     def _wake(self) -> None:
         """Let idle workers look at the rows again; busy ones will before their next tick."""
@@ -229,11 +247,13 @@ class Loom:
         deliveries = [self._dismiss(row, ending or FinishReason.CANCELLED) for row in leaving]
         # A paused row takes no part in ticks, so it does not keep others from joining; but it keeps memory.
         paused = [row for row in self._live if not row.ticking and not row.runnable]
-        for row in paused[: max(0, len(paused) - self._max_waiting)]:
+        for row in of_most(paused, len(paused) - self._max_waiting):
             deliveries.append(self._dismiss(row, FinishReason.STALLED))
-        room = self._max_rows * self._share - (len(self._live) - len(paused))
-        for _ in range(min(max(0, room), len(self._waiting))):
-            row = self._waiting.popleft()
+        places = self._max_rows * self._share
+        free = places - (len(self._live) - min(len(paused), self._max_waiting))
+        while (joining := self._waiting.take(places, free)) is not None:
+            row, free = joining, free - 1
+            self._retry_after.served(len(self._waiting))
             row.slot = self._state_pool.take(row.job.start.state)
             row.begun = time.monotonic()
             self._live.append(row)
@@ -247,7 +267,7 @@ class Loom:
         """
         running = [row for row in self._live if row.runnable and not (starting and row.started)]
         share = min(self._max_rows, math.ceil(len(running) / self._share))
-        picked = [row for row in running if not row.ticking][:share]
+        picked = self._waiting.pick([row for row in running if not row.ticking], share)
         for row in picked:
             row.ticking = True
         return picked
@@ -257,6 +277,7 @@ class Loom:
         count = tick_steps(works, self._cost.expected(len(rows)), self._tick_seconds)
         steps = [min(count, work.to_feed + work.to_generate) for work in works]
         slots = [row.slot for row in rows]
+        began = time.monotonic()
         try:
             inputs = inputs_of(rows, steps, self._state_pool.gather(slots), self.decoder.shape)
             outputs = self.decoder.run(inputs)
@@ -271,6 +292,7 @@ class Loom:
             return [delivery for row in rows for delivery in self._tick([row])]
         with self._news:
             self._state_pool.scatter(slots, outputs.state)
+            self._waiting.charge(rows, time.monotonic() - began)
             return self._take_results(rows, steps, inputs, outputs)
 
     def _take_results(
@@ -305,6 +327,7 @@ class Loom:
         if row.slot >= 0:
             self._state_pool.release(row.slot)
             self._live.remove(row)
+            self._waiting.leave(row)
             row.slot = -1
         else:
             self._waiting.remove(row)

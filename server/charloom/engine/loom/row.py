@@ -16,6 +16,7 @@ from charloom.engine.decoding.uniforms import Uniforms
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job, TokenLogprob
 from charloom.engine.loom.schedule import Work
 from charloom.engine.loom.stops import Match, StopMatcher
+from charloom.engine.shares import ONLY, Share
 
 States = Any
 """[A, L, B, H], of all rows of a tick, on any device."""
@@ -46,6 +47,8 @@ class Row:
     """Makes a copy of a part of `States` that can be kept."""
     vocabulary: int
     """V"""
+    share: Share = ONLY
+    """Whose it is."""
     submitted: float = field(default_factory=time.monotonic)
     cancelled: bool = False
     taken: int = 0

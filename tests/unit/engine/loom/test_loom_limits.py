@@ -14,6 +14,7 @@ from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.row import Delivery
+from charloom.engine.shares import Share
 from tests.oracles.one_text import generate_stepwise
 from tests.unit.engine.looms import Harness, Slow, eventually, hand_out
 
@@ -212,3 +213,50 @@ def test_draining_ends_jobs_whose_time_is_up_with_their_state(decoder: Decoder, 
     whole = generate_stepwise(decoder, again.fresh(5), [], len(reader.tokens) + 50, Sampling())[0]
     assert reader.tokens + rest.tokens == whole
     again.loom.drain(1)
+
+
+def test_a_job_that_another_caller_displaces_ends_at_once_and_is_not_run(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder)
+    slow.gate = threading.Event()
+    harness = Harness(slow, bundle.manifest.start_token, max_rows=1, max_waiting=4)
+    running = harness.submit(max_tokens=5)
+    assert slow.entered.wait(30)
+    readers = [harness.submit(seed=number, max_tokens=5) for number in range(4)]
+    polite = harness.submit(seed=9, max_tokens=5, share=Share("polite"))
+    displaced = readers.pop()
+    assert displaced.wait().reason is FinishReason.DISPLACED
+    assert displaced.tokens == []
+    slow.gate.set()
+    for reader in (running, *readers, polite):
+        assert reader.wait().generated == 5
+    assert max(slow.rows) == 1
+    harness.loom.drain(1)
+    assert harness.loom.live == harness.loom.slots == 0
+
+
+def test_a_caller_whose_rows_hold_all_places_keeps_nobody_out(decoder: Decoder, bundle: Bundle) -> None:
+    harness = Harness(Slow(decoder, 0.001), bundle.manifest.start_token, max_rows=4)
+    greedy = [harness.submit(seed=number, max_tokens=60_000) for number in range(20)]
+    assert greedy[0].began.wait(30)
+    polite = [harness.submit(seed=number, max_tokens=100, share=Share("polite")) for number in range(2)]
+    for number, reader in enumerate(polite):
+        assert reader.wait().generated == 100
+        assert reader.tokens == generate_stepwise(decoder, harness.fresh(number), [], 100, Sampling())[0]
+    assert harness.loom.live == 4
+    harness.loom.drain(0)
+
+
+def test_readers_that_do_not_read_are_ended_at_their_own_callers_cost(decoder: Decoder, bundle: Bundle) -> None:
+    harness = Harness(decoder, bundle.manifest.start_token, max_rows=4, max_waiting=6, unread_limit=50)
+    polite = harness.submit(max_tokens=2000, takes=False, share=Share("polite"))
+    eventually(lambda: len(polite.tokens) >= 50)
+    # So many that some wait for their place until others were ended.
+    greedy = []
+    for number in range(12):
+        greedy.append(harness.submit(seed=number, max_tokens=2000, takes=False))
+        assert greedy[-1].began.wait(30)
+    eventually(lambda: sum(reader.ended.is_set() for reader in greedy) == 7)
+    assert not polite.ended.is_set(), "it was paused first, but has one row alone"
+    for reader in greedy[:7]:
+        assert reader.wait().reason is FinishReason.STALLED
+    harness.loom.drain(0)

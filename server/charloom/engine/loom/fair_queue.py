@@ -1,0 +1,269 @@
+"""Jobs that wait, and what each caller has already: so that the loom is shared between callers, not by arrival.
+
+Three things are scarce, and each goes to whoever has least of it for its weight: room to wait, places among the live
+rows, and the decoder's time. Time is divided by start-time fair queueing (Goyal, Vin and Cheng, 1996): a caller that
+comes, or comes back, begins level with the one that was served least, so nobody saves up time by staying away.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter, deque
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from charloom.engine.shares import Share
+
+
+class Shared(Hashable, Protocol):
+    """What belongs to a caller."""
+
+    @property
+    def share(self) -> Share:
+        """Whose it is."""
+
+
+T = TypeVar("T", bound=Shared)
+K = TypeVar("K", bound=Hashable)
+
+
+class QueueFull(Exception):
+    """There is no room to wait, and nobody waits with more jobs than whoever asks."""
+
+
+class Ranking(Generic[K]):
+    """Keys by a number that changes, the least first; of equals, the one whose number was set first.
+
+    A change costs O(log n) on average: earlier numbers stay in the heap until they come up, or are too many.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[K, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, K]] = []
+        self._numbers = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def set(self, key: K, rank: float) -> None:
+        """Give a key its number."""
+        self._entries[key] = entry = (rank, next(self._numbers))
+        heapq.heappush(self._heap, (*entry, key))
+        if len(self._heap) > 2 * len(self._entries) + 16:
+            self._heap = [(*kept, one) for one, kept in self._entries.items()]
+            heapq.heapify(self._heap)
+
+    def drop(self, key: K) -> None:
+        """Forget a key, if it is there."""
+        self._entries.pop(key, None)
+
+    @property
+    def first(self) -> K | None:
+        """The key with the least number."""
+        while self._heap and self._entries.get(self._heap[0][2]) != self._heap[0][:2]:
+            heapq.heappop(self._heap)
+        return self._heap[0][2] if self._heap else None
+
+
+@dataclass(eq=False)
+class _Caller(Generic[T]):
+    share: Share
+    served: float
+    """Seconds of the decoder for its weight, from a beginning that all callers have in common."""
+    waiting: dict[T, None] = field(default_factory=dict)
+    """In the order in which they came."""
+    places: int = 0
+
+    @property
+    def occupied(self) -> float:
+        return self.places / self.share.weight
+
+    @property
+    def queued(self) -> float:
+        return len(self.waiting) / self.share.weight
+
+
+class FairQueue(Generic[T]):
+    """Waiting jobs of several callers; each operation costs O(log n) for n callers.
+
+    Args:
+        capacity: most jobs that wait, of all callers together
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._size = 0
+        self._weights = 0.0
+        self._callers: dict[str, _Caller[T]] = {}
+        """Those that have anything here."""
+        self._least_places: Ranking[str] = Ranking()
+        """Callers with waiting jobs."""
+        self._most_waiting: Ranking[str] = Ranking()
+        self._least_served: Ranking[str] = Ranking()
+        self._absent: dict[str, float] = {}
+        """What callers that have left were served beyond the others."""
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[T]:
+        for caller in self._callers.values():
+            yield from caller.waiting
+
+    def check(self, share: Share) -> None:
+        """Raise as `put` would now.
+
+        Raises:
+            QueueFull: there is no room.
+        """
+        most = self._most_waiting.first
+        if self._size < self._capacity or most is None:
+            return
+        own, largest = self._callers.get(share.name), self._callers[most]
+        if (len(own.waiting) if own else 0) + 1 > (len(largest.waiting) - 1) * share.weight / largest.share.weight:
+            raise QueueFull
+
+    def put(self, item: T) -> T | None:
+        """Let a job wait; returns the one that had to make room: the newest of the caller with most of them.
+
+        Raises:
+            QueueFull: there is no room, and no caller would still have as many waiting jobs as this one.
+        """
+        self.check(item.share)
+        displaced = None
+        if self._size >= self._capacity and (most := self._most_waiting.first) is not None:
+            displaced = next(reversed(self._callers[most].waiting))
+            self.remove(displaced)
+        caller = self._caller(item.share)
+        caller.waiting[item] = None
+        self._size += 1
+        self._rank(caller)
+        return displaced
+
+    def take(self, places: int, free: int) -> T | None:
+        """The next job to have a place: the oldest of the caller with fewest places.
+
+        Where none is free, a caller that has less than its part of all places gets another one all the same, up to
+        twice as many in all: so nobody keeps others out by holding all places for long.
+
+        Args:
+            places: how many there are
+            free: how many of them nobody has; below 0, how many more than these are in use
+        """
+        name = self._least_places.first
+        if name is None or free <= -places:
+            return None
+        caller = self._callers[name]
+        if free < 1 and caller.places and caller.places + 1 > places * caller.share.weight / self._weights:
+            return None
+        item = next(iter(caller.waiting))
+        del caller.waiting[item]
+        self._size -= 1
+        caller.places += 1
+        self._rank(caller)
+        return item
+
+    def remove(self, item: T) -> None:
+        """Let go of a job that waits."""
+        caller = self._callers[item.share.name]
+        del caller.waiting[item]
+        self._size -= 1
+        self._rank(caller)
+
+    def leave(self, item: T) -> None:
+        """Take a job's place back."""
+        caller = self._callers[item.share.name]
+        caller.places -= 1
+        self._rank(caller)
+
+    def pick(self, items: Sequence[T], most: int) -> list[T]:
+        """Which of these jobs, all with places, are to be served together.
+
+        The caller that was served least leads: all its jobs, and of each other caller no more than it has for its
+        weight. So few jobs need not wait for many, and many get the time that the few leave over.
+
+        Args:
+            items: those of each caller in the order in which they are to be served
+            most: how many may be served together
+        """
+        of: dict[str, list[T]] = {}
+        for item in items:
+            of.setdefault(item.share.name, []).append(item)
+        if len(of) < 2:
+            return list(items[:most])
+        order = sorted(of, key=lambda name: self._callers[name].served)
+        each = len(of[order[0]]) / self._callers[order[0]].share.weight
+        picked: list[T] = []
+        for name in order:
+            picked += of[name][: max(1, round(each * self._callers[name].share.weight))]
+        return picked[:most]
+
+    def charge(self, items: Sequence[T], seconds: float) -> None:
+        """Say that these jobs, all with places, were served together for so long."""
+        for name, count in Counter(item.share.name for item in items).items():
+            caller = self._callers[name]
+            caller.served += seconds * count / len(items) / caller.share.weight
+            self._least_served.set(name, caller.served)
+
+    def _caller(self, share: Share) -> _Caller[T]:
+        caller = self._callers.get(share.name)
+        if caller is None:
+            least = self._least_served.first
+            level = self._callers[least].served if least is not None else 0.0
+            caller = self._callers[share.name] = _Caller(share, max(level, self._absent.pop(share.name, 0.0)))
+            self._weights += share.weight
+            self._least_served.set(share.name, caller.served)
+        return caller
+
+    def _rank(self, caller: _Caller[T]) -> None:
+        name = caller.share.name
+        if caller.waiting:
+            self._least_places.set(name, caller.occupied)
+            self._most_waiting.set(name, -caller.queued)
+        else:
+            self._least_places.drop(name)
+            self._most_waiting.drop(name)
+            if not caller.places:
+                self._forget(caller)
+
+    def _forget(self, caller: _Caller[T]) -> None:
+        name = caller.share.name
+        del self._callers[name]
+        self._weights -= caller.share.weight
+        self._least_served.drop(name)
+        least = self._least_served.first
+        if least is None:
+            self._weights = 0.0  # exactly, however many roundings there were
+            self._absent.clear()
+            return
+        level = self._callers[least].served
+        if caller.served > level:
+            self._absent[name] = caller.served
+        if len(self._absent) > 2 * len(self._callers) + 64:
+            self._absent = {one: served for one, served in self._absent.items() if served > level}
+
+
+def of_most(items: Sequence[T], count: int) -> list[T]:
+    """So many items, one after another the oldest of the caller that has most of them.
+
+    Args:
+        items: in the order in which they came
+        count: how many; none below 1
+    """
+    of: dict[str, deque[T]] = {}
+    for item in items if count > 0 else ():
+        of.setdefault(item.share.name, deque()).append(item)
+    most: Ranking[str] = Ranking()
+    for name, own in of.items():
+        most.set(name, -len(own) / own[0].share.weight)
+    chosen: list[T] = []
+    while len(chosen) < count and (first := most.first) is not None:
+        item = of[first].popleft()
+        chosen.append(item)
+        if of[first]:
+            most.set(first, -len(of[first]) / item.share.weight)
+        else:
+            most.drop(first)
+    return chosen

@@ -1,0 +1,41 @@
+"""Whose share of the engine a call uses.
+
+A transport says so before the call reaches the engine, and whatever lets work in asks for it here. Work that nobody has
+said it of is that of one caller.
+"""
+
+from __future__ import annotations
+
+import math
+from contextvars import ContextVar
+from typing import NamedTuple
+
+
+class Share(NamedTuple):
+    """A caller, as far as the engine divides itself between callers."""
+
+    name: str = ""
+    weight: float = 1.0
+    """How much it gets, in proportion to others."""
+
+
+ONLY = Share()
+"""Of the one caller that there is, where nobody tells callers apart."""
+
+_share: ContextVar[Share] = ContextVar("share", default=ONLY)
+
+
+def set_share(share: Share) -> None:
+    """Say whose share the call that runs in this task uses.
+
+    Raises:
+        ValueError: the weight is not a finite number above 0, which would be a caller that is never served.
+    """
+    if not (math.isfinite(share.weight) and share.weight > 0):
+        raise ValueError(f"a share has a finite weight above 0, not {share.weight!r}")
+    _share.set(share)
+
+
+def current_share() -> Share:
+    """Whose share the call that runs in this task uses."""
+    return _share.get()

@@ -1,0 +1,273 @@
+"""Waiting jobs of several callers, against a model that keeps lists and looks at all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from charloom.engine.loom.fair_queue import FairQueue, QueueFull, Ranking, of_most
+from charloom.engine.shares import Share, set_share
+
+CAPACITY, PLACES = 5, 4
+WEIGHTS = {"a": 1.0, "b": 1.0, "c": 2.0, "d": 0.5}
+
+
+@dataclass(eq=False)
+class Item:
+    name: str
+    number: int = 0
+    share: Share = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.share = Share(self.name, WEIGHTS.get(self.name, 1.0))
+
+
+def filled(queue: FairQueue[Item], name: str, count: int) -> list[Item]:
+    items = [Item(name, number) for number in range(count)]
+    for item in items:
+        queue.put(item)
+    return items
+
+
+class QueueAgainstLists(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: FairQueue[Item] = FairQueue(CAPACITY)
+        self.waiting: list[Item] = []
+        self.live: list[Item] = []
+        self.numbers = 0
+
+    def count(self, items: list[Item]) -> Counter[str]:
+        return Counter(item.name for item in items)
+
+    @rule(name=st.sampled_from(sorted(WEIGHTS)))
+    def put(self, name: str) -> None:
+        self.numbers += 1
+        item, counts = Item(name, self.numbers), self.count(self.waiting)
+        most = max((counts[one] / WEIGHTS[one] for one in counts), default=0.0)
+        largest = {one for one in counts if counts[one] / WEIGHTS[one] == most}
+        if len(self.waiting) < CAPACITY:
+            assert self.queue.put(item) is None
+            self.waiting.append(item)
+            return
+        fits = {one for one in largest if (counts[name] + 1) / WEIGHTS[name] <= (counts[one] - 1) / WEIGHTS[one]}
+        try:
+            displaced = self.queue.put(item)
+        except QueueFull:
+            assert fits != largest or not fits
+            assert item not in self.waiting
+            return
+        assert displaced is not None
+        assert displaced.name in fits
+        assert displaced is [one for one in self.waiting if one.name == displaced.name][-1]
+        self.waiting.remove(displaced)
+        self.waiting.append(item)
+
+    @rule()
+    def take(self) -> None:
+        free = PLACES - len(self.live)
+        item = self.queue.take(PLACES, free)
+        counts, names = self.count(self.live), {one.name for one in self.waiting}
+        if item is None:
+            total = sum(WEIGHTS[one] for one in {one.name for one in (*self.waiting, *self.live)})
+            least = min((counts[one] / WEIGHTS[one] for one in names), default=0.0)
+            assert free < 1 or not names
+            for name in names:
+                if counts[name] / WEIGHTS[name] == least and free > -PLACES and counts[name]:
+                    assert counts[name] + 1 > PLACES * WEIGHTS[name] / total
+            return
+        assert counts[item.name] / WEIGHTS[item.name] == min(counts[one] / WEIGHTS[one] for one in names)
+        assert item is next(one for one in self.waiting if one.name == item.name), "each caller's own are in order"
+        self.waiting.remove(item)
+        self.live.append(item)
+        assert len(self.live) <= 2 * PLACES
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def remove(self, data: Any) -> None:
+        item = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(item)
+        self.queue.remove(item)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def leave(self, data: Any) -> None:
+        item = data.draw(st.sampled_from(self.live))
+        self.live.remove(item)
+        self.queue.leave(item)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), most=st.integers(1, 8))
+    def serve(self, data: Any, most: int) -> None:
+        items = data.draw(st.lists(st.sampled_from(self.live), unique=True, min_size=1))
+        picked = self.queue.pick(items, most)
+        assert 0 < len(picked) <= most
+        assert set(picked) <= set(items)
+        for name in {one.name for one in items}:
+            own = [one for one in items if one.name == name]
+            assert [one for one in picked if one.name == name] == own[: self.count(picked)[name]], "in their order"
+        self.queue.charge(picked, 0.01)
+
+    @invariant()
+    def holds_what_waits(self) -> None:
+        assert len(self.queue) == len(self.waiting) <= CAPACITY
+        assert set(self.queue) == set(self.waiting)
+
+
+TestQueueAgainstLists = QueueAgainstLists.TestCase
+
+
+def test_one_caller_is_served_in_order() -> None:
+    queue: FairQueue[Item] = FairQueue(10)
+    items = filled(queue, "a", 10)
+    assert [queue.take(100, 100 - number) for number in range(11)] == [*items, None]
+
+
+def test_places_go_to_whoever_has_fewest_not_to_whoever_came_first() -> None:
+    queue: FairQueue[Item] = FairQueue(100)
+    filled(queue, "greedy", 50)
+    filled(queue, "polite", 3)
+    taken = [queue.take(8, 8 - number) for number in range(8)]
+    assert Counter(item.name for item in taken if item) == {"greedy": 5, "polite": 3}
+
+
+def test_weights_divide_places() -> None:
+    queue: FairQueue[Item] = FairQueue(100)
+    for name in "acd":
+        filled(queue, name, 28)
+    taken = [queue.take(28, 28 - number) for number in range(28)]
+    assert Counter(item.name for item in taken if item) == {"a": 8, "c": 16, "d": 4}
+
+
+def test_a_caller_that_holds_all_places_does_not_keep_another_out() -> None:
+    queue: FairQueue[Item] = FairQueue(100)
+    filled(queue, "greedy", 50)
+    for free in range(8, 0, -1):
+        assert queue.take(8, free) is not None
+    assert queue.take(8, 0) is None
+    filled(queue, "polite", 10)
+    taken = []
+    while (item := queue.take(8, -len(taken))) is not None:
+        taken.append(item)
+    assert [item.name for item in taken] == ["polite"] * 4, "its part of the places"
+
+
+def test_many_callers_have_no_more_than_twice_the_places() -> None:
+    queue: FairQueue[Item] = FairQueue(100)
+    for number in range(100):
+        filled(queue, f"caller-{number}", 1)
+    taken = 0
+    while queue.take(8, 8 - taken) is not None:
+        taken += 1
+    assert taken == 16
+
+
+def test_a_full_queue_makes_room_at_the_cost_of_the_largest_and_of_nobody_else() -> None:
+    queue: FairQueue[Item] = FairQueue(6)
+    greedy = filled(queue, "greedy", 6)
+    with pytest.raises(QueueFull):
+        queue.put(Item("greedy"))
+    lost = [queue.put(Item("polite")) for _ in range(3)]
+    assert lost == [greedy[5], greedy[4], greedy[3]], "its newest first"
+    for name in ("greedy", "polite"):
+        with pytest.raises(QueueFull):
+            queue.put(Item(name))
+    assert len(queue) == 6
+
+
+def served(queue: FairQueue[Item], live: list[Item], seconds: float, most: int = 8) -> Counter[str]:
+    """How often each caller's jobs were served in this time, where serving n of them takes 4 + n milliseconds."""
+    times: Counter[str] = Counter()
+    while seconds > 0:
+        picked = queue.pick(live, most)
+        cost = 0.004 + 0.001 * len(picked)
+        queue.charge(picked, cost)
+        seconds -= cost
+        times.update(item.name for item in picked)
+        live = [*(item for item in live if item not in picked), *picked]
+    return times
+
+
+def taken(queue: FairQueue[Item]) -> list[Item]:
+    live: list[Item] = []
+    while (item := queue.take(1000, 1000 - len(live))) is not None:
+        live.append(item)
+    return live
+
+
+def test_four_with_a_job_each_beside_one_with_a_thousand_keep_four_fifths_of_their_speed() -> None:
+    alone: FairQueue[Item] = FairQueue(10)
+    names = ["one", "two", "three", "four"]
+    for name in names:
+        filled(alone, name, 1)
+    before = served(alone, taken(alone), 10.0)
+    queue: FairQueue[Item] = FairQueue(2000)
+    filled(queue, "greedy", 900)
+    for name in names:
+        filled(queue, name, 1)
+    after = served(queue, taken(queue), 10.0)
+    for name in names:
+        assert after[name] >= 0.8 * before[name]
+    assert after["greedy"] > after["one"], "what the few leave over is used"
+
+
+def test_callers_with_the_same_are_served_together_and_alike() -> None:
+    queue: FairQueue[Item] = FairQueue(1000)
+    for name in ("a", "b"):
+        filled(queue, name, 20)
+    live = taken(queue)
+    assert len(queue.pick(live, 64)) == 40
+    times = served(queue, live, 10.0, most=8)
+    assert times["a"] == pytest.approx(times["b"], rel=0.02)
+
+
+def test_weights_divide_time() -> None:
+    queue: FairQueue[Item] = FairQueue(1000)
+    for name in ("a", "c"):
+        filled(queue, name, 20)
+    times = served(queue, taken(queue), 10.0, most=8)
+    assert times["c"] == pytest.approx(2 * times["a"], rel=0.05)
+
+
+def test_a_caller_that_stays_away_saves_nothing_up_and_one_that_leaves_forgets_no_debt() -> None:
+    queue: FairQueue[Item] = FairQueue(10)
+    (worker,), (other,) = filled(queue, "worker", 1), filled(queue, "other", 1)
+    taken(queue)
+    queue.charge([worker], 100.0)
+    queue.charge([other], 90.0)
+    (late,) = filled(queue, "late", 1)
+    taken(queue)
+    queue.charge([late], 5.0)
+    assert queue.pick([worker, other, late], 1) == [other], "the latecomer began level with the least served"
+    queue.leave(worker)
+    (again,) = filled(queue, "worker", 1)
+    taken(queue)
+    assert queue.pick([again, late], 1) == [late]
+
+
+def test_the_oldest_of_whoever_has_most_are_chosen() -> None:
+    items = [Item(name, number) for number, name in enumerate("ababaaca")]
+    assert [(item.name, item.number) for item in of_most(items, 4)] == [("a", 0), ("a", 2), ("a", 4), ("b", 1)]
+    assert of_most(items, 0) == of_most(items, -3) == []
+    assert len(of_most(items, 100)) == len(items)
+
+
+def test_a_ranking_keeps_no_more_than_it_needs() -> None:
+    ranking: Ranking[int] = Ranking()
+    for number in range(10_000):
+        ranking.set(number % 3, float(number))
+    assert len(ranking._heap) <= 2 * 3 + 16
+    assert (len(ranking), ranking.first) == (3, 9997 % 3)
+    ranking.drop(9997 % 3)
+    assert ranking.first == 9998 % 3
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_that_would_never_or_always_be_served_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="weight above 0"):
+        set_share(Share("a", weight))
