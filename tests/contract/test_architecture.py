@@ -62,7 +62,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     },
     "lab": {"reference": set(), "tasks": set(), "studies": {"tasks", "reference"}},
     "network": {"cells": set()},
-    "server": {"grpc": set()},
+    "server": {"grpc": {"identity"}, "identity": set()},
     "training": {"data": set(), "watching": set()},
 }
 """The rooms of a part, and which of its other rooms each may import."""

@@ -1,4 +1,4 @@
-"""What all commands that call a server share: its address, how long to wait, and messages for failures."""
+"""What all commands that call a server share: its address, who calls, how long to wait, messages for failures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import enum
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from typing import Any
 
 from charloom.cli import CommandError
 from charloom.client import DEFAULT_TARGET, CharloomError, Client
@@ -16,13 +17,37 @@ from charloom.client import DEFAULT_TARGET, CharloomError, Client
 TARGET_VARIABLE = "CHARLOOM_TARGET"
 
 
+_ACCESS = (
+    ("ca", "FILE", "PEM file of the authorities that the server's certificate may come from"),
+    ("cert", "FILE", "PEM file of a certificate to show to the server"),
+    ("key", "FILE", "PEM file of its private key"),
+    ("token", "TOKEN", "key to show to the server; the variable keeps it out of the list of processes"),
+    ("tenant", "NAME", "whose sessions to use, where the server lets its clients say so"),
+)
+"""Flags, and arguments of `Client`, that say who calls."""
+
+
 def add_connection_arguments(parser: argparse.ArgumentParser, *, timeout: float = 60.0) -> None:
-    """Declare `--target` and `--timeout`; `timeout` is the default in seconds."""
+    """Declare `--target`, `--timeout` and who the client is; `timeout` is the default in seconds."""
     parser.add_argument(
         "--target",
         default=os.environ.get(TARGET_VARIABLE, DEFAULT_TARGET),
         metavar="TARGET",
         help=f"the server: HOST:PORT, or unix:PATH (default: ${TARGET_VARIABLE}, or else {DEFAULT_TARGET})",
+    )
+    for name, metavar, text in _ACCESS:
+        parser.add_argument(
+            f"--{name}",
+            default=os.environ.get(_variable(name)) or None,
+            metavar=metavar,
+            help=f"{text} (default: ${_variable(name)})",
+        )
+    parser.add_argument(
+        "--tls",
+        action=argparse.BooleanOptionalAction,
+        default=_switch(_variable("tls")),
+        help="encrypt the connection (default: $CHARLOOM_TLS, or else if a certificate is given, or a token for "
+        "another machine)",
     )
     parser.add_argument(
         "--timeout",
@@ -33,11 +58,21 @@ def add_connection_arguments(parser: argparse.ArgumentParser, *, timeout: float 
     )
 
 
+def access_given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Who the client is, as the arguments of `Client` with the same names."""
+    return {name: getattr(arguments, name) for name in ("tls", *(name for name, _, _ in _ACCESS))}
+
+
+def connected(arguments: argparse.Namespace) -> AbstractContextManager[Client]:
+    """A client as the command line asks for it, see `connect`."""
+    return connect(arguments.target, arguments.timeout, **access_given(arguments))
+
+
 @contextmanager
-def connect(target: str, timeout: float | None = 60.0) -> Iterator[Client]:
+def connect(target: str, timeout: float | None = 60.0, **access: Any) -> Iterator[Client]:
     """A client for the command; its errors become messages for the person. A timeout of 0 is no limit."""
     try:
-        with Client(target, timeout=timeout or None) as client:
+        with Client(target, timeout=timeout or None, **access) as client:
             yield client
     except CharloomError as problem:
         raise CommandError(str(problem)) from problem
@@ -52,6 +87,16 @@ def plain(value: object) -> object:
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def _variable(name: str) -> str:
+    return f"CHARLOOM_{name.upper()}"
+
+
+def _switch(variable: str) -> bool | None:
+    """A yes or no from the environment; None where it says nothing."""
+    said = os.environ.get(variable, "").strip().lower()
+    return None if not said else said not in ("0", "false", "no", "off")
 
 
 def _seconds(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Whom a client talks to and how: address, deadline, tenant, and the options of its channel."""
+"""Whom a client talks to and how: address, deadline, access, and the options of its channel."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import grpc
-
 from charloom.client import _target, _values
+from charloom.client._access import Access
 from charloom.client._options import NotGiven, Timeout
 
 DEFAULT_TARGET = "localhost:50051"
@@ -21,7 +20,7 @@ MESSAGE_BYTES = 64 * 2**20
 
 ChannelOptions = Sequence[tuple[str, Any]]
 
-_TENANT, _SESSION = "charloom-tenant", "charloom-session"
+_SESSION = "charloom-session"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _CLOSED = "this client is closed; make a new one"
 
@@ -80,14 +79,12 @@ class Settings:
         self,
         target: str,
         timeout: float | None,
-        tenant: str | None,
-        credentials: grpc.ChannelCredentials | None,
+        access: Access,
         channel_options: ChannelOptions,
     ) -> None:
         self.target = _values.target("target", target)
         self._timeout = _values.deadline(timeout)
-        self._metadata = () if tenant is None else ((_TENANT, _values.printable("tenant", tenant)),)
-        self._credentials = credentials
+        self._credentials, self._metadata = access
         options = {**_DEFAULT_OPTIONS, **dict(_target.options(self.target)), **dict(channel_options)}
         self._options = tuple(options.items())
         self.closed = False

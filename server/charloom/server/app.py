@@ -54,12 +54,13 @@ class Server:
 
         Raises:
             PortInUse: an address is taken, or cannot be listened on.
+            ValueError: what a listener needs cannot be used, for example its certificates.
         """
         self._runtime.start()
         try:
             for listener in self._listeners:
                 await listener.start()
-        except PortInUse:
+        except (PortInUse, ValueError):
             await self.stop()
             raise
 

@@ -35,6 +35,15 @@ class ServerSettings(BaseSettings):
         description="address to listen on; 0.0.0.0 for all interfaces, unix:PATH for a Unix socket, which has no port",
     )
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    tls_cert: Path | None = Field(
+        None,
+        description="PEM file of the server's certificate and what leads to its authority: connections are encrypted; "
+        "a file that changes is read again",
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the authorities of clients' certificates; every client then needs one"
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where decoders run")
     decoder: DecoderKind | None = Field(
         None, description="onnx-int8, onnx-fp32 or torchscript (default: the fastest that the bundle has)"
@@ -129,6 +138,15 @@ class ServerSettings(BaseSettings):
                 f"--max-prompt-characters {self.max_prompt_characters} is more than a request of "
                 f"--max-message-bytes {self.max_message_bytes} can carry; lower it to {most}, or raise that"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing, given = ("key", "cert") if self.tls_key is None else ("cert", "key")
+            raise ValueError(f"--tls-{given} is given without --tls-{missing}; TLS needs both")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("--tls-client-ca is given without --tls-cert and --tls-key, which TLS needs")
         return self
 
     @classmethod

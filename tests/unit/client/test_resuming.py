@@ -29,6 +29,7 @@ from charloom.client import (
     Result,
     Unavailable,
 )
+from charloom.client._access import Access
 from charloom.client._async.connection import AsyncConnection
 from charloom.client._async.resuming import AsyncResumingCall
 from charloom.client._resumption import PATIENCE, Pace, Resumption
@@ -321,7 +322,7 @@ class TestBreaks:
 
 
 def to_the_end(target: str, resumption: Resumption) -> None:
-    connection = Connection(target, None, None, None, ())
+    connection = Connection(target, None, Access(None, ()), ())
     try:
         call = ResumingCall(connection.generate, resumption, connection)
         while True:
@@ -332,7 +333,7 @@ def to_the_end(target: str, resumption: Resumption) -> None:
 
 def to_the_end_asyncio(target: str, resumption: Resumption) -> None:
     async def read() -> None:
-        connection = AsyncConnection(target, None, None, None, ())
+        connection = AsyncConnection(target, None, Access(None, ()), ())
         try:
             call = AsyncResumingCall(connection.generate, resumption, connection)
             while await call.read() is not grpc.aio.EOF:

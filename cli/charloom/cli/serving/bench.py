@@ -12,9 +12,10 @@ from typing import Any
 import grpc
 
 from charloom.cli import CommandError
-from charloom.cli.connection import add_connection_arguments, connect
+from charloom.cli.connection import access_given, add_connection_arguments, connected
 from charloom.cli.serving.load import LENGTHS, WORKLOADS, Load, run_load
-from charloom.client import Overloaded
+from charloom.client import InvalidValue, Overloaded
+from charloom.client._access import access
 
 _ONLY = {"rounds": ("long", "short"), "length": ("long", "arrivals"), "probes": ("arrivals",), "prompt": ("arrivals",)}
 """The flags that some workloads do not have, and which have them."""
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     load = load_of(arguments)
     # One call through the SDK, whose errors say what is wrong with the address or the server. That it is full is no
     # error here: refusals are counted.
-    with connect(load.target, arguments.timeout) as client, contextlib.suppress(Overloaded):
+    with connected(arguments) as client, contextlib.suppress(Overloaded):
         for _ in client.generate(max_tokens=1):
             pass
     try:
@@ -80,7 +81,11 @@ def load_of(arguments: argparse.Namespace) -> Load:
         raise CommandError(f"--streams 0 has no meaning with --workload {workload}; it goes with: arrivals")
     if workload in LENGTHS:
         given.setdefault("length", LENGTHS[workload])
-    return Load(arguments.target, workload, arguments.streams, timeout=arguments.timeout or None, **given)
+    try:
+        who = access(arguments.target, **access_given(arguments))
+    except InvalidValue as problem:
+        raise CommandError(str(problem)) from problem
+    return Load(arguments.target, workload, arguments.streams, timeout=arguments.timeout or None, access=who, **given)
 
 
 def table(load: Load, figures: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from charloom.cli.connection import add_connection_arguments, connect
+from charloom.cli.connection import add_connection_arguments, connected
 from charloom.client import HealthStatus
 
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what the server says about itself; 0 only if it serves."""
-    with connect(arguments.target, arguments.timeout) as client:
+    with connected(arguments) as client:
         status = client.health()
     print(status.value)
     return 0 if status is HealthStatus.SERVING else 1

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 
 from charloom.client import _target
+from charloom.client._access import Access
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc, text_pb2
 
 WORKLOADS = {
@@ -35,6 +36,10 @@ REFUSED_PAUSE = 0.1
 FEWEST_GAPS = 10
 """A stream with fewer gaps than these says nothing about fairness."""
 _TEXT = "The quality of mercy is not strained. It droppeth as the gentle rain from heaven "
+
+
+PLAIN = Access(None, ())
+"""No encryption, and nobody in particular."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Load:
     """Characters of a probe's prompt."""
     timeout: float | None = None
     """Seconds that one call may take."""
+    access: Access = PLAIN
+    """Who the clients are."""
 
 
 @dataclass
@@ -101,7 +108,7 @@ async def run_load(load: Load) -> dict[str, Any]:
     """
     # Channels of one process share a connection unless they are told not to.
     options = [("grpc.use_local_subchannel_pool", 1), *_target.options(load.target)]
-    channels = [grpc.aio.insecure_channel(load.target, options=options) for _ in range(max(1, min(4, load.streams)))]
+    channels = [_channel(load, options) for _ in range(max(1, min(4, load.streams)))]
     try:
         # Connections, code paths and the server's own estimates are warm then.
         await asyncio.gather(*(_WORK[load.workload](load, channel, 0) for channel in channels))
@@ -137,7 +144,7 @@ async def _arrivals(load: Load, channels: Sequence[grpc.aio.Channel]) -> dict[st
         for turn in itertools.count():
             streams.append(Seen(time.perf_counter()))
             options = generation_pb2.GenerationOptions(max_tokens=length, seed=number + turn * load.streams)
-            seen = await read(channels[number % len(channels)], options, streams[-1], load.timeout)
+            seen = await read(load, channels[number % len(channels)], options, streams[-1])
             if seen.refused_after is not None:
                 await asyncio.sleep(REFUSED_PAUSE)
             length = load.length
@@ -168,29 +175,37 @@ async def _arrivals(load: Load, channels: Sequence[grpc.aio.Channel]) -> dict[st
     return summary(streams, measured.result(), probes=probes)
 
 
+def _channel(load: Load, options: Sequence[tuple[str, int]]) -> grpc.aio.Channel:
+    if load.access.credentials is None:
+        return grpc.aio.insecure_channel(load.target, options)
+    return grpc.aio.secure_channel(load.target, load.access.credentials, options)
+
+
 # What one client does in one turn; its number tells it from all others.
 
 
 async def _long_stream(load: Load, channel: grpc.aio.Channel, number: int) -> list[Seen]:
     options = generation_pb2.GenerationOptions(max_tokens=load.length, seed=number)
-    return [await read(channel, options, Seen(time.perf_counter()), load.timeout)]
+    return [await read(load, channel, options, Seen(time.perf_counter()))]
 
 
 async def _short_session(load: Load, channel: grpc.aio.Channel, number: int) -> list[Seen]:
     sessions, began = sessions_pb2_grpc.SessionServiceStub(channel), time.perf_counter()
     try:
-        made = await sessions.CreateSession(sessions_pb2.CreateSessionRequest(seed=number), timeout=load.timeout)
+        made = await sessions.CreateSession(
+            sessions_pb2.CreateSessionRequest(seed=number), timeout=load.timeout, metadata=load.access.metadata
+        )
     except grpc.aio.AioRpcError as problem:
         if not is_refusal(problem):
             raise
         return [Seen(began, refused_after=time.perf_counter() - began)]
     options = _prompted(SHORT_PROMPT, session_id=made.session.id, max_tokens=SHORT_LENGTH)
-    return [await read(channel, options, Seen(time.perf_counter()), load.timeout) for _ in range(SHORT_CALLS)]
+    return [await read(load, channel, options, Seen(time.perf_counter())) for _ in range(SHORT_CALLS)]
 
 
 async def _probe(load: Load, channel: grpc.aio.Channel, number: int) -> list[Seen]:
     options = _prompted(load.prompt, seed=number, max_tokens=PROBE_LENGTH)
-    return [await read(channel, options, Seen(time.perf_counter()), load.timeout)]
+    return [await read(load, channel, options, Seen(time.perf_counter()))]
 
 
 _WORK: dict[str, Callable[[Load, grpc.aio.Channel, int], Awaitable[list[Seen]]]] = {
@@ -210,13 +225,12 @@ def prompt_text(characters: int) -> str:
     return "".join(itertools.islice(itertools.cycle(_TEXT), characters))
 
 
-async def read(
-    channel: grpc.aio.Channel, options: generation_pb2.GenerationOptions, seen: Seen, timeout: float | None = None
-) -> Seen:
+async def read(load: Load, channel: grpc.aio.Channel, options: generation_pb2.GenerationOptions, seen: Seen) -> Seen:
     """Read one generation to its end; `seen` is filled as it goes, and returned."""
     stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
     try:
-        async for message in stub.Generate(generation_pb2.GenerateRequest(options=options), timeout=timeout):
+        request = generation_pb2.GenerateRequest(options=options)
+        async for message in stub.Generate(request, timeout=load.timeout, metadata=load.access.metadata):
             seen.messages += 1
             if message.text:
                 seen.times.append(time.perf_counter())

@@ -7,7 +7,7 @@ import dataclasses
 import json
 
 from charloom.cli.columns import columns
-from charloom.cli.connection import add_connection_arguments, connect, plain
+from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.client import ModelInfo
 
 _HEADINGS = ("NAME", "UNIT", "SYMBOLS", "NETWORK", "PARAMETERS", "DECODER", "DEVICE", "STATE", "VALIDATION")
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the models of a server, the default one first."""
-    with connect(arguments.target, arguments.timeout) as client:
+    with connected(arguments) as client:
         models = client.models()
     if arguments.json:
         print(json.dumps([dataclasses.asdict(model) for model in models], ensure_ascii=False, default=plain))

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 
-from charloom.cli.connection import add_connection_arguments, connect
+from charloom.cli.connection import add_connection_arguments, connected
 from charloom.cli.sessions.generate import add_generation_arguments, sampling_options
 from charloom.client import Client, FinishReason, GenerateOptions, InvalidArgument, InvalidValue, NotFound, Session
 
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
             import readline  # noqa: F401 - gives `input` editing and a history
         _say("Type a line; /help for more.")
     options = sampling_options(arguments)
-    with connect(arguments.target, arguments.timeout) as client:
+    with connected(arguments) as client:
         return 0 if _chat(client, arguments, options, interactive) else 1
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 from charloom.cli import CommandError
-from charloom.cli.connection import add_connection_arguments, connect, plain
+from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.sessions.tokens import table
 from charloom.cli.text import add_skip_unknown, piped_text, read_text, unknown_characters
 from charloom.client import Client, Completion, FinishReason, GenerateOptions, NotFound, Result, Session
@@ -133,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     options["seed"] = arguments.seed
     options["logprobs"] = arguments.logprobs
     options["top_logprobs"] = arguments.top_logprobs
-    with connect(arguments.target, arguments.timeout) as client:
+    with connected(arguments) as client:
         source = _session(client, arguments) if arguments.session else client
         if arguments.continuations is not None:
             with source.continuations(prompt, n=arguments.continuations, **options) as continuations:

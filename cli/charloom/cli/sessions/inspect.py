@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from charloom.cli import CommandError
-from charloom.cli.connection import add_connection_arguments, connect, plain
+from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.sessions.heatmap import Heatmap, draw
 from charloom.cli.sessions.score import add_reading_arguments
 from charloom.cli.text import read_text, unknown_characters
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.rows < 1:
         raise CommandError(f"--rows {arguments.rows}: give at least 1")
     text = read_text(arguments.text)
-    with connect(arguments.target, arguments.timeout) as client:
+    with connected(arguments) as client:
         model, inspection = _inspect(client, text, arguments)
     if not inspection.tokens:
         raise CommandError("there is nothing to inspect; give a text with characters that the model knows")

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 
-from charloom.cli.connection import add_connection_arguments, connect, plain
+from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.sessions.score import add_reading_arguments
 from charloom.cli.sessions.tokens import chart
 from charloom.cli.text import read_text, unknown_characters
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the distribution of the next character."""
     prompt = read_text(arguments.prompt)
-    with connect(arguments.target, arguments.timeout) as client:
+    with connected(arguments) as client:
         source = client if arguments.session is None else client.open_session(arguments.session)
         unknown = unknown_characters(arguments)
         peek = source.peek(prompt, top=arguments.top, model=arguments.model, unknown_characters=unknown)

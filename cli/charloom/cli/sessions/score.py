@@ -7,7 +7,7 @@ import dataclasses
 import json
 
 from charloom.cli import CommandError
-from charloom.cli.connection import add_connection_arguments, connect, plain
+from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.sessions.tokens import table
 from charloom.cli.text import add_file, add_skip_unknown, read_file, read_text, unknown_characters
 from charloom.client import Client, Score
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.file is not None and arguments.text is not None:
         raise CommandError("give the text itself or --file, not both")
     text = read_text("-" if arguments.text is None else arguments.text) if arguments.file is None else None
-    with connect(arguments.target, arguments.timeout) as client:
+    with connected(arguments) as client:
         score = _score(client, read_file(arguments.file, arguments.encoding) if text is None else text, arguments)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(score), ensure_ascii=False, default=plain))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from charloom.cli import CommandError
 from charloom.cli.columns import columns
-from charloom.cli.connection import add_connection_arguments, connect, plain
+from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.text import add_skip_unknown, read_text, unknown_characters
 from charloom.client import Client, SessionInfo
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
-    with connect(arguments.target, arguments.timeout) as client:
+    with connected(arguments) as client:
         ACTIONS[arguments.action].run(client, arguments)
     return 0
 

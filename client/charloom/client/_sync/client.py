@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from charloom.client import _responses, _session_requests, _values
+from charloom.client._access import access
 from charloom.client._errors import CharloomError
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
@@ -25,6 +26,7 @@ from charloom.client._types import HealthStatus, ModelInfo
 from charloom.v1 import models_pb2, sessions_pb2
 
 if TYPE_CHECKING:
+    from os import PathLike
     from types import TracebackType
 
     import grpc
@@ -38,8 +40,15 @@ class Client(Calls):
         target: host and port, or the path of a Unix socket as "unix:PATH". A proxy of the environment (`http_proxy`) is
             not used for this machine.
         timeout: seconds that each call may take unless it is given its own; `None` is no deadline.
-        tenant: whose sessions to use, where a server keeps those of several apart.
-        credentials: of TLS; without any, the connection is not encrypted.
+        tenant: whose sessions to use, where a proxy that the server trusts lets its clients say so; with a token, the
+            token says it.
+        token: the key that the server's operator made for this client, with `charloom keys create`.
+        tls: whether the connection is encrypted. By default it is if one of the next three is given, or a token for
+            another machine.
+        ca: PEM file of the authorities that the server's certificate may come from; default is those of gRPC.
+        cert: PEM file of the client's own certificate, where the server wants one.
+        key: PEM file of its private key.
+        credentials: of gRPC, in place of the last four.
         channel_options: further options of the gRPC channel.
 
     Every call may raise `ConnectionFailed` and the kinds of `RequestError`; options that no message can carry raise
@@ -53,10 +62,16 @@ class Client(Calls):
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
         tenant: str | None = None,
+        token: str | None = None,
+        tls: bool | None = None,
+        ca: str | PathLike[str] | None = None,
+        cert: str | PathLike[str] | None = None,
+        key: str | PathLike[str] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         channel_options: ChannelOptions = (),
     ) -> None:
-        super().__init__(Connection(target, timeout, tenant, credentials, channel_options))
+        who = access(target, tenant=tenant, token=token, tls=tls, ca=ca, cert=cert, key=key, credentials=credentials)
+        super().__init__(Connection(target, timeout, who, channel_options))
 
     def score(
         self,

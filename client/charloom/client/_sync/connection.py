@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 
 from charloom.client import _responses
+from charloom.client._access import Access
 from charloom.client._errors import from_rpc_error
 from charloom.client._options import Timeout
 from charloom.client._resumption import Resumption
@@ -40,15 +41,14 @@ class Connection(Settings):
         self,
         target: str,
         timeout: float | None,
-        tenant: str | None,
-        credentials: grpc.ChannelCredentials | None,
+        access: Access,
         channel_options: ChannelOptions,
     ) -> None:
-        super().__init__(target, timeout, tenant, credentials, channel_options)
-        if credentials is None:
+        super().__init__(target, timeout, access, channel_options)
+        if self._credentials is None:
             self._channel = grpc.insecure_channel(self.target, self._options)
         else:
-            self._channel = grpc.secure_channel(self.target, credentials, self._options)
+            self._channel = grpc.secure_channel(self.target, self._credentials, self._options)
         self.generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self.sessions = sessions_pb2_grpc.SessionServiceStub(self._channel)
         self.models = models_pb2_grpc.ModelServiceStub(self._channel)

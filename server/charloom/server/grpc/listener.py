@@ -22,6 +22,8 @@ from charloom.server.grpc.services.models import ModelService
 from charloom.server.grpc.services.reading import ReadingService
 from charloom.server.grpc.services.sessions import SessionService
 from charloom.server.grpc.services.turn import ClientTurn
+from charloom.server.grpc.tls import server_credentials
+from charloom.server.identity.certificates import watched_certificates
 from charloom.server.listener import PortInUse
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
@@ -55,7 +57,7 @@ SESSIONS = sessions_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 
 class GrpcListener:
-    """Takes calls over gRPC, without encryption.
+    """Takes calls over gRPC, with TLS where the settings name a certificate.
 
     Args:
         runtime: serves the calls
@@ -92,6 +94,7 @@ class GrpcListener:
 
         Raises:
             PortInUse: the address is taken, or cannot be listened on.
+            CertificateProblem: the certificate files cannot be used.
         """
         path = socket_path(self._settings.host)
         if path is None:
@@ -107,7 +110,7 @@ class GrpcListener:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         address = f"{host}:{self._settings.port}"
         try:
-            self.port = self._server.add_insecure_port(address)
+            self.port = self._add(address)
         except RuntimeError as problem:
             raise PortInUse(
                 f"cannot listen on {address}: it is in use, or not an address of this machine; "
@@ -119,12 +122,18 @@ class GrpcListener:
         make_free(path)  # gRPC itself would take the path away from a server that listens there
         address = f"{SCHEME}{path}"
         try:
-            self._server.add_insecure_port(address)
+            self._add(address)
         except RuntimeError as problem:
             raise PortInUse(
                 f"cannot listen on {address}: no socket can be made there; choose another path"
             ) from problem
         self.address = address
+
+    def _add(self, address: str) -> int:
+        certificates = watched_certificates(self._settings)
+        if certificates is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, server_credentials(certificates))
 
     async def announce_stop(self) -> None:
         """Let health say NOT_SERVING; calls are still answered."""
