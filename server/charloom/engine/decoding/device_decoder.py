@@ -1,13 +1,14 @@
 """The decoder on TorchScript with everything on one device: state, sampling, and on CUDA a graph per block of steps.
 
 Every call is padded to the same number of rows. Libraries choose their kernels by size, so that rows are independent
-of each other on a GPU too, bit for bit; and there is one set of graphs to capture. Nothing here needs CUDA but the
-capture: on the CPU the same steps run one by one.
+of each other on a GPU too, bit for bit; and there is one set of graphs to capture. Nothing here needs CUDA but streams
+and the capture: on the CPU the same steps run one by one.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,11 @@ BLOCKS = (16, 1)
 """Steps per graph; a call is made of as few of them as will do."""
 WARM_UPS = 3
 """Runs before a capture, in which libraries choose their kernels and take their memory."""
+LANES = 4
+"""How many parts of a call may be on the device at a time."""
 _PER_STEP = ("forced", "uniform")
+_CAPTURING = threading.Lock()
+"""One capture at a time in a process: each begins by waiting for the whole device, an error while another goes on."""
 
 
 class DeviceStatePool:
@@ -87,48 +92,78 @@ class DeviceStatePool:
 class DeviceDecoder:
     """`decoder.ts` of a bundle, its work and its state on one device.
 
-    Each thread that calls it has buffers, graphs and a CUDA stream of its own, so that one's copies overlap with the
-    other's steps.
+    A call is made in parts of `rows` rows. Each part takes a lane, which has buffers, graphs and a CUDA stream of its
+    own, so that parts overlap, of one call and of calls from several threads.
 
     Args:
         path: the file
         device: "cuda", or "cpu" for tests
-        rows: of every call; longer ones are made in parts
+        rows: of every part
+        lanes: how many parts of a call may be on the device at a time
+        graphs: whether CUDA graphs are captured; without them the same kernels are launched one by one
     """
 
     kind = "torchscript"
 
-    def __init__(self, path: Path, device: str = "cuda", rows: int = ROWS) -> None:
+    def __init__(
+        self, path: Path, device: str = "cuda", rows: int = ROWS, *, lanes: int = LANES, graphs: bool = True
+    ) -> None:
+        torch.set_float32_matmul_precision("highest")  # some installations have TF32 as their default
         self._module, self.shape, self.weights_sha256, self.lacks = load_module(path, device)
         self.device = device
-        self._rows = rows
-        self._lanes = threading.local()
-        self._capturing = threading.Lock()
+        self._rows, self._most_lanes, self._graphs = rows, lanes, graphs
+        self._free: deque[_Lane] = deque()
 
     def run(self, inputs: Inputs) -> Outputs:
         """Run the decoder contract on one batch."""
-        if not hasattr(self._lanes, "own"):
-            self._lanes.own = _Lane(self._module, self.shape, self.lacks, self.device, self._rows, self._capturing)
-        lane: _Lane = self._lanes.own
-        parts = [lane.run(inputs, first) for first in range(0, len(inputs.token), self._rows)]
+        firsts = range(0, len(inputs.token), self._rows)
+        full = _takes_full_steps(inputs)
+        with self._taken(min(len(firsts), self._most_lanes)) as lanes, torch.inference_mode():
+            parts = [lanes[number % len(lanes)].begin(inputs, first, full) for number, first in enumerate(firsts)]
+            for lane in lanes:
+                lane.wait()
         found: dict[str, Any] = {
             name: torch.cat([part[name] for part in parts], dim=axis) for name, axis in OUTPUT_ROW_AXIS.items()
         }
         stays = () if type(inputs.state) is np.ndarray else ("state",)
         return Outputs(**{name: part if name in stays else part.cpu().numpy() for name, part in found.items()})
 
+    @contextmanager
+    def _taken(self, count: int) -> Iterator[list[_Lane]]:
+        """Lanes that nobody else has meanwhile; there are as many as were ever needed at once."""
+        lanes: list[_Lane] = []
+        try:
+            while len(lanes) < count:
+                try:
+                    lanes.append(self._free.pop())
+                except IndexError:
+                    lanes.append(_Lane(self._module, self.shape, self.lacks, self.device, self._rows, self._graphs))
+            yield lanes
+        finally:
+            self._free.extend(lanes)
+
     def state_pool(self) -> DeviceStatePool:
         """On the device."""
         return DeviceStatePool(self.shape, self.device)
 
 
+def _takes_full_steps(inputs: Inputs) -> bool:
+    """Whether any row asks for more than a temperature."""
+    sampling = inputs.sampling
+    return bool(
+        has_filters(inputs)
+        or has_penalties(inputs)
+        or sampling["bias"].any()
+        or sampling["top"][0]
+        or (sampling["temperature"] == 0).any()
+    )
+
+
 class _Lane:
     """Buffers at fixed addresses, and what computes in them."""
 
-    def __init__(
-        self, module: Any, shape: Shape, lacks: frozenset[str], device: str, rows: int, capturing: threading.Lock
-    ) -> None:
-        self._module, self._device, self._rows, self._capturing = module, device, rows, capturing
+    def __init__(self, module: Any, shape: Shape, lacks: frozenset[str], device: str, rows: int, graphs: bool) -> None:
+        self._module, self._device, self._rows, self._graphs = module, device, rows, graphs
         self._stream = torch.cuda.Stream() if device == "cuda" else None  # type: ignore[no-untyped-call]
         self._blocks: dict[tuple[int, bool], Callable[[], Sequence[Tensor]]] = {}
         self._alternatives = shape.vocabulary
@@ -144,16 +179,13 @@ class _Lane:
         self._sampling = sampling.keys()
         self._buffers |= {name: torch.from_numpy(array).to(device) for name, array in sampling.items()}
 
-    def run(self, inputs: Inputs, first: int) -> dict[str, Tensor]:
-        """Take the steps of the rows from `first` on, as many as there is room for; `Outputs` on the device."""
+    def begin(self, inputs: Inputs, first: int, full: bool) -> dict[str, Tensor]:
+        """Take the steps of the rows from `first` on, as many as there is room for.
+
+        Returns:
+            `Outputs` on the device, which are there after `wait`
+        """
         sampling, top = inputs.sampling, int(inputs.sampling["top"][0])
-        full = bool(
-            has_filters(inputs)
-            or has_penalties(inputs)
-            or sampling["bias"].any()
-            or top
-            or (sampling["temperature"] == 0).any()
-        )
         needed = self._sampling if full else [one.name for one in controls(Effect.SCALES) if one.name in self._sampling]
         rows = slice(first, first + self._rows)
         count = len(inputs.token[rows])
@@ -181,17 +213,20 @@ class _Lane:
         outputs = (tokens, logprob, state, top_tokens[:, :, :top], top_logprob[:, :, :top])
         return dict(zip(Outputs._fields, outputs, strict=True))
 
+    def wait(self) -> None:
+        """Until all that was begun is done."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
     @contextmanager
     def _on_stream(self) -> Iterator[None]:
-        """All work goes to this lane's stream, after what the caller has queued; at the end it is done."""
+        """All work goes to this lane's stream, after what the caller has queued."""
         if self._stream is None:
-            with torch.inference_mode():
-                yield
+            yield
             return
         self._stream.wait_stream(torch.cuda.default_stream())
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream):
             yield
-        self._stream.synchronize()
 
     def _moved(self, values: Any) -> Tensor:
         return (
@@ -205,7 +240,8 @@ class _Lane:
         key = (size, full)
         if key not in self._blocks:
             run = self._steps(size, full)
-            self._blocks[key] = run if self._stream is None else self._captured(run)
+            captured = self._graphs and self._stream is not None
+            self._blocks[key] = self._captured(run) if captured else run
         return self._blocks[key]
 
     def _steps(self, size: int, full: bool) -> Callable[[], Sequence[Tensor]]:
@@ -227,7 +263,7 @@ class _Lane:
 
     def _captured(self, run: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]:
         """A CUDA graph of `run`. The warm-ups advance the state in the buffers, so it is put back."""
-        with self._capturing:
+        with _CAPTURING:
             kept = {name: self._buffers[name].clone() for name in ("token", "state", "counts")}
             for _ in range(WARM_UPS):
                 run()

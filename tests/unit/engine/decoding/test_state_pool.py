@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from charloom.engine.decoding.decoder import Shape, StatePool
 from charloom.engine.decoding.device_decoder import DeviceStatePool
 from charloom.engine.decoding.state_pool import HostStatePool
+from tests.unit.devices import DEVICES
 
 SHAPE = Shape(arrays=2, layers=2, hidden=3, vocabulary=5)
-KINDS = pytest.mark.parametrize(
-    "make",
-    [lambda slots: HostStatePool(SHAPE, slots), lambda slots: DeviceStatePool(SHAPE, "cpu", slots)],
-    ids=["host", "device"],
-)
 Make = Callable[[int], StatePool]
+
+
+@pytest.fixture(params=["host", *DEVICES])
+def make(request: pytest.FixtureRequest) -> Make:
+    kind = request.param
+    return lambda slots: HostStatePool(SHAPE, slots) if kind == "host" else DeviceStatePool(SHAPE, kind, slots)
 
 
 def state(value: float) -> np.ndarray:
@@ -29,7 +31,6 @@ def held(pool: StatePool, slot: int) -> np.ndarray:
     return pool.to_host(pool.gather([slot])[:, :, 0])
 
 
-@KINDS
 def test_gather_and_scatter_touch_only_the_named_slots(make: Make) -> None:
     pool = make(4)
     slots = [pool.take(state(n)) for n in range(1, 4)]
@@ -42,7 +43,6 @@ def test_gather_and_scatter_touch_only_the_named_slots(make: Make) -> None:
     assert held(pool, slots[0]).tolist() == state(1).tolist()
 
 
-@KINDS
 def test_what_was_gathered_is_a_copy(make: Make) -> None:
     pool = make(2)
     slot = pool.take(state(1))
@@ -52,7 +52,6 @@ def test_what_was_gathered_is_a_copy(make: Make) -> None:
     assert held(pool, slot).tolist() == kept.tolist() == state(1).tolist()
 
 
-@KINDS
 @given(joins=st.lists(st.booleans(), max_size=60))
 def test_a_slot_never_shows_the_state_of_another_owner(make: Make, joins: list[bool]) -> None:
     pool = make(2)
