@@ -60,6 +60,7 @@ def test_generate_streams_deltas_then_the_result(generation: Generation, oracle:
     for message in messages[:-1]:
         position += len(message.text)
         assert (message.position, message.HasField("result")) == (position, False)
+    assert messages[-1].text  # its result has no message of its own
     result = messages[-1].result
     assert result.finish_reason == generation_pb2.FINISH_REASON_LENGTH
     assert (result.usage.prompt_tokens, result.usage.completion_tokens, result.position) == (4, 200, 204)

@@ -106,7 +106,7 @@ class Generating:
             Overloaded, Draining: as their names say.
         """
         model, checked, snapshot = start.model, start.checked, start.snapshot
-        if len(checked.prompt):
+        if len(checked.prompt) and snapshot.tail:
             snapshot = replace(snapshot, tail=b"")  # a prompt begins a new character
 
         def describe(finish: Finish, session: Session | None) -> GenerationResult:
@@ -114,10 +114,11 @@ class Generating:
             state = b""
             if start.request.return_state:
                 state, _ = self._sealed.seal(model, finish.snapshot, start.request.tenant)
+            if len(checked.earlier):
+                generated = finish.generated + checked.earlier_generated
+                finish = replace(finish, fed=finish.fed + earlier_read, generated=generated)
             return GenerationResult(
-                finish=replace(
-                    finish, fed=finish.fed + earlier_read, generated=finish.generated + checked.earlier_generated
-                ),
+                finish=finish,
                 sampling=checked.sampling,
                 max_tokens=checked.max_tokens + checked.earlier_generated,
                 model=model.name,

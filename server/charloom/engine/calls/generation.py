@@ -48,6 +48,10 @@ class GenerationResult:
 class StateSink(Protocol):
     """Where a generation puts the states that it passes through."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether `close` may have to wait. One that never does needs no task of its own: nothing can cancel it."""
+
     def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """Tokens were generated; `snapshot` is the state after them."""
 
@@ -108,6 +112,7 @@ class Generation:
         self._finish: Finish | None = None
         self._failure: EngineError | None = None
         self._cancelled = False
+        self._closed = False
         self._closing: asyncio.Task[Session | None] | None = None
         self.result: GenerationResult | None = None
         # Last: chunks come by way of the event loop, so none arrives before this returns.
@@ -125,7 +130,7 @@ class Generation:
             self._unread += len(chunk.tokens)
             self._position = chunk.position
             if chunk.snapshot is not None:
-                self._latest = replace(chunk.snapshot, tail=self._decoder.tail)
+                self._latest = self._with_tail(chunk.snapshot)
                 if self._sink is not None:
                     self._sink.on_tokens(chunk.tokens, self._latest)
         except Exception:
@@ -144,7 +149,7 @@ class Generation:
                     "the decoder failed; the session keeps the state after the text that was sent"
                 )
             if self._cancelled or self._failure:
-                self._close_sink(self._handed_out)
+                self._begin_closing(self._handed_out)
         self._arrived.set()
 
     def cancel(self) -> None:
@@ -153,7 +158,7 @@ class Generation:
         if self._sink is not None:
             self._sink.on_cancelled()
         if self._finish is not None:
-            self._close_sink(self._handed_out)
+            self._begin_closing(self._handed_out)
         else:
             self._row.cancel()
 
@@ -216,16 +221,27 @@ class Generation:
         assert self._finish is not None
         if self._failure is not None:
             raise self._failure
-        finish = replace(self._finish, snapshot=replace(self._finish.snapshot, tail=self._decoder.tail))
-        session = None
-        closing = self._close_sink(finish.snapshot)
-        if closing is not None:
+        finish, session = self._finish, None
+        snapshot = self._with_tail(finish.snapshot)
+        if snapshot is not finish.snapshot:
+            finish = replace(finish, snapshot=snapshot)
+        if self._sink is not None and not self._closed and not self._sink.waits:
+            self._closed = True
+            session = await self._sink.close(snapshot)
+        elif (closing := self._begin_closing(snapshot)) is not None:
             # The reader may be cancelled while it waits; the sink has to finish all the same.
             session = await asyncio.shield(closing)
         self.result = self._describe(finish, session)
 
-    def _close_sink(self, snapshot: Snapshot | None) -> asyncio.Task[Session | None] | None:
-        if self._closing is None and self._sink is not None:
+    def _with_tail(self, snapshot: Snapshot) -> Snapshot:
+        """A snapshot of the loom, with the unfinished bytes of the text so far."""
+        tail = self._decoder.tail
+        return snapshot if snapshot.tail == tail else replace(snapshot, tail=tail)
+
+    def _begin_closing(self, snapshot: Snapshot | None) -> asyncio.Task[Session | None] | None:
+        """Close the sink in a task, unless it was closed before; returns the task, if there is one."""
+        if self._sink is not None and not self._closed:
+            self._closed = True
             self._closing = asyncio.get_running_loop().create_task(self._sink.close(snapshot))
             self._closing.add_done_callback(_log_failure)
         return self._closing

@@ -167,7 +167,8 @@ class Session:
         """The next version; the same one where the call that made it goes on."""
         again = call is not None and call == self.call
         return replace(
-            self.renewed(now),
+            self,
+            expires=now + self.time_to_live,
             snapshot=snapshot,
             history=history,
             version=self.version + (not again),

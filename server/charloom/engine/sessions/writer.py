@@ -72,6 +72,11 @@ class SessionWriter:
         self._call = call
 
     @property
+    def waits(self) -> bool:
+        """Whether `close` may have to wait."""
+        return self._store.waits
+
+    @property
     def present(self) -> Snapshot:
         """The latest state that `on_tokens` was given; before that, where the call began."""
         return self._states[-1]

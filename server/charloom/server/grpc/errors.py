@@ -81,6 +81,10 @@ def _incident(problem: Exception) -> status_pb2.Status:
 class ErrorInterceptor(ServerInterceptor):
     """Turns every exception of a handler, and every malformed request, into a status with details."""
 
+    def __init__(self) -> None:
+        self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
+        """By method: the handler that was wrapped last, and what it was wrapped in."""
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
@@ -93,21 +97,30 @@ class ErrorInterceptor(ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(_refusing(problem))
         if handler is None:
             return None
-        read, write = handler.request_deserializer, handler.response_serializer
-        if handler.request_streaming and handler_call_details.method.startswith("/grpc.reflection."):
-            # It answers an empty request with an error of its own.
-            return grpc.stream_stream_rpc_method_handler(handler.stream_stream, _lenient(read), write)
-        # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are.
-        if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, _each(read)), None, write)
-        if not handler.response_streaming:
-            return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, read), None, write)
-        if inspect.isasyncgenfunction(handler.unary_stream):
-            return grpc.unary_stream_rpc_method_handler(
-                _streaming(handler.unary_stream, lambda request: _parsed(read, request)), None, write
-            )
-        # Health's Watch writes to its context instead of yielding.
-        return grpc.unary_stream_rpc_method_handler(_answering(handler.unary_stream, read), None, write)
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = handler, _wrapped(handler, method)
+        return known[1]
+
+
+def _wrapped(handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+    """The handler of a method, its errors as statuses."""
+    read, write = handler.request_deserializer, handler.response_serializer
+    if handler.request_streaming and method.startswith("/grpc.reflection."):
+        # It answers an empty request with an error of its own.
+        return grpc.stream_stream_rpc_method_handler(handler.stream_stream, _lenient(read), write)
+    # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are.
+    if handler.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, _each(read)), None, write)
+    if not handler.response_streaming:
+        return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, read), None, write)
+    if inspect.isasyncgenfunction(handler.unary_stream):
+        return grpc.unary_stream_rpc_method_handler(
+            _streaming(handler.unary_stream, lambda request: _parsed(read, request)), None, write
+        )
+    # Health's Watch writes to its context instead of yielding.
+    return grpc.unary_stream_rpc_method_handler(_answering(handler.unary_stream, read), None, write)
 
 
 Read = Callable[[bytes], message.Message]

@@ -42,6 +42,7 @@ class MemoryStore:
     """
 
     shared: ClassVar[bool] = False
+    waits: ClassVar[bool] = False
 
     def __init__(self, capacity: int, now: Callable[[], datetime] = utc_now) -> None:
         self._capacity = capacity

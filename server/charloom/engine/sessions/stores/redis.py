@@ -74,6 +74,7 @@ class RedisStore:
     """
 
     shared: ClassVar[bool] = True
+    waits: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -77,6 +77,7 @@ class SqliteStore:
     """
 
     shared: ClassVar[bool] = True
+    waits: ClassVar[bool] = True
 
     def __init__(
         self,

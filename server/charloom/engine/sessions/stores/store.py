@@ -37,6 +37,8 @@ class Store(Protocol):
 
     shared: ClassVar[bool]
     """Whether other processes may use the same sessions: leases then have to be renewed."""
+    waits: ClassVar[bool]
+    """Whether its methods may have to wait."""
 
     async def add(self, sessions: Sequence[Session]) -> None:
         """Keep new sessions, all or none.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
-from charloom.engine.calls.generation import Generation
+from charloom.engine.calls.generation import Generation, TextDelta
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.engine import Engine
 from charloom.server.caller import current_caller
 from charloom.server.grpc.message_size import MessageSize
-from charloom.server.grpc.translation.generation import from_result, to_request
+from charloom.server.grpc.translation.generation import from_delta, from_result, to_request
 from charloom.server.grpc.translation.text import from_logprobs
 from charloom.v1 import generation_pb2, generation_pb2_grpc
 
@@ -30,11 +29,14 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[generation_pb2.GenerateResponse]:
         """Stream the text of each continuation, then its result."""
-        asked = to_request(request.options, current_caller().tenant)
-        arrived = request.resume_position if request.HasField("resume_position") else None
-        asked = replace(asked, call_id=request.call_id, resume_position=arrived)
+        asked = to_request(
+            request.options,
+            current_caller().tenant,
+            call_id=request.call_id,
+            resume_position=request.resume_position if request.HasField("resume_position") else None,
+        )
         generations = await self._generations(asked, context)
-        replies = [self._replies(generation, index) for index, generation in enumerate(generations)]
+        replies = [_replies(generation, index) for index, generation in enumerate(generations)]
         async for reply in replies[0] if len(replies) == 1 else merged(replies):
             yield reply
 
@@ -42,7 +44,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         """Answer with all continuations once they are whole."""
         options = request.options
         most = self._size.continuations(options, options.top_logprobs if options.logprobs else None)
-        asked = replace(to_request(options, current_caller().tenant), most_tokens=most)
+        asked = to_request(options, current_caller().tenant, most_tokens=most)
         generations = await self._generations(asked, context)
         pieces = await asyncio.gather(*(generation.whole() for generation in generations))
         completions = []
@@ -66,16 +68,17 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             context.add_done_callback(lambda _, generation=generation: generation.cancel())
         return generations
 
-    @staticmethod
-    async def _replies(generation: Generation, index: int) -> AsyncIterator[generation_pb2.GenerateResponse]:
-        async for piece in generation:
-            reply = generation_pb2.GenerateResponse(text=piece.text, position=piece.position, index=index)
-            if piece.logprobs:
-                reply.logprobs.extend(from_logprobs(piece.logprobs, generation.vocabulary))
-            yield reply
-        if generation.result is not None:  # it is None when the client has gone
-            result = from_result(generation.result)
-            yield generation_pb2.GenerateResponse(position=result.position, result=result, index=index)
+
+async def _replies(generation: Generation, index: int) -> AsyncIterator[generation_pb2.GenerateResponse]:
+    """The messages of continuation number `index`; the last one has its result."""
+    async for delta in generation:
+        result = generation.result
+        yield from_delta(delta, index, generation.vocabulary, result)
+        if result is not None:
+            return
+    if (result := generation.result) is not None:  # it is None when the client has gone
+        nothing = TextDelta("", result.finish.snapshot.position)
+        yield from_delta(nothing, index, generation.vocabulary, result)
 
 
 async def merged(sources: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:

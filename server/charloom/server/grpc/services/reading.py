@@ -34,7 +34,7 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
     async def Peek(self, request: reading_pb2.PeekRequest, context: Any) -> reading_pb2.PeekResponse:
         """Tell what would come next."""
         most = self._size.continuations(request.options, request.top)
-        asked = replace(to_request(request.options, current_caller().tenant), most_tokens=most)
+        asked = to_request(request.options, current_caller().tenant, most_tokens=most)
         generation = await self._engine.peek(asked, request.top)
         context.add_done_callback(lambda _: generation.cancel())
         piece = await generation.whole()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 
-from charloom.engine.calls.generation import GenerationResult
-from charloom.engine.calls.requests import GenerationRequest
+from charloom.bundle import Vocabulary
+from charloom.engine.calls.generation import GenerationResult, TextDelta
+from charloom.engine.calls.requests import GenerationRequest, MostTokens
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.loom.jobs import FinishReason
 from charloom.server.grpc.translation.sessions import from_session
-from charloom.server.grpc.translation.text import to_skip_unknown
+from charloom.server.grpc.translation.text import from_logprobs, to_skip_unknown
 from charloom.server.grpc.translation.times import from_seconds
 from charloom.v1 import generation_pb2
 
@@ -20,8 +22,19 @@ _FINISH_REASONS = {
 }
 
 
-def to_request(options: generation_pb2.GenerationOptions, tenant: str) -> GenerationRequest:
-    """The engine's request for some options.
+_REMEMBERED, _LONGEST_REMEMBERED = 256, 64
+"""How many sampling parameters are remembered between calls, and the bytes of the longest: most calls repeat a few."""
+
+
+def to_request(
+    options: generation_pb2.GenerationOptions,
+    tenant: str,
+    *,
+    call_id: str = "",
+    resume_position: int | None = None,
+    most_tokens: MostTokens | None = None,
+) -> GenerationRequest:
+    """The engine's request for some options, and for what is no option.
 
     Raises:
         InvalidRequest: a value is out of range or an enum's value is unknown.
@@ -33,6 +46,8 @@ def to_request(options: generation_pb2.GenerationOptions, tenant: str) -> Genera
         tenant=tenant,
         state=options.state,
         return_state=options.return_state,
+        call_id=call_id,
+        resume_position=resume_position,
         skip_unknown=to_skip_unknown(options.unknown_characters),
         max_tokens=options.max_tokens if options.HasField("max_tokens") else None,
         min_tokens=options.min_tokens,
@@ -44,6 +59,7 @@ def to_request(options: generation_pb2.GenerationOptions, tenant: str) -> Genera
         logprobs=options.logprobs,
         top_logprobs=options.top_logprobs,
         n=options.n if options.HasField("n") else 1,
+        most_tokens=most_tokens,
     )
 
 
@@ -53,6 +69,17 @@ def to_sampling(sampling: generation_pb2.Sampling) -> Sampling:
     Raises:
         InvalidRequest: a value is out of range.
     """
+    if sampling.ByteSize() <= _LONGEST_REMEMBERED:
+        return _remembered(sampling.SerializeToString())
+    return _read(sampling)
+
+
+@functools.lru_cache(_REMEMBERED)
+def _remembered(sampling: bytes) -> Sampling:
+    return _read(generation_pb2.Sampling.FromString(sampling))
+
+
+def _read(sampling: generation_pb2.Sampling) -> Sampling:
     given = {field.name: value for field, value in sampling.ListFields()}
     if sampling.logit_bias:
         given["logit_bias"] = tuple((entry.characters, entry.bias) for entry in sampling.logit_bias)
@@ -60,7 +87,13 @@ def to_sampling(sampling: generation_pb2.Sampling) -> Sampling:
 
 
 def from_sampling(sampling: Sampling) -> generation_pb2.Sampling:
-    """The message for sampling parameters."""
+    """The message for sampling parameters, every field set; it is not to be changed."""
+    if sampling.logit_bias or sampling.allowed_characters or sampling.forbidden_characters:
+        return _echo(sampling)
+    return _remembered_echo(sampling)
+
+
+def _echo(sampling: Sampling) -> generation_pb2.Sampling:
     given = asdict(sampling)
     given["logit_bias"] = [
         generation_pb2.LogitBias(characters=characters, bias=bias) for characters, bias in sampling.logit_bias
@@ -68,10 +101,26 @@ def from_sampling(sampling: Sampling) -> generation_pb2.Sampling:
     return generation_pb2.Sampling(**given)
 
 
+_remembered_echo = functools.lru_cache(_REMEMBERED)(_echo)
+
+
+def from_delta(
+    delta: TextDelta, index: int, vocabulary: Vocabulary, result: GenerationResult | None
+) -> generation_pb2.GenerateResponse:
+    """The message for some text of continuation number `index`, and for how it ended if this is its last."""
+    return generation_pb2.GenerateResponse(
+        text=delta.text,
+        position=delta.position,
+        index=index,
+        logprobs=from_logprobs(delta.logprobs, vocabulary) if delta.logprobs else (),
+        result=None if result is None else from_result(result),
+    )
+
+
 def from_result(result: GenerationResult) -> generation_pb2.GenerationResult:
     """The message for how a generation ended."""
     finish = result.finish
-    message = generation_pb2.GenerationResult(
+    return generation_pb2.GenerationResult(
         finish_reason=_FINISH_REASONS[finish.reason],
         usage=generation_pb2.Usage(prompt_tokens=finish.fed, completion_tokens=finish.generated),
         timings=generation_pb2.Timings(
@@ -87,7 +136,5 @@ def from_result(result: GenerationResult) -> generation_pb2.GenerationResult:
         position=finish.snapshot.position,
         stop=result.stop or "",
         state=result.state,
+        session=None if result.session is None else from_session(result.session),
     )
-    if result.session is not None:
-        message.session.CopyFrom(from_session(result.session))
-    return message

@@ -11,6 +11,8 @@ from charloom.engine.errors import InvalidRequest
 from charloom.engine.loom.jobs import TokenLogprob
 from charloom.v1 import text_pb2
 
+_UNKNOWN_CHARACTERS = frozenset(text_pb2.UnknownCharacters.values())
+
 
 def to_skip_unknown(value: text_pb2.UnknownCharacters.ValueType) -> bool:
     """Whether characters that the model lacks are to be left out.
@@ -18,7 +20,7 @@ def to_skip_unknown(value: text_pb2.UnknownCharacters.ValueType) -> bool:
     Raises:
         InvalidRequest: the enum has no such value.
     """
-    if value not in text_pb2.UnknownCharacters.values():
+    if value not in _UNKNOWN_CHARACTERS:
         raise InvalidRequest("unknown_characters", f"{value} is not a value of the enum")
     return value == text_pb2.UNKNOWN_CHARACTERS_SKIP
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from charloom.engine.errors import InvalidRequest
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class TimeToLive(Protocol):
@@ -37,14 +39,12 @@ def to_time_to_live(request: TimeToLive) -> timedelta | None:
 
 
 def from_time(time: datetime) -> Timestamp:
-    """The message for a time."""
-    message = Timestamp()
-    message.FromDatetime(time)
-    return message
+    """The message for a time, which is aware of its zone."""
+    since = time - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def from_seconds(seconds: float) -> Duration:
-    """The message for a duration."""
-    message = Duration()
-    message.FromNanoseconds(int(seconds * 1e9))
-    return message
+    """The message for a duration, 0 or more."""
+    whole, nanos = divmod(int(seconds * 1e9), 1_000_000_000)
+    return Duration(seconds=whole, nanos=nanos)

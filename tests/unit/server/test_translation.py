@@ -1,0 +1,68 @@
+"""From the engine's values to messages and back."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.errors import InvalidRequest
+from charloom.server.grpc.translation.generation import from_sampling, to_sampling
+from charloom.server.grpc.translation.times import from_seconds, from_time
+from charloom.v1 import generation_pb2
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        datetime(1970, 1, 1, tzinfo=timezone.utc),
+        datetime(2026, 2, 28, 23, 59, 59, 999_999, timezone.utc),
+        datetime(1969, 12, 31, 23, 59, 59, 1, timezone.utc),
+        datetime(2026, 7, 1, 12, 0, 0, 5, timezone(timedelta(hours=-7))),
+    ],
+)
+def test_times_are_those_of_protobuf(time: datetime) -> None:
+    theirs = Timestamp()
+    theirs.FromDatetime(time)
+    assert from_time(time) == theirs
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-9, 0.1, 0.999999999, 1.0, 1800.0, 604800.25])
+def test_durations_are_those_of_protobuf(seconds: float) -> None:
+    theirs = Duration()
+    theirs.FromNanoseconds(int(seconds * 1e9))
+    assert from_seconds(seconds) == theirs
+
+
+def test_sampling_parameters_that_were_seen_before_are_the_same() -> None:
+    asked = generation_pb2.Sampling(temperature=0.5, top_k=3)
+    first = to_sampling(asked)
+    assert first == Sampling(temperature=0.5, top_k=3)
+    asked.temperature = 0.25
+    assert to_sampling(asked) == Sampling(temperature=0.25, top_k=3)
+    assert to_sampling(generation_pb2.Sampling(temperature=0.5, top_k=3)) is first
+
+
+def test_what_was_refused_is_refused_again() -> None:
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match="temperature"):
+            to_sampling(generation_pb2.Sampling(temperature=-1))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=0.5, top_k=7, top_p=0.25, min_p=0.125, presence_penalty=1.0),
+        Sampling(logit_bias=(("ab", 1.0), ("a", -2.0)), allowed_characters="", forbidden_characters="xyz"),
+    ],
+)
+def test_the_echo_of_sampling_parameters_has_every_field_and_reads_back(sampling: Sampling) -> None:
+    message = from_sampling(sampling)
+    result = generation_pb2.GenerationResult(sampling=message)
+    result.sampling.temperature = 99  # a copy: the one that is remembered stays as it is
+    assert to_sampling(from_sampling(sampling)) == sampling
+    assert message.HasField("top_p")
