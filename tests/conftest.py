@@ -24,7 +24,10 @@ from charloom.training.loop import Trainer
 from charloom.training.records import Evaluation, Progress
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-torch.set_num_threads(1)  # small models gain nothing from more, and lose much when the machine is busy
+# Small models gain nothing from more threads, and lose much when the machine is busy: here and in the processes that
+# tests start.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts what is to run in the background with SIGINT ignored; some tests interrupt themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)

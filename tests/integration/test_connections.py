@@ -125,7 +125,8 @@ def test_connections_without_calls_and_old_ones_are_ended_where_it_is_asked_for(
             states: list[grpc.ChannelConnectivity] = []
             with grpc.insecure_channel(server.address) as channel:
                 channel.subscribe(states.append)
+                eventually(lambda states=states: states == [grpc.ChannelConnectivity.IDLE])
                 stub = models_pb2_grpc.ModelServiceStub(channel)
                 stub.ListModels(models_pb2.ListModelsRequest(), timeout=20)
-                eventually(lambda states=states: states[-1] == grpc.ChannelConnectivity.IDLE and len(states) > 2)
+                eventually(lambda states=states: len(states) > 1 and states[-1] == grpc.ChannelConnectivity.IDLE)
                 stub.ListModels(models_pb2.ListModelsRequest(), timeout=20)
