@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -273,6 +275,44 @@ def test_log_lines_can_be_json_and_never_hold_a_prompt(start: Start) -> None:
     records = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
     assert any(re.search("stopping", record["event"]) for record in records)
     assert "private" not in errors
+
+
+HEADERS = bytes.fromhex("8386") + b"\x04\x1c/grpc.health.v1.Health/Check" + b"\x01\x08charloom"
+HEADERS += b"\x0f\x10\x10application/grpc" + b"\x00\x02te\x08trailers"
+"""Of a call, in HPACK without an index."""
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """One of HTTP/2."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def test_clients_cannot_fill_the_log(start: Start) -> None:
+    """Calls of clients that go away at once, metadata that is too large or makes no sense, words for the other side."""
+    process, address = start("--log-format", "json")
+    begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+    unknown_service = frame(0, 1, 1, b"\0\0\0\0\5\x0a\3abc")
+    nonsense = HEADERS + b"\x00\x0cgrpc-timeout\x05never" + b"\x00\x0dgrpc-encoding\x04none"
+    goodbye = frame(7, 0, 0, bytes(4) + (11).to_bytes(4, "big") + b"first line\n\x1b[31m second line")
+    generate = generation_pb2_grpc.GenerationServiceStub
+    for number in range(20):
+        for sent in (frame(1, 4, 1, HEADERS) + unknown_service, frame(1, 4, 1, nonsense) + unknown_service, goodbye):
+            host, _, port = address.rpartition(":")
+            with socket.create_connection((host, int(port))) as client:
+                client.sendall(begin + sent)
+                time.sleep(0.001 * (number % 10))
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        with grpc.insecure_channel(address) as channel:
+            stub = generate(channel)
+            with pytest.raises(grpc.RpcError):
+                stub.Complete(generation_pb2.CompleteRequest(), metadata=[("x", "y" * 20_000)])
+            next(stub.Generate(request(max_tokens=20_000)))
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    records = [json.loads(line) for line in errors.splitlines()[1:]]  # the first line is the announcement
+    assert all("exception" not in record for record in records)
+    assert "second line" not in errors
+    assert len(records) < 20
 
 
 def test_torchscript_serves_the_same_text_as_onnx_fp32(bundle: Bundle) -> None:

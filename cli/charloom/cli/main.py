@@ -50,6 +50,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status, 130 after Ctrl-C."""
     _make_streams_usable()
+    # gRPC's core would write lines of its own between ours, and a server's clients could have it write as many as they
+    # like, with words of theirs. It reads this when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         return _main(argv)
     except KeyboardInterrupt:
