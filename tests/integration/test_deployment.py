@@ -109,12 +109,24 @@ def test_selectors_find_pods_and_names_of_ports_exist() -> None:
             target = owner["spec"]["scaleTargetRef"]
             assert "replicas" not in manifest(target["kind"], target["name"])["spec"]
             continue
+        if owner["kind"] == "NetworkPolicy":
+            continue
         selector = owner["spec"]["selector"]
         labels = selector.get("matchLabels", selector)
         (template,) = (t for t in templates if labels.items() <= t["metadata"]["labels"].items())
         (container,) = template["spec"]["containers"]
         if owner["kind"] == "Service":
             assert owner["spec"]["ports"][0]["targetPort"] in [port["name"] for port in container["ports"]]
+
+
+def test_only_envoy_reaches_the_replicas() -> None:
+    policy = manifest("NetworkPolicy", "charloom")["spec"]
+    replicas, front = (manifest("Deployment", name)["spec"]["selector"] for name in ("charloom", "charloom-envoy"))
+    assert policy["podSelector"] == replicas
+    (rule,) = policy["ingress"]
+    assert rule["from"] == [{"podSelector": front}]
+    (container,) = pod("charloom")["containers"]
+    assert [port["port"] for port in rule["ports"]] == [port["name"] for port in container["ports"]]
 
 
 def test_the_server_knows_the_settings_that_it_is_given() -> None:

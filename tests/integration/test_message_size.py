@@ -9,6 +9,8 @@ import pytest
 
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.limits import MOST_PEEKED
+from charloom.server.grpc.message_size import SPARE, SPARE_OF_EACH
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import (
@@ -75,6 +77,26 @@ def test_a_text_that_is_observed_is_held_to_it_too(channel: grpc.Channel) -> Non
     text = reading_pb2.ObserveRequest(text="a" * 3_000_000)
     code, _, violations, _ = refused(lambda: list(stub.Observe(iter([start, text]))))
     assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"text"})
+
+
+def test_what_would_come_next_is_held_to_it_too(bundle: Bundle, decoder: Decoder) -> None:
+    """With all alternatives of each token, which the small model's vocabulary needs a small limit for."""
+    small = {"max_message_bytes": SPARE + SPARE_OF_EACH + 40_000}
+    settings = ServerSettings(grace_seconds=0).model_copy(update=small)
+    with running_server([(bundle, decoder)], settings) as server, grpc.insecure_channel(server.address) as channel:
+        stub = reading_pb2_grpc.ReadingServiceStub(channel)
+
+        def peek(tokens: int) -> reading_pb2.PeekResponse:
+            options = generation_pb2.GenerationOptions(max_tokens=tokens)
+            return stub.Peek(reading_pb2.PeekRequest(options=options))
+
+        code, _, violations, _ = refused(lambda: peek(MOST_PEEKED))
+        assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"max_tokens"})
+        most = fitting(violations["max_tokens"])
+        assert 1 < most < MOST_PEEKED
+        answer = peek(most)
+        assert [len(one.top) for one in answer.distributions] == [bundle.vocabulary.size] * most
+        refused(lambda: peek(most + 1))
 
 
 def test_a_prompt_above_four_megabytes_is_read(channel: grpc.Channel) -> None:

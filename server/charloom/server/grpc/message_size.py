@@ -7,8 +7,8 @@ from charloom.engine.calls.requests import MostTokens
 from charloom.server.grpc.translation.text import largest_logprob, largest_text
 from charloom.v1 import generation_pb2
 
-SPARE, SPARE_OF_EACH = 2**20, 2**16
-"""Bytes for what an answer holds besides its tokens, such as a sealed state; and each of its continuations."""
+SPARE, SPARE_OF_EACH = 2**21, 2**16
+"""Bytes for what an answer holds besides its tokens, such as a sealed state of 1 MiB; and each of its continuations."""
 
 
 class MessageSize:
