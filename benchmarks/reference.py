@@ -1,11 +1,14 @@
 """The reference artifact that figures are stated for: 96 symbols, embedding 64, 2 x 512, with arbitrary weights.
 
-Speed does not depend on what a model has learned. Needs the training extra.
+    python -m benchmarks.reference DIRECTORY
+
+writes its bundle with all three decoders. Speed does not depend on what a model has learned. Needs the training extra.
 """
 
 from __future__ import annotations
 
 import string
+import sys
 from pathlib import Path
 
 import torch
@@ -78,3 +81,7 @@ def write_reference_bundle(directory: Path, *, torchscript: bool = False) -> Pat
         ),
     )
     return directory
+
+
+if __name__ == "__main__":
+    write_reference_bundle(Path(sys.argv[1]), torchscript=True)

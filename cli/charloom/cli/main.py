@@ -77,12 +77,20 @@ def _make_streams_usable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only then: a checkout that is not installed has none."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(importlib.metadata.version("charloom"))
+        parser.exit()
+
+
 def _main(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="charloom", description="Train character-level LSTMs and serve them over gRPC."
     )
-    parser.add_argument("--version", action="version", version=importlib.metadata.version("charloom"))
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version of the program and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked = next((word for word in argv if not word.startswith("-")), None)
     parsers = {}
