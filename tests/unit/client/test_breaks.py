@@ -130,7 +130,7 @@ defaults
     retries 0
     timeout connect 1s
     timeout client 10s
-    timeout server 300ms
+    timeout server 100ms
 frontend front
     bind 127.0.0.1:{port} proto h2
     default_backend back

@@ -1,11 +1,7 @@
-"""Steps in parts, by several processes, in other precisions; averages, early stops, full disks."""
+"""Steps in parts and in other precisions; averages, early stops, a log that was cut short."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,7 @@ from charloom.training.find_rate import find_learning_rate
 from charloom.training.learner import Learner
 from charloom.training.presets import PRESETS
 from charloom.training.watching.history import read_evaluations
-from tests.unit.training.training_runs import checkpoint_tensors, corpus_of, tiny_config, train
+from tests.unit.training.training_runs import TINY_FLAGS, checkpoint_tensors, corpus_of, tiny_config, train
 
 CPU = torch.device("cpu")
 
@@ -159,142 +155,9 @@ def test_a_preset_holds_valid_settings_that_are_not_the_defaults(name: str) -> N
     assert [key for key, value in PRESETS[name].items() if getattr(config, key) == getattr(defaults, key)] == []
 
 
-FLAGS = [
-    *("--layers", "2", "--hidden-size", "16", "--embedding-size", "8", "--batch-size", "8", "--sequence-length", "16"),
-    *("--epochs", "1", "--warmup-steps", "3", "--precision", "fp32", "--device", "cpu", "--threads", "1"),
-    *("--validation-share", "0.04", "--evaluations-per-epoch", "2", "--average-decay", "0.9"),
-]
-
-
-CHARLOOM = (sys.executable, "-W", "ignore", "-m", "charloom.cli.main")
-
-
-def torchrun(
-    *arguments: object, processes: int = 2, command: Sequence[object] = CHARLOOM
-) -> subprocess.CompletedProcess[str]:
-    run = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--no-python"]
-    run += [f"--nproc-per-node={processes}", "--", *map(str, command), "train", *map(str, arguments)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(run, env=environment, capture_output=True, text=True, timeout=400, check=False)
-
-
-def assert_close_runs(left: Path, right: Path, tolerance: float) -> None:
-    one, other = read_checkpoint(left), read_checkpoint(right)
-    assert one.tensors.keys() == other.tensors.keys()
-    for name, tensor in one.tensors.items():
-        torch.testing.assert_close(tensor, other.tensors[name], atol=tolerance, rtol=1e-3, msg=name)
-    assert one.facts["step"] == other.facts["step"]
-
-
-@pytest.fixture
-def text(text_file: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(text_file.read_text("utf-8")[:6000], "utf-8")
-    return path
-
-
-def test_two_processes_take_the_steps_of_one_and_may_go_on_as_one(text: Path, tmp_path: Path) -> None:
-    """Without dropout, the steps of one process with the whole batch; with it, those of one with two parts."""
-    two, halves, whole = tmp_path / "two", tmp_path / "halves", tmp_path / "whole"
-    done = torchrun(text, "--run", two, *FLAGS, "--dropout", "0.3")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 processes") == 1  # one of them speaks
-    assert done.stdout.count("report: ") == 1
-    assert (two / "report.html").is_file()
-    assert main(["train", str(text), "--run", str(halves), *FLAGS, "--dropout", "0.3", "--accumulate", "2"]) == 0
-    assert_close_runs(two / LAST_FILE, halves / LAST_FILE, 1e-6)
-    assert_close_runs(two / BEST_FILE, halves / BEST_FILE, 1e-6)
-
-    plain = tmp_path / "plain"
-    assert torchrun(text, "--run", plain, *FLAGS, "--dropout", "0").returncode == 0
-    assert main(["train", str(text), "--run", str(whole), *FLAGS, "--dropout", "0"]) == 0
-    assert_close_runs(plain / LAST_FILE, whole / LAST_FILE, 1e-4)
-    losses = [(run / "log.jsonl").read_text().count("\n") for run in (plain, whole)]
-    assert losses[0] == losses[1] > 1
-
-
-def test_a_run_of_two_processes_goes_on_in_one_and_the_other_way_round(text: Path, tmp_path: Path) -> None:
-    """Without dropout a step is the same in any number of parts; a state of the whole batch is saved."""
-    flags = [*FLAGS, "--dropout", "0", "--checkpoint-every", "5"]
-    whole, two, one = tmp_path / "whole", tmp_path / "two", tmp_path / "one"
-    assert main(["train", str(text), "--run", str(whole), *flags]) == 0
-    stop = (
-        "import sys\nfrom charloom.cli.main import main\nfrom charloom.training.loop import Trainer\n"
-        "asked = Trainer._asked_to_stop\n"
-        "Trainer._asked_to_stop = lambda self: (self.step == 12 and self.stop()) or asked(self)\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    (tmp_path / "stop.py").write_text(stop)
-    stopped = torchrun(text, "--run", two, *flags, command=[sys.executable, "-W", "ignore", tmp_path / "stop.py"])
-    assert "stopped at step 12" in stopped.stdout, stopped.stderr
-    assert main(["train", str(text), "--run", str(two), "--resume", "--device", "cpu", "--threads", "1"]) == 0
-    assert_close_runs(two / LAST_FILE, whole / LAST_FILE, 1e-4)
-
-    alone = [sys.executable, "-W", "ignore", str(tmp_path / "stop.py"), "train", str(text), "--run", str(one), *flags]
-    subprocess.run(alone, capture_output=True, timeout=400, check=False)
-    assert read_checkpoint(one / LAST_FILE).facts["step"] == 12
-    resumed = torchrun(text, "--run", one, "--resume", "--device", "cpu", "--threads", "1")
-    assert resumed.returncode == 0, resumed.stderr
-    assert_close_runs(one / LAST_FILE, whole / LAST_FILE, 1e-4)
-
-
-def test_a_batch_that_processes_cannot_share_is_refused_by_all_of_them(text: Path, tmp_path: Path) -> None:
-    done = torchrun(text, "--run", tmp_path / "run", *FLAGS, "--batch-size", "9")
-    assert done.returncode != 0
-    assert "batch_size 9 cannot be divided among 2 processes x 1 parts; choose a multiple of 2" in done.stderr
-    assert not (tmp_path / "run" / LAST_FILE).exists()
-
-
-def test_a_disk_that_fills_during_a_checkpoint_leaves_the_one_before(text: Path, tmp_path: Path) -> None:
-    """The file size limit of the process stands for the full disk: a write behind it fails."""
-    run = tmp_path / "run"
-    arguments = ["train", str(text), "--run", str(run), *FLAGS, "--checkpoint-every", "1"]
-    size_of_one = "import resource, sys\nfrom charloom.cli.main import main\nfrom charloom.training import loop\n"
-    full_after_two = size_of_one + (
-        "saved = loop.Trainer._save\n"
-        "def save(self):\n"
-        "    if self.step == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "    saved(self)\n"
-        "loop.Trainer._save = save\n"
-        f"sys.exit(main({arguments!r}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", full_after_two], capture_output=True, text=True, timeout=400, check=False
-    )
-    assert done.returncode == 1
-    assert f"cannot write {run / LAST_FILE}: File too large; what was saved there before is whole" in done.stderr
-    assert read_checkpoint(run / LAST_FILE).facts["step"] == 2
-    assert [file.name for file in run.iterdir() if file.name.endswith(".partial")] == []
-    assert main(["train", str(text), "--run", str(run), "--resume", "--device", "cpu", "--threads", "1"]) == 0
-    whole = tmp_path / "whole"
-    assert main(["train", str(text), "--run", str(whole), *FLAGS, "--checkpoint-every", "1"]) == 0
-    assert_close_runs(run / LAST_FILE, whole / LAST_FILE, 0)
-
-
-@pytest.mark.parametrize("size", [100, 1000, 3000])
-@pytest.mark.parametrize("flags", [[], ["--documents", "line"]], ids=["stream", "documents"])
-def test_a_disk_that_is_full_before_the_first_step_is_said_in_one_line(
-    size: int, flags: list[str], text: Path, tmp_path: Path
-) -> None:
-    """Whichever file does not fit: vocabulary, tokens, validation part, settings."""
-    run = tmp_path / "run"
-    run.mkdir()
-    limited = (
-        f"import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
-        "from charloom.cli.main import main\nsys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-W", "ignore", "-c", limited, "train", text, "--run", run, *FLAGS, *flags]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("charloom train: "), done.stderr
-    assert "File too large" in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert [file.name for file in run.iterdir() if file.name.endswith(".partial")] == []
-
-
 def test_a_log_line_that_was_cut_short_does_not_keep_a_run_from_going_on(text: Path, tmp_path: Path) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
-    assert main(["train", str(text), "--run", str(whole), *FLAGS]) == 0
+    assert main(["train", str(text), "--run", str(whole), *TINY_FLAGS]) == 0
     corpus = read_corpus(text, TrainingConfig().unit, 0.04)
     config = TrainingConfig.model_validate_json((whole / "config.json").read_text())
     train(config, corpus, run, stop_after=read_checkpoint(whole / LAST_FILE).facts["step"] - 1)

@@ -44,6 +44,13 @@ TINY = {
     "checkpoint_every": 9,
 }
 
+TINY_FLAGS = [
+    *("--layers", "2", "--hidden-size", "16", "--embedding-size", "8", "--batch-size", "8", "--sequence-length", "16"),
+    *("--epochs", "1", "--warmup-steps", "3", "--precision", "fp32", "--device", "cpu", "--threads", "1"),
+    *("--validation-share", "0.04", "--evaluations-per-epoch", "2", "--average-decay", "0.9"),
+]
+"""Of `charloom train`: a run of one epoch."""
+
 HAS_BF16 = can_train(torch.device("cpu"), "bf16")
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this processor has no bf16 LSTM, which needs AVX-512")
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
@@ -114,6 +121,14 @@ def assert_same_checkpoint(left: Path, right: Path) -> None:
     different = [name for name, tensor in one.tensors.items() if not torch.equal(tensor, other.tensors[name])]
     assert different == []
     assert one.facts | {"seconds": 0} == other.facts | {"seconds": 0}
+
+
+def assert_close_runs(left: Path, right: Path, tolerance: float) -> None:
+    one, other = read_checkpoint(left), read_checkpoint(right)
+    assert one.tensors.keys() == other.tensors.keys()
+    for name, tensor in one.tensors.items():
+        torch.testing.assert_close(tensor, other.tensors[name], atol=tolerance, rtol=1e-3, msg=name)
+    assert one.facts["step"] == other.facts["step"]
 
 
 def plausible_tokens(logits: Floats, uniform: float, sampling: Sampling, bias: Floats) -> set[int]:
