@@ -257,6 +257,10 @@ _TOO_LARGE = re.compile(
     r"(?P<side>CLIENT|SERVER): (?P<way>Received|Sent) message larger than max \((?P<size>\d+) vs\.? (?P<limit>\d+)\)"
 )
 _HEADERS_TOO_LARGE = re.compile(r"metadata size exceeds \w+ limit \(\D*(?P<size>\d+) vs\.? (?P<limit>\d+)\)")
+_STREAM_FREE = 0.1
+"""Seconds after which one of a thousand calls may have ended."""
+_STREAM_REFUSED = re.compile(r"RST_STREAM with error code 7\b")
+"""REFUSED_STREAM of HTTP/2: the other side has not looked at the call."""
 _REFUSED_BY_PROXY = re.compile(r"\bstatus: 413\b")
 
 
@@ -274,7 +278,11 @@ def from_rpc_error(error: grpc.RpcError, target: str, *, stopped: bool = False) 
     details = _details(error)
     reason = details.pop("reason", "")
     if not reason:
-        foreign = _too_large(code, message) or _broken(code, message, target, stopped=stopped)
+        foreign = (
+            _too_large(code, message)
+            or _stream_refused(code, message)
+            or _broken(code, message, target, stopped=stopped)
+        )
         if foreign is not None:
             return foreign
         message = _PLAIN_WORDS.get(code, message)
@@ -307,6 +315,18 @@ _TLS_PROBLEMS = {
 
 def _tls_hint(message: str) -> str:
     return next((f" ({hint}.)" for words, hint in _TLS_PROBLEMS.items() if words in message), "")
+
+
+def _stream_refused(code: grpc.StatusCode, message: str) -> Overloaded | None:
+    """The error of a call beyond those that one connection may have at a time; `None` if it is not one."""
+    if not _STREAM_REFUSED.search(message):
+        return None
+    return Overloaded(
+        "the connection has as many calls as the server lets one have (its --max-streams), and this one was not begun; "
+        "make fewer at a time, or use another client as well",
+        code=code,
+        retry_after=_STREAM_FREE,
+    )
 
 
 def _too_large(code: grpc.StatusCode, message: str) -> MessageTooLarge | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from charloom.engine.shares import ONLY, Share, set_share
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -12,14 +14,18 @@ class Caller:
 
     tenant: str = ""
     """Whose sessions the call sees; empty for the only tenant of a server that has no others."""
+    share: Share = ONLY
+    """Whose share of the server it uses. Nothing proves a tenant, so tenants have none of their own: they divide that
+    of the address that they call from."""
 
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 
 
 def set_caller(caller: Caller) -> None:
-    """Say who makes the call that runs in this task."""
+    """Say who makes the call that runs in this task, here and to the engine."""
     _caller.set(caller)
+    set_share(caller.share)
 
 
 def current_caller() -> Caller:

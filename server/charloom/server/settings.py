@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -18,6 +18,7 @@ from typing_extensions import Self
 
 from charloom.bundle import DecoderKind
 from charloom.engine.limits import Limits
+from charloom.server.origins import Origins
 
 CONFIG_VARIABLE = "CHARLOOM_CONFIG"
 
@@ -87,6 +88,22 @@ class ServerSettings(BaseSettings):
         ge=1,
         description="most calls that wait, per model, more are refused; and most that nobody reads",
     )
+    max_calls: int = Field(
+        4096,
+        ge=1,
+        description="most calls at a time, of all clients together; more are refused, and told when to come back",
+    )
+    max_streams: int = Field(
+        1000,
+        ge=1,
+        le=2**31 - 1,
+        description="most calls at a time of one connection; its client lets further ones wait",
+    )
+    trust_proxy: str = Field(
+        "",
+        description="proxies whose x-forwarded-for says who calls: addresses and networks, with commas; unix for "
+        "whoever comes through the Unix socket (default: none; callers are told apart by their own address)",
+    )
     tick_milliseconds: float = Field(
         Limits.tick_seconds * 1000,
         gt=0,
@@ -149,6 +166,12 @@ class ServerSettings(BaseSettings):
             raise ValueError("--tls-client-ca is given without --tls-cert and --tls-key, which TLS needs")
         return self
 
+    @field_validator("trust_proxy")
+    @classmethod
+    def _proxies_are_addresses(cls, value: str) -> str:
+        Origins(value)
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -162,6 +185,10 @@ class ServerSettings(BaseSettings):
         file = os.environ.get(CONFIG_VARIABLE)
         sources = (init_settings, env_settings)
         return (*sources, TomlConfigSettingsSource(settings_cls, Path(file))) if file else sources
+
+    def origins(self) -> Origins:
+        """Who calls from where."""
+        return Origins(self.trust_proxy)
 
     def limits(self) -> Limits:
         """What the engine is to accept."""

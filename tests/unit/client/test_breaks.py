@@ -99,6 +99,15 @@ async def test_a_status_that_is_not_the_servers_own(
         assert server.target in str(caught.value)
 
 
+async def test_a_call_beyond_those_that_a_connection_may_have(server: FakeServer, either: AsyncClient) -> None:
+    words = "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))"
+    server.answers = dict.fromkeys(server.answers, failing(CODE.UNAVAILABLE, words))
+    for call in CALLS.values():
+        with pytest.raises(Overloaded, match="--max-streams") as caught:
+            await call(either)
+        assert caught.value.retry_after is not None
+
+
 @every_call
 async def test_a_connection_that_is_reset(
     server: FakeServer, proxy: Proxy, make: Callable[..., Any], call: Any

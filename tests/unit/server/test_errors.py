@@ -115,7 +115,7 @@ async def test_a_client_that_has_gone_before_its_answer_leaves_nothing_in_the_lo
         return grpc.unary_unary_rpc_method_handler(behaviour, HealthCheckRequest.FromString)
 
     details = cast(grpc.HandlerCallDetails, SimpleNamespace(method="/grpc.health.v1.Health/Check"))
-    handler: Any = await ErrorInterceptor().intercept_service(continuation, details)
+    handler: Any = await ErrorInterceptor(lambda context: None).intercept_service(continuation, details)
     with pytest.raises(asyncio.CancelledError):
         await handler.unary_unary(b"", None)
     assert caplog.records == []

@@ -24,9 +24,9 @@ from charloom.engine.limits import Limits
 from charloom.engine.loom.batch import inputs_of, logprobs_of
 from charloom.engine.loom.fair_queue import FairQueue, QueueFull, of_most
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
-from charloom.engine.loom.retry_after import RetryAfter
 from charloom.engine.loom.row import Delivery, Row
 from charloom.engine.loom.schedule import message_pause, tick_steps
+from charloom.engine.retry_after import RetryAfter
 from charloom.engine.shares import ONLY, Share
 
 log = logging.getLogger(__name__)

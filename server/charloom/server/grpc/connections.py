@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from charloom.server.settings import ServerSettings
 
+NEVER = 2**31 - 1
+"""The largest number that gRPC takes."""
+
 
 def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
     """Options for `grpc.aio.server`; https://github.com/grpc/grpc/blob/master/doc/keepalive.md says what they do."""
     options = {
         # Without this, a second server on the same port would start and take half of the calls.
         "grpc.so_reuseport": 0,
+        # A client that has so many calls lets the next ones wait, as HTTP/2 tells it to. This also bounds a client that
+        # resets its calls at once, because gRPC counts each until its memory is free.
+        "grpc.max_concurrent_streams": settings.max_streams,
+        # Calls that wait until the event loop looks at them. By default gRPC cancels some of them without a reason from
+        # 1000 on (since 1.60), and those that have waited for 30 s; here, `CallLimit` refuses with one.
+        "grpc.server.max_pending_requests": NEVER,
+        "grpc.server.max_pending_requests_hard_limit": NEVER,
+        "grpc.server_max_unrequested_time_in_server": NEVER // 1000,
         "grpc.max_receive_message_length": settings.max_message_bytes,
         "grpc.max_send_message_length": settings.max_message_bytes,
         "grpc.keepalive_time_ms": _milliseconds(settings.keepalive_seconds),

@@ -20,6 +20,8 @@ from charloom.engine.errors import EngineError, ErrorKind, InvalidRequest
 log = logging.getLogger(__name__)
 
 DOMAIN = "charloom"
+OURS = "/charloom."
+"""How the methods of our services begin."""
 
 CODES = {
     ErrorKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -78,10 +80,19 @@ def _incident(problem: Exception) -> status_pb2.Status:
     return _status(grpc.StatusCode.INTERNAL, f"unexpected error; the server's log has it as {incident}", [info])
 
 
-class ErrorInterceptor(ServerInterceptor):
-    """Turns every exception of a handler, and every malformed request, into a status with details."""
+Begin = Callable[[Any], None]
+"""What is done in the task of a call, with its context, before its handler runs; it may refuse the call."""
 
-    def __init__(self) -> None:
+
+class ErrorInterceptor(ServerInterceptor):
+    """Turns every exception of a handler, and every malformed request, into a status with details.
+
+    Args:
+        begin: done at the beginning of each call to a service of ours; health and reflection answer anybody
+    """
+
+    def __init__(self, begin: Begin) -> None:
+        self._begin = begin
         self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
         """By method: the handler that was wrapped last, and what it was wrapped in."""
 
@@ -91,51 +102,48 @@ class ErrorInterceptor(ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the handler of one call."""
-        try:
-            handler: Any = await continuation(handler_call_details)
-        except Exception as problem:  # another interceptor refuses the call
-            return grpc.stream_stream_rpc_method_handler(_refusing(problem))
+        handler: Any = await continuation(handler_call_details)
         if handler is None:
             return None
         method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
-            known = self._wrapped[method] = handler, _wrapped(handler, method)
+            known = self._wrapped[method] = handler, _wrapped(handler, method, self._begin)
         return known[1]
 
 
-def _wrapped(handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrapped(handler: Any, method: str, begin: Begin) -> grpc.RpcMethodHandler[Any, Any]:
     """The handler of a method, its errors as statuses."""
+    if not method.startswith(OURS):
+        begin = _nothing
     read, write = handler.request_deserializer, handler.response_serializer
     if handler.request_streaming and method.startswith("/grpc.reflection."):
         # It answers an empty request with an error of its own.
         return grpc.stream_stream_rpc_method_handler(handler.stream_stream, _lenient(read), write)
     # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are.
     if handler.request_streaming:
-        return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, _each(read)), None, write)
+        return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, _each(read), begin), None, write)
     if not handler.response_streaming:
-        return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, read), None, write)
+        return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, read, begin), None, write)
     if inspect.isasyncgenfunction(handler.unary_stream):
         return grpc.unary_stream_rpc_method_handler(
-            _streaming(handler.unary_stream, lambda request: _parsed(read, request)), None, write
+            _streaming(handler.unary_stream, lambda request: _parsed(read, request), begin), None, write
         )
     # Health's Watch writes to its context instead of yielding.
-    return grpc.unary_stream_rpc_method_handler(_answering(handler.unary_stream, read), None, write)
+    return grpc.unary_stream_rpc_method_handler(_answering(handler.unary_stream, read, begin), None, write)
 
 
 Read = Callable[[bytes], message.Message]
 
 
-def _refusing(problem: Exception) -> Any:
-    async def refuse(requests: Any, context: Any) -> None:
-        await _fail(context, problem)
-
-    return refuse
+def _nothing(context: Any) -> None:
+    """Whoever calls is answered."""
 
 
-def _answering(behaviour: Any, read: Read) -> Any:
+def _answering(behaviour: Any, read: Read, begin: Begin) -> Any:
     async def answer(request: bytes, context: Any) -> Any:
         try:
+            begin(context)
             return await behaviour(_parsed(read, request), context)
         except grpc.aio.AbortError:
             raise
@@ -148,9 +156,10 @@ def _answering(behaviour: Any, read: Read) -> Any:
     return answer
 
 
-def _streaming(behaviour: Any, read: Callable[[Any], Any]) -> Any:
+def _streaming(behaviour: Any, read: Callable[[Any], Any], begin: Begin) -> Any:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
+            begin(context)
             async for reply in behaviour(read(request), context):
                 yield reply
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -12,7 +13,8 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
-from charloom.server.grpc.caller import CallerInterceptor
+from charloom.server.grpc.call_limit import CallLimit
+from charloom.server.grpc.caller import CallerReader
 from charloom.server.grpc.connections import connection_options
 from charloom.server.grpc.errors import ErrorInterceptor
 from charloom.server.grpc.message_size import MessageSize
@@ -73,8 +75,10 @@ class GrpcListener:
         self._settings = settings
         self._watches: list[asyncio.Task[None]] = []
         self._health = HealthServicer()
+        self._caller = CallerReader(settings.origins())
+        self._calls = CallLimit(settings.max_calls)
         self._server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(), CallerInterceptor()],
+            interceptors=[ErrorInterceptor(self._begin)],
             options=connection_options(settings),
         )
         engine = runtime.engine
@@ -88,6 +92,10 @@ class GrpcListener:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health_name = HEALTH.services_by_name["Health"].full_name
         reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), self._server)
+
+    def _begin(self, context: Any) -> None:
+        self._caller.begin(context)
+        self._calls.begin(context)
 
     async def start(self) -> None:
         """Listen and take calls.

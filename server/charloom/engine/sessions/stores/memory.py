@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import heapq
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,10 +20,14 @@ from charloom.engine.errors import (
     SessionNotFound,
     SessionTakenOver,
 )
+from charloom.engine.parts import Parts
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS, Lease
+from charloom.engine.shares import Share, current_share
 
 MOST_TOMBSTONES = 100_000
+FEW = 100
+"""Keys that are taken out of the list of all one by one; where there are more, the list is made anew."""
 
 Tombstone = tuple[type[SessionExpired | SessionDeleted], datetime]
 """What became of a session, and when. (Not the exception itself: it would collect a traceback at every raise.)"""
@@ -37,7 +42,7 @@ class MemoryStore:
     """A `Store` in this process; the sessions that were not used for their time to live are forgotten.
 
     Args:
-        capacity: most sessions that are kept
+        capacity: most sessions that are kept; see `Parts`
         now: the clock
     """
 
@@ -48,6 +53,13 @@ class MemoryStore:
         self._capacity = capacity
         self._now = now
         self._sessions: dict[Key, Session] = {}
+        self._parts = Parts(capacity)
+        self._owners: dict[Key, Share] = {}
+        """Who made each session."""
+        self._due: list[tuple[datetime, Key]] = []
+        """A heap: when to look whether the time of a session is up. It is not before that; renewed, it is later."""
+        self._overdue: set[Key] = set()
+        """Sessions that calls are using, and that are no longer in the heap."""
         self._keys: list[Key] = []
         self._holders: dict[Key, _Holder] = {}
         self._fences = itertools.count(1)
@@ -69,13 +81,19 @@ class MemoryStore:
             if session.key in self._sessions or session.key in wanted:
                 raise SessionExists(session.id)
             wanted.add(session.key)
-        if len(self._sessions) + len(sessions) > self._capacity:
+        share = current_share()
+        if not self._parts.fits(share, len(sessions)):
             await self.sweep()
-        if len(self._sessions) + len(sessions) > self._capacity:
-            raise Overloaded(f"{self._capacity} sessions are kept already, the most this server keeps", retry_after=60)
+        if not self._parts.fits(share, len(sessions)):
+            raise Overloaded(
+                f"{len(self._sessions)} sessions are kept already, as many as this server has room for", retry_after=60
+            )
+        if sessions:
+            self._parts.add(share, len(sessions))
         for session in sessions:
             key = session.key
-            self._sessions[key] = session
+            self._owners[key] = share
+            self._put(session)
             bisect.insort(self._keys, key)
             self._tombstones.pop(key, None)
 
@@ -107,13 +125,16 @@ class MemoryStore:
     async def write(self, lease: Lease, session: Session) -> None:
         """See `Store`."""
         self._require(lease)
-        self._sessions[session.key] = session
+        self._put(session)
 
     async def release(self, lease: Lease, session: Session) -> None:
         """See `Store`."""
         self._require(lease)
         del self._holders[session.key]
-        self._sessions[session.key] = session
+        self._put(session)
+        if session.key in self._overdue:
+            self._overdue.remove(session.key)
+            heapq.heappush(self._due, (session.expires, session.key))
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """See `Store`. Here they end with this process."""
@@ -129,14 +150,23 @@ class MemoryStore:
 
     async def sweep(self) -> int:
         """See `Store`."""
-        now = self._now()
-        expired = [s for s in self._sessions.values() if s.expires <= now and s.key not in self._holders]
-        for session in expired:
-            self._tombstones[session.key] = (SessionExpired, session.expires)
-            del self._sessions[session.key]
-        if expired:
+        now, expired = self._now(), list[Session]()
+        while self._due and self._due[0][0] <= now:
+            _, key = heapq.heappop(self._due)
+            session = self._sessions.get(key)
+            if session is None:
+                continue
+            if key in self._holders:
+                self._overdue.add(key)
+            elif session.expires > now:
+                heapq.heappush(self._due, (session.expires, key))
+            else:
+                expired.append(self._take_out(key, SessionExpired, session.expires))
+        if len(expired) > FEW:
             self._keys = [key for key in self._keys if key in self._sessions]
-        self._drop_old_tombstones()
+        else:
+            for session in expired:
+                self._unlist(session.key)
         return len(expired)
 
     async def check(self) -> None:
@@ -144,6 +174,15 @@ class MemoryStore:
 
     async def close(self) -> None:
         """See `Store`."""
+
+    def _put(self, session: Session) -> None:
+        before = self._sessions.get(session.key)
+        self._sessions[session.key] = session
+        if before is None or session.expires < before.expires:
+            heapq.heappush(self._due, (session.expires, session.key))
+            if len(self._due) > 2 * len(self._sessions) + 1024:  # of sessions that have gone, or were shortened
+                self._due = [(one.expires, key) for key, one in self._sessions.items()]
+                heapq.heapify(self._due)
 
     def _holds(self, lease: Lease) -> bool:
         holder = self._holders.get(lease.session.key)
@@ -169,10 +208,17 @@ class MemoryStore:
             self._forget(key, SessionExpired, session.expires)
 
     def _forget(self, key: Key, kind: type[SessionExpired | SessionDeleted], at: datetime) -> None:
-        del self._sessions[key]
-        del self._keys[bisect.bisect_left(self._keys, key)]
+        self._take_out(key, kind, at)
+        self._unlist(key)
+
+    def _take_out(self, key: Key, kind: type[SessionExpired | SessionDeleted], at: datetime) -> Session:
+        self._parts.remove(self._owners.pop(key))
         self._tombstones[key] = (kind, at)
         self._drop_old_tombstones()
+        return self._sessions.pop(key)
+
+    def _unlist(self, key: Key) -> None:
+        del self._keys[bisect.bisect_left(self._keys, key)]
 
     def _drop_old_tombstones(self) -> None:
         old = self._now() - timedelta(seconds=TOMBSTONE_SECONDS)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from charloom.engine.loom.retry_after import AVERAGED, LONGEST, SHORTEST, RetryAfter
+from charloom.engine.retry_after import AVERAGED, LONGEST, SHORTEST, RetryAfter
 
 
 class Clock:

@@ -1,0 +1,39 @@
+"""How many calls run at a time. What is refused here would otherwise be cancelled by gRPC itself, without a reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from charloom.engine.errors import Overloaded
+from charloom.engine.parts import Parts
+from charloom.engine.retry_after import RetryAfter
+from charloom.engine.shares import Share, current_share
+
+
+class CallLimit:
+    """Counts calls, and refuses those beyond a limit.
+
+    Args:
+        most: calls at a time; see `Parts`
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._running = Parts(most)
+        self._retry_after = RetryAfter()
+
+    def begin(self, context: Any) -> None:
+        """Count the call of the present caller, until it is done.
+
+        Raises:
+            Overloaded: there are too many.
+        """
+        share = current_share()
+        if not self._running.fits(share):
+            raise Overloaded(f"{self._running.total} calls are running already", self._retry_after.refuse(0))
+        self._running.add(share)
+        context.add_done_callback(lambda _: self._end(share))
+
+    def _end(self, share: Share) -> None:
+        self._retry_after.served(int(self._running.total >= self._most))
+        self._running.remove(share)

@@ -1,0 +1,90 @@
+"""From where a call comes: which addresses count as one caller, and which proxies are believed.
+
+Decision 0020 says why.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+from charloom.server.unix_socket import SCHEME
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+UNIX = SCHEME.rstrip(":")
+"""How the setting, and the origin, name whoever comes through a Unix socket: these cannot be told apart."""
+SITE_BITS = 64
+"""Of an IPv6 address: what one subscriber is given at least, and can choose all addresses of."""
+
+
+class Origins:
+    """Names the origin of each call.
+
+    Args:
+        trusted: proxies that are believed to say for whom they call: addresses, networks, or `unix`, with commas
+
+    Raises:
+        ValueError: one of them is none of these.
+    """
+
+    def __init__(self, trusted: str = "") -> None:
+        names = [name for name in map(str.strip, trusted.split(",")) if name]
+        self._unix = UNIX in names
+        self._networks: Sequence[Network] = [ipaddress.ip_network(name) for name in names if name != UNIX]
+        self.of = functools.lru_cache(maxsize=4096)(self._of)
+
+    def _of(self, host: str, port: int, forwarded: str = "") -> str:
+        """The origin of a call: equal for all calls of one caller.
+
+        Args:
+            host: the address that the connection comes from; empty: a Unix socket
+            port: of that address
+            forwarded: what proxies say of the addresses that they were called from, the nearest last, with commas
+        """
+        peer = address_of(host)
+        if self._trusts(peer):
+            # From the nearest hop on: what a hop says is worth something as long as it is a proxy that is trusted.
+            hop: Address | None = None
+            for text in reversed([part for part in forwarded.split(",") if part.strip()]):
+                hop = address_of(text)
+                if hop is None or not self._trusts(hop):
+                    break
+            if hop is not None:
+                return _site(hop)
+        if peer is None:
+            return UNIX
+        # Programs of this machine are callers of their own, each of its connections: their address is the same.
+        return f"{peer}:{port}" if peer.is_loopback else _site(peer)
+
+    def _trusts(self, address: Address | None) -> bool:
+        if address is None:
+            return self._unix
+        return any(address in network for network in self._networks)
+
+
+def address_of(text: str) -> Address | None:
+    """The address in what a proxy or a transport wrote, which may have a port; None where there is none."""
+    text = text.strip().strip('"')
+    for candidate in _spellings(text):
+        try:
+            found = ipaddress.ip_address(candidate)
+        except ValueError:
+            continue
+        mapped = getattr(found, "ipv4_mapped", None)
+        return mapped if mapped is not None else found
+    return None
+
+
+def _spellings(text: str) -> Iterable[str]:
+    yield text
+    yield text.removeprefix("[").partition("]")[0]
+    yield text.partition(":")[0]
+
+
+def _site(address: Address) -> str:
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network((address, SITE_BITS), strict=False))

@@ -1,0 +1,63 @@
+"""More calls than are taken at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+import pytest
+
+from charloom.engine.errors import Overloaded
+from charloom.engine.shares import Share, set_share
+from charloom.server.grpc.call_limit import CallLimit
+
+
+class Call:
+    """The context of one call."""
+
+    def __init__(self, limit: CallLimit, name: str) -> None:
+        self._ended: list[Callable[[Any], None]] = []
+        task = Context()
+        task.run(set_share, Share(name))
+        task.run(limit.begin, self)
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._ended.append(callback)
+
+    def end(self) -> None:
+        for callback in self._ended:
+            callback(self)
+
+
+def test_more_calls_are_refused_and_told_when_to_come_back_until_one_has_ended() -> None:
+    limit = CallLimit(3)
+    calls = [Call(limit, "a") for _ in range(3)]
+    for _ in range(2):
+        with pytest.raises(Overloaded, match="3 calls are running") as refused:
+            Call(limit, "a")
+        assert refused.value.retry_after is not None
+        assert refused.value.retry_after > 0
+    calls.pop().end()
+    Call(limit, "a")
+
+
+def test_whoever_makes_all_calls_keeps_nobody_else_out() -> None:
+    limit = CallLimit(8)
+    for _ in range(8):
+        Call(limit, "greedy")
+    for _ in range(4):
+        Call(limit, "polite")
+    for name in ("polite", "greedy"):
+        with pytest.raises(Overloaded):
+            Call(limit, name)
+
+
+def test_a_refused_call_is_not_counted() -> None:
+    limit = CallLimit(2)
+    calls = [Call(limit, name) for name in ("a", "b")]
+    with pytest.raises(Overloaded):
+        Call(limit, "c")
+    for call in calls:
+        call.end()
+    assert limit._running.total == 0
