@@ -38,6 +38,7 @@ COMMANDS = {
     "health": Command("serving", None, "ask a server whether it serves; for probes"),
     "bench": Command("serving", None, "load a server and tell how much text it gives, and how soon"),
     "serve": Command("serving", "server", "serve bundles over gRPC"),
+    "keys": Command("serving", "server", "make, list, replace and revoke the keys of who may call a server"),
     "train": Command("training", "training", "train a model on text"),
     "report": Command("training", "training", "write the page that shows a run, anew"),
     "evaluate": Command("training", "training", "validation loss of a run, by both protocols"),

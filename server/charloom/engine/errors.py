@@ -54,8 +54,10 @@ class ErrorKind(Enum):
     """Another request came in between; look again, then repeat."""
     OUT_OF_RANGE = auto()
     """It asks for a position that is not kept."""
+    UNAUTHENTICATED = auto()
+    """Nobody is known to make it."""
     FORBIDDEN = auto()
-    """What it names belongs to somebody else."""
+    """What it names belongs to somebody else, or who makes it may not do this."""
     CORRUPT = auto()
     """Data that it carries or names is damaged."""
     EXHAUSTED = auto()

@@ -1,0 +1,215 @@
+"""`charloom keys ACTION`: who may call a server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from charloom.cli import CommandError
+from charloom.cli.columns import columns
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.sessions.checks import require_id
+from charloom.server.identity.key_file import (
+    Certificate,
+    Key,
+    KeyFileEditor,
+    KeyFileProblem,
+    made,
+    read_key_file,
+    utc_now,
+)
+from charloom.server.identity.scopes import Scope
+
+FILE_VARIABLE, DEFAULT_FILE = "CHARLOOM_KEYS", "charloom-keys.json"
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST = timedelta(days=36_500)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and the arguments of each."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, text: str, act: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        one = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        one.set_defaults(act=act)
+        one.add_argument(
+            "--file",
+            type=Path,
+            default=Path(os.environ.get(FILE_VARIABLE) or DEFAULT_FILE),
+            help=f"the file of keys, as for charloom serve (default: ${FILE_VARIABLE}, or else {DEFAULT_FILE})",
+        )
+        return one
+
+    create = action("create", "make a key and print it, once", _create)
+    _add_entry(create)
+    create.add_argument("--expires", type=_duration, metavar="TIME", help="how long it is good (default: for ever)")
+    rotate = action("rotate", "make a key for the same tenant and scopes, and let the old one end", _rotate)
+    rotate.add_argument("id", metavar="ID", help="of the old key")
+    rotate.add_argument(
+        "--grace",
+        type=_duration,
+        default=timedelta(days=1),
+        metavar="TIME",
+        help="how long it is still good (default: 1d)",
+    )
+    rotate.add_argument(
+        "--expires",
+        type=_duration,
+        metavar="TIME",
+        help="how long the new one is good (default: as the old one)",
+    )
+    revoke = action("revoke", "let a key end now", _revoke)
+    revoke.add_argument("id", metavar="ID", help="of the key")
+    certificate = action("certificate", "let clients in by a name in their certificates", _certificate)
+    certificate.add_argument("name", metavar="NAME", help="a subject alternative name: a host, a URI or an address")
+    certificate.add_argument("--remove", action="store_true", help="let them in no longer")
+    _add_entry(certificate, required=False)
+    listing = action("list", "show the keys, without their secrets, and the names of certificates", _list)
+    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_entry(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("--tenant", required=required, type=_tenant, metavar="NAME", help="whose sessions are used")
+    parser.add_argument(
+        "--scopes",
+        type=_scopes,
+        default=(Scope.READ, Scope.GENERATE, Scope.SESSIONS),
+        metavar="LIST",
+        help=f"what may be done, with commas: {', '.join(Scope)} (default: read,generate,sessions)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    try:
+        arguments.act(arguments)
+    except KeyFileProblem as problem:
+        raise CommandError(str(problem)) from problem
+    return 0
+
+
+def _create(arguments: argparse.Namespace) -> None:
+    now = utc_now()
+    expires = None if arguments.expires is None else now + arguments.expires
+    text, key = made(arguments.tenant, arguments.scopes, now, expires)
+    with KeyFileEditor(arguments.file).editing(create=True) as file:
+        file.content = file.content.model_copy(update={"keys": (*file.content.keys, key)})
+    _tell(text, key, arguments.file)
+
+
+def _rotate(arguments: argparse.Namespace) -> None:
+    now = utc_now()
+    with KeyFileEditor(arguments.file).editing() as file:
+        old = _known(file.content.keys, arguments.id, arguments.file)
+        if old.state(now) != "active":
+            raise CommandError(f"the key {old.id} is {old.state(now)} already; make one with charloom keys create")
+        good_for = arguments.expires or (None if old.expires is None else old.expires - old.created)
+        text, key = made(old.tenant, old.scopes, now, None if good_for is None else now + good_for)
+        ends = now + arguments.grace if old.expires is None else min(old.expires, now + arguments.grace)
+        ending = old.model_copy(update={"expires": ends})
+        keys = tuple(ending if one.id == old.id else one for one in file.content.keys)
+        file.content = file.content.model_copy(update={"keys": (*keys, key)})
+    _tell(text, key, arguments.file)
+    print(f"the key {old.id} is good until {ends.isoformat()}", file=sys.stderr)
+
+
+def _revoke(arguments: argparse.Namespace) -> None:
+    now = utc_now()
+    with KeyFileEditor(arguments.file).editing() as file:
+        old = _known(file.content.keys, arguments.id, arguments.file)
+        if old.revoked is None:
+            gone = old.model_copy(update={"revoked": now})
+            keys = tuple(gone if one.id == old.id else one for one in file.content.keys)
+            file.content = file.content.model_copy(update={"keys": keys})
+    print(f"the key {arguments.id} is revoked; servers that use {arguments.file} take it no longer, within seconds")
+
+
+def _certificate(arguments: argparse.Namespace) -> None:
+    with KeyFileEditor(arguments.file).editing(create=not arguments.remove) as file:
+        others = tuple(one for one in file.content.certificates if one.name != arguments.name)
+        if arguments.remove:
+            if len(others) == len(file.content.certificates):
+                raise CommandError(f"{arguments.file} does not name {arguments.name}")
+            made_entry: tuple[Certificate, ...] = ()
+        elif arguments.tenant is None:
+            raise CommandError("--tenant is missing; give the tenant that is meant by the certificate")
+        else:
+            made_entry = (Certificate(name=arguments.name, tenant=arguments.tenant, scopes=arguments.scopes),)
+        file.content = file.content.model_copy(update={"certificates": (*others, *made_entry)})
+    print(f"{arguments.name} is " + ("removed" if arguments.remove else f"let in as {arguments.tenant}"))
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    content, now = read_key_file(arguments.file), utc_now()
+    if arguments.json:
+        shown = content.model_dump(mode="json", exclude={"keys": {"__all__": {"sha256"}}})
+        for key, entry in zip(content.keys, shown["keys"], strict=True):
+            entry["state"] = key.state(now)
+        print(json.dumps(shown))
+        return
+    rows = [
+        (key.id, key.tenant, _joined(key.scopes), key.state(now), key.created.date().isoformat(), _day(key.expires))
+        for key in content.keys
+    ]
+    print(columns([("ID", "TENANT", "SCOPES", "STATE", "CREATED", "EXPIRES"), *rows]))
+    if content.certificates:
+        names = [(one.name, one.tenant, _joined(one.scopes)) for one in content.certificates]
+        print(columns([("CERTIFICATE", "TENANT", "SCOPES"), *names]))
+
+
+def _tell(text: str, key: Key, file: Path) -> None:
+    print(text)
+    until = "" if key.expires is None else f", until {key.expires.isoformat()}"
+    print(
+        f"key {key.id} of {key.tenant} for {_joined(key.scopes)}{until}; keep it now, {file} has only its hash",
+        file=sys.stderr,
+    )
+
+
+def _known(keys: Sequence[Key], key_id: str, file: Path) -> Key:
+    for key in keys:
+        if key.id == key_id:
+            return key
+    raise CommandError(f"{file} has no key {key_id}; charloom keys list shows those that it has")
+
+
+def _joined(scopes: Sequence[Scope]) -> str:
+    return ",".join(scope.value for scope in scopes)
+
+
+def _day(moment: datetime | None) -> str:
+    return "never" if moment is None else moment.date().isoformat()
+
+
+def _tenant(text: str) -> str:
+    try:
+        require_id("tenant", text)
+    except InvalidRequest as problem:
+        raise argparse.ArgumentTypeError(problem.problem) from problem
+    return text
+
+
+def _scopes(text: str) -> tuple[Scope, ...]:
+    names = [name for name in map(str.strip, text.split(",")) if name]
+    known = [scope.value for scope in Scope]
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"there is no scope {name!r}; there are: {', '.join(known)}")
+    if not names:
+        raise argparse.ArgumentTypeError("name at least one scope")
+    return tuple(Scope(name) for name in dict.fromkeys(names))
+
+
+def _duration(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    time = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else timedelta(0)
+    if not timedelta(0) < time <= _LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give a number with s, m, h or d, as 90d")
+    return time

@@ -1,0 +1,126 @@
+"""The gate: from what a call shows to who makes it, the same for every transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.sessions.checks import require_id
+from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
+from charloom.server.identity.key_file import KeyFile, utc_now
+from charloom.server.identity.scopes import Scope
+from charloom.server.identity.watched import Watched
+
+TENANT_KEY = "charloom-tenant"
+"""Metadata in which a proxy that is trusted names the tenant."""
+AUTHORIZATION_KEY = "authorization"
+"""Metadata with "Bearer KEY"."""
+EVERYTHING = frozenset(Scope)
+
+
+class Shown(NamedTuple):
+    """What a call shows of who makes it."""
+
+    tokens: Sequence[str] = ()
+    """The values of `authorization`."""
+    tenants: Sequence[str] = ()
+    """The values of `charloom-tenant`."""
+    certificate: Sequence[str] | None = None
+    """The subject alternative names of the client's certificate, which TLS has checked; None without one."""
+    trusted: bool = False
+    """Whether it comes from a proxy that is trusted to say whose calls it forwards."""
+
+
+class Identity(NamedTuple):
+    """Somebody whom the server lets in."""
+
+    tenant: str
+    scopes: frozenset[Scope] = EVERYTHING
+    proven: bool = True
+    """Whether the tenant is more than what the call says of itself."""
+
+
+NOBODY = Identity("", proven=False)
+"""Whoever calls a server that asks nobody."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Lets calls in.
+
+    Args:
+        keys: who may call; None where nobody is asked
+        now: the clock
+    """
+
+    keys: Watched[KeyFile] | None = None
+    now: Callable[[], datetime] = utc_now
+
+    def admit(self, shown: Shown, scope: Scope) -> Identity:
+        """Who makes a call that needs a scope.
+
+        Raises:
+            CredentialsMissing, CredentialsInvalid: nobody is known to make it.
+            ScopeMissing: who makes it may not.
+            TenantNotAllowed: it names a tenant that its caller is not.
+            InvalidRequest: the tenant's name is malformed, or there are several.
+        """
+        named = _only(shown.tenants)
+        found = NOBODY if self.keys is None else self._known(shown, self.keys.value())
+        if found is None:
+            if not (shown.trusted and named):
+                raise CredentialsMissing
+            found = NOBODY
+        if named and not found.proven:
+            if not shown.trusted:
+                raise TenantNotAllowed(
+                    f"this server does not take the tenant from {TENANT_KEY}; it does from a proxy that its setting "
+                    "--trust-proxy names, and otherwise the key says whose it is (--keys)"
+                )
+            found = Identity(named, EVERYTHING - {Scope.ADMIN})
+        if named and found.tenant != named:
+            raise TenantNotAllowed(f"your credentials are not those of the tenant that {TENANT_KEY} names")
+        if scope not in found.scopes:
+            raise ScopeMissing(scope.value)
+        return found
+
+    def _known(self, shown: Shown, file: KeyFile) -> Identity | None:
+        """Whom the credentials belong to; None where there are none."""
+        if shown.tokens:
+            return self._of_token(shown.tokens, file)
+        if shown.certificate is None:
+            return None
+        for name in shown.certificate:
+            if (entry := file.certificate(name)) is not None:
+                return Identity(entry.tenant, frozenset(entry.scopes))
+        raise CredentialsInvalid("the certificate that you show is of a name that is not known here")
+
+    def _of_token(self, tokens: Sequence[str], file: KeyFile) -> Identity:
+        if len(tokens) > 1:
+            raise CredentialsInvalid(f"the call has {len(tokens)} values of {AUTHORIZATION_KEY}, give one")
+        scheme, _, text = tokens[0].partition(" ")
+        if scheme.lower() != "bearer":
+            raise CredentialsInvalid(f'{AUTHORIZATION_KEY} is not "Bearer KEY"')
+        key = file.key(text.strip())
+        if key is None:
+            raise CredentialsInvalid("the key that you show is not known here")
+        state = key.state(self.now())
+        if state != "active":
+            raise CredentialsInvalid(f"the key that you show is {state}")
+        return Identity(key.tenant, frozenset(key.scopes))
+
+
+def _only(tenants: Sequence[str]) -> str:
+    """The tenant that is named; empty for none."""
+    if not tenants:
+        return ""
+    if len(tenants) > 1:  # a proxy that appends has left the client's own: neither can be trusted
+        raise InvalidRequest(
+            TENANT_KEY,
+            f"the call has {len(tenants)} values; give one, and let a proxy in front replace the client's own",
+        )
+    require_id(TENANT_KEY, tenants[0])
+    return tenants[0]

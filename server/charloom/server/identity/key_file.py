@@ -1,0 +1,207 @@
+"""The file of who may call: keys, of which it holds only hashes, and names of client certificates."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.sessions.checks import require_id
+from charloom.server.identity.scopes import Scope
+from charloom.server.identity.secret_files import require_secret
+
+PREFIX = "charloom"
+"""Keys begin with it, so that scanners for leaked secrets know them."""
+SECRET_BYTES, ID_BYTES = 32, 4
+
+_NOTHING = "0" * 64
+
+
+class KeyFileProblem(ValueError):
+    """The file cannot be used. The message names it."""
+
+
+def _as_tenant(name: str) -> str:
+    try:
+        require_id("tenant", name)
+    except InvalidRequest as problem:
+        raise ValueError(problem.problem) from None
+    return name
+
+
+Tenant = Annotated[str, AfterValidator(_as_tenant)]
+Scopes = Annotated[tuple[Scope, ...], Field(min_length=1)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant: Tenant
+    """Whose sessions are used."""
+    scopes: Scopes
+
+
+class Key(_Entry):
+    """A key, without what is secret in it."""
+
+    id: Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * ID_BYTES}}}$")]
+    """The part of the key that is no secret."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", repr=False)]
+    """Of the whole key, in hexadecimal digits. It has 256 random bits, which nobody finds by trying."""
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
+    revoked: AwareDatetime | None = None
+
+    def state(self, now: datetime) -> str:
+        """One word: "active", "expired" or "revoked"."""
+        if self.revoked is not None and now >= self.revoked:
+            return "revoked"
+        return "expired" if self.expires is not None and now >= self.expires else "active"
+
+
+class Certificate(_Entry):
+    """A name in client certificates, and who is meant by it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=512)]
+    """A subject alternative name: a host, a URI or an address."""
+
+
+class KeyFile(BaseModel):
+    """What the file holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    keys: tuple[Key, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        for what, names in (
+            ("keys with the id", [key.id for key in self.keys]),
+            ("certificates with the name", [one.name for one in self.certificates]),
+        ):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"there are two {what} {twice}; remove one")
+        return self
+
+    @functools.cached_property
+    def _keys(self) -> Mapping[str, Key]:
+        return {key.id: key for key in self.keys}
+
+    @functools.cached_property
+    def _certificates(self) -> Mapping[str, Certificate]:
+        return {one.name: one for one in self.certificates}
+
+    def key(self, text: str) -> Key | None:
+        """The key that this is the text of, whatever its state; a wrong one takes as long."""
+        known = self._keys.get(text.removeprefix(f"{PREFIX}_").partition("_")[0])
+        found = hmac.compare_digest(hashed(text), _NOTHING if known is None else known.sha256)
+        return known if found else None
+
+    def certificate(self, name: str) -> Certificate | None:
+        """Who is meant by a name in a client certificate."""
+        return self._certificates.get(name)
+
+
+def hashed(text: str) -> str:
+    """What is kept of a key."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
+
+
+def read_key_file(path: Path) -> KeyFile:
+    """What the file holds.
+
+    Raises:
+        KeyFileProblem: it cannot be read, everybody can read it, or something in it is wrong.
+    """
+    if not path.exists():
+        raise KeyFileProblem(f"there is no file {path}; charloom keys create makes it, with a first key")
+    require_secret(path, KeyFileProblem)
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise KeyFileProblem(f"cannot read {path}: {problem.strerror}") from problem
+    try:
+        return KeyFile.model_validate_json(content)
+    except ValidationError as problem:
+        first = problem.errors(include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        raise KeyFileProblem(f"{path} is no file of keys: {place + ': ' if place else ''}{said}") from None
+
+
+def made(tenant: str, scopes: Sequence[Scope], now: datetime, expires: datetime | None) -> tuple[str, Key]:
+    """A new key: its text, which is nowhere else, and what is kept of it."""
+    key_id = secrets.token_hex(ID_BYTES)
+    text = f"{PREFIX}_{key_id}_{secrets.token_hex(SECRET_BYTES)}"
+    key = Key(id=key_id, sha256=hashed(text), tenant=tenant, scopes=tuple(scopes), created=now, expires=expires)
+    return text, key
+
+
+class KeyFileEditor:
+    """Changes the file, by one process at a time; a reader sees the old file or the new one.
+
+    Args:
+        path: the file
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.content = KeyFile()
+        """What the file holds; set it to what it is to hold."""
+
+    @contextmanager
+    def editing(self, *, create: bool = False) -> Iterator[KeyFileEditor]:
+        """Read the file; at the end of the context write it, unless it failed.
+
+        Raises:
+            KeyFileProblem: it cannot be used, or it is not there and is not to be made (`create`).
+            OSError: it cannot be written.
+        """
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            self.content = KeyFile() if create and not self._path.exists() else read_key_file(self._path)
+            before = self.content
+            yield self
+            if self.content is not before:
+                self._write()
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _write(self) -> None:
+        number, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
+        try:
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                if self._path.exists():  # a group that may read it goes on to
+                    status = self._path.stat()
+                    os.fchmod(number, status.st_mode & 0o777)
+                    os.fchown(number, -1, status.st_gid)
+                file.write(self.content.model_dump_json(indent=1, exclude_none=True) + "\n")
+                file.flush()
+                os.fsync(number)
+            os.replace(name, self._path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+
+def utc_now() -> datetime:
+    """The time, in whole seconds."""
+    return datetime.now(timezone.utc).replace(microsecond=0)

@@ -1,0 +1,48 @@
+"""What callers may do: the scopes, and the one table of which each call needs."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Scope(str, Enum):
+    """Something that a caller may do."""
+
+    READ = "read"
+    """Ask for models, score texts, look ahead, observe."""
+    GENERATE = "generate"
+    """Have text generated, with or without a session of the caller's tenant."""
+    SESSIONS = "sessions"
+    """Make, list, copy, move and delete sessions."""
+    INSPECT = "inspect"
+    """See what is inside the network while it reads."""
+    ADMIN = "admin"
+    """Change what the server serves."""
+
+
+SERVICES = {
+    "charloom.v1.GenerationService": Scope.GENERATE,
+    "charloom.v1.ConversationService": Scope.GENERATE,
+    "charloom.v1.ReadingService": Scope.READ,
+    "charloom.v1.SessionService": Scope.SESSIONS,
+    "charloom.v1.ModelService": Scope.READ,
+    "grpc.reflection.v1alpha.ServerReflection": Scope.READ,
+}
+"""What the methods of a service need, by its full name."""
+METHODS = {"charloom.v1.ReadingService/Inspect": Scope.INSPECT}
+"""What some need instead."""
+OPEN = frozenset({"grpc.health.v1.Health"})
+"""Services that answer anybody."""
+
+
+def scope_of(method: str) -> Scope | None:
+    """What a method, as gRPC names it ("/service/method"), needs; None where it is for everybody.
+
+    Raises:
+        LookupError: nothing is said of it here.
+    """
+    name = method.removeprefix("/")
+    service = name.partition("/")[0]
+    if service in OPEN:
+        return None
+    return METHODS[name] if name in METHODS else SERVICES[service]

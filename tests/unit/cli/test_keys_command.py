@@ -1,0 +1,120 @@
+"""`charloom keys`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from charloom.cli.main import main
+from charloom.server.identity.key_file import read_key_file, utc_now
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "keys.json"
+    monkeypatch.setenv("CHARLOOM_KEYS", str(path))
+    return path
+
+
+@pytest.fixture
+def run(file: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def keys(*arguments: str) -> tuple[int, str, str]:
+        try:
+            status = main(["keys", *arguments])
+        except SystemExit as end:
+            status = int(str(end.code))
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return keys
+
+
+def test_a_key_is_made_and_printed_once(run: Run, file: Path) -> None:
+    status, out, err = run("create", "--tenant", "shop", "--scopes", "generate,read", "--expires", "90d")
+    text = out.strip()
+    (key,) = read_key_file(file).keys
+    assert status == 0
+    assert read_key_file(file).key(text) == key
+    assert (key.tenant, [*key.scopes]) == ("shop", ["generate", "read"])
+    assert key.expires is not None
+    assert key.expires - key.created == timedelta(days=90)
+    assert text not in err
+    assert f"key {key.id} of shop for generate,read, until" in err
+    for arguments in (("list",), ("list", "--json")):
+        status, out, _ = run(*arguments)
+        assert status == 0
+        assert key.id in out
+        assert key.sha256 not in out
+        assert text not in out
+
+
+def test_a_key_is_replaced_and_the_old_one_ends_later(run: Run, file: Path) -> None:
+    run("create", "--tenant", "shop", "--scopes", "inspect", "--expires", "10d")
+    (old,) = read_key_file(file).keys
+    status, out, err = run("rotate", old.id, "--grace", "1h")
+    ended, fresh = read_key_file(file).keys
+    assert status == 0
+    assert read_key_file(file).key(out.strip()) == fresh
+    assert (fresh.tenant, fresh.scopes) == (old.tenant, old.scopes)
+    assert fresh.expires is not None
+    assert fresh.expires - fresh.created == timedelta(days=10)
+    assert ended.expires is not None
+    assert ended.expires - utc_now() <= timedelta(hours=1)
+    assert f"the key {old.id} is good until" in err
+
+
+def test_a_key_is_revoked_once(run: Run, file: Path) -> None:
+    run("create", "--tenant", "shop")
+    (key,) = read_key_file(file).keys
+    assert run("revoke", key.id)[0] == 0
+    assert run("revoke", key.id)[0] == 0
+    (gone,) = read_key_file(file).keys
+    assert gone.state(utc_now()) == "revoked"
+    status, _, err = run("rotate", key.id)
+    assert status == 1
+    assert err == f"charloom keys: the key {key.id} is revoked already; make one with charloom keys create\n"
+
+
+def test_names_of_certificates_are_added_replaced_and_removed(run: Run, file: Path) -> None:
+    assert run("certificate", "svc.shop", "--tenant", "a")[0] == 0
+    assert run("certificate", "svc.shop", "--tenant", "b", "--scopes", "read")[0] == 0
+    (entry,) = read_key_file(file).certificates
+    assert (entry.name, entry.tenant, [*entry.scopes]) == ("svc.shop", "b", ["read"])
+    assert "svc.shop" in run("list")[1]
+    assert run("certificate", "svc.shop", "--remove")[0] == 0
+    assert read_key_file(file).certificates == ()
+    assert run("certificate", "svc.shop", "--remove")[0] == 1
+    assert run("certificate", "svc.shop")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("create",), "--tenant"),
+        (("create", "--tenant", "a/b"), "'a/b' is not allowed"),
+        (("create", "--tenant", "a", "--scopes", "read,all"), "there is no scope 'all'; there are: read, generate"),
+        (("create", "--tenant", "a", "--scopes", ","), "name at least one scope"),
+        (("create", "--tenant", "a", "--expires", "0d"), "'0d' is no time"),
+        (("create", "--tenant", "a", "--expires", "999999999d"), "is no time"),
+        (("revoke", "00000000"), "charloom keys create makes it"),
+        (("list",), "charloom keys create makes it"),
+    ],
+)
+def test_what_cannot_be_done_is_said(run: Run, arguments: tuple[str, ...], said: str, file: Path) -> None:
+    status, out, err = run(*arguments)
+    assert status
+    assert said in err
+    assert out == ""
+    assert not file.exists()
+
+
+def test_the_json_list_has_the_states(run: Run) -> None:
+    run("create", "--tenant", "shop")
+    (key,) = json.loads(run("list", "--json")[1])["keys"]
+    assert (key["tenant"], key["state"]) == ("shop", "active")

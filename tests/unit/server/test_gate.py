@@ -1,0 +1,91 @@
+"""Who is let in: what a call shows, and what it needs."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from charloom.engine.errors import EngineError, InvalidRequest
+from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
+from charloom.server.identity.gate import EVERYTHING, Gate, Identity, Shown
+from charloom.server.identity.key_file import Certificate, KeyFile, made
+from charloom.server.identity.scopes import Scope
+from charloom.server.identity.watched import Watched
+
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+TEXT, KEY = made("shop", [Scope.READ, Scope.GENERATE], NOW, NOW + timedelta(days=1))
+GONE_TEXT, GONE = made("shop", [Scope.READ], NOW, None)
+OLD_TEXT, OLD = made("shop", [Scope.READ], NOW, NOW)
+FILE = KeyFile(
+    keys=(KEY, GONE.model_copy(update={"revoked": NOW}), OLD),
+    certificates=(Certificate(name="svc.shop", tenant="shop", scopes=(Scope.INSPECT,)),),
+)
+KEYS: Watched[KeyFile] = Watched([Path("/none")], lambda: FILE, "keys")
+CLOSED, OPEN = Gate(KEYS, lambda: NOW), Gate(None, lambda: NOW)
+
+
+def token(text: str) -> Shown:
+    return Shown(tokens=[f"Bearer {text}"])
+
+
+def test_a_key_lets_its_tenant_in_with_its_scopes() -> None:
+    assert CLOSED.admit(token(TEXT), Scope.READ) == Identity("shop", frozenset({Scope.READ, Scope.GENERATE}))
+    assert CLOSED.admit(Shown(tokens=[f"bearer  {TEXT} "]), Scope.GENERATE).tenant == "shop"
+    assert CLOSED.admit(Shown([f"Bearer {TEXT}"], ["shop"]), Scope.READ).tenant == "shop"
+
+
+@pytest.mark.parametrize(
+    ("shown", "problem", "said"),
+    [
+        (Shown(), CredentialsMissing, "give the key"),
+        (token(TEXT[:-1]), CredentialsInvalid, "is not known here"),
+        (token(""), CredentialsInvalid, "is not known here"),
+        (token(GONE_TEXT), CredentialsInvalid, "is revoked"),
+        (token(OLD_TEXT), CredentialsInvalid, "is expired"),
+        (Shown(tokens=[TEXT]), CredentialsInvalid, 'not "Bearer KEY"'),
+        (Shown(tokens=[f"Bearer {TEXT}"] * 2), CredentialsInvalid, "2 values"),
+        (Shown(certificate=["svc.other"]), CredentialsInvalid, "certificate"),
+        (Shown([f"Bearer {TEXT}"], ["other"]), TenantNotAllowed, "not those of the tenant"),
+        (Shown(tenants=["shop"]), CredentialsMissing, "give the key"),
+        (Shown([f"Bearer {TEXT}"], ["shop", "shop"]), InvalidRequest, "2 values"),
+        (Shown([f"Bearer {TEXT}"], ["a/b"]), InvalidRequest, "not allowed"),
+    ],
+)
+def test_anything_else_is_refused(shown: Shown, problem: type[EngineError], said: str) -> None:
+    with pytest.raises(problem) as refused:
+        CLOSED.admit(shown, Scope.READ)
+    assert said in str(refused.value)
+    assert TEXT[:-1] not in str(refused.value)
+
+
+def test_a_scope_that_is_missing_is_named() -> None:
+    with pytest.raises(ScopeMissing) as refused:
+        CLOSED.admit(token(TEXT), Scope.ADMIN)
+    assert refused.value.facts == {"scope": "admin"}
+
+
+def test_a_key_counts_before_a_certificate() -> None:
+    assert CLOSED.admit(Shown(certificate=["a", "svc.shop"]), Scope.INSPECT).tenant == "shop"
+    with pytest.raises(CredentialsInvalid):
+        CLOSED.admit(Shown(tokens=["Bearer wrong"], certificate=["svc.shop"]), Scope.INSPECT)
+
+
+def test_a_proxy_that_is_trusted_names_the_tenant() -> None:
+    for gate in (OPEN, CLOSED):
+        found = gate.admit(Shown(tenants=["acme"], trusted=True), Scope.SESSIONS)
+        assert found == Identity("acme", EVERYTHING - {Scope.ADMIN})
+        with pytest.raises(ScopeMissing):
+            gate.admit(Shown(tenants=["acme"], trusted=True), Scope.ADMIN)
+    with pytest.raises(CredentialsMissing):
+        CLOSED.admit(Shown(trusted=True), Scope.READ)
+    with pytest.raises(CredentialsInvalid):  # a key that comes with the tenant is looked at all the same
+        CLOSED.admit(Shown(["Bearer wrong"], ["acme"], trusted=True), Scope.READ)
+
+
+def test_a_server_that_asks_nobody_takes_no_tenant_from_a_stranger() -> None:
+    found = OPEN.admit(Shown(), Scope.ADMIN)
+    assert (found.tenant, found.proven) == ("", False)
+    with pytest.raises(TenantNotAllowed, match="--trust-proxy"):
+        OPEN.admit(Shown(tenants=["acme"]), Scope.READ)

@@ -1,0 +1,149 @@
+"""The file of keys: what is kept, what is refused, how it is changed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charloom.server.identity.key_file import (
+    Key,
+    KeyFile,
+    KeyFileEditor,
+    KeyFileProblem,
+    hashed,
+    made,
+    read_key_file,
+)
+from charloom.server.identity.scopes import Scope
+
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+ENTRY = {"id": "00000001", "sha256": "0" * 64, "tenant": "shop", "scopes": ["read"], "created": "2026-01-01T00:00:00Z"}
+
+
+def written(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    path.chmod(0o600)
+    return path
+
+
+def test_a_key_has_a_prefix_and_256_random_bits_and_only_its_hash_is_kept(tmp_path: Path) -> None:
+    text, key = made("shop", [Scope.READ], NOW, None)
+    other, _ = made("shop", [Scope.READ], NOW, None)
+    assert re.fullmatch(r"charloom_[0-9a-f]{8}_[0-9a-f]{64}", text)
+    assert text != other
+    path = tmp_path / "keys.json"
+    with KeyFileEditor(path).editing(create=True) as file:
+        file.content = KeyFile(keys=(key,))
+    assert text.rpartition("_")[2] not in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_key_file(path).keys == (key,)
+    assert hashed(text) not in repr(key)
+
+
+def test_only_the_whole_key_is_known() -> None:
+    text, key = made("shop", [Scope.READ], NOW, None)
+    file = KeyFile(keys=(key,))
+    assert file.key(text) == key
+    for wrong in (
+        "",
+        "charloom",
+        text[:-1],
+        text + "0",
+        text.upper(),
+        text.replace("charloom_", ""),
+        "é" * 1000,
+        "\ud800",
+    ):
+        assert file.key(wrong) is None, wrong
+
+
+def test_the_states_of_a_key() -> None:
+    _, key = made("shop", [Scope.READ], NOW, NOW + timedelta(days=1))
+    assert key.state(NOW) == "active"
+    assert key.state(NOW + timedelta(days=1)) == "expired"
+    assert key.model_copy(update={"revoked": NOW}).state(NOW) == "revoked"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "Invalid JSON"),
+        ("[]", "keys: "),
+        ({"version": 2}, "version: Input should be 1"),
+        ({"keys": [{**ENTRY, "scopes": ["everything"]}]}, "keys.0.scopes.0: Input should be 'read'"),
+        ({"keys": [{**ENTRY, "scopes": []}]}, "keys.0.scopes: "),
+        ({"keys": [{**ENTRY, "tenant": "a/b"}]}, "keys.0.tenant: 'a/b' is not allowed"),
+        ({"keys": [{**ENTRY, "sha256": "secret"}]}, "keys.0.sha256: "),
+        ({"keys": [{**ENTRY, "created": "2026-01-01T00:00:00"}]}, "keys.0.created: Input should have timezone info"),
+        ({"keys": [{**ENTRY, "note": ""}]}, "keys.0.note: Extra inputs are not permitted"),
+        ({"keys": [ENTRY, ENTRY]}, "there are two keys with the id 00000001; remove one"),
+        ({"certificates": [{"name": "a", "tenant": "t", "scopes": ["read"]}] * 2}, "two certificates with the name a"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, content: Any, said: str) -> None:
+    path = written(tmp_path / "keys.json", content)
+    with pytest.raises(KeyFileProblem) as problem:
+        read_key_file(path)
+    if content != "[]":
+        assert said in str(problem.value)
+    assert str(path) in str(problem.value)
+    assert "secret" not in str(problem.value)
+
+
+def test_a_file_that_is_missing_is_no_file_or_readable_by_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileProblem, match="charloom keys create makes it"):
+        read_key_file(tmp_path / "none.json")
+    with pytest.raises(KeyFileProblem, match="is no file"):
+        read_key_file(tmp_path)
+    path = written(tmp_path / "keys.json", {})
+    path.chmod(0o604)
+    with pytest.raises(KeyFileProblem, match="chmod 600"):
+        read_key_file(path)
+
+
+def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path / "keys.json", {"keys": [ENTRY]})
+    before = path.read_text()
+
+    def change() -> None:
+        with KeyFileEditor(path).editing() as file:
+            file.content = KeyFile()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        change()
+    assert path.read_text() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["keys.json"]
+
+
+def test_a_group_that_may_read_the_file_goes_on_to(tmp_path: Path) -> None:
+    path = written(tmp_path / "keys.json", {"keys": [ENTRY]})
+    path.chmod(0o640)
+    with KeyFileEditor(path).editing() as file:
+        file.content = KeyFile()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def add(path: Path) -> None:
+    for _ in range(10):
+        _, key = made("shop", [Scope.READ], NOW, None)
+        with KeyFileEditor(path).editing(create=True) as file:
+            keys: tuple[Key, ...] = (*file.content.keys, key)
+            file.content = file.content.model_copy(update={"keys": keys})
+
+
+def test_processes_that_change_it_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    processes = [multiprocessing.get_context("spawn").Process(target=add, args=(path,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(read_key_file(path).keys) == 30
