@@ -39,6 +39,7 @@ COMMANDS = {
     "bench": Command("serving", None, "load a server and tell how much text it gives, and how soon"),
     "serve": Command("serving", "server", "serve bundles over gRPC"),
     "keys": Command("serving", "server", "make, list, replace and revoke the keys of who may call a server"),
+    "sign": Command("serving", "server", "sign a bundle, for servers that serve signed ones only"),
     "train": Command("training", "training", "train a model on text"),
     "report": Command("training", "training", "write the page that shows a run, anew"),
     "evaluate": Command("training", "training", "validation loss of a run, by both protocols"),

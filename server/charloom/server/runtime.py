@@ -15,6 +15,7 @@ from charloom.engine.errors import EngineError
 from charloom.engine.sessions.sealing import Sealer, new_keys, read_keys
 from charloom.engine.sessions.stores.open_store import open_store
 from charloom.engine.sessions.stores.store import LEASE_SECONDS
+from charloom.server.identity.signatures import read_trusted_keys, require_signature
 from charloom.server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -94,9 +95,14 @@ def open_models(paths: Sequence[Path], settings: ServerSettings) -> list[tuple[B
     """Open bundles and their decoders.
 
     Raises:
-        BundleError: one of them cannot be used.
+        BundleError: one of them cannot be used, or is not signed as the settings want it.
+        SigningProblem: the file of trusted keys cannot be used.
     """
     bundles = [read_bundle(path) for path in paths]
+    if settings.trusted_keys is not None:
+        trusted = read_trusted_keys(settings.trusted_keys)
+        for bundle in bundles:
+            require_signature(bundle, trusted)
     return [(b, open_decoder(b, kind=settings.decoder, device=settings.device)) for b in bundles]
 
 

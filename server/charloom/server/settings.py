@@ -45,6 +45,10 @@ class ServerSettings(BaseSettings):
     tls_client_ca: Path | None = Field(
         None, description="PEM file of the authorities of clients' certificates; every client then needs one"
     )
+    trusted_keys: Path | None = Field(
+        None,
+        description="PEM file of public keys: only bundles that one of them has signed, with charloom sign, are served",
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where decoders run")
     decoder: DecoderKind | None = Field(
         None, description="onnx-int8, onnx-fp32 or torchscript (default: the fastest that the bundle has)"

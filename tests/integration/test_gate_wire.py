@@ -1,0 +1,243 @@
+"""Every method of a running server, called without, with wrong and with too weak credentials, and across tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from charloom.bundle import Bundle
+from charloom.client import Client, NotFound, PermissionDenied, RequestError, Unauthenticated
+from charloom.engine.decoding.decoder import Decoder
+from charloom.server.grpc.listener import SERVICES
+from charloom.server.identity.key_file import Certificate, KeyFileEditor, made, utc_now
+from charloom.server.identity.scopes import METHODS, OPEN, Scope, scope_of
+from charloom.server.settings import ServerSettings
+from charloom.server.testing import running_server
+from tests.authority import Authority
+from tests.integration.conftest import eventually, refused
+from tests.integration.test_callers_wire import METHODS as ALL
+from tests.integration.test_callers_wire import call
+
+EVERYTHING = tuple(Scope)
+
+
+class Closed(NamedTuple):
+    """A server that asks who calls, and its keys by name."""
+
+    address: str
+    file: Path
+    keys: dict[str, str]
+
+    def add(self, tenant: str, *scopes: Scope, seconds: float | None = None) -> str:
+        """One more key; it expires after, or with a negative number has expired before, so many seconds."""
+        now = utc_now()
+        text, key = made(
+            tenant, scopes or EVERYTHING, now, None if seconds is None else now + timedelta(seconds=seconds)
+        )
+        with KeyFileEditor(self.file).editing(create=True) as file:
+            file.content = file.content.model_copy(update={"keys": (*file.content.keys, key)})
+        return text
+
+
+@pytest.fixture(scope="module")
+def closed(bundle: Bundle, decoder: Decoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
+    made_by = Closed("", tmp_path_factory.mktemp("keys") / "keys.json", {})
+    keys = {
+        "shop": made_by.add("shop"),
+        "other": made_by.add("other"),
+        "expired": made_by.add("shop", seconds=-1),
+        **{f"all but {scope.value}": made_by.add("shop", *(set(Scope) - {scope})) for scope in Scope},
+        **{f"only {scope.value}": made_by.add("shop", scope) for scope in Scope},
+    }
+    with running_server([(bundle, decoder)], ServerSettings(grace_seconds=0, keys=made_by.file)) as server:
+        yield Closed(server.address, made_by.file, keys)
+
+
+@pytest.fixture(scope="module")
+def channel(closed: Closed) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(closed.address) as channel:
+        yield channel
+
+
+def bearer(text: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {text}"),)
+
+
+def test_every_method_has_a_scope_and_nothing_else_does() -> None:
+    for method in ALL:
+        assert scope_of(f"/{method.containing_service.full_name}/{method.name}") in Scope
+    names = {f"{method.containing_service.full_name}/{method.name}" for method in ALL}
+    assert set(METHODS) <= names
+    assert {"grpc.health.v1.Health"} == OPEN
+    with pytest.raises(LookupError):
+        scope_of("/charloom.v1.NewService/Anything")
+
+
+def test_the_table_knows_all_services_of_the_server() -> None:
+    for service in SERVICES:
+        assert scope_of(f"/{service}/Anything") in Scope
+
+
+methods = pytest.mark.parametrize("method", ALL, ids=lambda method: method.name)
+
+
+@methods
+@pytest.mark.parametrize(
+    "shown", ["nothing", "a wrong key", "a cut key", "an expired key", "two keys", "another scheme"]
+)
+def test_nobody_gets_in_without_a_key(
+    channel: grpc.Channel, closed: Closed, method: MethodDescriptor, shown: str
+) -> None:
+    good = closed.keys["shop"]
+    metadata = {
+        "nothing": (),
+        "a wrong key": bearer(good[:-1] + ("0" if good[-1] != "0" else "1")),
+        "a cut key": bearer(good[:-1]),
+        "an expired key": bearer(closed.keys["expired"]),
+        "two keys": (*bearer(good), *bearer(good)),
+        "another scheme": (("authorization", f"Basic {good}"),),
+    }[shown]
+    code, reason, _, message = refused(lambda: call(channel, method, metadata))
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+    assert reason == ("CREDENTIALS_MISSING" if shown == "nothing" else "CREDENTIALS_INVALID")
+    assert good[:-1] not in message
+
+
+@methods
+def test_a_key_without_the_scope_is_refused_and_with_it_alone_is_let_in(
+    channel: grpc.Channel, closed: Closed, method: MethodDescriptor
+) -> None:
+    scope = scope_of(f"/{method.containing_service.full_name}/{method.name}")
+    assert scope is not None
+    code, reason, _, _ = refused(lambda: call(channel, method, bearer(closed.keys[f"all but {scope.value}"])))
+    assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+    code = grpc.StatusCode.OK
+    try:
+        call(channel, method, bearer(closed.keys[f"only {scope.value}"]))
+    except grpc.RpcError as problem:  # the request is empty, and some methods refuse that
+        code = problem.code()  # type: ignore[attr-defined]
+    assert code in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+
+
+def test_health_answers_anybody_and_reflection_only_those_with_a_key(channel: grpc.Channel, closed: Closed) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    assert health.Check(health_pb2.HealthCheckRequest(), timeout=20).status == health_pb2.HealthCheckResponse.SERVING
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    code, reason, _, _ = refused(lambda: list(stub.ServerReflectionInfo(iter([asked]), timeout=20)))
+    assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_MISSING")
+    assert list(stub.ServerReflectionInfo(iter([asked]), metadata=bearer(closed.keys["shop"]), timeout=20))
+
+
+def test_a_tenant_that_is_not_the_keys_is_refused(closed: Closed) -> None:
+    with Client(closed.address, token=closed.keys["shop"], tenant="other") as client:
+        with pytest.raises(PermissionDenied) as problem:
+            client.models()
+        assert problem.value.reason == "TENANT_NOT_ALLOWED"
+    with Client(closed.address, token=closed.keys["shop"], tenant="shop") as client:
+        assert client.models()
+
+
+def failure(act: Any) -> tuple[type[Exception], str, str]:
+    with pytest.raises(RequestError) as problem:
+        act()
+    return type(problem.value), problem.value.reason, problem.value.message
+
+
+def test_a_tenant_sees_nothing_of_another_and_cannot_tell_whether_it_is_there(closed: Closed) -> None:
+    with (
+        Client(closed.address, token=closed.keys["shop"]) as shop,
+        Client(closed.address, token=closed.keys["other"]) as other,
+    ):
+        session = shop.session(id="mine", keep=True)
+        session.complete("KING:", max_tokens=10)
+        exported = session.export()
+        assert [one.id for one in shop.sessions()] == ["mine"]
+        assert list(other.sessions()) == []
+
+        def acts(name: str) -> dict[str, Any]:
+            there = other.open_session(name)
+            return {
+                "get": lambda: other.get_session(name),
+                "delete": lambda: other.delete_session(name),
+                "generate": lambda: there.complete("x", max_tokens=1),
+                "feed": lambda: there.feed("x"),
+                "rewind": lambda: there.rewind(0),
+                "fork": lambda: there.fork(),
+                "export": lambda: there.export(),
+                "score": lambda: there.score("x"),
+                "peek": lambda: there.peek(),
+                "converse": lambda: list(there.converse()),
+            }
+
+        for name, act in acts("mine").items():
+            seen = failure(act)
+            unseen = failure(acts("none")[name])
+            assert seen[0] is NotFound, name
+            assert (seen[0], seen[1], seen[2].replace("mine", "none")) == unseen, name
+        kind, reason, _ = failure(lambda: other.session(state=exported))
+        assert (kind, reason) == (PermissionDenied, "SEALED_STATE_OF_ANOTHER_TENANT")
+        # The id is free for the other tenant, which does not touch the first one's session.
+        other.session(id="mine", keep=True)
+        assert shop.get_session("mine").position > 0
+        assert other.get_session("mine").position == 0
+        shop.delete_session("mine")
+        assert other.get_session("mine").position == 0
+
+
+def test_keys_are_added_and_revoked_while_the_server_runs(closed: Closed) -> None:
+    text = closed.add("shop")
+    with Client(closed.address, token=text) as client:
+
+        def let_in() -> bool:
+            try:
+                return bool(client.models())
+            except Unauthenticated:
+                return False
+
+        eventually(let_in)
+        with KeyFileEditor(closed.file).editing() as file:
+            key = file.content.key(text)
+            assert key is not None
+            gone = key.model_copy(update={"revoked": utc_now()})
+            keys = tuple(gone if one.id == key.id else one for one in file.content.keys)
+            file.content = file.content.model_copy(update={"keys": keys})
+        eventually(lambda: not let_in())
+    with Client(closed.address, token=closed.keys["shop"]) as client:
+        assert client.models()
+
+
+def test_a_certificate_of_a_client_says_who_it_is(bundle: Bundle, decoder: Decoder, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    chain, key = authority.issue("server", "localhost", "127.0.0.1")
+    closed = Closed("", tmp_path / "keys.json", {})
+    text = closed.add("shop")
+    with KeyFileEditor(closed.file).editing() as file:
+        entry = Certificate(name="svc.example", tenant="service", scopes=(Scope.SESSIONS,))
+        file.content = file.content.model_copy(update={"certificates": (entry,)})
+    settings = ServerSettings(
+        grace_seconds=0, keys=closed.file, tls_cert=chain, tls_key=key, tls_client_ca=authority.file
+    )
+    with running_server([(bundle, decoder)], settings) as server:
+        known, stranger = authority.issue("known", "svc.example"), authority.issue("stranger", "svc.other")
+
+        def client(files: tuple[Path, Path], **more: Any) -> Client:
+            return Client(server.address, ca=authority.file, cert=files[0], key=files[1], **more)
+
+        with client(known) as one:
+            one.session(id="mine", keep=True)
+            assert failure(one.models)[1] == "SCOPE_MISSING"
+        with client(stranger) as one:
+            assert failure(lambda: list(one.sessions()))[1] == "CREDENTIALS_INVALID"
+        with client(stranger, token=text) as one:
+            assert list(one.sessions()) == []
+        with client(known, token=text, tenant="service") as one:
+            assert failure(lambda: list(one.sessions()))[1] == "TENANT_NOT_ALLOWED"
