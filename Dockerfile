@@ -1,7 +1,10 @@
 # The Charloom server as a small image: no torch, no compiler, no root.
 #
 #   docker build -t charloom .
-#   docker run --rm -p 50051:50051 --read-only --cap-drop ALL charloom
+#   docker run --rm -p 127.0.0.1:50051:50051 --read-only --cap-drop ALL charloom serve --host 0.0.0.0 --insecure
+#
+# Without arguments it does not start: it would listen to everybody, without TLS and without asking who calls. Its
+# message says what to add.
 #
 # Build arguments:
 #   PYTHON_IMAGE  any image with Python 3.10 or later, pip and venv

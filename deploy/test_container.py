@@ -96,7 +96,7 @@ def running(engine: ContainerEngine, image: str) -> Iterator[Container]:
     if engine.host_network:
         command += ["--network", "host", image, "serve", "--host", "127.0.0.1", "--port", str(port)]
     else:
-        command += ["--publish", f"127.0.0.1:{port}:{SERVER_PORT}", image]
+        command += ["--publish", f"127.0.0.1:{port}:{SERVER_PORT}", image, "serve", "--host", "0.0.0.0", "--insecure"]
     own_port = port if engine.host_network else SERVER_PORT
     say(shlex.join(command))
     try:

@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
+from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import (
     conversation_pb2_grpc,
@@ -26,7 +27,9 @@ from charloom.v1 import (
 
 @pytest.fixture(scope="module")
 def server(bundle: Bundle, decoder: Decoder) -> Iterator[Server]:
-    with running_server([(bundle, decoder)]) as server:
+    """Its clients are on this machine, and it believes whom they say they call for."""
+    settings = ServerSettings(grace_seconds=0, trust_proxy="127.0.0.1")
+    with running_server([(bundle, decoder)], settings) as server:
         yield server
 
 

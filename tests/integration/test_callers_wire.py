@@ -52,14 +52,19 @@ def test_a_call_that_names_two_tenants_is_refused(channel: grpc.Channel, second:
     assert "2 values" in violations["charloom-tenant"]
 
 
-def test_health_and_reflection_answer_anybody(channel: grpc.Channel) -> None:
+def test_health_answers_anybody(channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     answer = health.Check(health_pb2.HealthCheckRequest(), metadata=MALFORMED, timeout=20)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_reflection_tells_which_services_there_are(channel: grpc.Channel) -> None:
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    (told,) = stub.ServerReflectionInfo(iter([asked]), metadata=MALFORMED, timeout=20)
+    (told,) = stub.ServerReflectionInfo(iter([asked]), timeout=20)
     assert "charloom.v1.GenerationService" in {service.name for service in told.list_services_response.service}
+    (told,) = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest()]), timeout=20)
+    assert told.error_response.error_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
 def test_calls_at_the_same_time_have_each_their_own_caller(channel: grpc.Channel) -> None:

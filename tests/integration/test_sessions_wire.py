@@ -179,7 +179,9 @@ def test_a_state_of_another_model_is_told_from_one_with_another_key(
     retrained = replace(bundle, manifest=bundle.manifest.model_copy(update={"digest": "0" * 64}))
 
     def served(model: Bundle, key: str) -> AbstractContextManager[Server]:
-        return running_server([(model, decoder)], ServerSettings(sealing_keys=keys[key], grace_seconds=0))
+        return running_server(
+            [(model, decoder)], ServerSettings(sealing_keys=keys[key], grace_seconds=0, trust_proxy="127.0.0.1")
+        )
 
     with served(bundle, "one") as server, grpc.insecure_channel(server.address) as channel:
         session = create(Sessions(channel))

@@ -15,8 +15,7 @@ class Caller:
     tenant: str = ""
     """Whose sessions the call sees; empty for the only tenant of a server that has no others."""
     share: Share = ONLY
-    """Whose share of the server it uses. Nothing proves a tenant, so tenants have none of their own: they divide that
-    of the address that they call from."""
+    """Whose share of the server it uses: that of the tenant where a credential proves it, else that of the address."""
 
 
 _caller: ContextVar[Caller] = ContextVar("caller")

@@ -45,12 +45,12 @@ class Origins:
             forwarded: what proxies say of the addresses that they were called from, the nearest last, with commas
         """
         peer = address_of(host)
-        if self._trusts(peer):
+        if self._believes(peer):
             # From the nearest hop on: what a hop says is worth something as long as it is a proxy that is trusted.
             hop: Address | None = None
             for text in reversed([part for part in forwarded.split(",") if part.strip()]):
                 hop = address_of(text)
-                if hop is None or not self._trusts(hop):
+                if hop is None or not self._believes(hop):
                     break
             if hop is not None:
                 return _site(hop)
@@ -59,10 +59,22 @@ class Origins:
         # Programs of this machine are callers of their own, each of its connections: their address is the same.
         return f"{peer}:{port}" if peer.is_loopback else _site(peer)
 
-    def _trusts(self, address: Address | None) -> bool:
+    def trusts(self, host: str) -> bool:
+        """Whether the other end of a connection is a proxy that is believed; empty: a Unix socket."""
+        return self._believes(address_of(host))
+
+    def _believes(self, address: Address | None) -> bool:
         if address is None:
             return self._unix
         return any(address in network for network in self._networks)
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on an address: loopback, or a Unix socket."""
+    if host.startswith(SCHEME) or host == "localhost":
+        return True
+    address = address_of(host)
+    return address is not None and address.is_loopback
 
 
 def address_of(text: str) -> Address | None:

@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from charloom.bundle import DecoderKind
 from charloom.engine.limits import Limits
-from charloom.server.origins import Origins
+from charloom.server.origins import Origins, is_local
 
 CONFIG_VARIABLE = "CHARLOOM_CONFIG"
 
@@ -45,6 +45,16 @@ class ServerSettings(BaseSettings):
     tls_client_ca: Path | None = Field(
         None, description="PEM file of the authorities of clients' certificates; every client then needs one"
     )
+    keys: Path | None = Field(
+        None,
+        description="file of who may call, which charloom keys makes; read again when it changes "
+        "(default: nobody is asked)",
+    )
+    insecure: bool = Field(
+        False,
+        description="listen for other machines although nothing is encrypted, or nobody is asked who calls",
+    )
+    reflection: bool = Field(True, description="tell clients which services there are")
     trusted_keys: Path | None = Field(
         None,
         description="PEM file of public keys: only bundles that one of them has signed, with charloom sign, are served",
@@ -175,6 +185,27 @@ class ServerSettings(BaseSettings):
     def _proxies_are_addresses(cls, value: str) -> str:
         Origins(value)
         return value
+
+    @model_validator(mode="after")
+    def _closed_to_strangers(self) -> Self:
+        lacking = self.open_doors()
+        if lacking and not self.insecure:
+            raise ValueError(
+                f"--host {self.host} is for other machines too, and {' and '.join(lacking)}. One of these will do:\n"
+                f"  charloom serve --host {self.host} --tls-cert FILE --tls-key FILE --keys FILE"
+                "   (charloom keys create makes the last one)\n"
+                f"  charloom serve --host {self.host} --insecure"
+                "   (where nobody else can reach it, or a proxy in front does both)"
+            )
+        return self
+
+    def open_doors(self) -> list[str]:
+        """What strangers on other machines would find, a sentence each; empty where they find a closed door."""
+        if is_local(self.host):
+            return []
+        lacking = [] if self.tls_cert is not None else ["nothing is encrypted"]
+        known = self.keys is not None or self.tls_client_ca is not None
+        return lacking if known else [*lacking, "nobody is asked who calls"]
 
     @classmethod
     def settings_customise_sources(

@@ -13,6 +13,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from charloom.engine import errors
 from charloom.server.grpc.errors import CODES, ErrorInterceptor, status_of
+from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
@@ -38,6 +39,10 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (errors.Overloaded("full", 1.5), StatusCode.RESOURCE_EXHAUSTED),
     (errors.ReaderStalled(), StatusCode.RESOURCE_EXHAUSTED),
     (errors.ClientIdle(60), StatusCode.DEADLINE_EXCEEDED),
+    (CredentialsMissing(), StatusCode.UNAUTHENTICATED),
+    (CredentialsInvalid("the key is not known here"), StatusCode.UNAUTHENTICATED),
+    (ScopeMissing("inspect"), StatusCode.PERMISSION_DENIED),
+    (TenantNotAllowed("it is another's"), StatusCode.PERMISSION_DENIED),
     (errors.Draining(), StatusCode.UNAVAILABLE),
     (errors.DecoderFailure("broke"), StatusCode.INTERNAL),
 ]
@@ -115,7 +120,7 @@ async def test_a_client_that_has_gone_before_its_answer_leaves_nothing_in_the_lo
         return grpc.unary_unary_rpc_method_handler(behaviour, HealthCheckRequest.FromString)
 
     details = cast(grpc.HandlerCallDetails, SimpleNamespace(method="/grpc.health.v1.Health/Check"))
-    handler: Any = await ErrorInterceptor(lambda context: None).intercept_service(continuation, details)
+    handler: Any = await ErrorInterceptor(lambda method, context: None).intercept_service(continuation, details)
     with pytest.raises(asyncio.CancelledError):
         await handler.unary_unary(b"", None)
     assert caplog.records == []

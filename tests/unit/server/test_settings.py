@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from charloom.bundle import DecoderKind
 from charloom.cli.flags import explain
-from charloom.server.settings import read_settings
+from charloom.server.settings import ServerSettings, read_settings
 
 
 def test_defaults_listen_on_this_machine_only() -> None:
@@ -60,3 +61,36 @@ def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_limits_follow_the_settings() -> None:
     limits = read_settings({"tick_milliseconds": 8, "max_sessions": 5, "session_seconds": 7}).limits()
     assert (limits.tick_seconds, limits.max_sessions, limits.default_time_to_live.total_seconds()) == (0.008, 5, 7)
+
+
+CLOSED = {"tls_cert": "a", "tls_key": "b"}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "unix:/tmp/s"])
+def test_this_machine_alone_needs_no_credentials(host: str) -> None:
+    assert ServerSettings(host=host).open_doors() == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "my.host", "::ffff:10.0.0.1"])
+@pytest.mark.parametrize(
+    ("given", "lacking"),
+    [
+        ({}, "nothing is encrypted and nobody is asked who calls"),
+        (CLOSED, "nobody is asked who calls"),
+        ({"keys": "k"}, "nothing is encrypted"),
+    ],
+)
+def test_other_machines_are_let_in_only_with_both_or_where_it_is_said(
+    host: str, given: dict[str, Any], lacking: str
+) -> None:
+    with pytest.raises(ValidationError) as problem:
+        ServerSettings(host=host, **given)
+    said = str(problem.value)
+    assert f"--host {host} is for other machines too, and {lacking}." in said
+    assert f"charloom serve --host {host} --tls-cert FILE --tls-key FILE --keys FILE" in said
+    assert " and ".join(ServerSettings(host=host, insecure=True, **given).open_doors()) == lacking
+
+
+@pytest.mark.parametrize("identity", [{"keys": "k"}, {"tls_client_ca": "c"}])
+def test_tls_and_an_identity_are_enough(identity: dict[str, Any]) -> None:
+    assert ServerSettings(host="0.0.0.0", **CLOSED, **identity).open_doors() == []  # type: ignore[arg-type]

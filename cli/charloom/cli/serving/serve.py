@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ from charloom.server.logs import set_up_logs
 from charloom.server.runtime import open_models
 from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_settings
 from charloom.server.signals import leave_when_asked
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as problem:
         raise CommandError(f"cannot read the settings: {problem}") from problem
     set_up_logs(settings.log_format)
+    if doors := settings.open_doors():
+        log.warning("--insecure: %s is for other machines too, and %s", settings.host, " and ".join(doors))
     leave_when_asked()
     try:
         models = open_models([_bundle(path) for path in arguments.bundles] or [BUNDLED_MODEL], settings)

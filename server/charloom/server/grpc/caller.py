@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from charloom.engine.errors import InvalidRequest
-from charloom.engine.sessions.checks import require_id
 from charloom.engine.shares import Share
 from charloom.server.caller import Caller, set_caller
+from charloom.server.identity.gate import AUTHORIZATION_KEY, TENANT_KEY, Gate, Shown
+from charloom.server.identity.scopes import Scope
 from charloom.server.origins import Origins
 
-TENANT_KEY = "charloom-tenant"
-"""Metadata that names the tenant. Nothing here proves it: whoever lets calls in from outside has to set it."""
 FORWARDED_KEY = "x-forwarded-for"
 """Metadata in which each proxy adds the address that it was called from."""
 
@@ -22,22 +19,40 @@ class CallerReader:
     """Sets the caller of a call.
 
     Args:
-        origins: whose share an address has
+        origins: whose share an address has, and which proxies are trusted
+        gate: who may call
     """
 
-    def __init__(self, origins: Origins) -> None:
+    def __init__(self, origins: Origins, gate: Gate) -> None:
         self._origins = origins
+        self._gate = gate
 
-    def begin(self, context: Any) -> None:
+    def begin(self, context: Any, scope: Scope) -> None:
         """Set the caller of the call that runs in this task.
 
         Raises:
-            InvalidRequest: the tenant's name is malformed, or there are several.
+            CredentialsMissing, CredentialsInvalid, ScopeMissing, TenantNotAllowed, InvalidRequest: as `Gate.admit`.
         """
         metadata = context.invocation_metadata() or ()
         host, port = peer_address(context.peer())
-        forwarded = ",".join(_values(metadata, FORWARDED_KEY))
-        set_caller(Caller(_tenant(_values(metadata, TENANT_KEY)), Share(self._origins.of(host, port, forwarded))))
+        shown = Shown(
+            tokens=_values(metadata, AUTHORIZATION_KEY),
+            tenants=_values(metadata, TENANT_KEY),
+            certificate=_certificate(context),
+            trusted=self._origins.trusts(host),
+        )
+        identity = self._gate.admit(shown, scope)
+        origin = self._origins.of(host, port, ",".join(_values(metadata, FORWARDED_KEY)))
+        share = f"tenant {identity.tenant}" if identity.proven else origin
+        set_caller(Caller(identity.tenant, Share(share)))
+
+
+def _certificate(context: Any) -> list[str] | None:
+    """The names in the client's certificate, which TLS has checked; None without one."""
+    found = context.auth_context()
+    if "x509_pem_cert" not in found:
+        return None
+    return [name.decode(errors="replace") for name in found.get("x509_subject_alternative_name", ())]
 
 
 def peer_address(peer: str) -> tuple[str, int]:
@@ -51,14 +66,3 @@ def peer_address(peer: str) -> tuple[str, int]:
 
 def _values(metadata: Any, wanted: str) -> list[str]:
     return [str(value) for key, value in metadata if key == wanted]
-
-
-def _tenant(named: Sequence[str]) -> str:
-    if not named:
-        return ""
-    if len(named) > 1:  # a proxy that appends has left the client's own: neither can be trusted
-        raise InvalidRequest(
-            TENANT_KEY, f"the call has {len(named)} values; give one, and let a proxy in front replace the client's own"
-        )
-    require_id(TENANT_KEY, named[0])
-    return named[0]

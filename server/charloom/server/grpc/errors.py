@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import secrets
@@ -20,8 +21,6 @@ from charloom.engine.errors import EngineError, ErrorKind, InvalidRequest
 log = logging.getLogger(__name__)
 
 DOMAIN = "charloom"
-OURS = "/charloom."
-"""How the methods of our services begin."""
 
 CODES = {
     ErrorKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -81,15 +80,15 @@ def _incident(problem: Exception) -> status_pb2.Status:
     return _status(grpc.StatusCode.INTERNAL, f"unexpected error; the server's log has it as {incident}", [info])
 
 
-Begin = Callable[[Any], None]
-"""What is done in the task of a call, with its context, before its handler runs; it may refuse the call."""
+Begin = Callable[[str, Any], None]
+"""What is done in the task of a call, with its method and its context, before its handler runs; it may refuse it."""
 
 
 class ErrorInterceptor(ServerInterceptor):
     """Turns every exception of a handler, and every malformed request, into a status with details.
 
     Args:
-        begin: done at the beginning of each call to a service of ours; health and reflection answer anybody
+        begin: done at the beginning of each call
     """
 
     def __init__(self, begin: Begin) -> None:
@@ -109,18 +108,15 @@ class ErrorInterceptor(ServerInterceptor):
         method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
-            known = self._wrapped[method] = handler, _wrapped(handler, method, self._begin)
+            known = self._wrapped[method] = handler, _wrapped(handler, method, functools.partial(self._begin, method))
         return known[1]
 
 
-def _wrapped(handler: Any, method: str, begin: Begin) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrapped(handler: Any, method: str, begin: Callable[[Any], None]) -> grpc.RpcMethodHandler[Any, Any]:
     """The handler of a method, its errors as statuses."""
-    if not method.startswith(OURS):
-        begin = _nothing
     read, write = handler.request_deserializer, handler.response_serializer
-    if handler.request_streaming and method.startswith("/grpc.reflection."):
-        # It answers an empty request with an error of its own.
-        return grpc.stream_stream_rpc_method_handler(handler.stream_stream, _lenient(read), write)
+    if method.startswith("/grpc.reflection."):
+        read = _lenient(read)  # it answers an empty request with an error of its own
     # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are.
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, _each(read), begin), None, write)
@@ -137,11 +133,7 @@ def _wrapped(handler: Any, method: str, begin: Begin) -> grpc.RpcMethodHandler[A
 Read = Callable[[bytes], message.Message]
 
 
-def _nothing(context: Any) -> None:
-    """Whoever calls is answered."""
-
-
-def _answering(behaviour: Any, read: Read, begin: Begin) -> Any:
+def _answering(behaviour: Any, read: Read, begin: Callable[[Any], None]) -> Any:
     async def answer(request: bytes, context: Any) -> Any:
         try:
             begin(context)
@@ -157,7 +149,7 @@ def _answering(behaviour: Any, read: Read, begin: Begin) -> Any:
     return answer
 
 
-def _streaming(behaviour: Any, read: Callable[[Any], Any], begin: Begin) -> Any:
+def _streaming(behaviour: Any, read: Callable[[Any], Any], begin: Callable[[Any], None]) -> Any:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
             begin(context)

@@ -26,6 +26,9 @@ from charloom.server.grpc.services.sessions import SessionService
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.tls import server_credentials
 from charloom.server.identity.certificates import watched_certificates
+from charloom.server.identity.gate import Gate
+from charloom.server.identity.key_file import watched_keys
+from charloom.server.identity.scopes import scope_of
 from charloom.server.listener import PortInUse
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
@@ -75,7 +78,7 @@ class GrpcListener:
         self._settings = settings
         self._watches: list[asyncio.Task[None]] = []
         self._health = HealthServicer()
-        self._caller = CallerReader(settings.origins())
+        self._caller = CallerReader(settings.origins(), Gate(watched_keys(settings)))
         self._calls = CallLimit(settings.max_calls)
         self._server = grpc.aio.server(
             interceptors=[ErrorInterceptor(self._begin)],
@@ -91,10 +94,14 @@ class GrpcListener:
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health_name = HEALTH.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), self._server)
+        if settings.reflection:
+            reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), self._server)
 
-    def _begin(self, context: Any) -> None:
-        self._caller.begin(context)
+    def _begin(self, method: str, context: Any) -> None:
+        scope = scope_of(method)
+        if scope is None:
+            return
+        self._caller.begin(context, scope)
         self._calls.begin(context)
 
     async def start(self) -> None:
