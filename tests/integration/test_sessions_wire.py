@@ -175,6 +175,7 @@ def test_a_state_of_another_model_is_told_from_one_with_another_key(
 ) -> None:
     keys = {name: tmp_path / name for name in ("one", "two")}
     for number, file in enumerate(keys.values()):
+        file.touch(mode=0o600)
         file.write_text(base64.b64encode(bytes([number] * 32)).decode())
     retrained = replace(bundle, manifest=bundle.manifest.model_copy(update={"digest": "0" * 64}))
 

@@ -12,9 +12,11 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError
-from charloom.engine.sessions.sealing import Sealer, new_keys, read_keys
+from charloom.engine.sessions.records import PLAIN, Records
+from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.stores.open_store import open_store
 from charloom.engine.sessions.stores.store import LEASE_SECONDS
+from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_keys, require_signature
 from charloom.server.settings import ServerSettings
 
@@ -114,14 +116,15 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
         settings: the settings
 
     Raises:
-        ValueError: there is no model, or two have the same name; the file with the keys has none; or the store's
+        ValueError: there is no model, or two have the same name; the file with the keys cannot be used; or the store's
             name is none.
-        OSError: the file with the keys, or the store, cannot be used.
+        OSError: the store cannot be used.
     """
-    keys = new_keys() if settings.sealing_keys is None else read_keys(settings.sealing_keys)
-    store = await open_store(settings.store, settings.max_sessions)
+    keys = None if settings.sealing_keys is None else SealingKeys(settings.sealing_keys)
+    records = PLAIN if keys is None else Records(keys, writes_plain=not settings.encrypt_records)
+    store = await open_store(settings.store, settings.max_sessions, records)
     try:
-        engine = Engine(models, settings.limits(), store, Sealer(keys))
+        engine = Engine(models, settings.limits(), store, Sealer(new_keys() if keys is None else keys))
     except BaseException:
         await store.close()
         raise

@@ -79,8 +79,13 @@ class ServerSettings(BaseSettings):
     )
     sealing_keys: Path | None = Field(
         None,
-        description="file with the keys of exported states, one of 32 bytes in base64 a line, the newest first "
-        "(default: a key that ends with the server)",
+        description="file with the keys of exported states, and of sessions in a store, one of 32 bytes in base64 a "
+        "line, the newest first; read again when it changes (default: a key that ends with the server, for states)",
+    )
+    encrypt_records: bool = Field(
+        True,
+        description="encrypt sessions in SQLite and Redis where there are sealing keys; off only as long as servers of "
+        "version 0.1 share the store",
     )
     rewind_tokens: int = Field(
         Limits.rewind_tokens, ge=0, description="how many positions a session can at least be put back by"

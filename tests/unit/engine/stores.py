@@ -11,6 +11,8 @@ import numpy as np
 from charloom.engine.decoding.decoder import Shape
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.sessions.record import from_session
+from charloom.engine.sessions.records import Records
+from charloom.engine.sessions.sealing import new_keys
 from charloom.engine.sessions.session import Call, History, Key, Session
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.redis import RedisStore
@@ -22,6 +24,7 @@ START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 LEASE = 6.0
 """A lease in ticks, the unit of all times here."""
 SHAPE = Shape(2, 2, 4, 30)
+ENCRYPTED = Records(new_keys())
 
 
 class Clock:
@@ -75,7 +78,7 @@ class InFile(Place):
         self.path = path
 
     def make(self, capacity: int) -> SqliteStore:
-        return SqliteStore(self.path, capacity, self.clock.now, LEASE, self.clock.steady)
+        return SqliteStore(self.path, capacity, self.clock.now, LEASE, self.clock.steady, ENCRYPTED)
 
 
 class InRedis(Place):
@@ -88,7 +91,7 @@ class InRedis(Place):
         self.url = url
 
     def make(self, capacity: int) -> RedisStore:
-        return RedisStore(self.url, capacity, self.now, LEASE * self.tick)
+        return RedisStore(self.url, capacity, self.now, LEASE * self.tick, ENCRYPTED)
 
     def now(self) -> datetime:
         return datetime.now(timezone.utc)

@@ -52,7 +52,7 @@ class Sealer:
     """Seals with the first key, opens with any of them.
 
     Args:
-        keys: of `KEY_BYTES` each, the newest first
+        keys: of `KEY_BYTES` each, the newest first; they may change at any time
         now: the clock
     """
 
@@ -70,7 +70,7 @@ class Sealer:
             "expires": to_microseconds(expires),
         }
         nonce = os.urandom(_NONCE_BYTES)
-        header = _HEADER.pack(_MAGIC, _VERSION, _key_id(key), nonce)
+        header = _HEADER.pack(_MAGIC, _VERSION, key_id(key), nonce)
         return header + _cipher(key).encrypt(nonce, record.from_snapshot(state.snapshot, fields), header), expires
 
     def open(self, token: bytes, tenant: str) -> SealedState:
@@ -83,10 +83,10 @@ class Sealer:
 
         if len(token) < _HEADER.size or not token.startswith(_MAGIC):
             raise SealedStateCorrupt("it is no state of this kind, or not all of it")
-        _, version, key_id, nonce = _HEADER.unpack_from(token)
+        _, version, named, nonce = _HEADER.unpack_from(token)
         if version != _VERSION:
             raise SealedStateVersion(version, _VERSION)
-        key = next((key for key in self.keys if _key_id(key) == key_id), None)
+        key = next((key for key in self.keys if key_id(key) == named), None)
         if key is None:
             raise SealedStateCorrupt("this server lacks the key that it names")
         try:
@@ -134,7 +134,8 @@ def read_keys(path: Path) -> list[bytes]:
     return keys
 
 
-def _key_id(key: bytes) -> bytes:
+def key_id(key: bytes) -> bytes:
+    """What names a key and tells nothing of it."""
     return hashlib.sha256(b"charloom key id" + key).digest()[:4]
 
 

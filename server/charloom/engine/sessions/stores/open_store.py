@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from charloom.engine.sessions.records import PLAIN, Records
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.store import Store
 
 
-async def open_store(url: str, capacity: int) -> Store:
+async def open_store(url: str, capacity: int, records: Records = PLAIN) -> Store:
     """The store of a URL, which can be used.
 
     Args:
         url: `memory:`, `sqlite:PATH`, `redis://`, `rediss://` (TLS) or `unix://` as redis-py takes them, or
             `redis+sentinel://` or `rediss+sentinel://`
         capacity: most sessions that are kept
+        records: how sessions are written where they outlive the server
 
     Raises:
         ValueError: there is no such store, or it cannot be used so.
@@ -28,11 +30,11 @@ async def open_store(url: str, capacity: int) -> Store:
             )
         from charloom.engine.sessions.stores.sqlite import SqliteStore
 
-        return SqliteStore(rest, capacity)
+        return SqliteStore(rest, capacity, records=records)
     if scheme in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel") and rest.startswith("//"):
         from charloom.engine.sessions.stores.redis import RedisStore
 
-        store = RedisStore(url, capacity)
+        store = RedisStore(url, capacity, records=records)
         try:
             await store.start()
         except BaseException:

@@ -38,9 +38,8 @@ from charloom.engine.errors import (
     SessionTakenOver,
     StoreFull,
     StoreUnavailable,
-    shown,
 )
-from charloom.engine.sessions import record
+from charloom.engine.sessions.records import PLAIN, Records
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores import redis_scripts as lua
 from charloom.engine.sessions.stores.redis_connections import Connections, said
@@ -66,6 +65,7 @@ class RedisStore:
         capacity: most sessions that are kept
         now: the clock that sessions' expiry was set by
         lease_seconds: how long a lease lasts that is not renewed, the same for all servers
+        records: how sessions are written
 
     Raises:
         ValueError: the URL is malformed, or redis-py is not installed.
@@ -82,7 +82,9 @@ class RedisStore:
         capacity: int,
         now: Callable[[], datetime] = utc_now,
         lease_seconds: float = LEASE_SECONDS,
+        records: Records = PLAIN,
     ) -> None:
+        self._records = records
         self._connections = Connections(url)
 
         def script(method: str) -> AsyncScript:
@@ -114,7 +116,7 @@ class RedisStore:
 
     async def add(self, sessions: Sequence[Session]) -> None:
         """See `Store`."""
-        groups = [(_id(one.key), record.from_session(one), *self._expiry(one)) for one in sessions]
+        groups = [(_id(one.key), self._records.pack(one), *self._expiry(one)) for one in sessions]
         what, *rest = await self._run(self._add, self._capacity, *(field for group in groups for field in group))
         if what == b"exists":
             raise SessionExists(sessions[rest[0]].id)
@@ -125,8 +127,8 @@ class RedisStore:
         """See `Store`."""
         what, *rest = await self._run(self._get, _id(key))
         if what != b"done":
-            _raise_what_became_of(key, what, rest)
-        return _session(key.id, rest[0])
+            self._raise_what_became_of(key, what, rest)
+        return self._records.unpack(key, rest[0])
 
     async def page(self, tenant: str, after: str, count: int) -> list[Session]:
         """See `Store`."""
@@ -134,7 +136,7 @@ class RedisStore:
         while len(found) < count:
             last, *rest = await self._run(self._page, start, after, min(count - len(found), _PAGE))
             pairs = zip(rest[::2], rest[1::2], strict=True)
-            found += [_session(name.decode()[len(start) :], data) for name, data in pairs]
+            found += [self._records.unpack(Key(tenant, name.decode()[len(start) :]), data) for name, data in pairs]
             if not last:
                 break
             after = last.decode()[len(start) :]
@@ -167,8 +169,8 @@ class RedisStore:
         await self.get(key)  # one that cannot be read is not deleted, because it could not be returned
         what, *rest = await self._run(self._delete, _id(key), to_microseconds(self._now()))
         if what != b"done":
-            _raise_what_became_of(key, what, rest)
-        return _session(key.id, rest[0])
+            self._raise_what_became_of(key, what, rest)
+        return self._records.unpack(key, rest[0])
 
     async def sweep(self) -> int:
         """See `Store`. Redis forgets them by itself; this is about the lists that they are in."""
@@ -191,10 +193,10 @@ class RedisStore:
     async def _take(self, key: Key, call_id: str) -> Lease:
         what, *rest = await self._run(self._acquire, _id(key), call_id)
         if what != b"done":
-            _raise_what_became_of(key, what, rest)
+            self._raise_what_became_of(key, what, rest)
         data, fence, same_call = rest
         try:
-            return Lease(_session(key.id, data), int(fence), bool(same_call))
+            return Lease(self._records.unpack(key, data), int(fence), bool(same_call))
         except StoreUnavailable:
             await self._run(self._drop, _id(key), fence)
             raise
@@ -217,7 +219,7 @@ class RedisStore:
         call_id = "" if session.call is None else session.call.id
         (what,) = await self._run(
             self._write,
-            *(_id(session.key), lease.fence, record.from_session(session), int(held), call_id, *self._expiry(session)),
+            *(_id(session.key), lease.fence, self._records.pack(session), int(held), call_id, *self._expiry(session)),
         )
         if what == b"taken":
             raise SessionTakenOver(session.id)
@@ -244,22 +246,14 @@ class RedisStore:
     async def _run(self, script: AsyncScript, *values: Any) -> Any:
         return await self._connections.run(script, [_PREFIX], [*self._times, *values])
 
+    def _raise_what_became_of(self, key: Key, what: bytes, rest: Sequence[bytes]) -> NoReturn:
+        if what == b"busy":
+            raise SessionBusy(key.id, self._records.unpack(key, rest[0]).snapshot.position)
+        if what == b"unknown":
+            raise SessionNotFound(key.id)
+        at = from_microseconds(int(rest[0]))
+        raise (SessionDeleted if what == b"deleted" else SessionExpired)(key.id, at)
+
 
 def _id(key: Key) -> str:
     return f"{len(key.tenant)}:{key.tenant}:{key.id}"
-
-
-def _session(session_id: str, data: bytes) -> Session:
-    try:
-        return record.to_session(data)
-    except record.UnreadableRecord as problem:
-        raise StoreUnavailable(f"the record of session {shown(session_id)} cannot be read: {problem}") from problem
-
-
-def _raise_what_became_of(key: Key, what: bytes, rest: Sequence[bytes]) -> NoReturn:
-    if what == b"busy":
-        raise SessionBusy(key.id, _session(key.id, rest[0]).snapshot.position)
-    if what == b"unknown":
-        raise SessionNotFound(key.id)
-    at = from_microseconds(int(rest[0]))
-    raise (SessionDeleted if what == b"deleted" else SessionExpired)(key.id, at)

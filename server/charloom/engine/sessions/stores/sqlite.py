@@ -33,9 +33,8 @@ from charloom.engine.errors import (
     SessionTakenOver,
     StoreFull,
     StoreUnavailable,
-    shown,
 )
-from charloom.engine.sessions import record
+from charloom.engine.sessions.records import PLAIN, Records
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores.sqlite_file import PATIENCE, empty_log, identity, is_full, open_file
 from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Lease
@@ -67,6 +66,7 @@ class SqliteStore:
         now: the clock of expiry
         lease_seconds: how long a lease lasts that is not renewed, the same for all processes
         steady: the clock of leases
+        records: how sessions are written
 
     Raises:
         OSError: the file cannot be opened or made.
@@ -86,7 +86,9 @@ class SqliteStore:
         now: Callable[[], datetime] = utc_now,
         lease_seconds: float = LEASE_SECONDS,
         steady: Callable[[], float] = time.monotonic,
+        records: Records = PLAIN,
     ) -> None:
+        self._records = records
         self._capacity = capacity
         self._now = now
         self._lease = round(lease_seconds * 1e6)
@@ -185,7 +187,7 @@ class SqliteStore:
             f"WHERE tenant = :tenant AND id > :after AND (expires > :now OR {_LIVE}) ORDER BY id LIMIT :count",
             {"tenant": tenant, "after": after, "count": count, **self._times()},
         )
-        return [_session(session_id, data) for session_id, data in rows]
+        return [self._records.unpack(Key(tenant, session_id), data) for session_id, data in rows]
 
     def _acquire(self, key: Key, call_id: str) -> Lease:
         row = self._find(key)
@@ -213,7 +215,7 @@ class SqliteStore:
             *(to_microseconds(session.expires), held, self._lease_until() if held else 0),
             *(row.call_id if held else "", row.number),
         )
-        self._sql("UPDATE records SET record = ? WHERE session = ?", record.from_session(session), row.number)
+        self._sql("UPDATE records SET record = ? WHERE session = ?", self._records.pack(session), row.number)
 
     def _write_back(self, lease: Lease, session: Session, *, held: bool) -> None:
         """Write a session that is not there: it expired when its lease had ended, or the file was emptied."""
@@ -295,7 +297,7 @@ class SqliteStore:
 
     def _session(self, key: Key, row: _Row) -> Session:
         (data,) = self._sql("SELECT record FROM records WHERE session = ?", row.number).fetchone()
-        return _session(key.id, data)
+        return self._records.unpack(key, data)
 
     def _raise_what_became_of(self, key: Key) -> NoReturn:
         tombstone = self._sql("SELECT kind, at FROM tombstones WHERE tenant = ? AND id = ?", *key).fetchone()
@@ -316,7 +318,7 @@ class SqliteStore:
             "INSERT INTO sessions VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
             *(*session.key, to_microseconds(session.expires), fence, held, lease_until, call_id),
         ).lastrowid
-        self._sql("INSERT INTO records VALUES (?, ?)", number, record.from_session(session))
+        self._sql("INSERT INTO records VALUES (?, ?)", number, self._records.pack(session))
 
     def _has_room(self, count: int) -> bool:
         (kept,) = self._sql("SELECT sessions FROM counters").fetchone()
@@ -388,10 +390,3 @@ class SqliteStore:
         lease = taken.result()
         with contextlib.suppress(EngineError):
             self._submit(lambda: self._drop(lease))
-
-
-def _session(session_id: str, data: bytes) -> Session:
-    try:
-        return record.to_session(data)
-    except record.UnreadableRecord as problem:
-        raise StoreUnavailable(f"the record of session {shown(session_id)} cannot be read: {problem}") from problem
