@@ -26,6 +26,7 @@ from charloom.bundle import Bundle
 from charloom.client import Client, InvalidArgument
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
+from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -119,7 +120,7 @@ def envoy_proxy(port: int, server: int, certificates: Path, folder: Path) -> lis
 
 @pytest.fixture(scope="module")
 def server(bundle: Bundle, decoder: Decoder) -> Iterator[Server]:
-    with running_server([(bundle, decoder)]) as server:
+    with running_server([(bundle, decoder)], ServerSettings(grace_seconds=0, trust_proxy="127.0.0.1")) as server:
         yield server
 
 
