@@ -42,7 +42,7 @@ PARTS = ("invariance", "decoder", "layouts", "profile", "streams")
 LAYOUTS = ((64, 1), (64, 4), (256, 1), (256, 4), (1024, 1))
 """Rows of a part of a call, and parts that are on the device at a time."""
 WARM_UPS, PROFILED_CALLS, KERNELS = 3, 3, 15
-LOAD_CHARACTERS, LONGEST, SHORTEST = 500_000, 2000, 100
+LOAD_CHARACTERS, LONGEST, SHORTEST = 500_000, 1000, 100
 """Of a load with gRPC: about so many in all, and of one stream at most and at least."""
 LOAD_SECONDS = 60.0
 MOST_PROFILED = 1024

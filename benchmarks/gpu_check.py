@@ -107,7 +107,7 @@ def steps(device: str, wheels: Path | None, folder: Path) -> list[Step]:
     found.append(step("tests", 130, pytest, "cuda" if cuda else "not cuda", *TESTS))
     size = "--rows 1,64,1024,8192 --streams 64,1,1024,8192 --repeat 2 --seconds 1"
     if not cuda:
-        size = "--rows 1,16 --streams 8,1 --repeat 1 --seconds 0.2 --steps 2 --part-rows 16"
+        size = "--rows 1,16 --streams 2,1 --repeat 1 --seconds 0.2 --steps 2 --part-rows 16"
     for part, seconds in {"invariance": 60, "decoder": 80, "layouts": 50, "profile": 45, "streams": 150}.items():
         where = f"--device {device} --bundle {bundle} --out {folder / f'{part}.json'}"
         found.append(step(part, seconds, f"-m benchmarks.gpu --only {part} {where} {size}"))

@@ -159,12 +159,17 @@ def _takes_full_steps(inputs: Inputs) -> bool:
     )
 
 
+def _new_stream(device: str) -> torch.cuda.Stream | None:
+    """What work on a CUDA device is queued on."""
+    return torch.cuda.Stream() if device == "cuda" else None  # type: ignore[no-untyped-call]
+
+
 class _Lane:
     """Buffers at fixed addresses, and what computes in them."""
 
     def __init__(self, module: Any, shape: Shape, lacks: frozenset[str], device: str, rows: int, graphs: bool) -> None:
         self._module, self._device, self._rows, self._graphs = module, device, rows, graphs
-        self._stream = torch.cuda.Stream() if device == "cuda" else None  # type: ignore[no-untyped-call]
+        self._stream = _new_stream(device)
         self._blocks: dict[tuple[int, bool], Callable[[], Sequence[Tensor]]] = {}
         self._alternatives = shape.vocabulary
         floats = {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.loom.jobs import Stops
 from tests.oracles.one_text import generate_stepwise
 from tests.unit.devices import CUDA, DEVICES
+from tests.unit.engine.decoding.recorded_graphs import record_graphs
 from tests.unit.engine.looms import Harness
 from tests.unit.export.decoder_calls import assert_same_rows, exported, picked_rows, random_model, with_sampling
 
@@ -28,9 +28,13 @@ MAKES = pytest.mark.parametrize("make", [random_inputs, plain_inputs])
 Make = Callable[[Decoder, int, int], Inputs]
 
 
-@pytest.fixture(scope="module", params=DEVICES)
-def where(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(scope="module", params=["recorded", *DEVICES])
+def where(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A device; "recorded" is the CPU with what stands there for CUDA's streams and graphs."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "recorded":
+            record_graphs(patch)
+        yield "cpu" if request.param == "recorded" else request.param
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,7 @@ def test_rows_that_ask_for_nothing_are_the_same_beside_rows_that_filter(device: 
     assert_same(picked_rows(mixed, [0, 1, 2]), picked_rows(alone, [0, 1, 2]))
 
 
-@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("where", DEVICES, indirect=True)
 def test_its_rows_are_independent_in_a_model_of_the_size_that_is_served(where: str, tmp_path: Path) -> None:
     """Libraries choose kernels by size, so a small model alone shows little: 2 x 512, 96 symbols, and today's rows."""
     exported(random_model(2, hidden=512, embedding=64, vocabulary=96), DecoderKind.TORCHSCRIPT, tmp_path)
@@ -201,33 +205,19 @@ def test_the_first_calls_of_several_decoders_at_once(file: Path, where: str) -> 
     at_once([lambda number=number: run(number) for number in range(len(calls))])  # type: ignore[misc]
 
 
-@pytest.fixture
-def captures(monkeypatch: pytest.MonkeyPatch) -> list[torch.cuda.CUDAGraph]:
-    """The graphs whose capture was begun."""
-    begun: list[torch.cuda.CUDAGraph] = []
-    begin = torch.cuda.CUDAGraph.capture_begin
-
-    def watched(graph: torch.cuda.CUDAGraph, *arguments: Any, **named: Any) -> None:
-        begun.append(graph)
-        begin(graph, *arguments, **named)
-
-    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", watched)
-    return begun
-
-
-@pytest.mark.parametrize("where", [CUDA])
 @MAKES
-def test_a_graph_does_what_was_captured(
-    make: Make, file: Path, where: str, captures: list[torch.cuda.CUDAGraph]
-) -> None:
+@pytest.mark.parametrize("where", ["recorded", CUDA], indirect=True)
+def test_a_graph_does_what_was_captured(make: Make, file: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit what the same kernels do when they are launched one by one; each lane captures a block once."""
+    graphs, new = list[object](), torch.cuda.CUDAGraph
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graphs.append(new()) or graphs[-1])
     with_graphs, without = DeviceDecoder(file, where, rows=ROWS), DeviceDecoder(file, where, rows=ROWS, graphs=False)
     inputs = make(without, 2 * ROWS, 35)
     expected = without.run(inputs)
-    assert captures == []
+    assert graphs == []
     for _ in range(3):
         assert_same(with_graphs.run(inputs), expected)
-    assert len(captures) == 2 * len(BLOCKS)
+    assert len(graphs) == 2 * len(BLOCKS)
 
 
 def test_fp32_is_not_tf32_whatever_the_process_had_set(file: Path, where: str) -> None:
@@ -242,6 +232,7 @@ def test_fp32_is_not_tf32_whatever_the_process_had_set(file: Path, where: str) -
     np.testing.assert_allclose(decoder.run(inputs).logprob, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("where", DEVICES, indirect=True)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_loom_on_it_gives_each_job_its_own_text(device: DeviceDecoder, bundle: Bundle, workers: int) -> None:
     harness = Harness(device, bundle.manifest.start_token, workers=workers)
@@ -262,6 +253,7 @@ def test_a_loom_on_it_gives_each_job_its_own_text(device: DeviceDecoder, bundle:
     harness.loom.drain(1)
 
 
+@pytest.mark.parametrize("where", DEVICES, indirect=True)
 def test_a_text_that_is_resumed_on_a_loom_is_the_text_that_was_never_stopped(
     device: DeviceDecoder, bundle: Bundle
 ) -> None:
