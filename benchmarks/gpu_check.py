@@ -132,7 +132,7 @@ def run(step: Step, budget: Budget, environment: dict[str, str], log: Path) -> F
         )
         try:
             if status := process.wait(allowed):
-                lines = log.read_text("utf-8", "replace").strip().splitlines()
+                lines = [line for line in log.read_text("utf-8", "replace").split("\n") if line and line[0] != "{"]
                 found["problem"] = f"status {status}: " + " | ".join(lines[-LAST_LINES:])[-500:]
         except subprocess.TimeoutExpired:
             found["problem"] = f"ended after {allowed:.0f} s"
@@ -217,10 +217,11 @@ def _environment(device: str, site: Path) -> dict[str, str]:
     """The wheels and this checkout before what is installed; one GPU, or none."""
     roots = [ROOT, *(ROOT / one for one in PYPROJECT["tool"]["hatch"]["build"]["dev-mode-dirs"])]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, [site, *roots])),
-        "CUDA_VISIBLE_DEVICES": visible if device == "cuda" else "",
-    }
+    path = {"PYTHONPATH": os.pathsep.join(map(str, [site, *roots]))}
+    if device == "cuda":
+        return os.environ | path | {"CUDA_VISIBLE_DEVICES": visible}
+    # Threads that spin make a busy machine many times slower.
+    return os.environ | path | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
