@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from charloom.cli import CommandError
+from charloom.cli.thread_limit import ADVICE, REFUSED, check_threads, grpc_threads, numpy_threads
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Command:
     room: str
     extra: str | None
     help: str
+
+    @property
+    def threads(self) -> int:
+        """How many its libraries start when they are imported, or used first."""
+        return (0 if self.room == "training" else grpc_threads()) + (0 if self.extra is None else numpy_threads())
 
 
 COMMANDS = {
@@ -55,10 +61,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     # gRPC's core would write lines of its own between ours, and a server's clients could have it write as many as they
     # like, with words of theirs. It reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    argv = sys.argv[1:] if argv is None else argv
+    asked = next((word for word in argv if not word.startswith("-")), None)
     try:
-        return _main(argv)
+        return _run(argv, asked)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except (CommandError, OSError) as problem:
+        said = str(problem)
+    except RuntimeError as problem:
+        if REFUSED not in str(problem):
+            raise
+        said = f"a thread could not be started; {ADVICE}"
+    print(f"charloom {asked}: {said}", file=sys.stderr)
+    return 1
 
 
 def _make_streams_usable() -> None:
@@ -87,19 +106,18 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _main(argv: Sequence[str] | None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
+def _run(argv: Sequence[str], asked: str | None) -> int:
     parser = argparse.ArgumentParser(
         prog="charloom", description="Train character-level LSTMs and serve them over gRPC."
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version of the program and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    asked = next((word for word in argv if not word.startswith("-")), None)
     parsers = {}
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
         parsers[name] = subparser
         if name == asked:
+            check_threads(command.threads)
             try:
                 module = importlib.import_module(f"charloom.cli.{command.room}.{name}")
             except ModuleNotFoundError as missing:
@@ -116,17 +134,7 @@ def _main(argv: Sequence[str] | None) -> int:
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         parsers[arguments.command].error(f"unrecognized arguments: {' '.join(unknown)}")
-    try:
-        status: int = arguments.run(arguments)
-    except CommandError as problem:
-        print(f"charloom {asked}: {problem}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    except OSError as problem:
-        print(f"charloom {asked}: {problem}", file=sys.stderr)
-        return 1
+    status: int = arguments.run(arguments)
     return status
 
 

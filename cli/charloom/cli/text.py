@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from charloom.cli import CommandError
 from charloom.client import UnknownCharacters
@@ -15,14 +16,20 @@ BYTE_ORDER_MARK = "\ufeff"
 """Some editors put it in front of a file; no text is meant to have it."""
 
 
+def standard_input(instead: str) -> TextIO:
+    """Standard input; `instead` says what to do where the caller has closed it."""
+    if sys.stdin is None:
+        raise CommandError(f"standard input is closed; {instead}")
+    return sys.stdin
+
+
 def read_text(given: str) -> str:
     """An argument; a dash stands for standard input."""
     if given != "-":
         return _encodable("the text", given)
-    if sys.stdin is None:
-        raise CommandError("standard input is closed; give the text as an argument")
+    stream = standard_input("give the text as an argument")
     try:
-        return _encodable("stdin", sys.stdin.read()).removeprefix(BYTE_ORDER_MARK)
+        return _encodable("stdin", stream.read()).removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as problem:
         raise CommandError(f"stdin is not {problem.encoding}: {problem.reason} at byte {problem.start}") from None
 

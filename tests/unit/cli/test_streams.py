@@ -36,10 +36,36 @@ def test_a_closed_stream_is_no_fault(closed: str, server: FakeServer) -> None:
     assert done.stdout == (b"" if ">&-" in closed.replace("2>&-", "") else TEXT.encode())
 
 
-def test_a_text_that_is_to_come_from_a_closed_stream_is_asked_for(server: FakeServer) -> None:
-    done = run(f"charloom generate - --target {server.target} <&-")
+@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "command", ["models", "score Hi", "peek Hi", "sessions list", "health", "bench --streams 2 --length 9", "study"]
+)
+def test_a_closed_stream_is_no_fault_of_any_command(command: str, closed: str, server: FakeServer) -> None:
+    target = "" if command == "study" else f"--target {server.target}"
+    plain, done = run(f"charloom {command} {target}"), run(f"charloom {command} {target} {closed}")
+    assert (done.returncode, done.stderr) == (plain.returncode, b"" if "2>&-" in closed else plain.stderr)
+    assert b"Traceback" not in plain.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        ("generate -", "give the text as an argument"),
+        ("score -", "give the text as an argument"),
+        ("sessions import -", "give a file"),
+        ("chat", "a chat reads its lines from it"),
+        ("train - --run {folder}/run", "give files or folders"),
+    ],
+)
+def test_a_text_that_is_to_come_from_a_closed_stream_is_asked_for(
+    command: str, instead: str, server: FakeServer, tmp_path: Path
+) -> None:
+    name = command.split()[0]
+    target = "" if name == "train" else f"--target {server.target}"
+    done = run(f"charloom {command.format(folder=tmp_path)} {target} <&-")
     assert done.returncode == 1
-    assert done.stderr == b"charloom generate: standard input is closed; give the text as an argument\n"
+    assert done.stderr.decode() == f"charloom {name}: standard input is closed; {instead}\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_characters_that_the_terminal_lacks_are_written_as_escapes(server: FakeServer) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from charloom.cli import CommandError
 from charloom.cli.connection import connect
+from charloom.cli.thread_limit import check_threads, grpc_threads
 from charloom.models import BUNDLED_MODEL
 
 STOP_SECONDS = 15.0
@@ -71,6 +72,7 @@ def _server(bundle: str) -> Iterator[str]:
         line = process.stdout.readline().strip()
         if not line.startswith("listening on "):
             raise CommandError(f"the server did not start: {process.stderr.read().strip()}")
+        check_threads(grpc_threads())  # beside those that the server has by now
         yield line.removeprefix("listening on ")
     finally:
         process.send_signal(signal.SIGTERM)

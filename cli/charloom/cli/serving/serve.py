@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from charloom.bundle import BundleError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
+from charloom.cli.thread_limit import check_threads, grpc_threads
 from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.models import BUNDLED_MODEL
 from charloom.server.app import Server, serve
@@ -24,6 +25,11 @@ from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_setti
 from charloom.server.signals import leave_when_asked
 
 log = logging.getLogger(__name__)
+
+BESIDE = 2
+"""Threads of a server: for its store, and for inspections."""
+BESIDE_WORKERS = 2
+"""Threads of each model: for first tokens, and at the end to wait for the others."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,12 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(explain(problem)) from problem
     except (OSError, ValueError) as problem:
         raise CommandError(f"cannot read the settings: {problem}") from problem
+    paths = [_bundle(path) for path in arguments.bundles] or [BUNDLED_MODEL]
+    check_threads(grpc_threads() + BESIDE + len(paths) * (settings.limits().workers + BESIDE_WORKERS))
     set_up_logs(settings.log_format)
     if doors := settings.open_doors():
         log.warning("--insecure: %s is for other machines too, and %s", settings.host, " and ".join(doors))
     leave_when_asked()
     try:
-        models = open_models([_bundle(path) for path in arguments.bundles] or [BUNDLED_MODEL], settings)
+        models = open_models(paths, settings)
         asyncio.run(serve(models, settings, _announce))
     except BundleStuck as problem:
         print(f"charloom serve: {problem}", file=sys.stderr, flush=True)

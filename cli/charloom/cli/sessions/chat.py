@@ -8,6 +8,7 @@ import sys
 
 from charloom.cli.connection import add_connection_arguments, connected
 from charloom.cli.sessions.generate import add_generation_arguments, sampling_options
+from charloom.cli.text import standard_input
 from charloom.client import Client, FinishReason, GenerateOptions, InvalidArgument, InvalidValue, NotFound, Session
 
 HELP = """\
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Chat until the input ends."""
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    interactive = standard_input("a chat reads its lines from it").isatty() and sys.stdout.isatty()
     if interactive:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - gives `input` editing and a history

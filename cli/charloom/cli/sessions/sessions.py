@@ -14,7 +14,7 @@ from pathlib import Path
 from charloom.cli import CommandError
 from charloom.cli.columns import columns
 from charloom.cli.connection import add_connection_arguments, connected, plain
-from charloom.cli.text import add_skip_unknown, read_text, unknown_characters
+from charloom.cli.text import add_skip_unknown, read_text, standard_input, unknown_characters
 from charloom.client import Client, SessionInfo
 
 _HEADINGS = ("ID", "MODEL", "POSITION", "EARLIEST", "SEED", "EXPIRES", "FROM")
@@ -138,7 +138,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(client: Client, arguments: argparse.Namespace) -> None:
-    state = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
+    state = standard_input("give a file").buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
     session = client.import_session(state, id=arguments.id, time_to_live=arguments.seconds, keep=True)
     _print_one(session.info, arguments)
     if not session.restored_exactly:

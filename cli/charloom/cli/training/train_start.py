@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor
 from charloom.bundle import VOCABULARY_FILE, Vocabulary, read_vocabulary, write_vocabulary
 from charloom.cli import CommandError
 from charloom.cli.flags import explain, given_settings
+from charloom.cli.text import standard_input
 from charloom.training.checkpoint import LAST_FILE, read_checkpoint, require_unused
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus, read_corpus
@@ -161,7 +161,7 @@ def training_text(
         if digest_of(text_files(inputs, config).files) != start.sha256:
             raise CheckpointError(f"{directory} was trained on another text; resume it with the same file")
     elif STDIN in arguments.text:
-        spool(sys.stdin.buffer, directory / INPUT_FILE)
+        spool(standard_input("give files or folders").buffer, directory / INPUT_FILE)
     corpus = read_corpus(
         inputs,
         config.unit,
