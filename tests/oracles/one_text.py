@@ -10,7 +10,7 @@ from charloom.controls import controls
 from charloom.engine.decoding.decoder import Decoder, Floats, Inputs, neutral
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.decoding.uniforms import Uniforms, as_uniform
+from charloom.engine.decoding.uniforms import Uniforms
 
 
 def generate_stepwise(
@@ -26,7 +26,7 @@ def generate_stepwise(
     token, *replayed = start.pending
     position = start.position - len(replayed)
     counts = np.zeros((1, decoder.shape.vocabulary), np.float32)
-    numbers = Uniforms(start.seed)
+    numbers = Uniforms()
     fields = neutral(1, decoder.shape.vocabulary) | {"counts": counts}
     fields |= {one.name: np.array([getattr(sampling, one.option)], one.dtype) for one in controls()}
     if bias is not None:
@@ -39,7 +39,7 @@ def generate_stepwise(
                 state=state,
                 forced=np.array([[forced]]),
                 steps=np.array([1]),
-                uniform=as_uniform(numbers.words(position, 1))[:, None],
+                uniform=numbers.at(start.seed, position, 1)[:, None],
                 sampling=fields,
             )
         )

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from charloom.bundle import Bundle, BundleError, DecoderKind
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs, Shape
 from charloom.engine.decoding.invariance import is_batch_invariant
-from charloom.engine.decoding.step_cost import StepCost
+from charloom.engine.decoding.step_cost import StepCost, clock_of
 
 SECONDS = 20.0
 """What the smallest piece of work may take: loading libraries from a slow disk, capturing graphs on a busy machine."""
@@ -98,7 +98,7 @@ def first_steps(bundle: Bundle, decoder: Decoder, most_rows: int) -> FirstSteps:
 
     def work(allow: Allow) -> FirstSteps:
         watched = _Watched(decoder, allow)
-        return FirstSteps(StepCost.measured(watched), is_batch_invariant(watched, most_rows))
+        return FirstSteps(StepCost.measured(watched, clock_of(decoder.device)), is_batch_invariant(watched, most_rows))
 
     return in_time(bundle, DecoderKind(decoder.kind).file, "fails in its first steps", work)
 

@@ -10,11 +10,8 @@ replaying a position gives the same number.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from charloom.engine.decoding.decoder import Floats
-
-Words = npt.NDArray[np.uint64]
 
 WORDS = 4
 """Random words of one counter value: position p has word p % 4 of counter p // 4."""
@@ -23,25 +20,27 @@ BITS = 23
 
 
 class Uniforms:
-    """The numbers of a seed. Asking for them in order is fast, in any other order possible.
+    """Makes the numbers of any seed at any positions; for one thread at a time.
 
-    Args:
-        seed: 64 bits, the generator's key
+    It holds one generator and sets it to the wanted place, which takes a tenth of the time that a new generator does.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._next = -1
+    def __init__(self) -> None:
+        self._generator = np.random.Philox(key=0)
+        self._state = self._generator.state
+        """As `Philox` makes it: no word of the counter's block is in the buffer yet."""
 
-    def words(self, position: int, count: int) -> Words:
-        """The random words of `count` positions from an absolute one on, [count]; see `as_uniform`."""
-        if position != self._next:
-            self._generator = np.random.Philox(key=self._seed, counter=position // WORDS)
-            self._generator.random_raw(position % WORDS)
-        self._next = position + count
-        return self._generator.random_raw(count)
+    def at(self, seed: int, position: int, count: int) -> Floats:
+        """The numbers of `count` positions from an absolute one on, [count], each in [0, 1 - 2^-23].
 
-
-def as_uniform(words: Words) -> Floats:
-    """Numbers in [0, 1 - 2^-23] from random words, of any shape."""
-    return (words >> np.uint64(64 - BITS)).astype(np.float32) * np.float32(2**-BITS)
+        Args:
+            seed: 64 bits, the generator's key
+            position: the first
+            count: how many
+        """
+        place = self._state["state"]
+        place["key"][0], place["counter"][0] = seed, position // WORDS
+        self._generator.state = self._state
+        skipped = position % WORDS
+        words = self._generator.random_raw(skipped + count)[skipped:]
+        return (words >> np.uint64(64 - BITS)).astype(np.float32) * np.float32(2**-BITS)

@@ -4,9 +4,8 @@ It deals in tokens and states; text, sessions and event loops are its callers'.
 
 A tick is one decoder call. Each worker is one thread that makes tick after tick, with its share of the rows that no
 other worker has at that moment; rows belong to no worker. Before a tick, at one fixed point, rows join and leave: new
-jobs get a row, cancelled ones lose theirs. One more worker takes only rows that wait for their first token, in short
-ticks: so a new job need not wait until a long tick ends. Results go to `deliver`, at most once per tick, on the thread
-of the worker.
+jobs get a row, cancelled ones lose theirs. Ticks are short, so that nobody waits long for that. What came of it goes to
+`deliver`, on the thread of the worker.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
-from charloom.engine.decoding.step_cost import StepCost
+from charloom.engine.decoding.decoder import Decoder, Outputs
+from charloom.engine.decoding.step_cost import StepCost, clock_of
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.limits import Limits
-from charloom.engine.loom.batch import inputs_of, logprobs_of
 from charloom.engine.loom.fair_queue import FairQueue, QueueFull, of_most
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
-from charloom.engine.loom.row import Delivery, Row
-from charloom.engine.loom.schedule import message_pause, tick_steps
+from charloom.engine.loom.row import Delivery, Row, RowState
+from charloom.engine.loom.schedule import message_pause, ticks_at_once
+from charloom.engine.loom.table import RowTable, Tick
 from charloom.engine.retry_after import RetryAfter
 from charloom.engine.shares import ONLY, Share
 
@@ -39,7 +38,7 @@ class Loom:
         decoder: who computes
         deliver: called after each tick, on a worker's thread, with everything that the tick brought
         cost: what a decoder step costs
-        workers: how many decoder calls may run at a time, a thread each; and one more for first tokens
+        workers: how many decoder calls may run at a time, a thread each
         tick_seconds: how long a tick should take when there is work for longer
         max_rows: most rows in one tick; more jobs wait
         max_waiting: most jobs that wait, more are refused; and most jobs that are paused, more are ended
@@ -66,26 +65,28 @@ class Loom:
         self._max_waiting = max_waiting
         self._retry_after = RetryAfter()
         self._cost = cost
-        self._share = workers
-        """Into how many ticks the rows are split."""
-        # All below is written under one lock, and read without it only where an older value does no harm. Two kinds of
-        # workers wait for news.
-        lock = threading.Lock()
-        self._news, self._arrivals = threading.Condition(lock), threading.Condition(lock)
+        self._clock = clock_of(decoder.device)
+        # All below is written under one lock, and read without it only where an older value does no harm.
+        self._news = threading.Condition()
+        """Told to workers that wait, by whoever holds the lock."""
         self._idle = 0
-        """How many workers, but for the one for first tokens, look for work or wait for it."""
-        self._starter_idle = False
-        """Whether that one waits."""
-        self._state_pool = decoder.state_pool()
-        self._live: list[Row] = []
+        """How many workers look for work or wait for it."""
+        self._look = False
+        """Whether any row was cancelled, or a paused one read, since the rows were looked at; set without the lock."""
         self._waiting: FairQueue[Row] = FairQueue(max_waiting)
+        self._table = RowTable(decoder.shape, decoder.state_pool())
+        self._ready: dict[Row, None] = {}
+        """In the order in which they became so."""
+        self._paused: dict[Row, None] = {}
+        """In the order in which they became so."""
+        self._ticking = self._busy = 0
+        """How many rows are in ticks, and how many workers have them."""
         self._draining = False
         self._ending: FinishReason | None = None
         """Set when all jobs are to end at once: why."""
-        kinds = [*[False] * workers, True]
         self._workers = [
-            threading.Thread(target=self._work, args=(starting,), name=f"charloom-loom-{number}", daemon=True)
-            for number, starting in enumerate(kinds)
+            threading.Thread(target=self._work, name=f"charloom-loom-{number}", daemon=True)
+            for number in range(workers)
         ]
         for worker in self._workers:
             worker.start()
@@ -105,7 +106,7 @@ class Loom:
                 one ends as DISPLACED.
             Draining: the loom takes no more jobs.
         """
-        to_host, vocabulary = self._state_pool.to_host, self.decoder.shape.vocabulary
+        to_host, vocabulary = self._table.states.to_host, self.decoder.shape.vocabulary
         row = Row(job, receiver, self._wake, self._unread_limit, to_host, vocabulary, share)
         with self._news:
             self.admit(share)
@@ -113,7 +114,8 @@ class Loom:
             lost = None
             if displaced is not None:
                 lost = (displaced, displaced.dismiss(FinishReason.DISPLACED, displaced.job.start.state[:, :, None]))
-            (self._arrivals if self._starter_idle else self._news).notify()
+                displaced.change(RowState.LEFT)
+            self._news.notify()
         if lost is not None:
             self._deliver([lost])
         return row
@@ -133,7 +135,8 @@ class Loom:
         return Overloaded(f"{waiting} calls are waiting already", self._retry_after.refuse(waiting))
 
     def _wake(self) -> None:
-        """Let idle workers look at the rows again; busy ones will before their next tick."""
+        """Let the rows be looked at: now by an idle worker, else by whoever is the first to have ended its tick."""
+        self._look = True
         if self._idle:
             with self._news:
                 self._news.notify_all()
@@ -142,7 +145,7 @@ class Loom:
         """Refuse new jobs, wait up to `seconds` for the others, then `end_now`, until the workers have ended."""
         with self._news:
             self._draining = True
-            self._notify_all()
+            self._news.notify_all()
         end = time.monotonic() + seconds
         for worker in self._workers:
             worker.join(max(0.0, end - time.monotonic()))
@@ -158,11 +161,7 @@ class Loom:
         with self._news:
             self._draining = True
             self._ending = self._ending or reason
-            self._notify_all()
-
-    def _notify_all(self) -> None:
-        self._news.notify_all()
-        self._arrivals.notify_all()
+            self._news.notify_all()
 
     @property
     def working(self) -> bool:
@@ -172,12 +171,12 @@ class Loom:
     @property
     def live(self) -> int:
         """Rows on the loom at this moment."""
-        return len(self._live)
+        return len(self._ready) + self._ticking + len(self._paused)
 
     @property
     def slots(self) -> int:
         """Slots that are taken in the pool of states: one for each live row."""
-        return self._state_pool.used
+        return self._table.states.used
 
     @property
     def waiting(self) -> int:
@@ -186,20 +185,21 @@ class Loom:
 
     # The workers.
 
-    def _work(self, starting: bool) -> None:
-        """Make ticks, of rows without their first token if `starting`, until the loom ends."""
-        rows: list[Row] = []
+    def _work(self) -> None:
+        """Make ticks until the loom ends."""
+        rows: Sequence[Row] = ()
         try:
             while True:
-                deliveries, rows, more = self._next_tick(starting)
-                if rows:
-                    deliveries += self._tick(rows)
-                if deliveries:
-                    self._deliver(deliveries)
+                changes, rows, more = self._next_rows()
+                if changes:
+                    self._deliver(changes)
+                if rows and (brought := self._tick(rows)):
+                    self._deliver(brought)
                 if not more:
                     return
                 # Only now may another worker have them: their chunks must be delivered in order.
                 self._let_go(rows)
+                rows = ()
         except Exception:
             log.exception("a worker of the loom broke; the loom fails its jobs and takes no more")
             self._end_all(FinishReason.FAILED)
@@ -210,124 +210,141 @@ class Loom:
 
     def _let_go(self, rows: Sequence[Row]) -> None:
         with self._news:
+            self._busy -= bool(rows)
             for row in rows:
-                row.ticking = False
-            if self._idle:
-                self._news.notify_all()
-            if self._draining or any(not row.started for row in rows):
-                self._arrivals.notify()
+                if row.state is RowState.LEFT:
+                    continue
+                self._ticking -= 1
+                if row.runnable:
+                    row.change(RowState.READY)
+                    self._ready[row] = None
+                    self._look |= row.cancelled
+                else:
+                    row.change(RowState.PAUSED)
+                    self._paused[row] = None
+                    self._look = True  # its reader may have read before it could see that
+            if self._draining:
+                self._news.notify_all()  # it may have been the last
 
-    def _next_tick(self, starting: bool) -> tuple[list[Delivery], list[Row], bool]:
+    def _next_rows(self) -> tuple[list[Delivery], Sequence[Row], bool]:
         """What changed, the rows of the next tick, and whether to go on; waits while there is nothing of it."""
         with self._news:
             # Counted before the rows are looked at, so that a reader that takes tokens meanwhile wakes a worker.
-            self._idle += not starting
+            self._idle += 1
             try:
                 while True:
                     deliveries = self._change_rows()
-                    rows = self._pick_rows(starting)
-                    ended = self._draining and not self._live and not self._waiting
+                    rows = self._pick_rows()
+                    ended = self._draining and not self.live and not self._waiting
                     if rows or deliveries or ended:
-                        if self._idle > (not starting) and any(not row.ticking for row in self._live):
+                        if self._idle > 1 and self._ready:
                             self._news.notify()
                         return deliveries, rows, not ended
-                    if starting:
-                        self._starter_idle = True
-                        self._arrivals.wait()
-                        self._starter_idle = False
-                    else:
-                        self._news.wait()
+                    self._news.wait()
             finally:
-                self._idle -= not starting
+                self._idle -= 1
 
     def _change_rows(self) -> list[Delivery]:
         """The one point where rows join and leave."""
-        ending = self._ending
-        leaving = [s for s in (*self._live, *self._waiting) if not s.ticking and (ending or s.cancelled)]
-        deliveries = [self._dismiss(row, ending or FinishReason.CANCELLED) for row in leaving]
+        deliveries: list[Delivery] = []
+        if self._look or self._ending:
+            self._look = False
+            for row in [*self._waiting, *self._ready, *self._paused]:
+                if self._ending or row.cancelled:
+                    deliveries.append(self._dismiss(row, self._ending or FinishReason.CANCELLED))
+                elif row.state is RowState.PAUSED and row.runnable:
+                    row.change(RowState.READY)
+                    del self._paused[row]
+                    self._ready[row] = None
         # A paused row takes no part in ticks, so it does not keep others from joining; but it keeps memory.
-        paused = [row for row in self._live if not row.ticking and not row.runnable]
-        for row in of_most(paused, len(paused) - self._max_waiting):
-            deliveries.append(self._dismiss(row, FinishReason.STALLED))
-        places = self._max_rows * self._share
-        free = places - (len(self._live) - min(len(paused), self._max_waiting))
+        if len(self._paused) > self._max_waiting:
+            for row in of_most(list(self._paused), len(self._paused) - self._max_waiting):
+                deliveries.append(self._dismiss(row, FinishReason.STALLED))
+        places = self._max_rows * len(self._workers)
+        free = places - len(self._ready) - self._ticking
         while (joining := self._waiting.take(places, free)) is not None:
-            row, free = joining, free - 1
+            free -= 1
             self._retry_after.served(len(self._waiting))
-            row.slot = self._state_pool.take(row.job.start.state)
-            row.begun = time.monotonic()
-            self._live.append(row)
+            joining.change(RowState.READY)
+            joining.begun = time.monotonic()
+            self._table.join(joining)
+            self._ready[joining] = None
         return deliveries
 
-    def _pick_rows(self, starting: bool) -> list[Row]:
-        """A worker's share of the rows that can run, those first that have waited longest.
+    def _pick_rows(self) -> Sequence[Row]:
+        """The rows of a worker's next tick, those first that have waited longest.
 
-        Only rows without their first token if `starting`. There may be more of those than this one worker can take, so
-        the others take what they find.
+        Where as many workers are busy as the rows are split for, only rows without their first token.
         """
-        running = [row for row in self._live if row.runnable and not (starting and row.started)]
-        share = min(self._max_rows, math.ceil(len(running) / self._share))
-        picked = self._waiting.pick([row for row in running if not row.ticking], share)
+        rows = len(self._ready) + self._ticking
+        if not self._ready:
+            return ()
+        split = ticks_at_once(rows, len(self._workers), self._max_rows, self._cost.expected)
+        ready = [row for row in self._ready if self._busy < split or not row.started]
+        picked = self._waiting.pick(ready, min(self._max_rows, math.ceil(rows / split)))
         for row in picked:
-            row.ticking = True
+            row.change(RowState.TICKING)
+            del self._ready[row]
+        self._ticking += len(picked)
+        self._busy += bool(picked)
         return picked
 
     def _tick(self, rows: Sequence[Row]) -> list[Delivery]:
-        works = [row.work for row in rows]
-        count = tick_steps(works, self._cost.expected(len(rows)), self._tick_seconds)
-        steps = [min(count, work.to_feed + work.to_generate) for work in works]
-        slots = [row.slot for row in rows]
         began = time.monotonic()
         try:
-            inputs = inputs_of(rows, steps, self._state_pool.gather(slots), self.decoder.shape)
-            outputs = self.decoder.run(inputs)
-            if outputs.tokens.shape != inputs.forced.shape:
+            with self._news:
+                tick = self._table.tick(rows, self._cost.expected(len(rows)), self._tick_seconds)
+            computing = self._clock()
+            outputs = self.decoder.run(tick.inputs)
+            computed = self._clock() - computing
+            if outputs.tokens.shape != tick.inputs.forced.shape:
                 raise ValueError(f"the decoder returned tokens of shape {outputs.tokens.shape}")
         except Exception:
-            log.exception("the decoder failed on %d rows x %d steps", len(rows), count)
+            log.exception("the decoder failed on %d rows", len(rows))
             if len(rows) == 1:
                 with self._news:
                     return [self._dismiss(rows[0], FinishReason.FAILED)]
             # One row's fault must not end the others: each is tried alone.
             return [delivery for row in rows for delivery in self._tick([row])]
         with self._news:
-            self._state_pool.scatter(slots, outputs.state)
-            self._waiting.charge(rows, time.monotonic() - began)
-            return self._take_results(rows, steps, inputs, outputs)
+            now = time.monotonic()
+            self._cost.learn(len(rows), computed / len(outputs.tokens))
+            self._waiting.charge(rows, now - began)
+            return self._take_results(tick, outputs, now)
 
-    def _take_results(
-        self, rows: Sequence[Row], steps: Sequence[int], inputs: Inputs, outputs: Outputs
-    ) -> list[Delivery]:
-        now = time.monotonic()
-        # The rows of this tick go to the end of the line, for when there are more than a tick takes.
-        ticked = set(rows)
-        self._live.sort(key=ticked.__contains__)
-        pause = message_pause(len(self._live), self._tick_seconds)
-        columns = outputs.tokens.T.tolist()
+    def _take_results(self, tick: Tick, outputs: Outputs, now: float) -> list[Delivery]:
+        pause = message_pause(self.live, self._tick_seconds)
         deliveries: list[Delivery] = []
-        for index, row in enumerate(rows):
+        for index in self._table.take(tick, outputs, now):
+            row = tick.rows[index]
             if row.cancelled:
                 continue  # nobody wants to know
-            tokens, top = columns[index][: steps[index]], row.job.top_logprobs
-            logprobs = () if top is None else logprobs_of(outputs, index, steps[index], top)
-            chunk = row.advance(tokens, logprobs, index, inputs.state, outputs.state, now, pause)
+            chunk = row.advance(self._table.unseen(row), index, tick.inputs.state, outputs, now, pause)
             if chunk is not None:
                 deliveries.append((row, chunk))
-                if chunk.finish is not None:
-                    self._leave(row)
+            if chunk is not None and chunk.finish is not None:
+                self._leave(row)
+            else:
+                self._table.attended(row)
         return deliveries
 
     def _dismiss(self, row: Row, reason: FinishReason) -> Delivery:
-        present = row.job.start.state[:, :, None] if row.slot < 0 else self._state_pool.gather([row.slot])
-        chunk = row.dismiss(reason, present)
+        if row.state is RowState.WAITING:
+            chunk = row.dismiss(reason, row.job.start.state[:, :, None])
+        else:
+            row.count(self._table.unseen(row))
+            chunk = row.dismiss(reason, self._table.present(row))
         self._leave(row)
         return row, chunk
 
     def _leave(self, row: Row) -> None:
-        if row.slot >= 0:
-            self._state_pool.release(row.slot)
-            self._live.remove(row)
-            self._waiting.leave(row)
-            row.slot = -1
-        else:
+        if row.state is RowState.WAITING:
             self._waiting.remove(row)
+        else:
+            if row.state is RowState.TICKING:
+                self._ticking -= 1
+            self._ready.pop(row, None)
+            self._paused.pop(row, None)
+            self._waiting.leave(row)
+            self._table.leave(row)
+        row.change(RowState.LEFT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,16 +11,43 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charloom.controls import Effect
-from charloom.engine.decoding.decoder import Floats, Ints
+from charloom.engine.decoding.decoder import Floats, Ints, Outputs
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.decoding.uniforms import Uniforms
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job, TokenLogprob
-from charloom.engine.loom.schedule import Work
 from charloom.engine.loom.stops import Match, StopMatcher
 from charloom.engine.shares import ONLY, Share
 
 States = Any
 """[A, L, B, H], of all rows of a tick, on any device."""
+
+
+class RowState(enum.Enum):
+    """Where a row is between `submit` and its last chunk. It changes under the loom's lock alone."""
+
+    WAITING = "waiting"
+    """It has no slot."""
+    READY = "ready"
+    """It can be in the next tick of any worker."""
+    TICKING = "ticking"
+    """A worker has it: until that tick's chunks are delivered, so that no later one overtakes them."""
+    PAUSED = "paused"
+    """Its reader is too far behind."""
+    LEFT = "left"
+    """Its last chunk is made."""
+
+    __hash__ = object.__hash__
+    """That of `Enum` is Python, and each row changes twice a tick."""
+
+
+CHANGES = {
+    RowState.WAITING: (RowState.READY, RowState.LEFT),
+    RowState.READY: (RowState.TICKING, RowState.LEFT),
+    RowState.TICKING: (RowState.READY, RowState.PAUSED, RowState.LEFT),
+    RowState.PAUSED: (RowState.READY, RowState.LEFT),
+    RowState.LEFT: (),
+}
+"""Which state follows which. From READY, TICKING and PAUSED a row leaves when it is cancelled or the loom ends it; from
+TICKING also when it is done."""
 
 
 class Anchor(NamedTuple):
@@ -34,7 +62,11 @@ class Anchor(NamedTuple):
 
 @dataclass(eq=False)
 class Row:
-    """A job on the loom. `cancel` and `took` may be called from any thread."""
+    """A job on the loom. `cancel` and `took` may be called from any thread, all else with the loom's lock.
+
+    A row that looks at each of its tokens is *watched*: it is attended to (`advance`) after every tick. Any other is
+    left alone until there is something to tell, and knows until then of no token since.
+    """
 
     job: Job
     receiver: Callable[[Chunk], None]
@@ -51,26 +83,29 @@ class Row:
     """Whose it is."""
     submitted: float = field(default_factory=time.monotonic)
     cancelled: bool = False
+    """Set once, by `cancel`."""
     taken: int = 0
-    """Tokens that the reader took; only the reader writes it."""
-
-    # From here on, only the loom's workers read or write, one at a time.
-    ticking: bool = False
-    """Whether a worker has it in a tick."""
+    """Tokens that the reader took; only `took` writes it."""
+    state: RowState = RowState.WAITING
     slot: int = -1
-    fed: int = 0
-    generated: int = 0
+    """While it is READY, TICKING or PAUSED."""
+    done: int = 0
+    """Steps that it knows of: tokens fed and generated."""
+    due: float = float("inf")
+    """When the next chunk is to leave, if there is anything to tell."""
     begun: float = 0.0
+    """When it got its slot."""
 
     def __post_init__(self) -> None:
         job = self.job
         self.forced: Ints = job.forced()
+        self.steps = len(self.forced) + job.max_tokens
+        """In all."""
         self.token = job.start.pending[0]
+        """The next input."""
         self._replayed = len(job.start.pending) - 1
         self._first = 0.0
         self._delivered = 0
-        self._due = 0.0
-        """When the next chunk is to leave."""
         self._unsent: list[int] = []
         self._unsent_logprobs: list[TokenLogprob] = []
         self._matcher: StopMatcher | None = None
@@ -80,34 +115,59 @@ class Row:
             self._matcher.push(job.earlier[len(job.earlier) - job.earlier_generated :].tolist())
         self._anchor: Anchor | None = None
         """At or before the end of what may be told; only for stop strings."""
-        self.uniforms = Uniforms(job.start.seed)
-        self.asked = [
+        self._asked = [
             (control.name, control.of_row(value, self.vocabulary))
             for control, value in job.sampling.asked
             if control.effect is not Effect.SCALES
         ]
         """Inputs of the decoder that are not neutral in this row, and the values; every row sets those that scale."""
-        self.counts: Floats | None = None
+        self._counts: Floats | None = None
         """[V], how often each token has occurred in this call; only for penalties."""
         if job.sampling.penalises:
             # Tokens of earlier calls that are fed once more are counted then too, which brings them to 0.
-            self.counts = self._occurrences(job.earlier) - self._occurrences(job.start.pending[1:])
+            self._counts = self._occurrences(job.earlier) - self._occurrences(job.start.pending[1:])
+        self.watched = bool(job.stops or job.sampling.penalises or job.top_logprobs is not None)
+
+    def change(self, state: RowState) -> None:
+        """Be in this state from now on."""
+        assert state in CHANGES[self.state], f"a row that is {self.state.value} cannot be {state.value} next"
+        self.state = state
+
+    @property
+    def fed(self) -> int:
+        """Tokens fed."""
+        return min(self.done, len(self.forced))
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated."""
+        return self.done - self.fed
 
     @property
     def position(self) -> int:
         """Absolute position after the tokens that the network has read or made."""
-        return self.job.start.position - self._replayed + self.fed + self.generated
-
-    @property
-    def work(self) -> Work:
-        return Work(len(self.forced) - self.fed, self.job.max_tokens - self.generated, self.started)
+        return self.job.start.position - self._replayed + self.done
 
     @property
     def started(self) -> bool:
-        return self.generated > 0
+        """Whether its first token is out."""
+        return self.done > len(self.forced)
+
+    @property
+    def goal(self) -> int:
+        """The step for which somebody waits next: the first generated token, then the end."""
+        return self.steps if self.started else min(self.steps, len(self.forced) + 1)
+
+    @property
+    def attend_step(self) -> int:
+        """From this step on it is to be attended to after every tick, whether or not a chunk is due."""
+        if self.watched:
+            return 0
+        return min(self.goal, len(self.forced) + self.taken + self.unread_limit)
 
     @property
     def runnable(self) -> bool:
+        """Whether the reader is near enough."""
         return self._delivered - self.taken < self.unread_limit
 
     def cancel(self) -> None:
@@ -117,64 +177,80 @@ class Row:
 
     def took(self, tokens: int) -> None:
         """Say that the reader took this many more tokens: a job whose reader stops is paused."""
-        paused = not self.runnable
         self.taken += tokens
-        if paused:
+        if self.state is RowState.PAUSED:
             self.wake()
 
-    def advance(
-        self,
-        tokens: list[int],
-        logprobs: Sequence[TokenLogprob],
-        row: int,
-        before: States,
-        after: States,
-        now: float,
-        pause: float,
-    ) -> Chunk | None:
-        """Take what a tick brought; returns what is to be told now, if anything.
+    def ask(self, sampling: dict[str, Any], index: int) -> None:
+        """Write what this row asks of the choice of its tokens into the inputs of a tick.
 
         Args:
-            tokens: fed and generated ones, in order, at least one
-            logprobs: of each of them, where the job asks for it
-            row: its row of the tick
+            sampling: `Inputs.sampling`
+            index: its row of the tick
+        """
+        for name, value in self._asked:
+            sampling[name][index] = value
+        if self.job.bias is not None:
+            sampling["bias"][index] = self.job.bias
+        if self._counts is not None:
+            sampling["counts"][index] = self._counts
+        if self.job.top_logprobs:
+            sampling["top"][0] = max(sampling["top"][0], self.job.top_logprobs)
+
+    def count(self, tokens: list[int]) -> list[int]:
+        """Know of these tokens, fed and generated, in order; returns the generated ones."""
+        if not tokens:
+            return []
+        generated = tokens[max(0, len(self.forced) - self.done) :]
+        self.done += len(tokens)
+        self.token = tokens[-1]
+        self._unsent += generated
+        if self._counts is not None:
+            self._counts = self._counts + self._occurrences(tokens)
+        return generated
+
+    def advance(
+        self, tokens: list[int], index: int, before: States, outputs: Outputs, now: float, pause: float
+    ) -> Chunk | None:
+        """Attend to it after a tick; returns what is to be told now, if anything.
+
+        Args:
+            tokens: all since it knew of some last, in order; of a watched row those of this tick
+            index: its row of the tick
             before: the states before the tick
-            after: the states after it
+            outputs: of the tick
             now: the time
             pause: seconds between two chunks
         """
-        fed = min(len(tokens), len(self.forced) - self.fed)
-        generated = tokens[fed:]
-        came_from, last = self.position, self.token
-        self.token = tokens[-1]
-        self.fed += fed
-        if generated and not self.generated:
+        came_from, last, started = self.position, self.token, self.started
+        generated = self.count(tokens)
+        if self.started and not started:
             self._first = now
-        self.generated += len(generated)
-        if self.counts is not None:
-            self.counts = self.counts + self._occurrences(tokens)
-        self._unsent += generated
-        if self.job.scored:
-            # Those of tokens that only bring the state up to the present are not asked for.
-            self._unsent_logprobs += logprobs[max(0, self._replayed - (self.fed - fed)) : fed]
-        else:
-            self._unsent_logprobs += logprobs[fed:]
+        if self.job.top_logprobs is not None:
+            logprobs = logprobs_of(outputs, index, len(tokens), self.job.top_logprobs)
+            if self.job.scored:
+                # Those of tokens that only bring the state up to the present are not asked for.
+                fed = len(tokens) - len(generated)
+                self._unsent_logprobs += logprobs[max(0, self._replayed - (self.fed - fed)) : fed]
+            else:
+                self._unsent_logprobs += logprobs[len(tokens) - len(generated) :]
         match = self._matcher.push(generated) if self._matcher else None
         settled = self._settled(match)
         if self._matcher:
             if self._position_of(settled) >= came_from:
-                self._anchor = Anchor(self._kept(before, row), came_from, [last, *tokens])
+                self._anchor = Anchor(self._kept(before, index), came_from, [last, *tokens])
             elif self._anchor:
                 self._anchor.tokens.extend(tokens)
 
+        after = outputs.state
         if match:
-            return self._tell(settled, after, row, self._finish(FinishReason.STOP, now, match.pattern))
-        if self.fed == len(self.forced) and self.generated == self.job.max_tokens:
-            return self._tell(self.generated, after, row, self._finish(FinishReason.LENGTH, now))
-        due = not self._delivered or now >= self._due or settled - self.taken >= self.unread_limit
+            return self._tell(settled, after, index, self._finish(FinishReason.STOP, now, match.pattern))
+        if self.done == self.steps:
+            return self._tell(self.generated, after, index, self._finish(FinishReason.LENGTH, now))
+        due = not self._delivered or now >= self.due or settled - self.taken >= self.unread_limit
         if settled > self._delivered and due:
-            self._due = now + pause
-            return self._tell(settled, after, row)
+            self.due = now + pause
+            return self._tell(settled, after, index)
         return None
 
     def dismiss(self, reason: FinishReason, present: States) -> Chunk:
@@ -239,6 +315,17 @@ class Row:
             total=now - self.submitted,
             stop=stop,
         )
+
+
+def logprobs_of(outputs: Outputs, index: int, steps: int, top: int) -> list[TokenLogprob]:
+    """The log-probabilities of the tokens of the row at `index`, with the `top` most probable alternatives."""
+    chosen = zip(outputs.tokens[:steps, index].tolist(), outputs.logprob[:steps, index].tolist(), strict=True)
+    tokens = outputs.top_tokens[:steps, index, :top].tolist()
+    logprobs = outputs.top_logprob[:steps, index, :top].tolist()
+    return [
+        TokenLogprob(*own, tuple(zip(ids, values, strict=True)))
+        for own, ids, values in zip(chosen, tokens, logprobs, strict=True)
+    ]
 
 
 Delivery = tuple[Row, Chunk]

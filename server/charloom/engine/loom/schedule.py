@@ -1,47 +1,75 @@
-"""When a tick ends and when a message leaves: pure functions of what the rows still have to do."""
+"""How rows are split into ticks, how long a tick is, and when a message leaves: pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from charloom.engine.decoding.decoder import Ints
 
 MOST_STEPS = 256
 """Steps of the longest tick, whatever they cost."""
-ROW_SECONDS = 0.0008
-"""How much longer a tick may take for each row that has started: every tick costs some time for each of its rows."""
+TICK_SECONDS = 0.0003
+"""What a tick takes beside its steps, about: the call of the decoder, and what is done with its rows between two."""
+FIRST_TOKEN = 16
+"""How many rows one counts for that has no token yet, because somebody waits for it."""
+WORTH = 0.15
+"""What further workers must bring, as a part of what they would bring if the work were divided without loss."""
 MESSAGE_SECONDS, LONGEST_PAUSE = 0.001, 0.1
 """Time between any two messages where there are many streams, and between two of one stream: messages cost time too."""
 
 
-class Work(NamedTuple):
-    """What one row still has to do."""
+def ticks_at_once(rows: int, workers: int, max_rows: int, expected: Callable[[int], float]) -> int:
+    """Into how many ticks at a time rows are split, each by a worker of its own.
 
-    to_feed: int
-    """Tokens not fed yet."""
-    to_generate: int
-    """Tokens not generated yet."""
-    started: bool
-    """Whether its first token is out."""
-
-
-def tick_steps(works: Sequence[Work], step_seconds: float, target_seconds: float) -> int:
-    """Number of steps K of the next tick, at least 1.
-
-    As many as fit into `target_seconds`, and some more for each row; but where no row has started yet, not past the
-    step that brings the last of them its first token, so that first tokens leave at once.
+    A step with few rows costs nearly what it costs with one, so that two workers with half the rows each may be hardly
+    faster than one with all of them, and use twice the processor time.
 
     Args:
-        works: one per row of the tick, not empty
-        step_seconds: measured cost of one step with this many rows
-        target_seconds: how long a tick of one row should take
+        rows: how many can run, at least 1
+        workers: how many there are
+        max_rows: most rows of a tick
+        expected: seconds of one step with so many rows
     """
-    longest = max(work.to_feed + work.to_generate for work in works)
-    started = any(work.started for work in works)
-    target = target_seconds + (len(works) - 1) * ROW_SECONDS if started else target_seconds
-    fitting = int(min(MOST_STEPS, target / step_seconds)) if step_seconds > 0 else MOST_STEPS
-    if not started:
-        longest = min(longest, max(work.to_feed + 1 for work in works))
-    return max(1, min(longest, fitting))
+    best = min(workers, math.ceil(rows / max_rows))
+    seconds = expected(math.ceil(rows / best))
+    for more in range(best + 1, min(workers, rows) + 1):
+        split = expected(math.ceil(rows / more))
+        if seconds / split - 1 >= WORTH * (more / best - 1):
+            best, seconds = more, split
+    return best
+
+
+def tick_steps(
+    goals: Ints, left: Ints, fresh: npt.NDArray[np.bool_], step_seconds: float, target_seconds: float
+) -> int:
+    """Number of steps K of the next tick, at least 1.
+
+    At most as many as fit into `target_seconds`. A tick may end earlier, where a row reaches its *goal*, the step at
+    which somebody waits for it: its first token, or its end. Past the goal its steps bring nobody anything before the
+    tick is over; but each tick costs some time, so it does not pay to end one for each goal. Of the steps that are the
+    goal of a row, and the last one that fits, the one is taken with most steps on the way to goals in the time that
+    the tick takes.
+
+    Args:
+        goals: [B] how many steps each row is from its goal
+        left: [B] how many steps it is from its end
+        fresh: [B] whether its first token is to come
+        step_seconds: measured cost of one step with this many rows
+        target_seconds: how long a tick should take when there is work for longer
+    """
+    fitting = int(min(MOST_STEPS, target_seconds / step_seconds)) if step_seconds > 0 else MOST_STEPS
+    last = max(1, min(fitting, int(left.max())))
+    soon = goals[goals < last]
+    if not len(soon):
+        return last
+    ends = np.array(sorted({*soon.tolist(), last}))
+    useful = np.minimum(ends[:, None], goals) @ np.where(fresh, FIRST_TOKEN, 1)
+    taken = TICK_SECONDS + ends * step_seconds
+    return int(ends[np.argmax(useful / taken)])
 
 
 def message_pause(streams: int, tick_seconds: float) -> float:

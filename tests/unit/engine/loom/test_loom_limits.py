@@ -260,3 +260,36 @@ def test_readers_that_do_not_read_are_ended_at_their_own_callers_cost(decoder: D
     for reader in greedy[:7]:
         assert reader.wait().reason is FinishReason.STALLED
     harness.loom.drain(0)
+
+
+def test_a_decoder_that_becomes_ten_times_slower_makes_ticks_of_fewer_steps(decoder: Decoder, bundle: Bundle) -> None:
+    """So that calls go on joining every few milliseconds; and as many again once it is as fast as before."""
+
+    class Computing(Slow):
+        step_seconds = 0.0002
+
+        def __init__(self, decoder: Decoder) -> None:
+            super().__init__(decoder)
+            self.steps: list[int] = []
+
+        def run(self, inputs: Inputs) -> Outputs:
+            self.steps.append(len(inputs.forced))
+            end = time.thread_time() + self.step_seconds * len(inputs.forced)
+            outputs = super().run(inputs)
+            while time.thread_time() < end:
+                pass
+            return outputs
+
+    computing = Computing(decoder)
+    harness = Harness(computing, bundle.manifest.start_token)
+    reader = harness.submit(max_tokens=60_000)
+    for seconds, least, most in [(0.0002, 32, 44), (0.002, 3, 5), (0.0002, 32, 44)]:
+        computing.step_seconds = seconds
+        eventually(lambda least=least, most=most: least <= (computing.steps or [0])[-1] <= most)  # type: ignore[misc]
+        ticks = len(computing.steps)
+        eventually(lambda ticks=ticks: len(computing.steps) >= ticks + 5)  # type: ignore[misc]
+        assert all(least <= steps <= most for steps in computing.steps[ticks:])
+    assert reader.row is not None
+    reader.row.cancel()
+    reader.wait()
+    harness.loom.drain(1)

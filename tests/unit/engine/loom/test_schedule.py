@@ -1,61 +1,127 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from charloom.engine.loom.schedule import (
+    FIRST_TOKEN,
     LONGEST_PAUSE,
     MESSAGE_SECONDS,
     MOST_STEPS,
-    ROW_SECONDS,
-    Work,
+    TICK_SECONDS,
     message_pause,
     tick_steps,
+    ticks_at_once,
 )
 
-works = st.lists(
-    st.builds(Work, to_feed=st.integers(0, 500), to_generate=st.integers(1, 500), started=st.booleans()), min_size=1
+STEP, TARGET = 0.0001, 0.008
+FIT = 80
+"""Steps that fit into the target."""
+
+
+def steps(*rows: tuple[int, int], step_seconds: float = STEP, target_seconds: float = TARGET) -> int:
+    """K for rows given as (steps to the goal, steps to the end)."""
+    goals, left = np.array(rows).T
+    return tick_steps(goals, left, goals < left, step_seconds, target_seconds)
+
+
+def test_one_row_gets_its_first_token_in_a_tick_that_ends_with_it() -> None:
+    assert steps((1, 100)) == 1
+    assert steps((33, 96)) == 33
+
+
+def test_rows_that_are_underway_fill_the_target() -> None:
+    assert steps((500, 500)) == FIT
+    assert steps(*[(500, 500)] * 20) == FIT
+
+
+def test_a_step_that_costs_more_than_the_target_is_still_taken() -> None:
+    assert steps((9, 9), step_seconds=1.0) == 1
+
+
+def test_no_tick_goes_past_the_end_of_its_last_row() -> None:
+    assert steps((3, 3), (3, 3)) == 3
+
+
+def test_a_long_prompt_does_not_make_a_long_tick() -> None:
+    assert steps((5001, 5101)) == FIT
+
+
+def test_a_tick_ends_where_one_of_two_rows_does() -> None:
+    assert steps((20, 20), (500, 500)) == 20
+
+
+def test_a_tick_of_many_rows_does_not_end_for_one_of_them() -> None:
+    assert steps((2, 2), *[(500, 500)] * 31, step_seconds=0.0008) == 10
+
+
+def test_a_tick_of_many_rows_ends_where_several_do() -> None:
+    assert steps(*[(3, 3)] * 16, *[(500, 500)] * 16, step_seconds=0.0008) == 3
+
+
+def test_a_first_token_counts_for_more_than_an_end() -> None:
+    """One of four rows cannot pay for a tick of one step with its end; with its first token it can."""
+    others = [(500, 500)] * 3
+    assert steps((1, 1), *others) == FIT
+    assert steps((1, 50), *others) == 1
+
+
+def test_what_is_chosen_is_most_useful_steps_for_the_time() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        goals = random.integers(1, 60, 12)
+        left = goals + random.integers(0, 2, 12) * 40
+        fresh = goals < left
+        last = min(FIT, int(left.max()))
+        weights = np.where(fresh, FIRST_TOKEN, 1)
+        worth = {
+            count: (np.minimum(goals, count) * weights).sum() / (TICK_SECONDS + count * STEP)
+            for count in {*goals.tolist(), last}
+            if count <= last
+        }
+        assert worth[tick_steps(goals, left, fresh, STEP, TARGET)] == pytest.approx(max(worth.values()))
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 500), st.integers(0, 500)), min_size=1),
+    step=st.floats(0, 1),
+    target=st.floats(1e-6, 1),
 )
+def test_the_number_of_steps_is_always_usable(rows: list[tuple[int, int]], step: float, target: float) -> None:
+    count = steps(*((goal, goal + more) for goal, more in rows), step_seconds=step, target_seconds=target)
+    assert 1 <= count <= MOST_STEPS
+    assert count <= max(goal + more for goal, more in rows)
 
 
-def test_a_fresh_row_gets_its_first_token_in_a_tick_of_its_own() -> None:
-    assert tick_steps([Work(0, 100, False)], 0.0001, 0.005) == 1
-    assert tick_steps([Work(10, 100, False)], 0.0001, 0.005) == 11
+def line(fixed: float, each: float) -> dict[int, float]:
+    return {rows: fixed + each * rows for rows in range(1, 1025)}
 
 
-def test_fresh_rows_together_get_theirs_when_the_last_of_them_has_it() -> None:
-    assert tick_steps([Work(0, 100, False), Work(10, 100, False), Work(3, 1, False)], 0.0001, 0.005) == 11
-    assert tick_steps([Work(0, 100, False), Work(1000, 100, False)], 0.0001, 0.005) == 50
+def test_rows_are_split_where_a_step_gets_faster_by_it() -> None:
+    cost = line(75, 23).__getitem__
+    assert ticks_at_once(1, 2, 256, cost) == 1
+    assert ticks_at_once(64, 2, 256, cost) == 2
+    assert ticks_at_once(64, 16, 256, cost) == 16
+
+
+def test_rows_stay_together_where_a_step_with_half_of_them_costs_nearly_as_much() -> None:
+    assert ticks_at_once(4, 2, 256, line(200, 12).__getitem__) == 1
+    assert ticks_at_once(8, 2, 256, line(1000, 1).__getitem__) == 1
+
+
+def test_rows_that_are_too_many_for_one_tick_are_split_whatever_it_brings() -> None:
+    assert ticks_at_once(9, 4, 4, line(1000, 0).__getitem__) == 3
+    assert ticks_at_once(100, 4, 4, line(1000, 0).__getitem__) == 4
+
+
+@given(rows=st.integers(1, 1000), workers=st.integers(1, 32), max_rows=st.integers(1, 256))
+def test_there_are_never_more_parts_than_rows_or_workers(rows: int, workers: int, max_rows: int) -> None:
+    assert 1 <= ticks_at_once(rows, workers, max_rows, line(75, 23).__getitem__) <= min(rows, workers)
 
 
 def test_few_streams_get_a_message_per_tick_and_many_share_a_rate() -> None:
     assert message_pause(1, 0.01) == 0.01
     assert message_pause(50, 0.01) == 50 * MESSAGE_SECONDS > 0.01
     assert message_pause(10_000, 0.01) == LONGEST_PAUSE
-
-
-def test_a_started_row_fills_the_target_duration() -> None:
-    assert tick_steps([Work(0, 100, True)], 0.0001, 0.005) == 50
-
-
-def test_a_step_that_costs_more_than_the_target_is_still_taken() -> None:
-    assert tick_steps([Work(0, 100, True)], 1.0, 0.005) == 1
-
-
-def test_no_tick_goes_past_the_work_of_its_longest_row() -> None:
-    assert tick_steps([Work(0, 3, True), Work(0, 2, True)], 0.0001, 0.005) == 3
-
-
-def test_a_long_prompt_does_not_make_a_long_tick() -> None:
-    assert tick_steps([Work(5000, 10, False), Work(0, 100, False)], 0.001, 0.005) == 5
-
-
-def test_a_tick_of_many_started_rows_takes_longer() -> None:
-    assert tick_steps([Work(0, 100, True)] * 11, 0.001, 0.005) == (0.005 + 10 * ROW_SECONDS) / 0.001
-
-
-@given(works=works, step=st.floats(0, 1), target=st.floats(1e-6, 1))
-def test_the_number_of_steps_is_always_usable(works: list[Work], step: float, target: float) -> None:
-    steps = tick_steps(works, step, target)
-    assert 1 <= steps <= MOST_STEPS
-    assert steps <= max(work.to_feed + work.to_generate for work in works)
