@@ -156,8 +156,9 @@ def measure_decoder(found: Found, file: Path, arguments: argparse.Namespace) -> 
 def measure_streams(found: Found, bundle: Path, arguments: argparse.Namespace) -> None:
     """All that needs one."""
     most = max(1024, *arguments.streams)
-    limits = ("--max-rows", str(most), "--max-waiting", str(2 * most))
-    with serving(bundle, "--decoder", "torchscript", "--device", arguments.device, *limits) as server:
+    limits = {"max-rows": most, "max-waiting": 2 * most, "max-calls": 2 * most, "max-streams": most}
+    flags = [word for name, value in limits.items() for word in (f"--{name}", str(value))]
+    with serving(bundle, "--decoder", "torchscript", "--device", arguments.device, *flags) as server:
         for n in arguments.streams:
             found.add("streams", str(n), partial(load_figures, server.target, n, arguments.repeat))
 

@@ -50,6 +50,11 @@ class ServerSettings(BaseSettings):
         description="file of who may call, which charloom keys makes; read again when it changes "
         "(default: nobody is asked)",
     )
+    jwt_keys: str | None = Field(
+        None, description="JWKS file or https URL with the keys of JSON Web Tokens, which are then credentials too"
+    )
+    jwt_issuer: str | None = Field(None, description="who issues these tokens (their claim iss)")
+    jwt_audience: str | None = Field(None, description="for whom they have to be (their claim aud)")
     insecure: bool = Field(
         False,
         description="listen for other machines although nothing is encrypted, or nobody is asked who calls",
@@ -192,6 +197,15 @@ class ServerSettings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _tokens_are_whole(self) -> Self:
+        names = ("jwt_keys", "jwt_issuer", "jwt_audience")
+        missing = [name for name in names if getattr(self, name) is None]
+        if 0 < len(missing) < len(names):
+            flags = " and ".join("--" + name.replace("_", "-") for name in missing)
+            raise ValueError(f"{flags} is missing; JSON Web Tokens need --jwt-keys, --jwt-issuer and --jwt-audience")
+        return self
+
+    @model_validator(mode="after")
     def _closed_to_strangers(self) -> Self:
         lacking = self.open_doors()
         if lacking and not self.insecure:
@@ -209,7 +223,7 @@ class ServerSettings(BaseSettings):
         if is_local(self.host):
             return []
         lacking = [] if self.tls_cert is not None else ["nothing is encrypted"]
-        known = self.keys is not None or self.tls_client_ca is not None
+        known = any(found is not None for found in (self.keys, self.jwt_keys, self.tls_client_ca))
         return lacking if known else [*lacking, "nobody is asked who calls"]
 
     @classmethod

@@ -23,7 +23,7 @@ FILE = KeyFile(
     certificates=(Certificate(name="svc.shop", tenant="shop", scopes=(Scope.INSPECT,)),),
 )
 KEYS: Watched[KeyFile] = Watched([Path("/none")], lambda: FILE, "keys")
-CLOSED, OPEN = Gate(KEYS, lambda: NOW), Gate(None, lambda: NOW)
+CLOSED, OPEN = Gate(KEYS, now=lambda: NOW), Gate()
 
 
 def token(text: str) -> Shown:

@@ -26,8 +26,7 @@ from charloom.server.grpc.services.sessions import SessionService
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.tls import server_credentials
 from charloom.server.identity.certificates import watched_certificates
-from charloom.server.identity.gate import Gate
-from charloom.server.identity.key_file import watched_keys
+from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.scopes import scope_of
 from charloom.server.listener import PortInUse
 from charloom.server.runtime import Runtime
@@ -78,7 +77,7 @@ class GrpcListener:
         self._settings = settings
         self._watches: list[asyncio.Task[None]] = []
         self._health = HealthServicer()
-        self._caller = CallerReader(settings.origins(), Gate(watched_keys(settings)))
+        self._caller = CallerReader(settings.origins(), gate_of(settings))
         self._calls = CallLimit(settings.max_calls)
         self._server = grpc.aio.server(
             interceptors=[ErrorInterceptor(self._begin)],

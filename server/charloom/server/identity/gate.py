@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.checks import require_id
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
-from charloom.server.identity.key_file import KeyFile, utc_now
+from charloom.server.identity.key_file import PREFIX, KeyFile, utc_now
 from charloom.server.identity.scopes import Scope
 from charloom.server.identity.watched import Watched
 
@@ -19,6 +19,17 @@ TENANT_KEY = "charloom-tenant"
 AUTHORIZATION_KEY = "authorization"
 """Metadata with "Bearer KEY"."""
 EVERYTHING = frozenset(Scope)
+
+
+class Tokens(Protocol):
+    """Who checks tokens that are no keys of the file."""
+
+    def holder(self, text: str) -> tuple[str, frozenset[Scope]]:
+        """The tenant and the scopes of a token.
+
+        Raises:
+            CredentialsInvalid: it is not believed.
+        """
 
 
 class Shown(NamedTuple):
@@ -52,11 +63,13 @@ class Gate:
     """Lets calls in.
 
     Args:
-        keys: who may call; None where nobody is asked
+        keys: who may call; None where there is no such file
+        tokens: checks JSON Web Tokens; None where none are taken
         now: the clock
     """
 
     keys: Watched[KeyFile] | None = None
+    tokens: Tokens | None = None
     now: Callable[[], datetime] = utc_now
 
     def admit(self, shown: Shown, scope: Scope) -> Identity:
@@ -69,7 +82,8 @@ class Gate:
             InvalidRequest: the tenant's name is malformed, or there are several.
         """
         named = _only(shown.tenants)
-        found = NOBODY if self.keys is None else self._known(shown, self.keys.value())
+        asks = self.keys is not None or self.tokens is not None
+        found = self._known(shown) if asks else NOBODY
         if found is None:
             if not (shown.trusted and named):
                 raise CredentialsMissing
@@ -87,24 +101,28 @@ class Gate:
             raise ScopeMissing(scope.value)
         return found
 
-    def _known(self, shown: Shown, file: KeyFile) -> Identity | None:
+    def _known(self, shown: Shown) -> Identity | None:
         """Whom the credentials belong to; None where there are none."""
         if shown.tokens:
-            return self._of_token(shown.tokens, file)
+            return self._of_token(shown.tokens)
         if shown.certificate is None:
             return None
+        file = self.keys.value() if self.keys is not None else KeyFile()
         for name in shown.certificate:
             if (entry := file.certificate(name)) is not None:
                 return Identity(entry.tenant, frozenset(entry.scopes))
         raise CredentialsInvalid("the certificate that you show is of a name that is not known here")
 
-    def _of_token(self, tokens: Sequence[str], file: KeyFile) -> Identity:
+    def _of_token(self, tokens: Sequence[str]) -> Identity:
         if len(tokens) > 1:
             raise CredentialsInvalid(f"the call has {len(tokens)} values of {AUTHORIZATION_KEY}, give one")
         scheme, _, text = tokens[0].partition(" ")
         if scheme.lower() != "bearer":
             raise CredentialsInvalid(f'{AUTHORIZATION_KEY} is not "Bearer KEY"')
-        key = file.key(text.strip())
+        text = text.strip()
+        if self.tokens is not None and not text.startswith(f"{PREFIX}_"):
+            return Identity(*self.tokens.holder(text))
+        key = None if self.keys is None else self.keys.value().key(text)
         if key is None:
             raise CredentialsInvalid("the key that you show is not known here")
         state = key.state(self.now())

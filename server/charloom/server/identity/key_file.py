@@ -22,8 +22,6 @@ from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.checks import require_id
 from charloom.server.identity.scopes import Scope
 from charloom.server.identity.secret_files import require_secret
-from charloom.server.identity.watched import Watched
-from charloom.server.settings import ServerSettings
 
 PREFIX = "charloom"
 """Keys begin with it, so that scanners for leaked secrets know them."""
@@ -145,16 +143,6 @@ def read_key_file(path: Path) -> KeyFile:
         place = ".".join(str(part) for part in first["loc"])
         said = first["msg"].removeprefix("Value error, ")
         raise KeyFileProblem(f"{path} is no file of keys: {place + ': ' if place else ''}{said}") from None
-
-
-def watched_keys(settings: ServerSettings) -> Watched[KeyFile] | None:
-    """The keys of the settings, read again when they change; None where nobody is asked.
-
-    Raises:
-        KeyFileProblem: they cannot be used now.
-    """
-    path = settings.keys
-    return None if path is None else Watched([path], lambda: read_key_file(path), "keys")
 
 
 def made(tenant: str, scopes: Sequence[Scope], now: datetime, expires: datetime | None) -> tuple[str, Key]:

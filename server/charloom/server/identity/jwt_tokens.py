@@ -1,0 +1,188 @@
+"""JSON Web Tokens (RFC 7519) of one issuer as credentials; their keys are in a JWKS file, or at a URL.
+
+A token is believed that is signed, with one of a few fixed algorithms, by a key of the set, and that names issuer,
+audience and expiry. Its claim `tenant` says whose sessions are used, `scope` (RFC 8693) what may be done. Needs PyJWT.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import jwt
+
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.sessions.checks import require_id
+from charloom.server.identity.errors import CredentialsInvalid
+from charloom.server.identity.scopes import Scope
+from charloom.server.identity.watched import Watched
+from charloom.server.origins import is_local
+
+log = logging.getLogger(__name__)
+
+ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
+"""Of signatures. None with a secret that issuer and server share: who can check those can make them."""
+LEEWAY_SECONDS = 30
+"""How far the issuer's clock may be from this one."""
+LARGEST_SET = 1 << 20
+FETCH_SECONDS = 10.0
+OLD_SECONDS, MISSED_SECONDS = 300.0, 10.0
+"""After which time the set of a URL is fetched again: in any case, and when a token names a key that it lacks."""
+
+Keys = Mapping[str, jwt.PyJWK]
+"""By their ids; one without an id has an empty one."""
+
+
+class JwksProblem(ValueError):
+    """A set of keys cannot be used. The message names where it is."""
+
+
+class KeySource(Protocol):
+    """Where the keys are."""
+
+    def value(self) -> Keys:
+        """Those that there are now; never waits."""
+
+    def missed(self) -> None:
+        """A key was looked for that is not there."""
+
+
+class FileKeys(Watched[Keys]):
+    """The keys in a file, read again when it changes.
+
+    Raises:
+        JwksProblem: it cannot be used now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__([path], lambda: _of_file(path), "keys of tokens")
+
+    def missed(self) -> None:
+        """A key was looked for that is not there."""
+
+
+class UrlKeys:
+    """The keys at a URL, fetched again every `OLD_SECONDS` when they are used, in a thread of its own.
+
+    Raises:
+        JwksProblem: they cannot be had now.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "https" and not is_local(parts.hostname or ""):
+            raise JwksProblem(f"{url} is not https, so anybody on the way could put keys there")
+        self._url = url
+        self._fetching = threading.Lock()
+        self._keys = _of_url(url)
+        self._fetched = time.monotonic()
+
+    def value(self) -> Keys:
+        """Those that were fetched last."""
+        self._refresh(OLD_SECONDS)
+        return self._keys
+
+    def missed(self) -> None:
+        """A key was looked for that is not there; soon it may be."""
+        self._refresh(MISSED_SECONDS)
+
+    def _refresh(self, age: float) -> None:
+        if time.monotonic() - self._fetched >= age and self._fetching.acquire(blocking=False):
+            threading.Thread(target=self._fetch, name="charloom-jwks", daemon=True).start()
+
+    def _fetch(self) -> None:
+        try:
+            self._keys = _of_url(self._url)
+        except JwksProblem as problem:
+            log.error("the keys of tokens stay as they were: %s", problem)
+        finally:
+            self._fetched = time.monotonic()
+            self._fetching.release()
+
+
+class JwtTokens:
+    """Checks tokens.
+
+    Args:
+        issuer: what their claim `iss` has to be
+        audience: what has to be in their claim `aud`
+        keys: of the issuer
+    """
+
+    def __init__(self, issuer: str, audience: str, keys: KeySource) -> None:
+        self._issuer, self._audience, self._keys = issuer, audience, keys
+
+    def holder(self, text: str) -> tuple[str, frozenset[Scope]]:
+        """The tenant and the scopes of a token.
+
+        Raises:
+            CredentialsInvalid: it is not believed, or names no tenant.
+        """
+        try:
+            key = self._key(jwt.get_unverified_header(text).get("kid", ""))
+            claims = jwt.decode(
+                text,
+                key,
+                algorithms=ALGORITHMS,
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY_SECONDS,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        except (jwt.PyJWTError, ValueError) as problem:
+            raise CredentialsInvalid(f"the token that you show is not valid: {problem}") from problem
+        tenant, scope = claims.get("tenant"), claims.get("scope", "")
+        try:
+            require_id("tenant", tenant if isinstance(tenant, str) else "")
+        except InvalidRequest as problem:
+            raise CredentialsInvalid("the token that you show names no tenant, in its claim tenant") from problem
+        names = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
+        return str(tenant), frozenset(one for one in Scope if one.value in names)
+
+    def _key(self, name: object) -> jwt.PyJWK:
+        keys = self._keys.value()
+        if name == "" and len(keys) == 1:
+            return next(iter(keys.values()))
+        found = keys.get(name) if isinstance(name, str) else None
+        if found is None:
+            self._keys.missed()
+            raise CredentialsInvalid("the key of the token that you show is not known here, or not yet")
+        return found
+
+
+def _of_file(path: Path) -> Keys:
+    try:
+        with path.open("rb") as file:
+            return _keys_in(file.read(LARGEST_SET + 1), str(path))
+    except OSError as problem:
+        raise JwksProblem(f"cannot read {path}: {problem.strerror}") from problem
+
+
+def _of_url(url: str) -> Keys:
+    try:
+        with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer:
+            return _keys_in(answer.read(LARGEST_SET + 1), url)
+    except (OSError, ValueError) as problem:
+        if isinstance(problem, JwksProblem):
+            raise
+        raise JwksProblem(f"cannot fetch {url}: {problem}") from problem
+
+
+def _keys_in(content: bytes, where: str) -> Keys:
+    if len(content) > LARGEST_SET:
+        raise JwksProblem(f"{where} has more than {LARGEST_SET} bytes, which no set of keys needs")
+    try:
+        found = jwt.PyJWKSet.from_json(content.decode())
+    except (jwt.PyJWTError, ValueError, AttributeError, TypeError, KeyError) as problem:
+        raise JwksProblem(f"{where} is no JSON Web Key Set: {problem}") from problem
+    usable = {key.key_id or "": key for key in found.keys if key.algorithm_name in ALGORITHMS}
+    if not usable:
+        raise JwksProblem(f"{where} has no public key for one of {', '.join(ALGORITHMS)}")
+    return usable
