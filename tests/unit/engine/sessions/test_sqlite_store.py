@@ -232,6 +232,22 @@ async def test_a_server_starts_on_a_full_disk(small_disk: Path) -> None:
     await store.close()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="sqlite3 does not say why it failed")
+async def test_a_full_disk_without_room_for_sqlites_own_files_is_no_hindrance(small_disk: Path) -> None:
+    """They are made when the database is opened, and removed when it is closed."""
+    place = InFile(small_disk / "sessions.db")
+    store = place.make(2000)
+    await store.add([made(place, name) for name in "ab"])
+    await store.close()
+    assert sorted(path.name for path in small_disk.iterdir()) == ["sessions.db", "sessions.db-reserve"]
+    fill(small_disk)
+    store = place.make(2000)
+    await store.delete(Key("", "a"))
+    await place.wait(1000)
+    assert await store.sweep() == 1
+    await store.close()
+
+
 async def test_new_sessions_are_refused_before_the_disk_is_full(small_disk: Path) -> None:
     place = InFile(small_disk / "sessions.db")
     store = place.make(2000)
