@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from charloom.bundle import Bundle
+from charloom.client import Applied, Client, Ended
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
@@ -114,6 +115,27 @@ def test_a_client_may_ping_as_often_as_the_server_says_while_nothing_is_sent(
             list(stub.Converse(iter(sent.get, None), timeout=20 if cut else 3))
         code = end.value.code()  # type: ignore[attr-defined]
         assert code == (grpc.StatusCode.UNAVAILABLE if cut else grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def test_the_sdks_pings_are_within_what_the_server_allows(bundle: Bundle, decoder: Decoder) -> None:
+    """Both with their defaults, a thirtieth of the times: four minutes of silence, in which eight pings come."""
+    defaults = ServerSettings()
+    pings = {"keepalive_time_ms": 1000, "keepalive_timeout_ms": 20_000, "http2.ping_timeout_ms": 20_000}
+    settings = ServerSettings(grace_seconds=0, client_ping_seconds=defaults.client_ping_seconds / 30)
+    connections: list[grpc.ChannelConnectivity] = []
+    options = [(f"grpc.{name}", value) for name, value in pings.items()]
+    with (
+        running_server([(bundle, decoder)], settings) as server,
+        Client(server.address, channel_options=options, timeout=60) as client,
+        client.converse("a") as talk,
+    ):
+        assert isinstance(next(talk), Applied)
+        client._connection._channel.subscribe(connections.append)
+        time.sleep(8)
+        talk.generate(max_tokens=3)
+        while not isinstance(next(talk), Ended):
+            pass
+        assert set(connections) == {grpc.ChannelConnectivity.READY}, "it is the same connection"
 
 
 def test_connections_without_calls_and_old_ones_are_ended_where_it_is_asked_for(

@@ -436,6 +436,8 @@ class Proxy:
         """Address of the server; `None` takes connections and drops them."""
         self.connections = 0
         """How many were made so far."""
+        self.mute = False
+        """Whether it lets nothing through any more, and tells neither side."""
         self._idle = idle
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -476,7 +478,8 @@ class Proxy:
             source.settimeout(self._idle)
             try:
                 while data := source.recv(65536):
-                    sink.sendall(data)
+                    if not self.mute:
+                        sink.sendall(data)
             except TimeoutError:
                 self.cut()
             sink.shutdown(socket.SHUT_WR)

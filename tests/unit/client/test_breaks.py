@@ -133,6 +133,36 @@ async def test_a_connection_that_is_reset(
         resetting.join()
 
 
+async def test_a_call_that_has_begun_breaks_for_who_reads_it_and_for_who_sends(
+    server: FakeServer, proxy: Proxy, make: Callable[..., Any]
+) -> None:
+    """A piece has come of each kind of stream. What is sent into one that broke says so too."""
+
+    def one_and_wait(answer: Any) -> Any:
+        def begin(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            yield next(answer(request, context))
+            server.ended.wait(30)
+
+        return begin
+
+    for method in ("Generate", "Observe", "Converse"):
+        server.answers[method] = one_and_wait(server.answers[method])
+    async with make(proxy.target, timeout=20) as client:
+        text, several = client.generate("Hi", resume=False), client.continuations("Hi", n=2)
+        talk, observer = client.converse("Hi"), client.observe()
+        for one in (text, several, talk):
+            await anext(one)
+        await observer.read("Hi")
+        proxy.backend = None
+        proxy.cut()
+        for end in (text.result(), anext(several), anext(talk), observer.read("Ho")):
+            with pytest.raises(ConnectionFailed, match=proxy.target):
+                await end
+        for end in (talk.inject("Ho"), talk.generate(), talk.pause(), observer.read("Ho")):
+            with pytest.raises(ConnectionFailed, match=proxy.target):
+                await end
+
+
 HAPROXY = """
 defaults
     mode http

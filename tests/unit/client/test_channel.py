@@ -45,7 +45,8 @@ class TestKeepalive:
     def test_a_connection_is_never_silent_for_a_minute(self, kind: Any) -> None:
         options = dict(kind("127.0.0.1:1")._connection._options)
         assert options["grpc.keepalive_time_ms"] == 30_000
-        assert options["grpc.keepalive_timeout_ms"] == 20_000
+        assert options["grpc.keepalive_timeout_ms"] == options["grpc.http2.ping_timeout_ms"] == 20_000
+        assert options["grpc.http2.max_pings_without_data"] == 0, "gRPC's default is to stop after two"
 
     @pytest.fixture
     def between(self) -> Iterator[Proxy]:
@@ -64,6 +65,19 @@ class TestKeepalive:
             # Five pings. gRPC's own client would stop after two of them.
             with pytest.raises(DeadlineExceeded):
                 await anext(text)
+
+    @pytest.mark.parametrize("waiting", ["a stream", "a call"])
+    async def test_a_server_that_vanished_without_a_word_is_noticed(
+        self, between: Proxy, make: Callable[..., Any], waiting: str
+    ) -> None:
+        fast = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
+        async with make(between.target, channel_options=[(name, 1000) for name in fast], timeout=60) as client:
+            text = client.generate("Hi", resume=False)
+            assert await anext(text) == PIECES[0]
+            between.mute = True
+            # Not at the deadline: the next sign of life does not come.
+            with pytest.raises(ConnectionFailed):
+                await (anext(text) if waiting == "a stream" else client.session())
 
     async def test_without_pings_it_is_dropped(self, between: Proxy, make: Callable[..., Any]) -> None:
         async with make(between.target, channel_options=[("grpc.keepalive_time_ms", 100_000)]) as client:
