@@ -14,6 +14,8 @@ from charloom.client import UnknownCharacters
 
 BYTE_ORDER_MARK = "\ufeff"
 """Some editors put it in front of a file; no text is meant to have it."""
+ZEROS = 0.7
+"""Share of zeros among every other byte above which a file is taken for UTF-16, if the bytes between have few."""
 
 
 def standard_input(instead: str) -> TextIO:
@@ -55,15 +57,21 @@ def add_file(parser: argparse._ActionsContainer, help: str) -> None:
 
 def read_file(path: Path, encoding: str) -> str:
     """The text of a file, without a byte order mark and with its line breaks as they are."""
+    content = path.read_bytes()
     try:
-        return path.read_bytes().decode(encoding).removeprefix(BYTE_ORDER_MARK)
+        text = content.decode(encoding).removeprefix(BYTE_ORDER_MARK)
     except LookupError as problem:
         raise CommandError(f"--encoding: {problem}; give one that Python knows, for example utf-8 or cp1252") from None
     except UnicodeDecodeError as problem:
         raise CommandError(
-            f"{path} is not {encoding.upper()}: {problem.reason} at byte {problem.start}; "
-            "say which encoding it has with --encoding"
+            f"{path} is not {encoding.upper()}: {problem.reason} at byte {problem.start}; say which encoding it has "
+            "with --encoding (with a byte order mark utf-16, of Western text most often cp1252)"
         ) from None
+    even, odd = (content[start::2].count(0) / max(len(content) // 2, 1) for start in (0, 1))
+    if "\0" in text and max(even, odd) > ZEROS and min(even, odd) < 1 - ZEROS:
+        named = "utf-16-le" if odd > even else "utf-16-be"
+        raise CommandError(f"{path} seems to be UTF-16, and not {encoding.upper()}; read it with --encoding {named}")
+    return text
 
 
 def _encodable(name: str, text: str) -> str:

@@ -248,9 +248,10 @@ class TestScore:
         assert server.asked("Score")[0].text == "é\r\n"
         file.write_bytes(b"ab\xff")
         assert run("score", "--file", str(file)) == 1
-        advice = "say which encoding it has with --encoding"
-        expected = f"charloom score: {file} is not UTF-8: invalid start byte at byte 2; {advice}\n"
-        assert capsys.readouterr().err == expected
+        error = capsys.readouterr().err
+        assert error.startswith(f"charloom score: {file} is not UTF-8: invalid start byte at byte 2; say which ")
+        assert "--encoding" in error
+        assert "cp1252" in error
         assert run("score", "--file", str(file), "--encoding", "cp1252") == 0
         assert server.asked("Score")[-1].text == "abÿ"
         file.write_bytes(b"\xef\xbb\xbfab")
@@ -258,6 +259,20 @@ class TestScore:
         assert server.asked("Score")[-1].text == "ab"
         assert run("score", "--file", str(file), "--encoding", "klingon") == 1
         assert "unknown encoding: klingon; give one that Python knows" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+    def test_utf_16_without_a_mark_is_refused_with_its_name(
+        self, encoding: str, run: Run, server: FakeServer, tmp_path: Path, capsys: Capture
+    ) -> None:
+        file = tmp_path / "text"
+        file.write_bytes("Some text.".encode(encoding))
+        assert run("score", "--file", str(file)) == 1
+        expected = f"{file} seems to be UTF-16, and not UTF-8; read it with --encoding {encoding}"
+        assert capsys.readouterr().err == f"charloom score: {expected}\n"
+        assert run("score", "--file", str(file), "--encoding", encoding) == 0
+        file.write_bytes(b"one\0two\0three\0")
+        assert run("score", "--file", str(file)) == 0
+        assert [request.text for request in server.asked("Score")] == ["Some text.", "one\0two\0three\0"]
         assert run("score", "--file", str(tmp_path / "none")) == 1
         assert "charloom score: [Errno 2]" in capsys.readouterr().err
         assert run("score", "Hi", "--file", str(file)) == 1

@@ -70,6 +70,7 @@ def test_a_text_is_the_same_in_every_encoding(encoding: str, tmp_path: Path) -> 
     ("raw", "advice"),
     [
         ("Some English text.".encode("utf-16"), "--encoding utf-16$"),
+        ("Some English text.".encode("utf-32"), "--encoding utf-32$"),
         ("Some English text.".encode("utf-16-le"), "--encoding utf-16-le$"),
         ("Some English text.".encode("utf-16-be"), "--encoding utf-16-be$"),
         (b"\x93quoted\x94", "--encoding .*cp1252.*iconv"),

@@ -207,7 +207,9 @@ def check_text(field_name: str, text: str, skip_unknown: bool, limits: Limits, v
     try:
         return vocabulary.encode(text, skip_unknown=skip_unknown)
     except UnknownSymbolsError as problem:
-        raise InvalidRequest(field_name, f"{problem}; change them, or ask to skip them") from problem
+        raise InvalidRequest(
+            field_name, f"{problem}; change them, or ask to skip them (unknown_characters; --skip-unknown)"
+        ) from problem
 
 
 def check_answer(

@@ -106,6 +106,11 @@ def test_what_a_model_lacks_can_be_skipped_in_every_text_of_a_request() -> None:
     assert checked.bias[VOCABULARY.encode("ef")].tolist() == [1, -float("inf")]
 
 
+def test_line_breaks_of_windows_are_refused_with_the_flag_that_leaves_them_out() -> None:
+    with pytest.raises(InvalidRequest, match=r"'\\r' \(U\+000D\) at 1 .*Windows.*--skip-unknown"):
+        check(asked(prompt="a\r"), Limits(), VOCABULARY)
+
+
 def test_what_a_model_lacks_may_be_forbidden() -> None:
     checked = check(asked(forbidden_characters="#a~"), Limits(), VOCABULARY)
     assert checked.bias is not None

@@ -17,7 +17,12 @@ BLOCK = 1 << 20
 """Bytes that are read at a time."""
 ZEROS = 0.7
 """Share of zeros among every other byte above which a text is taken for UTF-16, if the bytes between have few."""
-_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # begins with the next one
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 STDIN = Path("-")
 """Stands for standard input among the inputs of a command."""
 
@@ -120,7 +125,7 @@ def pieces(file: Path, encoding: str = "utf-8") -> Iterator[str]:
     read, empty = 0, True
     for block in _blocks(file):
         if not read and _is_utf_8(encoding):
-            _refuse_utf_16(file, block)
+            _refuse_wide(file, block)
         read += len(block)
         text = _decoded(file, decoder, block, read, encoding)
         if empty:
@@ -186,12 +191,12 @@ def _is_utf_8(encoding: str) -> bool:
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
-def _refuse_utf_16(file: Path, block: bytes) -> None:
-    """Refuse UTF-16 that is about to be read as UTF-8: by its mark, or by the zero bytes of what is ASCII in it."""
+def _refuse_wide(file: Path, block: bytes) -> None:
+    """Refuse UTF-16 and UTF-32 about to be read as UTF-8: by their marks, or by the zero bytes of UTF-16's ASCII."""
     named = next((name for mark, name in _MARKS.items() if block.startswith(mark)), None)
     if named is None and len(block) > 1:
         even, odd = (block[start::2].count(0) / len(block[start::2]) for start in (0, 1))
         if max(even, odd) > ZEROS and min(even, odd) < 1 - ZEROS:
             named = "utf-16-le" if odd > even else "utf-16-be"
     if named is not None:
-        raise CorpusError(f"{file} seems to be UTF-16, and not UTF-8; read it with --encoding {named}")
+        raise CorpusError(f"{file} seems to be {named[:6].upper()}, and not UTF-8; read it with --encoding {named}")
