@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from charloom.lab.tasks.folders import Parts, Text, read_parts
 from charloom.lab.tasks.predict import TextClassifier
 from charloom.lab.tasks.scores import Scores
 from charloom.lab.tasks.terminal_report import TerminalReporter
+from charloom.training.checkpoint import read_checkpoint, write_checkpoint
 from charloom.training.learner import TrainingDiverged
 from tests.unit.lab.tasks.reviews import reviews, write_reviews
 
@@ -111,9 +113,9 @@ def test_negation_turns_what_a_word_says(trained: Path) -> None:
 
 def test_what_was_kept_for_the_test_was_not_trained_on(trained: Path, folder: Path) -> None:
     config = ClassificationConfig.model_validate(json.loads((trained / "config.json").read_text("utf-8")))
-    parts = read_parts(folder, config)
-    kept = {tuple(example.tokens.tolist()) for example in load_test(trained)}
-    tokens = load_classifier(trained).classifier.tokens
+    parts, classifier = read_parts(folder, config), load_classifier(trained).classifier
+    kept = {tuple(example.tokens.tolist()) for example in load_test(trained, classifier)}
+    tokens = classifier.tokens
     assert kept == {tuple(tokens(text.content).tolist()) for text in parts.test}
     assert not kept & {tuple(tokens(text.content).tolist()) for text in [*parts.train, *parts.validation]}
 
@@ -216,7 +218,8 @@ def test_training_ends_early_repeats_exactly_and_cuts_long_texts(tmp_path: Path,
     assert logs[0] == logs[1]
     best = max(epoch["epoch"] for epoch in logs[0] if epoch["best"])
     assert len(logs[0]) == best + 1 < 30
-    assert max(len(example.tokens) for example in load_test(tmp_path / "one")) == 30
+    one = tmp_path / "one"
+    assert max(len(example.tokens) for example in load_test(one, load_classifier(one).classifier)) == 30
 
 
 def test_words_are_learnt_too_and_unknown_ones_are_told(folder: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -343,3 +346,33 @@ def test_a_damaged_run_is_refused(damaged: str, trained: Path, tmp_path: Path, c
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     (run / damaged).write_bytes(b"{")
     assert damaged in refused(capsys, "evaluate", run)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"hidden_size": 2**31}, "has no usable settings"),
+        ({"hidden_size": 8192, "layers": 8}, "do not fit the settings"),  # 50 GB, if it were made
+        ({"embedding_size": -1}, "has no usable settings"),
+    ],
+)
+def test_settings_of_another_size_are_refused_before_memory_is_taken_for_a_model(
+    change: dict[str, int], problem: str, trained: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    file = run / "classifier.safetensors"
+    checkpoint = read_checkpoint(file)
+    facts = {**checkpoint.facts, "config": {**checkpoint.facts["config"], **change}}
+    write_checkpoint(file, replace(checkpoint, facts=facts))
+    assert problem in refused(capsys, "predict", run, "text")
+
+
+@pytest.mark.parametrize(("name", "value"), [("tokens", 10**6), ("tokens", -1), ("labels", 7), ("labels", -1)])
+def test_a_test_that_is_not_the_classifiers_is_refused(
+    name: str, value: int, trained: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    checkpoint = read_checkpoint(run / "test.safetensors")
+    checkpoint.tensors[name][0] = value
+    write_checkpoint(run / "test.safetensors", checkpoint)
+    assert f"test.safetensors is damaged ({name} are not all below" in refused(capsys, "evaluate", run)

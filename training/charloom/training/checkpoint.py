@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ VALIDATION_FILE, VALIDATION_STARTS_FILE = "validation.npy", "validation-document
 LOSSES_FILE = "losses.json"
 CLASSIFIER_FILE = "classifier.safetensors"
 WARNINGS_FILE, REPORT_FILE = "warnings.jsonl", "report.html"
+Made = TypeVar("Made", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -184,10 +186,19 @@ def model_of(vocabulary_size: int, config: ModelConfig, weights: dict[str, Tenso
     Raises:
         CheckpointError: names or shapes differ.
     """
+    return with_weights(lambda: CharLSTM(vocabulary_size, config), weights, whose)
+
+
+def with_weights(make: Callable[[], Made], weights: dict[str, Tensor], whose: str) -> Made:
+    """What `make` makes, with these weights; it takes no memory before they are seen to fit.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
     with torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*to a meta parameter.*")
-        load_weights(CharLSTM(vocabulary_size, config), weights, whose)
-    model = CharLSTM(vocabulary_size, config)
+        load_weights(make(), weights, whose)
+    model = make()
     load_weights(model, weights, whose)
     return model
 

@@ -108,7 +108,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     trained = load_classifier(arguments.run_directory).classifier
     if arguments.folder is None:
-        examples = load_test(arguments.run_directory)
+        examples = load_test(arguments.run_directory, trained)
     else:
         texts = read_labelled(arguments.folder, trained.labels, text_settings(arguments)).texts
         examples = trained.examples(texts)

@@ -26,8 +26,8 @@ from charloom.training.checkpoint import (
     LAST_FILE,
     LOG_FILE,
     Checkpoint,
-    load_weights,
     read_checkpoint,
+    with_weights,
     write_checkpoint,
 )
 from charloom.training.files import CheckpointError, replace_file
@@ -91,19 +91,25 @@ def load_classifier(run: Path) -> TrainedClassifier:
     except (KeyError, TypeError, ValueError) as problem:
         said = " ".join(str(problem).split())
         raise CheckpointError(f"{run / CLASSIFIER_FILE} has no usable settings ({said}); train again") from problem
-    model = Classifier(symbols.size, len(labels), config)
-    load_weights(model, checkpoint.group("model"), f"the weights in {run / CLASSIFIER_FILE}")
+    model = with_weights(
+        lambda: Classifier(symbols.size, len(labels), config),
+        checkpoint.group("model"),
+        f"the weights in {run / CLASSIFIER_FILE}",
+    )
     return TrainedClassifier(TextClassifier(model.eval(), symbols, labels, config.max_length), checkpoint.facts)
 
 
-def load_test(run: Path) -> list[Example]:
-    """The texts that a run kept for the test.
+def load_test(run: Path, classifier: TextClassifier) -> list[Example]:
+    """The texts that the run of a classifier kept for the test.
 
     Raises:
-        CheckpointError: there are none, or they are damaged.
+        CheckpointError: there are none, or they are damaged or not of this classifier.
     """
     tensors = _read(run / TEST_FILE).tensors
     try:
+        for name, most in {"tokens": classifier.symbols.size, "labels": len(classifier.labels)}.items():
+            if not all(0 <= int(value) < most for value in tensors[name].aminmax()):
+                raise ValueError(f"{name} are not all below {most}")
         rows = torch.split(tensors["tokens"].long(), tensors["lengths"].tolist())
         return [Example(row.numpy(), label) for row, label in zip(rows, tensors["labels"].tolist(), strict=True)]
     except (KeyError, TypeError, ValueError, RuntimeError) as problem:
