@@ -89,16 +89,18 @@ class Sampling(_message.Message):
     frequency_penalty: _builtins.float
     """Subtracted from the logits of tokens, times how often they have occurred. From -100 to 100. Default 0 (off)."""
     allowed_characters: _builtins.str
-    """Only tokens that consist of these characters; in a byte model, of the bytes of their UTF-8 form. Not set allows
-    all.
+    """Only tokens that consist of these characters, up to 65,536; in a byte model, of the bytes of their UTF-8 form. Not
+    set allows all.
     """
     forbidden_characters: _builtins.str
-    """No tokens that have any of these characters; in a byte model, any of the bytes of their UTF-8 form. Those that the
-    model lacks change nothing.
+    """No tokens that have any of these characters, up to 65,536; in a byte model, any of the bytes of their UTF-8 form.
+    Those that the model lacks change nothing.
     """
     @_builtins.property
     def logit_bias(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogitBias]:
-        """Added to the logits. A symbol that several entries name gets their sum."""
+        """Added to the logits. A symbol that several entries name gets their sum. Up to 1024 entries, of 65,536 characters
+        together; one entry can name all symbols that get the same amount.
+        """
 
     def __init__(
         self,

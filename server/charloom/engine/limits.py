@@ -7,6 +7,8 @@ from datetime import timedelta
 
 MOST_STOPS, LONGEST_STOP = 16, 256
 """Stop strings of one call, and characters of each."""
+MOST_BIASES, MOST_CHARACTERS = 1024, 65_536
+"""Entries of `logit_bias`; characters of all of them, of `allowed_characters` and of `forbidden_characters`."""
 MOST_CONTINUATIONS = 64
 """Continuations that one call may ask for."""
 MOST_ALTERNATIVES = 20

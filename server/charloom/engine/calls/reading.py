@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ class ScoredText:
     position: int
     """After it."""
 
-    @property
+    @functools.cached_property
     def nats(self) -> float:
         """How surprising the text is: the sum of its tokens' negative log-probabilities, in nats."""
         return -math.fsum(logprob.logprob for logprob in self.logprobs)

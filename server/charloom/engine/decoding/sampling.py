@@ -13,6 +13,7 @@ from charloom.bundle import UnknownSymbolsError, Vocabulary
 from charloom.controls import LOWEST, Control, Effect, controls
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.errors import InvalidRequest, shown, shown_number
+from charloom.engine.limits import MOST_BIASES, MOST_CHARACTERS
 
 LARGEST_BIAS = 100.0
 
@@ -46,9 +47,17 @@ class Sampling:
         for control in controls():
             value = getattr(self, control.option)
             _check(control.option, value, control.allows(value), control.wanted)
+        if len(self.logit_bias) > MOST_BIASES:
+            raise InvalidRequest(
+                "sampling.logit_bias",
+                f"it has more than {MOST_BIASES} entries; give those of the same amount as one, which names them all",
+            )
         for characters, amount in self.logit_bias:
-            good = math.isfinite(amount) and abs(amount) <= LARGEST_BIAS
-            _check(f"logit_bias[{shown(characters)}]", amount, good, "from -100 to 100")
+            if not (math.isfinite(amount) and abs(amount) <= LARGEST_BIAS):
+                _check(f"logit_bias[{shown(characters)}]", amount, False, "from -100 to 100")
+        _check_length("logit_bias", sum(len(characters) for characters, _ in self.logit_bias))
+        _check_length("allowed_characters", len(self.allowed_characters or ""))
+        _check_length("forbidden_characters", len(self.forbidden_characters))
 
     @functools.cached_property
     def asked(self) -> tuple[tuple[Control, float], ...]:
@@ -70,6 +79,13 @@ class Sampling:
 def _check(field: str, value: float, good: bool, wanted: str) -> None:
     if not good:
         raise InvalidRequest(f"sampling.{field}", f"{shown_number(value)} is not allowed; give a number {wanted}")
+
+
+def _check_length(field: str, characters: int) -> None:
+    if characters > MOST_CHARACTERS:
+        raise InvalidRequest(
+            f"sampling.{field}", f"it has {characters} characters, more than {MOST_CHARACTERS}; give each once"
+        )
 
 
 def bias_of(sampling: Sampling, vocabulary: Vocabulary, *, skip_unknown: bool) -> Floats | None:

@@ -87,12 +87,16 @@ Begin = Callable[[str, Any], None]
 class ErrorInterceptor(ServerInterceptor):
     """Turns every exception of a handler, and every malformed request, into a status with details.
 
+    A handler may also answer with the bytes of its message.
+
     Args:
         begin: done at the beginning of each call
+        largest_request: bytes of a request that is read at all; a message takes many times its bytes in memory
     """
 
-    def __init__(self, begin: Begin) -> None:
+    def __init__(self, begin: Begin, largest_request: int) -> None:
         self._begin = begin
+        self._largest_request = largest_request
         self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
         """By method: the handler that was wrapped last, and what it was wrapped in."""
 
@@ -108,15 +112,17 @@ class ErrorInterceptor(ServerInterceptor):
         method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
-            known = self._wrapped[method] = handler, _wrapped(handler, method, functools.partial(self._begin, method))
+            begin = functools.partial(self._begin, method)
+            known = self._wrapped[method] = handler, _wrapped(handler, method, begin, self._largest_request)
         return known[1]
 
 
-def _wrapped(handler: Any, method: str, begin: Callable[[Any], None]) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrapped(handler: Any, method: str, begin: Callable[[Any], None], largest: int) -> grpc.RpcMethodHandler[Any, Any]:
     """The handler of a method, its errors as statuses."""
-    read, write = handler.request_deserializer, handler.response_serializer
+    read, write = handler.request_deserializer, _unless_bytes(handler.response_serializer)
     if method.startswith("/grpc.reflection."):
         read = _lenient(read)  # it answers an empty request with an error of its own
+    read = _bounded(read, largest)
     # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are.
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, _each(read), begin), None, write)
@@ -165,6 +171,19 @@ def _streaming(behaviour: Any, read: Callable[[Any], Any], begin: Callable[[Any]
         await _fail(context, failure)
 
     return stream
+
+
+def _bounded(read: Read, largest: int) -> Read:
+    def bounded(request: bytes) -> message.Message:
+        if len(request) > largest:
+            raise InvalidRequest("request", f"it has {len(request)} bytes; up to {largest} are read")
+        return read(request)
+
+    return bounded
+
+
+def _unless_bytes(write: Callable[[message.Message], bytes]) -> Callable[[message.Message | bytes], bytes]:
+    return lambda answer: answer if isinstance(answer, bytes) else write(answer)
 
 
 def _each(read: Read) -> Callable[[AsyncIterator[bytes]], AsyncIterator[message.Message]]:

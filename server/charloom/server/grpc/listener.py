@@ -17,7 +17,7 @@ from charloom.server.grpc.call_limit import CallLimit
 from charloom.server.grpc.caller import CallerReader
 from charloom.server.grpc.connections import connection_options
 from charloom.server.grpc.errors import ErrorInterceptor
-from charloom.server.grpc.message_size import MessageSize
+from charloom.server.grpc.message_size import MessageSize, largest_request
 from charloom.server.grpc.services.conversation import ConversationService
 from charloom.server.grpc.services.generation import GenerationService
 from charloom.server.grpc.services.models import ModelService
@@ -79,11 +79,11 @@ class GrpcListener:
         self._health = HealthServicer()
         self._caller = CallerReader(settings.origins(), gate_of(settings))
         self._calls = CallLimit(settings.max_calls)
+        engine = runtime.engine
         self._server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(self._begin)],
+            interceptors=[ErrorInterceptor(self._begin, largest_request(engine.limits, engine.models))],
             options=connection_options(settings),
         )
-        engine = runtime.engine
         size = MessageSize(settings.max_message_bytes)
         turn = ClientTurn(engine.draining, settings.idle_seconds)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationService(engine, size), self._server)

@@ -11,8 +11,8 @@ from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.engine import Engine
 from charloom.server.caller import current_caller
 from charloom.server.grpc.message_size import MessageSize
+from charloom.server.grpc.translation.encoded import Answer, encoded, encoded_items
 from charloom.server.grpc.translation.generation import from_delta, from_result, to_request
-from charloom.server.grpc.translation.text import from_logprobs
 from charloom.v1 import generation_pb2, generation_pb2_grpc
 
 T = TypeVar("T")
@@ -25,9 +25,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._engine = engine
         self._size = size
 
-    async def Generate(
-        self, request: generation_pb2.GenerateRequest, context: Any
-    ) -> AsyncIterator[generation_pb2.GenerateResponse]:
+    async def Generate(self, request: generation_pb2.GenerateRequest, context: Any) -> AsyncIterator[Answer]:
         """Stream the text of each continuation, then its result."""
         asked = to_request(
             request.options,
@@ -40,7 +38,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         async for reply in replies[0] if len(replies) == 1 else merged(replies):
             yield reply
 
-    async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> generation_pb2.CompleteResponse:
+    async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> Answer:
         """Answer with all continuations once they are whole."""
         options = request.options
         most = self._size.continuations(options, options.top_logprobs if options.logprobs else None)
@@ -50,14 +48,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         completions = []
         for generation, piece in zip(generations, pieces, strict=True):
             assert generation.result is not None
-            completions.append(
-                generation_pb2.Completion(
-                    text=piece.text,
-                    result=from_result(generation.result),
-                    logprobs=from_logprobs(piece.logprobs, generation.vocabulary),
-                )
-            )
-        return generation_pb2.CompleteResponse(completions=completions)
+            completion = generation_pb2.Completion(text=piece.text, result=from_result(generation.result))
+            completions.append(await encoded(completion, piece.logprobs, generation.vocabulary))
+        return encoded_items(completions)
 
     async def _generations(self, asked: GenerationRequest, context: Any) -> Sequence[Generation]:
         if asked.n == 1:
@@ -69,16 +62,17 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return generations
 
 
-async def _replies(generation: Generation, index: int) -> AsyncIterator[generation_pb2.GenerateResponse]:
+async def _replies(generation: Generation, index: int) -> AsyncIterator[Answer]:
     """The messages of continuation number `index`; the last one has its result."""
     async for delta in generation:
         result = generation.result
-        yield from_delta(delta, index, generation.vocabulary, result)
+        reply = from_delta(delta, index, result)
+        yield await encoded(reply, delta.logprobs, generation.vocabulary) if delta.logprobs else reply
         if result is not None:
             return
     if (result := generation.result) is not None:  # it is None when the client has gone
         nothing = TextDelta("", result.finish.snapshot.position)
-        yield from_delta(nothing, index, generation.vocabulary, result)
+        yield from_delta(nothing, index, result)
 
 
 async def merged(sources: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:

@@ -11,9 +11,9 @@ from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import current_caller
 from charloom.server.grpc.message_size import MessageSize
 from charloom.server.grpc.services.turn import ClientTurn
+from charloom.server.grpc.translation.encoded import Answer, encoded
 from charloom.server.grpc.translation.generation import to_request
 from charloom.server.grpc.translation.reading import from_inspected, from_score, to_inspection, to_reading
-from charloom.server.grpc.translation.text import from_logprobs
 from charloom.v1 import reading_pb2, reading_pb2_grpc
 
 
@@ -25,13 +25,14 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         self._size = size
         self._turn = turn
 
-    async def Score(self, request: reading_pb2.ScoreRequest, context: Any) -> reading_pb2.ScoreResponse:
+    async def Score(self, request: reading_pb2.ScoreRequest, context: Any) -> Answer:
         """Tell how probable a text is."""
         most = self._size.logprobs(request.top_logprobs)
         asked = replace(to_reading(request, current_caller().tenant), text=request.text, most_tokens=most)
-        return from_score(*await self._engine.reading.score(asked))
+        scored, vocabulary = await self._engine.reading.score(asked)
+        return await encoded(from_score(scored, vocabulary), scored.logprobs, vocabulary)
 
-    async def Peek(self, request: reading_pb2.PeekRequest, context: Any) -> reading_pb2.PeekResponse:
+    async def Peek(self, request: reading_pb2.PeekRequest, context: Any) -> Answer:
         """Tell what would come next."""
         most = self._size.continuations(request.options, request.top)
         asked = to_request(request.options, current_caller().tenant, most_tokens=most)
@@ -39,15 +40,11 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         context.add_done_callback(lambda _: generation.cancel())
         piece = await generation.whole()
         assert generation.result is not None
-        return reading_pb2.PeekResponse(
-            text=piece.text,
-            distributions=from_logprobs(piece.logprobs, generation.vocabulary),
-            position=piece.position - generation.result.finish.generated,
-        )
+        position = piece.position - generation.result.finish.generated
+        answer = reading_pb2.PeekResponse(text=piece.text, position=position)
+        return await encoded(answer, piece.logprobs, generation.vocabulary, "distributions")
 
-    async def Observe(
-        self, requests: AsyncIterator[reading_pb2.ObserveRequest], context: Any
-    ) -> AsyncIterator[reading_pb2.ObserveResponse]:
+    async def Observe(self, requests: AsyncIterator[reading_pb2.ObserveRequest], context: Any) -> AsyncIterator[Answer]:
         """Tell how surprising text is, as it comes."""
         first = await self._turn.next(requests)
         if first is None or not first.HasField("start"):
@@ -60,9 +57,8 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
                 if not request.HasField("text"):
                     raise InvalidRequest("text", "each message but the first has to carry it")
                 reading = await observation.read(request.text)
-                yield reading_pb2.ObserveResponse(
-                    logprobs=from_logprobs(reading.logprobs, observation.model.vocabulary), position=reading.position
-                )
+                answer = reading_pb2.ObserveResponse(position=reading.position)
+                yield await encoded(answer, reading.logprobs, observation.model.vocabulary)
         finally:
             await observation.end()
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import asdict
 
-from charloom.bundle import Vocabulary
 from charloom.engine.calls.generation import GenerationResult, TextDelta
 from charloom.engine.calls.requests import GenerationRequest, MostTokens
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.limits import MOST_BIASES
 from charloom.engine.loom.jobs import FinishReason
 from charloom.server.grpc.translation.sessions import from_session
-from charloom.server.grpc.translation.text import from_logprobs, to_skip_unknown
+from charloom.server.grpc.translation.text import to_skip_unknown
 from charloom.server.grpc.translation.times import from_seconds
 from charloom.v1 import generation_pb2
 
@@ -82,7 +83,9 @@ def _remembered(sampling: bytes) -> Sampling:
 def _read(sampling: generation_pb2.Sampling) -> Sampling:
     given = {field.name: value for field, value in sampling.ListFields()}
     if sampling.logit_bias:
-        given["logit_bias"] = tuple((entry.characters, entry.bias) for entry in sampling.logit_bias)
+        # No more than it takes for all of them to be refused.
+        entries = itertools.islice(sampling.logit_bias, MOST_BIASES + 1)
+        given["logit_bias"] = tuple((entry.characters, entry.bias) for entry in entries)
     return Sampling(**given)
 
 
@@ -104,15 +107,15 @@ def _echo(sampling: Sampling) -> generation_pb2.Sampling:
 _remembered_echo = functools.lru_cache(_REMEMBERED)(_echo)
 
 
-def from_delta(
-    delta: TextDelta, index: int, vocabulary: Vocabulary, result: GenerationResult | None
-) -> generation_pb2.GenerateResponse:
-    """The message for some text of continuation number `index`, and for how it ended if this is its last."""
+def from_delta(delta: TextDelta, index: int, result: GenerationResult | None) -> generation_pb2.GenerateResponse:
+    """The message for some text of continuation number `index`, and for how it ended if this is its last.
+
+    It has no log-probabilities: see `encoded`.
+    """
     return generation_pb2.GenerateResponse(
         text=delta.text,
         position=delta.position,
         index=index,
-        logprobs=from_logprobs(delta.logprobs, vocabulary) if delta.logprobs else (),
         result=None if result is None else from_result(result),
     )
 

@@ -9,7 +9,7 @@ from charloom.engine.calls.inspection import InspectedToken, InspectionRequest
 from charloom.engine.calls.reading import ScoredText
 from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.sessions.session import Key
-from charloom.server.grpc.translation.text import from_alternative, from_logprobs, to_skip_unknown
+from charloom.server.grpc.translation.text import from_alternative, to_skip_unknown
 from charloom.v1 import reading_pb2
 
 
@@ -44,9 +44,8 @@ def to_inspection(request: reading_pb2.InspectRequest, tenant: str) -> Inspectio
 
 
 def from_score(scored: ScoredText, vocabulary: Vocabulary) -> reading_pb2.ScoreResponse:
-    """The message for how probable a text is."""
+    """The message for how probable a text is, without the log-probabilities of its tokens: see `encoded`."""
     return reading_pb2.ScoreResponse(
-        logprobs=from_logprobs(scored.logprobs, vocabulary),
         nats_per_token=scored.nats_per_token,
         bits_per_character=scored.bits_per_character(vocabulary),
         perplexity=scored.perplexity,
