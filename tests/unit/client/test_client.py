@@ -307,6 +307,24 @@ class TestClosing:
                 asyncio.run(call(one))
         asyncio.run(call(client.close))
 
+    def test_and_so_do_the_calls_that_it_has_begun(self, server: FakeServer) -> None:
+        import asyncio
+
+        client = AsyncClient(server.target)
+
+        async def begin() -> list[Callable[[], Any]]:
+            text, talk, observer = client.generate("Hi"), client.converse("Hi"), client.observe()
+            await anext(talk)
+            return [lambda: anext(text), lambda: anext(talk), lambda: talk.inject("Ho"), lambda: observer.read("Ho")]
+
+        async def call(one: Callable[[], Any]) -> Any:
+            return await one()
+
+        for one in asyncio.run(begin()):
+            with pytest.raises(RuntimeError, match=r"make a client in each asyncio\.run"):
+                asyncio.run(call(one))
+        asyncio.run(call(client.close))
+
     def test_an_async_client_needs_a_loop_for_several_too(self, server: FakeServer) -> None:
         with pytest.raises(RuntimeError, match="no running event loop"):
             AsyncClient(server.target).continuations("Hi", n=2)

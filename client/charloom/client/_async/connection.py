@@ -11,6 +11,7 @@ import grpc.aio
 
 from charloom.client import _responses
 from charloom.client._async.duplex import AsyncDuplex
+from charloom.client._async.event_loop import require_running
 from charloom.client._async.reading import AsyncCall
 from charloom.client._async.resuming import AsyncResumingCall
 from charloom.client._errors import cancelled, from_rpc_error
@@ -35,12 +36,6 @@ _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
 
-_OTHER_LOOP = (
-    "this AsyncClient belongs to the event loop of its first call, which is another one; "
-    "make a client in each asyncio.run, or all calls in one"
-)
-
-
 class AsyncConnection(Settings):
     """The channel is made at the first call, because it belongs to the event loop that runs then."""
 
@@ -50,9 +45,7 @@ class AsyncConnection(Settings):
     def require_open(self) -> None:
         """Refuse a call of a client that was closed, and one where it could not be read: on no loop, or another one."""
         super().require_open()
-        loop = asyncio.get_running_loop()
-        if self._loop not in (None, loop):
-            raise RuntimeError(_OTHER_LOOP)
+        require_running(self._loop or asyncio.get_running_loop())
 
     @property
     def _channel(self) -> grpc.aio.Channel:

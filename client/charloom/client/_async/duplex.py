@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from charloom.client._async.event_loop import require_running
 from charloom.client._errors import CharloomError, cancelled, from_rpc_error
 from charloom.client._settings import Peer
 
@@ -73,9 +74,10 @@ class AsyncDuplex(Generic[Request, Response]):
 
         Raises:
             CharloomError: the call has failed.
-            RuntimeError: it was closed.
+            RuntimeError: it was closed, or belongs to another event loop.
 
         """
+        require_running(self._loop)
         if self._failure is not None:
             raise self._failure
         async with self._lock:
@@ -96,6 +98,7 @@ class AsyncDuplex(Generic[Request, Response]):
             CharloomError: the call has failed.
 
         """
+        require_running(self._loop)
         if self._failure is not None:
             raise self._failure
         if self._first is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, Protocol
 
 import grpc
 
+from charloom.client._async.event_loop import require_running
 from charloom.client._errors import CharloomError, cancelled, from_rpc_error
 from charloom.client._settings import Peer
 from charloom.client._transcript import Outcome_co, Piece_co, Record
@@ -60,6 +61,7 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
         return self
 
     async def __anext__(self) -> Piece_co:
+        require_running(self._loop)
         if self._failure is not None:
             raise self._failure
         while True:
