@@ -86,7 +86,7 @@ class Engine:
 
     @property
     def working(self) -> bool:
-        """Whether all looms have their workers."""
+        """Whether all looms have their workers, and none is stuck."""
         return all(model.loom.working for model in self.models)
 
     def end_now(self) -> None:
@@ -95,9 +95,14 @@ class Engine:
             model.loom.end_now()
         self.inspections.end_now()
 
-    async def drain(self, seconds: float) -> None:
-        """Refuse new work, let running work end for up to `seconds`, then end it as DRAINING."""
+    async def drain(self, seconds: float) -> list[Model]:
+        """Refuse new work, let running work end for up to `seconds`, then end it as DRAINING.
+
+        Returns:
+            The models whose decoder is stuck in a call, which nothing can end; their calls are not ended.
+        """
         self.draining.set()
         looms = (asyncio.to_thread(model.loom.drain, seconds) for model in self.models)
-        await asyncio.gather(*looms, self.inspections.drain(seconds))
+        ended, _ = await asyncio.gather(asyncio.gather(*looms), self.inspections.drain(seconds))
         await asyncio.sleep(0)  # the last deliveries were scheduled before the worker ended
+        return [model for model, done in zip(self.models, ended, strict=True) if not done]

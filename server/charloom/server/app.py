@@ -21,6 +21,12 @@ CLOSING_SECONDS = 1.0
 """After the last generation ended, how long its last message may take to leave, and its session to be written."""
 
 
+class DecoderStuck(RuntimeError):
+    """A decoder does not return. Its thread goes on until the process ends, which is what to do, with `os._exit`: a
+    thread that is inside a library lets no interpreter end in order.
+    """
+
+
 class Server:
     """A server in the running event loop: `start`, then `stop`.
 
@@ -65,12 +71,19 @@ class Server:
             raise
 
     async def stop(self) -> None:
-        """Announce the stop, let running calls end within the grace time, end the others, close."""
+        """Announce the stop, let running calls end within the grace time, end the others, close.
+
+        Raises:
+            DecoderStuck: everything is closed, and a thread goes on.
+        """
         for listener in self._listeners:
             await listener.announce_stop()
         await self._runtime.drain()
         await asyncio.gather(*(listener.close(CLOSING_SECONDS) for listener in self._listeners))
         await self._runtime.close(CLOSING_SECONDS)
+        if self._runtime.stuck:
+            names = ", ".join(model.name for model in self._runtime.stuck)
+            raise DecoderStuck(f"a call of the decoder of {names} does not return; its texts are lost")
 
 
 async def open_server(models: Sequence[tuple[Bundle, Decoder]], settings: ServerSettings) -> Server:
@@ -95,6 +108,7 @@ async def serve(
     Raises:
         PortInUse: the address is taken.
         ValueError, OSError: as `open_runtime`.
+        DecoderStuck: it has ended, and a thread goes on.
     """
     server = await open_server(models, settings)
     await server.start()

@@ -12,6 +12,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError
+from charloom.engine.loom.models import Model
 from charloom.engine.sessions.records import PLAIN, Records
 from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.stores.open_store import open_store
@@ -39,7 +40,9 @@ class Runtime:
     def __init__(self, engine: Engine, grace_seconds: float) -> None:
         self.engine = engine
         self.failed = asyncio.Event()
-        """Set once a worker of the engine is gone: nothing more can be generated."""
+        """Set once a worker of the engine is gone or stuck: nothing more can be generated."""
+        self.stuck: list[Model] = []
+        """After `drain`, the models whose decoder is in a call that does not return."""
         self._grace_seconds = grace_seconds
         self._upkeep: list[asyncio.Task[None]] = []
 
@@ -66,8 +69,8 @@ class Runtime:
             await asyncio.sleep(STORE_SECONDS)
 
     async def drain(self) -> None:
-        """Refuse new work, and let running calls end within the grace time."""
-        await self.engine.drain(self._grace_seconds)
+        """Refuse new work, and let running calls end within the grace time; `stuck` says what could not be ended."""
+        self.stuck = await self.engine.drain(self._grace_seconds)
 
     async def close(self, seconds: float) -> None:
         """Wait up to `seconds` until all sessions are written, end the upkeep, and close the store."""

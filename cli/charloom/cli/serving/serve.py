@@ -17,7 +17,7 @@ from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.cli.thread_limit import check_threads, grpc_threads
 from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.models import BUNDLED_MODEL
-from charloom.server.app import Server, serve
+from charloom.server.app import DecoderStuck, Server, serve
 from charloom.server.listener import PortInUse
 from charloom.server.logs import set_up_logs
 from charloom.server.runtime import open_models
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         models = open_models(paths, settings)
         asyncio.run(serve(models, settings, _announce))
-    except BundleStuck as problem:
+    except (BundleStuck, DecoderStuck) as problem:
         print(f"charloom serve: {problem}", file=sys.stderr, flush=True)
         os._exit(1)  # its thread is inside a library and lets no interpreter end in order
     except (BundleError, PortInUse, ValueError) as problem:

@@ -30,6 +30,11 @@ from charloom.engine.shares import ONLY, Share
 
 log = logging.getLogger(__name__)
 
+LONGEST_CALL = 60.0
+"""Seconds after which a decoder call has got stuck: it is meant to take hundredths, and a busy machine makes tens."""
+ENDING_SECONDS = 10.0
+"""How long `drain` waits for the last calls of the decoder."""
+
 
 class Loom:
     """Runs jobs on one decoder.
@@ -81,6 +86,8 @@ class Loom:
         """In the order in which they became so."""
         self._ticking = self._busy = 0
         """How many rows are in ticks, and how many workers have them."""
+        self._calling: dict[int, float] = {}
+        """The workers that are in a call of the decoder, and since when. Each writes its own, without the lock."""
         self._draining = False
         self._ending: FinishReason | None = None
         """Set when all jobs are to end at once: why."""
@@ -141,8 +148,12 @@ class Loom:
             with self._news:
                 self._news.notify_all()
 
-    def drain(self, seconds: float) -> None:
-        """Refuse new jobs, wait up to `seconds` for the others, then `end_now`, until the workers have ended."""
+    def drain(self, seconds: float) -> bool:
+        """Refuse new jobs, wait up to `seconds` for the others, then `end_now`, until the workers have ended.
+
+        Returns:
+            Whether they have. One that is stuck in a call of the decoder cannot be ended, and its jobs are not.
+        """
         with self._news:
             self._draining = True
             self._news.notify_all()
@@ -150,8 +161,10 @@ class Loom:
         for worker in self._workers:
             worker.join(max(0.0, end - time.monotonic()))
         self.end_now()
+        end = time.monotonic() + ENDING_SECONDS
         for worker in self._workers:
-            worker.join()
+            worker.join(max(0.0, end - time.monotonic()))
+        return not any(worker.is_alive() for worker in self._workers)
 
     def end_now(self) -> None:
         """End all jobs with DRAINING before their next tick, and stop."""
@@ -165,8 +178,9 @@ class Loom:
 
     @property
     def working(self) -> bool:
-        """Whether all workers are there."""
-        return all(worker.is_alive() for worker in self._workers)
+        """Whether all workers are there, and none is stuck in a call of the decoder."""
+        stuck = any(time.monotonic() - began > LONGEST_CALL for began in list(self._calling.values()))
+        return not stuck and all(worker.is_alive() for worker in self._workers)
 
     @property
     def live(self) -> int:
@@ -295,7 +309,7 @@ class Loom:
             with self._news:
                 tick = self._table.tick(rows, self._cost.expected(len(rows)), self._tick_seconds)
             computing = self._clock()
-            outputs = self.decoder.run(tick.inputs)
+            outputs = self._run(tick)
             computed = self._clock() - computing
             if outputs.tokens.shape != tick.inputs.forced.shape:
                 raise ValueError(f"the decoder returned tokens of shape {outputs.tokens.shape}")
@@ -311,6 +325,14 @@ class Loom:
             self._cost.learn(len(rows), computed / len(outputs.tokens))
             self._waiting.charge(rows, now - began)
             return self._take_results(tick, outputs, now)
+
+    def _run(self, tick: Tick) -> Outputs:
+        own = threading.get_ident()
+        self._calling[own] = time.monotonic()
+        try:
+            return self.decoder.run(tick.inputs)
+        finally:
+            del self._calling[own]
 
     def _take_results(self, tick: Tick, outputs: Outputs, now: float) -> list[Delivery]:
         pause = message_pause(self.live, self._tick_seconds)

@@ -12,6 +12,7 @@ from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import Draining, Overloaded
+from charloom.engine.loom import loom
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.row import Delivery
 from charloom.engine.shares import Share
@@ -293,3 +294,20 @@ def test_a_decoder_that_becomes_ten_times_slower_makes_ticks_of_fewer_steps(deco
     reader.row.cancel()
     reader.wait()
     harness.loom.drain(1)
+
+
+def test_a_call_of_the_decoder_that_does_not_return_is_noticed_and_not_waited_for(
+    decoder: Decoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loom, "LONGEST_CALL", 0.2)
+    monkeypatch.setattr(loom, "ENDING_SECONDS", 0.2)
+    slow = Slow(decoder)
+    slow.gate = threading.Event()
+    harness = Harness(slow, bundle.manifest.start_token)
+    assert harness.loom.working
+    harness.submit(max_tokens=20)
+    assert slow.entered.wait(30)
+    eventually(lambda: not harness.loom.working)
+    assert not harness.loom.drain(0.1)
+    slow.gate.set()
+    assert harness.loom.drain(30)
