@@ -20,7 +20,7 @@ from charloom.bundle import (
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.device_decoder import DeviceDecoder
 from charloom.engine.decoding.inspector import Inspector
-from charloom.engine.decoding.invariance import random_inputs
+from charloom.engine.decoding.invariance import plain_inputs, random_inputs, reading_inputs
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.export import ExportError, export_from_bundle
 from charloom.models import BUNDLED_MODEL
@@ -55,9 +55,11 @@ def test_bundles_of_schema_2_give_the_same_text_before_and_after(path: Path, tmp
     for kind in old.manifest.decoders:
         before, after = open_decoder(old, kind=kind), open_decoder(new, kind=kind)
         assert texts(new, after) == texts(old, before)
-        inputs = random_inputs(before, 7, 5)
-        for one, other in zip(before.run(inputs), after.run(inputs), strict=True):
-            assert np.array_equal(one, other)
+        for inputs in (random_inputs(before, 7, 5), plain_inputs(before, 37, 20)):
+            for one, other in zip(before.run(inputs), after.run(inputs), strict=True):
+                assert np.array_equal(one, other)
+        inputs = reading_inputs(before, 5, 4)  # graphs from before tell log-probabilities all the same
+        assert np.array_equal(after.run(inputs).state, before.run(inputs).state)
 
 
 @EARLIER

@@ -49,7 +49,8 @@ class _Builder(NetworkGraph):
         old = self._state_names()
         with self._subgraph() as nodes:
             token = self.op("Unsqueeze", self.op("Gather", "tokens", "step", axis=0), self.ints(0))
-            found, logits = self._network(token, old)
+            found = self._network(token, old)
+            logits = self._logits(found)
             state = self._flat([layer.state for layer in found])
             shown = self.op("Concat", *[gate for layer in found for gate in layer.gates], axis=0)
             after = self.op("Concat", *state, axis=0)

@@ -46,6 +46,7 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Stream | Tokens, c
             "steps": np.array([len(forced)]),
             "uniform": np.zeros(forced.shape, np.float32),
             **sampling,
+            "logprobs": np.array(True),
         }
         logprob, state = session.run(["logprob", "state_out"], inputs)
         total -= float(logprob.sum(dtype=np.float64))

@@ -43,8 +43,8 @@ class NetworkGraph(GraphBuilder):
             for layer in range(layers)
         ]
 
-    def _network(self, token: str, old: Sequence[Sequence[str]]) -> tuple[list[Step[str]], str]:
-        """One step of all layers and the logits [B, V].
+    def _network(self, token: str, old: Sequence[Sequence[str]]) -> list[Step[str]]:
+        """One step of all layers, the output layer not among them.
 
         Args:
             token: [B]
@@ -65,8 +65,12 @@ class NetworkGraph(GraphBuilder):
             made = self._weights.cell.nodes(self, own)
             shares = zip(made.state, state, self._weights.zoneout, strict=True)
             steps.append(Step(tuple(self._mixed(*part) for part in shares), made.gates))
+        return steps
+
+    def _logits(self, steps: Sequence[Step[str]]) -> str:
+        """[B, V]: the output layer, from the last layer's h."""
         product = self.product(self._activation(steps[-1].state[0]), "head", self._weights.head)
-        return steps, self.op("Add", product, self.constant("head_bias", self._weights.head_bias))
+        return self.op("Add", product, self.constant("head_bias", self._weights.head_bias))
 
     def _mixed(self, new: str, old: str, share: float) -> str:
         """With this share of what was there before: what zoneout expects."""

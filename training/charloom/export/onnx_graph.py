@@ -1,12 +1,17 @@
 """The decoder as an ONNX graph: K steps for B rows in one call, sampling included.
 
-The steps are taken in two `Loop`s, one after the other, whose bodies are one step: gates, output layer, choice of the
-next token. The plain loop knows forced tokens and temperature, nothing else. The full loop has greedy rows, penalties,
-bias, filters, the most probable tokens, and the freeze of rows that have taken all their steps. A call in which no row
-asks for any of that takes all steps up to the shortest row's end in the plain loop. Both do the same arithmetic in the
-same order, so it has no influence on the results which of them took a step.
+The steps are taken in three `Loop`s, one after the other, whose bodies are one step:
 
-Both loops stand in the outermost graph, because onnxruntime packs the weights of deeper ones anew at every step.
+    reading   gates alone. It takes the steps before the first one in which any row samples.
+    plain     gates, output layer, and the choice of the next token by forced tokens and temperature.
+    full      that with greedy rows, penalties, bias, filters, the most probable tokens, and the freeze of rows that
+              have taken all their steps.
+
+The first two take steps up to the shortest row's end: reading where nobody asks for log-probabilities and no token has
+to be counted, plain where no row asks for what the full loop alone has. All do the same arithmetic in the same order,
+so it has no influence on the results which of them took a step.
+
+The loops stand in the outermost graph, because onnxruntime packs the weights of deeper ones anew at every step.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import onnx
 from onnx import helper
 
 from charloom.controls import INPUTS, Effect, controls
-from charloom.export.graph import BOOL, FLOAT, INT64, Axes, Value
+from charloom.export.graph import BOOL, FLOAT, INT64, UINT8, Axes, Value
 from charloom.export.network_graph import NetworkGraph
 from charloom.export.weights import DecoderWeights
 
@@ -50,6 +55,7 @@ class _Builder(NetworkGraph):
         ]
         axes: dict[str, str | int] = {"B": "B", "V": vocabulary, "1": 1}
         inputs += [(e.name, INT64 if e.type is int else FLOAT, [axes[a] for a in e.axes]) for e in INPUTS.values()]
+        inputs += [("logprobs", BOOL, [])]
         outputs: list[Value] = [
             ("tokens", INT64, steps),
             ("logprob", FLOAT, steps),
@@ -62,7 +68,8 @@ class _Builder(NetworkGraph):
 
     def bare_step(self) -> onnx.ModelProto:
         old = self._state_names()
-        steps, logits = self._network("token", old)
+        steps = self._network("token", old)
+        logits = self._logits(steps)
         state: Axes = ["B", self._weights.hidden]
         inputs: list[Value] = [("token", INT64, ["B"]), *[(name, FLOAT, state) for name in self._flat(old)]]
         outputs: list[Value] = [(logits, FLOAT, ["B", self._weights.vocabulary])]
@@ -71,32 +78,56 @@ class _Builder(NetworkGraph):
 
     def _outside(self) -> None:
         state = self._flat(self._layers_of("state"))
+        all_steps = self.op("Shape", "forced", start=0, end=1)
+        read_steps, plain_steps, full_steps = self._division(all_steps)
+        for name in ("forced", "uniform"):
+            self.op("Slice", name, read_steps, all_steps, name=f"{name}_after_reading")
+
+        true = self.constant("true", True, np.bool_)
+        carried = ["token", *state]
+        carried = self.ops("Loop", len(carried), read_steps, true, *carried, body=self._reading_step())
+        plain = self.ops("Loop", len(carried) + 2, plain_steps, true, *carried, body=self._plain_step())
+        carried = [*plain[: len(carried)], "counts"]  # where they matter, all steps are taken in the full loop
+        results = self.ops("Loop", len(carried) + 4, full_steps, true, *carried, body=self._full_step())
+
+        read = self.op("Slice", "forced", self.ints(0), read_steps)
+        untold = self.op("Expand", self._float(0.0), self.op("Shape", read))
+        parts = [self.op("Unsqueeze", part, self.ints(0)) for part in results[1 : 1 + len(state)]]
+        sizes = self.ints(len(self._weights.cell.arrays), len(self._weights.layers), -1, self._weights.hidden)
+        self.op("Reshape", self.op("Concat", *parts, axis=0), sizes, name="state_out")
+        self.op("Concat", read, plain[-2], results[-4], axis=0, name="tokens")
+        self.op("Concat", untold, plain[-1], results[-3], axis=0, name="logprob")
+        shape = self.op("Concat", self.op("Shape", "forced"), "top", axis=0)
+        self.op("Reshape", results[-2], shape, allowzero=1, name="top_tokens")
+        self.op("Reshape", results[-1], shape, allowzero=1, name="top_logprob")
+
+    def _division(self, all_steps: str) -> tuple[str, str, str]:
+        """How many of the K steps each loop takes, [1] each: reading, plain, full."""
         greedy = self.op("Equal", "temperature", self._float(0.0), name="greedy")
         self.op("Where", self._column(greedy), self._float(1.0), self._column("temperature"), name="divisor")
         for effect, name in ((Effect.FILTERS, "filtered"), (Effect.PENALISES, "penalised")):
             self._any(*[self._differs(control.name, control.neutral) for control in controls(effect)], name=name)
-        full = self.op("Or", self.op("Or", "filtered", "penalised"), self._any(greedy))
-        full = self.op("Or", full, self._any(self._differs("bias", 0.0)))
-        full = self.op("Or", full, self._any(self.op("Greater", "top", self._int(0))))
-        all_steps = self.op("Squeeze", self.op("Shape", "forced", start=0, end=1), self.ints(0))
-        no_more = self.op("Concat", "steps", self.op("Unsqueeze", all_steps, self.ints(0)), axis=0)
-        shortest = self.op("ReduceMin", no_more, keepdims=0)
-        self.op("Where", full, self._int(0), shortest, name="plain_steps")
-        full_steps = self.op("Sub", all_steps, "plain_steps")
-        true = self.constant("true", True, np.bool_)
+        alternatives = self._any(self.op("Greater", "top", self._int(0)))
+        steered = self.op("Or", "filtered", self.op("Or", self._any(greedy), self._any(self._differs("bias", 0.0))))
+        full = self.op("Or", steered, self.op("Or", "penalised", alternatives))
+        looked_at = self.op("Or", "penalised", self.op("Or", "logprobs", alternatives))
 
-        carried = ["token", *state]
-        plain = self.ops("Loop", len(carried) + 2, "plain_steps", true, *carried, body=self._plain_step())
-        carried = [*plain[: len(carried)], "counts"]  # where they matter, no step was plain
-        results = self.ops("Loop", len(carried) + 4, full_steps, true, *carried, body=self._full_step())
-        parts = [self.op("Unsqueeze", part, self.ints(0)) for part in results[1 : 1 + len(state)]]
-        sizes = self.ints(len(self._weights.cell.arrays), len(self._weights.layers), -1, self._weights.hidden)
-        self.op("Reshape", self.op("Concat", *parts, axis=0), sizes, name="state_out")
-        self.op("Concat", plain[-2], results[-4], axis=0, name="tokens")
-        self.op("Concat", plain[-1], results[-3], axis=0, name="logprob")
-        shape = self.op("Concat", self.op("Shape", "forced"), "top", axis=0)
-        self.op("Reshape", results[-2], shape, allowzero=1, name="top_tokens")
-        self.op("Reshape", results[-1], shape, allowzero=1, name="top_logprob")
+        shortest = self.op("ReduceMin", self.op("Concat", "steps", all_steps, axis=0), self.ints(0))
+        fed_first = self.op("Min", self._first_sampled(), shortest)
+        read_steps = self.op("Where", looked_at, self.ints(0), fed_first)
+        before_full = self.op("Where", full, read_steps, shortest)
+        self.op("Squeeze", before_full, name="before_full")
+        return read_steps, self.op("Sub", before_full, read_steps), self.op("Sub", all_steps, before_full)
+
+    def _first_sampled(self) -> str:
+        """[1]: the first step in which any row samples; K if none does."""
+        lowest = self.op("ReduceMin", "forced", self.ints(1), keepdims=0)
+        sampled, end = self.op("Less", lowest, self._int(0)), self.constant("end", [True], np.bool_)
+        return self._first(self.op("Concat", sampled, end, axis=0), keepdims=1)
+
+    def _first(self, conditions: str, keepdims: int) -> str:
+        """Where the first true one is along axis 0."""
+        return self.op("ArgMax", self.op("Cast", conditions, to=UINT8), axis=0, keepdims=keepdims)
 
     def _differs(self, name: str, neutral: float) -> str:
         """Where an input is not at its neutral value."""
@@ -113,19 +144,29 @@ class _Builder(NetworkGraph):
     def _as_int(self, condition: str) -> str:
         return self.op("Cast", condition, to=INT64)
 
+    def _reading_step(self) -> onnx.GraphProto:
+        with self._subgraph() as nodes:
+            layers = self._network("token_in", self._state_names())
+            state = self._flat([layer.state for layer in layers])
+            outputs = [self.op("Identity", "continue_in"), self.op("Gather", "forced", "step", axis=0), *state]
+        return self._body("reading_step", nodes, outputs)
+
     def _plain_step(self) -> onnx.GraphProto:
         with self._subgraph() as nodes:
-            layers, logits = self._network("token_in", self._state_names())
+            layers = self._network("token_in", self._state_names())
+            logits = self._logits(layers)
             state = self._flat([layer.state for layer in layers])
-            next_token = self._fed_or(self._sampled(self._scaled(logits), "step"), "step")
+            sampled = self._sampled(self._scaled(logits), "uniform_after_reading", "step")
+            next_token = self._fed_or(sampled, "forced_after_reading", "step")
             outputs = [self.op("Identity", "continue_in"), next_token, *state]
             outputs += [self.op("Identity", next_token), self._logprob(self._logprobs(logits), next_token)]
         return self._body("plain_step", nodes, outputs)
 
     def _full_step(self) -> onnx.GraphProto:
         with self._subgraph() as nodes:
-            step = self.op("Add", "step", "plain_steps")
-            layers, logits = self._network("token_in", self._state_names())
+            step = self.op("Add", "step", "before_full")
+            layers = self._network("token_in", self._state_names())
+            logits = self._logits(layers)
             state = self._flat([layer.state for layer in layers])
             penalised = self.op(
                 "If", "penalised", then_branch=self._penalties(logits), else_branch=self._unchanged(logits)
@@ -134,7 +175,8 @@ class _Builder(NetworkGraph):
             scaled = self._scaled(biased)
             allowed = self.op("If", "filtered", then_branch=self._filters(scaled), else_branch=self._unchanged(scaled))
             best = self.op("ArgMax", biased, axis=1, keepdims=0)
-            next_token = self._fed_or(self.op("Where", "greedy", best, self._sampled(allowed, step)), step)
+            sampled = self.op("Where", "greedy", best, self._sampled(allowed, "uniform", step))
+            next_token = self._fed_or(sampled, "forced", step)
             logprobs = self._logprobs(logits)
             top_logprob, top_tokens = self.ops("TopK", 2, logprobs, "top", axis=1)
             active = self.op("Less", step, "steps")
@@ -152,6 +194,7 @@ class _Builder(NetworkGraph):
     def _body(
         self, name: str, nodes: list[onnx.NodeProto], outputs: list[str], *, full: bool = False
     ) -> onnx.GraphProto:
+        """The body of a loop, of which all but the reading one gather what they chose."""
         rows: Axes = ["B"]
         state: Axes = ["B", self._weights.hidden]
         table: Axes = ["B", self._weights.vocabulary]
@@ -161,7 +204,7 @@ class _Builder(NetworkGraph):
         gathered: list[tuple[int, Axes]] = [(INT64, rows), (FLOAT, rows)]
         gathered += [(INT64, ["B", None]), (FLOAT, ["B", None])] if full else []
         inputs: list[Value] = [("step", INT64, []), *carried]
-        kinds = [*[value[1:] for value in carried], *gathered]
+        kinds = [*[value[1:] for value in carried], *gathered][: len(outputs)]
         return helper.make_graph(
             nodes,
             name,
@@ -169,9 +212,9 @@ class _Builder(NetworkGraph):
             [helper.make_tensor_value_info(n, *kind) for n, kind in zip(outputs, kinds, strict=True)],
         )
 
-    def _fed_or(self, chosen: str, step: str) -> str:
+    def _fed_or(self, chosen: str, all_forced: str, step: str) -> str:
         """The forced token where there is one, the chosen one elsewhere."""
-        forced = self.op("Gather", "forced", step, axis=0)
+        forced = self.op("Gather", all_forced, step, axis=0)
         return self.op("Where", self.op("GreaterOrEqual", forced, self._int(0)), forced, chosen)
 
     def _logprobs(self, logits: str) -> str:
@@ -179,8 +222,7 @@ class _Builder(NetworkGraph):
 
     def _logprob(self, logprobs: str, token: str) -> str:
         """That of one token per row."""
-        found = self.op("GatherElements", logprobs, self._column(token), axis=1)
-        return self.op("Squeeze", found, self.ints(1))
+        return self.op("GatherND", logprobs, self._column(token), batch_dims=1)
 
     # The choice of a token; see charloom.network.sampling for the same in torch.
 
@@ -188,14 +230,16 @@ class _Builder(NetworkGraph):
         largest = self.op("ReduceMax", logits, self.ints(1))
         return self.op("Div", self.op("Sub", logits, largest), "divisor")
 
-    def _sampled(self, scaled: str, step: str) -> str:
-        """Inverse-CDF with this step's uniform numbers."""
-        uniform = self.op("Gather", "uniform", step, axis=0)
-        cumulative = self.op("CumSum", self.op("Exp", scaled), self._int(1))
-        total = self.op("Gather", cumulative, self.ints(self._weights.vocabulary - 1), axis=1)
-        threshold = self.op("Mul", self._column(uniform), total)
-        below = self._as_int(self.op("LessOrEqual", cumulative, threshold))
-        return self.op("ReduceSum", below, self.ints(1), keepdims=0)
+    def _sampled(self, scaled: str, all_uniform: str, step: str) -> str:
+        """Inverse-CDF with this step's uniform numbers: the first token whose cumulative weight exceeds its share.
+
+        The weights stand as [V, B], so that the sums, each in the order of the tokens, go over all rows at once.
+        """
+        uniform = self.op("Gather", all_uniform, step, axis=0)
+        weight = self.op("Transpose", self.op("Exp", scaled), perm=[1, 0])
+        cumulative = self.op("CumSum", weight, self._int(0))
+        total = self.op("Gather", cumulative, self._int(self._weights.vocabulary - 1), axis=0)
+        return self._first(self.op("Greater", cumulative, self.op("Mul", uniform, total)), keepdims=0)
 
     def _branch(self, nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
         shape: Axes = ["B", self._weights.vocabulary]

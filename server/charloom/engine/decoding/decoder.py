@@ -47,6 +47,8 @@ class Inputs(NamedTuple):
     """[K, B] one number in [0, 1) per step"""
     sampling: Mapping[str, Any]
     """How the tokens are chosen: an array for each of `charloom.controls.INPUTS`, by its name"""
+    logprobs: bool = True
+    """Whether anyone asks for log-probabilities: without them, and so without the output layer, reading costs less"""
 
     def by_name(self, lacks: frozenset[str] = frozenset()) -> dict[str, Any]:
         """The arrays by the names that a decoder's file has for them, in the order of the contract.
@@ -54,7 +56,7 @@ class Inputs(NamedTuple):
         Args:
             lacks: inputs that the file does not have
         """
-        own = {name: array for name, array in zip(self._fields, self, strict=True) if name != "sampling"}
+        own = {name: getattr(self, name) for name in ROW_AXIS}
         return {**own, **{name: array for name, array in self.sampling.items() if name not in lacks}}
 
     def with_rows(self, of: Callable[[Any, int], Any]) -> Inputs:
@@ -63,10 +65,10 @@ class Inputs(NamedTuple):
         sampling = {
             name: of(array, 0) if INPUTS[name].axes[0] == "B" else array for name, array in self.sampling.items()
         }
-        return Inputs(**own, sampling=sampling)
+        return self._replace(**own, sampling=sampling)
 
 
-ROW_AXIS = {name: {"state": 2, "forced": 1, "uniform": 1}.get(name, 0) for name in Inputs._fields if name != "sampling"}
+ROW_AXIS = {"token": 0, "state": 2, "forced": 1, "steps": 0, "uniform": 1}
 """Which axis of each input counts the rows; of those in `sampling` it is the first, and `top` has none."""
 
 
@@ -99,7 +101,8 @@ class Outputs(NamedTuple):
     tokens: Ints
     """[K, B] the token after each step, forced or sampled; past a row's steps, its last one again"""
     logprob: Floats
-    """[K, B] natural-log probability of that token, before penalties, bias, temperature and filters"""
+    """[K, B] natural-log probability of that token, before penalties, bias, temperature and filters; arbitrary where
+    the inputs say that nobody asks"""
     state: Floats
     """[A, L, B, H] after each row's last step"""
     top_tokens: Ints

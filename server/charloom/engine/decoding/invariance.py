@@ -16,7 +16,8 @@ Values = TypeVar("Values", Inputs, Outputs)
 def is_batch_invariant(decoder: Steps, most_rows: int) -> bool:
     """Whether the rows of a batch of `most_rows` come out the same in smaller batches, with and without filters."""
     batches = [count for power in range(9) for count in (2**power, 2**power + 1) if count < most_rows]
-    for inputs in (random_inputs(decoder, most_rows, CHECKED_STEPS), plain_inputs(decoder, most_rows, CHECKED_STEPS)):
+    kinds = (random_inputs, plain_inputs, reading_inputs)
+    for inputs in (made(decoder, most_rows, CHECKED_STEPS) for made in kinds):
         whole = decoder.run(inputs)
         for count in batches:
             part, expected = decoder.run(first_rows(inputs, count)), first_rows(whole, count)
@@ -29,6 +30,12 @@ def plain_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs
     """Arbitrary inputs in which every row takes all steps and asks for nothing."""
     inputs = random_inputs(decoder, rows, steps, seed)
     return inputs._replace(steps=np.full(rows, steps), sampling=neutral(rows, decoder.shape.vocabulary))
+
+
+def reading_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs:
+    """Arbitrary inputs in which every row is fed at all steps, and nobody asks for log-probabilities."""
+    tokens = np.random.default_rng(seed).integers(decoder.shape.vocabulary, size=(steps, rows))
+    return plain_inputs(decoder, rows, steps, seed)._replace(forced=tokens, logprobs=False)
 
 
 def random_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs:

@@ -9,13 +9,17 @@ from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage unless told not to
 
+import numpy as np
 import onnxruntime
 
 from charloom.controls import INPUTS
-from charloom.engine.decoding.decoder import Inputs, Outputs, Shape, lacking
+from charloom.engine.decoding.decoder import ROW_AXIS, Inputs, Outputs, Shape, lacking
 from charloom.engine.decoding.earlier_graphs import Graph, JoinedGraph, Shapes, has_h_and_c
 from charloom.engine.decoding.onnx_file import check_whole
 from charloom.engine.decoding.state_pool import HostStatePool
+
+_ASKED = "logprobs"
+"""The input of a graph that takes `Inputs.logprobs`; earlier ones always tell log-probabilities."""
 
 
 class OnnxGraph:
@@ -70,8 +74,10 @@ class OnnxDecoder:
         self.kind = kind
         inputs = self._graph.inputs
         self.lacks = lacking(inputs)
-        wanted = [*(name for name in Inputs._fields if name != "sampling"), *INPUTS]
-        if list(inputs) != [name for name in wanted if name not in self.lacks]:
+        self._always_tells = _ASKED not in inputs
+        wanted = [*ROW_AXIS, *INPUTS, _ASKED]
+        left_out = self.lacks | ({_ASKED} if self._always_tells else set())
+        if list(inputs) != [name for name in wanted if name not in left_out]:
             raise ValueError(f"its inputs are {', '.join(inputs)}; the contract has {', '.join(wanted)}")
         arrays, layers, _, hidden = inputs["state"]
         self.shape = Shape(arrays, layers, hidden, inputs["bias"][1])
@@ -80,7 +86,8 @@ class OnnxDecoder:
 
     def run(self, inputs: Inputs) -> Outputs:
         """Run the decoder contract on one batch."""
-        return Outputs(*self._graph.run(inputs.by_name(self.lacks)))
+        asked = {} if self._always_tells else {_ASKED: np.array(inputs.logprobs)}
+        return Outputs(*self._graph.run(inputs.by_name(self.lacks) | asked))
 
     def state_pool(self) -> HostStatePool:
         """In main memory."""
