@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import Counter, deque
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -206,6 +207,11 @@ class FairQueue(Generic[T]):
             caller = self._callers[name]
             caller.served += seconds * count / len(items) / caller.share.weight
             self._least_served.set(name, caller.served)
+
+    def load(self, item: T) -> int:
+        """How many places would be taken if all callers had as many as that of this job, which has one."""
+        caller = self._callers[item.share.name]
+        return math.ceil(caller.places * self._weights / caller.share.weight)
 
     def _caller(self, share: Share) -> _Caller[T]:
         caller = self._callers.get(share.name)

@@ -335,12 +335,12 @@ class Loom:
             del self._calling[own]
 
     def _take_results(self, tick: Tick, outputs: Outputs, now: float) -> list[Delivery]:
-        pause = message_pause(self.live, self._tick_seconds)
         deliveries: list[Delivery] = []
         for index in self._table.take(tick, outputs, now):
             row = tick.rows[index]
             if row.cancelled:
                 continue  # nobody wants to know
+            pause = message_pause(self._waiting.load(row), self._tick_seconds)
             chunk = row.advance(self._table.unseen(row), index, tick.inputs.state, outputs, now, pause)
             if chunk is not None:
                 deliveries.append((row, chunk))

@@ -18,7 +18,7 @@ FIRST_TOKEN = 16
 """How many rows one counts for that has no token yet, because somebody waits for it."""
 WORTH = 0.15
 """What further workers must bring, as a part of what they would bring if the work were divided without loss."""
-MESSAGE_SECONDS, LONGEST_PAUSE = 0.001, 0.1
+MESSAGE_SECONDS, LONGEST_PAUSE = 0.001, 1.0
 """Time between any two messages where there are many streams, and between two of one stream: messages cost time too."""
 
 
@@ -76,7 +76,7 @@ def message_pause(streams: int, tick_seconds: float) -> float:
     """Seconds between two messages of one stream: one per tick where there are few streams, fewer where there are many.
 
     Args:
-        streams: how many streams there are
+        streams: how many streams there are; where there are several callers, as many as if each had as many as this one
         tick_seconds: how long a tick should take
     """
     return max(tick_seconds, min(LONGEST_PAUSE, streams * MESSAGE_SECONDS))

@@ -234,6 +234,13 @@ def test_weights_divide_time() -> None:
     assert times["c"] == pytest.approx(2 * times["a"], rel=0.05)
 
 
+def test_the_load_of_a_caller_is_as_if_all_had_as_much() -> None:
+    queue: FairQueue[Item] = FairQueue(1000)
+    (greedy, *_), (polite,) = filled(queue, "greedy", 500), filled(queue, "polite", 1)
+    taken(queue)
+    assert (queue.load(greedy), queue.load(polite)) == (1000, 2)
+
+
 def test_a_caller_that_stays_away_saves_nothing_up_and_one_that_leaves_forgets_no_debt() -> None:
     queue: FairQueue[Item] = FairQueue(10)
     (worker,), (other,) = filled(queue, "worker", 1), filled(queue, "other", 1)
