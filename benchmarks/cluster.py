@@ -63,7 +63,18 @@ class ScaleOut:
         self.address = f"{HOST}:{port or own}"
         """Where clients connect."""
         self._targets = [f"{HOST}:{port}" for port in ports]
-        self._serve = [sys.executable, "-m", "charloom.cli.main", "serve", str(bundle), "--host", HOST, *flags]
+        self._serve = [
+            sys.executable,
+            "-m",
+            "charloom.cli.main",
+            "serve",
+            str(bundle),
+            "--host",
+            HOST,
+            "--trust-proxy",
+            HOST,
+            *flags,
+        ]
         self._private: tempfile.TemporaryDirectory[str] | None = None
         self._redis: _Program | None = None
         self._proxy: _Program | None = None

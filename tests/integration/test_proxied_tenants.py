@@ -1,4 +1,5 @@
-"""A tenant is who its certificate says, with the lines that the proxies' configurations offer in their comments."""
+"""A tenant is who its certificate says, with the lines that the proxies' configurations offer in their comments; and a
+caller is who calls the proxy."""
 
 from __future__ import annotations
 
@@ -26,8 +27,10 @@ from charloom.bundle import Bundle
 from charloom.client import Client, InvalidArgument
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
+from charloom.server.caller import Caller
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
+from charloom.v1 import models_pb2, models_pb2_grpc
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 NAMES = {"server": "localhost", "acme": "acme", "nobody": None}
@@ -109,7 +112,7 @@ def envoy_proxy(port: int, server: int, certificates: Path, folder: Path) -> lis
         },
     }
     (manager,) = chain["filters"]
-    manager["typed_config"]["route_config"].update(yaml.safe_load(offered(file)))
+    manager["typed_config"]["route_config"]["request_headers_to_add"] += yaml.safe_load(offered(file))
     end = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": server}}}
     for cluster in config["static_resources"]["clusters"]:
         cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [{"endpoint": end}]}]
@@ -170,3 +173,18 @@ def test_one_whose_certificate_names_nobody_is_no_tenant(
         else:
             with client.session(id="mine"):
                 assert [info.id for info in direct.sessions()] == ["mine"]
+
+
+@pytest.mark.parametrize("said", ["203.0.113.7", "203.0.113.7, 127.0.0.1"])
+def test_a_client_has_the_share_of_its_own_address_whatever_it_says(
+    certificates: Path, port: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers: list[Caller] = []
+    monkeypatch.setattr("charloom.server.grpc.caller.set_caller", callers.append)
+    own = (certificates / "acme.pem").read_bytes()
+    credentials = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes(), own, own)
+    with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
+        stub = models_pb2_grpc.ModelServiceStub(channel)
+        stub.ListModels(models_pb2.ListModelsRequest(), metadata=(("x-forwarded-for", said),), timeout=30)
+    assert [caller.share.name for caller in callers] == ["127.0.0.1"]
+    assert [caller.tenant for caller in callers] == ["acme"]
