@@ -16,6 +16,8 @@ from grpc_status import rpc_status
 
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
+from charloom.server.caller import Caller, set_caller
+from charloom.server.process_memory import memory_in_use
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc
@@ -65,37 +67,34 @@ def test_a_client_that_opens_many_streams_and_reads_none_takes_nothing_from_anot
         eventually(lambda: (loom.live, loom.waiting) == (0, 0))
 
 
-@pytest.mark.parametrize(
-    ("settings", "connections", "metadata"),
-    [
-        ({}, 1, "charloom-tenant"),
-        ({"trust_proxy": "127.0.0.1"}, 6, ""),
-    ],
-    ids=["tenants", "connections"],
-)
-def test_other_names_and_other_connections_make_nobody_another_caller(
-    bundle: Bundle, decoder: Decoder, settings: dict[str, Any], connections: int, metadata: str
+def test_other_connections_for_the_same_client_make_nobody_another_caller(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were each of them a caller, each would have its part of the places, and the polite one a small one."""
-    chosen = ServerSettings(max_rows=4, max_waiting=12, workers=1, grace_seconds=0, **settings)
-    with running_server([(bundle, decoder)], chosen) as server, ExitStack() as stack:
-        loom = server.engine.models[0].loom
-        greedy = [stack.enter_context(connection(server.address)) for _ in range(connections)]
-        polite = stack.enter_context(connection(server.address))
-        streams = [
-            greedy[number % connections].Generate(
-                LONG, metadata=((metadata, f"name-{number}"),) if metadata else (("x-forwarded-for", "203.0.113.7"),)
-            )
-            for number in range(40)
-        ]
-        eventually(lambda: loom.live == 4 and loom.waiting == 12)
-        # Both of its places are beyond those that there are: two callers have two each.
-        mine = [polite.Generate(LONG, metadata=(("x-forwarded-for", "203.0.113.8"),)) for _ in range(2)]
-        for stream in mine:
-            assert next(stream).position > 0
-        assert loom.live == 6
-        for stream in (*streams, *mine):
-            stream.cancel()
+    seen: list[Caller] = []
+
+    def noted(caller: Caller) -> None:
+        seen.append(caller)
+        set_caller(caller)
+
+    monkeypatch.setattr("charloom.server.grpc.caller.set_caller", noted)
+    settings = ServerSettings(grace_seconds=0, trust_proxy="127.0.0.1")
+    with running_server([(bundle, decoder)], settings) as server, ExitStack() as stack:
+        for address, count in (("203.0.113.7", 6), ("203.0.113.8", 1)):
+            for _ in range(count):
+                stub = stack.enter_context(connection(server.address))
+                said = (("x-forwarded-for", address),)
+                assert outcome(stub.Complete.future(SHORT, metadata=said, timeout=60)) == "OK"
+    assert [caller.share.name for caller in seen] == ["203.0.113.7"] * 6 + ["203.0.113.8"]
+
+
+def test_a_client_that_names_one_tenant_after_another_is_none_of_them(bundle: Bundle, decoder: Decoder) -> None:
+    with (
+        running_server([(bundle, decoder)], ServerSettings(grace_seconds=0)) as server,
+        connection(server.address) as stub,
+    ):
+        for number in range(5):
+            named = (("charloom-tenant", f"tenant-{number}"),)
+            assert outcome(stub.Complete.future(SHORT, metadata=named, timeout=60)) == "PERMISSION_DENIED"
 
 
 def test_of_many_calls_at_once_each_is_answered_or_told_when_to_come_back(bundle: Bundle, decoder: Decoder) -> None:
@@ -133,3 +132,21 @@ def test_a_client_lets_calls_wait_that_its_connection_may_not_make_yet(bundle: B
             assert outcome(other.Complete.future(SHORT, timeout=60)) == "OK"
         for stream in streams:
             stream.cancel()
+
+
+def test_what_does_not_fit_in_memory_is_refused_before_it_begins(bundle: Bundle, decoder: Decoder) -> None:
+    settings = ServerSettings(memory_bytes=2**28 + memory_in_use(), grace_seconds=0)
+    options = generation_pb2.GenerationOptions(max_tokens=65_000, logprobs=True, top_logprobs=20, n=2)
+    with running_server([(bundle, decoder)], settings) as server, connection(server.address) as stub:
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.Complete(generation_pb2.CompleteRequest(options=options), timeout=30)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
+        assert "MiB" in refused.value.details()  # type: ignore[attr-defined]
+        options.n, options.top_logprobs = 1, 1
+        calls = [stub.Complete.future(generation_pb2.CompleteRequest(options=options), timeout=60) for _ in range(20)]
+        # The first of them fit; each of the others is told when to come back, and none is begun.
+        eventually(lambda: sum(call.done() for call in calls) >= 10)
+        for call in calls:
+            call.cancel()
+        eventually(lambda: server.engine.budget.held == 0)
+        assert outcome(stub.Complete.future(SHORT, timeout=60)) == "OK"

@@ -27,7 +27,6 @@ from charloom.bundle import Bundle
 from charloom.client import Client, InvalidArgument
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
-from charloom.server.caller import Caller
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import models_pb2, models_pb2_grpc
@@ -176,15 +175,20 @@ def test_one_whose_certificate_names_nobody_is_no_tenant(
 
 
 @pytest.mark.parametrize("said", ["203.0.113.7", "203.0.113.7, 127.0.0.1"])
-def test_a_client_has_the_share_of_its_own_address_whatever_it_says(
-    certificates: Path, port: int, said: str, monkeypatch: pytest.MonkeyPatch
+def test_a_client_calls_from_its_own_address_whatever_it_says(
+    server: Server, certificates: Path, port: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    callers: list[Caller] = []
-    monkeypatch.setattr("charloom.server.grpc.caller.set_caller", callers.append)
+    origins, seen = server._grpc._caller._origins, list[str]()
+    origin_of = origins.of
+
+    def noted(*address: Any) -> str:
+        seen.append(origin_of(*address))
+        return seen[-1]
+
+    monkeypatch.setattr(origins, "of", noted)
     own = (certificates / "acme.pem").read_bytes()
     credentials = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes(), own, own)
     with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
         stub = models_pb2_grpc.ModelServiceStub(channel)
         stub.ListModels(models_pb2.ListModelsRequest(), metadata=(("x-forwarded-for", said),), timeout=30)
-    assert [caller.share.name for caller in callers] == ["127.0.0.1"]
-    assert [caller.tenant for caller in callers] == ["acme"]
+    assert seen == ["127.0.0.1"]

@@ -16,6 +16,7 @@ from charloom.engine.calls.starting import Starting
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models
+from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.sessions import Sessions
@@ -31,6 +32,7 @@ class Engine:
         limits: what to accept
         store: where sessions are; in memory if not given
         sealer: makes tokens of states; with a key of its own if not given
+        budget: the memory that calls may use; any if not given
 
     Raises:
         ValueError: there is no model, or two have the same name.
@@ -42,6 +44,7 @@ class Engine:
         limits: Limits | None = None,
         store: Store | None = None,
         sealer: Sealer | None = None,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.draining = asyncio.Event()
@@ -51,9 +54,10 @@ class Engine:
         sealed = SealedStates(sealer or Sealer(new_keys()), self._models, self.limits)
         self.sessions = Sessions(store, self._models, self.limits, sealed)
         self._starting = Starting(self._models, self.sessions, sealed, self.limits)
-        self.reading = Reading(self._starting, self.sessions, self.limits)
+        self.budget = budget or MemoryBudget()
+        self.reading = Reading(self._starting, self.sessions, self.limits, self.budget)
         self.inspections = Inspections(self._starting, self.limits)
-        self._generating = Generating(self._starting, self.reading, sealed)
+        self._generating = Generating(self._starting, self.reading, sealed, self.budget, self.limits)
 
     @property
     def models(self) -> list[Model]:

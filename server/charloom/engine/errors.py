@@ -21,6 +21,7 @@
     +-- SealedStateOfAnotherTenant
     +-- SealedStateOfAnotherModel
     +-- Overloaded              try again later
+    +-- TooMuchMemory           no call may need so much; it is in `memory_budget`
     +-- Draining                the engine is stopping
     +-- ReaderStalled           nobody reads the text
     +-- ClientIdle              the client has sent nothing for too long

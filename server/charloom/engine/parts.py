@@ -9,14 +9,16 @@ class Parts:
     """Counts for each caller what it has.
 
     There is room until all is taken; then still for a caller that has less than its part, which is all of it divided by
-    the weights of those that have any, up to twice as much in all. So whoever takes everything keeps nobody else out.
+    the weights of those that have any, up to a bound of all. So whoever takes everything keeps nobody else out.
 
     Args:
         most: how much there is
+        beyond: how much may be taken in all; twice as much if not given
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, beyond: int | None = None) -> None:
         self._most = most
+        self._beyond = 2 * most if beyond is None else beyond
         self._total = 0
         self._weights = 0.0
         self._of: dict[str, int] = {}
@@ -30,7 +32,7 @@ class Parts:
         """Whether a caller may have so much more."""
         if self._total + count <= self._most:
             return True
-        if self._total + count > 2 * self._most:
+        if self._total + count > self._beyond:
             return False
         own = self._of.get(share.name, 0)
         weights = self._weights + (0.0 if own else share.weight)

@@ -13,18 +13,22 @@ from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError
 from charloom.engine.loom.models import Model
+from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.sessions.records import PLAIN, Records
 from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.stores.open_store import open_store
 from charloom.engine.sessions.stores.store import LEASE_SECONDS
 from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_keys, require_signature
+from charloom.server.process_memory import memory_in_use, memory_limit
 from charloom.server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 10.0
 """How often expired sessions are removed, and the engine's workers looked at."""
+UNFORESEEN = 0.15
+"""Of the memory besides the decoders, what is not promised to calls: fragments, sessions, gRPC's buffers."""
 STORE_SECONDS = 1.0
 """How often the session store is looked at."""
 
@@ -111,6 +115,15 @@ def open_models(paths: Sequence[Path], settings: ServerSettings) -> list[tuple[B
     return [(b, open_decoder(b, kind=settings.decoder, device=settings.device)) for b in bundles]
 
 
+def budget_of(limit: int | None) -> int | None:
+    """Bytes that calls may use of a process's limit: what is left besides the decoders, and a part for the unforeseen.
+
+    Args:
+        limit: of the process; None: nobody knows one
+    """
+    return None if limit is None else max(0, int((limit - memory_in_use()) * (1 - UNFORESEEN)))
+
+
 async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: ServerSettings) -> Runtime:
     """An engine with the session store and the sealing keys of the settings.
 
@@ -125,9 +138,11 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
     """
     keys = None if settings.sealing_keys is None else SealingKeys(settings.sealing_keys)
     records = PLAIN if keys is None else Records(keys, writes_plain=not settings.encrypt_records)
-    store = await open_store(settings.store, settings.max_sessions, records)
+    memory = budget_of(settings.memory_bytes or memory_limit())
+    store = await open_store(settings.store, settings.max_sessions, records, None if memory is None else memory // 2)
     try:
-        engine = Engine(models, settings.limits(), store, Sealer(new_keys() if keys is None else keys))
+        budget = MemoryBudget(memory, lambda: store.memory)
+        engine = Engine(models, settings.limits(), store, Sealer(new_keys() if keys is None else keys), budget)
     except BaseException:
         await store.close()
         raise

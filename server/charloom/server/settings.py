@@ -123,6 +123,12 @@ class ServerSettings(BaseSettings):
         le=2**31 - 1,
         description="most calls at a time of one connection; its client lets further ones wait",
     )
+    memory_bytes: int | None = Field(
+        None,
+        ge=2**28,
+        description="memory that the server may use, in bytes; calls that may need more than is left are refused "
+        "(default: what its control group allows, or what the machine has)",
+    )
     trust_proxy: str = Field(
         "",
         description="proxies whose x-forwarded-for says who calls: addresses and networks, with commas; unix for "

@@ -12,6 +12,7 @@ from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from charloom.engine import errors
+from charloom.engine.memory_budget import TooMuchMemory
 from charloom.server.grpc.errors import CODES, ErrorInterceptor, status_of
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
 
@@ -37,6 +38,7 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (errors.SealedStateOfAnotherTenant(), StatusCode.PERMISSION_DENIED),
     (errors.SealedStateOfAnotherModel("m", "0123"), StatusCode.FAILED_PRECONDITION),
     (errors.Overloaded("full", 1.5), StatusCode.RESOURCE_EXHAUSTED),
+    (TooMuchMemory(2**31, 2**30), StatusCode.RESOURCE_EXHAUSTED),
     (errors.ReaderStalled(), StatusCode.RESOURCE_EXHAUSTED),
     (errors.ClientIdle(60), StatusCode.DEADLINE_EXCEEDED),
     (CredentialsMissing(), StatusCode.UNAUTHENTICATED),

@@ -75,7 +75,7 @@ async def test_a_runtime_that_cannot_be_made_leaves_no_open_store(
 ) -> None:
     store = SlowToRecover()
 
-    async def opened(name: str, max_sessions: int, records: object) -> Store:
+    async def opened(name: str, max_sessions: int, records: object, most_memory: int | None) -> Store:
         return cast(Store, store)
 
     monkeypatch.setattr(runtime, "open_store", opened)

@@ -59,10 +59,13 @@ class Conversation:
         refuse_fields(request, "n", "max_tokens", "min_tokens", "logprobs", "top_logprobs", "return_state", "state")
         start = await starting.conversation(request)
         conversation = cls(start, generating, reading, limits)
+        longest = replace(start, checked=replace(start.checked, max_tokens=limits.max_tokens))
         if start.writer is None:
+            generating.hold(longest)
             await conversation.inject(request.prompt)
         else:
             async with start.writer.given_back_on_error():
+                generating.hold(longest)
                 await conversation.inject(request.prompt)
         return conversation
 

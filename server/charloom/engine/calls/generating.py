@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from charloom.engine.calls.generation import Generation, GenerationResult, StateSink
+from charloom.engine.calls.price import of_generation
 from charloom.engine.calls.reading import Reading
 from charloom.engine.calls.requests import GenerationRequest, refuse_fields, within
 from charloom.engine.calls.starting import GenerationStart, Starting
 from charloom.engine.errors import InvalidRequest, SessionTakenOver
-from charloom.engine.limits import MOST_PEEKED
+from charloom.engine.limits import MOST_PEEKED, Limits
 from charloom.engine.loom.jobs import Finish
+from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.session import Session
 from charloom.engine.sessions.sessions import next_seed
@@ -23,9 +25,15 @@ class Generating:
         starting: decides where each call starts
         reading: reads a prompt that several continuations share
         sealed: seals the states that calls ask for
+        budget: the memory that calls may use
+        limits: of the engine
     """
 
-    def __init__(self, starting: Starting, reading: Reading, sealed: SealedStates) -> None:
+    def __init__(
+        self, starting: Starting, reading: Reading, sealed: SealedStates, budget: MemoryBudget, limits: Limits
+    ) -> None:
+        self._budget = budget
+        self._limits = limits
         self._starting = starting
         self._reading = reading
         self._sealed = sealed
@@ -41,8 +49,10 @@ class Generating:
         start = await self._starting.generation(request)
         writer = start.writer
         if writer is None:
+            self.hold(start)
             return self.run(start)
         async with writer.given_back_on_error():
+            self.hold(start)
             generation = self.run(start, writer)
         session_id = writer.session.id
         writer.taken_over.add_done_callback(lambda _: generation.fail(SessionTakenOver(session_id)))
@@ -61,6 +71,7 @@ class Generating:
         if request.resume_position is not None:
             raise InvalidRequest("resume_position", "only one continuation can be resumed; leave n out")
         start = await self._starting.preview(request)
+        self.hold(start, request.n)
         prompt = start.checked.prompt
         # The prompt is read once for all, unless they must know its tokens.
         if len(prompt) and not start.checked.sampling.penalises:
@@ -93,7 +104,22 @@ class Generating:
         start = await self._starting.preview(replace(request, max_tokens=request.max_tokens or 1))
         size = start.model.vocabulary.size
         within("top", top, 0, size)
-        return self.run(replace(start, checked=replace(start.checked, top_logprobs=top or size)))
+        start = replace(start, checked=replace(start.checked, top_logprobs=top or size))
+        self.hold(start)
+        return self.run(start)
+
+    def hold(self, start: GenerationStart, count: int = 1) -> None:
+        """Hold the memory that so many generations may need, until the end of the call.
+
+        Raises:
+            TooMuchMemory, Overloaded: there is not so much, ever or now.
+        """
+        checked, whole = start.checked, start.request.most_tokens is not None
+        unread = None if whole else self._limits.unread_tokens
+        shape = start.model.decoder.shape
+        self._budget.hold(
+            of_generation(shape, len(checked.prompt), checked.max_tokens, checked.top_logprobs, count, unread=unread)
+        )
 
     def run(self, start: GenerationStart, sink: StateSink | None = None) -> Generation:
         """Put a generation on the loom.

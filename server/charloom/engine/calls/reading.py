@@ -12,6 +12,7 @@ from datetime import timedelta
 import numpy as np
 
 from charloom.bundle import Vocabulary
+from charloom.engine.calls.price import of_reading
 from charloom.engine.calls.requests import ReadingRequest, check_answer, check_text, check_top_logprobs
 from charloom.engine.calls.starting import ReadingStart, Starting
 from charloom.engine.decoding.decoder import Ints
@@ -28,6 +29,7 @@ from charloom.engine.errors import (
 from charloom.engine.limits import MOST_BLENDED, Limits
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job, TokenLogprob
 from charloom.engine.loom.models import Model
+from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.sessions.checks import require_position
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed
@@ -69,8 +71,9 @@ class ScoredText:
 class Reading:
     """Reads text with an engine's models, from the states of its sessions."""
 
-    def __init__(self, starting: Starting, sessions: Sessions, limits: Limits) -> None:
+    def __init__(self, starting: Starting, sessions: Sessions, limits: Limits, budget: MemoryBudget) -> None:
         self._starting = starting
+        self.budget = budget
         self._sessions = sessions
         self.limits = limits
 
@@ -128,7 +131,8 @@ class Reading:
             text = check_text("text", request.text, request.skip_unknown, self.limits, model.vocabulary)
             after = None
             if len(text):
-                after, _ = await self.read(model, text, writer.present)
+                with self.budget.held_for(of_reading(model.decoder.shape, len(text), None)):
+                    after, _ = await self.read(model, text, writer.present)
                 writer.on_tokens(text.tolist(), after)
         return await writer.close(after)
 
@@ -145,6 +149,7 @@ class Reading:
         check_answer("text", len(text), request.most_tokens, vocabulary, IN_PARTS)
         if not len(text):
             return ScoredText((), start.snapshot.position), vocabulary
+        self.budget.hold(of_reading(start.model.decoder.shape, len(text), request.top_logprobs))
         after, logprobs = await self.read(start.model, text, start.snapshot, request.top_logprobs)
         return ScoredText(logprobs, after.position), vocabulary
 
@@ -228,7 +233,9 @@ class Observation:
         check_answer("text", len(tokens), request.most_tokens, self.model.vocabulary, IN_PARTS)
         if not len(tokens):
             return ScoredText((), self._present.position)
-        present, logprobs = await self._reading.read(self.model, tokens, self._present, request.top_logprobs)
+        needed = of_reading(self.model.decoder.shape, len(tokens), request.top_logprobs)
+        with self._reading.budget.held_for(needed):
+            present, logprobs = await self._reading.read(self.model, tokens, self._present, request.top_logprobs)
         self._present, self._changed = present, True
         if self._writer is not None:
             self._writer.on_tokens(tokens.tolist(), present)

@@ -112,6 +112,10 @@ def spacing(keep: int) -> int:
     return max(keep, 256)
 
 
+FIELDS = 1500
+"""Bytes of a session besides its states and tokens, in the store that keeps it in memory."""
+
+
 class Key(NamedTuple):
     """What a session is found by: ids are unique within a tenant."""
 
@@ -153,6 +157,12 @@ class Session:
     expires: datetime
     origin: Origin | None = None
     call: Call | None = None
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes it takes, if it shares no state with another session."""
+        states = {id(one.state): one.state.nbytes for one in (self.snapshot, *self.history.checkpoints)}
+        return FIELDS + sum(states.values()) + len(self.history.tokens)
 
     @property
     def key(self) -> Key:

@@ -13,6 +13,7 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
+from charloom.engine.memory_budget import set_end
 from charloom.server.grpc.call_limit import CallLimit
 from charloom.server.grpc.caller import CallerReader
 from charloom.server.grpc.connections import connection_options
@@ -102,6 +103,7 @@ class GrpcListener:
             return
         self._caller.begin(context, scope)
         self._calls.begin(context)
+        set_end(lambda done: context.add_done_callback(lambda _: done()))
 
     async def start(self) -> None:
         """Listen and take calls.

@@ -13,7 +13,7 @@ from charloom.engine.errors import Overloaded, SessionExpired
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.shares import Share, set_share
-from tests.unit.engine.stores import Place, made
+from tests.unit.engine.stores import Place, grown, made
 
 
 async def add(store: MemoryStore, caller: str, *sessions: Session) -> None:
@@ -96,3 +96,28 @@ async def test_what_is_remembered_for_sweeping_does_not_grow_with_the_changes() 
         lease = await store.acquire(Key("", "one"))
         await store.release(lease, replace(lease.session, expires=place.now() + timedelta(seconds=ticks)))
     assert len(store._due) <= 2 * 1 + 1024
+
+
+async def test_sessions_take_no_more_memory_than_they_may() -> None:
+    place = Place()
+    each = made(place, "one").memory
+    store = MemoryStore(1000, place.now, most_memory=10 * each)
+    assert await fill(store, "a", place, 100) == 10
+    assert store.memory == 10 * each
+    await store.delete(Key("", "a-3"))
+    await store.add([made(place, "more")])
+    with pytest.raises(Overloaded):
+        await store.add([made(place, "one too many")])
+
+
+async def test_what_sessions_take_follows_what_they_hold() -> None:
+    place = Place()
+    store = MemoryStore(10, place.now)
+    session = made(place, "one")
+    await store.add([session])
+    lease = await store.acquire(Key("", "one"))
+    larger = grown(session, place.now(), size=4000)
+    await store.release(lease, larger)
+    assert store.memory == larger.memory >= session.memory + 4000
+    await store.delete(Key("", "one"))
+    assert store.memory == 0

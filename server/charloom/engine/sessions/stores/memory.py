@@ -44,13 +44,16 @@ class MemoryStore:
     Args:
         capacity: most sessions that are kept; see `Parts`
         now: the clock
+        most_memory: bytes that they may take when another one is added; None: any number
     """
 
     shared: ClassVar[bool] = False
     waits: ClassVar[bool] = False
 
-    def __init__(self, capacity: int, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, capacity: int, now: Callable[[], datetime] = utc_now, most_memory: int | None = None) -> None:
         self._capacity = capacity
+        self._most_memory = most_memory
+        self._memory = 0
         self._now = now
         self._sessions: dict[Key, Session] = {}
         self._parts = Parts(capacity)
@@ -69,6 +72,11 @@ class MemoryStore:
         return len(self._sessions)
 
     @property
+    def memory(self) -> int:
+        """See `Store`."""
+        return self._memory
+
+    @property
     def busy(self) -> int:
         """Sessions that a call is using."""
         return len(self._holders)
@@ -82,9 +90,9 @@ class MemoryStore:
                 raise SessionExists(session.id)
             wanted.add(session.key)
         share = current_share()
-        if not self._parts.fits(share, len(sessions)):
+        if not self._has_room(share, sessions):
             await self.sweep()
-        if not self._parts.fits(share, len(sessions)):
+        if not self._has_room(share, sessions):
             raise Overloaded(
                 f"{len(self._sessions)} sessions are kept already, as many as this server has room for", retry_after=60
             )
@@ -175,9 +183,18 @@ class MemoryStore:
     async def close(self) -> None:
         """See `Store`."""
 
+    def _has_room(self, share: Share, sessions: Sequence[Session]) -> bool:
+        if (
+            self._most_memory is not None
+            and self._memory + sum(session.memory for session in sessions) > self._most_memory
+        ):
+            return False
+        return self._parts.fits(share, len(sessions))
+
     def _put(self, session: Session) -> None:
         before = self._sessions.get(session.key)
         self._sessions[session.key] = session
+        self._memory += session.memory - (before.memory if before is not None else 0)
         if before is None or session.expires < before.expires:
             heapq.heappush(self._due, (session.expires, session.key))
             if len(self._due) > 2 * len(self._sessions) + 1024:  # of sessions that have gone, or were shortened
@@ -215,7 +232,9 @@ class MemoryStore:
         self._parts.remove(self._owners.pop(key))
         self._tombstones[key] = (kind, at)
         self._drop_old_tombstones()
-        return self._sessions.pop(key)
+        session = self._sessions.pop(key)
+        self._memory -= session.memory
+        return session
 
     def _unlist(self, key: Key) -> None:
         del self._keys[bisect.bisect_left(self._keys, key)]

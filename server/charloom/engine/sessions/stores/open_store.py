@@ -7,7 +7,7 @@ from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.store import Store
 
 
-async def open_store(url: str, capacity: int, records: Records = PLAIN) -> Store:
+async def open_store(url: str, capacity: int, records: Records = PLAIN, most_memory: int | None = None) -> Store:
     """The store of a URL, which can be used.
 
     Args:
@@ -15,6 +15,7 @@ async def open_store(url: str, capacity: int, records: Records = PLAIN) -> Store
             `redis+sentinel://` or `rediss+sentinel://`
         capacity: most sessions that are kept
         records: how sessions are written where they outlive the server
+        most_memory: bytes of this process that they may take, where they are in memory; None: any number
 
     Raises:
         ValueError: there is no such store, or it cannot be used so.
@@ -22,7 +23,7 @@ async def open_store(url: str, capacity: int, records: Records = PLAIN) -> Store
     """
     scheme, _, rest = url.partition(":")
     if url == "memory:":
-        return MemoryStore(capacity)
+        return MemoryStore(capacity, most_memory=most_memory)
     if scheme == "sqlite" and rest:
         if ":memory:" in rest or rest.startswith("file:"):
             raise ValueError(

@@ -114,6 +114,11 @@ class RedisStore:
             raise (ValueError if refused else OSError)(message) from problem
         await self._look_at_eviction()
 
+    @property
+    def memory(self) -> int:
+        """See `Store`."""
+        return 0
+
     async def add(self, sessions: Sequence[Session]) -> None:
         """See `Store`."""
         groups = [(_id(one.key), self._records.pack(one), *self._expiry(one)) for one in sessions]

@@ -102,6 +102,11 @@ class SqliteStore:
             self._thread.shutdown()
             raise
 
+    @property
+    def memory(self) -> int:
+        """See `Store`."""
+        return 0
+
     async def add(self, sessions: Sequence[Session]) -> None:
         """See `Store`."""
         await self._do(lambda: self._add(sessions))

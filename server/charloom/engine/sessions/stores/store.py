@@ -40,6 +40,10 @@ class Store(Protocol):
     waits: ClassVar[bool]
     """Whether its methods may have to wait."""
 
+    @property
+    def memory(self) -> int:
+        """Bytes of this process that its sessions take."""
+
     async def add(self, sessions: Sequence[Session]) -> None:
         """Keep new sessions, all or none.
 

@@ -1,0 +1,55 @@
+"""How much memory a call may need: upper bounds of its parts, as they were measured (decision 0022)."""
+
+from __future__ import annotations
+
+from charloom.engine.decoding.decoder import Shape
+
+CALL = 32 * 1024
+"""Bytes of a call whatever it asks for: its connection's stream, its tasks, its messages."""
+ROW = 16 * 1024
+"""Of a row on the loom, besides its states."""
+STATES = 4
+"""States of a row: its slot in the pool, where it starts, where it may have to go back to, and the latest one told."""
+READ = 32
+"""Of a token that is read: its characters, its number for the decoder, and in the history of a session."""
+GENERATED = 32
+"""Of a generated token that nobody has read: its number, its text, the message with it."""
+LOGPROB = 700
+"""Of a token with its log-probability, in the engine and in the message, besides its alternatives."""
+ALTERNATIVE = 190
+"""Of each alternative."""
+FLIGHT = 2048
+"""Tokens of a stream that are in messages on their way, besides those that wait for its reader."""
+
+
+def of_generation(
+    shape: Shape, prompt: int, tokens: int, top_logprobs: int | None, count: int = 1, *, unread: int | None = None
+) -> int:
+    """Bytes that a call may need which generates.
+
+    Args:
+        shape: of the decoder
+        prompt: tokens to read
+        tokens: most tokens to generate
+        top_logprobs: alternatives to tell of each token; None: no log-probabilities at all
+        count: how many continuations
+        unread: tokens that a stream may leave unread; None: all are kept until the last is there
+    """
+    kept = tokens if unread is None else min(tokens, unread + FLIGHT)
+    return CALL + READ * prompt + count * (_row(shape) + READ * prompt + kept * _token(top_logprobs))
+
+
+def of_reading(shape: Shape, tokens: int, top_logprobs: int | None) -> int:
+    """Bytes that a call may need which reads so many tokens, and tells their log-probabilities if `top_logprobs` is
+    not None.
+    """
+    told = 0 if top_logprobs is None else tokens * _token(top_logprobs)
+    return CALL + _row(shape) + READ * tokens + told
+
+
+def _row(shape: Shape) -> int:
+    return ROW + STATES * 4 * shape.arrays * shape.layers * shape.hidden + 8 * shape.vocabulary
+
+
+def _token(top_logprobs: int | None) -> int:
+    return GENERATED + (0 if top_logprobs is None else LOGPROB + top_logprobs * ALTERNATIVE)

@@ -1,0 +1,112 @@
+"""The memory that calls may use together: a call says what it may need before it begins, and gives it back at its end.
+
+The prices are not known here, nor what a call does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+from charloom.engine.errors import EngineError, ErrorKind, Overloaded
+from charloom.engine.parts import Parts
+from charloom.engine.retry_after import RetryAfter
+from charloom.engine.shares import Share, current_share
+
+AtEnd = Callable[[Callable[[], None]], None]
+"""Has something done at the end of a call."""
+
+SPARED = 0.2
+"""Of the budget, what is left to callers that have less than their part of it."""
+
+_at_end: ContextVar[AtEnd | None] = ContextVar("at_end", default=None)
+
+
+class TooMuchMemory(EngineError):
+    """The call may need more memory than any call may use here, so that another try would be in vain."""
+
+    kind = ErrorKind.EXHAUSTED
+    reason = "TOO_MUCH_MEMORY"
+
+    def __init__(self, needed: int, most: int) -> None:
+        self.needed = needed
+        self.most = most
+        super().__init__(
+            f"the call may need {needed / 2**20:,.1f} MiB of memory, and a call may use {most / 2**20:,.1f} here; "
+            "ask for fewer continuations, tokens or alternatives, or give the server more (--memory-bytes)"
+        )
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"needed": str(self.needed), "most": str(self.most)}
+
+
+def set_end(at_end: AtEnd) -> None:
+    """Say how the call that runs in this task has something done at its end, before it begins."""
+    _at_end.set(at_end)
+
+
+class MemoryBudget:
+    """Bytes, divided between callers as `Parts` says.
+
+    Args:
+        most: bytes that all calls may use together; None: any number
+        others: how many of these something else uses, such as sessions in memory
+    """
+
+    def __init__(self, most: int | None = None, others: Callable[[], int] = lambda: 0) -> None:
+        self.most = most
+        self._others = others
+        self._held = Parts(0 if most is None else int(most * (1 - SPARED)), most or 0)
+        self._retry_after = RetryAfter()
+
+    @property
+    def held(self) -> int:
+        """Bytes that running calls may use."""
+        return self._held.total
+
+    def hold(self, needed: int) -> None:
+        """Hold so many bytes until the end of the call that runs in this task; where nobody knows its end, none.
+
+        Raises:
+            TooMuchMemory: no call may use so much.
+            Overloaded: others use too much now.
+        """
+        at_end, share = _at_end.get(), current_share()
+        if self.most is not None and at_end is not None:
+            self._take(share, needed)
+            at_end(lambda: self._give_back(share, needed))
+
+    @contextlib.contextmanager
+    def held_for(self, needed: int) -> Iterator[None]:
+        """Hold so many bytes for a part of a call; raises as `hold`."""
+        if self.most is None:
+            yield
+            return
+        share = current_share()
+        self._take(share, needed)
+        try:
+            yield
+        finally:
+            self._give_back(share, needed)
+
+    def _take(self, share: Share, needed: int) -> None:
+        assert self.most is not None
+        if needed > self.most * (1 - SPARED):
+            raise TooMuchMemory(needed, int(self.most * (1 - SPARED)))
+        if not self._held.fits(share, needed) or self.held + needed > self.most - self._others():
+            raise Overloaded(
+                f"the call may need {_shown(needed)} of memory, and other calls and sessions may need "
+                f"{_shown(self.held + self._others())} of the {_shown(self.most)} that there are",
+                self._retry_after.refuse(0),
+            )
+        self._held.add(share, needed)
+
+    def _give_back(self, share: Share, needed: int) -> None:
+        self._held.remove(share, needed)
+        self._retry_after.served(1)
+
+
+def _shown(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"

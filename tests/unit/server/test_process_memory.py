@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from charloom.server import process_memory
+from charloom.server.process_memory import memory_in_use, memory_limit
+from charloom.server.runtime import budget_of
+
+
+def test_a_process_uses_some_of_what_it_may_use() -> None:
+    limit = memory_limit()
+    assert limit is not None
+    assert 2**20 < memory_in_use() < limit
+
+
+@pytest.mark.parametrize(("text", "limit"), [("1073741824\n", 2**30), ("max\n", 2**33), (None, 2**33)])
+def test_the_limit_is_the_control_groups_or_else_the_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, limit: int
+) -> None:
+    group, meminfo = tmp_path / "memory.max", tmp_path / "meminfo"
+    if text is not None:
+        group.write_text(text)
+    meminfo.write_text("MemFree: 12 kB\nMemTotal:       8388608 kB\n")
+    monkeypatch.setattr(process_memory, "CGROUP_LIMITS", (group, tmp_path / "nothing"))
+    monkeypatch.setattr(process_memory, "MEMINFO", meminfo)
+    assert memory_limit() == limit
+
+
+def test_where_nobody_knows_a_limit_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_memory, "CGROUP_LIMITS", (tmp_path / "a",))
+    monkeypatch.setattr(process_memory, "MEMINFO", tmp_path / "b")
+    assert memory_limit() is None
+    assert budget_of(None) is None
+
+
+def test_a_limit_that_is_used_up_leaves_nothing() -> None:
+    assert budget_of(1) == 0
+    assert 0 < (budget_of(2**40) or 0) < 2**40
