@@ -10,13 +10,13 @@ ROW = 16 * 1024
 """Of a row on the loom, besides its states."""
 STATES = 4
 """States of a row: its slot in the pool, where it starts, where it may have to go back to, and the latest one told."""
-READ = 32
-"""Of a token that is read: its characters, its number for the decoder, and in the history of a session."""
+READ, FED = 32, 8
+"""Of a token that is read: its characters, as message and as text, and its number; and in each row that reads it."""
 GENERATED = 32
 """Of a generated token that nobody has read: its number, its text, the message with it."""
-LOGPROB = 700
+LOGPROB = 1000
 """Of a token with its log-probability, in the engine and in the message, besides its alternatives."""
-ALTERNATIVE = 190
+ALTERNATIVE = 175
 """Of each alternative."""
 FLIGHT = 2048
 """Tokens of a stream that are in messages on their way, besides those that wait for its reader."""
@@ -36,7 +36,7 @@ def of_generation(
         unread: tokens that a stream may leave unread; None: all are kept until the last is there
     """
     kept = tokens if unread is None else min(tokens, unread + FLIGHT)
-    return CALL + READ * prompt + count * (_row(shape) + READ * prompt + kept * _token(top_logprobs))
+    return CALL + READ * prompt + count * (_row(shape) + FED * prompt + kept * _token(top_logprobs))
 
 
 def of_reading(shape: Shape, tokens: int, top_logprobs: int | None) -> int:
@@ -44,7 +44,7 @@ def of_reading(shape: Shape, tokens: int, top_logprobs: int | None) -> int:
     not None.
     """
     told = 0 if top_logprobs is None else tokens * _token(top_logprobs)
-    return CALL + _row(shape) + READ * tokens + told
+    return CALL + _row(shape) + (READ + FED) * tokens + told
 
 
 def _row(shape: Shape) -> int:

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.fairness import compared
+
+
+def polite(speeds: list[float], p99: float | None, greedy: float | None = None) -> dict[str, Any]:
+    times = None if p99 is None else {"p50": 1.0, "p99": p99}
+    taken = {} if greedy is None else {"chars_per_s": greedy}
+    return {"chars_per_s": speeds, "ttfc_ms": times, "ends": {"OK": 1}, "greedy": taken}
+
+
+def test_the_worst_off_is_compared_with_itself_alone_and_with_a_fifth_of_all() -> None:
+    found = compared(polite([1000.0] * 4, 20.0), polite([500.0, 450.0, 500.0, 500.0], 30.0, greedy=550.0))
+    assert (found["kept_of_alone"], found["kept_of_fair_share"], found["ttfc_p99_ratio"]) == (0.45, 0.9, 1.5)
+
+
+def test_where_a_fifth_of_all_is_more_than_it_wants_its_own_speed_counts() -> None:
+    found = compared(polite([100.0] * 4, 20.0), polite([90.0] * 4, 20.0, greedy=10_000.0))
+    assert found["kept_of_fair_share"] == 0.9
+
+
+def test_one_that_gets_nothing_keeps_nothing() -> None:
+    found = compared(polite([100.0] * 4, 20.0), polite([0.0] * 4, None, greedy=10_000.0))
+    assert (found["kept_of_fair_share"], found["ttfc_p99_ratio"]) == (0.0, None)
