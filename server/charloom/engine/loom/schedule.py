@@ -55,7 +55,7 @@ def tick_steps(
     the tick takes.
 
     Args:
-        goals: [B] how many steps each row is from its goal
+        goals: [B] how many steps each row is from its goal; 0 of one that has nothing to do
         left: [B] how many steps it is from its end
         fresh: [B] whether its first token is to come
         step_seconds: measured cost of one step with this many rows
@@ -63,7 +63,7 @@ def tick_steps(
     """
     fitting = int(min(MOST_STEPS, target_seconds / step_seconds)) if step_seconds > 0 else MOST_STEPS
     last = max(1, min(fitting, int(left.max())))
-    soon = goals[goals < last]
+    soon = goals[(goals > 0) & (goals < last)]
     if not len(soon):
         return last
     ends = np.array(sorted({*soon.tolist(), last}))

@@ -150,6 +150,7 @@ class RowTable:
             steps=steps,
             uniform=at.uniform.reshape(-1)[places],
             sampling=self._sampling(rows, index),
+            logprobs=any(row.job.top_logprobs is not None for row in rows),
         )
         return Tick(rows, index, inputs, places)
 

@@ -125,3 +125,8 @@ def test_few_streams_get_a_message_per_tick_and_many_share_a_rate() -> None:
     assert message_pause(1, 0.01) == 0.01
     assert message_pause(50, 0.01) == 50 * MESSAGE_SECONDS > 0.01
     assert message_pause(10_000, 0.01) == LONGEST_PAUSE
+
+
+def test_a_row_that_has_nothing_to_do_still_takes_a_tick_of_one_step() -> None:
+    nothing = np.zeros(1, np.int64)
+    assert tick_steps(nothing, nothing, np.zeros(1, bool), 0.001, 0.01) == 1
