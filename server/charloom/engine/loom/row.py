@@ -14,6 +14,7 @@ from charloom.controls import Effect
 from charloom.engine.decoding.decoder import Floats, Ints, Outputs
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job, TokenLogprob
+from charloom.engine.loom.schedule import next_message
 from charloom.engine.loom.stops import Match, StopMatcher
 from charloom.engine.shares import ONLY, Share
 
@@ -106,6 +107,8 @@ class Row:
         self._replayed = len(job.start.pending) - 1
         self._first = 0.0
         self._delivered = 0
+        self._told = 0.0
+        """When the last chunk left."""
         self._unsent: list[int] = []
         self._unsent_logprobs: list[TokenLogprob] = []
         self._matcher: StopMatcher | None = None
@@ -247,11 +250,14 @@ class Row:
             return self._tell(settled, after, index, self._finish(FinishReason.STOP, now, match.pattern))
         if self.done == self.steps:
             return self._tell(self.generated, after, index, self._finish(FinishReason.LENGTH, now))
-        due = not self._delivered or now >= self.due or settled - self.taken >= self.unread_limit
-        if settled > self._delivered and due:
-            self.due = now + pause
-            return self._tell(settled, after, index)
-        return None
+        if settled <= self._delivered:
+            return None
+        if self._delivered and settled - self.taken < self.unread_limit:
+            self.due = self._told + next_message(settled - self._delivered, now - self._told, pause)
+            if now < self.due:
+                return None
+        self.due, self._told = now + pause, now
+        return self._tell(settled, after, index)
 
     def dismiss(self, reason: FinishReason, present: States) -> Chunk:
         """End it before its next tick, in its state [A, L, 1, H]. Only a draining job is told its last tokens."""

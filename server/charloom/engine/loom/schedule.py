@@ -20,6 +20,8 @@ WORTH = 0.15
 """What further workers must bring, as a part of what they would bring if the work were divided without loss."""
 MESSAGE_SECONDS, LONGEST_PAUSE = 0.001, 1.0
 """Time between any two messages where there are many streams, and between two of one stream: messages cost time too."""
+MESSAGE_TOKENS, PAUSES = 32, 3
+"""How many tokens a message should have, and how many pauses it waits for them at most."""
 
 
 def ticks_at_once(rows: int, workers: int, max_rows: int, expected: Callable[[int], float]) -> int:
@@ -80,3 +82,19 @@ def message_pause(streams: int, tick_seconds: float) -> float:
         tick_seconds: how long a tick should take
     """
     return max(tick_seconds, min(LONGEST_PAUSE, streams * MESSAGE_SECONDS))
+
+
+def next_message(told: int, waited: float, pause: float) -> float:
+    """How long after the last message of a stream the next one leaves, in seconds.
+
+    After the pause; one of few tokens is held back a little longer, so that a short text comes in two or three messages
+    however busy the server is.
+
+    Args:
+        told: tokens since the last message
+        waited: seconds since then
+        pause: as of `message_pause`
+    """
+    if told >= MESSAGE_TOKENS:
+        return pause
+    return min(PAUSES * pause, max(pause, waited * MESSAGE_TOKENS / max(told, 1)))

@@ -9,9 +9,12 @@ from charloom.engine.loom.schedule import (
     FIRST_TOKEN,
     LONGEST_PAUSE,
     MESSAGE_SECONDS,
+    MESSAGE_TOKENS,
     MOST_STEPS,
+    PAUSES,
     TICK_SECONDS,
     message_pause,
+    next_message,
     tick_steps,
     ticks_at_once,
 )
@@ -130,3 +133,23 @@ def test_few_streams_get_a_message_per_tick_and_many_share_a_rate() -> None:
 def test_a_row_that_has_nothing_to_do_still_takes_a_tick_of_one_step() -> None:
     nothing = np.zeros(1, np.int64)
     assert tick_steps(nothing, nothing, np.zeros(1, bool), 0.001, 0.01) == 1
+
+
+def test_a_message_of_few_tokens_waits_for_more_of_them_but_not_for_ever() -> None:
+    pause = 0.064
+    assert next_message(MESSAGE_TOKENS, 0.01, pause) == pause
+    assert next_message(MESSAGE_TOKENS // 2, 0.08, pause) == pytest.approx(0.16)  # when as many will be there
+    assert next_message(MESSAGE_TOKENS // 2, 0.01, pause) == pause
+    assert next_message(1, 0.08, pause) == next_message(0, 0.08, pause) == PAUSES * pause
+
+
+def test_a_short_text_comes_in_three_messages_however_slow_its_steps_are() -> None:
+    """64 tokens in 0.1 to 0.24 s, attended to at every step, among 64 streams."""
+    for seconds in (0.1, 0.15, 0.24):
+        told, last, pause = 1, 0.0, message_pause(64, 0.008)
+        messages = 1
+        for token in range(2, 64):
+            now = token * seconds / 64
+            if now >= last + next_message(token - told, now - last, pause):
+                told, last, messages = token, now, messages + 1
+        assert messages + 1 <= 3  # the last one has the rest
