@@ -11,7 +11,8 @@ from typing import Protocol
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import DecoderFailure, EngineError, ReaderStalled
-from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job, TokenLogprob
+from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job
+from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Session
 from charloom.engine.shares import current_share

@@ -27,7 +27,8 @@ from charloom.engine.errors import (
     shown_number,
 )
 from charloom.engine.limits import MOST_BLENDED, Limits
-from charloom.engine.loom.jobs import Chunk, FinishReason, Job, TokenLogprob
+from charloom.engine.loom.jobs import Chunk, FinishReason, Job
+from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.sessions.checks import require_position

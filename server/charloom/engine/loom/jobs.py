@@ -6,13 +6,13 @@ import enum
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
+from charloom.engine.loom.logprobs import TokenLogprob
 
 
 class FinishReason(enum.Enum):
@@ -27,15 +27,6 @@ class FinishReason(enum.Enum):
     DISPLACED = "displaced"
     """It waited, and had to make room for a job of a caller that had fewer of them waiting."""
     FAILED = "failed"
-
-
-class TokenLogprob(NamedTuple):
-    """How probable a generated token was, and the most probable tokens at its position."""
-
-    token: int
-    logprob: float
-    top: Sequence[tuple[int, float]]
-    """Token and log-probability, the most probable first."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 from charloom.controls import Effect
 from charloom.engine.decoding.decoder import Floats, Ints, Outputs
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job, TokenLogprob
+from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job
+from charloom.engine.loom.logprobs import TokenLogprob, logprobs_of
 from charloom.engine.loom.schedule import next_message
 from charloom.engine.loom.stops import Match, StopMatcher
 from charloom.engine.shares import ONLY, Share
@@ -321,17 +322,6 @@ class Row:
             total=now - self.submitted,
             stop=stop,
         )
-
-
-def logprobs_of(outputs: Outputs, index: int, steps: int, top: int) -> list[TokenLogprob]:
-    """The log-probabilities of the tokens of the row at `index`, with the `top` most probable alternatives."""
-    chosen = zip(outputs.tokens[:steps, index].tolist(), outputs.logprob[:steps, index].tolist(), strict=True)
-    tokens = outputs.top_tokens[:steps, index, :top].tolist()
-    logprobs = outputs.top_logprob[:steps, index, :top].tolist()
-    return [
-        TokenLogprob(*own, tuple(zip(ids, values, strict=True)))
-        for own, ids, values in zip(chosen, tokens, logprobs, strict=True)
-    ]
 
 
 Delivery = tuple[Row, Chunk]

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from charloom.bundle import Vocabulary
-from charloom.engine.loom.jobs import TokenLogprob
+from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.server.grpc.translation.text import from_logprobs
 
 Answer = Any

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from charloom.bundle import Vocabulary
 from charloom.engine.errors import InvalidRequest
-from charloom.engine.loom.jobs import TokenLogprob
+from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.v1 import text_pb2
 
 _UNKNOWN_CHARACTERS = frozenset(text_pb2.UnknownCharacters.values())
