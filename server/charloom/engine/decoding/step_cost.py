@@ -20,6 +20,8 @@ ROUNDS = 3
 """How often each is measured, by turns; the least counts, as what disturbs makes it slower and never faster."""
 LEAST = 1e-9
 """Seconds; what a clock that did not move stands for."""
+NEAR = 1.1
+"""A tick that took no more and no less than this many times what was expected changes nothing."""
 LEARNED = 0.25
 """What part of the difference a tick corrects, on a scale of ratios."""
 FURTHEST = 16.0
@@ -52,6 +54,8 @@ class StepCost:
         far as they must, for a step with more rows takes no less time, and no more for each row.
         """
         ratio = max(LEAST, seconds) / self.expected(rows)
+        if 1 / NEAR < ratio < NEAR:
+            return
         if rows >= self.rows[-1]:
             weights = {len(self.rows) - 1: 1.0}
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -56,6 +56,10 @@ class Ranking(Generic[K]):
             self._heap = [(*kept, one) for one, kept in self._entries.items()]
             heapq.heapify(self._heap)
 
+    def rise(self, key: K, rank: float) -> None:
+        """Give a key that is there a larger number. The heap learns of it only where the key comes up."""
+        self._entries[key] = (rank, self._entries[key][1])
+
     def drop(self, key: K) -> None:
         """Forget a key, if it is there."""
         self._entries.pop(key, None)
@@ -63,9 +67,16 @@ class Ranking(Generic[K]):
     @property
     def first(self) -> K | None:
         """The key with the least number."""
-        while self._heap and self._entries.get(self._heap[0][2]) != self._heap[0][:2]:
-            heapq.heappop(self._heap)
-        return self._heap[0][2] if self._heap else None
+        while self._heap:
+            rank, number, key = self._heap[0]
+            kept = self._entries.get(key)
+            if kept == (rank, number):
+                return key
+            if kept is not None and kept[1] == number:
+                heapq.heapreplace(self._heap, (*kept, key))
+            else:
+                heapq.heappop(self._heap)
+        return None
 
 
 @dataclass(eq=False)
@@ -203,10 +214,14 @@ class FairQueue(Generic[T]):
 
     def charge(self, items: Sequence[T], seconds: float) -> None:
         """Say that these jobs, all with places, were served together for so long."""
-        for name, count in Counter(item.share.name for item in items).items():
+        each = seconds / len(items)
+        counts: dict[str, int] = {}
+        for item in items:
+            counts[item.share.name] = counts.get(item.share.name, 0) + 1
+        for name, count in counts.items():
             caller = self._callers[name]
-            caller.served += seconds * count / len(items) / caller.share.weight
-            self._least_served.set(name, caller.served)
+            caller.served += each * count / caller.share.weight
+            self._least_served.rise(name, caller.served)
 
     def load(self, item: T) -> int:
         """How many places would be taken if all callers had as many as that of this job, which has one."""

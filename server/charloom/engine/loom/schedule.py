@@ -12,9 +12,10 @@ from charloom.engine.decoding.decoder import Ints
 
 MOST_STEPS = 256
 """Steps of the longest tick, whatever they cost."""
-TICK_SECONDS = 0.0003
-"""What a tick takes beside its steps, about: the call of the decoder, and what is done with its rows between two."""
-FIRST_TOKEN = 16
+TICK_SECONDS, ROW_SECONDS = 0.0003, 0.000015
+"""What a tick takes beside its steps, about, and for each of its rows: the call of the decoder, and what is done
+between two. It is several times what the same code takes alone: a step leaves none of it in the processor's caches."""
+FIRST_TOKEN = 64
 """How many rows one counts for that has no token yet, because somebody waits for it."""
 WORTH = 0.15
 """What further workers must bring, as a part of what they would bring if the work were divided without loss."""
@@ -70,8 +71,13 @@ def tick_steps(
         return last
     ends = np.array(sorted({*soon.tolist(), last}))
     useful = np.minimum(ends[:, None], goals) @ np.where(fresh, FIRST_TOKEN, 1)
-    taken = TICK_SECONDS + ends * step_seconds
+    taken = overhead(len(goals)) + ends * step_seconds
     return int(ends[np.argmax(useful / taken)])
+
+
+def overhead(rows: int) -> float:
+    """Seconds that a tick takes beside its steps."""
+    return TICK_SECONDS + rows * ROW_SECONDS
 
 
 def message_pause(streams: int, tick_seconds: float) -> float:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
-from charloom.engine.decoding.step_cost import FURTHEST, LEAST, StepCost, clock_of
+from charloom.engine.decoding.step_cost import FURTHEST, LEAST, NEAR, StepCost, clock_of
 
 ROWS = [1, 4, 16, 64]
 
@@ -67,16 +67,16 @@ def test_what_else_the_machine_does_at_the_start_is_not_taken_for_cost(decoder: 
         for other in others:
             other.join()
     assert 0.002 <= by_processor.expected(1) < 0.004
-    assert by_clock.expected(1) > 0.006
+    assert by_clock.expected(1) > 1.5 * by_processor.expected(1)
 
 
 def test_a_cost_that_was_measured_too_high_comes_down_with_the_ticks() -> None:
     cost = StepCost(ROWS, [0.001, 0.002, 0.005, 0.02])
     for _ in range(40):
         cost.learn(32, 0.0008)
-    assert cost.expected(32) == pytest.approx(0.0008, rel=0.01)
-    assert cost.expected(16) < 0.0008, "a step with fewer rows costs no more"
-    assert cost.expected(64) <= 0.0017
+    assert cost.expected(32) == pytest.approx(0.0008, rel=NEAR - 1)
+    assert cost.expected(16) <= cost.expected(32), "a step with fewer rows costs no more"
+    assert cost.expected(64) <= 2.01 * cost.expected(32), "and no more for each row with more"
 
 
 def test_a_decoder_that_becomes_ten_times_slower_is_noticed_within_some_ticks() -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from charloom.engine.loom.schedule import TICK_SECONDS, tick_steps, ticks_at_once
+from charloom.engine.limits import Limits
+from charloom.engine.loom.schedule import overhead, tick_steps, ticks_at_once
 
 Cost = Callable[[int], float]
 
@@ -75,7 +76,7 @@ class Simulation:
     turnarounds: list[float]
     believed: Cost | None = None
     workers: int = 2
-    tick_seconds: float = 0.008
+    tick_seconds: float = Limits.tick_seconds
 
     now: float = 0.0
     row_steps: int = 0
@@ -134,7 +135,7 @@ class Simulation:
         left = np.array([call.steps - call.taken for call in picked])
         steps = tick_steps(goals, left, goals < left, believed(len(picked)), self.tick_seconds)
         self._in_ticks[worker] = picked, steps
-        self.ticks.append(TICK_SECONDS + steps * self.cost(len(picked)))
+        self.ticks.append(overhead(len(picked)) + steps * self.cost(len(picked)))
         self._at(self.now + self.ticks[-1], worker)
 
     def _end(self, worker: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -272,6 +273,25 @@ def test_a_ranking_keeps_no_more_than_it_needs() -> None:
     assert (len(ranking), ranking.first) == (3, 9997 % 3)
     ranking.drop(9997 % 3)
     assert ranking.first == 9998 % 3
+
+
+@given(st.lists(st.tuples(st.sampled_from(["set", "rise", "drop"]), st.integers(0, 5), st.integers(1, 9))))
+def test_a_ranking_knows_the_least_whatever_was_set_risen_and_dropped(steps: list[tuple[str, int, int]]) -> None:
+    ranking: Ranking[int] = Ranking()
+    wanted: dict[int, int] = {}
+    for what, key, number in steps:
+        if what == "drop":
+            ranking.drop(key)
+            wanted.pop(key, None)
+        elif what == "set" or key not in wanted:
+            ranking.set(key, number)
+            wanted[key] = number
+        else:
+            wanted[key] += number
+            ranking.rise(key, wanted[key])
+        first = ranking.first
+        assert first is None if not wanted else first is not None and wanted[first] == min(wanted.values())
+        assert len(ranking) == len(wanted)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])

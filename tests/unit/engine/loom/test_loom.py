@@ -106,3 +106,12 @@ def test_positions_are_absolute_and_gapless(harness: Harness) -> None:
         position += len(chunk.tokens)
         assert chunk.position == position
     assert position == 10 + 2 + 80
+
+
+def test_a_job_with_nothing_to_do_ends_where_it_began(harness: Harness) -> None:
+    start = harness.submit(prompt=[1], max_tokens=9).wait().snapshot
+    reader = harness.submit(start=start, max_tokens=0)
+    finish = reader.wait()
+    assert (finish.reason, reader.tokens) == (FinishReason.LENGTH, [])
+    assert (finish.snapshot.position, finish.snapshot.pending) == (start.position, start.pending)
+    assert np.array_equal(finish.snapshot.state, start.state)

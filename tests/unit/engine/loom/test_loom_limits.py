@@ -282,9 +282,9 @@ def test_a_decoder_that_becomes_ten_times_slower_makes_ticks_of_fewer_steps(deco
             return outputs
 
     computing = Computing(decoder)
-    harness = Harness(computing, bundle.manifest.start_token)
+    harness = Harness(computing, bundle.manifest.start_token, tick_seconds=0.008)
     reader = harness.submit(max_tokens=60_000)
-    for seconds, least, most in [(0.0002, 32, 44), (0.002, 3, 5), (0.0002, 32, 44)]:
+    for seconds, least, most in [(0.0002, 32, 48), (0.002, 3, 5), (0.0002, 32, 48)]:
         computing.step_seconds = seconds
         eventually(lambda least=least, most=most: least <= (computing.steps or [0])[-1] <= most)  # type: ignore[misc]
         ticks = len(computing.steps)

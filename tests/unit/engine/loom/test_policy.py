@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from charloom.engine.loom.schedule import TICK_SECONDS, WORTH
+from charloom.engine.loom.schedule import WORTH, overhead
 from tests.unit.engine.loom.simulation import Cost, Simulation, best_split, cost_of
 
 MEASURED = cost_of(
@@ -48,7 +48,7 @@ def milliseconds(times: list[float], percent: float) -> float:
     return 1e3 * float(np.percentile(times, percent))
 
 
-@pytest.mark.parametrize(("clients", "least"), [(4, 0.78), (16, 0.84), (64, 0.91)])
+@pytest.mark.parametrize(("clients", "least"), [(4, 0.78), (16, 0.82), (64, 0.86)])
 def test_short_calls_use_what_the_best_split_would_give(clients: int, least: float) -> None:
     """The rest is the time between two calls, of which 96 steps have the more the fewer rows there are."""
     _, rate = short_calls(MEASURED, clients)
@@ -73,29 +73,30 @@ def test_few_rows_stay_with_one_worker_where_that_is_cheaper() -> None:
 def test_first_characters_of_short_calls_come_about_as_soon_as_their_prompts_can_be_read() -> None:
     simulation, _ = short_calls(MEASURED, 64)
     reading = 1e3 * 33 * MEASURED(32)
-    assert milliseconds(simulation.first_tokens, 50) < 1.2 * reading
-    assert milliseconds(simulation.first_tokens, 99) < 1.5 * reading
+    assert milliseconds(simulation.first_tokens, 50) < 1.3 * reading
+    assert milliseconds(simulation.first_tokens, 99) < 2.0 * reading
 
 
 @COSTS
-def test_an_arrival_among_long_streams_has_its_first_character_within_two_ticks(cost: Cost) -> None:
-    simulation, _ = long_streams(cost, 64, arrivals=0.023)
-    assert milliseconds(simulation.first_tokens, 99) < 2.2 * 8.0
-    few, _ = long_streams(cost, 4, arrivals=0.023)
-    assert milliseconds(few.first_tokens, 99) < 2.2 * 8.0
-    assert milliseconds(few.first_tokens, 50) < 4.0, "of four rows, it alone decides when the tick ends"
+@pytest.mark.parametrize("streams", [4, 64])
+def test_an_arrival_among_long_streams_waits_for_no_more_than_the_tick_that_ends_next(cost: Cost, streams: int) -> None:
+    """The first token counts for so much that the tick which brings it ends with it."""
+    simulation, _ = long_streams(cost, streams, arrivals=0.023)
+    tick = 1e3 * (simulation.tick_seconds + overhead(streams))
+    assert milliseconds(simulation.first_tokens, 50) < 0.7 * tick
+    assert milliseconds(simulation.first_tokens, 99) < 1.3 * tick
 
 
 def test_a_call_on_an_idle_loom_waits_for_nothing_but_its_prompt() -> None:
     simulation, _ = short_calls(MEASURED, 1)
-    assert milliseconds(simulation.first_tokens, 100) == pytest.approx(1e3 * (TICK_SECONDS + 33 * MEASURED(1)))
+    assert milliseconds(simulation.first_tokens, 100) == pytest.approx(1e3 * (overhead(1) + 33 * MEASURED(1)))
 
 
 @COSTS
 def test_a_tick_takes_no_longer_than_it_should(cost: Cost) -> None:
     for clients in (1, 4, 16, 64):
         simulation, _ = short_calls(cost, clients)
-        assert max(simulation.ticks) <= simulation.tick_seconds + TICK_SECONDS + cost(64)
+        assert max(simulation.ticks) <= simulation.tick_seconds + overhead(64) + cost(64)
 
 
 def test_a_step_that_is_believed_dearer_than_it_is_costs_throughput() -> None:
