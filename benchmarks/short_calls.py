@@ -20,6 +20,7 @@ are measured by turns with ours, by the same clients, and its figures are under 
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -30,7 +31,6 @@ from typing import Any
 
 from benchmarks.ceiling import ceiling
 from benchmarks.processes import CpuMeter, Process, bench, cores, hardware, output_of, serving
-from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import at_least_one, counts, finish, new_parser, say, shown_times
 from charloom.cli.serving.load import SHORT_LENGTH, SHORT_PROMPT
 
@@ -48,14 +48,16 @@ class Version:
 
     name: str
     python: str
+    bundle: Path
+    """Of its own making: what a decoder takes may differ."""
     server: Process
     runs: dict[tuple[str, int], list[Figures]] = field(default_factory=dict)
 
-    def measure(self, bundle: Path, clients: Sequence[int], rounds: int) -> None:
+    def measure(self, clients: Sequence[int], rounds: int) -> None:
         """Everything once more."""
         for count in clients:
             self._keep("grpc", count, self._over_grpc(workload="short", streams=count, rounds=rounds))
-            words = [str(bundle), "--clients", str(count), "--rounds", str(rounds), "--json"]
+            words = [str(self.bundle), "--clients", str(count), "--rounds", str(rounds), "--json"]
             self._keep("in_process", count, output_of("-m", "benchmarks.engine_calls", *words, python=self.python))
         self._keep("idle", 0, self._over_grpc(workload="arrivals", streams=0, probes=PROBES, prompt=SHORT_PROMPT))
 
@@ -142,17 +144,19 @@ def main() -> int:
     parser.add_argument("--against", metavar="PYTHON", help="the Python of another version, to be measured by turns")
     arguments = parser.parse_args()
     with ExitStack() as stack:
-        bundle = write_reference_bundle(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "reference")
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         top = ceiling(int8=True, threads=cores())
         say(f"the bare step: {top:,.0f} row-steps/s")
         pythons = {"ours": sys.executable} | ({"against": arguments.against} if arguments.against else {})
-        versions = [
-            Version(name, python, stack.enter_context(serving(bundle, "--decoder", "onnx-int8", python=python)))
-            for name, python in pythons.items()
-        ]
+        versions = []
+        for name, python in pythons.items():
+            bundle = folder / name
+            subprocess.run([python, "-m", "benchmarks.reference", str(bundle)], check=True)
+            server = stack.enter_context(serving(bundle, "--decoder", "onnx-int8", python=python))
+            versions.append(Version(name, python, bundle, server))
         for _ in range(arguments.repeat):
             for version in versions:
-                version.measure(bundle, arguments.clients, arguments.rounds)
+                version.measure(arguments.clients, arguments.rounds)
     found = result(versions[0], top) | {"ceiling_row_steps_per_s": round(top), "hardware": hardware()}
     if arguments.against:
         found["against"] = result(versions[1], top)

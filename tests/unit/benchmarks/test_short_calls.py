@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from benchmarks import engine_calls
@@ -21,7 +22,7 @@ def run(calls: float, **more: Any) -> dict[str, Any]:
 
 
 def version() -> Version:
-    found = Version("ours", "python", Process("", 1))
+    found = Version("ours", "python", Path(), Process("", 1))
     for calls in (500.0, 100.0, 250.0):
         found.runs.setdefault(("grpc", 64), []).append(run(calls))
         found.runs.setdefault(("grpc", 4), []).append(run(calls / 2))
