@@ -49,7 +49,7 @@ class Limits:
     """Most calls that wait for a row, per model; and most that are paused because nobody reads them."""
     unread_tokens: int = 8192
     """Tokens that a reader may leave unread before its generation is paused."""
-    tick_seconds: float = 0.012
+    tick_seconds: float = 0.02
     """How long a decoder call should take when there is work for longer."""
     rewind_tokens: int = 1024
     """How many positions a session can at least be put back by."""
