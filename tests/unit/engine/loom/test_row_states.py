@@ -97,6 +97,8 @@ def test_whatever_happens_rows_change_as_the_table_says_and_under_the_lock(
     for seed in range(5):
         lazy.append(harness.submit(seed=seed, max_tokens=5000, takes=False))
         assert lazy[-1].began.wait(30)
+        if seed < 4:
+            eventually(lambda: paused(lazy))
     assert ended(lazy[:1]) == [FinishReason.STALLED]
     eventually(lambda: paused(lazy[1:]))
     # Two are read again, and one of these and one that is paused are cancelled.
