@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data import topics
 
@@ -58,6 +59,23 @@ class Silent:
 
     def evaluation(self, evaluation: Evaluation) -> None:
         self.evaluations.append(evaluation)
+
+
+@pytest.fixture(autouse=True)
+def _process_is_left_as_it_was() -> Iterator[None]:
+    """What belongs to the whole process would show in the tests that come later, and which those are is chance."""
+
+    def found() -> dict[str, object]:
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        return {
+            "folder": os.getcwd(),
+            "level of the logs": logging.getLogger().level,
+            "threads of torch": torch.get_num_threads(),
+        } | {one.name: signal.getsignal(one) for one in signals}
+
+    before = found()
+    yield
+    assert found() == before
 
 
 @pytest.fixture(scope="session")
