@@ -30,6 +30,7 @@ FOLDERS = {
     "engine": "server",
     "server": "server",
     "models": "server",
+    "local": "server",
     "network": "training",
     "training": "training",
     "export": "training",
@@ -43,11 +44,25 @@ ARROWS = {
     "engine": {"bundle", "controls"},
     "server": {"bundle", "engine", "v1"},
     "models": set(),
+    "local": {"client", "server", "models"},
     "network": {"bundle", "controls"},
     "training": {"network", "bundle"},
     "export": {"training", "network", "bundle", "controls"},
     "lab": {"training", "network", "bundle"},  # nothing but the command uses it
-    "cli": {"v1", "client", "server", "engine", "network", "training", "export", "lab", "bundle", "controls", "models"},
+    "cli": {
+        "v1",
+        "client",
+        "server",
+        "engine",
+        "network",
+        "training",
+        "export",
+        "lab",
+        "bundle",
+        "controls",
+        "models",
+        "local",
+    },
 }
 """What each part may import; docs/architecture.md draws it."""
 

@@ -27,8 +27,19 @@ _ACCESS = (
 """Flags, and arguments of `Client`, that say who calls."""
 
 
-def add_connection_arguments(parser: argparse.ArgumentParser, *, timeout: float = 60.0) -> None:
-    """Declare `--target`, `--timeout` and who the client is; `timeout` is the default in seconds."""
+def add_connection_arguments(
+    parser: argparse.ArgumentParser, *, timeout: float = 60.0, serverless: bool = False
+) -> None:
+    """Declare `--target`, `--timeout` and who the client is; `timeout` is the default in seconds.
+
+    A command that makes sense without a server that goes on (`serverless`) has `--bundle` too.
+    """
+    if serverless:
+        parser.add_argument(
+            "--bundle",
+            metavar="DIRECTORY",
+            help="use this bundle, or the bundled model by its name, without a server: the command is its own",
+        )
     parser.add_argument(
         "--target",
         default=os.environ.get(TARGET_VARIABLE, DEFAULT_TARGET),
@@ -65,6 +76,11 @@ def access_given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def connected(arguments: argparse.Namespace) -> AbstractContextManager[Client]:
     """A client as the command line asks for it, see `connect`."""
+    bundle: str | None = getattr(arguments, "bundle", None)
+    if bundle is not None:
+        if getattr(arguments, "session", None) is not None:
+            raise CommandError("--session needs a server that keeps it; leave out --bundle, or --session")
+        return _local(bundle, arguments.timeout)
     return connect(arguments.target, arguments.timeout, **access_given(arguments))
 
 
@@ -73,6 +89,25 @@ def connect(target: str, timeout: float | None = 60.0, **access: Any) -> Iterato
     """A client for the command; its errors become messages for the person. A timeout of 0 is no limit."""
     try:
         with Client(target, timeout=timeout or None, **access) as client:
+            yield client
+    except CharloomError as problem:
+        raise CommandError(str(problem)) from problem
+
+
+@contextmanager
+def _local(bundle: str, timeout: float) -> Iterator[Client]:
+    """A client with a server of its own, for the time of the command."""
+    try:
+        import charloom.local
+        from charloom.bundle import BundleError
+    except ModuleNotFoundError as problem:
+        raise CommandError(f"--bundle needs {problem.name}: pip install 'charloom[server]'") from problem
+    try:
+        client = charloom.local.open(bundle, timeout=timeout or None)
+    except (BundleError, OSError, ValueError) as problem:
+        raise CommandError(str(problem)) from problem
+    try:
+        with client:
             yield client
     except CharloomError as problem:
         raise CommandError(str(problem)) from problem

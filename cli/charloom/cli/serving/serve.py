@@ -16,7 +16,7 @@ from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.cli.thread_limit import check_threads, grpc_threads
 from charloom.engine.decoding.first_steps import BundleStuck
-from charloom.models import BUNDLED_MODEL
+from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.server.app import DecoderStuck, Server, serve
 from charloom.server.listener import PortInUse
 from charloom.server.logs import set_up_logs
@@ -58,7 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(explain(problem)) from problem
     except (OSError, ValueError) as problem:
         raise CommandError(f"cannot read the settings: {problem}") from problem
-    paths = [_bundle(path) for path in arguments.bundles] or [BUNDLED_MODEL]
+    try:
+        paths = [bundle_path(path) for path in arguments.bundles] or [BUNDLED_MODEL]
+    except FileNotFoundError as problem:
+        raise CommandError(str(problem)) from problem
     check_threads(grpc_threads() + BESIDE + len(paths) * (settings.limits().workers + BESIDE_WORKERS))
     set_up_logs(settings.log_format)
     if doors := settings.open_doors():
@@ -73,15 +76,6 @@ def run(arguments: argparse.Namespace) -> int:
     except (BundleError, PortInUse, ValueError) as problem:
         raise CommandError(str(problem)) from problem
     return 0
-
-
-def _bundle(path: Path) -> Path:
-    """A bundle's directory; the bundled model can be given by its name."""
-    if path.exists():
-        return path
-    if str(path) == BUNDLED_MODEL.name:
-        return BUNDLED_MODEL
-    raise CommandError(f"there is no {path}; give the directory that `charloom export` wrote, or: {BUNDLED_MODEL.name}")
 
 
 def _announce(server: Server) -> None:

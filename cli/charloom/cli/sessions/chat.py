@@ -22,7 +22,7 @@ Ctrl-C  stops the present answer
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_generation_arguments(parser, max_tokens=200)
-    add_connection_arguments(parser)
+    add_connection_arguments(parser, serverless=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

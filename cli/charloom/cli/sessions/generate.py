@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of streaming")
     parser.add_argument("--stats", action="store_true", help="print a line of figures to stderr at the end")
-    add_connection_arguments(parser)
+    add_connection_arguments(parser, serverless=True)
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser, *, max_tokens: int | None = None) -> None:

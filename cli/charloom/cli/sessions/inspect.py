@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--png", type=Path, metavar="FILE", help="draw into this file instead (needs matplotlib)")
     form.add_argument("--json", action="store_true", help="print one JSON object instead")
-    add_connection_arguments(parser)
+    add_connection_arguments(parser, serverless=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=20, metavar="N", help="how many to show; 0 is all (default: 20)")
     add_reading_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    add_connection_arguments(parser)
+    add_connection_arguments(parser, serverless=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

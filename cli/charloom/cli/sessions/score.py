@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_reading_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    add_connection_arguments(parser)
+    add_connection_arguments(parser, serverless=True)
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
