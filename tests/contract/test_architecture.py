@@ -77,7 +77,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     },
     "lab": {"reference": set(), "tasks": set(), "studies": {"tasks", "reference"}},
     "network": {"cells": set()},
-    "server": {"grpc": {"identity"}, "identity": set()},
+    "server": {"grpc": {"identity", "telemetry"}, "identity": set(), "telemetry": set()},
     "training": {"data": set(), "watching": set()},
 }
 """The rooms of a part, and which of its other rooms each may import."""
@@ -201,7 +201,7 @@ def test_every_room_is_in_the_table(part: str) -> None:
 
 def test_what_the_rooms_of_the_engine_stand_on_imports_none_of_them() -> None:
     graph = import_graph()
-    for name in ("errors", "limits", "clock"):
+    for name in ("errors", "limits", "clock", "telemetry"):
         assert graph[f"charloom.engine.{name}"] == set()
 
 

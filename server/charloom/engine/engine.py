@@ -21,7 +21,9 @@ from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.stores.memory import MemoryStore
+from charloom.engine.sessions.stores.observed import ObservedStore
 from charloom.engine.sessions.stores.store import Store
+from charloom.engine.telemetry import Totals
 
 
 class Engine:
@@ -52,7 +54,9 @@ class Engine:
         self._models = Models(models, self.limits)
         store = MemoryStore(self.limits.max_sessions) if store is None else store
         sealed = SealedStates(sealer or Sealer(new_keys()), self._models, self.limits)
-        self.sessions = Sessions(store, self._models, self.limits, sealed)
+        self.totals = Totals()
+        """Of its calls, as far as a transport tells of them, and of its session store."""
+        self.sessions = Sessions(ObservedStore(store, self.totals), self._models, self.limits, sealed)
         self._starting = Starting(self._models, self.sessions, sealed, self.limits)
         self.budget = budget or MemoryBudget()
         self.reading = Reading(self._starting, self.sessions, self.limits, self.budget)

@@ -38,7 +38,17 @@ class Server:
     def __init__(self, runtime: Runtime, settings: ServerSettings) -> None:
         self._runtime = runtime
         self._grpc = GrpcListener(runtime, settings)
-        self._listeners: Sequence[Listener] = [self._grpc]
+        self._metrics: Listener | None = None
+        if settings.metrics_port is not None:
+            from charloom.server.telemetry.metrics_listener import MetricsListener
+
+            self._metrics = MetricsListener(
+                runtime.engine,
+                settings.metrics_host,
+                settings.metrics_port,
+                per_tenant=settings.metrics_per_tenant,
+            )
+        self._listeners: Sequence[Listener] = [one for one in (self._grpc, self._metrics) if one is not None]
 
     @property
     def engine(self) -> Engine:
@@ -49,6 +59,11 @@ class Server:
     def address(self) -> str:
         """Host and port for gRPC, or `unix:PATH`, once started."""
         return self._grpc.address
+
+    @property
+    def metrics_address(self) -> str:
+        """Host and port for metrics, once started; empty where there are none."""
+        return "" if self._metrics is None else self._metrics.address
 
     @property
     def port(self) -> int:

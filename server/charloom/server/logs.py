@@ -11,24 +11,31 @@ import math
 import sys
 import time
 from datetime import datetime, timezone
-from typing import Literal
+from typing import Any, Literal
+
+from charloom.engine.telemetry import running_call
 
 
 class TextFormatter(logging.Formatter):
-    """`TIME [level] message`, and the traceback below it; the time in UTC."""
+    """`TIME [level] message name=value ...`, and the traceback below it; the time in UTC."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(levelname)s] %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        return super().formatMessage(record) + (f" {fields}" if fields else "")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return _time(record)
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: `timestamp`, `level`, `event` (the message), and `exception` (a traceback) if there is one."""
+    """One object a line: `timestamp`, `level`, `event` (the message), its fields, and `exception` (a traceback)."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {"timestamp": _time(record), "level": record.levelname.lower(), "event": record.getMessage()}
+        fields |= _fields(record)
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields)
@@ -69,6 +76,13 @@ def set_up_logs(form: Literal["text", "json"]) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What else a line says: which call it is about, and what was logged as its `fields`."""
+    fields: dict[str, Any] = getattr(record, "fields", {})
+    call = running_call()
+    return {"request_id": call.request_id, **fields} if call is not None else fields
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -175,6 +175,14 @@ class ServerSettings(BaseSettings):
         5.0, ge=0, le=86_400, description="after SIGTERM, how long running calls may go on before they are ended"
     )
     log_format: Literal["text", "json"] = Field("text", description="form of the log lines on standard error")
+    log_calls: bool = Field(
+        False, description="log a line for each call: sizes, times and how it ended, never what users wrote"
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port for metrics of Prometheus; 0 takes a free one (default: there are none)"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address for metrics, which anybody there may read")
+    metrics_per_tenant: bool = Field(False, description="tell metrics of each tenant too, with its name")
 
     @model_validator(mode="after")
     def _prompts_fit_messages(self) -> Self:

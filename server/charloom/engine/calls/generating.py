@@ -16,6 +16,7 @@ from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.session import Session
 from charloom.engine.sessions.sessions import next_seed
+from charloom.engine.telemetry import current_call
 
 
 class Generating:
@@ -48,6 +49,9 @@ class Generating:
         """
         start = await self._starting.generation(request)
         writer = start.writer
+        if request.resume_position is not None:
+            call = current_call()
+            call.resumed, call.replayed = True, max(0, start.arrived - start.snapshot.position)
         if writer is None:
             self.hold(start)
             return self.run(start)

@@ -16,6 +16,7 @@ from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Session
 from charloom.engine.shares import current_share
+from charloom.engine.telemetry import current_call
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,8 @@ class Generation:
     ) -> None:
         self.vocabulary = model.vocabulary
         self._decoder = model.vocabulary.decoder(job.start.tail)
+        self._call = current_call()
+        self._call.model = model.name
         self._sink = sink
         self._describe = describe
         self._has = arrived
@@ -130,6 +133,8 @@ class Generation:
             self._logprobs += chunk.logprobs[known:]
             self._unread += len(chunk.tokens)
             self._position = chunk.position
+            if chunk.tokens:
+                self._call.generated(len(chunk.tokens))
             if chunk.snapshot is not None:
                 self._latest = self._with_tail(chunk.snapshot)
                 if self._sink is not None:
@@ -141,6 +146,7 @@ class Generation:
             )
         if chunk.finish is not None:
             self._finish = chunk.finish
+            self._call.job_ended(chunk.finish.reason.value, chunk.finish.fed, chunk.finish.queued)
             if chunk.finish.reason is FinishReason.STALLED:
                 self._failure = self._failure or ReaderStalled()
             elif chunk.finish.reason is FinishReason.DISPLACED:

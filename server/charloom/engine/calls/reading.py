@@ -35,6 +35,7 @@ from charloom.engine.sessions.checks import require_position
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed
 from charloom.engine.shares import current_share
+from charloom.engine.telemetry import current_call
 
 IN_PARTS = "send it in parts, each read after the ones before, or ask for fewer alternatives"
 
@@ -92,12 +93,16 @@ class Reading:
         Raises:
             Overloaded, Draining, DecoderFailure: as their names say.
         """
-        share = current_share()
+        share, call = current_share(), current_call()
         model.loom.admit(share)
+        call.model = model.name
         done: asyncio.Future[Chunk] = asyncio.get_running_loop().create_future()
 
         def receive(chunk: Chunk) -> None:
-            if chunk.finish and not done.done():
+            if chunk.finish is None:
+                return
+            call.job_ended("", chunk.finish.fed, chunk.finish.queued)
+            if not done.done():
                 done.set_result(chunk)
 
         scored = top_logprobs is not None

@@ -25,6 +25,7 @@ from charloom.engine.loom.jobs import Chunk, FinishReason, Job
 from charloom.engine.loom.row import Delivery, Row, RowState
 from charloom.engine.loom.schedule import message_pause, ticks_at_once
 from charloom.engine.loom.table import RowTable, Tick
+from charloom.engine.loom.totals import LoomTotals
 from charloom.engine.retry_after import RetryAfter
 from charloom.engine.shares import ONLY, Share
 
@@ -88,6 +89,7 @@ class Loom:
         """How many rows are in ticks, and how many workers have them."""
         self._calling: dict[int, float] = {}
         """The workers that are in a call of the decoder, and since when. Each writes its own, without the lock."""
+        self.totals = LoomTotals()
         self._draining = False
         self._ending: FinishReason | None = None
         """Set when all jobs are to end at once: why."""
@@ -120,8 +122,9 @@ class Loom:
             displaced = self._waiting.put(row)
             lost = None
             if displaced is not None:
-                lost = (displaced, displaced.dismiss(FinishReason.DISPLACED, displaced.job.start.state[:, :, None]))
+                chunk = displaced.dismiss(FinishReason.DISPLACED, displaced.job.start.state[:, :, None])
                 displaced.change(RowState.LEFT)
+                lost = self._delivery(displaced, chunk)
             self._news.notify()
         if lost is not None:
             self._deliver([lost])
@@ -186,6 +189,16 @@ class Loom:
     def live(self) -> int:
         """Rows on the loom at this moment."""
         return len(self._ready) + self._ticking + len(self._paused)
+
+    @property
+    def places(self) -> int:
+        """Rows that can be in ticks at a time; jobs wait where there are more."""
+        return self._max_rows * len(self._workers)
+
+    @property
+    def taken_places(self) -> int:
+        """Rows on the loom that are not paused."""
+        return len(self._ready) + self._ticking
 
     @property
     def slots(self) -> int:
@@ -274,9 +287,8 @@ class Loom:
         if len(self._paused) > self._max_waiting:
             for row in of_most(list(self._paused), len(self._paused) - self._max_waiting):
                 deliveries.append(self._dismiss(row, FinishReason.STALLED))
-        places = self._max_rows * len(self._workers)
-        free = places - len(self._ready) - self._ticking
-        while (joining := self._waiting.take(places, free)) is not None:
+        free = self.places - self.taken_places
+        while (joining := self._waiting.take(self.places, free)) is not None:
             free -= 1
             self._retry_after.served(len(self._waiting))
             joining.change(RowState.READY)
@@ -324,6 +336,7 @@ class Loom:
             now = time.monotonic()
             self._cost.learn(len(rows), computed / len(outputs.tokens))
             self._waiting.charge(rows, now - began)
+            self.totals.ticked(len(rows), int(tick.inputs.steps.sum()), now - began)
             return self._take_results(tick, outputs, now)
 
     def _run(self, tick: Tick) -> Outputs:
@@ -343,7 +356,7 @@ class Loom:
             pause = message_pause(self._waiting.load(row), self._tick_seconds)
             chunk = row.advance(self._table.unseen(row), index, tick.inputs.state, outputs, now, pause)
             if chunk is not None:
-                deliveries.append((row, chunk))
+                deliveries.append(self._delivery(row, chunk))
             if chunk is not None and chunk.finish is not None:
                 self._leave(row)
             else:
@@ -357,6 +370,11 @@ class Loom:
             row.count(self._table.unseen(row))
             chunk = row.dismiss(reason, self._table.present(row))
         self._leave(row)
+        return self._delivery(row, chunk)
+
+    def _delivery(self, row: Row, chunk: Chunk) -> Delivery:
+        """What a row is told, and with the lock, counted."""
+        self.totals.told(chunk, generates=row.job.max_tokens > 0)
         return row, chunk
 
     def _leave(self, row: Row) -> None:

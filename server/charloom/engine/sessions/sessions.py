@@ -269,6 +269,11 @@ class Sessions:
                 writer.lose()
 
     @property
+    def memory(self) -> int:
+        """Bytes of this process that sessions take in the store."""
+        return self._store.memory
+
+    @property
     def writing(self) -> int:
         """Sessions that calls of this process are writing."""
         return len(self._writers)

@@ -10,6 +10,7 @@ from charloom.server.caller import Caller, set_caller
 from charloom.server.identity.gate import AUTHORIZATION_KEY, TENANT_KEY, Gate, Shown
 from charloom.server.identity.scopes import Scope
 from charloom.server.origins import Origins
+from charloom.server.telemetry.calls import REQUEST_ID_KEY
 
 FORWARDED_KEY = "x-forwarded-for"
 """Metadata in which each proxy adds the address that it was called from."""
@@ -26,6 +27,11 @@ class CallerReader:
     def __init__(self, origins: Origins, gate: Gate) -> None:
         self._origins = origins
         self._gate = gate
+
+    @staticmethod
+    def request_ids(context: Any) -> list[str]:
+        """What a call says of its id."""
+        return _values(context.invocation_metadata() or (), REQUEST_ID_KEY)
 
     def begin(self, context: Any, scope: Scope) -> None:
         """Set the caller of the call that runs in this task.

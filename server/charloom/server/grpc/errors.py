@@ -17,10 +17,17 @@ from grpc.aio import ServerInterceptor
 from grpc_status import rpc_status
 
 from charloom.engine.errors import EngineError, ErrorKind, InvalidRequest
+from charloom.engine.telemetry import current_call, running_call
+from charloom.server.telemetry.calls import REQUEST_ID_KEY
 
 log = logging.getLogger(__name__)
 
 DOMAIN = "charloom"
+OK = grpc.StatusCode.OK.name
+UNEXPECTED = "UNEXPECTED"
+"""The reason of an error that the engine did not raise on purpose."""
+
+_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 CODES = {
     ErrorKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -64,8 +71,16 @@ def _status(code: grpc.StatusCode, text: str, details: list[message.Message]) ->
 
 async def _fail(context: Any, problem: Exception) -> NoReturn:
     status = status_of(problem) if isinstance(problem, EngineError) else _incident(problem)
+    trailing: tuple[tuple[str, str], ...] = ()
+    call = running_call()
+    if call is not None:
+        reason = problem.reason if isinstance(problem, EngineError) else UNEXPECTED
+        call.failed(_NAMES[status.code], reason)
+        status.details.add().Pack(error_details_pb2.RequestInfo(request_id=call.request_id))
+        trailing = ((REQUEST_ID_KEY, call.request_id),)
+    told = rpc_status.to_status(status)
     try:
-        await context.abort_with_status(rpc_status.to_status(status))
+        await context.abort(told.code, told.details, (*told.trailing_metadata, *trailing))
     except grpc.aio.AbortError:
         raise
     except Exception:  # the client has gone, there is nobody left to tell
@@ -76,7 +91,7 @@ async def _fail(context: Any, problem: Exception) -> NoReturn:
 def _incident(problem: Exception) -> status_pb2.Status:
     incident = secrets.token_hex(8)
     log.error("unexpected error %s", incident, exc_info=problem)
-    info = error_details_pb2.ErrorInfo(reason="UNEXPECTED", domain=DOMAIN, metadata={"incident": incident})
+    info = error_details_pb2.ErrorInfo(reason=UNEXPECTED, domain=DOMAIN, metadata={"incident": incident})
     return _status(grpc.StatusCode.INTERNAL, f"unexpected error; the server's log has it as {incident}", [info])
 
 
@@ -143,7 +158,9 @@ def _answering(behaviour: Any, read: Read, begin: Callable[[Any], None]) -> Any:
     async def answer(request: bytes, context: Any) -> Any:
         try:
             begin(context)
-            return await behaviour(_parsed(read, request), context)
+            reply = await behaviour(_parsed(read, request), context)
+            current_call().code = OK
+            return reply
         except grpc.aio.AbortError:
             raise
         except grpc.aio.InternalError:  # nothing can be sent: the client has gone
@@ -161,6 +178,7 @@ def _streaming(behaviour: Any, read: Callable[[Any], Any], begin: Callable[[Any]
             begin(context)
             async for reply in behaviour(read(request), context):
                 yield reply
+            current_call().code = OK
             return
         except grpc.aio.AbortError:
             raise

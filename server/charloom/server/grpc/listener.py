@@ -14,6 +14,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from charloom.engine.memory_budget import set_end
+from charloom.server.caller import current_caller
 from charloom.server.grpc.call_limit import CallLimit
 from charloom.server.grpc.caller import CallerReader
 from charloom.server.grpc.connections import connection_options
@@ -32,6 +33,8 @@ from charloom.server.identity.scopes import scope_of
 from charloom.server.listener import PortInUse
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
+from charloom.server.telemetry.call_log import log_call
+from charloom.server.telemetry.calls import REQUEST_ID_KEY, Calls
 from charloom.server.unix_socket import SCHEME, make_free, socket_path
 from charloom.v1 import (
     conversation_pb2,
@@ -81,6 +84,7 @@ class GrpcListener:
         self._caller = CallerReader(settings.origins(), gate_of(settings))
         self._calls = CallLimit(settings.max_calls)
         engine = runtime.engine
+        self._observed = Calls(engine.totals, [log_call] if settings.log_calls else [])
         self._server = grpc.aio.server(
             interceptors=[ErrorInterceptor(self._begin, largest_request(engine.limits, engine.models))],
             options=connection_options(settings),
@@ -101,7 +105,11 @@ class GrpcListener:
         scope = scope_of(method)
         if scope is None:
             return
+        call = self._observed.begin(method.removeprefix("/"), self._caller.request_ids(context))
+        context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+        context.add_done_callback(lambda _: self._observed.end(call))
         self._caller.begin(context, scope)
+        self._observed.admitted(call, current_caller().tenant)
         self._calls.begin(context)
         set_end(lambda done: context.add_done_callback(lambda _: done()))
 

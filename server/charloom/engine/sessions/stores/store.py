@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from charloom.engine.sessions.session import Key, Session
 
@@ -35,10 +35,13 @@ class Lease:
 class Store(Protocol):
     """Sessions by key. Every method may raise `StoreUnavailable`; those that write, `StoreFull`. None is half done."""
 
-    shared: ClassVar[bool]
-    """Whether other processes may use the same sessions: leases then have to be renewed."""
-    waits: ClassVar[bool]
-    """Whether its methods may have to wait."""
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may use the same sessions: leases then have to be renewed."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether its methods may have to wait."""
 
     @property
     def memory(self) -> int:

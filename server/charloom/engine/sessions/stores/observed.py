@@ -1,0 +1,103 @@
+"""A session store that tells how long each of its operations took, and which of them the store failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
+
+from charloom.engine.errors import EngineError, StoreFull, StoreUnavailable
+from charloom.engine.sessions.session import Key, Session
+from charloom.engine.sessions.stores.store import Lease, Store
+from charloom.engine.telemetry import Totals, current_call
+
+T = TypeVar("T")
+
+
+class ObservedStore:
+    """A `Store` that does what another does.
+
+    Args:
+        store: the other
+        totals: where durations and errors are counted; those of a call are in its record too
+    """
+
+    def __init__(self, store: Store, totals: Totals) -> None:
+        self._store = store
+        self._totals = totals
+
+    @property
+    def shared(self) -> bool:
+        """See `Store`."""
+        return self._store.shared
+
+    @property
+    def waits(self) -> bool:
+        """See `Store`."""
+        return self._store.waits
+
+    @property
+    def memory(self) -> int:
+        """See `Store`."""
+        return self._store.memory
+
+    async def add(self, sessions: Sequence[Session]) -> None:
+        """See `Store`."""
+        await self._timed("add", self._store.add(sessions))
+
+    async def get(self, key: Key) -> Session:
+        """See `Store`."""
+        return await self._timed("get", self._store.get(key))
+
+    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
+        """See `Store`."""
+        return await self._timed("page", self._store.page(tenant, after, count))
+
+    async def acquire(self, key: Key, call_id: str = "") -> Lease:
+        """See `Store`."""
+        return await self._timed("acquire", self._store.acquire(key, call_id))
+
+    async def write(self, lease: Lease, session: Session) -> None:
+        """See `Store`."""
+        await self._timed("write", self._store.write(lease, session))
+
+    async def release(self, lease: Lease, session: Session) -> None:
+        """See `Store`."""
+        await self._timed("release", self._store.release(lease, session))
+
+    async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
+        """See `Store`."""
+        return await self._timed("renew", self._store.renew(leases))
+
+    async def delete(self, key: Key) -> Session:
+        """See `Store`."""
+        return await self._timed("delete", self._store.delete(key))
+
+    async def sweep(self) -> int:
+        """See `Store`."""
+        return await self._timed("sweep", self._store.sweep())
+
+    async def check(self) -> None:
+        """See `Store`."""
+        await self._timed("check", self._store.check())
+
+    async def close(self) -> None:
+        """See `Store`."""
+        await self._store.close()
+
+    async def _timed(self, operation: str, done: Awaitable[T]) -> T:
+        began, error = time.monotonic(), ""
+        try:
+            return await done
+        except (StoreUnavailable, StoreFull) as problem:
+            error = problem.reason
+            raise
+        except EngineError:  # of the session, not of the store
+            raise
+        except Exception:
+            error = "UNEXPECTED"
+            raise
+        finally:
+            seconds = time.monotonic() - began
+            self._totals.stored(operation, seconds, error)
+            current_call().store_seconds += seconds

@@ -1,0 +1,205 @@
+"""What the engine tells of its work: a record of each call, and totals since it began, as plain numbers.
+
+Knows neither who reads them nor how calls arrive; imports nothing of the engine. A transport says which call a task
+runs for, as it says whose share it uses, and what computes for it adds to its record. Totals are read from any thread
+without a lock: a reader may see a number that is a moment old.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Bounds of histograms of durations."""
+CANCELLED = "CANCELLED"
+"""The code of a call that nobody ended otherwise."""
+MOST_TENANTS = 1000
+"""How many tenants have totals of their own; those that come later share those of `OTHER_TENANTS`."""
+OTHER_TENANTS = "(others)"
+"""No tenant can have this name."""
+
+
+class Histogram:
+    """How often a value was in each range.
+
+    Args:
+        bounds: the highest value of each range, rising; above the last one there is one more
+    """
+
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float, count: int = 1) -> None:
+        """Count a value, `count` times."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.sum += value * count
+
+    def merge(self, other: Histogram) -> None:
+        """Count all that another one of the same bounds has counted."""
+        self.counts = [own + more for own, more in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+
+
+@dataclass
+class TenantTotals:
+    """What the calls of a tenant were."""
+
+    running: int = 0
+    """At this moment."""
+    requests: int = 0
+    """That ended."""
+    refused: int = 0
+    """Of these, with an error."""
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+
+
+@dataclass
+class CallRecord:
+    """A call, from the moment it arrives. Times are of `time.monotonic`."""
+
+    method: str = ""
+    """As "service/method"; empty where no transport has said so."""
+    request_id: str = ""
+    begun: float = field(default_factory=time.monotonic)
+    tenant: str = ""
+    model: str = ""
+    """The last that computed for it."""
+    session: bool = False
+    """Whether it goes on with one."""
+    resumed: bool = False
+    """Whether it resumes a call that broke off."""
+    replayed: int = 0
+    """Tokens that were made again for it, because they were not in the store yet."""
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    queued: float | None = None
+    """The longest that a job of it waited, in seconds; None: it had none that ended."""
+    first_token: float | None = None
+    """Seconds from its beginning to its first generated token; None: there was none."""
+    finish: str = ""
+    """Why its last generation ended: `length`, `stop`, `draining`, `cancelled` and so on."""
+    store_seconds: float = 0.0
+    """How long it waited for the session store."""
+    code: str = CANCELLED
+    """A gRPC status code, also where another transport answers."""
+    reason: str = ""
+    """Of the error that it ended with; empty where it ended with none."""
+    ended: float = 0.0
+    tenant_totals: TenantTotals = field(default_factory=TenantTotals)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, or has taken so far."""
+        return (self.ended or time.monotonic()) - self.begun
+
+    def generated(self, tokens: int) -> None:
+        """So many tokens were generated, and are for its caller."""
+        if not self.generation_tokens:
+            self.first_token = time.monotonic() - self.begun
+        self.generation_tokens += tokens
+        self.tenant_totals.generation_tokens += tokens
+
+    def job_ended(self, reason: str, prompt_tokens: int, queued: float) -> None:
+        """A job of it has left the loom."""
+        self.prompt_tokens += prompt_tokens
+        self.tenant_totals.prompt_tokens += prompt_tokens
+        self.queued = max(self.queued or 0.0, queued)
+        self.finish = reason
+
+    def failed(self, code: str, reason: str) -> None:
+        """It ends with an error."""
+        self.code, self.reason = code, reason
+
+
+_call: ContextVar[CallRecord | None] = ContextVar("call", default=None)
+
+
+def set_call(call: CallRecord) -> None:
+    """Say which call runs in this task."""
+    _call.set(call)
+
+
+def running_call() -> CallRecord | None:
+    """The call that runs in this task; None where no transport has said so."""
+    return _call.get()
+
+
+def current_call() -> CallRecord:
+    """The call that runs in this task; a record that nobody reads where no transport has said so."""
+    return _call.get() or CallRecord()
+
+
+@dataclass
+class MethodTotals:
+    """What the calls of a method were."""
+
+    running: int = 0
+    """At this moment."""
+    seconds: Histogram = field(default_factory=Histogram)
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By code and reason."""
+
+
+class Totals:
+    """All calls of an engine, and what its session store did; all of it belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self.methods: dict[str, MethodTotals] = {}
+        self.tenants: dict[str, TenantTotals] = {}
+        self.resumptions = 0
+        """Calls that resumed one which broke off."""
+        self.replayed = 0
+        """Tokens that were made again for them."""
+        self.store_seconds: dict[str, Histogram] = {}
+        """By operation."""
+        self.store_errors: Counter[tuple[str, str]] = Counter()
+        """Of these, those that the store failed: by operation and reason."""
+
+    @property
+    def running(self) -> int:
+        """Calls at this moment."""
+        return sum(method.running for method in list(self.methods.values()))
+
+    def began(self, call: CallRecord) -> None:
+        """A call has arrived; who makes it is not known yet."""
+        self.methods.setdefault(call.method, MethodTotals()).running += 1
+
+    def admitted(self, call: CallRecord, tenant: str) -> None:
+        """It is known who makes a call."""
+        if tenant not in self.tenants and len(self.tenants) >= MOST_TENANTS:
+            call.tenant_totals = self.tenants.setdefault(OTHER_TENANTS, TenantTotals())
+        else:
+            call.tenant_totals = self.tenants.setdefault(tenant, TenantTotals())
+        call.tenant = tenant
+        call.tenant_totals.running += 1
+
+    def ended(self, call: CallRecord) -> None:
+        """A call has ended; its record does not change any more."""
+        call.ended = time.monotonic()
+        method = self.methods[call.method]
+        method.running -= 1
+        method.seconds.add(call.seconds)
+        method.ended[call.code, call.reason] += 1
+        self.resumptions += call.resumed
+        self.replayed += call.replayed
+        tenant = call.tenant_totals
+        tenant.running -= 1
+        tenant.requests += 1
+        tenant.refused += bool(call.reason)
+
+    def stored(self, operation: str, seconds: float, error: str) -> None:
+        """The session store did something, or failed with an error of this reason."""
+        histogram = self.store_seconds.get(operation)
+        if histogram is None:
+            histogram = self.store_seconds[operation] = Histogram()
+        histogram.add(seconds)
+        if error:
+            self.store_errors[operation, error] += 1

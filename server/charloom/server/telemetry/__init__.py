@@ -1,0 +1,1 @@
+"""What the server tells of its calls: request ids, a log of calls, metrics."""

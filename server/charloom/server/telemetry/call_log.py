@@ -1,0 +1,38 @@
+"""A line of the log for each call that has ended: its sizes, its times and how it ended, never what users wrote."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from charloom.engine.telemetry import CallRecord
+
+log = logging.getLogger(__name__)
+
+
+def log_call(call: CallRecord) -> None:
+    """Log a call; its fields are those of the record that have a meaning for it."""
+    if log.isEnabledFor(logging.INFO):
+        log.info("call", extra={"fields": call_fields(call)})
+
+
+def call_fields(call: CallRecord) -> dict[str, Any]:
+    """What the log says of a call, by name; times in seconds."""
+    fields: dict[str, Any] = {
+        "request_id": call.request_id,
+        "method": call.method,
+        "code": call.code,
+        "reason": call.reason,
+        "finish": call.finish,
+        "tenant": call.tenant,
+        "model": call.model,
+        "prompt_tokens": call.prompt_tokens,
+        "generation_tokens": call.generation_tokens,
+        "queued": call.queued,
+        "first_token": call.first_token,
+        "store": call.store_seconds or None,
+        "resumed": call.resumed or None,
+        "total": call.seconds,
+    }
+    present = {name: value for name, value in fields.items() if value not in ("", None)}
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in present.items()}

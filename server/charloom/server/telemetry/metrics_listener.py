@@ -1,0 +1,103 @@
+"""Metrics over HTTP, on a port and in threads of their own: neither a scrape nor who never reads one delays a call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from http.server import ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry, GCCollector, MetricsHandler, PlatformCollector, ProcessCollector
+
+from charloom.engine.engine import Engine
+from charloom.server.listener import PortInUse
+from charloom.server.telemetry.metrics import EngineCollector
+
+log = logging.getLogger(__name__)
+
+MOST_SCRAPES = 8
+"""At a time; the connection of a further one is closed."""
+SCRAPE_SECONDS = 10.0
+"""How long a client may take to ask, and to read the answer."""
+
+
+class MetricsListener:
+    """A `Listener` that answers any GET with the metrics.
+
+    Args:
+        engine: whose
+        host, port: where to listen; 0 takes a free port
+        per_tenant: whether to tell them of each tenant too
+    """
+
+    def __init__(self, engine: Engine, host: str, port: int, *, per_tenant: bool) -> None:
+        self.port = 0
+        """The port it listens on, once started."""
+        self.address = ""
+        self._host = host
+        self._wanted = port
+        self._registry = CollectorRegistry()
+        self._registry.register(EngineCollector(engine, per_tenant=per_tenant))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    async def start(self) -> None:
+        """Listen and answer.
+
+        Raises:
+            PortInUse: the address is taken, or cannot be listened on.
+        """
+        handler: Any = type("Handler", (MetricsHandler.factory(self._registry),), {"timeout": SCRAPE_SECONDS})
+        try:
+            self._server = _Server(self._host, self._wanted, handler)
+        except OSError as problem:
+            raise PortInUse(
+                f"cannot listen on {self._host}:{self._wanted} for metrics: {problem.strerror}; "
+                "choose another --metrics-port (0 takes a free one)"
+            ) from problem
+        self.port = self._server.server_address[1]
+        self.address = f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, name="charloom-metrics", daemon=True)
+        self._thread.start()
+        log.info("metrics are at http://%s/metrics", self.address)
+
+    async def announce_stop(self) -> None:
+        """Metrics are told until the end."""
+
+    async def close(self, seconds: float) -> None:
+        """Take no more scrapes; what is left of one ends with the process."""
+        if self._server is not None and self._thread is not None:
+            await asyncio.to_thread(self._server.shutdown)
+            self._server.server_close()
+            self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, host: str, port: int, handler: Any) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._free = threading.BoundedSemaphore(MOST_SCRAPES)
+        super().__init__((host, port), handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A scraper that goes away, or is too slow, is no matter of ours."""
+        log.debug("a scrape was not answered", exc_info=True)
