@@ -118,3 +118,39 @@ def test_the_json_list_has_the_states(run: Run) -> None:
     run("create", "--tenant", "shop")
     (key,) = json.loads(run("list", "--json")[1])["keys"]
     assert (key["tenant"], key["state"]) == ("shop", "active")
+
+
+def test_what_is_done_is_in_the_audit_log_without_the_secret(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = tmp_path / "audit.jsonl"
+    monkeypatch.setenv("CHARLOOM_AUDIT_LOG", str(audit))
+    _, text, _ = run("create", "--tenant", "shop")
+    key_id = text.split("_")[1]
+    _, other, _ = run("rotate", key_id)
+    run("revoke", key_id)
+    run("certificate", "svc.shop", "--tenant", "shop")
+    run("certificate", "svc.shop", "--remove")
+    run("list")
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [(line["act"], line["on"]) for line in lines if line["result"] == "done"] == [
+        ("create-key", f"key {key_id}"),
+        ("rotate-key", f"key {key_id}"),
+        ("revoke-key", f"key {key_id}"),
+        ("let-in-certificate", "certificate svc.shop"),
+        ("remove-certificate", "certificate svc.shop"),
+    ]
+    assert all(line["by"].startswith("user ") for line in lines)
+    for secret in (text, other):
+        assert secret.strip().rpartition("_")[2] not in audit.read_text()
+
+
+def test_nothing_is_done_where_the_audit_log_cannot_be_written(run: Run, file: Path, tmp_path: Path) -> None:
+    run("create", "--tenant", "shop")
+    before = file.read_bytes()
+    (key,) = read_key_file(file).keys
+    for arguments in (("create", "--tenant", "a"), ("rotate", key.id), ("revoke", key.id)):
+        status, out, err = run(*arguments, "--audit-log", str(tmp_path))
+        assert (status, out) == (1, "")
+        assert "nothing was done, because the audit log cannot be written" in err
+    assert file.read_bytes() == before

@@ -7,7 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from charloom.cli import CommandError
 from charloom.cli.columns import columns
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.checks import require_id
+from charloom.server.audit import AuditLog, AuditLogUnavailable, More
 from charloom.server.identity.key_file import (
     Certificate,
     Key,
@@ -27,6 +29,7 @@ from charloom.server.identity.key_file import (
 from charloom.server.identity.scopes import Scope
 
 FILE_VARIABLE, DEFAULT_FILE = "CHARLOOM_KEYS", "charloom-keys.json"
+AUDIT_VARIABLE = "CHARLOOM_AUDIT_LOG"
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = timedelta(days=36_500)
@@ -45,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=Path(os.environ.get(FILE_VARIABLE) or DEFAULT_FILE),
             help=f"the file of keys, as for charloom serve (default: ${FILE_VARIABLE}, or else {DEFAULT_FILE})",
         )
+        if act is not _list:
+            one.add_argument(
+                "--audit-log",
+                type=Path,
+                default=os.environ.get(AUDIT_VARIABLE) or None,
+                metavar="FILE",
+                help=f"file to which lines are added for what is done (default: ${AUDIT_VARIABLE}, or else none)",
+            )
         return one
 
     create = action("create", "make a key and print it, once", _create)
@@ -90,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
     try:
         arguments.act(arguments)
-    except KeyFileProblem as problem:
+    except (KeyFileProblem, AuditLogUnavailable) as problem:
         raise CommandError(str(problem)) from problem
     return 0
 
@@ -99,14 +110,20 @@ def _create(arguments: argparse.Namespace) -> None:
     now = utc_now()
     expires = None if arguments.expires is None else now + arguments.expires
     text, key = made(arguments.tenant, arguments.scopes, now, expires)
-    with KeyFileEditor(arguments.file).editing(create=True) as file:
+    with (
+        _audited(arguments, "create-key", f"key {key.id}", of=key.tenant, scopes=_joined(key.scopes)),
+        KeyFileEditor(arguments.file).editing(create=True) as file,
+    ):
         file.content = file.content.model_copy(update={"keys": (*file.content.keys, key)})
     _tell(text, key, arguments.file)
 
 
 def _rotate(arguments: argparse.Namespace) -> None:
     now = utc_now()
-    with KeyFileEditor(arguments.file).editing() as file:
+    with (
+        _audited(arguments, "rotate-key", f"key {arguments.id}") as more,
+        KeyFileEditor(arguments.file).editing() as file,
+    ):
         old = _known(file.content.keys, arguments.id, arguments.file)
         if old.state(now) != "active":
             raise CommandError(f"the key {old.id} is {old.state(now)} already; make one with charloom keys create")
@@ -116,14 +133,19 @@ def _rotate(arguments: argparse.Namespace) -> None:
         ending = old.model_copy(update={"expires": ends})
         keys = tuple(ending if one.id == old.id else one for one in file.content.keys)
         file.content = file.content.model_copy(update={"keys": (*keys, key)})
+        more |= {"of": old.tenant, "to": f"key {key.id}"}
     _tell(text, key, arguments.file)
     print(f"the key {old.id} is good until {ends.isoformat()}", file=sys.stderr)
 
 
 def _revoke(arguments: argparse.Namespace) -> None:
     now = utc_now()
-    with KeyFileEditor(arguments.file).editing() as file:
+    with (
+        _audited(arguments, "revoke-key", f"key {arguments.id}") as more,
+        KeyFileEditor(arguments.file).editing() as file,
+    ):
         old = _known(file.content.keys, arguments.id, arguments.file)
+        more["of"] = old.tenant
         if old.revoked is None:
             gone = old.model_copy(update={"revoked": now})
             keys = tuple(gone if one.id == old.id else one for one in file.content.keys)
@@ -132,7 +154,11 @@ def _revoke(arguments: argparse.Namespace) -> None:
 
 
 def _certificate(arguments: argparse.Namespace) -> None:
-    with KeyFileEditor(arguments.file).editing(create=not arguments.remove) as file:
+    act = "remove-certificate" if arguments.remove else "let-in-certificate"
+    with (
+        _audited(arguments, act, f"certificate {arguments.name}", of=arguments.tenant or ""),
+        KeyFileEditor(arguments.file).editing(create=not arguments.remove) as file,
+    ):
         others = tuple(one for one in file.content.certificates if one.name != arguments.name)
         if arguments.remove:
             if len(others) == len(file.content.certificates):
@@ -144,6 +170,16 @@ def _certificate(arguments: argparse.Namespace) -> None:
             made_entry = (Certificate(name=arguments.name, tenant=arguments.tenant, scopes=arguments.scopes),)
         file.content = file.content.model_copy(update={"certificates": (*others, *made_entry)})
     print(f"{arguments.name} is " + ("removed" if arguments.remove else f"let in as {arguments.tenant}"))
+
+
+@contextmanager
+def _audited(arguments: argparse.Namespace, act: str, on: str, **more: str) -> Iterator[More]:
+    """Around a change of the file, which is not made where the audit log cannot be written."""
+    if arguments.audit_log is None:
+        yield {}
+        return
+    with closing(AuditLog(Path(arguments.audit_log))) as audit, audit.act(act, on, **more) as said:
+        yield said
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,187 @@
+"""The audit log: who did what as an administrator, when, on what, and how it ended. JSON, one object a line.
+
+No secret may be among what it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import pwd
+import secrets
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TypeAlias
+
+from charloom.server.identity.secret_files import require_secret
+
+log = logging.getLogger(__name__)
+
+More: TypeAlias = "dict[str, str]"
+"""What more there is to say of an act."""
+
+
+class AuditLogUnavailable(RuntimeError):
+    """The audit log cannot be written, so nothing is done that has to be in it."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"nothing was done, because the audit log cannot be written: {problem}")
+
+
+class AuditLog:
+    """Writes lines that are on the disk before an act begins, and after it has ended.
+
+    Args:
+        path: the file, which is made if it is missing, for its owner alone to read
+
+    Raises:
+        AuditLogUnavailable: the file cannot be written, or others can read it.
+
+    Several processes may write to one file. One that was renamed or removed, as log rotation does, is made anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = _opened(path)
+        except ValueError as problem:
+            raise AuditLogUnavailable(str(problem)) from problem
+
+    @contextlib.contextmanager
+    def act(self, act: str, on: str, **more: str) -> Iterator[More]:
+        """Around an act of whoever runs this process; it is not begun where that cannot be written.
+
+        Args:
+            act: what is done, such as "revoke-key"
+            on: on what, such as "key 0a1b2c3d"
+            more: what else to say before; what is put into the value of the context is said after
+
+        Raises:
+            AuditLogUnavailable: nothing was done.
+        """
+        line = _Line(act, on)
+        self._write(line.begun(more))
+        said: More = {}
+        try:
+            yield said
+        except BaseException as problem:
+            self._write_end(line.failed(problem, said))
+            raise
+        self._write_end(line.done(said))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _write_end(self, line: str) -> None:
+        """Tell how an act ended. It has been done: where that cannot be told here, standard error has it."""
+        try:
+            self._write(line)
+        except AuditLogUnavailable as problem:
+            log.error("%s; the line that is missing there: %s", problem, line)
+
+    def _write(self, line: str) -> None:
+        try:
+            self._reopen_if_moved()
+            _append(self._file, line.encode() + b"\n")
+        except OSError as problem:
+            raise AuditLogUnavailable(f"{self._path}: {problem.strerror}") from problem
+        except ValueError as problem:
+            raise AuditLogUnavailable(str(problem)) from problem
+
+    def _reopen_if_moved(self) -> None:
+        if self._file >= 0:
+            try:
+                if os.path.samestat(os.stat(self._path), os.fstat(self._file)):
+                    return
+            except FileNotFoundError:
+                pass
+            os.close(self._file)
+            self._file = -1
+        self._file = _opened(self._path)
+
+
+class _Line:
+    """The lines of one act, which have the same id."""
+
+    def __init__(self, act: str, on: str) -> None:
+        self._of_all = {"act": act, "on": on, "by": _user(), "id": secrets.token_hex(8)}
+
+    def begun(self, more: More) -> str:
+        return self._text("begun", more)
+
+    def done(self, more: More) -> str:
+        return self._text("done", more)
+
+    def failed(self, problem: BaseException, more: More) -> str:
+        return self._text("failed", {**more, "reason": type(problem).__name__})
+
+    def _text(self, result: str, more: More) -> str:
+        now = datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return json.dumps({"time": now, **self._of_all, "result": result, **more})
+
+
+def _opened(path: Path) -> int:
+    """A file to append to.
+
+    Raises:
+        ValueError: it cannot be written, or everybody can read it.
+    """
+    try:
+        made = not path.exists()
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            require_secret(path, ValueError)
+            if made:
+                _sync_folder(path.parent)
+        except BaseException:
+            os.close(file)
+            raise
+    except OSError as problem:
+        raise ValueError(f"cannot write {path}: {problem.strerror}") from problem
+    return file
+
+
+def _sync_folder(path: Path) -> None:
+    """See that a new name in a folder outlives a power cut."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _append(file: int, line: bytes) -> None:
+    """Write a whole line, and wait until it is on the disk; where that fails, the file is as it was before.
+
+    Raises:
+        OSError: it failed.
+    """
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        size = os.fstat(file).st_size
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+            os.fsync(file)
+        except OSError:
+            os.ftruncate(file, size)
+            raise
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _user() -> str:
+    """Who runs this process, as the system knows it: nothing that its environment says."""
+    number = os.getuid()
+    try:
+        return f"user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"user {number}"

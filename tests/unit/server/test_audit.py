@@ -1,0 +1,154 @@
+"""The audit log: what is in it, and what happens where it cannot be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charloom.server.audit import AuditLog, AuditLogUnavailable
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.jsonl"
+
+
+@pytest.fixture
+def audit(path: Path) -> Iterator[AuditLog]:
+    opened = AuditLog(path)
+    yield opened
+    opened.close()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def shown(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in ("time", "id")}
+
+
+def test_an_act_is_in_it_before_it_begins_and_when_it_has_ended(audit: AuditLog, path: Path) -> None:
+    with audit.act("revoke-key", "key 0a1b2c3d", of="shop") as more:
+        (begun,) = lines(path)
+        more["to"] = "nobody"
+    _, done = lines(path)
+    by = begun["by"]
+    assert by.startswith("user ")
+    of_all = {"act": "revoke-key", "on": "key 0a1b2c3d", "by": by}
+    assert shown(begun) == {**of_all, "result": "begun", "of": "shop"}
+    assert shown(done) == {**of_all, "result": "done", "to": "nobody"}
+    assert begun["id"] == done["id"]
+    assert begun["time"] <= done["time"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_act_that_fails_is_told_without_the_words_of_its_error(audit: AuditLog, path: Path) -> None:
+    with pytest.raises(KeyError), audit.act("revoke-key", "key 0a1b2c3d"):
+        raise KeyError("what a user wrote")
+    _, failed = lines(path)
+    assert (failed["result"], failed["reason"]) == ("failed", "KeyError")
+    assert "wrote" not in path.read_text()
+
+
+ON_A_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from charloom.server.audit import AuditLog, AuditLogUnavailable
+audit = AuditLog(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
+try:
+    with audit.act("revoke-key", "key 0a1b2c3d"):
+        print("done")
+except AuditLogUnavailable as problem:
+    print(problem)
+"""
+"""A process whose files cannot grow past some bytes."""
+
+
+def test_where_the_disk_is_full_the_act_is_refused_and_no_part_of_a_line_stays(audit: AuditLog, path: Path) -> None:
+    with audit.act("create-key", "key 0a1b2c3d"):
+        pass
+    before = path.read_bytes()
+    command = [sys.executable, "-c", ON_A_FULL_DISK, path, str(len(before) + 20)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "nothing was done, because the audit log cannot be written" in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert path.read_bytes() == before
+
+
+def test_an_act_whose_end_cannot_be_written_has_been_done_and_the_next_is_refused(
+    audit: AuditLog, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with audit.act("rotate-key", "key 1") as more:
+        more["to"] = "key 2"
+        path.rename(path.with_name("old"))
+        path.mkdir()
+    assert "rotate-key" in caplog.text
+    assert '"to": "key 2"' in caplog.text
+    with pytest.raises(AuditLogUnavailable, match="Is a directory"), audit.act("rotate-key", "key 2"):
+        pytest.fail("it was begun")
+
+
+@pytest.mark.parametrize("kind", ["a folder", "no folder", "readable", "a device"])
+def test_a_file_that_cannot_be_used_is_refused_at_the_start(path: Path, kind: str) -> None:
+    said = {
+        "a folder": "cannot write",
+        "no folder": "cannot write",
+        "readable": "chmod 600",
+        "a device": "is no file",
+    }[kind]
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "no folder":
+        path = path / "audit.jsonl"
+    elif kind == "readable":
+        path.touch(0o600)
+        path.chmod(0o644)
+    else:
+        path = Path(os.devnull)
+    with pytest.raises(AuditLogUnavailable, match=said):
+        AuditLog(path)
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_that_is_rotated_away_is_made_anew(audit: AuditLog, path: Path, replaced: bool) -> None:
+    with audit.act("create-key", "key 1"):
+        path.rename(path.with_name("audit.jsonl.1"))
+        if replaced:
+            path.touch(0o600)
+    with audit.act("create-key", "key 2"):
+        pass
+    assert [(line["on"], line["result"]) for line in lines(path.with_name("audit.jsonl.1"))] == [("key 1", "begun")]
+    assert [(line["on"], line["result"]) for line in lines(path)] == [
+        ("key 1", "done"),
+        ("key 2", "begun"),
+        ("key 2", "done"),
+    ]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_many_at_once_write_whole_lines(path: Path) -> None:
+    def act(number: int) -> None:
+        own = AuditLog(path)
+        for _ in range(10):
+            with own.act("create-key", f"key {number}", filling="x" * 5000):
+                pass
+        own.close()
+
+    threads = [threading.Thread(target=act, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(lines(path)) == 80
