@@ -123,10 +123,12 @@ def test_only_envoy_reaches_the_replicas() -> None:
     policy = manifest("NetworkPolicy", "charloom")["spec"]
     replicas, front = (manifest("Deployment", name)["spec"]["selector"] for name in ("charloom", "charloom-envoy"))
     assert policy["podSelector"] == replicas
-    (rule,) = policy["ingress"]
+    rule, scrapes = policy["ingress"]
+    assert scrapes["ports"] == [{"port": "metrics"}]
     assert rule["from"] == [{"podSelector": front}]
     (container,) = pod("charloom")["containers"]
-    assert [port["port"] for port in rule["ports"]] == [port["name"] for port in container["ports"]]
+    assert [port["port"] for port in rule["ports"]] == ["grpc"]
+    assert [port["name"] for port in container["ports"]] == ["grpc", "metrics"]
 
 
 def test_the_server_knows_the_settings_that_it_is_given() -> None:
@@ -135,8 +137,8 @@ def test_the_server_knows_the_settings_that_it_is_given() -> None:
     flags = {f"--{name.replace('_', '-')}" for name in ServerSettings.model_fields}
     assert set(environment(container)) <= fields
     assert {word for word in container["args"] if word.startswith("--")} <= flags
-    (port,) = container["ports"]
-    assert container["args"][container["args"].index("--port") + 1] == str(port["containerPort"])
+    for flag, port in zip(("--port", "--metrics-port"), container["ports"], strict=True):
+        assert container["args"][container["args"].index(flag) + 1] == str(port["containerPort"])
 
 
 def test_a_pod_has_the_time_that_its_server_takes_to_stop() -> None:

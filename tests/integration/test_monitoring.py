@@ -1,0 +1,113 @@
+"""The alert rules and the dashboard that are shipped, with the tools of Prometheus and a running server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cluster import free_ports
+from charloom.bundle import Bundle
+from charloom.client import Client, NotFound, PermissionDenied
+from charloom.engine.decoding.decoder import Decoder
+from charloom.server.app import Server
+from charloom.server.settings import ServerSettings
+from charloom.server.testing import running_server
+from tests.integration.conftest import eventually
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
+DASHBOARD = json.loads((DEPLOY / "grafana" / "charloom.json").read_text("utf-8"))
+QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+WITHOUT_FAULTS = {"charloom_store_errors_total"}
+"""Metrics that a server tells nothing of as long as nothing is wrong."""
+
+
+def program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        if "CI" in os.environ:
+            pytest.fail(f"{name} is not there")
+        pytest.skip(f"{name} is not there: install the Debian package prometheus")
+    return found
+
+
+def metrics_in(text: str) -> set[str]:
+    return set(re.findall(r"\bcharloom_\w+", text))
+
+
+@contextmanager
+def prometheus(server: Server, folder: Path) -> Iterator[str]:
+    """A Prometheus that scrapes a server; yields its address."""
+    (port,) = free_ports(1)
+    scrape = {"job_name": "charloom", "static_configs": [{"targets": [server.metrics_address]}]}
+    config = {"global": {"scrape_interval": "200ms"}, "scrape_configs": [scrape]}
+    (folder / "prometheus.yml").write_text(json.dumps(config), "utf-8")  # JSON is YAML
+    command = [program("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    with subprocess.Popen(
+        [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as running:
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            running.kill()
+
+
+def found(address: str, query: str) -> list[float]:
+    """What a query gives now, without what is not a number."""
+    url = f"http://{address}/api/v1/query?" + urllib.parse.urlencode({"query": query})
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            series = json.load(answer)["data"]["result"]
+    except ConnectionError:
+        return []
+    except urllib.error.URLError as problem:
+        if isinstance(problem.reason, ConnectionError):
+            return []
+        raise
+    values = [float(one["value"][1]) for one in series]
+    return [value for value in values if value == value]
+
+
+def test_the_rules_are_rules_and_do_what_their_tests_say() -> None:
+    for what in (["check", "rules", str(ALERTS)], ["test", "rules", str(ALERTS.with_name("alerts.test.yaml"))]):
+        done = subprocess.run([program("promtool"), *what], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_query_of_the_dashboard_finds_something_at_a_running_server(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path
+) -> None:
+    settings = ServerSettings(grace_seconds=0, metrics_port=0)
+    with running_server([(bundle, decoder)], settings) as server, prometheus(server, tmp_path) as address:
+        with Client(server.address) as client, client.session() as session:
+
+            def all_found() -> bool:
+                session.complete("a", max_tokens=20)
+                with pytest.raises(NotFound):
+                    client.complete("a", model="none")
+                with pytest.raises(PermissionDenied), Client(server.address, tenant="other") as stranger:
+                    stranger.complete("a")
+                missing[:] = [query for query in wanted if not found(address, query)]
+                return not missing
+
+            missing: list[str] = []
+            wanted = [
+                query.replace("$__rate_interval", "10s") for query in QUERIES if not metrics_in(query) & WITHOUT_FAULTS
+            ]
+            assert len(wanted) >= len(QUERIES) - 1
+            eventually(all_found, seconds=60)
+        with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as answer:
+            told = metrics_in(answer.read().decode())
+    shipped = "".join(path.read_text("utf-8") for path in DEPLOY.rglob("*") if path.suffix in (".yaml", ".json"))
+    assert metrics_in(shipped) - told == set()
