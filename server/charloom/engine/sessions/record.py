@@ -7,6 +7,7 @@ in memory, little-endian. Nothing in it is executed when it is read.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from datetime import timedelta
@@ -20,7 +21,10 @@ from charloom.engine.sessions.session import Call, History, Origin, Session
 
 _MAGIC, _VERSION = b"CLR", 1
 _HEADER = struct.Struct("<3sBII")
-
+_MOST_NUMBERS = 2**26
+"""Of a state. One of zeros takes no room in a record, so that only this bounds it."""
+_KINDS = ("<u1", "<u2", "<u4")
+"""Of tokens."""
 
 # What reading a damaged record may come to.
 _UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError, struct.error)
@@ -81,21 +85,23 @@ def to_session(data: bytes) -> Session:
         snapshot = _snapshot(fields["snapshot"], arrays)
         checkpoints = tuple(_snapshot(one, arrays) for one in fields["checkpoints"])
         kind, count = fields["tokens"]
+        if kind not in _KINDS:
+            raise ValueError("its tokens have another form")
         created, updated, expires = map(from_microseconds, fields["times"])
         return Session(
-            id=fields["id"],
-            tenant=fields["tenant"],
-            model=fields["model"],
-            model_digest=fields["digest"],
+            id=_text(fields["id"]),
+            tenant=_text(fields["tenant"]),
+            model=_text(fields["model"]),
+            model_digest=_text(fields["digest"]),
             snapshot=snapshot,
-            history=History(checkpoints, arrays.take(count), kind),
-            version=fields["version"],
+            history=History(checkpoints, arrays.take(_whole(count)), kind),
+            version=_whole(fields["version"]),
             created=created,
             updated=updated,
             time_to_live=timedelta(microseconds=fields["time_to_live"]),
             expires=expires,
-            origin=None if fields["origin"] is None else Origin(*fields["origin"]),
-            call=None if fields["call"] is None else Call(*fields["call"]),
+            origin=None if fields["origin"] is None else _origin(*fields["origin"]),
+            call=None if fields["call"] is None else _call(*fields["call"]),
         )
     except _UNREADABLE as problem:
         raise UnreadableRecord(f"not a session: {problem}") from problem
@@ -152,12 +158,34 @@ def _snapshot_fields(snapshot: Snapshot, arrays: list[bytes]) -> dict[str, Any]:
 
 
 def _snapshot(fields: dict[str, Any], arrays: _Arrays) -> Snapshot:
-    count, layers, hidden = shape = fields["shape"]
-    if min(shape) < 1:
+    count, layers, hidden = shape = tuple(map(_whole, fields["shape"]))
+    if min(shape) < 1 or math.prod(shape) > _MOST_NUMBERS:
         raise ValueError("its state has another form")
     if fields["zero"]:
         state = np.zeros(shape, np.float32)
     else:
         state = np.frombuffer(arrays.take(4 * count * layers * hidden), "<f4").reshape(shape)
-    pending = tuple(int(token) for token in fields["pending"])
-    return Snapshot(state, pending, fields["position"], fields["seed"], bytes.fromhex(fields["tail"]))
+    pending = tuple(_whole(token) for token in fields["pending"])
+    position, seed = _whole(fields["position"]), _whole(fields["seed"])
+    return Snapshot(state, pending, position, seed, bytes.fromhex(fields["tail"]))
+
+
+def _origin(id: Any, version: Any) -> Origin:
+    return Origin(_text(id), _whole(version))
+
+
+def _call(id: Any, *numbers: Any) -> Call:
+    return Call(_text(id), *map(_whole, numbers))
+
+
+def _whole(value: Any) -> int:
+    """A number as all that a session counts, from 0 to 2**64 - 1."""
+    if type(value) is not int or not 0 <= value < 2**64:
+        raise ValueError(f"{str(value)[:40]!r} is not a number that counts something")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:40]!r} is not a text")
+    return value

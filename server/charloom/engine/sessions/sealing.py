@@ -92,14 +92,15 @@ class Sealer:
         try:
             plain = _cipher(key).decrypt(nonce, token[_HEADER.size :], token[: _HEADER.size])
             snapshot, fields = record.to_snapshot(plain)
-        except (InvalidTag, record.UnreadableRecord):
+            model, digest, decoder, owner = (str(fields[name]) for name in ("model", "digest", "decoder", "tenant"))
+            expires = from_microseconds(fields["expires"])
+        except (InvalidTag, record.UnreadableRecord, KeyError, TypeError, ValueError, OverflowError):
             raise SealedStateCorrupt("it is not what was sealed") from None
-        if fields["tenant"] != tenant:
+        if owner != tenant:
             raise SealedStateOfAnotherTenant
-        expires = from_microseconds(fields["expires"])
         if expires <= self.now():
             raise SealedStateExpired(expires)
-        return SealedState(snapshot, fields["model"], fields["digest"], fields["decoder"])
+        return SealedState(snapshot, model, digest, decoder)
 
 
 def new_keys() -> list[bytes]:

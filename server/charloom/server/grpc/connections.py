@@ -6,6 +6,8 @@ from charloom.server.settings import ServerSettings
 
 NEVER = 2**31 - 1
 """The largest number that gRPC takes."""
+METADATA_BYTES = 16 * 2**10
+"""The most metadata of a call: room for a JSON Web Token with what a proxy adds."""
 
 
 def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
@@ -21,6 +23,9 @@ def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
         "grpc.server.max_pending_requests": NEVER,
         "grpc.server.max_pending_requests_hard_limit": NEVER,
         "grpc.server_max_unrequested_time_in_server": NEVER // 1000,
+        # What is longer is refused. Between the two limits, gRPC would refuse some by chance.
+        "grpc.max_metadata_size": METADATA_BYTES,
+        "grpc.absolute_max_metadata_size": METADATA_BYTES,
         "grpc.max_receive_message_length": settings.max_message_bytes,
         "grpc.max_send_message_length": settings.max_message_bytes,
         "grpc.keepalive_time_ms": _milliseconds(settings.keepalive_seconds),

@@ -184,6 +184,7 @@ def test_a_field_of_another_kind_spoils_the_record_or_itself_alone(change: str) 
         except UnreadableRecord:
             continue
         assert change not in FORM, f"read with {value!r}"
+        assert by_field(to_session(from_session(session))) == by_field(session)
         field = change.split(".")[0]
         if field not in ("snapshot", "checkpoints"):  # they also say which arrays there are
             assert {**by_field(session), field: None} == {**whole, field: None}
@@ -204,6 +205,14 @@ def by_field(session: Session) -> dict[str, object]:
         "checkpoints": [*map(parts, session.history.checkpoints)],
         "tokens": (session.history.kind, session.history.tokens),
     }
+
+
+def test_a_state_of_zeros_without_end_is_no_state() -> None:
+    zeros = Snapshot(np.zeros((2, 2, 8), np.float32), (0,), 0, 5)
+    fields, arrays = parts_of(from_snapshot(zeros, {}))
+    fields["snapshot"]["shape"] = [2**20, 2**20, 2**20]
+    with pytest.raises(UnreadableRecord, match="another form"):
+        to_snapshot(record_of(json.dumps(fields).encode(), arrays))
 
 
 def test_deep_fields_are_no_record() -> None:
