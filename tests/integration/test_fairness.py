@@ -76,7 +76,7 @@ def test_other_connections_for_the_same_client_make_nobody_another_caller(
         seen.append(caller)
         set_caller(caller)
 
-    monkeypatch.setattr("charloom.server.grpc.caller.set_caller", noted)
+    monkeypatch.setattr("charloom.server.admission.set_caller", noted)
     settings = ServerSettings(grace_seconds=0, trust_proxy="127.0.0.1")
     with running_server([(bundle, decoder)], settings) as server, ExitStack() as stack:
         for address, count in (("203.0.113.7", 6), ("203.0.113.8", 1)):

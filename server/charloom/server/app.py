@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
+from charloom.server.admission import Admission
 from charloom.server.grpc.listener import GrpcListener
 from charloom.server.listener import Listener, PortInUse
 from charloom.server.runtime import Runtime, open_runtime
@@ -37,7 +38,7 @@ class Server:
 
     def __init__(self, runtime: Runtime, settings: ServerSettings) -> None:
         self._runtime = runtime
-        self._grpc = GrpcListener(runtime, settings)
+        self._grpc = GrpcListener(runtime, settings, Admission(runtime.engine, settings))
         self._metrics: Listener | None = None
         if settings.metrics_port is not None:
             from charloom.server.telemetry.metrics_listener import MetricsListener

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
 
 import pytest
 
 from charloom.engine.errors import Overloaded
 from charloom.engine.shares import Share, set_share
-from charloom.server.grpc.call_limit import CallLimit
+from charloom.server.call_limit import CallLimit
 
 
 class Call:
-    """The context of one call."""
+    """One call."""
 
     def __init__(self, limit: CallLimit, name: str) -> None:
-        self._ended: list[Callable[[Any], None]] = []
+        self._ended: list[Callable[[], None]] = []
         task = Context()
         task.run(set_share, Share(name))
-        task.run(limit.begin, self)
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._ended.append(callback)
+        task.run(limit.begin, self._ended.append)
 
     def end(self) -> None:
         for callback in self._ended:
-            callback(self)
+            callback()
 
 
 def test_more_calls_are_refused_and_told_when_to_come_back_until_one_has_ended() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
-from charloom.engine.memory_budget import set_end
-from charloom.server.caller import current_caller
-from charloom.server.grpc.call_limit import CallLimit
-from charloom.server.grpc.caller import CallerReader
+from charloom.engine.telemetry import CallRecord
+from charloom.server.admission import Admission
+from charloom.server.grpc.caller import arrival_of
 from charloom.server.grpc.connections import connection_options
 from charloom.server.grpc.errors import ErrorInterceptor
 from charloom.server.grpc.message_size import MessageSize, largest_request
@@ -28,13 +28,11 @@ from charloom.server.grpc.services.sessions import SessionService
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.tls import server_credentials
 from charloom.server.identity.certificates import watched_certificates
-from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.scopes import scope_of
 from charloom.server.listener import PortInUse
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
-from charloom.server.telemetry.call_log import log_call
-from charloom.server.telemetry.calls import REQUEST_ID_KEY, Calls
+from charloom.server.telemetry.calls import REQUEST_ID_KEY
 from charloom.server.unix_socket import SCHEME, make_free, socket_path
 from charloom.v1 import (
     conversation_pb2,
@@ -70,9 +68,10 @@ class GrpcListener:
     Args:
         runtime: serves the calls
         settings: where to listen, and what to allow
+        admission: lets calls in
     """
 
-    def __init__(self, runtime: Runtime, settings: ServerSettings) -> None:
+    def __init__(self, runtime: Runtime, settings: ServerSettings, admission: Admission) -> None:
         self.port = 0
         """The port it listens on, once started; none of a Unix socket's."""
         self.address = ""
@@ -81,10 +80,8 @@ class GrpcListener:
         self._settings = settings
         self._watches: list[asyncio.Task[None]] = []
         self._health = HealthServicer()
-        self._caller = CallerReader(settings.origins(), gate_of(settings))
-        self._calls = CallLimit(settings.max_calls)
+        self._admission = admission
         engine = runtime.engine
-        self._observed = Calls(engine.totals, [log_call] if settings.log_calls else [])
         self._server = grpc.aio.server(
             interceptors=[ErrorInterceptor(self._begin, largest_request(engine.limits, engine.models))],
             options=connection_options(settings),
@@ -105,13 +102,14 @@ class GrpcListener:
         scope = scope_of(method)
         if scope is None:
             return
-        call = self._observed.begin(method.removeprefix("/"), self._caller.request_ids(context))
-        context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
-        context.add_done_callback(lambda _: self._observed.end(call))
-        self._caller.begin(context, scope)
-        self._observed.admitted(call, current_caller().tenant)
-        self._calls.begin(context)
-        set_end(lambda done: context.add_done_callback(lambda _: done()))
+
+        def at_end(act: Callable[[], None]) -> None:
+            context.add_done_callback(lambda _: act())
+
+        def begun(record: CallRecord) -> None:
+            context.set_trailing_metadata(((REQUEST_ID_KEY, record.request_id),))
+
+        self._admission.begin(method.removeprefix("/"), scope, arrival_of(context), at_end, begun)
 
     async def start(self) -> None:
         """Listen and take calls.

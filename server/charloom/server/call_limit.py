@@ -1,10 +1,9 @@
-"""How many calls run at a time. What is refused here would otherwise be cancelled by gRPC itself, without a reason."""
+"""How many calls run at a time, of all transports together. Beyond it a call is refused, with a reason."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from charloom.engine.errors import Overloaded
+from charloom.engine.memory_budget import AtEnd
 from charloom.engine.parts import Parts
 from charloom.engine.retry_after import RetryAfter
 from charloom.engine.shares import Share, current_share
@@ -22,8 +21,8 @@ class CallLimit:
         self._running = Parts(most)
         self._retry_after = RetryAfter()
 
-    def begin(self, context: Any) -> None:
-        """Count the call of the present caller, until it is done.
+    def begin(self, at_end: AtEnd) -> None:
+        """Count the call of the present caller, until its end.
 
         Raises:
             Overloaded: there are too many.
@@ -32,7 +31,7 @@ class CallLimit:
         if not self._running.fits(share):
             raise Overloaded(f"{self._running.total} calls are running already", self._retry_after.refuse(0))
         self._running.add(share)
-        context.add_done_callback(lambda _: self._end(share))
+        at_end(lambda: self._end(share))
 
     def _end(self, share: Share) -> None:
         self._retry_after.served(int(self._running.total >= self._most))

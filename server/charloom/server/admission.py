@@ -1,0 +1,90 @@
+"""How a call begins, whichever transport brings it: its record, who makes it, and whether there is room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from charloom.engine.engine import Engine
+from charloom.engine.memory_budget import AtEnd, set_end
+from charloom.engine.shares import Share
+from charloom.engine.telemetry import CallRecord
+from charloom.server.call_limit import CallLimit
+from charloom.server.caller import Caller, set_caller
+from charloom.server.identity.gate import Shown
+from charloom.server.identity.open_gate import gate_of
+from charloom.server.identity.scopes import Scope
+from charloom.server.settings import ServerSettings
+from charloom.server.telemetry.call_log import log_call
+from charloom.server.telemetry.calls import Calls
+
+FORWARDED_KEY = "x-forwarded-for"
+"""Metadata, or the header, in which each proxy adds the address that it was called from."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a call says of itself, and where it comes from."""
+
+    host: str
+    """The address of the other end of the connection; empty for a Unix socket."""
+    port: int
+    forwarded: Sequence[str] = ()
+    """The values of `x-forwarded-for`."""
+    tokens: Sequence[str] = ()
+    """The values of `authorization`."""
+    tenants: Sequence[str] = ()
+    """The values of `charloom-tenant`."""
+    certificate: Sequence[str] | None = None
+    """The subject alternative names of the client's certificate, which TLS has checked; None without one."""
+    request_ids: Sequence[str] = ()
+
+
+class Admission:
+    """Lets calls in. All listeners of a server share one, so that its limits hold for all transports together.
+
+    Args:
+        engine: counts the calls
+        settings: who may call, and how many calls may run
+
+    Raises:
+        ValueError: a file of the gate cannot be used.
+    """
+
+    def __init__(self, engine: Engine, settings: ServerSettings) -> None:
+        self._origins = settings.origins()
+        self._gate = gate_of(settings)
+        self._limit = CallLimit(settings.max_calls)
+        self._observed = Calls(engine.totals, [log_call] if settings.log_calls else [])
+
+    def begin(
+        self, method: str, scope: Scope, arrival: Arrival, at_end: AtEnd, begun: Callable[[CallRecord], None]
+    ) -> None:
+        """Begin the call that runs in this task.
+
+        Args:
+            method: its name in records
+            scope: what it needs
+            arrival: what it says of itself
+            at_end: has something done at its end
+            begun: called with its record, before it can be refused
+
+        Raises:
+            CredentialsMissing, CredentialsInvalid, ScopeMissing, TenantNotAllowed, InvalidRequest: as `Gate.admit`.
+            Overloaded: too many calls are running.
+        """
+        record = self._observed.begin(method, arrival.request_ids)
+        at_end(lambda: self._observed.end(record))
+        begun(record)
+        caller = self._caller(arrival, scope)
+        set_caller(caller)
+        self._observed.admitted(record, caller.tenant)
+        self._limit.begin(at_end)
+        set_end(at_end)
+
+    def _caller(self, arrival: Arrival, scope: Scope) -> Caller:
+        trusted = self._origins.trusts(arrival.host)
+        shown = Shown(arrival.tokens, arrival.tenants, arrival.certificate, trusted)
+        identity = self._gate.admit(shown, scope)
+        origin = self._origins.of(arrival.host, arrival.port, ",".join(arrival.forwarded))
+        return Caller(identity.tenant, Share(f"tenant {identity.tenant}" if identity.proven else origin))
