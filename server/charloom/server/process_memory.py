@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Of version 2, and of version 1, of the group that a container's processes see as the whole."""
+from charloom.server import control_group
+
+LIMIT_FILES = ("memory.max", "memory.limit_in_bytes")
+"""Of a control group of version 2, and of version 1."""
 MEMINFO, STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
 
 
 def memory_limit() -> int | None:
-    """Bytes that the process may use: what its control group allows, or what the machine has; None if nobody says."""
-    found = [limit for limit in (*map(_number, CGROUP_LIMITS), _kibibytes(MEMINFO, "MemTotal")) if limit is not None]
-    return min(found, default=None)
+    """Bytes that the process may use: what its control groups allow, or what the machine has; None if nobody says."""
+    texts = [text for file in LIMIT_FILES for _, text in control_group.found("memory", file)]
+    allowed = [int(text) for text in texts if text.isdecimal()]  # "max" where there is no limit
+    machine = _kibibytes(MEMINFO, "MemTotal")
+    return min(allowed if machine is None else [*allowed, machine], default=None)
 
 
 def memory_in_use() -> int:
     """Bytes of the process that are in main memory; 0 if nobody says."""
     return _kibibytes(STATUS, "VmRSS") or 0
-
-
-def _number(path: Path) -> int | None:
-    """The number in a file; None if there is none, as where there is no limit (`max`)."""
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
 
 
 def _kibibytes(path: Path, name: str) -> int | None:

@@ -7,7 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,6 +20,7 @@ from typing_extensions import Self
 from charloom.bundle import DecoderKind
 from charloom.engine.limits import Limits
 from charloom.server.origins import Origins, is_local
+from charloom.server.process_cores import default_workers
 
 CONFIG_VARIABLE = "CHARLOOM_CONFIG"
 
@@ -104,7 +106,8 @@ class ServerSettings(BaseSettings):
     workers: int | None = Field(
         None,
         ge=1,
-        description="decoder calls at a time, per model (default: one per core; two on cuda, to overlap copies)",
+        description="decoder calls at a time, per model (default: one per whole core that the control group allows; "
+        "two on cuda, to overlap copies)",
     )
     max_rows: int = Field(Limits.max_rows, ge=1, description="most streams in one decoder call; more wait")
     max_waiting: int = Field(
@@ -184,53 +187,62 @@ class ServerSettings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="address for metrics, which anybody there may read")
     metrics_per_tenant: bool = Field(False, description="tell metrics of each tenant too, with its name")
 
-    @model_validator(mode="after")
-    def _prompts_fit_messages(self) -> Self:
-        """A prompt has up to 4 bytes a character in UTF-8, and comes with other options."""
-        most = (self.max_message_bytes - 2**20) // 4
-        if self.max_prompt_characters > most:
-            raise ValueError(
-                f"--max-prompt-characters {self.max_prompt_characters} is more than a request of "
-                f"--max-message-bytes {self.max_message_bytes} can carry; lower it to {most}, or raise that"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _certificates_are_whole(self) -> Self:
-        if (self.tls_cert is None) != (self.tls_key is None):
-            missing, given = ("key", "cert") if self.tls_key is None else ("cert", "key")
-            raise ValueError(f"--tls-{given} is given without --tls-{missing}; TLS needs both")
-        if self.tls_client_ca is not None and self.tls_cert is None:
-            raise ValueError("--tls-client-ca is given without --tls-cert and --tls-key, which TLS needs")
-        return self
-
     @field_validator("trust_proxy")
     @classmethod
     def _proxies_are_addresses(cls, value: str) -> str:
         Origins(value)
         return value
 
-    @model_validator(mode="after")
-    def _tokens_are_whole(self) -> Self:
-        names = ("jwt_keys", "jwt_issuer", "jwt_audience")
-        missing = [name for name in names if getattr(self, name) is None]
-        if 0 < len(missing) < len(names):
-            flags = " and ".join("--" + name.replace("_", "-") for name in missing)
-            raise ValueError(f"{flags} is missing; JSON Web Tokens need --jwt-keys, --jwt-issuer and --jwt-audience")
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _without_mistakes(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Name all mistakes at once: a value that cannot be used is left out when the others are compared."""
+        mistakes: list[InitErrorDetails] = []
+        try:
+            settings = handler(values)
+        except ValidationError as problem:
+            for error in problem.errors():
+                mistakes.append(InitErrorDetails(type=error["type"], loc=error["loc"], input=error["input"]))
+                if "ctx" in error:
+                    mistakes[-1]["ctx"] = error["ctx"]
+            wrong = {error["loc"][0] for error in mistakes}
+            settings = handler({name: value for name, value in values.items() if name not in wrong})
+        for said in settings._contradictions():
+            kind = PydanticCustomError("contradiction", "{said}", {"said": said})
+            mistakes.append(InitErrorDetails(type=kind, loc=(), input=None))
+        if mistakes:
+            raise ValidationError.from_exception_data(cls.__name__, mistakes)
+        return settings
 
-    @model_validator(mode="after")
-    def _closed_to_strangers(self) -> Self:
+    def _contradictions(self) -> list[str]:
+        """What does not go together, a sentence each that says what to do."""
+        found = []
+        most = (self.max_message_bytes - 2**20) // 4  # up to 4 bytes a character in UTF-8, and the other options
+        if self.max_prompt_characters > most:
+            found.append(
+                f"--max-prompt-characters {self.max_prompt_characters} is more than a request of "
+                f"--max-message-bytes {self.max_message_bytes} can carry; lower it to {most}, or raise that"
+            )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing, given = ("key", "cert") if self.tls_key is None else ("cert", "key")
+            found.append(f"--tls-{given} is given without --tls-{missing}; TLS needs both")
+        elif self.tls_client_ca is not None and self.tls_cert is None:
+            found.append("--tls-client-ca is given without --tls-cert and --tls-key, which TLS needs")
+        tokens = ("jwt_keys", "jwt_issuer", "jwt_audience")
+        missing_ones = [name for name in tokens if getattr(self, name) is None]
+        if 0 < len(missing_ones) < len(tokens):
+            flags = " and ".join("--" + name.replace("_", "-") for name in missing_ones)
+            found.append(f"{flags} is missing; JSON Web Tokens need --jwt-keys, --jwt-issuer and --jwt-audience")
         lacking = self.open_doors()
         if lacking and not self.insecure:
-            raise ValueError(
+            found.append(
                 f"--host {self.host} is for other machines too, and {' and '.join(lacking)}. One of these will do:\n"
                 f"  charloom serve --host {self.host} --tls-cert FILE --tls-key FILE --keys FILE"
                 "   (charloom keys create makes the last one)\n"
                 f"  charloom serve --host {self.host} --insecure"
                 "   (where nobody else can reach it, or a proxy in front does both)"
             )
-        return self
+        return found
 
     def open_doors(self) -> list[str]:
         """What strangers on other machines would find, a sentence each; empty where they find a closed door."""
@@ -265,7 +277,7 @@ class ServerSettings(BaseSettings):
             max_prompt_characters=self.max_prompt_characters,
             default_time_to_live=timedelta(seconds=self.session_seconds),
             max_sessions=self.max_sessions,
-            workers=self.workers or (2 if self.device == "cuda" else len(os.sched_getaffinity(0))),
+            workers=self.workers or (2 if self.device == "cuda" else default_workers()),
             max_rows=self.max_rows,
             max_waiting=self.max_waiting,
             tick_seconds=self.tick_milliseconds / 1000,
@@ -277,7 +289,8 @@ def read_settings(given: dict[str, Any]) -> ServerSettings:
     """Settings from `given` (the flags), the environment and the file.
 
     Raises:
-        pydantic.ValidationError: a value is not allowed, or the file has an unknown name.
+        pydantic.ValidationError: values are not allowed, or contradict each other, or the file has an unknown name;
+            it has all of them.
         OSError, ValueError: the file cannot be read, or is not TOML.
     """
     file = os.environ.get(CONFIG_VARIABLE)

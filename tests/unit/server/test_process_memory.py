@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from charloom.server import process_memory
+from charloom.server import control_group, process_memory
 from charloom.server.process_memory import memory_in_use, memory_limit
 from charloom.server.runtime import budget_of
 
@@ -19,17 +19,19 @@ def test_a_process_uses_some_of_what_it_may_use() -> None:
 def test_the_limit_is_the_control_groups_or_else_the_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, limit: int
 ) -> None:
-    group, meminfo = tmp_path / "memory.max", tmp_path / "meminfo"
+    meminfo, membership = tmp_path / "meminfo", tmp_path / "cgroup"
+    membership.write_text("0::/\n")
     if text is not None:
-        group.write_text(text)
+        (tmp_path / "memory.max").write_text(text)
     meminfo.write_text("MemFree: 12 kB\nMemTotal:       8388608 kB\n")
-    monkeypatch.setattr(process_memory, "CGROUP_LIMITS", (group, tmp_path / "nothing"))
+    monkeypatch.setattr(control_group, "ROOT", tmp_path)
+    monkeypatch.setattr(control_group, "MEMBERSHIP", membership)
     monkeypatch.setattr(process_memory, "MEMINFO", meminfo)
     assert memory_limit() == limit
 
 
 def test_where_nobody_knows_a_limit_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_memory, "CGROUP_LIMITS", (tmp_path / "a",))
+    monkeypatch.setattr(control_group, "MEMBERSHIP", tmp_path / "a")
     monkeypatch.setattr(process_memory, "MEMINFO", tmp_path / "b")
     assert memory_limit() is None
     assert budget_of(None) is None

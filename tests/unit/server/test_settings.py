@@ -94,3 +94,37 @@ def test_other_machines_are_let_in_only_with_both_or_where_it_is_said(
 @pytest.mark.parametrize("identity", [{"keys": "k"}, {"tls_client_ca": "c"}])
 def test_tls_and_an_identity_are_enough(identity: dict[str, Any]) -> None:
     assert ServerSettings(host="0.0.0.0", **CLOSED, **identity).open_doors() == []  # type: ignore[arg-type]
+
+
+MISTAKES = {
+    "host": "0.0.0.0",
+    "port": "70000",
+    "device": "tpu",
+    "max_rows": "0",
+    "trust_proxy": "nonsense",
+    "tls_key": "k",
+    "jwt_issuer": "i",
+    "max_prompt_characters": "20000000",
+}
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "charloom.toml"
+    file.write_text("prot = 1\n")
+    monkeypatch.setenv("CHARLOOM_CONFIG", str(file))
+    with pytest.raises(ValidationError) as refused:
+        read_settings(MISTAKES)
+    said = explain(refused.value)
+    for part in (
+        "--port 70000: Input should be less than",
+        "--device tpu: Input should be 'cpu' or 'cuda'",
+        "--max-rows 0: Input should be greater",
+        "--trust-proxy nonsense: 'nonsense' does not appear to be an IPv4 or IPv6 network",
+        "--prot 1: Extra inputs are not permitted",
+        "--tls-key is given without --tls-cert; TLS needs both",
+        "--jwt-keys and --jwt-audience is missing",
+        "--max-prompt-characters 20000000 is more than a request",
+        "--host 0.0.0.0 is for other machines too, and nothing is encrypted and nobody is asked who calls.",
+    ):
+        assert part in said
+    assert refused.value.error_count() == 9
