@@ -69,8 +69,10 @@ def found(address: str, query: str) -> list[float]:
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             series = json.load(answer)["data"]["result"]
-    except ConnectionError:
-        return []
+    except urllib.error.HTTPError as problem:
+        if problem.code == 503:  # it is starting
+            return []
+        raise
     except urllib.error.URLError as problem:
         if isinstance(problem.reason, ConnectionError):
             return []
