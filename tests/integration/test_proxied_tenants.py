@@ -178,7 +178,7 @@ def test_one_whose_certificate_names_nobody_is_no_tenant(
 def test_a_client_calls_from_its_own_address_whatever_it_says(
     server: Server, certificates: Path, port: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    origins, seen = server._grpc._caller._origins, list[str]()
+    origins, seen = server._grpc._admission._origins, list[str]()
     origin_of = origins.of
 
     def noted(*address: Any) -> str:
