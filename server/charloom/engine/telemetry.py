@@ -41,11 +41,6 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += count
         self.sum += value * count
 
-    def merge(self, other: Histogram) -> None:
-        """Count all that another one of the same bounds has counted."""
-        self.counts = [own + more for own, more in zip(self.counts, other.counts, strict=True)]
-        self.sum += other.sum
-
 
 @dataclass
 class TenantTotals:
@@ -72,8 +67,6 @@ class CallRecord:
     tenant: str = ""
     model: str = ""
     """The last that computed for it."""
-    session: bool = False
-    """Whether it goes on with one."""
     resumed: bool = False
     """Whether it resumes a call that broke off."""
     replayed: int = 0
@@ -162,11 +155,6 @@ class Totals:
         """By operation."""
         self.store_errors: Counter[tuple[str, str]] = Counter()
         """Of these, those that the store failed: by operation and reason."""
-
-    @property
-    def running(self) -> int:
-        """Calls at this moment."""
-        return sum(method.running for method in list(self.methods.values()))
 
     def began(self, call: CallRecord) -> None:
         """A call has arrived; who makes it is not known yet."""
