@@ -87,11 +87,8 @@ def connected(arguments: argparse.Namespace) -> AbstractContextManager[Client]:
 @contextmanager
 def connect(target: str, timeout: float | None = 60.0, **access: Any) -> Iterator[Client]:
     """A client for the command; its errors become messages for the person. A timeout of 0 is no limit."""
-    try:
-        with Client(target, timeout=timeout or None, **access) as client:
-            yield client
-    except CharloomError as problem:
-        raise CommandError(str(problem)) from problem
+    with _told_to_a_person(), Client(target, timeout=timeout or None, **access) as client:
+        yield client
 
 
 @contextmanager
@@ -106,9 +103,15 @@ def _local(bundle: str, timeout: float) -> Iterator[Client]:
         client = charloom.local.open(bundle, timeout=timeout or None)
     except (BundleError, OSError, ValueError) as problem:
         raise CommandError(str(problem)) from problem
+    with _told_to_a_person(), client:
+        yield client
+
+
+@contextmanager
+def _told_to_a_person() -> Iterator[None]:
+    """Make messages of the SDK's errors."""
     try:
-        with client:
-            yield client
+        yield
     except CharloomError as problem:
         raise CommandError(str(problem)) from problem
 
