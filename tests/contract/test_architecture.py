@@ -77,7 +77,12 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     },
     "lab": {"reference": set(), "tasks": set(), "studies": {"tasks", "reference"}},
     "network": {"cells": set()},
-    "server": {"grpc": {"identity", "telemetry"}, "identity": set(), "telemetry": set()},
+    "server": {
+        "grpc": {"identity", "telemetry"},
+        "http": {"identity"},
+        "identity": set(),
+        "telemetry": set(),
+    },
     "training": {"data": set(), "watching": set()},
 }
 """The rooms of a part, and which of its other rooms each may import."""
@@ -94,8 +99,11 @@ FORBIDDEN = {
     "export": {"grpc", "google"},
     "lab": {"grpc", "google", "onnxruntime", "onnx"},
 }
-TRANSPORT = {"grpc", "grpc_health", "grpc_reflection", "grpc_status", "google"}
-"""What only the server's room of this transport knows, beside the stubs."""
+TRANSPORTS = {
+    "grpc": {"grpc", "grpc_health", "grpc_reflection", "grpc_status", "google"},
+    "http": {"starlette", "uvicorn", "h11"},
+}
+"""What only the server's room of each transport knows; gRPC's knows the stubs as well."""
 TORCH_IN_ENGINE = {"torch_decoder.py", "device_decoder.py", "open_decoder.py"}
 """Where the engine may name torch: the decoder that needs it, and its late import."""
 
@@ -214,15 +222,22 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circles(import_graph()) == []
 
 
-def test_what_serves_calls_knows_no_transport() -> None:
-    room = ROOT / FOLDERS["server"] / "charloom" / "server" / "grpc"
-    outside = {path.name: set(imports(path)) for path in modules("server") if room not in path.parents}
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_serves_calls_knows_no_transport(transport: str) -> None:
+    server = ROOT / FOLDERS["server"] / "charloom" / "server"
+    outside = {
+        path.relative_to(server).as_posix(): set(imports(path))
+        for path in modules("server")
+        if server / transport not in path.parents
+    }
     assert "runtime.py" in outside
+    stubs = {"charloom.v1"} if transport == "grpc" else set()
     wrong = {
-        n for n, found in outside.items() if "charloom.v1" in found or TRANSPORT & {i.split(".")[0] for i in found}
+        n for n, found in outside.items() if stubs & found or TRANSPORTS[transport] & {i.split(".")[0] for i in found}
     }
     assert wrong == set()
-    assert {n for n, found in outside.items() if any(i.startswith("charloom.server.grpc") for i in found)} == {"app.py"}
+    room = f"charloom.server.{transport}"
+    assert {n for n, found in outside.items() if any(i.startswith(room) for i in found)} == {"app.py"}
 
 
 def test_only_the_interceptor_that_sets_the_caller_reads_a_calls_metadata() -> None:

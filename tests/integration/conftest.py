@@ -34,6 +34,13 @@ def server(bundle: Bundle, decoder: Decoder) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
+def http_server(bundle: Bundle, decoder: Decoder) -> Iterator[Server]:
+    """One that answers HTTP too."""
+    with running_server([(bundle, decoder)], ServerSettings(grace_seconds=0, http_port=0)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def channel(server: Server) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(server.address) as channel:
         yield channel

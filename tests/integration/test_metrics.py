@@ -21,13 +21,14 @@ from charloom.server.telemetry.metrics_listener import MOST_SCRAPES
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 from tests.integration.conftest import eventually
+from tests.integration.http_client import client
 
 SECRET = "to be or not"
 
 
 @pytest.fixture(scope="module")
 def server(bundle: Bundle, decoder: Decoder) -> Iterator[Server]:
-    settings = ServerSettings(grace_seconds=0, metrics_port=0, metrics_per_tenant=True, log_calls=True)
+    settings = ServerSettings(grace_seconds=0, http_port=0, metrics_port=0, metrics_per_tenant=True, log_calls=True)
     with running_server([(bundle, decoder)], settings) as server:
         yield server
 
@@ -177,3 +178,24 @@ def test_a_line_of_the_log_tells_of_a_call_and_not_its_text(
         assert isinstance(line[name], float)
     assert SECRET not in str(line)
     assert text not in str(line)
+
+
+def test_calls_over_http_are_in_the_metrics_and_the_log(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with client(server) as api:
+        body = {"prompt": SECRET, "max_tokens": 30, "stream": True}
+        text = api.post("/v1/completions", json=body, headers={"x-request-id": "order-10"}).text
+        assert api.post("/v1/completions", json={"model": "none"}).status_code == 404
+    method = "POST /v1/completions"
+    refused = {"code": "NOT_FOUND", "reason": "MODEL_NOT_FOUND"}
+    for told in ({"code": "OK", "reason": ""}, refused):
+        eventually(lambda told=told: value(server, "charloom_requests_total", method=method, **told) == 1)
+    assert value(server, "charloom_e2e_request_latency_seconds_count", method=method) == 2
+    (line,) = [
+        fields for record in caplog.records if (fields := getattr(record, "fields", {})).get("request_id") == "order-10"
+    ]
+    assert (line["method"], line["code"], line["finish"]) == (method, "OK", "length")
+    assert (line["prompt_tokens"], line["generation_tokens"]) == (len(SECRET), 30)
+    assert isinstance(line["first_token"], float)
+    assert text not in str(line)
+    assert SECRET not in str(line)

@@ -38,7 +38,9 @@ class Server:
 
     def __init__(self, runtime: Runtime, settings: ServerSettings) -> None:
         self._runtime = runtime
-        self._grpc = GrpcListener(runtime, settings, Admission(runtime.engine, settings))
+        admission = Admission(runtime.engine, settings)
+        self._grpc = GrpcListener(runtime, settings, admission)
+        self._http = None if settings.http_port is None else _http_listener(runtime, settings, admission)
         self._metrics: Listener | None = None
         if settings.metrics_port is not None:
             from charloom.server.telemetry.metrics_listener import MetricsListener
@@ -49,7 +51,8 @@ class Server:
                 settings.metrics_port,
                 per_tenant=settings.metrics_per_tenant,
             )
-        self._listeners: Sequence[Listener] = [one for one in (self._grpc, self._metrics) if one is not None]
+        listeners = (self._grpc, self._http, self._metrics)
+        self._listeners: Sequence[Listener] = [one for one in listeners if one is not None]
 
     @property
     def engine(self) -> Engine:
@@ -60,6 +63,11 @@ class Server:
     def address(self) -> str:
         """Host and port for gRPC, or `unix:PATH`, once started."""
         return self._grpc.address
+
+    @property
+    def http_address(self) -> str:
+        """Host and port for HTTP, once started; empty where there is none."""
+        return "" if self._http is None else self._http.address
 
     @property
     def metrics_address(self) -> str:
@@ -100,6 +108,18 @@ class Server:
         if self._runtime.stuck:
             names = ", ".join(model.name for model in self._runtime.stuck)
             raise DecoderStuck(f"a call of the decoder of {names} does not return; its texts are lost")
+
+
+def _http_listener(runtime: Runtime, settings: ServerSettings, admission: Admission) -> Listener:
+    try:
+        from charloom.server.http.listener import HttpListener
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("starlette", "uvicorn", "h11"):
+            raise
+        raise ValueError(
+            f"--http-port needs {missing.name}, which is not installed; run: pip install 'charloom[http]'"
+        ) from None
+    return HttpListener(runtime, settings, admission)
 
 
 async def open_server(models: Sequence[tuple[Bundle, Decoder]], settings: ServerSettings) -> Server:

@@ -42,10 +42,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class TransportFilter(logging.Filter):
-    """Keeps what gRPC reports short and rare: clients cause it at will, by going away or by sending nonsense.
+    """Keeps what gRPC and uvicorn report short and rare: clients cause it at will, by leaving or by sending nonsense.
 
-    A record of gRPC's loggers, or about an exception of its, is one line without traceback, and each place of the code
-    gives one in `SECONDS_BETWEEN`. What a handler of ours raises is logged by `ErrorInterceptor`, and is whole.
+    A record of their loggers, or about an exception of gRPC's, is one line without traceback, and each place of the
+    code gives one in `SECONDS_BETWEEN`. What a handler of ours raises is logged by the transport, and is whole.
     """
 
     SECONDS_BETWEEN = 10.0
@@ -56,7 +56,7 @@ class TransportFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         kind = record.exc_info[0] if record.exc_info else None
-        if not record.name.startswith("grpc") and (kind is None or not kind.__module__.startswith("grpc")):
+        if not record.name.startswith(("grpc", "uvicorn")) and (kind is None or not kind.__module__.startswith("grpc")):
             return True
         place, now = (record.pathname, record.lineno), time.monotonic()
         if now - self._last.get(place, -math.inf) < self.SECONDS_BETWEEN:

@@ -181,6 +181,16 @@ class ServerSettings(BaseSettings):
     log_calls: bool = Field(
         False, description="log a line for each call: sizes, times and how it ended, never what users wrote"
     )
+    http_port: int | None = Field(
+        None, ge=0, le=65535, description="port for OpenAI-style HTTP; 0 takes a free one (default: there is none)"
+    )
+    http_host: str = Field("127.0.0.1", description="address for HTTP; 0.0.0.0 for all interfaces")
+    http_hosts: str = Field(
+        "", description="names under which clients may call over HTTP, besides addresses and localhost, with commas"
+    )
+    http_origins: str = Field(
+        "", description="sites whose pages may call over HTTP, such as https://example.org, with commas; * for any"
+    )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port for metrics of Prometheus; 0 takes a free one (default: there are none)"
     )
@@ -233,20 +243,26 @@ class ServerSettings(BaseSettings):
         if 0 < len(missing_ones) < len(tokens):
             flags = " and ".join("--" + name.replace("_", "-") for name in missing_ones)
             found.append(f"{flags} is missing; JSON Web Tokens need --jwt-keys, --jwt-issuer and --jwt-audience")
-        lacking = self.open_doors()
-        if lacking and not self.insecure:
+        lacking, reachable = self.open_doors(), self.open_host()
+        if reachable is not None and lacking and not self.insecure:
+            flag, host = reachable
             found.append(
-                f"--host {self.host} is for other machines too, and {' and '.join(lacking)}. One of these will do:\n"
-                f"  charloom serve --host {self.host} --tls-cert FILE --tls-key FILE --keys FILE"
+                f"{flag} {host} is for other machines too, and {' and '.join(lacking)}. One of these will do:\n"
+                f"  charloom serve {flag} {host} --tls-cert FILE --tls-key FILE --keys FILE"
                 "   (charloom keys create makes the last one)\n"
-                f"  charloom serve --host {self.host} --insecure"
+                f"  charloom serve {flag} {host} --insecure"
                 "   (where nobody else can reach it, or a proxy in front does both)"
             )
         return found
 
+    def open_host(self) -> tuple[str, str] | None:
+        """A flag and its address that other machines can reach; None if there is none."""
+        hosts = [("--host", self.host)] + ([] if self.http_port is None else [("--http-host", self.http_host)])
+        return next(((flag, host) for flag, host in hosts if not is_local(host)), None)
+
     def open_doors(self) -> list[str]:
         """What strangers on other machines would find, a sentence each; empty where they find a closed door."""
-        if is_local(self.host):
+        if self.open_host() is None:
             return []
         lacking = [] if self.tls_cert is not None else ["nothing is encrypted"]
         known = any(found is not None for found in (self.keys, self.jwt_keys, self.tls_client_ca))

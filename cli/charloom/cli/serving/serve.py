@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(str(problem)) from problem
     check_threads(grpc_threads() + BESIDE + len(paths) * (settings.limits().workers + BESIDE_WORKERS))
     set_up_logs(settings.log_format)
-    if doors := settings.open_doors():
-        log.warning("--insecure: %s is for other machines too, and %s", settings.host, " and ".join(doors))
+    if (found := settings.open_host()) is not None and (doors := settings.open_doors()):
+        log.warning("--insecure: %s %s is for other machines too, and %s", *found, " and ".join(doors))
     leave_when_asked()
     try:
         models = open_models(paths, settings)
@@ -89,3 +89,5 @@ def _announce(server: Server) -> None:
             file=sys.stderr,
         )
     print(f"listening on {server.address}", flush=True)
+    if server.http_address:
+        print(f"HTTP on {server.http_address}", flush=True)

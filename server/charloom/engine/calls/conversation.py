@@ -12,7 +12,15 @@ from dataclasses import replace
 from charloom.engine.calls.generating import Generating
 from charloom.engine.calls.generation import GenerationResult, TextDelta
 from charloom.engine.calls.reading import Reading
-from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, check, check_text, refuse_fields, within
+from charloom.engine.calls.requests import (
+    CheckedRequest,
+    GenerationRequest,
+    Text,
+    check,
+    check_text,
+    refuse_fields,
+    within,
+)
 from charloom.engine.calls.starting import GenerationStart, Starting
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
@@ -84,7 +92,7 @@ class Conversation:
         """Whether it goes on until it is told otherwise."""
         return self._left is None
 
-    async def inject(self, text: str) -> int:
+    async def inject(self, text: Text) -> int:
         """Read a text at this point; returns the position before it."""
         tokens = check_text("inject", text, self._request.skip_unknown, self._limits, self._model.vocabulary)
         running, position = self._stop(), self.position

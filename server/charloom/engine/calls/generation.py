@@ -99,6 +99,7 @@ class Generation:
         describe: Callable[[Finish, Session | None], GenerationResult],
         arrived: int = 0,
     ) -> None:
+        self.model = model
         self.vocabulary = model.vocabulary
         self._decoder = model.vocabulary.decoder(job.start.tail)
         self._call = current_call()

@@ -16,6 +16,8 @@ from charloom.engine.limits import LONGEST_STOP, MOST_ALTERNATIVES, MOST_CONTINU
 from charloom.engine.loom.jobs import Job, Stops
 from charloom.engine.sessions.session import Key
 
+Text = str | Sequence[int]
+"""A text to read, or its tokens."""
 MostTokens = Callable[[Vocabulary], int]
 """How many tokens of a vocabulary a whole answer may tell of, so that whoever asks can be sent it."""
 
@@ -37,7 +39,7 @@ class GenerationRequest:
     """Identifies the call, for when it is resumed."""
     resume_position: int | None = None
     """Go on with this call: what came up to here has arrived."""
-    prompt: str = ""
+    prompt: Text = ""
     skip_unknown: bool = False
     """Leave out characters that the model lacks, instead of refusing the request."""
     max_tokens: int | None = None
@@ -70,7 +72,7 @@ class ReadingRequest:
     """Of the session; without an id, from the zero state."""
     model: str = ""
     """Empty: the session's model, or the first one."""
-    text: str = ""
+    text: Text = ""
     skip_unknown: bool = False
     """Leave out characters that the model lacks, instead of refusing the request."""
     top_logprobs: int = 0
@@ -192,18 +194,23 @@ def refuse_fields(request: GenerationRequest, *names: str) -> None:
             raise InvalidRequest(name, "it is not allowed here; leave it out")
 
 
-def check_text(field_name: str, text: str, skip_unknown: bool, limits: Limits, vocabulary: Vocabulary) -> Ints:
+def check_text(field_name: str, text: Text, skip_unknown: bool, limits: Limits, vocabulary: Vocabulary) -> Ints:
     """The tokens of a text to read.
 
     Raises:
-        InvalidRequest: it is too long, or the vocabulary lacks a character.
+        InvalidRequest: it is too long, or the vocabulary lacks a character, or has no such token.
     """
     if len(text) > limits.max_prompt_characters:
+        what = "characters" if isinstance(text, str) else "tokens"
         raise InvalidRequest(
             field_name,
-            f"it has {len(text)} characters, more than {limits.max_prompt_characters}; "
+            f"it has {len(text)} {what}, more than {limits.max_prompt_characters}; "
             "shorten it, or start the server with a higher --max-prompt-characters",
         )
+    if not isinstance(text, str):
+        for number, token in enumerate(text):
+            within(f"{field_name}[{number}]", token, 0, vocabulary.size - 1)
+        return np.array(text, np.int64)
     try:
         return vocabulary.encode(text, skip_unknown=skip_unknown)
     except UnknownSymbolsError as problem:

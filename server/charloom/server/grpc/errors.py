@@ -1,4 +1,4 @@
-"""From the engine's errors to gRPC statuses: one table of codes, and the interceptor that applies it to every call."""
+"""From the engine's errors to gRPC statuses: the table of codes, and the interceptor that applies it to every call."""
 
 from __future__ import annotations
 
@@ -16,32 +16,18 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc.aio import ServerInterceptor
 from grpc_status import rpc_status
 
-from charloom.engine.errors import EngineError, ErrorKind, InvalidRequest
+from charloom.engine.errors import EngineError, InvalidRequest
 from charloom.engine.telemetry import current_call, running_call
+from charloom.server import codes
+from charloom.server.codes import OK, UNEXPECTED
 from charloom.server.telemetry.calls import REQUEST_ID_KEY
 
 log = logging.getLogger(__name__)
 
 DOMAIN = "charloom"
-UNEXPECTED = "UNEXPECTED"
-"""The reason of an error that the engine did not raise on purpose."""
-
-CODES = {
-    ErrorKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorKind.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    ErrorKind.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
-    ErrorKind.PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
-    ErrorKind.CONFLICT: grpc.StatusCode.ABORTED,
-    ErrorKind.OUT_OF_RANGE: grpc.StatusCode.OUT_OF_RANGE,
-    ErrorKind.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
-    ErrorKind.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
-    ErrorKind.CORRUPT: grpc.StatusCode.DATA_LOSS,
-    ErrorKind.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    ErrorKind.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
-    ErrorKind.FAULT: grpc.StatusCode.INTERNAL,
-}
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+CODES = {kind: grpc.StatusCode[code.name] for kind, code in codes.CODES.items()}
 
 
 def status_of(problem: EngineError) -> status_pb2.Status:
@@ -157,7 +143,7 @@ def _answering(behaviour: Any, read: Read, begin: Callable[[Any], None]) -> Any:
         try:
             begin(context)
             reply = await behaviour(_parsed(read, request), context)
-            current_call().code = grpc.StatusCode.OK.name
+            current_call().code = OK
             return reply
         except grpc.aio.AbortError:
             raise
@@ -176,7 +162,7 @@ def _streaming(behaviour: Any, read: Callable[[Any], Any], begin: Callable[[Any]
             begin(context)
             async for reply in behaviour(read(request), context):
                 yield reply
-            current_call().code = grpc.StatusCode.OK.name
+            current_call().code = OK
             return
         except grpc.aio.AbortError:
             raise

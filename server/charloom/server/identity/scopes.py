@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 
@@ -33,6 +34,13 @@ METHODS = {"charloom.v1.ReadingService/Inspect": Scope.INSPECT}
 """What some need instead."""
 OPEN = frozenset({"grpc.health.v1.Health"})
 """Services that answer anybody."""
+ROUTES: Mapping[str, Scope | None] = {
+    "GET /health": None,
+    "GET /v1/models": Scope.READ,
+    "GET /v1/models/{model}": Scope.READ,
+    "POST /v1/completions": Scope.GENERATE,
+}
+"""What the routes of HTTP need; None where they answer anybody."""
 
 
 def scope_of(method: str) -> Scope | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from charloom.engine.calls.generation import Generation, TextDelta
 from charloom.engine.calls.requests import GenerationRequest
@@ -13,9 +13,8 @@ from charloom.server.caller import current_caller
 from charloom.server.grpc.message_size import MessageSize
 from charloom.server.grpc.translation.encoded import Answer, encoded, encoded_items
 from charloom.server.grpc.translation.generation import from_delta, from_result, to_request
+from charloom.server.merged import merged
 from charloom.v1 import generation_pb2, generation_pb2_grpc
-
-T = TypeVar("T")
 
 
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
@@ -73,22 +72,3 @@ async def _replies(generation: Generation, index: int) -> AsyncIterator[Answer]:
     if (result := generation.result) is not None:  # it is None when the client has gone
         nothing = TextDelta("", result.finish.snapshot.position)
         yield from_delta(nothing, index, result)
-
-
-async def merged(sources: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:
-    """The items of several sources in the order in which they come; ends with the last source, or the first error."""
-    waiting = {asyncio.ensure_future(anext(source)): source for source in sources}
-    try:
-        while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                source = waiting.pop(task)
-                try:
-                    item = task.result()
-                except StopAsyncIteration:
-                    continue
-                yield item
-                waiting[asyncio.ensure_future(anext(source))] = source
-    finally:
-        for task in waiting:
-            task.cancel()

@@ -1,0 +1,142 @@
+"""The ASGI application: finds the route of a request, lets its call in, reads its body, answers in any case."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.routing import Match
+from starlette.routing import Route as PathPattern
+from starlette.types import Receive, Scope, Send
+
+from charloom.server.admission import FORWARDED_KEY, Admission, Arrival
+from charloom.server.http.bodies import Body, parsed
+from charloom.server.http.exchange import REQUEST_ID_HEADER, Exchange
+from charloom.server.http.hosts import Sites
+from charloom.server.http.problems import Refused
+from charloom.server.identity.gate import AUTHORIZATION_KEY, TENANT_KEY
+from charloom.server.identity.key_file import PREFIX
+from charloom.server.identity.scopes import ROUTES
+
+SECRETS = frozenset({"key", "api_key", "api-key", "apikey", "token", "access_token", "authorization"})
+"""Names under which people put credentials into URLs."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """A way to call the server.
+
+    Its name, such as "POST /v1/completions", stands in the table of scopes and in records of calls.
+    """
+
+    method: str
+    path: str
+    """With parameters, as `/v1/sessions/{session_id}`."""
+    summary: str
+    answer: Callable[[Exchange, Any], Awaitable[None]]
+    """Answers a request, given its body."""
+    body: type[Body] | None = None
+    """What the body is; None: it has none."""
+    query: frozenset[str] = frozenset()
+    """Parameters that its URL may have."""
+
+    @property
+    def name(self) -> str:
+        """Method and path."""
+        return f"{self.method} {self.path}"
+
+
+class Application:
+    """Answers HTTP requests, over ASGI.
+
+    Args:
+        routes: all there are; each stands in `scopes.ROUTES`
+        admission: lets calls in
+        sites: who may call from where
+        largest_body: bytes of a body that is read
+    """
+
+    def __init__(self, routes: Sequence[Route], admission: Admission, sites: Sites, largest_body: int) -> None:
+        self._routes = [(route, PathPattern(route.path, _nowhere, methods=[route.method])) for route in routes]
+        self._admission = admission
+        self._sites = sites
+        self._largest_body = largest_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        exchange = Exchange(scope, receive, send)
+        try:
+            await self._serve(exchange)
+        except asyncio.CancelledError:
+            if not exchange.gone:
+                raise
+        except Exception as problem:
+            await exchange.fail(problem)
+        finally:
+            exchange.end()
+
+    async def _serve(self, exchange: Exchange) -> None:
+        self._sites.check(exchange)
+        if exchange.scope["method"] == "OPTIONS":
+            await self._sites.preflight(exchange)
+            return
+        route = self._route(exchange)
+        _check_query(exchange, route.query)
+        scope = ROUTES[route.name]
+        if scope is not None:
+            self._admission.begin(route.name, scope, arrival_of(exchange), exchange.at_end, exchange.begun)
+        body = None
+        if route.body is not None:
+            content = await exchange.body(self._largest_body)
+            body, unknown = parsed(content, exchange.headers.get("content-type", ""), route.body)
+            exchange.ignores(unknown)
+        async with exchange.watched():
+            await route.answer(exchange, body)
+
+    def _route(self, exchange: Exchange) -> Route:
+        others = []
+        for route, pattern in self._routes:
+            match, found = pattern.matches(exchange.scope)
+            if match is Match.FULL:
+                exchange.path = found["path_params"]
+                return route
+            if match is Match.PARTIAL:
+                others.append(route.method)
+        if others:
+            exchange.extra.append((b"allow", ", ".join(others).encode()))
+            raise Refused(405, "WRONG_METHOD", f"this path answers {' and '.join(others)}")
+        raise Refused(404, "UNKNOWN_PATH", "there is nothing at this path; /openapi.json lists what there is")
+
+
+def _check_query(exchange: Exchange, allowed: frozenset[str]) -> None:
+    for name, value in exchange.query:
+        if name.lower() in SECRETS or value.startswith(f"{PREFIX}_"):
+            raise Refused(
+                400,
+                "KEY_IN_URL",
+                "a URL ends up in logs and must hold no key; send it as the header Authorization: Bearer KEY, "
+                "and replace this one",
+            )
+        if name not in allowed:
+            raise Refused(400, "INVALID_REQUEST", f"this path has no parameter {name[:80]!a}", param=name[:80])
+
+
+def arrival_of(exchange: Exchange) -> Arrival:
+    """What a call says of itself, and where it comes from."""
+    headers = exchange.headers
+    host, port = exchange.scope["client"] or ("", 0)
+    return Arrival(
+        host,
+        port,
+        forwarded=headers.getlist(FORWARDED_KEY),
+        tokens=headers.getlist(AUTHORIZATION_KEY),
+        tenants=headers.getlist(TENANT_KEY),
+        certificate=exchange.scope["state"]["connection"].certificate_names(),
+        request_ids=headers.getlist(REQUEST_ID_HEADER),
+    )
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    """Patterns are matched only; `Application` answers."""

@@ -1,0 +1,87 @@
+"""From the bytes of a body to a checked value: strict JSON, no field dropped in silence, errors that name the field."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from charloom.engine.errors import shown
+from charloom.server.http.problems import Refused
+
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+"""A whole number that the engine can look at."""
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How JSON writes half of a character outside the basic plane."""
+
+
+class Body(BaseModel):
+    """A JSON object. What is null counts as left out; what has no name here is kept, to be named in a warning."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+
+
+B = TypeVar("B", bound=Body)
+
+
+def parsed(content: bytes, content_type: str, form: type[B]) -> tuple[B, list[str]]:
+    """The value of a body, and the names of the fields in it that mean nothing here.
+
+    Args:
+        content: the bytes
+        content_type: what the request says of them
+        form: what is expected
+
+    Raises:
+        Refused: they are not JSON, or not of this form.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refused(415, "NOT_JSON", f"the body is {shown(kind) if kind else 'of no type'}; send application/json")
+    value = _read(content)
+    if not isinstance(value, dict):
+        raise Refused(400, "NOT_JSON", "the body is JSON, but no object; send {...}")
+    given = {name: part for name, part in value.items() if part is not None}
+    try:
+        body = form.model_validate(given)
+    except ValidationError as problem:
+        raise _refusal(problem) from problem
+    return body, _unknown(body)
+
+
+def _unknown(body: Body) -> list[str]:
+    names = list(body.model_extra or {})
+    for name in type(body).model_fields:
+        part = getattr(body, name)
+        if isinstance(part, Body):
+            names += [f"{name}.{inner}" for inner in _unknown(part)]
+    return names
+
+
+def _read(content: bytes) -> Any:
+    try:
+        value = json.loads(content, parse_constant=_no_number)
+        if _SURROGATE.search(content):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise Refused(400, "NOT_JSON", "the body is nested too deeply") from None
+    except ValueError as problem:
+        raise Refused(400, "NOT_JSON", f"the body is not JSON: {problem}") from problem
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _refusal(problem: ValidationError) -> Refused:
+    """The first thing that is wrong, under the name of its field."""
+    error = problem.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = [part for part in error["loc"] if not (isinstance(part, str) and "[" in part)]
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    what = error["msg"].removeprefix("Value error, ")
+    return Refused(400, "INVALID_REQUEST", f"{shown(name)[1:-1]}: {what}", param=name[:80] or None)

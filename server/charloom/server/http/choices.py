@@ -1,0 +1,260 @@
+"""From generations to the choices of an answer: as a stream of chunks, or as a whole. Routes say in which form."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import json
+import math
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from charloom.bundle import Vocabulary
+from charloom.engine.calls.generation import Generation, GenerationResult, TextDelta
+from charloom.engine.calls.reading import ScoredText
+from charloom.engine.calls.requests import MostTokens, Text
+from charloom.engine.loom.jobs import FinishReason
+from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.engine.loom.models import Model
+from charloom.server.merged import merged
+
+ESCAPED = 6
+"""The most bytes that JSON takes for a byte of a text."""
+LOGPROB, ALTERNATIVE = 80, 30
+"""Bytes of an answer for a token's log-probability and offset, and for each alternative's, besides their texts."""
+SPARE = 2**21
+"""Bytes for what an answer holds besides its tokens."""
+NOTHING = "null"
+UNFINISHED = '"finish_reason":null'
+
+
+@dataclass(frozen=True)
+class Part:
+    """A prompt, and what comes of it."""
+
+    model: Model
+    prompt: Text
+    generations: Sequence[Generation]
+    scored: ScoredText | None = None
+    """The prompt's log-probabilities, where they are to be told."""
+    echo: bool = False
+    """Whether the prompt is to be told."""
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The prompt, as it is told."""
+        if self.scored is not None:
+            return self.model.vocabulary.decode([logprob.token for logprob in self.scored.logprobs])
+        return self.prompt if isinstance(self.prompt, str) else self.model.vocabulary.decode(self.prompt)
+
+
+class LogprobsTeller(Protocol):
+    """Tells the log-probabilities of one text, as JSON."""
+
+    async def told(self, logprobs: Sequence[TokenLogprob]) -> str:
+        """The next tokens of the text."""
+
+
+class Form(ABC):
+    """How a route tells choices.
+
+    Args:
+        model: the model's name
+        digest: the model's
+    """
+
+    id_prefix: ClassVar[str]
+    whole_object: ClassVar[str]
+    chunk_object: ClassVar[str]
+
+    def __init__(self, model: str, digest: str) -> None:
+        self._head: dict[str, Any] = {
+            "id": f"{self.id_prefix}{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": digest,
+        }
+
+    @abstractmethod
+    def columns(self, vocabulary: Vocabulary, offset: int) -> LogprobsTeller:
+        """Makes the log-probabilities of a choice whose first told token is at this offset."""
+
+    @abstractmethod
+    def chunk(self, index: int, text: str, logprobs: str, ending: str) -> str:
+        """A piece of choice number `index`, as JSON; `ending` has the members that say how it ended."""
+
+    @abstractmethod
+    def whole(self, index: int, text: str, logprobs: str, ending: str) -> str:
+        """Choice number `index`, as JSON."""
+
+    def first(self, index: int) -> str | None:
+        """What a stream tells of a choice before its text; None for nothing."""
+        return None
+
+    @functools.cached_property
+    def _chunk_head(self) -> str:
+        return json.dumps({**self._head, "object": self.chunk_object})[:-1]
+
+    def event(self, choices: str, more: str = "") -> bytes:
+        """A chunk as an event of a stream."""
+        return f'data: {self._chunk_head},"choices":[{choices}]{more}}}\n\n'.encode()
+
+    def answer(self, choices: Sequence[str], usage: Usage) -> bytes:
+        """The whole answer."""
+        head = json.dumps({**self._head, "object": self.whole_object})[:-1]
+        return f'{head},"choices":[{",".join(choices)}],"usage":{usage.told()}}}'.encode()
+
+
+@dataclass
+class Usage:
+    """How many tokens a call has read and generated."""
+
+    prompt: int = 0
+    completion: int = 0
+
+    def told(self) -> str:
+        """As JSON."""
+        total = self.prompt + self.completion
+        return json.dumps({"prompt_tokens": self.prompt, "completion_tokens": self.completion, "total_tokens": total})
+
+
+def most_tokens(largest: int, sequences: int, top: int | None) -> MostTokens:
+    """How many tokens of each text fit an answer.
+
+    Args:
+        largest: bytes of the answer
+        sequences: how many texts there are
+        top: alternatives of each token; None: no log-probabilities at all
+    """
+
+    def most(vocabulary: Vocabulary) -> int:
+        text = ESCAPED * largest_symbol(vocabulary)
+        each = text if top is None else (3 + top) * text + LOGPROB + ALTERNATIVE * (1 + top)
+        return max(0, largest - SPARE) // (sequences * each)
+
+    return most
+
+
+@functools.lru_cache(maxsize=64)
+def largest_symbol(vocabulary: Vocabulary) -> int:
+    """Bytes of the longest symbol; a byte that is no UTF-8 becomes U+FFFD, of three."""
+    return max(3, *(len(vocabulary.symbol(token)) for token in range(vocabulary.size)))
+
+
+async def streamed(parts: Sequence[Part], form: Form, logprobs: bool, include_usage: bool) -> AsyncIterator[bytes]:
+    """The events of a stream.
+
+    Args:
+        parts: what is generated
+        form: how it is told
+        logprobs: whether log-probabilities are told
+        include_usage: whether the last chunk tells how many tokens there were
+    """
+    usage = Usage()
+    choices: list[AsyncIterator[bytes]] = []
+    for part in parts:
+        if not part.generations and part.scored is not None:
+            choices.append(_prompt_alone(part, form, logprobs, len(choices), usage))
+        for number, generation in enumerate(part.generations):
+            choices.append(_events(part, generation, form, logprobs, len(choices), usage, counts_prompt=not number))
+    async for event in choices[0] if len(choices) == 1 else merged(choices):
+        yield event
+    if include_usage:
+        yield form.event("", f',"usage":{usage.told()}')
+
+
+async def _events(
+    part: Part, generation: Generation, form: Form, logprobs: bool, index: int, usage: Usage, *, counts_prompt: bool
+) -> AsyncIterator[bytes]:
+    columns = form.columns(part.model.vocabulary, 0 if part.echo else len(part.text)) if logprobs else None
+    if (first := form.first(index)) is not None:
+        yield form.event(first)
+    if part.echo:
+        told = NOTHING if columns is None or part.scored is None else await columns.told(part.scored.logprobs)
+        yield form.event(form.chunk(index, part.text, told, UNFINISHED))
+    async for delta in generation:
+        told = NOTHING if columns is None else await columns.told(delta.logprobs)
+        yield form.event(form.chunk(index, delta.text, told, UNFINISHED))
+    result = generation.result
+    if result is None:  # the client has gone
+        return
+    usage.completion += result.finish.generated
+    usage.prompt += result.finish.fed if counts_prompt else 0
+    yield form.event(form.chunk(index, "", NOTHING, _ending(result)))
+
+
+async def _prompt_alone(part: Part, form: Form, logprobs: bool, index: int, usage: Usage) -> AsyncIterator[bytes]:
+    yield form.event(form.chunk(index, *await _scored(part, form, logprobs, usage)))
+
+
+async def _scored(part: Part, form: Form, logprobs: bool, usage: Usage) -> tuple[str, str, str]:
+    """Text, log-probabilities and ending of a prompt after which nothing is generated."""
+    assert part.scored is not None
+    usage.prompt += len(part.scored.logprobs)
+    told = await form.columns(part.model.vocabulary, 0).told(part.scored.logprobs) if logprobs else NOTHING
+    return part.text, told, f'"finish_reason":"{FinishReason.LENGTH.value}"'
+
+
+async def whole(parts: Sequence[Part], form: Form, logprobs: bool, n: int) -> bytes:
+    """The answer once all is there.
+
+    Args:
+        parts: what is generated
+        form: how it is told
+        logprobs: whether log-probabilities are told
+        n: how many choices of each prompt; where more were generated, the most probable ones
+    """
+    usage = Usage()
+    choices: list[str] = []
+    for part in parts:
+        if not part.generations:
+            choices.append(form.whole(len(choices), *await _scored(part, form, logprobs, usage)))
+            continue
+        deltas = await asyncio.gather(*(generation.whole() for generation in part.generations))
+        made = []
+        for generation, delta in zip(part.generations, deltas, strict=True):
+            assert generation.result is not None
+            usage.completion += generation.result.finish.generated
+            made.append((generation.result, delta))
+        usage.prompt += made[0][0].finish.fed
+        if n < len(made):
+            made = sorted(made, key=lambda one: _mean(one[1]), reverse=True)[:n]
+        for result, delta in made:
+            choices.append(await _choice(part, result, delta, form, logprobs, len(choices)))
+    return form.answer(choices, usage)
+
+
+async def _choice(
+    part: Part, result: GenerationResult, delta: TextDelta, form: Form, logprobs: bool, index: int
+) -> str:
+    told = NOTHING
+    if logprobs:
+        echoed = () if part.scored is None else part.scored.logprobs
+        columns = form.columns(part.model.vocabulary, 0 if part.echo else len(part.text))
+        told = await columns.told([*echoed, *delta.logprobs])
+    text = part.text + delta.text if part.echo else delta.text
+    return form.whole(index, text, told, _ending(result))
+
+
+def _mean(delta: TextDelta) -> float:
+    """The mean log-probability of a text's tokens, by which texts of any length compare."""
+    return math.fsum(found.logprob for found in delta.logprobs) / max(1, len(delta.logprobs))
+
+
+def _ending(result: GenerationResult) -> str:
+    """The members that say how a choice ended; those after the first are this server's own."""
+    snapshot = result.finish.snapshot
+    members: dict[str, Any] = {
+        "finish_reason": result.finish.reason.value,
+        "stop_reason": result.stop,
+        "position": snapshot.position,
+        "seed": snapshot.seed,
+    }
+    if result.state:
+        members["state"] = base64.b64encode(result.state).decode()
+    return json.dumps(members)[1:-1]

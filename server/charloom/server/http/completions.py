@@ -1,0 +1,170 @@
+"""POST /v1/completions: text that goes on from a prompt, as OpenAI's legacy route tells it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from charloom.bundle import Vocabulary
+from charloom.engine.calls.generation import Generation
+from charloom.engine.calls.requests import GenerationRequest, ReadingRequest, Text, within
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.limits import MOST_ALTERNATIVES, MOST_CONTINUATIONS
+from charloom.engine.sessions.session import Key
+from charloom.server.caller import current_caller
+from charloom.server.http.bodies import Count
+from charloom.server.http.choices import Form, Part, most_tokens, streamed, whole
+from charloom.server.http.exchange import Exchange
+from charloom.server.http.logprobs import Columns
+from charloom.server.http.sampling import GenerationBody, model_of, request_of
+
+
+def _prompts(value: Any) -> list[Text]:
+    """The prompts in one of the four forms that there are."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        if not value:
+            raise ValueError("it is an empty list")
+        if all(isinstance(one, str) for one in value):
+            return value
+        if all(_is_token(one) for one in value):
+            return [value]
+        if all(isinstance(one, list) and all(map(_is_token, one)) for one in value):
+            return value
+    raise ValueError("give a string, a list of strings, a list of token ids, or a list of such lists")
+
+
+def _is_token(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        {**_TOKENS, "minItems": 1},
+        {"type": "array", "items": _TOKENS, "minItems": 1},
+    ]
+}
+
+
+class CompletionBody(GenerationBody):
+    """What is to be completed, and how."""
+
+    prompt: Annotated[Sequence[Text], PlainValidator(_prompts), WithJsonSchema(_SCHEMA)] = Field(
+        default_factory=lambda: [""], description="text, texts, token ids, or lists of token ids"
+    )
+    max_tokens: Count | None = Field(None, description="most tokens to generate; 0 with echo only reads the prompt")
+    best_of: Count | None = Field(None, description="of so many continuations, the n most probable ones are told")
+    echo: bool = Field(False, description="whether the text begins with the prompt")
+    logprobs: Count | None = Field(None, description="log-probabilities of the tokens, and of so many alternatives")
+    suffix: str | None = Field(None, description="refused: the model reads forwards only")
+
+
+class Completions:
+    """Answers requests for completions.
+
+    Args:
+        engine: generates
+        largest: bytes of an answer that is no stream
+    """
+
+    def __init__(self, engine: Engine, largest: int) -> None:
+        self._engine = engine
+        self._largest = largest
+
+    async def answer(self, exchange: Exchange, body: CompletionBody) -> None:
+        """Stream, or answer once all is there."""
+        _check(body)
+        tenant = current_caller().tenant
+        count = body.best_of or body.n
+        request = await request_of(
+            body,
+            self._engine,
+            tenant,
+            max_tokens=body.max_tokens,
+            logprobs=body.logprobs is not None or count > body.n,
+            top_logprobs=body.logprobs or 0,
+            n=count,
+            most_tokens=None if body.stream else most_tokens(self._largest, len(body.prompt) * count, body.logprobs),
+        )
+        parts = [await self._part(exchange, body, replace(request, prompt=prompt)) for prompt in body.prompt]
+        model = parts[0].model
+        form = CompletionForm(model.name, model.digest)
+        if body.stream:
+            await exchange.stream(streamed(parts, form, body.logprobs is not None, body.stream_options.include_usage))
+        else:
+            await exchange.answer(await whole(parts, form, body.logprobs is not None, body.n))
+
+    async def _part(self, exchange: Exchange, body: CompletionBody, request: GenerationRequest) -> Part:
+        """Begin what is to be done with a prompt."""
+        scored = None
+        if body.echo and (body.logprobs is not None or body.max_tokens == 0):
+            if request.state:
+                raise InvalidRequest("echo", "log-probabilities of a prompt that goes on from a state are not told")
+            scored, _ = await self._engine.reading.score(_reading(request))
+            if request.session_id:  # the generation has to start where the prompt was read from
+                request = replace(request, expected_position=scored.position - len(scored.logprobs))
+        if body.max_tokens == 0:
+            model = await model_of(body, self._engine, request.tenant)
+            return Part(model, request.prompt, (), scored, body.echo)
+        if request.n == 1:
+            generations: Sequence[Generation] = [await self._engine.generate(request)]
+        else:
+            generations = await self._engine.continuations(request)
+        for generation in generations:
+            exchange.at_end(generation.cancel)
+        return Part(generations[0].model, request.prompt, generations, scored, body.echo)
+
+
+def _check(body: CompletionBody) -> None:
+    if body.suffix:
+        raise InvalidRequest("suffix", "the model reads forwards only, and cannot write towards a text; leave it out")
+    within("n", body.n, 1, MOST_CONTINUATIONS)
+    if body.best_of is not None:
+        within("best_of", body.best_of, body.n, MOST_CONTINUATIONS)
+        if body.stream and body.best_of > body.n:
+            raise InvalidRequest("best_of", "the best are known once all have ended; leave out stream or best_of")
+    if (sequences := len(body.prompt) * (body.best_of or body.n)) > MOST_CONTINUATIONS:
+        raise InvalidRequest("prompt", f"prompts and continuations make {sequences} texts; up to {MOST_CONTINUATIONS}")
+    if body.session_id and len(body.prompt) > 1:
+        raise InvalidRequest("prompt", "a session goes on with one prompt; give one, or leave session_id out")
+    if body.logprobs is not None:
+        within("logprobs", body.logprobs, 0, MOST_ALTERNATIVES)
+    if body.max_tokens == 0 and not (body.echo and body.n == 1 and body.best_of in (None, 1)):
+        raise InvalidRequest("max_tokens", "0 is for one continuation with echo, which tells of the prompt alone")
+
+
+def _reading(request: GenerationRequest) -> ReadingRequest:
+    """The prompt of a request as a text to score."""
+    return ReadingRequest(
+        key=Key(request.tenant, request.session_id),
+        model=request.model,
+        text=request.prompt,
+        skip_unknown=request.skip_unknown,
+        top_logprobs=request.top_logprobs,
+        most_tokens=request.most_tokens,
+    )
+
+
+class CompletionForm(Form):
+    """How completions are told."""
+
+    id_prefix, whole_object, chunk_object = "cmpl-", "text_completion", "text_completion"
+
+    def columns(self, vocabulary: Vocabulary, offset: int) -> Columns:
+        """Makes the log-probabilities of a choice."""
+        return Columns(vocabulary, offset)
+
+    def chunk(self, index: int, text: str, logprobs: str, ending: str) -> str:
+        """A piece of a choice."""
+        return f'{{"index":{index},"text":{json.dumps(text)},"logprobs":{logprobs},{ending}}}'
+
+    whole = chunk

@@ -1,0 +1,131 @@
+"""Connections of HTTP: uvicorn's, with bounds on waiting for requests and readers, and what requests ask of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+HEAD_SECONDS = 20.0
+"""How long the head of a request may take to arrive; of a new connection's first one, with TLS and the wait for it."""
+STALLED_SECONDS = 60.0
+"""How long a client may read nothing while there is something for it, before its connection is ended."""
+
+
+class Connection(H11Protocol):
+    """A connection. Requests find it as `state["connection"]` in their scope."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _read_timer: asyncio.TimerHandle | None = None
+    _unread = 0
+    """Bytes that it had to send when its timer was set."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {"connection": self}
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_head()
+        self._forget_reader()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self._forget_head()
+        elif self._head_timer is None:
+            self._expect_head()
+
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.abort)
+
+    def _forget_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reader()
+
+    def resume_writing(self) -> None:
+        self._forget_reader()
+        super().resume_writing()
+
+    def _expect_reader(self) -> None:
+        self._unread = self.transport.get_write_buffer_size()
+        self._read_timer = self.loop.call_later(STALLED_SECONDS, self._check_reader)
+
+    def _check_reader(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unread:
+            self._expect_reader()
+        else:
+            self.abort()
+
+    def _forget_reader(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End an idle connection; one whose client has not even read its answer waits for nothing more."""
+        if self.transport.get_write_buffer_size():
+            self.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def abort(self) -> None:
+        """End the connection at once; what was not sent is dropped."""
+        self.transport.abort()
+
+    def certificate_names(self) -> list[str] | None:
+        """The names in the client's certificate, which TLS has checked; None without one."""
+        tls: ssl.SSLObject | None = self.transport.get_extra_info("ssl_object")
+        certificate: dict[str, Any] | None = None if tls is None else tls.getpeercert()
+        if not certificate:
+            return None
+        return [str(name) for _, name in certificate.get("subjectAltName", ())]
+
+
+class UvicornServer(Server):
+    """uvicorn in an event loop that is not its own: signals are the application's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals as they are."""
+        yield
+
+    def end_connections(self) -> None:
+        """End those that are left."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def uvicorn_server(application: Any, tls: ssl.SSLContext | None) -> UvicornServer:
+    """A server of an application, which is not started.
+
+    h11 bounds the head of a request, which httptools does not. Proxies are trusted as the server's own settings say.
+    """
+    config = Config(
+        application,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        loop="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        ssl_context_factory=None if tls is None else lambda config, default: tls,
+        timeout_keep_alive=75,
+        reset_contextvars=True,  # a request would else begin with what the one before it has set
+    )
+    return UvicornServer(config)

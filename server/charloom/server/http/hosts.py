@@ -1,0 +1,82 @@
+"""From which pages, and under which names, requests may come: what a browser is told, and what it must not be used for.
+
+A page of another site can have a browser send requests here. A browser says so in `Origin`; one whose site has turned
+its name to this machine's address (DNS rebinding) still says the name in `Host`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from charloom.server.http.exchange import REQUEST_ID_HEADER, WARNING_HEADER, Exchange
+from charloom.server.http.problems import Refused
+
+ANY = "*"
+ALLOWED_HEADERS = "authorization, content-type, charloom-tenant, x-request-id"
+PREFLIGHT_SECONDS = 600
+
+
+class Sites:
+    """Names of this server, and sites whose pages may call it.
+
+    Args:
+        hosts: names besides IP addresses and localhost, with commas; `*` for any
+        origins: origins such as https://example.org, with commas; `*` for any
+    """
+
+    def __init__(self, hosts: str, origins: str) -> None:
+        self._hosts = _names(hosts)
+        self._origins = _names(origins)
+
+    def check(self, exchange: Exchange) -> None:
+        """See that a request comes under a name of this server, and from no page of another site.
+
+        Raises:
+            Refused: it does not.
+        """
+        named = exchange.headers.getlist("host")
+        if len(named) != 1 or not self._is_ours(named[0]):
+            raise Refused(
+                421,
+                "UNKNOWN_HOST",
+                "this server does not go by the name in Host; its operator can add it (--http-hosts)",
+            )
+        origin = exchange.headers.get("origin")
+        if origin is None or origin == f"{exchange.scope['scheme']}://{named[0]}":
+            return
+        if origin not in self._origins and ANY not in self._origins:
+            raise Refused(
+                403,
+                "UNKNOWN_ORIGIN",
+                "pages of other sites may not call this server; its operator can allow it (--http-origins)",
+            )
+        told = f"{REQUEST_ID_HEADER}, {WARNING_HEADER.decode()}, retry-after"
+        exchange.extra += [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-expose-headers", told.encode()),
+            (b"vary", b"origin"),
+        ]
+
+    async def preflight(self, exchange: Exchange) -> None:
+        """Answer what a browser asks before it lets a page call."""
+        headers = [
+            (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
+            (b"access-control-allow-headers", ALLOWED_HEADERS.encode()),
+            (b"access-control-max-age", str(PREFLIGHT_SECONDS).encode()),
+        ]
+        await exchange.answer(b"", headers=headers)
+
+    def _is_ours(self, host: str) -> bool:
+        name = host[: host.rindex("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
+        name = name.lower().rstrip(".")
+        if ANY in self._hosts or name in self._hosts or name == "localhost":
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(name.strip().lower() for name in text.split(",") if name.strip())

@@ -1,0 +1,59 @@
+"""Log-probabilities in the form of OpenAI's completions: four columns, one entry for each token."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from charloom.bundle import Vocabulary
+from charloom.engine.loom.logprobs import TokenLogprob
+
+ENTRIES = 1000
+"""Of one part, about, between which other calls are served: what takes a millisecond or two."""
+
+
+def token_text(vocabulary: Vocabulary, token: int) -> str:
+    """A token as text. A byte that is no character becomes `bytes:` and its escape, as OpenAI writes it."""
+    symbol = vocabulary.symbol(token)
+    try:
+        return symbol.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in symbol)
+
+
+class Columns:
+    """Tokens of one text, in order, as JSON.
+
+    Args:
+        vocabulary: of the model
+        offset: characters of the text before the first of them
+    """
+
+    def __init__(self, vocabulary: Vocabulary, offset: int) -> None:
+        self._vocabulary = vocabulary
+        self._offset = offset
+        self._decoder = vocabulary.decoder()
+
+    async def told(self, logprobs: Sequence[TokenLogprob]) -> str:
+        """The next tokens of the text. The chosen one is always among the top ones."""
+        columns: tuple[list[str], list[str], list[str], list[str]] = ([], [], [], [])
+        since = 0
+        for found in logprobs:
+            for column, value in zip(columns, self._entry(found), strict=True):
+                column.append(value)
+            since += 1 + len(found.top)
+            if since >= ENTRIES:
+                since = 0
+                await asyncio.sleep(0)
+        tokens, own, top, offsets = (",".join(column) for column in columns)
+        return f'{{"tokens":[{tokens}],"token_logprobs":[{own}],"top_logprobs":[{top}],"text_offset":[{offsets}]}}'
+
+    def _entry(self, found: TokenLogprob) -> tuple[str, str, str, str]:
+        text = token_text(self._vocabulary, found.token)
+        top: dict[str, Any] = {token_text(self._vocabulary, token): logprob for token, logprob in found.top}
+        top[text] = found.logprob
+        offset = self._offset
+        self._offset += len(self._decoder.feed([found.token]))
+        return json.dumps(text), json.dumps(found.logprob), json.dumps(top, separators=(",", ":")), str(offset)

@@ -1,0 +1,52 @@
+"""GET /v1/models and /health: what the server has, and whether it serves."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from charloom.engine.errors import Draining
+from charloom.engine.loom.models import Model
+from charloom.server.http.exchange import Exchange, json_of
+from charloom.server.http.problems import Refused
+from charloom.server.runtime import Runtime
+
+
+class Models:
+    """Describes the models of a server."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._engine = runtime.engine
+        self._started = int(time.time())
+
+    async def list(self, exchange: Exchange, body: None) -> None:
+        """All of them, the default one first."""
+        models = [self._described(model) for model in self._engine.models]
+        await exchange.answer(json_of({"object": "list", "data": models}))
+
+    async def get(self, exchange: Exchange, body: None) -> None:
+        """The one that the path names."""
+        await exchange.answer(json_of(self._described(self._engine.model(exchange.path["model"]))))
+
+    async def health(self, exchange: Exchange, body: None) -> None:
+        """Whether new calls are taken."""
+        if self._runtime.failed.is_set():
+            raise Refused(503, "NOT_SERVING", "a worker of the decoder has failed; the server has to be restarted")
+        if self._engine.draining.is_set():
+            raise Draining
+        await exchange.answer(json_of({"status": "serving"}))
+
+    def _described(self, model: Model) -> dict[str, Any]:
+        manifest, limits = model.bundle.manifest, self._engine.limits
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "charloom",
+            "digest": manifest.digest,
+            "unit": manifest.unit.value,
+            "vocabulary_size": manifest.vocabulary_size,
+            "max_tokens": limits.max_tokens,
+            "max_prompt_characters": limits.max_prompt_characters,
+        }

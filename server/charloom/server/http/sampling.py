@@ -1,0 +1,154 @@
+"""What a request says of the choice of tokens, and of where its text starts and ends; the same on all routes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Literal
+
+from pydantic import Field
+
+from charloom.bundle import Vocabulary
+from charloom.engine.calls.requests import GenerationRequest
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest, shown
+from charloom.engine.limits import MOST_BIASES
+from charloom.engine.loom.models import Model
+from charloom.engine.sessions.session import Key
+from charloom.server.http.bodies import Body, Count, Whole
+
+CONTROLS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "allowed_characters",
+    "forbidden_characters",
+)
+"""Fields that the engine's `Sampling` has under the same names."""
+
+
+class StreamOptions(Body):
+    """How a stream is to be told."""
+
+    include_usage: bool = False
+    """Whether a last chunk is to tell how many tokens there were."""
+
+
+class GenerationBody(Body):
+    """What every route that generates takes."""
+
+    model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
+    min_tokens: Count = Field(0, description="a stop string that would leave a shorter text does not count")
+    temperature: float | None = Field(None, description="0 takes the most probable token")
+    top_k: Whole | None = Field(None, description="0 or -1 leaves all tokens")
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    allowed_characters: str | None = Field(None, description="only tokens of these characters")
+    forbidden_characters: str | None = Field(None, description="no tokens that have any of these")
+    logit_bias: dict[str, float] = Field(
+        default_factory=dict, description="by token id in digits, or by characters: what is added to their logits"
+    )
+    stop: str | list[str] = Field(default_factory=list, description="strings that end the text")
+    include_stop_str_in_output: bool = False
+    seed: Whole | None = Field(None, ge=0, description="the same seed gives the same text")
+    n: Count = Field(1, description="how many continuations; more than one leave the session as it was")
+    stream: bool = False
+    stream_options: StreamOptions = Field(default_factory=StreamOptions)
+    session_id: str = Field("", description="the session that goes on with the text")
+    state: str = Field("", description="a sealed state to start from, in base64")
+    return_state: bool = Field(False, description="whether to seal the state at the end")
+    expected_position: Count | None = Field(None, description="refuse unless the session is there")
+    unknown_characters: Literal["refuse", "skip"] = Field(
+        "refuse", description="what is done with characters that the model lacks"
+    )
+    user: str = Field("", description="taken, as others take it, and not used")
+
+
+async def request_of(body: GenerationBody, engine: Engine, tenant: str, **more: Any) -> GenerationRequest:
+    """The engine's request for what a body says.
+
+    Args:
+        body: what is asked for
+        engine: knows the models
+        tenant: who asks
+        more: what the body says under names of its route
+
+    Raises:
+        InvalidRequest, ModelNotFound, SessionNotFound: as their names say.
+    """
+    if body.model:
+        engine.model(body.model)
+    given = {name: value for name in CONTROLS if (value := getattr(body, name)) is not None}
+    if given.get("top_k") == -1:
+        given["top_k"] = 0
+    if body.logit_bias:
+        given["logit_bias"] = _bias(body.logit_bias, (await model_of(body, engine, tenant)).vocabulary)
+    return GenerationRequest(
+        model=body.model,
+        session_id=body.session_id,
+        tenant=tenant,
+        state=decoded_state(body.state),
+        return_state=body.return_state,
+        skip_unknown=body.unknown_characters == "skip",
+        min_tokens=body.min_tokens,
+        sampling=Sampling(**given),
+        seed=body.seed,
+        expected_position=body.expected_position,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
+        include_stop=body.include_stop_str_in_output,
+        **more,
+    )
+
+
+async def model_of(body: GenerationBody, engine: Engine, tenant: str) -> Model:
+    """The model that a request is for.
+
+    Raises:
+        ModelNotFound, SessionNotFound: as their names say.
+        InvalidRequest: only the state would tell.
+    """
+    if body.model or not (body.session_id or body.state):
+        return engine.model(body.model)
+    if body.state:
+        raise InvalidRequest("model", "with a state, name its model too")
+    session = await engine.sessions.get(Key(tenant, body.session_id))
+    return engine.sessions.model_of(session)
+
+
+def decoded_state(state: str) -> bytes:
+    """The bytes of a sealed state.
+
+    Raises:
+        InvalidRequest: it is not base64.
+    """
+    try:
+        return base64.b64decode(state, validate=True)
+    except (binascii.Error, ValueError) as problem:
+        raise InvalidRequest("state", "it is not base64") from problem
+
+
+def _bias(asked: dict[str, float], vocabulary: Vocabulary) -> tuple[tuple[str, float], ...]:
+    """The engine's form of `logit_bias`, which names tokens by their text."""
+    if len(asked) > MOST_BIASES:
+        raise InvalidRequest("logit_bias", f"it has {len(asked)} entries; up to {MOST_BIASES} are allowed")
+    return tuple((_characters(name, vocabulary), amount) for name, amount in asked.items())
+
+
+def _characters(name: str, vocabulary: Vocabulary) -> str:
+    if not (name.isascii() and name.isdecimal()):
+        return name
+    token = int(name[:20])
+    if token >= vocabulary.size:
+        raise InvalidRequest("logit_bias", f"there is no token {shown(name)}; from 0 to {vocabulary.size - 1}")
+    try:
+        return vocabulary.symbol(token).decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest("logit_bias", f"token {token} is a part of a character; name characters instead") from None

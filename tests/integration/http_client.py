@@ -1,0 +1,47 @@
+"""What the tests of HTTP share: requests as a client makes them, and events as it reads them."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import httpx2 as httpx
+
+from charloom.server.app import Server
+
+JSON = {"content-type": "application/json"}
+
+
+def client(server: Server, **options: Any) -> httpx.Client:
+    """A client of the HTTP port."""
+    return httpx.Client(base_url=f"http://{server.http_address}", timeout=60, **options)
+
+
+def refused(answer: httpx.Response) -> tuple[int, str, str | None, str]:
+    """Status, code, field and message of an error."""
+    error = answer.json()["error"]
+    assert set(error) - {"facts", "request_id"} == {"message", "type", "param", "code"}
+    return answer.status_code, error["code"], error["param"], error["message"]
+
+
+def events(text: str) -> list[Any]:
+    """The data of a stream's events; the last one is "[DONE]"."""
+    found = [part.removeprefix("data: ") for part in text.split("\n\n") if part and not part.startswith(":")]
+    return [part if part == "[DONE]" else json.loads(part) for part in found]
+
+
+def connection(server: Server) -> socket.socket:
+    """A connection to the HTTP port."""
+    host, _, port = server.http_address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def head(server: Server, line: str, *headers: str) -> bytes:
+    """The head of a request."""
+    return "\r\n".join([f"{line} HTTP/1.1", f"Host: {server.http_address}", *headers, "", ""]).encode()
+
+
+def running(server: Server) -> int:
+    """How many calls have not ended."""
+    return sum(method.running for method in server.engine.totals.methods.values())

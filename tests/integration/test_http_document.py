@@ -1,0 +1,53 @@
+"""The blocks of docs/http.md run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from charloom.models import BUNDLED_MODEL
+from charloom.server.identity.scopes import ROUTES
+from charloom.server.runtime import open_models
+from charloom.server.settings import ServerSettings
+from charloom.server.testing import running_server
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/http.md").read_text("utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+CURL = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    settings = ServerSettings(grace_seconds=0, http_port=0)
+    with running_server(open_models([BUNDLED_MODEL], settings), settings) as server:
+        yield server.http_address
+
+
+def test_the_page_has_blocks() -> None:
+    assert PYTHON
+    assert CURL
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+def test_the_python_blocks_run(address: str, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "localhost:8000" in code
+    exec(compile(code.replace("localhost:8000", address), "docs/http.md", "exec"), {})
+    assert len(capsys.readouterr().out) > 50
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("commands", CURL, ids=range(len(CURL)))
+def test_the_curl_commands_run(address: str, commands: str) -> None:
+    script = "set -e\n" + commands.replace("localhost:8000", address).replace("curl ", "curl -sS --fail ")
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout) > 50
+
+
+def test_the_page_names_every_route() -> None:
+    assert [name for name in ROUTES if f"{name.partition(' ')[2]}`" not in PAGE] == []
