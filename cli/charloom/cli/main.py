@@ -40,7 +40,7 @@ COMMANDS = {
     "score": Command("sessions", None, "tell how probable a text is"),
     "peek": Command("sessions", None, "show what would come next, and how probable it is"),
     "inspect": Command("sessions", "studies", "show what units of the network do while it reads a text"),
-    "models": Command("serving", None, "list the models of a server"),
+    "models": Command("serving", None, "list the models of a server; load, reload and unload them"),
     "health": Command("serving", None, "ask a server whether it serves; for probes"),
     "bench": Command("serving", None, "load a server and tell how much text it gives, and how soon"),
     "serve": Command("serving", "server", "serve bundles over gRPC"),

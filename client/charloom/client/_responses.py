@@ -19,7 +19,10 @@ from charloom.client._text_types import Alternative, Observed, Peek, Score, Toke
 from charloom.client._types import (
     FinishReason,
     HealthStatus,
+    LoadedModel,
     ModelInfo,
+    ModelState,
+    ModelVersion,
     Result,
     Sampling,
     Timings,
@@ -39,6 +42,11 @@ _UNITS = {
     models_pb2.UNIT_WORD: Unit.WORD,
 }
 _BATCH_INVARIANCE = {models_pb2.BATCH_INVARIANCE_HOLDS: True, models_pb2.BATCH_INVARIANCE_FAILS: False}
+_MODEL_STATES = {
+    models_pb2.MODEL_STATE_LOADING: ModelState.LOADING,
+    models_pb2.MODEL_STATE_SERVING: ModelState.SERVING,
+    models_pb2.MODEL_STATE_DRAINING: ModelState.DRAINING,
+}
 _HEALTH = {1: HealthStatus.SERVING, 2: HealthStatus.NOT_SERVING, 3: HealthStatus.SERVICE_UNKNOWN}
 
 
@@ -238,6 +246,24 @@ def model_info(message: models_pb2.Model) -> ModelInfo:
         batch_invariance=_BATCH_INVARIANCE.get(message.batch_invariance),
         validation=validation,
     )
+
+
+def model_version(message: models_pb2.ModelVersion) -> ModelVersion:
+    """Read what a version of a model is doing."""
+    draining = message.HasField("grace_end_time")
+    return ModelVersion(
+        name=message.name,
+        version=message.version,
+        digest=message.digest,
+        state=_MODEL_STATES.get(message.state, ModelState.UNKNOWN),
+        grace_end_time=message.grace_end_time.ToDatetime(timezone.utc) if draining else None,
+        calls=message.calls,
+    )
+
+
+def loaded_model(message: models_pb2.LoadModelResponse | models_pb2.ReloadModelResponse) -> LoadedModel:
+    """Read what a load has brought."""
+    return LoadedModel(version=model_version(message.version), changed=message.changed)
 
 
 def health_status(data: bytes) -> HealthStatus:

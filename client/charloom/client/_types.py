@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from charloom.client._session_types import SessionInfo
 from charloom.client._text_types import TokenLogprob
@@ -225,3 +226,53 @@ class ModelInfo:
 
     validation: Mapping[str, Mapping[str, float]] = field(hash=False)
     """Validation losses at the time of the export: protocol, then decoder, then nats per token."""
+
+
+class ModelState(str, enum.Enum):
+    """What a version of a model is doing."""
+
+    LOADING = "loading"
+    """It is being read, verified, opened and tried; it serves nothing yet."""
+
+    SERVING = "serving"
+    """New calls of its name go to it."""
+
+    DRAINING = "draining"
+    """It was replaced or unloaded: only calls and sessions that began with it go on."""
+
+    UNKNOWN = "unknown"
+    """Something that this version of the client does not know."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelVersion:
+    """A version of a model: one bundle."""
+
+    name: str
+    """Name of the model."""
+
+    version: str
+    """Name of the folder that it was loaded from."""
+
+    digest: str
+    """One value for weights, vocabulary and decoder files together."""
+
+    state: ModelState
+    """What it is doing."""
+
+    grace_end_time: datetime | None
+    """Of one that is draining: until when sessions go on with it."""
+
+    calls: int
+    """How many use it now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """What a load has brought."""
+
+    version: ModelVersion
+    """The version that serves."""
+
+    changed: bool
+    """Whether another one, or none, served under its name before."""

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """Describes the models that a server has loaded.
+    """Describes the models that a server has loaded, and changes which those are.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,25 @@ class ModelServiceStub:
                 request_serializer=charloom_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=charloom_dot_v1_dot_models__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/charloom.v1.ModelService/LoadModel',
+                request_serializer=charloom_dot_v1_dot_models__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_models__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.ReloadModel = channel.unary_unary(
+                '/charloom.v1.ModelService/ReloadModel',
+                request_serializer=charloom_dot_v1_dot_models__pb2.ReloadModelRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_models__pb2.ReloadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/charloom.v1.ModelService/UnloadModel',
+                request_serializer=charloom_dot_v1_dot_models__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_models__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
-    """Describes the models that a server has loaded.
+    """Describes the models that a server has loaded, and changes which those are.
     """
 
     def ListModels(self, request, context):
@@ -67,6 +82,37 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadModel(self, request, context):
+        """Loads a bundle, and lets new calls of its name go to it; what had its name before drains. Answers once it serves.
+        Where anything fails, nothing has changed. It goes on when the caller goes away.
+
+        Errors: PERMISSION_DENIED for a path that is not below a folder that the operator named; FAILED_PRECONDITION
+        (MODEL_UNUSABLE) for a bundle that cannot be used, with the file and why; RESOURCE_EXHAUSTED (MODEL_TOO_LARGE) where
+        there is no memory for it; ABORTED (MODEL_BUSY) while another request changes the model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReloadModel(self, request, context):
+        """Loads a model again from where it came: its own folder, or its newest complete version in the folder of models.
+
+        Errors: NOT_FOUND for an unknown name; and as LoadModel.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Lets a model serve no new calls. Calls go on with it until their end, and sessions until its grace is over.
+
+        Errors: NOT_FOUND for an unknown name; FAILED_PRECONDITION (LAST_MODEL) for the only one; ABORTED (MODEL_BUSY) while
+        another request changes the model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +126,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=charloom_dot_v1_dot_models__pb2.GetModelRequest.FromString,
                     response_serializer=charloom_dot_v1_dot_models__pb2.GetModelResponse.SerializeToString,
             ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=charloom_dot_v1_dot_models__pb2.LoadModelRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_models__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'ReloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadModel,
+                    request_deserializer=charloom_dot_v1_dot_models__pb2.ReloadModelRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_models__pb2.ReloadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=charloom_dot_v1_dot_models__pb2.UnloadModelRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_models__pb2.UnloadModelResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'charloom.v1.ModelService', rpc_method_handlers)
@@ -89,7 +150,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Describes the models that a server has loaded.
+    """Describes the models that a server has loaded, and changes which those are.
     """
 
     @staticmethod
@@ -136,6 +197,87 @@ class ModelService:
             '/charloom.v1.ModelService/GetModel',
             charloom_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
             charloom_dot_v1_dot_models__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.ModelService/LoadModel',
+            charloom_dot_v1_dot_models__pb2.LoadModelRequest.SerializeToString,
+            charloom_dot_v1_dot_models__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.ModelService/ReloadModel',
+            charloom_dot_v1_dot_models__pb2.ReloadModelRequest.SerializeToString,
+            charloom_dot_v1_dot_models__pb2.ReloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.ModelService/UnloadModel',
+            charloom_dot_v1_dot_models__pb2.UnloadModelRequest.SerializeToString,
+            charloom_dot_v1_dot_models__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

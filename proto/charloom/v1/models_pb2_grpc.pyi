@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Describes the models that a server has loaded."""
+    """Describes the models that a server has loaded, and changes which those are."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,10 +40,29 @@ class ModelServiceStub:
 
     Errors: NOT_FOUND for an unknown name.
     """
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.LoadModelRequest, _models_pb2.LoadModelResponse]
+    """Loads a bundle, and lets new calls of its name go to it; what had its name before drains. Answers once it serves.
+    Where anything fails, nothing has changed. It goes on when the caller goes away.
+
+    Errors: PERMISSION_DENIED for a path that is not below a folder that the operator named; FAILED_PRECONDITION
+    (MODEL_UNUSABLE) for a bundle that cannot be used, with the file and why; RESOURCE_EXHAUSTED (MODEL_TOO_LARGE) where
+    there is no memory for it; ABORTED (MODEL_BUSY) while another request changes the model.
+    """
+    ReloadModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.ReloadModelRequest, _models_pb2.ReloadModelResponse]
+    """Loads a model again from where it came: its own folder, or its newest complete version in the folder of models.
+
+    Errors: NOT_FOUND for an unknown name; and as LoadModel.
+    """
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.UnloadModelRequest, _models_pb2.UnloadModelResponse]
+    """Lets a model serve no new calls. Calls go on with it until their end, and sessions until its grace is over.
+
+    Errors: NOT_FOUND for an unknown name; FAILED_PRECONDITION (LAST_MODEL) for the only one; ABORTED (MODEL_BUSY) while
+    another request changes the model.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """Describes the models that a server has loaded."""
+    """Describes the models that a server has loaded, and changes which those are."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -53,9 +72,28 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     Errors: NOT_FOUND for an unknown name.
     """
+    LoadModel: _aio.UnaryUnaryMultiCallable[_models_pb2.LoadModelRequest, _models_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Loads a bundle, and lets new calls of its name go to it; what had its name before drains. Answers once it serves.
+    Where anything fails, nothing has changed. It goes on when the caller goes away.
+
+    Errors: PERMISSION_DENIED for a path that is not below a folder that the operator named; FAILED_PRECONDITION
+    (MODEL_UNUSABLE) for a bundle that cannot be used, with the file and why; RESOURCE_EXHAUSTED (MODEL_TOO_LARGE) where
+    there is no memory for it; ABORTED (MODEL_BUSY) while another request changes the model.
+    """
+    ReloadModel: _aio.UnaryUnaryMultiCallable[_models_pb2.ReloadModelRequest, _models_pb2.ReloadModelResponse]  # type: ignore[assignment]
+    """Loads a model again from where it came: its own folder, or its newest complete version in the folder of models.
+
+    Errors: NOT_FOUND for an unknown name; and as LoadModel.
+    """
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_models_pb2.UnloadModelRequest, _models_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Lets a model serve no new calls. Calls go on with it until their end, and sessions until its grace is over.
+
+    Errors: NOT_FOUND for an unknown name; FAILED_PRECONDITION (LAST_MODEL) for the only one; ABORTED (MODEL_BUSY) while
+    another request changes the model.
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Describes the models that a server has loaded."""
+    """Describes the models that a server has loaded, and changes which those are."""
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -74,6 +112,43 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Describes one model.
 
         Errors: NOT_FOUND for an unknown name.
+        """
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _models_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.LoadModelResponse, _abc.Awaitable[_models_pb2.LoadModelResponse]]:
+        """Loads a bundle, and lets new calls of its name go to it; what had its name before drains. Answers once it serves.
+        Where anything fails, nothing has changed. It goes on when the caller goes away.
+
+        Errors: PERMISSION_DENIED for a path that is not below a folder that the operator named; FAILED_PRECONDITION
+        (MODEL_UNUSABLE) for a bundle that cannot be used, with the file and why; RESOURCE_EXHAUSTED (MODEL_TOO_LARGE) where
+        there is no memory for it; ABORTED (MODEL_BUSY) while another request changes the model.
+        """
+
+    @_abc_1.abstractmethod
+    def ReloadModel(
+        self,
+        request: _models_pb2.ReloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ReloadModelResponse, _abc.Awaitable[_models_pb2.ReloadModelResponse]]:
+        """Loads a model again from where it came: its own folder, or its newest complete version in the folder of models.
+
+        Errors: NOT_FOUND for an unknown name; and as LoadModel.
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _models_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.UnloadModelResponse, _abc.Awaitable[_models_pb2.UnloadModelResponse]]:
+        """Lets a model serve no new calls. Calls go on with it until their end, and sessions until its grace is over.
+
+        Errors: NOT_FOUND for an unknown name; FAILED_PRECONDITION (LAST_MODEL) for the only one; ABORTED (MODEL_BUSY) while
+        another request changes the model.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
-from charloom.bundle import Bundle
+from charloom.bundle import Bundle, DecoderKind
 from charloom.engine.calls.conversation import Conversation
 from charloom.engine.calls.generating import Generating
 from charloom.engine.calls.generation import Generation
@@ -15,7 +16,7 @@ from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.calls.starting import Starting
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
-from charloom.engine.loom.models import Model, Models
+from charloom.engine.loom.models import Model, Models, TriedModel, memory_of
 from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.sealing import Sealer, new_keys
@@ -52,6 +53,8 @@ class Engine:
         self.draining = asyncio.Event()
         """Set once it takes no more work."""
         self._models = Models(models, self.limits)
+        self._stuck: list[Model] = []
+        """Models that are gone, but for a call of the decoder that does not return."""
         store = MemoryStore(self.limits.max_sessions) if store is None else store
         sealed = SealedStates(sealer or Sealer(new_keys()), self._models, self.limits)
         self.totals = Totals()
@@ -65,16 +68,26 @@ class Engine:
 
     @property
     def models(self) -> list[Model]:
-        """All models, the default one first."""
+        """All models that serve, the default one first."""
         return list(self._models)
 
+    @property
+    def draining_models(self) -> list[Model]:
+        """Those that were replaced or unloaded, and are not gone yet."""
+        return list(self._models.draining)
+
+    @property
+    def largest_state(self) -> int:
+        """Bytes of the largest state of a model that is here."""
+        return max(4 * math.prod(model.decoder.shape[:3]) for model in self._models.everything)
+
     def model(self, name: str) -> Model:
-        """The model of this name; empty for the default one.
+        """The model of this name, to describe it; empty for the default one.
 
         Raises:
             ModelNotFound: there is none.
         """
-        return self._models.named(name)
+        return self._models.find(name)
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Start generating one continuation, with which its session goes on; see `Generating.generate`."""
@@ -93,13 +106,51 @@ class Engine:
         return await Conversation.begin(request, self._starting, self._generating, self.reading, self.limits)
 
     @property
+    def more_model_memory(self) -> int:
+        """How many more bytes its models may take than at first; see `Models.more_memory`."""
+        return self._models.more_memory
+
+    def require_room(self, bundle: Bundle, kind: DecoderKind) -> None:
+        """See that a further model has room in memory.
+
+        Raises:
+            ModelTooLarge: it has not.
+        """
+        self.budget.require_room(bundle.manifest.name, memory_of(bundle, kind, self.limits))
+
+    def serve(self, tried: TriedModel, grace: float) -> Model:
+        """Let new calls go to a model; see `Models.serve`."""
+        return self._models.serve(tried, grace)
+
+    def serve_again(self, digest: str, grace: float) -> Model | None:
+        """Let new calls go to a model that is draining; see `Models.serve_again`."""
+        return self._models.serve_again(digest, grace)
+
+    def unload(self, name: str, grace: float) -> Model:
+        """Let a model drain that nothing replaces; see `Models.unload`."""
+        return self._models.unload(name, grace)
+
+    async def let_go_of_models(self) -> list[Model]:
+        """End the looms of the models whose grace is over and that no call uses, which gives their memory back.
+
+        Returns:
+            Those models.
+        """
+        over = list(self._models.let_go())
+        for model in over:
+            self.inspections.forget(model)
+            if not await asyncio.to_thread(model.loom.drain, 0.0):
+                self._stuck.append(model)
+        return over
+
+    @property
     def working(self) -> bool:
         """Whether all looms have their workers, and none is stuck."""
-        return all(model.loom.working for model in self.models)
+        return not self._stuck and all(model.loom.working for model in self._models.everything)
 
     def end_now(self) -> None:
         """Do not wait any longer for what is running; for use while draining."""
-        for model in self.models:
+        for model in self._models.everything:
             model.loom.end_now()
         self.inspections.end_now()
 
@@ -110,7 +161,8 @@ class Engine:
             The models whose decoder is stuck in a call, which nothing can end; their calls are not ended.
         """
         self.draining.set()
-        looms = (asyncio.to_thread(model.loom.drain, seconds) for model in self.models)
+        models = self._models.everything
+        looms = (asyncio.to_thread(model.loom.drain, seconds) for model in models)
         ended, _ = await asyncio.gather(asyncio.gather(*looms), self.inspections.drain(seconds))
         await asyncio.sleep(0)  # the last deliveries were scheduled before the worker ended
-        return [model for model, done in zip(self.models, ended, strict=True) if not done]
+        return self._stuck + [model for model, done in zip(models, ended, strict=True) if not done]

@@ -4,6 +4,7 @@
     +-- InvalidRequest          a field of the request is wrong
     +-- ModelNotFound
     +-- ModelNotInspectable     its bundle lacks what this needs
+    +-- ModelRetired, ModelBusy, ModelUnusable, ModelTooLarge, LastModel    they are in `model_errors`
     +-- SessionNotFound         it never existed here
     |   +-- SessionExpired
     |   +-- SessionDeleted
@@ -22,7 +23,6 @@
     +-- SealedStateOfAnotherModel
     +-- Overloaded              try again later
     +-- TooMuchMemory           no call may need so much; it is in `memory_budget`
-    +-- QuotaExceeded           more than this caller may have; it is in `quotas`
     +-- Draining                the engine is stopping
     +-- ReaderStalled           nobody reads the text
     +-- ClientIdle              the client has sent nothing for too long

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 
+from charloom.engine.call_end import end_of_call
 from charloom.engine.errors import EngineError, ErrorKind, Overloaded
+from charloom.engine.model_errors import ModelTooLarge
 from charloom.engine.parts import Parts
 from charloom.engine.retry_after import RetryAfter
 from charloom.engine.shares import Share, current_share
 
-AtEnd = Callable[[Callable[[], None]], None]
-"""Has something done at the end of a call."""
-
 SPARED = 0.2
 """Of the budget, what is left to callers that have less than their part of it."""
-
-_at_end: ContextVar[AtEnd | None] = ContextVar("at_end", default=None)
 
 
 class TooMuchMemory(EngineError):
@@ -42,17 +38,12 @@ class TooMuchMemory(EngineError):
         return {"needed": str(self.needed), "most": str(self.most)}
 
 
-def set_end(at_end: AtEnd) -> None:
-    """Say how the call that runs in this task has something done at its end, before it begins."""
-    _at_end.set(at_end)
-
-
 class MemoryBudget:
     """Bytes, divided between callers as `Parts` says.
 
     Args:
         most: bytes that all calls may use together; None: any number
-        others: how many of these something else uses, such as sessions in memory
+        others: how many of these something else uses: sessions in memory, and further models
     """
 
     def __init__(self, most: int | None = None, others: Callable[[], int] = lambda: 0) -> None:
@@ -73,10 +64,19 @@ class MemoryBudget:
             TooMuchMemory: no call may use so much.
             Overloaded: others use too much now.
         """
-        at_end, share = _at_end.get(), current_share()
+        at_end, share = end_of_call(), current_share()
         if self.most is not None and at_end is not None:
             self._take(share, needed)
             at_end(lambda: self._give_back(share, needed))
+
+    def require_room(self, model: str, needed: int) -> None:
+        """See that there is memory for a further model.
+
+        Raises:
+            ModelTooLarge: there is not.
+        """
+        if self.most is not None and needed > (free := self.most - self.held - self._others()):
+            raise ModelTooLarge(model, needed, max(0, free), self.most)
 
     @contextlib.contextmanager
     def held_for(self, needed: int) -> Iterator[None]:

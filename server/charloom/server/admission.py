@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from charloom.engine.call_end import AtEnd, set_end
 from charloom.engine.engine import Engine
-from charloom.engine.memory_budget import AtEnd, set_end
 from charloom.engine.shares import Share
 from charloom.engine.telemetry import CallRecord
 from charloom.server.call_limit import CallLimit

@@ -94,6 +94,10 @@ class Server:
             await self.stop()
             raise
 
+    def reload_models(self) -> None:
+        """Begin to load all models again, from where they came."""
+        self._runtime.models.reload_all()
+
     async def stop(self) -> None:
         """Announce the stop, let running calls end within the grace time, end the others, close.
 
@@ -108,6 +112,8 @@ class Server:
         if self._runtime.stuck:
             names = ", ".join(model.name for model in self._runtime.stuck)
             raise DecoderStuck(f"a call of the decoder of {names} does not return; its texts are lost")
+        if self._runtime.models.stuck:
+            raise DecoderStuck("a file of a bundle that was to be loaded does not come to an end")
 
 
 def _http_listener(runtime: Runtime, settings: ServerSettings, admission: Admission) -> Listener:
@@ -147,9 +153,10 @@ async def serve(
         DecoderStuck: it has ended, and a thread goes on.
     """
     server = await open_server(models, settings)
+    del models  # a model that is replaced gives its memory back once nobody holds it
     await server.start()
     asked = asyncio.Event()
-    call_when_asked(asked.set)
+    call_when_asked(asked.set, server.reload_models)
     ready(server)
     await asked.wait()
     log.info("stopping: running calls have %g s to end; a second signal ends them now", settings.grace_seconds)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from charloom.engine.call_end import AtEnd
 from charloom.engine.errors import Overloaded
-from charloom.engine.memory_budget import AtEnd
 from charloom.engine.parts import Parts
 from charloom.engine.retry_after import RetryAfter
 from charloom.engine.shares import Share, current_share

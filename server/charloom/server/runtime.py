@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from charloom.bundle import Bundle, read_bundle
+from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.engine import Engine
@@ -19,7 +20,9 @@ from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.stores.open_store import open_store
 from charloom.engine.sessions.stores.store import LEASE_SECONDS
 from charloom.server.identity.sealing_keys import SealingKeys
-from charloom.server.identity.signatures import read_trusted_keys, require_signature
+from charloom.server.identity.signatures import read_trusted_bundle
+from charloom.server.model_changes import ModelChanges
+from charloom.server.model_folder import ModelFolder
 from charloom.server.process_memory import memory_in_use, memory_limit
 from charloom.server.settings import ServerSettings
 
@@ -38,11 +41,13 @@ class Runtime:
 
     Args:
         engine: the engine; it is closed with the runtime
+        models: changes what the engine serves
         grace_seconds: how long running calls may go on once the server is asked to stop
     """
 
-    def __init__(self, engine: Engine, grace_seconds: float) -> None:
+    def __init__(self, engine: Engine, models: ModelChanges, grace_seconds: float) -> None:
         self.engine = engine
+        self.models = models
         self.failed = asyncio.Event()
         """Set once a worker of the engine is gone or stuck: nothing more can be generated."""
         self.stuck: list[Model] = []
@@ -52,7 +57,11 @@ class Runtime:
 
     def start(self) -> None:
         """Begin the upkeep."""
-        self._upkeep = [asyncio.create_task(self._sweep()), asyncio.create_task(self._keep_leases())]
+        self._upkeep = [
+            asyncio.create_task(self._sweep()),
+            asyncio.create_task(self._keep_leases()),
+            asyncio.create_task(self.models.watch()),
+        ]
 
     async def store_states(self) -> AsyncIterator[bool]:
         """Whether the session store can be used: now, and whenever that changes."""
@@ -72,8 +81,18 @@ class Runtime:
                 yield usable
             await asyncio.sleep(STORE_SECONDS)
 
+    async def model_states(self) -> AsyncIterator[dict[str, bool]]:
+        """Whether each model works, by name: now, and whenever that may have changed."""
+        changed = self.models.changed
+        while True:
+            changed.clear()
+            yield {model.name: model.loom.working for model in self.engine.models}
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(changed.wait(), SWEEP_SECONDS)
+
     async def drain(self) -> None:
         """Refuse new work, and let running calls end within the grace time; `stuck` says what could not be ended."""
+        self.models.stop()
         self.stuck = await self.engine.drain(self._grace_seconds)
 
     async def close(self, seconds: float) -> None:
@@ -107,12 +126,15 @@ def open_models(paths: Sequence[Path], settings: ServerSettings) -> list[tuple[B
         BundleError: one of them cannot be used, or is not signed as the settings want it.
         SigningProblem: the file of trusted keys cannot be used.
     """
-    bundles = [read_bundle(path) for path in paths]
-    if settings.trusted_keys is not None:
-        trusted = read_trusted_keys(settings.trusted_keys)
-        for bundle in bundles:
-            require_signature(bundle, trusted)
+    bundles = [read_trusted_bundle(path, settings.trusted_keys) for path in paths]
     return [(b, open_decoder(b, kind=settings.decoder, device=settings.device)) for b in bundles]
+
+
+def model_folder(settings: ServerSettings) -> ModelFolder | None:
+    """The folder of models of the settings."""
+    if settings.model_folder is None:
+        return None
+    return ModelFolder(settings.model_folder, lambda path: read_trusted_bundle(path, settings.trusted_keys))
 
 
 def budget_of(limit: int | None) -> int | None:
@@ -141,9 +163,9 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
     memory = budget_of(settings.memory_bytes or memory_limit())
     store = await open_store(settings.store, settings.max_sessions, records, None if memory is None else memory // 2)
     try:
-        budget = MemoryBudget(memory, lambda: store.memory)
+        budget = MemoryBudget(memory, lambda: store.memory + engine.more_model_memory)
         engine = Engine(models, settings.limits(), store, Sealer(new_keys() if keys is None else keys), budget)
     except BaseException:
         await store.close()
         raise
-    return Runtime(engine, settings.grace_seconds)
+    return Runtime(engine, ModelChanges(engine, settings, model_folder(settings)), settings.grace_seconds)

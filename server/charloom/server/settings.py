@@ -66,6 +66,17 @@ class ServerSettings(BaseSettings):
         None,
         description="PEM file of public keys: only bundles that one of them has signed, with charloom sign, are served",
     )
+    model_folder: Path | None = Field(
+        None,
+        description="folder of models, NAME/VERSION/ with a bundle each; the newest complete version of each serves, "
+        "also one that appears later",
+    )
+    model_grace_seconds: float = Field(
+        600.0,
+        ge=0,
+        le=LONGEST_TIMER,
+        description="how long sessions go on with a model that was replaced or unloaded",
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where decoders run")
     decoder: DecoderKind | None = Field(
         None, description="onnx-int8, onnx-fp32 or torchscript (default: the fastest that the bundle has)"

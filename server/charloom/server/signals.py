@@ -1,14 +1,11 @@
-"""What signals mean to the process of a server: SIGTERM and SIGINT stop it, SIGHUP does nothing."""
+"""What signals mean to the process of a server: SIGTERM and SIGINT stop it, SIGHUP reloads its models."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import Callable
 from types import FrameType
-
-log = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -24,8 +21,8 @@ def leave_when_asked() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def call_when_asked(stop: Callable[[], object]) -> None:
-    """From now on, let the running event loop call this at every signal to stop, and log that SIGHUP is ignored.
+def call_when_asked(stop: Callable[[], object], reload: Callable[[], object] = lambda: None) -> None:
+    """From now on, let the running event loop call the one at every signal to stop, and the other at SIGHUP.
 
     The loop's own `add_signal_handler` will not do: a loop that closes puts the default back, and the next signal would
     kill a process that is ending in order.
@@ -33,14 +30,10 @@ def call_when_asked(stop: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
     for number in STOPPING:
         signal.signal(number, lambda number, frame: loop.call_soon_threadsafe(stop))
-    signal.signal(signal.SIGHUP, lambda number, frame: loop.call_soon_threadsafe(_hang_up))
+    signal.signal(signal.SIGHUP, lambda number, frame: loop.call_soon_threadsafe(reload))
 
 
 def ignore_all() -> None:
     """From now on, signals do nothing: the process is about to end anyway, and in order."""
     for number in (*STOPPING, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _hang_up() -> None:
-    log.info("SIGHUP is ignored; to stop the server, send SIGTERM")

@@ -5,10 +5,11 @@ from contextvars import Context
 
 import pytest
 
+from charloom.engine.call_end import set_end
 from charloom.engine.calls.price import of_generation, of_reading
 from charloom.engine.decoding.decoder import Shape
 from charloom.engine.errors import Overloaded
-from charloom.engine.memory_budget import MemoryBudget, TooMuchMemory, set_end
+from charloom.engine.memory_budget import MemoryBudget, TooMuchMemory
 from charloom.engine.shares import Share, set_share
 
 MEBI = 2**20

@@ -13,8 +13,10 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from charloom.engine import errors
 from charloom.engine.memory_budget import TooMuchMemory
+from charloom.engine.model_errors import LastModel, ModelBusy, ModelRetired, ModelTooLarge, ModelUnusable
 from charloom.server.grpc.errors import CODES, ErrorInterceptor, status_of
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
+from charloom.server.model_changes import ModelPathForbidden
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
@@ -39,6 +41,12 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (errors.SealedStateOfAnotherModel("m", "0123"), StatusCode.FAILED_PRECONDITION),
     (errors.Overloaded("full", 1.5), StatusCode.RESOURCE_EXHAUSTED),
     (TooMuchMemory(2**31, 2**30), StatusCode.RESOURCE_EXHAUSTED),
+    (ModelRetired("session 's'", "m", "0123", "m"), StatusCode.FAILED_PRECONDITION),
+    (ModelBusy("m"), StatusCode.ABORTED),
+    (ModelUnusable("there is no manifest.json"), StatusCode.FAILED_PRECONDITION),
+    (ModelTooLarge("m", 2**31, 2**20, 2**30), StatusCode.RESOURCE_EXHAUSTED),
+    (LastModel("m"), StatusCode.FAILED_PRECONDITION),
+    (ModelPathForbidden("/etc"), StatusCode.PERMISSION_DENIED),
     (errors.ReaderStalled(), StatusCode.RESOURCE_EXHAUSTED),
     (errors.ClientIdle(60), StatusCode.DEADLINE_EXCEEDED),
     (CredentialsMissing(), StatusCode.UNAUTHENTICATED),
@@ -122,7 +130,9 @@ async def test_a_client_that_has_gone_before_its_answer_leaves_nothing_in_the_lo
         return grpc.unary_unary_rpc_method_handler(behaviour, HealthCheckRequest.FromString)
 
     details = cast(grpc.HandlerCallDetails, SimpleNamespace(method="/grpc.health.v1.Health/Check"))
-    handler: Any = await ErrorInterceptor(lambda method, context: None, 1000).intercept_service(continuation, details)
+    handler: Any = await ErrorInterceptor(lambda method, context: None, lambda: 1000).intercept_service(
+        continuation, details
+    )
     with pytest.raises(asyncio.CancelledError):
         await handler.unary_unary(b"", None)
     assert caplog.records == []

@@ -14,6 +14,7 @@ from charloom.engine.errors import StoreUnavailable
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.store import Store
 from charloom.server import runtime
+from charloom.server.model_changes import ModelChanges
 from charloom.server.runtime import Runtime, open_runtime
 from charloom.server.settings import ServerSettings
 
@@ -47,11 +48,15 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
+def runtime_of(engine: Engine) -> Runtime:
+    return Runtime(engine, ModelChanges(engine, ServerSettings(), None), grace_seconds=0)
+
+
 async def test_the_upkeep_survives_a_store_that_does_not_answer(
     bundle: Bundle, decoder: Decoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = SlowToRecover()
-    running = Runtime(Engine([(bundle, decoder)], store=store), grace_seconds=0)
+    running = runtime_of(Engine([(bundle, decoder)], store=store))
     with caplog.at_level(logging.WARNING):
         running.start()
         await until(lambda: store.sweeps >= 4)
@@ -63,7 +68,7 @@ async def test_the_upkeep_survives_a_store_that_does_not_answer(
 
 
 async def test_an_engine_without_workers_is_a_failed_runtime(bundle: Bundle, decoder: Decoder) -> None:
-    running = Runtime(Engine([(bundle, decoder)]), grace_seconds=0)
+    running = runtime_of(Engine([(bundle, decoder)]))
     running.start()
     await running.drain()  # its workers end
     await asyncio.wait_for(running.failed.wait(), 10)

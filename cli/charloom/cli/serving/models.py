@@ -1,33 +1,104 @@
-"""`charloom models`."""
+"""`charloom models [ACTION]`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import sys
 
+from charloom.cli import CommandError
 from charloom.cli.columns import columns
 from charloom.cli.connection import add_connection_arguments, connected, plain
-from charloom.client import ModelInfo
+from charloom.client import Client, LoadedModel, ModelInfo, ModelState, ModelVersion, RequestError
 
 _HEADINGS = ("NAME", "UNIT", "SYMBOLS", "NETWORK", "PARAMETERS", "DECODER", "DEVICE", "STATE", "VALIDATION")
+_VERSION_HEADINGS = ("NAME", "VERSION", "STATE", "DIGEST", "CALLS", "GRACE ENDS")
+
+ACTIONS = {
+    "list": "the models that serve (default)",
+    "versions": "what serves, drains and is being loaded",
+    "load": "load the bundle PATH of the server, NAME/VERSION below its --model-folder, or absolute",
+    "reload": "load the models NAME, or all, again from where they came",
+    "unload": "let the model NAME serve no new calls; running ones and sessions go on",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
+    actions = "; ".join(f"{name}: {does}" for name, does in ACTIONS.items())
+    parser.add_argument("action", nargs="?", choices=ACTIONS, default="list", metavar="ACTION", help=actions)
+    parser.add_argument("what", metavar="PATH|NAME", nargs="*", help="what to load, reload or unload")
     parser.add_argument("--json", action="store_true", help="print all that is known, as a JSON list")
     add_connection_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the models of a server, the default one first."""
+    """Do what is asked of the models of a server; 1 where one of several cannot be reloaded."""
+    action, what = arguments.action, arguments.what
+    if action in ("load", "unload") and len(what) != 1:
+        raise CommandError(f"{action} needs one {'PATH' if action == 'load' else 'NAME'}")
+    if action in ("list", "versions") and what:
+        raise CommandError(f"{action} takes no names")
     with connected(arguments) as client:
-        models = client.models()
-    if arguments.json:
-        print(json.dumps([dataclasses.asdict(model) for model in models], ensure_ascii=False, default=plain))
-        return 0
-    print(columns([_HEADINGS, *map(_row, models)]))
+        if action == "reload":
+            return _reload(client, arguments)
+        if action == "load":
+            _print_loaded([client.load_model(what[0])], arguments)
+        elif action == "unload":
+            _print_versions([client.unload_model(what[0])], arguments)
+        elif action == "versions":
+            _print_versions(client.model_versions(), arguments)
+        else:
+            _print_models(client.models(), arguments)
     return 0
+
+
+def _reload(client: Client, arguments: argparse.Namespace) -> int:
+    loaded, failed = [], False
+    for name in arguments.what or [model.name for model in client.models()]:
+        try:
+            loaded.append(client.reload_model(name))
+        except RequestError as problem:  # the others can still be reloaded
+            failed = True
+            print(f"charloom models: {name}: {problem}", file=sys.stderr)
+    _print_loaded(loaded, arguments)
+    return int(failed)
+
+
+def _print_loaded(loaded: list[LoadedModel], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        _print_json(loaded)
+        return
+    for version, changed in ((one.version, one.changed) for one in loaded):
+        now = "serves now" if changed else "served already"
+        print(f"{version.name} {version.version} ({version.digest[:12]}) {now}")
+
+
+def _print_versions(versions: list[ModelVersion], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        _print_json(versions)
+    else:
+        print(columns([_VERSION_HEADINGS, *map(_version_row, versions)]))
+
+
+def _version_row(version: ModelVersion) -> tuple[str, ...]:
+    calls = "-" if version.state is ModelState.LOADING else str(version.calls)
+    ends = version.grace_end_time
+    shown = "-" if ends is None else ends.isoformat(timespec="seconds")
+    return (version.name, version.version, version.state.value, version.digest[:12], calls, shown)
+
+
+def _print_models(models: list[ModelInfo], arguments: argparse.Namespace) -> None:
+    """The default one first."""
+    if arguments.json:
+        _print_json(models)
+    else:
+        print(columns([_HEADINGS, *map(_row, models)]))
+
+
+def _print_json(shown: list[ModelInfo] | list[ModelVersion] | list[LoadedModel]) -> None:
+    print(json.dumps([dataclasses.asdict(one) for one in shown], ensure_ascii=False, default=plain))
 
 
 def _row(model: ModelInfo) -> tuple[str, ...]:

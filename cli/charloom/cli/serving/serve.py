@@ -20,7 +20,7 @@ from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.server.app import DecoderStuck, Server, serve
 from charloom.server.listener import PortInUse
 from charloom.server.logs import set_up_logs
-from charloom.server.runtime import open_models
+from charloom.server.runtime import model_folder, open_models
 from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_settings
 from charloom.server.signals import leave_when_asked
 
@@ -59,23 +59,41 @@ def run(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as problem:
         raise CommandError(f"cannot read the settings: {problem}") from problem
     try:
-        paths = [bundle_path(path) for path in arguments.bundles] or [BUNDLED_MODEL]
+        paths = [bundle_path(path) for path in arguments.bundles]
     except FileNotFoundError as problem:
         raise CommandError(str(problem)) from problem
-    check_threads(grpc_threads() + BESIDE + len(paths) * (settings.limits().workers + BESIDE_WORKERS))
     set_up_logs(settings.log_format)
+    paths = [*paths, *_of_folder(settings)] or [BUNDLED_MODEL]
+    check_threads(grpc_threads() + BESIDE + len(paths) * (settings.limits().workers + BESIDE_WORKERS))
     if (found := settings.open_host()) is not None and (doors := settings.open_doors()):
         log.warning("--insecure: %s %s is for other machines too, and %s", *found, " and ".join(doors))
     leave_when_asked()
     try:
-        models = open_models(paths, settings)
-        asyncio.run(serve(models, settings, _announce))
+        asyncio.run(serve(open_models(paths, settings), settings, _announce))
     except (BundleStuck, DecoderStuck) as problem:
         print(f"charloom serve: {problem}", file=sys.stderr, flush=True)
         os._exit(1)  # its thread is inside a library and lets no interpreter end in order
     except (BundleError, PortInUse, ValueError) as problem:
         raise CommandError(str(problem)) from problem
     return 0
+
+
+def _of_folder(settings: ServerSettings) -> list[Path]:
+    """The newest complete version of each model in the folder of models, if the settings name one.
+
+    Raises:
+        CommandError: there is none.
+    """
+    folder = model_folder(settings)
+    if folder is None:
+        return []
+    try:
+        paths = folder.first()
+    except BundleError as problem:
+        raise CommandError(str(problem)) from problem
+    if not paths:
+        raise CommandError(f"--model-folder {folder.path} has no complete version of any model, NAME/VERSION/, in it")
+    return paths
 
 
 def _announce(server: Server) -> None:

@@ -22,7 +22,7 @@ from charloom.client._sync.connection import Connection
 from charloom.client._sync.observation import Observer
 from charloom.client._sync.session import Session
 from charloom.client._text_types import Score
-from charloom.client._types import HealthStatus, ModelInfo
+from charloom.client._types import HealthStatus, LoadedModel, ModelInfo, ModelVersion
 from charloom.v1 import models_pb2, sessions_pb2
 
 if TYPE_CHECKING:
@@ -290,6 +290,56 @@ class Client(Calls):
         request = models_pb2.GetModelRequest(name=_values.text("name", name))
         answer = self._connection.call(self._connection.models.GetModel, request, timeout)
         return _responses.model_info(answer.model)
+
+    def model_versions(self, *, timeout: Timeout = NOT_GIVEN) -> list[ModelVersion]:
+        """Those that serve, then those that are draining, then those that are being loaded."""
+        request = models_pb2.ListModelsRequest()
+        answer = self._connection.call(self._connection.models.ListModels, request, timeout)
+        return [_responses.model_version(version) for version in answer.versions]
+
+    def load_model(self, path: str, *, timeout: Timeout = NOT_GIVEN) -> LoadedModel:
+        """Load a bundle on the server, and let new calls of its name go to it; for administrators.
+
+        What had its name before drains: running calls go on with it, and sessions until its grace is over.
+
+        Args:
+            path: of the bundle there: relative to the server's folder of models, as in "shakespeare/3", or absolute,
+                below that folder or a bundle that the server was started with.
+            timeout: of this call alone, in seconds; the load goes on when it is over.
+
+        Raises:
+            PermissionDenied: the path is not below a folder that the server's operator named.
+            FailedPrecondition: the bundle cannot be used; the message says which file and why. Nothing has changed.
+            Overloaded: the server has no memory for it.
+            Conflict: another call is changing the model.
+
+        """
+        request = models_pb2.LoadModelRequest(path=_values.text("path", path))
+        answer = self._connection.call(self._connection.models.LoadModel, request, timeout)
+        return _responses.loaded_model(answer)
+
+    def reload_model(self, name: str = "", *, timeout: Timeout = NOT_GIVEN) -> LoadedModel:
+        """Load a model again from where it came, without a name the default one; for administrators, as `load_model`.
+
+        One that came from the server's folder of models comes in its newest complete version.
+        """
+        request = models_pb2.ReloadModelRequest(name=_values.text("name", name))
+        answer = self._connection.call(self._connection.models.ReloadModel, request, timeout)
+        return _responses.loaded_model(answer)
+
+    def unload_model(self, name: str, *, timeout: Timeout = NOT_GIVEN) -> ModelVersion:
+        """Let a model serve no new calls; running ones go on with it, and sessions until its grace is over.
+
+        For administrators.
+
+        Raises:
+            FailedPrecondition: it is the only one.
+            Conflict: another call is changing it.
+
+        """
+        request = models_pb2.UnloadModelRequest(name=_values.text("name", name))
+        answer = self._connection.call(self._connection.models.UnloadModel, request, timeout)
+        return _responses.model_version(answer.version)
 
     def health(self, *, timeout: Timeout = NOT_GIVEN) -> HealthStatus:
         """What the server says about itself."""

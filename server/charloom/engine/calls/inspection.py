@@ -86,7 +86,7 @@ class Inspections:
     def __init__(self, starting: Starting, limits: Limits) -> None:
         self._starting = starting
         self._limits = limits
-        self._inspectors: dict[str, Inspector] = {}
+        self._inspectors: dict[Model, Inspector] = {}
         """Opened by the thread when they are needed first: a server that nobody asks keeps no second copy of weights"""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inspection")
         self._places: list[_Place] = []
@@ -130,6 +130,10 @@ class Inspections:
         model.loom.admit(current_share())
         layers = sorted(set(request.layers)) or list(range(count))
         return Inspection(model, layers, self._read(model, text, start.snapshot, layers, request.top_next))
+
+    def forget(self, model: Model) -> None:
+        """Close the inspector of a model that no call uses any more."""
+        self._inspectors.pop(model, None)
 
     async def drain(self, seconds: float) -> None:
         """Let running inspections end for up to `seconds`, then end them as Draining; new ones are not admitted."""
@@ -197,15 +201,15 @@ class Inspections:
         self, model: Model, unread: _Unread, layers: Sequence[int], top: int
     ) -> tuple[list[InspectedToken], _Unread]:
         """Read the next tokens; in the thread."""
-        if model.name not in self._inspectors:
+        if model not in self._inspectors:
             try:
-                self._inspectors[model.name] = Inspector(model.bundle)
+                self._inspectors[model] = Inspector(model.bundle)
             except BundleError as problem:
                 raise ModelNotInspectable(
-                    model.name, f"its bundle was changed while the server runs ({problem}); restart the server"
+                    model.name, f"its bundle was changed while the server runs ({problem}); reload the model"
                 ) from problem
         chunk = unread.tokens[:CHUNK]
-        found = self._inspectors[model.name].run(chunk, unread.state)
+        found = self._inspectors[model].run(chunk, unread.state)
         logits = found.logits - found.logits.max(axis=1, keepdims=True)
         distributions = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         befores = [unread.distribution, *distributions[:-1]]

@@ -147,7 +147,7 @@ class Starting:
             model = self._models.named(request.model)
             return model, model.fresh(new_seed() if request.seed is None else request.seed)
         model, snapshot, _ = self._sealed.unseal(request.state, request.tenant)
-        if request.model and self._models.named(request.model) is not model:
+        if request.model and self._models.named(request.model).name != model.name:
             raise InvalidRequest("model", f"the state is one of {model.name!r}; leave the model out")
         if request.expected_position not in (None, snapshot.position):
             raise InvalidRequest("expected_position", f"the state is at position {snapshot.position}")

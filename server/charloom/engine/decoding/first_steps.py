@@ -27,6 +27,12 @@ BYTES_PER_SECOND = 1e7
 Result = TypeVar("Result")
 Allow = Callable[[float], None]
 """Told, before each piece of work, how many seconds it may take."""
+Pace = Callable[[float], None]
+"""Told, after each piece of work on the CPU, how many seconds it took; it may wait some seconds."""
+
+
+def at_once(seconds: float) -> None:
+    """The pace of work for which nobody has to make room."""
 
 
 class BundleStuck(BundleError):
@@ -83,13 +89,14 @@ class FirstSteps(NamedTuple):
     batch_invariant: bool
 
 
-def first_steps(bundle: Bundle, decoder: Decoder, most_rows: int) -> FirstSteps:
+def first_steps(bundle: Bundle, decoder: Decoder, most_rows: int, pace: Pace = at_once) -> FirstSteps:
     """Let a decoder take its first steps.
 
     Args:
         bundle: whose decoder it is
         decoder: just opened
         most_rows: of a batch
+        pace: of its calls
 
     Raises:
         BundleStuck: a call did not end in time.
@@ -97,7 +104,7 @@ def first_steps(bundle: Bundle, decoder: Decoder, most_rows: int) -> FirstSteps:
     """
 
     def work(allow: Allow) -> FirstSteps:
-        watched = _Watched(decoder, allow)
+        watched = _Watched(decoder, allow, pace if decoder.device == "cpu" else at_once)
         return FirstSteps(StepCost.measured(watched, clock_of(decoder.device)), is_batch_invariant(watched, most_rows))
 
     return in_time(bundle, DecoderKind(decoder.kind).file, "fails in its first steps", work)
@@ -106,15 +113,18 @@ def first_steps(bundle: Bundle, decoder: Decoder, most_rows: int) -> FirstSteps:
 class _Watched:
     """A decoder whose calls have limited time, and whose outputs are looked at."""
 
-    def __init__(self, decoder: Decoder, allow: Allow) -> None:
-        self._decoder, self._allow = decoder, allow
+    def __init__(self, decoder: Decoder, allow: Allow, pace: Pace) -> None:
+        self._decoder, self._allow, self._pace = decoder, allow, pace
         self.shape = decoder.shape
 
     def run(self, inputs: Inputs) -> Outputs:
         steps, rows = inputs.forced.shape
         self._allow(SECONDS + SECONDS_PER_STEP * steps * rows)
+        began = time.monotonic()
         outputs = self._decoder.run(inputs)
         check_outputs(outputs, steps, rows, self.shape)
+        self._allow(SECONDS)
+        self._pace(time.monotonic() - began)
         return outputs
 
 

@@ -11,6 +11,19 @@ from charloom.engine.decoding.first_steps import in_time
 from charloom.engine.decoding.onnx_decoder import OnnxDecoder
 
 
+def kind_to_open(bundle: Bundle, kind: DecoderKind | None, device: str) -> DecoderKind:
+    """Which decoder `open_decoder` opens.
+
+    Raises:
+        BundleError: the bundle has none.
+    """
+    if kind is not None:
+        return kind
+    if not bundle.manifest.decoders:
+        raise BundleError(bundle.path, "it has no decoder", "export it with --decoders")
+    return DecoderKind.TORCHSCRIPT if device == "cuda" else bundle.manifest.decoders[0]
+
+
 def open_decoder(bundle: Bundle, *, kind: DecoderKind | None = None, device: str = "cpu") -> Decoder:
     """The decoder of a bundle.
 
@@ -23,11 +36,7 @@ def open_decoder(bundle: Bundle, *, kind: DecoderKind | None = None, device: str
         BundleError: the bundle lacks the decoder, or the decoder is not the one that the manifest describes.
         BundleStuck: opening it does not come to an end.
     """
-    manifest = bundle.manifest
-    if kind is None:
-        if not manifest.decoders:
-            raise BundleError(bundle.path, "it has no decoder", "export it with --decoders")
-        kind = DecoderKind.TORCHSCRIPT if device == "cuda" else manifest.decoders[0]
+    manifest, kind = bundle.manifest, kind_to_open(bundle, kind, device)
     if device == "cuda" and kind is not DecoderKind.TORCHSCRIPT:
         raise BundleError(
             bundle.path, f"{kind.value} does not run on cuda", "use --decoder torchscript or --device cpu"

@@ -49,6 +49,9 @@ class Loom:
         max_rows: most rows in one tick; more jobs wait
         max_waiting: most jobs that wait, more are refused; and most jobs that are paused, more are ended
         unread_limit: generated tokens that a reader may leave unread before its job is paused
+
+    Raises:
+        RuntimeError: a thread could not be started.
     """
 
     def __init__(
@@ -97,8 +100,12 @@ class Loom:
             threading.Thread(target=self._work, name=f"charloom-loom-{number}", daemon=True)
             for number in range(workers)
         ]
-        for worker in self._workers:
-            worker.start()
+        try:
+            for worker in self._workers:
+                worker.start()
+        except RuntimeError:  # no more threads can be started
+            self.end_now()
+            raise
 
     # Called from any thread.
 

@@ -1,25 +1,39 @@
-"""The models that an engine serves, each with its loom, whose results go to one event loop."""
+"""The models that an engine serves, each with its loom, whose results go to one event loop; and those that go.
+
+A name has one model that serves. One that was replaced or unloaded is *draining*: sessions that began with it go on
+with it until its grace is over, and calls until their end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from charloom.bundle import INSPECTOR_FILE, Bundle, Vocabulary
+from charloom.bundle import INSPECTOR_FILE, Bundle, DecoderKind, Vocabulary
+from charloom.engine.call_end import end_of_call
 from charloom.engine.decoding.decoder import Decoder
-from charloom.engine.decoding.first_steps import first_steps
+from charloom.engine.decoding.first_steps import FirstSteps, Pace, at_once, first_steps
 from charloom.engine.decoding.inspector import check_inspector
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import ModelNotFound
 from charloom.engine.limits import Limits
 from charloom.engine.loom.loom import Loom
 from charloom.engine.loom.row import Delivery
+from charloom.engine.model_errors import LastModel, ModelRetired
+
+REMEMBERED = 16
+"""Models that are gone of which the symbols are kept, so that their sessions can be moved."""
+MODEL_BYTES, BYTES_PER_FILE_BYTE = 16 * 2**20, 4
+"""What a model takes in memory, at most: measured as 25 MiB for an int8 decoder of 2 x 512 in 3 MiB, and 44 MiB for one
+in fp32 of 12 MiB, in ONNX Runtime 1.32."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Model:
     """A loaded model."""
 
@@ -28,6 +42,12 @@ class Model:
     decoder: Decoder
     loom: Loom
     batch_invariant: bool
+    memory: int
+    """About how many bytes it takes, at most."""
+    calls: int = 0
+    """How many calls use it, of those whose end is known."""
+    grace_ends: float | None = None
+    """When it is draining: until when sessions go on with it, as `time.monotonic` tells it."""
 
     @property
     def digest(self) -> str:
@@ -39,9 +59,66 @@ class Model:
         """Its symbols."""
         return self.bundle.vocabulary
 
+    @property
+    def in_grace(self) -> bool:
+        """Whether sessions may go on with it."""
+        return self.grace_ends is None or time.monotonic() < self.grace_ends
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a call goes on with it."""
+        return bool(self.calls or self.loom.live or self.loom.waiting)
+
     def fresh(self, seed: int) -> Snapshot:
         """Zero state, before any text."""
         return Snapshot.fresh(self.decoder.shape, self.bundle.manifest.start_token, seed)
+
+    def used(self) -> Model:
+        """Itself, in use until the end of the call that runs in this task, where that is known."""
+        if (at_end := end_of_call()) is not None:
+            self.calls += 1
+            at_end(_Use(self).end)
+        return self
+
+
+class _Use:
+    """That a call uses a model. A transport may keep what it does at the end of a call for long, but not the model."""
+
+    def __init__(self, model: Model) -> None:
+        self._model: Model | None = model
+
+    def end(self) -> None:
+        """The call has ended."""
+        if self._model is not None:
+            self._model.calls -= 1
+            self._model = None
+
+
+class TriedModel(NamedTuple):
+    """A bundle whose decoder and inspector have taken their first steps."""
+
+    bundle: Bundle
+    decoder: Decoder
+    first: FirstSteps
+
+
+def try_model(bundle: Bundle, decoder: Decoder, most_rows: int, pace: Pace = at_once) -> TriedModel:
+    """Let what was opened of a bundle take its first steps; on any thread.
+
+    Raises:
+        BundleError: they fail, or do not come to an end (BundleStuck).
+    """
+    first = first_steps(bundle, decoder, most_rows, pace)
+    if INSPECTOR_FILE in bundle.manifest.files:
+        check_inspector(bundle)
+    return TriedModel(bundle, decoder, first)
+
+
+def memory_of(bundle: Bundle, kind: DecoderKind, limits: Limits) -> int:
+    """Bytes that a model will take, at most, its states included."""
+    cell = bundle.manifest.cell
+    states = 4 * len(cell.arrays) * cell.layers * cell.hidden_size * limits.max_rows * limits.workers
+    return MODEL_BYTES + BYTES_PER_FILE_BYTE * bundle.manifest.files[kind.file].bytes + 2 * states
 
 
 class Models:
@@ -54,7 +131,11 @@ class Models:
 
     def __init__(self, models: Sequence[tuple[Bundle, Decoder]], limits: Limits) -> None:
         self._event_loop = asyncio.get_running_loop()
+        self._limits = limits
         self._models: dict[str, Model] = {}
+        self._draining: list[Model] = []
+        self._gone: dict[str, Vocabulary] = {}
+        """By digest, the latest last."""
         if not models:
             raise ValueError("an engine needs at least one model")
         paths: dict[str, Path] = {}
@@ -65,29 +146,44 @@ class Models:
                     f"two bundles are named {name!r}: {paths[name]} and {bundle.path}; export one with another --name"
                 )
             paths[name] = bundle.path
-        tried = [first_steps(bundle, decoder, limits.max_rows) for bundle, decoder in models]
-        for bundle, _ in models:
-            if INSPECTOR_FILE in bundle.manifest.files:
-                check_inspector(bundle)
-        for (bundle, decoder), first in zip(models, tried, strict=True):
-            name = bundle.manifest.name
-            loom = Loom(
-                decoder,
-                self._deliver,
-                cost=first.cost,
-                workers=limits.workers,
-                tick_seconds=limits.tick_seconds,
-                max_rows=limits.max_rows,
-                max_waiting=limits.max_waiting,
-                unread_limit=limits.unread_tokens,
-            )
-            self._models[name] = Model(name, bundle, decoder, loom, first.batch_invariant)
+        for tried in [try_model(bundle, decoder, limits.max_rows) for bundle, decoder in models]:
+            self._models[tried.bundle.manifest.name] = self._made(tried)
+        self._memory_at_first = self.memory
 
     def __iter__(self) -> Iterator[Model]:
+        """Those that serve."""
         return iter(self._models.values())
 
+    @property
+    def draining(self) -> Sequence[Model]:
+        """Those that do not serve new work any more."""
+        return tuple(self._draining)
+
+    @property
+    def everything(self) -> Sequence[Model]:
+        """All of them, whatever their state."""
+        return (*self, *self._draining)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that all of them take, at most."""
+        return sum(model.memory for model in self.everything)
+
+    @property
+    def more_memory(self) -> int:
+        """How many more bytes they may take than those that there were at first; below 0 where they take less."""
+        return self.memory - self._memory_at_first
+
     def named(self, name: str) -> Model:
-        """The model of this name; empty for the default one.
+        """The model of this name; empty for the default one. The call that asks uses it until its end.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        return self.find(name).used()
+
+    def find(self, name: str) -> Model:
+        """The model of this name, for who does not use it; empty for the default one.
 
         Raises:
             ModelNotFound: there is none.
@@ -100,12 +196,98 @@ class Models:
             raise ModelNotFound(name, list(self._models)) from None
 
     def loaded(self, name: str) -> Model | None:
-        """The model of exactly this name, if it is loaded."""
+        """The model of exactly this name, if it is loaded and serves."""
         return self._models.get(name)
 
     def with_digest(self, digest: str) -> Model | None:
-        """The model of this digest, if it is loaded."""
-        return next((model for model in self if model.digest == digest), None)
+        """The model of this digest, if sessions may go on with it. The call that asks uses it until its end."""
+        found = next((model for model in self.everything if model.digest == digest and model.in_grace), None)
+        return None if found is None else found.used()
+
+    def vocabulary_of(self, digest: str) -> Vocabulary | None:
+        """The symbols of a model that is here, or was."""
+        here = {model.digest: model.vocabulary for model in self.everything}
+        return here.get(digest) or self._gone.get(digest)
+
+    def require_not_retired(self, what: str, name: str, digest: str) -> None:
+        """Tell apart what no model here can go on with: where that is one that was here.
+
+        Args:
+            what: whose state it is, such as "session 'a'"
+            name, digest: of its model
+
+        Raises:
+            ModelRetired: it was here, and its grace is over.
+        """
+        if self.vocabulary_of(digest) is not None:
+            raise ModelRetired(what, name, digest, next(iter(self)).name if name not in self._models else name)
+
+    # Changed, on the event loop.
+
+    def serve(self, tried: TriedModel, grace: float) -> Model:
+        """Let new calls go to a model from now on; the one of its name drains, for `grace` seconds at least."""
+        return self._put(self._made(tried), grace)
+
+    def serve_again(self, digest: str, grace: float) -> Model | None:
+        """Let new calls go to a model that is draining, if it is still here."""
+        found = next((model for model in self._draining if model.digest == digest), None)
+        if found is None:
+            return None
+        self._draining.remove(found)
+        found.grace_ends = None
+        return self._put(found, grace)
+
+    def unload(self, name: str, grace: float) -> Model:
+        """Let a model drain that nothing replaces.
+
+        Raises:
+            ModelNotFound: there is none of this name.
+            LastModel: there is no other.
+        """
+        if name not in self._models:
+            raise ModelNotFound(name, list(self._models))
+        if len(self._models) == 1:
+            raise LastModel(name)
+        model = self._models.pop(name)
+        self._drain(model, grace)
+        return model
+
+    def let_go(self) -> Sequence[Model]:
+        """Forget those whose grace is over and that no call uses; their looms are to be drained."""
+        over = [model for model in self._draining if not model.in_grace and not model.in_use]
+        for model in over:
+            self._draining.remove(model)
+            self._gone[model.digest] = model.vocabulary
+        while len(self._gone) > REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+        return over
+
+    def _put(self, model: Model, grace: float) -> Model:
+        before = self._models.get(model.name)
+        self._models[model.name] = model
+        if before is not None:
+            self._drain(before, grace)
+        return model
+
+    def _drain(self, model: Model, grace: float) -> None:
+        model.grace_ends = time.monotonic() + grace
+        self._draining.append(model)
+
+    def _made(self, tried: TriedModel) -> Model:
+        limits = self._limits
+        loom = Loom(
+            tried.decoder,
+            self._deliver,
+            cost=tried.first.cost,
+            workers=limits.workers,
+            tick_seconds=limits.tick_seconds,
+            max_rows=limits.max_rows,
+            max_waiting=limits.max_waiting,
+            unread_limit=limits.unread_tokens,
+        )
+        memory = memory_of(tried.bundle, DecoderKind(tried.decoder.kind), limits)
+        name = tried.bundle.manifest.name
+        return Model(name, tried.bundle, tried.decoder, loom, tried.first.batch_invariant, memory)
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """On the worker's thread: one wake-up of the event loop for everything that a tick brought."""

@@ -52,11 +52,12 @@ class SealedStates:
 
         Raises:
             SealedStateCorrupt, SealedStateVersion, SealedStateExpired, SealedStateOfAnotherTenant,
-            SealedStateOfAnotherModel: as their names say.
+            SealedStateOfAnotherModel, ModelRetired: as their names say.
         """
         state = self._sealer.open(token, tenant)
         model = self._models.with_digest(state.model_digest)
         if model is None:
+            self._models.require_not_retired("the state", state.model, state.model_digest)
             raise SealedStateOfAnotherModel(state.model, state.model_digest)
         return Unsealed(model, state.snapshot, state.decoder == _decoder_of(model))
 

@@ -113,14 +113,18 @@ class Sessions:
         Raises:
             ModelNotFound: there is no model of the name that is wanted.
             SessionOfAnotherModel: it is another, or the session's is not loaded here.
+            ModelRetired: it was here, and its grace is over.
         """
-        if wanted and self._models.named(wanted).name != session.model:
+        if wanted not in ("", session.model):
+            self._models.named(wanted)
             raise SessionOfAnotherModel(session.id, session.model, wanted)
-        model = self._models.loaded(session.model)
-        if model is None or model.digest != session.model_digest:
+        model = self._models.with_digest(session.model_digest)
+        if model is None:
+            self._models.require_not_retired(f"session {session.id!r}", session.model, session.model_digest)
+            other = self._models.loaded(session.model)
             names = ", ".join(one.name for one in self._models)
-            loaded = f"{model.name} ({model.digest[:12]})" if model else names
-            its = f"{session.model} ({session.model_digest[:12]})" if model else session.model
+            loaded = f"{other.name} ({other.digest[:12]})" if other else names
+            its = f"{session.model} ({session.model_digest[:12]})" if other else session.model
             raise SessionOfAnotherModel(session.id, its, loaded)
         return model
 

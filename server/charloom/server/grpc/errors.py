@@ -90,10 +90,10 @@ class ErrorInterceptor(ServerInterceptor):
 
     Args:
         begin: done at the beginning of each call
-        largest_request: bytes of a request that is read at all; a message takes many times its bytes in memory
+        largest_request: most bytes of a request that is read now; a message takes many times its bytes in memory
     """
 
-    def __init__(self, begin: Begin, largest_request: int) -> None:
+    def __init__(self, begin: Begin, largest_request: Callable[[], int]) -> None:
         self._begin = begin
         self._largest_request = largest_request
         self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
@@ -116,7 +116,9 @@ class ErrorInterceptor(ServerInterceptor):
         return known[1]
 
 
-def _wrapped(handler: Any, method: str, begin: Callable[[Any], None], largest: int) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrapped(
+    handler: Any, method: str, begin: Callable[[Any], None], largest: Callable[[], int]
+) -> grpc.RpcMethodHandler[Any, Any]:
     """The handler of a method, its errors as statuses."""
     read, write = handler.request_deserializer, _unless_bytes(handler.response_serializer)
     if method.startswith("/grpc.reflection."):
@@ -175,10 +177,10 @@ def _streaming(behaviour: Any, read: Callable[[Any], Any], begin: Callable[[Any]
     return stream
 
 
-def _bounded(read: Read, largest: int) -> Read:
+def _bounded(read: Read, largest: Callable[[], int]) -> Read:
     def bounded(request: bytes) -> message.Message:
-        if len(request) > largest:
-            raise InvalidRequest("request", f"it has {len(request)} bytes; up to {largest} are read")
+        if len(request) > (most := largest()):
+            raise InvalidRequest("request", f"it has {len(request)} bytes; up to {most} are read")
         return read(request)
 
     return bounded

@@ -59,6 +59,8 @@ SERVICES = tuple(
     for service in file.services_by_name.values()
 )
 
+MODEL_HEALTH = "model/"
+"""Before the name of a model: the service of which health tells."""
 SESSIONS = sessions_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 
@@ -83,7 +85,7 @@ class GrpcListener:
         self._admission = admission
         engine = runtime.engine
         self._server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(self._begin, largest_request(engine.limits, engine.models))],
+            interceptors=[ErrorInterceptor(self._begin, lambda: largest_request(engine))],
             options=connection_options(settings),
         )
         size = MessageSize(settings.max_message_bytes)
@@ -92,7 +94,7 @@ class GrpcListener:
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(engine), self._server)
         conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine, turn), self._server)
         reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn, size), self._server)
-        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine), self._server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(runtime), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health_name = HEALTH.services_by_name["Health"].full_name
         if settings.reflection:
@@ -126,7 +128,11 @@ class GrpcListener:
         await self._server.start()
         for name in ("", *SERVICES):
             await self._health.set(name, HealthCheckResponse.SERVING)
-        self._watches = [asyncio.create_task(self._tell_failure()), asyncio.create_task(self._tell_store())]
+        self._watches = [
+            asyncio.create_task(self._tell_failure()),
+            asyncio.create_task(self._tell_store()),
+            asyncio.create_task(self._tell_models()),
+        ]
 
     def _listen_on_port(self) -> None:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
@@ -170,6 +176,14 @@ class GrpcListener:
     async def _tell_failure(self) -> None:
         await self._runtime.failed.wait()
         await self._health.set("", HealthCheckResponse.NOT_SERVING)
+
+    async def _tell_models(self) -> None:
+        known: set[str] = set()
+        async for working in self._runtime.model_states():
+            for name in known | working.keys():
+                state = HealthCheckResponse.SERVING if working.get(name) else HealthCheckResponse.NOT_SERVING
+                await self._health.set(f"{MODEL_HEALTH}{name}", state)
+            known |= working.keys()
 
     async def _tell_store(self) -> None:
         """Every call of the session service needs the store. Others serve calls without sessions meanwhile."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from charloom.bundle import Vocabulary
 from charloom.engine.calls.requests import MostTokens
-from charloom.engine.limits import Limits
-from charloom.engine.loom.models import Model
+from charloom.engine.engine import Engine
 from charloom.server.grpc.translation.text import largest_logprob, largest_text
 from charloom.v1 import generation_pb2
 
@@ -16,10 +12,9 @@ SPARE, SPARE_OF_EACH = 2**21, 2**16
 """Bytes for what an answer holds besides its tokens, such as a sealed state of 1 MiB; and each of its continuations."""
 
 
-def largest_request(limits: Limits, models: Sequence[Model]) -> int:
+def largest_request(engine: Engine) -> int:
     """The most bytes of a request: its text, up to 4 a character, a sealed state, and what else there is."""
-    state = max(4 * math.prod(model.decoder.shape[:3]) for model in models)
-    return 4 * limits.max_prompt_characters + 2 * state + SPARE
+    return 4 * engine.limits.max_prompt_characters + 2 * engine.largest_state + SPARE
 
 
 class MessageSize:

@@ -55,10 +55,12 @@ class Application:
         routes: all there are; each stands in `scopes.ROUTES`
         admission: lets calls in
         sites: who may call from where
-        largest_body: bytes of a body that is read
+        largest_body: most bytes of a body that is read now
     """
 
-    def __init__(self, routes: Sequence[Route], admission: Admission, sites: Sites, largest_body: int) -> None:
+    def __init__(
+        self, routes: Sequence[Route], admission: Admission, sites: Sites, largest_body: Callable[[], int]
+    ) -> None:
         self._routes = [(route, PathPattern(route.path, _nowhere, methods=[route.method])) for route in routes]
         self._admission = admission
         self._sites = sites
@@ -89,7 +91,7 @@ class Application:
             self._admission.begin(route.name, scope, arrival_of(exchange), exchange.at_end, exchange.begun)
         body = None
         if route.body is not None:
-            content = await exchange.body(self._largest_body)
+            content = await exchange.body(self._largest_body())
             body, unknown = parsed(content, exchange.headers.get("content-type", ""), route.body)
             exchange.ignores(unknown)
         async with exchange.watched():

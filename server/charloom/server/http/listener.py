@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import socket
 
 from charloom.server.admission import Admission
@@ -44,8 +43,10 @@ class HttpListener:
         self._host = settings.http_host
         self._settings = settings
         engine = runtime.engine
-        state = max(4 * math.prod(model.decoder.shape[:3]) for model in engine.models)
-        largest = BYTES_OF_CHARACTER * engine.limits.max_prompt_characters + 3 * state + SPARE
+
+        def largest() -> int:
+            return BYTES_OF_CHARACTER * engine.limits.max_prompt_characters + 3 * engine.largest_state + SPARE
+
         sites = Sites(settings.http_hosts, settings.http_origins)
         self._application = Application(routes_of(runtime, settings), admission, sites, largest)
         self._serving: asyncio.Task[None] | None = None

@@ -30,7 +30,12 @@ SERVICES = {
     "grpc.reflection.v1alpha.ServerReflection": Scope.READ,
 }
 """What the methods of a service need, by its full name."""
-METHODS = {"charloom.v1.ReadingService/Inspect": Scope.INSPECT}
+METHODS = {
+    "charloom.v1.ReadingService/Inspect": Scope.INSPECT,
+    "charloom.v1.ModelService/LoadModel": Scope.ADMIN,
+    "charloom.v1.ModelService/ReloadModel": Scope.ADMIN,
+    "charloom.v1.ModelService/UnloadModel": Scope.ADMIN,
+}
 """What some need instead."""
 OPEN = frozenset({"grpc.health.v1.Health"})
 """Services that answer anybody."""

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from charloom.bundle import Bundle, BundleError
+from charloom.bundle import Bundle, BundleError, read_bundle
 from charloom.server.identity.secret_files import require_secret
 
 SIGNATURE_FILE = "manifest.sig"
@@ -133,6 +133,23 @@ def require_signature(bundle: Bundle, trusted: list[Ed25519PublicKey]) -> None:
     raise BundleError(
         bundle.path, f"the signature in {SIGNATURE_FILE} is not one of a key that is trusted, or of another state of it"
     )
+
+
+def read_trusted_bundle(path: Path, trusted_keys: Path | None) -> Bundle:
+    """Open a bundle, as `read_bundle`, and see that it is signed.
+
+    Args:
+        path: of the bundle
+        trusted_keys: file of the keys of which one has signed it; None: nobody needs to
+
+    Raises:
+        BundleError: it cannot be used, or none has.
+        SigningProblem: the file of keys cannot be used.
+    """
+    bundle = read_bundle(path)
+    if trusted_keys is not None:
+        require_signature(bundle, read_trusted_keys(trusted_keys))
+    return bundle
 
 
 def _message(bundle: Bundle) -> bytes:

@@ -250,7 +250,7 @@ async def test_a_bundle_that_changes_while_it_is_served(copied: Copied, decoder:
     engine = Engine([(read_bundle(path), decoder)])
     try:
         (path / INSPECTOR_FILE).unlink()
-        with pytest.raises(errors.ModelNotInspectable, match=r"was changed while .* restart the server"):
+        with pytest.raises(errors.ModelNotInspectable, match=r"was changed while .* reload the model"):
             await inspected(engine, NO_SESSION, "a")
         assert engine.inspections.running == 0
     finally:

@@ -1,12 +1,17 @@
-"""models.proto: what is told of a model."""
+"""models.proto: what is told of a model and its versions."""
 
 from __future__ import annotations
 
 import math
+import time
+from datetime import timedelta
 
 from charloom.bundle import CharacterVocabulary, Unit
+from charloom.engine.clock import utc_now
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model
+from charloom.server.grpc.translation.times import from_time
+from charloom.server.model_changes import Load
 from charloom.v1 import models_pb2
 
 _UNITS = {Unit.CHARACTER: models_pb2.UNIT_CHARACTER, Unit.BYTE: models_pb2.UNIT_BYTE, Unit.WORD: models_pb2.UNIT_WORD}
@@ -38,3 +43,23 @@ def from_model(model: Model, limits: Limits) -> models_pb2.Model:
             for decoder, loss in losses.items()
         ],
     )
+
+
+def from_version(model: Model) -> models_pb2.ModelVersion:
+    """The message for a model as a version."""
+    serving, draining = models_pb2.MODEL_STATE_SERVING, models_pb2.MODEL_STATE_DRAINING
+    ends = model.grace_ends
+    return models_pb2.ModelVersion(
+        name=model.name,
+        version=model.bundle.path.name,
+        digest=model.digest,
+        state=serving if ends is None else draining,
+        grace_end_time=None if ends is None else from_time(utc_now() + timedelta(seconds=ends - time.monotonic())),
+        calls=model.calls,
+    )
+
+
+def from_load(load: Load) -> models_pb2.ModelVersion:
+    """The message for a version that is being loaded."""
+    state = models_pb2.MODEL_STATE_LOADING
+    return models_pb2.ModelVersion(name=load.name, version=load.version, digest=load.digest, state=state)

@@ -1,0 +1,72 @@
+"""What can go wrong where models are loaded, replaced and unloaded while they serve."""
+
+from __future__ import annotations
+
+from charloom.engine.errors import EngineError, ErrorKind, shown
+
+
+class ModelRetired(EngineError):
+    """The state belongs to a model that was replaced or unloaded, and whose grace is over."""
+
+    kind = ErrorKind.PRECONDITION
+    reason = "MODEL_RETIRED"
+
+    def __init__(self, what: str, name: str, digest: str, successor: str) -> None:
+        self.digest = digest
+        super().__init__(
+            f"{what} belongs to model {name!r} ({digest[:12]}), which was replaced or unloaded, and its grace (the "
+            f"server's --model-grace-seconds) is over; begin again with model {successor!r}"
+        )
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"digest": self.digest}
+
+
+class ModelBusy(EngineError):
+    """A model is changed by one request at a time."""
+
+    kind = ErrorKind.CONFLICT
+    reason = "MODEL_BUSY"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"model {shown(name)} is being loaded or unloaded by another request; wait for its end")
+
+
+class ModelUnusable(EngineError):
+    """A bundle cannot be used. What served before serves on."""
+
+    kind = ErrorKind.PRECONDITION
+    reason = "MODEL_UNUSABLE"
+
+    def __init__(self, problem: object) -> None:
+        super().__init__(f"nothing has changed: {problem}")
+
+
+class ModelTooLarge(EngineError):
+    """A model may need more memory than there is. Nothing of it was loaded."""
+
+    kind = ErrorKind.EXHAUSTED
+    reason = "MODEL_TOO_LARGE"
+
+    def __init__(self, name: str, needed: int, free: int, most: int) -> None:
+        self.needed, self.free, self.most = needed, free, most
+        super().__init__(
+            f"model {name!r} may need {needed / 2**20:,.1f} MiB of memory, and {free / 2**20:,.1f} are free of the "
+            f"{most / 2**20:,.1f} that calls, sessions and further models may use; unload a model, wait until one that "
+            "is draining is gone, or give the server more (--memory-bytes)"
+        )
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"needed": str(self.needed), "free": str(self.free), "most": str(self.most)}
+
+
+class LastModel(EngineError):
+    """The only model cannot be unloaded."""
+
+    kind = ErrorKind.PRECONDITION
+    reason = "LAST_MODEL"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"model {name!r} is the only one here, and a server has at least one; load another first")

@@ -1,0 +1,121 @@
+"""A folder of models, `NAME/VERSION/`, each version a bundle: which of them is to serve.
+
+A version is to appear whole, by a rename of its folder. One that is being copied is told in the log and left alone
+until it is complete; names that begin with a dot are nobody's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from charloom.bundle import Bundle, BundleError
+
+log = logging.getLogger(__name__)
+
+Signature = tuple[tuple[str, object], ...]
+"""Something that differs once any file of any version was written or replaced."""
+
+
+class ModelFolder:
+    """The newest complete version of each model; one thread at a time.
+
+    Args:
+        path: the folder
+        read: reads and checks a bundle
+
+    Versions are ordered as people do it: 9 before 10, 1.9 before 1.10.
+    """
+
+    def __init__(self, path: Path, read: Callable[[Path], Bundle]) -> None:
+        self.path = path
+        self._read = read
+        self._seen: dict[str, Signature] = {}
+        self._chosen: dict[str, Signature] = {}
+
+    def first(self) -> list[Path]:
+        """The newest complete version of each model.
+
+        Raises:
+            BundleError: the folder cannot be read.
+        """
+        if not self.path.is_dir():
+            raise BundleError(self.path, "--model-folder is not a folder", "give one with NAME/VERSION/ in it")
+        self._seen = {name: _signature(versions) for name, versions in self._models()}
+        return [version for name, versions in self._models() if (version := self._choose(name, versions)) is not None]
+
+    def changed(self) -> list[Path]:
+        """The newest complete versions of the models that have changed, and then stayed the same from look to look."""
+        found = []
+        for name, versions in self._models():
+            signature = _signature(versions)
+            before, self._seen[name] = self._seen.get(name), signature
+            if signature == before and signature != self._chosen.get(name):
+                found.append(self._choose(name, versions))
+        return [version for version in found if version is not None]
+
+    def remember(self, serving: Sequence[Path]) -> None:
+        """Say which versions serve already: those that are the newest ones are looked at again once they change."""
+        for name, versions in self._models():
+            self._seen[name] = signature = _signature(versions)
+            if versions and versions[0] in serving:
+                self._chosen[name] = signature
+
+    def look_again(self, name: str) -> None:
+        """Take a model for one that has changed."""
+        self._chosen.pop(name, None)
+
+    def newest(self, name: str) -> Path | None:
+        """The newest complete version of a model."""
+        return self._choose(name, dict(self._models()).get(name, []))
+
+    def _choose(self, name: str, versions: list[Path]) -> Path | None:
+        self._chosen[name] = _signature(versions)
+        for version in versions:
+            try:
+                bundle = self._read(version)
+                if bundle.manifest.name != name:
+                    problem = f"its name is {bundle.manifest.name!r}, and that of its folder {name!r}"
+                    raise BundleError(version, problem, "export it with another --name")
+            except (BundleError, OSError) as problem:
+                log.warning(
+                    "version %s of model %s is left alone until it is complete: %s", version.name, name, problem
+                )
+            else:
+                return version
+        return None
+
+    def _models(self) -> Iterator[tuple[str, list[Path]]]:
+        """Each model with its versions, the newest first."""
+        for model in _folders(self.path):
+            yield model.name, sorted(_folders(model), key=_natural, reverse=True)
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        return sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
+    except OSError as problem:  # it is being removed
+        log.warning("%s cannot be read: %s", path, problem)
+        return []
+
+
+def _natural(path: Path) -> tuple[tuple[int, int, str], ...]:
+    parts = re.findall(r"\d+|\D+", path.name)
+    return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
+
+
+def _signature(versions: list[Path]) -> Signature:
+    found: list[tuple[str, object]] = []
+    for version in versions:
+        try:
+            with os.scandir(version) as entries:
+                for entry in sorted(entries, key=lambda one: one.name):
+                    status = entry.stat()
+                    file = (status.st_ino, status.st_size, status.st_mtime_ns)
+                    found.append((f"{version.name}/{entry.name}", file))
+        except OSError as problem:
+            found.append((version.name, problem.errno))
+    return tuple(found)
