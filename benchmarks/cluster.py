@@ -137,14 +137,23 @@ class ScaleOut:
         """Ask a replica to stop in order. It ends when its calls have, or when its grace time is over."""
         self._replicas[index].ask_to_stop()
 
-    def restart(self, index: int) -> None:
-        """Start a replica again, after its end; returns when the proxy has seen it serve.
+    def command(self, index: int) -> Sequence[str]:
+        """What starts a replica."""
+        return self._replicas[index].command
+
+    def restart(self, index: int, command: Sequence[str] | None = None) -> None:
+        """Start a replica again, after its end in order; returns when the proxy has seen it serve.
+
+        Args:
+            index: of the replica
+            command: what is to start it from now on, in place of what did before
 
         Raises:
             RuntimeError: it ended, or was not ready in time; the message has what it said.
         """
         assert self._proxy is not None
         self._replicas[index].end()
+        self._replicas[index].command = command or self._replicas[index].command
         self._replicas[index].start()
         self._replicas[index].wait_until_listening()
         self._proxy.wait_until(lambda: self.serving()[index])
@@ -212,7 +221,8 @@ class _Program:
     """A child process, started. What it says goes to a file."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
-        self._command = command
+        self.command = command
+        """What `start` runs."""
         self._log = log
         self.start()
 
@@ -226,7 +236,7 @@ class _Program:
             self._began = log.tell()
             # Ctrl-C in a terminal reaches its whole group. This one is ended in its turn, by whoever started it.
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait_until(self, ready: Callable[[], bool]) -> None:

@@ -106,6 +106,22 @@ async def uninterrupted(client: AsyncClient, seed: int, length: int) -> str:
     return (await session.complete("The ", max_tokens=length, timeout=None, **options_of(seed))).text
 
 
+async def compared(client: AsyncClient, counts: Counts, length: int) -> dict[str, int]:
+    """How the texts differ from those without a break: "lost" and "repeated" characters, and texts that differ."""
+    found = {"lost": 0, "repeated": 0, "different": 0}
+    work = list(counts.texts.items())
+    for begin in range(0, len(work), 32):
+        part = work[begin : begin + 32]
+        wanted = await asyncio.gather(*(uninterrupted(client, seed, length) for seed, _ in part))
+        for (seed, text), expected in zip(part, wanted, strict=True):
+            if text != expected:
+                say(f"seed {seed}: {len(text)} characters in place of {len(expected)}")
+            found["different"] += text != expected
+            found["lost"] += max(0, len(expected) - len(text))
+            found["repeated"] += max(0, len(text) - len(expected))
+    return found
+
+
 async def figures(
     cluster: ScaleOut, kills: int, streams: int, replicas: int, length: int, budget: Budget
 ) -> dict[str, Any]:
@@ -119,25 +135,13 @@ async def figures(
         killed = await killing
         await asyncio.gather(*clients)
         say(f"{len(counts.texts)} texts, {counts.resumptions} resumptions; now the same without kills")
-        lost = repeated = different = 0
-        work = list(counts.texts.items())
-        for begin in range(0, len(work), 32):
-            part = work[begin : begin + 32]
-            wanted = await asyncio.gather(*(uninterrupted(client, seed, length) for seed, _ in part))
-            for (seed, text), expected in zip(part, wanted, strict=True):
-                if text != expected:
-                    say(f"seed {seed}: {len(text)} characters in place of {len(expected)}")
-                different += text != expected
-                lost += max(0, len(expected) - len(text))
-                repeated += max(0, len(text) - len(expected))
+        differences = await compared(client, counts, length)
     return {
         "kills": killed,
         "kills_wanted": kills,
-        "streams": len(work),
+        "streams": len(counts.texts),
         "resumptions": counts.resumptions,
-        "lost": lost,
-        "repeated": repeated,
-        "different": different,
+        **differences,
         "resume_ms": milliseconds(counts.pauses),
         "hardware": hardware(),
     }
