@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from charloom.bundle import Bundle
+from charloom.cli.main import main
 from charloom.client import Client, PermissionDenied, RequestError, Unauthenticated
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.grpc.listener import SERVICES
@@ -256,6 +257,34 @@ def test_keys_are_added_and_revoked_while_the_server_runs(closed: Closed) -> Non
         eventually(lambda: not known(client))
     with Client(closed.address, token=closed.keys["shop"]) as client:
         assert client.models()
+
+
+def test_a_key_is_rotated_under_load_without_a_failed_call(closed: Closed, capsys: pytest.CaptureFixture[str]) -> None:
+    old = closed.add("shop")
+    with Client(closed.address, token=old) as client:
+        eventually(lambda: known(client))
+        command = ["keys", "rotate", old.split("_")[1], "--file", str(closed.file), "--grace", "5s"]
+        assert main(command) == 0
+        with Client(closed.address, token=capsys.readouterr().out.strip()) as fresh:
+            while not known(fresh):
+                assert client.complete("KING:", max_tokens=1).text
+            eventually(lambda: not known(client))
+            kind, reason, message = failure(client.models)
+            assert (kind, reason) == (Unauthenticated, "CREDENTIALS_INVALID")
+            assert "expired" in message
+            assert fresh.complete("KING:", max_tokens=1).text
+
+
+def test_reflection_that_is_turned_off_answers_nobody(bundle: Bundle, decoder: Decoder) -> None:
+    with (
+        running_server([(bundle, decoder)], ServerSettings(grace_seconds=0, reflection=False)) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        with pytest.raises(grpc.RpcError) as problem:
+            list(stub.ServerReflectionInfo(iter([asked]), timeout=20))
+        assert problem.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
 
 
 def test_a_certificate_of_a_client_says_who_it_is(bundle: Bundle, decoder: Decoder, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import grpc
@@ -21,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from charloom.bundle import Bundle, read_bundle
 from charloom.client import Client
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+from tests.authority import Authority
 from tests.integration.conftest import eventually
 from tests.unit.bundle.bundle_files import change_manifest
 
@@ -260,6 +262,38 @@ def test_a_server_that_cannot_start_says_why_in_one_line(bundle: Bundle, argumen
     assert message in done.stderr
     assert done.stderr.startswith("charloom serve: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_default_command_of_the_image_is_refused_and_the_lines_that_it_shows_work(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    image = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    entry, words = (
+        json.loads(re.findall(rf"^{part} (\[.*\])$", image, re.MULTILINE)[-1]) for part in ("ENTRYPOINT", "CMD")
+    )
+    assert entry == ["charloom"]
+    command = [sys.executable, "-m", "charloom.cli.main"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    said, *shown = done.stderr.splitlines()
+    assert said.startswith("charloom serve: --host 0.0.0.0 is for other machines too")
+    assert len(shown) == 2
+    chain, key = Authority(tmp_path).issue("server", "localhost")
+    keys = tmp_path / "keys.json"
+    make = ["keys", "create", "--tenant", "shop", "--file", str(keys)]
+    subprocess.run([*command, *make], capture_output=True, timeout=300, check=True)
+    files = {"--tls-cert": chain, "--tls-key": key, "--keys": keys}
+    for line in shown:
+        program, *arguments = line.split("   (")[0].split()
+        assert program == "charloom"
+        arguments = [str(files[before]) if word == "FILE" else word for before, word in pairwise(["", *arguments])]
+        with subprocess.Popen(
+            [*command, *arguments, str(bundle.path), "--port", "0"], stdout=subprocess.PIPE, text=True
+        ) as server:
+            assert server.stdout is not None
+            assert server.stdout.readline().startswith("listening on 0.0.0.0:"), line
+            server.terminate()
+            assert server.wait(60) == 0
 
 
 def test_two_bundles_of_one_name_are_refused(bundle: Bundle) -> None:

@@ -23,6 +23,7 @@
     +-- SealedStateOfAnotherModel
     +-- Overloaded              try again later
     +-- TooMuchMemory           no call may need so much; it is in `memory_budget`
+    +-- QuotaExceeded           more than this caller may have; it is in `quotas`
     +-- Draining                the engine is stopping
     +-- ReaderStalled           nobody reads the text
     +-- ClientIdle              the client has sent nothing for too long

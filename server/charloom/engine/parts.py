@@ -5,6 +5,22 @@ from __future__ import annotations
 from charloom.engine.shares import Share
 
 
+def fits(most: int, beyond: int, total: int, own: int, part: float, count: int) -> bool:
+    """Whether a caller may have so much more, as `Parts` says.
+
+    Args:
+        most: how much there is
+        beyond: how much may be taken in all
+        total: how much is taken
+        own: how much of it the caller has
+        part: the caller's, of all
+        count: how much more
+    """
+    if total + count <= most:
+        return True
+    return total + count <= beyond and own + count <= most * part
+
+
 class Parts:
     """Counts for each caller what it has.
 
@@ -28,15 +44,15 @@ class Parts:
         """How much is taken."""
         return self._total
 
+    def of(self, share: Share) -> int:
+        """How much a caller has."""
+        return self._of.get(share.name, 0)
+
     def fits(self, share: Share, count: int = 1) -> bool:
         """Whether a caller may have so much more."""
-        if self._total + count <= self._most:
-            return True
-        if self._total + count > self._beyond:
-            return False
-        own = self._of.get(share.name, 0)
+        own = self.of(share)
         weights = self._weights + (0.0 if own else share.weight)
-        return own + count <= self._most * share.weight / weights
+        return fits(self._most, self._beyond, self._total, own, share.weight / weights, count)
 
     def add(self, share: Share, count: int = 1) -> None:
         """A caller has so much more."""

@@ -10,6 +10,8 @@ import math
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from charloom.engine.quotas import UNLIMITED, Quota
+
 
 class Share(NamedTuple):
     """A caller, as far as the engine divides itself between callers."""
@@ -17,12 +19,19 @@ class Share(NamedTuple):
     name: str = ""
     weight: float = 1.0
     """How much it gets, in proportion to others."""
+    quota: Quota = UNLIMITED
+    """What it may have at most, whatever others do."""
 
 
 ONLY = Share()
 """Of the one caller that there is, where nobody tells callers apart."""
 
 _share: ContextVar[Share] = ContextVar("share", default=ONLY)
+
+
+def name_of_tenant(tenant: str) -> str:
+    """The name of the share of a tenant; empty for the only one of a server that tells nobody apart."""
+    return f"tenant {tenant}" if tenant else ""
 
 
 def set_share(share: Share) -> None:

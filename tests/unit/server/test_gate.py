@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -11,8 +13,10 @@ from charloom.engine.errors import EngineError, InvalidRequest
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
 from charloom.server.identity.gate import EVERYTHING, Gate, Identity, Shown
 from charloom.server.identity.key_file import Certificate, KeyFile, made
+from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.scopes import Scope
 from charloom.server.identity.watched import Watched
+from charloom.server.settings import ServerSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 TEXT, KEY = made("shop", [Scope.READ, Scope.GENERATE], NOW, NOW + timedelta(days=1))
@@ -89,3 +93,50 @@ def test_a_server_that_asks_nobody_takes_no_tenant_from_a_stranger() -> None:
     assert (found.tenant, found.proven) == ("", False)
     with pytest.raises(TenantNotAllowed, match="--trust-proxy"):
         OPEN.admit(Shown(tenants=["acme"]), Scope.READ)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_text("{"),
+        lambda path: path.write_text(KeyFile(keys=(KEY, OLD)).model_dump_json().replace(OLD.id, KEY.id)),
+        lambda path: path.chmod(0o644),
+        lambda path: path.unlink(),
+        lambda path: (path.unlink(), path.symlink_to("x" * 300)),
+    ],
+    ids=["malformed", "two keys with one id", "world-readable", "gone", "not to be looked up"],
+)
+def test_a_file_of_keys_that_is_spoilt_while_the_server_runs_lets_in_whom_it_did(
+    spoil: Callable[[Path], object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "keys.json"
+    text, key = made("shop", [Scope.READ], NOW, None)
+    path.touch(0o600)
+    path.write_text(KeyFile(keys=(key,)).model_dump_json())
+    gate = gate_of(ServerSettings(keys=path))
+    assert gate.keys is not None
+    spoil(path)
+    for _ in range(3):
+        gate.keys.look()
+        assert gate.admit(token(text), Scope.READ).tenant == "shop"
+    (record,) = caplog.records
+    assert "the keys that changed cannot be used, and those before stay in use" in record.getMessage()
+    assert str(path) in record.getMessage()
+
+
+def test_a_file_of_keys_is_read_again_when_its_mode_is_mended(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.touch(0o600)
+    path.write_text("{}")
+    gate = gate_of(ServerSettings(keys=path))
+    assert gate.keys is not None
+    text, key = made("shop", [Scope.READ], NOW, None)
+    path.chmod(0o644)
+    path.write_text(KeyFile(keys=(key,)).model_dump_json())
+    gate.keys.look()
+    with pytest.raises(CredentialsInvalid):
+        gate.admit(token(text), Scope.READ)
+    path.chmod(0o600)  # as the error in the log says
+    gate.keys.look()
+    assert gate.admit(token(text), Scope.READ).tenant == "shop"

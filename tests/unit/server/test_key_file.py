@@ -107,6 +107,18 @@ def test_a_file_that_is_missing_is_no_file_or_readable_by_all_is_refused(tmp_pat
         read_key_file(path)
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (Path("/proc/self/mem"), "Input/output error"),  # a file that even root cannot read from its beginning
+        (Path("x" * 300), "File name too long"),  # a path that cannot be looked up, as one in a forbidden folder
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(path: Path, said: str) -> None:
+    with pytest.raises(KeyFileProblem, match=f"cannot read {path}: {said}"):
+        read_key_file(path)
+
+
 def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     path = written(tmp_path / "keys.json", {"keys": [ENTRY]})
     before = path.read_text()

@@ -129,8 +129,12 @@ def read_key_file(path: Path) -> KeyFile:
     Raises:
         KeyFileProblem: it cannot be read, everybody can read it, or something in it is wrong.
     """
-    if not path.exists():
-        raise KeyFileProblem(f"there is no file {path}; charloom keys create makes it, with a first key")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise KeyFileProblem(f"there is no file {path}; charloom keys create makes it, with a first key") from None
+    except OSError as problem:  # a folder that may not be looked into, for example
+        raise KeyFileProblem(f"cannot read {path}: {problem.strerror}") from problem
     require_secret(path, KeyFileProblem)
     try:
         content = path.read_bytes()

@@ -63,7 +63,7 @@ class Watched(Generic[T]):
                 log.info("the %s have changed and are in use: %s", self._what, ", ".join(map(str, self._paths)))
 
     def _sign(self) -> object:
-        """Something that differs once any of the files was written or replaced."""
+        """Something that differs once any of the files was written or replaced, or is for others to read."""
         found: list[object] = []
         for path in self._paths:
             try:
@@ -71,5 +71,5 @@ class Watched(Generic[T]):
             except OSError as problem:
                 found.append(problem.errno)
             else:
-                found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+                found.append((status.st_ino, status.st_size, status.st_ctime_ns))
         return found

@@ -105,9 +105,19 @@ async def test_sessions_take_no_more_memory_than_they_may() -> None:
     assert await fill(store, "a", place, 100) == 10
     assert store.memory == 10 * each
     await store.delete(Key("", "a-3"))
-    await store.add([made(place, "more")])
+    await add(store, "a", made(place, "more"))
     with pytest.raises(Overloaded):
-        await store.add([made(place, "one too many")])
+        await add(store, "a", made(place, "one too many"))
+
+
+async def test_whoever_takes_all_memory_for_sessions_locks_nobody_out() -> None:
+    place = Place()
+    store = MemoryStore(1000, place.now, most_memory=16 * made(place, "one").memory)
+    assert await fill(store, "greedy", place, 100) == 16
+    assert await fill(store, "polite", place, 100) == 4
+    await store.delete(Key("", "greedy-0"))
+    with pytest.raises(Overloaded):
+        await add(store, "greedy", made(place, "more"))
 
 
 async def test_what_sessions_take_follows_what_they_hold() -> None:

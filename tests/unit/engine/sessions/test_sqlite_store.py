@@ -225,10 +225,10 @@ async def test_a_server_starts_on_a_full_disk(small_disk: Path) -> None:
     await store.close()
     fill(small_disk)
     store = place.make(2000)
-    with pytest.raises(StoreFull):
-        await store.add([made(place, "new")])
+    more = await add_until_full(store, place, "new", 4)
+    assert more < 10, "there is room in the log alone"
     await place.wait(1000)
-    assert await store.sweep() == added
+    assert await store.sweep() == added + more
     await store.close()
 
 

@@ -21,11 +21,14 @@ from charloom.engine.errors import (
     SessionTakenOver,
 )
 from charloom.engine.parts import Parts
+from charloom.engine.quotas import Kept, QuotaExceeded, require_kept
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS, Lease
 from charloom.engine.shares import Share, current_share
 
 MOST_TOMBSTONES = 100_000
+SPARE = 0.25
+"""Of the memory for sessions, how much more there is for callers that have less than their part of it."""
 FEW = 100
 """Keys that are taken out of the list of all one by one; where there are more, the list is made anew."""
 
@@ -44,7 +47,8 @@ class MemoryStore:
     Args:
         capacity: most sessions that are kept; see `Parts`
         now: the clock
-        most_memory: bytes that they may take when another one is added; None: any number
+        most_memory: bytes that they may take when another one is added, and a quarter more where a caller has less than
+            its part; None: any number
     """
 
     shared: ClassVar[bool] = False
@@ -53,7 +57,7 @@ class MemoryStore:
     def __init__(self, capacity: int, now: Callable[[], datetime] = utc_now, most_memory: int | None = None) -> None:
         self._capacity = capacity
         self._most_memory = most_memory
-        self._memory = 0
+        self._bytes = Parts(most_memory or 0, int((most_memory or 0) * (1 + SPARE)))
         self._now = now
         self._sessions: dict[Key, Session] = {}
         self._parts = Parts(capacity)
@@ -74,7 +78,7 @@ class MemoryStore:
     @property
     def memory(self) -> int:
         """See `Store`."""
-        return self._memory
+        return self._bytes.total
 
     @property
     def busy(self) -> int:
@@ -90,12 +94,11 @@ class MemoryStore:
                 raise SessionExists(session.id)
             wanted.add(session.key)
         share = current_share()
-        if not self._has_room(share, sessions):
+        try:
+            self._require_room(share, sessions)
+        except (Overloaded, QuotaExceeded):
             await self.sweep()
-        if not self._has_room(share, sessions):
-            raise Overloaded(
-                f"{len(self._sessions)} sessions are kept already, as many as this server has room for", retry_after=60
-            )
+            self._require_room(share, sessions)
         if sessions:
             self._parts.add(share, len(sessions))
         for session in sessions:
@@ -177,24 +180,32 @@ class MemoryStore:
                 self._unlist(session.key)
         return len(expired)
 
+    async def kept(self, share: Share) -> Kept:
+        """See `Store`."""
+        return self._kept(share)
+
     async def check(self) -> None:
         """See `Store`."""
 
     async def close(self) -> None:
         """See `Store`."""
 
-    def _has_room(self, share: Share, sessions: Sequence[Session]) -> bool:
-        if (
-            self._most_memory is not None
-            and self._memory + sum(session.memory for session in sessions) > self._most_memory
-        ):
-            return False
-        return self._parts.fits(share, len(sessions))
+    def _require_room(self, share: Share, sessions: Sequence[Session]) -> None:
+        more = Kept(len(sessions), sum(session.memory for session in sessions))
+        require_kept(share.quota, self._kept(share), more)
+        fits = self._parts.fits(share, more.sessions)
+        if not fits or (self._most_memory is not None and not self._bytes.fits(share, more.bytes)):
+            raise Overloaded(
+                f"{len(self._sessions)} sessions are kept already, as many as this server has room for", retry_after=60
+            )
+
+    def _kept(self, share: Share) -> Kept:
+        return Kept(self._parts.of(share), self._bytes.of(share))
 
     def _put(self, session: Session) -> None:
         before = self._sessions.get(session.key)
         self._sessions[session.key] = session
-        self._memory += session.memory - (before.memory if before is not None else 0)
+        self._bytes.add(self._owners[session.key], session.memory - (before.memory if before is not None else 0))
         if before is None or session.expires < before.expires:
             heapq.heappush(self._due, (session.expires, session.key))
             if len(self._due) > 2 * len(self._sessions) + 1024:  # of sessions that have gone, or were shortened
@@ -229,11 +240,11 @@ class MemoryStore:
         self._unlist(key)
 
     def _take_out(self, key: Key, kind: type[SessionExpired | SessionDeleted], at: datetime) -> Session:
-        self._parts.remove(self._owners.pop(key))
+        owner, session = self._owners.pop(key), self._sessions.pop(key)
+        self._parts.remove(owner)
+        self._bytes.remove(owner, session.memory)
         self._tombstones[key] = (kind, at)
         self._drop_old_tombstones()
-        session = self._sessions.pop(key)
-        self._memory -= session.memory
         return session
 
     def _unlist(self, key: Key) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 from charloom.engine.errors import EngineError, StoreFull, StoreUnavailable
+from charloom.engine.quotas import Kept
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores.store import Lease, Store
+from charloom.engine.shares import Share
 from charloom.engine.telemetry import Totals, current_call
 
 T = TypeVar("T")
@@ -72,6 +74,10 @@ class ObservedStore:
     async def delete(self, key: Key) -> Session:
         """See `Store`."""
         return await self._timed("delete", self._store.delete(key))
+
+    async def kept(self, share: Share) -> Kept:
+        """See `Store`."""
+        return await self._timed("kept", self._store.kept(share))
 
     async def sweep(self) -> int:
         """See `Store`."""

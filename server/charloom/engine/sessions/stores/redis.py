@@ -10,6 +10,9 @@ All keys begin with `{charloom}:`, so that a cluster has them in one place:
     mark:ID     hash, outlives its session by a day: what the session is to be called then, since when, and the holder
     index       sorted set, the IDs in their order, for pages
     due         sorted set, the IDs by when they end, for sweeping
+    holdings    hash, of each ID in the index the bytes that it takes and the name of the share that has it
+    owned       hash, of each such name how many
+    owned-bytes hash, and of how many bytes
     fence       the last fence that was given
 
 ID is the tenant with its length in front, then the session's id. Fences are microseconds of the server's clock, if
@@ -39,11 +42,13 @@ from charloom.engine.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from charloom.engine.quotas import Kept, require_kept
 from charloom.engine.sessions.records import PLAIN, Records
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores import redis_scripts as lua
 from charloom.engine.sessions.stores.redis_connections import Connections, said
 from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Lease
+from charloom.engine.shares import Share, current_share
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
@@ -93,7 +98,7 @@ class RedisStore:
         self._add, self._get, self._page = script(lua.ADD), script(lua.GET), script(lua.PAGE_OF)
         self._acquire, self._write, self._drop = script(lua.ACQUIRE), script(lua.WRITE), script(lua.DROP)
         self._renew, self._delete, self._sweep = script(lua.RENEW), script(lua.DELETE), script(lua.SWEEP)
-        self._check = script(lua.CHECK)
+        self._check, self._kept, self._recount = script(lua.CHECK), script(lua.KEPT), script(lua.RECOUNT)
         self._capacity = capacity
         self._now = now
         self._times = (round(lease_seconds * 1000), round(TOMBSTONE_SECONDS * 1000))
@@ -113,6 +118,7 @@ class RedisStore:
             message = f"cannot keep sessions in {self._connections.where}: {said(problem.__cause__) or 'no answer'}"
             raise (ValueError if refused else OSError)(message) from problem
         await self._look_at_eviction()
+        await self._count_all()
 
     @property
     def memory(self) -> int:
@@ -121,12 +127,26 @@ class RedisStore:
 
     async def add(self, sessions: Sequence[Session]) -> None:
         """See `Store`."""
-        groups = [(_id(one.key), self._records.pack(one), *self._expiry(one)) for one in sessions]
-        what, *rest = await self._run(self._add, self._capacity, *(field for group in groups for field in group))
+        share, size = current_share(), sum(one.memory for one in sessions)
+        quota = share.quota
+        groups = [(_id(one.key), self._records.pack(one), *self._expiry(one), one.memory) for one in sessions]
+        what, *rest = await self._run(
+            *(
+                self._add,
+                self._capacity,
+                share.name,
+                _or_nothing(quota.sessions),
+                _or_nothing(quota.session_bytes),
+                size,
+            ),
+            *(field for group in groups for field in group),
+        )
         if what == b"exists":
             raise SessionExists(sessions[rest[0]].id)
-        if what == b"full":
-            raise Overloaded(f"{self._capacity} sessions are kept already, the most this server keeps", retry_after=60)
+        if what == b"quota":
+            require_kept(quota, Kept(*rest), Kept(len(sessions), size))
+        if what != b"done":
+            raise Overloaded(f"{rest[0]} sessions are kept already, as many as this server keeps", retry_after=60)
 
     async def get(self, key: Key) -> Session:
         """See `Store`."""
@@ -184,7 +204,13 @@ class RedisStore:
             batch, due = await self._run(self._sweep, _BATCH)
             swept += int(batch)
             if due < _BATCH or not batch:  # all that is due may be in use
-                return swept
+                break
+        await self._count_all()
+        return swept
+
+    async def kept(self, share: Share) -> Kept:
+        """See `Store`."""
+        return Kept(*await self._run(self._kept, share.name))
 
     async def check(self) -> None:
         """See `Store`."""
@@ -224,7 +250,8 @@ class RedisStore:
         call_id = "" if session.call is None else session.call.id
         (what,) = await self._run(
             self._write,
-            *(_id(session.key), lease.fence, self._records.pack(session), int(held), call_id, *self._expiry(session)),
+            *(_id(session.key), lease.fence, self._records.pack(session), int(held), call_id),
+            *(*self._expiry(session), session.memory),
         )
         if what == b"taken":
             raise SessionTakenOver(session.id)
@@ -233,6 +260,13 @@ class RedisStore:
         """How many milliseconds a session has left, and when it will be said to have expired."""
         left = (session.expires - self._now()).total_seconds()
         return max(0, math.ceil(left * 1000)), to_microseconds(session.expires)
+
+    async def _count_all(self) -> None:
+        """Count the sessions of which servers of version 0.1 do not tell whose they are: they are their tenants'."""
+        with contextlib.suppress(StoreFull):  # then another time
+            after = await self._run(self._recount, b"", _BATCH)
+            while after:
+                after = await self._run(self._recount, after, _BATCH)
 
     async def _look_at_eviction(self) -> None:
         where = self._connections.where
@@ -258,6 +292,10 @@ class RedisStore:
             raise SessionNotFound(key.id)
         at = from_microseconds(int(rest[0]))
         raise (SessionDeleted if what == b"deleted" else SessionExpired)(key.id, at)
+
+
+def _or_nothing(most: int | None) -> int | str:
+    return "" if most is None else most
 
 
 def _id(key: Key) -> str:

@@ -12,6 +12,8 @@ local time = redis.call('TIME')
 local MICROSECONDS = time[1] * 1000000 + time[2]
 local NOW = math.floor(MICROSECONDS / 1000)
 
+local HOLDINGS, OWNED, OWNED_BYTES = KEYS[1] .. 'holdings', KEYS[1] .. 'owned', KEYS[1] .. 'owned-bytes'
+
 local function session_of(id) return KEYS[1] .. 'session:' .. id end
 local function lease_of(id) return KEYS[1] .. 'lease:' .. id end
 local function mark_of(id) return KEYS[1] .. 'mark:' .. id end
@@ -26,16 +28,55 @@ local function outlives_lease(id)
   if redis.call('PTTL', session_of(id)) < LEASE then ends(id, NOW + LEASE) end
 end
 
+-- Who has a session, and how many bytes it takes; nothing for one that nobody has counted.
+local function holding(id)
+  local held = redis.call('HGET', HOLDINGS, id)
+  if held then
+    local bytes, owner = string.match(held, '^(%d+) (.*)$')
+    return owner, tonumber(bytes)
+  end
+end
+
+local function disown(id)
+  local owner, bytes = holding(id)
+  if not owner then return end
+  redis.call('HDEL', HOLDINGS, id)
+  if redis.call('HINCRBY', OWNED, owner, -1) > 0 then
+    redis.call('HINCRBY', OWNED_BYTES, owner, -bytes)
+  else
+    redis.call('HDEL', OWNED, owner)
+    redis.call('HDEL', OWNED_BYTES, owner)
+  end
+end
+
+-- Count what a session takes: against whoever has it, else against this owner.
+local function own(id, owner, bytes)
+  local known, before = holding(id)
+  if known == nil then redis.call('HINCRBY', OWNED, owner, 1) end
+  if before == bytes then return end
+  owner = known or owner
+  redis.call('HSET', HOLDINGS, id, string.format('%.0f %s', bytes, owner))
+  redis.call('HINCRBY', OWNED_BYTES, owner, bytes - (before or 0))
+end
+
+-- The name of the share of the tenant that an id begins with, with its length; see name_of_tenant.
+local function owner_of(id)
+  local length, rest = string.match(id, '^(%d+):(.*)$')
+  return length == '0' and '' or 'tenant ' .. string.sub(rest, 1, tonumber(length))
+end
+
 -- Where there is no memory left, the first write that needs some is refused: HSET, so that nothing is half done.
-local function keep(id, record, holder, newest, call_id, ttl, expires)
+local function keep(id, record, holder, newest, call_id, ttl, expires, owner, bytes)
   redis.call('HSET', session_of(id), 'record', record, 'holder', holder, 'newest', newest, 'call_id', call_id)
   redis.call('HSET', mark_of(id), 'kind', 'expired', 'at', expires, 'holder', holder)
   redis.call('ZADD', INDEX, 0, id)
   redis.call('ZADD', DUE, NOW + ttl, id)
   ends(id, NOW + ttl)
+  own(id, owner, tonumber(bytes))
 end
 
 local function unlist(id)
+  disown(id)
   redis.call('ZREM', INDEX, id)
   redis.call('ZREM', DUE, id)
 end
@@ -84,23 +125,37 @@ def script(method: str) -> str:
     return f"{_COMMON}\nlocal function method()\n{method}\nend\n{_LAST}"
 
 
+# After the lease and the tombstone: capacity; owner; how many sessions and bytes it may have, nothing for any number;
+# bytes of the new ones together; and five values of each. Here all callers weigh the same.
 ADD = """
-local capacity, wanted = tonumber(ARGV[3]), {}
-for at = 4, #ARGV, 4 do
+local capacity, owner, most, most_bytes = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local bytes, wanted, count = tonumber(ARGV[7]), {}, (#ARGV - 7) / 5
+for at = 8, #ARGV, 5 do
   local id = ARGV[at]
-  if wanted[id] or redis.call('EXISTS', session_of(id)) == 1 then return {'exists', (at - 4) / 4} end
+  if wanted[id] or redis.call('EXISTS', session_of(id)) == 1 then return {'exists', (at - 8) / 5} end
   wanted[id] = true
 end
-local function has_room()
-  local fresh = 0
-  for id in pairs(wanted) do if not redis.call('ZSCORE', INDEX, id) then fresh = fresh + 1 end end
-  return redis.call('ZCARD', INDEX) + fresh <= capacity
+for id in pairs(wanted) do
+  if redis.call('ZSCORE', INDEX, id) then unlist(id) end -- it has ended, and was not swept yet
 end
-while not has_room() do
-  if sweep(500) == 0 then return {'full'} end
+local function refusal()
+  local sessions = tonumber(redis.call('HGET', OWNED, owner) or 0)
+  local has_bytes = tonumber(redis.call('HGET', OWNED_BYTES, owner) or 0)
+  if (most and sessions + count > most) or (most_bytes and has_bytes + bytes > most_bytes) then
+    return {'quota', sessions, has_bytes}
+  end
+  local total = redis.call('ZCARD', INDEX)
+  if total + count <= capacity then return end
+  local owners = redis.call('HLEN', OWNED) + (sessions == 0 and 1 or 0)
+  if total + count > 2 * capacity or sessions + count > capacity / owners then return {'full', total} end
 end
-for at = 4, #ARGV, 4 do
-  keep(ARGV[at], ARGV[at + 1], '', '', '', tonumber(ARGV[at + 2]), ARGV[at + 3])
+local refused = refusal()
+while refused do
+  if sweep(500) == 0 then return refused end
+  refused = refusal()
+end
+for at = 8, #ARGV, 5 do
+  keep(ARGV[at], ARGV[at + 1], '', '', '', tonumber(ARGV[at + 2]), ARGV[at + 3], owner, ARGV[at + 4])
 end
 return {'done'}
 """
@@ -144,7 +199,7 @@ return {'done', found[1], fence, same_call and 1 or 0}
 """
 
 WRITE = """
-local id, fence, record, held, call_id, ttl, expires = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local id, fence, record, held, call_id, ttl, expires, bytes = unpack(ARGV, 3)
 local found = redis.call('HMGET', session_of(id), 'holder', 'call_id')
 if found[1] then
   if found[1] ~= fence then return {'taken'} end
@@ -153,11 +208,11 @@ elseif lost(id, fence) then
   return {'taken'}
 end
 if held == '1' then
-  keep(id, record, fence, fence, call_id, tonumber(ttl), expires)
+  keep(id, record, fence, fence, call_id, tonumber(ttl), expires, owner_of(id), bytes)
   redis.call('SET', lease_of(id), '', 'PX', LEASE)
   outlives_lease(id)
 else
-  keep(id, record, '', fence, '', tonumber(ttl), expires)
+  keep(id, record, '', fence, '', tonumber(ttl), expires, owner_of(id), bytes)
   redis.call('DEL', lease_of(id))
 end
 if tonumber(redis.call('GET', FENCE) or 0) < tonumber(fence) then redis.call('SET', FENCE, fence) end
@@ -206,6 +261,32 @@ return {'done', record}
 """
 
 SWEEP = "return {sweep(tonumber(ARGV[3]))}"
+
+KEPT = """
+return {tonumber(redis.call('HGET', OWNED, ARGV[3]) or 0), tonumber(redis.call('HGET', OWNED_BYTES, ARGV[3]) or 0)}
+"""
+
+# Servers of version 0.1 count nobody's sessions: those that they add are to be counted, those that they forget are not.
+# Each run does a part, and is right by itself; the last one answers an empty text.
+RECOUNT = """
+local after, most = ARGV[3], tonumber(ARGV[4])
+if after == '' and redis.call('HLEN', HOLDINGS) == redis.call('ZCARD', INDEX) then return '' end
+local counting = string.sub(after, 1, 1) ~= '>'
+if counting then
+  local ids = redis.call('ZRANGEBYLEX', INDEX, after == '' and '-' or '(' .. after, '+', 'LIMIT', 0, most)
+  for _, id in ipairs(ids) do
+    if redis.call('HEXISTS', HOLDINGS, id) == 0 then
+      own(id, owner_of(id), redis.call('HSTRLEN', session_of(id), 'record'))
+    end
+  end
+  return #ids == most and ids[most] or '>0'
+end
+local cursor, found = unpack(redis.call('HSCAN', HOLDINGS, string.sub(after, 2), 'COUNT', most))
+for at = 1, #found, 2 do
+  if not redis.call('ZSCORE', INDEX, found[at]) then disown(found[at]) end
+end
+return cursor == '0' and '' or '>' .. cursor
+"""
 
 # Refused as every write is. To delete nothing changes nothing, and is done where there is no memory left.
 CHECK = "redis.call('DEL', KEYS[1] .. 'nothing') return {'done'}"

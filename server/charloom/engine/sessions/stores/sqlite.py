@@ -24,7 +24,6 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
 from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
 from charloom.engine.errors import (
     EngineError,
-    Overloaded,
     SessionBusy,
     SessionDeleted,
     SessionExists,
@@ -34,10 +33,13 @@ from charloom.engine.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from charloom.engine.quotas import Kept
 from charloom.engine.sessions.records import PLAIN, Records
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores.sqlite_file import PATIENCE, empty_log, identity, is_full, open_file
+from charloom.engine.sessions.stores.sqlite_owners import hold, kept_for, refusal
 from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Lease
+from charloom.engine.shares import Share, current_share
 
 T = TypeVar("T")
 
@@ -109,7 +111,8 @@ class SqliteStore:
 
     async def add(self, sessions: Sequence[Session]) -> None:
         """See `Store`."""
-        await self._do(lambda: self._add(sessions))
+        share = current_share()
+        await self._do(lambda: self._add(sessions, share))
 
     async def get(self, key: Key) -> Session:
         """See `Store`."""
@@ -144,6 +147,10 @@ class SqliteStore:
         """See `Store`."""
         return await self._do(lambda: self._delete(key), frees=True)
 
+    async def kept(self, share: Share) -> Kept:
+        """See `Store`."""
+        return await self._do(lambda: kept_for(self._connection, share), "BEGIN")
+
     async def sweep(self) -> int:
         """See `Store`."""
         swept = 0
@@ -166,7 +173,7 @@ class SqliteStore:
 
     # What the thread does.
 
-    def _add(self, sessions: Sequence[Session]) -> None:
+    def _add(self, sessions: Sequence[Session], share: Share) -> None:
         (free_pages,) = self._sql("PRAGMA freelist_count").fetchone()
         if not self._reserve.hold() and free_pages < self._reserve.spare_pages:
             raise StoreFull(f"less than {2 * self._reserve.size / 1e6:.3g} MB of its disk are free")
@@ -176,13 +183,13 @@ class SqliteStore:
                 if not self._expired(row):
                     raise SessionExists(session.id)
                 self._sql("DELETE FROM sessions WHERE number = ?", row.number)
-        while not self._has_room(len(sessions)) and self._sweep():
-            pass
-        if not self._has_room(len(sessions)):
-            raise Overloaded(f"{self._capacity} sessions are kept already, the most this server keeps", retry_after=60)
+        more = Kept(len(sessions), sum(session.memory for session in sessions))
+        while (problem := refusal(self._connection, self._capacity, share, more)) is not None:
+            if not self._sweep():
+                raise problem
         for session in sessions:
             try:
-                self._insert(session, fence=0, held=False, call_id="")
+                self._insert(session, fence=0, held=False, call_id="", owner=share.name)
             except sqlite3.IntegrityError as problem:  # one id twice
                 raise SessionExists(session.id) from problem
 
@@ -221,6 +228,7 @@ class SqliteStore:
             *(row.call_id if held else "", row.number),
         )
         self._sql("UPDATE records SET record = ? WHERE session = ?", self._records.pack(session), row.number)
+        hold(self._connection, row.number, session)
 
     def _write_back(self, lease: Lease, session: Session, *, held: bool) -> None:
         """Write a session that is not there: it expired when its lease had ended, or the file was emptied."""
@@ -316,7 +324,7 @@ class SqliteStore:
         tombstone = self._sql("SELECT fence FROM tombstones WHERE tenant = ? AND id = ?", *lease.session.key).fetchone()
         return tombstone is not None and bool(tombstone[0] != lease.fence)
 
-    def _insert(self, session: Session, fence: int, held: bool, call_id: str) -> None:
+    def _insert(self, session: Session, fence: int, held: bool, call_id: str, owner: str | None = None) -> None:
         self._sql("DELETE FROM tombstones WHERE tenant = ? AND id = ?", *session.key)
         lease_until = self._lease_until() if held else 0
         number = self._sql(
@@ -324,22 +332,16 @@ class SqliteStore:
             *(*session.key, to_microseconds(session.expires), fence, held, lease_until, call_id),
         ).lastrowid
         self._sql("INSERT INTO records VALUES (?, ?)", number, self._records.pack(session))
-
-    def _has_room(self, count: int) -> bool:
-        (kept,) = self._sql("SELECT sessions FROM counters").fetchone()
-        return bool(kept + count <= self._capacity)
+        hold(self._connection, number, session, owner)
 
     def _expired(self, row: _Row) -> bool:
         return row.expires <= to_microseconds(self._now()) and not row.live
 
     def _lease_until(self) -> int:
-        return self._steady_now() + self._lease
-
-    def _steady_now(self) -> int:
-        return int(self._steady() * 1e6)
+        return self._times()["steady"] + self._lease
 
     def _times(self) -> dict[str, int]:
-        return {"now": to_microseconds(self._now()), "steady": self._steady_now(), "lease": self._lease}
+        return {"now": to_microseconds(self._now()), "steady": int(self._steady() * 1e6), "lease": self._lease}
 
     def _sql(self, statement: str, *values: Any) -> sqlite3.Cursor:
         return self._connection.execute(statement, values)

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from charloom.engine.sessions.stores.sqlite_owners import add_owners
 from charloom.engine.sessions.stores.sqlite_reserve import Reserve
 
 APPLICATION_ID = int.from_bytes(b"CLst", "big")
@@ -147,6 +148,7 @@ def _set_up(connection: sqlite3.Connection, where: str, reserve: Reserve) -> Non
     if not _require_ours(connection, where):
         for statement in _SCHEMA:
             connection.execute(statement)
+    add_owners(connection)  # a file of version 0.1 has none
     connection.execute("COMMIT")
     reserve.hold()
 

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from charloom.engine.quotas import Kept
 from charloom.engine.sessions.session import Key, Session
+from charloom.engine.shares import Share
 
 LEASE_SECONDS = 10.0
 """How long a shared store waits for a holder to renew."""
@@ -50,8 +52,12 @@ class Store(Protocol):
     async def add(self, sessions: Sequence[Session]) -> None:
         """Keep new sessions, all or none.
 
+        They count against the share of the call that runs in this task, until they are forgotten. A store that is full
+        takes some more from callers that have less than their part of it; see `Parts`.
+
         Raises:
             SessionExists: an id is in use.
+            QuotaExceeded: the caller may have no more.
             Overloaded: no more sessions are kept.
         """
 
@@ -101,6 +107,9 @@ class Store(Protocol):
             SessionNotFound: or SessionExpired, SessionDeleted: there is none.
             SessionBusy: a call is using it.
         """
+
+    async def kept(self, share: Share) -> Kept:
+        """What is kept for a caller."""
 
     async def sweep(self) -> int:
         """Forget sessions whose time is up; returns how many."""
