@@ -229,7 +229,9 @@ def test_a_head_that_does_not_arrive_ends_its_connection(
     with connection(http_server) as sock:
         if before:
             sock.sendall(head(http_server, before.decode()))
-            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += sock.recv(65536)
         sock.sendall(b"GET /hea")
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(65536) == b""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -12,7 +13,9 @@ import pytest
 
 from charloom.bundle import Bundle
 from charloom.client import Client
+from charloom.engine.errors import DecoderFailure, Overloaded
 from charloom.server.app import Server
+from charloom.server.http import choices
 from tests.integration.conftest import eventually
 from tests.integration.http_client import client, events, refused, running
 
@@ -276,6 +279,55 @@ def test_errors_are_the_exceptions_of_the_openai_package(api: openai.OpenAI) -> 
         api.completions.create(model="none", prompt="a")
     with pytest.raises(openai.APITimeoutError):
         api.with_options(timeout=0.05).completions.create(model="small", prompt="a", max_tokens=60_000)
+
+
+def test_an_error_in_a_stream_is_an_exception_of_the_openai_package(
+    api: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaking(*told: Any) -> AsyncIterator[bytes]:
+        events = choices.streamed(*told)
+        yield await anext(events)
+        raise DecoderFailure("it broke")
+
+    monkeypatch.setattr("charloom.server.http.completions.streamed", breaking)
+    stream = api.completions.create(model="small", prompt=PROMPT, max_tokens=500, seed=1, stream=True)
+    assert next(stream).choices[0].text
+    with pytest.raises(openai.APIError, match="it broke") as failed:
+        next(stream)
+    assert failed.value.code == "decoder_failure"
+
+
+async def test_an_asynchronous_reader_that_is_cancelled_leaves_the_batch(http_server: Server) -> None:
+    base = f"http://{http_server.http_address}/v1"
+    reading = asyncio.Event()
+
+    async def read() -> None:
+        async with openai.AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as other:
+            async for _ in await other.completions.create(model="small", prompt="a", max_tokens=60_000, stream=True):
+                reading.set()
+
+    task = asyncio.create_task(read())
+    await reading.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    eventually(lambda: http_server.engine.models[0].loom.live == 0 and running(http_server) == 0)
+
+
+def test_the_openai_package_tries_again_when_there_was_too_much_to_do(
+    http_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    def busy_at_first(share: object) -> None:
+        tried.append(0.0)
+        if len(tried) == 1:
+            raise Overloaded("busy", 0.01)
+
+    monkeypatch.setattr(http_server.engine.models[0].loom, "admit", busy_at_first)
+    with openai.OpenAI(base_url=f"http://{http_server.http_address}/v1", api_key="none", max_retries=1) as patient:
+        assert patient.completions.create(model="small", prompt="a", max_tokens=3, seed=1).choices[0].text
+    assert len(tried) >= 2
 
 
 def test_a_client_that_leaves_a_stream_leaves_the_batch(api: openai.OpenAI, http_server: Server) -> None:

@@ -1,0 +1,65 @@
+"""The routes that translate between texts and tokens, as lm-evaluation-harness and others call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx2 as httpx
+import pytest
+
+from charloom.bundle import Bundle
+from charloom.server.app import Server
+from tests.integration.http_client import client, refused
+
+TEXT = "The def statement\n"
+
+
+@pytest.fixture(scope="module")
+def plain(http_server: Server) -> Iterator[httpx.Client]:
+    with client(http_server) as plain:
+        yield plain
+
+
+def test_a_text_becomes_tokens_and_is_itself_again(plain: httpx.Client, bundle: Bundle) -> None:
+    """As the harness asks: its `RemoteTokenizer` sends exactly these fields."""
+    told = plain.post("/tokenize", json={"prompt": TEXT, "add_special_tokens": False}).json()
+    assert told["tokens"] == bundle.vocabulary.encode(TEXT).tolist()
+    assert (told["count"], told["token_strs"]) == (len(TEXT), None)
+    assert plain.post("/detokenize", json={"tokens": told["tokens"]}).json() == {"prompt": TEXT}
+
+
+def test_tokens_are_told_as_texts(plain: httpx.Client) -> None:
+    assert plain.post("/tokenize", json={"prompt": TEXT, "return_token_strs": True}).json()["token_strs"] == list(TEXT)
+
+
+def test_the_tokens_are_those_that_completions_take(plain: httpx.Client) -> None:
+    tokens = plain.post("/tokenize", json={"prompt": TEXT}).json()["tokens"]
+    body = {"max_tokens": 20, "seed": 3}
+    of_tokens = plain.post("/v1/completions", json={**body, "prompt": tokens}).json()
+    assert of_tokens["choices"] == plain.post("/v1/completions", json={**body, "prompt": TEXT}).json()["choices"]
+
+
+def test_what_the_tokens_are_is_told(plain: httpx.Client, bundle: Bundle) -> None:
+    told = plain.get("/tokenizer_info").json()
+    assert (told["unit"], told["vocab_size"]) == (bundle.manifest.unit.value, bundle.manifest.vocabulary_size)
+    assert told["bos_token"] == bundle.vocabulary.decode([bundle.manifest.start_token])
+    assert told["eos_token"] is None
+    assert plain.get(f"/tokenizer_info?model={bundle.manifest.name}").json() == told
+    assert refused(plain.get("/tokenizer_info?model=none"))[:2] == (404, "model_not_found")
+
+
+def test_characters_that_the_model_lacks_are_named_or_left_out(plain: httpx.Client) -> None:
+    status, code, param, message = refused(plain.post("/tokenize", json={"prompt": "a\u2603b"}))
+    assert (status, code, param) == (400, "invalid_request", "prompt")
+    assert "U+2603) at 1" in message
+    assert plain.post("/tokenize", json={"prompt": "a\u2603b", "unknown_characters": "skip"}).json()["count"] == 2
+
+
+@pytest.mark.parametrize(("tokens", "param"), [([5, 100_000], "tokens[1]"), ([-1], "tokens[0]"), ("abc", "tokens")])
+def test_tokens_that_do_not_exist_are_named(plain: httpx.Client, tokens: object, param: str) -> None:
+    assert refused(plain.post("/detokenize", json={"tokens": tokens}))[:3] == (400, "invalid_request", param)
+
+
+def test_a_body_lacks_what_it_must_have(plain: httpx.Client) -> None:
+    for route, field in (("/tokenize", "prompt"), ("/detokenize", "tokens")):
+        assert refused(plain.post(route, json={}))[:3] == (400, "invalid_request", field)
