@@ -35,12 +35,17 @@ def given_settings(arguments: argparse.Namespace, settings: type[BaseModel]) -> 
 
 def explain(problem: ValidationError) -> str:
     """Say which flags are at fault and why, in one line."""
+    return "; ".join(mistakes(problem))
+
+
+def mistakes(problem: ValidationError) -> list[str]:
+    """What is wrong with which flag, a sentence each."""
     parts = []
     for error in problem.errors():
         name = ".".join(str(part) for part in error["loc"])
         message = error["msg"].removeprefix("Value error, ")
         parts.append(f"--{name.replace('_', '-')} {error['input']}: {message}" if name else message)
-    return "; ".join(parts)
+    return parts
 
 
 def _metavar(annotation: Any) -> str:

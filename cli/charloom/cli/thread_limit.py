@@ -20,6 +20,10 @@ ADVICE = (
 )
 _SPARE = 4
 """Threads that libraries start for a moment."""
+BESIDE = 2
+"""Threads of a server: for its store, and for inspections."""
+BESIDE_WORKERS = 2
+"""Threads of each model: for first tokens, and at the end to wait for the others."""
 _LARGEST_POOL = 64
 """That OpenBLAS has in NumPy's wheels."""
 
@@ -34,6 +38,16 @@ def numpy_threads() -> int:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     given = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
     return min(cores, int(given) if given.isdecimal() and int(given) else cores, _LARGEST_POOL) - 1
+
+
+def threads_of_server(models: int, workers: int) -> int:
+    """What a server starts.
+
+    Args:
+        models: that it serves
+        workers: of each
+    """
+    return grpc_threads() + BESIDE + models * (workers + BESIDE_WORKERS)
 
 
 def check_threads(count: int) -> None:

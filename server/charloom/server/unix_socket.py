@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import stat
 from pathlib import Path
 
 from charloom.server.listener import PortInUse
@@ -21,11 +20,11 @@ def socket_path(host: str) -> Path | None:
     return Path(host.removeprefix(SCHEME).removeprefix("//")) if host.startswith(SCHEME) else None
 
 
-def make_free(path: Path) -> None:
-    """See that a server can listen at a path; a socket that a killed server has left is removed.
+def require_place(path: Path) -> None:
+    """See that a socket can be at a path; one may be there.
 
     Raises:
-        PortInUse: another process listens there, or no socket can be made there.
+        PortInUse: none can be made there.
     """
     if len(bytes(path)) > LONGEST_PATH:
         raise PortInUse(
@@ -33,12 +32,19 @@ def make_free(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise PortInUse(f"cannot listen on {path}: there is no folder {path.parent}; make it, or choose another path")
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
+    if path.exists() and not path.is_socket():
         raise PortInUse(f"cannot listen on {path}: it is there, and is no socket; choose another path")
+
+
+def make_free(path: Path) -> None:
+    """See that a server can listen at a path; a socket that a killed server has left is removed.
+
+    Raises:
+        PortInUse: another process listens there, or no socket can be made there.
+    """
+    require_place(path)
+    if not path.exists():
+        return
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

@@ -14,22 +14,19 @@ from pydantic import ValidationError
 from charloom.bundle import BundleError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
-from charloom.cli.thread_limit import check_threads, grpc_threads
+from charloom.cli.serving.check import check
+from charloom.cli.serving.folder import bundles_of_folder
+from charloom.cli.thread_limit import check_threads, threads_of_server
 from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.server.app import DecoderStuck, Server, serve
 from charloom.server.listener import PortInUse
 from charloom.server.logs import set_up_logs
-from charloom.server.runtime import model_folder, open_models
+from charloom.server.runtime import open_models
 from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_settings
 from charloom.server.signals import leave_when_asked
 
 log = logging.getLogger(__name__)
-
-BESIDE = 2
-"""Threads of a server: for its store, and for inspections."""
-BESIDE_WORKERS = 2
-"""Threads of each model: for first tokens, and at the end to wait for the others."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         help=f"bundles to serve (default: {BUNDLED_MODEL.name}, the bundled model)",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="read settings, bundles, keys, certificates and store, tell each mistake, and change and serve nothing",
     )
     parser.add_argument("--config", help=f"a TOML file with settings (also: {CONFIG_VARIABLE})")
     group = parser.add_argument_group(
@@ -52,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
     if arguments.config:
         os.environ[CONFIG_VARIABLE] = arguments.config
+    if arguments.check:
+        return check(arguments)
     try:
         settings = read_settings(given_settings(arguments, ServerSettings))
     except ValidationError as problem:
@@ -63,8 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     except FileNotFoundError as problem:
         raise CommandError(str(problem)) from problem
     set_up_logs(settings.log_format)
-    paths = [*paths, *_of_folder(settings)] or [BUNDLED_MODEL]
-    check_threads(grpc_threads() + BESIDE + len(paths) * (settings.limits().workers + BESIDE_WORKERS))
+    paths = [*paths, *bundles_of_folder(settings)] or [BUNDLED_MODEL]
+    check_threads(threads_of_server(len(paths), settings.limits().workers))
     if (found := settings.open_host()) is not None and (doors := settings.open_doors()):
         log.warning("--insecure: %s %s is for other machines too, and %s", *found, " and ".join(doors))
     leave_when_asked()
@@ -76,24 +80,6 @@ def run(arguments: argparse.Namespace) -> int:
     except (BundleError, PortInUse, ValueError) as problem:
         raise CommandError(str(problem)) from problem
     return 0
-
-
-def _of_folder(settings: ServerSettings) -> list[Path]:
-    """The newest complete version of each model in the folder of models, if the settings name one.
-
-    Raises:
-        CommandError: there is none.
-    """
-    folder = model_folder(settings)
-    if folder is None:
-        return []
-    try:
-        paths = folder.first()
-    except BundleError as problem:
-        raise CommandError(str(problem)) from problem
-    if not paths:
-        raise CommandError(f"--model-folder {folder.path} has no complete version of any model, NAME/VERSION/, in it")
-    return paths
 
 
 def _announce(server: Server) -> None:

@@ -121,6 +121,22 @@ def memory_of(bundle: Bundle, kind: DecoderKind, limits: Limits) -> int:
     return MODEL_BYTES + BYTES_PER_FILE_BYTE * bundle.manifest.files[kind.file].bytes + 2 * states
 
 
+def require_different_names(bundles: Sequence[Bundle]) -> None:
+    """See that each model can be told by its name.
+
+    Raises:
+        ValueError: two have the same.
+    """
+    paths: dict[str, Path] = {}
+    for bundle in bundles:
+        name = bundle.manifest.name
+        if name in paths:
+            raise ValueError(
+                f"two bundles are named {name!r}: {paths[name]} and {bundle.path}; export one with another --name"
+            )
+        paths[name] = bundle.path
+
+
 class Models:
     """Models by name, the default one first; make it inside the event loop that will use it.
 
@@ -138,14 +154,7 @@ class Models:
         """By digest, the latest last."""
         if not models:
             raise ValueError("an engine needs at least one model")
-        paths: dict[str, Path] = {}
-        for bundle, _ in models:
-            name = bundle.manifest.name
-            if name in paths:
-                raise ValueError(
-                    f"two bundles are named {name!r}: {paths[name]} and {bundle.path}; export one with another --name"
-                )
-            paths[name] = bundle.path
+        require_different_names([bundle for bundle, _ in models])
         for tried in [try_model(bundle, decoder, limits.max_rows) for bundle, decoder in models]:
             self._models[tried.bundle.manifest.name] = self._made(tried)
         self._memory_at_first = self.memory

@@ -28,6 +28,8 @@ class Certificates:
     key: bytes
     client_authorities: bytes | None
     """Who signs the certificates of clients; None: clients need none."""
+    expires: datetime
+    """When the server's certificate ends."""
 
 
 def read_certificates(chain: Path, key: Path, client_authorities: Path | None) -> Certificates:
@@ -43,16 +45,15 @@ def read_certificates(chain: Path, key: Path, client_authorities: Path | None) -
             certificate's, or the certificate is not valid at this time.
     """
     require_secret(key, CertificateProblem)
-    found = Certificates(
-        _content(chain), _content(key), None if client_authorities is None else _content(client_authorities)
-    )
-    certificate = _certificates(chain, found.chain)[0]
-    if _public(_private_key(key, found.key).public_key()) != _public(certificate.public_key()):
+    chain_pem, key_pem = _content(chain), _content(key)
+    authorities_pem = None if client_authorities is None else _content(client_authorities)
+    certificate = _certificates(chain, chain_pem)[0]
+    if _public(_private_key(key, key_pem).public_key()) != _public(certificate.public_key()):
         raise CertificateProblem(f"the key in {key} is not the one of the certificate in {chain}")
     _check_time(chain, certificate)
-    if client_authorities is not None and found.client_authorities is not None:
-        _certificates(client_authorities, found.client_authorities)
-    return found
+    if client_authorities is not None and authorities_pem is not None:
+        _certificates(client_authorities, authorities_pem)
+    return Certificates(chain_pem, key_pem, authorities_pem, certificate.not_valid_after_utc)
 
 
 def watched_certificates(settings: ServerSettings) -> Watched[Certificates] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from charloom.engine.sessions.records import PLAIN, Records
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.store import Store
@@ -24,14 +26,10 @@ async def open_store(url: str, capacity: int, records: Records = PLAIN, most_mem
     scheme, _, rest = url.partition(":")
     if url == "memory:":
         return MemoryStore(capacity, most_memory=most_memory)
-    if scheme == "sqlite" and rest:
-        if ":memory:" in rest or rest.startswith("file:"):
-            raise ValueError(
-                f"{url} is not a file: sqlite: takes the PATH of one; leave --store out to keep sessions in memory"
-            )
+    if (path := _sqlite_path(url)) is not None:
         from charloom.engine.sessions.stores.sqlite import SqliteStore
 
-        return SqliteStore(rest, capacity, records=records)
+        return SqliteStore(path, capacity, records=records)
     if scheme in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel") and rest.startswith("//"):
         from charloom.engine.sessions.stores.redis import RedisStore
 
@@ -48,3 +46,35 @@ async def open_store(url: str, capacity: int, records: Records = PLAIN, most_mem
         "rediss://HOST:PORT/DB, unix:///PATH/OF/SOCKET or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB "
         "(rediss+sentinel:// with TLS)"
     )
+
+
+async def look_at_store(url: str) -> str:
+    """See that `open_store` can open the store of a URL, and change nothing; returns what there is to say of it.
+
+    Raises:
+        ValueError, OSError: as `open_store`.
+    """
+    if (path := _sqlite_path(url)) is not None:
+        from charloom.engine.sessions.stores.sqlite_file import look_at_file
+
+        look_at_file(path)
+        return f"{path}" if path.exists() else f"{path}, which will be made"
+    store = await open_store(url, capacity=1)
+    await store.close()
+    return "in memory" if isinstance(store, MemoryStore) else "Redis, which answers"
+
+
+def _sqlite_path(url: str) -> Path | None:
+    """The file of `sqlite:PATH`; None where the URL is another store's.
+
+    Raises:
+        ValueError: what it names is no file.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme != "sqlite" or not rest:
+        return None
+    if ":memory:" in rest or rest.startswith("file:"):
+        raise ValueError(
+            f"{url} is not a file: sqlite: takes the PATH of one; leave --store out to keep sessions in memory"
+        )
+    return Path(rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -70,12 +71,7 @@ def open_file(path: Path) -> tuple[sqlite3.Connection, Reserve]:
     where = f"cannot keep sessions in {path}"
     try:
         if not path.exists():
-            log = _beside(path, "-wal")
-            if log.exists() and not path.exists():  # else another process has just made both
-                raise OSError(
-                    f"{where}: the file is gone, but its log {log} is there; put the file back, "
-                    f"or remove {log} and {_beside(path, '-shm')} to start without sessions"
-                )
+            _require_no_log(path, where)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # what people write is for nobody else to read
         connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
     except OSError as problem:
@@ -105,6 +101,31 @@ def open_file(path: Path) -> tuple[sqlite3.Connection, Reserve]:
     return connection, reserve
 
 
+def look_at_file(path: Path) -> None:
+    """See that `open_file` can open a file, or make it, and change nothing.
+
+    Raises:
+        OSError, ValueError: as `open_file`.
+    """
+    where = f"cannot keep sessions in {path}"
+    if not path.exists():
+        _require_no_log(path, where)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise OSError(f"{where}: no file can be made in {path.parent.absolute()}")
+        return
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise OSError(f"{where}: {os.strerror(errno.EACCES)}")
+    try:
+        # Only one that may not change is opened without a log beside it.
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            _require_ours(connection, where)
+    except sqlite3.OperationalError as problem:
+        raise OSError(f"{where}: {problem}") from problem
+    except sqlite3.DatabaseError as problem:
+        raise ValueError(f"{where}: {problem}; name another file") from problem
+
+
 def is_full(problem: sqlite3.Error) -> bool:
     """Whether there is no room on the disk."""
     name = getattr(problem, "sqlite_errorname", "")  # Python 3.10 has none
@@ -126,6 +147,16 @@ def identity(path: Path) -> tuple[tuple[int, int], ...] | None:
         return tuple((at.st_dev, at.st_ino) for at in (os.stat(_beside(path, end)) for end in ("", "-wal", "-shm")))
     except OSError:
         return None
+
+
+def _require_no_log(path: Path, where: str) -> None:
+    """Raises OSError where a database's log is there without it."""
+    log = _beside(path, "-wal")
+    if log.exists() and not path.exists():  # else another process has just made both
+        raise OSError(
+            f"{where}: the file is gone, but its log {log} is there; put the file back, "
+            f"or remove {log} and {_beside(path, '-shm')} to start without sessions"
+        )
 
 
 def _beside(path: Path, end: str) -> Path:
