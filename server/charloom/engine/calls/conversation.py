@@ -24,7 +24,7 @@ from charloom.engine.calls.requests import (
 from charloom.engine.calls.starting import GenerationStart, Starting
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.errors import SessionTakenOver
+from charloom.engine.errors import EngineError
 from charloom.engine.limits import Limits
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.sessions.session import Session
@@ -53,7 +53,7 @@ class Conversation:
         self._left: int | None = 0
         """Tokens still to be generated; None: without end."""
         if self._writer is not None:
-            self._writer.taken_over.add_done_callback(lambda _: self._fail_segment())
+            self._writer.lost.add_done_callback(lambda lost: self._fail_segment(lost.result()))
 
     @classmethod
     async def begin(
@@ -184,9 +184,9 @@ class Conversation:
             self._writer.truncate(self._present)
         return self._left != 0
 
-    def _fail_segment(self) -> None:
-        if self._writer is not None and self._segment is not None:
-            self._segment.generation.fail(SessionTakenOver(self._writer.session.id))
+    def _fail_segment(self, problem: EngineError) -> None:
+        if self._segment is not None:
+            self._segment.generation.fail(problem)
 
     def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """Tokens that the running generation made."""

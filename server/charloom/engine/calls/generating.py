@@ -9,7 +9,7 @@ from charloom.engine.calls.price import of_generation
 from charloom.engine.calls.reading import Reading
 from charloom.engine.calls.requests import GenerationRequest, refuse_fields, within
 from charloom.engine.calls.starting import GenerationStart, Starting
-from charloom.engine.errors import InvalidRequest, SessionTakenOver
+from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_PEEKED, Limits
 from charloom.engine.loom.jobs import Finish
 from charloom.engine.memory_budget import MemoryBudget
@@ -58,8 +58,7 @@ class Generating:
         async with writer.given_back_on_error():
             self.hold(start)
             generation = self.run(start, writer)
-        session_id = writer.session.id
-        writer.taken_over.add_done_callback(lambda _: generation.fail(SessionTakenOver(session_id)))
+        writer.lost.add_done_callback(lambda lost: generation.fail(lost.result()))
         return generation
 
     async def continuations(self, request: GenerationRequest) -> list[Generation]:

@@ -23,7 +23,6 @@ from charloom.engine.errors import (
     Draining,
     InvalidRequest,
     SessionOfAnotherModel,
-    SessionTakenOver,
     shown_number,
 )
 from charloom.engine.limits import MOST_BLENDED, Limits
@@ -232,8 +231,8 @@ class Observation:
             InvalidRequest: the text is too long, or the model lacks a character; nothing was read then.
             SessionTakenOver: the session has another writer.
         """
-        if self._writer is not None and self._writer.taken_over.done():
-            raise SessionTakenOver(self._writer.session.id)
+        if self._writer is not None and self._writer.lost.done():
+            raise self._writer.lost.result()
         request = self._request
         tokens = check_text("text", text, request.skip_unknown, self._reading.limits, self.model.vocabulary)
         check_answer("text", len(tokens), request.most_tokens, self.model.vocabulary, IN_PARTS)

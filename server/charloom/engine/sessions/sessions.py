@@ -17,6 +17,7 @@ from charloom.engine.errors import (
     InvalidRequest,
     SessionBusy,
     SessionOfAnotherModel,
+    SessionTakenOver,
 )
 from charloom.engine.limits import MOST_FORKS, Limits
 from charloom.engine.loom.models import Model, Models
@@ -251,7 +252,7 @@ class Sessions:
         """
         running = self._writers.get(key)
         if running is not None and call_id and running.call_id == call_id:
-            running.lose()
+            running.lose(SessionTakenOver(key.id))
             await running.ends_within(_ENDS)
         else:
             await self._let_a_cancelled_call_end(key)
@@ -259,7 +260,7 @@ class Sessions:
         return self._writer(lease, call_id)
 
     async def keep_leases(self) -> None:
-        """Renew the leases of the writers here; a writer whose lease was lost learns that it was taken over."""
+        """Renew the leases of the writers here; a writer whose lease was lost learns why."""
         writers = list(self._writers.values())
         if not writers:
             return
@@ -270,7 +271,7 @@ class Sessions:
             return
         for writer in writers:
             if writer.lease in lost and self._writers.get(writer.session.key) is writer:
-                writer.lose()
+                writer.lose(await writer.find_out_why())
 
     @property
     def memory(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from charloom.engine.clock import utc_now
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.errors import EngineError, SessionTakenOver
+from charloom.engine.errors import EngineError, SessionNotFound, SessionTakenOver
 from charloom.engine.sessions.session import Call, History, Session, spacing
 from charloom.engine.sessions.stores.store import Lease, Store
 
@@ -49,8 +49,9 @@ class SessionWriter:
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
         self._checkpoint: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
-        self.taken_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when another writer has taken the session over: what this one writes is refused from then on."""
+        self.lost: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
+        """Done, with what to tell the caller, once what this one writes is refused: another writer has taken the session
+        over, or it was erased."""
         self.ending = False
         """Whether its call was given up, so that the session will be free in a moment."""
         self.begin_at(lease.session.snapshot, lease.session.history)
@@ -108,10 +109,20 @@ class SessionWriter:
         """The call was given up: `close` follows in a moment."""
         self.ending = True
 
-    def lose(self) -> None:
-        """Another writer has taken the session over."""
-        if not self.taken_over.done():
-            self.taken_over.set_result(None)
+    def lose(self, why: EngineError) -> None:
+        """What this one writes is refused from now on."""
+        if not self.lost.done():
+            self.lost.set_result(why)
+
+    async def find_out_why(self) -> EngineError:
+        """What to tell the caller of a writer that the store refuses."""
+        try:
+            await self._store.get(self.session.key)
+        except SessionNotFound as gone:
+            return gone
+        except EngineError as problem:
+            log.warning("what became of session %s is not known: %s", self.session.id, problem)
+        return SessionTakenOver(self.session.id)
 
     async def close(self, snapshot: Snapshot | None) -> Session:
         """Write the session's last state, and give it back with its whole time to live ahead.
@@ -121,6 +132,7 @@ class SessionWriter:
 
         Raises:
             SessionTakenOver: another call goes on with it.
+            SessionNotFound: or SessionExpired, SessionDeleted: it was forgotten or erased meanwhile.
             StoreUnavailable, StoreFull: it could not be written.
         """
         async with self._writing:
@@ -159,6 +171,8 @@ class SessionWriter:
     async def _release(self, session: Session) -> Session:
         try:
             await self._store.release(self.lease, session)
+        except SessionTakenOver:
+            raise await self.find_out_why() from None
         finally:
             self._ended(self)
             self._over.set()
@@ -175,7 +189,7 @@ class SessionWriter:
                 await self._store.write(self.lease, session)
                 self.session = session
             except SessionTakenOver:
-                self.lose()
+                self.lose(await self.find_out_why())
             except EngineError as problem:
                 # What is missing is generated again, if it comes to that.
                 log.warning("session %s was not written on the way: %s", session.id, problem)
