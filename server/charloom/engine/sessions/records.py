@@ -12,6 +12,7 @@ import hmac
 import os
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from charloom.engine.errors import StoreUnavailable, shown
 from charloom.engine.sessions import record
@@ -21,6 +22,13 @@ from charloom.engine.sessions.session import Key, Session
 _MAGIC, _VERSION = b"CLX", 1
 _SALT_BYTES, _NONCE_BYTES = 16, 12
 _HEADER = struct.Struct(f"<3sB4s{_SALT_BYTES}s{_NONCE_BYTES}s")
+
+
+class Unreadable(NamedTuple):
+    """What stands for a session whose record cannot be read."""
+
+    id: str
+    problem: str
 
 
 class Records:
@@ -53,10 +61,17 @@ class Records:
         Raises:
             StoreUnavailable: the record was damaged, is another session's, or needs a key that is not there.
         """
+        found = self.read(key, data)
+        if isinstance(found, Unreadable):
+            raise StoreUnavailable(found.problem)
+        return found
+
+    def read(self, key: Key, data: bytes) -> Session | Unreadable:
+        """The session of a record, or why it cannot be read."""
         try:
             return record.to_session(self._decrypted(key, data) if data[: len(_MAGIC)] == _MAGIC else data)
         except record.UnreadableRecord as problem:
-            raise StoreUnavailable(f"the record of session {shown(key.id)} cannot be read: {problem}") from problem
+            return Unreadable(key.id, f"the record of session {shown(key.id)} cannot be read: {problem}")
 
     def _decrypted(self, whose: Key, data: bytes) -> bytes:
         from cryptography.exceptions import InvalidTag

@@ -18,10 +18,12 @@ from charloom.engine.errors import (
     SessionBusy,
     SessionOfAnotherModel,
     SessionTakenOver,
+    StoreUnavailable,
 )
 from charloom.engine.limits import MOST_FORKS, Limits
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.sessions.checks import require_id, require_position, require_time_to_live
+from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.session import History, Key, Origin, Session
 from charloom.engine.sessions.stores.store import Lease, Store
@@ -130,8 +132,17 @@ class Sessions:
         return model
 
     async def page(self, tenant: str, after: str, count: int) -> list[Session]:
-        """Up to `count` of a tenant's sessions whose ids come after `after`, in the order of their ids."""
-        return await self._store.page(tenant, after, count)
+        """Up to `count` of a tenant's sessions whose ids come after `after`, in the order of their ids.
+
+        Raises:
+            StoreUnavailable: also where the record of one of them cannot be read.
+        """
+        found = list[Session]()
+        for one in await self._store.page(tenant, after, count):
+            if isinstance(one, Unreadable):
+                raise StoreUnavailable(one.problem)
+            found.append(one)
+        return found
 
     async def delete(self, key: Key) -> tuple[Session, datetime]:
         """Forget a session and all that it could go back to; returns what it was, and when it was forgotten."""
@@ -286,6 +297,12 @@ class Sessions:
     async def all_written(self, seconds: float) -> None:
         """Wait until no session has a writer here, up to `seconds` for each."""
         await asyncio.gather(*(writer.ends_within(seconds) for writer in list(self._writers.values())))
+
+    def lose(self, key: Key, why: EngineError) -> None:
+        """End the call that is writing a session here, if there is one: what it writes is refused from now on."""
+        writer = self._writers.get(key)
+        if writer is not None:
+            writer.lose(why)
 
     # The store.
 

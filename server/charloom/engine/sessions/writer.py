@@ -50,8 +50,10 @@ class SessionWriter:
         self._checkpoint: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
         self.lost: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
-        """Done, with what to tell the caller, once what this one writes is refused: another writer has taken the session
-        over, or it was erased."""
+        """Done, with what to tell the caller, once what this one writes is refused.
+
+        Another writer has taken the session over, or it was erased.
+        """
         self.ending = False
         """Whether its call was given up, so that the session will be free in a moment."""
         self.begin_at(lease.session.snapshot, lease.session.history)

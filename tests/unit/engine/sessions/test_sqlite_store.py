@@ -28,7 +28,7 @@ from charloom.engine.errors import (
     StoreUnavailable,
 )
 from charloom.engine.sessions.session import Key
-from charloom.engine.sessions.stores import sqlite
+from charloom.engine.sessions.stores import sqlite, sqlite_forgotten
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS
 from tests.unit.engine.stores import START, InFile, grown, ids, made, same
@@ -460,7 +460,7 @@ async def test_the_file_is_for_nobody_else_and_its_log_does_not_grow_for_ever(sq
 
 
 async def test_tombstones_are_not_kept_without_bound(sqlite_place: InFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "MOST_TOMBSTONES", 10)
+    monkeypatch.setattr(sqlite_forgotten, "MOST_TOMBSTONES", 10)
     store = sqlite_place.open()
     for number in range(20):
         await store.add([made(sqlite_place, f"{number}")])

@@ -26,6 +26,7 @@ from charloom.engine.errors import (
     SessionTakenOver,
     StoreUnavailable,
 )
+from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Call, Key
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.open_store import open_store
@@ -521,8 +522,9 @@ async def test_a_record_that_cannot_be_read_is_told_by_its_id(shared_place: Plac
         for _ in range(2):
             with pytest.raises(StoreUnavailable, match="session 'a' cannot be read"):
                 await attempt(key)
-    with pytest.raises(StoreUnavailable, match="session 'a' cannot be read"):
-        await store.page("", "", 10)
+    (found,) = await store.page("", "", 10)
+    assert isinstance(found, Unreadable)
+    assert "session 'a' cannot be read" in found.problem
     if isinstance(shared_place, InRedis):
         assert redis_server.ask("EXISTS", "{charloom}:lease:0::a") == ":0\r\n", "it is not left acquired"
 

@@ -206,6 +206,20 @@ class Machine(RuleBasedStateMachine):
             del self.model.kept[key]
             self.model.gone[key] = (SessionDeleted, self.place.now(), 0)
 
+    @rule(replica=replicas, tenant=st.sampled_from(["", "t"]), count=st.integers(1, 4))
+    def erase(self, replica: int, tenant: str, count: int) -> None:
+        self.outcome(replica, "sweep")
+        outcome = self.outcome(replica, "erase", tenant, count)
+        kept = sorted(key for key in self.model.kept if key.tenant == tenant)
+        assert [one.id for one in outcome] == [key.id for key in kept[:count]]
+        for key in kept[:count]:
+            del self.model.kept[key]
+            self.model.gone[key] = (SessionDeleted, self.place.now(), 0)
+        if len(kept) < count:
+            for key, (kind, at, _) in self.model.gone.items():
+                if key.tenant == tenant:
+                    self.model.gone[key] = (kind, at, 0)
+
     @rule(replica=replicas)
     def sweep(self, replica: int) -> None:
         assert self.outcome(replica, "sweep") >= 0

@@ -22,8 +22,9 @@ from charloom.engine.errors import (
 )
 from charloom.engine.parts import Parts
 from charloom.engine.quotas import Kept, QuotaExceeded, require_kept
+from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Key, Session
-from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS, Lease
+from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS, Erased, Lease
 from charloom.engine.shares import Share, current_share
 
 MOST_TOMBSTONES = 100_000
@@ -112,9 +113,9 @@ class MemoryStore:
         """See `Store`."""
         return self._find(key)
 
-    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
+    async def page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
         """See `Store`."""
-        now, found = self._now(), list[Session]()
+        now, found = self._now(), list[Session | Unreadable]()
         for at in range(bisect.bisect_right(self._keys, Key(tenant, after)), len(self._keys)):
             session = self._sessions[self._keys[at]]
             if len(found) == count or session.tenant != tenant:
@@ -158,6 +159,16 @@ class MemoryStore:
             raise SessionBusy(key.id, session.snapshot.position)
         self._forget(key, SessionDeleted, self._now())
         return session
+
+    async def erase(self, tenant: str, count: int) -> list[Erased]:
+        """See `Store`."""
+        start, now = bisect.bisect_left(self._keys, Key(tenant, "")), self._now()
+        keys = list(itertools.takewhile(lambda key: key.tenant == tenant, self._keys[start : start + count]))
+        del self._keys[start : start + len(keys)]
+        for key in keys:
+            self._holders.pop(key, None)
+            self._overdue.discard(key)
+        return [Erased(key.id, self._take_out(key, SessionDeleted, now).memory) for key in keys]
 
     async def sweep(self) -> int:
         """See `Store`."""

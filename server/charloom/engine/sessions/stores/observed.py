@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from charloom.engine.errors import EngineError, StoreFull, StoreUnavailable
 from charloom.engine.quotas import Kept
+from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Key, Session
-from charloom.engine.sessions.stores.store import Lease, Store
+from charloom.engine.sessions.stores.store import Erased, Lease, Store
 from charloom.engine.shares import Share
 from charloom.engine.telemetry import Totals, current_call
 
@@ -51,7 +52,7 @@ class ObservedStore:
         """See `Store`."""
         return await self._timed("get", self._store.get(key))
 
-    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
+    async def page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
         """See `Store`."""
         return await self._timed("page", self._store.page(tenant, after, count))
 
@@ -74,6 +75,10 @@ class ObservedStore:
     async def delete(self, key: Key) -> Session:
         """See `Store`."""
         return await self._timed("delete", self._store.delete(key))
+
+    async def erase(self, tenant: str, count: int) -> list[Erased]:
+        """See `Store`."""
+        return await self._timed("erase", self._store.erase(tenant, count))
 
     async def kept(self, share: Share) -> Kept:
         """See `Store`."""

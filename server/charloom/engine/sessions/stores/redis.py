@@ -14,6 +14,7 @@ All keys begin with `{charloom}:`, so that a cluster has them in one place:
     owned       hash, of each such name how many
     owned-bytes hash, and of how many bytes
     fence       the last fence that was given
+    erased:TENANT  that of the time when all of a tenant was erased, for a day
 
 ID is the tenant with its length in front, then the session's id. Fences are microseconds of the server's clock, if
 those grow: they do not repeat where Redis lost some of its memory, or all.
@@ -43,11 +44,11 @@ from charloom.engine.errors import (
     StoreUnavailable,
 )
 from charloom.engine.quotas import Kept, require_kept
-from charloom.engine.sessions.records import PLAIN, Records
+from charloom.engine.sessions.records import PLAIN, Records, Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores import redis_scripts as lua
 from charloom.engine.sessions.stores.redis_connections import Connections, said
-from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Lease
+from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Erased, Lease
 from charloom.engine.shares import Share, current_share
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class RedisStore:
         self._acquire, self._write, self._drop = script(lua.ACQUIRE), script(lua.WRITE), script(lua.DROP)
         self._renew, self._delete, self._sweep = script(lua.RENEW), script(lua.DELETE), script(lua.SWEEP)
         self._check, self._kept, self._recount = script(lua.CHECK), script(lua.KEPT), script(lua.RECOUNT)
+        self._erase = script(lua.ERASE)
         self._capacity = capacity
         self._now = now
         self._times = (round(lease_seconds * 1000), round(TOMBSTONE_SECONDS * 1000))
@@ -155,13 +157,13 @@ class RedisStore:
             self._raise_what_became_of(key, what, rest)
         return self._records.unpack(key, rest[0])
 
-    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
+    async def page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
         """See `Store`."""
-        start, found = _id(Key(tenant, "")), list[Session]()
+        start, found = _id(Key(tenant, "")), list[Session | Unreadable]()
         while len(found) < count:
             last, *rest = await self._run(self._page, start, after, min(count - len(found), _PAGE))
             pairs = zip(rest[::2], rest[1::2], strict=True)
-            found += [self._records.unpack(Key(tenant, name.decode()[len(start) :]), data) for name, data in pairs]
+            found += [self._records.read(Key(tenant, name.decode()[len(start) :]), data) for name, data in pairs]
             if not last:
                 break
             after = last.decode()[len(start) :]
@@ -207,6 +209,16 @@ class RedisStore:
                 break
         await self._count_all()
         return swept
+
+    async def erase(self, tenant: str, count: int) -> list[Erased]:
+        """See `Store`."""
+        start, erased, more = _id(Key(tenant, "")), list[Erased](), 1
+        while more and len(erased) < count:
+            at, most = to_microseconds(self._now()), min(count - len(erased), _BATCH)
+            more, *rest = await self._run(self._erase, start, at, most)
+            pairs = zip(rest[::2], rest[1::2], strict=True)
+            erased += [Erased(name.decode()[len(start) :], size) for name, size in pairs]
+        return erased
 
     async def kept(self, share: Share) -> Kept:
         """See `Store`."""

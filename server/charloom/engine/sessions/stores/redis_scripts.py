@@ -59,10 +59,18 @@ local function own(id, owner, bytes)
   redis.call('HINCRBY', OWNED_BYTES, owner, bytes - (before or 0))
 end
 
--- The name of the share of the tenant that an id begins with, with its length; see name_of_tenant.
-local function owner_of(id)
+-- The tenant that an id begins with, with its length.
+local function tenant_of(id)
   local length, rest = string.match(id, '^(%d+):(.*)$')
-  return length == '0' and '' or 'tenant ' .. string.sub(rest, 1, tonumber(length))
+  return string.sub(rest, 1, tonumber(length))
+end
+
+local function erased_of(id) return KEYS[1] .. 'erased:' .. tenant_of(id) end
+
+-- The name of its share; see name_of_tenant.
+local function owner_of(id)
+  local tenant = tenant_of(id)
+  return tenant == '' and '' or 'tenant ' .. tenant
 end
 
 -- Where there is no memory left, the first write that needs some is refused: HSET, so that nothing is half done.
@@ -88,10 +96,19 @@ local function gone(id)
   return mark
 end
 
+-- One that is higher than all before.
+local function next_fence()
+  local fence = string.format('%.0f', math.max(tonumber(redis.call('GET', FENCE) or 0) + 1, MICROSECONDS))
+  redis.call('SET', FENCE, fence)
+  return fence
+end
+
 -- Whether the holder of a lease on a session that is not there may not write it again.
 local function lost(id, fence)
   local mark = redis.call('HMGET', mark_of(id), 'kind', 'holder')
-  return mark[1] == 'deleted' or (mark[2] and mark[2] ~= fence)
+  if mark[1] == 'deleted' or (mark[2] and mark[2] ~= fence) then return true end
+  local erased = redis.call('GET', erased_of(id))
+  return erased and tonumber(fence) <= tonumber(erased)
 end
 
 local function sweep(most)
@@ -188,9 +205,7 @@ local found = redis.call('HMGET', session_of(id), 'record', 'call_id')
 if not found[1] then return gone(id) end
 local same_call = call_id ~= '' and found[2] == call_id
 if not same_call and redis.call('EXISTS', lease_of(id)) == 1 then return {'busy', found[1]} end
-local last = tonumber(redis.call('GET', FENCE) or 0)
-local fence = string.format('%.0f', math.max(last + 1, MICROSECONDS))
-redis.call('SET', FENCE, fence)
+local fence = next_fence()
 redis.call('HSET', session_of(id), 'holder', fence, 'newest', fence, 'call_id', call_id)
 redis.call('HSET', mark_of(id), 'holder', fence)
 redis.call('SET', lease_of(id), '', 'PX', LEASE)
@@ -258,6 +273,27 @@ unlist(id)
 redis.call('HSET', mark_of(id), 'kind', 'deleted', 'at', ARGV[4])
 redis.call('PEXPIRE', mark_of(id), REMEMBERED)
 return {'done', record}
+"""
+
+# What takes no memory comes first here too. A lease that is older than `erased` writes nothing of the tenant any more:
+# also not what had expired when its holder was cut off, or what Redis lost.
+ERASE = """
+local tenant, at, most = ARGV[3], ARGV[4], tonumber(ARGV[5])
+local ids = redis.call('ZRANGEBYLEX', INDEX, '(' .. tenant, '(' .. tenant .. '\\255', 'LIMIT', 0, most)
+local erased = {#ids == most and 1 or 0}
+redis.call('DEL', KEYS[1] .. 'nothing')
+for _, id in ipairs(ids) do
+  local _, bytes = holding(id)
+  if redis.call('DEL', session_of(id), lease_of(id)) > 0 then
+    table.insert(erased, id)
+    table.insert(erased, bytes or 0)
+  end
+  unlist(id)
+  redis.call('HSET', mark_of(id), 'kind', 'deleted', 'at', at)
+  redis.call('PEXPIRE', mark_of(id), REMEMBERED)
+end
+redis.call('SET', erased_of(tenant), next_fence(), 'PX', REMEMBERED)
+return erased
 """
 
 SWEEP = "return {sweep(tonumber(ARGV[3]))}"

@@ -17,33 +17,32 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
 from charloom.engine.errors import (
     EngineError,
     SessionBusy,
-    SessionDeleted,
     SessionExists,
     SessionExpired,
-    SessionNotFound,
     SessionTakenOver,
     StoreFull,
     StoreUnavailable,
 )
 from charloom.engine.quotas import Kept
-from charloom.engine.sessions.records import PLAIN, Records
+from charloom.engine.sessions.records import PLAIN, Records, Unreadable
 from charloom.engine.sessions.session import Key, Session
+from charloom.engine.sessions.stores import sqlite_forgotten as forgotten
 from charloom.engine.sessions.stores.sqlite_file import PATIENCE, empty_log, identity, is_full, open_file
 from charloom.engine.sessions.stores.sqlite_owners import hold, kept_for, refusal
-from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Lease
+from charloom.engine.sessions.stores.store import LEASE_SECONDS, Erased, Lease
 from charloom.engine.shares import Share, current_share
 
 T = TypeVar("T")
 
-MOST_TOMBSTONES = 1_000_000
 _BATCH = 500
 """Sessions that are swept in one transaction: others wait for it."""
 _LIVE = "held AND lease_until BETWEEN :steady + 1 AND :steady + :lease"
@@ -118,7 +117,7 @@ class SqliteStore:
         """See `Store`."""
         return await self._do(lambda: self._session(key, self._find(key)), "BEGIN")
 
-    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
+    async def page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
         """See `Store`."""
         return await self._do(lambda: self._page(tenant, after, count), "BEGIN")
 
@@ -147,6 +146,18 @@ class SqliteStore:
         """See `Store`."""
         return await self._do(lambda: self._delete(key), frees=True)
 
+    async def erase(self, tenant: str, count: int) -> list[Erased]:
+        """See `Store`."""
+        erased = list[Erased]()
+        while len(erased) < count:
+            batch, more = await self._do(partial(self._erase, tenant, count - len(erased)), frees=True)
+            erased += batch
+            if not more:
+                with contextlib.suppress(RuntimeError):  # it is closed
+                    await asyncio.wrap_future(self._thread.submit(forgotten.empty_log_for_good, self._connection))
+                break
+        return erased
+
     async def kept(self, share: Share) -> Kept:
         """See `Store`."""
         return await self._do(lambda: kept_for(self._connection, share), "BEGIN")
@@ -156,7 +167,9 @@ class SqliteStore:
         swept = 0
         while batch := await self._do(self._sweep, frees=True):
             swept += batch
-        while await self._do(self._drop_old_tombstones, frees=True):
+        while await self._do(
+            lambda: forgotten.drop_old_tombstones(self._connection, self._now(), self._batch()), frees=True
+        ):
             pass
         await self._do(self._reserve.hold)
         return swept
@@ -193,13 +206,13 @@ class SqliteStore:
             except sqlite3.IntegrityError as problem:  # one id twice
                 raise SessionExists(session.id) from problem
 
-    def _page(self, tenant: str, after: str, count: int) -> list[Session]:
+    def _page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
         rows = self._connection.execute(
             "SELECT id, record FROM sessions JOIN records ON session = number "
             f"WHERE tenant = :tenant AND id > :after AND (expires > :now OR {_LIVE}) ORDER BY id LIMIT :count",
             {"tenant": tenant, "after": after, "count": count, **self._times()},
         )
-        return [self._records.unpack(Key(tenant, session_id), data) for session_id, data in rows]
+        return [self._records.read(Key(tenant, session_id), data) for session_id, data in rows]
 
     def _acquire(self, key: Key, call_id: str) -> Lease:
         row = self._find(key)
@@ -232,7 +245,7 @@ class SqliteStore:
 
     def _write_back(self, lease: Lease, session: Session, *, held: bool) -> None:
         """Write a session that is not there: it expired when its lease had ended, or the file was emptied."""
-        if self._lost(lease):
+        if not forgotten.may_write(self._connection, lease):
             raise SessionTakenOver(session.id)
         self._sql("UPDATE counters SET fence = max(fence, ?)", lease.fence)
         call_id = session.call.id if held and session.call is not None else ""
@@ -241,7 +254,7 @@ class SqliteStore:
     def _renew(self, lease: Lease) -> bool:
         row = self._row(lease.session.key)
         if row is None:
-            return not self._lost(lease)
+            return forgotten.may_write(self._connection, lease)
         if row.fence != lease.fence:
             return False
         # It may just have been given back, which is not to be undone; nor is that a session expired.
@@ -265,6 +278,12 @@ class SqliteStore:
         self._sql("INSERT OR REPLACE INTO tombstones VALUES (?, ?, 'deleted', ?, 0)", *key, at)
         return session
 
+    def _erase(self, tenant: str, count: int) -> tuple[list[Erased], bool]:
+        """Forget some of a tenant's sessions; returns them, and whether there may be more."""
+        most = min(count, self._batch())
+        erased = forgotten.erase(self._connection, tenant, most, self._now())
+        return erased, len(erased) == most
+
     def _sweep(self) -> int:
         """Forget some sessions whose time is up; returns how many."""
         rows = self._connection.execute(
@@ -278,15 +297,6 @@ class SqliteStore:
         self._connection.executemany("DELETE FROM sessions WHERE number = ?", rows)
         return len(rows)
 
-    def _drop_old_tombstones(self) -> int:
-        """Forget some of what is too old or too much; returns how many."""
-        old = self._now() - timedelta(seconds=TOMBSTONE_SECONDS)
-        return self._sql(
-            "DELETE FROM tombstones WHERE (tenant, id) IN (SELECT tenant, id FROM tombstones WHERE at < ? "
-            "OR at <= (SELECT at FROM tombstones ORDER BY at DESC LIMIT 1 OFFSET ?) ORDER BY at LIMIT ?)",
-            *(to_microseconds(old), MOST_TOMBSTONES, self._batch()),
-        ).rowcount
-
     def _batch(self) -> int:
         """Sessions to sweep in one transaction; what it changes in the database, some pages of each, is logged."""
         return _BATCH if self._reserve.held else max(1, min(_BATCH, self._reserve.size // 2**17))
@@ -296,7 +306,7 @@ class SqliteStore:
     def _find(self, key: Key) -> _Row:
         row = self._row(key)
         if row is None:
-            self._raise_what_became_of(key)
+            raise forgotten.what_became_of(self._connection, key)
         if self._expired(row):
             raise SessionExpired(key.id, from_microseconds(row.expires))
         return row
@@ -311,18 +321,6 @@ class SqliteStore:
     def _session(self, key: Key, row: _Row) -> Session:
         (data,) = self._sql("SELECT record FROM records WHERE session = ?", row.number).fetchone()
         return self._records.unpack(key, data)
-
-    def _raise_what_became_of(self, key: Key) -> NoReturn:
-        tombstone = self._sql("SELECT kind, at FROM tombstones WHERE tenant = ? AND id = ?", *key).fetchone()
-        if tombstone is None:
-            raise SessionNotFound(key.id)
-        kind, at = tombstone
-        raise (SessionDeleted if kind == "deleted" else SessionExpired)(key.id, from_microseconds(at))
-
-    def _lost(self, lease: Lease) -> bool:
-        """Whether the holder of a lease on a session that is not there may not write it again."""
-        tombstone = self._sql("SELECT fence FROM tombstones WHERE tenant = ? AND id = ?", *lease.session.key).fetchone()
-        return tombstone is not None and bool(tombstone[0] != lease.fence)
 
     def _insert(self, session: Session, fence: int, held: bool, call_id: str, owner: str | None = None) -> None:
         self._sql("DELETE FROM tombstones WHERE tenant = ? AND id = ?", *session.key)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from charloom.engine.quotas import Kept
+from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.shares import Share
 
@@ -32,6 +33,14 @@ class Lease:
     fence: int
     same_call: bool = False
     """Whether it was taken over from the same call, which had not ended, or whose lease had and nobody took since."""
+
+
+class Erased(NamedTuple):
+    """A session that was erased."""
+
+    id: str
+    bytes: int
+    """Of memory, as `Kept` counts them."""
 
 
 class Store(Protocol):
@@ -68,7 +77,7 @@ class Store(Protocol):
             SessionNotFound: or SessionExpired, SessionDeleted: there is none.
         """
 
-    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
+    async def page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
         """Up to `count` of a tenant's sessions whose ids come after `after`, in the order of their ids."""
 
     async def acquire(self, key: Key, call_id: str = "") -> Lease:
@@ -106,6 +115,13 @@ class Store(Protocol):
         Raises:
             SessionNotFound: or SessionExpired, SessionDeleted: there is none.
             SessionBusy: a call is using it.
+        """
+
+    async def erase(self, tenant: str, count: int) -> list[Erased]:
+        """Forget up to `count` of a tenant's sessions in the order of their ids, without reading them.
+
+        Where there were fewer, the tenant had none left at that moment. Those that calls are using are forgotten too:
+        what these calls still write is refused, as if another call had taken the session over.
         """
 
     async def kept(self, share: Share) -> Kept:

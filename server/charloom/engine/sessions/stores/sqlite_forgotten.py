@@ -1,0 +1,73 @@
+"""How a SQLite store forgets sessions, and what it remembers of them for a while: a tombstone for each.
+
+Functions of one transaction each, but for `empty_log_for_good`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from datetime import datetime, timedelta
+
+from charloom.engine.clock import from_microseconds, to_microseconds
+from charloom.engine.errors import SessionDeleted, SessionExpired, SessionNotFound
+from charloom.engine.sessions.session import Key
+from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS, Erased, Lease
+
+MOST_TOMBSTONES = 1_000_000
+
+
+def what_became_of(connection: sqlite3.Connection, key: Key) -> SessionNotFound:
+    """What to say of a session that is not there."""
+    tombstone = connection.execute("SELECT kind, at FROM tombstones WHERE tenant = ? AND id = ?", key).fetchone()
+    if tombstone is None:
+        return SessionNotFound(key.id)
+    kind, at = tombstone
+    return (SessionDeleted if kind == "deleted" else SessionExpired)(key.id, from_microseconds(at))
+
+
+def may_write(connection: sqlite3.Connection, lease: Lease) -> bool:
+    """Whether the holder of a lease on a session that is not there may write it again."""
+    tombstone = connection.execute(
+        "SELECT fence FROM tombstones WHERE tenant = ? AND id = ?", lease.session.key
+    ).fetchone()
+    return tombstone is None or bool(tombstone[0] == lease.fence)
+
+
+def drop_old_tombstones(connection: sqlite3.Connection, now: datetime, most: int) -> int:
+    """Forget some of those that are too old or too many; returns how many."""
+    old = now - timedelta(seconds=TOMBSTONE_SECONDS)
+    return connection.execute(
+        "DELETE FROM tombstones WHERE (tenant, id) IN (SELECT tenant, id FROM tombstones WHERE at < ? "
+        "OR at <= (SELECT at FROM tombstones ORDER BY at DESC LIMIT 1 OFFSET ?) ORDER BY at LIMIT ?)",
+        (to_microseconds(old), MOST_TOMBSTONES, most),
+    ).rowcount
+
+
+def erase(connection: sqlite3.Connection, tenant: str, most: int, now: datetime) -> list[Erased]:
+    """Forget some of a tenant's sessions, and overwrite their records in the file."""
+    rows = connection.execute(
+        "SELECT number, id, coalesce(bytes, 0) FROM sessions LEFT JOIN holdings ON session = number "
+        "WHERE tenant = ? ORDER BY id LIMIT ?",
+        (tenant, most),
+    ).fetchall()
+    numbers = [(number,) for number, _, _ in rows]
+    at = to_microseconds(now)
+    connection.executemany(
+        f"INSERT OR REPLACE INTO tombstones SELECT tenant, id, 'deleted', {at}, 0 FROM sessions WHERE number = ?",
+        numbers,
+    )
+    connection.execute("PRAGMA secure_delete = ON")
+    try:
+        connection.executemany("DELETE FROM sessions WHERE number = ?", numbers)
+    finally:
+        connection.execute("PRAGMA secure_delete = OFF")
+    if len(rows) < most:  # also who may still write one that has expired
+        connection.execute("UPDATE tombstones SET fence = 0 WHERE tenant = ? AND fence != 0", (tenant,))
+    return [Erased(session_id, size) for _, session_id, size in rows]
+
+
+def empty_log_for_good(connection: sqlite3.Connection) -> None:
+    """Write the log to the database and cut it off, so that it does not show what was erased."""
+    with contextlib.suppress(sqlite3.Error):  # another process is reading what is in it; then it is written over later
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
