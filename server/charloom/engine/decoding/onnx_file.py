@@ -23,6 +23,8 @@ _PARTS = {
 """By kind of message: the fields, of messages themselves, in which there are tensors."""
 _ELSEWHERE = {13, 14}
 """Of a tensor: `external_data` and `data_location`, which is 0, or left out, where the tensor has its numbers."""
+_LARGEST_TAG = 2**32 - 1
+"""ONNX Runtime's reader cuts larger ones down to 32 bits, so that they would name one of the fields above."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -48,6 +50,8 @@ def _fields(content: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, i
     """Number and wire type of each field, with where its bytes begin and end; of a varint, 0 and its value."""
     while at < end:
         tag, at = _varint(content, at, end)
+        if tag > _LARGEST_TAG:
+            raise ValueError("it is no ONNX file: a field has a number of more than 29 bits")
         field, wire_type = tag >> 3, tag & 7
         if wire_type == _VARINT:
             value, at = _varint(content, at, end)

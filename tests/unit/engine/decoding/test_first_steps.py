@@ -8,9 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto
 
 from charloom.bundle import Bundle, BundleError, DecoderKind, read_bundle
 from charloom.engine.decoding import first_steps as module
@@ -55,6 +58,29 @@ def test_a_place_written_in_ten_bytes_is_one_all_the_same(tmp_path: Path) -> Non
     (tmp_path / "graph").write_bytes(b"\x3a" + bytes([len(outer)]) + outer)
     with pytest.raises(ValueError, match="in another file"):
         check_whole(tmp_path / "graph")
+
+
+def test_a_place_in_a_field_whose_number_is_cut_down_by_onnx_runtime_is_refused(tmp_path: Path) -> None:
+    """ONNX Runtime reads 32 bits of a tag, here those of field 13 or 14 without what is above them."""
+
+    def cut(field: int, wire_type: int) -> bytes:
+        return bytes([field << 3 | wire_type | 0x80, 0x80, 0x80, 0x80, 0x10])
+
+    def message(tag: bytes, content: bytes) -> bytes:
+        return tag + bytes([len(content)]) + content
+
+    (tmp_path / hostile_graphs.SIDE_FILE).write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    value = onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["w"], ["y"])], "g", [], [value])
+    place = onnx.StringStringEntryProto(key="location", value=hostile_graphs.SIDE_FILE).SerializeToString()
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4]).SerializeToString()
+    tensor += message(cut(13, 2), place) + cut(14, 0) + bytes([TensorProto.EXTERNAL])
+    model = onnx.ModelProto(ir_version=8, opset_import=[onnx.helper.make_opsetid("", 17)]).SerializeToString()
+    path = tmp_path / "decoder.onnx"
+    path.write_bytes(model + message(b"\x3a", graph.SerializeToString() + message(b"\x2a", tensor)))
+    assert onnxruntime.InferenceSession(path).run(None, {})[0].tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="more than 29 bits"):
+        check_whole(path)
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 11, b"\x3a\x7f", b"\x0b", b"\x08", b"no graph"])
