@@ -13,6 +13,7 @@
         ├── Conflict                       the session is in use, or is not at the expected position
         ├── MessageTooLarge                a request or an answer is larger than the client or the server takes
         ├── Overloaded                     the server has as much work, or as many sessions, as it takes
+        │   └── QuotaExceeded              the caller has as much as it may have
         ├── Unavailable                    the server is loading or stopping, or cannot reach its sessions
         ├── DeadlineExceeded               the call did not finish in time
         ├── Cancelled                      the call was cancelled
@@ -181,6 +182,13 @@ class Overloaded(RequestError):
     """The server has as much work, or as many sessions, as it takes, or no room (STORE_FULL); see `retry_after`."""
 
 
+class QuotaExceeded(Overloaded):
+    """The caller asks for more than it may have, whatever others do; `metadata` names the limit and has the numbers.
+
+    `retry_after` is None where no time helps, as for a text that is too long.
+    """
+
+
 class Unavailable(RequestError):
     """The server is loading or stopping (DRAINING), or cannot reach its sessions (STORE_UNAVAILABLE)."""
 
@@ -235,6 +243,7 @@ _CLASSES: dict[grpc.StatusCode, type[RequestError]] = {
 _CLASSES_BY_REASON: dict[str, type[RequestError]] = {
     "SESSION_EXPIRED": SessionExpired,
     "POSITION_NOT_KEPT": PositionNotKept,
+    "QUOTA_EXCEEDED": QuotaExceeded,
 }
 
 # gRPC's own words for these say neither what happened nor what to do.

@@ -22,13 +22,13 @@ class Quota:
     """Bytes of them, as `Session.memory` counts them, when another one is made."""
     calls: int | None = None
     """Calls at a time, of each server."""
-    tokens_per_second: float | None = None
-    """Tokens read and generated, on average."""
     prompt_characters: int | None = None
     """Longest text to read at once."""
 
 
 UNLIMITED = Quota()
+KEPT_RETRY_SECONDS = 60.0
+"""When to try again to keep a session: some may have expired by then, and who asks sooner makes work for nothing."""
 
 
 class Kept(NamedTuple):
@@ -45,28 +45,25 @@ class QuotaExceeded(EngineError):
     Args:
         limit: which one: the name of a field of `Quota`
         most: the limit
-        used: what the caller has of it
-        asked: how much more it asks for
+        problem: what is beyond it
         advice: what to do
         retry_after: seconds after which there will be room; None where time alone makes none
+        numbers: what `problem` says, for programs
     """
 
     kind = ErrorKind.EXHAUSTED
     reason = "QUOTA_EXCEEDED"
 
     def __init__(
-        self, limit: str, most: float, used: float, asked: float, advice: str, retry_after: float | None = None
+        self, limit: str, most: float, problem: str, advice: str, retry_after: float | None = None, **numbers: float
     ) -> None:
-        self._numbers = {"most": f"{most:.15g}", "used": f"{used:.15g}", "asked": f"{asked:.15g}"}
-        self._limit = limit
+        self._facts = {"limit": limit} | {name: f"{value:.15g}" for name, value in {"most": most, **numbers}.items()}
         self.retry_after = retry_after
-        has = f"you have {self._numbers['used']}, and ask" if used else "you ask"
-        wanted = f"{self._numbers['asked']} more" if used else self._numbers["asked"]
-        super().__init__(f"your limit of {limit} is {self._numbers['most']}; {has} for {wanted}; {advice}")
+        super().__init__(f"your limit of {limit} is {most:.15g}, and {problem}; {advice}")
 
     @property
     def facts(self) -> dict[str, str]:
-        return {"limit": self._limit, **self._numbers}
+        return self._facts
 
 
 def require_kept(quota: Quota, kept: Kept, more: Kept) -> None:
@@ -80,4 +77,5 @@ def require_kept(quota: Quota, kept: Kept, more: Kept) -> None:
         ("session_bytes", quota.session_bytes, kept.bytes, more.bytes),
     ):
         if most is not None and used + asked > most:
-            raise QuotaExceeded(limit, most, used, asked, "delete sessions, or let them expire sooner")
+            problem, advice = f"you have {used} and ask for {asked} more", "delete sessions, or let them expire sooner"
+            raise QuotaExceeded(limit, most, problem, advice, KEPT_RETRY_SECONDS, used=used, asked=asked)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from charloom.engine.call_end import AtEnd, set_end
 from charloom.engine.engine import Engine
-from charloom.engine.shares import Share
+from charloom.engine.shares import Share, name_of_tenant
 from charloom.engine.telemetry import CallRecord
 from charloom.server.call_limit import CallLimit
 from charloom.server.caller import Caller, set_caller
@@ -71,6 +71,7 @@ class Admission:
 
         Raises:
             CredentialsMissing, CredentialsInvalid, ScopeMissing, TenantNotAllowed, InvalidRequest: as `Gate.admit`.
+            QuotaExceeded: too many calls of this caller are running.
             Overloaded: too many calls are running.
         """
         record = self._observed.begin(method, arrival.request_ids)
@@ -87,4 +88,5 @@ class Admission:
         shown = Shown(arrival.tokens, arrival.tenants, arrival.certificate, trusted)
         identity = self._gate.admit(shown, scope)
         origin = self._origins.of(arrival.host, arrival.port, ",".join(arrival.forwarded))
-        return Caller(identity.tenant, Share(f"tenant {identity.tenant}" if identity.proven else origin))
+        name = name_of_tenant(identity.tenant) if identity.proven else origin
+        return Caller(identity.tenant, Share(name, quota=self._gate.quota_of(identity)))

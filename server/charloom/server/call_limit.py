@@ -5,7 +5,8 @@ from __future__ import annotations
 from charloom.engine.call_end import AtEnd
 from charloom.engine.errors import Overloaded
 from charloom.engine.parts import Parts
-from charloom.engine.retry_after import RetryAfter
+from charloom.engine.quotas import QuotaExceeded
+from charloom.engine.retry_after import SHORTEST, RetryAfter
 from charloom.engine.shares import Share, current_share
 
 
@@ -25,9 +26,14 @@ class CallLimit:
         """Count the call of the present caller, until its end.
 
         Raises:
+            QuotaExceeded: there are as many of this caller as it may have.
             Overloaded: there are too many.
         """
         share = current_share()
+        most, own = share.quota.calls, self._running.of(share)
+        if most is not None and own >= most:
+            problem = f"{own} calls of yours are running"
+            raise QuotaExceeded("calls", most, problem, "wait until one has ended", SHORTEST, used=own, asked=1)
         if not self._running.fits(share):
             raise Overloaded(f"{self._running.total} calls are running already", self._retry_after.refuse(0))
         self._running.add(share)

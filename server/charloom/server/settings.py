@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from charloom.bundle import DecoderKind
 from charloom.engine.limits import Limits
+from charloom.engine.quotas import Quota
 from charloom.server.origins import Origins, is_local
 from charloom.server.process_cores import default_workers
 
@@ -136,6 +137,18 @@ class ServerSettings(BaseSettings):
         ge=1,
         le=2**31 - 1,
         description="most calls at a time of one connection; its client lets further ones wait",
+    )
+    tenant_sessions: int | None = Field(
+        None, ge=1, description="most sessions of a tenant, or of a caller without one (default: only --max-sessions)"
+    )
+    tenant_session_bytes: int | None = Field(
+        None, ge=1, description="most bytes of a tenant's sessions when it makes another one (default: any number)"
+    )
+    tenant_calls: int | None = Field(
+        None, ge=1, description="most calls of a tenant at a time, on each server (default: only --max-calls)"
+    )
+    tenant_prompt_characters: int | None = Field(
+        None, ge=1, description="longest prompt of a tenant (default: only --max-prompt-characters)"
     )
     memory_bytes: int | None = Field(
         None,
@@ -296,6 +309,15 @@ class ServerSettings(BaseSettings):
     def origins(self) -> Origins:
         """Who calls from where."""
         return Origins(self.trust_proxy)
+
+    def quota(self) -> Quota:
+        """What a caller may have that has no limits of its own."""
+        return Quota(
+            sessions=self.tenant_sessions,
+            session_bytes=self.tenant_session_bytes,
+            calls=self.tenant_calls,
+            prompt_characters=self.tenant_prompt_characters,
+        )
 
     def limits(self) -> Limits:
         """What the engine is to accept."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from charloom.cli.main import main
-from charloom.server.identity.key_file import read_key_file, utc_now
+from charloom.server.identity.key_file import TenantLimits, read_key_file, utc_now
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -154,3 +154,49 @@ def test_nothing_is_done_where_the_audit_log_cannot_be_written(run: Run, file: P
         assert (status, out) == (1, "")
         assert "nothing was done, because the audit log cannot be written" in err
     assert file.read_bytes() == before
+
+
+def test_limits_are_set_one_by_one_shown_and_forgotten(run: Run, file: Path) -> None:
+    assert run("limits", "shop", "--sessions", "100", "--calls", "8")[0] == 0
+    status, out, _ = run("limits", "shop", "--calls", "4")
+    assert status == 0
+    assert read_key_file(file).limits == (TenantLimits(tenant="shop", sessions=100, calls=4),)
+    head, line = out.splitlines()
+    assert head.split()[:2] == ["TENANT", "SESSIONS"]
+    assert line.split() == ["shop", "100", "-", "4", "-"]
+    run("limits", "bank", "--prompt-characters", "1000")
+    shown = json.loads(run("limits", "--json")[1])
+    assert shown == [{"tenant": "shop", "sessions": 100, "calls": 4}, {"tenant": "bank", "prompt_characters": 1000}]
+    run("create", "--tenant", "shop")
+    assert line in run("list")[1].splitlines()
+    assert run("limits", "shop", "--reset", "--session-bytes", "5000")[0] == 0
+    assert read_key_file(file).limits_of("shop") == TenantLimits(tenant="shop", session_bytes=5000)
+    status, _, err = run("limits", "shop", "--reset")
+    assert status == 0
+    assert err == "shop has no limits of its own, only those of charloom serve\n"
+    assert [one.tenant for one in read_key_file(file).limits] == ["bank"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("limits", "--sessions", "1"), "TENANT is missing"),
+        (("limits", "shop", "--sessions", "0"), "--sessions: it should be greater than or equal to 1"),
+        (("limits", "shop", "--calls", "few"), "--calls: invalid int value: 'few'"),
+        (("limits", "a/b", "--calls", "1"), "'a/b' is not allowed"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(run: Run, arguments: tuple[str, ...], said: str, file: Path) -> None:
+    status, out, err = run(*arguments)
+    assert status
+    assert said in err
+    assert out == ""
+    assert not file.exists()
+
+
+def test_limits_are_in_the_audit_log(run: Run, tmp_path: Path) -> None:
+    audit = tmp_path / "audit.jsonl"
+    run("limits", "shop", "--sessions", "100", "--audit-log", str(audit))
+    begun, done = (json.loads(line) for line in audit.read_text().splitlines())
+    assert (begun["act"], begun["on"], begun["sessions"]) == ("set-limits", "tenant shop", "100")
+    assert done["result"] == "done"

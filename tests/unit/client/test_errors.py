@@ -33,6 +33,7 @@ KINDS = [
     (CODE.RESOURCE_EXHAUSTED, "STORE_FULL", sdk.Overloaded),
     (CODE.UNAVAILABLE, "STORE_UNAVAILABLE", sdk.Unavailable),
     (CODE.RESOURCE_EXHAUSTED, "OVERLOADED", sdk.Overloaded),
+    (CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", sdk.QuotaExceeded),
     (CODE.UNAVAILABLE, "DRAINING", sdk.Unavailable),
     (CODE.DEADLINE_EXCEEDED, "LATE", sdk.DeadlineExceeded),
     (CODE.CANCELLED, "STOPPED", sdk.Cancelled),

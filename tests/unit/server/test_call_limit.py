@@ -8,6 +8,7 @@ from contextvars import Context
 import pytest
 
 from charloom.engine.errors import Overloaded
+from charloom.engine.quotas import UNLIMITED, Quota, QuotaExceeded
 from charloom.engine.shares import Share, set_share
 from charloom.server.call_limit import CallLimit
 
@@ -15,10 +16,10 @@ from charloom.server.call_limit import CallLimit
 class Call:
     """One call."""
 
-    def __init__(self, limit: CallLimit, name: str) -> None:
+    def __init__(self, limit: CallLimit, name: str, quota: Quota = UNLIMITED) -> None:
         self._ended: list[Callable[[], None]] = []
         task = Context()
-        task.run(set_share, Share(name))
+        task.run(set_share, Share(name, quota=quota))
         task.run(limit.begin, self._ended.append)
 
     def end(self) -> None:
@@ -57,3 +58,15 @@ def test_a_refused_call_is_not_counted() -> None:
     for call in calls:
         call.end()
     assert limit._running.total == 0
+
+
+def test_a_caller_has_no_more_calls_than_it_may_though_there_is_room() -> None:
+    limit, two = CallLimit(100), Quota(calls=2)
+    calls = [Call(limit, "shop", two) for _ in range(2)]
+    with pytest.raises(QuotaExceeded, match="2 calls of yours are running") as refused:
+        Call(limit, "shop", two)
+    assert refused.value.facts == {"limit": "calls", "most": "2", "used": "2", "asked": "1"}
+    assert refused.value.retry_after is not None
+    Call(limit, "other", two)
+    calls.pop().end()
+    Call(limit, "shop", two)

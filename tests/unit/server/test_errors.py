@@ -14,6 +14,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from charloom.engine import errors
 from charloom.engine.memory_budget import TooMuchMemory
 from charloom.engine.model_errors import LastModel, ModelBusy, ModelRetired, ModelTooLarge, ModelUnusable
+from charloom.engine.quotas import QuotaExceeded
 from charloom.server.grpc.errors import CODES, ErrorInterceptor, status_of
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
 from charloom.server.model_changes import ModelPathForbidden
@@ -47,6 +48,7 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (ModelTooLarge("m", 2**31, 2**20, 2**30), StatusCode.RESOURCE_EXHAUSTED),
     (LastModel("m"), StatusCode.FAILED_PRECONDITION),
     (ModelPathForbidden("/etc"), StatusCode.PERMISSION_DENIED),
+    (QuotaExceeded("calls", 3, "3 calls of yours are running", "wait"), StatusCode.RESOURCE_EXHAUSTED),
     (errors.ReaderStalled(), StatusCode.RESOURCE_EXHAUSTED),
     (errors.ClientIdle(60), StatusCode.DEADLINE_EXCEEDED),
     (CredentialsMissing(), StatusCode.UNAUTHENTICATED),

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from charloom.engine.errors import EngineError, InvalidRequest
+from charloom.engine.quotas import Quota
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
 from charloom.server.identity.gate import EVERYTHING, Gate, Identity, Shown
-from charloom.server.identity.key_file import Certificate, KeyFile, made
+from charloom.server.identity.key_file import Certificate, KeyFile, TenantLimits, made
 from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.scopes import Scope
 from charloom.server.identity.watched import Watched
@@ -140,3 +141,13 @@ def test_a_file_of_keys_is_read_again_when_its_mode_is_mended(tmp_path: Path) ->
     path.chmod(0o600)  # as the error in the log says
     gate.keys.look()
     assert gate.admit(token(text), Scope.READ).tenant == "shop"
+
+
+def test_limits_are_those_of_the_tenant_and_where_it_has_none_those_of_the_server() -> None:
+    limited = FILE.model_copy(update={"limits": (TenantLimits(tenant="shop", sessions=3),)})
+    watched: Watched[KeyFile] = Watched([Path("/none")], lambda: limited, "keys")
+    gate = Gate(watched, now=lambda: NOW, quota=Quota(sessions=10, calls=5))
+    assert gate.quota_of(gate.admit(token(TEXT), Scope.READ)) == Quota(sessions=3, calls=5)
+    assert gate.quota_of(Identity("other", EVERYTHING)) == gate.quota
+    assert gate.quota_of(Identity("shop", EVERYTHING, proven=False)) == gate.quota, "anybody can say so"
+    assert Gate(quota=Quota(calls=5)).quota_of(Identity("shop", EVERYTHING)) == Quota(calls=5)

@@ -16,6 +16,7 @@ from charloom.server.identity.key_file import (
     KeyFile,
     KeyFileEditor,
     KeyFileProblem,
+    TenantLimits,
     hashed,
     made,
     read_key_file,
@@ -78,6 +79,10 @@ def test_the_states_of_a_key() -> None:
         ({"version": 2}, "version: Input should be 1"),
         ({"keys": [{**ENTRY, "scopes": ["everything"]}]}, "keys.0.scopes.0: Input should be 'read'"),
         ({"keys": [{**ENTRY, "scopes": []}]}, "keys.0.scopes: "),
+        ({"limits": [{"tenant": "shop", "sessions": 0}]}, "limits.0.sessions: "),
+        ({"limits": [{"tenant": "shop", "sessions": 1.0}]}, "limits.0.sessions: "),
+        ({"limits": [{"tenant": "shop", "rows": 1}]}, "limits.0.rows: "),
+        ({"limits": [{"tenant": "shop"}] * 2}, "two sets of limits of the tenant shop"),
         ({"keys": [{**ENTRY, "tenant": "a/b"}]}, "keys.0.tenant: 'a/b' is not allowed"),
         ({"keys": [{**ENTRY, "sha256": "secret"}]}, "keys.0.sha256: "),
         ({"keys": [{**ENTRY, "created": "2026-01-01T00:00:00"}]}, "keys.0.created: Input should have timezone info"),
@@ -159,3 +164,15 @@ def test_processes_that_change_it_at_once_lose_nothing(tmp_path: Path) -> None:
         process.join()
         assert process.exitcode == 0
     assert len(read_key_file(path).keys) == 30
+
+
+def test_limits_are_kept_and_a_file_without_any_is_as_version_0_1_reads_it(tmp_path: Path) -> None:
+    path = written(tmp_path / "keys.json", {"keys": [ENTRY]})
+    limits = TenantLimits(tenant="shop", sessions=3)
+    with KeyFileEditor(path).editing() as file:
+        file.content = file.content.model_copy(update={"limits": (limits,)})
+    assert read_key_file(path).limits_of("shop") == limits
+    assert read_key_file(path).limits_of("other") is None
+    with KeyFileEditor(path).editing() as file:
+        file.content = file.content.model_copy(update={"limits": ()})
+    assert set(json.loads(path.read_text())) == {"version", "keys", "certificates"}

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from charloom.bundle import DecoderKind
 from charloom.cli.flags import explain
+from charloom.engine.quotas import UNLIMITED, Quota
 from charloom.server.settings import ServerSettings, read_settings
 
 
@@ -56,6 +57,14 @@ def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHARLOOM_CONFIG", "/nowhere.toml")
     with pytest.raises(FileNotFoundError, match=r"/nowhere\.toml"):
         read_settings({})
+
+
+def test_limits_of_a_tenant_follow_the_settings() -> None:
+    assert ServerSettings().quota() == UNLIMITED
+    settings = ServerSettings(tenant_sessions=1, tenant_session_bytes=2, tenant_calls=3, tenant_prompt_characters=4)
+    assert settings.quota() == Quota(sessions=1, session_bytes=2, calls=3, prompt_characters=4)
+    with pytest.raises(ValueError, match="tenant_calls"):
+        ServerSettings(tenant_calls=0)
 
 
 def test_limits_follow_the_settings() -> None:

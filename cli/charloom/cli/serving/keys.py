@@ -12,6 +12,8 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from charloom.cli import CommandError
 from charloom.cli.columns import columns
 from charloom.engine.errors import InvalidRequest
@@ -22,6 +24,7 @@ from charloom.server.identity.key_file import (
     Key,
     KeyFileEditor,
     KeyFileProblem,
+    TenantLimits,
     made,
     read_key_file,
     utc_now,
@@ -31,6 +34,13 @@ from charloom.server.identity.scopes import Scope
 FILE_VARIABLE, DEFAULT_FILE = "CHARLOOM_KEYS", "charloom-keys.json"
 AUDIT_VARIABLE = "CHARLOOM_AUDIT_LOG"
 
+_LIMITS = {
+    "sessions": "most sessions",
+    "session_bytes": "most bytes of its sessions when it makes another one",
+    "calls": "most calls at a time, on each server",
+    "prompt_characters": "longest prompt",
+}
+"""The fields of `TenantLimits`, and what their flags say."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = timedelta(days=36_500)
 
@@ -82,7 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     certificate.add_argument("name", metavar="NAME", help="a subject alternative name: a host, a URI or an address")
     certificate.add_argument("--remove", action="store_true", help="let them in no longer")
     _add_entry(certificate, required=False)
-    listing = action("list", "show the keys, without their secrets, and the names of certificates", _list)
+    limits = action("limits", "set limits of a tenant, or show those of all", _limits)
+    limits.add_argument("tenant", nargs="?", type=_tenant, metavar="TENANT", help="whose")
+    for name, text in _LIMITS.items():
+        limits.add_argument("--" + name.replace("_", "-"), type=int, metavar="NUMBER", help=text)
+    limits.add_argument("--reset", action="store_true", help="forget the limits that this tenant has so far")
+    limits.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    listing = action("list", "show the keys, without their secrets, names of certificates, limits", _list)
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -182,6 +198,41 @@ def _audited(arguments: argparse.Namespace, act: str, on: str, **more: str) -> I
         yield said
 
 
+def _limits(arguments: argparse.Namespace) -> None:
+    given = {name: getattr(arguments, name) for name in _LIMITS if getattr(arguments, name) is not None}
+    if given or arguments.reset:
+        _set_limits(arguments, given)
+    content = read_key_file(arguments.file)
+    shown = [one for one in content.limits if arguments.tenant in (None, one.tenant)]
+    if arguments.json:
+        print(json.dumps([one.model_dump(exclude_none=True) for one in shown]))
+        return
+    print(_table_of(shown))
+    if arguments.tenant is not None and not shown:
+        print(f"{arguments.tenant} has no limits of its own, only those of charloom serve", file=sys.stderr)
+
+
+def _set_limits(arguments: argparse.Namespace, given: dict[str, float]) -> None:
+    if arguments.tenant is None:
+        raise CommandError("TENANT is missing; name the tenant whose limits these are")
+    said = {name: f"{most:.15g}" for name, most in given.items()}
+    with (
+        _audited(arguments, "set-limits", f"tenant {arguments.tenant}", **said),
+        KeyFileEditor(arguments.file).editing(create=True) as file,
+    ):
+        old = None if arguments.reset else file.content.limits_of(arguments.tenant)
+        before = {} if old is None else old.model_dump(exclude={"tenant"}, exclude_none=True)
+        try:
+            limits = TenantLimits(tenant=arguments.tenant, **(before | given))
+        except ValidationError as problem:
+            first = problem.errors(include_input=False)[0]
+            flag = "--" + str(first["loc"][0]).replace("_", "-")
+            raise CommandError(f"{flag}: {first['msg'].replace('Input', 'it')}") from problem
+        others = tuple(one for one in file.content.limits if one.tenant != arguments.tenant)
+        own = (limits,) if before | given else ()
+        file.content = file.content.model_copy(update={"limits": (*others, *own)})
+
+
 def _list(arguments: argparse.Namespace) -> None:
     content, now = read_key_file(arguments.file), utc_now()
     if arguments.json:
@@ -198,6 +249,18 @@ def _list(arguments: argparse.Namespace) -> None:
     if content.certificates:
         names = [(one.name, one.tenant, _joined(one.scopes)) for one in content.certificates]
         print(columns([("CERTIFICATE", "TENANT", "SCOPES"), *names]))
+    if content.limits:
+        print(_table_of(content.limits))
+
+
+def _table_of(limits: Sequence[TenantLimits]) -> str:
+    heads = ("TENANT", *(name.replace("_", " ").upper() for name in _LIMITS))
+    values = [[getattr(one, name) for name in _LIMITS] for one in limits]
+    rows = [
+        (one.tenant, *("-" if most is None else f"{most:.15g}" for most in own))
+        for one, own in zip(limits, values, strict=True)
+    ]
+    return columns([heads, *rows])
 
 
 def _tell(text: str, key: Key, file: Path) -> None:

@@ -14,7 +14,9 @@ from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import InvalidRequest, shown
 from charloom.engine.limits import LONGEST_STOP, MOST_ALTERNATIVES, MOST_CONTINUATIONS, MOST_STOPS, Limits
 from charloom.engine.loom.jobs import Job, Stops
+from charloom.engine.quotas import QuotaExceeded
 from charloom.engine.sessions.session import Key
+from charloom.engine.shares import current_share
 
 Text = str | Sequence[int]
 """A text to read, or its tokens."""
@@ -199,9 +201,13 @@ def check_text(field_name: str, text: Text, skip_unknown: bool, limits: Limits, 
 
     Raises:
         InvalidRequest: it is too long, or the vocabulary lacks a character, or has no such token.
+        QuotaExceeded: it is longer than this caller's may be.
     """
+    own, what = current_share().quota.prompt_characters, "characters" if isinstance(text, str) else "tokens"
+    if own is not None and len(text) > own:
+        problem = f"{field_name} has {len(text)} {what}"
+        raise QuotaExceeded("prompt_characters", own, problem, "shorten it", asked=len(text))
     if len(text) > limits.max_prompt_characters:
-        what = "characters" if isinstance(text, str) else "tokens"
         raise InvalidRequest(
             field_name,
             f"it has {len(text)} {what}, more than {limits.max_prompt_characters}; "

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from charloom.engine.errors import InvalidRequest
+from charloom.engine.quotas import UNLIMITED, Quota
 from charloom.engine.sessions.checks import require_id
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
 from charloom.server.identity.key_file import PREFIX, KeyFile, utc_now
@@ -66,11 +67,18 @@ class Gate:
         keys: who may call; None where there is no such file
         tokens: checks JSON Web Tokens; None where none are taken
         now: the clock
+        quota: the limits of callers that have none of their own
     """
 
     keys: Watched[KeyFile] | None = None
     tokens: Tokens | None = None
     now: Callable[[], datetime] = utc_now
+    quota: Quota = UNLIMITED
+
+    def quota_of(self, identity: Identity) -> Quota:
+        """The limits of somebody who was let in."""
+        own = self.keys.value().limits_of(identity.tenant) if self.keys is not None and identity.proven else None
+        return self.quota if own is None else own.over(self.quota)
 
     def admit(self, shown: Shown, scope: Scope) -> Identity:
         """Who makes a call that needs a scope.

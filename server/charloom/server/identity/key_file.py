@@ -1,4 +1,4 @@
-"""The file of who may call: keys, of which it holds only hashes, and names of client certificates."""
+"""The file of who may call: keys, of which it holds only hashes, names of client certificates, limits of tenants."""
 
 from __future__ import annotations
 
@@ -11,14 +11,25 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 from typing_extensions import Self
 
 from charloom.engine.errors import InvalidRequest
+from charloom.engine.quotas import Quota
 from charloom.engine.sessions.checks import require_id
 from charloom.server.identity.scopes import Scope
 from charloom.server.identity.secret_files import require_secret
@@ -79,6 +90,22 @@ class Certificate(_Entry):
     """A subject alternative name: a host, a URI or an address."""
 
 
+class TenantLimits(BaseModel):
+    """The limits of a tenant; those that are not there are the server's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant: Tenant
+    sessions: Annotated[StrictInt, Field(ge=1)] | None = None
+    session_bytes: Annotated[StrictInt, Field(ge=1)] | None = None
+    calls: Annotated[StrictInt, Field(ge=1)] | None = None
+    prompt_characters: Annotated[StrictInt, Field(ge=1)] | None = None
+
+    def over(self, default: Quota) -> Quota:
+        """These limits, and of the others those of `default`."""
+        return replace(default, **self.model_dump(exclude={"tenant"}, exclude_none=True))
+
+
 class KeyFile(BaseModel):
     """What the file holds."""
 
@@ -87,12 +114,14 @@ class KeyFile(BaseModel):
     version: Literal[1] = 1
     keys: tuple[Key, ...] = ()
     certificates: tuple[Certificate, ...] = ()
+    limits: tuple[TenantLimits, ...] = ()
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
         for what, names in (
             ("keys with the id", [key.id for key in self.keys]),
             ("certificates with the name", [one.name for one in self.certificates]),
+            ("sets of limits of the tenant", [one.tenant for one in self.limits]),
         ):
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
@@ -106,6 +135,14 @@ class KeyFile(BaseModel):
     @functools.cached_property
     def _certificates(self) -> Mapping[str, Certificate]:
         return {one.name: one for one in self.certificates}
+
+    @functools.cached_property
+    def _limits(self) -> Mapping[str, TenantLimits]:
+        return {one.tenant: one for one in self.limits}
+
+    def limits_of(self, tenant: str) -> TenantLimits | None:
+        """The limits of a tenant; None where it has none of its own."""
+        return self._limits.get(tenant)
 
     def key(self, text: str) -> Key | None:
         """The key that this is the text of, whatever its state; a wrong one takes as long."""
@@ -197,7 +234,9 @@ class KeyFileEditor:
                     status = self._path.stat()
                     os.fchmod(number, status.st_mode & 0o777)
                     os.fchown(number, -1, status.st_gid)
-                file.write(self.content.model_dump_json(indent=1, exclude_none=True) + "\n")
+                # Servers of version 0.1 read no file with limits, and any other.
+                without = set() if self.content.limits else {"limits"}
+                file.write(self.content.model_dump_json(indent=1, exclude_none=True, exclude=without) + "\n")
                 file.flush()
                 os.fsync(number)
             os.replace(name, self._path)

@@ -18,7 +18,7 @@ def gate_of(settings: ServerSettings) -> Gate:
     """
     path = settings.keys
     keys = None if path is None else Watched([path], lambda: read_key_file(path), "keys")
-    return Gate(keys, _tokens(settings))
+    return Gate(keys, _tokens(settings), quota=settings.quota())
 
 
 def _tokens(settings: ServerSettings) -> Tokens | None:

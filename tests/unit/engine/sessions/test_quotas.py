@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from charloom.engine.errors import EngineError, Overloaded, SessionExists
-from charloom.engine.quotas import Kept, Quota, QuotaExceeded
+from charloom.engine.quotas import KEPT_RETRY_SECONDS, Kept, Quota, QuotaExceeded
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores.redis import RedisStore
 from charloom.engine.sessions.stores.sqlite import SqliteStore
@@ -55,7 +55,7 @@ async def test_a_quota_of_ten_is_ten_however_many_are_made_at_once_and_by_which_
     with pytest.raises(QuotaExceeded) as refused:
         await add(stores[-1], SHOP, made(place, "more", "shop"), made(place, "and more", "shop"))
     assert refused.value.facts == {"limit": "sessions", "most": "10", "used": "10", "asked": "2"}
-    assert refused.value.retry_after is None
+    assert refused.value.retry_after == KEPT_RETRY_SECONDS
     await add(stores[0], BANK, made(place, "more", "bank"))
 
 
