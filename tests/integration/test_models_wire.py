@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import threading
 import time
+import urllib.request
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +18,10 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 from charloom.bundle import Bundle, DecoderKind, read_bundle
+from charloom.cli.main import main
 from charloom.client import (
     Client,
     Conflict,
@@ -32,6 +36,7 @@ from charloom.client import (
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.server import model_changes
 from charloom.server.app import Server
+from charloom.server.identity.scopes import Scope, scope_of
 from charloom.server.identity.signatures import new_signing_key, public_pem, sign
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
@@ -40,7 +45,7 @@ from tests.integration.conftest import refused
 from tests.unit.bundle.bundle_files import change_manifest, replace_file
 from tests.unit.engine.looms import eventually
 
-RELOADS = int(os.environ.get("CHARLOOM_TEST_RELOADS", "6"))
+RELOADS = int(os.environ.get("CHARLOOM_RELOADS", "6"))
 
 
 class Folder:
@@ -409,3 +414,64 @@ def test_a_model_whose_threads_cannot_be_started_is_refused(
     eventually(lambda: not any(thread.is_alive() for thread in looms))
     assert states(client) == [("small", "1", ModelState.SERVING)]
     assert client.complete("The ", max_tokens=5).text
+
+
+@pytest.mark.parametrize("method", ["LoadModel", "ReloadModel", "UnloadModel"])
+def test_what_changes_models_is_for_administrators(method: str) -> None:
+    assert scope_of(f"/charloom.v1.ModelService/{method}") is Scope.ADMIN
+
+
+def test_the_command(
+    folder: Folder, started: Callable[..., tuple[Server, Client]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, client = started()
+
+    def said(*arguments: str, code: int = 0) -> str:
+        assert main(["models", *arguments, "--target", server.address]) == code
+        out, errors = capsys.readouterr()
+        return errors if code else out
+
+    folder.beside("2")
+    folder.beside("1", "other")
+    assert said("load", "small/.2") == f"small .2 ({client.model().digest[:12]}) serves now\n"
+    assert said("load", "small/.2") == f"small .2 ({client.model().digest[:12]}) served already\n"
+    said("load", "other/.1")
+    assert said("reload").splitlines() == [
+        f"small 1 ({client.model('small').digest[:12]}) serves now",
+        f"other .1 ({client.model('other').digest[:12]}) served already",
+    ]
+    assert said("unload", "other").splitlines()[1].split()[:3] == ["other", ".1", "draining"]
+    shown = [line.split()[:3] for line in said("versions").splitlines()[1:]]
+    assert shown == [["small", "1", "serving"], ["small", ".2", "draining"], ["other", ".1", "draining"]]
+    assert [one["version"] for one in json.loads(said("versions", "--json"))] == ["1", ".2", ".1"]
+    assert [line.split()[0] for line in said().splitlines()] == ["NAME", "small"]
+    assert "the only one" in said("unload", "small", code=1)
+    assert "no model 'other'" in said("reload", "other", "small", code=1)
+    assert "load needs one PATH" in said("load", code=1)
+
+
+def test_the_metrics_of_a_model_go_on_with_its_next_version(
+    folder: Folder, started: Callable[..., tuple[Server, Client]]
+) -> None:
+    server, client = started(metrics_port=0, model_grace_seconds=0)
+
+    def metrics() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+        return {one.name: one.value for one in samples if one.labels == {"model": "small"}}
+
+    client.complete("The ", max_tokens=100)
+    running = client.generate("The ", max_tokens=20_000)
+    next(running)
+    folder.beside("2")
+    client.load_model("small/.2")
+    with_old = metrics()
+    assert with_old["charloom_num_requests_running"] == 1  # it runs on the version that drains
+    assert with_old["charloom_rows_capacity"] == 4
+    assert with_old["charloom_generation_tokens_total"] > 100
+    client.complete("The ", max_tokens=50)
+    assert len("".join(running)) > 10_000
+    eventually(lambda: len(states(client)) == 1)
+    assert metrics()["charloom_generation_tokens_total"] == 20_150
+    assert metrics()["charloom_num_requests_running"] == 0

@@ -49,6 +49,7 @@ class Loom:
         max_rows: most rows in one tick; more jobs wait
         max_waiting: most jobs that wait, more are refused; and most jobs that are paused, more are ended
         unread_limit: generated tokens that a reader may leave unread before its job is paused
+        totals: what its ticks and jobs are added to
 
     Raises:
         RuntimeError: a thread could not be started.
@@ -65,6 +66,7 @@ class Loom:
         max_rows: int = Limits.max_rows,
         max_waiting: int = Limits.max_waiting,
         unread_limit: int = Limits.unread_tokens,
+        totals: LoomTotals | None = None,
     ) -> None:
         self.decoder = decoder
         self._unread_limit = unread_limit
@@ -92,7 +94,7 @@ class Loom:
         """How many rows are in ticks, and how many workers have them."""
         self._calling: dict[int, float] = {}
         """The workers that are in a call of the decoder, and since when. Each writes its own, without the lock."""
-        self.totals = LoomTotals()
+        self._totals = totals or LoomTotals()
         self._draining = False
         self._ending: FinishReason | None = None
         """Set when all jobs are to end at once: why."""
@@ -343,7 +345,7 @@ class Loom:
             now = time.monotonic()
             self._cost.learn(len(rows), computed / len(outputs.tokens))
             self._waiting.charge(rows, now - began)
-            self.totals.ticked(len(rows), int(tick.inputs.steps.sum()), now - began)
+            self._totals.ticked(len(rows), int(tick.inputs.steps.sum()), now - began)
             return self._take_results(tick, outputs, now)
 
     def _run(self, tick: Tick) -> Outputs:
@@ -380,8 +382,8 @@ class Loom:
         return self._delivery(row, chunk)
 
     def _delivery(self, row: Row, chunk: Chunk) -> Delivery:
-        """What a row is told, and with the lock, counted."""
-        self.totals.told(chunk, generates=row.job.max_tokens > 0)
+        """What a row is told, counted."""
+        self._totals.told(chunk, generates=row.job.max_tokens > 0)
         return row, chunk
 
     def _leave(self, row: Row) -> None:

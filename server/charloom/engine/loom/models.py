@@ -24,6 +24,7 @@ from charloom.engine.errors import ModelNotFound
 from charloom.engine.limits import Limits
 from charloom.engine.loom.loom import Loom
 from charloom.engine.loom.row import Delivery
+from charloom.engine.loom.totals import LoomTotals
 from charloom.engine.model_errors import LastModel, ModelRetired
 
 REMEMBERED = 16
@@ -41,6 +42,8 @@ class Model:
     bundle: Bundle
     decoder: Decoder
     loom: Loom
+    totals: LoomTotals
+    """Of all versions with its name."""
     batch_invariant: bool
     memory: int
     """About how many bytes it takes, at most."""
@@ -152,6 +155,8 @@ class Models:
         self._draining: list[Model] = []
         self._gone: dict[str, Vocabulary] = {}
         """By digest, the latest last."""
+        self._totals: dict[str, LoomTotals] = {}
+        """By name: what counts only rises must not begin again with each version."""
         if not models:
             raise ValueError("an engine needs at least one model")
         require_different_names([bundle for bundle, _ in models])
@@ -283,7 +288,8 @@ class Models:
         self._draining.append(model)
 
     def _made(self, tried: TriedModel) -> Model:
-        limits = self._limits
+        limits, name = self._limits, tried.bundle.manifest.name
+        totals = self._totals.setdefault(name, LoomTotals())
         loom = Loom(
             tried.decoder,
             self._deliver,
@@ -293,10 +299,10 @@ class Models:
             max_rows=limits.max_rows,
             max_waiting=limits.max_waiting,
             unread_limit=limits.unread_tokens,
+            totals=totals,
         )
         memory = memory_of(tried.bundle, DecoderKind(tried.decoder.kind), limits)
-        name = tried.bundle.manifest.name
-        return Model(name, tried.bundle, tried.decoder, loom, tried.first.batch_invariant, memory)
+        return Model(name, tried.bundle, tried.decoder, loom, totals, tried.first.batch_invariant, memory)
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """On the worker's thread: one wake-up of the event loop for everything that a tick brought."""

@@ -1,7 +1,8 @@
-"""What a loom has done since it began, as plain numbers that its lock guards and anybody may read."""
+"""What looms have done since the first of them began, as plain numbers that anybody may read."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 from charloom.engine.loom.jobs import Chunk, Finish
@@ -14,9 +15,10 @@ TOKEN_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.0
 
 
 class LoomTotals:
-    """Ticks, and the jobs that left."""
+    """Ticks, and the jobs that left. Two looms may count at a time: one that drains, and that of the next version."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self.tick_seconds = Histogram(TICK_SECONDS)
         """From the choice of its rows to their results."""
         self.tick_rows = Histogram(ROWS)
@@ -36,15 +38,17 @@ class LoomTotals:
 
     def ticked(self, rows: int, steps: int, seconds: float) -> None:
         """Count a tick."""
-        self.tick_rows.add(rows)
-        self.tick_seconds.add(seconds)
-        self.steps += steps
+        with self._lock:
+            self.tick_rows.add(rows)
+            self.tick_seconds.add(seconds)
+            self.steps += steps
 
     def told(self, chunk: Chunk, *, generates: bool) -> None:
         """Count what a chunk tells; `generates`: whether its job was to generate anything."""
-        self.generation_tokens += len(chunk.tokens)
-        if chunk.finish is not None:
-            self._ended(chunk.finish, generates)
+        with self._lock:
+            self.generation_tokens += len(chunk.tokens)
+            if chunk.finish is not None:
+                self._ended(chunk.finish, generates)
 
     def _ended(self, finish: Finish, generates: bool) -> None:
         self.prompt_tokens += finish.fed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -15,6 +15,8 @@ from prometheus_client.registry import Collector
 
 from charloom.engine.engine import Engine
 from charloom.engine.loom.loom import Loom
+from charloom.engine.loom.models import Model
+from charloom.engine.loom.totals import LoomTotals
 from charloom.engine.telemetry import Histogram
 
 PREFIX = "charloom_"
@@ -43,62 +45,60 @@ class EngineCollector(Collector):
             yield from self._tenants()
 
     def _looms(self) -> Iterator[Metric]:
-        looms = {model.name: model.loom for model in self._engine.models}
-        yield _gauge(
-            "num_requests_running", "Generations and readings that have a row.", _each(looms, lambda loom: loom.live)
-        )
-        yield _gauge(
-            "num_requests_waiting",
-            "Generations and readings that wait for a row.",
-            _each(looms, lambda loom: loom.waiting),
-        )
-        yield _gauge("rows_capacity", "Rows that can be in ticks at a time.", _each(looms, lambda loom: loom.places))
+        serving = self._engine.models
+        models = [*serving, *self._engine.draining_models]
+        running = _sums(models, lambda loom: loom.live)
+        yield _gauge("num_requests_running", "Generations and readings that have a row.", running)
+        waiting = _sums(models, lambda loom: loom.waiting)
+        yield _gauge("num_requests_waiting", "Generations and readings that wait for a row.", waiting)
+        yield _gauge("rows_capacity", "Rows that can be in ticks at a time.", _sums(serving, lambda loom: loom.places))
         usage = GaugeMetricFamily(
             PREFIX + "capacity_usage_ratio", "Part of the rows, or of the memory for calls, in use: what is more."
         )
-        usage.add_metric([], self._usage(looms))
+        usage.add_metric([], self._usage([model.loom for model in serving]))
         yield usage
-        counts: list[tuple[str, str, Callable[[Loom], float]]] = [
-            ("prompt_tokens", "Tokens of prompts and texts that were read.", lambda loom: loom.totals.prompt_tokens),
-            ("generation_tokens", "Tokens that were delivered.", lambda loom: loom.totals.generation_tokens),
-            ("row_steps", "Tokens that the decoder read or made.", lambda loom: loom.totals.steps),
+        totals = {model.name: model.totals for model in models}
+        counts: list[tuple[str, str, Callable[[LoomTotals], float]]] = [
+            ("prompt_tokens", "Tokens of prompts and texts that were read.", lambda of: of.prompt_tokens),
+            ("generation_tokens", "Tokens that were delivered.", lambda of: of.generation_tokens),
+            ("row_steps", "Tokens that the decoder read or made.", lambda of: of.steps),
         ]
         for name, text, of in counts:
             family = CounterMetricFamily(PREFIX + name, text, labels=["model"])
-            for model, loom in looms.items():
-                family.add_metric([model], of(loom))
+            for model, its in totals.items():
+                family.add_metric([model], of(its))
             yield family
         success = CounterMetricFamily(
             PREFIX + "request_success", "Generations that ended, by reason.", labels=["model", "finished_reason"]
         )
-        for model, loom in looms.items():
-            for reason, count in list(loom.totals.finished.items()):
+        for model, its in totals.items():
+            for reason, count in list(its.finished.items()):
                 success.add_metric([model, reason], count)
         yield success
-        histograms: list[tuple[str, str, Callable[[Loom], Histogram]]] = [
-            ("tick_rows", "Rows of a decoder call.", lambda loom: loom.totals.tick_rows),
+        histograms: list[tuple[str, str, Callable[[LoomTotals], Histogram]]] = [
+            ("tick_rows", "Rows of a decoder call.", lambda of: of.tick_rows),
             (
                 "tick_seconds",
                 "Duration of a decoder call, with its results taken.",
-                lambda loom: loom.totals.tick_seconds,
+                lambda of: of.tick_seconds,
             ),
-            ("request_queue_time_seconds", "How long a row was waited for.", lambda loom: loom.totals.queue_seconds),
+            ("request_queue_time_seconds", "How long a row was waited for.", lambda of: of.queue_seconds),
             (
                 "time_to_first_token_seconds",
                 "From the submission of a generation to its first token.",
-                lambda loom: loom.totals.first_token_seconds,
+                lambda of: of.first_token_seconds,
             ),
             (
                 "inter_token_latency_seconds",
                 "Of each token after the first, the mean of its generation.",
-                lambda loom: loom.totals.inter_token_seconds,
+                lambda of: of.inter_token_seconds,
             ),
         ]
         for name, text, histogram in histograms:
-            yield _histogram(name, text, ["model"], {(model,): histogram(loom) for model, loom in looms.items()})
+            yield _histogram(name, text, ["model"], {(model,): histogram(its) for model, its in totals.items()})
 
-    def _usage(self, looms: dict[str, Loom]) -> float:
-        parts = [loom.taken_places / loom.places for loom in looms.values()]
+    def _usage(self, looms: Sequence[Loom]) -> float:
+        parts = [loom.taken_places / loom.places for loom in looms]
         budget = self._engine.budget
         if budget.most:
             parts.append(budget.held / budget.most)
@@ -176,8 +176,12 @@ class EngineCollector(Collector):
             yield family
 
 
-def _each(looms: dict[str, Loom], of: Callable[[Loom], float]) -> dict[str, float]:
-    return {name: of(loom) for name, loom in looms.items()}
+def _sums(models: Iterable[Model], of: Callable[[Loom], float]) -> dict[str, float]:
+    """Of the versions of each name."""
+    sums: dict[str, float] = {}
+    for model in models:
+        sums[model.name] = sums.get(model.name, 0.0) + of(model.loom)
+    return sums
 
 
 def _gauge(name: str, text: str, values: Mapping[str, float], label: str = "model") -> Metric:
