@@ -1,5 +1,6 @@
 """The model bundle: the contract between training and serving. Needs numpy and pydantic, no torch."""
 
+from charloom.bundle.chat import TRANSCRIPT, ChatTemplate, Role
 from charloom.bundle.errors import SHOWN_UNKNOWNS, BundleError, UnknownSymbol, UnknownSymbolsError
 from charloom.bundle.json_file import parse_json
 from charloom.bundle.manifest import (
@@ -34,6 +35,7 @@ __all__ = [
     "MANIFEST_FILE",
     "SCHEMA_VERSION",
     "SHOWN_UNKNOWNS",
+    "TRANSCRIPT",
     "VOCABULARY_FILE",
     "WEIGHTS_FILE",
     "Bundle",
@@ -42,10 +44,12 @@ __all__ = [
     "Cell",
     "CellKind",
     "CharacterVocabulary",
+    "ChatTemplate",
     "DecoderKind",
     "FileEntry",
     "Manifest",
     "Normalisation",
+    "Role",
     "TextDecoder",
     "Tokens",
     "Unit",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from charloom.bundle.chat import ChatTemplate
 from charloom.bundle.vocabulary import Unit
 
 SCHEMA_VERSION: Literal[3] = 3
@@ -122,6 +123,9 @@ class Manifest(_Part):
     )
     """Loss in nats per token, by protocol (`tail`, `windows-256`) and by decoder."""
 
+    chat: ChatTemplate | None = None
+    """How messages become text, of a model that has learnt to converse."""
+
     @field_validator("cell")
     @classmethod
     def _of_this_schema(cls, cell: Cell, info: ValidationInfo) -> Cell:
@@ -136,8 +140,10 @@ class Manifest(_Part):
         return tuple(kind for kind in DecoderKind if kind.file in self.files)
 
     def computed_digest(self) -> str:
-        """sha256, in hexadecimal, of the canonical JSON of all fields of its schema but `digest`."""
+        """sha256, in hexadecimal, of the canonical JSON of all fields that are written but `digest`."""
         left_out: dict[str, Any] = {"digest": True}
+        if self.chat is None:
+            left_out["chat"] = True
         if self.schema_version == 2:
             left_out["cell"] = _NEW_IN_SCHEMA_3
         content = json.dumps(self.model_dump(mode="json", exclude=left_out), sort_keys=True, separators=(",", ":"))

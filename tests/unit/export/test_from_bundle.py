@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import pytest
 from onnx import numpy_helper
 
 from charloom.bundle import (
+    TRANSCRIPT,
     Bundle,
     CellKind,
     DecoderKind,
     read_bundle,
 )
+from charloom.cli import CommandError
+from charloom.cli.training import export
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.device_decoder import DeviceDecoder
 from charloom.engine.decoding.inspector import Inspector
@@ -182,3 +186,21 @@ def test_what_there_is_nothing_to_make_of_is_refused_with_the_reason(tmp_path: P
     with pytest.raises(ExportError, match="is not the one that field weights_sha256 names"):
         export_from_bundle(read_bundle(without_int8), target)
     assert not target.exists()
+
+
+def test_a_template_of_chats_is_put_in_and_kept(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"decoders": [DecoderKind.ONNX_FP32], "include_inspector": False}
+    export_from_bundle(read_bundle(WRITTEN_BEFORE), tmp_path / "new", chat=TRANSCRIPT, **options)
+    export_from_bundle(read_bundle(tmp_path / "new"), tmp_path / "newer", **options)
+    assert read_bundle(tmp_path / "newer").manifest.chat == TRANSCRIPT
+
+
+def test_a_template_that_is_none_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    file.write_text('{"user": 5}')
+    arguments = ["export", "--from", str(WRITTEN_BEFORE), str(tmp_path / "new"), "--chat-template", str(file)]
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    with pytest.raises(CommandError, match=r"--chat-template .*chat.json: system: Field required"):
+        export.run(parser.parse_args(arguments[1:]))
+    assert not (tmp_path / "new").exists()

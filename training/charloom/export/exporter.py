@@ -16,6 +16,7 @@ from charloom.bundle import (
     VOCABULARY_FILE,
     WEIGHTS_FILE,
     Cell,
+    ChatTemplate,
     DecoderKind,
     Manifest,
     Tokens,
@@ -53,6 +54,7 @@ def export_bundle(
     include_weights: bool = True,
     include_inspector: bool = True,
     windows: float | None = None,
+    chat: ChatTemplate | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Write a bundle into the new directory `target`, its ONNX decoders measured on the validation tokens.
@@ -66,13 +68,16 @@ def export_bundle(
         include_weights: also write `weights.safetensors`
         include_inspector: also write `inspector.onnx`, in int8 if there is an int8 decoder
         windows: loss of the checkpoint by the `windows-256` protocol, if it is known
+        chat: how messages become text, of a model that has learnt to converse
         tell: told one line per measurement
 
     Raises:
         ExportError: the directory is not empty, or int8 costs more than `INT8_LIMIT`.
     """
     with new_directory(target) as directory:
-        return _write(trained, validation, directory, name, decoders, include_weights, include_inspector, windows, tell)
+        return _write(
+            trained, validation, directory, name, decoders, include_weights, include_inspector, windows, chat, tell
+        )
 
 
 @contextmanager
@@ -105,6 +110,7 @@ def _write(
     include_weights: bool,
     include_inspector: bool,
     windows: float | None,
+    chat: ChatTemplate | None,
     tell: Callable[[str], None],
 ) -> Manifest:
     model, vocabulary = trained.model, trained.vocabulary
@@ -130,6 +136,7 @@ def _write(
         weights_sha256=weights_sha256,
         files={},
         training={key: trained.facts[key] for key in _PROVENANCE if key in trained.facts},
+        chat=chat,
     )
     reference = tail_loss(model, validation)
     tell(f"checkpoint   tail {reference:.4f} nats")

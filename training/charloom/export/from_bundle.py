@@ -26,6 +26,7 @@ from charloom.bundle import (
     Bundle,
     BundleError,
     Cell,
+    ChatTemplate,
     DecoderKind,
     Manifest,
     file_entry,
@@ -48,6 +49,7 @@ def export_from_bundle(
     decoders: Collection[DecoderKind] | None = None,
     include_weights: bool = True,
     include_inspector: bool = True,
+    chat: ChatTemplate | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Write the model of a bundle into the new directory `target`.
@@ -59,6 +61,7 @@ def export_from_bundle(
         decoders: which forms to write; None = those that the bundle has
         include_weights: also copy `weights.safetensors` where the bundle has it
         include_inspector: also write `inspector.onnx`, in int8 if there is an int8 decoder
+        chat: how messages become text; None = as in the bundle
         tell: told one line per file
 
     Raises:
@@ -99,6 +102,7 @@ def export_from_bundle(
                     protocol: {measured: loss for measured, loss in losses.items() if measured not in left_out}
                     for protocol, losses in old.validation.items()
                 },
+                chat=old.chat if chat is None else chat,
             ),
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from charloom.bundle import BundleError, DecoderKind, Manifest, read_bundle
+from charloom.bundle import BundleError, ChatTemplate, DecoderKind, Manifest, read_bundle
 from charloom.cli import CommandError
 from charloom.cli.flags import explain
 from charloom.cli.training.threads import add_threads_flag, use_threads
@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="also write inspector.onnx, for `charloom inspect` (default: yes)",
     )
+    parser.add_argument(
+        "--chat-template",
+        metavar="FILE",
+        type=Path,
+        help="JSON with what stands around each message of a conversation, for a model that has learnt to converse",
+    )
     add_threads_flag(parser)
 
 
@@ -76,6 +82,17 @@ def _kinds(told: str) -> list[DecoderKind]:
         raise CommandError(f"--decoders {told}: {problem}; choose from {_KINDS}") from problem
 
 
+def _chat(file: Path | None) -> ChatTemplate | None:
+    if file is None:
+        return None
+    try:
+        return ChatTemplate.model_validate_json(file.read_bytes())
+    except ValidationError as problem:
+        error = problem.errors()[0]
+        place = ".".join(str(part) for part in error["loc"])
+        raise CommandError(f"--chat-template {file}: {place}: {error['msg']}".replace(": :", ":")) from problem
+
+
 def _from_run(arguments: argparse.Namespace, decoders: list[DecoderKind] | None) -> Manifest:
     run_directory: Path = arguments.run_directory
     trained = load_trained(run_directory)
@@ -88,6 +105,7 @@ def _from_run(arguments: argparse.Namespace, decoders: list[DecoderKind] | None)
         include_weights=arguments.weights,
         include_inspector=arguments.inspector,
         windows=load_losses(run_directory, trained.facts["step"]).get("windows-256"),
+        chat=_chat(arguments.chat_template),
         tell=print,
     )
 
@@ -100,6 +118,7 @@ def _from_bundle(arguments: argparse.Namespace, decoders: list[DecoderKind] | No
         decoders=decoders,
         include_weights=arguments.weights,
         include_inspector=arguments.inspector,
+        chat=_chat(arguments.chat_template),
         tell=print,
     )
 

@@ -162,7 +162,7 @@ def check(
         max_tokens,
         request.most_tokens,
         vocabulary,
-        "ask for no more or for fewer alternatives, or use Generate, which sends a stream",
+        "ask for no more or for fewer alternatives, or for a stream",
     )
     if request.min_tokens > max_tokens:
         raise InvalidRequest(

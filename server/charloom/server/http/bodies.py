@@ -59,6 +59,10 @@ def _unknown(body: Body) -> list[str]:
         part = getattr(body, name)
         if isinstance(part, Body):
             names += [f"{name}.{inner}" for inner in _unknown(part)]
+        elif isinstance(part, list):
+            for number, one in enumerate(part):
+                if isinstance(one, Body):
+                    names += [f"{name}[{number}].{inner}" for inner in _unknown(one)]
     return names
 
 

@@ -17,10 +17,12 @@ from typing import Any, ClassVar, Protocol
 from charloom.bundle import Vocabulary
 from charloom.engine.calls.generation import Generation, GenerationResult, TextDelta
 from charloom.engine.calls.reading import ScoredText
-from charloom.engine.calls.requests import MostTokens, Text
+from charloom.engine.calls.requests import GenerationRequest, MostTokens, Text
+from charloom.engine.engine import Engine
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
+from charloom.server.http.exchange import Exchange
 from charloom.server.merged import merged
 
 ESCAPED = 6
@@ -123,18 +125,22 @@ class Usage:
         return json.dumps({"prompt_tokens": self.prompt, "completion_tokens": self.completion, "total_tokens": total})
 
 
-def most_tokens(largest: int, sequences: int, top: int | None) -> MostTokens:
+def most_tokens(
+    largest: int, sequences: int, top: int | None, *, escaped: int = ESCAPED, alternative: int = ALTERNATIVE
+) -> MostTokens:
     """How many tokens of each text fit an answer.
 
     Args:
         largest: bytes of the answer
         sequences: how many texts there are
         top: alternatives of each token; None: no log-probabilities at all
+        escaped: bytes of the answer for a byte of a token's text
+        alternative: bytes of the answer for each alternative, besides its text
     """
 
     def most(vocabulary: Vocabulary) -> int:
-        text = ESCAPED * largest_symbol(vocabulary)
-        each = text if top is None else (3 + top) * text + LOGPROB + ALTERNATIVE * (1 + top)
+        text = escaped * largest_symbol(vocabulary)
+        each = text if top is None else (3 + top) * text + LOGPROB + alternative * (1 + top)
         return max(0, largest - SPARE) // (sequences * each)
 
     return most
@@ -144,6 +150,17 @@ def most_tokens(largest: int, sequences: int, top: int | None) -> MostTokens:
 def largest_symbol(vocabulary: Vocabulary) -> int:
     """Bytes of the longest symbol; a byte that is no UTF-8 becomes U+FFFD, of three."""
     return max(3, *(len(vocabulary.symbol(token)) for token in range(vocabulary.size)))
+
+
+async def begun(engine: Engine, exchange: Exchange, request: GenerationRequest) -> Sequence[Generation]:
+    """The continuations that a request asks for, which end with the exchange at the latest."""
+    if request.n == 1:
+        generations = [await engine.generate(request)]
+    else:
+        generations = await engine.continuations(request)
+    for generation in generations:
+        exchange.at_end(generation.cancel)
+    return generations
 
 
 async def streamed(parts: Sequence[Part], form: Form, logprobs: bool, include_usage: bool) -> AsyncIterator[bytes]:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from charloom.bundle import Vocabulary
-from charloom.engine.calls.generation import Generation
 from charloom.engine.calls.requests import GenerationRequest, ReadingRequest, Text, within
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
@@ -18,7 +17,7 @@ from charloom.engine.limits import MOST_ALTERNATIVES, MOST_CONTINUATIONS
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Count
-from charloom.server.http.choices import Form, Part, most_tokens, streamed, whole
+from charloom.server.http.choices import Form, Part, begun, most_tokens, streamed, whole
 from charloom.server.http.exchange import Exchange
 from charloom.server.http.logprobs import Columns
 from charloom.server.http.sampling import GenerationBody, model_of, request_of
@@ -115,12 +114,7 @@ class Completions:
         if body.max_tokens == 0:
             model = await model_of(body, self._engine, request.tenant)
             return Part(model, request.prompt, (), scored, body.echo)
-        if request.n == 1:
-            generations: Sequence[Generation] = [await self._engine.generate(request)]
-        else:
-            generations = await self._engine.continuations(request)
-        for generation in generations:
-            exchange.at_end(generation.cancel)
+        generations = await begun(self._engine, exchange, request)
         return Part(generations[0].model, request.prompt, generations, scored, body.echo)
 
 

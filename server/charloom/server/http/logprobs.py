@@ -1,4 +1,4 @@
-"""Log-probabilities in the form of OpenAI's completions: four columns, one entry for each token."""
+"""Log-probabilities in OpenAI's two forms: four columns for completions, a list of entries for chat."""
 
 from __future__ import annotations
 
@@ -57,3 +57,32 @@ class Columns:
         offset = self._offset
         self._offset += len(self._decoder.feed([found.token]))
         return json.dumps(text), json.dumps(found.logprob), json.dumps(top, separators=(",", ":")), str(offset)
+
+
+class Entries:
+    """Tokens of one message, in order, as JSON.
+
+    Args:
+        vocabulary: of the model
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    async def told(self, logprobs: Sequence[TokenLogprob]) -> str:
+        """The next tokens of the message."""
+        entries: list[str] = []
+        since = 0
+        for found in logprobs:
+            top = [self._entry(token, logprob) for token, logprob in found.top]
+            entry = {**self._entry(found.token, found.logprob), "top_logprobs": top}
+            entries.append(json.dumps(entry, separators=(",", ":")))
+            since += 1 + len(top)
+            if since >= ENTRIES:
+                since = 0
+                await asyncio.sleep(0)
+        return f'{{"content":[{",".join(entries)}],"refusal":null}}'
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        symbol = self._vocabulary.symbol(token)
+        return {"token": token_text(self._vocabulary, token), "logprob": logprob, "bytes": list(symbol)}

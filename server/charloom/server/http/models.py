@@ -47,6 +47,7 @@ class Models:
             "digest": manifest.digest,
             "unit": manifest.unit.value,
             "vocabulary_size": manifest.vocabulary_size,
+            "chat": "transcript" if manifest.chat is None else "template",
             "max_tokens": limits.max_tokens,
             "max_prompt_characters": limits.max_prompt_characters,
         }

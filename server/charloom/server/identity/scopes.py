@@ -44,6 +44,7 @@ ROUTES: Mapping[str, Scope | None] = {
     "GET /v1/models": Scope.READ,
     "GET /v1/models/{model}": Scope.READ,
     "POST /v1/completions": Scope.GENERATE,
+    "POST /v1/chat/completions": Scope.GENERATE,
     "POST /tokenize": Scope.READ,
     "POST /detokenize": Scope.READ,
     "GET /tokenizer_info": Scope.READ,

@@ -1,0 +1,156 @@
+"""POST /v1/chat/completions: messages, as the model's template writes them, and what the assistant says next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from charloom.bundle import TRANSCRIPT, ChatTemplate, Role, UnknownSymbolsError, Vocabulary
+from charloom.engine.calls.requests import within
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.limits import MOST_ALTERNATIVES, MOST_CONTINUATIONS
+from charloom.engine.loom.models import Model
+from charloom.server.caller import current_caller
+from charloom.server.http.bodies import Body, Count
+from charloom.server.http.choices import ESCAPED, UNFINISHED, Form, Part, begun, most_tokens, streamed, whole
+from charloom.server.http.exchange import Exchange
+from charloom.server.http.logprobs import Entries
+from charloom.server.http.sampling import GenerationBody, model_of, request_of
+
+ALTERNATIVE = 70
+"""Bytes of an answer for each alternative's entry, besides its text and its bytes."""
+ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+class TextContent(Body):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Body):
+    """What somebody says."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[Sequence[TextContent], Field(min_length=1)]
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatBody(GenerationBody):
+    """A conversation so far."""
+
+    messages: Annotated[Sequence[Message], Field(min_length=1)]
+    max_tokens: Count | None = Field(None, description="most tokens to generate")
+    max_completion_tokens: Count | None = Field(None, description="the same under its newer name")
+    logprobs: bool = Field(False, description="whether to tell log-probabilities of the tokens")
+    top_logprobs: Count | None = Field(None, description="of so many alternatives too; needs logprobs")
+
+
+def template_of(model: Model) -> ChatTemplate:
+    """How messages become text for a model."""
+    return model.bundle.manifest.chat or TRANSCRIPT
+
+
+class Chat:
+    """Answers requests for the next message of a conversation.
+
+    Args:
+        engine: generates
+        largest: bytes of an answer that is no stream
+    """
+
+    def __init__(self, engine: Engine, largest: int) -> None:
+        self._engine = engine
+        self._largest = largest
+
+    async def answer(self, exchange: Exchange, body: ChatBody) -> None:
+        """Stream, or answer once all is there."""
+        top = _checked(body)
+        tenant = current_caller().tenant
+        model = await model_of(body, self._engine, tenant)
+        template = template_of(model)
+        request = await request_of(
+            body,
+            self._engine,
+            tenant,
+            prompt=template.prompt([(ROLES[message.role], message.text) for message in body.messages]),
+            max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+            logprobs=body.logprobs,
+            top_logprobs=top,
+            n=body.n,
+            most_tokens=None
+            if body.stream
+            else most_tokens(
+                self._largest, body.n, top if body.logprobs else None, escaped=ESCAPED + 4, alternative=ALTERNATIVE
+            ),
+        )
+        request = replace(request, stop=(*request.stop, *_writable(template.stop, model.vocabulary)))
+        try:
+            generations = await begun(self._engine, exchange, request)
+        except InvalidRequest as problem:
+            if problem.field != "prompt":
+                raise
+            raise InvalidRequest("messages", f"as one text, {problem.problem}") from problem
+        form = ChatForm(model.name, model.digest)
+        parts = [Part(model, request.prompt, generations)]
+        if body.stream:
+            await exchange.stream(streamed(parts, form, body.logprobs, body.stream_options.include_usage))
+        else:
+            await exchange.answer(await whole(parts, form, body.logprobs, body.n))
+
+
+def _checked(body: ChatBody) -> int:
+    """How many alternatives are asked for."""
+    within("n", body.n, 1, MOST_CONTINUATIONS)
+    if body.top_logprobs and not body.logprobs:
+        raise InvalidRequest("top_logprobs", "it needs logprobs; set that too, or leave both out")
+    top = body.top_logprobs or 0
+    within("top_logprobs", top, 0, MOST_ALTERNATIVES)
+    return top
+
+
+def _writable(texts: Sequence[str], vocabulary: Vocabulary) -> list[str]:
+    """Those that the model can write; no others can end its text."""
+    found = []
+    for text in texts:
+        try:
+            vocabulary.spell(text)
+        except UnknownSymbolsError:
+            continue
+        found.append(text)
+    return found
+
+
+class ChatForm(Form):
+    """How messages are told."""
+
+    id_prefix, whole_object, chunk_object = "chatcmpl-", "chat.completion", "chat.completion.chunk"
+
+    def columns(self, vocabulary: Vocabulary, offset: int) -> Entries:
+        """Makes the log-probabilities of a choice."""
+        return Entries(vocabulary)
+
+    def first(self, index: int) -> str | None:
+        """Whose message it is."""
+        delta = '{"role":"assistant","content":""}'
+        return f'{{"index":{index},"delta":{delta},"logprobs":null,{UNFINISHED}}}'
+
+    def chunk(self, index: int, text: str, logprobs: str, ending: str) -> str:
+        """A piece of a choice."""
+        delta: dict[str, Any] = {"content": text} if text else {}
+        return f'{{"index":{index},"delta":{json.dumps(delta)},"logprobs":{logprobs},{ending}}}'
+
+    def whole(self, index: int, text: str, logprobs: str, ending: str) -> str:
+        """A choice."""
+        message = json.dumps({"role": "assistant", "content": text, "refusal": None})
+        return f'{{"index":{index},"message":{message},"logprobs":{logprobs},{ending}}}'
