@@ -6,8 +6,6 @@ faster than; and the *decoder* of the engine's contract, many steps a call with 
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from benchmarks.reference import HIDDEN, LAYERS, SYMBOLS, reference_weights
 from charloom.bundle import DecoderKind
 from charloom.engine.decoding.invariance import plain_inputs
 from charloom.engine.decoding.onnx_decoder import OnnxDecoder
+from charloom.engine.decoding.speed import calls_per_second
 from charloom.export.onnx_graph import build_bare_step
 
 BATCHES = (16, 32, 64, 128)
@@ -57,27 +56,6 @@ def step_microseconds(bundle: Path, kind: DecoderKind, *, seconds: float = SECON
         found["step_us"][str(rows)] = round(1e6 / (calls * STEPS), 1)
         found["bare_step_us"][str(rows)] = round(1e6 / bare, 1)
     return found
-
-
-def calls_per_second(call: Callable[[], object], *, threads: int, seconds: float) -> float:
-    """How often a call can be made, over all threads, each making one after the other."""
-    for _ in range(5):
-        call()
-    counts = [0] * threads
-    end = time.perf_counter() + seconds
-
-    def run(number: int) -> None:
-        while time.perf_counter() < end:
-            call()
-            counts[number] += 1
-
-    workers = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
-    began = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return sum(counts) / (time.perf_counter() - began)
 
 
 def bare_step(*, int8: bool, rows: int) -> Callable[[], object]:

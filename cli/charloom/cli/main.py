@@ -44,6 +44,7 @@ COMMANDS = {
     "health": Command("serving", None, "ask a server whether it serves; for probes"),
     "bench": Command("serving", None, "load a server and tell how much text it gives, and how soon"),
     "serve": Command("serving", "server", "serve bundles over gRPC"),
+    "doctor": Command("serving", "server", "tell what this machine offers a server, and how much text to expect"),
     "keys": Command("serving", "server", "make, list, replace and revoke the keys of who may call a server"),
     "sign": Command("serving", "server", "sign a bundle, for servers that serve signed ones only"),
     "train": Command("training", "training", "train a model on text"),

@@ -19,6 +19,11 @@ def memory_limit() -> int | None:
     return min(allowed if machine is None else [*allowed, machine], default=None)
 
 
+def memory_free() -> int | None:
+    """Bytes that this machine has for whoever asks next; None if nobody says."""
+    return _kibibytes(MEMINFO, "MemAvailable")
+
+
 def memory_in_use() -> int:
     """Bytes of the process that are in main memory; 0 if nobody says."""
     return _kibibytes(STATUS, "VmRSS") or 0

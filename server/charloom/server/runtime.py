@@ -146,6 +146,11 @@ def budget_of(limit: int | None) -> int | None:
     return None if limit is None else max(0, int((limit - memory_in_use()) * (1 - UNFORESEEN)))
 
 
+def memory_for_sessions(budget: int | None) -> int | None:
+    """Bytes that sessions in memory may take of what calls may use; None: any number."""
+    return None if budget is None else budget // 2
+
+
 async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: ServerSettings) -> Runtime:
     """An engine with the session store and the sealing keys of the settings.
 
@@ -161,7 +166,7 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
     keys = None if settings.sealing_keys is None else SealingKeys(settings.sealing_keys)
     records = PLAIN if keys is None else Records(keys, writes_plain=not settings.encrypt_records)
     memory = budget_of(settings.memory_bytes or memory_limit())
-    store = await open_store(settings.store, settings.max_sessions, records, None if memory is None else memory // 2)
+    store = await open_store(settings.store, settings.max_sessions, records, memory_for_sessions(memory))
     try:
         budget = MemoryBudget(memory, lambda: store.memory + engine.more_model_memory)
         engine = Engine(models, settings.limits(), store, Sealer(new_keys() if keys is None else keys), budget)

@@ -107,6 +107,16 @@ class History:
         return History(kept, everything._token_bytes(checkpoints[0].position, present), self.kind)
 
 
+def long_memory(state_bytes: int, token_bytes: int, keep: int) -> int:
+    """About how many bytes a session of a long text takes, see `Session.memory`.
+
+    Args:
+        state_bytes, token_bytes: of one state, and of one token in its history
+        keep: positions to keep at least
+    """
+    return FIELDS + 3 * state_bytes + 2 * spacing(keep) * token_bytes  # the present, two checkpoints, tokens since
+
+
 def spacing(keep: int) -> int:
     """Positions between two checkpoints where `keep` positions are to be kept."""
     return max(keep, 256)
