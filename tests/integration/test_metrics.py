@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 from prometheus_client.parser import text_string_to_metric_families
 
 from charloom.bundle import Bundle
+from charloom.client import Client, NotFound
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
@@ -138,6 +139,28 @@ def test_a_call_has_an_id(generation: generation_pb2_grpc.GenerationServiceStub,
     (told,) = (str(text) for key, text in call.trailing_metadata() if key == "charloom-request-id")
     assert (given == [told]) is kept
     assert len(told) == 32 or kept
+
+
+@pytest.mark.parametrize(("own", "kept"), [([], "of-the-proxy"), (["order-7"], "order-7")])
+def test_a_proxy_may_name_a_call_that_its_client_does_not(
+    generation: generation_pb2_grpc.GenerationServiceStub, own: list[str], kept: str
+) -> None:
+    metadata = (("x-request-id", "of-the-proxy"), *(("charloom-request-id", one) for one in own))
+    call = generation.Generate(options(max_tokens=1), metadata=metadata)
+    list(call)
+    assert ("charloom-request-id", kept) in call.trailing_metadata()
+
+
+def test_an_error_of_the_sdk_has_the_id_that_the_log_has(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with Client(server.address) as client, pytest.raises(NotFound) as caught:
+        client.complete("Hi", model="none")
+
+    def logged() -> list[str]:
+        found = [getattr(record, "fields", {}) for record in caplog.records]
+        return [fields["code"] for fields in found if fields.get("request_id") == caught.value.request_id]
+
+    eventually(lambda: logged() == ["NOT_FOUND"])
 
 
 def test_an_error_names_the_id_of_its_call(generation: generation_pb2_grpc.GenerationServiceStub) -> None:

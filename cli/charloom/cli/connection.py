@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from charloom.cli import CommandError
-from charloom.client import DEFAULT_TARGET, CharloomError, Client
+from charloom.client import DEFAULT_TARGET, CharloomError, Client, RequestError
 
 TARGET_VARIABLE = "CHARLOOM_TARGET"
 
@@ -112,6 +112,10 @@ def _told_to_a_person() -> Iterator[None]:
     """Make messages of the SDK's errors."""
     try:
         yield
+    except RequestError as problem:
+        # Where no server has answered, none has an id to look for.
+        named = f" [request {problem.request_id}]" if problem.request_id else ""
+        raise CommandError(f"{problem}{named}") from problem
     except CharloomError as problem:
         raise CommandError(str(problem)) from problem
 

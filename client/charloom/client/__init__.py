@@ -48,6 +48,7 @@ from charloom.client._errors import (
 )
 from charloom.client._inspection_types import Activations, InspectedToken, Inspection
 from charloom.client._options import NOT_GIVEN, GenerateOptions, NotGiven, SamplingOptions, UnknownCharacters
+from charloom.client._request_ids import request_id
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
 from charloom.client._settings import DEFAULT_TARGET
 from charloom.client._sync.client import Client
@@ -141,4 +142,5 @@ __all__ = [
     "Unit",
     "UnknownCharacters",
     "Usage",
+    "request_id",
 ]

@@ -43,7 +43,18 @@ DOMAIN = "charloom"
 
 
 class CharloomError(Exception):
-    """Any failure that the SDK reports."""
+    """Any failure that the SDK reports.
+
+    Attributes:
+        request_id: of the call that failed, which the server's log names it by; empty where no call was made.
+
+    """
+
+    request_id: str = ""
+
+    def __repr__(self) -> str:
+        plain = super().__repr__()
+        return f"{plain[:-1]}, request_id={self.request_id!r})" if self.request_id else plain
 
 
 class InvalidValue(CharloomError, ValueError):
@@ -274,18 +285,26 @@ _STREAM_REFUSED = re.compile(r"RST_STREAM with error code 7\b")
 _REFUSED_BY_PROXY = re.compile(r"\bstatus: 413\b")
 
 
-def from_rpc_error(error: grpc.RpcError, target: str, *, stopped: bool = False) -> CharloomError:
+def from_rpc_error(error: grpc.RpcError, target: str, *, stopped: bool = False, request_id: str = "") -> CharloomError:
     """Turn what gRPC raised, blocking or asyncio, into one of the classes above.
 
     Args:
         error: of gRPC.
         target: the server's address, for the message.
         stopped: whether the caller had cancelled the call, or closed the client.
+        request_id: that the call was given; an answer that names another one is right.
 
     """
+    details = _details(error)
+    answered = details.pop("request_id", "")
+    failure = _read(error, details, target, stopped=stopped)
+    failure.request_id = answered or request_id
+    return failure
+
+
+def _read(error: grpc.RpcError, details: dict[str, Any], target: str, *, stopped: bool) -> CharloomError:
     code = error.code()
     message = error.details() or ""
-    details = _details(error)
     reason = details.pop("reason", "")
     if not reason:
         foreign = (
@@ -357,10 +376,12 @@ def _too_large(code: grpc.StatusCode, message: str) -> MessageTooLarge | None:
     return None
 
 
-def cancelled() -> Cancelled:
+def cancelled(request_id: str = "") -> Cancelled:
     """The error of a call that its own caller cancelled."""
     code = grpc.StatusCode.CANCELLED
-    return Cancelled(_PLAIN_WORDS[code], code=code)
+    failure = Cancelled(_PLAIN_WORDS[code], code=code)
+    failure.request_id = request_id
+    return failure
 
 
 def _details(error: Any) -> dict[str, Any]:
@@ -382,6 +403,9 @@ def _detail(detail: Any) -> dict[str, Any]:
     fields = error_details_pb2.BadRequest()
     if detail.Unpack(fields):
         return {"violations": tuple((one.field, one.description) for one in fields.field_violations)}
+    request = error_details_pb2.RequestInfo()
+    if detail.Unpack(request):
+        return {"request_id": request.request_id}
     retry = error_details_pb2.RetryInfo()
     if detail.Unpack(retry):
         return {"retry_after": retry.retry_delay.ToNanoseconds() / 1e9}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import grpc
 
 from charloom.client._errors import CharloomError, ConnectionFailed, RequestError, cancelled, from_rpc_error
+from charloom.client._settings import Peer
 from charloom.v1 import generation_pb2
 
 PATIENCE = 60.0
@@ -47,7 +48,7 @@ class Resumption:
     Args:
         request: the first one, with a `call_id`.
         seconds: until the deadline of the stream as a whole; `None` is no deadline.
-        target: the server's address, for messages.
+        peer: the call, for messages.
         enabled: whether to resume at all.
         pace: its clock and its patience.
 
@@ -57,13 +58,13 @@ class Resumption:
         self,
         request: generation_pb2.GenerateRequest,
         seconds: float | None,
-        target: str,
+        peer: Peer,
         *,
         enabled: bool,
         pace: Pace = _PACE,
     ) -> None:
         self._request = request
-        self._target = target
+        self._peer = peer
         self._enabled = enabled
         self._pace = pace
         self._end = None if seconds is None else pace.clock() + seconds
@@ -134,14 +135,14 @@ class Resumption:
         """
         if self._draining is not None and not stopped:
             return self._ask_another_once(self._draining)
-        failure = from_rpc_error(error, self._target, stopped=stopped)
+        failure = from_rpc_error(error, self._peer.target, stopped=stopped, request_id=self._peer.request_id)
         failure.__cause__ = error
         if not (self._enabled and self._is_break(failure)):
             # Nothing but the failure itself says what is wrong now, for example that the session is gone.
             failure.__cause__ = self._first or error
             raise failure
         if stopped:
-            raise cancelled()
+            raise cancelled(self._peer.request_id)
         now = self._pace.clock()
         if self._first is None:
             self._first = failure

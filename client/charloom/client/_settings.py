@@ -6,8 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from charloom.client import _target, _values
+import grpc
+
+from charloom.client import _request_ids, _target, _values
 from charloom.client._access import Access
+from charloom.client._errors import CharloomError, from_rpc_error
 from charloom.client._options import NotGiven, Timeout
 
 DEFAULT_TARGET = "localhost:50051"
@@ -63,13 +66,19 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
 
 
 class Peer(Protocol):
-    """What a call that is running needs to know of the connection it runs on."""
+    """What a call that is running needs to know of itself, and of the connection it runs on."""
 
-    target: str
-    """The server's address, for messages."""
+    @property
+    def target(self) -> str:
+        """The server's address, for messages."""
 
-    closed: bool
-    """Whether the client was closed, which ends its calls."""
+    @property
+    def closed(self) -> bool:
+        """Whether the client was closed, which ends its calls."""
+
+    @property
+    def request_id(self) -> str:
+        """Of the call, for errors."""
 
 
 class Settings:
@@ -93,14 +102,45 @@ class Settings:
         """The deadline of a call: its own timeout, or else the client's."""
         return self._timeout if isinstance(timeout, NotGiven) else _values.deadline(timeout)
 
-    def metadata(self, request: Any) -> tuple[tuple[str, str], ...]:
-        """What goes with a request: whose it is, and for proxies that keep a session with one server, which session."""
-        session = getattr(getattr(request, "options", request), "session_id", "")
-        # One that is no session's id is for the server to refuse.
-        sticky = ((_SESSION, session),) if session.isascii() and session.isprintable() and session else ()
-        return (*self._metadata, *sticky)
+    def begin(self, request: Any = None) -> Begun:
+        """Begin a call.
+
+        Args:
+            request: says for proxies that keep a session with one server which session it is about; None: it says so
+                later.
+
+        """
+        return Begun(self, self._metadata, request)
 
     def require_open(self) -> None:
         """Refuse a call of a client that was closed."""
         if self.closed:
             raise RuntimeError(_CLOSED)
+
+
+class Begun:
+    """A call that begins: what goes with it, and what its reader needs to know. A `Peer`."""
+
+    def __init__(self, connection: Settings, metadata: tuple[tuple[str, str], ...], request: Any) -> None:
+        self._connection = connection
+        self.request_id = _request_ids.next_id()
+        """Of the call, and of what is made again of it."""
+        session = getattr(getattr(request, "options", request), "session_id", "")
+        # One that is no session's id is for the server to refuse.
+        sticky = ((_SESSION, session),) if session.isascii() and session.isprintable() and session else ()
+        self.metadata = (*metadata, (_request_ids.KEY, self.request_id), *sticky)
+        """Whose it is, its id, and which session it is about."""
+
+    @property
+    def target(self) -> str:
+        """The server's address."""
+        return self._connection.target
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client was closed."""
+        return self._connection.closed
+
+    def failure(self, error: grpc.RpcError) -> CharloomError:
+        """What gRPC raised, as an error of the SDK."""
+        return from_rpc_error(error, self.target, stopped=self.closed, request_id=self.request_id)

@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from charloom.cli.main import main
+from charloom.client import request_id
 from charloom.v1 import generation_pb2, models_pb2, text_pb2
 from tests.unit.client.conftest import Run
 from tests.unit.client.fake_server import (
@@ -259,8 +260,9 @@ class TestGenerate:
         self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
     ) -> None:
         server.answers["Generate"] = UNKNOWN
-        assert run("generate", "é") == 1
-        assert capsys.readouterr() == ("", "charloom generate: prompt: 'é' at 0 is unknown\n")
+        with request_id("r1"):
+            assert run("generate", "é") == 1
+        assert capsys.readouterr() == ("", "charloom generate: prompt: 'é' at 0 is unknown [request r1]\n")
 
     def test_a_value_that_cannot_be_sent_is_one_line(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("generate", "Hi", "--seed", "-1") == 1
@@ -389,8 +391,9 @@ class TestChat:
 
     def test_other_errors_end_the_chat(self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
         server.answers["Generate"] = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", error_info("OVERLOADED"))
-        assert run("chat", stdin="one\ntwo\n") == 1
-        assert capsys.readouterr().err == "charloom chat: full\n"
+        with request_id("r1"):
+            assert run("chat", stdin="one\ntwo\n") == 1
+        assert capsys.readouterr().err == "charloom chat: full [request r1]\n"
 
     def test_ctrl_c_stops_the_answer_and_not_the_chat(
         self, run: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -21,7 +21,7 @@ from matplotlib.image import imread
 
 from charloom.cli.sessions.heatmap import Heatmap
 from charloom.cli.sessions.heatmap_png import save
-from charloom.client import AsyncClient, Cancelled, Client, FailedPrecondition, InvalidValue
+from charloom.client import AsyncClient, Cancelled, Client, FailedPrecondition, InvalidValue, request_id
 from charloom.v1 import reading_pb2, text_pb2
 from tests.unit.client.conftest import Run
 from tests.unit.client.fake_server import FakeServer, activation, error_info, failing, inspect
@@ -353,8 +353,9 @@ class TestCommand:
 
     def test_a_model_that_cannot_be_inspected_is_one_line(self, run: Run, server: FakeServer, capsys: Capture) -> None:
         server.answers["Inspect"] = NOT_INSPECTABLE
-        assert run("inspect", "Hi") == 1
-        assert capsys.readouterr() == ("", "charloom inspect: export the model again\n")
+        with request_id("r1"):
+            assert run("inspect", "Hi") == 1
+        assert capsys.readouterr() == ("", "charloom inspect: export the model again [request r1]\n")
 
 
 class TestPNG:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import threading
 import time
@@ -324,7 +325,8 @@ class TestBreaks:
 def to_the_end(target: str, resumption: Resumption) -> None:
     connection = Connection(target, None, Access(None, ()), ())
     try:
-        call = ResumingCall(connection.generate, resumption, connection)
+        begun = connection.begin()
+        call = ResumingCall(functools.partial(connection.generate, begun), resumption, begun)
         while True:
             next(call)
     finally:
@@ -335,7 +337,8 @@ def to_the_end_asyncio(target: str, resumption: Resumption) -> None:
     async def read() -> None:
         connection = AsyncConnection(target, None, Access(None, ()), ())
         try:
-            call = AsyncResumingCall(connection.generate, resumption, connection)
+            begun = connection.begin()
+            call = AsyncResumingCall(functools.partial(connection.generate, begun), resumption, begun)
             while await call.read() is not grpc.aio.EOF:
                 pass
         finally:
@@ -365,7 +368,7 @@ class TestGivingUp:
     ) -> None:
         server.answers["Generate"] = LOST
         request = generation_pb2.GenerateRequest(call_id="c1")
-        impatient = Resumption(request, None, server.target, enabled=True, pace=Pace(patience=0.3))
+        impatient = Resumption(request, None, Somewhere(server.target), enabled=True, pace=Pace(patience=0.3))
         began = time.monotonic()
         with pytest.raises(ConnectionFailed):
             read_to_the_end(server.target, impatient)
@@ -551,7 +554,7 @@ class TestStopping:
             return made[-1]
 
         made: list[Broken] = []
-        way = Resumption(generation_pb2.GenerateRequest(), None, "somewhere", enabled=True)
+        way = Resumption(generation_pb2.GenerateRequest(), None, Somewhere(), enabled=True)
         resuming = ResumingCall(make, way, Somewhere())
         with pytest.raises(Cancelled):
             next(resuming)

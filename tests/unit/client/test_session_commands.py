@@ -12,6 +12,7 @@ import pytest
 from google.protobuf import duration_pb2
 
 from charloom.cli.main import main
+from charloom.client import request_id
 from charloom.v1 import generation_pb2, reading_pb2, sessions_pb2, text_pb2
 from tests.unit.client.conftest import Run
 from tests.unit.client.fake_server import FakeServer, error_info, failing, session
@@ -107,8 +108,9 @@ class TestSessions:
     def test_a_position_that_is_not_kept_is_one_line(self, run: Run, server: FakeServer, capsys: Capture) -> None:
         info = error_info("POSITION_NOT_KEPT", position="7", earliest="9")
         server.answers["RewindSession"] = failing(grpc.StatusCode.OUT_OF_RANGE, "position 7 is no longer kept", info)
-        assert run("sessions", "rewind", "s1", "7") == 1
-        assert capsys.readouterr() == ("", "charloom sessions: position 7 is no longer kept\n")
+        with request_id("r1"):
+            assert run("sessions", "rewind", "s1", "7") == 1
+        assert capsys.readouterr() == ("", "charloom sessions: position 7 is no longer kept [request r1]\n")
 
     def test_renew_puts_the_expiry_off(self, run: Run, server: FakeServer, capsys: Capture) -> None:
         assert run("sessions", "renew", "s1", "--seconds", "1.5") == 0
@@ -189,8 +191,9 @@ class TestSessions:
         self, run: Run, server: FakeServer, capsys: Capture, words: str
     ) -> None:
         server.answers["GetSession"] = GONE
-        assert run("sessions", *words.split()) == 1
-        assert capsys.readouterr() == ("", "charloom sessions: there is no session 's1' here\n")
+        with request_id("r1"):
+            assert run("sessions", *words.split()) == 1
+        assert capsys.readouterr() == ("", "charloom sessions: there is no session 's1' here [request r1]\n")
 
     @pytest.mark.parametrize(
         ("words", "message"),
@@ -303,8 +306,9 @@ class TestScore:
         server.answers["Score"] = failing(
             grpc.StatusCode.INVALID_ARGUMENT, "text: 'é' at 0 is unknown", error_info("INVALID_REQUEST")
         )
-        assert run("score", "é") == 1
-        assert capsys.readouterr() == ("", "charloom score: text: 'é' at 0 is unknown\n")
+        with request_id("r1"):
+            assert run("score", "é") == 1
+        assert capsys.readouterr() == ("", "charloom score: text: 'é' at 0 is unknown [request r1]\n")
         with pytest.raises(SystemExit):
             run("score", "Hi", "--session", "s1", "--model", "small")
         assert "not allowed with argument" in capsys.readouterr().err
@@ -363,5 +367,6 @@ class TestPeek:
 
     def test_errors_are_one_line(self, run: Run, server: FakeServer, capsys: Capture) -> None:
         server.answers["Peek"] = GONE
-        assert run("peek", "Hi") == 1
-        assert capsys.readouterr() == ("", "charloom peek: there is no session 's1' here\n")
+        with request_id("r1"):
+            assert run("peek", "Hi") == 1
+        assert capsys.readouterr() == ("", "charloom peek: there is no session 's1' here [request r1]\n")

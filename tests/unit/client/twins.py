@@ -22,6 +22,7 @@ class Somewhere:
 
     target: str = "somewhere"
     closed: bool = False
+    request_id: str = "r1"
 
 
 def interrupt_soon() -> None:

@@ -59,8 +59,9 @@ class AsyncCalls:
         `False`.
         """
         request = _requests.resumable_request(prompt, options, self._session_id)
-        call = self._connection.generate_resuming(request, timeout, resume=_values.flag("resume", resume))
-        stream = AsyncTextStream(call, self._connection, self._learn)
+        begun = self._connection.begin(request)
+        call = self._connection.generate_resuming(begun, request, timeout, resume=_values.flag("resume", resume))
+        stream = AsyncTextStream(call, begun, self._learn)
         self._started(stream)
         return stream
 
@@ -87,8 +88,9 @@ class AsyncCalls:
         without `n`, goes on with it. `n=1` goes on at once, as `generate` does.
         """
         request = _requests.continuations_request(prompt, n, options, self._session_id)
-        call = self._connection.generate(request, timeout)
-        continuations = AsyncContinuations(call, self._connection, request.options.n, self._learn)
+        begun = self._connection.begin(request)
+        call = self._connection.generate(begun, request, timeout)
+        continuations = AsyncContinuations(call, begun, request.options.n, self._learn)
         self._started(continuations)
         return continuations
 

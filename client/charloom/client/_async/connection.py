@@ -14,10 +14,10 @@ from charloom.client._async.duplex import AsyncDuplex
 from charloom.client._async.event_loop import require_running
 from charloom.client._async.reading import AsyncCall
 from charloom.client._async.resuming import AsyncResumingCall
-from charloom.client._errors import cancelled, from_rpc_error
+from charloom.client._errors import cancelled
 from charloom.client._options import Timeout
 from charloom.client._resumption import Resumption
-from charloom.client._settings import HEALTH_CHECK, Settings
+from charloom.client._settings import HEALTH_CHECK, Begun, Settings
 from charloom.v1 import (
     conversation_pb2,
     conversation_pb2_grpc,
@@ -97,16 +97,17 @@ class AsyncConnection(Settings):
     ) -> _Response:
         """Make a call with one answer."""
         self.require_open()
+        begun = self.begin(request)
         try:
             return await method(
-                request, timeout=self.seconds(timeout), metadata=self.metadata(request), wait_for_ready=wait_for_ready
+                request, timeout=self.seconds(timeout), metadata=begun.metadata, wait_for_ready=wait_for_ready
             )
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target, stopped=self.closed) from error
+            raise begun.failure(error) from error
         except asyncio.CancelledError:
             # Closing the channel looks the same to the waiting task as being cancelled itself.
             if self.closed:
-                raise cancelled() from None
+                raise cancelled(begun.request_id) from None
             raise
 
     async def gather(
@@ -117,48 +118,51 @@ class AsyncConnection(Settings):
     ) -> list[_Response]:
         """Make a call with several answers and wait for all of them."""
         self.require_open()
-        call = method(request, timeout=self.seconds(timeout), metadata=self.metadata(request))
+        begun = self.begin(request)
+        call = method(request, timeout=self.seconds(timeout), metadata=begun.metadata)
         try:
             return [answer async for answer in call]
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target, stopped=self.closed) from error
+            raise begun.failure(error) from error
         except asyncio.CancelledError:
             if self.closed:
-                raise cancelled() from None
+                raise cancelled(begun.request_id) from None
             call.cancel()
             raise
 
-    def generate(self, request: generation_pb2.GenerateRequest, timeout: Timeout) -> AsyncCall:
-        """Begin a call of Generate."""
+    def generate(self, begun: Begun, request: generation_pb2.GenerateRequest, timeout: Timeout) -> AsyncCall:
+        """Make a call of Generate."""
         self.require_open()
-        return self._generate(request, self.seconds(timeout))
+        return self._generate(begun, request, self.seconds(timeout))
 
     def generate_resuming(
-        self, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
+        self, begun: Begun, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
     ) -> AsyncResumingCall:
-        """Begin a call of Generate that is made again where it breaks off, if it is to `resume`."""
+        """Make a call of Generate that is made again where it breaks off, if it is to `resume`."""
         self.require_open()
-        resumption = Resumption(request, self.seconds(timeout), self.target, enabled=resume)
-        return AsyncResumingCall(self._generate, resumption, self)
+        resumption = Resumption(request, self.seconds(timeout), begun, enabled=resume)
+        return AsyncResumingCall(functools.partial(self._generate, begun), resumption, begun)
 
-    def _generate(self, request: generation_pb2.GenerateRequest, seconds: float | None) -> AsyncCall:
-        return self.generation.Generate(request, timeout=seconds, metadata=self.metadata(request))
+    def _generate(self, begun: Begun, request: generation_pb2.GenerateRequest, seconds: float | None) -> AsyncCall:
+        return self.generation.Generate(request, timeout=seconds, metadata=begun.metadata)
 
     def observe(
         self, start: reading_pb2.ObserveRequest, timeout: Timeout
     ) -> AsyncDuplex[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]:
         """Begin a call of Observe."""
         self.require_open()
-        call = self.reading.Observe(timeout=self.seconds(timeout), metadata=self._metadata)
-        return AsyncDuplex(call, start, self)
+        begun = self.begin()
+        call = self.reading.Observe(timeout=self.seconds(timeout), metadata=begun.metadata)
+        return AsyncDuplex(call, start, begun)
 
     def converse(
         self, start: conversation_pb2.ConverseRequest, timeout: Timeout
     ) -> AsyncDuplex[conversation_pb2.ConverseRequest, conversation_pb2.ConverseResponse]:
         """Begin a call of Converse."""
         self.require_open()
-        call = self._conversation.Converse(timeout=self.seconds(timeout), metadata=self._metadata)
-        return AsyncDuplex(call, start, self)
+        begun = self.begin()
+        call = self._conversation.Converse(timeout=self.seconds(timeout), metadata=begun.metadata)
+        return AsyncDuplex(call, start, begun)
 
     async def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
         """Ask the server for the health of the whole of it."""

@@ -182,14 +182,16 @@ class AsyncDuplex(Generic[Request, Response]):
 
     def _fail(self, error: grpc.RpcError) -> NoReturn:
         self.over = True
-        self._failure = from_rpc_error(error, self._peer.target, stopped=self._is_stopped())
+        self._failure = from_rpc_error(
+            error, self._peer.target, stopped=self._is_stopped(), request_id=self._peer.request_id
+        )
         raise self._failure from error
 
     def _tell_cancellations_apart(self) -> None:
         # grpc.aio raises CancelledError for a cancelled call too, where nobody cancelled the task.
         if self._is_stopped():
             self.over = True
-            self._failure = cancelled()
+            self._failure = cancelled(self._peer.request_id)
             raise self._failure from None
         self.cancel()
 

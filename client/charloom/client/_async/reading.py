@@ -71,7 +71,9 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
                     break
                 piece = self._record.add(message)
             except grpc.RpcError as error:
-                self._failure = from_rpc_error(error, self._peer.target, stopped=self._is_stopped())
+                self._failure = from_rpc_error(
+                    error, self._peer.target, stopped=self._is_stopped(), request_id=self._peer.request_id
+                )
                 raise self._failure from error
             except CharloomError as failure:
                 self._failure = failure
@@ -80,7 +82,7 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
             except asyncio.CancelledError:
                 # grpc.aio raises this for a cancelled call too, where nobody cancelled the task.
                 if self._is_stopped():
-                    self._failure = cancelled()
+                    self._failure = cancelled(self._peer.request_id)
                     raise self._failure from None
                 self.cancel()
                 raise

@@ -61,7 +61,7 @@ class AsyncResumingCall:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._cancelled.wait(), pause)
         if self._is_stopped():
-            raise cancelled()
+            raise cancelled(self._peer.request_id)
         self._call = self._open(self._resumption.request(), self._resumption.seconds_left())
 
     def _is_stopped(self) -> bool:

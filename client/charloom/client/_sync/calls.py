@@ -60,8 +60,9 @@ class Calls:
         `False`.
         """
         request = _requests.resumable_request(prompt, options, self._session_id)
-        call = self._connection.generate_resuming(request, timeout, resume=_values.flag("resume", resume))
-        stream = TextStream(call, self._connection, self._learn)
+        begun = self._connection.begin(request)
+        call = self._connection.generate_resuming(begun, request, timeout, resume=_values.flag("resume", resume))
+        stream = TextStream(call, begun, self._learn)
         self._started(stream)
         return stream
 
@@ -88,8 +89,9 @@ class Calls:
         without `n`, goes on with it. `n=1` goes on at once, as `generate` does.
         """
         request = _requests.continuations_request(prompt, n, options, self._session_id)
-        call = self._connection.generate(request, timeout)
-        continuations = Continuations(call, self._connection, request.options.n, self._learn)
+        begun = self._connection.begin(request)
+        call = self._connection.generate(begun, request, timeout)
+        continuations = Continuations(call, begun, request.options.n, self._learn)
         self._started(continuations)
         return continuations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,10 +10,9 @@ import grpc
 
 from charloom.client import _responses
 from charloom.client._access import Access
-from charloom.client._errors import from_rpc_error
 from charloom.client._options import Timeout
 from charloom.client._resumption import Resumption
-from charloom.client._settings import HEALTH_CHECK, ChannelOptions, Settings
+from charloom.client._settings import HEALTH_CHECK, Begun, ChannelOptions, Settings
 from charloom.client._sync.duplex import Duplex
 from charloom.client._sync.reading import Call
 from charloom.client._sync.resuming import ResumingCall
@@ -68,14 +68,15 @@ class Connection(Settings):
     ) -> _Response:
         """Make a call with one answer."""
         self.require_open()
+        begun = self.begin(request)
         # Through a future, because only that can be cancelled when Ctrl-C interrupts the wait.
         future = method.future(
-            request, timeout=self.seconds(timeout), metadata=self.metadata(request), wait_for_ready=wait_for_ready
+            request, timeout=self.seconds(timeout), metadata=begun.metadata, wait_for_ready=wait_for_ready
         )
         try:
             return future.result()
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target, stopped=self.closed) from error
+            raise begun.failure(error) from error
         except BaseException:
             future.cancel()
             raise
@@ -88,54 +89,55 @@ class Connection(Settings):
     ) -> list[_Response]:
         """Make a call with several answers and wait for all of them."""
         self.require_open()
-        call = method(request, timeout=self.seconds(timeout), metadata=self.metadata(request))
+        begun = self.begin(request)
+        call = method(request, timeout=self.seconds(timeout), metadata=begun.metadata)
         try:
             return list(call)
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target, stopped=self.closed) from error
+            raise begun.failure(error) from error
         except BaseException:
             call.cancel()
             raise
 
-    def generate(self, request: generation_pb2.GenerateRequest, timeout: Timeout) -> Call:
-        """Begin a call of Generate."""
+    def generate(self, begun: Begun, request: generation_pb2.GenerateRequest, timeout: Timeout) -> Call:
+        """Make a call of Generate."""
         self.require_open()
-        return self._generate(request, self.seconds(timeout))
+        return self._generate(begun, request, self.seconds(timeout))
 
     def generate_resuming(
-        self, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
+        self, begun: Begun, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
     ) -> ResumingCall:
-        """Begin a call of Generate that is made again where it breaks off, if it is to `resume`."""
+        """Make a call of Generate that is made again where it breaks off, if it is to `resume`."""
         self.require_open()
-        resumption = Resumption(request, self.seconds(timeout), self.target, enabled=resume)
-        return ResumingCall(self._generate, resumption, self)
+        resumption = Resumption(request, self.seconds(timeout), begun, enabled=resume)
+        return ResumingCall(functools.partial(self._generate, begun), resumption, begun)
 
-    def _generate(self, request: generation_pb2.GenerateRequest, seconds: float | None) -> Call:
-        return self.generation.Generate(request, timeout=seconds, metadata=self.metadata(request))
+    def _generate(self, begun: Begun, request: generation_pb2.GenerateRequest, seconds: float | None) -> Call:
+        return self.generation.Generate(request, timeout=seconds, metadata=begun.metadata)
 
     def observe(
         self, start: reading_pb2.ObserveRequest, timeout: Timeout
     ) -> Duplex[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]:
         """Begin a call of Observe."""
         self.require_open()
-        seconds = self.seconds(timeout)
+        begun, seconds = self.begin(), self.seconds(timeout)
 
         def begin(requests: Iterator[reading_pb2.ObserveRequest]) -> Any:
-            return self.reading.Observe(requests, timeout=seconds, metadata=self._metadata)
+            return self.reading.Observe(requests, timeout=seconds, metadata=begun.metadata)
 
-        return Duplex(begin, start, self)
+        return Duplex(begin, start, begun)
 
     def converse(
         self, start: conversation_pb2.ConverseRequest, timeout: Timeout
     ) -> Duplex[conversation_pb2.ConverseRequest, conversation_pb2.ConverseResponse]:
         """Begin a call of Converse."""
         self.require_open()
-        seconds = self.seconds(timeout)
+        begun, seconds = self.begin(), self.seconds(timeout)
 
         def begin(requests: Iterator[conversation_pb2.ConverseRequest]) -> Any:
-            return self._conversation.Converse(requests, timeout=seconds, metadata=self._metadata)
+            return self._conversation.Converse(requests, timeout=seconds, metadata=begun.metadata)
 
-        return Duplex(begin, start, self)
+        return Duplex(begin, start, begun)
 
     def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
         """Ask the server for the health of the whole of it."""

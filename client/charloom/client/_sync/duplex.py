@@ -136,7 +136,9 @@ class Duplex(Generic[Request, Response]):
         self._call.cancel()
 
     def _error(self, error: grpc.RpcError) -> CharloomError:
-        return from_rpc_error(error, self._peer.target, stopped=self.cancelled or self._peer.closed)
+        return from_rpc_error(
+            error, self._peer.target, stopped=self.cancelled or self._peer.closed, request_id=self._peer.request_id
+        )
 
     @staticmethod
     def _is_ok(call: grpc.RpcError) -> bool:

@@ -62,7 +62,12 @@ class Reading(Generic[Piece_co, Outcome_co]):
                 self._record.outcome()
                 raise
             except grpc.RpcError as error:
-                self._failure = from_rpc_error(error, self._peer.target, stopped=self._cancelled or self._peer.closed)
+                self._failure = from_rpc_error(
+                    error,
+                    self._peer.target,
+                    stopped=self._cancelled or self._peer.closed,
+                    request_id=self._peer.request_id,
+                )
                 raise self._failure from error
             except CharloomError as failure:
                 self._failure = failure

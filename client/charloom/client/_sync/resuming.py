@@ -55,7 +55,7 @@ class ResumingCall:
     def _make_again(self, pause: float) -> None:
         self._cancelled.wait(pause)
         if self._is_stopped():
-            raise cancelled()
+            raise cancelled(self._peer.request_id)
         self._call = self._open(self._resumption.request(), self._resumption.seconds_left())
         if self._cancelled.is_set():
             # By another thread, which may have cancelled the call before this one.

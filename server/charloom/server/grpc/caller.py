@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from charloom.server.admission import FORWARDED_KEY, Arrival
 from charloom.server.identity.gate import AUTHORIZATION_KEY, TENANT_KEY
-from charloom.server.telemetry.calls import REQUEST_ID_KEY
+from charloom.server.telemetry.calls import PROXY_REQUEST_ID_KEY, REQUEST_ID_KEY
 
 
 def arrival_of(context: Any) -> Arrival:
@@ -21,7 +21,7 @@ def arrival_of(context: Any) -> Arrival:
         tokens=_values(metadata, AUTHORIZATION_KEY),
         tenants=_values(metadata, TENANT_KEY),
         certificate=_certificate(context),
-        request_ids=_values(metadata, REQUEST_ID_KEY),
+        request_ids=_values(metadata, REQUEST_ID_KEY) or _values(metadata, PROXY_REQUEST_ID_KEY),
     )
 
 

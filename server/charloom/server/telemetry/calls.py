@@ -10,6 +10,8 @@ from charloom.engine.telemetry import CallRecord, Totals, set_call
 
 REQUEST_ID_KEY = "charloom-request-id"
 """Metadata in which a client may name its call, and in which the answer names it."""
+PROXY_REQUEST_ID_KEY = "x-request-id"
+"""Metadata in which proxies name a call; it is taken where the client names none."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
