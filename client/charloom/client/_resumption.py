@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import grpc
 
-from charloom.client._errors import CharloomError, ConnectionFailed, RequestError, cancelled, from_rpc_error
+from charloom.client._errors import CharloomError, ConnectionFailed, RequestError
 from charloom.client._settings import Peer
+from charloom.client._statuses import cancelled, from_rpc_error
 from charloom.v1 import generation_pb2
 
 PATIENCE = 60.0

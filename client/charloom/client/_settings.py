@@ -10,8 +10,9 @@ import grpc
 
 from charloom.client import _request_ids, _target, _values
 from charloom.client._access import Access
-from charloom.client._errors import CharloomError, from_rpc_error
+from charloom.client._errors import CharloomError
 from charloom.client._options import NotGiven, Timeout
+from charloom.client._statuses import from_rpc_error
 
 DEFAULT_TARGET = "localhost:50051"
 DEFAULT_TIMEOUT = 60.0

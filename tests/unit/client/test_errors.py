@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2
 
 from charloom import client as sdk
 from charloom.client import AsyncClient, Client
-from charloom.client._errors import from_rpc_error
+from charloom.client._statuses import from_rpc_error
 from tests.unit.client.fake_server import FakeServer, error_info, failing
 
 CODE = grpc.StatusCode

@@ -114,6 +114,10 @@ async def test_a_call_that_got_no_answer_has_one_too(server: FakeServer, either:
     with request_id("late"), pytest.raises(DeadlineExceeded) as late:
         await either.complete("Hi", timeout=0.3)
     assert late.value.request_id == "late"
+
+
+async def test_one_that_its_caller_gives_up_has_one_too(server: FakeServer, either: AsyncClient) -> None:
+    server.answers["Generate"] = server.answer_and_wait
     with request_id("given-up"):
         text = either.generate("Hi")
     await anext(text)

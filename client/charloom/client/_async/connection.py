@@ -14,10 +14,10 @@ from charloom.client._async.duplex import AsyncDuplex
 from charloom.client._async.event_loop import require_running
 from charloom.client._async.reading import AsyncCall
 from charloom.client._async.resuming import AsyncResumingCall
-from charloom.client._errors import cancelled
 from charloom.client._options import Timeout
 from charloom.client._resumption import Resumption
 from charloom.client._settings import HEALTH_CHECK, Begun, Settings
+from charloom.client._statuses import cancelled
 from charloom.v1 import (
     conversation_pb2,
     conversation_pb2_grpc,

@@ -15,8 +15,9 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from charloom.client._async.event_loop import require_running
-from charloom.client._errors import CharloomError, cancelled, from_rpc_error
+from charloom.client._errors import CharloomError
 from charloom.client._settings import Peer
+from charloom.client._statuses import cancelled, from_rpc_error
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Generic, Protocol
 import grpc
 
 from charloom.client._async.event_loop import require_running
-from charloom.client._errors import CharloomError, cancelled, from_rpc_error
+from charloom.client._errors import CharloomError
 from charloom.client._settings import Peer
+from charloom.client._statuses import cancelled, from_rpc_error
 from charloom.client._transcript import Outcome_co, Piece_co, Record
 from charloom.v1 import generation_pb2
 

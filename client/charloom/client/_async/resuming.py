@@ -10,9 +10,9 @@ import grpc
 import grpc.aio
 
 from charloom.client._async.reading import AsyncCall
-from charloom.client._errors import cancelled
 from charloom.client._resumption import Resumption
 from charloom.client._settings import Peer
+from charloom.client._statuses import cancelled
 from charloom.v1 import generation_pb2
 
 Open = Callable[[generation_pb2.GenerateRequest, float | None], AsyncCall]

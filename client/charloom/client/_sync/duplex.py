@@ -13,8 +13,9 @@ from typing import Generic, Protocol, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from charloom.client._errors import CharloomError, from_rpc_error
+from charloom.client._errors import CharloomError
 from charloom.client._settings import Peer
+from charloom.client._statuses import from_rpc_error
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Generic, Protocol
 
 import grpc
 
-from charloom.client._errors import CharloomError, from_rpc_error
+from charloom.client._errors import CharloomError
 from charloom.client._settings import Peer
+from charloom.client._statuses import from_rpc_error
 from charloom.client._transcript import Outcome_co, Piece_co, Record
 from charloom.v1 import generation_pb2
 

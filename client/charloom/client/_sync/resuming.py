@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import grpc
 
-from charloom.client._errors import cancelled
 from charloom.client._resumption import Resumption
 from charloom.client._settings import Peer
+from charloom.client._statuses import cancelled
 from charloom.client._sync.reading import Call
 from charloom.v1 import generation_pb2
 
