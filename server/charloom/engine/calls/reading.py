@@ -15,7 +15,7 @@ from charloom.bundle import Vocabulary
 from charloom.engine.calls.price import of_reading
 from charloom.engine.calls.requests import ReadingRequest, check_answer, check_text, check_top_logprobs
 from charloom.engine.calls.starting import ReadingStart, Starting
-from charloom.engine.decoding.decoder import Ints
+from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
@@ -157,6 +157,19 @@ class Reading:
         self.budget.hold(of_reading(start.model.decoder.shape, len(text), request.top_logprobs))
         after, logprobs = await self.read(start.model, text, start.snapshot, request.top_logprobs)
         return ScoredText(logprobs, after.position), vocabulary
+
+    async def state_after(self, request: ReadingRequest) -> tuple[Floats, int]:
+        """The state, [A, L, H], of a network that has read all of a text, and how many tokens that took.
+
+        Raises:
+            as `score`.
+        """
+        start = await self._starting.reading(request)
+        text = check_text("text", request.text, request.skip_unknown, self.limits, start.model.vocabulary)
+        self.budget.hold(of_reading(start.model.decoder.shape, len(text) + 1, None))
+        # The last token of a text waits until there is one after it; which one makes no difference.
+        after, _ = await self.read(start.model, np.append(text, start.model.vocabulary.start_token), start.snapshot)
+        return after.state, len(text)
 
     async def observe(self, request: ReadingRequest) -> Observation:
         """Begin to read text as it comes; a session goes on with it.

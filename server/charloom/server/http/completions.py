@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
@@ -20,44 +20,13 @@ from charloom.server.http.bodies import Count
 from charloom.server.http.choices import Form, Part, begun, most_tokens, streamed, whole
 from charloom.server.http.exchange import Exchange
 from charloom.server.http.logprobs import Columns
-from charloom.server.http.sampling import GenerationBody, model_of, request_of
-
-
-def _prompts(value: Any) -> list[Text]:
-    """The prompts in one of the four forms that there are."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list):
-        if not value:
-            raise ValueError("it is an empty list")
-        if all(isinstance(one, str) for one in value):
-            return value
-        if all(_is_token(one) for one in value):
-            return [value]
-        if all(isinstance(one, list) and all(map(_is_token, one)) for one in value):
-            return value
-    raise ValueError("give a string, a list of strings, a list of token ids, or a list of such lists")
-
-
-def _is_token(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
-
-
-_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
-_SCHEMA = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1},
-        {**_TOKENS, "minItems": 1},
-        {"type": "array", "items": _TOKENS, "minItems": 1},
-    ]
-}
+from charloom.server.http.sampling import TEXTS_SCHEMA, GenerationBody, model_of, request_of, texts_of
 
 
 class CompletionBody(GenerationBody):
     """What is to be completed, and how."""
 
-    prompt: Annotated[Sequence[Text], PlainValidator(_prompts), WithJsonSchema(_SCHEMA)] = Field(
+    prompt: Annotated[Sequence[Text], PlainValidator(texts_of), WithJsonSchema(TEXTS_SCHEMA)] = Field(
         default_factory=lambda: [""], description="text, texts, token ids, or lists of token ids"
     )
     max_tokens: Count | None = Field(None, description="most tokens to generate; 0 with echo only reads the prompt")

@@ -85,6 +85,8 @@ def failure_of(problem: Exception) -> Failure:
     param = problem.field.removeprefix("sampling.") if isinstance(problem, InvalidRequest) else None
     text = str(problem).removeprefix("sampling.")
     headers = _retry_headers(problem.retry_after if status != 503 else problem.retry_after or RETRY_SECONDS)
+    if status == 429 and problem.retry_after is None:
+        headers.append((b"x-should-retry", b"false"))  # else OpenAI's clients try again, in vain
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return _failure(status, code.name, problem.reason, text, param, problem.facts, headers)

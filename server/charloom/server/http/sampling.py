@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from charloom.bundle import Vocabulary
-from charloom.engine.calls.requests import GenerationRequest
+from charloom.engine.calls.requests import GenerationRequest, Text
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest, shown
@@ -30,6 +30,41 @@ CONTROLS = (
     "forbidden_characters",
 )
 """Fields that the engine's `Sampling` has under the same names."""
+
+
+UnknownCharacters = Literal["refuse", "skip"]
+"""What is done with characters that the model lacks."""
+
+
+def texts_of(value: Any) -> list[Text]:
+    """The texts of a field that takes one or several, as text or as token ids."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        if not value:
+            raise ValueError("it is an empty list")
+        if all(isinstance(one, str) for one in value):
+            return value
+        if all(_is_token(one) for one in value):
+            return [value]
+        if all(isinstance(one, list) and all(map(_is_token, one)) for one in value):
+            return value
+    raise ValueError("give a string, a list of strings, a list of token ids, or a list of such lists")
+
+
+def _is_token(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+TEXTS_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        {**_TOKENS, "minItems": 1},
+        {"type": "array", "items": _TOKENS, "minItems": 1},
+    ]
+}
 
 
 class StreamOptions(Body):
@@ -66,7 +101,7 @@ class GenerationBody(Body):
     state: str = Field("", description="a sealed state to start from, in base64")
     return_state: bool = Field(False, description="whether to seal the state at the end")
     expected_position: Count | None = Field(None, description="refuse unless the session is there")
-    unknown_characters: Literal["refuse", "skip"] = Field(
+    unknown_characters: UnknownCharacters = Field(
         "refuse", description="what is done with characters that the model lacks"
     )
     user: str = Field("", description="taken, as others take it, and not used")

@@ -6,7 +6,7 @@ With them lm-evaluation-harness works without a tokenizer of its own (`tokenizer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from charloom.engine.engine import Engine
 from charloom.server.http.bodies import Body
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.logprobs import token_text
+from charloom.server.http.sampling import UnknownCharacters
 
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -26,7 +27,7 @@ class TokenizeBody(Body):
     prompt: str
     add_special_tokens: bool = Field(False, description="taken, as others take it: a model has no special tokens")
     return_token_strs: bool = Field(False, description="whether to tell the tokens as texts too")
-    unknown_characters: Literal["refuse", "skip"] = Field(
+    unknown_characters: UnknownCharacters = Field(
         "refuse", description="what is done with characters that the model lacks"
     )
 

@@ -45,9 +45,21 @@ ROUTES: Mapping[str, Scope | None] = {
     "GET /v1/models/{model}": Scope.READ,
     "POST /v1/completions": Scope.GENERATE,
     "POST /v1/chat/completions": Scope.GENERATE,
+    "POST /v1/embeddings": Scope.READ,
     "POST /tokenize": Scope.READ,
     "POST /detokenize": Scope.READ,
     "GET /tokenizer_info": Scope.READ,
+    "POST /v1/sessions": Scope.SESSIONS,
+    "GET /v1/sessions": Scope.SESSIONS,
+    "POST /v1/sessions/blend": Scope.SESSIONS,
+    "POST /v1/sessions/import": Scope.SESSIONS,
+    "GET /v1/sessions/{session_id}": Scope.SESSIONS,
+    "PATCH /v1/sessions/{session_id}": Scope.SESSIONS,
+    "DELETE /v1/sessions/{session_id}": Scope.SESSIONS,
+    "POST /v1/sessions/{session_id}/feed": Scope.SESSIONS,
+    "POST /v1/sessions/{session_id}/rewind": Scope.SESSIONS,
+    "POST /v1/sessions/{session_id}/fork": Scope.SESSIONS,
+    "POST /v1/sessions/{session_id}/export": Scope.SESSIONS,
 }
 """What the routes of HTTP need; None where they answer anybody."""
 

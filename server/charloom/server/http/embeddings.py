@@ -1,0 +1,68 @@
+"""POST /v1/embeddings: what the top layer holds once it has read a text, as a vector."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from charloom.engine.calls.requests import ReadingRequest, Text
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.limits import MOST_CONTINUATIONS
+from charloom.engine.sessions.session import Key
+from charloom.server.caller import current_caller
+from charloom.server.http.bodies import Body, Count
+from charloom.server.http.exchange import Exchange, json_of
+from charloom.server.http.sampling import TEXTS_SCHEMA, texts_of
+
+
+class EmbeddingBody(Body):
+    """Texts."""
+
+    model: str = Field("", description="a model of /v1/models; empty for the default one")
+    input: Annotated[Sequence[Text], PlainValidator(texts_of), WithJsonSchema(TEXTS_SCHEMA)] = Field(
+        description="text, texts, token ids, or lists of token ids"
+    )
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="numbers, or base64 of float32 in little-endian order"
+    )
+    dimensions: Count | None = Field(None, description="refused where it is not that of the model")
+    user: str = Field("", description="taken, as others take it, and not used")
+
+
+class Embeddings:
+    """Answers requests for embeddings."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def answer(self, exchange: Exchange, body: EmbeddingBody) -> None:
+        """The vector of each text."""
+        model = self._engine.model(body.model)
+        size = model.bundle.manifest.cell.hidden_size
+        if body.dimensions not in (None, size):
+            raise InvalidRequest("dimensions", f"the model has {size}; leave it out")
+        if len(body.input) > MOST_CONTINUATIONS:
+            raise InvalidRequest("input", f"{len(body.input)} texts are too many; up to {MOST_CONTINUATIONS}")
+        key = Key(current_caller().tenant, "")
+        data, read = [], 0
+        for number, text in enumerate(body.input):
+            if not len(text):
+                raise InvalidRequest(f"input[{number}]", "it is empty; there is nothing to read")
+            try:
+                state, tokens = await self._engine.reading.state_after(
+                    ReadingRequest(key=key, model=body.model, text=text)
+                )
+            except InvalidRequest as problem:
+                raise InvalidRequest(f"input[{number}]", problem.problem) from problem
+            vector = state[0, -1] / np.linalg.norm(state[0, -1])
+            packed = vector.astype("<f4").tobytes()
+            told = vector.tolist() if body.encoding_format == "float" else base64.b64encode(packed).decode()
+            data.append({"object": "embedding", "index": number, "embedding": told})
+            read += tokens
+        usage = {"prompt_tokens": read, "total_tokens": read}
+        await exchange.answer(json_of({"object": "list", "data": data, "model": model.name, "usage": usage}))
