@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,17 +13,25 @@ import pytest
 from charloom.bundle import Bundle
 from charloom.client import Client, QuotaExceeded, Session
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.rates import BURST_SECONDS
 from charloom.server.identity.key_file import KeyFileEditor, TenantLimits, made, utc_now
 from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from tests.integration.conftest import eventually
+from tests.unit.engine.redis_server import RedisServer
 
+RATE = 50.0
+SAVED = int(RATE * BURST_SECONDS)
+"""What may be used at once."""
+OWED = int(4 * RATE)
+"""So much that a slow machine is still refused."""
 LIMITS = (
     TenantLimits(tenant="sessions", sessions=3),
     TenantLimits(tenant="bytes", session_bytes=20_000),
     TenantLimits(tenant="calls", calls=2),
     TenantLimits(tenant="prompts", prompt_characters=100),
+    *(TenantLimits(tenant=name, tokens_per_second=RATE) for name in ("slow", "slow-complete", "slow-generate")),
 )
 
 
@@ -42,8 +53,8 @@ class Shop:
         with KeyFileEditor(self.file).editing() as file:
             file.content = file.content.model_copy(update={"limits": limits})
 
-    def client(self, tenant: str) -> Client:
-        return Client(self.address, token=self._keys[tenant])
+    def client(self, tenant: str, address: str = "") -> Client:
+        return Client(address or self.address, token=self._keys[tenant])
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +64,13 @@ def shop(bundle: Bundle, decoder: Decoder, tmp_path_factory: pytest.TempPathFact
     with running_server([(bundle, decoder)], settings) as server:
         shop.address = server.address
         yield shop
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    redis = RedisServer(tmp_path)
+    yield redis
+    redis.kill()
 
 
 def numbers(problem: QuotaExceeded) -> dict[str, int | str]:
@@ -129,6 +147,91 @@ def test_a_tenant_gives_no_longer_texts_than_it_may(shop: Shop) -> None:
             assert refused.value.retry_after is None, "no time makes it shorter"
             give("a")
         assert other.complete("a" * 1000, max_tokens=1).text
+
+
+def test_who_has_used_too_many_tokens_is_refused_until_they_have_come_back(shop: Shop) -> None:
+    with shop.client("slow") as client, shop.client("free") as other:
+        client.complete("a" * SAVED, max_tokens=1)
+        client.complete("a" * OWED, max_tokens=1)
+        with pytest.raises(QuotaExceeded, match="your limit of tokens_per_second is 50, and you have used") as refused:
+            client.complete(max_tokens=1)
+        said = refused.value.metadata
+        assert (said["limit"], said["most"]) == ("tokens_per_second", "50")
+        assert RATE < float(said["owed"]) <= OWED + 1
+        assert refused.value.retry_after == pytest.approx(float(said["owed"]) / RATE, abs=0.11)
+        assert other.complete("a" * 1000, max_tokens=100).text
+        time.sleep(refused.value.retry_after)
+        assert client.complete(max_tokens=1).text
+
+
+@pytest.mark.parametrize("method", ["complete", "generate"])
+def test_a_call_that_runs_is_slowed_down_and_those_of_others_are_not(shop: Shop, method: str) -> None:
+    def slowed() -> tuple[int, float]:
+        with shop.client(f"slow-{method}") as client:
+            began = time.monotonic()
+            if method == "complete":
+                text = client.complete(max_tokens=SAVED + 150).text
+            else:
+                text = "".join(client.generate(max_tokens=SAVED + 150, resume=False))
+            return len(text), time.monotonic() - began
+
+    with ThreadPoolExecutor() as pool, shop.client("free") as other:
+        running = pool.submit(slowed)
+        fast = 0
+        while not running.done():
+            fast += len(other.complete(max_tokens=500).text)
+        count, seconds = running.result()
+    assert count == SAVED + 150
+    assert seconds > 2.5, "all that was saved up at once, and then as much as comes back"
+    assert fast > count
+
+
+def test_limits_hold_over_two_servers_that_share_a_redis(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, redis: RedisServer
+) -> None:
+    shop = Shop(tmp_path)
+    settings = ServerSettings(grace_seconds=0, keys=shop.file, store=redis.url)
+    with ExitStack() as stack:
+        addresses = [stack.enter_context(running_server([(bundle, decoder)], settings)).address for _ in range(2)]
+        clients = [stack.enter_context(shop.client("sessions", address)) for address in addresses]
+        for number in range(3):
+            clients[number % 2].session()
+        for client in clients:
+            with pytest.raises(QuotaExceeded, match="your limit of sessions is 3, and you have 3"):
+                client.session()
+        others = [stack.enter_context(shop.client("free", address)) for address in addresses]
+        assert all(other.session().complete(max_tokens=5).text for other in others)
+
+        one, two = (stack.enter_context(shop.client("slow", address)) for address in addresses)
+        began = time.monotonic()
+        one.complete("a" * SAVED, max_tokens=1)
+        one.complete("a" * OWED, max_tokens=1)
+        eventually(lambda: not accepted(two), 3)  # servers ask Redis several times a second
+        assert all(other.complete(max_tokens=1000).text for other in others)
+        time.sleep(4.5)  # what was owed has come back
+        with ThreadPoolExecutor() as pool:
+            streamed = sum(pool.map(lambda client: characters(client, 4.0), (one, two)))
+        seconds = time.monotonic() - began
+        assert streamed > RATE
+        assert OWED + streamed < RATE * (seconds + 2), "as one server would have given"
+
+
+def accepted(client: Client) -> bool:
+    try:
+        return bool(client.complete(max_tokens=1).text)
+    except QuotaExceeded:
+        return False
+
+
+def characters(client: Client, seconds: float) -> int:
+    """How many a stream gives in so many seconds."""
+    began, count = time.monotonic(), 0
+    with client.generate(max_tokens=65_536, resume=False) as stream:
+        for piece in stream:
+            count += len(piece)
+            if time.monotonic() - began > seconds:
+                break
+    return count
 
 
 def test_limits_are_read_again_when_the_file_changes(shop: Shop) -> None:

@@ -18,6 +18,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models, TriedModel, memory_of
 from charloom.engine.memory_budget import MemoryBudget
+from charloom.engine.rates import Ledger, Rates
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.sessions import Sessions
@@ -36,6 +37,7 @@ class Engine:
         store: where sessions are; in memory if not given
         sealer: makes tokens of states; with a key of its own if not given
         budget: the memory that calls may use; any if not given
+        ledger: where servers count tokens per second together; this one counts alone if not given
 
     Raises:
         ValueError: there is no model, or two have the same name.
@@ -48,6 +50,7 @@ class Engine:
         store: Store | None = None,
         sealer: Sealer | None = None,
         budget: MemoryBudget | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.draining = asyncio.Event()
@@ -60,11 +63,13 @@ class Engine:
         self.totals = Totals()
         """Of its calls, as far as a transport tells of them, and of its session store."""
         self.sessions = Sessions(ObservedStore(store, self.totals), self._models, self.limits, sealed)
-        self._starting = Starting(self._models, self.sessions, sealed, self.limits)
+        self.rates = Rates(ledger)
+        """How fast callers may go."""
+        self._starting = Starting(self._models, self.sessions, sealed, self.limits, self.rates)
         self.budget = budget or MemoryBudget()
-        self.reading = Reading(self._starting, self.sessions, self.limits, self.budget)
-        self.inspections = Inspections(self._starting, self.limits)
-        self._generating = Generating(self._starting, self.reading, sealed, self.budget, self.limits)
+        self.reading = Reading(self._starting, self.sessions, self.limits, self.budget, self.rates)
+        self.inspections = Inspections(self._starting, self.limits, self.rates)
+        self._generating = Generating(self._starting, self.reading, sealed, self.budget, self.limits, self.rates)
 
     @property
     def models(self) -> list[Model]:

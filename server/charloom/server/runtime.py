@@ -15,6 +15,7 @@ from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError
 from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
+from charloom.engine.rates import Ledger
 from charloom.engine.sessions.records import PLAIN, Records
 from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.stores.open_store import open_store
@@ -101,6 +102,7 @@ class Runtime:
         for task in self._upkeep:
             task.cancel()
         await asyncio.gather(*self._upkeep, return_exceptions=True)
+        self.engine.rates.close()
         await self.engine.sessions.close()
 
     async def _sweep(self) -> None:
@@ -169,7 +171,9 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
     store = await open_store(settings.store, settings.max_sessions, records, memory_for_sessions(memory))
     try:
         budget = MemoryBudget(memory, lambda: store.memory + engine.more_model_memory)
-        engine = Engine(models, settings.limits(), store, Sealer(new_keys() if keys is None else keys), budget)
+        sealer = Sealer(new_keys() if keys is None else keys)
+        ledger = store if isinstance(store, Ledger) else None
+        engine = Engine(models, settings.limits(), store, sealer, budget, ledger)
     except BaseException:
         await store.close()
         raise

@@ -147,6 +147,13 @@ class ServerSettings(BaseSettings):
     tenant_calls: int | None = Field(
         None, ge=1, description="most calls of a tenant at a time, on each server (default: only --max-calls)"
     )
+    tenant_tokens_per_second: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="tokens that a tenant may have read and generated a second, on average; servers that share a Redis "
+        "count them together (default: any number)",
+    )
     tenant_prompt_characters: int | None = Field(
         None, ge=1, description="longest prompt of a tenant (default: only --max-prompt-characters)"
     )
@@ -316,6 +323,7 @@ class ServerSettings(BaseSettings):
             sessions=self.tenant_sessions,
             session_bytes=self.tenant_session_bytes,
             calls=self.tenant_calls,
+            tokens_per_second=self.tenant_tokens_per_second,
             prompt_characters=self.tenant_prompt_characters,
         )
 

@@ -163,10 +163,13 @@ def test_limits_are_set_one_by_one_shown_and_forgotten(run: Run, file: Path) -> 
     assert read_key_file(file).limits == (TenantLimits(tenant="shop", sessions=100, calls=4),)
     head, line = out.splitlines()
     assert head.split()[:2] == ["TENANT", "SESSIONS"]
-    assert line.split() == ["shop", "100", "-", "4", "-"]
-    run("limits", "bank", "--prompt-characters", "1000")
+    assert line.split() == ["shop", "100", "-", "4", "-", "-"]
+    run("limits", "bank", "--prompt-characters", "1000", "--tokens-per-second", "0.5")
     shown = json.loads(run("limits", "--json")[1])
-    assert shown == [{"tenant": "shop", "sessions": 100, "calls": 4}, {"tenant": "bank", "prompt_characters": 1000}]
+    assert shown == [
+        {"tenant": "shop", "sessions": 100, "calls": 4},
+        {"tenant": "bank", "tokens_per_second": 0.5, "prompt_characters": 1000},
+    ]
     run("create", "--tenant", "shop")
     assert line in run("list")[1].splitlines()
     assert run("limits", "shop", "--reset", "--session-bytes", "5000")[0] == 0
@@ -182,6 +185,7 @@ def test_limits_are_set_one_by_one_shown_and_forgotten(run: Run, file: Path) -> 
     [
         (("limits", "--sessions", "1"), "TENANT is missing"),
         (("limits", "shop", "--sessions", "0"), "--sessions: it should be greater than or equal to 1"),
+        (("limits", "shop", "--tokens-per-second", "nan"), "--tokens-per-second: it should be"),
         (("limits", "shop", "--calls", "few"), "--calls: invalid int value: 'few'"),
         (("limits", "a/b", "--calls", "1"), "'a/b' is not allowed"),
     ],

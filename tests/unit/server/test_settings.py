@@ -61,8 +61,14 @@ def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_limits_of_a_tenant_follow_the_settings() -> None:
     assert ServerSettings().quota() == UNLIMITED
-    settings = ServerSettings(tenant_sessions=1, tenant_session_bytes=2, tenant_calls=3, tenant_prompt_characters=4)
-    assert settings.quota() == Quota(sessions=1, session_bytes=2, calls=3, prompt_characters=4)
+    settings = ServerSettings(
+        tenant_sessions=1,
+        tenant_session_bytes=2,
+        tenant_calls=3,
+        tenant_tokens_per_second=0.5,
+        tenant_prompt_characters=4,
+    )
+    assert settings.quota() == Quota(sessions=1, session_bytes=2, calls=3, tokens_per_second=0.5, prompt_characters=4)
     with pytest.raises(ValueError, match="tenant_calls"):
         ServerSettings(tenant_calls=0)
 

@@ -38,6 +38,7 @@ _LIMITS = {
     "sessions": "most sessions",
     "session_bytes": "most bytes of its sessions when it makes another one",
     "calls": "most calls at a time, on each server",
+    "tokens_per_second": "tokens read and generated a second, on average",
     "prompt_characters": "longest prompt",
 }
 """The fields of `TenantLimits`, and what their flags say."""
@@ -95,7 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = action("limits", "set limits of a tenant, or show those of all", _limits)
     limits.add_argument("tenant", nargs="?", type=_tenant, metavar="TENANT", help="whose")
     for name, text in _LIMITS.items():
-        limits.add_argument("--" + name.replace("_", "-"), type=int, metavar="NUMBER", help=text)
+        kind = float if name == "tokens_per_second" else int
+        limits.add_argument("--" + name.replace("_", "-"), type=kind, metavar="NUMBER", help=text)
     limits.add_argument("--reset", action="store_true", help="forget the limits that this tenant has so far")
     limits.add_argument("--json", action="store_true", help="print JSON instead of a table")
     listing = action("list", "show the keys, without their secrets, names of certificates, limits", _list)

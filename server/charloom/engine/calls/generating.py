@@ -13,9 +13,11 @@ from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_PEEKED, Limits
 from charloom.engine.loom.jobs import Finish
 from charloom.engine.memory_budget import MemoryBudget
+from charloom.engine.rates import Rates
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.session import Session
 from charloom.engine.sessions.sessions import next_seed
+from charloom.engine.shares import current_share
 from charloom.engine.telemetry import current_call
 
 
@@ -28,11 +30,19 @@ class Generating:
         sealed: seals the states that calls ask for
         budget: the memory that calls may use
         limits: of the engine
+        rates: how fast callers may go
     """
 
     def __init__(
-        self, starting: Starting, reading: Reading, sealed: SealedStates, budget: MemoryBudget, limits: Limits
+        self,
+        starting: Starting,
+        reading: Reading,
+        sealed: SealedStates,
+        budget: MemoryBudget,
+        limits: Limits,
+        rates: Rates,
     ) -> None:
+        self._rates = rates
         self._budget = budget
         self._limits = limits
         self._starting = starting
@@ -157,4 +167,7 @@ class Generating:
                 state=state,
             )
 
-        return Generation(model, checked.job(snapshot, snapshots=sink is not None), sink, describe, start.arrived)
+        job, spend = checked.job(snapshot, snapshots=sink is not None), self._rates.meter(current_share())
+        generation = Generation(model, job, sink, describe, start.arrived, spend)
+        spend(len(checked.prompt))
+        return generation

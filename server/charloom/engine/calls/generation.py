@@ -14,6 +14,7 @@ from charloom.engine.errors import DecoderFailure, EngineError, ReaderStalled
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job
 from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
+from charloom.engine.rates import Spend, unmetered
 from charloom.engine.sessions.session import Session
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import current_call
@@ -86,6 +87,7 @@ class Generation:
         sink: where its states go; None: nobody keeps them
         describe: makes the result
         arrived: the position up to which the reader has the text already, from an earlier stream of the same call
+        spend: counts its tokens; a reader that takes some lets the loom go on once they are not owed any more
 
     Raises:
         Overloaded, Draining: the loom takes no more jobs.
@@ -98,6 +100,7 @@ class Generation:
         sink: StateSink | None,
         describe: Callable[[Finish, Session | None], GenerationResult],
         arrived: int = 0,
+        spend: Spend = unmetered,
     ) -> None:
         self.model = model
         self.vocabulary = model.vocabulary
@@ -106,10 +109,13 @@ class Generation:
         self._call.model = model.name
         self._sink = sink
         self._describe = describe
+        self._spend = spend
         self._has = arrived
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
-        self._unread = 0
+        self._unread = self._taken = 0
+        self._slowed: asyncio.TimerHandle | None = None
+        """Until the loom is told of the tokens taken."""
         self._position = 0
         self._arrived = asyncio.Event()
         self._latest: Snapshot | None = None
@@ -136,6 +142,7 @@ class Generation:
             self._position = chunk.position
             if chunk.tokens:
                 self._call.generated(len(chunk.tokens))
+                self._spend(len(chunk.tokens))
             if chunk.snapshot is not None:
                 self._latest = self._with_tail(chunk.snapshot)
                 if self._sink is not None:
@@ -147,6 +154,8 @@ class Generation:
             )
         if chunk.finish is not None:
             self._finish = chunk.finish
+            if self._slowed is not None:
+                self._slowed.cancel()
             self._call.job_ended(chunk.finish.reason.value, chunk.finish.fed, chunk.finish.queued)
             if chunk.finish.reason is FinishReason.STALLED:
                 self._failure = self._failure or ReaderStalled()
@@ -220,10 +229,25 @@ class Generation:
         unread, self._unread = self._unread, 0
         self._text, self._logprobs = [], []
         if unread:
-            self._row.took(unread)
+            self._took(unread)
         if self._finish is not None:
             self._arrived.set()  # the end stays the end
         return delta
+
+    def _took(self, tokens: int) -> None:
+        """Tell the loom that the reader took so many tokens: now, or when its caller may have more of them."""
+        self._taken += tokens
+        if self._slowed is not None:
+            self._slowed.cancel()
+            self._slowed = None
+        if (wait := self._spend(0)) > 0 and self._finish is None:
+            self._slowed = asyncio.get_running_loop().call_later(wait, self._tell_taken)
+        else:
+            self._tell_taken()
+
+    def _tell_taken(self) -> None:
+        taken, self._taken = self._taken, 0
+        self._row.took(taken)
 
     async def _end(self) -> None:
         assert self._finish is not None

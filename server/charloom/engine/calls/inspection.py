@@ -29,6 +29,7 @@ from charloom.engine.errors import (
 )
 from charloom.engine.limits import MOST_ALTERNATIVES, MOST_INSPECTED, MOST_INSPECTIONS, Limits
 from charloom.engine.loom.models import Model
+from charloom.engine.rates import Rates
 from charloom.engine.shares import current_share
 
 CHUNK = 64
@@ -83,8 +84,9 @@ class Inspections:
     All of it is computed by one thread, so that generation keeps the other cores.
     """
 
-    def __init__(self, starting: Starting, limits: Limits) -> None:
+    def __init__(self, starting: Starting, limits: Limits, rates: Rates) -> None:
         self._starting = starting
+        self._rates = rates
         self._limits = limits
         self._inspectors: dict[Model, Inspector] = {}
         """Opened by the thread when they are needed first: a server that nobody asks keeps no second copy of weights"""
@@ -128,6 +130,7 @@ class Inspections:
             within(f"layers[{place}]", layer, 0, count - 1)
         within("top_next", request.top_next, 0, MOST_ALTERNATIVES)
         model.loom.admit(current_share())
+        self._rates.spend(current_share(), len(text))
         layers = sorted(set(request.layers)) or list(range(count))
         return Inspection(model, layers, self._read(model, text, start.snapshot, layers, request.top_next))
 

@@ -30,6 +30,7 @@ from charloom.engine.loom.jobs import Chunk, FinishReason, Job
 from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
+from charloom.engine.rates import Rates
 from charloom.engine.sessions.checks import require_position
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed
@@ -72,8 +73,11 @@ class ScoredText:
 class Reading:
     """Reads text with an engine's models, from the states of its sessions."""
 
-    def __init__(self, starting: Starting, sessions: Sessions, limits: Limits, budget: MemoryBudget) -> None:
+    def __init__(
+        self, starting: Starting, sessions: Sessions, limits: Limits, budget: MemoryBudget, rates: Rates
+    ) -> None:
         self._starting = starting
+        self._rates = rates
         self.budget = budget
         self._sessions = sessions
         self.limits = limits
@@ -106,7 +110,9 @@ class Reading:
 
         scored = top_logprobs is not None
         job = Job(start, text, 0, Sampling(), top_logprobs=top_logprobs, snapshots=True, scored=scored)
+        await self._rates.pace(share)
         row = model.loom.submit(job, receive, share)
+        self._rates.spend(share, len(text))
         try:
             chunk = await done
         except asyncio.CancelledError:
@@ -129,6 +135,7 @@ class Reading:
             InvalidRequest, SessionNotFound, SessionOfAnotherModel, SessionBusy, StalePosition, StoreUnavailable,
             Overloaded, Draining: as their names say; nothing has changed then.
         """
+        await self._rates.admit()
         writer = await self._sessions.acquire(request.key)
         async with writer.given_back_on_error():
             require_position(writer.session, expected_position)

@@ -15,6 +15,7 @@ from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import InvalidRequest, StalePosition
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models
+from charloom.engine.rates import Rates
 from charloom.engine.sessions.checks import require_id, require_position
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.session import Call, History, Key, Session
@@ -52,11 +53,12 @@ class ReadingStart:
 class Starting:
     """Decides where calls start.
 
-    Everything raises InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel and StoreUnavailable, as
-    their names say; nothing has changed then.
+    Everything raises InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel, StoreUnavailable and
+    QuotaExceeded, as their names say; nothing has changed then.
     """
 
-    def __init__(self, models: Models, sessions: Sessions, sealed: SealedStates, limits: Limits) -> None:
+    def __init__(self, models: Models, sessions: Sessions, sealed: SealedStates, limits: Limits, rates: Rates) -> None:
+        self._rates = rates
         self._models = models
         self._sessions = sessions
         self._sealed = sealed
@@ -68,6 +70,7 @@ class Starting:
         Raises:
             SessionBusy, StalePosition, PositionNotKept, SealedState..., Overloaded, Draining: as their names say.
         """
+        await self._rates.admit()
         if request.call_id:
             require_id("call_id", request.call_id)
         arrived = request.resume_position or 0
@@ -90,6 +93,7 @@ class Starting:
 
     async def preview(self, request: GenerationRequest) -> GenerationStart:
         """Where a generation starts that leaves its session as it is; raises as `generation`, but for SessionBusy."""
+        await self._rates.admit()
         if not request.session_id:
             model, snapshot = self._without_session(request)
         else:
@@ -102,6 +106,7 @@ class Starting:
 
     async def conversation(self, request: GenerationRequest) -> GenerationStart:
         """Where a conversation starts; there is nothing to do yet; raises as `generation`."""
+        await self._rates.admit()
         nothing = replace(request, prompt="", max_tokens=1)
         if not request.session_id:
             model, snapshot = self._without_session(request)
@@ -125,6 +130,7 @@ class Starting:
         Raises:
             SessionBusy: it is to be written, and another call is using it.
         """
+        await self._rates.admit()
         if not request.key.id:
             model = self._models.named(request.model)
             return ReadingStart(model, model.fresh(0))

@@ -125,7 +125,7 @@ class Loom:
             Draining: the loom takes no more jobs.
         """
         to_host, vocabulary = self._table.states.to_host, self.decoder.shape.vocabulary
-        row = Row(job, receiver, self._wake, self._unread_limit, to_host, vocabulary, share)
+        row = Row(job, receiver, self._wake, share.quota.ahead(self._unread_limit), to_host, vocabulary, share)
         with self._news:
             self.admit(share)
             displaced = self._waiting.put(row)

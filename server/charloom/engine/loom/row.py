@@ -163,6 +163,13 @@ class Row:
         return self.steps if self.started else min(self.steps, len(self.forced) + 1)
 
     @property
+    def end_step(self) -> int:
+        """The step up to which it may go before it is attended to; short of its end where its caller has a rate."""
+        if self.share.quota.tokens_per_second is None:
+            return self.steps
+        return min(self.steps, max(self.done + 1, len(self.forced) + self.taken + self.unread_limit))
+
+    @property
     def attend_step(self) -> int:
         """From this step on it is to be attended to after every tick, whether or not a chunk is due."""
         if self.watched:

@@ -37,7 +37,7 @@ class Columns(NamedTuple):
     done: npt.NDArray[np.int64]
     """[S] steps taken"""
     end: npt.NDArray[np.int64]
-    """[S] steps in all"""
+    """[S] the step up to which it may go"""
     goal: npt.NDArray[np.int64]
     """[S] the step for which somebody waits next: the first generated token, then the end"""
     attend_step: npt.NDArray[np.int64]
@@ -98,7 +98,7 @@ class RowTable:
         if slot >= len(self._at.token):
             self._at = self._at.longer(2 * slot + 16)
         at = self._at
-        at.token[slot], at.end[slot] = row.token, row.steps
+        at.token[slot] = row.token
         at.scales[slot] = [getattr(row.job.sampling, control.option) for control in SCALES]
         self._lay_tape(row)
         self.attended(row)
@@ -111,7 +111,8 @@ class RowTable:
     def attended(self, row: Row) -> None:
         """Note what the row says about when to attend to it next."""
         at, slot = self._at, row.slot
-        at.goal[slot], at.attend_step[slot], at.attend_time[slot] = row.goal, row.attend_step, row.due
+        at.end[slot], at.goal[slot] = row.end_step, row.goal
+        at.attend_step[slot], at.attend_time[slot] = row.attend_step, row.due
 
     def unseen(self, row: Row) -> list[int]:
         """The tokens of a row, fed and generated, since it was told of some last."""

@@ -99,6 +99,7 @@ class TenantLimits(BaseModel):
     sessions: Annotated[StrictInt, Field(ge=1)] | None = None
     session_bytes: Annotated[StrictInt, Field(ge=1)] | None = None
     calls: Annotated[StrictInt, Field(ge=1)] | None = None
+    tokens_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | None = None
     prompt_characters: Annotated[StrictInt, Field(ge=1)] | None = None
 
     def over(self, default: Quota) -> Quota:

@@ -15,6 +15,7 @@ from charloom.engine.calls.starting import Starting
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Models
+from charloom.engine.rates import Rates
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.session import Key, Session
@@ -43,7 +44,7 @@ def sessions(models: Models, sealed: SealedStates) -> Sessions:
 
 @pytest.fixture
 def starting(models: Models, sessions: Sessions, sealed: SealedStates) -> Starting:
-    return Starting(models, sessions, sealed, Limits())
+    return Starting(models, sessions, sealed, Limits(), Rates())
 
 
 async def written(

@@ -13,6 +13,7 @@ All keys begin with `{charloom}:`, so that a cluster has them in one place:
     holdings    hash, of each ID in the index the bytes that it takes and the name of the share that has it
     owned       hash, of each such name how many
     owned-bytes hash, and of how many bytes
+    bucket:NAME hash, of a share with a limit of tokens per second what is left of them (level), and when that was
     fence       the last fence that was given
     erased:TENANT  that of the time when all of a tenant was erased, for a day
 
@@ -64,7 +65,7 @@ _BATCH = 500
 
 
 class RedisStore:
-    """A `Store` in a Redis.
+    """A `Store` in a Redis, and a `Ledger`.
 
     Args:
         url: as `Connections` takes it
@@ -100,7 +101,7 @@ class RedisStore:
         self._acquire, self._write, self._drop = script(lua.ACQUIRE), script(lua.WRITE), script(lua.DROP)
         self._renew, self._delete, self._sweep = script(lua.RENEW), script(lua.DELETE), script(lua.SWEEP)
         self._check, self._kept, self._recount = script(lua.CHECK), script(lua.KEPT), script(lua.RECOUNT)
-        self._erase = script(lua.ERASE)
+        self._erase, self._spend = script(lua.ERASE), script(lua.SPEND)
         self._capacity = capacity
         self._now = now
         self._times = (round(lease_seconds * 1000), round(TOMBSTONE_SECONDS * 1000))
@@ -223,6 +224,10 @@ class RedisStore:
     async def kept(self, share: Share) -> Kept:
         """See `Store`."""
         return Kept(*await self._run(self._kept, share.name))
+
+    async def spend(self, name: str, tokens: float, rate: float, burst: float) -> float:
+        """See `Ledger`."""
+        return float(await self._run(self._spend, name, tokens, rate, burst))
 
     async def check(self) -> None:
         """See `Store`."""

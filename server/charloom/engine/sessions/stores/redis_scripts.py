@@ -326,3 +326,20 @@ return cursor == '0' and '' or '>' .. cursor
 
 # Refused as every write is. To delete nothing changes nothing, and is done where there is no memory left.
 CHECK = "redis.call('DEL', KEYS[1] .. 'nothing') return {'done'}"
+
+# A bucket that nobody wrote is full. One that is full again ends.
+SPEND = """
+local bucket = KEYS[1] .. 'bucket:' .. ARGV[3]
+local tokens, rate, burst = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local found, level = redis.call('HMGET', bucket, 'level', 'at'), burst
+if found[1] then
+  local since = math.max(0, MICROSECONDS - tonumber(found[2]))
+  level = math.min(burst, tonumber(found[1]) + since / 1000000 * rate)
+end
+level = level - tokens
+if tokens > 0 then
+  redis.call('HSET', bucket, 'level', string.format('%.17g', level), 'at', string.format('%.0f', MICROSECONDS))
+  redis.call('PEXPIRE', bucket, math.ceil((burst - level) / rate * 1000) + 1000)
+end
+return string.format('%.17g', level)
+"""
