@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -97,6 +99,52 @@ def test_sigterm_lets_a_short_call_end_and_ends_a_long_one_with_its_session_told
         assert result.session.position == result.usage.completion_tokens
     process.communicate(timeout=120)
     assert process.returncode == 0
+
+
+def test_sessions_in_memory_are_written_at_the_end_and_read_by_the_next_server(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(base64.b64encode(os.urandom(32)))
+    (tmp_path / "keys").chmod(0o600)
+    kept = tmp_path / "sessions"
+    options = ("--store", f"memory:{kept}", "--sealing-keys", str(tmp_path / "keys"), "--grace-seconds", "0")
+    process, address = start(*options, "--max-tokens", "1000000000")
+    with Client(address) as client:
+        with client.session(id="whole", seed=5, keep=True) as session:
+            whole = session.complete(max_tokens=600).text
+        with client.session(id="a", seed=5, keep=True) as session:
+            first = session.complete(max_tokens=60).text
+        with (
+            client.session(id="running", seed=5, keep=True) as session,
+            session.generate(max_tokens=1_000_000_000) as running,
+        ):
+            text = next(running)
+            process.send_signal(signal.SIGTERM)
+            text += "".join(running)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert f"3 sessions were written to {kept}" in errors
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert whole.encode() not in kept.read_bytes()
+
+    process, address = start(*options)
+    assert not kept.exists()
+    with Client(address) as client:
+        with client.open_session("a") as session:
+            assert first + session.complete(max_tokens=540).text == whole
+        with client.open_session("running") as session:
+            assert session.info.position == len(text)
+            text += session.complete(max_tokens=50).text
+            assert text[:600] == whole[: len(text)]
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    damaged = kept.read_bytes()[:-1]
+    kept.write_bytes(damaged)
+    process, address = start(*options)
+    assert address == ""
+    _, errors = process.communicate(timeout=120)
+    assert "move it away to start without its sessions" in errors
+    assert "Traceback" not in errors
+    assert process.returncode == 1
+    assert kept.read_bytes() == damaged
 
 
 def test_a_second_signal_does_not_wait_for_the_grace_time(start: Start) -> None:

@@ -17,7 +17,7 @@ from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_keys
 from charloom.server.process_memory import memory_limit
-from charloom.server.runtime import budget_of, open_models
+from charloom.server.runtime import budget_of, open_models, records_of, sealing_keys
 from charloom.server.settings import ServerSettings
 from charloom.server.unix_socket import require_place, socket_path
 
@@ -69,8 +69,11 @@ def look_at_everything(paths: Sequence[Path], settings: ServerSettings) -> Itera
         yield look("--jwt-keys", lambda: _read(gate_of(tokens_only), f"as at {settings.jwt_keys}"))
     if settings.sealing_keys is not None:
         sealing = settings.sealing_keys
-        yield look("--sealing-keys", lambda: f"{len(SealingKeys(sealing))} of them in {sealing}")
-    yield look("--store", lambda: asyncio.run(look_at_store(settings.store)))
+        keys = look("--sealing-keys", lambda: f"{len(SealingKeys(sealing))} of them in {sealing}")
+        yield keys
+        if keys.problem is not None:
+            settings = settings.model_copy(update={"sealing_keys": None})
+    yield look("--store", lambda: _store(settings))
     yield look("--host", lambda: _address(settings.host, settings.port))
     if settings.http_port is not None:
         http = settings.http_port
@@ -114,6 +117,10 @@ def _certificate(settings: ServerSettings) -> str:
     watched = watched_certificates(settings)
     assert watched is not None  # for the settings name one, and its key with it
     return f"{settings.tls_cert}, valid until {watched.value().expires.isoformat()}"
+
+
+def _store(settings: ServerSettings) -> str:
+    return asyncio.run(look_at_store(settings.store, records_of(settings, sealing_keys(settings))))
 
 
 def _read(_: object, said: str) -> str:

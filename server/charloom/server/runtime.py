@@ -148,6 +148,20 @@ def budget_of(limit: int | None) -> int | None:
     return None if limit is None else max(0, int((limit - memory_in_use()) * (1 - UNFORESEEN)))
 
 
+def sealing_keys(settings: ServerSettings) -> SealingKeys | None:
+    """The keys that the settings name.
+
+    Raises:
+        ValueError: their file cannot be used.
+    """
+    return None if settings.sealing_keys is None else SealingKeys(settings.sealing_keys)
+
+
+def records_of(settings: ServerSettings, keys: SealingKeys | None) -> Records:
+    """How sessions are written where they outlive the server."""
+    return PLAIN if keys is None else Records(keys, writes_plain=not settings.encrypt_records)
+
+
 def memory_for_sessions(budget: int | None) -> int | None:
     """Bytes that sessions in memory may take of what calls may use; None: any number."""
     return None if budget is None else budget // 2
@@ -165,9 +179,9 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
             name is none.
         OSError: the store cannot be used.
     """
-    keys = None if settings.sealing_keys is None else SealingKeys(settings.sealing_keys)
-    records = PLAIN if keys is None else Records(keys, writes_plain=not settings.encrypt_records)
+    keys = sealing_keys(settings)
     memory = budget_of(settings.memory_bytes or memory_limit())
+    records = records_of(settings, keys)
     store = await open_store(settings.store, settings.max_sessions, records, memory_for_sessions(memory))
     try:
         budget = MemoryBudget(memory, lambda: store.memory + engine.more_model_memory)

@@ -93,8 +93,8 @@ class ServerSettings(BaseSettings):
     max_sessions: int = Field(Limits.max_sessions, ge=1, description="most sessions that are kept")
     store: str = Field(
         "memory:",
-        description="where sessions are: memory:, sqlite:PATH (they outlive the server), or redis://HOST:PORT/DB "
-        "(servers share them)",
+        description="where sessions are: memory:, memory:PATH (a file keeps them between servers), sqlite:PATH (they "
+        "outlive the server), or redis://HOST:PORT/DB (servers share them)",
     )
     sealing_keys: Path | None = Field(
         None,

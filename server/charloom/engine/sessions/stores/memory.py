@@ -100,14 +100,8 @@ class MemoryStore:
         except (Overloaded, QuotaExceeded):
             await self.sweep()
             self._require_room(share, sessions)
-        if sessions:
-            self._parts.add(share, len(sessions))
         for session in sessions:
-            key = session.key
-            self._owners[key] = share
-            self._put(session)
-            bisect.insort(self._keys, key)
-            self._tombstones.pop(key, None)
+            self._keep(session, share)
 
     async def get(self, key: Key) -> Session:
         """See `Store`."""
@@ -209,6 +203,14 @@ class MemoryStore:
             raise Overloaded(
                 f"{len(self._sessions)} sessions are kept already, as many as this server has room for", retry_after=60
             )
+
+    def _keep(self, session: Session, owner: Share) -> None:
+        key = session.key
+        self._parts.add(owner)
+        self._owners[key] = owner
+        self._put(session)
+        bisect.insort(self._keys, key)
+        self._tombstones.pop(key, None)
 
     def _kept(self, share: Share) -> Kept:
         return Kept(self._parts.of(share), self._bytes.of(share))

@@ -13,8 +13,8 @@ async def open_store(url: str, capacity: int, records: Records = PLAIN, most_mem
     """The store of a URL, which can be used.
 
     Args:
-        url: `memory:`, `sqlite:PATH`, `redis://`, `rediss://` (TLS) or `unix://` as redis-py takes them, or
-            `redis+sentinel://` or `rediss+sentinel://`
+        url: `memory:`, `memory:PATH` (a file keeps them between servers), `sqlite:PATH`, `redis://`, `rediss://` (TLS)
+            or `unix://` as redis-py takes them, or `redis+sentinel://` or `rediss+sentinel://`
         capacity: most sessions that are kept
         records: how sessions are written where they outlive the server
         most_memory: bytes of this process that they may take, where they are in memory; None: any number
@@ -26,6 +26,10 @@ async def open_store(url: str, capacity: int, records: Records = PLAIN, most_mem
     scheme, _, rest = url.partition(":")
     if url == "memory:":
         return MemoryStore(capacity, most_memory=most_memory)
+    if scheme == "memory" and rest:
+        from charloom.engine.sessions.stores.memory_file import MemoryFileStore
+
+        return MemoryFileStore(Path(rest), capacity, records, most_memory=most_memory)
     if (path := _sqlite_path(url)) is not None:
         from charloom.engine.sessions.stores.sqlite import SqliteStore
 
@@ -42,18 +46,23 @@ async def open_store(url: str, capacity: int, records: Records = PLAIN, most_mem
         return store
     raise ValueError(
         # What follows may be a password.
-        f"there is no session store {scheme + ':...'!r}; use memory:, sqlite:PATH, redis://HOST:PORT/DB, "
+        f"there is no session store {scheme + ':...'!r}; use memory:, memory:PATH, sqlite:PATH, redis://HOST:PORT/DB, "
         "rediss://HOST:PORT/DB, unix:///PATH/OF/SOCKET or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB "
         "(rediss+sentinel:// with TLS)"
     )
 
 
-async def look_at_store(url: str) -> str:
+async def look_at_store(url: str, records: Records = PLAIN) -> str:
     """See that `open_store` can open the store of a URL, and change nothing; returns what there is to say of it.
 
     Raises:
         ValueError, OSError: as `open_store`.
     """
+    scheme, _, rest = url.partition(":")
+    if scheme == "memory" and rest:
+        from charloom.engine.sessions.stores import memory_file
+
+        return memory_file.look_at_file(Path(rest), records)
     if (path := _sqlite_path(url)) is not None:
         from charloom.engine.sessions.stores.sqlite_file import look_at_file
 
