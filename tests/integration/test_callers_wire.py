@@ -11,7 +11,15 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, sessions_pb2_grpc
+from charloom.v1 import (
+    conversation_pb2,
+    generation_pb2,
+    models_pb2,
+    reading_pb2,
+    sessions_pb2,
+    sessions_pb2_grpc,
+    tenants_pb2,
+)
 from tests.integration.conftest import refused
 
 FILES = (
@@ -20,6 +28,7 @@ FILES = (
     models_pb2.DESCRIPTOR,
     reading_pb2.DESCRIPTOR,
     sessions_pb2.DESCRIPTOR,
+    tenants_pb2.DESCRIPTOR,
 )
 METHODS = [method for file in FILES for service in file.services_by_name.values() for method in service.methods]
 MALFORMED = (("charloom-tenant", "a/b"),)

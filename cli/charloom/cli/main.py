@@ -46,6 +46,7 @@ COMMANDS = {
     "serve": Command("serving", "server", "serve bundles over gRPC"),
     "doctor": Command("serving", "server", "tell what this machine offers a server, and how much text to expect"),
     "keys": Command("serving", "server", "make, list, replace and revoke the keys of who may call a server"),
+    "tenants": Command("serving", None, "list, export and erase all that a server keeps of a tenant"),
     "sign": Command("serving", "server", "sign a bundle, for servers that serve signed ones only"),
     "train": Command("training", "training", "train a model on text"),
     "report": Command("training", "training", "write the page that shows a run, anew"),

@@ -21,6 +21,7 @@ from charloom.client._async.conversation import AsyncConversation
 from charloom.client._async.observation import AsyncObserver
 from charloom.client._async.session import AsyncSession
 from charloom.client._async.stream import AsyncTextStream
+from charloom.client._async.tenant import AsyncTenant
 from charloom.client._conversation_types import Applied, ConversationEvent, ConversationText, Ended
 from charloom.client._errors import (
     AlreadyExists,
@@ -57,6 +58,8 @@ from charloom.client._sync.conversation import Conversation
 from charloom.client._sync.observation import Observer
 from charloom.client._sync.session import Session
 from charloom.client._sync.stream import TextStream
+from charloom.client._sync.tenant import Tenant
+from charloom.client._tenant_types import ErasureReceipt, ExportedSession, KeptSession
 from charloom.client._text_types import Alternative, Observed, Peek, Score, TokenLogprob
 from charloom.client._types import (
     Completion,
@@ -85,6 +88,7 @@ __all__ = [
     "AsyncConversation",
     "AsyncObserver",
     "AsyncSession",
+    "AsyncTenant",
     "AsyncTextStream",
     "Cancelled",
     "CharloomError",
@@ -100,6 +104,8 @@ __all__ = [
     "DeadlineExceeded",
     "DeletionReceipt",
     "Ended",
+    "ErasureReceipt",
+    "ExportedSession",
     "FailedPrecondition",
     "FinishReason",
     "GenerateOptions",
@@ -109,6 +115,7 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "InvalidValue",
+    "KeptSession",
     "LoadedModel",
     "MessageTooLarge",
     "ModelInfo",
@@ -133,6 +140,7 @@ __all__ = [
     "Session",
     "SessionExpired",
     "SessionInfo",
+    "Tenant",
     "TextStream",
     "Timings",
     "TokenLogprob",

@@ -15,6 +15,7 @@ from charloom.client._conversation_types import Applied, ConversationEvent, Conv
 from charloom.client._errors import InternalError
 from charloom.client._inspection_types import Activations, InspectedToken, Inspection
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
+from charloom.client._tenant_types import ErasureReceipt, ExportedSession, KeptSession
 from charloom.client._text_types import Alternative, Observed, Peek, Score, TokenLogprob
 from charloom.client._types import (
     FinishReason,
@@ -29,7 +30,7 @@ from charloom.client._types import (
     Unit,
     Usage,
 )
-from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, text_pb2
+from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, tenants_pb2, text_pb2
 
 _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
@@ -221,6 +222,39 @@ def deletion_receipt(message: sessions_pb2.DeleteSessionResponse) -> DeletionRec
 def sealed_state(message: sessions_pb2.ExportSessionResponse) -> SealedState:
     """Read a session's state."""
     return SealedState(state=message.state, expires=message.expire_time.ToDatetime(timezone.utc))
+
+
+def kept_session(message: tenants_pb2.TenantSession) -> KeptSession:
+    """Read what is kept under an id."""
+    return KeptSession(id=message.session_id, info=_info(message), problem=message.problem or None)
+
+
+def exported_session(message: tenants_pb2.TenantSession) -> ExportedSession:
+    """Read what is kept under an id, with text and state."""
+    expires = message.state_expire_time.ToDatetime(timezone.utc)
+    return ExportedSession(
+        id=message.session_id,
+        info=_info(message),
+        problem=message.problem or None,
+        text=message.text,
+        sealed=SealedState(state=message.state, expires=expires) if message.state else None,
+    )
+
+
+def _info(message: tenants_pb2.TenantSession) -> SessionInfo | None:
+    return session_info(message.session) if message.HasField("session") else None
+
+
+def erasure_receipt(message: tenants_pb2.EraseTenantResponse) -> ErasureReceipt:
+    """Read the receipt of EraseTenant."""
+    return ErasureReceipt(
+        tenant=message.tenant,
+        sessions=message.sessions,
+        bytes=message.bytes,
+        ids_sha256=message.ids_sha256,
+        erased=message.erase_time.ToDatetime(timezone.utc),
+        request_id=message.request_id,
+    )
 
 
 def model_info(message: models_pb2.Model) -> ModelInfo:

@@ -12,7 +12,7 @@ from google.protobuf import duration_pb2
 
 from charloom.client import _requests, _values
 from charloom.client._errors import InvalidValue
-from charloom.v1 import sessions_pb2
+from charloom.v1 import sessions_pb2, tenants_pb2
 
 
 class Identified(Protocol):
@@ -55,6 +55,11 @@ def get_session_request(id: str) -> sessions_pb2.GetSessionRequest:
 def delete_session_request(id: str) -> sessions_pb2.DeleteSessionRequest:
     """Build the request of DeleteSession."""
     return sessions_pb2.DeleteSessionRequest(session_id=_values.text("id", id))
+
+
+def export_tenant_request(tenant: str, time_to_live: float | None) -> tenants_pb2.ExportTenantRequest:
+    """Build the request of ExportTenant."""
+    return tenants_pb2.ExportTenantRequest(tenant=tenant, time_to_live=_lifetime(time_to_live))
 
 
 def update_session_request(id: str, time_to_live: float | None) -> sessions_pb2.UpdateSessionRequest:

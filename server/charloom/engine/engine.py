@@ -25,6 +25,7 @@ from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.observed import ObservedStore
 from charloom.engine.sessions.stores.store import Store
+from charloom.engine.sessions.tenants import Tenants
 from charloom.engine.telemetry import Totals
 
 
@@ -62,7 +63,9 @@ class Engine:
         sealed = SealedStates(sealer or Sealer(new_keys()), self._models, self.limits)
         self.totals = Totals()
         """Of its calls, as far as a transport tells of them, and of its session store."""
-        self.sessions = Sessions(ObservedStore(store, self.totals), self._models, self.limits, sealed)
+        observed = ObservedStore(store, self.totals)
+        self.sessions = Sessions(observed, self._models, self.limits, sealed)
+        self.tenants = Tenants(observed, self.sessions, sealed, self.limits)
         self.rates = Rates(ledger)
         """How fast callers may go."""
         self._starting = Starting(self._models, self.sessions, sealed, self.limits, self.rates)

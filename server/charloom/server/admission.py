@@ -89,4 +89,5 @@ class Admission:
         identity = self._gate.admit(shown, scope)
         origin = self._origins.of(arrival.host, arrival.port, ",".join(arrival.forwarded))
         name = name_of_tenant(identity.tenant) if identity.proven else origin
-        return Caller(identity.tenant, Share(name, quota=self._gate.quota_of(identity)))
+        share = Share(name, quota=self._gate.quota_of(identity))
+        return Caller(identity.tenant, share, identity.credential or origin or "unix")

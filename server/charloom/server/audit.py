@@ -1,10 +1,17 @@
 """The audit log: who did what as an administrator, when, on what, and how it ended. JSON, one object a line.
 
-No secret may be among what it is given.
+Each act of a server is inside one context:
+
+    async with audit.act_of_call("erase-tenant", "tenant shop") as more:
+        ...                 # not begun where the log cannot be written
+        more["sessions"] = 3
+
+No secret, and nothing that users wrote, may be among what it is given.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -12,31 +19,38 @@ import logging
 import os
 import pwd
 import secrets
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeAlias
 
+from charloom.engine.errors import EngineError, ErrorKind
+from charloom.engine.telemetry import current_call
+from charloom.server.caller import current_caller
 from charloom.server.identity.secret_files import require_secret
 
 log = logging.getLogger(__name__)
 
-More: TypeAlias = "dict[str, str]"
+More: TypeAlias = "dict[str, str | int]"
 """What more there is to say of an act."""
 
 
-class AuditLogUnavailable(RuntimeError):
+class AuditLogUnavailable(EngineError):
     """The audit log cannot be written, so nothing is done that has to be in it."""
+
+    kind = ErrorKind.UNAVAILABLE
+    reason = "AUDIT_LOG_UNAVAILABLE"
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"nothing was done, because the audit log cannot be written: {problem}")
 
 
 class AuditLog:
-    """Writes lines that are on the disk before an act begins, and after it has ended.
+    """Writes lines that are on the disk before an act begins, and after it has ended; any thread may.
 
     Args:
-        path: the file, which is made if it is missing, for its owner alone to read
+        path: the file, which is made if it is missing, for its owner alone to read; None: they go to the process's log
 
     Raises:
         AuditLogUnavailable: the file cannot be written, or others can read it.
@@ -44,15 +58,16 @@ class AuditLog:
     Several processes may write to one file. One that was renamed or removed, as log rotation does, is made anew.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self._path = path
+        self._lock = threading.Lock()
         try:
-            self._file = _opened(path)
+            self._file = -1 if path is None else _opened(path)
         except ValueError as problem:
             raise AuditLogUnavailable(str(problem)) from problem
 
     @contextlib.contextmanager
-    def act(self, act: str, on: str, **more: str) -> Iterator[More]:
+    def act(self, act: str, on: str, **more: str | int) -> Iterator[More]:
         """Around an act of whoever runs this process; it is not begun where that cannot be written.
 
         Args:
@@ -63,7 +78,7 @@ class AuditLog:
         Raises:
             AuditLogUnavailable: nothing was done.
         """
-        line = _Line(act, on)
+        line = _Line(act, on, _user())
         self._write(line.begun(more))
         said: More = {}
         try:
@@ -73,45 +88,63 @@ class AuditLog:
             raise
         self._write_end(line.done(said))
 
+    @contextlib.asynccontextmanager
+    async def act_of_call(self, act: str, on: str, **more: str | int) -> AsyncIterator[More]:
+        """As `act`, of whoever makes the call that runs in this task; it does not block the event loop."""
+        line = _Line(act, on, current_caller().name, request=current_call().request_id)
+        await asyncio.to_thread(self._write, line.begun(more))
+        said: More = {}
+        try:
+            yield said
+        except BaseException as problem:
+            await asyncio.to_thread(self._write_end, line.failed(problem, said))
+            raise
+        await asyncio.to_thread(self._write_end, line.done(said))
+
     def close(self) -> None:
         """Let go of the file."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
 
     def _write_end(self, line: str) -> None:
-        """Tell how an act ended. It has been done: where that cannot be told here, standard error has it."""
+        """Tell how an act ended. It has been done: where that cannot be told here, the log of this process has it."""
         try:
             self._write(line)
         except AuditLogUnavailable as problem:
             log.error("%s; the line that is missing there: %s", problem, line)
 
     def _write(self, line: str) -> None:
-        try:
-            self._reopen_if_moved()
-            _append(self._file, line.encode() + b"\n")
-        except OSError as problem:
-            raise AuditLogUnavailable(f"{self._path}: {problem.strerror}") from problem
-        except ValueError as problem:
-            raise AuditLogUnavailable(str(problem)) from problem
+        if self._path is None:
+            log.info("audit: %s", line)
+            return
+        with self._lock:
+            try:
+                self._reopen_if_moved(self._path)
+                _append(self._file, line.encode() + b"\n")
+            except OSError as problem:
+                raise AuditLogUnavailable(f"{self._path}: {problem.strerror}") from problem
+            except ValueError as problem:
+                raise AuditLogUnavailable(str(problem)) from problem
 
-    def _reopen_if_moved(self) -> None:
+    def _reopen_if_moved(self, path: Path) -> None:
         if self._file >= 0:
             try:
-                if os.path.samestat(os.stat(self._path), os.fstat(self._file)):
+                if os.path.samestat(os.stat(path), os.fstat(self._file)):
                     return
             except FileNotFoundError:
                 pass
             os.close(self._file)
             self._file = -1
-        self._file = _opened(self._path)
+        self._file = _opened(path)
 
 
 class _Line:
     """The lines of one act, which have the same id."""
 
-    def __init__(self, act: str, on: str) -> None:
-        self._of_all = {"act": act, "on": on, "by": _user(), "id": secrets.token_hex(8)}
+    def __init__(self, act: str, on: str, by: str, **call: str) -> None:
+        self._of_all = {"act": act, "on": on, "by": by, **call, "id": secrets.token_hex(8)}
 
     def begun(self, more: More) -> str:
         return self._text("begun", more)
@@ -120,7 +153,12 @@ class _Line:
         return self._text("done", more)
 
     def failed(self, problem: BaseException, more: More) -> str:
-        return self._text("failed", {**more, "reason": type(problem).__name__})
+        # The message of an error may name what a user wrote.
+        if isinstance(problem, (asyncio.CancelledError, GeneratorExit)):  # whoever asked has gone away
+            reason = "CANCELLED"
+        else:
+            reason = problem.reason if isinstance(problem, EngineError) else type(problem).__name__
+        return self._text("failed", {**more, "reason": reason})
 
     def _text(self, result: str, more: More) -> str:
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")

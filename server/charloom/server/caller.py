@@ -16,6 +16,8 @@ class Caller:
     """Whose sessions the call sees; empty for the only tenant of a server that has no others."""
     share: Share = ONLY
     """Whose share of the server it uses: that of the tenant where a credential proves it, else that of the address."""
+    name: str = ""
+    """Who it is, for people: the credential without its secret, or the address where nobody is asked."""
 
 
 _caller: ContextVar[Caller] = ContextVar("caller")

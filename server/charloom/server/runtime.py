@@ -20,6 +20,7 @@ from charloom.engine.sessions.records import PLAIN, Records
 from charloom.engine.sessions.sealing import Sealer, new_keys
 from charloom.engine.sessions.stores.open_store import open_store
 from charloom.engine.sessions.stores.store import LEASE_SECONDS
+from charloom.server.audit import AuditLog, AuditLogUnavailable
 from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_bundle
 from charloom.server.model_changes import ModelChanges
@@ -43,12 +44,14 @@ class Runtime:
     Args:
         engine: the engine; it is closed with the runtime
         models: changes what the engine serves
+        audit: has what administrators do
         grace_seconds: how long running calls may go on once the server is asked to stop
     """
 
-    def __init__(self, engine: Engine, models: ModelChanges, grace_seconds: float) -> None:
+    def __init__(self, engine: Engine, models: ModelChanges, audit: AuditLog, grace_seconds: float) -> None:
         self.engine = engine
         self.models = models
+        self.audit = audit
         self.failed = asyncio.Event()
         """Set once a worker of the engine is gone or stuck: nothing more can be generated."""
         self.stuck: list[Model] = []
@@ -104,6 +107,7 @@ class Runtime:
         await asyncio.gather(*self._upkeep, return_exceptions=True)
         self.engine.rates.close()
         await self.engine.sessions.close()
+        self.audit.close()
 
     async def _sweep(self) -> None:
         while True:
@@ -175,10 +179,14 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
         settings: the settings
 
     Raises:
-        ValueError: there is no model, or two have the same name; the file with the keys cannot be used; or the store's
-            name is none.
+        ValueError: there is no model, or two have the same name; the file with the keys cannot be used, or the audit
+            log; or the store's name is none.
         OSError: the store cannot be used.
     """
+    try:
+        audit = AuditLog(settings.audit_log)
+    except AuditLogUnavailable as problem:
+        raise ValueError(str(problem)) from problem
     keys = sealing_keys(settings)
     memory = budget_of(settings.memory_bytes or memory_limit())
     records = records_of(settings, keys)
@@ -191,4 +199,5 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
     except BaseException:
         await store.close()
         raise
-    return Runtime(engine, ModelChanges(engine, settings, model_folder(settings)), settings.grace_seconds)
+    changes = ModelChanges(engine, settings, model_folder(settings))
+    return Runtime(engine, changes, audit, settings.grace_seconds)

@@ -78,6 +78,11 @@ class ServerSettings(BaseSettings):
         le=LONGEST_TIMER,
         description="how long sessions go on with a model that was replaced or unloaded",
     )
+    audit_log: Path | None = Field(
+        None,
+        description="file to which lines are added for each act of an administrator, before it begins and when it has "
+        "ended; where that fails, the act is refused (default: they go to the log)",
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where decoders run")
     decoder: DecoderKind | None = Field(
         None, description="onnx-int8, onnx-fp32 or torchscript (default: the fastest that the bundle has)"

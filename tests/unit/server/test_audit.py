@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import stat
 import subprocess
@@ -14,7 +16,10 @@ from typing import Any
 
 import pytest
 
+from charloom.engine.errors import SessionNotFound
+from charloom.engine.telemetry import CallRecord, set_call
 from charloom.server.audit import AuditLog, AuditLogUnavailable
+from charloom.server.caller import Caller, set_caller
 
 
 @pytest.fixture
@@ -58,6 +63,62 @@ def test_an_act_that_fails_is_told_without_the_words_of_its_error(audit: AuditLo
     _, failed = lines(path)
     assert (failed["result"], failed["reason"]) == ("failed", "KeyError")
     assert "wrote" not in path.read_text()
+
+
+async def test_an_act_of_a_call_says_who_makes_it_and_which_it_is(audit: AuditLog, path: Path) -> None:
+    set_caller(Caller("shop", name="key 0a1b2c3d"))
+    set_call(CallRecord(request_id="r1"))
+    async with audit.act_of_call("erase-tenant", "tenant shop", confirmed=1) as more:
+        (begun,) = lines(path)
+        more["sessions"] = 3
+    _, done = lines(path)
+    of_all = {"act": "erase-tenant", "on": "tenant shop", "by": "key 0a1b2c3d", "request": "r1"}
+    assert shown(begun) == {**of_all, "result": "begun", "confirmed": 1}
+    assert shown(done) == {**of_all, "result": "done", "sessions": 3}
+    assert begun["id"] == done["id"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (SessionNotFound("what a user wrote"), "SESSION_NOT_FOUND"),
+        (asyncio.CancelledError(), "CANCELLED"),
+        (RuntimeError("what a user wrote"), "RuntimeError"),
+    ],
+)
+async def test_an_act_of_a_call_that_fails_is_told_by_its_reason(
+    audit: AuditLog, path: Path, problem: BaseException, reason: str
+) -> None:
+    set_caller(Caller(name="10.0.0.1"))
+
+    async def fail() -> None:
+        async with audit.act_of_call("export-tenant", "tenant shop") as more:
+            more["sessions"] = 2
+            raise problem
+
+    with pytest.raises(type(problem)):
+        await fail()
+    _, failed = lines(path)
+    assert (failed["result"], failed["reason"], failed["sessions"]) == ("failed", reason, 2)
+    assert "wrote" not in path.read_text()
+
+
+async def test_an_act_of_a_call_is_not_begun_where_it_cannot_be_written(audit: AuditLog, path: Path) -> None:
+    set_caller(Caller(name="10.0.0.1"))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(AuditLogUnavailable, match="Is a directory"):
+        async with audit.act_of_call("export-tenant", "tenant shop"):
+            pytest.fail("it was begun")
+
+
+async def test_without_a_file_the_lines_go_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    set_caller(Caller(name="10.0.0.1"))
+    with caplog.at_level(logging.INFO):
+        async with AuditLog().act_of_call("unload-model", "model m"):
+            pass
+    told = [record.message for record in caplog.records if record.message.startswith("audit: ")]
+    assert [json.loads(line.removeprefix("audit: "))["result"] for line in told] == ["begun", "done"]
 
 
 ON_A_FULL_DISK = """

@@ -15,6 +15,7 @@ from charloom.engine import errors
 from charloom.engine.memory_budget import TooMuchMemory
 from charloom.engine.model_errors import LastModel, ModelBusy, ModelRetired, ModelTooLarge, ModelUnusable
 from charloom.engine.quotas import QuotaExceeded
+from charloom.server.audit import AuditLogUnavailable
 from charloom.server.grpc.errors import CODES, ErrorInterceptor, status_of
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
 from charloom.server.model_changes import ModelPathForbidden
@@ -55,6 +56,7 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (CredentialsInvalid("the key is not known here"), StatusCode.UNAUTHENTICATED),
     (ScopeMissing("inspect"), StatusCode.PERMISSION_DENIED),
     (TenantNotAllowed("it is another's"), StatusCode.PERMISSION_DENIED),
+    (AuditLogUnavailable("no space"), StatusCode.UNAVAILABLE),
     (errors.Draining(), StatusCode.UNAVAILABLE),
     (errors.DecoderFailure("broke"), StatusCode.INTERNAL),
 ]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,8 @@ def token(text: str) -> Shown:
 
 
 def test_a_key_lets_its_tenant_in_with_its_scopes() -> None:
-    assert CLOSED.admit(token(TEXT), Scope.READ) == Identity("shop", frozenset({Scope.READ, Scope.GENERATE}))
+    scopes = frozenset({Scope.READ, Scope.GENERATE})
+    assert CLOSED.admit(token(TEXT), Scope.READ) == Identity("shop", scopes, credential=f"key {KEY.id}")
     assert CLOSED.admit(Shown(tokens=[f"bearer  {TEXT} "]), Scope.GENERATE).tenant == "shop"
     assert CLOSED.admit(Shown([f"Bearer {TEXT}"], ["shop"]), Scope.READ).tenant == "shop"
 
@@ -72,7 +74,8 @@ def test_a_scope_that_is_missing_is_named() -> None:
 
 
 def test_a_key_counts_before_a_certificate() -> None:
-    assert CLOSED.admit(Shown(certificate=["a", "svc.shop"]), Scope.INSPECT).tenant == "shop"
+    found = CLOSED.admit(Shown(certificate=["a", "svc.shop"]), Scope.INSPECT)
+    assert (found.tenant, found.credential) == ("shop", "certificate svc.shop")
     with pytest.raises(CredentialsInvalid):
         CLOSED.admit(Shown(tokens=["Bearer wrong"], certificate=["svc.shop"]), Scope.INSPECT)
 
@@ -94,6 +97,30 @@ def test_a_server_that_asks_nobody_takes_no_tenant_from_a_stranger() -> None:
     assert (found.tenant, found.proven) == ("", False)
     with pytest.raises(TenantNotAllowed, match="--trust-proxy"):
         OPEN.admit(Shown(tenants=["acme"]), Scope.READ)
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({}, True),
+        ({"host": "unix:/run/charloom"}, True),
+        ({"host": "0.0.0.0", "insecure": True}, False),
+        ({"http_port": 0, "http_host": "0.0.0.0", "insecure": True}, False),
+        ({"host": "0.0.0.0", "tls_cert": "c", "tls_key": "k", "tls_client_ca": "a"}, True),
+    ],
+)
+def test_where_nobody_is_asked_only_the_operators_administer(settings: dict[str, Any], allowed: bool) -> None:
+    gate = gate_of(ServerSettings(**settings))
+    for scope in EVERYTHING - {Scope.ADMIN}:
+        gate.admit(Shown(), scope)
+        gate.admit(Shown(trusted=True), scope)
+    with pytest.raises(ScopeMissing):  # a proxy forwards the calls of people who are not known here
+        gate.admit(Shown(trusted=True), Scope.ADMIN)
+    if allowed:
+        gate.admit(Shown(), Scope.ADMIN)
+    else:
+        with pytest.raises(ScopeMissing):
+            gate.admit(Shown(), Scope.ADMIN)
 
 
 @pytest.mark.parametrize(

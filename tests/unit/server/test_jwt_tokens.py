@@ -67,7 +67,8 @@ def tokens(tmp_path: Path) -> JwtTokens:
 
 @pytest.mark.parametrize(("algorithm", "name"), [("RS256", "one"), ("ES256", "two"), ("EdDSA", "three")])
 def test_a_token_says_whose_it_is_and_what_for(tokens: JwtTokens, algorithm: str, name: str) -> None:
-    assert tokens.holder(token(algorithm, name)) == ("shop", {Scope.READ, Scope.GENERATE})
+    assert tokens.holder(token(algorithm, name)) == ("shop", {Scope.READ, Scope.GENERATE}, "")
+    assert tokens.holder(token(algorithm, name, sub="ann"))[2] == "ann"
     assert tokens.holder(token(algorithm, name, scope=["admin"]))[1] == {Scope.ADMIN}
     assert tokens.holder(token(algorithm, name, scope=None))[1] == frozenset()
 

@@ -14,6 +14,7 @@ from charloom.engine.errors import StoreUnavailable
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.store import Store
 from charloom.server import runtime
+from charloom.server.audit import AuditLog
 from charloom.server.model_changes import ModelChanges
 from charloom.server.runtime import Runtime, open_runtime
 from charloom.server.settings import ServerSettings
@@ -49,7 +50,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def runtime_of(engine: Engine) -> Runtime:
-    return Runtime(engine, ModelChanges(engine, ServerSettings(), None), grace_seconds=0)
+    return Runtime(engine, ModelChanges(engine, ServerSettings(), None), AuditLog(), grace_seconds=0)
 
 
 async def test_the_upkeep_survives_a_store_that_does_not_answer(

@@ -13,6 +13,7 @@ from charloom.client._async.calls import AsyncCalls
 from charloom.client._async.connection import AsyncConnection
 from charloom.client._async.observation import AsyncObserver
 from charloom.client._async.session import AsyncSession
+from charloom.client._async.tenant import AsyncTenant
 from charloom.client._errors import CharloomError
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
@@ -277,6 +278,10 @@ class AsyncClient(AsyncCalls):
     async def delete_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> DeletionReceipt:
         """Forget a session, its state and all that it could go back to."""
         return await self._delete(id, timeout)
+
+    def tenant(self, name: str) -> AsyncTenant:
+        """All data of a tenant, for administrators; an empty name is that of clients that have no tenant."""
+        return AsyncTenant(self._connection, name)
 
     async def models(self, *, timeout: Timeout = NOT_GIVEN) -> list[ModelInfo]:
         """All models that the server has loaded, the default one first."""

@@ -27,9 +27,12 @@ from charloom.v1 import (
     reading_pb2,
     reading_pb2_grpc,
     sessions_pb2_grpc,
+    tenants_pb2_grpc,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from charloom.client._types import HealthStatus
 
 _Request = TypeVar("_Request")
@@ -75,6 +78,11 @@ class AsyncConnection(Settings):
         return models_pb2_grpc.ModelServiceStub(self._channel)
 
     @functools.cached_property
+    def tenants(self) -> tenants_pb2_grpc.TenantServiceAsyncStub:
+        """Stub of the tenant service."""
+        return tenants_pb2_grpc.TenantServiceStub(self._channel)
+
+    @functools.cached_property
     def reading(self) -> reading_pb2_grpc.ReadingServiceAsyncStub:
         """Stub of the reading service."""
         return reading_pb2_grpc.ReadingServiceStub(self._channel)
@@ -117,18 +125,29 @@ class AsyncConnection(Settings):
         timeout: Timeout,
     ) -> list[_Response]:
         """Make a call with several answers and wait for all of them."""
+        return [answer async for answer in self.stream(method, request, timeout)]
+
+    async def stream(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: Timeout,
+    ) -> AsyncIterator[_Response]:
+        """Make a call with several answers; who takes no more of them ends it."""
         self.require_open()
         begun = self.begin(request)
         call = method(request, timeout=self.seconds(timeout), metadata=begun.metadata)
         try:
-            return [answer async for answer in call]
+            async for answer in call:
+                yield answer
         except grpc.RpcError as error:
             raise begun.failure(error) from error
         except asyncio.CancelledError:
             if self.closed:
                 raise cancelled(begun.request_id) from None
-            call.cancel()
             raise
+        finally:
+            call.cancel()
 
     def generate(self, begun: Begun, request: generation_pb2.GenerateRequest, timeout: Timeout) -> AsyncCall:
         """Make a call of Generate."""

@@ -21,6 +21,7 @@ from charloom.client._sync.calls import Calls
 from charloom.client._sync.connection import Connection
 from charloom.client._sync.observation import Observer
 from charloom.client._sync.session import Session
+from charloom.client._sync.tenant import Tenant
 from charloom.client._text_types import Score
 from charloom.client._types import HealthStatus, LoadedModel, ModelInfo, ModelVersion
 from charloom.v1 import models_pb2, sessions_pb2
@@ -278,6 +279,10 @@ class Client(Calls):
     def delete_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> DeletionReceipt:
         """Forget a session, its state and all that it could go back to."""
         return self._delete(id, timeout)
+
+    def tenant(self, name: str) -> Tenant:
+        """All data of a tenant, for administrators; an empty name is that of clients that have no tenant."""
+        return Tenant(self._connection, name)
 
     def models(self, *, timeout: Timeout = NOT_GIVEN) -> list[ModelInfo]:
         """All models that the server has loaded, the default one first."""

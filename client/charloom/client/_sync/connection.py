@@ -25,6 +25,7 @@ from charloom.v1 import (
     reading_pb2,
     reading_pb2_grpc,
     sessions_pb2_grpc,
+    tenants_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Connection(Settings):
         self.generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self.sessions = sessions_pb2_grpc.SessionServiceStub(self._channel)
         self.models = models_pb2_grpc.ModelServiceStub(self._channel)
+        self.tenants = tenants_pb2_grpc.TenantServiceStub(self._channel)
         self.reading = reading_pb2_grpc.ReadingServiceStub(self._channel)
         self._conversation = conversation_pb2_grpc.ConversationServiceStub(self._channel)
         self._check: grpc.UnaryUnaryMultiCallable[bytes, HealthStatus] = self._channel.unary_unary(
@@ -88,16 +90,24 @@ class Connection(Settings):
         timeout: Timeout,
     ) -> list[_Response]:
         """Make a call with several answers and wait for all of them."""
+        return list(self.stream(method, request, timeout))
+
+    def stream(
+        self,
+        method: grpc.UnaryStreamMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: Timeout,
+    ) -> Iterator[_Response]:
+        """Make a call with several answers; who takes no more of them ends it."""
         self.require_open()
         begun = self.begin(request)
         call = method(request, timeout=self.seconds(timeout), metadata=begun.metadata)
         try:
-            return list(call)
+            yield from call
         except grpc.RpcError as error:
             raise begun.failure(error) from error
-        except BaseException:
+        finally:
             call.cancel()
-            raise
 
     def generate(self, begun: Begun, request: generation_pb2.GenerateRequest, timeout: Timeout) -> Call:
         """Make a call of Generate."""

@@ -25,6 +25,7 @@ from charloom.server.grpc.services.generation import GenerationService
 from charloom.server.grpc.services.models import ModelService
 from charloom.server.grpc.services.reading import ReadingService
 from charloom.server.grpc.services.sessions import SessionService
+from charloom.server.grpc.services.tenants import TenantService
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.tls import server_credentials
 from charloom.server.identity.certificates import watched_certificates
@@ -45,6 +46,8 @@ from charloom.v1 import (
     reading_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
+    tenants_pb2,
+    tenants_pb2_grpc,
 )
 
 SERVICES = tuple(
@@ -55,6 +58,7 @@ SERVICES = tuple(
         reading_pb2.DESCRIPTOR,
         sessions_pb2.DESCRIPTOR,
         models_pb2.DESCRIPTOR,
+        tenants_pb2.DESCRIPTOR,
     )
     for service in file.services_by_name.values()
 )
@@ -95,6 +99,7 @@ class GrpcListener:
         conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine, turn), self._server)
         reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn, size), self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(runtime), self._server)
+        tenants_pb2_grpc.add_TenantServiceServicer_to_server(TenantService(runtime), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health_name = HEALTH.services_by_name["Health"].full_name
         if settings.reflection:

@@ -25,8 +25,8 @@ EVERYTHING = frozenset(Scope)
 class Tokens(Protocol):
     """Who checks tokens that are no keys of the file."""
 
-    def holder(self, text: str) -> tuple[str, frozenset[Scope]]:
-        """The tenant and the scopes of a token.
+    def holder(self, text: str) -> tuple[str, frozenset[Scope], str]:
+        """The tenant and the scopes of a token, and whom it was issued to.
 
         Raises:
             CredentialsInvalid: it is not believed.
@@ -53,10 +53,8 @@ class Identity(NamedTuple):
     scopes: frozenset[Scope] = EVERYTHING
     proven: bool = True
     """Whether the tenant is more than what the call says of itself."""
-
-
-NOBODY = Identity("", proven=False)
-"""Whoever calls a server that asks nobody."""
+    credential: str = ""
+    """What it has shown, without any secret: "key ID", "certificate NAME" or "token SUBJECT"; empty for nothing."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +64,14 @@ class Gate:
     Args:
         keys: who may call; None where there is no such file
         tokens: checks JSON Web Tokens; None where none are taken
+        anybody: what may be done where neither is there, so that nobody is asked; through a proxy, never `admin`
         now: the clock
         quota: the limits of callers that have none of their own
     """
 
     keys: Watched[KeyFile] | None = None
     tokens: Tokens | None = None
+    anybody: frozenset[Scope] = EVERYTHING
     now: Callable[[], datetime] = utc_now
     quota: Quota = UNLIMITED
 
@@ -91,11 +91,12 @@ class Gate:
         """
         named = _only(shown.tenants)
         asks = self.keys is not None or self.tokens is not None
-        found = self._known(shown) if asks else NOBODY
+        nobody = Identity("", self.anybody - {Scope.ADMIN} if shown.trusted else self.anybody, proven=False)
+        found = self._known(shown) if asks else nobody
         if found is None:
             if not (shown.trusted and named):
                 raise CredentialsMissing
-            found = NOBODY
+            found = nobody
         if named and not found.proven:
             if not shown.trusted:
                 raise TenantNotAllowed(
@@ -118,7 +119,7 @@ class Gate:
         file = self.keys.value() if self.keys is not None else KeyFile()
         for name in shown.certificate:
             if (entry := file.certificate(name)) is not None:
-                return Identity(entry.tenant, frozenset(entry.scopes))
+                return Identity(entry.tenant, frozenset(entry.scopes), credential=f"certificate {name}")
         raise CredentialsInvalid("the certificate that you show is of a name that is not known here")
 
     def _of_token(self, tokens: Sequence[str]) -> Identity:
@@ -129,14 +130,15 @@ class Gate:
             raise CredentialsInvalid(f'{AUTHORIZATION_KEY} is not "Bearer KEY"')
         text = text.strip()
         if self.tokens is not None and not text.startswith(f"{PREFIX}_"):
-            return Identity(*self.tokens.holder(text))
+            tenant, scopes, subject = self.tokens.holder(text)
+            return Identity(tenant, scopes, credential=f"token {subject}")
         key = None if self.keys is None else self.keys.value().key(text)
         if key is None:
             raise CredentialsInvalid("the key that you show is not known here")
         state = key.state(self.now())
         if state != "active":
             raise CredentialsInvalid(f"the key that you show is {state}")
-        return Identity(key.tenant, frozenset(key.scopes))
+        return Identity(key.tenant, frozenset(key.scopes), credential=f"key {key.id}")
 
 
 def _only(tenants: Sequence[str]) -> str:

@@ -119,8 +119,8 @@ class JwtTokens:
     def __init__(self, issuer: str, audience: str, keys: KeySource) -> None:
         self._issuer, self._audience, self._keys = issuer, audience, keys
 
-    def holder(self, text: str) -> tuple[str, frozenset[Scope]]:
-        """The tenant and the scopes of a token.
+    def holder(self, text: str) -> tuple[str, frozenset[Scope], str]:
+        """The tenant and the scopes of a token, and whom it was issued to (its claim `sub`; empty without one).
 
         Raises:
             CredentialsInvalid: it is not believed, or names no tenant.
@@ -138,13 +138,13 @@ class JwtTokens:
             )
         except (jwt.PyJWTError, ValueError) as problem:
             raise CredentialsInvalid(f"the token that you show is not valid: {problem}") from problem
-        tenant, scope = claims.get("tenant"), claims.get("scope", "")
+        tenant, scope, subject = claims.get("tenant"), claims.get("scope", ""), claims.get("sub", "")
         try:
             require_id("tenant", tenant if isinstance(tenant, str) else "")
         except InvalidRequest as problem:
             raise CredentialsInvalid("the token that you show names no tenant, in its claim tenant") from problem
         names = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
-        return str(tenant), frozenset(one for one in Scope if one.value in names)
+        return str(tenant), frozenset(one for one in Scope if one.value in names), str(subject)
 
     def _key(self, name: object) -> jwt.PyJWK:
         keys = self._keys.value()

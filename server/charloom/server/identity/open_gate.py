@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charloom.server.identity.gate import Gate, Tokens
+from charloom.server.identity.gate import EVERYTHING, Gate, Tokens
 from charloom.server.identity.key_file import read_key_file
+from charloom.server.identity.scopes import Scope
 from charloom.server.identity.watched import Watched
 from charloom.server.settings import ServerSettings
 
@@ -18,7 +19,10 @@ def gate_of(settings: ServerSettings) -> Gate:
     """
     path = settings.keys
     keys = None if path is None else Watched([path], lambda: read_key_file(path), "keys")
-    return Gate(keys, _tokens(settings), quota=settings.quota())
+    # Whoever reaches a server that is for this machine alone, or has a certificate of the operator's own authority.
+    operators = settings.open_host() is None or settings.tls_client_ca is not None
+    anybody = EVERYTHING if operators else EVERYTHING - {Scope.ADMIN}
+    return Gate(keys, _tokens(settings), anybody, quota=settings.quota())
 
 
 def _tokens(settings: ServerSettings) -> Tokens | None:

@@ -18,7 +18,7 @@ class Scope(str, Enum):
     INSPECT = "inspect"
     """See what is inside the network while it reads."""
     ADMIN = "admin"
-    """Change what the server serves."""
+    """Change what the server serves; list, export and erase what it keeps of any tenant."""
 
 
 SERVICES = {
@@ -27,6 +27,7 @@ SERVICES = {
     "charloom.v1.ReadingService": Scope.READ,
     "charloom.v1.SessionService": Scope.SESSIONS,
     "charloom.v1.ModelService": Scope.READ,
+    "charloom.v1.TenantService": Scope.ADMIN,
     "grpc.reflection.v1alpha.ServerReflection": Scope.READ,
 }
 """What the methods of a service need, by its full name."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from charloom.engine.errors import InvalidRequest
+from charloom.engine.errors import InvalidRequest, shown
+from charloom.engine.loom.models import Model
+from charloom.server.audit import More
 from charloom.server.grpc.translation.models import from_load, from_model, from_version
 from charloom.server.runtime import Runtime
 from charloom.v1 import models_pb2, models_pb2_grpc
@@ -16,6 +18,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     def __init__(self, runtime: Runtime) -> None:
         self._engine = runtime.engine
         self._changes = runtime.models
+        self._audit = runtime.audit
 
     async def ListModels(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:
         """List the models."""
@@ -35,16 +38,28 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
 
     async def LoadModel(self, request: models_pb2.LoadModelRequest, context: Any) -> models_pb2.LoadModelResponse:
         """Load a bundle."""
-        model, changed = await self._changes.load(request.path)
+        async with self._audit.act_of_call("load-model", f"bundle {shown(request.path)}") as more:
+            model, changed = await self._changes.load(request.path)
+            more |= _brought(model)
         return models_pb2.LoadModelResponse(version=from_version(model), changed=changed)
 
     async def ReloadModel(self, request: models_pb2.ReloadModelRequest, context: Any) -> models_pb2.ReloadModelResponse:
         """Load a model again."""
-        model, changed = await self._changes.reload(request.name)
+        async with self._audit.act_of_call("reload-model", f"model {shown(request.name)}") as more:
+            model, changed = await self._changes.reload(request.name)
+            more |= _brought(model)
         return models_pb2.ReloadModelResponse(version=from_version(model), changed=changed)
 
     async def UnloadModel(self, request: models_pb2.UnloadModelRequest, context: Any) -> models_pb2.UnloadModelResponse:
         """Let a model serve no new calls."""
         if not request.name:
             raise InvalidRequest("name", "give the name of the model to unload")
-        return models_pb2.UnloadModelResponse(version=from_version(await self._changes.unload(request.name)))
+        async with self._audit.act_of_call("unload-model", f"model {shown(request.name)}") as more:
+            model = await self._changes.unload(request.name)
+            more |= _brought(model)
+        return models_pb2.UnloadModelResponse(version=from_version(model))
+
+
+def _brought(model: Model) -> More:
+    """What the audit log says of a model that was loaded or unloaded."""
+    return {"model": model.name, "digest": model.digest}

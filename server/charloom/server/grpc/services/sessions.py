@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from charloom.engine.engine import Engine
-from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
-from charloom.server.grpc.translation.sessions import from_last_id, from_session, to_feeding, to_last_id
+from charloom.server.grpc.translation.sessions import (
+    from_last_id,
+    from_session,
+    to_feeding,
+    to_last_id,
+    to_page_size,
+)
 from charloom.server.grpc.translation.times import from_time, to_time_to_live
 from charloom.v1 import sessions_pb2, sessions_pb2_grpc
-
-DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
 
 
 class SessionService(sessions_pb2_grpc.SessionServiceServicer):
@@ -46,9 +49,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.ListSessionsRequest, context: Any
     ) -> sessions_pb2.ListSessionsResponse:
         """List a page of sessions."""
-        if request.page_size > LARGEST_PAGE:
-            raise InvalidRequest("page_size", f"{request.page_size} is not allowed; up to {LARGEST_PAGE}")
-        size = request.page_size or DEFAULT_PAGE
+        size = to_page_size(request.page_size)
         sessions = await self._sessions.page(current_caller().tenant, to_last_id(request.page_token), size + 1)
         more = len(sessions) > size
         return sessions_pb2.ListSessionsResponse(

@@ -12,6 +12,8 @@ from charloom.server.grpc.translation.text import to_skip_unknown
 from charloom.server.grpc.translation.times import from_seconds, from_time
 from charloom.v1 import sessions_pb2
 
+DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
+
 
 def to_feeding(request: sessions_pb2.FeedSessionRequest, tenant: str) -> ReadingRequest:
     """The engine's request to let a session read.
@@ -24,6 +26,17 @@ def to_feeding(request: sessions_pb2.FeedSessionRequest, tenant: str) -> Reading
         text=request.text,
         skip_unknown=to_skip_unknown(request.unknown_characters),
     )
+
+
+def to_page_size(wanted: int) -> int:
+    """How many sessions a page is to have.
+
+    Raises:
+        InvalidRequest: it is too many.
+    """
+    if wanted > LARGEST_PAGE:
+        raise InvalidRequest("page_size", f"{wanted} is not allowed; up to {LARGEST_PAGE}")
+    return wanted or DEFAULT_PAGE
 
 
 def to_last_id(page_token: str) -> str:

@@ -1,0 +1,69 @@
+"""All that a server keeps of one tenant, over asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from charloom.client import _responses, _session_requests, _values
+from charloom.client._async.connection import AsyncConnection
+from charloom.client._options import NOT_GIVEN, Timeout
+from charloom.client._settings import PAGE_SIZE
+from charloom.client._tenant_types import ErasureReceipt, ExportedSession, KeptSession
+from charloom.v1 import tenants_pb2
+
+
+class AsyncTenant:
+    """What an administrator can do with all data of one tenant; made by `AsyncClient.tenant`.
+
+    Every call raises `PermissionDenied` where the token does not have the scope `admin`.
+    """
+
+    def __init__(self, connection: AsyncConnection, name: str) -> None:
+        self._connection = connection
+        self._name = _values.text("name", name)
+
+    @property
+    def name(self) -> str:
+        """Whose data it is; empty for clients that have no tenant."""
+        return self._name
+
+    async def sessions(self, *, timeout: Timeout = NOT_GIVEN) -> AsyncIterator[KeptSession]:
+        """All sessions in the order of their ids, fetched page by page; the timeout is that of one page.
+
+        Also those that the server cannot read any more.
+        """
+        request = tenants_pb2.ListTenantDataRequest(tenant=self._name, page_size=PAGE_SIZE)
+        while True:
+            page = await self._connection.call(self._connection.tenants.ListTenantData, request, timeout)
+            for session in page.sessions:
+                yield _responses.kept_session(session)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def export(
+        self, *, time_to_live: float | None = None, timeout: Timeout = None
+    ) -> AsyncIterator[ExportedSession]:
+        """All sessions in the order of their ids, each with its text and its state, as they arrive.
+
+        One that cannot be exported is among them, with its `problem`.
+
+        Args:
+            time_to_live: seconds that the states can be used; default is the server's.
+            timeout: of the export as a whole, in seconds; default is none.
+
+        """
+        request = _session_requests.export_tenant_request(self._name, time_to_live)
+        async for message in self._connection.stream(self._connection.tenants.ExportTenant, request, timeout):
+            for session in message.sessions:
+                yield _responses.exported_session(session)
+
+    async def erase(self, *, timeout: Timeout = None) -> ErasureReceipt:
+        """Forget all sessions for good, also those that the server cannot read, and those that calls are using.
+
+        Nothing is left to erase at the second time, and the receipt says so. By default there is no timeout.
+        """
+        request = tenants_pb2.EraseTenantRequest(tenant=self._name)
+        return _responses.erasure_receipt(
+            await self._connection.call(self._connection.tenants.EraseTenant, request, timeout)
+        )
