@@ -557,7 +557,7 @@ async def test_a_store_has_a_url(tmp_path: Path, redis_server: RedisServer, monk
     "url", ["", "memory", "sqlite:", "redis:", "http://x:secret@y", "sessions.db", "rdis://:secret@x"]
 )
 async def test_what_is_no_url_of_a_store(url: str) -> None:
-    with pytest.raises(ValueError, match=r"use memory:, sqlite:PATH, redis://") as refused:
+    with pytest.raises(ValueError, match=r"use memory:, memory:PATH, sqlite:PATH, redis://") as refused:
         await open_store(url, 10)
     assert "secret" not in str(refused.value)
 
