@@ -40,7 +40,7 @@ from charloom.server.identity.scopes import Scope, scope_of
 from charloom.server.identity.signatures import new_signing_key, public_pem, sign
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from charloom.v1 import models_pb2, models_pb2_grpc
+from charloom.v1 import models_pb2, models_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 from tests.integration.conftest import refused
 from tests.unit.bundle.bundle_files import change_manifest, replace_file
 from tests.unit.engine.looms import eventually
@@ -253,7 +253,7 @@ def test_after_its_grace_a_model_gives_its_memory_back_and_its_sessions_are_told
         observer.read("The ")
         folder.beside("3")
         client.load_model("small/.3")
-        with pytest.raises(FailedPrecondition, match="begin again with model 'small'") as refused:
+        with pytest.raises(FailedPrecondition, match="move it to another") as refused:
             session.complete("The ")
         assert refused.value.reason == "MODEL_RETIRED"
         time.sleep(2 * model_changes.LOOK_SECONDS)
@@ -266,6 +266,27 @@ def test_after_its_grace_a_model_gives_its_memory_back_and_its_sessions_are_told
     del running, observer
     eventually(lambda: states(client) == [("small", ".3", ModelState.SERVING)])
     eventually(lambda: decoder() is None)
+
+
+def test_a_session_is_moved_to_the_next_version_and_goes_on(
+    folder: Folder, started: Callable[..., tuple[Server, Client]]
+) -> None:
+    server, client = started(model_grace_seconds=0)
+    session = client.session(seed=3, keep=True)
+    session.feed("The ")
+    folder.beside("2")
+    version = client.load_model("small/.2").version
+    with pytest.raises(FailedPrecondition):
+        session.complete(max_tokens=5)
+    moved = session.move(expected_position=4)
+    assert (moved.model, moved.model_digest, moved.position) == ("small", version.digest, 4)
+    assert session.complete(max_tokens=60).text == client.complete("The ", seed=3, max_tokens=60).text
+    with grpc.insecure_channel(server.address) as channel:
+        stub = sessions_pb2_grpc.SessionServiceStub(channel)
+        asked = sessions_pb2.MoveSessionRequest(session_id=session.id, expected_position=5)
+        assert refused(lambda: stub.MoveSession(asked, timeout=30))[1] == "STALE_POSITION"
+        asked = sessions_pb2.MoveSessionRequest(session_id=session.id, model="big")
+        assert refused(lambda: stub.MoveSession(asked, timeout=30))[1] == "MODEL_NOT_FOUND"
 
 
 def test_memory_for_two_versions_that_is_not_there_is_told_before_it_is_tried(

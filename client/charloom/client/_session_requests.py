@@ -91,6 +91,18 @@ def rewind_session_request(
     )
 
 
+def move_session_request(
+    id: str, model: str | None, *, unknown_characters: str | None, expected_position: int | None
+) -> sessions_pb2.MoveSessionRequest:
+    """Build the request of MoveSession."""
+    return sessions_pb2.MoveSessionRequest(
+        session_id=id,
+        model=_name("model", model),
+        unknown_characters=_requests.unknown_characters(unknown_characters),
+        expected_position=_number("expected_position", expected_position),
+    )
+
+
 def fork_session_request(
     source: str,
     *,

@@ -70,6 +70,11 @@ class SessionServiceStub:
                 request_serializer=charloom_dot_v1_dot_sessions__pb2.RewindSessionRequest.SerializeToString,
                 response_deserializer=charloom_dot_v1_dot_sessions__pb2.RewindSessionResponse.FromString,
                 _registered_method=True)
+        self.MoveSession = channel.unary_unary(
+                '/charloom.v1.SessionService/MoveSession',
+                request_serializer=charloom_dot_v1_dot_sessions__pb2.MoveSessionRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_sessions__pb2.MoveSessionResponse.FromString,
+                _registered_method=True)
         self.ForkSession = channel.unary_unary(
                 '/charloom.v1.SessionService/ForkSession',
                 request_serializer=charloom_dot_v1_dot_sessions__pb2.ForkSessionRequest.SerializeToString,
@@ -161,6 +166,18 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveSession(self, request, context):
+        """Moves a session to another model, or to the present version of its own: that one reads the session's text from zero
+        state, all of it where `earliest_position` is 0, else what is kept of it. Positions are counted from 0 again.
+
+        Errors: NOT_FOUND as GetSession, and for an unknown model; INVALID_ARGUMENT where the model lacks a character;
+        FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model; ABORTED when a call
+        is using the session, or it is not at `expected_position`. The session stays as it was then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ForkSession(self, request, context):
         """Makes new sessions that go on from where this one stands, or stood; it stays as it is. A session that holds a long
         prompt can so be the start of any number of others.
@@ -240,6 +257,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.RewindSession,
                     request_deserializer=charloom_dot_v1_dot_sessions__pb2.RewindSessionRequest.FromString,
                     response_serializer=charloom_dot_v1_dot_sessions__pb2.RewindSessionResponse.SerializeToString,
+            ),
+            'MoveSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveSession,
+                    request_deserializer=charloom_dot_v1_dot_sessions__pb2.MoveSessionRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_sessions__pb2.MoveSessionResponse.SerializeToString,
             ),
             'ForkSession': grpc.unary_unary_rpc_method_handler(
                     servicer.ForkSession,
@@ -452,6 +474,33 @@ class SessionService:
             '/charloom.v1.SessionService/RewindSession',
             charloom_dot_v1_dot_sessions__pb2.RewindSessionRequest.SerializeToString,
             charloom_dot_v1_dot_sessions__pb2.RewindSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.SessionService/MoveSession',
+            charloom_dot_v1_dot_sessions__pb2.MoveSessionRequest.SerializeToString,
+            charloom_dot_v1_dot_sessions__pb2.MoveSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

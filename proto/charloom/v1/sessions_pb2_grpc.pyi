@@ -70,6 +70,14 @@ class SessionServiceStub:
     Errors: NOT_FOUND as GetSession; OUT_OF_RANGE for a position in the future, or before `earliest_position`; ABORTED
     when a call is using the session, or it is not at `expected_position`.
     """
+    MoveSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.MoveSessionRequest, _sessions_pb2.MoveSessionResponse]
+    """Moves a session to another model, or to the present version of its own: that one reads the session's text from zero
+    state, all of it where `earliest_position` is 0, else what is kept of it. Positions are counted from 0 again.
+
+    Errors: NOT_FOUND as GetSession, and for an unknown model; INVALID_ARGUMENT where the model lacks a character;
+    FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model; ABORTED when a call
+    is using the session, or it is not at `expected_position`. The session stays as it was then.
+    """
     ForkSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]
     """Makes new sessions that go on from where this one stands, or stood; it stays as it is. A session that holds a long
     prompt can so be the start of any number of others.
@@ -138,6 +146,14 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     Errors: NOT_FOUND as GetSession; OUT_OF_RANGE for a position in the future, or before `earliest_position`; ABORTED
     when a call is using the session, or it is not at `expected_position`.
+    """
+    MoveSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.MoveSessionRequest, _sessions_pb2.MoveSessionResponse]  # type: ignore[assignment]
+    """Moves a session to another model, or to the present version of its own: that one reads the session's text from zero
+    state, all of it where `earliest_position` is 0, else what is kept of it. Positions are counted from 0 again.
+
+    Errors: NOT_FOUND as GetSession, and for an unknown model; INVALID_ARGUMENT where the model lacks a character;
+    FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model; ABORTED when a call
+    is using the session, or it is not at `expected_position`. The session stays as it was then.
     """
     ForkSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]  # type: ignore[assignment]
     """Makes new sessions that go on from where this one stands, or stood; it stays as it is. A session that holds a long
@@ -246,6 +262,20 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND as GetSession; OUT_OF_RANGE for a position in the future, or before `earliest_position`; ABORTED
         when a call is using the session, or it is not at `expected_position`.
+        """
+
+    @_abc_1.abstractmethod
+    def MoveSession(
+        self,
+        request: _sessions_pb2.MoveSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.MoveSessionResponse, _abc.Awaitable[_sessions_pb2.MoveSessionResponse]]:
+        """Moves a session to another model, or to the present version of its own: that one reads the session's text from zero
+        state, all of it where `earliest_position` is 0, else what is kept of it. Positions are counted from 0 again.
+
+        Errors: NOT_FOUND as GetSession, and for an unknown model; INVALID_ARGUMENT where the model lacks a character;
+        FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model; ABORTED when a call
+        is using the session, or it is not at `expected_position`. The session stays as it was then.
         """
 
     @_abc_1.abstractmethod

@@ -11,6 +11,7 @@ from charloom.engine.calls.conversation import Conversation
 from charloom.engine.calls.generating import Generating
 from charloom.engine.calls.generation import Generation
 from charloom.engine.calls.inspection import Inspections
+from charloom.engine.calls.moving import Moving
 from charloom.engine.calls.reading import Reading
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.calls.starting import Starting
@@ -71,6 +72,7 @@ class Engine:
         self._starting = Starting(self._models, self.sessions, sealed, self.limits, self.rates)
         self.budget = budget or MemoryBudget()
         self.reading = Reading(self._starting, self.sessions, self.limits, self.budget, self.rates)
+        self.moving = Moving(self._models, self.sessions, self.reading, self.rates)
         self.inspections = Inspections(self._starting, self.limits, self.rates)
         self._generating = Generating(self._starting, self.reading, sealed, self.budget, self.limits, self.rates)
 

@@ -11,11 +11,11 @@ class ModelRetired(EngineError):
     kind = ErrorKind.PRECONDITION
     reason = "MODEL_RETIRED"
 
-    def __init__(self, what: str, name: str, digest: str, successor: str) -> None:
+    def __init__(self, what: str, name: str, digest: str, advice: str) -> None:
         self.digest = digest
         super().__init__(
             f"{what} belongs to model {name!r} ({digest[:12]}), which was replaced or unloaded, and its grace (the "
-            f"server's --model-grace-seconds) is over; begin again with model {successor!r}"
+            f"server's --model-grace-seconds) is over; {advice}"
         )
 
     @property

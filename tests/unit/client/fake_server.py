@@ -44,10 +44,10 @@ POSITIONS = (8, 12, 19)
 Answer = Callable[[Any, grpc.ServicerContext], Any]
 
 
-def session(id: str = "s1", position: int = 0, version: int = 0) -> sessions_pb2.Session:
+def session(id: str = "s1", position: int = 0, version: int = 0, model: str = "small") -> sessions_pb2.Session:
     return sessions_pb2.Session(
         id=id,
-        model="small",
+        model=model,
         model_digest="d1",
         position=position,
         version=version,
@@ -345,6 +345,9 @@ class FakeServer:
             ),
             "RewindSession": lambda request, _: sessions_pb2.RewindSessionResponse(
                 session=session(request.session_id, position=request.position, version=2)
+            ),
+            "MoveSession": lambda request, _: sessions_pb2.MoveSessionResponse(
+                session=session(request.session_id, model=request.model or "small", version=2)
             ),
             "ForkSession": forks,
             "BlendSessions": lambda request, _: sessions_pb2.BlendSessionsResponse(

@@ -92,6 +92,16 @@ FULL: list[tuple[str, Callable[[Client_], Any], Any]] = [
         sessions_pb2.RewindSessionRequest(session_id="s1", position=7, seed=0, expected_position=9),
     ),
     (
+        "MoveSession",
+        lambda one: one.move("big", unknown_characters="skip", expected_position=9),
+        sessions_pb2.MoveSessionRequest(
+            session_id="s1",
+            model="big",
+            unknown_characters=text_pb2.UNKNOWN_CHARACTERS_SKIP,
+            expected_position=9,
+        ),
+    ),
+    (
         "ForkSession",
         lambda one: one.fork(position=0, seed=0, id="copy", time_to_live=1.5),
         sessions_pb2.ForkSessionRequest(
@@ -128,6 +138,7 @@ FULL: list[tuple[str, Callable[[Client_], Any], Any]] = [
 BARE: list[tuple[str, Callable[[Client_], Any], Any]] = [
     ("FeedSession", lambda one: one.feed(""), sessions_pb2.FeedSessionRequest(session_id="s1")),
     ("RewindSession", lambda one: one.rewind(0), sessions_pb2.RewindSessionRequest(session_id="s1")),
+    ("MoveSession", lambda one: one.move(), sessions_pb2.MoveSessionRequest(session_id="s1")),
     ("ForkSession", lambda one: one.fork(), sessions_pb2.ForkSessionRequest(session_id="s1")),
     ("ForkSession", lambda one: one.forks(1), sessions_pb2.ForkSessionRequest(session_id="s1", count=1)),
     ("UpdateSession", lambda one: one.renew(), sessions_pb2.UpdateSessionRequest(session_id="s1")),
@@ -150,6 +161,7 @@ def test_what_is_asked_is_sent_and_nothing_else(
     [
         (lambda one: one.feed("Hi"), 2, 1),
         (lambda one: one.rewind(7), 7, 2),
+        (lambda one: one.move("big"), 0, 2),
         (lambda one: one.renew(60), 0, 2),
     ],
 )

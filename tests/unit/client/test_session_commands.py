@@ -105,6 +105,17 @@ class TestSessions:
             sessions_pb2.RewindSessionRequest(session_id="s1", position=0, seed=3),
         ]
 
+    def test_move_gives_it_another_model(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        assert run("sessions", "move", "s1", "--model", "big", "--skip-unknown") == 0
+        assert rows(capsys.readouterr().out)[1][:2] == ["s1", "big"]
+        assert run("sessions", "move", "s1") == 0
+        assert server.asked("MoveSession") == [
+            sessions_pb2.MoveSessionRequest(
+                session_id="s1", model="big", unknown_characters=text_pb2.UNKNOWN_CHARACTERS_SKIP
+            ),
+            sessions_pb2.MoveSessionRequest(session_id="s1"),
+        ]
+
     def test_a_position_that_is_not_kept_is_one_line(self, run: Run, server: FakeServer, capsys: Capture) -> None:
         info = error_info("POSITION_NOT_KEPT", position="7", earliest="9")
         server.answers["RewindSession"] = failing(grpc.StatusCode.OUT_OF_RANGE, "position 7 is no longer kept", info)

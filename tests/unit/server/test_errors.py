@@ -43,7 +43,7 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (errors.SealedStateOfAnotherModel("m", "0123"), StatusCode.FAILED_PRECONDITION),
     (errors.Overloaded("full", 1.5), StatusCode.RESOURCE_EXHAUSTED),
     (TooMuchMemory(2**31, 2**30), StatusCode.RESOURCE_EXHAUSTED),
-    (ModelRetired("session 's'", "m", "0123", "m"), StatusCode.FAILED_PRECONDITION),
+    (ModelRetired("session 's'", "m", "0123", "move it"), StatusCode.FAILED_PRECONDITION),
     (ModelBusy("m"), StatusCode.ABORTED),
     (ModelUnusable("there is no manifest.json"), StatusCode.FAILED_PRECONDITION),
     (ModelTooLarge("m", 2**31, 2**20, 2**30), StatusCode.RESOURCE_EXHAUSTED),

@@ -95,6 +95,18 @@ def _rewind(client: Client, arguments: argparse.Namespace) -> None:
     _print_one(client.open_session(arguments.id).rewind(arguments.position, seed=arguments.seed), arguments)
 
 
+def _add_move(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="NAME", help="to which model (default: the present version of its own, or the first one)"
+    )
+    add_skip_unknown(parser)
+
+
+def _move(client: Client, arguments: argparse.Namespace) -> None:
+    session = client.open_session(arguments.id)
+    _print_one(session.move(arguments.model, unknown_characters=unknown_characters(arguments)), arguments)
+
+
 def _add_renew(parser: argparse.ArgumentParser) -> None:
     _add_seconds(parser, "how long it is kept without use from now on (default: as before)")
 
@@ -164,6 +176,7 @@ ACTIONS = {
     "delete": _Action("forget a session", _delete),
     "fork": _Action("make sessions that go on from where one stands, or stood", _fork, _add_fork),
     "rewind": _Action("put a session back to an earlier position", _rewind, _add_rewind),
+    "move": _Action("let another model, or version, read a session's text and go on with it", _move, _add_move),
     "renew": _Action("put the expiry of a session off", _renew, _add_renew),
     "feed": _Action("let a session read a text", _feed, _add_feed),
     "export": _Action("write the state of a session, encrypted, to a file", _export, _add_export, prints=False),

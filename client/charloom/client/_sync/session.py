@@ -122,6 +122,32 @@ class Session(Opening, Calls):
         answer = self._connection.call(self._connection.sessions.RewindSession, request, timeout)
         return self._know(_responses.session_info(answer.session))
 
+    def move(
+        self,
+        model: str | None = None,
+        *,
+        unknown_characters: UnknownCharacters | None = None,
+        expected_position: int | None = None,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> SessionInfo:
+        """Move the session to another model, or to the present version of its own.
+
+        That one reads the session's text from zero state: all of it where `info.earliest_position` is 0, else what is
+        kept of it. Positions are counted from 0 again.
+
+        Args:
+            model: its name; default is that of the session's own, or the server's first one where that is gone.
+            unknown_characters: what to do with those that the model lacks; default is "reject".
+            expected_position: fail unless the session stands there.
+            timeout: of this call alone, in seconds.
+
+        """
+        request = _session_requests.move_session_request(
+            self.id, model, unknown_characters=unknown_characters, expected_position=expected_position
+        )
+        answer = self._connection.call(self._connection.sessions.MoveSession, request, timeout)
+        return self._know(_responses.session_info(answer.session))
+
     def fork(
         self,
         *,

@@ -223,18 +223,19 @@ class Models:
         here = {model.digest: model.vocabulary for model in self.everything}
         return here.get(digest) or self._gone.get(digest)
 
-    def require_not_retired(self, what: str, name: str, digest: str) -> None:
+    def require_not_retired(self, what: str, name: str, digest: str, advice: str) -> None:
         """Tell apart what no model here can go on with: where that is one that was here.
 
         Args:
             what: whose state it is, such as "session 'a'"
             name, digest: of its model
+            advice: what to do then
 
         Raises:
             ModelRetired: it was here, and its grace is over.
         """
         if self.vocabulary_of(digest) is not None:
-            raise ModelRetired(what, name, digest, next(iter(self)).name if name not in self._models else name)
+            raise ModelRetired(what, name, digest, advice)
 
     # Changed, on the event loop.
 

@@ -57,7 +57,7 @@ class SealedStates:
         state = self._sealer.open(token, tenant)
         model = self._models.with_digest(state.model_digest)
         if model is None:
-            self._models.require_not_retired("the state", state.model, state.model_digest)
+            self._models.require_not_retired("the state", state.model, state.model_digest, "begin again")
             raise SealedStateOfAnotherModel(state.model, state.model_digest)
         return Unsealed(model, state.snapshot, state.decoder == _decoder_of(model))
 

@@ -14,6 +14,7 @@ from charloom.server.grpc.translation.sessions import (
     to_last_id,
     to_page_size,
 )
+from charloom.server.grpc.translation.text import to_skip_unknown
 from charloom.server.grpc.translation.times import from_time, to_time_to_live
 from charloom.v1 import sessions_pb2, sessions_pb2_grpc
 
@@ -90,6 +91,18 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
             request.expected_position if request.HasField("expected_position") else None,
         )
         return sessions_pb2.RewindSessionResponse(session=from_session(session))
+
+    async def MoveSession(
+        self, request: sessions_pb2.MoveSessionRequest, context: Any
+    ) -> sessions_pb2.MoveSessionResponse:
+        """Move a session to another model."""
+        session = await self._engine.moving.move(
+            Key(current_caller().tenant, request.session_id),
+            request.model,
+            skip_unknown=to_skip_unknown(request.unknown_characters),
+            expected_position=request.expected_position if request.HasField("expected_position") else None,
+        )
+        return sessions_pb2.MoveSessionResponse(session=from_session(session))
 
     async def ForkSession(
         self, request: sessions_pb2.ForkSessionRequest, context: Any

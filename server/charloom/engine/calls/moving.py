@@ -1,0 +1,98 @@
+"""Moving a session to another model, or to the present version of its own, which reads the session's text again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from charloom.bundle import UnknownSymbolsError, Vocabulary
+from charloom.engine.calls.price import of_reading
+from charloom.engine.calls.reading import Reading
+from charloom.engine.clock import utc_now
+from charloom.engine.errors import InvalidRequest, SessionOfAnotherModel
+from charloom.engine.loom.models import Model, Models
+from charloom.engine.rates import Rates
+from charloom.engine.sessions.checks import require_position
+from charloom.engine.sessions.session import History, Key, Session
+from charloom.engine.sessions.sessions import Sessions
+
+
+class Moving:
+    """Moves sessions.
+
+    Args:
+        models: from and to which
+        sessions: which
+        reading: lets the other model read
+        rates: how fast callers may go
+    """
+
+    def __init__(self, models: Models, sessions: Sessions, reading: Reading, rates: Rates) -> None:
+        self._models = models
+        self._sessions = sessions
+        self._reading = reading
+        self._rates = rates
+
+    async def move(
+        self, key: Key, name: str = "", *, skip_unknown: bool = False, expected_position: int | None = None
+    ) -> Session:
+        """Let another model read from zero state what is kept of a session's text, and the session go on with it.
+
+        Bytes of an unfinished last character are not text, and are left out. The seed stays.
+
+        Args:
+            key: of the session
+            name: of the model; empty for the one of the session's own name, or else the default one
+            skip_unknown: leave out what that model has no symbol for
+            expected_position: where the session has to stand
+
+        Returns:
+            The session; as it was where its model is that one already.
+
+        Raises:
+            ModelNotFound, SessionNotFound, SessionBusy, StalePosition, StoreUnavailable, QuotaExceeded, Overloaded,
+                Draining: as their names say.
+            InvalidRequest: the model lacks a character.
+            SessionOfAnotherModel: nobody here knows the symbols of the session's model.
+        """
+        await self._rates.admit()
+        writer = await self._sessions.acquire(key)
+        async with writer.given_back_on_error():
+            session = writer.session
+            require_position(session, expected_position)
+            model = self._model(session, name)
+            moved = session
+            if model.digest != session.model_digest:
+                moved = await self._moved(session, model, skip_unknown)
+        return await writer.close_with(moved.renewed(utc_now()))
+
+    def _model(self, session: Session, name: str) -> Model:
+        if not name and self._models.loaded(session.model) is not None:
+            name = session.model
+        return self._models.named(name)
+
+    async def _moved(self, session: Session, model: Model, skip_unknown: bool) -> Session:
+        vocabulary = self._models.vocabulary_of(session.model_digest)
+        if vocabulary is None:
+            its = f"{session.model} ({session.model_digest[:12]})"
+            raise SessionOfAnotherModel(session.id, its, f"{model.name} ({model.digest[:12]})")
+        try:
+            tokens = model.vocabulary.encode(_text(session.history, vocabulary), skip_unknown=skip_unknown)
+        except UnknownSymbolsError as problem:
+            raise InvalidRequest(
+                "model", f"{problem}; choose another, or ask to skip them (unknown_characters; --skip-unknown)"
+            ) from problem
+        start = after = model.fresh(session.snapshot.seed)
+        history = History.fresh(model.decoder.shape, model.bundle.manifest.start_token)
+        if len(tokens):
+            with self._reading.budget.held_for(of_reading(model.decoder.shape, len(tokens), None)):
+                after, _ = await self._reading.read(model, np.asarray(tokens), start)
+            history = history.grown(tokens.tolist(), [start, after], self._reading.limits.rewind_tokens)
+        moved = session.changed(utc_now(), after, history)
+        return replace(moved, model=model.name, model_digest=model.digest)
+
+
+def _text(history: History, vocabulary: Vocabulary) -> str:
+    first = history.checkpoints[0]
+    return vocabulary.decoder(first.tail).feed(history.between(first.position, history.position).tolist())
