@@ -1,4 +1,4 @@
-"""The blocks of docs/http.md run."""
+"""The blocks of docs/http.md run, and the OpenAPI document is true."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2 as httpx
+import openapi_spec_validator
 import pytest
 
+from benchmarks.fuzz_http import checked
 from charloom.models import BUNDLED_MODEL
 from charloom.server.identity.scopes import ROUTES
 from charloom.server.runtime import open_models
@@ -51,3 +54,18 @@ def test_the_curl_commands_run(address: str, commands: str) -> None:
 
 def test_the_page_names_every_route() -> None:
     assert [name for name in ROUTES if f"{name.partition(' ')[2]}`" not in PAGE] == []
+
+
+def test_the_openapi_document_is_one(address: str) -> None:
+    document = httpx.get(f"http://{address}/openapi.json").json()
+    openapi_spec_validator.validate(document)
+    told = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    assert told == set(ROUTES) - {"GET /openapi.json"}
+    assert document["components"]["schemas"]["CompletionBody"]["properties"]["temperature"]
+
+
+def test_answers_are_as_the_document_says(address: str) -> None:
+    """`python -m benchmarks.fuzz_http` asks for more."""
+    done = checked(address, examples=4, seed=1, phases="fuzzing", seconds=250)
+    assert done.returncode == 0, done.stdout
+    assert " 20 passed" in done.stdout

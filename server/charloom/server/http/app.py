@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.routing import Match
@@ -12,6 +12,7 @@ from starlette.routing import Route as PathPattern
 from starlette.types import Receive, Scope, Send
 
 from charloom.server.admission import FORWARDED_KEY, Admission, Arrival
+from charloom.server.http.answers import Schema
 from charloom.server.http.bodies import Body, parsed
 from charloom.server.http.exchange import REQUEST_ID_HEADER, Exchange
 from charloom.server.http.hosts import Sites
@@ -37,10 +38,16 @@ class Route:
     summary: str
     answer: Callable[[Exchange, Any], Awaitable[None]]
     """Answers a request, given its body."""
+    answers: Schema
+    """What its answers look like."""
     body: type[Body] | None = None
     """What the body is; None: it has none."""
-    query: frozenset[str] = frozenset()
+    query: Mapping[str, Schema] = field(default_factory=dict)
     """Parameters that its URL may have."""
+    status: int = 200
+    """Of its answers."""
+    streams: bool = False
+    """Whether it answers with a stream where it is asked for one."""
 
     @property
     def name(self) -> str:
@@ -112,7 +119,7 @@ class Application:
         raise Refused(404, "UNKNOWN_PATH", "there is nothing at this path; /openapi.json lists what there is")
 
 
-def _check_query(exchange: Exchange, allowed: frozenset[str]) -> None:
+def _check_query(exchange: Exchange, allowed: Container[str]) -> None:
     for name, value in exchange.query:
         if name.lower() in SECRETS or value.startswith(f"{PREFIX}_"):
             raise Refused(

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from charloom.engine.errors import shown
 from charloom.server.http.problems import Refused
@@ -23,6 +23,13 @@ class Body(BaseModel):
     """A JSON object. What is null counts as left out; what has no name here is kept, to be named in a warning."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: part for name, part in value.items() if part is not None}
 
 
 B = TypeVar("B", bound=Body)
@@ -45,9 +52,8 @@ def parsed(content: bytes, content_type: str, form: type[B]) -> tuple[B, list[st
     value = _read(content)
     if not isinstance(value, dict):
         raise Refused(400, "NOT_JSON", "the body is JSON, but no object; send {...}")
-    given = {name: part for name, part in value.items() if part is not None}
     try:
-        body = form.model_validate(given)
+        body = form.model_validate(value)
     except ValidationError as problem:
         raise _refusal(problem) from problem
     return body, _unknown(body)

@@ -42,6 +42,7 @@ OPEN = frozenset({"grpc.health.v1.Health"})
 """Services that answer anybody."""
 ROUTES: Mapping[str, Scope | None] = {
     "GET /health": None,
+    "GET /openapi.json": None,
     "GET /v1/models": Scope.READ,
     "GET /v1/models/{model}": Scope.READ,
     "POST /v1/completions": Scope.GENERATE,

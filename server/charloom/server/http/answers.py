@@ -1,0 +1,135 @@
+"""What answers look like, as JSON Schema, for the document at /openapi.json; the tests hold answers to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
+TRUTH: Schema = {"type": "boolean"}
+
+
+def some(schema: Schema) -> Schema:
+    """Null is possible too."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def many(schema: Schema) -> Schema:
+    """A list."""
+    return {"type": "array", "items": schema}
+
+
+def members(needed: dict[str, Schema], **possible: Schema) -> Schema:
+    """An object."""
+    return {"type": "object", "required": list(needed), "properties": {**needed, **possible}}
+
+
+ERROR = members(
+    {
+        "error": members(
+            {"message": TEXT, "type": TEXT, "param": some(TEXT), "code": TEXT},
+            request_id=TEXT,
+            facts={"type": "object", "additionalProperties": TEXT},
+        )
+    }
+)
+HEALTH = members({"status": TEXT})
+MODEL = members(
+    {
+        "id": TEXT,
+        "object": TEXT,
+        "created": WHOLE,
+        "owned_by": TEXT,
+        "digest": TEXT,
+        "unit": TEXT,
+        "vocabulary_size": WHOLE,
+        "chat": {"enum": ["template", "transcript"]},
+        "max_tokens": WHOLE,
+        "max_prompt_characters": WHOLE,
+    }
+)
+MODELS = members({"object": TEXT, "data": many(MODEL)})
+_USAGE = members({"prompt_tokens": WHOLE, "completion_tokens": WHOLE, "total_tokens": WHOLE})
+_ENDING = {
+    "index": WHOLE,
+    "finish_reason": TEXT,
+    "stop_reason": some(TEXT),
+    "position": WHOLE,
+    "seed": WHOLE,
+}
+
+
+def _completion(needed: dict[str, Schema]) -> Schema:
+    choice = members({"index": WHOLE, "finish_reason": TEXT, **needed}, **_ENDING, state=TEXT)
+    return members(
+        {
+            "id": TEXT,
+            "object": TEXT,
+            "created": WHOLE,
+            "model": TEXT,
+            "system_fingerprint": TEXT,
+            "choices": many(choice),
+            "usage": _USAGE,
+        }
+    )
+
+
+_COLUMNS = members(
+    {
+        "tokens": many(TEXT),
+        "token_logprobs": many(NUMBER),
+        "top_logprobs": many({"type": "object", "additionalProperties": NUMBER}),
+        "text_offset": many(WHOLE),
+    }
+)
+COMPLETION = _completion({"text": TEXT, "logprobs": some(_COLUMNS)})
+_ENTRY = {"token": TEXT, "logprob": NUMBER, "bytes": many(WHOLE)}
+_ENTRIES = members({"content": many(members({**_ENTRY, "top_logprobs": many(members(_ENTRY))}))})
+CHAT = _completion({"message": members({"role": TEXT, "content": TEXT}), "logprobs": some(_ENTRIES)})
+EMBEDDINGS = members(
+    {
+        "object": TEXT,
+        "model": TEXT,
+        "usage": members({"prompt_tokens": WHOLE, "total_tokens": WHOLE}),
+        "data": many(members({"object": TEXT, "index": WHOLE, "embedding": {"anyOf": [many(NUMBER), TEXT]}})),
+    }
+)
+TOKENS = members({"count": WHOLE, "max_model_len": WHOLE, "tokens": many(WHOLE), "token_strs": some(many(TEXT))})
+PROMPT = members({"prompt": TEXT})
+TOKENIZER = members(
+    {
+        "tokenizer_class": TEXT,
+        "unit": TEXT,
+        "vocab_size": WHOLE,
+        "bos_token": TEXT,
+        "eos_token": some(TEXT),
+        "pad_token": some(TEXT),
+        "chat_template": some(TEXT),
+    }
+)
+SESSION = members(
+    {
+        "id": TEXT,
+        "object": TEXT,
+        "model": TEXT,
+        "digest": TEXT,
+        "position": WHOLE,
+        "earliest_position": WHOLE,
+        "version": WHOLE,
+        "seed": WHOLE,
+        "created_at": NUMBER,
+        "updated_at": NUMBER,
+        "expires_at": NUMBER,
+        "time_to_live": NUMBER,
+        "origin": some(members({"session_id": TEXT, "position": WHOLE})),
+    },
+    exact=TRUTH,
+    deleted=TRUTH,
+    deleted_at=NUMBER,
+)
+SESSIONS = members({"object": TEXT, "data": many(SESSION)}, last_id=some(TEXT), has_more=TRUTH)
+STATE = members({"state": TEXT, "expires_at": NUMBER})
+DOCUMENT: Schema = {"type": "object"}
