@@ -23,6 +23,7 @@ ROOTS = PYPROJECT["tool"]["hatch"]["build"]["dev-mode-dirs"]
 
 FOLDERS = {
     "v1": "proto",
+    "inference": "proto",
     "bundle": "bundle",
     "controls": "bundle",
     "client": "client",
@@ -38,11 +39,12 @@ FOLDERS = {
 }
 ARROWS = {
     "v1": set(),
+    "inference": set(),
     "bundle": set(),
     "controls": set(),
     "client": {"v1"},
     "engine": {"bundle", "controls"},
-    "server": {"bundle", "engine", "v1"},
+    "server": {"bundle", "engine", "v1", "inference"},
     "models": set(),
     "local": {"client", "server", "models"},
     "network": {"bundle", "controls"},
@@ -78,9 +80,10 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "lab": {"reference": set(), "tasks": set(), "studies": {"tasks", "reference"}},
     "network": {"cells": set()},
     "server": {
-        "grpc": {"identity", "telemetry"},
+        "grpc": {"identity", "inference", "telemetry"},
         "http": {"identity"},
         "identity": set(),
+        "inference": set(),
         "telemetry": set(),
     },
     "training": {"data": set(), "watching": set()},
@@ -89,6 +92,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
 
 FORBIDDEN = {
     "v1": {"torch", "numpy", "onnxruntime", "pydantic"},
+    "inference": {"torch", "numpy", "onnxruntime", "pydantic", "grpc"},
     "client": {"torch", "numpy", "onnxruntime", "pydantic", "rich"},
     "bundle": {"torch", "grpc", "google", "onnxruntime"},
     "controls": {"torch", "numpy", "onnxruntime", "pydantic", "grpc", "google"},
@@ -231,7 +235,7 @@ def test_what_serves_calls_knows_no_transport(transport: str) -> None:
         if server / transport not in path.parents
     }
     assert "runtime.py" in outside
-    stubs = {"charloom.v1"} if transport == "grpc" else set()
+    stubs = {"charloom.v1", "charloom.inference"} if transport == "grpc" else set()
     wrong = {
         n for n, found in outside.items() if stubs & found or TRANSPORTS[transport] & {i.split(".")[0] for i in found}
     }

@@ -11,6 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from charloom import inference
 from charloom.v1 import (
     conversation_pb2,
     generation_pb2,
@@ -30,7 +31,10 @@ FILES = (
     sessions_pb2.DESCRIPTOR,
     tenants_pb2.DESCRIPTOR,
 )
-METHODS = [method for file in FILES for service in file.services_by_name.values() for method in service.methods]
+METHODS = [
+    *(method for file in FILES for service in file.services_by_name.values() for method in service.methods),
+    *inference.SERVICE.methods,
+]
 MALFORMED = (("charloom-tenant", "a/b"),)
 
 

@@ -31,7 +31,7 @@ from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.rates import Rates
-from charloom.engine.sessions.checks import require_position
+from charloom.engine.sessions.checks import require_position, require_seed
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed
 from charloom.engine.shares import current_share
@@ -193,10 +193,11 @@ class Reading:
         """Make a session whose state is the weighted mean of others' states.
 
         Raises:
-            InvalidRequest: too few or too many sources, or their weights.
+            InvalidRequest: too few or too many sources, or their weights, or the seed.
             SessionNotFound: one of them is not there.
             SessionOfAnotherModel: they are of different models.
         """
+        require_seed(seed)
         if not 2 <= len(sources) <= MOST_BLENDED:
             raise InvalidRequest("sources", f"there are {len(sources)}; give from 2 to {MOST_BLENDED}")
         for number, (_, weight) in enumerate(sources):

@@ -15,6 +15,7 @@ from charloom.engine.errors import InvalidRequest, shown
 from charloom.engine.limits import LONGEST_STOP, MOST_ALTERNATIVES, MOST_CONTINUATIONS, MOST_STOPS, Limits
 from charloom.engine.loom.jobs import Job, Stops
 from charloom.engine.quotas import QuotaExceeded
+from charloom.engine.sessions.checks import require_seed
 from charloom.engine.sessions.session import Key
 from charloom.engine.shares import current_share
 
@@ -157,6 +158,7 @@ def check(
         max_tokens = min(limits.default_max_tokens, limits.max_tokens)
     within("max_tokens", max_tokens, 1, limits.max_tokens)
     within("n", request.n, 1, MOST_CONTINUATIONS)
+    require_seed(request.seed)
     check_answer(
         "max_tokens",
         max_tokens,
@@ -164,6 +166,8 @@ def check(
         vocabulary,
         "ask for no more or for fewer alternatives, or for a stream",
     )
+    if request.min_tokens < 0:
+        raise InvalidRequest("min_tokens", f"{request.min_tokens} is not allowed; 0 or more")
     if request.min_tokens > max_tokens:
         raise InvalidRequest(
             "min_tokens", f"{request.min_tokens} is more than the {max_tokens} of max_tokens; lower it, or raise that"

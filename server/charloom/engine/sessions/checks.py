@@ -9,6 +9,7 @@ from charloom.engine.errors import InvalidRequest, StalePosition, shown, shown_n
 from charloom.engine.limits import Limits
 from charloom.engine.sessions.session import Session
 
+SEED_BITS = 64
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -20,6 +21,16 @@ def require_id(field: str, value: str) -> None:
     """
     if not _ID.fullmatch(value):
         raise InvalidRequest(field, f"{shown(value)} is not allowed; use up to 64 letters, digits, '.', '_' and '-'")
+
+
+def require_seed(seed: int | None) -> None:
+    """Check a seed from a request; None is for one that the server draws.
+
+    Raises:
+        InvalidRequest: it is out of range.
+    """
+    if seed is not None and not 0 <= seed < 2**SEED_BITS:
+        raise InvalidRequest("seed", f"{shown(str(seed))} is not allowed; from 0 to 2^{SEED_BITS} - 1")
 
 
 def require_position(session: Session, expected: int | None) -> None:

@@ -22,7 +22,7 @@ from charloom.engine.errors import (
 )
 from charloom.engine.limits import MOST_FORKS, Limits
 from charloom.engine.loom.models import Model, Models
-from charloom.engine.sessions.checks import require_id, require_position, require_time_to_live
+from charloom.engine.sessions.checks import SEED_BITS, require_id, require_position, require_seed, require_time_to_live
 from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.session import History, Key, Origin, Session
@@ -32,19 +32,18 @@ from charloom.engine.sessions.writer import SessionWriter
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_SEED_BITS = 64
 _ARRIVES, _ENDS = 0.02, 1.0
 """Seconds that a call waits for a session whose last call was, or is just being, cancelled: here, and elsewhere."""
 
 
 def new_seed() -> int:
     """A seed that nobody asked for."""
-    return secrets.randbits(_SEED_BITS)
+    return secrets.randbits(SEED_BITS)
 
 
 def next_seed(seed: int, number: int) -> int:
     """The seed of number `number` of several that go on from one state."""
-    return int((seed + number) % 2**_SEED_BITS)
+    return int((seed + number) % 2**SEED_BITS)
 
 
 class Sessions:
@@ -82,11 +81,12 @@ class Sessions:
         """Make a session with zero state.
 
         Raises:
-            InvalidRequest: the id or the time to live is malformed.
+            InvalidRequest: the id or the time to live is malformed, or the seed out of range.
             ModelNotFound: there is no such model.
             SessionExists: the id is in use.
             Overloaded: no more sessions are kept.
         """
+        require_seed(seed)
         chosen = self._models.named(model)
         start = chosen.fresh(new_seed() if seed is None else seed)
         history = History.fresh(chosen.decoder.shape, chosen.bundle.manifest.start_token)
@@ -175,7 +175,9 @@ class Sessions:
             PositionNotKept: it is in the future, or no longer kept.
             StalePosition: the session is not where it was expected.
             SessionOfAnotherModel: its model is not loaded here.
+            InvalidRequest: the seed is out of range.
         """
+        require_seed(seed)
 
         def rewound(session: Session) -> Session:
             require_position(session, expected_position)
@@ -204,6 +206,7 @@ class Sessions:
             Overloaded: no more sessions are kept.
             SessionOfAnotherModel: its model is not loaded here.
         """
+        require_seed(seed)
         if not 1 <= count <= MOST_FORKS:
             raise InvalidRequest("count", f"{count} is not allowed; from 1 to {MOST_FORKS}")
         if ids and len(ids) != count:

@@ -22,6 +22,7 @@ from charloom.server.grpc.errors import ErrorInterceptor
 from charloom.server.grpc.message_size import MessageSize, largest_request
 from charloom.server.grpc.services.conversation import ConversationService
 from charloom.server.grpc.services.generation import GenerationService
+from charloom.server.grpc.services.inference import InferenceService
 from charloom.server.grpc.services.models import ModelService
 from charloom.server.grpc.services.reading import ReadingService
 from charloom.server.grpc.services.sessions import SessionService
@@ -30,6 +31,7 @@ from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.tls import server_credentials
 from charloom.server.identity.certificates import watched_certificates
 from charloom.server.identity.scopes import scope_of
+from charloom.server.inference.inference import Inference
 from charloom.server.listener import PortInUse
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
@@ -100,6 +102,8 @@ class GrpcListener:
         reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn, size), self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(runtime), self._server)
         tenants_pb2_grpc.add_TenantServiceServicer_to_server(TenantService(runtime), self._server)
+        inference = InferenceService(Inference(engine), turn)
+        self._server.add_generic_rpc_handlers((inference.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health_name = HEALTH.services_by_name["Health"].full_name
         if settings.reflection:

@@ -29,6 +29,7 @@ SERVICES = {
     "charloom.v1.ModelService": Scope.READ,
     "charloom.v1.TenantService": Scope.ADMIN,
     "grpc.reflection.v1alpha.ServerReflection": Scope.READ,
+    "inference.GRPCInferenceService": Scope.READ,
 }
 """What the methods of a service need, by its full name."""
 METHODS = {
@@ -36,6 +37,8 @@ METHODS = {
     "charloom.v1.ModelService/LoadModel": Scope.ADMIN,
     "charloom.v1.ModelService/ReloadModel": Scope.ADMIN,
     "charloom.v1.ModelService/UnloadModel": Scope.ADMIN,
+    "inference.GRPCInferenceService/ModelInfer": Scope.GENERATE,
+    "inference.GRPCInferenceService/ModelStreamInfer": Scope.GENERATE,
 }
 """What some need instead."""
 OPEN = frozenset({"grpc.health.v1.Health"})

@@ -59,6 +59,19 @@ def same(one: Snapshot, other: Snapshot) -> bool:
     )
 
 
+@pytest.mark.parametrize("seed", [-1, 2**64])
+async def test_a_seed_out_of_range_is_refused_wherever_one_is_given(engine: Engine, seed: int) -> None:
+    one, other = [await engine.sessions.create() for _ in range(2)]
+    for act in (
+        engine.sessions.create(seed=seed),
+        engine.sessions.rewind(one.key, 0, seed, None),
+        engine.sessions.fork(one.key, position=None, count=1, seed=seed, ids=(), time_to_live=None),
+        engine.reading.blend([(one.key, 1.0), (other.key, 1.0)], Key("", "blended"), seed, None),
+    ):
+        with pytest.raises(errors.InvalidRequest, match=f"seed: '?{seed}"):
+            await act
+
+
 # Feeding.
 
 

@@ -1,0 +1,216 @@
+"""The Open Inference Protocol, for clients of Triton and KServe."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+
+from charloom import inference
+from charloom.engine.call_end import set_end
+from charloom.engine.errors import EngineError
+from charloom.server.grpc.services.turn import ClientTurn
+from charloom.server.grpc.translation.inference import from_model, from_piece, to_inference
+from charloom.server.inference.inference import EXTENSIONS, READY, UNAVAILABLE, Inference, version_of
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 64
+"""Requests of one stream that run at the same time; further ones are read when one of them has ended."""
+FINAL = "triton_final_response"
+"""The parameter that is true in the last response to a request of a stream."""
+
+
+class InferenceService:
+    """Serves the models as the protocol wants it.
+
+    Args:
+        answers: the same for all transports
+        turn: waits for the requests of a stream
+    """
+
+    def __init__(self, answers: Inference, turn: ClientTurn) -> None:
+        self._answers = answers
+        self._turn = turn
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The handler of its methods; there are no stubs, because its messages are in a pool of their own."""
+        handlers = {}
+        for name, method in inference.SERVICE.methods_by_name.items():
+            read = getattr(inference, method.input_type.name).FromString
+            write = getattr(inference, method.output_type.name).SerializeToString
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if method.client_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+            handlers[name] = make(getattr(self, name), read, write)
+        return grpc.method_handlers_generic_handler(inference.SERVICE.full_name, handlers)
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:
+        """Whether the server runs: it does."""
+        return inference.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:
+        """Whether it takes calls."""
+        return inference.ServerReadyResponse(ready=self._answers.ready)
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:
+        """Whether a model takes calls."""
+        try:
+            model = self._answers.model(request.name, request.version)
+        except EngineError:
+            return inference.ModelReadyResponse(ready=False)
+        return inference.ModelReadyResponse(ready=self._answers.ready and model.loom.working)
+
+    async def ServerMetadata(self, request: Any, context: Any) -> Any:
+        """Describe the server."""
+        version = importlib.metadata.version("charloom")
+        return inference.ServerMetadataResponse(name="charloom", version=version, extensions=EXTENSIONS)
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        """Describe a model."""
+        return from_model(self._answers.model(request.name, request.version))
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        """List the models, and those that are about to go."""
+        engine = self._answers.engine
+        response = inference.RepositoryIndexResponse()
+        for model in engine.models:
+            response.models.add(name=model.name, version=version_of(model), state=READY)
+        for model in () if request.ready else engine.draining_models:
+            reason = "it was replaced or unloaded; its sequences may still end"
+            response.models.add(name=model.name, version=version_of(model), state=UNAVAILABLE, reason=reason)
+        return response
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        """Answer with the whole text."""
+
+        def at_end(act: Callable[[], None]) -> None:
+            context.add_done_callback(lambda _: act())
+
+        return from_piece(await self._answers.whole(to_inference(request), at_end), request)
+
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        """Answer requests as they come. Those of one sequence are answered one after another, all others at once."""
+        stream = _Stream(self._answers)
+        reading = asyncio.ensure_future(stream.read(requests, self._turn))
+        try:
+            while (response := await stream.next(reading)) is not None:
+                yield response
+        finally:
+            reading.cancel()
+            stream.close()
+
+
+class _Stream:
+    """The requests of a ModelStreamInfer that run, and their responses."""
+
+    def __init__(self, answers: Inference) -> None:
+        self._answers = answers
+        self._responses: asyncio.Queue[Any] = asyncio.Queue(1)
+        """Short, so that a client that does not read stops what it asked for."""
+        self._places = asyncio.Semaphore(MOST_AT_ONCE)
+        self._running: set[asyncio.Task[None]] = set()
+        self._last: dict[str, asyncio.Task[None]] = {}
+        """By sequence: the request that came last."""
+
+    async def read(self, requests: AsyncIterator[Any], turn: ClientTurn) -> None:
+        """Begin the requests, until there are no more.
+
+        Raises:
+            Draining, ClientIdle: the client has nothing to wait for, and the server stops, or it sends nothing.
+        """
+        while True:
+            await self._places.acquire()
+            coming: asyncio.Future[Any] = asyncio.ensure_future(anext(requests, None))
+            try:
+                while self._running and not coming.done():
+                    await asyncio.wait([coming, *self._running], return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    await turn.wait(coming)
+                request = coming.result()
+            finally:
+                coming.cancel()
+            if request is None:
+                break
+            self._begin(request)
+        await asyncio.gather(*self._running)
+
+    async def next(self, reading: asyncio.Future[None]) -> Any | None:
+        """The next response; None once there are none to come.
+
+        Raises:
+            as `read`.
+        """
+        response: asyncio.Future[Any] = asyncio.ensure_future(self._responses.get())
+        try:
+            await asyncio.wait([response, reading], return_when=asyncio.FIRST_COMPLETED)
+            if response.done():
+                return response.result()
+        finally:
+            response.cancel()
+        reading.result()
+        return None if self._responses.empty() else self._responses.get_nowait()
+
+    def close(self) -> None:
+        """End all that runs: the client has gone, or has all."""
+        for task in self._running:
+            task.cancel()
+
+    def _begin(self, request: Any) -> None:
+        sequence = _sequence_of(request)
+        task = asyncio.ensure_future(self._answer(request, self._last.get(sequence)))
+        self._running.add(task)
+        if sequence:
+            self._last[sequence] = task
+
+        def over(done: asyncio.Task[None]) -> None:
+            self._running.discard(done)
+            self._places.release()
+            if self._last.get(sequence) is done:
+                del self._last[sequence]
+
+        task.add_done_callback(over)
+
+    async def _answer(self, request: Any, before: asyncio.Task[None] | None) -> None:
+        """Answer a request, once the one before it has ended."""
+        if before is not None:
+            await asyncio.wait([before])
+        ends: list[Callable[[], None]] = []
+        set_end(ends.append)  # what it holds is given back at its own end, and not at that of the stream
+        try:
+            async for piece in self._answers.pieces(to_inference(request), ends.append):
+                response = from_piece(piece, request)
+                response.parameters[FINAL].bool_param = piece.final
+                await self._responses.put(inference.ModelStreamInferResponse(infer_response=response))
+        except EngineError as problem:
+            await self._responses.put(_failed(request, str(problem)))
+        except Exception:
+            log.exception("unexpected error in a request of a stream")
+            await self._responses.put(_failed(request, "unexpected error; the server's log has it"))
+        finally:
+            for act in ends:
+                act()
+
+
+def _sequence_of(request: Any) -> str:
+    """The sequence that a request names; empty if it names none."""
+    if "sequence_id" not in request.parameters:
+        return ""
+    named = request.parameters["sequence_id"]
+    kind = named.WhichOneof("parameter_choice")
+    return str(getattr(named, kind) or "") if kind else ""
+
+
+def _failed(request: Any, problem: str) -> Any:
+    """The response that says what is wrong with a request, and with which."""
+    response = inference.ModelStreamInferResponse(error_message=problem)
+    response.infer_response.id = request.id
+    response.infer_response.model_name = request.model_name
+    response.infer_response.parameters[FINAL].bool_param = True
+    return response

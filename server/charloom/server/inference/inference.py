@@ -1,0 +1,194 @@
+"""Answers requests of the Open Inference Protocol: a sequence is a session, which begins and ends with its flags."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+
+from charloom.engine.calls.generation import Generation
+from charloom.engine.engine import Engine
+from charloom.engine.errors import EngineError, ErrorKind, InvalidRequest, SessionExists, SessionNotFound, shown
+from charloom.engine.loom.models import Model
+from charloom.engine.sessions.session import Key
+from charloom.server.caller import current_caller
+from charloom.server.inference.requests import OUTPUTS, TEXT_INPUT, Asked, InferenceRequest, SequenceStep, asked
+from charloom.server.inference.tensors import Tensor, Value
+
+log = logging.getLogger(__name__)
+
+SESSION_PREFIX = "sequence-"
+"""Of the ids of sessions that are sequences."""
+PLATFORM = "charloom_lstm"
+EXTENSIONS = ("sequence", "sequence(string_id)", "parameters")
+READY, UNAVAILABLE = "READY", "UNAVAILABLE"
+
+
+class VersionNotFound(EngineError):
+    """The model is here, but not in this version."""
+
+    kind = ErrorKind.NOT_FOUND
+    reason = "VERSION_NOT_FOUND"
+
+    def __init__(self, model: str, wanted: str, present: str) -> None:
+        super().__init__(f"model {model!r} is here in version {present!r}, not {shown(wanted)}; leave the version out")
+
+
+class SequenceNotStarted(EngineError):
+    """A request goes on with a sequence that there is not."""
+
+    kind = ErrorKind.INVALID
+    reason = "SEQUENCE_NOT_STARTED"
+
+    def __init__(self, sequence: str) -> None:
+        super().__init__(
+            f"sequence {shown(sequence)} is not running: it has ended, or its first request lacked the START flag "
+            "(sequence_start)"
+        )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer."""
+
+    model: Model
+    text: str
+    position: int
+    """Where the sequence, or the text, stands after it."""
+    finish: str
+    """Why the text ended; empty where more is to come."""
+    outputs: tuple[str, ...]
+    """Which outputs are wanted."""
+
+    @property
+    def final(self) -> bool:
+        """Whether it is the last one."""
+        return bool(self.finish)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The outputs."""
+        values: dict[str, Value] = {
+            "text_output": self.text.encode(),
+            "finish_reason": self.finish.encode(),
+            "position": self.position,
+        }
+        return [Tensor(name, OUTPUTS[name], (1,), (values[name],)) for name in self.outputs]
+
+
+class Inference:
+    """Answers for all transports.
+
+    Args:
+        engine: has the models, and generates
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls are taken."""
+        return self.engine.working and not self.engine.draining.is_set()
+
+    def model(self, name: str, version: str) -> Model:
+        """The model of a name and, unless it is empty, a version.
+
+        Raises:
+            ModelNotFound, VersionNotFound: there is none.
+        """
+        model = self.engine.model(name)
+        if version not in ("", version_of(model)):
+            raise VersionNotFound(model.name, version, version_of(model))
+        return model
+
+    async def whole(self, request: InferenceRequest, at_end: Callable[[Callable[[], None]], None]) -> Piece:
+        """The whole text; arguments and errors as of `pieces`."""
+        understood = self._asked(request)
+        (piece,) = [piece async for piece in self._pieces(replace(understood, pieces=False), at_end)]
+        return piece
+
+    async def pieces(
+        self, request: InferenceRequest, at_end: Callable[[Callable[[], None]], None]
+    ) -> AsyncIterator[Piece]:
+        """The text as it is generated; the last piece is `final`.
+
+        Args:
+            request: what is asked
+            at_end: has something done when the request is over, or its client has gone
+
+        Raises:
+            InvalidRequest, VersionNotFound, SequenceNotStarted: as their names say.
+            and as `Engine.generate`.
+        """
+        async for piece in self._pieces(self._asked(request), at_end):
+            yield piece
+
+    def _asked(self, request: InferenceRequest) -> Asked:
+        if not request.model:
+            raise InvalidRequest("model_name", "it is empty; name one of the models that RepositoryIndex lists")
+        self.model(request.model, request.version)
+        return asked(request, current_caller().tenant)
+
+    async def _pieces(self, understood: Asked, at_end: Callable[[Callable[[], None]], None]) -> AsyncIterator[Piece]:
+        sequence, wanted = understood.sequence, understood.generation
+        if sequence is not None:
+            key = Key(wanted.tenant, f"{SESSION_PREFIX}{sequence.id}")
+            if sequence.start:
+                await self._start(key, wanted.model, sequence)
+            wanted = replace(wanted, session_id=key.id)
+        try:
+            generation = await self.engine.generate(wanted)
+        except SessionNotFound:
+            raise SequenceNotStarted("" if sequence is None else sequence.id) from None
+        at_end(generation.cancel)
+        async for piece in _told(generation, understood):
+            if piece.final and sequence is not None and sequence.end:
+                await self.engine.sessions.delete(key)
+            yield piece
+
+    async def _start(self, key: Key, model: str, sequence: SequenceStep) -> None:
+        """Begin a sequence; one that runs is begun anew, as Triton does it."""
+        try:
+            await self.engine.sessions.create(tenant=key.tenant, model=model, session_id=key.id)
+        except SessionExists:
+            log.warning("sequence %s is started again before its end", shown(sequence.id))
+            await self.engine.sessions.delete(key)
+            await self.engine.sessions.create(tenant=key.tenant, model=model, session_id=key.id)
+
+
+async def _told(generation: Generation, understood: Asked) -> AsyncIterator[Piece]:
+    """The pieces of a generation, up to the final one; there is none where the client has gone."""
+    if not understood.pieces:
+        delta = await generation.whole()
+        yield _piece(generation, delta.text, delta.position, understood)
+        return
+    async for delta in generation:
+        yield _piece(generation, delta.text, delta.position, understood)
+        if generation.result is not None:
+            return
+    if generation.result is not None:
+        yield _piece(generation, "", 0, understood)
+
+
+def _piece(generation: Generation, text: str, position: int, understood: Asked) -> Piece:
+    result = generation.result
+    finish = "" if result is None else result.finish.reason.value
+    if result is not None:
+        position = result.finish.snapshot.position
+    return Piece(generation.model, text, position, finish, tuple(understood.outputs))
+
+
+def version_of(model: Model) -> str:
+    """The version of a model, as clients name it: the beginning of its digest."""
+    return model.digest[:12]
+
+
+def inputs_of() -> list[Tensor]:
+    """What a model takes, as tensors without values."""
+    return [Tensor(TEXT_INPUT, "BYTES", (1,), ())]
+
+
+def outputs_of() -> list[Tensor]:
+    """What a model gives, as tensors without values."""
+    return [Tensor(name, datatype, (1,), ()) for name, datatype in OUTPUTS.items()]

@@ -1,0 +1,179 @@
+"""What a request of the Open Inference Protocol asks for: its text, its sequence, and how the text goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from charloom.engine.calls.requests import GenerationRequest
+from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.errors import InvalidRequest, shown
+from charloom.server.inference.tensors import Tensor, text_of
+
+Parameter = bool | int | float | str
+
+TEXT_INPUT = "text_input"
+OUTPUTS = {"text_output": "BYTES", "finish_reason": "BYTES", "position": "INT64"}
+"""The outputs, with their datatypes; each has the shape [1]."""
+IGNORED = frozenset({"priority", "timeout", "headers", "binary_data_output", "triton_enable_empty_final_response"})
+"""Parameters that clients set by themselves, and that change nothing here."""
+
+
+@dataclass(frozen=True)
+class InferenceRequest:
+    """A request, as it came."""
+
+    model: str
+    version: str
+    """Empty: any."""
+    id: str
+    parameters: Mapping[str, Parameter]
+    inputs: Sequence[Tensor]
+    outputs: Sequence[str]
+    """Names of those that are wanted; empty: all."""
+
+
+@dataclass(frozen=True)
+class SequenceStep:
+    """The sequence that a request is a part of."""
+
+    id: str
+    start: bool
+    end: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, understood. Its `generation` names no session yet."""
+
+    generation: GenerationRequest
+    sequence: SequenceStep | None
+    outputs: Sequence[str]
+    pieces: bool
+    """Whether a stream gets the text as it is generated, or at once."""
+
+
+def asked(request: InferenceRequest, tenant: str) -> Asked:
+    """Understand a request.
+
+    Raises:
+        InvalidRequest: something about it is wrong.
+    """
+    given = dict(request.parameters)
+    identity = given.pop("sequence_id", 0)
+    start, end = (_flag(given, name) for name in ("sequence_start", "sequence_end"))
+    # Clients number sequences, or name them; 0 and the empty name stand for none.
+    sequence = None if identity in (0, "") or isinstance(identity, bool) else SequenceStep(str(identity), start, end)
+    if sequence is None and (start or end):
+        raise InvalidRequest("sequence_id", "a request with sequence_start or sequence_end has to name its sequence")
+    pieces = _flag(given, "stream", default=True)
+    values: dict[str, Any] = {}
+    sampling: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in _OPTIONS:
+            values[_RENAMED.get(name, name)] = _OPTIONS[name](name, value)
+        elif name in _CONTROLS:
+            sampling[name] = _CONTROLS[name](name, value)
+        elif name not in IGNORED:
+            known = sorted({*_OPTIONS, *_CONTROLS, "stream", "sequence_id", "sequence_start", "sequence_end"})
+            raise InvalidRequest(f"parameters[{shown(name)}]", f"there is no such parameter; there are {known}")
+    generation = GenerationRequest(
+        model=request.model,
+        tenant=tenant,
+        prompt=_text(request.inputs),
+        sampling=Sampling(**sampling),
+        **values,
+    )
+    return Asked(generation, sequence, _outputs(request.outputs), pieces)
+
+
+def _text(inputs: Sequence[Tensor]) -> str:
+    if [tensor.name for tensor in inputs] != [TEXT_INPUT]:
+        names = [tensor.name[:80] for tensor in inputs[:8]]
+        raise InvalidRequest("inputs", f"they are {names}; give {TEXT_INPUT!r} alone: the rest are parameters")
+    return text_of(inputs[0])
+
+
+def _outputs(wanted: Sequence[str]) -> Sequence[str]:
+    for name in wanted:
+        if name not in OUTPUTS:
+            raise InvalidRequest("outputs", f"there is no output {shown(name)}; there are {list(OUTPUTS)}")
+    return list(wanted or OUTPUTS)
+
+
+def _flag(given: dict[str, Parameter], name: str, *, default: bool = False) -> bool:
+    value = given.pop(name, default)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"parameters[{name!r}]", f"{shown(str(value))} is not true or false")
+    return value
+
+
+def _whole(name: str, value: Parameter) -> int:
+    """A whole number: some clients send numbers as text, or whole ones as floats."""
+    number = _number(name, value)
+    if not number.is_integer():
+        raise InvalidRequest(f"parameters[{name!r}]", f"{shown(str(value))} is not a whole number")
+    return value if isinstance(value, int) else int(value) if isinstance(value, str) and _digits(value) else int(number)
+
+
+def _digits(value: str) -> bool:
+    return value.isascii() and value.removeprefix("-").isdecimal() and len(value) <= 20
+
+
+def _number(name: str, value: Parameter) -> float:
+    if not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise InvalidRequest(f"parameters[{name!r}]", f"{shown(str(value))} is not a number")
+
+
+def _characters(name: str, value: Parameter) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"parameters[{name!r}]", f"{shown(str(value))} is not a text")
+    return value
+
+
+def _truth(name: str, value: Parameter) -> bool:
+    return _flag({name: value}, name)
+
+
+def _stops(name: str, value: Parameter) -> tuple[str, ...]:
+    """One string, or several as a JSON list: a parameter has one value."""
+    text = _characters(name, value)
+    if not text.startswith("["):
+        return (text,)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return (text,)
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        return (text,)
+    return tuple(found)
+
+
+def _skips(name: str, value: Parameter) -> bool:
+    if value not in ("refuse", "skip"):
+        raise InvalidRequest(f"parameters[{name!r}]", f"{shown(str(value))} is neither 'refuse' nor 'skip'")
+    return value == "skip"
+
+
+Read = Callable[[str, Parameter], Any]
+_OPTIONS: Mapping[str, Read] = {
+    "max_tokens": _whole,
+    "min_tokens": _whole,
+    "seed": _whole,
+    "stop": _stops,
+    "include_stop": _truth,
+    "unknown_characters": _skips,
+}
+_RENAMED = {"unknown_characters": "skip_unknown"}
+_READ: Mapping[type, Read] = {int: _whole, float: _number, str: _characters, type(None): _characters}
+_CONTROLS = {field.name: _READ[type(field.default)] for field in fields(Sampling) if type(field.default) in _READ}
+"""How each control of sampling is read, by its name in the engine."""
