@@ -1,10 +1,10 @@
-"""Several asynchronous streams as one."""
+"""Several asynchronous streams as one, and several results at once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -26,3 +26,15 @@ async def merged(sources: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:
     finally:
         for task in waiting:
             task.cancel()
+
+
+async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of works that run at the same time. Where one fails, the others are ended before it is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -21,6 +21,7 @@ from charloom.server.http.choices import Form, Part, begun, most_tokens, streame
 from charloom.server.http.exchange import Exchange
 from charloom.server.http.logprobs import Columns
 from charloom.server.http.sampling import TEXTS_SCHEMA, GenerationBody, model_of, request_of, texts_of
+from charloom.server.merged import together
 
 
 class CompletionBody(GenerationBody):
@@ -63,7 +64,7 @@ class Completions:
             n=count,
             most_tokens=None if body.stream else most_tokens(self._largest, len(body.prompt) * count, body.logprobs),
         )
-        parts = [await self._part(exchange, body, replace(request, prompt=prompt)) for prompt in body.prompt]
+        parts = await together([self._part(exchange, body, replace(request, prompt=prompt)) for prompt in body.prompt])
         model = parts[0].model
         form = CompletionForm(model.name, model.digest)
         if body.stream:

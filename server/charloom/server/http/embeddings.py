@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from charloom.engine.calls.requests import ReadingRequest, Text
+from charloom.engine.decoding.decoder import Floats
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_CONTINUATIONS
@@ -18,6 +19,7 @@ from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Body, Count
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.sampling import TEXTS_SCHEMA, texts_of
+from charloom.server.merged import together
 
 
 class EmbeddingBody(Body):
@@ -48,21 +50,27 @@ class Embeddings:
             raise InvalidRequest("dimensions", f"the model has {size}; leave it out")
         if len(body.input) > MOST_CONTINUATIONS:
             raise InvalidRequest("input", f"{len(body.input)} texts are too many; up to {MOST_CONTINUATIONS}")
-        key = Key(current_caller().tenant, "")
-        data, read = [], 0
-        for number, text in enumerate(body.input):
-            if not len(text):
-                raise InvalidRequest(f"input[{number}]", "it is empty; there is nothing to read")
-            try:
-                state, tokens = await self._engine.reading.state_after(
-                    ReadingRequest(key=key, model=body.model, text=text)
-                )
-            except InvalidRequest as problem:
-                raise InvalidRequest(f"input[{number}]", problem.problem) from problem
-            vector = state[0, -1] / np.linalg.norm(state[0, -1])
-            packed = vector.astype("<f4").tobytes()
-            told = vector.tolist() if body.encoding_format == "float" else base64.b64encode(packed).decode()
-            data.append({"object": "embedding", "index": number, "embedding": told})
-            read += tokens
+        found = await together([self._read(body.model, number, text) for number, text in enumerate(body.input)])
+        data = [
+            {"object": "embedding", "index": number, "embedding": _told(vector, body.encoding_format)}
+            for number, (vector, _) in enumerate(found)
+        ]
+        read = sum(tokens for _, tokens in found)
         usage = {"prompt_tokens": read, "total_tokens": read}
         await exchange.answer(json_of({"object": "list", "data": data, "model": model.name, "usage": usage}))
+
+    async def _read(self, model: str, number: int, text: Text) -> tuple[Floats, int]:
+        """The vector of a text, and how many tokens it has."""
+        if not len(text):
+            raise InvalidRequest(f"input[{number}]", "it is empty; there is nothing to read")
+        key = Key(current_caller().tenant, "")
+        try:
+            state, tokens = await self._engine.reading.state_after(ReadingRequest(key=key, model=model, text=text))
+        except InvalidRequest as problem:
+            raise InvalidRequest(f"input[{number}]", problem.problem) from problem
+        hidden = state[0, -1]
+        return hidden / np.linalg.norm(hidden), tokens
+
+
+def _told(vector: Floats, encoding: str) -> list[float] | str:
+    return vector.tolist() if encoding == "float" else base64.b64encode(vector.astype("<f4").tobytes()).decode()
