@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from charloom.client import _request_ids, _target, _values
+from charloom.client import _request_ids, _target, _trace_context, _values
 from charloom.client._access import Access
 from charloom.client._errors import CharloomError
 from charloom.client._options import NotGiven, Timeout
@@ -129,8 +129,8 @@ class Begun:
         session = getattr(getattr(request, "options", request), "session_id", "")
         # One that is no session's id is for the server to refuse.
         sticky = ((_SESSION, session),) if session.isascii() and session.isprintable() and session else ()
-        self.metadata = (*metadata, (_request_ids.KEY, self.request_id), *sticky)
-        """Whose it is, its id, and which session it is about."""
+        self.metadata = (*metadata, (_request_ids.KEY, self.request_id), *sticky, *_trace_context.carried())
+        """Whose it is, its id, which session it is about, and which trace it belongs to."""
 
     @property
     def target(self) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Protocol
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Bounds of histograms of durations."""
@@ -22,6 +23,12 @@ MOST_TENANTS = 1000
 """How many tenants have totals of their own; those that come later share those of `OTHER_TENANTS`."""
 OTHER_TENANTS = "(others)"
 """No tenant can have this name."""
+
+
+MOST_STEPS = 500
+"""How many steps of a call are noted."""
+MOST_LOGGED = 10_000
+"""Characters of a text that are kept for the log."""
 
 
 class Histogram:
@@ -56,6 +63,107 @@ class TenantTotals:
     generation_tokens: int = 0
 
 
+class JobEnd(Protocol):
+    """How a job of a call ended; times are seconds since it was submitted."""
+
+    @property
+    def fed(self) -> int:
+        """Tokens of its prompt that were read."""
+
+    @property
+    def generated(self) -> int:
+        """Tokens that were delivered."""
+
+    @property
+    def queued(self) -> float:
+        """Until it had a row."""
+
+    @property
+    def first_token(self) -> float:
+        """Until its first token; where there was none, until its end."""
+
+    @property
+    def total(self) -> float:
+        """Until its end."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that was done for a call, from when to when, by `time.monotonic`."""
+
+    name: str
+    begun: float
+    ended: float
+    tokens: int | None = None
+    """That were read or generated."""
+
+
+class Timeline:
+    """When what was done for a call, for those who trace it.
+
+    Args:
+        carried: what its caller says of the trace that it belongs to, by the name of the header
+    """
+
+    def __init__(self, carried: Mapping[str, str]) -> None:
+        self.carried = carried
+        self.steps: list[Step] = []
+        """Up to `MOST_STEPS`."""
+        self.left_out = 0
+        """How many more there were."""
+
+    def add(self, *steps: Step) -> None:
+        """Note steps that have ended."""
+        room = MOST_STEPS - len(self.steps)
+        self.steps += steps[:room]
+        self.left_out += len(steps[room:])
+
+    def job_ended(self, job: JobEnd) -> None:
+        """Note the steps of a job that has ended now."""
+        ended = time.monotonic()
+        begun = ended - job.total
+        has_row, first = begun + job.queued, begun + job.first_token
+        self.add(Step("queue", begun, has_row))
+        if job.fed:
+            self.add(Step("prompt", has_row, first, job.fed))
+        if job.generated:
+            self.add(Step("generation", first if job.fed else has_row, ended, job.generated))
+
+
+class Excerpt:
+    """The beginning of a text that comes in parts."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._room = MOST_LOGGED
+        self._cut = False
+
+    def add(self, text: str) -> None:
+        """Go on."""
+        if text:
+            self._parts.append(text[: self._room])
+            self._cut |= len(text) > self._room
+            self._room = max(0, self._room - len(text))
+
+    def __str__(self) -> str:
+        return "".join(self._parts) + ("…" if self._cut else "")
+
+
+class Texts:
+    """What a caller wrote and was told, for a log that is asked for it."""
+
+    def __init__(self) -> None:
+        self.read = Excerpt()
+        """Its prompts and other texts, one after the other."""
+        self.generated: list[Excerpt] = []
+        """Of each generation."""
+
+    def generation(self) -> Excerpt:
+        """Of one that begins."""
+        self.generated.append(Excerpt())
+        return self.generated[-1]
+
+
 @dataclass
 class CallRecord:
     """A call, from the moment it arrives. Times are of `time.monotonic`."""
@@ -86,6 +194,10 @@ class CallRecord:
     reason: str = ""
     """Of the error that it ended with; empty where it ended with none."""
     ended: float = 0.0
+    timeline: Timeline | None = None
+    """None: nobody traces calls."""
+    texts: Texts | None = None
+    """None: nobody logs texts."""
     tenant_totals: TenantTotals = field(default_factory=TenantTotals)
 
     @property
@@ -100,12 +212,20 @@ class CallRecord:
         self.generation_tokens += tokens
         self.tenant_totals.generation_tokens += tokens
 
-    def job_ended(self, reason: str, prompt_tokens: int, queued: float) -> None:
+    def job_ended(self, reason: str, job: JobEnd) -> None:
         """A job of it has left the loom."""
-        self.prompt_tokens += prompt_tokens
-        self.tenant_totals.prompt_tokens += prompt_tokens
-        self.queued = max(self.queued or 0.0, queued)
+        self.prompt_tokens += job.fed
+        self.tenant_totals.prompt_tokens += job.fed
+        self.queued = max(self.queued or 0.0, job.queued)
         self.finish = reason
+        if self.timeline is not None:
+            self.timeline.job_ended(job)
+
+    def stored(self, operation: str, begun: float, ended: float) -> None:
+        """It has waited for the session store."""
+        self.store_seconds += ended - begun
+        if self.timeline is not None:
+            self.timeline.add(Step(f"store {operation}", begun, ended))
 
     def failed(self, code: str, reason: str) -> None:
         """It ends with an error."""

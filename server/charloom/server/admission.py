@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from charloom.engine.call_end import AtEnd, set_end
 from charloom.engine.engine import Engine
@@ -17,6 +17,7 @@ from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
 from charloom.server.telemetry.call_log import log_call
 from charloom.server.telemetry.calls import Calls
+from charloom.server.telemetry.tracing import open_traces
 
 FORWARDED_KEY = "x-forwarded-for"
 """Metadata, or the header, in which each proxy adds the address that it was called from."""
@@ -38,6 +39,8 @@ class Arrival:
     certificate: Sequence[str] | None = None
     """The subject alternative names of the client's certificate, which TLS has checked; None without one."""
     request_ids: Sequence[str] = ()
+    carried: Mapping[str, str] = field(default_factory=dict)
+    """The headers of `Admission.carriers` that it has."""
 
 
 class Admission:
@@ -48,14 +51,21 @@ class Admission:
         settings: who may call, and how many calls may run
 
     Raises:
-        ValueError: a file of the gate cannot be used.
+        ValueError: a file of the gate cannot be used, or what makes traces is not installed.
     """
 
     def __init__(self, engine: Engine, settings: ServerSettings) -> None:
         self._origins = settings.origins()
         self._gate = gate_of(settings)
         self._limit = CallLimit(settings.max_calls)
-        self._observed = Calls(engine.totals, [log_call] if settings.log_calls else [])
+        told = [log_call] if settings.log_calls else []
+        self.carriers: Collection[str] = ()
+        """Headers, or metadata, that say which trace a call belongs to."""
+        if settings.traces:
+            traces = open_traces()
+            told.append(traces.tell)
+            self.carriers = traces.carriers
+        self._observed = Calls(engine.totals, told, timelines=settings.traces, texts=settings.log_text)
 
     def begin(
         self, method: str, scope: Scope, arrival: Arrival, at_end: AtEnd, begun: Callable[[CallRecord], None]
@@ -67,16 +77,16 @@ class Admission:
             scope: what it needs
             arrival: what it says of itself
             at_end: has something done at its end
-            begun: called with its record, before it can be refused
+            begun: called with its record, before it can be refused or end
 
         Raises:
             CredentialsMissing, CredentialsInvalid, ScopeMissing, TenantNotAllowed, InvalidRequest: as `Gate.admit`.
             QuotaExceeded: too many calls of this caller are running.
             Overloaded: too many calls are running.
         """
-        record = self._observed.begin(method, arrival.request_ids)
-        at_end(lambda: self._observed.end(record))
+        record = self._observed.begin(method, arrival.request_ids, arrival.carried)
         begun(record)
+        at_end(lambda: self._observed.end(record))
         caller = self._caller(arrival, scope)
         set_caller(caller)
         self._observed.admitted(record, caller.tenant)

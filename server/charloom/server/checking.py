@@ -19,6 +19,7 @@ from charloom.server.identity.signatures import read_trusted_keys
 from charloom.server.process_memory import memory_limit
 from charloom.server.runtime import budget_of, open_models, records_of, sealing_keys
 from charloom.server.settings import ServerSettings
+from charloom.server.telemetry.tracing import open_export
 from charloom.server.unix_socket import require_place, socket_path
 
 
@@ -78,6 +79,8 @@ def look_at_everything(paths: Sequence[Path], settings: ServerSettings) -> Itera
     if settings.http_port is not None:
         http = settings.http_port
         yield look("--http-host", lambda: _port(settings.http_host, http))
+    if settings.traces:
+        yield look("--traces", _export)
     if settings.metrics_port is not None:
         metrics = settings.metrics_port
         yield look("--metrics-host", lambda: _port(settings.metrics_host, metrics))
@@ -121,6 +124,12 @@ def _certificate(settings: ServerSettings) -> str:
 
 def _store(settings: ServerSettings) -> str:
     return asyncio.run(look_at_store(settings.store, records_of(settings, sealing_keys(settings))))
+
+
+def _export() -> str:
+    export = open_export()
+    export.close()
+    return f"by the exporter {export.name}"
 
 
 def _read(_: object, said: str) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import sys
 import time
 from datetime import datetime, timezone
 from typing import Any, Literal
 
 from charloom.engine.telemetry import running_call
+
+_PLAIN = re.compile(r'[^\s"]*', re.ASCII)
 
 
 class TextFormatter(logging.Formatter):
@@ -23,7 +26,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s [%(levelname)s] %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        fields = " ".join(f"{name}={_on_a_line(value)}" for name, value in _fields(record).items())
         return super().formatMessage(record) + (f" {fields}" if fields else "")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
@@ -83,6 +86,13 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = getattr(record, "fields", {})
     call = running_call()
     return {"request_id": call.request_id, **fields} if call is not None else fields
+
+
+def _on_a_line(value: Any) -> Any:
+    """What users wrote could else end the line, or look like other fields."""
+    if isinstance(value, list) or (isinstance(value, str) and not (_PLAIN.fullmatch(value) and value.isprintable())):
+        return json.dumps(value)
+    return value
 
 
 def _time(record: logging.LogRecord) -> str:

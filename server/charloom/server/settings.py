@@ -227,6 +227,14 @@ class ServerSettings(BaseSettings):
     http_origins: str = Field(
         "", description="sites whose pages may call over HTTP, such as https://example.org, with commas; * for any"
     )
+    log_text: bool = Field(
+        False, description="tell in these lines what users wrote and were told too, up to 10,000 characters of each"
+    )
+    traces: bool = Field(
+        False,
+        description="send traces of calls over OTLP to where OTEL_EXPORTER_OTLP_ENDPOINT says, or as the other "
+        "variables OTEL_... want it",
+    )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port for metrics of Prometheus; 0 takes a free one (default: there are none)"
     )
@@ -279,6 +287,8 @@ class ServerSettings(BaseSettings):
         if 0 < len(missing_ones) < len(tokens):
             flags = " and ".join("--" + name.replace("_", "-") for name in missing_ones)
             found.append(f"{flags} is missing; JSON Web Tokens need --jwt-keys, --jwt-issuer and --jwt-audience")
+        if self.log_text and not self.log_calls:
+            found.append("--log-text is given without --log-calls, whose lines it is about; add that")
         lacking, reachable = self.open_doors(), self.open_host()
         if reachable is not None and lacking and not self.insecure:
             flag, host = reachable

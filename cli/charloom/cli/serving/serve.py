@@ -7,6 +7,8 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,6 +27,7 @@ from charloom.server.logs import set_up_logs
 from charloom.server.runtime import open_models
 from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_settings
 from charloom.server.signals import leave_when_asked
+from charloom.server.telemetry.tracing import open_export
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +76,32 @@ def run(arguments: argparse.Namespace) -> int:
         log.warning("--insecure: %s %s is for other machines too, and %s", *found, " and ".join(doors))
     leave_when_asked()
     try:
-        asyncio.run(serve(open_models(paths, settings), settings, _announce))
+        with _traced(settings):
+            asyncio.run(serve(open_models(paths, settings), settings, _announce))
     except (BundleStuck, DecoderStuck) as problem:
         print(f"charloom serve: {problem}", file=sys.stderr, flush=True)
         os._exit(1)  # its thread is inside a library and lets no interpreter end in order
     except (BundleError, PortInUse, ValueError) as problem:
         raise CommandError(str(problem)) from problem
     return 0
+
+
+@contextmanager
+def _traced(settings: ServerSettings) -> Iterator[None]:
+    """Export traces meanwhile, where the settings want it.
+
+    Raises:
+        ValueError: what exports them is not installed, or its variables are wrong.
+    """
+    if not settings.traces:
+        yield
+        return
+    export = open_export()
+    export.install()
+    try:
+        yield
+    finally:
+        export.close()
 
 
 def _announce(server: Server) -> None:

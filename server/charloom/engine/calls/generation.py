@@ -107,6 +107,7 @@ class Generation:
         self._decoder = model.vocabulary.decoder(job.start.tail)
         self._call = current_call()
         self._call.model = model.name
+        self._logged = None if self._call.texts is None else self._call.texts.generation()
         self._sink = sink
         self._describe = describe
         self._spend = spend
@@ -136,7 +137,10 @@ class Generation:
             known = min(len(chunk.tokens), max(0, self._has - (chunk.position - len(chunk.tokens))))
             if known:
                 self._decoder.feed(chunk.tokens[:known])
-            self._text.append(self._decoder.feed(chunk.tokens[known:]))
+            text = self._decoder.feed(chunk.tokens[known:])
+            self._text.append(text)
+            if self._logged is not None:
+                self._logged.add(text)
             self._logprobs += chunk.logprobs[known:]
             self._unread += len(chunk.tokens)
             self._position = chunk.position
@@ -156,7 +160,7 @@ class Generation:
             self._finish = chunk.finish
             if self._slowed is not None:
                 self._slowed.cancel()
-            self._call.job_ended(chunk.finish.reason.value, chunk.finish.fed, chunk.finish.queued)
+            self._call.job_ended(chunk.finish.reason.value, chunk.finish)
             if chunk.finish.reason is FinishReason.STALLED:
                 self._failure = self._failure or ReaderStalled()
             elif chunk.finish.reason is FinishReason.DISPLACED:

@@ -104,7 +104,7 @@ class Reading:
         def receive(chunk: Chunk) -> None:
             if chunk.finish is None:
                 return
-            call.job_ended("", chunk.finish.fed, chunk.finish.queued)
+            call.job_ended("", chunk.finish)
             if not done.done():
                 done.set_result(chunk)
 

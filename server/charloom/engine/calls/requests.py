@@ -18,6 +18,7 @@ from charloom.engine.quotas import QuotaExceeded
 from charloom.engine.sessions.checks import require_seed
 from charloom.engine.sessions.session import Key
 from charloom.engine.shares import current_share
+from charloom.engine.telemetry import current_call
 
 Text = str | Sequence[int]
 """A text to read, or its tokens."""
@@ -217,10 +218,15 @@ def check_text(field_name: str, text: Text, skip_unknown: bool, limits: Limits, 
             f"it has {len(text)} {what}, more than {limits.max_prompt_characters}; "
             "shorten it, or start the server with a higher --max-prompt-characters",
         )
+    texts = current_call().texts
     if not isinstance(text, str):
         for number, token in enumerate(text):
             within(f"{field_name}[{number}]", token, 0, vocabulary.size - 1)
+        if texts is not None:
+            texts.read.add(vocabulary.decode(text))
         return np.array(text, np.int64)
+    if texts is not None:
+        texts.read.add(text)
     try:
         return vocabulary.encode(text, skip_unknown=skip_unknown)
     except UnknownSymbolsError as problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import unquote
 
@@ -10,8 +11,13 @@ from charloom.server.identity.gate import AUTHORIZATION_KEY, TENANT_KEY
 from charloom.server.telemetry.calls import PROXY_REQUEST_ID_KEY, REQUEST_ID_KEY
 
 
-def arrival_of(context: Any) -> Arrival:
-    """What a call says of itself, and where it comes from."""
+def arrival_of(context: Any, carriers: Collection[str]) -> Arrival:
+    """What a call says of itself, and where it comes from.
+
+    Args:
+        context: of the call
+        carriers: metadata that says which trace it belongs to
+    """
     metadata = context.invocation_metadata() or ()
     host, port = peer_address(context.peer())
     return Arrival(
@@ -22,6 +28,7 @@ def arrival_of(context: Any) -> Arrival:
         tenants=_values(metadata, TENANT_KEY),
         certificate=_certificate(context),
         request_ids=_values(metadata, REQUEST_ID_KEY) or _values(metadata, PROXY_REQUEST_ID_KEY),
+        carried={key: value for key, value in metadata if key in carriers} if carriers else {},
     )
 
 

@@ -35,7 +35,7 @@ from charloom.server.inference.inference import Inference
 from charloom.server.listener import PortInUse
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
-from charloom.server.telemetry.calls import REQUEST_ID_KEY
+from charloom.server.telemetry.calls import REQUEST_ID_KEY, tell_deadline
 from charloom.server.unix_socket import SCHEME, make_free, socket_path
 from charloom.v1 import (
     conversation_pb2,
@@ -119,8 +119,11 @@ class GrpcListener:
 
         def begun(record: CallRecord) -> None:
             context.set_trailing_metadata(((REQUEST_ID_KEY, record.request_id),))
+            context.add_done_callback(lambda _: tell_deadline(record, context.time_remaining()))
 
-        self._admission.begin(method.removeprefix("/"), scope, arrival_of(context), at_end, begun)
+        self._admission.begin(
+            method.removeprefix("/"), scope, arrival_of(context, self._admission.carriers), at_end, begun
+        )
 
     async def start(self) -> None:
         """Listen and take calls.

@@ -95,7 +95,7 @@ class Application:
         _check_query(exchange, route.query)
         scope = ROUTES[route.name]
         if scope is not None:
-            self._admission.begin(route.name, scope, arrival_of(exchange), exchange.at_end, exchange.begun)
+            self._admission.begin(route.name, scope, self._arrival(exchange), exchange.at_end, exchange.begun)
         body = None
         if route.body is not None:
             content = await exchange.body(self._largest_body())
@@ -103,6 +103,21 @@ class Application:
             exchange.ignores(unknown)
         async with exchange.watched():
             await route.answer(exchange, body)
+
+    def _arrival(self, exchange: Exchange) -> Arrival:
+        """What a call says of itself, and where it comes from."""
+        headers = exchange.headers
+        host, port = exchange.scope["client"] or ("", 0)
+        return Arrival(
+            host,
+            port,
+            forwarded=headers.getlist(FORWARDED_KEY),
+            tokens=headers.getlist(AUTHORIZATION_KEY),
+            tenants=headers.getlist(TENANT_KEY),
+            certificate=exchange.scope["state"]["connection"].certificate_names(),
+            request_ids=headers.getlist(REQUEST_ID_HEADER),
+            carried={name: headers[name] for name in self._admission.carriers if name in headers},
+        )
 
     def _route(self, exchange: Exchange) -> Route:
         others = []
@@ -130,21 +145,6 @@ def _check_query(exchange: Exchange, allowed: Container[str]) -> None:
             )
         if name not in allowed:
             raise Refused(400, "INVALID_REQUEST", f"this path has no parameter {name[:80]!a}", param=name[:80])
-
-
-def arrival_of(exchange: Exchange) -> Arrival:
-    """What a call says of itself, and where it comes from."""
-    headers = exchange.headers
-    host, port = exchange.scope["client"] or ("", 0)
-    return Arrival(
-        host,
-        port,
-        forwarded=headers.getlist(FORWARDED_KEY),
-        tokens=headers.getlist(AUTHORIZATION_KEY),
-        tenants=headers.getlist(TENANT_KEY),
-        certificate=exchange.scope["state"]["connection"].certificate_names(),
-        request_ids=headers.getlist(REQUEST_ID_HEADER),
-    )
 
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,7 @@
-"""A line of the log for each call that has ended: its sizes, its times and how it ended, never what users wrote."""
+"""A line of the log for each call that has ended: its sizes, its times and how it ended.
+
+What users wrote and were told is in it only where the record has that.
+"""
 
 from __future__ import annotations
 
@@ -34,5 +37,9 @@ def call_fields(call: CallRecord) -> dict[str, Any]:
         "resumed": call.resumed or None,
         "total": call.seconds,
     }
+    if call.texts is not None:
+        fields["prompt"] = str(call.texts.read)
+        generated = [str(text) for text in call.texts.generated]
+        fields["text"] = generated[0] if len(generated) == 1 else generated or None
     present = {name: value for name, value in fields.items() if value not in ("", None)}
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in present.items()}

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from charloom.engine.telemetry import CallRecord, Totals, set_call
+from charloom.engine.errors import ErrorKind
+from charloom.engine.telemetry import CANCELLED, CallRecord, Texts, Timeline, Totals, set_call
+from charloom.server.codes import CODES
 
 REQUEST_ID_KEY = "charloom-request-id"
 """Metadata in which a client may name its call, and in which the answer names it."""
 PROXY_REQUEST_ID_KEY = "x-request-id"
 """Metadata in which proxies name a call; it is taken where the client names none."""
+EARLY, EARLY_PART = 0.02, 0.01
+"""How long before its deadline a call may be cancelled that counts as one whose deadline has passed: so many seconds,
+and this part of the time that it took."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -21,20 +26,36 @@ class Calls:
     Args:
         totals: where they are counted
         told: called with each record once its call has ended
+        timelines: whether they are to have timelines
+        texts: whether they are to have texts
     """
 
-    def __init__(self, totals: Totals, told: Sequence[Callable[[CallRecord], None]] = ()) -> None:
+    def __init__(
+        self,
+        totals: Totals,
+        told: Sequence[Callable[[CallRecord], None]] = (),
+        *,
+        timelines: bool = False,
+        texts: bool = False,
+    ) -> None:
         self._totals = totals
         self._told = told
+        self._timelines = timelines
+        self._texts = texts
 
-    def begin(self, method: str, request_ids: Sequence[str]) -> CallRecord:
+    def begin(self, method: str, request_ids: Sequence[str], carried: Mapping[str, str]) -> CallRecord:
         """Begin the record of the call that runs in this task.
 
         Args:
             method: as "service/method"
             request_ids: what the call says of its id; one that is well-formed is kept, else it gets one
+            carried: what it says of the trace that it belongs to
         """
         call = CallRecord(method, request_id_of(request_ids))
+        if self._timelines:
+            call.timeline = Timeline(carried)
+        if self._texts:
+            call.texts = Texts()
         set_call(call)
         self._totals.began(call)
         return call
@@ -48,6 +69,20 @@ class Calls:
         self._totals.ended(call)
         for tell in self._told:
             tell(call)
+
+
+def tell_deadline(call: CallRecord, remaining: float | None) -> None:
+    """Say of a call that has been cancelled, if that is so, that its deadline passed.
+
+    Its client's clock ends it, and may be that much ahead of ours: gRPC sends deadlines with two to three digits, and
+    what it cancels arrives within moments.
+
+    Args:
+        call: that is about to end
+        remaining: seconds until its deadline; None: it has none
+    """
+    if call.code == CANCELLED and remaining is not None and remaining <= EARLY + EARLY_PART * call.seconds:
+        call.code = CODES[ErrorKind.TIMEOUT].name
 
 
 def request_id_of(given: Sequence[str]) -> str:

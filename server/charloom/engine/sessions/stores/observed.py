@@ -109,6 +109,6 @@ class ObservedStore:
             error = "UNEXPECTED"
             raise
         finally:
-            seconds = time.monotonic() - began
-            self._totals.stored(operation, seconds, error)
-            current_call().store_seconds += seconds
+            ended = time.monotonic()
+            self._totals.stored(operation, ended - began, error)
+            current_call().stored(operation, began, ended)
