@@ -52,7 +52,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         except FileNotFoundError as problem:
             yield Finding(f"bundle {given}", str(problem), problem)
     try:
-        paths += bundles_of_folder(settings)
+        paths += bundles_of_folder(settings, empty=bool(arguments.bundles))
     except CommandError as problem:
         yield Finding("--model-folder", str(problem), problem)
     if not (arguments.bundles or settings.model_folder):

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     except FileNotFoundError as problem:
         raise CommandError(str(problem)) from problem
     set_up_logs(settings.log_format)
-    paths = [*paths, *bundles_of_folder(settings)] or [BUNDLED_MODEL]
+    paths = [*paths, *bundles_of_folder(settings, empty=bool(paths))] or [BUNDLED_MODEL]
     check_threads(threads_of_server(len(paths), settings.limits().workers))
     if (found := settings.open_host()) is not None and (doors := settings.open_doors()):
         log.warning("--insecure: %s %s is for other machines too, and %s", *found, " and ".join(doors))

@@ -1,0 +1,28 @@
+"""What `charloom serve` takes from a folder of models."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from charloom.bundle import Bundle
+from charloom.cli import CommandError
+from charloom.cli.serving.folder import bundles_of_folder
+from charloom.server.settings import ServerSettings
+
+
+def test_an_empty_folder_will_do_only_beside_other_bundles(bundle: Bundle, tmp_path: Path) -> None:
+    settings = ServerSettings(model_folder=tmp_path)
+    assert bundles_of_folder(settings, empty=True) == []
+    with pytest.raises(CommandError, match="has no complete version of any model"):
+        bundles_of_folder(settings, empty=False)
+    shutil.copytree(bundle.path, tmp_path / "small" / "1")
+    assert bundles_of_folder(settings, empty=False) == [tmp_path / "small" / "1"]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="--model-folder is not a folder"):
+        bundles_of_folder(ServerSettings(model_folder=tmp_path / "none"), empty=True)
+    assert bundles_of_folder(ServerSettings(), empty=True) == []
