@@ -64,8 +64,10 @@ def test_settings_that_are_good_are_told_so_and_nothing_changes(
     status, good, wrong = check(
         *("--tls-cert", chain, "--tls-key", key, "--keys", tmp_path / "keys.json", "--sealing-keys", sealing),
         *("--store", f"sqlite:{tmp_path}/sessions.db", "--metrics-port", "0", "--host", "0.0.0.0"),
+        *("--audit-log", tmp_path / "audit.jsonl"),
     )
     assert (status, wrong) == (0, {})
+    assert good["--audit-log"] == str(tmp_path / "audit.jsonl")
     assert "small, 2 x 48 lstm, onnx-int8 on cpu" in good[f"bundle {bundle.path}"]
     assert "valid until" in good["certificate"]
     assert good["--store"] == f"{tmp_path}/sessions.db, which will be made"
@@ -80,12 +82,13 @@ def test_every_mistake_is_told_at_once(check: Check, tmp_path: Path, unchanged: 
         *("--tls-cert", text, "--tls-key", "/no-key", "--keys", "/no-keys", "--sealing-keys", text),
         *("--trusted-keys", text, "--store", f"sqlite:{text}", "--host", "203.0.113.1", "--metrics-port", "0"),
         *("--metrics-host", "203.0.113.2", "--http-port", "0", "--http-host", "203.0.113.3"),
-        *("--model-folder", tmp_path, "--insecure"),
+        *("--model-folder", tmp_path, "--audit-log", tmp_path, "--insecure"),
         paths=[Path("/nowhere")],
     )
     assert status == 1
     parts = ("bundle /nowhere", "--trusted-keys", "certificate", "--keys", "--sealing-keys")
-    assert wrong.keys() == {*parts, "--model-folder", "--store", "--host", "--http-host", "--metrics-host"}
+    parts += ("--model-folder", "--audit-log", "--store", "--host", "--http-host", "--metrics-host")
+    assert wrong.keys() == set(parts)
     assert "there is no /nowhere" in wrong["bundle /nowhere"]
     assert "cannot read /no-key" in wrong["certificate"]
     assert "charloom keys create makes it" in wrong["--keys"]

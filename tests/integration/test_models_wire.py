@@ -32,6 +32,7 @@ from charloom.client import (
     NotFound,
     Overloaded,
     PermissionDenied,
+    Unavailable,
 )
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.server import model_changes
@@ -412,6 +413,37 @@ def test_what_the_messages_say(folder: Folder, started: Callable[..., tuple[Serv
         assert 590 < unloaded.grace_end_time.seconds - before < 700
         assert refused(lambda: stub.UnloadModel(models_pb2.UnloadModelRequest()))[1] == "INVALID_REQUEST"
         assert refused(lambda: stub.ReloadModel(models_pb2.ReloadModelRequest(name="no")))[1] == "MODEL_NOT_FOUND"
+
+
+def test_what_is_changed_is_in_the_audit_log_first(
+    folder: Folder, started: Callable[..., tuple[Server, Client]], tmp_path: Path
+) -> None:
+    audit_log = tmp_path / "audit.jsonl"
+    _, client = started(audit_log=audit_log)
+    folder.beside("1", "other")
+    loaded = client.load_model("other/.1").version
+    client.reload_model("other")
+    with pytest.raises(NotFound):
+        client.reload_model("none")
+    client.unload_model("other")
+    lines = [json.loads(line) for line in audit_log.read_text().splitlines()]
+    assert [(line["act"], line["on"], line["result"], line.get("reason")) for line in lines] == [
+        ("load-model", "bundle 'other/.1'", "begun", None),
+        ("load-model", "bundle 'other/.1'", "done", None),
+        ("reload-model", "model 'other'", "begun", None),
+        ("reload-model", "model 'other'", "done", None),
+        ("reload-model", "model 'none'", "begun", None),
+        ("reload-model", "model 'none'", "failed", "MODEL_NOT_FOUND"),
+        ("unload-model", "model 'other'", "begun", None),
+        ("unload-model", "model 'other'", "done", None),
+    ]
+    assert {line["digest"] for line in lines if line["result"] == "done"} == {loaded.digest}
+    audit_log.unlink()
+    audit_log.mkdir()
+    with pytest.raises(Unavailable) as refusal:
+        client.load_model("other/.1")
+    assert refusal.value.reason == "AUDIT_LOG_UNAVAILABLE"
+    assert [one.name for one in client.models()] == ["small"]
 
 
 def test_a_model_whose_threads_cannot_be_started_is_refused(

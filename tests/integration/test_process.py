@@ -22,11 +22,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from charloom.bundle import Bundle, read_bundle
-from charloom.client import Client
+from charloom.cli.main import main
+from charloom.client import Client, NotFound
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 from tests.authority import Authority
 from tests.integration.conftest import eventually
 from tests.unit.bundle.bundle_files import change_manifest
+from tests.unit.engine.redis_server import RedisServer
 
 WITHOUT_TORCH = (
     "import sys; sys.modules['torch'] = None; from charloom.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -450,3 +452,48 @@ def test_the_server_process_frees_what_dead_clients_held(start: Start) -> None:
                 return False
 
     eventually(answers)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_an_erasure_by_one_server_ends_the_call_of_another_and_nothing_comes_back(
+    start: Start, tmp_path: Path, kind: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "redis":
+        redis = RedisServer(tmp_path)
+        request.addfinalizer(redis.kill)
+    store = redis.url if kind == "redis" else f"sqlite:{tmp_path}/sessions.db"
+    keys, audit_log = tmp_path / "keys.json", tmp_path / "audit.jsonl"
+    for tenant, scopes in (("shop", "generate,sessions"), ("office", "admin")):
+        assert main(["keys", "create", "--tenant", tenant, "--scopes", scopes, "--file", str(keys)]) == 0
+    shop_key, office_key = capsys.readouterr().out.split()
+    options = ("--store", store, "--keys", str(keys), "--max-tokens", "1000000000", "--grace-seconds", "0")
+    first, address = start(*options)
+    _, other_address = start(*options, "--audit-log", str(audit_log))
+    with (
+        Client(address, token=shop_key, timeout=None) as shop,
+        Client(other_address, token=shop_key) as elsewhere,
+        Client(other_address, token=office_key) as office,
+    ):
+        for number in range(10):
+            shop.session(id=f"idle-{number}", keep=True)
+        with shop.session(id="used", keep=True).generate("to be ", max_tokens=1_000_000_000) as stream:
+            next(iter(stream))
+            assert office.tenant("shop").erase().sessions == 11
+            with pytest.raises(NotFound) as ended:
+                for _ in stream:
+                    pass
+        assert ended.value.reason == "SESSION_DELETED"
+        assert list(shop.sessions()) == list(elsewhere.sessions()) == []
+        first.send_signal(signal.SIGTERM)
+        _, said = first.communicate(timeout=120)
+        assert first.returncode == 0
+        assert "Traceback" not in said
+        assert list(elsewhere.sessions()) == []
+        assert office.tenant("shop").erase().sessions == 0
+    lines = [json.loads(line) for line in audit_log.read_text().splitlines()]
+    assert [(line["result"], line.get("sessions")) for line in lines] == [
+        *(("begun", None), ("done", 11)),
+        *(("begun", None), ("done", 0)),
+    ]
+    for secret in (shop_key, office_key):
+        assert secret not in audit_log.read_text() + said

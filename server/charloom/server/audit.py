@@ -165,6 +165,18 @@ class _Line:
         return json.dumps({"time": now, **self._of_all, "result": result, **more})
 
 
+def require_log(path: Path) -> None:
+    """Find out whether an audit log could be opened, and change nothing.
+
+    Raises:
+        ValueError: it cannot be written, or everybody can read it.
+    """
+    if path.exists():
+        os.close(_opened(path))
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot make {path}: its folder is missing, or may not be written")
+
+
 def _opened(path: Path) -> int:
     """A file to append to.
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from charloom.bundle import Bundle, BundleError
 from charloom.engine.loom.models import require_different_names, try_model
 from charloom.engine.sessions.stores.open_store import look_at_store
+from charloom.server.audit import require_log
 from charloom.server.identity.certificates import watched_certificates
 from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.sealing_keys import SealingKeys
@@ -74,6 +75,9 @@ def look_at_everything(paths: Sequence[Path], settings: ServerSettings) -> Itera
         yield keys
         if keys.problem is not None:
             settings = settings.model_copy(update={"sealing_keys": None})
+    if settings.audit_log is not None:
+        audit = settings.audit_log
+        yield look("--audit-log", lambda: _audit_log(audit))
     yield look("--store", lambda: _store(settings))
     yield look("--host", lambda: _address(settings.host, settings.port))
     if settings.http_port is not None:
@@ -120,6 +124,11 @@ def _certificate(settings: ServerSettings) -> str:
     watched = watched_certificates(settings)
     assert watched is not None  # for the settings name one, and its key with it
     return f"{settings.tls_cert}, valid until {watched.value().expires.isoformat()}"
+
+
+def _audit_log(path: Path) -> str:
+    require_log(path)
+    return str(path)
 
 
 def _store(settings: ServerSettings) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 from charloom.engine.errors import SessionNotFound
 from charloom.engine.telemetry import CallRecord, set_call
-from charloom.server.audit import AuditLog, AuditLogUnavailable
+from charloom.server.audit import AuditLog, AuditLogUnavailable, require_log
 from charloom.server.caller import Caller, set_caller
 
 
@@ -180,6 +180,19 @@ def test_a_file_that_cannot_be_used_is_refused_at_the_start(path: Path, kind: st
         path = Path(os.devnull)
     with pytest.raises(AuditLogUnavailable, match=said):
         AuditLog(path)
+
+
+def test_whether_a_log_can_be_used_is_found_out_without_making_it(path: Path) -> None:
+    require_log(path)
+    assert not path.exists()
+    path.touch(0o600)
+    require_log(path)
+    assert path.read_text() == ""
+    path.chmod(0o644)
+    with pytest.raises(ValueError, match="chmod 600"):
+        require_log(path)
+    with pytest.raises(ValueError, match="its folder is missing"):
+        require_log(path.with_name("no") / "audit.jsonl")
 
 
 @pytest.mark.parametrize("replaced", [True, False])

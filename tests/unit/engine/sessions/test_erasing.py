@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.errors import SessionBusy, SessionDeleted, SessionNotFound, SessionTakenOver, StoreUnavailable
+from charloom.engine.errors import (
+    SessionBusy,
+    SessionDeleted,
+    SessionNotFound,
+    SessionTakenOver,
+    StoreFull,
+    StoreUnavailable,
+)
 from charloom.engine.quotas import Kept
 from charloom.engine.sessions.records import PLAIN, Records, Unreadable
 from charloom.engine.sessions.sealing import new_keys
@@ -113,6 +120,22 @@ async def test_what_redis_lost_before_the_erasure_cannot_be_brought_back(redis_s
     await store.add([made(place, "a", "shop")])
     await store.release(await store.acquire(Key("shop", "a")), made(place, "a", "shop"))
     await place.close()
+
+
+async def test_a_tenant_is_erased_where_redis_has_no_memory_left(
+    doomed_redis: RedisServer, redis_place: InRedis
+) -> None:
+    store = redis_place.open()
+    await store.add([made(redis_place, name, "shop", ticks=600) for name in "abc"])
+    lease = await store.acquire(Key("shop", "b"))
+    doomed_redis.told("CONFIG", "SET", "maxmemory", "1mb")
+    with pytest.raises(StoreFull):
+        await store.add([made(redis_place, "d", "shop")])
+    assert await erase_all(store, "shop", 3) == ["a", "b", "c"]
+    doomed_redis.told("CONFIG", "SET", "maxmemory", "0")
+    with pytest.raises(SessionTakenOver):
+        await store.release(lease, grown(lease.session, redis_place.now()))
+    assert await ids(store, "shop") == []
 
 
 def stores_with(records: Records, place: Place) -> Store:

@@ -217,6 +217,20 @@ async def test_a_full_disk_can_be_emptied(small_disk: Path, size: int, others: b
     await store.close()
 
 
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "others fill it too"])
+@pytest.mark.parametrize("size", [4, 6000])
+async def test_a_tenant_is_erased_from_a_full_disk(small_disk: Path, size: int, others: bool) -> None:
+    place = InFile(small_disk / "sessions.db")
+    store = place.make(2000)
+    added = await add_until_full(store, place, "old", size)
+    if others:
+        fill(small_disk)
+    names = await ids(store)
+    assert [one.id for one in await store.erase("", 2000)] == names
+    assert (len(names), await ids(store)) == (added, [])
+    await store.close()
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="sqlite3 does not say why it failed")
 async def test_a_server_starts_on_a_full_disk(small_disk: Path) -> None:
     place = InFile(small_disk / "sessions.db")
