@@ -8,7 +8,9 @@ import httpx2 as httpx
 import pytest
 
 from charloom.bundle import Bundle
+from charloom.client import Client
 from charloom.server.app import Server
+from charloom.server.http.start import START
 from tests.integration.http_client import client, refused
 
 TEXT = "The def statement\n"
@@ -42,8 +44,7 @@ def test_the_tokens_are_those_that_completions_take(plain: httpx.Client) -> None
 def test_what_the_tokens_are_is_told(plain: httpx.Client, bundle: Bundle) -> None:
     told = plain.get("/tokenizer_info").json()
     assert (told["unit"], told["vocab_size"]) == (bundle.manifest.unit.value, bundle.manifest.vocabulary_size)
-    assert told["bos_token"] == bundle.vocabulary.decode([bundle.manifest.start_token])
-    assert told["eos_token"] is None
+    assert (told["bos_token"], told["eos_token"]) == (START, None)
     assert plain.get(f"/tokenizer_info?model={bundle.manifest.name}").json() == told
     assert refused(plain.get("/tokenizer_info?model=none"))[:2] == (404, "model_not_found")
 
@@ -63,3 +64,33 @@ def test_tokens_that_do_not_exist_are_named(plain: httpx.Client, tokens: object,
 def test_a_body_lacks_what_it_must_have(plain: httpx.Client) -> None:
     for route, field in (("/tokenize", "prompt"), ("/detokenize", "tokens")):
         assert refused(plain.post(route, json={}))[:3] == (400, "invalid_request", field)
+
+
+def test_the_start_is_a_token_that_is_read_as_nothing(http_server: Server, plain: httpx.Client, bundle: Bundle) -> None:
+    """As lm-evaluation-harness scores a text: the `bos_token` before it, one token generated and left out again."""
+    tokens = bundle.vocabulary.encode(TEXT).tolist()
+    (start,) = plain.post("/tokenize", json={"prompt": START}).json()["tokens"]
+    assert plain.post("/tokenize", json={"prompt": TEXT, "add_special_tokens": True}).json()["tokens"] == [
+        start,
+        *tokens,
+    ]
+    assert plain.post("/detokenize", json={"tokens": [start, *tokens]}).json()["prompt"] == TEXT
+    body = {"prompt": [[start, *tokens]], "temperature": 0, "max_tokens": 1, "logprobs": 1, "echo": True, "seed": 1234}
+    (choice,) = plain.post("/v1/completions", json=body).json()["choices"]
+    told = choice["logprobs"]
+    assert (told["tokens"][:2], told["text_offset"][:2]) == ([START, TEXT[0]], [0, 0])
+    assert told["token_logprobs"][0] is told["top_logprobs"][0] is None
+    with Client(http_server.address) as grpc_client:
+        expected = [token.logprob for token in grpc_client.score(TEXT).logprobs]
+    assert told["token_logprobs"][1:-1] == pytest.approx(expected, abs=1e-6)
+    assert choice["text"][:-1] == TEXT
+
+
+def test_the_start_is_refused_anywhere_else(plain: httpx.Client, bundle: Bundle) -> None:
+    start = bundle.vocabulary.size
+    for body in ({"prompt": [0, start]}, {"prompt": [start, start]}):
+        assert refused(plain.post("/v1/completions", json=body))[0] == 400
+    done = plain.post("/v1/sessions", json={"session_id": "midway"})
+    assert done.status_code == 201
+    body = {"prompt": [start, 1], "session_id": "midway"}
+    assert refused(plain.post("/v1/completions", json=body))[:3] == (400, "invalid_request", "prompt[0]")

@@ -80,8 +80,8 @@ def _completion(needed: dict[str, Schema]) -> Schema:
 _COLUMNS = members(
     {
         "tokens": many(TEXT),
-        "token_logprobs": many(NUMBER),
-        "top_logprobs": many({"type": "object", "additionalProperties": NUMBER}),
+        "token_logprobs": many(some(NUMBER)),
+        "top_logprobs": many(some({"type": "object", "additionalProperties": NUMBER})),
         "text_offset": many(WHOLE),
     }
 )

@@ -136,7 +136,7 @@ class ChatForm(Form):
 
     id_prefix, whole_object, chunk_object = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
-    def columns(self, vocabulary: Vocabulary, offset: int) -> Entries:
+    def columns(self, vocabulary: Vocabulary, offset: int, *, started: bool) -> Entries:
         """Makes the log-probabilities of a choice."""
         return Entries(vocabulary)
 

@@ -46,6 +46,8 @@ class Part:
     """The prompt's log-probabilities, where they are to be told."""
     echo: bool = False
     """Whether the prompt is to be told."""
+    started: bool = False
+    """Whether the start stands before it as a token."""
 
     @functools.cached_property
     def text(self) -> str:
@@ -83,8 +85,14 @@ class Form(ABC):
         }
 
     @abstractmethod
-    def columns(self, vocabulary: Vocabulary, offset: int) -> LogprobsTeller:
-        """Makes the log-probabilities of a choice whose first told token is at this offset."""
+    def columns(self, vocabulary: Vocabulary, offset: int, *, started: bool) -> LogprobsTeller:
+        """Makes the log-probabilities of a choice.
+
+        Args:
+            vocabulary: of the model
+            offset: of its first token that is told
+            started: whether the start is told as a token before that one
+        """
 
     @abstractmethod
     def chunk(self, index: int, text: str, logprobs: str, ending: str) -> str:
@@ -188,7 +196,7 @@ async def streamed(parts: Sequence[Part], form: Form, logprobs: bool, include_us
 async def _events(
     part: Part, generation: Generation, form: Form, logprobs: bool, index: int, usage: Usage, *, counts_prompt: bool
 ) -> AsyncIterator[bytes]:
-    columns = form.columns(part.model.vocabulary, 0 if part.echo else len(part.text)) if logprobs else None
+    columns = _columns(part, form) if logprobs else None
     if (first := form.first(index)) is not None:
         yield form.event(first)
     if part.echo:
@@ -205,6 +213,11 @@ async def _events(
     yield form.event(form.chunk(index, "", NOTHING, _ending(result)))
 
 
+def _columns(part: Part, form: Form) -> LogprobsTeller:
+    offset = 0 if part.echo else len(part.text)
+    return form.columns(part.model.vocabulary, offset, started=part.started and part.scored is not None)
+
+
 async def _prompt_alone(part: Part, form: Form, logprobs: bool, index: int, usage: Usage) -> AsyncIterator[bytes]:
     yield form.event(form.chunk(index, *await _scored(part, form, logprobs, usage)))
 
@@ -213,7 +226,7 @@ async def _scored(part: Part, form: Form, logprobs: bool, usage: Usage) -> tuple
     """Text, log-probabilities and ending of a prompt after which nothing is generated."""
     assert part.scored is not None
     usage.prompt += len(part.scored.logprobs)
-    told = await form.columns(part.model.vocabulary, 0).told(part.scored.logprobs) if logprobs else NOTHING
+    told = await _columns(part, form).told(part.scored.logprobs) if logprobs else NOTHING
     return part.text, told, f'"finish_reason":"{FinishReason.LENGTH.value}"'
 
 
@@ -252,8 +265,7 @@ async def _choice(
     told = NOTHING
     if logprobs:
         echoed = () if part.scored is None else part.scored.logprobs
-        columns = form.columns(part.model.vocabulary, 0 if part.echo else len(part.text))
-        told = await columns.told([*echoed, *delta.logprobs])
+        told = await _columns(part, form).told([*echoed, *delta.logprobs])
     text = part.text + delta.text if part.echo else delta.text
     return form.whole(index, text, told, _ending(result))
 

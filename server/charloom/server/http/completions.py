@@ -21,6 +21,7 @@ from charloom.server.http.choices import Form, Part, begun, most_tokens, streame
 from charloom.server.http.exchange import Exchange
 from charloom.server.http.logprobs import Columns
 from charloom.server.http.sampling import TEXTS_SCHEMA, GenerationBody, model_of, request_of, texts_of
+from charloom.server.http.start import without_start
 from charloom.server.merged import together
 
 
@@ -74,6 +75,10 @@ class Completions:
 
     async def _part(self, exchange: Exchange, body: CompletionBody, request: GenerationRequest) -> Part:
         """Begin what is to be done with a prompt."""
+        started = False
+        if not (request.session_id or request.state):
+            prompt, started = without_start(request.prompt, self._engine.model(body.model).vocabulary)
+            request = replace(request, prompt=prompt)
         scored = None
         if body.echo and (body.logprobs is not None or body.max_tokens == 0):
             if request.state:
@@ -83,9 +88,9 @@ class Completions:
                 request = replace(request, expected_position=scored.position - len(scored.logprobs))
         if body.max_tokens == 0:
             model = await model_of(body, self._engine, request.tenant)
-            return Part(model, request.prompt, (), scored, body.echo)
+            return Part(model, request.prompt, (), scored, body.echo, started)
         generations = await begun(self._engine, exchange, request)
-        return Part(generations[0].model, request.prompt, generations, scored, body.echo)
+        return Part(generations[0].model, request.prompt, generations, scored, body.echo, started)
 
 
 def _check(body: CompletionBody) -> None:
@@ -123,9 +128,9 @@ class CompletionForm(Form):
 
     id_prefix, whole_object, chunk_object = "cmpl-", "text_completion", "text_completion"
 
-    def columns(self, vocabulary: Vocabulary, offset: int) -> Columns:
+    def columns(self, vocabulary: Vocabulary, offset: int, *, started: bool) -> Columns:
         """Makes the log-probabilities of a choice."""
-        return Columns(vocabulary, offset)
+        return Columns(vocabulary, offset, started=started)
 
     def chunk(self, index: int, text: str, logprobs: str, ending: str) -> str:
         """A piece of a choice."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from charloom.bundle import Vocabulary
 from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.server.http.start import START
 
 ENTRIES = 1000
 """Of one part, about, between which other calls are served: what takes a millisecond or two."""
@@ -29,9 +30,11 @@ class Columns:
     Args:
         vocabulary: of the model
         offset: characters of the text before the first of them
+        started: whether the start is a token before that one
     """
 
-    def __init__(self, vocabulary: Vocabulary, offset: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, offset: int, *, started: bool = False) -> None:
+        self._started = started
         self._vocabulary = vocabulary
         self._offset = offset
         self._decoder = vocabulary.decoder()
@@ -39,6 +42,10 @@ class Columns:
     async def told(self, logprobs: Sequence[TokenLogprob]) -> str:
         """The next tokens of the text. The chosen one is always among the top ones."""
         columns: tuple[list[str], list[str], list[str], list[str]] = ([], [], [], [])
+        if self._started:
+            self._started = False
+            for column, value in zip(columns, (json.dumps(START), "null", "null", str(self._offset)), strict=True):
+                column.append(value)
         since = 0
         for found in logprobs:
             for column, value in zip(columns, self._entry(found), strict=True):

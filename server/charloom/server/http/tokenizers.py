@@ -16,6 +16,7 @@ from charloom.server.http.bodies import Body
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.logprobs import token_text
 from charloom.server.http.sampling import UnknownCharacters
+from charloom.server.http.start import START, start_id, without_start
 
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -25,7 +26,7 @@ class TokenizeBody(Body):
 
     model: str = Field("", description="a model of /v1/models; empty for the default one")
     prompt: str
-    add_special_tokens: bool = Field(False, description="taken, as others take it: a model has no special tokens")
+    add_special_tokens: bool = Field(False, description="whether the start stands before the tokens")
     return_token_strs: bool = Field(False, description="whether to tell the tokens as texts too")
     unknown_characters: UnknownCharacters = Field(
         "refuse", description="what is done with characters that the model lacks"
@@ -49,15 +50,18 @@ class Tokenizers:
         """The tokens of a text."""
         vocabulary, limits = self._engine.model(body.model).vocabulary, self._engine.limits
         skip = body.unknown_characters == "skip"
-        tokens = check_text("prompt", body.prompt, skip, limits, vocabulary).tolist()
-        texts = [token_text(vocabulary, token) for token in tokens] if body.return_token_strs else None
+        text = body.prompt.removeprefix(START)
+        tokens = check_text("prompt", text, skip, limits, vocabulary).tolist()
+        texts = [token_text(vocabulary, token) for token in tokens]
+        if body.add_special_tokens or text != body.prompt:
+            tokens, texts = [start_id(vocabulary), *tokens], [START, *texts]
         await exchange.answer(
             json_of(
                 {
                     "count": len(tokens),
                     "max_model_len": limits.max_prompt_characters,
                     "tokens": tokens,
-                    "token_strs": texts,
+                    "token_strs": texts if body.return_token_strs else None,
                 }
             )
         )
@@ -65,20 +69,20 @@ class Tokenizers:
     async def detokenize(self, exchange: Exchange, body: DetokenizeBody) -> None:
         """The text of tokens; bytes that are no character become U+FFFD."""
         vocabulary = self._engine.model(body.model).vocabulary
-        tokens = check_text("tokens", body.tokens, False, self._engine.limits, vocabulary).tolist()
+        given, _ = without_start(body.tokens, vocabulary)
+        tokens = check_text("tokens", given, False, self._engine.limits, vocabulary).tolist()
         await exchange.answer(json_of({"prompt": vocabulary.decode(tokens)}))
 
     async def info(self, exchange: Exchange, body: None) -> None:
         """What there is to know of a model's tokens."""
-        model = self._engine.model(dict(exchange.query).get("model", ""))
-        vocabulary = model.vocabulary
+        vocabulary = self._engine.model(dict(exchange.query).get("model", "")).vocabulary
         await exchange.answer(
             json_of(
                 {
                     "tokenizer_class": type(vocabulary).__name__,
                     "unit": vocabulary.unit.value,
                     "vocab_size": vocabulary.size,
-                    "bos_token": token_text(vocabulary, model.bundle.manifest.start_token),
+                    "bos_token": START,
                     "eos_token": None,
                     "pad_token": None,
                     "chat_template": None,
