@@ -16,8 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from charloom.bundle import Bundle
 from charloom.client import Client, NotFound
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.errors import StoreUnavailable
 from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
+from charloom.server.telemetry import metrics_listener
 from charloom.server.telemetry.metrics_listener import MOST_SCRAPES
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
@@ -101,6 +103,29 @@ def test_a_refusal_is_counted_by_its_reason(
     with pytest.raises(grpc.RpcError):
         list(generation.Generate(options(), metadata=(("charloom-tenant", "somebody"),)))
     eventually(lambda: value(server, "charloom_refusals_total", reason="TENANT_NOT_ALLOWED") == 1)
+
+
+async def test_the_sessions_of_the_store_are_counted_now_and_then(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_listener, "COUNT_SECONDS", 0.02)
+    settings = ServerSettings(grace_seconds=0, metrics_port=0)
+    with (
+        running_server([(bundle, decoder)], settings) as server,
+        Client(server.address) as client,
+        client.session(),
+        client.session(),
+    ):
+        eventually(lambda: value(server, "charloom_sessions") == 2)
+
+        async def count() -> int:
+            raise StoreUnavailable("gone")
+
+        monkeypatch.setattr(server.engine.sessions, "count", count)
+        eventually(lambda: ("charloom_sessions", ()) not in scraped(server))
+        monkeypatch.undo()
+        monkeypatch.setattr(metrics_listener, "COUNT_SECONDS", 0.02)
+        eventually(lambda: value(server, "charloom_sessions") == 2)
 
 
 def test_whoever_never_reads_a_scrape_hurts_nobody(

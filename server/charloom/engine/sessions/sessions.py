@@ -305,8 +305,7 @@ class Sessions:
 
     def lose(self, key: Key, why: EngineError) -> None:
         """End the call that is writing a session here, if there is one: what it writes is refused from now on."""
-        writer = self._writers.get(key)
-        if writer is not None:
+        if (writer := self._writers.get(key)) is not None:
             writer.lose(why)
 
     # The store.
@@ -314,6 +313,10 @@ class Sessions:
     async def sweep(self) -> int:
         """Forget sessions whose time is up, to be called now and then; returns how many."""
         return await self._store.sweep()
+
+    async def count(self) -> int:
+        """How many sessions the store keeps for all callers of all servers that share it."""
+        return await self._store.count()
 
     async def check_store(self) -> None:
         """Find out whether the store can be used; it is where this raises nothing."""

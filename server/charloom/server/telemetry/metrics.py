@@ -35,6 +35,8 @@ class EngineCollector(Collector):
     def __init__(self, engine: Engine, *, per_tenant: bool = False) -> None:
         self._engine = engine
         self._per_tenant = per_tenant
+        self.sessions: int | None = None
+        """That the store keeps, as far as is known."""
 
     def collect(self) -> Iterable[Metric]:
         """All metrics, as they are now."""
@@ -140,6 +142,12 @@ class EngineCollector(Collector):
             gauge = GaugeMetricFamily(PREFIX + name, text)
             gauge.add_metric([], value)
             yield gauge
+        if self.sessions is not None:
+            kept = GaugeMetricFamily(
+                PREFIX + "sessions", "Sessions that the store keeps, for all servers that share it."
+            )
+            kept.add_metric([], self.sessions)
+            yield kept
         for name, text, value in (
             ("resumptions", "Calls that resumed one which broke off.", totals.resumptions),
             ("replayed_tokens", "Tokens that were made again for them.", totals.replayed),

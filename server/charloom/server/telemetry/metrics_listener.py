@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, GCCollector, MetricsHandler, PlatformCollector, ProcessCollector
 
 from charloom.engine.engine import Engine
+from charloom.engine.errors import EngineError
 from charloom.server.listener import PortInUse
 from charloom.server.telemetry.metrics import EngineCollector
 
@@ -21,6 +22,9 @@ MOST_SCRAPES = 8
 """At a time; the connection of a further one is closed."""
 SCRAPE_SECONDS = 10.0
 """How long a client may take to ask, and to read the answer."""
+
+COUNT_SECONDS = 15.0
+"""How often sessions are counted."""
 
 
 class MetricsListener:
@@ -39,12 +43,15 @@ class MetricsListener:
         self._host = host
         self._wanted = port
         self._registry = CollectorRegistry()
-        self._registry.register(EngineCollector(engine, per_tenant=per_tenant))
+        self._engine = engine
+        self._collector = EngineCollector(engine, per_tenant=per_tenant)
+        self._registry.register(self._collector)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
+        self._counting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen and answer.
@@ -64,6 +71,7 @@ class MetricsListener:
         self.address = f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="charloom-metrics", daemon=True)
         self._thread.start()
+        self._counting = asyncio.create_task(self._count_sessions())
         log.info("metrics are at http://%s/metrics", self.address)
 
     async def announce_stop(self) -> None:
@@ -72,9 +80,20 @@ class MetricsListener:
     async def close(self, seconds: float) -> None:
         """Take no more scrapes; what is left of one ends with the process."""
         if self._server is not None and self._thread is not None:
+            if self._counting is not None:
+                self._counting.cancel()
             await asyncio.to_thread(self._server.shutdown)
             self._server.server_close()
             self._thread.join()
+
+    async def _count_sessions(self) -> None:
+        """Ask the store now and then: a scrape is not to wait for it, nor are many to ask it often."""
+        while True:
+            try:
+                self._collector.sessions = await self._engine.sessions.count()
+            except EngineError:  # that the store does not answer is told as such
+                self._collector.sessions = None
+            await asyncio.sleep(COUNT_SECONDS)
 
 
 class _Server(ThreadingHTTPServer):

@@ -183,6 +183,18 @@ async def test_the_id_of_a_gone_session_can_be_used_again(place: Place) -> None:
         await store.get(key)
 
 
+async def test_all_that_is_kept_is_counted(place: Place) -> None:
+    store = place.open()
+    assert await store.count() == 0
+    await store.add([made(place, "a", "x"), made(place, "b", "x"), made(place, "a", "y"), made(place, "soon", ticks=1)])
+    assert await store.count() == 4
+    await store.delete(Key("x", "b"))
+    assert await store.count() == 3
+    await place.wait(3)
+    await store.sweep()
+    assert await store.count() == 2
+
+
 async def test_sweeping_forgets_what_expired_and_only_that(place: Place) -> None:
     store = place.open()
     several = [made(place, f"s{number}", ticks=12 if number < 600 else 600) for number in range(610)]

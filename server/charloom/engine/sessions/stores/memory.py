@@ -164,6 +164,10 @@ class MemoryStore:
             self._overdue.discard(key)
         return [Erased(key.id, self._take_out(key, SessionDeleted, now).memory) for key in keys]
 
+    async def count(self) -> int:
+        """See `Store`."""
+        return len(self)
+
     async def sweep(self) -> int:
         """See `Store`."""
         now, expired = self._now(), list[Session]()

@@ -84,6 +84,10 @@ class ObservedStore:
         """See `Store`."""
         return await self._timed("kept", self._store.kept(share))
 
+    async def count(self) -> int:
+        """See `Store`."""
+        return await self._timed("count", self._store.count())
+
     async def sweep(self) -> int:
         """See `Store`."""
         return await self._timed("sweep", self._store.sweep())

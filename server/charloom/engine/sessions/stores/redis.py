@@ -102,6 +102,7 @@ class RedisStore:
         self._renew, self._delete, self._sweep = script(lua.RENEW), script(lua.DELETE), script(lua.SWEEP)
         self._check, self._kept, self._recount = script(lua.CHECK), script(lua.KEPT), script(lua.RECOUNT)
         self._erase, self._spend = script(lua.ERASE), script(lua.SPEND)
+        self._count = script(lua.COUNT)
         self._capacity = capacity
         self._now = now
         self._times = (round(lease_seconds * 1000), round(TOMBSTONE_SECONDS * 1000))
@@ -199,6 +200,10 @@ class RedisStore:
         if what != b"done":
             self._raise_what_became_of(key, what, rest)
         return self._records.unpack(key, rest[0])
+
+    async def count(self) -> int:
+        """See `Store`."""
+        return int(await self._run(self._count))
 
     async def sweep(self) -> int:
         """See `Store`. Redis forgets them by itself; this is about the lists that they are in."""

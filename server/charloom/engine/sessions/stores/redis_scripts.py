@@ -298,6 +298,10 @@ return erased
 
 SWEEP = "return {sweep(tonumber(ARGV[3]))}"
 
+COUNT = """
+return redis.call('ZCARD', INDEX)
+"""
+
 KEPT = """
 return {tonumber(redis.call('HGET', OWNED, ARGV[3]) or 0), tonumber(redis.call('HGET', OWNED_BYTES, ARGV[3]) or 0)}
 """

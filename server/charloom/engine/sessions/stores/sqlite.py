@@ -37,7 +37,7 @@ from charloom.engine.sessions.records import PLAIN, Records, Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores import sqlite_forgotten as forgotten
 from charloom.engine.sessions.stores.sqlite_file import PATIENCE, empty_log, identity, is_full, open_file
-from charloom.engine.sessions.stores.sqlite_owners import hold, kept_for, refusal
+from charloom.engine.sessions.stores.sqlite_owners import hold, kept_for, kept_for_all, refusal
 from charloom.engine.sessions.stores.store import LEASE_SECONDS, Erased, Lease
 from charloom.engine.shares import Share, current_share
 
@@ -73,8 +73,7 @@ class SqliteStore:
         OSError: the file cannot be opened or made.
         ValueError: it is something else, or of another version.
 
-    A thread of its own does all the work, one method after another. What a caller no longer waits for is done all the
-    same; a lease that nobody waits for any more is given back.
+    A thread of its own does all the work, in order, even what nobody waits for any more; such a lease is given back.
     """
 
     shared: ClassVar[bool] = True
@@ -161,6 +160,10 @@ class SqliteStore:
     async def kept(self, share: Share) -> Kept:
         """See `Store`."""
         return await self._do(lambda: kept_for(self._connection, share), "BEGIN")
+
+    async def count(self) -> int:
+        """See `Store`."""
+        return await self._do(lambda: kept_for_all(self._connection), "BEGIN")
 
     async def sweep(self) -> int:
         """See `Store`."""

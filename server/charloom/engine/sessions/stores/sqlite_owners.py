@@ -71,6 +71,12 @@ def hold(connection: sqlite3.Connection, number: int | None, session: Session, o
     )
 
 
+def kept_for_all(connection: sqlite3.Connection) -> int:
+    """How many sessions are kept."""
+    count: int = connection.execute("SELECT sessions FROM counters").fetchone()[0]
+    return count
+
+
 def kept_for(connection: sqlite3.Connection, share: Share) -> Kept:
     """What is kept for a caller."""
     row = connection.execute("SELECT sessions, bytes FROM owners WHERE name = ?", (share.name,)).fetchone()

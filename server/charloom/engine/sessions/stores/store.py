@@ -127,6 +127,9 @@ class Store(Protocol):
     async def kept(self, share: Share) -> Kept:
         """What is kept for a caller."""
 
+    async def count(self) -> int:
+        """How many sessions are kept for all callers, with those whose time is up until they are forgotten."""
+
     async def sweep(self) -> int:
         """Forget sessions whose time is up; returns how many."""
 
