@@ -14,8 +14,9 @@ from charloom.server.grpc.services.generation import GenerationService
 from charloom.server.grpc.services.models import ModelService
 from charloom.server.grpc.services.reading import ReadingService
 from charloom.server.grpc.services.sessions import SessionService
+from charloom.server.grpc.services.status import StatusService
 from charloom.server.grpc.services.tenants import TenantService
-from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, tenants_pb2
+from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, status_pb2, tenants_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPLEMENTATIONS = {
@@ -25,6 +26,7 @@ IMPLEMENTATIONS = {
     "charloom.v1.SessionService": SessionService,
     "charloom.v1.ModelService": ModelService,
     "charloom.v1.TenantService": TenantService,
+    "charloom.v1.StatusService": StatusService,
 }
 METHODS = [
     (service.full_name, method.name)
@@ -35,6 +37,7 @@ METHODS = [
         sessions_pb2.DESCRIPTOR,
         models_pb2.DESCRIPTOR,
         tenants_pb2.DESCRIPTOR,
+        status_pb2.DESCRIPTOR,
     )
     for service in file.services_by_name.values()
     for method in service.methods

@@ -19,6 +19,7 @@ from charloom.v1 import (
     reading_pb2,
     sessions_pb2,
     sessions_pb2_grpc,
+    status_pb2,
     tenants_pb2,
 )
 from tests.integration.conftest import refused
@@ -30,6 +31,7 @@ FILES = (
     reading_pb2.DESCRIPTOR,
     sessions_pb2.DESCRIPTOR,
     tenants_pb2.DESCRIPTOR,
+    status_pb2.DESCRIPTOR,
 )
 METHODS = [
     *(method for file in FILES for service in file.services_by_name.values() for method in service.methods),

@@ -42,6 +42,7 @@ COMMANDS = {
     "inspect": Command("sessions", "studies", "show what units of the network do while it reads a text"),
     "models": Command("serving", None, "list the models of a server; load, reload and unload them"),
     "health": Command("serving", None, "ask a server whether it serves; for probes"),
+    "top": Command("serving", None, "show what a server does, again and again"),
     "bench": Command("serving", None, "load a server and tell how much text it gives, and how soon"),
     "serve": Command("serving", "server", "serve bundles over gRPC"),
     "doctor": Command("serving", "server", "tell what this machine offers a server, and how much text to expect"),

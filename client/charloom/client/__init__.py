@@ -52,6 +52,7 @@ from charloom.client._options import NOT_GIVEN, GenerateOptions, NotGiven, Sampl
 from charloom.client._request_ids import request_id
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
 from charloom.client._settings import DEFAULT_TARGET
+from charloom.client._status_types import Histogram, MethodStatus, ModelStatus, ServerStatus, TenantStatus
 from charloom.client._sync.client import Client
 from charloom.client._sync.continuations import Continuations
 from charloom.client._sync.conversation import Conversation
@@ -110,6 +111,7 @@ __all__ = [
     "FinishReason",
     "GenerateOptions",
     "HealthStatus",
+    "Histogram",
     "InspectedToken",
     "Inspection",
     "InternalError",
@@ -118,8 +120,10 @@ __all__ = [
     "KeptSession",
     "LoadedModel",
     "MessageTooLarge",
+    "MethodStatus",
     "ModelInfo",
     "ModelState",
+    "ModelStatus",
     "ModelVersion",
     "NotFound",
     "NotGiven",
@@ -137,10 +141,12 @@ __all__ = [
     "SamplingOptions",
     "Score",
     "SealedState",
+    "ServerStatus",
     "Session",
     "SessionExpired",
     "SessionInfo",
     "Tenant",
+    "TenantStatus",
     "TextStream",
     "Timings",
     "TokenLogprob",

@@ -116,6 +116,14 @@ class Engine:
         return await Conversation.begin(request, self._starting, self._generating, self.reading, self.limits)
 
     @property
+    def usage(self) -> float:
+        """The part of the rows, or of the memory for calls, that is in use: what is more. From 0 to 1."""
+        parts = [model.loom.taken_places / model.loom.places for model in self.models]
+        if self.budget.most:
+            parts.append(self.budget.held / self.budget.most)
+        return min(1.0, max(parts))
+
+    @property
     def more_model_memory(self) -> int:
         """How many more bytes its models may take than at first; see `Models.more_memory`."""
         return self._models.more_memory

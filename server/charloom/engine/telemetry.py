@@ -19,6 +19,8 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 """Bounds of histograms of durations."""
 CANCELLED = "CANCELLED"
 """The code of a call that nobody ended otherwise."""
+REFUSING = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED")
+"""Codes of calls that were not taken, or not to their end, for no fault of what they ask."""
 MOST_TENANTS = 1000
 """How many tenants have totals of their own; those that come later share those of `OTHER_TENANTS`."""
 OTHER_TENANTS = "(others)"
@@ -265,6 +267,7 @@ class Totals:
     """All calls of an engine, and what its session store did; all of it belongs to the event loop."""
 
     def __init__(self) -> None:
+        self._began = time.monotonic()
         self.methods: dict[str, MethodTotals] = {}
         self.tenants: dict[str, TenantTotals] = {}
         self.resumptions = 0
@@ -275,6 +278,21 @@ class Totals:
         """By operation."""
         self.store_errors: Counter[tuple[str, str]] = Counter()
         """Of these, those that the store failed: by operation and reason."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been counted."""
+        return time.monotonic() - self._began
+
+    @property
+    def refusals(self) -> Counter[str]:
+        """Calls that were refused, by the reason of the error."""
+        refused: Counter[str] = Counter()
+        for method in self.methods.copy().values():
+            for (code, reason), count in list(method.ended.items()):
+                if code in REFUSING and reason:
+                    refused[reason] += count
+        return refused
 
     def began(self, call: CallRecord) -> None:
         """A call has arrived; who makes it is not known yet."""

@@ -27,6 +27,7 @@ from charloom.v1 import (
     reading_pb2,
     reading_pb2_grpc,
     sessions_pb2_grpc,
+    status_pb2_grpc,
     tenants_pb2_grpc,
 )
 
@@ -81,6 +82,11 @@ class AsyncConnection(Settings):
     def tenants(self) -> tenants_pb2_grpc.TenantServiceAsyncStub:
         """Stub of the tenant service."""
         return tenants_pb2_grpc.TenantServiceStub(self._channel)
+
+    @functools.cached_property
+    def status(self) -> status_pb2_grpc.StatusServiceAsyncStub:
+        """Stub of the status service."""
+        return status_pb2_grpc.StatusServiceStub(self._channel)
 
     @functools.cached_property
     def reading(self) -> reading_pb2_grpc.ReadingServiceAsyncStub:

@@ -17,6 +17,8 @@ from charloom.client._readiness import NOT_READY, POLL, Patience
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
 from charloom.client._settings import CLEANUP_TIMEOUT, DEFAULT_TARGET, DEFAULT_TIMEOUT, PAGE_SIZE, ChannelOptions
+from charloom.client._status_responses import server_status
+from charloom.client._status_types import ServerStatus
 from charloom.client._sync.calls import Calls
 from charloom.client._sync.connection import Connection
 from charloom.client._sync.observation import Observer
@@ -25,6 +27,7 @@ from charloom.client._sync.tenant import Tenant
 from charloom.client._text_types import Score
 from charloom.client._types import HealthStatus, LoadedModel, ModelInfo, ModelVersion
 from charloom.v1 import models_pb2, sessions_pb2
+from charloom.v1.status_pb2 import GetStatusRequest
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -283,6 +286,11 @@ class Client(Calls):
     def tenant(self, name: str) -> Tenant:
         """All data of a tenant, for administrators; an empty name is that of clients that have no tenant."""
         return Tenant(self._connection, name)
+
+    def status(self, *, timeout: Timeout = NOT_GIVEN) -> ServerStatus:
+        """What the server does at this moment, and has done since it began; for administrators."""
+        answer = self._connection.call(self._connection.status.GetStatus, GetStatusRequest(), timeout)
+        return server_status(answer)
 
     def models(self, *, timeout: Timeout = NOT_GIVEN) -> list[ModelInfo]:
         """All models that the server has loaded, the default one first."""

@@ -25,6 +25,7 @@ from charloom.v1 import (
     reading_pb2,
     reading_pb2_grpc,
     sessions_pb2_grpc,
+    status_pb2_grpc,
     tenants_pb2_grpc,
 )
 
@@ -54,6 +55,7 @@ class Connection(Settings):
         self.sessions = sessions_pb2_grpc.SessionServiceStub(self._channel)
         self.models = models_pb2_grpc.ModelServiceStub(self._channel)
         self.tenants = tenants_pb2_grpc.TenantServiceStub(self._channel)
+        self.status = status_pb2_grpc.StatusServiceStub(self._channel)
         self.reading = reading_pb2_grpc.ReadingServiceStub(self._channel)
         self._conversation = conversation_pb2_grpc.ConversationServiceStub(self._channel)
         self._check: grpc.UnaryUnaryMultiCallable[bytes, HealthStatus] = self._channel.unary_unary(

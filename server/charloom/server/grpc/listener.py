@@ -26,6 +26,7 @@ from charloom.server.grpc.services.inference import InferenceService
 from charloom.server.grpc.services.models import ModelService
 from charloom.server.grpc.services.reading import ReadingService
 from charloom.server.grpc.services.sessions import SessionService
+from charloom.server.grpc.services.status import StatusService
 from charloom.server.grpc.services.tenants import TenantService
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.tls import server_credentials
@@ -48,6 +49,8 @@ from charloom.v1 import (
     reading_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
+    status_pb2,
+    status_pb2_grpc,
     tenants_pb2,
     tenants_pb2_grpc,
 )
@@ -61,6 +64,7 @@ SERVICES = tuple(
         sessions_pb2.DESCRIPTOR,
         models_pb2.DESCRIPTOR,
         tenants_pb2.DESCRIPTOR,
+        status_pb2.DESCRIPTOR,
     )
     for service in file.services_by_name.values()
 )
@@ -104,6 +108,7 @@ class GrpcListener:
         tenants_pb2_grpc.add_TenantServiceServicer_to_server(TenantService(runtime), self._server)
         inference = InferenceService(Inference(engine), turn)
         self._server.add_generic_rpc_handlers((inference.handler(),))
+        status_pb2_grpc.add_StatusServiceServicer_to_server(StatusService(engine), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health_name = HEALTH.services_by_name["Health"].full_name
         if settings.reflection:

@@ -18,7 +18,7 @@ class Scope(str, Enum):
     INSPECT = "inspect"
     """See what is inside the network while it reads."""
     ADMIN = "admin"
-    """Change what the server serves; list, export and erase what it keeps of any tenant."""
+    """See what the server does for whom; change what it serves; list, export and erase what it keeps of any tenant."""
 
 
 SERVICES = {
@@ -28,6 +28,7 @@ SERVICES = {
     "charloom.v1.SessionService": Scope.SESSIONS,
     "charloom.v1.ModelService": Scope.READ,
     "charloom.v1.TenantService": Scope.ADMIN,
+    "charloom.v1.StatusService": Scope.ADMIN,  # it names all tenants, and how much each asks for
     "grpc.reflection.v1alpha.ServerReflection": Scope.READ,
     "inference.GRPCInferenceService": Scope.READ,
 }

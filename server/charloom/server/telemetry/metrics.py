@@ -6,8 +6,7 @@ Nothing is counted here: what happens is counted as plain numbers where it happe
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -20,8 +19,6 @@ from charloom.engine.loom.totals import LoomTotals
 from charloom.engine.telemetry import Histogram
 
 PREFIX = "charloom_"
-REFUSING = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED")
-"""Codes of calls that were not taken, or not to their end, for no fault of what they ask."""
 
 
 class EngineCollector(Collector):
@@ -57,7 +54,7 @@ class EngineCollector(Collector):
         usage = GaugeMetricFamily(
             PREFIX + "capacity_usage_ratio", "Part of the rows, or of the memory for calls, in use: what is more."
         )
-        usage.add_metric([], self._usage([model.loom for model in serving]))
+        usage.add_metric([], self._engine.usage)
         yield usage
         totals = {model.name: model.totals for model in models}
         counts: list[tuple[str, str, Callable[[LoomTotals], float]]] = [
@@ -99,13 +96,6 @@ class EngineCollector(Collector):
         for name, text, histogram in histograms:
             yield _histogram(name, text, ["model"], {(model,): histogram(its) for model, its in totals.items()})
 
-    def _usage(self, looms: Sequence[Loom]) -> float:
-        parts = [loom.taken_places / loom.places for loom in looms]
-        budget = self._engine.budget
-        if budget.most:
-            parts.append(budget.held / budget.most)
-        return min(1.0, max(parts))
-
     def _requests(self) -> Iterator[Metric]:
         methods = self._engine.totals.methods.copy()
         yield _gauge(
@@ -114,15 +104,12 @@ class EngineCollector(Collector):
         ended = CounterMetricFamily(
             PREFIX + "requests", "Calls that ended; reason: of the error.", labels=["method", "code", "reason"]
         )
-        refused: Counter[str] = Counter()
         for name, method in methods.items():
             for (code, reason), count in list(method.ended.items()):
                 ended.add_metric([name, code, reason], count)
-                if code in REFUSING and reason:
-                    refused[reason] += count
         yield ended
         refusals = CounterMetricFamily(PREFIX + "refusals", "Calls that were refused, by reason.", labels=["reason"])
-        for reason, count in refused.items():
+        for reason, count in self._engine.totals.refusals.items():
             refusals.add_metric([reason], count)
         yield refusals
         yield _histogram(

@@ -1,0 +1,20 @@
+"""StatusService: what the server does, and has done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from charloom.engine.engine import Engine
+from charloom.server.grpc.translation.status import from_engine
+from charloom.v1 import status_pb2, status_pb2_grpc
+
+
+class StatusService(status_pb2_grpc.StatusServiceServicer):
+    """Tells the totals of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def GetStatus(self, request: status_pb2.GetStatusRequest, context: Any) -> status_pb2.GetStatusResponse:
+        """Tell them as they are now."""
+        return from_engine(self._engine)

@@ -1,0 +1,77 @@
+"""status.proto: what is told of an engine's work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from charloom.engine.engine import Engine
+from charloom.engine.loom.models import Model
+from charloom.engine.telemetry import Histogram, MethodTotals, TenantTotals
+from charloom.v1 import status_pb2
+
+
+def from_engine(engine: Engine) -> status_pb2.GetStatusResponse:
+    """The message for an engine, as it is now."""
+    totals, serving = engine.totals, engine.models
+    versions: dict[str, list[Model]] = {}
+    for model in (*serving, *engine.draining_models):
+        versions.setdefault(model.name, []).append(model)
+    return status_pb2.GetStatusResponse(
+        seconds=totals.seconds,
+        usage=engine.usage,
+        models=[_from_versions(of_name, serving) for of_name in versions.values()],
+        methods=[_from_method(name, of) for name, of in totals.methods.items()],
+        tenants=[_from_tenant(name, of) for name, of in totals.tenants.items()],
+        refusals=totals.refusals,
+        sessions_in_use=engine.sessions.writing,
+        session_bytes=engine.sessions.memory,
+        call_bytes=engine.budget.held,
+        most_bytes=engine.budget.most or 0,
+    )
+
+
+def _from_versions(models: Sequence[Model], all_serving: Sequence[Model]) -> status_pb2.ModelStatus:
+    """Of one name; they share their totals."""
+    totals = models[0].totals
+    serving = next((model for model in models if model in all_serving), None)
+    return status_pb2.ModelStatus(
+        name=models[0].name,
+        decoder=serving.decoder.kind if serving is not None else "",
+        device=models[0].decoder.device,
+        running=sum(model.loom.live for model in models),
+        waiting=sum(model.loom.waiting for model in models),
+        places=serving.loom.places if serving is not None else 0,
+        generation_tokens=totals.generation_tokens,
+        prompt_tokens=totals.prompt_tokens,
+        tick_rows=_from_histogram(totals.tick_rows),
+        tick_seconds=_from_histogram(totals.tick_seconds),
+        queue_seconds=_from_histogram(totals.queue_seconds),
+        first_token_seconds=_from_histogram(totals.first_token_seconds),
+        inter_token_seconds=_from_histogram(totals.inter_token_seconds),
+    )
+
+
+def _from_method(name: str, totals: MethodTotals) -> status_pb2.MethodStatus:
+    ended = totals.ended.items()
+    return status_pb2.MethodStatus(
+        name=name,
+        running=totals.running,
+        ended=sum(count for _, count in ended),
+        failed=sum(count for (_, reason), count in ended if reason),
+        seconds=_from_histogram(totals.seconds),
+    )
+
+
+def _from_tenant(name: str, totals: TenantTotals) -> status_pb2.TenantStatus:
+    return status_pb2.TenantStatus(
+        name=name,
+        running=totals.running,
+        ended=totals.requests,
+        failed=totals.refused,
+        prompt_tokens=totals.prompt_tokens,
+        generation_tokens=totals.generation_tokens,
+    )
+
+
+def _from_histogram(histogram: Histogram) -> status_pb2.Histogram:
+    return status_pb2.Histogram(bounds=histogram.bounds, counts=list(histogram.counts), sum=histogram.sum)
