@@ -20,8 +20,8 @@ ADVICE = (
 )
 _SPARE = 4
 """Threads that libraries start for a moment."""
-BESIDE = 2
-"""Threads of a server: for its store, and for inspections."""
+BESIDE = 3
+"""Threads of a server: for its store, for inspections, and for what the event loop has no time for."""
 BESIDE_WORKERS = 2
 """Threads of each model: for first tokens, and at the end to wait for the others."""
 _LARGEST_POOL = 64

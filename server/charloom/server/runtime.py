@@ -25,13 +25,15 @@ from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_bundle
 from charloom.server.model_changes import ModelChanges
 from charloom.server.model_folder import ModelFolder
-from charloom.server.process_memory import memory_in_use, memory_limit
+from charloom.server.process_memory import give_memory_back, memory_in_use, memory_limit
 from charloom.server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 10.0
 """How often expired sessions are removed, and the engine's workers looked at."""
+MEMORY_SECONDS = 5.0
+"""How often free memory is given back to the system."""
 UNFORESEEN = 0.15
 """Of the memory besides the decoders, what is not promised to calls: fragments, sessions, gRPC's buffers."""
 STORE_SECONDS = 1.0
@@ -64,6 +66,7 @@ class Runtime:
         self._upkeep = [
             asyncio.create_task(self._sweep()),
             asyncio.create_task(self._keep_leases()),
+            asyncio.create_task(self._give_memory_back()),
             asyncio.create_task(self.models.watch()),
         ]
 
@@ -118,6 +121,11 @@ class Runtime:
                 log.warning("expired sessions were not swept: %s", problem)
             if not self.engine.working:
                 self.failed.set()
+
+    async def _give_memory_back(self) -> None:
+        while True:
+            await asyncio.to_thread(give_memory_back)
+            await asyncio.sleep(MEMORY_SECONDS)
 
     async def _keep_leases(self) -> None:
         while True:

@@ -100,7 +100,7 @@ def test_as_many_threads_as_a_client_asks_for_are_enough(server: FakeServer) -> 
 
 @limited
 def test_as_many_threads_as_a_server_asks_for_are_enough() -> None:
-    most = 1 + numpy_threads() + grpc_threads() + 2 + (4 + 2)
+    most = 1 + numpy_threads() + grpc_threads() + 3 + (4 + 2)
     command = with_tasks(most, "serve", "shakespeare", "--port", "0", "--workers", "4")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -91,6 +91,7 @@ class Inspections:
         self._inspectors: dict[Model, Inspector] = {}
         """Opened by the thread when they are needed first: a server that nobody asks keeps no second copy of weights"""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inspection")
+        self._thread.submit(bool)  # starts it, while the system has a thread to give
         self._places: list[_Place] = []
         self._idle = asyncio.Event()
         self._idle.set()

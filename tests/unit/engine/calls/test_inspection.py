@@ -219,6 +219,14 @@ async def test_who_does_not_read_loses_the_place_when_others_need_it(
     assert engine.inspections.running == 0
 
 
+async def test_it_needs_no_thread_that_was_not_there_before(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert len(await inspected(engine, NO_SESSION, "KING:")) == 5
+
+
 async def test_a_server_that_stops_lets_them_end_and_then_ends_them(engine: Engine) -> None:
     quick, slow = [
         (await engine.inspections.inspect(InspectionRequest(NO_SESSION, text=TEXT))).tokens for _ in range(2)
