@@ -23,6 +23,7 @@ from charloom.bundle import Bundle
 from charloom.cli.main import main
 from charloom.client import AsyncClient, Client, Overloaded, PermissionDenied
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.errors import StoreUnavailable
 from charloom.server.app import Server
 from charloom.server.identity.key_file import KeyFileEditor, made, utc_now
 from charloom.server.identity.scopes import Scope
@@ -73,7 +74,7 @@ def test_what_was_done_is_counted(plain: Server) -> None:
     assert model.first_token_seconds.since(was.first_token_seconds).count >= 1
     assert during.models[0].running == 1
     assert during.usage == 0.5
-    assert during.sessions_in_use == 1
+    assert (during.sessions, during.sessions_in_use) == (1, 1)
     assert 0 < before.seconds < now.seconds
     assert now.most_bytes is not None
     methods = {one.name.partition("/")[2]: one for one in now.methods}
@@ -90,6 +91,15 @@ def test_refusals_are_told_by_reason(bundle: Bundle, decoder: Decoder) -> None:
                 client.models()
         eventually(lambda: server.engine.totals.methods["charloom.v1.GenerationService/Generate"].running == 0)
         assert client.status().refusals == {"OVERLOADED": 1}
+
+
+def test_it_is_told_while_the_session_store_does_not_answer(plain: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent() -> int:
+        raise StoreUnavailable("no answer")
+
+    monkeypatch.setattr(plain.engine.sessions, "count", silent)
+    with Client(plain.address) as client:
+        assert client.status().sessions is None
 
 
 async def test_the_asyncio_client_tells_it_too(plain: Server) -> None:

@@ -15,6 +15,7 @@ def server_status(message: status_pb2.GetStatusResponse) -> ServerStatus:
         methods=tuple(map(_method, message.methods)),
         tenants=tuple(map(_tenant, message.tenants)),
         refusals=dict(message.refusals),
+        sessions=message.sessions if message.HasField("sessions") else None,
         sessions_in_use=message.sessions_in_use,
         session_bytes=message.session_bytes,
         call_bytes=message.call_bytes,

@@ -164,6 +164,9 @@ class ServerStatus:
     refusals: Mapping[str, int]
     """Calls that were refused, by the reason of the error."""
 
+    sessions: int | None
+    """Sessions that the store keeps, for all servers that share it; `None` where it does not answer."""
+
     sessions_in_use: int
     """Sessions that calls are using."""
 

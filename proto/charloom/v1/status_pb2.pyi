@@ -267,6 +267,7 @@ class GetStatusResponse(_message.Message):
     SESSION_BYTES_FIELD_NUMBER: _builtins.int
     CALL_BYTES_FIELD_NUMBER: _builtins.int
     MOST_BYTES_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
     seconds: _builtins.float
     """Since it began."""
     usage: _builtins.float
@@ -279,6 +280,8 @@ class GetStatusResponse(_message.Message):
     """Bytes that running calls may use."""
     most_bytes: _builtins.int
     """Bytes that calls and sessions may use together; 0 where there is no limit."""
+    sessions: _builtins.int
+    """Sessions that the store keeps, for all servers that share it; not set where it does not answer."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStatus]:
         """Models by name, the default one first."""
@@ -308,11 +311,14 @@ class GetStatusResponse(_message.Message):
         session_bytes: _builtins.int = ...,
         call_bytes: _builtins.int = ...,
         most_bytes: _builtins.int = ...,
+        sessions: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sessions", b"_sessions", "sessions", b"sessions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_bytes", b"call_bytes", "methods", b"methods", "models", b"models", "most_bytes", b"most_bytes", "refusals", b"refusals", "seconds", b"seconds", "session_bytes", b"session_bytes", "sessions_in_use", b"sessions_in_use", "tenants", b"tenants", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sessions", b"_sessions", "call_bytes", b"call_bytes", "methods", b"methods", "models", b"models", "most_bytes", b"most_bytes", "refusals", b"refusals", "seconds", b"seconds", "session_bytes", b"session_bytes", "sessions", b"sessions", "sessions_in_use", b"sessions_in_use", "tenants", b"tenants", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sessions: _TypeAlias = _typing.Literal["sessions"]  # noqa: Y015
+    _WhichOneofArgType__sessions: _TypeAlias = _typing.Literal["_sessions", b"_sessions"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sessions) -> _WhichOneofReturnType__sessions | None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015

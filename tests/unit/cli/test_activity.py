@@ -46,6 +46,7 @@ def status(seconds: float, times: int, tenants: tuple[TenantStatus, ...] = ()) -
         ),
         tenants=tenants,
         refusals={"OVERLOADED": times},
+        sessions=1234,
         sessions_in_use=2,
         session_bytes=2**20,
         call_bytes=2**21,
@@ -101,6 +102,12 @@ def test_callers_who_have_no_tenant_need_no_table_of_tenants() -> None:
     assert "GenerationService/Generate" in shown
     assert "refused 1.0/s (OVERLOADED 1.0)" in shown
     assert "5.5 ms" in shown
+    assert "sessions 1,234, 2 in use" in shown
+
+
+def test_a_store_that_does_not_answer_is_told() -> None:
+    now = replace(status(11.0, 2), sessions=None)
+    assert any("sessions unknown, 2 in use" in line for line in lines(activity(status(10.0, 1), now), "here"))
 
 
 def test_no_name_can_steer_the_terminal() -> None:

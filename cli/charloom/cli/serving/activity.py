@@ -69,6 +69,8 @@ class Activity:
     over_seconds: float
     """What the rates and latencies are of."""
     usage: float
+    sessions: int | None
+    """That the store keeps; None where it does not answer."""
     sessions_in_use: int
     session_bytes: int
     call_bytes: int
@@ -104,6 +106,7 @@ _NOTHING = ServerStatus(
     methods=(),
     tenants=(),
     refusals={},
+    sessions=None,
     sessions_in_use=0,
     session_bytes=0,
     call_bytes=0,
@@ -124,6 +127,7 @@ def activity(before: ServerStatus, now: ServerStatus) -> Activity:
         now.seconds,
         over,
         now.usage,
+        now.sessions,
         now.sessions_in_use,
         now.session_bytes,
         now.call_bytes,
@@ -183,11 +187,12 @@ def as_json(found: Activity) -> dict[str, Any]:
 def lines(found: Activity, target: str) -> list[str]:
     """The activity for a terminal, what matters most first."""
     refused = sum(found.refusals_per_second.values())
+    kept = "unknown" if found.sessions is None else f"{found.sessions:,}"
     reasons = ", ".join(f"{reason} {rate:.1f}" for reason, rate in found.refusals_per_second.items() if rate)
     told = [
         f"{target}, up {_clock(found.up_seconds)}; over the last {found.over_seconds:.1f} s:",
         f"capacity {found.usage:.0%}   refused {refused:.1f}/s{f' ({reasons})' if reasons else ''}   "
-        f"sessions in use {found.sessions_in_use}, {_size(found.session_bytes)}   calls may use "
+        f"sessions {kept}, {found.sessions_in_use} in use, {_size(found.session_bytes)}   calls may use "
         f"{_size(found.call_bytes)}" + ("" if found.most_bytes is None else f" of {_size(found.most_bytes)}"),
         "",
         *_table(

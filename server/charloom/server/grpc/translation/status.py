@@ -10,8 +10,8 @@ from charloom.engine.telemetry import Histogram, MethodTotals, TenantTotals
 from charloom.v1 import status_pb2
 
 
-def from_engine(engine: Engine) -> status_pb2.GetStatusResponse:
-    """The message for an engine, as it is now."""
+def from_engine(engine: Engine, sessions: int | None) -> status_pb2.GetStatusResponse:
+    """The message for an engine as it is now, and the number of sessions that its store keeps, where that is known."""
     totals, serving = engine.totals, engine.models
     versions: dict[str, list[Model]] = {}
     for model in (*serving, *engine.draining_models):
@@ -27,6 +27,7 @@ def from_engine(engine: Engine) -> status_pb2.GetStatusResponse:
         session_bytes=engine.sessions.memory,
         call_bytes=engine.budget.held,
         most_bytes=engine.budget.most or 0,
+        sessions=sessions,
     )
 
 
