@@ -1,10 +1,12 @@
 """Clients of one kind in one process: polite ones, or one that takes what it can.
 
     python -m benchmarks.callers --target HOST:PORT --kind polite|streams|unread|resetting --seconds S [--clients N]
+        [--tokens KEY ...] [--connections N]
 
 `polite` clients have a connection each, and make one short call after the other; `streams` is one with a thousand long
 streams, which it reads; `unread` has as many and reads none; `resetting` begins calls and resets them at once, in raw
-HTTP/2. It prints one JSON object.
+HTTP/2. Polite clients show a key each, a greedy one shows the first key on all its connections. It prints one JSON
+object.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -38,14 +42,19 @@ def channel_of(target: str, *options: tuple[str, int]) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1), *options])
 
 
-async def polite(target: str, seconds: float, clients: int) -> dict[str, Any]:
+def metadata_of(token: str) -> tuple[tuple[str, str], ...]:
+    """What a call shows of its caller."""
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+async def polite(target: str, seconds: float, tokens: Sequence[str]) -> dict[str, Any]:
     """Short calls, one after the other, by each client."""
     first: list[float] = []
     ends: Counter[str] = Counter()
     began = time.perf_counter() + WARM_UP
     over = began + seconds
 
-    async def client() -> int:
+    async def client(token: str) -> int:
         characters = 0
         async with channel_of(target) as channel:
             stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
@@ -53,7 +62,7 @@ async def polite(target: str, seconds: float, clients: int) -> dict[str, Any]:
             while (at := time.perf_counter()) < over:
                 seen = 0
                 try:
-                    async for message in stub.Generate(request, timeout=60):
+                    async for message in stub.Generate(request, timeout=60, metadata=metadata_of(token)):
                         if at >= began and not seen and message.text:
                             first.append(time.perf_counter() - at)
                         seen += len(message.text)
@@ -64,7 +73,7 @@ async def polite(target: str, seconds: float, clients: int) -> dict[str, Any]:
                     characters += seen
         return characters
 
-    counts = await asyncio.gather(*(client() for _ in range(clients)))
+    counts = await asyncio.gather(*(client(token) for token in tokens))
     return {
         "chars_per_s": [round(count / seconds, 1) for count in counts],
         "ttfc_ms": milliseconds(first),
@@ -72,18 +81,21 @@ async def polite(target: str, seconds: float, clients: int) -> dict[str, Any]:
     }
 
 
-async def streams(target: str, seconds: float, *, reads: bool) -> dict[str, Any]:
+async def streams(target: str, seconds: float, token: str, connections: int, *, reads: bool) -> dict[str, Any]:
     """Long streams of one client; one that was refused is begun again after a second."""
     characters = 0
     ends: Counter[str] = Counter()
-    async with channel_of(target, *(() if reads else NARROW)) as channel:
-        stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(channel_of(target, *(() if reads else NARROW))) for _ in range(connections)
+        ]
+        stubs: list[Any] = [generation_pb2_grpc.GenerationServiceStub(channel) for channel in channels]
         request = generation_pb2.GenerateRequest(options=generation_pb2.GenerationOptions(max_tokens=65_536))
 
-        async def stream() -> None:
+        async def stream(stub: Any) -> None:
             nonlocal characters
             while True:
-                call = stub.Generate(request)
+                call = stub.Generate(request, metadata=metadata_of(token))
                 try:
                     if not reads:
                         await call.wait_for_connection()
@@ -94,7 +106,7 @@ async def streams(target: str, seconds: float, *, reads: bool) -> dict[str, Any]
                     ends[problem.code().name] += 1
                 await asyncio.sleep(1)
 
-        tasks = [asyncio.ensure_future(stream()) for _ in range(STREAMS)]
+        tasks = [asyncio.ensure_future(stream(stubs[number % connections])) for number in range(STREAMS)]
         await asyncio.sleep(seconds)
         for task in tasks:
             task.cancel()
@@ -102,7 +114,7 @@ async def streams(target: str, seconds: float, *, reads: bool) -> dict[str, Any]
     return {"chars_per_s": round(characters / seconds, 1), "ends": dict(ends)}
 
 
-def resetting(target: str, seconds: float) -> dict[str, Any]:
+def resetting(target: str, seconds: float, token: str) -> dict[str, Any]:
     """Calls that are reset as soon as they were begun, as many as the server takes."""
     host, _, port = target.rpartition(":")
     own = ("127.0.0.2", 0) if host == "127.0.0.1" else None  # for proxies, which tell clients apart by address
@@ -112,6 +124,7 @@ def resetting(target: str, seconds: float) -> dict[str, Any]:
         path = b"/charloom.v1.GenerationService/Generate"
         head = b"\x83\x86\x04" + bytes([len(path)]) + path + b"\x01\x08charloom"
         head += _literal(b"content-type", b"application/grpc") + _literal(b"te", b"trailers")
+        head += b"".join(_literal(name.encode(), value.encode()) for name, value in metadata_of(token))
         stream, end = 1, time.monotonic() + seconds
         try:
             while time.monotonic() < end:
@@ -156,13 +169,17 @@ def main() -> int:
     parser.add_argument("--kind", choices=["polite", "streams", "unread", "resetting"], required=True)
     parser.add_argument("--seconds", type=at_least_one, default=10)
     parser.add_argument("--clients", type=at_least_one, default=4)
+    parser.add_argument("--tokens", nargs="*", default=())
+    parser.add_argument("--connections", type=at_least_one, default=1)
     asked = parser.parse_args()
+    tokens = asked.tokens or [""] * asked.clients
     if asked.kind == "polite":
-        found = asyncio.run(polite(asked.target, asked.seconds, asked.clients))
+        found = asyncio.run(polite(asked.target, asked.seconds, tokens))
     elif asked.kind == "resetting":
-        found = resetting(asked.target, asked.seconds)
+        found = resetting(asked.target, asked.seconds, tokens[0])
     else:
-        found = asyncio.run(streams(asked.target, asked.seconds, reads=asked.kind == "streams"))
+        reads = asked.kind == "streams"
+        found = asyncio.run(streams(asked.target, asked.seconds, tokens[0], asked.connections, reads=reads))
     print(json.dumps(found))
     return 0
 

@@ -1,11 +1,12 @@
 """What polite clients keep beside one that takes what it can.
 
-    python -m benchmarks.fairness [--seconds 8] [--kinds streams unread resetting] [--repeat 1] [--json]
+    python -m benchmarks.fairness [--tenants] [--seconds 8] [--kinds streams unread resetting] [--repeat 1] [--json]
 
 Four polite clients with a connection each make one short call after the other: alone, and beside each kind of greedy
 client (`benchmarks/callers.py`). What a polite client keeps is told of its speed alone, and of its fair share: a fifth
 of what all were given, or its speed alone, if that is less. All clients run on the server's cores, so the greedy one's
-own work is taken from everybody. The last line is one JSON object.
+own work is taken from everybody. With `--tenants`, each client shows the key of a tenant of its own, and the greedy one
+spreads what it does over ten connections. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -13,32 +14,44 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import Process, hardware, output_of, serving
+from benchmarks.processes import Process, hardware, new_key, output_of, serving
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import at_least_one, finish, new_parser, say, shown_times
 
 CLIENTS = 4
 KINDS = ("streams", "unread", "resetting")
+TENANTS_CONNECTIONS = 10
+"""Of a greedy client that shows a key on each."""
 AHEAD = 3
 """Seconds that the greedy client has begun before."""
 
 
-def run(server: Process, kind: str | None, seconds: int) -> dict[str, Any]:
-    """The polite clients' figures, and those of the greedy client beside them."""
+def run(server: Process, kind: str | None, seconds: int, keys: Sequence[str]) -> dict[str, Any]:
+    """The polite clients' figures, and those of the greedy client beside them.
+
+    Args:
+        server: to call
+        kind: of the greedy client; None: there is none
+        seconds: length
+        keys: of the polite clients, then of the greedy one; none: they show none
+    """
     greedy: dict[str, Any] = {}
 
     def take() -> None:
         flags = ["--kind", str(kind), "--seconds", str(seconds + 2 * AHEAD)]
+        if keys:
+            flags += ["--connections", str(TENANTS_CONNECTIONS), "--tokens", keys[-1]]
         greedy.update(output_of("-m", "benchmarks.callers", "--target", server.target, *flags))
 
     taking = threading.Thread(target=take)
     if kind:
         taking.start()
         taking.join(AHEAD)
-    flags = ["--kind", "polite", "--seconds", str(seconds), "--clients", str(CLIENTS)]
+    flags = ["--kind", "polite", "--seconds", str(seconds), "--clients", str(CLIENTS), "--tokens", *keys[:-1]]
     found = output_of("-m", "benchmarks.callers", "--target", server.target, *flags)
     if kind:
         taking.join()
@@ -66,23 +79,33 @@ def main() -> int:
     parser = new_parser(__doc__)
     parser.add_argument("--seconds", type=at_least_one, default=8, help="length of a run (default: 8)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="greedy clients (default: all)")
+    parser.add_argument("--tenants", action="store_true", help="each client has a key (default: none has)")
     parser.add_argument("--repeat", type=at_least_one, default=1, help="runs of each, the best counts (default: 1)")
     arguments = parser.parse_args()
     alone: list[dict[str, Any]] = []
     beside: dict[str, list[dict[str, Any]]] = {kind: [] for kind in arguments.kinds}
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_reference_bundle(Path(folder) / "reference")
-        with serving(bundle) as server:
+        file = Path(folder) / "keys.json"
+        names = [*(f"polite-{number}" for number in range(CLIENTS)), "greedy"] if arguments.tenants else []
+        keys = [new_key(file, tenant, "generate") for tenant in names]
+        with serving(bundle, *(["--keys", str(file)] if keys else [])) as server:
             for _ in range(arguments.repeat):
-                alone.append(run(server, None, arguments.seconds))
+                alone.append(run(server, None, arguments.seconds, keys))
                 for kind in arguments.kinds:
-                    beside[kind].append(run(server, kind, arguments.seconds))
+                    beside[kind].append(run(server, kind, arguments.seconds, keys))
     reference = max(alone, key=lambda one: min(one["chars_per_s"]))
     against = {
         kind: max((compared(reference, one) for one in runs), key=lambda one: float(one["kept_of_fair_share"]))
         for kind, runs in beside.items()
     }
-    found = {"clients": CLIENTS, "alone": reference, "beside": against, "hardware": hardware()}
+    found = {
+        "clients": CLIENTS,
+        "tenants": arguments.tenants,
+        "alone": reference,
+        "beside": against,
+        "hardware": hardware(),
+    }
     table: list[tuple[object, ...]] = [
         ("beside", "kept of alone", "of fair share", "first character p50 / p99 ms", "ends")
     ]

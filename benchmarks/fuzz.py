@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import random
 import string
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -28,7 +27,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from benchmarks.processes import Process, hardware, running
+from benchmarks.processes import Process, hardware, new_key, running
 from benchmarks.reporting import Budget, at_least_one, finish, new_parser, say, some_minutes
 from charloom.client import Client
 from charloom.models import BUNDLED_MODEL
@@ -234,18 +233,10 @@ async def _each(contents: Sequence[bytes]) -> Any:
 
 
 def keys_in(file: Path) -> list[str]:
-    """A key of all scopes, and others, made in a new file by the command."""
-
-    def create(tenant: str, scopes: str) -> str:
-        command = [sys.executable, "-m", "charloom.cli.main", "keys", "create", "--file", str(file)]
-        done = subprocess.run(
-            [*command, "--tenant", tenant, "--scopes", scopes], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
+    """A key of all scopes, and others, made in a new file."""
     everything = "read,generate,sessions,inspect,admin"
-    first = create("fuzz", everything)
-    return [first, create("other", everything), create("fuzz", "read"), first[:-1], "x"]
+    first = new_key(file, "fuzz", everything)
+    return [first, new_key(file, "other", everything), new_key(file, "fuzz", "read"), first[:-1], "x"]
 
 
 def states_of(server: Process, key: str) -> Iterator[bytes]:

@@ -124,6 +124,15 @@ def serving(bundle: Path, *flags: str, python: str = sys.executable) -> Iterator
         yield server
 
 
+def new_key(file: Path, tenant: str, scopes: str) -> str:
+    """A key, made by the command; the file need not be there."""
+    command = [sys.executable, "-m", "charloom.cli.main", "keys", "create", "--file", str(file)]
+    done = subprocess.run(
+        [*command, "--tenant", tenant, "--scopes", scopes], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
 def bench(target: str, *, within: float | None = None, **flags: object) -> dict[str, Any]:
     """The figures of `charloom bench`, in a process of its own; `prompt=32` is the flag `--prompt 32`.
 
