@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 from charloom.engine.errors import EngineError, ErrorKind
 
-AHEAD_SECONDS = 0.25
-"""Of a caller's tokens per second, how many a row goes ahead of its reader."""
-
 
 @dataclass(frozen=True)
 class Quota:
@@ -29,11 +26,6 @@ class Quota:
     """Calls at a time, of each server."""
     prompt_characters: int | None = None
     """Longest text to read at once."""
-
-    def ahead(self, most: int) -> int:
-        """How many tokens a row goes ahead of its reader, at most so many: few where it may have to be slowed down."""
-        rate = self.tokens_per_second
-        return most if rate is None else min(most, max(1, int(rate * AHEAD_SECONDS)))
 
 
 UNLIMITED = Quota()

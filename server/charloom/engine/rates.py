@@ -8,7 +8,6 @@ with what is left of all that they share; in between, and while the ledger is aw
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import math
 import time
@@ -32,13 +31,11 @@ LEDGER_SECONDS = 0.5
 MOST_BUCKETS = 10_000
 """From so many on, those that are full again are forgotten now and then."""
 
-Spend = Callable[[int], float]
-"""Counts tokens against a caller, and says in how many seconds what it owes now has come back."""
-
-
-def unmetered(tokens: int) -> float:
-    """A `Spend` of callers without a limit."""
-    return 0.0
+AHEAD_SECONDS = 0.25
+"""Of its rate, what all its generations together may go ahead of their readers, each by its part: about so much, since
+those that began when there were fewer have larger parts."""
+MESSAGE_SECONDS = 0.005
+"""Of its rate, what each may go ahead however many they are, so that their messages are not too many."""
 
 
 @runtime_checkable
@@ -69,6 +66,8 @@ class _Bucket:
         """Tokens that the ledger does not know of."""
         self.told = -math.inf
         """When it was asked last."""
+        self.generations = 0
+        """How many run."""
         self.telling: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
@@ -110,8 +109,9 @@ class Rates:
         level = await self.level(share)
         if level is None:
             return
-        rate = self._buckets[share.name].rate
-        if level < -rate * TOLERATED_SECONDS:
+        bucket = self._buckets[share.name]
+        rate, tolerated = bucket.rate, TOLERATED_SECONDS + bucket.generations * MESSAGE_SECONDS
+        if level < -rate * tolerated:
             seconds = math.ceil(-level / rate * 10) / 10
             problem = f"you have used {-level:.0f} tokens too many"
             raise QuotaExceeded("tokens_per_second", rate, problem, f"try again in {seconds:g} s", seconds, owed=-level)
@@ -125,9 +125,10 @@ class Rates:
             await asyncio.shield(self._tell(share.name, bucket, self._ledger))
         return bucket.level
 
-    def meter(self, share: Share) -> Spend:
-        """Counts the tokens of a caller's call."""
-        return unmetered if share.quota.tokens_per_second is None else functools.partial(self.spend, share)
+    def meter(self, share: Share) -> Meter | None:
+        """Counts the tokens of a generation; None where the caller has no such limit."""
+        bucket = self._bucket(share)
+        return None if bucket is None else Meter(self, share, bucket)
 
     def spend(self, share: Share, tokens: int) -> float:
         """Count tokens that were read or generated; returns the seconds until what is owed has come back."""
@@ -171,7 +172,8 @@ class Rates:
     def _forget_full(self, now: float) -> None:
         for name, bucket in list(self._buckets.items()):
             bucket.fill(bucket.rate, now)
-            if bucket.level >= bucket.burst and bucket.timer is None and bucket.telling is None:
+            idle = not bucket.generations and bucket.timer is None and bucket.telling is None
+            if idle and bucket.level >= bucket.burst:
                 del self._buckets[name]
 
     def _tell(self, name: str, bucket: _Bucket, ledger: Ledger) -> asyncio.Task[None]:
@@ -204,3 +206,30 @@ class Rates:
         elif problem is None and self._away:
             log.info("tokens per second are counted together again")
         self._away = problem is not None
+
+
+class Meter:
+    """Counts the tokens of one generation, from `begin` to `end`; made by `Rates.meter`."""
+
+    def __init__(self, rates: Rates, share: Share, bucket: _Bucket) -> None:
+        self._rates = rates
+        self._share = share
+        self._bucket = bucket
+
+    @property
+    def ahead(self) -> int:
+        """How many tokens it may go ahead of its reader, if it begins now."""
+        seconds = max(MESSAGE_SECONDS, AHEAD_SECONDS / (self._bucket.generations + 1))
+        return max(1, int(self._bucket.rate * seconds))
+
+    def begin(self) -> None:
+        """It has begun."""
+        self._bucket.generations += 1
+
+    def spend(self, tokens: int) -> float:
+        """As `Rates.spend`."""
+        return self._rates.spend(self._share, tokens)
+
+    def end(self) -> None:
+        """It has ended."""
+        self._bucket.generations -= 1

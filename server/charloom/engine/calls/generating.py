@@ -167,7 +167,8 @@ class Generating:
                 state=state,
             )
 
-        job, spend = checked.job(snapshot, snapshots=sink is not None), self._rates.meter(current_share())
-        generation = Generation(model, job, sink, describe, start.arrived, spend)
-        spend(len(checked.prompt))
+        job, meter = checked.job(snapshot, snapshots=sink is not None), self._rates.meter(current_share())
+        generation = Generation(model, job, sink, describe, start.arrived, meter)
+        if meter is not None:
+            meter.spend(len(checked.prompt))
         return generation

@@ -14,7 +14,7 @@ from charloom.engine.errors import DecoderFailure, EngineError, ReaderStalled
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job
 from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
-from charloom.engine.rates import Spend, unmetered
+from charloom.engine.rates import Meter
 from charloom.engine.sessions.session import Session
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import current_call
@@ -87,7 +87,7 @@ class Generation:
         sink: where its states go; None: nobody keeps them
         describe: makes the result
         arrived: the position up to which the reader has the text already, from an earlier stream of the same call
-        spend: counts its tokens; a reader that takes some lets the loom go on once they are not owed any more
+        meter: counts its tokens, where its caller has a limit: the loom then waits until what was taken has come back
 
     Raises:
         Overloaded, Draining: the loom takes no more jobs.
@@ -100,7 +100,7 @@ class Generation:
         sink: StateSink | None,
         describe: Callable[[Finish, Session | None], GenerationResult],
         arrived: int = 0,
-        spend: Spend = unmetered,
+        meter: Meter | None = None,
     ) -> None:
         self.model = model
         self.vocabulary = model.vocabulary
@@ -110,7 +110,7 @@ class Generation:
         self._logged = None if self._call.texts is None else self._call.texts.generation()
         self._sink = sink
         self._describe = describe
-        self._spend = spend
+        self._meter = meter
         self._has = arrived
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
@@ -129,7 +129,9 @@ class Generation:
         self.result: GenerationResult | None = None
         # Last: chunks come by way of the event loop, so none arrives before this returns.
         self._loom = model.loom
-        self._row = model.loom.submit(job, self._receive, current_share())
+        self._row = model.loom.submit(job, self._receive, current_share(), None if meter is None else meter.ahead)
+        if meter is not None:
+            meter.begin()
 
     def _receive(self, chunk: Chunk) -> None:
         """Take a chunk; called on the event loop, in order."""
@@ -146,7 +148,8 @@ class Generation:
             self._position = chunk.position
             if chunk.tokens:
                 self._call.generated(len(chunk.tokens))
-                self._spend(len(chunk.tokens))
+                if self._meter is not None:
+                    self._meter.spend(len(chunk.tokens))
             if chunk.snapshot is not None:
                 self._latest = self._with_tail(chunk.snapshot)
                 if self._sink is not None:
@@ -158,6 +161,8 @@ class Generation:
             )
         if chunk.finish is not None:
             self._finish = chunk.finish
+            if self._meter is not None:
+                self._meter.end()
             if self._slowed is not None:
                 self._slowed.cancel()
             self._call.job_ended(chunk.finish.reason.value, chunk.finish)
@@ -232,24 +237,26 @@ class Generation:
         delta = TextDelta("".join(self._text), self._position, self._logprobs)
         unread, self._unread = self._unread, 0
         self._text, self._logprobs = [], []
-        if unread:
-            self._took(unread)
+        if unread and self._meter is not None:
+            self._slow_down(unread, self._meter)
+        elif unread:
+            self._row.took(unread)
         if self._finish is not None:
             self._arrived.set()  # the end stays the end
         return delta
 
-    def _took(self, tokens: int) -> None:
-        """Tell the loom that the reader took so many tokens: now, or when its caller may have more of them."""
-        self._taken += tokens
+    def _slow_down(self, taken: int, meter: Meter) -> None:
+        """Tell the loom that the reader took so many tokens when its caller may have more of them."""
+        self._taken += taken
         if self._slowed is not None:
             self._slowed.cancel()
             self._slowed = None
-        if (wait := self._spend(0)) > 0 and self._finish is None:
-            self._slowed = asyncio.get_running_loop().call_later(wait, self._tell_taken)
+        if (wait := meter.spend(0)) > 0 and self._finish is None:
+            self._slowed = asyncio.get_running_loop().call_later(wait, self._go_on)
         else:
-            self._tell_taken()
+            self._go_on()
 
-    def _tell_taken(self) -> None:
+    def _go_on(self) -> None:
         taken, self._taken = self._taken, 0
         self._row.took(taken)
 

@@ -111,21 +111,22 @@ class Loom:
 
     # Called from any thread.
 
-    def submit(self, job: Job, receiver: Callable[[Chunk], None], share: Share = ONLY) -> Row:
+    def submit(self, job: Job, receiver: Callable[[Chunk], None], share: Share = ONLY, ahead: int | None = None) -> Row:
         """Put a job on the loom; it joins the next tick that has room.
 
         Args:
             job: what to do
             receiver: who wants its chunks
             share: whose it is
+            ahead: as `unread_limit`, where it is less for this job
 
         Raises:
             Overloaded: too many jobs wait already, and no other caller has more of them. Where another has, its newest
                 one ends as DISPLACED.
             Draining: the loom takes no more jobs.
         """
-        to_host, vocabulary = self._table.states.to_host, self.decoder.shape.vocabulary
-        row = Row(job, receiver, self._wake, share.quota.ahead(self._unread_limit), to_host, vocabulary, share)
+        unread = self._unread_limit if ahead is None else min(ahead, self._unread_limit)
+        row = Row(job, receiver, self._wake, unread, self._table.states.to_host, self.decoder.shape.vocabulary, share)
         with self._news:
             self.admit(share)
             displaced = self._waiting.put(row)

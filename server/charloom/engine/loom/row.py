@@ -164,9 +164,7 @@ class Row:
 
     @property
     def end_step(self) -> int:
-        """The step up to which it may go before it is attended to; short of its end where its caller has a rate."""
-        if self.share.quota.tokens_per_second is None:
-            return self.steps
+        """The step up to which it may go before it is attended to: its end, or as far ahead of its reader as it may."""
         return min(self.steps, max(self.done + 1, len(self.forced) + self.taken + self.unread_limit))
 
     @property
