@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 MOST_STOPS, LONGEST_STOP = 16, 256
@@ -42,7 +43,9 @@ class Limits:
     max_sessions: int = 100_000
     """Most sessions that are kept."""
     workers: int = 1
-    """Decoder calls at a time, per model: one per core on a CPU."""
+    """Decoder calls at a time: one per core on a CPU, of all models together; elsewhere of each model."""
+    model_weights: Mapping[str, float] = field(default_factory=dict)
+    """Parts of the cores that models get while several have work, by name; 1 for those that are not named."""
     max_rows: int = 256
     """Most rows in one decoder call."""
     max_waiting: int = 1024

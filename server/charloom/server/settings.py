@@ -20,6 +20,7 @@ from typing_extensions import Self
 from charloom.bundle import DecoderKind
 from charloom.engine.limits import Limits
 from charloom.engine.quotas import Quota
+from charloom.server.model_weights import weights_of
 from charloom.server.origins import Origins, is_local
 from charloom.server.process_cores import default_workers
 
@@ -77,6 +78,11 @@ class ServerSettings(BaseSettings):
         ge=0,
         le=LONGEST_TIMER,
         description="how long sessions go on with a model that was replaced or unloaded",
+    )
+    model_weights: str = Field(
+        "",
+        description="parts of the cores that models get while several have work, as NAME=WEIGHT,NAME=WEIGHT; "
+        "1 for those that are not named",
     )
     audit_log: Path | None = Field(
         None,
@@ -247,6 +253,12 @@ class ServerSettings(BaseSettings):
         Origins(value)
         return value
 
+    @field_validator("model_weights")
+    @classmethod
+    def _weights_are_numbers(cls, value: str) -> str:
+        weights_of(value)
+        return value
+
     @model_validator(mode="wrap")
     @classmethod
     def _without_mistakes(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
@@ -354,6 +366,7 @@ class ServerSettings(BaseSettings):
             max_waiting=self.max_waiting,
             tick_seconds=self.tick_milliseconds / 1000,
             rewind_tokens=self.rewind_tokens,
+            model_weights=weights_of(self.model_weights),
         )
 
 

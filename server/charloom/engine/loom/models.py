@@ -22,6 +22,7 @@ from charloom.engine.decoding.inspector import check_inspector
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import ModelNotFound
 from charloom.engine.limits import Limits
+from charloom.engine.loom.cores import Cores, InTurn, Part
 from charloom.engine.loom.loom import Loom
 from charloom.engine.loom.row import Delivery
 from charloom.engine.loom.totals import LoomTotals
@@ -155,6 +156,9 @@ class Models:
         self._draining: list[Model] = []
         self._gone: dict[str, Vocabulary] = {}
         """By digest, the latest last."""
+        self._cores = Cores(limits.workers)
+        self._parts: dict[str, Part] = {}
+        """Of the cores, by name: the versions of a model share one."""
         self._totals: dict[str, LoomTotals] = {}
         """By name: what counts only rises must not begin again with each version."""
         if not models:
@@ -292,7 +296,7 @@ class Models:
         limits, name = self._limits, tried.bundle.manifest.name
         totals = self._totals.setdefault(name, LoomTotals())
         loom = Loom(
-            tried.decoder,
+            self._in_turn(name, tried.decoder),
             self._deliver,
             cost=tried.first.cost,
             workers=limits.workers,
@@ -304,6 +308,14 @@ class Models:
         )
         memory = memory_of(tried.bundle, DecoderKind(tried.decoder.kind), limits)
         return Model(name, tried.bundle, tried.decoder, loom, totals, tried.first.batch_invariant, memory)
+
+    def _in_turn(self, name: str, decoder: Decoder) -> Decoder:
+        """Sharing the cores with the other models, if it uses any."""
+        if decoder.device != "cpu":
+            return decoder
+        if name not in self._parts:
+            self._parts[name] = self._cores.part(self._limits.model_weights.get(name, 1.0))
+        return InTurn(decoder, self._parts[name])
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """On the worker's thread: one wake-up of the event loop for everything that a tick brought."""
