@@ -73,13 +73,24 @@ def test_what_was_done_is_counted(plain: Server) -> None:
     assert model.tick_seconds.since(was.tick_seconds).count > 0
     assert model.first_token_seconds.since(was.first_token_seconds).count >= 1
     assert during.models[0].running == 1
-    assert during.usage == 0.5
     assert (during.sessions, during.sessions_in_use) == (1, 1)
     assert 0 < before.seconds < now.seconds
     assert now.most_bytes is not None
     methods = {one.name.partition("/")[2]: one for one in now.methods}
     assert methods["GetStatus"].running == 1
     assert methods["Generate"].ended >= 1
+
+
+def test_the_part_of_the_rows_in_use_is_told(plain: Server) -> None:
+    with Client(plain.address) as client:
+
+        def half() -> bool:
+            """A row that nobody reads is paused after some thousand tokens, and leaves its place to others."""
+            with client.generate(max_tokens=60_000) as stream:
+                next(stream)
+                return client.status().usage == 0.5
+
+        eventually(half)
 
 
 def test_refusals_are_told_by_reason(bundle: Bundle, decoder: Decoder) -> None:
