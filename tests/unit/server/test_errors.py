@@ -18,6 +18,7 @@ from charloom.engine.quotas import QuotaExceeded
 from charloom.server.audit import AuditLogUnavailable
 from charloom.server.grpc.errors import CODES, ErrorInterceptor, status_of
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
+from charloom.server.inference.inference import SequenceNotStarted, VersionNotFound
 from charloom.server.model_changes import ModelPathForbidden
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -49,6 +50,8 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (ModelTooLarge("m", 2**31, 2**20, 2**30), StatusCode.RESOURCE_EXHAUSTED),
     (LastModel("m"), StatusCode.FAILED_PRECONDITION),
     (ModelPathForbidden("/etc"), StatusCode.PERMISSION_DENIED),
+    (VersionNotFound("m", "2", "1"), StatusCode.NOT_FOUND),
+    (SequenceNotStarted("s"), StatusCode.INVALID_ARGUMENT),
     (QuotaExceeded("calls", 3, "3 calls of yours are running", "wait"), StatusCode.RESOURCE_EXHAUSTED),
     (errors.ReaderStalled(), StatusCode.RESOURCE_EXHAUSTED),
     (errors.ClientIdle(60), StatusCode.DEADLINE_EXCEEDED),
