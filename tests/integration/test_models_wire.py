@@ -39,6 +39,7 @@ from charloom.server import model_changes
 from charloom.server.app import Server
 from charloom.server.identity.scopes import Scope, scope_of
 from charloom.server.identity.signatures import new_signing_key, public_pem, sign
+from charloom.server.model_folder import ModelFolder
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import models_pb2, models_pb2_grpc, sessions_pb2, sessions_pb2_grpc
@@ -371,6 +372,28 @@ def test_a_version_that_appears_serves_and_one_that_is_half_copied_does_not(
     assert ("small", "10", ModelState.SERVING) in states(client)
     shutil.rmtree(half)
     eventually(lambda: ("small", "9", ModelState.SERVING) in states(client))
+
+
+def test_the_folder_is_followed_also_after_a_look_that_failed(
+    folder: Folder,
+    started: Callable[..., tuple[Server, Client]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, client = started()
+    changed, looks = ModelFolder.changed, list[int]()
+
+    def fails_once(self: ModelFolder) -> list[Path]:
+        looks.append(1)
+        if len(looks) == 1:
+            raise RuntimeError("no threads left")
+        return changed(self)
+
+    monkeypatch.setattr(ModelFolder, "changed", fails_once)
+    folder.add("2")
+    eventually(lambda: ("small", "2", ModelState.SERVING) in states(client))
+    assert "the models were not looked at" in caplog.text
+    assert len(looks) > 1
 
 
 def test_each_model_has_its_own_health(folder: Folder, started: Callable[..., tuple[Server, Client]]) -> None:

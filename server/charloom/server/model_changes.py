@@ -168,10 +168,13 @@ class ModelChanges:
         """Follow the folder of models, and let go of models that drain, until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if await self._let_go():
-                gc.collect()  # ended calls hold their model in circles of objects, which nobody might collect for long
-            if self._folder is not None:
-                await self._load_each(self._folder.changed)
+            try:
+                if await self._let_go():
+                    gc.collect()  # ended calls hold their model in circles of objects, which may stay for long
+                if self._folder is not None:
+                    await self._load_each(self._folder.changed)
+            except Exception:
+                log.exception("the models were not looked at; they are again in %g s", LOOK_SECONDS)
 
     async def _let_go(self) -> bool:
         """Whether any model has gone."""
