@@ -11,7 +11,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
 from charloom.server.admission import Admission
 from charloom.server.grpc.listener import GrpcListener
-from charloom.server.listener import Listener, PortInUse
+from charloom.server.listener import Listener
 from charloom.server.runtime import Runtime, open_runtime
 from charloom.server.settings import ServerSettings
 from charloom.server.signals import call_when_asked, ignore_all
@@ -90,7 +90,7 @@ class Server:
         try:
             for listener in self._listeners:
                 await listener.start()
-        except (PortInUse, ValueError):
+        except BaseException:
             await self.stop()
             raise
 
@@ -132,9 +132,16 @@ async def open_server(models: Sequence[tuple[Bundle, Decoder]], settings: Server
     """A server that is not started yet.
 
     Raises:
-        ValueError, OSError: as `open_runtime`.
+        ValueError: as `open_runtime` and `Admission`, or HTTP is wanted and not installed.
+        OSError: as `open_runtime`.
     """
-    return Server(await open_runtime(models, settings), settings)
+    runtime = await open_runtime(models, settings)
+    try:
+        return Server(runtime, settings)
+    except BaseException:
+        await runtime.drain()
+        await runtime.close(0)  # the store may have taken up sessions that it has to write again
+        raise
 
 
 async def serve(
@@ -149,20 +156,22 @@ async def serve(
 
     Raises:
         PortInUse: the address is taken.
-        ValueError, OSError: as `open_runtime`.
+        ValueError, OSError: as `open_server`.
         DecoderStuck: it has ended, and a thread goes on.
     """
     server = await open_server(models, settings)
     del models  # a model that is replaced gives its memory back once nobody holds it
     await server.start()
-    asked = asyncio.Event()
-    call_when_asked(asked.set, server.reload_models)
-    ready(server)
-    await asked.wait()
-    log.info("stopping: running calls have %g s to end; a second signal ends them now", settings.grace_seconds)
-    call_when_asked(server.engine.end_now)
     try:
-        await server.stop()
+        asked = asyncio.Event()
+        call_when_asked(asked.set, server.reload_models)
+        ready(server)
+        await asked.wait()
+        log.info("stopping: running calls have %g s to end; a second signal ends them now", settings.grace_seconds)
     finally:
-        ignore_all()
+        call_when_asked(server.engine.end_now)
+        try:
+            await server.stop()
+        finally:
+            ignore_all()
     log.info("stopped")

@@ -204,8 +204,8 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
         sealer = Sealer(new_keys() if keys is None else keys)
         ledger = store if isinstance(store, Ledger) else None
         engine = Engine(models, settings.limits(), store, sealer, budget, ledger)
+        changes = ModelChanges(engine, settings, model_folder(settings))
     except BaseException:
         await store.close()
         raise
-    changes = ModelChanges(engine, settings, model_folder(settings))
     return Runtime(engine, changes, audit, settings.grace_seconds)
