@@ -157,7 +157,7 @@ def test_who_has_used_too_many_tokens_is_refused_until_they_have_come_back(shop:
             client.complete(max_tokens=1)
         said = refused.value.metadata
         assert (said["limit"], said["most"]) == ("tokens_per_second", "50")
-        assert RATE < float(said["owed"]) <= OWED + 1
+        assert RATE < float(said["owed"]) <= OWED + 2, "and the two that were generated"
         assert refused.value.retry_after == pytest.approx(float(said["owed"]) / RATE, abs=0.11)
         assert other.complete("a" * 1000, max_tokens=100).text
         time.sleep(refused.value.retry_after)
