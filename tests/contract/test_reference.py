@@ -1,0 +1,48 @@
+"""The reference says what the sources say, and the documents make a site without a broken link."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.contract.test_architecture import ROOT
+
+
+def test_the_reference_is_up_to_date() -> None:
+    command = [sys.executable, ROOT / "scripts" / "generate-reference", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_every_document_is_a_page_of_the_site(site: Path) -> None:
+    for document in (ROOT / "docs").rglob("*.md"):
+        name = document.relative_to(ROOT / "docs").with_suffix("")
+        page = site / (name.parent if name.name == "README" else name) / "index.html"
+        assert page.exists(), document
+
+
+def test_every_picture_of_the_site_is_in_it(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    found = 0
+    for page in pages:
+        if page.name == "404.html":
+            continue
+        for source in re.findall(r'<img[^>]* src="([^":]+)"', page.read_text("utf-8")):
+            assert (page.parent / source).exists(), (page, source)
+            found += 1
+    assert found
