@@ -8,7 +8,13 @@
 #
 # Build arguments:
 #   PYTHON_IMAGE  any image with Python 3.10 or later, pip and venv
-#   EXTRAS        the extras to install; "server,torch" makes the image with torch
+#   EXTRAS        the extras to install; torch among them makes an image with torch
+#   CYCLONEDX     version of the program that writes the bill of materials
+#
+# Two targets: `cpu`, which is the default, and `cuda` for GPUs of NVIDIA, whose libraries come with torch:
+#
+#   docker build --target cuda --build-arg EXTRAS=server,http,jwt,torch -t charloom:cuda .
+#   docker run --rm --gpus all -p 127.0.0.1:50051:50051 charloom:cuda serve --host 0.0.0.0 --insecure --device cuda
 #
 # Two optional build secrets serve networks with their own package index:
 #   --secret id=pipconf,src=pip.conf   pip's settings
@@ -18,7 +24,8 @@
 ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
-ARG EXTRAS=server
+ARG EXTRAS=server,http,jwt
+ARG CYCLONEDX=7.5.0
 ENV PIP_CACHE_DIR=/var/cache/pip \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
@@ -37,8 +44,18 @@ RUN --mount=type=secret,id=pipconf,target=/run/secrets/pipconf,required=false \
     && python -m pip --python /opt/charloom/bin/python install --no-compile "$1[${EXTRAS}]" \
     && /opt/charloom/bin/python -m compileall -q -j 0 -x '/tests/' \
         --invalidation-mode unchecked-hash /opt/charloom/lib
+# What is in the environment, for tools that look for known faults in it.
+RUN --mount=type=secret,id=pipconf,target=/run/secrets/pipconf,required=false \
+    --mount=type=secret,id=ca,target=/run/secrets/ca,required=false \
+    --mount=type=cache,target=/var/cache/pip \
+    if [ -s /run/secrets/pipconf ]; then export PIP_CONFIG_FILE=/run/secrets/pipconf; fi \
+    && if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
+    && python -m venv /opt/cyclonedx \
+    && /opt/cyclonedx/bin/python -m pip install "cyclonedx-bom==${CYCLONEDX}" \
+    && /opt/cyclonedx/bin/cyclonedx-py environment --output-reproducible \
+        --output-file /opt/charloom/bill-of-materials.json /opt/charloom/bin/python
 
-FROM ${PYTHON_IMAGE}
+FROM ${PYTHON_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="Charloom" \
       org.opencontainers.image.description="Character-level LSTMs served over gRPC as stateful streams" \
       org.opencontainers.image.licenses="Apache-2.0"
@@ -59,3 +76,10 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
     CMD ["charloom", "health", "--target", "localhost:50051"]
 ENTRYPOINT ["charloom"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "50051"]
+
+FROM runtime AS cuda
+# The runtime of NVIDIA's containers reads these.
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+FROM runtime AS cpu

@@ -41,6 +41,7 @@ from deploy.local_base import make_local_base
 CHECKOUT = Path(__file__).resolve().parent.parent
 SERVER_PORT = 50051
 PROMPT = "ROMEO:"
+EXTRAS = "server,http,jwt"
 START_SECONDS, STOP_SECONDS = 60.0, 10.0
 
 # Runs inside the container, beside the server, which is process 1 there.
@@ -59,6 +60,7 @@ print(json.dumps({
     "no_new_privileges": int(status["NoNewPrivs"]),
     "writes": {folder: errno_of_write(folder) for folder in ("", "/tmp", "/var/tmp", "/opt/charloom")},
     "torch": importlib.util.find_spec("torch") is not None,
+    "materials": [one["name"] for one in json.load(open("/opt/charloom/bill-of-materials.json"))["components"]],
 }))
 """
 
@@ -158,6 +160,9 @@ def check_inside(container: Container, extras: str) -> None:
     if seen["torch"] != expected:
         raise CheckFailure(f"torch is {'missing from' if expected else 'in'} the image (extras: {extras})")
     say(f"torch is {'in' if expected else 'not in'} the image")
+    if missing := {"charloom", "grpcio", "onnxruntime"} - set(seen["materials"]):
+        raise CheckFailure(f"the bill of materials lacks {', '.join(sorted(missing))}")
+    say(f"the bill of materials has {len(seen['materials'])} packages")
     container.execute("charloom", "health", "--target", container.own_target)
     say("the image's own health probe succeeds")
 
@@ -217,7 +222,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     base = parser.add_mutually_exclusive_group()
     base.add_argument("--base", help="base image [the Dockerfile's]")
     base.add_argument("--local-base", action="store_true", help="make the base image of Debian packages (mmdebstrap)")
-    parser.add_argument("--extras", default="server", help='extras in the image, such as "server,torch" [server]')
+    parser.add_argument("--extras", default=EXTRAS, help=f"extras in the image [{EXTRAS}]")
     parser.add_argument("--tag", default="charloom:test", help="name of the image [charloom:test]")
     parser.add_argument("--skip-build", action="store_true", help="check the image that is there")
     parser.add_argument("build_options", nargs="*", metavar="-- OPTION", help="options of the build, such as --secret")

@@ -17,6 +17,7 @@ INSIDE: dict[str, Any] = {
     "uids": [10001] * 4,
     "capabilities": 0,
     "no_new_privileges": 1,
+    "materials": ["charloom", "grpcio", "numpy", "onnxruntime"],
     "writes": {"": errno.EROFS, "/tmp": errno.EROFS},
     "torch": False,
 }
@@ -76,6 +77,7 @@ def test_a_server_that_ends_at_once_fails_with_its_log_and_the_container_goes(
         ({"uids": [0, 0, 0, 0]}, "runs as root"),
         ({"capabilities": 0x400}, "capabilities 0x400"),
         ({"no_new_privileges": 0}, "no_new_privileges 0"),
+        ({"materials": ["charloom", "grpcio"]}, "bill of materials lacks onnxruntime"),
         ({"writes": {"": 0, "/tmp": errno.EROFS}}, "not on a read-only file system: /$"),
         ({"torch": True}, "torch is in the image"),
     ],
