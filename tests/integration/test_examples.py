@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,3 +61,25 @@ def test_a_performance_is_played(address: str) -> None:
     played = output_of("live_performance", "--target", address)
     for cue in ("calm", "storm", "a new voice", "silence", "calm again"):
         assert f"~~ {cue} ~~" in played
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+def test_a_client_in_node_streams_cancels_carries_a_session_and_reads_an_error(address: str, tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "node", tmp_path / "examples" / "node", ignore=shutil.ignore_patterns("node_modules"))
+    shutil.copytree(EXAMPLES.parent / "proto", tmp_path / "proto")
+    folder = tmp_path / "examples" / "node"
+    made = subprocess.run(
+        ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    if made.returncode and "CI" not in os.environ:
+        pytest.skip(f"npm cannot get the packages: {made.stderr[-300:]}")
+    assert made.returncode == 0, made.stderr
+    done = subprocess.run(
+        ["node", "example.mjs", address], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    stream, cancelled, session, error = done.stdout.split("--- ")[1:]
+    assert "FINISH_REASON_LENGTH, seed 7" in stream
+    assert "cancelled after" in cancelled
+    assert "(position 135)" in session
+    assert "NOT_FOUND SESSION_DELETED of charloom" in error
