@@ -167,7 +167,7 @@ async def test_a_conversation_whose_session_was_taken_over_says_so(engines: list
     one, two = engines
     session = await one.sessions.create(seed=6)
     conversation = await one.converse(GenerationRequest(session_id=session.id, call_id="call"))
-    conversation.generate(0)
+    await conversation.generate(0)
     await conversation.next()
     await whole(two, GenerationRequest(session_id=session.id, call_id="call", max_tokens=5))
     await one.sessions.keep_leases()

@@ -93,7 +93,14 @@ class Conversation:
         return self._left is None
 
     async def inject(self, text: Text) -> int:
-        """Read a text at this point; returns the position before it."""
+        """Read a text at this point; returns the position before it.
+
+        Raises:
+            InvalidRequest: the text is too long, or the model lacks a character.
+            SessionTakenOver, SessionDeleted: the session has another writer, or was erased; so do all commands that
+                begin anything.
+        """
+        self._require_not_lost()
         tokens = check_text("inject", text, self._request.skip_unknown, self._limits, self._model.vocabulary)
         running, position = self._stop(), self.position
         if len(tokens):
@@ -101,18 +108,18 @@ class Conversation:
             if self._writer is not None:
                 self._writer.on_tokens(tokens.tolist(), self._present)
         if running:
-            self._go_on()
+            await self._go_on_paced()
         return position
 
-    def generate(self, max_tokens: int) -> int:
+    async def generate(self, max_tokens: int) -> int:
         """Generate so many tokens from here on, or (0) without end; returns the position."""
         within("generate.max_tokens", max_tokens, 0, self._limits.max_tokens)
         self._stop()
         self._left = max_tokens or None
-        self._go_on()
+        await self._go_on_paced()
         return self.position
 
-    def set_sampling(self, sampling: Sampling) -> int:
+    async def set_sampling(self, sampling: Sampling) -> int:
         """Change how tokens are chosen; returns the position from which on."""
         before, self._request = self._request, replace(self._request, sampling=sampling)
         try:
@@ -121,7 +128,7 @@ class Conversation:
             self._request = before
             raise
         if self._stop():
-            self._go_on()
+            await self._go_on_paced()
         return self.position
 
     def pause(self) -> int:
@@ -166,6 +173,16 @@ class Conversation:
         length = most if self._left is None else self._left
         request = replace(self._request, max_tokens=max(1, length))
         return check(request, self._limits, self._model.vocabulary, self._model.decoder.lacks)
+
+    async def _go_on_paced(self) -> None:
+        """Go on after a command: each lets the loom go ahead of the reader anew, so first what is owed comes back."""
+        await self._generating.pace()
+        self._require_not_lost()
+        self._go_on()
+
+    def _require_not_lost(self) -> None:
+        if self._writer is not None:
+            self._writer.require_not_lost()
 
     def _go_on(self) -> None:
         start = replace(self._start, snapshot=self._present, request=self._request, checked=self._checked())

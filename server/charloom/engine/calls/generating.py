@@ -121,6 +121,10 @@ class Generating:
         self.hold(start)
         return self.run(start)
 
+    async def pace(self) -> None:
+        """Wait until the present caller owes no tokens."""
+        await self._rates.pace(current_share())
+
     def hold(self, start: GenerationStart, count: int = 1) -> None:
         """Hold the memory that so many generations may need, until the end of the call.
 

@@ -250,10 +250,10 @@ class Observation:
 
         Raises:
             InvalidRequest: the text is too long, or the model lacks a character; nothing was read then.
-            SessionTakenOver: the session has another writer.
+            SessionTakenOver, SessionDeleted: the session has another writer, or was erased.
         """
-        if self._writer is not None and self._writer.lost.done():
-            raise self._writer.lost.result()
+        if self._writer is not None:
+            self._writer.require_not_lost()
         request = self._request
         tokens = check_text("text", text, request.skip_unknown, self._reading.limits, self.model.vocabulary)
         check_answer("text", len(tokens), request.most_tokens, self.model.vocabulary, IN_PARTS)

@@ -116,6 +116,11 @@ class SessionWriter:
         if not self.lost.done():
             self.lost.set_result(why)
 
+    def require_not_lost(self) -> None:
+        """Raises what to tell the caller, once what this one writes is refused."""
+        if self.lost.done():
+            raise self.lost.result()
+
     async def find_out_why(self) -> EngineError:
         """What to tell the caller of a writer that the store refuses."""
         try:

@@ -24,8 +24,10 @@ from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.engine import Engine
 from charloom.engine.limits import Limits
+from charloom.engine.quotas import Quota
 from charloom.engine.sessions.sealing import Sealer, new_keys, read_keys
 from charloom.engine.sessions.session import History, Key, Session
+from charloom.engine.shares import Share, set_share
 
 SHAPINGS = {
     "plain": GenerationRequest(),
@@ -320,10 +322,10 @@ async def test_every_change_of_a_conversation_takes_effect_where_it_says(engine:
     session = await engine.sessions.create(seed=10)
     talk = await engine.converse(GenerationRequest(session_id=session.id, prompt="ab"))
     assert talk.position == 2
-    talk.generate(0)
+    await talk.generate(0)
     first = await converse_for(engine, talk, 40)
     await asyncio.sleep(0.05)  # much more is made than is taken
-    cooler = talk.set_sampling(Sampling(temperature=0.2))
+    cooler = await talk.set_sampling(Sampling(temperature=0.2))
     assert cooler == 2 + len(first)
     second = await converse_for(engine, talk, 30)
     injected = await talk.inject("cab")
@@ -331,7 +333,7 @@ async def test_every_change_of_a_conversation_takes_effect_where_it_says(engine:
     third = await converse_for(engine, talk, 10)
     assert talk.pause() == injected + 3 + len(third)
     assert not talk.running
-    talk.generate(7)
+    await talk.generate(7)
     rest = ""
     while isinstance(found := await talk.next(), TextDelta):
         rest += found.text
@@ -355,7 +357,7 @@ async def test_every_change_of_a_conversation_takes_effect_where_it_says(engine:
 async def test_a_conversation_never_stands_ahead_of_the_text_that_it_handed_out(engine: Engine) -> None:
     session = await engine.sessions.create(seed=12)
     talk = await engine.converse(GenerationRequest(session_id=session.id))
-    talk.generate(7)
+    await talk.generate(7)
     said = 0
     while talk.running:
         following = asyncio.ensure_future(talk.next())
@@ -373,13 +375,13 @@ async def test_a_conversation_never_stands_ahead_of_the_text_that_it_handed_out(
 async def test_a_bad_command_changes_nothing(engine: Engine) -> None:
     session = await engine.sessions.create(seed=11)
     talk = await engine.converse(GenerationRequest(session_id=session.id))
-    talk.generate(0)
+    await talk.generate(0)
     await converse_for(engine, talk, 5)
     position = talk.position
     with pytest.raises(errors.InvalidRequest):
         await talk.inject("日")
     with pytest.raises(errors.InvalidRequest):
-        talk.set_sampling(Sampling(allowed_characters=""))
+        await talk.set_sampling(Sampling(allowed_characters=""))
     assert talk.running
     assert talk.position == position
     await talk.end()
@@ -387,6 +389,30 @@ async def test_a_bad_command_changes_nothing(engine: Engine) -> None:
     for field in ("n", "max_tokens", "min_tokens"):
         with pytest.raises(errors.InvalidRequest, match=field):
             await engine.converse(GenerationRequest(session_id=session.id, **{field: 3}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", ["generate", "sampling", "inject"])
+async def test_commands_of_a_conversation_give_no_more_tokens_than_its_caller_may_have(
+    engine: Engine, command: str
+) -> None:
+    share = Share("tenant shop", quota=Quota(tokens_per_second=100.0))
+    set_share(share)
+    talk = await engine.converse(GenerationRequest())
+    engine.rates.spend(share, 1000)  # all that was saved up
+    began, said = asyncio.get_running_loop().time(), 0
+    await talk.generate(0)
+    while said < 150:
+        found = await talk.next()
+        assert isinstance(found, TextDelta)
+        said += len(found.text)
+        if command == "generate":
+            await talk.generate(0)
+        elif command == "sampling":
+            await talk.set_sampling(Sampling(temperature=0.5))
+        else:
+            await talk.inject("")
+    assert asyncio.get_running_loop().time() - began > 1.0, "150 tokens, of which 25 are made ahead of their reader"
+    await talk.end()
 
 
 # Resuming.

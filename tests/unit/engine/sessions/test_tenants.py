@@ -138,8 +138,9 @@ async def test_an_erasure_ends_the_calls_that_are_writing_a_session(engine: Engi
     with pytest.raises(SessionDeleted, match="'a' was deleted"):
         async for _ in running:
             pass
-    with pytest.raises(SessionDeleted, match="'b' was deleted"):
-        await conversation.end()
+    for attempt in (conversation.generate(5), conversation.inject("to be"), conversation.end()):
+        with pytest.raises(SessionDeleted, match="'b' was deleted"):
+            await attempt
     for session in sessions:
         with pytest.raises(SessionDeleted):
             await engine.sessions.get(session.key)

@@ -88,9 +88,9 @@ class ConversationService(conversation_pb2_grpc.ConversationServiceServicer):
         if kind == "inject":
             return await conversation.inject(command.inject)
         if kind == "generate":
-            return conversation.generate(command.generate.max_tokens)
+            return await conversation.generate(command.generate.max_tokens)
         if kind == "sampling":
-            return conversation.set_sampling(to_sampling(command.sampling))
+            return await conversation.set_sampling(to_sampling(command.sampling))
         if kind == "pause":
             return conversation.pause()
         raise InvalidRequest("event", "each message but the first has to carry inject, generate, sampling or pause")
