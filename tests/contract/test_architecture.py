@@ -72,9 +72,10 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "client": {"_async": set(), "_sync": set()},
     "cli": {"serving": set(), "sessions": set(), "training": set()},
     "engine": {
-        "calls": {"sessions", "loom", "decoding"},
+        "calls": {"sessions", "loom", "constraints", "decoding"},
         "sessions": {"loom", "decoding"},
         "loom": {"decoding"},
+        "constraints": {"decoding"},
         "decoding": set(),
     },
     "lab": {"reference": set(), "tasks": set(), "studies": {"tasks", "reference"}},

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from charloom.bundle import CellKind
-from charloom.controls import controls
-from charloom.engine.decoding.decoder import Floats, Inputs, Outputs, Shape
-from charloom.engine.decoding.sampling import Sampling, choose, penalised
+from charloom.controls import ENDED, FREE, controls
+from charloom.engine.decoding.decoder import Constraints, Floats, Inputs, Outputs, Shape
+from charloom.engine.decoding.sampling import Place, Sampling, choose, penalised
 from charloom.engine.decoding.state_pool import HostStatePool
 from charloom.network.cells import CELLS
 
@@ -28,6 +28,14 @@ def parameters_of(weights: Mapping[str, Floats], layer: int) -> dict[str, Floats
 def _sampling(inputs: Inputs, row: int) -> Sampling:
     asked: dict[str, Any] = {one.option: one.type(inputs.sampling[one.name][row]) for one in controls()}
     return Sampling(**asked)
+
+
+def _place(constraints: Constraints | None, state: int, step: int, row: int) -> Place | None:
+    """Where a row is in its constraint."""
+    if constraints is None or state == FREE:
+        return None
+    allowed = constraints.distance[constraints.next[state]] < constraints.left[row] - step
+    return Place(allowed, constraints.distance[state] == 0)
 
 
 class NaiveDecoder:
@@ -63,26 +71,40 @@ class NaiveDecoder:
         alternatives = (steps, rows, int(inputs.sampling["top"][0]))
         tokens, top_tokens = np.zeros((steps, rows), np.int64), np.zeros(alternatives, np.int64)
         logprob, top_logprob = np.zeros((steps, rows), np.float32), np.zeros(alternatives, np.float32)
+        allowed = np.zeros((steps, rows), np.float32)
+        taken, automaton = inputs.steps.copy(), np.zeros(rows, np.int64)
+        if inputs.constraints is not None:
+            automaton = inputs.constraints.state.copy()
         state = inputs.state.copy()
         for row, token in enumerate(inputs.token):
             sampling = _sampling(inputs, row)
             counts = inputs.sampling["counts"][row].copy()
             for step in range(steps):
-                if step >= inputs.steps[row]:
+                if step >= inputs.steps[row] or automaton[row] == ENDED:
                     tokens[step, row] = token
                     continue
-                logits = self._step(int(token), state[:, :, row])
-                token = inputs.forced[step, row]
-                if token < 0:
+                after = state[:, :, row].copy()
+                logits = self._step(int(token), after)
+                chosen = inputs.forced[step, row]
+                if chosen < 0:
                     wanted = penalised(logits, counts, sampling)
-                    token = choose(wanted, float(inputs.uniform[step, row]), sampling, inputs.sampling["bias"][row])
+                    uniform, bias = float(inputs.uniform[step, row]), inputs.sampling["bias"][row]
+                    place = _place(inputs.constraints, automaton[row], step, row)
+                    chosen, allowed[step, row] = choose(wanted, uniform, sampling, bias, place)
+                    if place is not None and not place.allowed[chosen]:
+                        automaton[row], taken[row], tokens[step, row] = ENDED, step, token
+                        continue
+                    if place is not None and inputs.constraints is not None:
+                        automaton[row] = inputs.constraints.next[automaton[row], chosen]
+                token = chosen
+                state[:, :, row] = after
                 counts[token] += 1
                 largest = logits.max()
                 logprobs = logits - largest - np.log(np.exp(logits - largest).sum())
                 tokens[step, row], logprob[step, row] = token, logprobs[token]
                 top_tokens[step, row] = np.argsort(-logprobs, kind="stable")[: alternatives[2]]
                 top_logprob[step, row] = logprobs[top_tokens[step, row]]
-        return Outputs(tokens, logprob, state, top_tokens, top_logprob)
+        return Outputs(tokens, logprob, state, top_tokens, top_logprob, taken, automaton, allowed)
 
     def state_pool(self) -> HostStatePool:
         """In main memory."""

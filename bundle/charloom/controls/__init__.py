@@ -183,6 +183,15 @@ INPUTS: dict[str, DecoderInput] = {
 """All of them by name, in the order in which the decoder contract has them; a new one goes to the end."""
 
 
+FREE, ENDED = 0, 1
+"""States of a row in the table of a decoder's constraints that belong to no automaton: the row has no constraint, or
+its constraint has ended its text."""
+CONSTRAINT_INPUTS = ("next_state", "distance", "automaton", "left")
+"""What a decoder takes for the constraints of a call's rows: for each state of their automata the state after each
+token (int32, [S, V]) and the tokens to the nearest end of a text (int32, [S]); for each row where it is and the steps
+that it may take (int64, [B])."""
+
+
 def controls(effect: Effect | None = None) -> list[Control]:
     """Those that a request sets, or of these the ones with one effect, in the order of the table."""
     return [entry for entry in INPUTS.values() if isinstance(entry, Control) and effect in (None, entry.effect)]

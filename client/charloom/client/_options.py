@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 
 class NotGiven(enum.Enum):
@@ -88,6 +88,18 @@ class GenerateOptions(SamplingOptions, total=False):
     include_stop: bool | None
     """Whether the text is to end with the stop string. If not, text, position and session end before it.
     Default `False`."""
+
+    regex: str | None
+    """What the whole generated text is to match: a regular expression in the syntax of Python's `re`, without
+    look-around, back-references and word boundaries. The text ends by itself, within `max_tokens`. Not together with
+    `choices`, `json_schema` or `stop`, and not in a conversation. Default: none."""
+
+    choices: Sequence[str] | None
+    """The generated text is to be one of these, up to 1024; see `regex`. Default: none."""
+
+    json_schema: Mapping[str, Any] | str | None
+    """The generated text is to be JSON that this schema allows, a mapping or JSON itself; see `regex`. Default: none.
+    """
 
     seed: int | None
     """Of the random numbers, 64 bits. In a session it becomes the session's seed. Default: the own seed of the session

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Set
 from typing import Any, get_type_hints
 
 from charloom.client import _values
+from charloom.client._errors import InvalidValue
 from charloom.client._options import GenerateOptions, SamplingOptions
 from charloom.v1 import generation_pb2, text_pb2
 
@@ -63,6 +64,11 @@ _BY_TYPE: dict[object, _Translation] = {
     str | None: _values.text,
     Mapping[str, float] | None: _logit_bias,
 }
+_CONSTRAINTS: dict[str, _Translation] = {
+    "regex": _values.text,
+    "choices": lambda field, value: generation_pb2.Choices(texts=_values.texts(field, value)),
+    "json_schema": _values.json_text,
+}
 _SAMPLING = {name: _BY_TYPE[annotation] for name, annotation in get_type_hints(SamplingOptions).items()}
 
 
@@ -98,15 +104,23 @@ def continuations_request(
 
 def generation_options(prompt: str, options: GenerateOptions, session_id: str = "") -> generation_pb2.GenerationOptions:
     """Build what all calls that generate have in common; raises as `generate_request`."""
-    _require_known(options, _OPTIONS.keys() | _SAMPLING.keys())
+    _require_known(options, _OPTIONS.keys() | _SAMPLING.keys() | _CONSTRAINTS.keys())
     given = _given(options)
     return generation_pb2.GenerationOptions(
         session_id=_values.text("session_id", session_id),
         prompt=_values.text("prompt", prompt),
         # Without sampling options the message is not there at all.
         sampling=_sampling(given) if _SAMPLING.keys() & given.keys() else None,
+        constraint=_constraint(given),
         **_translated(_OPTIONS, given),
     )
+
+
+def _constraint(given: Mapping[str, object]) -> generation_pb2.Constraint | None:
+    parts = _translated(_CONSTRAINTS, given)
+    if len(parts) > 1:
+        raise InvalidValue(" and ".join(parts), "they exclude each other; give one of them")
+    return generation_pb2.Constraint(**parts) if parts else None
 
 
 def sampling(options: SamplingOptions) -> generation_pb2.Sampling:

@@ -62,6 +62,7 @@ def token_logprob(message: text_pb2.TokenLogprob) -> TokenLogprob:
         symbol=message.chosen.symbol,
         logprob=message.chosen.logprob,
         top=_alternatives(message.top),
+        allowed_logprob=message.allowed_logprob,
     )
 
 
@@ -88,6 +89,7 @@ def result(message: generation_pb2.GenerationResult) -> Result:
         session=session_info(message.session) if message.HasField("session") else None,
         stop=message.stop or None,
         state=message.state or None,
+        allowed_logprob=message.allowed_logprob if message.HasField("allowed_logprob") else None,
     )
 
 

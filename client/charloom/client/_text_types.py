@@ -31,6 +31,10 @@ class TokenLogprob(Alternative):
     top: tuple[Alternative, ...]
     """The most probable tokens at its position, the most probable first; as many as `top_logprobs`."""
 
+    allowed_logprob: float = 0.0
+    """In a call with a constraint: the natural logarithm of the probability that it left at this position, after
+    penalties, bias and temperature."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:

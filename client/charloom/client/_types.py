@@ -21,7 +21,7 @@ class FinishReason(str, enum.Enum):
     """The server is stopping; a session holds the state after the last token that arrived."""
 
     STOP = "stop"
-    """A stop string was generated; the result says which."""
+    """A stop string was generated, and the result says which; or the text that a constraint allows has ended."""
 
     UNKNOWN = "unknown"
     """A reason that this version of the client does not know."""
@@ -158,6 +158,10 @@ class Result:
 
     state: bytes | None = field(repr=False)
     """The state after this call, for the option `state` of another; `None` unless `return_state` asked for it."""
+
+    allowed_logprob: float | None = None
+    """With a constraint: the natural logarithm of the probability that it left, of all tokens together: 0 where it
+    changed nothing, and the lower, the further it has bent the model. `None` without a constraint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,18 @@ def texts(field: str, value: object) -> list[str]:
     if isinstance(value, bytes | bytearray) or not isinstance(value, Sequence):
         raise InvalidValue(field, f"{_shown(value)} is neither a string nor a list of strings")
     return [text(f"{field}[{place}]", one) for place, one in enumerate(value)]
+
+
+def json_text(field: str, value: object) -> str:
+    """Check a mapping that JSON can carry, and write it as JSON; a string is taken to be JSON already."""
+    if isinstance(value, str):
+        return text(field, value)
+    if not isinstance(value, Mapping):
+        raise InvalidValue(field, f"{_shown(value)} is neither a mapping nor JSON")
+    try:
+        return text(field, json.dumps(dict(value), ensure_ascii=False))
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise InvalidValue(field, f"it cannot be written as JSON: {problem}") from problem
 
 
 def printable(field: str, value: object) -> str:

@@ -35,7 +35,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_DRAINING: _FinishReason.ValueType  # 2
     """The server is stopping; the session, if any, holds the state after the last token that was sent."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 3
-    """A stop string was generated."""
+    """A stop string was generated, or the text that a constraint allows has ended."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
@@ -47,7 +47,7 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 1
 FINISH_REASON_DRAINING: FinishReason.ValueType  # 2
 """The server is stopping; the session, if any, holds the state after the last token that was sent."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 3
-"""A stop string was generated."""
+"""A stop string was generated, or the text that a constraint allows has ended."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -184,6 +184,69 @@ class LogitBias(_message.Message):
 Global___LogitBias: _TypeAlias = LogitBias  # noqa: Y015
 
 @_typing.final
+class Constraint(_message.Message):
+    """The whole generated text is to be one of those that this allows. It always is, unless the call breaks off: nothing is
+    chosen that could not be ended within `max_tokens`. Where the text may end, the probability that the model gives to all
+    that is not allowed is the probability that it ends.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGEX_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    regex: _builtins.str
+    """A regular expression in the syntax of Python's `re`, without look-around, back-references and word boundaries.
+    The whole text has to match. Up to 65,536 characters.
+    """
+    json_schema: _builtins.str
+    """JSON that this schema (JSON Schema 2020-12, as JSON) allows. Keywords that cannot be kept are refused."""
+    @_builtins.property
+    def choices(self) -> Global___Choices:
+        """One of these texts."""
+
+    def __init__(
+        self,
+        *,
+        regex: _builtins.str = ...,
+        choices: Global___Choices | None = ...,
+        json_schema: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["regex", "choices", "json_schema"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
+
+@_typing.final
+class Choices(_message.Message):
+    """Texts to choose from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Up to 1024, of 65,536 characters together."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Choices: _TypeAlias = Choices  # noqa: Y015
+
+@_typing.final
 class GenerationOptions(_message.Message):
     """What to generate, and from where."""
 
@@ -205,6 +268,7 @@ class GenerationOptions(_message.Message):
     N_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     RETURN_STATE_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Empty takes the session's model or, without a session, the server's first one."""
     session_id: _builtins.str
@@ -251,6 +315,10 @@ class GenerationOptions(_message.Message):
         whole words: "end" is not found in "ending".
         """
 
+    @_builtins.property
+    def constraint(self) -> Global___Constraint:
+        """What the generated text is to match. Not together with `stop`, and not in a conversation."""
+
     def __init__(
         self,
         *,
@@ -270,10 +338,11 @@ class GenerationOptions(_message.Message):
         n: _builtins.int | None = ...,
         state: _builtins.bytes = ...,
         return_state: _builtins.bool = ...,
+        constraint: Global___Constraint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "expected_position", b"expected_position", "max_tokens", b"max_tokens", "n", b"n", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "constraint", b"constraint", "expected_position", b"expected_position", "max_tokens", b"max_tokens", "n", b"n", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "expected_position", b"expected_position", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "prompt", b"prompt", "return_state", b"return_state", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "state", b"state", "stop", b"stop", "top_logprobs", b"top_logprobs", "unknown_characters", b"unknown_characters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "constraint", b"constraint", "expected_position", b"expected_position", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "prompt", b"prompt", "return_state", b"return_state", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "state", b"state", "stop", b"stop", "top_logprobs", b"top_logprobs", "unknown_characters", b"unknown_characters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_position: _TypeAlias = _typing.Literal["expected_position"]  # noqa: Y015
     _WhichOneofArgType__expected_position: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position"]  # noqa: Y015
@@ -474,6 +543,7 @@ class GenerationResult(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    ALLOWED_LOGPROB_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     seed: _builtins.int
@@ -490,6 +560,11 @@ class GenerationResult(_message.Message):
     """The stop string that ended it; empty otherwise."""
     state: _builtins.bytes
     """The state after this call, if it was asked for."""
+    allowed_logprob: _builtins.float
+    """With a constraint: the natural logarithm of the probability that it left to the tokens it allowed, or to the end, of
+    all tokens together, after penalties, bias and temperature: 0 where it changed nothing, and the lower, the further
+    it has bent the model. Of a call that was resumed, of the tokens since.
+    """
     @_builtins.property
     def usage(self) -> Global___Usage:
         """What it consumed."""
@@ -521,12 +596,15 @@ class GenerationResult(_message.Message):
         session: _sessions_pb2.Session | None = ...,
         stop: _builtins.str = ...,
         state: _builtins.bytes = ...,
+        allowed_logprob: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "session", b"session", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_logprob", b"_allowed_logprob", "allowed_logprob", b"allowed_logprob", "sampling", b"sampling", "session", b"session", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "position", b"position", "sampling", b"sampling", "seed", b"seed", "session", b"session", "state", b"state", "stop", b"stop", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_logprob", b"_allowed_logprob", "allowed_logprob", b"allowed_logprob", "finish_reason", b"finish_reason", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "position", b"position", "sampling", b"sampling", "seed", b"seed", "session", b"session", "state", b"state", "stop", b"stop", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__allowed_logprob: _TypeAlias = _typing.Literal["allowed_logprob"]  # noqa: Y015
+    _WhichOneofArgType__allowed_logprob: _TypeAlias = _typing.Literal["_allowed_logprob", b"_allowed_logprob"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allowed_logprob) -> _WhichOneofReturnType__allowed_logprob | None: ...
 
 Global___GenerationResult: _TypeAlias = GenerationResult  # noqa: Y015
 

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63harloom/v1/text.proto\x12\x0b\x63harloom.v1\"_\n\x0cTokenLogprob\x12(\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x18.charloom.v1.Alternative\x12%\n\x03top\x18\x02 \x03(\x0b\x32\x18.charloom.v1.Alternative\".\n\x0b\x41lternative\x12\x0e\n\x06symbol\x18\x01 \x01(\x0c\x12\x0f\n\x07logprob\x18\x02 \x01(\x02*s\n\x11UnknownCharacters\x12\"\n\x1eUNKNOWN_CHARACTERS_UNSPECIFIED\x10\x00\x12\x1d\n\x19UNKNOWN_CHARACTERS_REJECT\x10\x01\x12\x1b\n\x17UNKNOWN_CHARACTERS_SKIP\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63harloom/v1/text.proto\x12\x0b\x63harloom.v1\"x\n\x0cTokenLogprob\x12(\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x18.charloom.v1.Alternative\x12%\n\x03top\x18\x02 \x03(\x0b\x32\x18.charloom.v1.Alternative\x12\x17\n\x0f\x61llowed_logprob\x18\x03 \x01(\x02\".\n\x0b\x41lternative\x12\x0e\n\x06symbol\x18\x01 \x01(\x0c\x12\x0f\n\x07logprob\x18\x02 \x01(\x02*s\n\x11UnknownCharacters\x12\"\n\x1eUNKNOWN_CHARACTERS_UNSPECIFIED\x10\x00\x12\x1d\n\x19UNKNOWN_CHARACTERS_REJECT\x10\x01\x12\x1b\n\x17UNKNOWN_CHARACTERS_SKIP\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'charloom.v1.text_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UNKNOWNCHARACTERS']._serialized_start=184
-  _globals['_UNKNOWNCHARACTERS']._serialized_end=299
+  _globals['_UNKNOWNCHARACTERS']._serialized_start=209
+  _globals['_UNKNOWNCHARACTERS']._serialized_end=324
   _globals['_TOKENLOGPROB']._serialized_start=39
-  _globals['_TOKENLOGPROB']._serialized_end=134
-  _globals['_ALTERNATIVE']._serialized_start=136
-  _globals['_ALTERNATIVE']._serialized_end=182
+  _globals['_TOKENLOGPROB']._serialized_end=159
+  _globals['_ALTERNATIVE']._serialized_start=161
+  _globals['_ALTERNATIVE']._serialized_end=207
 # @@protoc_insertion_point(module_scope)

@@ -56,6 +56,11 @@ class TokenLogprob(_message.Message):
 
     CHOSEN_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
+    ALLOWED_LOGPROB_FIELD_NUMBER: _builtins.int
+    allowed_logprob: _builtins.float
+    """In a call with a constraint: the natural logarithm of the probability that it left at this position, after
+    penalties, bias and temperature.
+    """
     @_builtins.property
     def chosen(self) -> Global___Alternative:
         """The token that was generated."""
@@ -69,10 +74,11 @@ class TokenLogprob(_message.Message):
         *,
         chosen: Global___Alternative | None = ...,
         top: _abc.Iterable[Global___Alternative] | None = ...,
+        allowed_logprob: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_logprob", b"allowed_logprob", "chosen", b"chosen", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,8 @@ from datetime import timedelta
 
 MOST_STOPS, LONGEST_STOP = 16, 256
 """Stop strings of one call, and characters of each."""
+MOST_CHOICES, LONGEST_CONSTRAINT = 1024, 65_536
+"""Texts that a call may choose from; characters of all of them, of a regular expression and of a JSON schema."""
 MOST_BIASES, MOST_CHARACTERS = 1024, 65_536
 """Entries of `logit_bias`; characters of all of them, of `allowed_characters` and of `forbidden_characters`."""
 MOST_CONTINUATIONS = 64

@@ -119,7 +119,9 @@ def test_every_option_of_the_contract_is_offered() -> None:
         "session_id",
         "sampling",
         "n",  # an argument of `continuations`
+        "constraint",
     }
+    wire |= {field.name for field in generation_pb2.Constraint.DESCRIPTOR.fields}
     sampling = {field.name for field in generation_pb2.Sampling.DESCRIPTOR.fields}
     assert set(GenerateOptions.__annotations__) == wire | sampling
     assert set(SamplingOptions.__annotations__) == sampling

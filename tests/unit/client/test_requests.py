@@ -35,6 +35,12 @@ def test_none_is_the_same_as_not_given() -> None:
     assert options(**every) == generation_pb2.GenerationOptions()
 
 
+CONSTRAINTS: dict[str, tuple[Any, generation_pb2.Constraint]] = {
+    "regex": ("a+", generation_pb2.Constraint(regex="a+")),
+    "choices": (["yes", "no"], generation_pb2.Constraint(choices=generation_pb2.Choices(texts=["yes", "no"]))),
+    "json_schema": ({"const": "é"}, generation_pb2.Constraint(json_schema='{"const": "é"}')),
+}
+"""They exclude each other: what is given, and what is sent."""
 EVERY: dict[str, Any] = {
     "model": "small",
     "max_tokens": 7,
@@ -62,7 +68,7 @@ EVERY: dict[str, Any] = {
 
 
 def test_every_option_goes_into_its_field() -> None:
-    assert EVERY.keys() == GenerateOptions.__annotations__.keys()
+    assert EVERY.keys() | CONSTRAINTS.keys() == GenerateOptions.__annotations__.keys()
     assert options("Hi", "s1", **EVERY) == generation_pb2.GenerationOptions(
         model="small",
         session_id="s1",
@@ -94,6 +100,23 @@ def test_every_option_goes_into_its_field() -> None:
         state=b"\x00sealed\xff",
         return_state=True,
     )
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_a_constraint_goes_into_the_one_field_for_it(name: str) -> None:
+    given, sent = CONSTRAINTS[name]
+    assert options(**{name: given}) == generation_pb2.GenerationOptions(constraint=sent)
+
+
+def test_a_schema_may_be_json_already() -> None:
+    assert options(json_schema="{}").constraint.json_schema == "{}"
+    with pytest.raises(InvalidValue, match="json_schema: 5 is neither a mapping nor JSON"):
+        options(json_schema=5)
+
+
+def test_one_constraint_at_a_time() -> None:
+    with pytest.raises(InvalidValue, match="regex and choices: they exclude each other"):
+        options(regex="a", choices=["a"])
 
 
 @pytest.mark.parametrize("stop", ["END", ["END"], ("END",)])

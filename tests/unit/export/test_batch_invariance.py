@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from charloom.bundle import DecoderKind
+from charloom.controls import FREE
 from charloom.engine.decoding.decoder import Decoder
-from charloom.engine.decoding.invariance import first_rows, random_inputs
+from charloom.engine.decoding.invariance import constrained_inputs, first_rows, random_inputs
 from tests.unit.export.decoder_calls import assert_same_rows, exported, picked_rows, random_model, with_sampling
 from tests.unit.training.training_runs import random_uniforms
 
@@ -29,6 +30,21 @@ def test_rows_come_out_the_same_in_batches_of_every_size(
     whole = decoder.run(inputs)
     for count in range(1, ROWS + 1):
         assert_same_rows(decoder.run(first_rows(inputs, count)), first_rows(whole, count))
+
+
+@KINDS
+def test_rows_with_constraints_come_out_the_same_in_batches_of_every_size_and_change_no_other(
+    kind: DecoderKind, decoders: dict[DecoderKind, Decoder]
+) -> None:
+    decoder = decoders[kind]
+    inputs = constrained_inputs(decoder, 64, 9, seed=1)
+    assert inputs.constraints is not None
+    whole = decoder.run(inputs)
+    for count in range(1, 65):
+        assert_same_rows(decoder.run(first_rows(inputs, count)), first_rows(whole, count))
+    free = np.flatnonzero(inputs.constraints.state == FREE).tolist()
+    alone = decoder.run(picked_rows(inputs, free)._replace(constraints=None))
+    assert_same_rows(alone, picked_rows(whole, free))
 
 
 @KINDS

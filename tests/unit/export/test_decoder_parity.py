@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from charloom.bundle import CellKind, DecoderKind
+from charloom.controls import ENDED, FREE
 from charloom.engine.decoding.decoder import Decoder, Floats, Inputs
-from charloom.engine.decoding.invariance import random_inputs
+from charloom.engine.decoding.invariance import constrained_inputs, random_inputs
 from charloom.engine.decoding.sampling import Sampling
 from charloom.export.quantize import quantize_columns
 from charloom.export.weights import decoder_weights
@@ -145,6 +146,29 @@ def test_a_mixed_batch_is_what_plain_numpy_makes_of_it(kind: DecoderKind, layers
 @pytest.mark.parametrize("zoneout", [False, True], ids=["", "zoneout"])
 def test_every_cell_has_every_decoder(kind: DecoderKind, cell: CellKind, zoneout: bool, tmp_path: Path) -> None:
     assert_numpy_agrees(random_model(2, cell=cell, **(zoneout_of(cell) if zoneout else {})), kind, tmp_path)
+
+
+@FULL_PRECISION
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_with_constraints_are_what_plain_numpy_makes_of_them(kind: DecoderKind, seed: int, tmp_path: Path) -> None:
+    """Beside rows without; some end, and each tells how much its constraint left."""
+    model = random_model(2)
+    decoder, oracle = exported(model, kind, tmp_path), naive(model)
+    inputs = constrained_inputs(decoder, 40, 12, seed)
+    result, expected = decoder.run(inputs), oracle.run(inputs)
+    assert inputs.constraints is not None
+    bound = inputs.constraints.state != FREE
+    assert 10 < bound.sum() < 40
+    assert np.array_equal(result.tokens, expected.tokens)
+    assert np.array_equal(result.taken, expected.taken)
+    assert np.array_equal(result.automaton, expected.automaton)
+    assert (result.taken == inputs.steps)[~bound].all()
+    assert 3 < (result.automaton == ENDED).sum() < bound.sum()
+    taken = np.arange(12)[:, None] < result.taken
+    np.testing.assert_allclose(result.allowed[taken], expected.allowed[taken], atol=1e-4)
+    assert (result.allowed[:, ~bound] == 0).all()
+    assert (result.allowed < -0.1).sum() > 20
+    np.testing.assert_allclose(result.state, expected.state, atol=2e-5)
 
 
 def assert_numpy_agrees(model: CharLSTM, kind: DecoderKind, tmp_path: Path) -> None:

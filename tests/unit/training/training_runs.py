@@ -143,7 +143,7 @@ def plausible_tokens(logits: Floats, uniform: float, sampling: Sampling, bias: F
     top_ps = around(sampling.top_p, 1e-7, 1.0 - 1e-7) if sampling.top_p < 1 else [1.0]
     min_ps = around(sampling.min_p, 1e-7, 1.0) if sampling.min_p > 0 else [0.0]
     return {
-        plain_choose(logits, moved, Sampling(sampling.temperature, sampling.top_k, top_p, min_p), bias)
+        plain_choose(logits, moved, Sampling(sampling.temperature, sampling.top_k, top_p, min_p), bias)[0]
         for moved, top_p, min_p in itertools.product(around(uniform, 0.0, HIGHEST_UNIFORM), top_ps, min_ps)
     }
 

@@ -13,7 +13,8 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 OPSET, IR_VERSION = 18, 9
 Axes = list[str | int | None]
-FLOAT, INT64, BOOL, UINT8 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.UINT8
+FLOAT, INT64, INT32 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32
+BOOL, UINT8 = TensorProto.BOOL, TensorProto.UINT8
 Value = tuple[str, int, Axes]
 """Name, element type and axes of an input or output."""
 

@@ -14,7 +14,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage 
 import onnxruntime
 
 from charloom.bundle import Manifest, Tokens
-from charloom.controls import INPUTS
+from charloom.controls import CONSTRAINT_INPUTS, FREE, INPUTS
 from charloom.training.data.corpus import Stream
 
 
@@ -33,6 +33,8 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Stream | Tokens, c
         name: np.full(entry.shape(1, manifest.vocabulary_size), entry.neutral, entry.dtype)
         for name, entry in INPUTS.items()
     }
+    table = [np.full((1, manifest.vocabulary_size), FREE, np.int32), np.full(1, -1, np.int32)]
+    constraints = dict(zip(CONSTRAINT_INPUTS, [*table, np.array([FREE]), np.array([1])], strict=True))
     total = 0.0
     stream = Stream.of(tokens)
     for start, end, fresh in _stretches(stream, chunk):
@@ -46,6 +48,7 @@ def decoder_tail_loss(path: Path, manifest: Manifest, tokens: Stream | Tokens, c
             "steps": np.array([len(forced)]),
             "uniform": np.zeros(forced.shape, np.float32),
             **sampling,
+            **constraints,
             "logprobs": np.array(True),
         }
         logprob, state = session.run(["logprob", "state_out"], inputs)

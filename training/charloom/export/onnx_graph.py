@@ -4,8 +4,8 @@ The steps are taken in three `Loop`s, one after the other, whose bodies are one 
 
     reading   gates alone. It takes the steps before the first one in which any row samples.
     plain     gates, output layer, and the choice of the next token by forced tokens and temperature.
-    full      that with greedy rows, penalties, bias, filters, the most probable tokens, and the freeze of rows that
-              have taken all their steps.
+    full      that with greedy rows, penalties, bias, constraints, filters, the most probable tokens, and the freeze of
+              rows that have taken all their steps or have ended.
 
 The first two take steps up to the shortest row's end: reading where nobody asks for log-probabilities and no token has
 to be counted, plain where no row asks for what the full loop alone has. All do the same arithmetic in the same order,
@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from charloom.controls import INPUTS, Effect, controls
-from charloom.export.graph import BOOL, FLOAT, INT64, UINT8, Axes, Value
+from charloom.controls import CONSTRAINT_INPUTS, ENDED, FREE, INPUTS, Effect, controls
+from charloom.export.graph import BOOL, FLOAT, INT32, INT64, UINT8, Axes, Value
 from charloom.export.network_graph import NetworkGraph
 from charloom.export.weights import DecoderWeights
 
@@ -55,6 +55,8 @@ class _Builder(NetworkGraph):
         ]
         axes: dict[str, str | int] = {"B": "B", "V": vocabulary, "1": 1}
         inputs += [(e.name, INT64 if e.type is int else FLOAT, [axes[a] for a in e.axes]) for e in INPUTS.values()]
+        table: list[tuple[int, Axes]] = [(INT32, ["S", vocabulary]), (INT32, ["S"]), (INT64, ["B"]), (INT64, ["B"])]
+        inputs += [(name, *kind) for name, kind in zip(CONSTRAINT_INPUTS, table, strict=True)]
         inputs += [("logprobs", BOOL, [])]
         outputs: list[Value] = [
             ("tokens", INT64, steps),
@@ -62,6 +64,9 @@ class _Builder(NetworkGraph):
             ("state_out", FLOAT, state),
             ("top_tokens", INT64, [*steps, "N"]),
             ("top_logprob", FLOAT, [*steps, "N"]),
+            ("taken", INT64, ["B"]),
+            ("automaton_out", INT64, ["B"]),
+            ("allowed", FLOAT, steps),
         ]
         self._outside()
         return self._finished("charloom_decoder", inputs, outputs, metadata)
@@ -87,19 +92,24 @@ class _Builder(NetworkGraph):
         carried = ["token", *state]
         carried = self.ops("Loop", len(carried), read_steps, true, *carried, body=self._reading_step())
         plain = self.ops("Loop", len(carried) + 2, plain_steps, true, *carried, body=self._plain_step())
-        carried = [*plain[: len(carried)], "counts"]  # where they matter, all steps are taken in the full loop
-        results = self.ops("Loop", len(carried) + 4, full_steps, true, *carried, body=self._full_step())
+        # Where these matter, all steps but those that read are taken in the full loop.
+        carried = [*plain[: len(carried)], "counts", "steps", "automaton"]
+        results = self.ops("Loop", len(carried) + 5, full_steps, true, *carried, body=self._full_step())
 
         read = self.op("Slice", "forced", self.ints(0), read_steps)
         untold = self.op("Expand", self._float(0.0), self.op("Shape", read))
         parts = [self.op("Unsqueeze", part, self.ints(0)) for part in results[1 : 1 + len(state)]]
         sizes = self.ints(len(self._weights.cell.arrays), len(self._weights.layers), -1, self._weights.hidden)
         self.op("Reshape", self.op("Concat", *parts, axis=0), sizes, name="state_out")
-        self.op("Concat", read, plain[-2], results[-4], axis=0, name="tokens")
-        self.op("Concat", untold, plain[-1], results[-3], axis=0, name="logprob")
+        self.op("Concat", read, plain[-2], results[-5], axis=0, name="tokens")
+        self.op("Concat", untold, plain[-1], results[-4], axis=0, name="logprob")
+        free = self.op("Expand", self._float(0.0), self.op("Shape", plain[-2]))
+        self.op("Concat", untold, free, results[-1], axis=0, name="allowed")
+        self.op("Identity", results[len(carried) - 2], name="taken")
+        self.op("Identity", results[len(carried) - 1], name="automaton_out")
         shape = self.op("Concat", self.op("Shape", "forced"), "top", axis=0)
-        self.op("Reshape", results[-2], shape, allowzero=1, name="top_tokens")
-        self.op("Reshape", results[-1], shape, allowzero=1, name="top_logprob")
+        self.op("Reshape", results[-3], shape, allowzero=1, name="top_tokens")
+        self.op("Reshape", results[-2], shape, allowzero=1, name="top_logprob")
 
     def _division(self, all_steps: str) -> tuple[str, str, str]:
         """How many of the K steps each loop takes, [1] each: reading, plain, full."""
@@ -109,7 +119,8 @@ class _Builder(NetworkGraph):
             self._any(*[self._differs(control.name, control.neutral) for control in controls(effect)], name=name)
         alternatives = self._any(self.op("Greater", "top", self._int(0)))
         steered = self.op("Or", "filtered", self.op("Or", self._any(greedy), self._any(self._differs("bias", 0.0))))
-        full = self.op("Or", steered, self.op("Or", "penalised", alternatives))
+        constrained = self._any(self._differs("automaton", FREE), name="constrained")
+        full = self.op("Or", self.op("Or", steered, constrained), self.op("Or", "penalised", alternatives))
         looked_at = self.op("Or", "penalised", self.op("Or", "logprobs", alternatives))
 
         shortest = self.op("ReduceMin", self.op("Concat", "steps", all_steps, axis=0), self.ints(0))
@@ -173,22 +184,25 @@ class _Builder(NetworkGraph):
             )
             biased = self.op("Add", penalised, "bias")
             scaled = self._scaled(biased)
-            allowed = self.op("If", "filtered", then_branch=self._filters(scaled), else_branch=self._unchanged(scaled))
-            best = self.op("ArgMax", biased, axis=1, keepdims=0)
-            sampled = self.op("Where", "greedy", best, self._sampled(allowed, "uniform", step))
-            next_token = self._fed_or(sampled, "forced", step)
+            choice = (scaled, step)
+            next_token, going, taken, automaton, left = self.ops(
+                "If",
+                5,
+                "constrained",
+                then_branch=self._constrained_choice(*choice),
+                else_branch=self._free_choice(*choice),
+            )
             logprobs = self._logprobs(logits)
             top_logprob, top_tokens = self.ops("TopK", 2, logprobs, "top", axis=1)
-            active = self.op("Less", step, "steps")
-            column = self._column(active)
-            kept = self.op("Where", active, next_token, "token_in")
+            column = self._column(going)
+            kept = self.op("Where", going, next_token, "token_in")
             old = self._flat(self._state_names())
             outputs = [self.op("Identity", "continue_in"), kept]
             outputs += [self.op("Where", column, new, before) for new, before in zip(state, old, strict=True)]
             ids = self.constant("ids", np.arange(self._weights.vocabulary)[None], np.int64)
             occurs = self.op("Cast", self.op("Equal", ids, self._column(next_token)), to=FLOAT)
-            outputs += [self.op("Add", "counts_in", occurs), self.op("Identity", kept)]
-            outputs += [self._logprob(logprobs, next_token), top_tokens, top_logprob]
+            outputs += [self.op("Add", "counts_in", occurs), taken, automaton, self.op("Identity", kept)]
+            outputs += [self._logprob(logprobs, next_token), top_tokens, top_logprob, left]
         return self._body("full_step", nodes, outputs, full=True)
 
     def _body(
@@ -200,9 +214,11 @@ class _Builder(NetworkGraph):
         table: Axes = ["B", self._weights.vocabulary]
         carried: list[Value] = [("continue_in", BOOL, []), ("token_in", INT64, rows)]
         carried += [(part, FLOAT, state) for part in self._flat(self._state_names())]
-        carried += [("counts_in", FLOAT, table)] if full else []
+        carried += (
+            [("counts_in", FLOAT, table), ("taken_in", INT64, rows), ("automaton_in", INT64, rows)] if full else []
+        )
         gathered: list[tuple[int, Axes]] = [(INT64, rows), (FLOAT, rows)]
-        gathered += [(INT64, ["B", None]), (FLOAT, ["B", None])] if full else []
+        gathered += [(INT64, ["B", None]), (FLOAT, ["B", None]), (FLOAT, rows)] if full else []
         inputs: list[Value] = [("step", INT64, []), *carried]
         kinds = [*[value[1:] for value in carried], *gathered][: len(outputs)]
         return helper.make_graph(
@@ -240,6 +256,79 @@ class _Builder(NetworkGraph):
         cumulative = self.op("CumSum", weight, self._int(0))
         total = self.op("Gather", cumulative, self._int(self._weights.vocabulary - 1), axis=0)
         return self._first(self.op("Greater", cumulative, self.op("Mul", uniform, total)), keepdims=0)
+
+    def _picked(self, scaled: str, step: str) -> str:
+        """A token for each row, from logits after bias, temperature and constraint."""
+        allowed = self.op("If", "filtered", then_branch=self._filters(scaled), else_branch=self._unchanged(scaled))
+        best = self.op("ArgMax", scaled, axis=1, keepdims=0)
+        return self.op("Where", "greedy", best, self._sampled(allowed, "uniform", step))
+
+    def _free_choice(self, scaled: str, step: str) -> onnx.GraphProto:
+        """Of rows that no constraint binds; see `_constrained_choice`."""
+        with self._subgraph() as nodes:
+            outputs = [self._fed_or(self._picked(scaled, step), "forced", step), self.op("Less", step, "steps")]
+            outputs += [self.op("Identity", "taken_in"), self.op("Identity", "automaton_in")]
+            outputs += [self.op("Expand", self._float(0.0), self.op("Shape", "steps"))]
+        return self._choice("free_choice", nodes, outputs)
+
+    def _constrained_choice(self, scaled: str, step: str) -> onnx.GraphProto:
+        """The next token, whether the row takes this step, how many it takes, its automaton's state, and `allowed`."""
+        with self._subgraph() as nodes:
+            after = self.op("Gather", "next_state", "automaton_in", axis=0)
+            remaining = self.op("Cast", self.op("Sub", "left", step), to=INT32)
+            allowed = self.op("Less", self.op("Gather", "distance", after, axis=0), self._column(remaining))
+            here = self.op("Gather", "distance", "automaton_in", axis=0)
+            may_end = self.op("Equal", here, self.constant("int32_0", 0, np.int32))
+            kept, left = self._allowed(scaled, allowed, may_end)
+            forced = self.op("Gather", "forced", step, axis=0)
+            fed = self.op("GreaterOrEqual", forced, self._int(0))
+            next_token = self.op("Where", fed, forced, self._picked(kept, step))
+
+            in_time = self.op("Less", step, "steps")
+            may_go = self.op("Not", self.op("Equal", "automaton_in", self._int(ENDED)))
+            chosen = self.op("And", self.op("And", in_time, may_go), self.op("Not", fed))
+            place = self._column(next_token)
+            permitted = self.op("GatherND", allowed, place, batch_dims=1)
+            ends = self.op("And", chosen, self.op("Not", permitted))
+            taken = self.op("Where", ends, step, "taken_in")
+            reached = self.op("Cast", self.op("GatherND", after, place, batch_dims=1), to=INT64)
+            reached = self.op("Where", ends, self._int(ENDED), reached)
+            automaton = self.op("Where", chosen, reached, "automaton_in")
+            going = self.op("And", in_time, self.op("Not", self.op("Equal", automaton, self._int(ENDED))))
+            told = self.op("Where", chosen, left, self._float(0.0))
+        return self._choice("constrained_choice", nodes, [next_token, going, taken, automaton, told])
+
+    def _allowed(self, scaled: str, allowed: str, may_end: str) -> tuple[str, str]:
+        """What a constraint makes of the logits, and `allowed`; see `charloom.network.sampling.allow`."""
+        nothing = self._float(-np.inf)
+        kept = self.op("Where", allowed, scaled, nothing)
+        end = self._log_sum(self.op("Where", allowed, nothing, scaled))
+        end = self.op("Where", self._column(may_end), end, nothing)
+        left = self.op("Sub", self._log_sum(kept), self._log_sum(scaled))
+        left = self.op("Where", may_end, self._float(0.0), self.op("Squeeze", left, self.ints(1)))
+        best = self.op("ReduceMax", kept, self.ints(1))
+        greedy = self.op("And", self._column("greedy"), self._column(may_end))
+        ends = self.op("And", greedy, self.op("GreaterOrEqual", end, best))
+        kept = self.op("Where", ends, nothing, kept)
+        refused = self.op("Not", allowed)
+        first = self.op("ArgMax", self.op("Cast", refused, to=UINT8), axis=1, keepdims=1)
+        ids = self.constant("ids", np.arange(self._weights.vocabulary)[None], np.int64)
+        at_end = self.op("And", refused, self.op("Equal", ids, first))
+        kept = self.op("Where", at_end, end, kept)
+        return self.op("Sub", kept, self.op("ReduceMax", kept, self.ints(1))), left
+
+    def _log_sum(self, logits: str) -> str:
+        """[B, 1]: the natural logarithm of the sum of what the logits are logarithms of."""
+        largest = self.op("ReduceMax", logits, self.ints(1))
+        # Not by Log, which rounds the last rows of a batch otherwise.
+        above = self.op("ReduceMax", self.op("LogSoftmax", logits, axis=1), self.ints(1))
+        nothing = self._float(-np.inf)
+        return self.op("Where", self.op("Greater", largest, nothing), self.op("Sub", largest, above), nothing)
+
+    def _choice(self, name: str, nodes: list[onnx.NodeProto], outputs: list[str]) -> onnx.GraphProto:
+        kinds = (INT64, BOOL, INT64, INT64, FLOAT)
+        told = [helper.make_tensor_value_info(n, kind, ["B"]) for n, kind in zip(outputs, kinds, strict=True)]
+        return helper.make_graph(nodes, name, [], told)
 
     def _branch(self, nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
         shape: Axes = ["B", self._weights.vocabulary]

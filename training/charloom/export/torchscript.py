@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from charloom.controls import ENDED
 from charloom.export.weights import DecoderWeights
 from charloom.network.cells.cell import Matrix
-from charloom.network.sampling import choose, penalise
+from charloom.network.sampling import allow, penalise, pick, scale
 
 
 class ScriptedLayer(nn.Module):
@@ -40,6 +41,7 @@ class ScriptedDecoder(nn.Module):
         super().__init__()
         self.arrays, self.layers = len(weights.cell.arrays), len(weights.layers)
         self.hidden, self.vocabulary = weights.hidden, weights.vocabulary
+        self.ended = ENDED
         self.table, self.head, self.head_bias = map(_constant, (weights.table, weights.head, weights.head_bias))
         self.cells = nn.ModuleList([ScriptedLayer(weights, index) for index in range(len(weights.layers))])
 
@@ -59,41 +61,70 @@ class ScriptedDecoder(nn.Module):
         presence: Tensor,
         frequency: Tensor,
         counts: Tensor,
+        next_state: Tensor,
+        distance: Tensor,
+        automaton: Tensor,
+        left: Tensor,
         top: int,
         filtered: bool,
         penalised: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        constrained: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Run the decoder contract.
 
         What does not depend on the values of tensors is given apart, so that nothing waits for the device: `top` is N,
-        `filtered` and `penalised` say whether any row has filters or penalties.
+        `filtered`, `penalised` and `constrained` say whether any row has filters, penalties or a constraint.
 
         Returns:
-            tokens [K, B], logprob [K, B], state [A, L, B, H], top_tokens [K, B, N], top_logprob [K, B, N], and the
-            counts [B, V] after it, for those who go on with another call
+            tokens [K, B], logprob [K, B], state [A, L, B, H], top_tokens [K, B, N], top_logprob [K, B, N], taken [B],
+            automaton [B], allowed [K, B], and the counts [B, V] after it, for those who go on with another call
         """
         parts = list(state.flatten(0, 1).unbind(0))  # the first array of all layers, then the second
         all_tokens: list[Tensor] = []
         all_logprobs: list[Tensor] = []
         all_top_tokens: list[Tensor] = []
         all_top_logprobs: list[Tensor] = []
+        all_left: list[Tensor] = []
+        taken, size = steps, next_state.size(1)
         for step in range(forced.size(0)):
-            active = (steps > step).unsqueeze(1)
+            going = steps > step
             below = self.table[token]
+            new_parts = list(parts)
             for layer, cell in enumerate(self.cells):
                 made: list[Tensor] = cell(below, parts[layer :: self.layers])
                 below = made[0]
                 for array, new in enumerate(made):
-                    at = array * self.layers + layer
-                    parts[at] = torch.where(active, new, parts[at])
+                    new_parts[array * self.layers + layer] = new
             logits = torch.addmm(self.head_bias, below, self.head)
             wanted = penalise(logits, counts, repetition, presence, frequency) if penalised else logits
-            sampled = choose(wanted, uniform[step], temperature, top_k, top_p, min_p, bias, filtered)
+            scaled = scale(wanted + bias, temperature)
+            probability_left = torch.zeros_like(temperature)
+            after, allowed = next_state, next_state >= 0
+            if constrained:
+                after = next_state[automaton]
+                allowed = distance[after.long()] < (left - step).unsqueeze(1)
+                scaled, probability_left = allow(scaled, allowed, distance[automaton] == 0, temperature == 0)
+            sampled = pick(scaled, uniform[step], temperature, top_k, top_p, min_p, filtered)
             next_token = torch.where(forced[step] >= 0, forced[step], sampled)
+            if constrained:
+                # Past a row's steps nothing may be allowed, and what is picked has no meaning.
+                next_token = next_token.clamp(0, size - 1)
+                chosen = going & (forced[step] < 0) & (automaton != self.ended)
+                ends = chosen & ~allowed.gather(1, next_token.unsqueeze(1)).squeeze(1)
+                taken = torch.where(ends, torch.full_like(taken, step), taken)
+                reached = after.gather(1, next_token.unsqueeze(1)).squeeze(1).long()
+                automaton = torch.where(
+                    chosen, torch.where(ends, torch.full_like(reached, self.ended), reached), automaton
+                )
+                going = going & (automaton != self.ended)
+                probability_left = torch.where(chosen, probability_left, torch.zeros_like(probability_left))
+            all_left.append(probability_left)
+            for part, new in enumerate(new_parts):
+                parts[part] = torch.where(going.unsqueeze(1), new, parts[part])
             if penalised:
                 counts = counts.scatter_add(1, next_token.unsqueeze(1), torch.ones_like(counts[:, :1]))
             logprobs = torch.log_softmax(logits, dim=1)
-            token = torch.where(active.squeeze(1), next_token, token)
+            token = torch.where(going, next_token, token)
             all_tokens.append(token)
             all_logprobs.append(logprobs.gather(1, next_token.unsqueeze(1)).squeeze(1))
             ranked, order = torch.topk(logprobs, top, dim=1)
@@ -101,7 +132,8 @@ class ScriptedDecoder(nn.Module):
             all_top_logprobs.append(ranked)
         top_tokens, top_logprobs = torch.stack(all_top_tokens), torch.stack(all_top_logprobs)
         tokens, logprob = torch.stack(all_tokens), torch.stack(all_logprobs)
-        return tokens, logprob, torch.stack(parts).view_as(state), top_tokens, top_logprobs, counts
+        state = torch.stack(parts).view_as(state)
+        return tokens, logprob, state, top_tokens, top_logprobs, taken, automaton, torch.stack(all_left), counts
 
 
 def build_torchscript(weights: DecoderWeights) -> torch.jit.ScriptModule:

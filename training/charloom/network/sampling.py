@@ -58,6 +58,35 @@ def apply_filters(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -
     return logits.masked_fill(~mask, float("-inf"))
 
 
+def allow(scaled: Tensor, allowed: Tensor, may_end: Tensor, greedy: Tensor) -> tuple[Tensor, Tensor]:
+    """What a constraint makes of the logits: minus infinity for tokens that are not allowed.
+
+    Where a text may end, all that is not allowed together means the end, and stands in the place of the first token
+    that is not allowed. A greedy row ends where the end is as probable as the best token. Nothing changes in a row that
+    allows all.
+
+    Args:
+        scaled: [B, V], after bias and temperature, the largest of each row being 0
+        allowed: [B, V], bool
+        may_end: [B], bool, whether the text of the row may end here
+        greedy: [B], bool
+
+    Returns:
+        [B, V], the largest of each row being 0; and [B], the natural logarithm of the probability that was left.
+    """
+    nothing = torch.full_like(scaled, float("-inf"))
+    kept, others = torch.where(allowed, scaled, nothing), torch.where(allowed, nothing, scaled)
+    end = torch.where(may_end, torch.logsumexp(others, dim=1), nothing[:, 0])
+    left = torch.logsumexp(kept, dim=1) - torch.logsumexp(scaled, dim=1)
+    left = torch.where(may_end, torch.zeros_like(left), left)
+    ends = greedy & may_end & (end >= kept.amax(dim=1))
+    kept = torch.where(ends.unsqueeze(1), nothing, kept)
+    first = (~allowed).int().argmax(dim=1, keepdim=True)
+    at_end = torch.zeros_like(allowed).scatter(1, first, may_end.unsqueeze(1)) & ~allowed
+    kept = torch.where(at_end, end.unsqueeze(1), kept)
+    return kept - kept.amax(dim=1, keepdim=True), left
+
+
 def choose(
     logits: Tensor,
     uniform: Tensor,
@@ -84,15 +113,35 @@ def choose(
     Returns:
         [B], int64
     """
-    biased = logits + bias
-    greedy = temperature == 0
-    divisor = torch.where(greedy, torch.ones_like(temperature), temperature).unsqueeze(1)
+    return pick(scale(logits + bias, temperature), uniform, temperature, top_k, top_p, min_p, filtered)
+
+
+def scale(biased: Tensor, temperature: Tensor) -> Tensor:
+    """The logits [B, V] divided by the temperature [B], where it is not 0; the largest of each row is 0."""
+    divisor = torch.where(temperature == 0, torch.ones_like(temperature), temperature).unsqueeze(1)
     # The largest is subtracted first: a tiny temperature then gives minus infinity, never infinity.
-    scaled = (biased - biased.amax(dim=1, keepdim=True)) / divisor
-    if filtered:
-        scaled = apply_filters(scaled, top_k, top_p, min_p)
-    weight = torch.exp(scaled)
-    cumulative = torch.cumsum(weight, dim=1)
+    return (biased - biased.amax(dim=1, keepdim=True)) / divisor
+
+
+def pick(
+    scaled: Tensor,
+    uniform: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    filtered: bool,
+) -> Tensor:
+    """The part of `choose` after bias, temperature and constraint.
+
+    Args:
+        scaled: [B, V], of `scale` or `allow`
+
+    Returns:
+        [B], int64
+    """
+    allowed = apply_filters(scaled, top_k, top_p, min_p) if filtered else scaled
+    cumulative = torch.cumsum(torch.exp(allowed), dim=1)
     threshold = uniform.unsqueeze(1) * cumulative[:, -1:]
     sampled = (cumulative <= threshold).sum(dim=1)
-    return torch.where(greedy, biased.argmax(dim=1), sampled)
+    return torch.where(temperature == 0, scaled.argmax(dim=1), sampled)

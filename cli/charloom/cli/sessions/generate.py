@@ -7,12 +7,13 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import cast
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.sessions.tokens import table
-from charloom.cli.text import add_skip_unknown, piped_text, read_text, unknown_characters
+from charloom.cli.text import add_skip_unknown, piped_text, read_file, read_text, unknown_characters
 from charloom.client import Client, Completion, FinishReason, GenerateOptions, NotFound, Result, Session
 from charloom.controls import controls
 
@@ -45,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-logprobs", type=int, metavar="N", help="with --logprobs: also the N most probable tokens in each place"
     )
+    group = parser.add_argument_group(
+        "constraint", "The whole text is to be one that this allows; it ends by itself, within --max-tokens"
+    )
+    one = group.add_mutually_exclusive_group()
+    one.add_argument("--regex", metavar="PATTERN", help="a text that this regular expression (as of Python) matches")
+    one.add_argument("--choices", nargs="+", metavar="TEXT", help="one of these texts; give the prompt before them")
+    one.add_argument("--json-schema", type=Path, metavar="FILE", help="JSON that the schema in this file allows")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of streaming")
     parser.add_argument("--stats", action="store_true", help="print a line of figures to stderr at the end")
     add_connection_arguments(parser, serverless=True)
@@ -131,6 +139,9 @@ def run(arguments: argparse.Namespace) -> int:
     options = sampling_options(arguments)
     options["model"] = arguments.model
     options["seed"] = arguments.seed
+    options["regex"], options["choices"] = arguments.regex, arguments.choices
+    if arguments.json_schema is not None:
+        options["json_schema"] = read_file(arguments.json_schema, "utf-8")
     options["logprobs"] = arguments.logprobs
     options["top_logprobs"] = arguments.top_logprobs
     with connected(arguments) as client:

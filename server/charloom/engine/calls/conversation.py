@@ -64,7 +64,9 @@ class Conversation:
         Raises:
             as `Generating.generate`.
         """
-        refuse_fields(request, "n", "max_tokens", "min_tokens", "logprobs", "top_logprobs", "return_state", "state")
+        refuse_fields(
+            request, "n", "max_tokens", "min_tokens", "constraint", "logprobs", "top_logprobs", "return_state", "state"
+        )
         start = await starting.conversation(request)
         conversation = cls(start, generating, reading, limits)
         longest = replace(start, checked=replace(start.checked, max_tokens=limits.max_tokens))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from charloom.engine.calls.generation import Generation, GenerationResult, StateSink
-from charloom.engine.calls.price import of_generation
+from charloom.engine.calls.price import AUTOMATON, of_generation
 from charloom.engine.calls.reading import Reading
 from charloom.engine.calls.requests import GenerationRequest, refuse_fields, within
 from charloom.engine.calls.starting import GenerationStart, Starting
@@ -136,6 +136,7 @@ class Generating:
         shape = start.model.decoder.shape
         self._budget.hold(
             of_generation(shape, len(checked.prompt), checked.max_tokens, checked.top_logprobs, count, unread=unread)
+            + (0 if checked.automaton is None else AUTOMATON * checked.automaton.nbytes)
         )
 
     def run(self, start: GenerationStart, sink: StateSink | None = None) -> Generation:
@@ -149,8 +150,9 @@ class Generating:
             Overloaded, Draining: as their names say.
         """
         model, checked, snapshot = start.model, start.checked, start.snapshot
-        if len(checked.prompt) and snapshot.tail:
-            snapshot = replace(snapshot, tail=b"")  # a prompt begins a new character
+        begins = len(checked.prompt) or (checked.automaton is not None and not len(checked.earlier))
+        if begins and snapshot.tail:
+            snapshot = replace(snapshot, tail=b"")  # a prompt, or a text of its own, begins a new character
 
         def describe(finish: Finish, session: Session | None) -> GenerationResult:
             earlier_read = len(checked.earlier) - checked.earlier_generated

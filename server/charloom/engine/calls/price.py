@@ -18,6 +18,8 @@ LOGPROB = 1000
 """Of a token with its log-probability, in the engine and in the message, besides its alternatives."""
 ALTERNATIVE = 175
 """Of each alternative."""
+AUTOMATON = 3
+"""Copies of an automaton: the compiler's, the loom's, and the loom's old table while it grows."""
 FLIGHT = 2048
 """Tokens of a stream that are in messages on their way, besides those that wait for its reader."""
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, ReadingRequest, check
+from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, ReadingRequest, check, with_automaton
+from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import InvalidRequest, StalePosition
 from charloom.engine.limits import Limits
@@ -63,6 +64,7 @@ class Starting:
         self._sessions = sessions
         self._sealed = sealed
         self._limits = limits
+        self._compiler = Compiler()
 
     async def generation(self, request: GenerationRequest) -> GenerationStart:
         """Where a generation starts that its session goes on with.
@@ -76,14 +78,14 @@ class Starting:
         arrived = request.resume_position or 0
         if not request.session_id:
             model, snapshot = self._without_session(request)
-            return GenerationStart(model, snapshot, request, self._check(request, model), None, arrived)
+            return GenerationStart(model, snapshot, request, await self._check(request, model), None, arrived)
         if request.resume_position is not None and not request.call_id:
             raise InvalidRequest("resume_position", "it needs the call_id of the call that it resumes")
         writer = await self._acquire(request)
         async with writer.given_back_on_error():
             session = writer.session
             model = self._sessions.model_of(session, request.model)
-            checked = self._check(request, model)
+            checked = await self._check(request, model)
             if request.call_id and session.call is not None and session.call.id == request.call_id:
                 rest = _resumed(session, session.call, request, checked, model)
             else:
@@ -102,7 +104,7 @@ class Starting:
             require_position(session, request.expected_position)
             model = self._sessions.model_of(session, request.model)
             snapshot = _seeded(session.snapshot, request.seed)
-        return GenerationStart(model, snapshot, request, self._check(request, model))
+        return GenerationStart(model, snapshot, request, await self._check(request, model))
 
     async def conversation(self, request: GenerationRequest) -> GenerationStart:
         """Where a conversation starts; there is nothing to do yet; raises as `generation`."""
@@ -159,9 +161,10 @@ class Starting:
             raise InvalidRequest("expected_position", f"the state is at position {snapshot.position}")
         return model, _seeded(snapshot, request.seed)
 
-    def _check(self, request: GenerationRequest, model: Model) -> CheckedRequest:
+    async def _check(self, request: GenerationRequest, model: Model) -> CheckedRequest:
         model.loom.admit(current_share())
-        return check(request, self._limits, model.vocabulary, model.decoder.lacks)
+        checked = check(request, self._limits, model.vocabulary, model.decoder.lacks)
+        return await with_automaton(checked, request, self._compiler, model.vocabulary)
 
 
 class _Rest(NamedTuple):

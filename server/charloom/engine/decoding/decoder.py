@@ -16,10 +16,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from charloom.controls import INPUTS, Effect, controls
+from charloom.controls import CONSTRAINT_INPUTS, FREE, INPUTS, Effect, controls
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+
+NEVER = np.iinfo(np.int32).max
+"""The distance of what has no end."""
 
 
 class Shape(NamedTuple):
@@ -30,6 +34,28 @@ class Shape(NamedTuple):
     layers: int
     hidden: int
     vocabulary: int
+
+
+class Constraints(NamedTuple):
+    """Which tokens the rows of a call may choose: their automata in one table, of S states.
+
+    A row may choose a token where `distance` of the state after it is less than the tokens that the row has left, that
+    one included; so its text can be ended in time whatever it chooses. Fed tokens do not count. A row in a state of
+    distance 0 may end instead: it is then in `ENDED`.
+    """
+
+    next: Int32s
+    """[S, V] the state after a token; `ENDED`: the token is forbidden. All of `FREE` is `FREE`."""
+    distance: Int32s
+    """[S] tokens from a state to the nearest end of a text; -1 of `FREE`, `NEVER` of `ENDED`"""
+    state: Ints
+    """[B] where each row is"""
+    left: Ints
+    """[B] steps that each row may take, in this call and after it"""
+
+    def by_name(self) -> dict[str, Any]:
+        """The arrays by the names that a decoder's file has for them."""
+        return dict(zip(CONSTRAINT_INPUTS, self, strict=True))
 
 
 class Inputs(NamedTuple):
@@ -49,6 +75,8 @@ class Inputs(NamedTuple):
     """How the tokens are chosen: an array for each of `charloom.controls.INPUTS`, by its name"""
     logprobs: bool = True
     """Whether anyone asks for log-probabilities: without them, and so without the output layer, reading costs less"""
+    constraints: Constraints | None = None
+    """None where no row has one"""
 
     def by_name(self, lacks: frozenset[str] = frozenset()) -> dict[str, Any]:
         """The arrays by the names that a decoder's file has for them, in the order of the contract.
@@ -65,7 +93,10 @@ class Inputs(NamedTuple):
         sampling = {
             name: of(array, 0) if INPUTS[name].axes[0] == "B" else array for name, array in self.sampling.items()
         }
-        return self._replace(**own, sampling=sampling)
+        constraints = self.constraints
+        if constraints is not None:
+            constraints = constraints._replace(state=of(constraints.state, 0), left=of(constraints.left, 0))
+        return self._replace(**own, sampling=sampling, constraints=constraints)
 
 
 ROW_AXIS = {"token": 0, "state": 2, "forced": 1, "steps": 0, "uniform": 1}
@@ -79,6 +110,11 @@ def neutral(rows: int, vocabulary: int) -> dict[str, Any]:
         for name, entry in INPUTS.items()
         for shape in [entry.shape(rows, vocabulary)]
     }
+
+
+def has_constraints(inputs: Inputs) -> bool:
+    """Whether any row may not choose freely."""
+    return inputs.constraints is not None and bool((inputs.constraints.state != FREE).any())
 
 
 def has_filters(inputs: Inputs) -> bool:
@@ -99,7 +135,7 @@ class Outputs(NamedTuple):
     """What one decoder call gives back."""
 
     tokens: Ints
-    """[K, B] the token after each step, forced or sampled; past a row's steps, its last one again"""
+    """[K, B] the token after each step, forced or sampled; past the steps that a row took, its last one again"""
     logprob: Floats
     """[K, B] natural-log probability of that token, before penalties, bias, temperature and filters; arbitrary where
     the inputs say that nobody asks"""
@@ -109,13 +145,20 @@ class Outputs(NamedTuple):
     """[K, B, N] the most probable tokens of each step, the most probable first"""
     top_logprob: Floats
     """[K, B, N] their log-probabilities, like `logprob`"""
+    taken: Ints
+    """[B] the steps that each row took: `steps`, or fewer where its constraint ended the text"""
+    automaton: Ints
+    """[B] where each row is in `Constraints` after its last step"""
+    allowed: Floats
+    """[K, B] natural logarithm of the probability that the constraint left, the end of the text included: after
+    penalties, bias and temperature; 0 for fed tokens and rows without a constraint"""
 
     def with_rows(self, of: Callable[[Any, int], Any]) -> Outputs:
         """These outputs with `of(array, axis)` in place of each array, `axis` being the one that counts rows."""
         return Outputs(**{name: of(getattr(self, name), axis) for name, axis in OUTPUT_ROW_AXIS.items()})
 
 
-OUTPUT_ROW_AXIS = {name: 2 if name == "state" else 1 for name in Outputs._fields}
+OUTPUT_ROW_AXIS = {name: {"state": 2, "taken": 0, "automaton": 0}.get(name, 1) for name in Outputs._fields}
 """Which axis of each output counts the rows."""
 
 
@@ -146,8 +189,17 @@ class StatePool(Protocol):
 
 
 def lacking(names: Collection[str]) -> frozenset[str]:
-    """The inputs of controls that a decoder with inputs of these names was exported without."""
-    return frozenset(control.name for control in controls()).difference(names)
+    """The inputs of controls and constraints that a decoder with inputs of these names was exported without."""
+    return frozenset([*(control.name for control in controls()), *CONSTRAINT_INPUTS]).difference(names)
+
+
+def without_constraints(inputs: Inputs, found: Sequence[Any]) -> Outputs:
+    """The outputs of a decoder that was exported without constraints."""
+    steps, rows = inputs.forced.shape
+    allowed = np.zeros((steps, rows), np.float32)
+    tokens, logprob, state, top_tokens, top_logprob = found
+    automaton = np.full(rows, FREE, np.int64)
+    return Outputs(tokens, logprob, state, top_tokens, top_logprob, inputs.steps, automaton, allowed)
 
 
 class Steps(Protocol):
@@ -169,7 +221,7 @@ class Decoder(Steps, Protocol):
     weights_sha256: str
     """Of the weights that it was made from; empty where that is not known."""
     lacks: frozenset[str]
-    """Inputs of controls that it was exported without; it serves the calls that leave these neutral."""
+    """Inputs of controls and constraints that it was exported without; it serves the calls that leave these neutral."""
 
     def state_pool(self) -> StatePool:
         """A new place for the state of live rows."""

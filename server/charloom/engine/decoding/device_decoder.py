@@ -18,13 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charloom.controls import Effect, controls
+from charloom.controls import CONSTRAINT_INPUTS, ENDED, Effect, controls
+from charloom.engine.decoding.automaton import unconstrained
 from charloom.engine.decoding.decoder import (
     OUTPUT_ROW_AXIS,
+    Constraints,
     Floats,
     Inputs,
     Outputs,
     Shape,
+    has_constraints,
     has_filters,
     has_penalties,
     neutral,
@@ -156,6 +159,7 @@ def _takes_full_steps(inputs: Inputs) -> bool:
         or sampling["bias"].any()
         or sampling["top"][0]
         or (sampling["temperature"] == 0).any()
+        or has_constraints(inputs)
     )
 
 
@@ -179,10 +183,16 @@ class _Lane:
         whole = {"token": (rows,), "forced": (max(BLOCKS), rows), "steps": (rows,)}
         self._buffers = {name: torch.ones(size, device=device) for name, size in floats.items()}
         self._buffers |= {name: torch.zeros(size, dtype=torch.int64, device=device) for name, size in whole.items()}
+        self._constrains = lacks.isdisjoint(CONSTRAINT_INPUTS)
         absent = {*lacks, "top"}  # that one is a size, not a buffer
         sampling = {name: array for name, array in neutral(rows, shape.vocabulary).items() if name not in absent}
         self._sampling = sampling.keys()
         self._buffers |= {name: torch.from_numpy(array).to(device) for name, array in sampling.items()}
+        if self._constrains:
+            free = unconstrained(rows, shape.vocabulary).by_name()
+            self._buffers |= {name: torch.from_numpy(array).to(device, copy=True) for name, array in free.items()}
+        self._free = {name: self._buffers[name].clone() for name in CONSTRAINT_INPUTS if self._constrains}
+        """The buffers of the constraints where nobody has one."""
 
     def begin(self, inputs: Inputs, first: int, full: bool) -> dict[str, Tensor]:
         """Take the steps of the rows from `first` on, as many as there is room for.
@@ -203,20 +213,45 @@ class _Lane:
             # Rows that only fill up the batch take no steps.
             self._buffers["steps"].zero_()
             self._buffers["steps"][:count].copy_(self._moved(inputs.steps[rows]))
+            if constrained := inputs.constraints if full and has_constraints(inputs) else None:
+                self._take_constraints(constrained, rows)
             found: list[list[Tensor]] = []
-            taken = 0
-            while taken < len(inputs.forced):
-                size = next(size for size in BLOCKS if size <= len(inputs.forced) - taken)
+            done = 0
+            ends = self._buffers["steps"].clone()
+            while done < len(inputs.forced):
+                size = next(size for size in BLOCKS if size <= len(inputs.forced) - done)
                 for name, values in per_step.items():
-                    self._buffers[name][:size, :count].copy_(values[taken : taken + size])
-                results = self._block(size, full)()
+                    self._buffers[name][:size, :count].copy_(values[done : done + size])
+                if constrained is None:
+                    *results, _ = self._block(size, full)()
+                else:
+                    was = self._buffers["automaton"].clone()
+                    # Not captured: the table has another size, and another place, in every call.
+                    *results, taken = self._steps(size, full, constrained=True)()
+                    now_ended = (was != ENDED) & (self._buffers["automaton"] == ENDED)
+                    ends = torch.where(now_ended, taken + done, ends)
+                    self._buffers["left"].sub_(size)
                 found.append([part[:, :count].clone() for part in results])
                 self._buffers["steps"].sub_(size)
-                taken += size
-            tokens, logprob, top_tokens, top_logprob = (torch.cat(parts) for parts in zip(*found, strict=True))
+                done += size
+            tokens, logprob, top_tokens, top_logprob, allowed = (torch.cat(parts) for parts in zip(*found, strict=True))
             state = self._buffers["state"][:, :, :count].clone()
+            automaton = self._buffers["automaton"] if self._constrains else torch.zeros_like(ends)
+            automaton = automaton[:count].clone()
+            if constrained is not None:
+                self._buffers |= self._free
         outputs = (tokens, logprob, state, top_tokens[:, :, :top], top_logprob[:, :, :top])
-        return dict(zip(Outputs._fields, outputs, strict=True))
+        return dict(zip(Outputs._fields, (*outputs, ends[:count], automaton, allowed), strict=True))
+
+    def _take_constraints(self, constraints: Constraints, rows: slice) -> None:
+        """Have those of some rows in buffers of their own; rows that fill up the batch are free."""
+        for name, array in constraints.by_name().items():
+            moved = self._moved(array)
+            if name in ("automaton", "left"):
+                self._buffers[name] = self._free[name].clone()
+                self._buffers[name][: len(array[rows])].copy_(moved[rows])
+            else:
+                self._buffers[name] = moved
 
     def wait(self) -> None:
         """Until all that was begun is done."""
@@ -241,7 +276,7 @@ class _Lane:
         )
 
     def _block(self, size: int, full: bool) -> Callable[[], Sequence[Tensor]]:
-        """What takes `size` steps in the buffers and returns tokens, logprob, top_tokens and top_logprob."""
+        """What takes `size` steps in the buffers; see `_steps`."""
         key = (size, full)
         if key not in self._blocks:
             run = self._steps(size, full)
@@ -249,20 +284,29 @@ class _Lane:
             self._blocks[key] = self._captured(run) if captured else run
         return self._blocks[key]
 
-    def _steps(self, size: int, full: bool) -> Callable[[], Sequence[Tensor]]:
+    def _steps(self, size: int, full: bool, *, constrained: bool = False) -> Callable[[], Sequence[Tensor]]:
+        """The same, one kernel after another; returns tokens, logprob, top_tokens, top_logprob, allowed and taken."""
         buffers, alternatives = self._buffers, self._alternatives if full else 0
         inputs = buffers if full else buffers | {"bias": torch.zeros_like(buffers["bias"])}
         views = {name: array[:size] if name in _PER_STEP else array for name, array in inputs.items()}
+        asked = {"filtered": full, "penalised": full}
+        if self._constrains:
+            asked["constrained"] = constrained
 
         def run() -> Sequence[Tensor]:
             # Without the optimizing executor, which would go on compiling kernels while they are captured.
             with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-                found = self._module(**views, top=alternatives, filtered=full, penalised=full)
-            tokens, logprob, state, top_tokens, top_logprob, counts = found
+                found = self._module(**views, top=alternatives, **asked)
+            tokens, logprob, state, top_tokens, top_logprob, *others, counts = found
             buffers["token"].copy_(tokens[-1])
             buffers["state"].copy_(state)
             buffers["counts"].copy_(counts)
-            return tokens, logprob, top_tokens, top_logprob
+            if not others:
+                return tokens, logprob, top_tokens, top_logprob, torch.zeros_like(logprob), buffers["steps"]
+            taken, automaton, allowed = others
+            if constrained:
+                buffers["automaton"].copy_(automaton)
+            return tokens, logprob, top_tokens, top_logprob, allowed, taken
 
         return run
 

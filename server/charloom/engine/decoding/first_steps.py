@@ -134,7 +134,8 @@ def check_outputs(outputs: Outputs, steps: int, rows: int, shape: Shape) -> None
     Raises:
         ValueError: one has another size, or there is a token that the vocabulary lacks.
     """
-    sizes = {"tokens": (steps, rows), "logprob": (steps, rows), "state": (*shape[:2], rows, shape.hidden)}
+    sizes: dict[str, tuple[int, ...]] = dict.fromkeys(("tokens", "logprob", "allowed"), (steps, rows))
+    sizes |= {"state": (*shape[:2], rows, shape.hidden), "taken": (rows,), "automaton": (rows,)}
     for name, array in outputs._asdict().items():
         size, wanted = array.shape, sizes.get(name, (steps, rows, *array.shape[2:]))
         if size != wanted:

@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from charloom.controls import INPUTS
+from charloom.engine.decoding.automaton import Automaton, distances, table_of
 from charloom.engine.decoding.decoder import Floats, Inputs, Outputs, Shape, Steps, neutral
 
 CHECKED_STEPS = 2
@@ -14,9 +15,9 @@ Values = TypeVar("Values", Inputs, Outputs)
 
 
 def is_batch_invariant(decoder: Steps, most_rows: int) -> bool:
-    """Whether the rows of a batch of `most_rows` come out the same in smaller batches, with and without filters."""
+    """Whether the rows of a batch of `most_rows` come out the same in smaller batches, whatever they ask for."""
     batches = [count for power in range(9) for count in (2**power, 2**power + 1) if count < most_rows]
-    kinds = (random_inputs, plain_inputs, reading_inputs)
+    kinds = (random_inputs, plain_inputs, reading_inputs, constrained_inputs)
     for inputs in (made(decoder, most_rows, CHECKED_STEPS) for made in kinds):
         whole = decoder.run(inputs)
         for count in batches:
@@ -36,6 +37,25 @@ def reading_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inpu
     """Arbitrary inputs in which every row is fed at all steps, and nobody asks for log-probabilities."""
     tokens = np.random.default_rng(seed).integers(decoder.shape.vocabulary, size=(steps, rows))
     return plain_inputs(decoder, rows, steps, seed)._replace(forced=tokens, logprobs=False)
+
+
+def constrained_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs:
+    """Arbitrary inputs as `random_inputs`, in which some rows have constraints."""
+    random, size = np.random.default_rng(seed), decoder.shape.vocabulary
+    automata = [random_automaton(random, int(random.integers(1, 8)), size) for _ in range(3)]
+    which = random.integers(len(automata) + 1, size=rows)
+    inputs = random_inputs(decoder, rows, steps, seed)
+    left = inputs.steps + random.integers(8, 16, size=rows)
+    return inputs._replace(constraints=table_of([[*automata, None][number] for number in which], left, size))
+
+
+def random_automaton(random: np.random.Generator, states: int, vocabulary: int) -> Automaton:
+    """A chain from the first state to the last one, where a text may end, and arbitrary ways between the states."""
+    ways = random.integers(states, size=(states, vocabulary), dtype=np.int32)
+    ways[random.random(ways.shape) < 0.6] = -1
+    tokens = random.integers(vocabulary, size=states - 1)
+    ways[np.arange(states - 1), tokens] = np.arange(1, states)
+    return Automaton(ways, distances(ways, np.arange(states) == states - 1))
 
 
 def random_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs:

@@ -12,8 +12,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage 
 import numpy as np
 import onnxruntime
 
-from charloom.controls import INPUTS
-from charloom.engine.decoding.decoder import ROW_AXIS, Inputs, Outputs, Shape, lacking
+from charloom.controls import CONSTRAINT_INPUTS, INPUTS
+from charloom.engine.decoding.automaton import unconstrained
+from charloom.engine.decoding.decoder import ROW_AXIS, Inputs, Outputs, Shape, lacking, without_constraints
 from charloom.engine.decoding.earlier_graphs import Graph, JoinedGraph, Shapes, has_h_and_c
 from charloom.engine.decoding.onnx_file import check_whole
 from charloom.engine.decoding.state_pool import HostStatePool
@@ -75,26 +76,31 @@ class OnnxDecoder:
         inputs = self._graph.inputs
         self.lacks = lacking(inputs)
         self._always_tells = _ASKED not in inputs
-        wanted = [*ROW_AXIS, *INPUTS, _ASKED]
+        self._constrains = self.lacks.isdisjoint(CONSTRAINT_INPUTS)
+        wanted = [*ROW_AXIS, *INPUTS, *CONSTRAINT_INPUTS, _ASKED]
         left_out = self.lacks | ({_ASKED} if self._always_tells else set())
         if list(inputs) != [name for name in wanted if name not in left_out]:
             raise ValueError(f"its inputs are {', '.join(inputs)}; the contract has {', '.join(wanted)}")
         arrays, layers, _, hidden = inputs["state"]
         self.shape = Shape(arrays, layers, hidden, inputs["bias"][1])
-        _check_outputs(self._graph.outputs, self.shape)
+        _check_outputs(self._graph.outputs, self.shape, self._constrains)
         self.weights_sha256 = self._graph.weights_sha256
 
     def run(self, inputs: Inputs) -> Outputs:
         """Run the decoder contract on one batch."""
         asked = {} if self._always_tells else {_ASKED: np.array(inputs.logprobs)}
-        return Outputs(*self._graph.run(inputs.by_name(self.lacks) | asked))
+        arrays = inputs.by_name(self.lacks) | asked
+        if not self._constrains:
+            return without_constraints(inputs, self._graph.run(arrays))
+        constraints = inputs.constraints or unconstrained(len(inputs.token), self.shape.vocabulary)
+        return Outputs(*self._graph.run(arrays | constraints.by_name()))
 
     def state_pool(self) -> HostStatePool:
         """In main memory."""
         return HostStatePool(self.shape)
 
 
-def _check_outputs(outputs: Shapes, shape: Shape) -> None:
+def _check_outputs(outputs: Shapes, shape: Shape, constrains: bool) -> None:
     """See that a graph gives what the contract has, of sizes that follow from the inputs, before it takes the memory.
 
     Raises:
@@ -107,6 +113,8 @@ def _check_outputs(outputs: Shapes, shape: Shape) -> None:
         "top_tokens": [None] * 3,
         "top_logprob": [None] * 3,
     }
+    if constrains:
+        sizes |= {"taken": [None], "automaton_out": [None], "allowed": [None] * 2}
     if list(outputs) != list(sizes):
         raise ValueError(f"its outputs are {', '.join(outputs)}; the contract has {', '.join(sizes)}")
     for name, wanted in sizes.items():

@@ -6,8 +6,10 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from charloom.bundle import UnknownSymbolsError, Vocabulary
 from charloom.controls import LOWEST, Control, Effect, controls
@@ -145,19 +147,67 @@ def penalised(logits: Floats, counts: Floats, sampling: Sampling) -> Floats:
     return result
 
 
-def choose(logits: Floats, uniform: float, sampling: Sampling, bias: Floats) -> int:
-    """The token that `uniform` picks: bias, temperature, top_k, top_p, min_p, then inverse-CDF.
+class Place(NamedTuple):
+    """Where a text is in its constraint."""
+
+    allowed: npt.NDArray[np.bool_]
+    """[V] the tokens after which the text can still be ended within what is left of its tokens"""
+    may_end: bool
+    """Whether the text may end here."""
+
+
+def constrained(scaled: Floats, place: Place, *, greedy: bool) -> tuple[Floats, float]:
+    """What a constraint makes of the logits after temperature: minus infinity for tokens that are not allowed.
+
+    Where the text may end, all that is not allowed together means the end, and stands in the place of the first token
+    that is not allowed. If greedy, the end comes where it is as probable as the best token.
+
+    Returns:
+        The logits [V], the largest being 0, and the natural logarithm of the probability that they had together.
+    """
+    kept, others = scaled[place.allowed], scaled[~place.allowed]
+    result = np.full_like(scaled, -np.inf)
+    result[place.allowed] = kept
+    if not place.may_end:
+        return result - result.max(), _log_sum(kept) - _log_sum(scaled)
+    if len(others):
+        end = _log_sum(others)
+        if greedy and len(kept) and end >= kept.max():
+            result[:] = -np.inf
+        result[place.allowed.argmin()] = end
+    return result - result.max(), 0.0
+
+
+def _log_sum(logits: Floats) -> float:
+    """Natural logarithm of the sum of what these are logarithms of."""
+    largest = logits.max()
+    return float(largest) if np.isneginf(largest) else float(largest + np.log(np.exp(logits - largest).sum()))
+
+
+def choose(
+    logits: Floats, uniform: float, sampling: Sampling, bias: Floats, place: Place | None = None
+) -> tuple[int, float]:
+    """The token that `uniform` picks: bias, temperature, constraint, top_k, top_p, min_p, then inverse-CDF.
 
     Args:
         logits: [V]
         uniform: in [0, 1 - 2^-23]
         sampling: the parameters
         bias: [V], minus infinity forbids
+        place: where the text is in its constraint, if it has one
+
+    Returns:
+        The token, and the natural logarithm of the probability that the constraint left. A token that is not allowed
+        means that the text ends before it.
     """
     biased = logits + bias
-    if sampling.temperature < LOWEST:
-        return int(biased.argmax())
-    scaled = (biased - biased.max()) / np.float32(sampling.temperature)
+    greedy = sampling.temperature < LOWEST
+    scaled = (biased - biased.max()) / np.float32(1 if greedy else sampling.temperature)
+    left = 0.0
+    if place is not None:
+        scaled, left = constrained(scaled, place, greedy=greedy)
+    if greedy:
+        return int(scaled.argmax()), left
     order = np.argsort(-scaled, kind="stable")
     probability = np.exp(scaled[order])
     probability /= probability.sum()
@@ -174,4 +224,4 @@ def choose(logits: Floats, uniform: float, sampling: Sampling, bias: Floats) -> 
     kept = order[: max(keep, 1)]
     weight[kept] = np.exp(scaled[kept])
     cumulative = np.cumsum(weight)
-    return int((cumulative <= np.float32(uniform) * cumulative[-1]).sum())
+    return int((cumulative <= np.float32(uniform) * cumulative[-1]).sum()), left

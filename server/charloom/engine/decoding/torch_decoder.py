@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from charloom.engine.decoding.decoder import Inputs, Outputs, Shape, has_filters, has_penalties, lacking
+from charloom.controls import CONSTRAINT_INPUTS
+from charloom.engine.decoding.automaton import unconstrained
+from charloom.engine.decoding.decoder import (
+    Inputs,
+    Outputs,
+    Shape,
+    has_constraints,
+    has_filters,
+    has_penalties,
+    lacking,
+    without_constraints,
+)
 from charloom.engine.decoding.earlier_graphs import JoinedModule
 from charloom.engine.decoding.state_pool import HostStatePool
 
@@ -82,12 +93,19 @@ class TorchDecoder:
         with torch.inference_mode():
             arrays = padded.by_name(self.lacks)
             top = int(arrays.pop("top")[0])
+            asked = {"filtered": has_filters(inputs), "penalised": has_penalties(inputs)}
+            constrains = self.lacks.isdisjoint(CONSTRAINT_INPUTS)
+            if constrains:
+                constraints = padded.constraints or unconstrained(len(padded.token), self.shape.vocabulary)
+                arrays |= constraints.by_name()
+                asked["constrained"] = has_constraints(inputs)
             tensors = {
                 name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()
             }
-            found = self._module(**tensors, top=top, filtered=has_filters(inputs), penalised=has_penalties(inputs))
-        outputs = Outputs(*found[: len(Outputs._fields)])
-        return outputs.with_rows(lambda part, axis: part.narrow(axis, 0, rows).numpy())
+            *found, _ = self._module(**tensors, top=top, **asked)
+        told = [part.numpy() for part in found]
+        outputs = Outputs(*told) if constrains else without_constraints(padded, told)
+        return outputs.with_rows(lambda part, axis: part.take(range(rows), axis))
 
     def state_pool(self) -> HostStatePool:
         """In main memory."""

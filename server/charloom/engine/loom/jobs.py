@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from charloom.engine.decoding.automaton import Automaton
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
@@ -20,6 +21,7 @@ class FinishReason(enum.Enum):
 
     LENGTH = "length"
     STOP = "stop"
+    """A stop string was found, or the constraint's text has ended."""
     DRAINING = "draining"
     CANCELLED = "cancelled"
     STALLED = "stalled"
@@ -54,6 +56,8 @@ class Job:
     bias: Floats | None = None
     """[V], what is added to the logits."""
     stops: Stops | None = None
+    automaton: Automaton | None = None
+    """What the whole generated text is to match."""
     top_logprobs: int | None = None
     """How many alternatives to tell of each token; None: no log-probabilities at all."""
     snapshots: bool = False
@@ -70,6 +74,11 @@ class Job:
         """Whether it asks for nothing but a temperature, which the decoder does with the least work."""
         sampling = self.sampling
         return not (sampling.filters or sampling.penalises or self.bias is not None or self.top_logprobs)
+
+    @property
+    def generated_earlier(self) -> Ints:
+        """What the same call has generated before `start`."""
+        return self.earlier[len(self.earlier) - self.earlier_generated :]
 
     def forced(self) -> Ints:
         """All tokens to feed: those that the state has not read yet, past the first, then the prompt."""
@@ -92,6 +101,9 @@ class Finish:
     total: float
     stop: int | None = None
     """Which stop string was found."""
+    allowed: float | None = None
+    """Natural logarithm of the probability that the constraint left, of all tokens together that this job generated;
+    None without a constraint."""
 
 
 @dataclass(frozen=True)

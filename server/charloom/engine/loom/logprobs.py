@@ -58,6 +58,8 @@ class TokenLogprob(NamedTuple):
     logprob: float
     top: Sequence[tuple[int, float]]
     """Token and log-probability, the most probable first."""
+    allowed: float = 0.0
+    """Natural logarithm of the probability that the call's constraint left at its position."""
 
 
 def logprobs_of(outputs: Outputs, index: int, steps: int, top: int) -> list[TokenLogprob]:
@@ -69,13 +71,14 @@ def logprobs_of(outputs: Outputs, index: int, steps: int, top: int) -> list[Toke
         steps: how many steps it took
         top: alternatives of each token
     """
-    chosen = zip(outputs.tokens[:steps, index].tolist(), outputs.logprob[:steps, index].tolist(), strict=True)
+    arrays = (outputs.tokens, outputs.logprob, outputs.allowed)
+    chosen = zip(*(array[:steps, index].tolist() for array in arrays), strict=True)
     if not top:
-        return [TokenLogprob(token, logprob, ()) for token, logprob in chosen]
+        return [TokenLogprob(token, logprob, (), allowed) for token, logprob, allowed in chosen]
     # Copies, so that nothing of the other rows is kept.
     tokens = outputs.top_tokens[:steps, index, :top].astype(np.int32)
     logprobs = outputs.top_logprob[:steps, index, :top].copy()
     return [
-        TokenLogprob(token, logprob, Alternatives(tokens, logprobs, place))
-        for place, (token, logprob) in enumerate(chosen)
+        TokenLogprob(token, logprob, Alternatives(tokens, logprobs, place), allowed)
+        for place, (token, logprob, allowed) in enumerate(chosen)
     ]

@@ -346,7 +346,7 @@ class Loom:
             now = time.monotonic()
             self._cost.learn(len(rows), computed / len(outputs.tokens))
             self._waiting.charge(rows, now - began)
-            self._totals.ticked(len(rows), int(tick.inputs.steps.sum()), now - began)
+            self._totals.ticked(len(rows), int(outputs.taken.sum()), now - began)
             return self._take_results(tick, outputs, now)
 
     def _run(self, tick: Tick) -> Outputs:

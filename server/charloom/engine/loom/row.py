@@ -62,6 +62,15 @@ class Anchor(NamedTuple):
     """The next input, then all tokens since."""
 
 
+class Bound(NamedTuple):
+    """What has become of a row under its constraint."""
+
+    over: bool
+    """Whether the text has ended, or can only end."""
+    allowed: float
+    """As of `Finish`."""
+
+
 @dataclass(eq=False)
 class Row:
     """A job on the loom. `cancel` and `took` may be called from any thread, all else with the loom's lock.
@@ -97,6 +106,8 @@ class Row:
     """When the next chunk is to leave, if there is anything to tell."""
     begun: float = 0.0
     """When it got its slot."""
+    bound: Bound | None = None
+    """As of its last tick; None without a constraint."""
 
     def __post_init__(self) -> None:
         job = self.job
@@ -116,7 +127,14 @@ class Row:
         if job.stops:
             stops = job.stops
             self._matcher = StopMatcher(stops.patterns, include=stops.include, min_tokens=stops.min_tokens)
-            self._matcher.push(job.earlier[len(job.earlier) - job.earlier_generated :].tolist())
+            self._matcher.push(job.generated_earlier.tolist())
+        self.automaton_state = 0
+        """Where the job begins in its automaton."""
+        if job.automaton is not None:
+            state = job.automaton.after(job.generated_earlier)
+            assert state is not None, "what the call has generated is not what its constraint allows"
+            self.automaton_state = state
+            self.bound = Bound(over=False, allowed=0.0)
         self._anchor: Anchor | None = None
         """At or before the end of what may be told; only for stop strings."""
         self._asked = [
@@ -254,6 +272,8 @@ class Row:
         after = outputs.state
         if match:
             return self._tell(settled, after, index, self._finish(FinishReason.STOP, now, match.pattern))
+        if self.bound is not None and self.bound.over:
+            return self._tell(self.generated, after, index, self._finish(FinishReason.STOP, now))
         if self.done == self.steps:
             return self._tell(self.generated, after, index, self._finish(FinishReason.LENGTH, now))
         if settled <= self._delivered:
@@ -326,6 +346,7 @@ class Row:
             first_token=(self._first or now) - self.submitted,
             total=now - self.submitted,
             stop=stop,
+            allowed=None if self.bound is None else self.bound.allowed,
         )
 
 

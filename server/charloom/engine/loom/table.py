@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from charloom.controls import Effect, controls
-from charloom.engine.decoding.decoder import Inputs, Ints, Outputs, Shape, StatePool, neutral
+from charloom.controls import ENDED, FREE, Effect, controls
+from charloom.engine.decoding.automaton import AutomatonTable
+from charloom.engine.decoding.decoder import Constraints, Inputs, Ints, Outputs, Shape, StatePool, neutral
 from charloom.engine.decoding.uniforms import Uniforms
-from charloom.engine.loom.row import Row
+from charloom.engine.loom.row import Bound, Row
 from charloom.engine.loom.schedule import MOST_STEPS, tick_steps
 
 TAPE = MOST_STEPS
@@ -52,12 +53,19 @@ class Columns(NamedTuple):
     """[S, W]"""
     scales: npt.NDArray[np.float32]
     """[S, number of `SCALES`]"""
+    steps: npt.NDArray[np.int64]
+    """[S] steps in all, whatever keeps the row from going so far yet"""
+    automaton: npt.NDArray[np.int64]
+    """[S] where the row is in the table of automata"""
+    allowed: npt.NDArray[np.float64]
+    """[S] the sum of `Outputs.allowed` so far"""
 
     @classmethod
     def empty(cls) -> Columns:
         """For no slots."""
         whole, sizes = np.int64, {"tape": (0, WIDTH), "uniform": (0, WIDTH), "scales": (0, len(SCALES))}
-        types = {"attend_time": np.float64, "uniform": np.float32, "scales": np.float32}
+        types: dict[str, type] = dict.fromkeys(("attend_time", "allowed"), np.float64)
+        types |= dict.fromkeys(("uniform", "scales"), np.float32)
         return cls(*(np.zeros(sizes.get(name, (0,)), types.get(name, whole)) for name in cls._fields))
 
     def longer(self, slots: int) -> Columns:
@@ -90,6 +98,7 @@ class RowTable:
         self._vocabulary = shape.vocabulary
         self.states = states
         self._uniforms = Uniforms()
+        self._automata = AutomatonTable(shape.vocabulary)
         self._at = Columns.empty()
 
     def join(self, row: Row) -> None:
@@ -98,7 +107,10 @@ class RowTable:
         if slot >= len(self._at.token):
             self._at = self._at.longer(2 * slot + 16)
         at = self._at
-        at.token[slot] = row.token
+        at.token[slot], at.steps[slot] = row.token, row.steps
+        at.automaton[slot], at.allowed[slot] = FREE, 0.0
+        if (automaton := row.job.automaton) is not None:
+            at.automaton[slot] = self._automata.take(automaton) + row.automaton_state
         at.scales[slot] = [getattr(row.job.sampling, control.option) for control in SCALES]
         self._lay_tape(row)
         self.attended(row)
@@ -106,6 +118,8 @@ class RowTable:
     def leave(self, row: Row) -> None:
         """Take its slot back."""
         self.states.release(row.slot)
+        if row.job.automaton is not None:
+            self._automata.release(row.job.automaton)
         row.slot = -1
 
     def attended(self, row: Row) -> None:
@@ -115,7 +129,8 @@ class RowTable:
         at.attend_step[slot], at.attend_time[slot] = row.attend_step, row.due
 
     def unseen(self, row: Row) -> list[int]:
-        """The tokens of a row, fed and generated, since it was told of some last."""
+        """A row's tokens, fed and generated, since it was told of some last; it is told how it is bound too."""
+        row.bound = self._bound(row)
         origin, done = int(self._at.origin[row.slot]), int(self._at.done[row.slot])
         tokens: list[int] = self._at.tape[row.slot, row.done - origin : done - origin].tolist()
         return tokens
@@ -152,6 +167,7 @@ class RowTable:
             uniform=at.uniform.reshape(-1)[places],
             sampling=self._sampling(rows, index),
             logprobs=any(row.job.top_logprobs is not None for row in rows),
+            constraints=self._constraints(index),
         )
         return Tick(rows, index, inputs, places)
 
@@ -161,9 +177,27 @@ class RowTable:
         self.states.scatter(index.tolist(), outputs.state)
         at.tape.reshape(-1)[tick.places] = outputs.tokens
         at.token[index] = outputs.tokens[-1]
-        at.done[index] = done = at.done[index] + tick.inputs.steps
-        attend: list[int] = np.flatnonzero((done >= at.attend_step[index]) | (now >= at.attend_time[index])).tolist()
+        at.done[index] = done = at.done[index] + outputs.taken
+        due = (done >= at.attend_step[index]) | (now >= at.attend_time[index])
+        if tick.inputs.constraints is not None:
+            at.automaton[index] = outputs.automaton
+            due |= outputs.automaton == ENDED
+            # One after the other, so that the sum does not depend on where ticks ended.
+            parts = np.vstack([at.allowed[index], outputs.allowed])
+            at.allowed[index] = np.cumsum(parts, axis=0)[outputs.taken, np.arange(len(index))]
+        attend: list[int] = np.flatnonzero(due).tolist()
         return attend
+
+    def _constraints(self, index: Ints) -> Constraints | None:
+        states = self._at.automaton[index]
+        return self._automata.rows(states, (self._at.steps - self._at.done)[index]) if states.any() else None
+
+    def _bound(self, row: Row) -> Bound | None:
+        """How its constraint binds it by now, if it has one."""
+        if row.job.automaton is None:
+            return None
+        state = int(self._at.automaton[row.slot])
+        return Bound(self._automata.is_over(state), float(self._at.allowed[row.slot]))
 
     def _turn(self, row: Row) -> None:
         """Go on with a new tape."""

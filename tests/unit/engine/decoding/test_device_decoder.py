@@ -12,9 +12,16 @@ import torch
 
 from charloom.bundle import Bundle, DecoderKind
 from charloom.engine.decoding import device_decoder
+from charloom.engine.decoding.automaton import unconstrained
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.device_decoder import BLOCKS, DeviceDecoder
-from charloom.engine.decoding.invariance import first_rows, is_batch_invariant, plain_inputs, random_inputs
+from charloom.engine.decoding.invariance import (
+    constrained_inputs,
+    first_rows,
+    is_batch_invariant,
+    plain_inputs,
+    random_inputs,
+)
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.loom.jobs import Stops
 from tests.oracles.one_text import generate_stepwise
@@ -24,7 +31,7 @@ from tests.unit.engine.looms import Harness
 from tests.unit.export.decoder_calls import assert_same_rows, exported, picked_rows, random_model, with_sampling
 
 ROWS = 8
-MAKES = pytest.mark.parametrize("make", [random_inputs, plain_inputs])
+MAKES = pytest.mark.parametrize("make", [random_inputs, plain_inputs, constrained_inputs])
 Make = Callable[[Decoder, int, int], Inputs]
 
 
@@ -87,6 +94,9 @@ def test_it_computes_what_the_direct_decoder_computes(
     np.testing.assert_allclose(found.logprob, expected.logprob, atol=1e-4)
     np.testing.assert_allclose(found.state[0], expected.state[0], atol=1e-4)
     assert np.array_equal(found.top_tokens, expected.top_tokens)
+    assert np.array_equal(found.taken, expected.taken)
+    assert np.array_equal(found.automaton, expected.automaton)
+    np.testing.assert_allclose(found.allowed, expected.allowed, atol=1e-4)
 
 
 def test_its_rows_are_independent_of_each_other(device: DeviceDecoder) -> None:
@@ -205,7 +215,7 @@ def test_the_first_calls_of_several_decoders_at_once(file: Path, where: str) -> 
     at_once([lambda number=number: run(number) for number in range(len(calls))])  # type: ignore[misc]
 
 
-@MAKES
+@pytest.mark.parametrize("make", [random_inputs, plain_inputs])
 @pytest.mark.parametrize("where", ["recorded", CUDA], indirect=True)
 def test_a_graph_does_what_was_captured(make: Make, file: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit what the same kernels do when they are launched one by one; each lane captures a block once."""
@@ -226,9 +236,10 @@ def test_fp32_is_not_tf32_whatever_the_process_had_set(file: Path, where: str) -
     assert torch.get_float32_matmul_precision() == "highest"
     exact = torch.jit.load(file, map_location="cpu").double()  # type: ignore[no-untyped-call]
     inputs = plain_inputs(decoder, ROWS, 1)
-    arrays = {n: torch.from_numpy(a) for n, a in inputs.by_name(decoder.lacks).items() if n != "top"}
+    given = inputs.by_name(decoder.lacks) | unconstrained(ROWS, decoder.shape.vocabulary).by_name()
+    arrays = {n: torch.from_numpy(a) for n, a in given.items() if n != "top"}
     arrays = {name: value.double() if value.is_floating_point() else value for name, value in arrays.items()}
-    expected = exact(**arrays, top=0, filtered=False, penalised=False)[1].numpy()
+    expected = exact(**arrays, top=0, filtered=False, penalised=False, constrained=False)[1].numpy()
     np.testing.assert_allclose(decoder.run(inputs).logprob, expected, atol=2e-5)
 
 

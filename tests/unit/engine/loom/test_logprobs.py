@@ -15,7 +15,8 @@ def outputs() -> Outputs:
     tokens = np.arange(STEPS * ROWS).reshape(STEPS, ROWS)
     state = np.zeros((2, 1, ROWS, 4), np.float32)
     logprob = -tokens.astype(np.float32)
-    return Outputs(tokens, logprob, state, numbers, -numbers.astype(np.float32))
+    top_logprob, taken = -numbers.astype(np.float32), np.full(tokens.shape[1], len(tokens))
+    return Outputs(tokens, logprob, state, numbers, top_logprob, taken, np.zeros_like(taken), np.zeros_like(logprob))
 
 
 def test_alternatives_are_a_sequence_of_pairs() -> None:

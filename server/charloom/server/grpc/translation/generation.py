@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from charloom.engine.calls.generation import GenerationResult, TextDelta
 from charloom.engine.calls.requests import GenerationRequest, MostTokens
+from charloom.engine.constraints.constraint import Constraint, Kind
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.limits import MOST_BIASES
 from charloom.engine.loom.jobs import FinishReason
@@ -57,11 +58,20 @@ def to_request(
         expected_position=options.expected_position if options.HasField("expected_position") else None,
         stop=tuple(options.stop),
         include_stop=options.include_stop,
+        constraint=_to_constraint(options.constraint),
         logprobs=options.logprobs,
         top_logprobs=options.top_logprobs,
         n=options.n if options.HasField("n") else 1,
         most_tokens=most_tokens,
     )
+
+
+def _to_constraint(constraint: generation_pb2.Constraint) -> Constraint | None:
+    kind = constraint.WhichOneof("kind")
+    if kind is None:
+        return None
+    content = constraint.choices.texts if kind == "choices" else [getattr(constraint, kind)]
+    return Constraint(Kind(kind), tuple(content))
 
 
 def to_sampling(sampling: generation_pb2.Sampling) -> Sampling:
@@ -139,5 +149,6 @@ def from_result(result: GenerationResult) -> generation_pb2.GenerationResult:
         position=finish.snapshot.position,
         stop=result.stop or "",
         state=result.state,
+        allowed_logprob=finish.allowed,
         session=None if result.session is None else from_session(result.session),
     )

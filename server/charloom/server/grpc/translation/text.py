@@ -31,6 +31,7 @@ def from_logprobs(logprobs: Sequence[TokenLogprob], vocabulary: Vocabulary) -> l
         text_pb2.TokenLogprob(
             chosen=from_alternative(vocabulary, found.token, found.logprob),
             top=[from_alternative(vocabulary, *other) for other in found.top],
+            allowed_logprob=found.allowed,
         )
         for found in logprobs
     ]
@@ -46,7 +47,8 @@ def largest_logprob(vocabulary: Vocabulary, top: int) -> int:
     """The most bytes that the log-probability of one token takes in a message, with so many alternatives."""
     longest = heapq.nlargest(max(top, 1), map(vocabulary.symbol, range(vocabulary.size)), key=len)
     alternatives = [text_pb2.Alternative(symbol=symbol, logprob=-1) for symbol in longest]
-    return _in_a_list(text_pb2.TokenLogprob(chosen=alternatives[0], top=alternatives[:top]).ByteSize())
+    largest = text_pb2.TokenLogprob(chosen=alternatives[0], top=alternatives[:top], allowed_logprob=-1)
+    return _in_a_list(largest.ByteSize())
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,0 +1,212 @@
+"""From a regular expression to the smallest automaton over the symbols of a model.
+
+Characters that an expression does not tell apart are one class, and the automaton is first made over classes.
+
+Axis letters: S states, V symbols, N characters, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from charloom.engine.constraints.constraint import BadConstraint
+from charloom.engine.constraints.nfa import CodePoints, Nfa
+from charloom.engine.constraints.utf8 import over_bytes
+from charloom.engine.decoding.automaton import Automaton, distances
+from charloom.engine.decoding.decoder import NEVER, Int32s
+
+MOST_ENTRIES = 2**23
+"""Of an automaton's table, states times symbols: 32 MiB."""
+MOST_STATES = 2**17
+"""Before alike ones are made one."""
+
+
+class Classes(NamedTuple):
+    """Characters, and which of them an expression does not tell apart."""
+
+    points: CodePoints
+    """[N] in ascending order"""
+    number: npt.NDArray[np.int64]
+    """[N] the class of each"""
+
+    def of(self, character: str) -> int:
+        """The class of a character, which is one of them."""
+        return int(self.number[np.searchsorted(self.points, ord(character))])
+
+
+def automaton_of(pattern: str, symbols: Sequence[bytes], *, bytewise: bool) -> Automaton:
+    """The automaton of the texts that match an expression as a whole.
+
+    Args:
+        pattern: the expression
+        symbols: what each token stands for; empty: it is never written
+        bytewise: whether the symbols are the 256 bytes, else they are whole characters
+
+    Raises:
+        BadConstraint: it cannot be kept, no text matches, or none of those that do can be written with these symbols.
+    """
+    nfa = Nfa(pattern)
+    points = _every_character() if bytewise else _points(b"".join(symbols).decode())
+    ways, accepting, classes = _determined(nfa, points)
+    made = minimal(ways, accepting)
+    if made is None:
+        raise BadConstraint(_unwritable(nfa, points))
+    states = len(made.distance)
+    if states * len(symbols) > MOST_ENTRIES:
+        raise BadConstraint(_too_large(states, len(symbols)))
+    if bytewise:
+        ways, accepting = over_bytes(made.next, made.distance == 0, classes.points, classes.number)
+        for token, symbol in enumerate(symbols):
+            if not symbol:
+                ways[:, token] = -1
+        if ways.size > 4 * MOST_ENTRIES:
+            raise BadConstraint(_too_large(len(ways), len(symbols)))
+    else:
+        ways, accepting = _over_symbols(made, symbols, classes), made.distance == 0
+    found = minimal(ways, accepting)
+    if found is None:
+        raise BadConstraint("the model has no symbols of which its texts are made")
+    if found.next.size > MOST_ENTRIES:
+        raise BadConstraint(_too_large(len(found.distance), len(symbols)))
+    return found
+
+
+def is_plain(pattern: str) -> bool:
+    """Whether no text of a pattern has a quotation mark, a backslash or a control character."""
+    ways, accepting, classes = _determined(Nfa(pattern), np.arange(0x100, dtype=np.uint32))
+    made = minimal(ways, accepting)
+    special = [classes.of(chr(point)) for point in [*range(0x20), 0x22, 0x5C, *range(0x7F, 0xA0)]]
+    return made is None or bool((made.next[:, special] < 0).all())
+
+
+def _every_character() -> CodePoints:
+    return np.concatenate([np.arange(0xD800), np.arange(0xE000, 0x110000)]).astype(np.uint32)
+
+
+def _points(text: str) -> CodePoints:
+    return np.array(sorted({ord(character) for character in text}), np.uint32)
+
+
+def _too_large(states: int, symbols: int) -> str:
+    return (
+        f"it needs {states} states, and a model of {symbols} symbols has room for {MOST_ENTRIES // symbols}; "
+        "shorten its repetitions"
+    )
+
+
+def _determined(nfa: Nfa, points: CodePoints) -> tuple[Int32s, npt.NDArray[np.bool_], Classes]:
+    """The subset construction (Rabin and Scott, 1959): [S, C] the state after each class, and [S] which accept."""
+    masks = [one.mask(points) for one in nfa.sets]
+    number = np.zeros(len(points), np.int64)
+    for mask in masks:
+        number = np.unique(2 * number + mask, return_inverse=True)[1].reshape(-1)
+    firsts = np.unique(number, return_index=True)[1]
+    members = [np.flatnonzero(mask[firsts]).tolist() for mask in masks]
+    start = nfa.closure([0])
+    found, ways = {start: 0}, []
+    for state in (waiting := [start]):
+        after: dict[int, set[int]] = {}
+        for node in state:
+            if (read := nfa.reading[node]) is not None:
+                for one in members[read[0]]:
+                    after.setdefault(one, set()).add(read[1])
+        row = np.full(len(firsts), -1, np.int32)
+        closures: dict[frozenset[int], frozenset[int]] = {}
+        for one, nodes in after.items():
+            key = frozenset(nodes)
+            if key not in closures:
+                closures[key] = nfa.closure(key)
+            target = closures[key]
+            if target not in found:
+                if len(found) == MOST_STATES:
+                    raise BadConstraint(f"it needs more than {MOST_STATES} states; shorten its repetitions")
+                found[target] = len(found)
+                waiting.append(target)
+            row[one] = found[target]
+        ways.append(row)
+    return np.array(ways), np.array([nfa.end in state for state in waiting]), Classes(points, number)
+
+
+def _over_symbols(automaton: Automaton, symbols: Sequence[bytes], classes: Classes) -> Int32s:
+    """[S, V] the state after each symbol, which is whole characters."""
+    dead = len(automaton.distance)
+    after = np.vstack([np.where(automaton.next < 0, dead, automaton.next), np.full((1, automaton.next.shape[1]), dead)])
+    ways = np.full((dead, len(symbols)), -1, np.int32)
+    for token, symbol in enumerate(symbols):
+        reached = np.arange(dead)
+        for character in symbol.decode():
+            reached = after[reached, classes.of(character)]
+        if symbol:
+            ways[:, token] = np.where(reached == dead, -1, reached)
+    return ways
+
+
+def minimal(ways: Int32s, accepting: npt.NDArray[np.bool_]) -> Automaton | None:
+    """The automaton with the fewest states for the same texts, its start first; None where there is no text.
+
+    Moore's algorithm (1956, "Gedanken-experiments on sequential machines"). It begins with the distances to an end,
+    which states that are alike have in common, so that long chains are told apart at once.
+
+    Args:
+        ways: [S, V] the state after a symbol, or -1; state 0 is the start
+        accepting: [S] whether a text may end there
+    """
+    distance = distances(ways, accepting)
+    kept = _reached(ways) & (distance < NEVER)
+    if not kept[0]:
+        return None
+    place = np.full(len(ways) + 1, -1, np.int32)
+    place[:-1][kept] = np.arange(kept.sum())
+    ways, distance = place[ways[kept]], distance[kept]
+    # Symbols that do the same count once.
+    different = {column.tobytes(): column for column in np.ascontiguousarray(ways.T)}
+    classes, count = np.unique(distance, return_inverse=True)[1].astype(np.int64), 0
+    while True:
+        old = np.append(classes, -1)  # of the states, and (at -1) of what is forbidden
+        first = np.unique(classes, return_index=True)[1]
+        for column in different.values():
+            _, first, classes = np.unique(
+                classes * (len(ways) + 1) + old[column], return_index=True, return_inverse=True
+            )
+        if len(first) == count:
+            break
+        count = len(first)
+    order = np.argsort(first, kind="stable")  # the start's class first
+    renumbered = np.empty(count, np.int32)
+    renumbered[order] = np.arange(count)
+    members = first[order]
+    ways = ways[members]
+    return Automaton(np.where(ways < 0, -1, renumbered[classes[ways]]).astype(np.int32), distance[members])
+
+
+def _reached(ways: Int32s) -> npt.NDArray[np.bool_]:
+    """[S]: the states that some text leads to."""
+    reached = np.zeros(len(ways), bool)
+    reached[0] = True
+    found = np.array([0])
+    while len(found):
+        after = np.unique(ways[found])
+        found = after[(after >= 0) & ~reached[after]]
+        reached[found] = True
+    return reached
+
+
+def _unwritable(nfa: Nfa, points: CodePoints) -> str:
+    """What to say of an expression whose texts have other characters than these."""
+    ways, accepting, classes = _determined(nfa, _every_character())
+    made = minimal(ways, accepting)
+    if made is None:
+        return "no text matches it"
+    state, text = 0, ""
+    while made.distance[state]:
+        after = made.next[state][classes.number]
+        nearer = (after >= 0) & (made.distance[after] < made.distance[state])
+        known = nearer & np.isin(classes.points, points)
+        place = int((known if known.any() else nearer).argmax())
+        text, state = text + chr(classes.points[place]), int(after[place])
+    lacking = "".join(sorted({character for character in text if ord(character) not in points}))
+    return f"the model can write none of its texts, not even {text[:80]!r}, for it lacks {lacking!r}"

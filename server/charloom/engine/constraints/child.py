@@ -1,0 +1,50 @@
+"""The process that makes an automaton: it reads a constraint as JSON and writes an automaton, or why there is none.
+
+Its time and memory are limited, because a short expression can need any amount of both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import sys
+from typing import Any
+
+import numpy as np
+
+from charloom.engine.constraints.automata import automaton_of, is_plain
+from charloom.engine.constraints.constraint import BadConstraint, Kind
+from charloom.engine.constraints.json_schema import regex_of_schema
+from charloom.engine.decoding.automaton import Automaton
+
+
+def main() -> None:
+    """Do what standard input asks for."""
+    asked: dict[str, Any] = json.load(sys.stdin)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"], asked["seconds"] + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (asked["bytes"], asked["bytes"]))
+    try:
+        symbols = [symbol.encode("latin-1") for symbol in asked["symbols"]]
+        made = _automaton(Kind(asked["kind"]), asked["content"], symbols, asked["bytewise"])
+    except (BadConstraint, MemoryError, RecursionError) as problem:
+        short = {MemoryError: "it takes too much memory", RecursionError: "it is nested too deeply"}
+        print(json.dumps({"problem": short.get(type(problem), str(problem))}))
+        return
+    sys.stdout.buffer.write(json.dumps({"states": len(made.distance)}).encode() + b"\n")
+    sys.stdout.buffer.write(np.ascontiguousarray(made.distance).tobytes() + np.ascontiguousarray(made.next).tobytes())
+
+
+def _automaton(kind: Kind, content: list[str], symbols: list[bytes], bytewise: bool) -> Automaton:
+    if kind is Kind.REGEX:
+        pattern = content[0]
+    elif kind is Kind.CHOICES:
+        pattern = "|".join(map(re.escape, content))
+    else:
+        pattern = regex_of_schema(content[0], is_plain)
+    return automaton_of(pattern, symbols, bytewise=bytewise)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""What a caller may ask of generated text, and why it may be refused."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Kind(enum.Enum):
+    """How a constraint is written; the value is its name in requests."""
+
+    REGEX = "regex"
+    CHOICES = "choices"
+    JSON_SCHEMA = "json_schema"
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The whole text is to be one of those that this allows."""
+
+    kind: Kind
+    content: tuple[str, ...]
+    """The texts to choose from; of the other kinds, one string."""
+
+
+class BadConstraint(Exception):
+    """A constraint cannot be kept.
+
+    Args:
+        problem: what is wrong, and what to do
+        where: the place in it: a number of characters, or a JSON pointer; empty: the whole of it
+    """
+
+    def __init__(self, problem: str, where: str = "") -> None:
+        super().__init__(f"{where}: {problem}" if where else problem)
