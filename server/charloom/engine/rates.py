@@ -105,12 +105,11 @@ class Rates:
         Raises:
             QuotaExceeded: it owes too many tokens.
         """
-        share = current_share()
-        level = await self.level(share)
-        if level is None:
+        bucket = await self._asked(current_share())
+        if bucket is None:
             return
-        bucket = self._buckets[share.name]
-        rate, tolerated = bucket.rate, TOLERATED_SECONDS + bucket.generations * MESSAGE_SECONDS
+        rate, level = bucket.rate, bucket.level
+        tolerated = TOLERATED_SECONDS + bucket.generations * MESSAGE_SECONDS
         if level < -rate * tolerated:
             seconds = math.ceil(-level / rate * 10) / 10
             problem = f"you have used {-level:.0f} tokens too many"
@@ -118,12 +117,8 @@ class Rates:
 
     async def level(self, share: Share) -> float | None:
         """How many tokens a caller may use at once, below 0 what it owes; None where it has no such limit."""
-        bucket = self._bucket(share)
-        if bucket is None:
-            return None
-        if self._ledger is not None and not self._away and self._clock() - bucket.told > SYNC_SECONDS:
-            await asyncio.shield(self._tell(share.name, bucket, self._ledger))
-        return bucket.level
+        bucket = await self._asked(share)
+        return None if bucket is None else bucket.level
 
     def meter(self, share: Share) -> Meter | None:
         """Counts the tokens of a generation; None where the caller has no such limit."""
@@ -155,6 +150,14 @@ class Rates:
                 bucket.timer.cancel()
             if bucket.telling is not None:
                 bucket.telling.cancel()
+
+    async def _asked(self, share: Share) -> _Bucket | None:
+        """A caller's bucket, after the ledger was asked where that is a while ago; None where it has no such limit."""
+        bucket = self._bucket(share)
+        ledger = self._ledger
+        if bucket is not None and ledger is not None and not self._away and self._clock() - bucket.told > SYNC_SECONDS:
+            await asyncio.shield(self._tell(share.name, bucket, ledger))
+        return bucket
 
     def _bucket(self, share: Share) -> _Bucket | None:
         rate, now = share.quota.tokens_per_second, self._clock()

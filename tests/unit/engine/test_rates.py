@@ -140,6 +140,17 @@ async def test_while_the_ledger_is_away_each_server_counts_alone_and_says_so_onc
     rates.close()
 
 
+async def test_a_bucket_that_is_forgotten_while_the_ledger_is_asked_refuses_nobody() -> None:
+    class Forgetting(Ledger):
+        async def spend(self, name: str, tokens: float, rate: float, burst: float) -> float:
+            del rates._buckets[name]  # as where ten thousand others call meanwhile
+            return burst
+
+    rates = Rates(Forgetting())
+    await admit(rates, SHOP)
+    assert rates._buckets == {}
+
+
 async def test_a_ledger_that_does_not_answer_keeps_nobody_waiting() -> None:
     rates = Rates(Slow())
     began = asyncio.get_running_loop().time()
