@@ -34,7 +34,7 @@ _HEADER, _LENGTHS = struct.Struct("<4sBI"), struct.Struct("<II")
 _ADVICE = "put a good one in its place, or move it away to start without its sessions"
 
 
-class Kept(NamedTuple):
+class OwnedSession(NamedTuple):
     """A session, and whose it is."""
 
     session: Session
@@ -82,7 +82,7 @@ class MemoryFileStore(MemoryStore):
         Raises:
             OSError: they could not be written, and are lost.
         """
-        kept = [Kept(self._sessions[key], self._owners[key]) for key in self._keys]
+        kept = [OwnedSession(self._sessions[key], self._owners[key]) for key in self._keys]
         try:
             await asyncio.to_thread(write_sessions, self._path, self._records, kept)
         except OSError as problem:
@@ -94,7 +94,7 @@ class MemoryFileStore(MemoryStore):
         log.info("%d sessions were written to %s", len(kept), self._path)
 
 
-def write_sessions(path: Path, records: Records, kept: list[Kept]) -> None:
+def write_sessions(path: Path, records: Records, kept: list[OwnedSession]) -> None:
     """Write a file that only its owner can read, whole or not at all.
 
     Raises:
@@ -123,7 +123,7 @@ def write_sessions(path: Path, records: Records, kept: list[Kept]) -> None:
         os.close(folder)
 
 
-def read_sessions(path: Path, records: Records) -> list[Kept]:
+def read_sessions(path: Path, records: Records) -> list[OwnedSession]:
     """The sessions in a file, in the order of their keys.
 
     Raises:
@@ -162,7 +162,7 @@ def look_at_file(path: Path, records: Records) -> str:
     return f"in memory, and at the end in {path}"
 
 
-def _parts(kept: list[Kept], records: Records) -> Iterator[bytes]:
+def _parts(kept: list[OwnedSession], records: Records) -> Iterator[bytes]:
     yield _HEADER.pack(_MAGIC, _VERSION, len(kept))
     for session, owner in kept:
         told = {"tenant": session.tenant, "id": session.id, "owner": owner.name, "weight": owner.weight}
@@ -192,7 +192,7 @@ class _Digested:
             raise ValueError("it was damaged")
 
 
-def _sessions(file: _Digested, records: Records) -> Iterable[Kept]:
+def _sessions(file: _Digested, records: Records) -> Iterable[OwnedSession]:
     magic, version, count = _HEADER.unpack(file.take(_HEADER.size))
     if magic != _MAGIC:
         raise ValueError("it is something else")
@@ -208,7 +208,7 @@ def _sessions(file: _Digested, records: Records) -> Iterable[Kept]:
         found = records.read(key, file.take(record))
         if isinstance(found, Unreadable):
             raise ValueError(found.problem)
-        yield Kept(found, owner)
+        yield OwnedSession(found, owner)
     file.require_end()
 
 
