@@ -16,6 +16,7 @@ import pytest
 from charloom.engine.errors import EngineError, Overloaded, SessionExists
 from charloom.engine.quotas import KEPT_RETRY_SECONDS, Kept, Quota, QuotaExceeded
 from charloom.engine.sessions.session import Key, Session
+from charloom.engine.sessions.stores.open_store import look_at_store
 from charloom.engine.sessions.stores.redis import RedisStore
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.sessions.stores.store import Store
@@ -209,6 +210,18 @@ async def test_what_redis_has_from_servers_that_do_not_count_is_counted(doomed_r
     assert (await again.kept(SHOP)).sessions == 698
     await store.close()
     await again.close()
+
+
+async def test_looking_whether_redis_can_be_used_counts_nothing(redis_server: RedisServer) -> None:
+    redis_server.ask("FLUSHALL")
+    place = InRedis(redis_server.url)
+    await place.open().add([made(place, "a", "shop")])
+    for key in ("holdings", "owned", "owned-bytes"):
+        redis_server.ask("DEL", f"{{charloom}}:{key}")
+    before = redis_server.ask("KEYS", "*")
+    assert await look_at_store(redis_server.url) == "Redis, which answers"
+    assert sorted(redis_server.ask("KEYS", "*").split()) == sorted(before.split())
+    await place.close()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])

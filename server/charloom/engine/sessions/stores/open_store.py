@@ -34,7 +34,7 @@ async def open_store(url: str, capacity: int, records: Records = PLAIN, most_mem
         from charloom.engine.sessions.stores.sqlite import SqliteStore
 
         return SqliteStore(path, capacity, records=records)
-    if scheme in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel") and rest.startswith("//"):
+    if _is_redis(url):
         from charloom.engine.sessions.stores.redis import RedisStore
 
         store = RedisStore(url, capacity, records=records)
@@ -68,9 +68,22 @@ async def look_at_store(url: str, records: Records = PLAIN) -> str:
 
         look_at_file(path)
         return f"{path}" if path.exists() else f"{path}, which will be made"
-    store = await open_store(url, capacity=1)
-    await store.close()
-    return "in memory" if isinstance(store, MemoryStore) else "Redis, which answers"
+    if _is_redis(url):
+        from charloom.engine.sessions.stores.redis import RedisStore
+
+        redis = RedisStore(url, capacity=1)
+        try:
+            await redis.look()
+        finally:
+            await redis.close()
+        return "Redis, which answers"
+    await (await open_store(url, capacity=1)).close()
+    return "in memory"
+
+
+def _is_redis(url: str) -> bool:
+    scheme, _, rest = url.partition(":")
+    return scheme in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel") and rest.startswith("//")
 
 
 def _sqlite_path(url: str) -> Path | None:

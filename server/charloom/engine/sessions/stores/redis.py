@@ -27,7 +27,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -109,20 +109,23 @@ class RedisStore:
         self._unwatched: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Find out whether Redis can be used, and warn where it may forget sessions.
+        """See that Redis can be used, as `look`, and count what servers of version 0.1 have left uncounted.
+
+        Raises:
+            OSError, ValueError: as `look`.
+        """
+        await self.look()
+        await self._usable(self._count_all())
+
+    async def look(self) -> None:
+        """Find out whether Redis can be used, and warn where it may forget sessions; changes nothing.
 
         Raises:
             OSError: it does not answer.
             ValueError: it refuses.
         """
-        try:
-            await self.check()
-        except (StoreUnavailable, StoreFull) as problem:
-            refused = self._connections.refused(problem)
-            message = f"cannot keep sessions in {self._connections.where}: {said(problem.__cause__) or 'no answer'}"
-            raise (ValueError if refused else OSError)(message) from problem
+        await self._usable(self.check())
         await self._look_at_eviction()
-        await self._count_all()
 
     @property
     def memory(self) -> int:
@@ -282,6 +285,15 @@ class RedisStore:
         """How many milliseconds a session has left, and when it will be said to have expired."""
         left = (session.expires - self._now()).total_seconds()
         return max(0, math.ceil(left * 1000)), to_microseconds(session.expires)
+
+    async def _usable(self, use: Awaitable[None]) -> None:
+        """Wait for a first use of Redis; raises as `look`."""
+        try:
+            await use
+        except (StoreUnavailable, StoreFull) as problem:
+            refused = self._connections.refused(problem)
+            message = f"cannot keep sessions in {self._connections.where}: {said(problem.__cause__) or 'no answer'}"
+            raise (ValueError if refused else OSError)(message) from problem
 
     async def _count_all(self) -> None:
         """Count the sessions of which servers of version 0.1 do not tell whose they are: they are their tenants'."""
