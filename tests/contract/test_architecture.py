@@ -82,7 +82,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "network": {"cells": set()},
     "server": {
         "grpc": {"identity", "inference", "telemetry"},
-        "http": {"identity"},
+        "http": {"identity", "inference"},
         "identity": set(),
         "inference": set(),
         "telemetry": set(),

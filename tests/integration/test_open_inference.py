@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 import tritonclient.grpc as triton  # type: ignore[import-untyped]
 import tritonclient.grpc.aio as triton_aio  # type: ignore[import-untyped]
@@ -24,6 +23,8 @@ from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from tests.integration.conftest import eventually
+from tests.integration.open_inference import REFUSED, Change, text_of, with_parameter
+from tests.integration.open_inference import texts as texts_by
 
 
 @pytest.fixture
@@ -39,14 +40,7 @@ def charloom(server: Server) -> Iterator[Client]:
 
 
 def texts(*values: str) -> list[Any]:
-    found = triton.InferInput("text_input", [len(values)], "BYTES")
-    found.set_data_from_numpy(np.array([value.encode() for value in values], dtype=np.object_))
-    return [found]
-
-
-def text_of(result: Any) -> str:
-    (value,) = result.as_numpy("text_output")
-    return str(value.decode())
+    return texts_by(triton, *values)
 
 
 def infer(client: Any, model: str, text: str, parameters: dict[str, Any] | None = None, **more: Any) -> Any:
@@ -248,32 +242,14 @@ async def test_the_asyncio_client_streams(server: Server, charloom: Client, bund
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda asked: asked.update(model_name="another"), "no model 'another'"),
-        (lambda asked: asked.update(model_name=""), "model_name: it is empty"),
-        (lambda asked: asked.update(model_version="7"), "not '7'"),
-        (lambda asked: asked.update(inputs=[]), "give 'text_input' alone"),
-        (lambda asked: asked.update(inputs=texts("a", "b")), "give one text"),
-        (lambda asked: asked["parameters"].update(max_tokens=-1), "max_tokens"),
-        (lambda asked: asked["parameters"].update(max_tokens=1.5), "not a whole number"),
-        (lambda asked: asked["parameters"].update(max_tokens="many"), "not a number"),
-        (lambda asked: asked["parameters"].update(temperature=True), "not a number"),
-        (lambda asked: asked["parameters"].update(temperature=float("nan")), "not a number"),
-        (lambda asked: asked["parameters"].update(temperature=-1), "temperature"),
-        (lambda asked: asked["parameters"].update(heat=1), "no such parameter"),
-        (lambda asked: asked["parameters"].update(seed=-1), "seed"),
-        (lambda asked: asked["parameters"].update(stream="yes"), "not true or false"),
-        (lambda asked: asked["parameters"].update(unknown_characters="keep"), "neither 'refuse' nor 'skip'"),
-        (lambda asked: asked.update(inputs=texts("\u2603")), "\u2603"),
-        (lambda asked: asked.update(outputs=[triton.InferRequestedOutput("logits")]), "no output 'logits'"),
-        (lambda asked: asked.update(sequence_id=77), "START flag"),
-        (lambda asked: asked.update(sequence_id="a/b", sequence_start=True), "'sequence-a/b' is not allowed"),
+        *REFUSED,
+        (lambda asked, triton: asked.update(model_name=""), "model_name: it is empty"),
+        (with_parameter(temperature=float("nan")), "not a number"),
     ],
 )
-def test_what_cannot_be_accepted_is_told(
-    client: Any, bundle: Bundle, change: Callable[[dict[str, Any]], None], message: str
-) -> None:
+def test_what_cannot_be_accepted_is_told(client: Any, bundle: Bundle, change: Change, message: str) -> None:
     asked: dict[str, Any] = {"model_name": bundle.manifest.name, "inputs": texts("the "), "parameters": {}}
-    change(asked)
+    change(asked, triton)
     with pytest.raises(InferenceServerException) as problem:
         client.infer(**asked)
     assert message in str(problem.value)

@@ -21,7 +21,7 @@ def exchange_of(sent: list[Any]) -> Exchange:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    return Exchange({"type": "http", "headers": [], "query_string": b""}, nothing, send)
+    return Exchange({"type": "http", "path": "/", "headers": [], "query_string": b""}, nothing, send)
 
 
 async def test_a_stream_with_nothing_to_say_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,4 +132,34 @@ SESSION = members(
 )
 SESSIONS = members({"object": TEXT, "data": many(SESSION)}, last_id=some(TEXT), has_more=TRUTH)
 STATE = members({"state": TEXT, "expires_at": NUMBER})
+INFERENCE_ERROR = members({"error": TEXT})
+LIVE = members({"live": TRUTH})
+READY = members({"ready": TRUTH}, name=TEXT)
+INFERENCE_SERVER = members({"name": TEXT, "version": TEXT, "extensions": many(TEXT)})
+_TENSOR = {"name": TEXT, "datatype": TEXT, "shape": many(WHOLE)}
+INFERENCE_MODEL = members(
+    {
+        "name": TEXT,
+        "versions": many(TEXT),
+        "platform": TEXT,
+        "inputs": many(members(_TENSOR)),
+        "outputs": many(members(_TENSOR)),
+    }
+)
+INFERENCE = members(
+    {
+        "model_name": TEXT,
+        "model_version": TEXT,
+        "outputs": many(
+            members(
+                _TENSOR,
+                data=many({"anyOf": [TEXT, WHOLE]}),
+                parameters=members({"binary_data_size": WHOLE}),
+            )
+        ),
+    },
+    id=TEXT,
+    parameters={"type": "object"},
+)
+REPOSITORY = many(members({"name": TEXT, "version": TEXT, "state": TEXT, "reason": TEXT}))
 DOCUMENT: Schema = {"type": "object"}

@@ -42,12 +42,16 @@ class Route:
     """What its answers look like."""
     body: type[Body] | None = None
     """What the body is; None: it has none."""
+    body_needed: bool = True
+    """Whether the body has to be there; one that is left out is as one without fields."""
+    read: Callable[[bytes, Mapping[str, str], Any], tuple[Any, list[str]]] = parsed
+    """Makes of the body's bytes and the headers what is answered, and the fields that mean nothing here."""
     query: Mapping[str, Schema] = field(default_factory=dict)
     """Parameters that its URL may have."""
     status: int = 200
     """Of its answers."""
-    streams: bool = False
-    """Whether it answers with a stream where it is asked for one."""
+    other_type: str = ""
+    """The content type of answers that are no JSON, where it is asked for such."""
 
     @property
     def name(self) -> str:
@@ -96,11 +100,14 @@ class Application:
         scope = ROUTES[route.name]
         if scope is not None:
             self._admission.begin(route.name, scope, self._arrival(exchange), exchange.at_end, exchange.begun)
-        body = None
+        body: Any = None
         if route.body is not None:
             content = await exchange.body(self._largest_body())
-            body, unknown = parsed(content, exchange.headers.get("content-type", ""), route.body)
-            exchange.ignores(unknown)
+            if content or route.body_needed:
+                body, unknown = route.read(content, exchange.headers, route.body)
+                exchange.ignores(unknown)
+            else:
+                body = route.body()
         async with exchange.watched():
             await route.answer(exchange, body)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -35,20 +36,25 @@ class Body(BaseModel):
 B = TypeVar("B", bound=Body)
 
 
-def parsed(content: bytes, content_type: str, form: type[B]) -> tuple[B, list[str]]:
+def parsed(content: bytes, headers: Mapping[str, str], form: type[B]) -> tuple[B, list[str]]:
     """The value of a body, and the names of the fields in it that mean nothing here.
 
     Args:
         content: the bytes
-        content_type: what the request says of them
+        headers: of the request; they say what the bytes are
         form: what is expected
 
     Raises:
         Refused: they are not JSON, or not of this form.
     """
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Refused(415, "NOT_JSON", f"the body is {shown(kind) if kind else 'of no type'}; send application/json")
+    return parsed_json(content, form)
+
+
+def parsed_json(content: bytes, form: type[B]) -> tuple[B, list[str]]:
+    """As `parsed`, whatever the request says of the bytes."""
     value = _read(content)
     if not isinstance(value, dict):
         raise Refused(400, "NOT_JSON", "the body is JSON, but no object; send {...}")

@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from charloom.engine.telemetry import CallRecord
 from charloom.server.codes import OK
-from charloom.server.http.problems import TOO_LARGE, Failure, Headers, Refused, failure_of
+from charloom.server.http.problems import TOO_LARGE, Failure, Headers, Refused, error_form, failure_of
 
 REQUEST_ID_HEADER, WARNING_HEADER = "x-request-id", b"charloom-warning"
 JSON = b"application/json"
@@ -50,6 +50,7 @@ class Exchange:
         """Headers of the answer, whatever it is."""
         self.gone = False
         """Whether the client has closed the connection."""
+        self._error_form = error_form(scope["path"])
         self._at_end: list[Callable[[], None]] = []
         self._unknown: list[str] = []
         self._receive, self._send = receive, send
@@ -153,7 +154,7 @@ class Exchange:
     async def fail(self, problem: Exception) -> None:
         """Answer with an error."""
         failure = self._failed(problem)
-        await self.answer(failure.body(), failure.status, failure.headers)
+        await self.answer(failure.body(self._error_form), failure.status, failure.headers)
 
     def _failed(self, problem: Exception) -> Failure:
         failure = failure_of(problem)
@@ -192,7 +193,7 @@ class Exchange:
             if self.record is not None:
                 self.record.code = OK
         except Exception as problem:
-            await self._part(b"data: " + self._failed(problem).body() + b"\n\n")
+            await self._part(b"data: " + self._failed(problem).body(self._error_form) + b"\n\n")
         self._answered = True
         await self._part(DONE, more=False)
 

@@ -12,6 +12,18 @@ from charloom.server.http.problems import Refused
 from charloom.server.runtime import Runtime
 
 
+def check_serving(runtime: Runtime) -> None:
+    """See that new calls are taken.
+
+    Raises:
+        Refused, Draining: they are not.
+    """
+    if runtime.failed.is_set():
+        raise Refused(503, "NOT_SERVING", "a worker of the decoder has failed; the server has to be restarted")
+    if runtime.engine.draining.is_set():
+        raise Draining
+
+
 class Models:
     """Describes the models of a server."""
 
@@ -31,10 +43,7 @@ class Models:
 
     async def health(self, exchange: Exchange, body: None) -> None:
         """Whether new calls are taken."""
-        if self._runtime.failed.is_set():
-            raise Refused(503, "NOT_SERVING", "a worker of the decoder has failed; the server has to be restarted")
-        if self._engine.draining.is_set():
-            raise Draining
+        check_serving(self._runtime)
         await exchange.answer(json_of({"status": "serving"}))
 
     def _described(self, model: Model) -> dict[str, Any]:

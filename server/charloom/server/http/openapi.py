@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from charloom.server.http.answers import ERROR
+from charloom.server.http.answers import ERROR, INFERENCE_ERROR
 from charloom.server.http.app import Route
 from charloom.server.http.exchange import REQUEST_ID_HEADER, Exchange, json_of
+from charloom.server.http.problems import ErrorForm, error_form
 from charloom.server.identity.scopes import ROUTES
 
 REFERENCE = "#/components/schemas/{model}"
@@ -49,7 +50,7 @@ def document_of(routes: Sequence[Route], version: str) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {**schemas, "Error": ERROR},
+            "schemas": {**schemas, ErrorForm.OPENAI.value: ERROR, ErrorForm.OPEN_INFERENCE.value: INFERENCE_ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -67,9 +68,10 @@ def _allow_null(schema: dict[str, Any]) -> None:
 def _operation(route: Route) -> dict[str, Any]:
     scope = ROUTES[route.name]
     content: dict[str, Any] = {"application/json": {"schema": route.answers}}
-    if route.streams:
-        content["text/event-stream"] = {}
-    refusal = {"content": {"application/json": {"schema": {"$ref": REFERENCE.format(model="Error")}}}}
+    if route.other_type:
+        content[route.other_type] = {}
+    error = REFERENCE.format(model=error_form(route.path).value)
+    refusal = {"content": {"application/json": {"schema": {"$ref": error}}}}
     operation: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", route.name).strip("_"),
         "summary": route.summary,
@@ -97,7 +99,7 @@ def _operation(route: Route) -> dict[str, Any]:
         operation["description"] = f"Needs a key with the scope `{scope.value}` where the server asks who calls."
     if route.body is not None:
         schema = {"$ref": REFERENCE.format(model=route.body.__name__)}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        operation["requestBody"] = {"required": route.body_needed, "content": {"application/json": {"schema": schema}}}
     return operation
 
 

@@ -1,4 +1,4 @@
-"""From errors to HTTP answers: the status, the headers, and the error object in OpenAI's form."""
+"""From errors to HTTP answers: the status, the headers, and the error in the form that its path wants."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import secrets
+from enum import Enum
 from typing import Any, NamedTuple
 
 from charloom.engine.errors import EngineError, ErrorKind, InvalidRequest, SessionDeleted, SessionExpired
@@ -28,6 +29,20 @@ RETRY_SECONDS = 5.0
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 """OpenAI's types of errors by status. Other statuses from 500 on are `server_error`, below `invalid_request_error`."""
+
+
+class ErrorForm(str, Enum):
+    """What an answer has under `error`; the values are names of schemas in the OpenAPI document."""
+
+    OPENAI = "Error"
+    """An object."""
+    OPEN_INFERENCE = "InferenceError"
+    """A text."""
+
+
+def error_form(path: str) -> ErrorForm:
+    """The form of all errors under a path, whether or not there is a route."""
+    return ErrorForm.OPEN_INFERENCE if f"{path}/".startswith("/v2/") else ErrorForm.OPENAI
 
 
 class Refused(Exception):
@@ -62,12 +77,13 @@ class Failure(NamedTuple):
     """Of gRPC, for the record of the call."""
     reason: str
     content: dict[str, Any]
-    """The object under `error`."""
+    """The object under `error` in OpenAI's form."""
     headers: Headers
 
-    def body(self) -> bytes:
+    def body(self, form: ErrorForm) -> bytes:
         """The answer, or the data of an event."""
-        return json.dumps({"error": self.content}, separators=(",", ":")).encode()
+        told = self.content if form is ErrorForm.OPENAI else self.content["message"]
+        return json.dumps({"error": told}, separators=(",", ":")).encode()
 
 
 def failure_of(problem: Exception) -> Failure:

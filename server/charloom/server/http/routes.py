@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from charloom.server.http import sessions as of_sessions
 from charloom.server.http.answers import (
@@ -12,9 +12,15 @@ from charloom.server.http.answers import (
     DOCUMENT,
     EMBEDDINGS,
     HEALTH,
+    INFERENCE,
+    INFERENCE_MODEL,
+    INFERENCE_SERVER,
+    LIVE,
     MODEL,
     MODELS,
     PROMPT,
+    READY,
+    REPOSITORY,
     SESSION,
     SESSIONS,
     STATE,
@@ -26,12 +32,16 @@ from charloom.server.http.app import Route
 from charloom.server.http.chat import Chat, ChatBody
 from charloom.server.http.completions import CompletionBody, Completions
 from charloom.server.http.embeddings import EmbeddingBody, Embeddings
+from charloom.server.http.inference import OCTETS, OpenInference
+from charloom.server.http.inference_bodies import IndexBody, InferBody, read_infer, read_json
 from charloom.server.http.models import Models
 from charloom.server.http.openapi import Document
 from charloom.server.http.sessions import Sessions
 from charloom.server.http.tokenizers import DetokenizeBody, TokenizeBody, Tokenizers
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
+
+EVENTS = "text/event-stream"
 
 
 def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
@@ -51,7 +61,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
             completions.answer,
             COMPLETION,
             CompletionBody,
-            streams=True,
+            other_type=EVENTS,
         ),
         Route(
             "POST",
@@ -60,7 +70,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
             chat.answer,
             CHAT,
             ChatBody,
-            streams=True,
+            other_type=EVENTS,
         ),
         Route("POST", "/v1/embeddings", "Texts as vectors", embeddings.answer, EMBEDDINGS, EmbeddingBody),
         Route("POST", "/tokenize", "The tokens of a text", tokenizers.tokenize, TOKENS, TokenizeBody),
@@ -100,6 +110,42 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
         Route("POST", f"{one}/rewind", "Put a session back", sessions.rewind, SESSION, of_sessions.Rewinding),
         Route("POST", f"{one}/fork", "Copy a session", sessions.fork, SESSIONS, of_sessions.Forking, status=201),
         Route("POST", f"{one}/export", "Seal a session's state", sessions.export, STATE, of_sessions.Sealing),
+        *_open_inference(OpenInference(runtime)),
     )
     described = Document(routes, importlib.metadata.version("charloom"))
     return (*routes, Route("GET", "/openapi.json", "This document", described.answer, DOCUMENT))
+
+
+def _open_inference(served: OpenInference) -> Iterator[Route]:
+    """Those of the Open Inference Protocol."""
+    yield Route("GET", "/v2/health/live", "Whether the server runs", served.live, LIVE)
+    yield Route("GET", "/v2/health/ready", "Whether the server takes calls", served.ready, READY)
+    yield Route(
+        "GET", "/v2", "The server, as the Open Inference Protocol describes it", served.server, INFERENCE_SERVER
+    )
+    for model, which in (
+        ("/v2/models/{model}", "a model"),
+        ("/v2/models/{model}/versions/{version}", "a version of a model"),
+    ):
+        yield Route("GET", model, f"The tensors of {which}", served.model, INFERENCE_MODEL)
+        yield Route("GET", f"{model}/ready", f"Whether {which} takes calls", served.model_ready, READY)
+        yield Route(
+            "POST",
+            f"{model}/infer",
+            f"Text that {which} goes on with, as tensors",
+            served.infer,
+            INFERENCE,
+            InferBody,
+            read=read_infer,
+            other_type=OCTETS,
+        )
+    yield Route(
+        "POST",
+        "/v2/repository/index",
+        "The models, and those that are about to go",
+        served.index,
+        REPOSITORY,
+        IndexBody,
+        body_needed=False,
+        read=read_json,
+    )

@@ -66,6 +66,16 @@ ROUTES: Mapping[str, Scope | None] = {
     "POST /v1/sessions/{session_id}/rewind": Scope.SESSIONS,
     "POST /v1/sessions/{session_id}/fork": Scope.SESSIONS,
     "POST /v1/sessions/{session_id}/export": Scope.SESSIONS,
+    "GET /v2/health/live": None,
+    "GET /v2/health/ready": None,
+    "GET /v2": Scope.READ,
+    "GET /v2/models/{model}": Scope.READ,
+    "GET /v2/models/{model}/ready": Scope.READ,
+    "POST /v2/models/{model}/infer": Scope.GENERATE,
+    "GET /v2/models/{model}/versions/{version}": Scope.READ,
+    "GET /v2/models/{model}/versions/{version}/ready": Scope.READ,
+    "POST /v2/models/{model}/versions/{version}/infer": Scope.GENERATE,
+    "POST /v2/repository/index": Scope.READ,
 }
 """What the routes of HTTP need; None where they answer anybody."""
 

@@ -76,6 +76,17 @@ class Piece:
         return [Tensor(name, OUTPUTS[name], (1,), (values[name],)) for name in self.outputs]
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A model as the index of the repository has it."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+    """Why it is not ready; empty where it is."""
+
+
 class Inference:
     """Answers for all transports.
 
@@ -101,6 +112,17 @@ class Inference:
         if version not in ("", version_of(model)):
             raise VersionNotFound(model.name, version, version_of(model))
         return model
+
+    def model_ready(self, model: Model) -> bool:
+        """Whether calls of a model are taken."""
+        return self.ready and model.loom.working
+
+    def index(self, *, ready: bool) -> list[Listed]:
+        """The models, and unless only those that are `ready` are wanted, those that are about to go."""
+        models = [Listed(model.name, version_of(model), READY, "") for model in self.engine.models]
+        reason = "it was replaced or unloaded; its sequences may still end"
+        going = () if ready else self.engine.draining_models
+        return models + [Listed(model.name, version_of(model), UNAVAILABLE, reason) for model in going]
 
     async def whole(self, request: InferenceRequest, at_end: Callable[[Callable[[], None]], None]) -> Piece:
         """The whole text; arguments and errors as of `pieces`."""

@@ -18,6 +18,8 @@ Parameter = bool | int | float | str
 TEXT_INPUT = "text_input"
 OUTPUTS = {"text_output": "BYTES", "finish_reason": "BYTES", "position": "INT64"}
 """The outputs, with their datatypes; each has the shape [1]."""
+MOST_TENSORS, MOST_VALUES, MOST_PARAMETERS = 8, 8, 64
+"""How many of a request are read: inputs or outputs, sizes of a shape or values of a tensor, parameters."""
 IGNORED = frozenset({"priority", "timeout", "headers", "binary_data_output", "triton_enable_empty_final_response"})
 """Parameters that clients set by themselves, and that change nothing here."""
 

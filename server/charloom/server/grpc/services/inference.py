@@ -15,7 +15,7 @@ from charloom.engine.call_end import set_end
 from charloom.engine.errors import EngineError
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.translation.inference import from_model, from_piece, to_inference
-from charloom.server.inference.inference import EXTENSIONS, READY, UNAVAILABLE, Inference, version_of
+from charloom.server.inference.inference import EXTENSIONS, Inference
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class InferenceService:
             model = self._answers.model(request.name, request.version)
         except EngineError:
             return inference.ModelReadyResponse(ready=False)
-        return inference.ModelReadyResponse(ready=self._answers.ready and model.loom.working)
+        return inference.ModelReadyResponse(ready=self._answers.model_ready(model))
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
         """Describe the server."""
@@ -78,13 +78,9 @@ class InferenceService:
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:
         """List the models, and those that are about to go."""
-        engine = self._answers.engine
         response = inference.RepositoryIndexResponse()
-        for model in engine.models:
-            response.models.add(name=model.name, version=version_of(model), state=READY)
-        for model in () if request.ready else engine.draining_models:
-            reason = "it was replaced or unloaded; its sequences may still end"
-            response.models.add(name=model.name, version=version_of(model), state=UNAVAILABLE, reason=reason)
+        for listed in self._answers.index(ready=request.ready):
+            response.models.add(**vars(listed))
         return response
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:

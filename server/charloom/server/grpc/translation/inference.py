@@ -8,11 +8,14 @@ from typing import Any
 from charloom import inference
 from charloom.engine.errors import InvalidRequest
 from charloom.server.inference.inference import PLATFORM, Piece, inputs_of, outputs_of, version_of
-from charloom.server.inference.requests import InferenceRequest, Parameter
+from charloom.server.inference.requests import (
+    MOST_PARAMETERS,
+    MOST_TENSORS,
+    MOST_VALUES,
+    InferenceRequest,
+    Parameter,
+)
 from charloom.server.inference.tensors import Tensor, Value, strings_of
-
-MOST_TENSORS, MOST_VALUES, MOST_PARAMETERS = 8, 8, 64
-"""How many of a request are read."""
 
 
 def to_inference(request: Any) -> InferenceRequest:
