@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,7 +17,7 @@ from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions
-from charloom.engine.sessions.stores.store import Store
+from charloom.engine.sessions.stores.store import Erased, Store
 
 PAGE = 50
 """Sessions that are read at a time: what an export has in memory."""
@@ -104,14 +104,24 @@ class Tenants:
         """
         await self._store.sweep()
         ids, more = hashlib.sha256(), True
-        while more:
-            batch = await self._store.erase(tenant, BATCH)
+
+        def count(batch: Sequence[Erased]) -> None:
             for one in batch:
                 erasure.sessions += 1
                 erasure.bytes += one.bytes
                 ids.update(f"{one.id}\n".encode())
                 self._sessions.lose(Key(tenant, one.id), SessionDeleted(one.id, utc_now()))
             erasure.ids_sha256 = ids.hexdigest()
+
+        while more:
+            erasing = asyncio.ensure_future(self._store.erase(tenant, BATCH))
+            try:
+                batch = await asyncio.shield(erasing)
+            except asyncio.CancelledError:
+                # What a store has begun, it does all the same.
+                count(await erasing)
+                raise
+            count(batch)
             more = len(batch) == BATCH
             await asyncio.sleep(0)  # a store in memory never waits, and others want to be served
 

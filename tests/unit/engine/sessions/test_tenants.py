@@ -173,6 +173,31 @@ async def test_an_erasure_that_breaks_off_tells_how_far_it_came(
     assert await exported(engine, "shop") == []
 
 
+async def test_an_erasure_whose_caller_goes_away_tells_all_that_it_has_erased(
+    engine: Engine, store: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await copies(engine, store, "shop", 3 * BATCH)
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def waits(number: int) -> None:
+        if number == 1:
+            reached.set()
+            await go_on.wait()
+
+    monkeypatch.setattr(store, "before_batch", waits)
+    erasure = Erasure()
+    erasing = asyncio.create_task(engine.tenants.erase("shop", erasure))
+    await asyncio.wait_for(reached.wait(), 60)
+    erasing.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await erasing
+    assert [one.session.id for one in await exported(engine, "shop")] == ids[2 * BATCH :]
+    done = "".join(f"{id}\n" for id in ids[: 2 * BATCH])
+    assert (erasure.sessions, erasure.ids_sha256) == (2 * BATCH, hashlib.sha256(done.encode()).hexdigest())
+
+
 async def test_what_is_made_while_an_erasure_goes_on_is_erased_too(
     engine: Engine, store: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
