@@ -145,6 +145,16 @@ async def test_whoever_fills_a_store_locks_nobody_out(place: Place) -> None:
     await add(store, Share("third"), made(place, "one", "third"))
 
 
+async def test_what_a_refusal_has_swept_is_not_swept_for_the_next(place: Place) -> None:
+    store = place.open()
+    await add(store, SHOP, *(made(place, f"s{number}", "shop") for number in range(10)))
+    await add(store, BANK, *(made(place, f"s{number}", "bank", ticks=2) for number in range(20)))
+    await place.wait(3)
+    with pytest.raises(QuotaExceeded):
+        await add(store, SHOP, made(place, "more", "shop"))
+    assert await store.count() == 10
+
+
 async def test_callers_without_a_tenant_are_counted_too(place: Place) -> None:
     store, one = place.open(), Share("10.0.0.1", quota=Quota(sessions=1))
     await add(store, one, made(place, "a"))

@@ -109,8 +109,8 @@ class SqliteStore:
 
     async def add(self, sessions: Sequence[Session]) -> None:
         """See `Store`."""
-        share = current_share()
-        await self._do(lambda: self._add(sessions, share))
+        if (problem := await self._do(partial(self._add, sessions, current_share()))) is not None:
+            raise problem
 
     async def get(self, key: Key) -> Session:
         """See `Store`."""
@@ -189,25 +189,25 @@ class SqliteStore:
 
     # What the thread does.
 
-    def _add(self, sessions: Sequence[Session], share: Share) -> None:
+    def _add(self, sessions: Sequence[Session], share: Share) -> EngineError | None:
+        """Returns why they are not kept, so that what was swept meanwhile is not swept again for the next refusal."""
         (free_pages,) = self._sql("PRAGMA freelist_count").fetchone()
         if not self._reserve.hold() and free_pages < self._reserve.spare_pages:
             raise StoreFull(f"less than {2 * self._reserve.size / 1e6:.3g} MB of its disk are free")
+        keys = set[Key]()
         for session in sessions:
             row = self._row(session.key)
-            if row is not None:
-                if not self._expired(row):
-                    raise SessionExists(session.id)
-                self._sql("DELETE FROM sessions WHERE number = ?", row.number)
+            if session.key in keys or (row is not None and not self._expired(row)):
+                raise SessionExists(session.id)
+            keys.add(session.key)
         more = Kept(len(sessions), sum(session.memory for session in sessions))
         while (problem := refusal(self._connection, self._capacity, share, more)) is not None:
             if not self._sweep():
-                raise problem
+                return problem
+        self._connection.executemany("DELETE FROM sessions WHERE tenant = ? AND id = ?", keys)  # they have expired
         for session in sessions:
-            try:
-                self._insert(session, fence=0, held=False, call_id="", owner=share.name)
-            except sqlite3.IntegrityError as problem:  # one id twice
-                raise SessionExists(session.id) from problem
+            self._insert(session, fence=0, held=False, call_id="", owner=share.name)
+        return None
 
     def _page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
         rows = self._connection.execute(
