@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import openai
 import pytest
 
-from charloom.bundle import Bundle
+from charloom.bundle import Bundle, read_bundle
 from charloom.client import Client
+from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.errors import DecoderFailure, Overloaded
+from charloom.engine.loom.models import try_model
+from charloom.engine.rates import Rates
 from charloom.server.app import Server
 from charloom.server.http import choices
+from charloom.server.settings import ServerSettings
+from charloom.server.testing import running_server
 from tests.integration.conftest import eventually
 from tests.integration.http_client import client, events, refused, running
+from tests.unit.bundle.bundle_files import change_manifest
 
 PROMPT = "The def statement "
 
@@ -219,7 +227,7 @@ def test_unknown_fields_are_named(plain: httpx.Client) -> None:
     assert "charloom-warning" not in plain.post("/v1/completions", json={"max_tokens": 1}).headers
 
 
-def test_a_session_goes_on_and_a_state_too(plain: httpx.Client, grpc_client: Client) -> None:
+def test_a_session_goes_on_and_a_state_too(plain: httpx.Client, grpc_client: Client, bundle: Bundle) -> None:
     whole = completed(plain, prompt=PROMPT, max_tokens=40, seed=9)["choices"][0]
     grpc_client.session(id="of-http", seed=9, keep=True)
     first = completed(plain, prompt=PROMPT, max_tokens=15, session_id="of-http")["choices"][0]
@@ -229,6 +237,30 @@ def test_a_session_goes_on_and_a_state_too(plain: httpx.Client, grpc_client: Cli
     first = completed(plain, prompt=PROMPT, max_tokens=15, seed=9, return_state=True)["choices"][0]
     second = completed(plain, max_tokens=25, state=first["state"])["choices"][0]
     assert first["text"] + second["text"] == whole["text"]
+    biased = completed(plain, max_tokens=3, state=first["state"], logit_bias={"0": 100})["choices"][0]
+    assert biased["text"] == 3 * bundle.vocabulary.decode([0])
+
+
+def test_a_call_uses_one_version_of_its_model_whatever_is_loaded_meanwhile(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shutil.copytree(bundle.path, tmp_path / "2")
+    change_manifest(path, lambda manifest: manifest.update(training={"version": "2"}))
+    new = read_bundle(path)
+    tried = try_model(new, decoder, 4)
+    with running_server([(bundle, decoder)], ServerSettings(grace_seconds=0, http_port=0)) as server:
+        admit = Rates.admit
+
+        async def meanwhile(rates: Rates) -> None:
+            if server.engine.model("").digest != new.manifest.digest:
+                server.engine.serve(tried, 0)
+            await admit(rates)
+
+        monkeypatch.setattr(Rates, "admit", meanwhile)
+        with client(server) as plain:
+            asked: dict[str, Any] = {"prompt": ["a", "b"], "max_tokens": 1, "echo": True, "logprobs": 1}
+            assert completed(plain, **asked)["system_fingerprint"] == bundle.manifest.digest
+            assert completed(plain, **asked)["system_fingerprint"] == new.manifest.digest
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class Engine:
         self._stuck: list[Model] = []
         """Models that are gone, but for a call of the decoder that does not return."""
         store = MemoryStore(self.limits.max_sessions) if store is None else store
-        sealed = SealedStates(sealer or Sealer(new_keys()), self._models, self.limits)
+        self._sealed = sealed = SealedStates(sealer or Sealer(new_keys()), self._models, self.limits)
         self.totals = Totals()
         """Of its calls, as far as a transport tells of them, and of its session store."""
         observed = ObservedStore(store, self.totals)
@@ -98,6 +98,10 @@ class Engine:
             ModelNotFound: there is none.
         """
         return self._models.find(name)
+
+    def model_of_state(self, state: bytes, tenant: str) -> Model:
+        """The model that a sealed state belongs to; raises as `SealedStates.unseal`."""
+        return self._sealed.unseal(state, tenant).model
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Start generating one continuation, with which its session goes on; see `Generating.generate`."""

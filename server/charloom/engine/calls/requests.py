@@ -44,6 +44,9 @@ class GenerationRequest:
 
     model: str = ""
     """Empty: the session's model, or the first one."""
+    digest: str = ""
+    """Of the version of the model that the call has in use already (`Model.used`), so that it is the one from which a
+    text without session and state starts; empty: the one that serves."""
     session_id: str = ""
     """Empty: from `state`, or from the zero state; and keep nothing."""
     tenant: str = ""
@@ -90,6 +93,9 @@ class ReadingRequest:
     """Of the session; without an id, from the zero state."""
     model: str = ""
     """Empty: the session's model, or the first one."""
+    digest: str = ""
+    """Of the version of the model that the call has in use already (`Model.used`), so that it is the one from which a
+    text without session and state starts; empty: the one that serves."""
     text: Text = ""
     skip_unknown: bool = False
     """Leave out characters that the model lacks, instead of refusing the request."""

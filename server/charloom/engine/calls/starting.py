@@ -134,7 +134,7 @@ class Starting:
         """
         await self._rates.admit()
         if not request.key.id:
-            model = self._models.named(request.model)
+            model = self._models.named(request.model, request.digest)
             return ReadingStart(model, model.fresh(0))
         if not write:
             session = await self._sessions.get(request.key)
@@ -152,7 +152,7 @@ class Starting:
         if not request.state:
             if request.expected_position:
                 raise InvalidRequest("expected_position", "it needs a session_id; without session the position is 0")
-            model = self._models.named(request.model)
+            model = self._models.named(request.model, request.digest)
             return model, model.fresh(new_seed() if request.seed is None else request.seed)
         model, snapshot, _ = self._sealed.unseal(request.state, request.tenant)
         if request.model and self._models.named(request.model).name != model.name:

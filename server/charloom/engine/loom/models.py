@@ -192,13 +192,18 @@ class Models:
         """How many more bytes they may take than those that there were at first; below 0 where they take less."""
         return self.memory - self._memory_at_first
 
-    def named(self, name: str) -> Model:
+    def named(self, name: str, digest: str = "") -> Model:
         """The model of this name; empty for the default one. The call that asks uses it until its end.
+
+        Args:
+            name: the name
+            digest: of the version that the call uses already, whatever serves now; empty: the one that serves
 
         Raises:
             ModelNotFound: there is none.
         """
-        return self.find(name).used()
+        held = next((model for model in self.everything if model.digest == digest), None)
+        return (held or self.find(name)).used()
 
     def find(self, name: str) -> Model:
         """The model of this name, for who does not use it; empty for the default one.

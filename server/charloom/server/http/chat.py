@@ -79,9 +79,9 @@ class Chat:
         tenant = current_caller().tenant
         model = await model_of(body, self._engine, tenant)
         template = template_of(model)
-        request = await request_of(
+        request = request_of(
             body,
-            self._engine,
+            model,
             tenant,
             prompt=template.prompt([(ROLES[message.role], message.text) for message in body.messages]),
             max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
@@ -101,6 +101,7 @@ class Chat:
             if problem.field != "prompt":
                 raise
             raise InvalidRequest("messages", f"as one text, {problem.problem}") from problem
+        model = generations[0].model
         form = ChatForm(model.name, model.digest)
         parts = [Part(model, request.prompt, generations)]
         if body.stream:

@@ -14,6 +14,7 @@ from charloom.engine.calls.requests import GenerationRequest, ReadingRequest, Te
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_ALTERNATIVES, MOST_CONTINUATIONS
+from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Count
@@ -55,9 +56,10 @@ class Completions:
         _check(body)
         tenant = current_caller().tenant
         count = body.best_of or body.n
-        request = await request_of(
+        model = await model_of(body, self._engine, tenant)
+        request = request_of(
             body,
-            self._engine,
+            model,
             tenant,
             max_tokens=body.max_tokens,
             logprobs=body.logprobs is not None or count > body.n,
@@ -65,7 +67,9 @@ class Completions:
             n=count,
             most_tokens=None if body.stream else most_tokens(self._largest, len(body.prompt) * count, body.logprobs),
         )
-        parts = await together([self._part(exchange, body, replace(request, prompt=prompt)) for prompt in body.prompt])
+        parts = await together(
+            [self._part(exchange, body, model, replace(request, prompt=prompt)) for prompt in body.prompt]
+        )
         model = parts[0].model
         form = CompletionForm(model.name, model.digest)
         if body.stream:
@@ -73,11 +77,11 @@ class Completions:
         else:
             await exchange.answer(await whole(parts, form, body.logprobs is not None, body.n))
 
-    async def _part(self, exchange: Exchange, body: CompletionBody, request: GenerationRequest) -> Part:
+    async def _part(self, exchange: Exchange, body: CompletionBody, model: Model, request: GenerationRequest) -> Part:
         """Begin what is to be done with a prompt."""
         started = False
         if not (request.session_id or request.state):
-            prompt, started = without_start(request.prompt, self._engine.model(body.model).vocabulary)
+            prompt, started = without_start(request.prompt, model.vocabulary)
             request = replace(request, prompt=prompt)
         scored = None
         if body.echo and (body.logprobs is not None or body.max_tokens == 0):
@@ -87,7 +91,6 @@ class Completions:
             if request.session_id:  # the generation has to start where the prompt was read from
                 request = replace(request, expected_position=scored.position - len(scored.logprobs))
         if body.max_tokens == 0:
-            model = await model_of(body, self._engine, request.tenant)
             return Part(model, request.prompt, (), scored, body.echo, started)
         generations = await begun(self._engine, exchange, request)
         return Part(generations[0].model, request.prompt, generations, scored, body.echo, started)
@@ -116,6 +119,7 @@ def _reading(request: GenerationRequest) -> ReadingRequest:
     return ReadingRequest(
         key=Key(request.tenant, request.session_id),
         model=request.model,
+        digest=request.digest,
         text=request.prompt,
         skip_unknown=request.skip_unknown,
         top_logprobs=request.top_logprobs,

@@ -14,6 +14,7 @@ from charloom.engine.decoding.decoder import Floats
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_CONTINUATIONS
+from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Body, Count
@@ -44,13 +45,13 @@ class Embeddings:
 
     async def answer(self, exchange: Exchange, body: EmbeddingBody) -> None:
         """The vector of each text."""
-        model = self._engine.model(body.model)
+        model = self._engine.model(body.model).used()
         size = model.bundle.manifest.cell.hidden_size
         if body.dimensions not in (None, size):
             raise InvalidRequest("dimensions", f"the model has {size}; leave it out")
         if len(body.input) > MOST_CONTINUATIONS:
             raise InvalidRequest("input", f"{len(body.input)} texts are too many; up to {MOST_CONTINUATIONS}")
-        found = await together([self._read(body.model, number, text) for number, text in enumerate(body.input)])
+        found = await together([self._read(model, number, text) for number, text in enumerate(body.input)])
         data = [
             {"object": "embedding", "index": number, "embedding": _told(vector, body.encoding_format)}
             for number, (vector, _) in enumerate(found)
@@ -59,13 +60,14 @@ class Embeddings:
         usage = {"prompt_tokens": read, "total_tokens": read}
         await exchange.answer(json_of({"object": "list", "data": data, "model": model.name, "usage": usage}))
 
-    async def _read(self, model: str, number: int, text: Text) -> tuple[Floats, int]:
+    async def _read(self, model: Model, number: int, text: Text) -> tuple[Floats, int]:
         """The vector of a text, and how many tokens it has."""
         if not len(text):
             raise InvalidRequest(f"input[{number}]", "it is empty; there is nothing to read")
         key = Key(current_caller().tenant, "")
         try:
-            state, tokens = await self._engine.reading.state_after(ReadingRequest(key=key, model=model, text=text))
+            request = ReadingRequest(key=key, model=model.name, digest=model.digest, text=text)
+            state, tokens = await self._engine.reading.state_after(request)
         except InvalidRequest as problem:
             raise InvalidRequest(f"input[{number}]", problem.problem) from problem
         hidden = state[0, -1]

@@ -107,27 +107,26 @@ class GenerationBody(Body):
     user: str = Field("", description="taken, as others take it, and not used")
 
 
-async def request_of(body: GenerationBody, engine: Engine, tenant: str, **more: Any) -> GenerationRequest:
+def request_of(body: GenerationBody, model: Model, tenant: str, **more: Any) -> GenerationRequest:
     """The engine's request for what a body says.
 
     Args:
         body: what is asked for
-        engine: knows the models
+        model: what `model_of` has found
         tenant: who asks
         more: what the body says under names of its route
 
     Raises:
-        InvalidRequest, ModelNotFound, SessionNotFound: as their names say.
+        InvalidRequest: as its name says.
     """
-    if body.model:
-        engine.model(body.model)
     given = {name: value for name in CONTROLS if (value := getattr(body, name)) is not None}
     if given.get("top_k") == -1:
         given["top_k"] = 0
     if body.logit_bias:
-        given["logit_bias"] = _bias(body.logit_bias, (await model_of(body, engine, tenant)).vocabulary)
+        given["logit_bias"] = _bias(body.logit_bias, model.vocabulary)
     return GenerationRequest(
         model=body.model,
+        digest=model.digest,
         session_id=body.session_id,
         tenant=tenant,
         state=decoded_state(body.state),
@@ -144,16 +143,16 @@ async def request_of(body: GenerationBody, engine: Engine, tenant: str, **more: 
 
 
 async def model_of(body: GenerationBody, engine: Engine, tenant: str) -> Model:
-    """The model that a request is for.
+    """The model that a request is for; the call uses it until its end, whatever is loaded meanwhile.
 
     Raises:
         ModelNotFound, SessionNotFound: as their names say.
-        InvalidRequest: only the state would tell.
+        and as `SealedStates.unseal`.
     """
-    if body.model or not (body.session_id or body.state):
-        return engine.model(body.model)
     if body.state:
-        raise InvalidRequest("model", "with a state, name its model too")
+        return engine.model_of_state(decoded_state(body.state), tenant)
+    if not body.session_id:
+        return engine.model(body.model).used()
     session = await engine.sessions.get(Key(tenant, body.session_id))
     return engine.sessions.model_of(session)
 

@@ -149,8 +149,9 @@ class Inference:
     def _asked(self, request: InferenceRequest) -> Asked:
         if not request.model:
             raise InvalidRequest("model_name", "it is empty; name one of the models that RepositoryIndex lists")
-        self.model(request.model, request.version)
-        return asked(request, current_caller().tenant)
+        model = self.model(request.model, request.version).used()
+        understood = asked(request, current_caller().tenant)
+        return replace(understood, generation=replace(understood.generation, digest=model.digest))
 
     async def _pieces(self, understood: Asked, at_end: Callable[[Callable[[], None]], None]) -> AsyncIterator[Piece]:
         sequence, wanted = understood.sequence, understood.generation

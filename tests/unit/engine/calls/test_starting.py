@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from charloom.bundle import Bundle
+from charloom.bundle import Bundle, read_bundle
 from charloom.engine import errors
 from charloom.engine.calls.requests import GenerationRequest, ReadingRequest
 from charloom.engine.calls.starting import Starting
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
-from charloom.engine.loom.models import Models
+from charloom.engine.loom.models import Models, try_model
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.sealing import Sealer, new_keys
@@ -22,6 +24,7 @@ from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.stores.memory import MemoryStore
 from tests.oracles.one_text import generate_stepwise
+from tests.unit.bundle.bundle_files import change_manifest
 
 
 @pytest.fixture
@@ -155,3 +158,16 @@ async def test_the_state_at_a_resumed_position_is_the_one_that_was_there(
     rest, there = generate_stepwise(decoder, start.snapshot, [], 8, request.sampling)
     assert rest == tokens[12:]
     assert np.array_equal(there.state, (await sessions.get(Key("", session.id))).snapshot.state)
+
+
+async def test_a_call_starts_with_the_version_that_it_has_in_use_whatever_serves_now(
+    starting: Starting, models: Models, bundle: Bundle, decoder: Decoder, tmp_path: Path
+) -> None:
+    path = shutil.copytree(bundle.path, tmp_path / "2")
+    change_manifest(path, lambda manifest: manifest.update(training={"version": "2"}))
+    held = models.named("")
+    new = models.serve(try_model(read_bundle(path), decoder, 4), grace=0)
+    for digest, expected in ((held.digest, held), ("", new)):
+        assert (await starting.generation(GenerationRequest(digest=digest))).model is expected
+        assert (await starting.reading(ReadingRequest(Key("", ""), digest=digest))).model is expected
+    held.loom.drain(0)
