@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import Any
 
 from charloom.server.identity.certificates import CertificateProblem, Certificates
 from charloom.server.identity.watched import Watched
 from charloom.server.settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 
 def tls_context(certificates: Watched[Certificates], settings: ServerSettings) -> ssl.SSLContext:
@@ -27,11 +30,16 @@ class _PresentContext(ssl.SSLContext):
         self._present = _context(self._used, settings)
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """The TLS side of a new connection."""
+        """The TLS side of a new connection.
+
+        The files may be half replaced when they are read here: then it has what was before, and the next one tries.
+        """
         found = self._certificates.value()
         if found is not self._used:
-            self._used = found
-            self._present = _context(found, self._settings)
+            try:
+                self._present, self._used = _context(found, self._settings), found
+            except CertificateProblem as problem:
+                log.warning("%s; a connection has the certificate from before", problem)
         return self._present.wrap_bio(*args, **kwargs)
 
 
