@@ -35,6 +35,8 @@ class ModelFolder:
         self._read = read
         self._seen: dict[str, Signature] = {}
         self._chosen: dict[str, Signature] = {}
+        self._unreadable: set[Path] = set()
+        """Folders of which the log has been told."""
 
     def first(self) -> list[Path]:
         """The newest complete version of each model.
@@ -90,16 +92,21 @@ class ModelFolder:
 
     def _models(self) -> Iterator[tuple[str, list[Path]]]:
         """Each model with its versions, the newest first."""
-        for model in _folders(self.path):
-            yield model.name, sorted(_folders(model), key=_natural, reverse=True)
+        for model in self._folders(self.path):
+            yield model.name, sorted(self._folders(model), key=_natural, reverse=True)
 
-
-def _folders(path: Path) -> list[Path]:
-    try:
-        return sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
-    except OSError as problem:  # it is being removed
-        log.warning("%s cannot be read: %s", path, problem)
-        return []
+    def _folders(self, path: Path) -> list[Path]:
+        try:
+            found = sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
+        except OSError as problem:  # it is being removed, or its disk has gone
+            if path not in self._unreadable:
+                self._unreadable.add(path)
+                log.warning("%s cannot be read, and what serves goes on: %s", path, problem)
+            return []
+        if path in self._unreadable:
+            self._unreadable.remove(path)
+            log.info("%s can be read again", path)
+        return found
 
 
 def _natural(path: Path) -> tuple[tuple[int, int, str], ...]:
