@@ -250,6 +250,9 @@ def test_the_commands_list_export_and_erase(
         again = json.loads(run("erase", "shop", "--yes", "--json")[1])
         assert (again["tenant"], again["sessions"], again["bytes"]) == ("shop", 0, 0)
     monkeypatch.setenv("CHARLOOM_TOKEN", place.keys["shop"])
+    status, _, said = run("erase", "", typed="\n")
+    assert status == 1
+    assert "give --yes" in said
     status, _, said = run("erase", "shop", "--yes")
     assert status == 1
     assert "scope admin" in said

@@ -33,6 +33,8 @@ _CLOSED = "this client is closed; make a new one"
 _READS = [
     {"service": "charloom.v1.ModelService", "method": "ListModels"},
     {"service": "charloom.v1.ModelService", "method": "GetModel"},
+    {"service": "charloom.v1.StatusService", "method": "GetStatus"},
+    {"service": "charloom.v1.TenantService", "method": "ListTenantData"},
     {"service": "charloom.v1.SessionService", "method": "GetSession"},
     {"service": "charloom.v1.SessionService", "method": "ListSessions"},
     {"service": "charloom.v1.SessionService", "method": "ExportSession"},

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from charloom.engine.errors import EngineError, ErrorKind
 
+LOWEST_RATE, HIGHEST_RATE = 0.001, 1e9
+"""Of tokens a second: what is outside could not be counted with."""
+
 
 @dataclass(frozen=True)
 class Quota:

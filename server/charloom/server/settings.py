@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from charloom.bundle import DecoderKind
 from charloom.engine.limits import Limits
-from charloom.engine.quotas import Quota
+from charloom.engine.quotas import HIGHEST_RATE, LOWEST_RATE, Quota
 from charloom.server.model_weights import weights_of
 from charloom.server.origins import Origins, is_local
 from charloom.server.process_cores import default_workers
@@ -160,8 +160,8 @@ class ServerSettings(BaseSettings):
     )
     tenant_tokens_per_second: float | None = Field(
         None,
-        gt=0,
-        allow_inf_nan=False,
+        ge=LOWEST_RATE,
+        le=HIGHEST_RATE,
         description="tokens that a tenant may have read and generated a second, on average; servers that share a Redis "
         "count them together (default: any number)",
     )

@@ -71,6 +71,9 @@ def test_limits_of_a_tenant_follow_the_settings() -> None:
     assert settings.quota() == Quota(sessions=1, session_bytes=2, calls=3, tokens_per_second=0.5, prompt_characters=4)
     with pytest.raises(ValueError, match="tenant_calls"):
         ServerSettings(tenant_calls=0)
+    for rate in (1e-300, 1e308, float("inf")):
+        with pytest.raises(ValueError, match="tenant_tokens_per_second"):
+            ServerSettings(tenant_tokens_per_second=rate)
 
 
 def test_limits_follow_the_settings() -> None:

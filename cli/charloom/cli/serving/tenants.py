@@ -107,6 +107,8 @@ def _line(session: ExportedSession) -> dict[str, Any]:
 
 def _erase(tenant: Tenant, arguments: argparse.Namespace) -> int:
     if not arguments.yes:
+        if not tenant.name:
+            raise CommandError("nothing was erased: the tenant without a name has none to type; give --yes")
         count = sum(1 for _ in tenant.sessions())
         print(
             f"Erase {count} sessions of the tenant {tenant.name!r} for good? Type its name: ", end="", file=sys.stderr

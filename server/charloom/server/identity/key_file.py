@@ -29,7 +29,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from charloom.engine.errors import InvalidRequest
-from charloom.engine.quotas import Quota
+from charloom.engine.quotas import HIGHEST_RATE, LOWEST_RATE, Quota
 from charloom.engine.sessions.checks import require_id
 from charloom.server.identity.scopes import Scope
 from charloom.server.identity.secret_files import require_secret
@@ -99,7 +99,7 @@ class TenantLimits(BaseModel):
     sessions: Annotated[StrictInt, Field(ge=1)] | None = None
     session_bytes: Annotated[StrictInt, Field(ge=1)] | None = None
     calls: Annotated[StrictInt, Field(ge=1)] | None = None
-    tokens_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | None = None
+    tokens_per_second: Annotated[float, Field(ge=LOWEST_RATE, le=HIGHEST_RATE, strict=True)] | None = None
     prompt_characters: Annotated[StrictInt, Field(ge=1)] | None = None
 
     def over(self, default: Quota) -> Quota:
