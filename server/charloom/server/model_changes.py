@@ -170,7 +170,9 @@ class ModelChanges:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 if await self._let_go():
-                    gc.collect()  # ended calls hold their model in circles of objects, which may stay for long
+                    # Ended calls hold their model in circles of objects, which may stay for long. It takes 45 ms of
+                    # the event loop, and 80 ms with 20,000 sessions in memory: Python's lock is held wherever it runs.
+                    gc.collect()
                 if self._folder is not None:
                     await self._load_each(self._folder.changed)
             except Exception:
@@ -309,7 +311,18 @@ class ModelChanges:
         return result
 
     async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.shield(self._start(change))
+        """What a change brings; it goes on when whoever asked for it goes away.
+
+        Raises:
+            Draining: the end of the server has broken it off.
+        """
+        task = self._start(change)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise Draining from None
+            raise
 
     def _start(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(change)

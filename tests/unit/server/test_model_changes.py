@@ -1,0 +1,54 @@
+"""Changes of models that something breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charloom.bundle import Bundle, read_bundle
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.engine import Engine
+from charloom.engine.errors import Draining
+from charloom.server import model_changes
+from charloom.server.model_changes import ModelChanges, Stage
+from charloom.server.model_folder import ModelFolder
+from charloom.server.settings import ServerSettings
+from tests.unit.bundle.bundle_files import change_manifest
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+async def test_a_load_that_the_end_of_the_server_breaks_off_is_told_so(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    path = shutil.copytree(bundle.path, tmp_path / "small" / "2")
+    change_manifest(path, lambda manifest: manifest.update(training={"version": "2"}))
+    engine = Engine([(bundle, decoder)])
+    changes = ModelChanges(engine, ServerSettings(model_folder=tmp_path), ModelFolder(tmp_path, read_bundle))
+    go_on = threading.Event()
+
+    def slow(*arguments: Any, **more: Any) -> Decoder:
+        assert go_on.wait(60)
+        return decoder
+
+    monkeypatch.setattr(model_changes, "open_decoder", slow)
+    loading = asyncio.create_task(changes.load("small/2"))
+    while [load.stage for load in changes.loads] != [Stage.OPENING]:
+        await asyncio.sleep(0.01)
+    if stopped:
+        changes.stop()
+    else:
+        loading.cancel()  # whoever asked has gone away
+    with pytest.raises(Draining if stopped else asyncio.CancelledError):
+        await loading
+    go_on.set()
+    if not stopped:
+        while changes.loads:
+            await asyncio.sleep(0.01)
+    assert (engine.models[0].digest != bundle.manifest.digest) is not stopped
+    changes.stop()
+    await engine.drain(0)
