@@ -195,7 +195,7 @@ def test_a_text_is_scored_by_echo_alone(plain: httpx.Client, grpc_client: Client
 
 def test_bias_is_by_token_id_and_by_characters(plain: httpx.Client, bundle: Bundle) -> None:
     token = int(bundle.vocabulary.encode("z")[0])
-    for key in (str(token), "z"):
+    for key in (str(token), f"{token:050}", "z"):
         (choice,) = completed(plain, prompt=PROMPT, max_tokens=8, logit_bias={key: 100})["choices"]
         assert choice["text"] == "z" * 8
 
@@ -286,6 +286,7 @@ def test_a_call_uses_one_version_of_its_model_whatever_is_loaded_meanwhile(
         ({"logprobs": True}, "logprobs", "valid integer"),
         ({"temperature": -2}, "temperature", "-2 is not allowed"),
         ({"logit_bias": {"100000": 1}}, "logit_bias", "no token '100000'"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "no token '9999"),
         ({"logit_bias": {"a": 101}}, "logit_bias['a']", "101 is not allowed"),
         ({"logit_bias": {"a": "much"}}, "logit_bias.a", "valid number"),
         ({"suffix": "end"}, "suffix", "forwards only"),

@@ -179,7 +179,7 @@ def _bias(asked: dict[str, float], vocabulary: Vocabulary) -> tuple[tuple[str, f
 def _characters(name: str, vocabulary: Vocabulary) -> str:
     if not (name.isascii() and name.isdecimal()):
         return name
-    token = int(name[:20])
+    token = int(name.lstrip("0")[:20] or "0")  # Python refuses to read thousands of digits
     if token >= vocabulary.size:
         raise InvalidRequest("logit_bias", f"there is no token {shown(name)}; from 0 to {vocabulary.size - 1}")
     try:
