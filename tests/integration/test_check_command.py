@@ -82,7 +82,7 @@ def test_every_mistake_is_told_at_once(check: Check, tmp_path: Path, unchanged: 
         *("--tls-cert", text, "--tls-key", "/no-key", "--keys", "/no-keys", "--sealing-keys", text),
         *("--trusted-keys", text, "--store", f"sqlite:{text}", "--host", "203.0.113.1", "--metrics-port", "0"),
         *("--metrics-host", "203.0.113.2", "--http-port", "0", "--http-host", "203.0.113.3"),
-        *("--model-folder", tmp_path, "--audit-log", tmp_path, "--insecure"),
+        *("--model-folder", text, "--audit-log", tmp_path, "--insecure"),
         paths=[Path("/nowhere")],
     )
     assert status == 1

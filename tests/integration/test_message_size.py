@@ -53,7 +53,7 @@ def test_a_completion_that_might_not_fit_is_refused_and_its_session_stays(channe
     )
     code, _, violations, _ = refused(lambda: stub.Complete(generation_pb2.CompleteRequest(options=options)))
     assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"max_tokens"})
-    assert "Generate" in violations["max_tokens"]
+    assert "stream" in violations["max_tokens"]
     found = sessions.GetSession(sessions_pb2.GetSessionRequest(session_id=session.id)).session
     assert (found.position, found.version) == (0, session.version)
     assert 1000 < fitting(violations["max_tokens"]) < SMALLEST // n
@@ -67,7 +67,8 @@ def test_the_largest_text_that_is_named_is_scored_and_one_token_more_is_not(chan
     most = fitting(violations["text"])
     answer = stub.Score(reading_pb2.ScoreRequest(text="a" * most, top_logprobs=20))
     assert len(answer.logprobs) == most
-    assert SMALLEST * 0.8 < answer.ByteSize() <= SMALLEST
+    # What is reserved for a token has room for all that any answer may say of it.
+    assert SMALLEST * 0.75 < answer.ByteSize() <= SMALLEST
     refused(lambda: stub.Score(reading_pb2.ScoreRequest(text="a" * (most + 1), top_logprobs=20)))
 
 

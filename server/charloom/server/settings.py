@@ -82,7 +82,7 @@ class ServerSettings(BaseSettings):
     model_weights: str = Field(
         "",
         description="parts of the cores that models get while several have work, as NAME=WEIGHT,NAME=WEIGHT; "
-        "1 for those that are not named",
+        "from 0.1 to 10, and 1 for those that are not named",
     )
     audit_log: Path | None = Field(
         None,
