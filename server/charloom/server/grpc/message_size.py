@@ -29,7 +29,11 @@ class MessageSize:
 
     def logprobs(self, top: int) -> MostTokens:
         """How many tokens fit with their log-probabilities and so many alternatives each."""
-        return lambda vocabulary: (self._limit - SPARE) // largest_logprob(vocabulary, min(top, vocabulary.size))
+
+        def most(vocabulary: Vocabulary) -> int:
+            return (self._limit - SPARE) // largest_logprob(vocabulary, min(top, vocabulary.size), constrained=False)
+
+        return most
 
     def continuations(self, options: generation_pb2.GenerationOptions, top: int | None) -> MostTokens:
         """How many tokens fit as the text of each continuation that is asked for.
@@ -44,7 +48,8 @@ class MessageSize:
         def most(vocabulary: Vocabulary) -> int:
             each = largest_text(vocabulary)
             if top is not None:
-                each += largest_logprob(vocabulary, min(top or vocabulary.size, vocabulary.size))
+                told = min(top or vocabulary.size, vocabulary.size)
+                each += largest_logprob(vocabulary, told, constrained=options.HasField("constraint"))
             return max(0, room) // each
 
         return most

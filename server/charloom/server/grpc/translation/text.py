@@ -43,11 +43,19 @@ def from_alternative(vocabulary: Vocabulary, token: int, logprob: float) -> text
 
 
 @functools.lru_cache(maxsize=256)
-def largest_logprob(vocabulary: Vocabulary, top: int) -> int:
-    """The most bytes that the log-probability of one token takes in a message, with so many alternatives."""
+def largest_logprob(vocabulary: Vocabulary, top: int, *, constrained: bool) -> int:
+    """The most bytes that the log-probability of one token takes in a message.
+
+    Args:
+        vocabulary: of the token
+        top: how many alternatives are told with it
+        constrained: whether it says what a constraint allowed, too
+    """
     longest = heapq.nlargest(max(top, 1), map(vocabulary.symbol, range(vocabulary.size)), key=len)
     alternatives = [text_pb2.Alternative(symbol=symbol, logprob=-1) for symbol in longest]
-    largest = text_pb2.TokenLogprob(chosen=alternatives[0], top=alternatives[:top], allowed_logprob=-1)
+    largest = text_pb2.TokenLogprob(chosen=alternatives[0], top=alternatives[:top])
+    if constrained:
+        largest.allowed_logprob = -1
     return _in_a_list(largest.ByteSize())
 
 
