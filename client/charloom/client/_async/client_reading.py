@@ -1,0 +1,78 @@
+"""What a client asks about texts that start from a fresh state, over asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from charloom.client._async.calls import AsyncCalls
+from charloom.client._async.observation import AsyncObserver
+from charloom.client._inspection_types import Inspection
+from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
+from charloom.client._text_types import Score
+
+
+class AsyncClientReading(AsyncCalls):
+    """The calls of `AsyncClient` that read a text."""
+
+    async def score(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        unknown_characters: UnknownCharacters | None = None,
+        top_logprobs: int = 0,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> Score:
+        """How probable a text is, from a fresh state.
+
+        Args:
+            text: the text.
+            model: name of the model; default is the server's first one.
+            unknown_characters: what to do with those that the model lacks; default is "reject".
+            top_logprobs: also tell the most probable tokens at each position, this many; up to 20.
+            timeout: of this call alone, in seconds.
+
+        """
+        return await self._score(text, model, unknown_characters, top_logprobs, timeout)
+
+    async def inspect(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        unknown_characters: UnknownCharacters | None = None,
+        layers: Sequence[int] | None = None,
+        top_next: int = 0,
+        distributions: bool = False,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> Inspection:
+        """What happens inside the network while it reads a text, from a fresh state: gates and state of every unit.
+
+        Args:
+            text: the text, of up to 4,096 tokens.
+            model: name of the model; default is the server's first one.
+            unknown_characters: what to do with those that the model lacks; default is "reject".
+            layers: which ones to tell, 0 for the first; default is all.
+            top_next: also tell the most probable tokens after each token, this many; up to 20.
+            distributions: also tell the probabilities of all tokens after each token.
+            timeout: of this call alone, in seconds.
+
+        Raises:
+            FailedPrecondition: the model was exported without what this needs.
+
+        """
+        return await self._inspect(text, model, unknown_characters, layers, top_next, distributions, timeout)
+
+    def observe(
+        self,
+        *,
+        model: str | None = None,
+        unknown_characters: UnknownCharacters | None = None,
+        top_logprobs: int = 0,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> AsyncObserver:
+        """Read text as it comes, from a fresh state, and tell how surprising each token is; arguments as `score`.
+
+        The timeout is that of the observation as a whole.
+        """
+        return self._observe(model, unknown_characters, top_logprobs, timeout)

@@ -1,0 +1,163 @@
+"""How a client makes, finds and deletes sessions, over asyncio."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+
+from charloom.client import _responses, _session_requests, _values
+from charloom.client._async.calls import AsyncCalls
+from charloom.client._async.session import AsyncSession
+from charloom.client._errors import CharloomError
+from charloom.client._options import NOT_GIVEN, Timeout
+from charloom.client._session_requests import SessionOrId
+from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
+from charloom.client._settings import CLEANUP_TIMEOUT, PAGE_SIZE
+from charloom.v1 import sessions_pb2
+
+
+class AsyncClientSessions(AsyncCalls):
+    """The calls of `AsyncClient` that sessions come from."""
+
+    def session(
+        self,
+        *,
+        model: str | None = None,
+        id: str | None = None,
+        seed: int | None = None,
+        time_to_live: float | None = None,
+        start: str | None = None,
+        keep: bool = False,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> AsyncSession:
+        """Make a session with zero state, or with that of another one, when it is entered or awaited.
+
+        Args:
+            model: name of the model; default is the server's first one.
+            id: up to 64 letters, digits, '.', '_', '-'; default is the server's choice.
+            seed: of its random numbers; default is the server's draw.
+            time_to_live: seconds that it is kept without use; default is the server's, or that of `start`.
+            start: id of a session to start from, for example one that `prime` made; it stays as it is. The model is
+                its own.
+            keep: leave it on the server when the `with` block ends.
+            timeout: of this call alone, in seconds.
+
+        """
+        if start is not None:
+            fork_request = _session_requests.start_request(start, model, id, seed, time_to_live)
+
+            async def fork() -> Opened:
+                (info,) = await self._fork(fork_request, 1, timeout)
+                return Opened(info)
+
+            return AsyncSession(self._connection, fork, keep=keep)
+        request = _session_requests.create_session_request(model, id, seed, time_to_live)
+
+        async def create() -> Opened:
+            answer = await self._connection.call(self._connection.sessions.CreateSession, request, timeout)
+            return Opened(_responses.session_info(answer.session))
+
+        return AsyncSession(self._connection, create, keep=keep)
+
+    async def prime(
+        self,
+        id: str,
+        text: str,
+        *,
+        model: str | None = None,
+        time_to_live: float | None = None,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> SessionInfo:
+        """Make a session of this id that has read a text, for others to start from: `session(start=id)`.
+
+        It is kept. The timeout is that of each of two calls; if the second one fails, the session is deleted again.
+        """
+        _values.text("text", text)
+        session = await self.session(id=id, model=model, time_to_live=time_to_live, keep=True, timeout=timeout)
+        try:
+            return await session.feed(text, timeout=timeout)
+        except BaseException:
+            # Without the text it would pass for primed.
+            with contextlib.suppress(CharloomError):
+                await session.delete(timeout=CLEANUP_TIMEOUT)
+            raise
+
+    def open_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> AsyncSession:
+        """Go on with a session that exists, when it is entered or awaited. It is kept when the `with` block ends."""
+
+        async def find() -> Opened:
+            return Opened(await self.get_session(id, timeout=timeout))
+
+        return AsyncSession(self._connection, find, keep=True)
+
+    def import_session(
+        self,
+        state: bytes,
+        *,
+        id: str | None = None,
+        time_to_live: float | None = None,
+        keep: bool = False,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> AsyncSession:
+        """Make a session of a state that `Session.export`, or a result, gave, when it is entered or awaited.
+
+        Further arguments as `session`.
+
+        Raises:
+            DataLoss: the state was changed, cut off, or sealed with a key that this server lacks.
+            PermissionDenied: it is another tenant's.
+            FailedPrecondition: it expired, or is of a model that this server lacks.
+
+        """
+        request = _session_requests.import_session_request(state, id=id, time_to_live=time_to_live)
+
+        async def restore() -> Opened:
+            answer = await self._connection.call(self._connection.sessions.ImportSession, request, timeout)
+            return Opened(_responses.session_info(answer.session), answer.exact)
+
+        return AsyncSession(self._connection, restore, keep=keep)
+
+    def blend(
+        self,
+        sources: Mapping[SessionOrId, float],
+        *,
+        id: str | None = None,
+        seed: int | None = None,
+        time_to_live: float | None = None,
+        keep: bool = False,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> AsyncSession:
+        """Make a session whose state is the weighted mean of others', when it is entered or awaited.
+
+        Experimental: no network was trained on such.
+
+        The sources are from 2 to 16 sessions, or their ids, with their weights above 0, of which only the proportions
+        matter. The blend stands at the position of the first one, and reads that one's last token next. Further
+        arguments as `session`.
+        """
+        request = _session_requests.blend_sessions_request(sources, id=id, seed=seed, time_to_live=time_to_live)
+
+        async def blend() -> Opened:
+            answer = await self._connection.call(self._connection.sessions.BlendSessions, request, timeout)
+            return Opened(_responses.session_info(answer.session))
+
+        return AsyncSession(self._connection, blend, keep=keep)
+
+    async def get_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
+        """Describe a session. Does not renew its expiry."""
+        return await self._get(id, timeout)
+
+    async def sessions(self, *, timeout: Timeout = NOT_GIVEN) -> AsyncIterator[SessionInfo]:
+        """All sessions in the order of their ids, fetched page by page; the timeout is that of one page."""
+        request = sessions_pb2.ListSessionsRequest(page_size=PAGE_SIZE)
+        while True:
+            page = await self._connection.call(self._connection.sessions.ListSessions, request, timeout)
+            for session in page.sessions:
+                yield _responses.session_info(session)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def delete_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> DeletionReceipt:
+        """Forget a session, its state and all that it could go back to."""
+        return await self._delete(id, timeout)
