@@ -69,6 +69,24 @@ def make_sessions(client: Client, count: int) -> list[str]:
     return ids
 
 
+def test_a_move_of_a_session_is_in_the_audit_log_and_none_of_what_is_not_there(place: Place) -> None:
+    with place.client("shop") as shop, place.client("bank") as bank:
+        (id,) = make_sessions(shop, 1)
+        moved = shop.open_session(id).move()
+        with pytest.raises(NotFound):
+            shop.open_session(id).move("none")
+        with pytest.raises(NotFound):
+            bank.open_session(id).move()
+    of_all = {"act": "move-session", "on": f"session {id!r}"}
+    assert all(of_all.items() <= one.items() for one in place.audit)
+    assert [(one["result"], one.get("of"), one.get("digest"), one.get("reason")) for one in place.audit] == [
+        ("begun", "shop", None, None),
+        ("done", None, moved.model_digest, None),
+        ("begun", "shop", None, None),
+        ("failed", None, None, "MODEL_NOT_FOUND"),
+    ]
+
+
 def test_an_administrator_lists_exports_and_erases_what_a_tenant_has(place: Place) -> None:
     with place.client("shop") as shop, place.client("bank") as bank, place.client("office admin") as admin:
         ids = make_sessions(shop, 60)

@@ -88,10 +88,23 @@ class AuditLog:
             raise
         self._write_end(line.done(said))
 
-    @contextlib.asynccontextmanager
-    async def act_of_call(self, act: str, on: str, **more: str | int) -> AsyncIterator[More]:
+    def act_of_call(self, act: str, on: str, **more: str | int) -> contextlib.AbstractAsyncContextManager[More]:
         """As `act`, of whoever makes the call that runs in this task; it does not block the event loop."""
-        line = _Line(act, on, current_caller().name, request=current_call().request_id)
+        return self._act(_Line(act, on, current_caller().name, request=current_call().request_id), more)
+
+    def act_of_server(
+        self, act: str, on: str, by: str, **more: str | int
+    ) -> contextlib.AbstractAsyncContextManager[More]:
+        """As `act_of_call`, of the server by itself.
+
+        Args:
+            act, on, more: as of `act`
+            by: what the operator has set or sent that lets it do so, such as "SIGHUP"
+        """
+        return self._act(_Line(act, on, by), more)
+
+    @contextlib.asynccontextmanager
+    async def _act(self, line: _Line, more: More) -> AsyncIterator[More]:
         await asyncio.to_thread(self._write, line.begun(more))
         said: More = {}
         try:

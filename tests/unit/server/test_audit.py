@@ -78,6 +78,14 @@ async def test_an_act_of_a_call_says_who_makes_it_and_which_it_is(audit: AuditLo
     assert begun["id"] == done["id"]
 
 
+async def test_an_act_of_the_server_by_itself_says_what_lets_it_do_so(audit: AuditLog, path: Path) -> None:
+    async with audit.act_of_server("load-model", "bundle 'small/2'", "SIGHUP"):
+        (begun,) = lines(path)
+    _, done = lines(path)
+    of_all = {"act": "load-model", "on": "bundle 'small/2'", "by": "SIGHUP"}
+    assert (shown(begun), shown(done)) == ({**of_all, "result": "begun"}, {**of_all, "result": "done"})
+
+
 @pytest.mark.parametrize(
     ("problem", "reason"),
     [

@@ -101,7 +101,7 @@ class GrpcListener:
         size = MessageSize(settings.max_message_bytes)
         turn = ClientTurn(engine.draining, settings.idle_seconds)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationService(engine, size), self._server)
-        sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(engine), self._server)
+        sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(runtime), self._server)
         conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine, turn), self._server)
         reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn, size), self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(runtime), self._server)
