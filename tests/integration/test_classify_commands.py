@@ -274,7 +274,7 @@ def test_the_best_epoch_has_the_highest_accuracy_and_of_equals_the_lowest_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [(3, 0.5), (4, 0.6), (4, 0.4), (3, 0.1), (4, 0.5), (4, 0.4), (3, 0.1)]
-    scripted = iter([Scores(np.array([[right, 5 - right], [0, 0]]), loss) for right, loss in found])
+    scripted = iter([Scores(np.array([[right, 5 - right], [0, 0]]), loss, 0.0) for right, loss in found])
     training, recorder = tiny(tmp_path / "run", epochs=9, patience=4), Recorder()
     monkeypatch.setattr(TextClassifier, "scores", lambda *_: next(scripted))
     outcome = training.train(recorder)

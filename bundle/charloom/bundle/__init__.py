@@ -3,8 +3,10 @@
 from charloom.bundle.chat import TRANSCRIPT, ChatTemplate, Role
 from charloom.bundle.errors import SHOWN_UNKNOWNS, BundleError, UnknownSymbol, UnknownSymbolsError
 from charloom.bundle.json_file import parse_json
+from charloom.bundle.label_head import LabelHead, read_label_head, write_label_head
 from charloom.bundle.manifest import (
     INSPECTOR_FILE,
+    LABEL_HEAD_FILE,
     MANIFEST_FILE,
     SCHEMA_VERSION,
     VOCABULARY_FILE,
@@ -13,12 +15,16 @@ from charloom.bundle.manifest import (
     CellKind,
     DecoderKind,
     FileEntry,
+    Labelling,
+    LabelScores,
     Manifest,
+    Task,
 )
 from charloom.bundle.reader import Bundle, read_bundle, sha256_of
 from charloom.bundle.vocabulary import (
     ByteVocabulary,
     CharacterVocabulary,
+    MarkedText,
     Normalisation,
     TextDecoder,
     Tokens,
@@ -32,6 +38,7 @@ from charloom.bundle.writer import file_entry, write_manifest
 __all__ = [
     "DEFAULT_WORDS",
     "INSPECTOR_FILE",
+    "LABEL_HEAD_FILE",
     "MANIFEST_FILE",
     "SCHEMA_VERSION",
     "SHOWN_UNKNOWNS",
@@ -47,9 +54,14 @@ __all__ = [
     "ChatTemplate",
     "DecoderKind",
     "FileEntry",
+    "LabelHead",
+    "LabelScores",
+    "Labelling",
     "Manifest",
+    "MarkedText",
     "Normalisation",
     "Role",
+    "Task",
     "TextDecoder",
     "Tokens",
     "Unit",
@@ -61,10 +73,12 @@ __all__ = [
     "file_entry",
     "parse_json",
     "read_bundle",
+    "read_label_head",
     "read_vocabulary",
     "sha256_of",
     "split_words",
     "vocabulary_of",
+    "write_label_head",
     "write_manifest",
     "write_vocabulary",
 ]

@@ -23,6 +23,8 @@ MANIFEST_FILE = "manifest.json"
 VOCABULARY_FILE = "vocabulary.json"
 WEIGHTS_FILE = "weights.safetensors"
 INSPECTOR_FILE = "inspector.onnx"
+LABEL_HEAD_FILE = "labels.npy"
+"""Of a classifier: what makes labels' probabilities of what its network has read."""
 
 LARGEST_MANIFEST = 2**20
 """Bytes."""
@@ -53,6 +55,15 @@ _DECODER_FILES = {
     DecoderKind.ONNX_FP32: "decoder.onnx",
     DecoderKind.TORCHSCRIPT: "decoder.ts",
 }
+
+
+class Task(str, enum.Enum):
+    """What a model does with a text."""
+
+    LANGUAGE_MODEL = "language-model"
+    """It goes on with it, and tells how probable it is."""
+    CLASSIFICATION = "classification"
+    """It gives it a label."""
 
 
 class CellKind(str, enum.Enum):
@@ -97,6 +108,38 @@ class Cell(_Part):
         return self
 
 
+class LabelScores(_Part):
+    """How good a classifier was on the texts that its run kept for the test."""
+
+    accuracy: float = Field(ge=0, le=1)
+    """Share of the texts whose label is right."""
+    loss: float = Field(ge=0)
+    """Mean cross-entropy, nats per text."""
+    calibration_error: float = Field(ge=0, le=1)
+    """How far confidence and accuracy are apart: the expected calibration error over 15 bins."""
+
+
+class Labelling(_Part):
+    """What makes a model a classifier: it reads a text from the zero state, and its last layer's h tells the label."""
+
+    labels: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(min_length=2, max_length=1024)
+    """In the order of the columns of `labels.npy`."""
+    max_length: int = Field(ge=1)
+    """Tokens that it reads of a text; what comes after is left out."""
+    unknown_token: int | None = Field(ge=0)
+    """The token that stands for all that the vocabulary lacks; the one behind its last where it has none of its own for
+    that. None where it lacks nothing."""
+    test: dict[Name, LabelScores] = Field(default_factory=dict, max_length=16)
+    """By decoder, and of the network before the export as `checkpoint`."""
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(labels)) < len(labels):
+            raise ValueError("two labels are the same")
+        return labels
+
+
 _NEW_IN_SCHEMA_3 = {"arrays", "gates"}
 """Of the cell."""
 
@@ -125,6 +168,8 @@ class Manifest(_Part):
 
     chat: ChatTemplate | None = None
     """How messages become text, of a model that has learnt to converse."""
+    labelling: Labelling | None = None
+    """What labels it gives, of a classifier; None: it is a language model."""
 
     @field_validator("cell")
     @classmethod
@@ -134,6 +179,30 @@ class Manifest(_Part):
             raise ValueError("arrays and gates are named by schema 3, and only by that")
         return cell
 
+    @field_validator("labelling")
+    @classmethod
+    def _unknown_token_is_one(cls, labelling: Labelling | None, info: ValidationInfo) -> Labelling | None:
+        size = info.data.get("vocabulary_size", 0)
+        if labelling is not None and labelling.unknown_token is not None and labelling.unknown_token > size:
+            raise ValueError(f"unknown_token is {labelling.unknown_token}, and the vocabulary has {size} symbols")
+        return labelling
+
+    @property
+    def task(self) -> Task:
+        """What the model does."""
+        return Task.LANGUAGE_MODEL if self.labelling is None else Task.CLASSIFICATION
+
+    @property
+    def network_tokens(self) -> int:
+        """How many different tokens the network reads: one for each symbol, and maybe one for what has none."""
+        own = self.labelling is not None and self.labelling.unknown_token == self.vocabulary_size
+        return self.vocabulary_size + own
+
+    @property
+    def parts_left_out(self) -> set[str]:
+        """Fields that are not written, so that versions that do not know them can read the manifests without them."""
+        return {name for name in ("chat", "labelling") if getattr(self, name) is None}
+
     @property
     def decoders(self) -> tuple[DecoderKind, ...]:
         """The decoders in the bundle, the preferred one first."""
@@ -141,9 +210,7 @@ class Manifest(_Part):
 
     def computed_digest(self) -> str:
         """sha256, in hexadecimal, of the canonical JSON of all fields that are written but `digest`."""
-        left_out: dict[str, Any] = {"digest": True}
-        if self.chat is None:
-            left_out["chat"] = True
+        left_out: dict[str, Any] = {"digest": True} | dict.fromkeys(self.parts_left_out, True)
         if self.schema_version == 2:
             left_out["cell"] = _NEW_IN_SCHEMA_3
         content = json.dumps(self.model_dump(mode="json", exclude=left_out), sort_keys=True, separators=(",", ":"))

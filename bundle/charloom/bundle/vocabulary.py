@@ -12,7 +12,7 @@ import enum
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,17 @@ class Normalisation(str, enum.Enum):
         if self is Normalisation.NFC:
             return unicodedata.normalize("NFC", text)
         return unicodedata.normalize("NFKC", text) if self is Normalisation.NFKC else text
+
+
+class MarkedText(NamedTuple):
+    """A text in tokens, also where it has what the vocabulary lacks."""
+
+    tokens: Tokens
+    """[T]"""
+    unknown: Sequence[UnknownSymbol] = ()
+    """The first of what the vocabulary lacks."""
+    unknown_count: int = 0
+    """How many such there are in all."""
 
 
 class TextDecoder(Protocol):
@@ -91,6 +102,10 @@ class Vocabulary(ABC):
         Raises:
             UnknownSymbolsError: a character is not in the vocabulary and `skip_unknown` is false.
         """
+
+    def encode_marked(self, text: str, unknown: int) -> MarkedText:
+        """The tokens of `text`, `unknown` where it has what the vocabulary lacks; for who reads and never writes."""
+        return MarkedText(self.encode(text))
 
     def spell(self, text: str, *, skip_unknown: bool = False) -> Tokens:
         """The tokens that the model would write `text` with, shape [T]; as `encode`, but never the `unknown` token.
@@ -183,19 +198,26 @@ class CharacterVocabulary(SymbolVocabulary):
         return cls(sorted(set(text)))
 
     def encode(self, text: str, *, skip_unknown: bool = False) -> Tokens:
+        found = self.encode_marked(text, self.size)
+        if not found.unknown_count:
+            return found.tokens
+        if skip_unknown:
+            kept: Tokens = found.tokens[found.tokens < self.size]
+            return kept
+        raise UnknownSymbolsError(found.unknown, found.unknown_count)
+
+    def encode_marked(self, text: str, unknown: int) -> MarkedText:
         text = self.normalisation.apply(text)
         wanted = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         found = np.searchsorted(self._code_points, wanted)
         tokens: Tokens = np.minimum(found, self.size - 1, dtype=np.int64)
         known = self._code_points[tokens] == wanted
         if bool(known.all()):
-            return tokens
-        if skip_unknown:
-            kept: Tokens = tokens[known]
-            return kept
+            return MarkedText(tokens)
+        tokens[~known] = unknown
         positions = np.flatnonzero(~known)
         shown = [UnknownSymbol(text[int(at)], int(at)) for at in positions[:SHOWN_UNKNOWNS]]
-        raise UnknownSymbolsError(shown, len(positions))
+        return MarkedText(tokens, shown, len(positions))
 
 
 class ByteVocabulary(Vocabulary):

@@ -18,6 +18,7 @@ import numpy as np
 
 from charloom.bundle.errors import SHOWN_UNKNOWNS, UnknownSymbol, UnknownSymbolsError
 from charloom.bundle.vocabulary import (
+    MarkedText,
     Normalisation,
     SymbolVocabulary,
     Tokens,
@@ -112,14 +113,24 @@ class WordVocabulary(SymbolVocabulary):
         tokens: Tokens = np.fromiter((self._tokens.get(word, 0) for word in words), np.int64, len(words))
         return tokens[tokens != self.unknown] if skip_unknown else tokens
 
-    def spell(self, text: str, *, skip_unknown: bool = False) -> Tokens:
-        tokens = self.encode(text, skip_unknown=skip_unknown)
-        if not (tokens == self.unknown).any():
-            return tokens
+    def encode_marked(self, text: str, unknown: int) -> MarkedText:
+        tokens = self.encode(text)
+        lacking = tokens == self.unknown
+        if not lacking.any():
+            return MarkedText(tokens)
         found = _pattern(self.rule).finditer(self.normalisation.apply(text))
         places = [match for match in found if not self._tokens.get(match[0])]
         shown = [UnknownSymbol(match[0], match.start()) for match in places[:SHOWN_UNKNOWNS]]
-        raise UnknownSymbolsError(shown, len(places), "word")
+        return MarkedText(np.where(lacking, unknown, tokens), shown, len(places))
+
+    def spell(self, text: str, *, skip_unknown: bool = False) -> Tokens:
+        found = self.encode_marked(text, self.unknown)
+        if skip_unknown:
+            kept: Tokens = found.tokens[found.tokens != self.unknown]
+            return kept
+        if found.unknown_count:
+            raise UnknownSymbolsError(found.unknown, found.unknown_count, "word")
+        return found.tokens
 
     def tokens_of(self, characters: str, *, skip_unknown: bool = False) -> Tokens:
         characters = self.normalisation.apply(characters)

@@ -18,7 +18,6 @@ def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
     """Fill in the digest and put `manifest.json` into `directory` in one step."""
     manifest = manifest.with_digest()
     temporary = directory / f".{MANIFEST_FILE}.partial"
-    left_out = {"chat"} if manifest.chat is None else None  # versions that know no templates read it then
-    temporary.write_text(manifest.model_dump_json(indent=2, exclude=left_out) + "\n", "utf-8")
+    temporary.write_text(manifest.model_dump_json(indent=2, exclude=manifest.parts_left_out) + "\n", "utf-8")
     os.replace(temporary, directory / MANIFEST_FILE)
     return manifest

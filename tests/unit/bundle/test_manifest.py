@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from charloom.bundle import TRANSCRIPT, Cell, DecoderKind, FileEntry, Manifest, Unit
+from charloom.bundle import TRANSCRIPT, Cell, DecoderKind, FileEntry, Labelling, LabelScores, Manifest, Unit
 from tests.unit.bundle.bundle_files import digest_of
 
 SHA = "0123456789abcdef" * 4
@@ -23,6 +23,13 @@ MANIFEST = Manifest(
     files={"vocabulary.json": ENTRY, "decoder.onnx": ENTRY},
     training={"step": 10, "corpus": {"name": "a"}},
     validation={"tail": {"checkpoint": 1.5}},
+)
+
+LABELLING = Labelling(
+    labels=("a", "b"),
+    max_length=9,
+    unknown_token=5,
+    test={"checkpoint": LabelScores(accuracy=0.5, loss=0.7, calibration_error=0.1)},
 )
 
 CHANGES: dict[str, list[Any]] = {
@@ -46,6 +53,13 @@ CHANGES: dict[str, list[Any]] = {
     "training": [{"step": 10, "corpus": {"name": "b"}}],
     "validation": [{"tail": {"checkpoint": 1.25}}, {"windows-256": {"checkpoint": 1.5}}],
     "chat": [TRANSCRIPT],
+    "labelling": [
+        LABELLING,
+        *[
+            LABELLING.model_copy(update=change)
+            for change in ({"labels": ("b", "a")}, {"max_length": 8}, {"unknown_token": None}, {"test": {}})
+        ],
+    ],
 }
 
 
@@ -61,9 +75,14 @@ def test_the_digest_changes_with_every_field(field: str, value: Any) -> None:
         assert changed.computed_digest() != MANIFEST.computed_digest()
 
 
+def test_each_of_these_changes_has_a_digest_of_its_own() -> None:
+    labellings = [MANIFEST.model_copy(update={"labelling": one}) for one in CHANGES["labelling"]]
+    assert len({one.computed_digest() for one in labellings}) == len(labellings)
+
+
 def test_the_digest_is_over_the_canonical_json_of_the_other_fields() -> None:
     signed = MANIFEST.with_digest()
-    assert signed.digest == digest_of(signed.model_dump(mode="json", exclude={"chat"}))
+    assert signed.digest == digest_of(signed.model_dump(mode="json", exclude={"chat", "labelling"}))
     assert signed.computed_digest() == signed.digest
 
 

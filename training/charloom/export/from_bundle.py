@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from charloom.bundle import (
     INSPECTOR_FILE,
+    LABEL_HEAD_FILE,
     MANIFEST_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
@@ -60,7 +61,7 @@ def export_from_bundle(
         name: name of the model in the new bundle; None = the same
         decoders: which forms to write; None = those that the bundle has
         include_weights: also copy `weights.safetensors` where the bundle has it
-        include_inspector: also write `inspector.onnx`, in int8 if there is an int8 decoder
+        include_inspector: also write `inspector.onnx`, in int8 if there is an int8 decoder; not of a classifier
         chat: how messages become text; None = as in the bundle
         tell: told one line per file
 
@@ -79,14 +80,18 @@ def export_from_bundle(
     source = _Source(bundle)
     with new_directory(target) as directory:
         copied = [VOCABULARY_FILE, *([WEIGHTS_FILE] if include_weights and WEIGHTS_FILE in old.files else [])]
+        labelling, left_out = old.labelling, {kind.value for kind in DecoderKind if kind not in kinds}
+        if labelling is not None:
+            copied.append(LABEL_HEAD_FILE)
+            measured = {name: scores for name, scores in labelling.test.items() if name not in left_out}
+            labelling = labelling.model_copy(update={"test": measured})
         for file in copied:
             (directory / file).write_bytes((bundle.path / file).read_bytes())
         for kind in kinds:
             source.write_decoder(kind, directory / kind.file)
             tell(f"{kind.value:12} written")
-        if include_inspector:
+        if include_inspector and labelling is None:
             source.write_inspector(directory / INSPECTOR_FILE, int8=DecoderKind.ONNX_INT8 in kinds)
-        left_out = {kind.value for kind in DecoderKind if kind not in kinds}
         return write_manifest(
             directory,
             Manifest(
@@ -103,6 +108,7 @@ def export_from_bundle(
                     for protocol, losses in old.validation.items()
                 },
                 chat=old.chat if chat is None else chat,
+                labelling=labelling,
             ),
         )
 
@@ -122,9 +128,9 @@ class _Source:
                 weights = load_file(self._path / WEIGHTS_FILE)
             except SafetensorError as problem:
                 raise BundleError(self._path, f"{WEIGHTS_FILE} cannot be read: {problem}") from problem
-            model = model_of(manifest.vocabulary_size, config, weights, f"the weights in {self._path / WEIGHTS_FILE}")
+            model = model_of(manifest.network_tokens, config, weights, f"the weights in {self._path / WEIGHTS_FILE}")
         else:
-            model = CharLSTM(manifest.vocabulary_size, config)
+            model = CharLSTM(manifest.network_tokens, config)
         self._weights: DecoderWeights = decoder_weights(model.eval())
         """If not whole, of the right shapes and nothing more."""
         files = [kind.file for kind in manifest.decoders if kind is not DecoderKind.TORCHSCRIPT]

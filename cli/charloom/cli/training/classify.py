@@ -123,6 +123,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             "majority": scores.majority,
             "macro_f1": scores.macro_f1,
             "loss": scores.loss,
+            "calibration_error": scores.calibration_error,
             "labels": {label: {"precision": p, "recall": r, "f1": f1} for label, p, r, f1 in by_label},
             "confusion": scores.confusion.tolist(),
         }

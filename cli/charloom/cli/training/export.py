@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from charloom.bundle import BundleError, ChatTemplate, DecoderKind, Manifest, read_bundle
 from charloom.cli import CommandError
 from charloom.cli.flags import explain
+from charloom.cli.training.classifier_export import classifier_to_export
 from charloom.cli.training.threads import add_threads_flag, use_threads
-from charloom.export import ExportError, export_bundle, export_from_bundle
-from charloom.training.checkpoint import load_losses, load_trained, load_validation
+from charloom.export import ExportError, export_bundle, export_classifier, export_from_bundle
+from charloom.training.checkpoint import CLASSIFIER_FILE, load_losses, load_trained, load_validation
 from charloom.training.data.corpus import CorpusError
 from charloom.training.files import CheckpointError
 
@@ -25,7 +26,12 @@ _KINDS = ",".join(kind.value for kind in DecoderKind)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument("run_directory", metavar="RUN", type=Path, help="directory of a run; with --from, of a bundle")
+    parser.add_argument(
+        "run_directory",
+        metavar="RUN",
+        type=Path,
+        help="directory of a run of `charloom train` or `charloom classify train`; with --from, of a bundle",
+    )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory to make")
     parser.add_argument(
         "--from",
@@ -48,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--inspector",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also write inspector.onnx, for `charloom inspect` (default: yes)",
+        help="also write inspector.onnx, for `charloom inspect` (default: yes; never of a classifier)",
     )
     parser.add_argument(
         "--chat-template",
@@ -93,8 +99,23 @@ def _chat(file: Path | None) -> ChatTemplate | None:
         raise CommandError(f"--chat-template {file}: {place}: {error['msg']}".replace(": :", ":")) from problem
 
 
+def _from_classifier(arguments: argparse.Namespace, decoders: list[DecoderKind] | None) -> Manifest:
+    if arguments.chat_template is not None:
+        raise CommandError("--chat-template is for language models; a classifier writes nothing")
+    return export_classifier(
+        classifier_to_export(arguments.run_directory),
+        arguments.bundle,
+        name=arguments.name or name_of(arguments.bundle),
+        decoders=list(DecoderKind) if decoders is None else decoders,
+        include_weights=arguments.weights,
+        tell=print,
+    )
+
+
 def _from_run(arguments: argparse.Namespace, decoders: list[DecoderKind] | None) -> Manifest:
     run_directory: Path = arguments.run_directory
+    if (run_directory / CLASSIFIER_FILE).is_file():
+        return _from_classifier(arguments, decoders)
     trained = load_trained(run_directory)
     return export_bundle(
         trained,

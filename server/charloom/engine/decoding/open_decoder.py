@@ -49,7 +49,7 @@ def open_decoder(bundle: Bundle, *, kind: DecoderKind | None = None, device: str
         opened = partial(OnnxDecoder, path, kind.value)
     decoder = in_time(bundle, path.name, "is not a decoder", lambda _: opened())
     cell = manifest.cell
-    wanted = Shape(len(cell.arrays), cell.layers, cell.hidden_size, manifest.vocabulary_size)
+    wanted = Shape(len(cell.arrays), cell.layers, cell.hidden_size, manifest.network_tokens)
     if decoder.shape != wanted:
         raise BundleError(bundle.path, f"the file {path.name} has sizes {decoder.shape}, the manifest {wanted}")
     if decoder.weights_sha256 != manifest.weights_sha256:

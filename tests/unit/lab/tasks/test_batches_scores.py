@@ -37,7 +37,7 @@ def test_padding_is_counted() -> None:
 def test_scores_by_hand() -> None:
     confusion = confusion_of([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 1], 3)
     assert confusion.tolist() == [[2, 1, 0], [1, 1, 0], [0, 1, 0]]
-    scores = Scores(confusion, 0.5)
+    scores = Scores(confusion, 0.5, 0.1)
     assert (scores.texts, scores.accuracy, scores.majority) == (6, 0.5, 0.5)
     assert scores.precision == pytest.approx([2 / 3, 1 / 3, 0])  # the third label was never given
     assert scores.recall == pytest.approx([2 / 3, 1 / 2, 0])
@@ -46,4 +46,4 @@ def test_scores_by_hand() -> None:
 
 
 def test_a_label_that_no_text_has_counts_as_zero() -> None:
-    assert Scores(confusion_of([0, 1], [0, 1], 3), 0).macro_f1 == pytest.approx(2 / 3)
+    assert Scores(confusion_of([0, 1], [0, 1], 3), 0, 0).macro_f1 == pytest.approx(2 / 3)

@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from charloom.bundle import Tokens, vocabulary_of
 from charloom.lab.tasks.batches import Batch, buckets, padding_share
+from charloom.lab.tasks.calibration import fitted_temperature
 from charloom.lab.tasks.classifier import Classifier
 from charloom.lab.tasks.classifier_runs import save_classifier, save_start, start_run
 from charloom.lab.tasks.config import ClassificationConfig
@@ -167,6 +168,7 @@ class Classification:
         return np.where(hidden, UNKNOWN, example.tokens)
 
     def _save(self, epoch: Epoch) -> None:
+        calibrated = replace(self.classifier, temperature=fitted_temperature(*self.classifier.judge(self.validation)))
         facts = {
             "config": self.config.model_dump(mode="json"),
             "best": asdict(epoch),
@@ -175,4 +177,4 @@ class Classification:
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
-        save_classifier(self.run, self.classifier, facts)
+        save_classifier(self.run, calibrated, facts)

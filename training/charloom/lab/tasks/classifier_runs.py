@@ -73,7 +73,8 @@ def save_start(run: Path, config: ClassificationConfig, classifier: TextClassifi
 def save_classifier(run: Path, classifier: TextClassifier, facts: dict[str, Any]) -> None:
     """Write the weights, in one step; `facts` has the settings as `config`."""
     tensors = {f"model.{name}": tensor for name, tensor in classifier.model.state_dict().items()}
-    write_checkpoint(run / CLASSIFIER_FILE, Checkpoint(tensors, facts | {"labels": classifier.labels}))
+    own = {"labels": classifier.labels, "temperature": classifier.temperature}
+    write_checkpoint(run / CLASSIFIER_FILE, Checkpoint(tensors, facts | own))
 
 
 def load_classifier(run: Path) -> TrainedClassifier:
@@ -88,6 +89,9 @@ def load_classifier(run: Path) -> TrainedClassifier:
     try:
         config = ClassificationConfig.model_validate(checkpoint.facts["config"])
         labels = tuple(map(str, checkpoint.facts["labels"]))
+        temperature = float(checkpoint.facts.get("temperature", 1.0))  # runs of 0.1 have none
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature {temperature}")
     except (KeyError, TypeError, ValueError) as problem:
         said = " ".join(str(problem).split())
         raise CheckpointError(f"{run / CLASSIFIER_FILE} has no usable settings ({said}); train again") from problem
@@ -96,7 +100,8 @@ def load_classifier(run: Path) -> TrainedClassifier:
         checkpoint.group("model"),
         f"the weights in {run / CLASSIFIER_FILE}",
     )
-    return TrainedClassifier(TextClassifier(model.eval(), symbols, labels, config.max_length), checkpoint.facts)
+    classifier = TextClassifier(model.eval(), symbols, labels, config.max_length, temperature)
+    return TrainedClassifier(classifier, checkpoint.facts)
 
 
 def load_test(run: Path, classifier: TextClassifier) -> list[Example]:

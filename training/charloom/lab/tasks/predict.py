@@ -1,6 +1,6 @@
 """A classifier at work: on one text, and on many with known labels.
 
-Axis letters: B rows, T time, N texts.
+Axis letters: B rows, T time, N texts, C labels.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from charloom.bundle import Tokens
 from charloom.lab.tasks.batches import buckets
+from charloom.lab.tasks.calibration import calibration_error
 from charloom.lab.tasks.classifier import Classifier
 from charloom.lab.tasks.folders import Text
 from charloom.lab.tasks.scores import Scores, confusion_of
@@ -27,6 +29,15 @@ class Example(NamedTuple):
     tokens: Tokens
     """[T], cut at the longest length"""
     label: int
+
+
+class Judged(NamedTuple):
+    """What a model makes of texts whose labels are known."""
+
+    logits: Tensor
+    """[N, C], before any temperature"""
+    labels: Tensor
+    """[N], the right ones"""
 
 
 class Prediction(NamedTuple):
@@ -50,6 +61,8 @@ class TextClassifier:
     symbols: Symbols
     labels: tuple[str, ...]
     max_length: int
+    temperature: float = 1.0
+    """Divides the logits, so that the probabilities can be believed; fitted when the weights were kept."""
 
     def tokens(self, text: str) -> Tokens:
         """All tokens of a text, [T]; white space around it does not count."""
@@ -74,7 +87,7 @@ class TextClassifier:
         if not len(tokens):
             raise CorpusError("the text is empty; give one to classify")
         read = tokens[: self.max_length]
-        chances = self.model.eval()(padded([read]))[0].double().softmax(0).tolist()
+        chances = (self.model.eval()(padded([read]))[0].double() / self.temperature).softmax(0).tolist()
         return Prediction(
             label=self.labels[chances.index(max(chances))],
             probabilities=dict(zip(self.labels, chances, strict=True)),
@@ -84,15 +97,26 @@ class TextClassifier:
         )
 
     @torch.no_grad()
-    def scores(self, examples: Sequence[Example], batch_size: int = 64) -> Scores:
-        """How good the model is on these examples."""
+    def judge(self, examples: Sequence[Example], batch_size: int = 64) -> Judged:
+        """The model's logits for these examples, by length."""
         self.model.eval()
-        truth, predicted, loss = [], [], 0.0
+        logits, labels = [], []
         for batch in buckets([len(example.tokens) for example in examples], batch_size):
             rows = [examples[at] for at in batch]
-            labels = torch.tensor([row.label for row in rows])
-            logits = self.model(padded([row.tokens for row in rows]))
-            loss += float(cross_entropy(logits, labels, reduction="sum"))
-            truth += labels.tolist()
-            predicted += logits.argmax(1).tolist()
-        return Scores(confusion_of(truth, predicted, len(self.labels)), loss / len(examples))
+            labels += [row.label for row in rows]
+            logits.append(self.model(padded([row.tokens for row in rows])))
+        return Judged(torch.cat(logits), torch.tensor(labels))
+
+    def scores(self, examples: Sequence[Example]) -> Scores:
+        """How good the model is on these examples."""
+        return scores_of(self.judge(examples), self.temperature)
+
+
+def scores_of(judged: Judged, temperature: float) -> Scores:
+    """How good logits are, divided by a temperature."""
+    logits, labels = judged.logits.double() / temperature, judged.labels
+    return Scores(
+        confusion=confusion_of(labels.tolist(), logits.argmax(1).tolist(), logits.shape[1]),
+        loss=float(cross_entropy(logits, labels)),
+        calibration_error=calibration_error(logits.softmax(1), labels),
+    )

@@ -19,10 +19,12 @@ class Scores:
     Args:
         confusion: [C, C], texts by true label (rows) and predicted label (columns)
         loss: mean cross-entropy, nats per text
+        calibration_error: how far confidence and accuracy are apart; see `calibration`
     """
 
     confusion: npt.NDArray[np.int64]
     loss: float
+    calibration_error: float
 
     @property
     def texts(self) -> int:

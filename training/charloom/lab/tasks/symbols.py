@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from charloom.bundle import Tokens, UnknownSymbolsError, Vocabulary
+from charloom.bundle import Tokens, Unit, Vocabulary
 
 PADDING, UNKNOWN, START, END = range(4)
 MARKS = 4
@@ -35,17 +35,15 @@ class Symbols:
         self.vocabulary = vocabulary
         self.size = MARKS + vocabulary.size
 
+    @property
+    def lacks_some(self) -> bool:
+        """Whether a text may have what is `UNKNOWN`; bytes are all there are."""
+        return self.vocabulary.unit is not Unit.BYTE
+
     def encode(self, text: str) -> Tokens:
         """The tokens of a text, [T]; a character or word that the vocabulary lacks is `UNKNOWN`."""
-        try:
-            tokens = self.vocabulary.encode(text)
-        except UnknownSymbolsError:
-            known = {character: self.vocabulary.encode(character, skip_unknown=True) for character in set(text)}
-            marked = {c: int(tokens[0]) + MARKS if len(tokens) else UNKNOWN for c, tokens in known.items()}
-            return np.array([marked[character] for character in text], dtype=np.int64)
-        if self.vocabulary.unknown is None:
-            return tokens + MARKS
-        return np.where(tokens == self.vocabulary.unknown, UNKNOWN, tokens + MARKS)
+        tokens = self.vocabulary.encode_marked(text, UNKNOWN - MARKS).tokens
+        return tokens + MARKS
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text up to the first `END`; the other marks have none."""

@@ -57,7 +57,8 @@ def score_line(scores: Scores) -> str:
     """The figures of all labels together."""
     return (
         f"{scores.texts:,} texts  accuracy {scores.accuracy:.4f} (always the most frequent label: "
-        f"{scores.majority:.4f})  macro F1 {scores.macro_f1:.4f}  loss {scores.loss:.4f} nats"
+        f"{scores.majority:.4f})  macro F1 {scores.macro_f1:.4f}  loss {scores.loss:.4f} nats  "
+        f"calibration error {scores.calibration_error:.4f}"
     )
 
 
