@@ -217,21 +217,22 @@ def check(
 
 
 def _check_constraint(request: GenerationRequest, constraint: Constraint, lacks: frozenset[str]) -> None:
-    field_name = f"constraint.{constraint.kind.value}"
     if not lacks.isdisjoint(CONSTRAINT_INPUTS):
         raise InvalidRequest(
-            field_name,
+            constraint.field,
             "the model was exported before there were constraints; export it again (charloom export --from OLD NEW), "
             "or leave this out",
         )
     if request.stop:
         raise InvalidRequest("stop", "the constraint says where the text ends; leave one of the two out")
     if not constraint.content:
-        raise InvalidRequest(field_name, "there is nothing to choose from; give at least one text")
+        raise InvalidRequest(constraint.field, "there is nothing to choose from; give at least one text")
     if len(constraint.content) > MOST_CHOICES:
-        raise InvalidRequest(field_name, f"{len(constraint.content)} texts are too many; give up to {MOST_CHOICES}")
+        raise InvalidRequest(
+            constraint.field, f"{len(constraint.content)} texts are too many; give up to {MOST_CHOICES}"
+        )
     if (length := sum(map(len, constraint.content))) > LONGEST_CONSTRAINT:
-        raise InvalidRequest(field_name, f"it has {length} characters; up to {LONGEST_CONSTRAINT} are allowed")
+        raise InvalidRequest(constraint.field, f"it has {length} characters; up to {LONGEST_CONSTRAINT} are allowed")
 
 
 async def with_automaton(
@@ -245,14 +246,13 @@ async def with_automaton(
     constraint = request.constraint
     if constraint is None:
         return checked
-    field_name = f"constraint.{constraint.kind.value}"
     if constraint.kind is Kind.CHOICES:
         constraint = _spellable(constraint, request.skip_unknown, vocabulary)
     never = [] if checked.bias is None else np.flatnonzero(np.isneginf(checked.bias)).tolist()
     try:
         automaton = await compiler.automaton(constraint, vocabulary, tuple(never))
     except BadConstraint as problem:
-        raise InvalidRequest(field_name, str(problem)) from problem
+        raise InvalidRequest(constraint.field, str(problem)) from problem
     if automaton.least_tokens > checked.max_tokens:
         raise InvalidRequest(
             "max_tokens",
@@ -271,13 +271,13 @@ def _spellable(constraint: Constraint, skip_unknown: bool, vocabulary: Vocabular
         except UnknownSymbolsError as problem:
             if not skip_unknown:
                 raise InvalidRequest(
-                    f"constraint.choices[{number}]",
+                    f"{constraint.field}[{number}]",
                     f"{shown(text)} can never be generated: {problem}; leave it out, or ask to skip such texts",
                 ) from problem
         else:
             kept.append(vocabulary.normalisation.apply(text))
     if not kept:
-        raise InvalidRequest("constraint.choices", "the model can write none of these texts; give one that it can")
+        raise InvalidRequest(constraint.field, "the model can write none of these texts; give one that it can")
     return replace(constraint, content=tuple(kept))
 
 

@@ -8,13 +8,13 @@ Axis letters: S states, V symbols, N characters, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from charloom.engine.constraints.characters import Characters, Classes, characters_of, classes_of, every_character
 from charloom.engine.constraints.constraint import BadConstraint
-from charloom.engine.constraints.nfa import CodePoints, Nfa
+from charloom.engine.constraints.nfa import Nfa
 from charloom.engine.constraints.utf8 import over_bytes
 from charloom.engine.decoding.automaton import Automaton, distances
 from charloom.engine.decoding.decoder import NEVER, Int32s
@@ -23,19 +23,6 @@ MOST_ENTRIES = 2**23
 """Of an automaton's table, states times symbols: 32 MiB."""
 MOST_STATES = 2**17
 """Before alike ones are made one."""
-
-
-class Classes(NamedTuple):
-    """Characters, and which of them an expression does not tell apart."""
-
-    points: CodePoints
-    """[N] in ascending order"""
-    number: npt.NDArray[np.int64]
-    """[N] the class of each"""
-
-    def of(self, character: str) -> int:
-        """The class of a character, which is one of them."""
-        return int(self.number[np.searchsorted(self.points, ord(character))])
 
 
 def automaton_of(pattern: str, symbols: Sequence[bytes], *, bytewise: bool) -> Automaton:
@@ -50,11 +37,11 @@ def automaton_of(pattern: str, symbols: Sequence[bytes], *, bytewise: bool) -> A
         BadConstraint: it cannot be kept, no text matches, or none of those that do can be written with these symbols.
     """
     nfa = Nfa(pattern)
-    points = _every_character() if bytewise else _points(b"".join(symbols).decode())
-    ways, accepting, classes = _determined(nfa, points)
+    characters = every_character() if bytewise else characters_of(b"".join(symbols).decode())
+    ways, accepting, classes = _determined(nfa, characters)
     made = minimal(ways, accepting)
     if made is None:
-        raise BadConstraint(_unwritable(nfa, points))
+        raise BadConstraint(_unwritable(nfa, characters))
     states = len(made.distance)
     if states * len(symbols) > MOST_ENTRIES:
         raise BadConstraint(_too_large(states, len(symbols)))
@@ -77,18 +64,10 @@ def automaton_of(pattern: str, symbols: Sequence[bytes], *, bytewise: bool) -> A
 
 def is_plain(pattern: str) -> bool:
     """Whether no text of a pattern has a quotation mark, a backslash or a control character."""
-    ways, accepting, classes = _determined(Nfa(pattern), np.arange(0x100, dtype=np.uint32))
+    ways, accepting, classes = _determined(Nfa(pattern), Characters(np.arange(0x100, dtype=np.uint32)))
     made = minimal(ways, accepting)
     special = [classes.of(chr(point)) for point in [*range(0x20), 0x22, 0x5C, *range(0x7F, 0xA0)]]
     return made is None or bool((made.next[:, special] < 0).all())
-
-
-def _every_character() -> CodePoints:
-    return np.concatenate([np.arange(0xD800), np.arange(0xE000, 0x110000)]).astype(np.uint32)
-
-
-def _points(text: str) -> CodePoints:
-    return np.array(sorted({ord(character) for character in text}), np.uint32)
 
 
 def _too_large(states: int, symbols: int) -> str:
@@ -98,23 +77,19 @@ def _too_large(states: int, symbols: int) -> str:
     )
 
 
-def _determined(nfa: Nfa, points: CodePoints) -> tuple[Int32s, npt.NDArray[np.bool_], Classes]:
+def _determined(nfa: Nfa, characters: Characters) -> tuple[Int32s, npt.NDArray[np.bool_], Classes]:
     """The subset construction (Rabin and Scott, 1959): [S, C] the state after each class, and [S] which accept."""
-    masks = [one.mask(points) for one in nfa.sets]
-    number = np.zeros(len(points), np.int64)
-    for mask in masks:
-        number = np.unique(2 * number + mask, return_inverse=True)[1].reshape(-1)
-    firsts = np.unique(number, return_index=True)[1]
-    members = [np.flatnonzero(mask[firsts]).tolist() for mask in masks]
+    classes = classes_of(list(nfa.sets), characters)
+    count = int(classes.number.max(initial=-1)) + 1
     start = nfa.closure([0])
     found, ways = {start: 0}, []
     for state in (waiting := [start]):
         after: dict[int, set[int]] = {}
         for node in state:
             if (read := nfa.reading[node]) is not None:
-                for one in members[read[0]]:
+                for one in classes.members[read[0]]:
                     after.setdefault(one, set()).add(read[1])
-        row = np.full(len(firsts), -1, np.int32)
+        row = np.full(count, -1, np.int32)
         closures: dict[frozenset[int], frozenset[int]] = {}
         for one, nodes in after.items():
             key = frozenset(nodes)
@@ -128,7 +103,7 @@ def _determined(nfa: Nfa, points: CodePoints) -> tuple[Int32s, npt.NDArray[np.bo
                 waiting.append(target)
             row[one] = found[target]
         ways.append(row)
-    return np.array(ways), np.array([nfa.end in state for state in waiting]), Classes(points, number)
+    return np.array(ways), np.array([nfa.end in state for state in waiting]), classes
 
 
 def _over_symbols(automaton: Automaton, symbols: Sequence[bytes], classes: Classes) -> Int32s:
@@ -195,9 +170,9 @@ def _reached(ways: Int32s) -> npt.NDArray[np.bool_]:
     return reached
 
 
-def _unwritable(nfa: Nfa, points: CodePoints) -> str:
+def _unwritable(nfa: Nfa, characters: Characters) -> str:
     """What to say of an expression whose texts have other characters than these."""
-    ways, accepting, classes = _determined(nfa, _every_character())
+    ways, accepting, classes = _determined(nfa, every_character())
     made = minimal(ways, accepting)
     if made is None:
         return "no text matches it"
@@ -205,8 +180,8 @@ def _unwritable(nfa: Nfa, points: CodePoints) -> str:
     while made.distance[state]:
         after = made.next[state][classes.number]
         nearer = (after >= 0) & (made.distance[after] < made.distance[state])
-        known = nearer & np.isin(classes.points, points)
+        known = nearer & np.isin(classes.points, characters.points)
         place = int((known if known.any() else nearer).argmax())
         text, state = text + chr(classes.points[place]), int(after[place])
-    lacking = "".join(sorted({character for character in text if ord(character) not in points}))
+    lacking = "".join(sorted({character for character in text if character not in characters.text}))
     return f"the model can write none of its texts, not even {text[:80]!r}, for it lacks {lacking!r}"

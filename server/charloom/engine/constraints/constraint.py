@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class Kind(enum.Enum):
@@ -21,6 +21,12 @@ class Constraint:
     kind: Kind
     content: tuple[str, ...]
     """The texts to choose from; of the other kinds, one string."""
+    field: str = field(default="", compare=False)
+    """The name that a refusal gives to where it stands; empty: that of its kind under `constraint`."""
+
+    def __post_init__(self) -> None:
+        if not self.field:
+            object.__setattr__(self, "field", f"constraint.{self.kind.value}")
 
 
 class BadConstraint(Exception):

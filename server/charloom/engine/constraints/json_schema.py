@@ -21,6 +21,7 @@ MOST_NUMBERS = 10_000
 
 _CHARACTER = r'(?:[^"\\\x00-\x1f\x7f-\x9f]|\\["\\/bfnrt])'
 _INTEGER = "(?:0|[1-9][0-9]*)"
+_NUMBER = rf"-?{_INTEGER}(?:\.[0-9]+)?"
 _FORMATS = {
     "uuid": "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
     "date": "[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])",
@@ -60,6 +61,20 @@ def regex_of_schema(text: str, is_plain: Plain) -> str:
         raise BadConstraint(f"it is no JSON: {problem.msg}", f"character {problem.pos}") from problem
     except RecursionError as problem:
         raise BadConstraint("it is nested too deeply") from problem
+
+
+DEEPEST = 3
+"""Objects and arrays one in another, where no schema says what is in them."""
+
+
+def regex_of_any_object() -> str:
+    """The regular expression for JSON objects of any content, nested up to `DEEPEST`."""
+    value = inner = _any([f'"{_CHARACTER}*"', _NUMBER, "true", "false", "null"])
+    for _ in range(DEEPEST):
+        pair = f'"{_CHARACTER}*": ?{inner}'
+        made = rf"\{{(?:{pair}(?:, ?{pair})*)?\}}"
+        inner = _any([value, made, rf"\[(?:{inner}(?:, ?{inner})*)?\]"])
+    return made
 
 
 class _Schema:
@@ -135,7 +150,7 @@ class _Schema:
             return rf"\[{self._items(rules, where, within)}\]"
         if kind == "object":
             return rf"\{{{self._properties(rules, where, within)}\}}"
-        return {"number": rf"-?{_INTEGER}(?:\.[0-9]+)?", "boolean": "true|false", "null": "null"}[kind]
+        return {"number": _NUMBER, "boolean": "true|false", "null": "null"}[kind]
 
     def _string(self, rules: Mapping[str, Any], where: str) -> str:
         lengths = {"minLength", "maxLength"} & rules.keys()

@@ -11,11 +11,9 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from charloom.engine.constraints.characters import CharacterSet
 from charloom.engine.constraints.constraint import BadConstraint
 from charloom.engine.constraints.regex_syntax import without_anchors
 
@@ -28,51 +26,6 @@ else:
 
 MOST_NODES = 200_000
 """Of an automaton: repetitions are copies."""
-
-CodePoints = npt.NDArray[np.uint32]
-Mask = npt.NDArray[np.bool_]
-
-_CATEGORIES = {
-    ops.CATEGORY_DIGIT: r"\d",
-    ops.CATEGORY_NOT_DIGIT: r"\D",
-    ops.CATEGORY_SPACE: r"\s",
-    ops.CATEGORY_NOT_SPACE: r"\S",
-    ops.CATEGORY_WORD: r"\w",
-    ops.CATEGORY_NOT_WORD: r"\W",
-}
-
-
-class CharacterSet(NamedTuple):
-    """Characters that a place of an expression allows."""
-
-    members: tuple[Any, ...]
-    """As the parser has them."""
-    flags: int
-    """Those of `re` that matter to it."""
-
-    def mask(self, points: CodePoints) -> Mask:
-        """Which of these characters are in it, [N]."""
-        forms, text = [points], "".join(map(chr, points.tolist()))
-        if self.flags & re.IGNORECASE:
-            for change in (str.lower, str.upper):
-                changed = [change(one) for one in text]
-                forms.append(
-                    np.array(
-                        [ord(new if len(new) == 1 else old) for old, new in zip(text, changed, strict=True)],
-                        np.uint32,
-                    )
-                )
-        result = np.zeros(len(points), bool)
-        for kind, value in self.members:
-            for form in forms:
-                if kind is ops.LITERAL:
-                    result |= form == value
-                elif kind is ops.RANGE:
-                    result |= (form >= value[0]) & (form <= value[1])
-            if kind is ops.CATEGORY:
-                for match in re.finditer(f"{_CATEGORIES[value]}+", text, self.flags & re.ASCII):
-                    result[match.start() : match.end()] = True
-        return ~result if self.members and self.members[0][0] is ops.NEGATE else result
 
 
 class Nfa:

@@ -59,6 +59,7 @@ _ENDING = {
     "stop_reason": some(TEXT),
     "position": WHOLE,
     "seed": WHOLE,
+    "allowed_logprob": NUMBER,
 }
 
 

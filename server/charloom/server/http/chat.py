@@ -94,7 +94,8 @@ class Chat:
                 self._largest, body.n, top if body.logprobs else None, escaped=ESCAPED + 4, alternative=ALTERNATIVE
             ),
         )
-        request = replace(request, stop=(*request.stop, *_writable(template.stop, model.vocabulary)))
+        if request.constraint is None:  # which says itself where the text ends
+            request = replace(request, stop=(*request.stop, *_writable(template.stop, model.vocabulary)))
         try:
             generations = await begun(self._engine, exchange, request)
         except InvalidRequest as problem:

@@ -284,6 +284,8 @@ def _ending(result: GenerationResult) -> str:
         "position": snapshot.position,
         "seed": snapshot.seed,
     }
+    if result.finish.allowed is not None:
+        members["allowed_logprob"] = result.finish.allowed
     if result.state:
         members["state"] = base64.b64encode(result.state).decode()
     return json.dumps(members)[1:-1]

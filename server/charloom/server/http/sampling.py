@@ -17,6 +17,7 @@ from charloom.engine.limits import MOST_BIASES
 from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Key
 from charloom.server.http.bodies import Body, Count, Whole
+from charloom.server.http.constraints import ConstrainedBody, constraint_of
 
 CONTROLS = (
     "temperature",
@@ -74,7 +75,7 @@ class StreamOptions(Body):
     """Whether a last chunk is to tell how many tokens there were."""
 
 
-class GenerationBody(Body):
+class GenerationBody(ConstrainedBody):
     """What every route that generates takes."""
 
     model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
@@ -138,6 +139,7 @@ def request_of(body: GenerationBody, model: Model, tenant: str, **more: Any) -> 
         expected_position=body.expected_position,
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
         include_stop=body.include_stop_str_in_output,
+        constraint=constraint_of(body),
         **more,
     )
 

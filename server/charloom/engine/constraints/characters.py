@@ -1,0 +1,137 @@
+"""The characters that texts are made of, and those that a place of an expression allows.
+
+Axis letters: N characters.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+if sys.version_info >= (3, 11):
+    from re import _constants as ops  # type: ignore[attr-defined]
+else:
+    import sre_constants as ops
+
+CodePoints = npt.NDArray[np.uint32]
+Mask = npt.NDArray[np.bool_]
+
+_CATEGORIES = {
+    ops.CATEGORY_DIGIT: r"\d",
+    ops.CATEGORY_NOT_DIGIT: r"\D",
+    ops.CATEGORY_SPACE: r"\s",
+    ops.CATEGORY_NOT_SPACE: r"\S",
+    ops.CATEGORY_WORD: r"\w",
+    ops.CATEGORY_NOT_WORD: r"\W",
+}
+
+
+class Characters:
+    """The characters that a model can write. What many sets ask of them is worked out once.
+
+    Args:
+        points: [N] in ascending order
+    """
+
+    def __init__(self, points: CodePoints) -> None:
+        self.points = points
+
+    @functools.cached_property
+    def text(self) -> str:
+        """All of them."""
+        return "".join(map(chr, self.points.tolist()))
+
+    @functools.cached_property
+    def cases(self) -> tuple[CodePoints, CodePoints]:
+        """[N] and [N]: each as a small letter and as a capital, where that is one character."""
+        lower, upper = (
+            np.array(
+                [
+                    ord(new if len(new) == 1 else old)
+                    for old, new in zip(self.text, map(change, self.text), strict=True)
+                ],
+                np.uint32,
+            )
+            for change in (str.lower, str.upper)
+        )
+        return lower, upper
+
+    def between(self, low: int, high: int, *, any_case: bool) -> Mask:
+        """[N]: those with code points from `low` to `high`; if `any_case`, also those that change into one of them."""
+        result = np.zeros(len(self.points), bool)
+        result[slice(*np.searchsorted(self.points, [low, high + 1]))] = True
+        for form in self.cases if any_case else ():
+            result |= (form >= low) & (form <= high)
+        return result
+
+
+def every_character() -> Characters:
+    """All that Unicode has a place for."""
+    return Characters(np.concatenate([np.arange(0xD800), np.arange(0xE000, 0x110000)]).astype(np.uint32))
+
+
+def characters_of(text: str) -> Characters:
+    """Those of a text."""
+    return Characters(np.array(sorted({ord(character) for character in text}), np.uint32))
+
+
+class CharacterSet(NamedTuple):
+    """Characters that a place of an expression allows."""
+
+    members: tuple[Any, ...]
+    """As the parser of `re` has them."""
+    flags: int
+    """Those of `re` that matter to it."""
+
+    def mask(self, characters: Characters) -> Mask:
+        """[N]: which characters are in it."""
+        result = np.zeros(len(characters.points), bool)
+        for kind, value in self.members:
+            if kind in (ops.LITERAL, ops.RANGE):
+                low, high = value if kind is ops.RANGE else (value, value)
+                result |= characters.between(low, high, any_case=bool(self.flags & re.IGNORECASE))
+            if kind is ops.CATEGORY:
+                for match in re.finditer(f"{_CATEGORIES[value]}+", characters.text, self.flags & re.ASCII):
+                    result[match.start() : match.end()] = True
+        return ~result if self.members and self.members[0][0] is ops.NEGATE else result
+
+
+class Classes(NamedTuple):
+    """Characters, and which of them an expression does not tell apart."""
+
+    points: CodePoints
+    """[N] in ascending order"""
+    number: npt.NDArray[np.int64]
+    """[N] the class of each"""
+    members: Sequence[Sequence[int]]
+    """Of each set of the expression: the classes that it is made of."""
+
+    def of(self, character: str) -> int:
+        """The class of a character, which is one of them."""
+        return int(self.number[np.searchsorted(self.points, ord(character))])
+
+
+def classes_of(sets: Sequence[CharacterSet], characters: Characters) -> Classes:
+    """The coarsest classes of which some sets can be put together."""
+    # Between two places where some set begins or ends, characters are alike; so the places stand for all characters.
+    first, changes = [], []
+    for one in sets:
+        mask = one.mask(characters)
+        first.append(mask[:1])
+        changes.append(np.flatnonzero(mask[1:] != mask[:-1]) + 1)
+    begins = np.unique(np.concatenate([np.zeros(1, np.int64), *changes]))
+    number = np.zeros(len(begins), np.int64)
+    masks = [
+        begin ^ (np.searchsorted(change, begins, side="right") % 2 == 1)
+        for begin, change in zip(first, changes, strict=True)
+    ]
+    for mask in masks:
+        number = np.unique(2 * number + mask, return_inverse=True)[1].reshape(-1)
+    members = [sorted(set(number[mask].tolist())) for mask in masks]
+    return Classes(characters.points, np.repeat(number, np.diff(begins, append=len(characters.points))), members)

@@ -1,0 +1,97 @@
+"""What a body says its whole text is to match: vLLM's `structured_outputs`, OpenAI's `response_format`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from charloom.engine.constraints.constraint import Constraint, Kind
+from charloom.engine.constraints.json_schema import regex_of_any_object
+from charloom.engine.errors import InvalidRequest
+from charloom.server.http.bodies import Body
+
+JsonSchema = dict[str, Any] | str
+"""A schema, or the schema as JSON."""
+NO_GRAMMAR = "grammars are not kept; write a regular expression, or a JSON schema"
+
+
+class StructuredOutputs(Body):
+    """What the whole text is to match: one of these, as vLLM has them."""
+
+    json_: JsonSchema | None = Field(None, alias="json", description="a JSON schema")
+    regex: str | None = Field(None, description="a regular expression in the syntax of Python's `re`")
+    choice: Sequence[str] | None = Field(None, description="one of these texts")
+    json_object: bool = Field(False, description="any JSON object, nested up to three deep")
+    grammar: str | None = Field(None, description="refused: it may need more than a finite automaton")
+
+
+class NamedSchema(Body):
+    """A JSON schema, as OpenAI has it."""
+
+    name: str = Field("", description="taken, as others take it, and not used")
+    description: str = Field("", description="likewise")
+    strict: bool = Field(True, description="likewise: the text always is what the schema allows")
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Body):
+    """The form of the text, as OpenAI has it."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+
+class ConstrainedBody(Body):
+    """The fields that say what the whole text is to match; one of them at most."""
+
+    structured_outputs: StructuredOutputs | None = Field(None, description="what the whole text is to match")
+    guided_json: JsonSchema | None = Field(None, description="`structured_outputs.json` under its older name")
+    guided_regex: str | None = Field(None, description="`structured_outputs.regex` under its older name")
+    guided_choice: Sequence[str] | None = Field(None, description="`structured_outputs.choice` under its older name")
+    guided_grammar: str | None = Field(None, description="refused, as `structured_outputs.grammar` is")
+    response_format: ResponseFormat | None = Field(None, description="text, JSON, or JSON that a schema allows")
+
+
+def constraint_of(body: ConstrainedBody) -> Constraint | None:
+    """What the whole text is to match.
+
+    Raises:
+        InvalidRequest: more than one thing, or what cannot be kept.
+    """
+    found = [*_asked(body)]
+    if len(found) > 1:
+        raise InvalidRequest(found[1].field, f"{found[0].field} says already what the text is to match; leave one out")
+    return found[0] if found else None
+
+
+def _asked(body: ConstrainedBody) -> Iterator[Constraint]:
+    outputs = body.structured_outputs or StructuredOutputs()
+    for prefix, schema, regex, choice, grammar in (
+        ("structured_outputs.", outputs.json_, outputs.regex, outputs.choice, outputs.grammar),
+        ("guided_", body.guided_json, body.guided_regex, body.guided_choice, body.guided_grammar),
+    ):
+        if grammar is not None:
+            raise InvalidRequest(f"{prefix}grammar", NO_GRAMMAR)
+        if schema is not None:
+            yield _of_schema(schema, f"{prefix}json")
+        if regex is not None:
+            yield Constraint(Kind.REGEX, (regex,), f"{prefix}regex")
+        if choice is not None:
+            yield Constraint(Kind.CHOICES, tuple(choice), f"{prefix}choice")
+    if outputs.json_object:
+        yield Constraint(Kind.REGEX, (regex_of_any_object(),), "structured_outputs.json_object")
+    answer = body.response_format
+    if answer is not None and answer.type == "json_object":
+        yield Constraint(Kind.REGEX, (regex_of_any_object(),), "response_format")
+    if answer is not None and answer.type == "json_schema":
+        if answer.json_schema is None:
+            raise InvalidRequest("response_format.json_schema", "the type json_schema needs a schema; give one here")
+        yield _of_schema(answer.json_schema.schema_, "response_format.json_schema.schema")
+
+
+def _of_schema(schema: Mapping[str, Any] | str, field: str) -> Constraint:
+    text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
+    return Constraint(Kind.JSON_SCHEMA, (text,), field)
