@@ -15,14 +15,25 @@ from charloom.server.grpc.services.models import ModelService
 from charloom.server.grpc.services.reading import ReadingService
 from charloom.server.grpc.services.sessions import SessionService
 from charloom.server.grpc.services.status import StatusService
+from charloom.server.grpc.services.suggesting import SuggestingService
 from charloom.server.grpc.services.tenants import TenantService
-from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, status_pb2, tenants_pb2
+from charloom.v1 import (
+    conversation_pb2,
+    generation_pb2,
+    models_pb2,
+    reading_pb2,
+    sessions_pb2,
+    status_pb2,
+    suggesting_pb2,
+    tenants_pb2,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPLEMENTATIONS = {
     "charloom.v1.GenerationService": GenerationService,
     "charloom.v1.ConversationService": ConversationService,
     "charloom.v1.ReadingService": ReadingService,
+    "charloom.v1.SuggestingService": SuggestingService,
     "charloom.v1.SessionService": SessionService,
     "charloom.v1.ModelService": ModelService,
     "charloom.v1.TenantService": TenantService,
@@ -34,6 +45,7 @@ METHODS = [
         generation_pb2.DESCRIPTOR,
         conversation_pb2.DESCRIPTOR,
         reading_pb2.DESCRIPTOR,
+        suggesting_pb2.DESCRIPTOR,
         sessions_pb2.DESCRIPTOR,
         models_pb2.DESCRIPTOR,
         tenants_pb2.DESCRIPTOR,

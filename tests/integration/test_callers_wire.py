@@ -20,6 +20,7 @@ from charloom.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
     status_pb2,
+    suggesting_pb2,
     tenants_pb2,
 )
 from tests.integration.conftest import refused
@@ -30,6 +31,7 @@ FILES = (
     models_pb2.DESCRIPTOR,
     reading_pb2.DESCRIPTOR,
     sessions_pb2.DESCRIPTOR,
+    suggesting_pb2.DESCRIPTOR,
     tenants_pb2.DESCRIPTOR,
     status_pb2.DESCRIPTOR,
 )

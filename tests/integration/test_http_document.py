@@ -68,4 +68,4 @@ def test_answers_are_as_the_document_says(address: str) -> None:
     """`python -m benchmarks.fuzz_http` asks for more."""
     done = checked(address, examples=4, seed=1, phases="fuzzing", seconds=250)
     assert done.returncode == 0, done.stdout
-    assert " 30 passed" in done.stdout
+    assert f" {len(ROUTES) - 1} passed" in done.stdout  # the document itself is not in it

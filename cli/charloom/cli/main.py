@@ -39,6 +39,7 @@ COMMANDS = {
     "sessions": Command("sessions", None, "list, copy, put back, move and delete sessions of a server"),
     "score": Command("sessions", None, "tell how probable a text is"),
     "peek": Command("sessions", None, "show what would come next, and how probable it is"),
+    "rank": Command("sessions", None, "tell which of some texts is the most probable to come next"),
     "inspect": Command("sessions", "studies", "show what units of the network do while it reads a text"),
     "models": Command("serving", None, "list the models of a server; load, reload and unload them"),
     "health": Command("serving", None, "ask a server whether it serves; for probes"),

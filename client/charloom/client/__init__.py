@@ -53,6 +53,7 @@ from charloom.client._request_ids import request_id
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
 from charloom.client._settings import DEFAULT_TARGET
 from charloom.client._status_types import Histogram, MethodStatus, ModelStatus, ServerStatus, TenantStatus
+from charloom.client._suggesting_types import RankedText
 from charloom.client._sync.client import Client
 from charloom.client._sync.continuations import Continuations
 from charloom.client._sync.conversation import Conversation
@@ -135,6 +136,7 @@ __all__ = [
     "PermissionDenied",
     "PositionNotKept",
     "QuotaExceeded",
+    "RankedText",
     "RequestError",
     "Result",
     "Sampling",

@@ -33,6 +33,8 @@ from charloom.v1 import (
     reading_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
+    suggesting_pb2,
+    suggesting_pb2_grpc,
     text_pb2,
 )
 
@@ -298,6 +300,17 @@ def abort(context: grpc.ServicerContext, code: grpc.StatusCode, text: str, *deta
     raise AssertionError("abort_with_status raises")
 
 
+def rank(request: suggesting_pb2.RankRequest, _: grpc.ServicerContext) -> suggesting_pb2.RankResponse:
+    """All as probable as each other, a nat for each character."""
+    each = 1 / len(request.candidates)
+    return suggesting_pb2.RankResponse(
+        candidates=[
+            suggesting_pb2.RankedCandidate(logprob=-len(text), tokens=len(text), probability=each)
+            for text in request.candidates
+        ]
+    )
+
+
 def failing(code: grpc.StatusCode, text: str, *details: message.Message) -> Answer:
     """An answer that fails with this status."""
 
@@ -311,6 +324,7 @@ SERVICES = {
     generation_pb2: (generation_pb2_grpc, "GenerationService"),
     sessions_pb2: (sessions_pb2_grpc, "SessionService"),
     reading_pb2: (reading_pb2_grpc, "ReadingService"),
+    suggesting_pb2: (suggesting_pb2_grpc, "SuggestingService"),
     conversation_pb2: (conversation_pb2_grpc, "ConversationService"),
     models_pb2: (models_pb2_grpc, "ModelService"),
     health_pb2: (health_pb2_grpc, "Health"),
@@ -363,6 +377,7 @@ class FakeServer:
             "Peek": peek,
             "Observe": observe,
             "Inspect": inspect,
+            "Rank": rank,
             "Converse": converse,
             "ListModels": lambda _, __: models_pb2.ListModelsResponse(models=[model(), model("other")]),
             "GetModel": lambda request, _: models_pb2.GetModelResponse(model=model(request.name or "small")),

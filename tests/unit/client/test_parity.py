@@ -26,7 +26,16 @@ from charloom.client import (
     TextStream,
 )
 from charloom.client._options import GenerateOptions, SamplingOptions
-from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, status_pb2, tenants_pb2
+from charloom.v1 import (
+    conversation_pb2,
+    generation_pb2,
+    models_pb2,
+    reading_pb2,
+    sessions_pb2,
+    status_pb2,
+    suggesting_pb2,
+    tenants_pb2,
+)
 
 PAIRS = [
     (Client, AsyncClient),
@@ -129,7 +138,17 @@ def test_every_option_of_the_contract_is_offered() -> None:
 
 def test_every_method_of_the_contract_is_used() -> None:
     source = "".join(path.read_text("utf-8") for path in Path(sdk.__file__).parent.rglob("*.py"))
-    for messages in (conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, status_pb2, tenants_pb2):
+    contract = (
+        conversation_pb2,
+        generation_pb2,
+        models_pb2,
+        reading_pb2,
+        sessions_pb2,
+        status_pb2,
+        suggesting_pb2,
+        tenants_pb2,
+    )
+    for messages in contract:
         for service in messages.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 if method.name == "Complete":  # whose answer is one message, which has a largest size

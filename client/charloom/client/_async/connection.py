@@ -28,6 +28,7 @@ from charloom.v1 import (
     reading_pb2_grpc,
     sessions_pb2_grpc,
     status_pb2_grpc,
+    suggesting_pb2_grpc,
     tenants_pb2_grpc,
 )
 
@@ -92,6 +93,11 @@ class AsyncConnection(Settings):
     def reading(self) -> reading_pb2_grpc.ReadingServiceAsyncStub:
         """Stub of the reading service."""
         return reading_pb2_grpc.ReadingServiceStub(self._channel)
+
+    @functools.cached_property
+    def suggesting(self) -> suggesting_pb2_grpc.SuggestingServiceAsyncStub:
+        """Stub of the suggesting service."""
+        return suggesting_pb2_grpc.SuggestingServiceStub(self._channel)
 
     @functools.cached_property
     def _conversation(self) -> conversation_pb2_grpc.ConversationServiceAsyncStub:

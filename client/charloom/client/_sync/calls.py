@@ -6,10 +6,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from charloom.client import _conversation_requests, _reading_requests, _requests, _responses, _session_requests, _values
+from charloom.client import (
+    _conversation_requests,
+    _reading_requests,
+    _requests,
+    _responses,
+    _session_requests,
+    _suggesting_requests,
+    _suggesting_responses,
+    _values,
+)
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
 from charloom.client._session_types import DeletionReceipt, SessionInfo
+from charloom.client._suggesting_types import RankedText
 from charloom.client._sync.connection import Connection
 from charloom.client._sync.continuations import Continuations
 from charloom.client._sync.conversation import Conversation
@@ -118,6 +128,36 @@ class Calls:
         """
         request = _reading_requests.peek_request(prompt, top, options, self._session_id)
         return _responses.peek(self._connection.call(self._connection.reading.Peek, request, timeout))
+
+    def rank(
+        self,
+        candidates: Sequence[str],
+        *,
+        prompt: str = "",
+        model: str | None = None,
+        state: bytes | None = None,
+        unknown_characters: UnknownCharacters | None = None,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> tuple[RankedText, ...]:
+        """How probable each of some texts is, after a prompt if there is one; in the order in which they are given.
+
+        From a fresh state or the session's, which stays as it is. A candidate is read as far as it goes and not as a
+        whole word or line: end each with what ends it, a space for instance, where one may begin another.
+
+        Args:
+            candidates: the texts, from 1 to 256
+            prompt: what comes before them
+            model: name of the model; default is that of the session or the state, or the server's first one.
+            state: starts from the state that `Session.export` or an earlier call gave, instead of a session.
+            unknown_characters: what to do with those that the model lacks; default is "reject".
+            timeout: of this call alone, in seconds.
+
+        """
+        request = _suggesting_requests.rank_request(
+            candidates, prompt, model, state, unknown_characters, self._session_id
+        )
+        answer = self._connection.call(self._connection.suggesting.Rank, request, timeout)
+        return _suggesting_responses.ranking(request.candidates, answer)
 
     def _score(
         self,

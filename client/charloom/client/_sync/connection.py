@@ -26,6 +26,7 @@ from charloom.v1 import (
     reading_pb2_grpc,
     sessions_pb2_grpc,
     status_pb2_grpc,
+    suggesting_pb2_grpc,
     tenants_pb2_grpc,
 )
 
@@ -57,6 +58,7 @@ class Connection(Settings):
         self.tenants = tenants_pb2_grpc.TenantServiceStub(self._channel)
         self.status = status_pb2_grpc.StatusServiceStub(self._channel)
         self.reading = reading_pb2_grpc.ReadingServiceStub(self._channel)
+        self.suggesting = suggesting_pb2_grpc.SuggestingServiceStub(self._channel)
         self._conversation = conversation_pb2_grpc.ConversationServiceStub(self._channel)
         self._check: grpc.UnaryUnaryMultiCallable[bytes, HealthStatus] = self._channel.unary_unary(
             HEALTH_CHECK, response_deserializer=_responses.health_status

@@ -18,6 +18,8 @@ LOGPROB = 1000
 """Of a token with its log-probability, in the engine and in the message, besides its alternatives."""
 ALTERNATIVE = 175
 """Of each alternative."""
+SUMMED = 250
+"""Of a token with its log-probability in the engine, where an answer tells nothing but sums of them."""
 AUTOMATON = 3
 """Copies of an automaton: the compiler's, the loom's, and the loom's old table while it grows."""
 FLIGHT = 2048
@@ -47,6 +49,13 @@ def of_reading(shape: Shape, tokens: int, top_logprobs: int | None) -> int:
     """
     told = 0 if top_logprobs is None else tokens * _token(top_logprobs)
     return CALL + _row(shape) + (READ + FED) * tokens + told
+
+
+def of_summing(shape: Shape, tokens: int, texts: int) -> int:
+    """Bytes that a call may need which reads so many tokens in so many texts at a time, and tells the sums of their
+    log-probabilities.
+    """
+    return CALL + texts * _row(shape) + (READ + FED + SUMMED) * tokens
 
 
 def _row(shape: Shape) -> int:

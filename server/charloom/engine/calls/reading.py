@@ -29,6 +29,7 @@ from charloom.engine.limits import MOST_BLENDED, Limits
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
 from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
+from charloom.engine.loom.row import Row
 from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.checks import require_position, require_seed
@@ -96,37 +97,61 @@ class Reading:
         Raises:
             Overloaded, Draining, DecoderFailure: as their names say.
         """
+        (found,) = await self.read_together(model, [(start, text)], top_logprobs)
+        return found
+
+    async def read_together(
+        self, model: Model, texts: Sequence[tuple[Snapshot, Ints]], top_logprobs: int | None = None
+    ) -> list[tuple[Snapshot, Sequence[TokenLogprob]]]:
+        """Read several texts at the same time, each from a state of its own; for each text what `read` returns.
+
+        Args:
+            model: the model
+            texts: where each starts, and its tokens, as of `read`; at least one text
+            top_logprobs: as of `read`
+
+        Raises:
+            as `read`; none of them is read on then.
+        """
         share, call = current_share(), current_call()
         model.loom.admit(share)
         call.model = model.name
-        done: asyncio.Future[Chunk] = asyncio.get_running_loop().create_future()
-
-        def receive(chunk: Chunk) -> None:
-            if chunk.finish is None:
-                return
-            call.job_ended("", chunk.finish)
-            if not done.done():
-                done.set_result(chunk)
-
-        scored = top_logprobs is not None
-        job = Job(start, text, 0, Sampling(), top_logprobs=top_logprobs, snapshots=True, scored=scored)
         await self._rates.pace(share)
-        row = model.loom.submit(job, receive, share)
-        self._rates.spend(share, len(text))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        found: list[Chunk | None] = [None] * len(texts)
+        left = len(texts)
+        rows: list[Row] = []
         try:
-            chunk = await done
-        except asyncio.CancelledError:
-            row.cancel()
+            for number, (start, text) in enumerate(texts):
+
+                def receive(chunk: Chunk, number: int = number) -> None:
+                    nonlocal left
+                    if chunk.finish is None:
+                        return
+                    call.job_ended("", chunk.finish)
+                    found[number] = chunk
+                    left -= 1
+                    failed = chunk.finish.reason is not FinishReason.LENGTH
+                    if (failed or not left) and not done.done():
+                        done.set_result(None)
+
+                job = Job(
+                    start,
+                    text,
+                    0,
+                    Sampling(),
+                    top_logprobs=top_logprobs,
+                    snapshots=True,
+                    scored=top_logprobs is not None,
+                )
+                rows.append(model.loom.submit(job, receive, share))
+                self._rates.spend(share, len(text))
+            await done
+            return [_read(model, chunk) for chunk in found if chunk is not None]
+        except BaseException:
+            for row in rows:
+                row.cancel()
             raise
-        finish = chunk.finish
-        assert finish is not None
-        if finish.reason is FinishReason.DRAINING:
-            raise Draining
-        if finish.reason is FinishReason.DISPLACED:
-            raise model.loom.overloaded()
-        if finish.reason is not FinishReason.LENGTH:
-            raise DecoderFailure("the decoder failed while it read the text; nothing has changed")
-        return replace(finish.snapshot, tail=b""), chunk.logprobs
 
     async def feed(self, request: ReadingRequest, expected_position: int | None) -> Session:
         """Let a session read a text.
@@ -226,6 +251,19 @@ class Reading:
         if len(snapshot.pending) == 1:
             return snapshot
         return (await self.read(model, np.zeros(0, np.int64), snapshot))[0]
+
+
+def _read(model: Model, chunk: Chunk) -> tuple[Snapshot, Sequence[TokenLogprob]]:
+    """What the last chunk of a text that was read brought."""
+    finish = chunk.finish
+    assert finish is not None
+    if finish.reason is FinishReason.DRAINING:
+        raise Draining
+    if finish.reason is FinishReason.DISPLACED:
+        raise model.loom.overloaded()
+    if finish.reason is not FinishReason.LENGTH:
+        raise DecoderFailure("the decoder failed while it read the text; nothing has changed")
+    return replace(finish.snapshot, tail=b""), chunk.logprobs
 
 
 class Observation:

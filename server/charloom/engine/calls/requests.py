@@ -96,6 +96,8 @@ class ReadingRequest:
     digest: str = ""
     """Of the version of the model that the call has in use already (`Model.used`), so that it is the one from which a
     text without session and state starts; empty: the one that serves."""
+    state: bytes = b""
+    """A sealed state to start from, where there is no session."""
     text: Text = ""
     skip_unknown: bool = False
     """Leave out characters that the model lacks, instead of refusing the request."""

@@ -99,7 +99,7 @@ class Starting:
         if not request.session_id:
             model, snapshot = self._without_session(request)
         else:
-            _require_no_state(request)
+            _require_no_state(request.state)
             session = await self._sessions.get(Key(request.tenant, request.session_id))
             require_position(session, request.expected_position)
             model = self._sessions.model_of(session, request.model)
@@ -133,6 +133,10 @@ class Starting:
             SessionBusy: it is to be written, and another call is using it.
         """
         await self._rates.admit()
+        if request.key.id:
+            _require_no_state(request.state)
+        if request.state:
+            return ReadingStart(*self._unsealed(request.state, request.key.tenant, request.model))
         if not request.key.id:
             model = self._models.named(request.model, request.digest)
             return ReadingStart(model, model.fresh(0))
@@ -144,7 +148,7 @@ class Starting:
             return ReadingStart(self._sessions.model_of(writer.session, request.model), writer.present, writer)
 
     async def _acquire(self, request: GenerationRequest) -> SessionWriter:
-        _require_no_state(request)
+        _require_no_state(request.state)
         return await self._sessions.acquire(Key(request.tenant, request.session_id), request.call_id)
 
     def _without_session(self, request: GenerationRequest) -> tuple[Model, Snapshot]:
@@ -154,12 +158,17 @@ class Starting:
                 raise InvalidRequest("expected_position", "it needs a session_id; without session the position is 0")
             model = self._models.named(request.model, request.digest)
             return model, model.fresh(new_seed() if request.seed is None else request.seed)
-        model, snapshot, _ = self._sealed.unseal(request.state, request.tenant)
-        if request.model and self._models.named(request.model).name != model.name:
-            raise InvalidRequest("model", f"the state is one of {model.name!r}; leave the model out")
+        model, snapshot = self._unsealed(request.state, request.tenant, request.model)
         if request.expected_position not in (None, snapshot.position):
             raise InvalidRequest("expected_position", f"the state is at position {snapshot.position}")
         return model, _seeded(snapshot, request.seed)
+
+    def _unsealed(self, state: bytes, tenant: str, name: str) -> tuple[Model, Snapshot]:
+        """A sealed state, which has to be of the model of this name, if there is one."""
+        model, snapshot, _ = self._sealed.unseal(state, tenant)
+        if name and self._models.named(name).name != model.name:
+            raise InvalidRequest("model", f"the state is one of {model.name!r}; leave the model out")
+        return model, snapshot
 
     async def _check(self, request: GenerationRequest, model: Model) -> CheckedRequest:
         model.loom.admit(current_share())
@@ -220,6 +229,6 @@ def _seeded(snapshot: Snapshot, seed: int | None) -> Snapshot:
     return snapshot if seed is None else replace(snapshot, seed=seed)
 
 
-def _require_no_state(request: GenerationRequest) -> None:
-    if request.state:
+def _require_no_state(state: bytes) -> None:
+    if state:
         raise InvalidRequest("state", "a session has its own; leave one of the two out")

@@ -27,6 +27,7 @@ from charloom.server.grpc.services.models import ModelService
 from charloom.server.grpc.services.reading import ReadingService
 from charloom.server.grpc.services.sessions import SessionService
 from charloom.server.grpc.services.status import StatusService
+from charloom.server.grpc.services.suggesting import SuggestingService
 from charloom.server.grpc.services.tenants import TenantService
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.tls import server_credentials
@@ -51,6 +52,8 @@ from charloom.v1 import (
     sessions_pb2_grpc,
     status_pb2,
     status_pb2_grpc,
+    suggesting_pb2,
+    suggesting_pb2_grpc,
     tenants_pb2,
     tenants_pb2_grpc,
 )
@@ -61,6 +64,7 @@ SERVICES = tuple(
         generation_pb2.DESCRIPTOR,
         conversation_pb2.DESCRIPTOR,
         reading_pb2.DESCRIPTOR,
+        suggesting_pb2.DESCRIPTOR,
         sessions_pb2.DESCRIPTOR,
         models_pb2.DESCRIPTOR,
         tenants_pb2.DESCRIPTOR,
@@ -104,6 +108,7 @@ class GrpcListener:
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(runtime), self._server)
         conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine, turn), self._server)
         reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn, size), self._server)
+        suggesting_pb2_grpc.add_SuggestingServiceServicer_to_server(SuggestingService(engine), self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(runtime), self._server)
         tenants_pb2_grpc.add_TenantServiceServicer_to_server(TenantService(runtime), self._server)
         inference = InferenceService(Inference(engine), turn)

@@ -90,12 +90,24 @@ COMPLETION = _completion({"text": TEXT, "logprobs": some(_COLUMNS)})
 _ENTRY = {"token": TEXT, "logprob": NUMBER, "bytes": many(WHOLE)}
 _ENTRIES = members({"content": many(members({**_ENTRY, "top_logprobs": many(members(_ENTRY))}))})
 CHAT = _completion({"message": members({"role": TEXT, "content": TEXT}), "logprobs": some(_ENTRIES)})
+_READ = members({"prompt_tokens": WHOLE, "total_tokens": WHOLE})
 EMBEDDINGS = members(
     {
         "object": TEXT,
         "model": TEXT,
-        "usage": members({"prompt_tokens": WHOLE, "total_tokens": WHOLE}),
+        "usage": _READ,
         "data": many(members({"object": TEXT, "index": WHOLE, "embedding": {"anyOf": [many(NUMBER), TEXT]}})),
+    }
+)
+RANKING = members(
+    {
+        "object": TEXT,
+        "model": TEXT,
+        "position": WHOLE,
+        "data": many(
+            members({"object": TEXT, "index": WHOLE, "logprob": NUMBER, "tokens": WHOLE, "probability": NUMBER})
+        ),
+        "usage": _READ,
     }
 )
 TOKENS = members({"count": WHOLE, "max_model_len": WHOLE, "tokens": many(WHOLE), "token_strs": some(many(TEXT))})

@@ -19,6 +19,7 @@ from charloom.server.http.answers import (
     MODEL,
     MODELS,
     PROMPT,
+    RANKING,
     READY,
     REPOSITORY,
     SESSION,
@@ -37,6 +38,7 @@ from charloom.server.http.inference_bodies import IndexBody, InferBody, read_inf
 from charloom.server.http.models import Models
 from charloom.server.http.openapi import Document
 from charloom.server.http.sessions import Sessions
+from charloom.server.http.suggesting import RankBody, Suggesting
 from charloom.server.http.tokenizers import DetokenizeBody, TokenizeBody, Tokenizers
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
@@ -49,6 +51,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
     engine, largest = runtime.engine, settings.max_message_bytes
     models, tokenizers = Models(runtime), Tokenizers(engine)
     completions, chat, embeddings = Completions(engine, largest), Chat(engine, largest), Embeddings(engine)
+    suggesting = Suggesting(engine)
     sessions, one = Sessions(engine), "/v1/sessions/{session_id}"
     routes = (
         Route("GET", "/health", "Whether the server takes calls", models.health, HEALTH),
@@ -73,6 +76,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
             other_type=EVENTS,
         ),
         Route("POST", "/v1/embeddings", "Texts as vectors", embeddings.answer, EMBEDDINGS, EmbeddingBody),
+        Route("POST", "/v1/rank", "How probable each of some texts is", suggesting.rank, RANKING, RankBody),
         Route("POST", "/tokenize", "The tokens of a text", tokenizers.tokenize, TOKENS, TokenizeBody),
         Route("POST", "/detokenize", "The text of tokens", tokenizers.detokenize, PROMPT, DetokenizeBody),
         Route("GET", "/tokenizer_info", "What a model's tokens are", tokenizers.info, TOKENIZER, query={"model": TEXT}),

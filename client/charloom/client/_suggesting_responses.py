@@ -1,0 +1,29 @@
+"""What a server says of which texts are probable, to the SDK's own types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+
+from charloom.client._errors import InternalError
+from charloom.client._suggesting_types import RankedText
+from charloom.v1 import suggesting_pb2
+
+
+def ranking(texts: Sequence[str], message: suggesting_pb2.RankResponse) -> tuple[RankedText, ...]:
+    """How probable the texts are that were asked about.
+
+    Raises:
+        InternalError: there are not as many answers.
+
+    """
+    if len(message.candidates) != len(texts):
+        raise InternalError(
+            f"the server answered about {len(message.candidates)} candidates where {len(texts)} were asked for",
+            code=grpc.StatusCode.INTERNAL,
+        )
+    return tuple(
+        RankedText(text=text, logprob=one.logprob, tokens=one.tokens, probability=one.probability)
+        for text, one in zip(texts, message.candidates, strict=True)
+    )

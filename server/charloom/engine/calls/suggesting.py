@@ -1,0 +1,107 @@
+"""Which texts are probable after a state: given ones, ranked. Sessions stay as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from charloom.engine.calls.price import of_summing
+from charloom.engine.calls.reading import Reading
+from charloom.engine.calls.requests import ReadingRequest, check_text
+from charloom.engine.calls.starting import Starting
+from charloom.engine.decoding.decoder import Ints
+from charloom.engine.decoding.snapshot import Snapshot
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.limits import MOST_RANKED, Limits
+from charloom.engine.loom.models import Model
+from charloom.engine.memory_budget import MemoryBudget
+
+
+class RankedText(NamedTuple):
+    """How probable a text is."""
+
+    logprob: float
+    """Natural logarithm of its probability: the sum over its tokens."""
+    tokens: int
+    """How many it has."""
+    probability: float
+    """Its own, if one of the candidates comes."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How probable some texts are after the same state."""
+
+    model: Model
+    position: int
+    """Before them."""
+    prompt_tokens: int
+    candidates: Sequence[RankedText]
+    """In the order in which they were given."""
+
+
+class Suggesting:
+    """Tells which texts are probable, with an engine's models, from the states of its sessions.
+
+    Args:
+        starting: decides where each call starts
+        reading: reads texts
+        budget: the memory that calls may use
+        limits: of the engine
+    """
+
+    def __init__(self, starting: Starting, reading: Reading, budget: MemoryBudget, limits: Limits) -> None:
+        self._starting = starting
+        self._reading = reading
+        self._budget = budget
+        self._limits = limits
+
+    async def rank(self, request: ReadingRequest, candidates: Sequence[str]) -> Ranking:
+        """How probable each of some texts is, after what a request reads.
+
+        The log-probabilities are those of `Reading.score` for the text alone after the same state, bit for bit where
+        the decoder is batch-invariant.
+
+        Args:
+            request: where to start, and what to read first
+            candidates: the texts
+
+        Raises:
+            InvalidRequest: there are too many, or one is empty, too long, or nothing that the model could write.
+            as `Reading.score`.
+        """
+        if not 1 <= len(candidates) <= MOST_RANKED:
+            raise InvalidRequest("candidates", f"there are {len(candidates)}; give from 1 to {MOST_RANKED}")
+        if (length := sum(map(len, candidates))) > self._limits.max_prompt_characters:
+            raise InvalidRequest(
+                "candidates",
+                f"they have {length} characters together, more than {self._limits.max_prompt_characters}; give fewer",
+            )
+        start = await self._starting.reading(request)
+        model, vocabulary = start.model, start.model.vocabulary
+        prompt = check_text("prompt", request.text, request.skip_unknown, self._limits, vocabulary)
+        texts = []
+        for number, candidate in enumerate(candidates):
+            name = f"candidates[{number}]"
+            texts.append(check_text(name, candidate, request.skip_unknown, self._limits, vocabulary))
+            if not len(texts[-1]):
+                raise InvalidRequest(name, "nothing of it is left to read; leave it out")
+        self._budget.hold(of_summing(model.decoder.shape, len(prompt) + sum(map(len, texts)), len(texts)))
+        snapshot = await self._after(model, prompt, start.snapshot)
+        read = await self._reading.read_together(model, [(snapshot, text) for text in texts], 0)
+        sums = [math.fsum(token.logprob for token in logprobs) for _, logprobs in read]
+        shares = np.exp(np.array(sums) - max(sums))
+        parts = (shares / shares.sum()).tolist()
+        ranked = [RankedText(total, len(text), part) for total, text, part in zip(sums, texts, parts, strict=True)]
+        return Ranking(model, snapshot.position, len(prompt), ranked)
+
+    async def _after(self, model: Model, prompt: Ints, snapshot: Snapshot) -> Snapshot:
+        """The state after a prompt, which may be empty."""
+        if not len(prompt):
+            return snapshot
+        after, _ = await self._reading.read(model, prompt, snapshot)
+        return after

@@ -1,0 +1,75 @@
+"""POST /v1/rank: which texts are probable after a prompt or a session."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from charloom.engine.calls.requests import ReadingRequest
+from charloom.engine.engine import Engine
+from charloom.engine.sessions.session import Key
+from charloom.server.caller import current_caller
+from charloom.server.http.bodies import Body
+from charloom.server.http.exchange import Exchange, json_of
+from charloom.server.http.sampling import UnknownCharacters, decoded_state
+
+
+class SuggestingBody(Body):
+    """What comes before the texts."""
+
+    model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
+    prompt: str = Field("", description="what is read first")
+    session_id: str = Field("", description="the session to start from; it stays as it is")
+    state: str = Field("", description="a sealed state to start from, in base64")
+    unknown_characters: UnknownCharacters = Field(
+        "refuse", description="what is done with characters that the model lacks"
+    )
+
+
+class RankBody(SuggestingBody):
+    """Texts to compare."""
+
+    candidates: list[str] = Field(description="the texts, none of them empty")
+
+
+class Suggesting:
+    """Answers requests about which texts are probable."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def rank(self, exchange: Exchange, body: RankBody) -> None:
+        """How probable each of some texts is."""
+        ranking = await self._engine.suggesting.rank(_start(body), body.candidates)
+        read = ranking.prompt_tokens + sum(one.tokens for one in ranking.candidates)
+        data = [
+            {
+                "object": "ranked_text",
+                "index": number,
+                "logprob": one.logprob,
+                "tokens": one.tokens,
+                "probability": one.probability,
+            }
+            for number, one in enumerate(ranking.candidates)
+        ]
+        usage = {"prompt_tokens": read, "total_tokens": read}
+        await exchange.answer(
+            json_of(
+                {
+                    "object": "list",
+                    "model": ranking.model.name,
+                    "position": ranking.position,
+                    "data": data,
+                    "usage": usage,
+                }
+            )
+        )
+
+
+def _start(body: SuggestingBody) -> ReadingRequest:
+    return ReadingRequest(
+        key=Key(current_caller().tenant, body.session_id),
+        model=body.model,
+        state=decoded_state(body.state),
+        text=body.prompt,
+        skip_unknown=body.unknown_characters == "skip",
+    )

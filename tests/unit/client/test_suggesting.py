@@ -1,0 +1,73 @@
+"""Which texts are probable: rank, in both halves of the SDK and in the command."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import grpc
+import pytest
+
+from charloom.cli.main import main
+from charloom.client import AsyncClient, InternalError, InvalidValue, NotFound
+from charloom.v1 import suggesting_pb2, text_pb2
+from tests.unit.client.fake_server import FakeServer, error_info, failing
+
+SKIP = text_pb2.UNKNOWN_CHARACTERS_SKIP
+
+
+class TestRank:
+    async def test_each_candidate_has_its_figures(self, server: FakeServer, either: AsyncClient) -> None:
+        ranked = await either.rank(["a", "bcd"], prompt="Hi", model="small", unknown_characters="skip")
+        assert [(one.text, one.logprob, one.tokens, one.probability) for one in ranked] == [
+            ("a", -1, 1, 0.5),
+            ("bcd", -3, 3, 0.5),
+        ]
+        assert [one.logprob_per_token for one in ranked] == [-1, -1]
+        start = suggesting_pb2.SuggestingStart(model="small", prompt="Hi", unknown_characters=SKIP)
+        assert server.asked("Rank") == [suggesting_pb2.RankRequest(start=start, candidates=["a", "bcd"])]
+
+    async def test_from_a_state_and_from_a_session(self, server: FakeServer, either: AsyncClient) -> None:
+        await either.rank(["a"], state=b"sealed")
+        async with either.session(id="s1") as session:
+            await session.rank(["a"])
+        assert [request.start for request in server.asked("Rank")] == [
+            suggesting_pb2.SuggestingStart(state=b"sealed"),
+            suggesting_pb2.SuggestingStart(session_id="s1"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ({"candidates": 5}, "candidates: 5 is neither a string nor a list of strings"),
+            ({"candidates": ["a", 5]}, r"candidates\[1\]: 5 is not a string"),
+            ({"candidates": ["a"], "prompt": None}, "prompt: None is not a string"),
+            ({"candidates": ["a"], "state": b""}, "state: it is empty"),
+        ],
+    )
+    async def test_what_no_message_can_carry(self, either: AsyncClient, given: dict[str, Any], words: str) -> None:
+        with pytest.raises(InvalidValue, match=words):
+            await either.rank(**given)
+
+    async def test_errors(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Rank"] = failing(
+            grpc.StatusCode.NOT_FOUND, "there is no session", error_info("SESSION_NOT_FOUND")
+        )
+        with pytest.raises(NotFound):
+            await either.rank(["a"])
+        server.answers["Rank"] = lambda *_: suggesting_pb2.RankResponse()
+        with pytest.raises(InternalError, match="about 0 candidates where 1 were asked for"):
+            await either.rank(["a"])
+
+
+class TestTheCommand:
+    def test_the_most_probable_comes_first(self, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["rank", "long", "x", "--prompt", "Hi", "--target", server.target]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[-1] for line in lines] == ["'x'", "'long'"]
+        assert lines[0].split()[:3] == ["50.00%", "-1.0000", "-1.0000"]
+
+    def test_json_keeps_the_order(self, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["rank", "long", "x", "--session", "s1", "--json", "--target", server.target]) == 0
+        assert [one["text"] for one in json.loads(capsys.readouterr().out)] == ["long", "x"]
+        assert server.asked("Rank")[0].start == suggesting_pb2.SuggestingStart(session_id="s1")
