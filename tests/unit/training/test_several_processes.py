@@ -25,7 +25,7 @@ def torchrun(
 
 
 def test_two_processes_take_the_steps_of_one_and_may_go_on_as_one(text: Path, tmp_path: Path) -> None:
-    """Without dropout, the steps of one process with the whole batch; with it, those of one with two parts."""
+    """With dropout, the steps of one process with two parts; without it (and with a teacher), with the whole batch."""
     two, halves, whole = tmp_path / "two", tmp_path / "halves", tmp_path / "whole"
     done = torchrun(text, "--run", two, *TINY_FLAGS, "--dropout", "0.3")
     assert done.returncode == 0, done.stderr
@@ -36,9 +36,9 @@ def test_two_processes_take_the_steps_of_one_and_may_go_on_as_one(text: Path, tm
     assert_close_runs(two / LAST_FILE, halves / LAST_FILE, 1e-6)
     assert_close_runs(two / BEST_FILE, halves / BEST_FILE, 1e-6)
 
-    plain = tmp_path / "plain"
-    assert torchrun(text, "--run", plain, *TINY_FLAGS, "--dropout", "0").returncode == 0
-    assert main(["train", str(text), "--run", str(whole), *TINY_FLAGS, "--dropout", "0"]) == 0
+    plain, flags = tmp_path / "plain", [*TINY_FLAGS, "--dropout", "0", "--teacher", str(halves)]
+    assert torchrun(text, "--run", plain, *flags).returncode == 0
+    assert main(["train", str(text), "--run", str(whole), *flags]) == 0
     assert_close_runs(plain / LAST_FILE, whole / LAST_FILE, 1e-4)
     losses = [(run / "log.jsonl").read_text().count("\n") for run in (plain, whole)]
     assert losses[0] == losses[1] > 1

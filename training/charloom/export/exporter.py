@@ -36,7 +36,7 @@ from charloom.training.evaluate import tail_loss
 
 INT8_LIMIT = 0.005
 """Most that int8 may cost on validation text, in nats per token."""
-_PROVENANCE = ("corpus", "config", "step", "epoch", "precision", "torch", "python")
+_PROVENANCE = ("corpus", "teachers", "config", "step", "epoch", "precision", "torch", "python")
 """What the manifest takes over from the run."""
 
 

@@ -59,6 +59,12 @@ class TrainingConfig(ModelConfig, TextSettings):
     plateau_factor: float = Field(0.5, gt=0, lt=1, description="factor of one reduction on a plateau")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay, on matrices only")
     gradient_clip: float = Field(1.0, gt=0, description="largest global norm of the gradient")
+    teacher_share: float = Field(
+        0.5, ge=0, le=1, description="share of the teachers' predictions in the loss, the rest is the text's"
+    )
+    teacher_temperature: float = Field(
+        1.0, gt=0, description="what the logits of teachers and model are divided by where they are compared"
+    )
     average_decay: float = Field(
         0.0, ge=0, lt=1, description="keep and evaluate a moving average of the weights with this decay; 0 = do not"
     )

@@ -36,7 +36,7 @@ class StepResult(NamedTuple):
     """Loss and gradient norms of one step."""
 
     loss: float
-    """Mean over the batch, nats per token"""
+    """Mean over the batch, nats per token of the text, also where there are teachers"""
     norm: float
     """Global norm of the gradient, before clipping"""
     norms: dict[str, float]
@@ -125,10 +125,10 @@ class Learner:
         return StepResult(loss, norm, norms)
 
     def _backward(self, index: int, micro: int, batch: Batch) -> float:
-        """Add the gradient of one part; returns its mean loss."""
+        """Add the gradient of one part; returns its mean loss on the text, whoever else teaches."""
         part = self.ranks.index * self.config.accumulate + micro
         rows = self.config.batch_size // self._parts
-        inputs, targets, resets = (
+        inputs, targets, resets, soft = (
             None if array is None else torch.from_numpy(array).to(self.device)
             for array in batch.rows(slice(part * rows, (part + 1) * rows))
         )
@@ -140,10 +140,19 @@ class Learner:
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             logits, state = self._forward(inputs, state, resets)
         assert targets is not None
-        loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        logits = logits.float().flatten(0, 1)
+        of_text = cross_entropy(logits, targets.flatten())
+        loss = of_text if soft is None else self._mixed(of_text, logits, soft)
         self._scaler.scale(loss / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
         self.states[micro] = state.detach()
-        return loss.item()
+        return of_text.item()
+
+    def _mixed(self, of_text: Tensor, logits: Tensor, soft: Tensor) -> Tensor:
+        """The loss with teachers (Hinton et al., 2015); the squared temperature keeps the size of the gradient."""
+        share, temperature = self.config.teacher_share, self.config.teacher_temperature
+        taught = (soft.float().flatten(0, 1) / temperature).softmax(-1)
+        of_teachers = cross_entropy(logits / temperature, taught)
+        return (1 - share) * of_text + share * temperature**2 * of_teachers
 
     @contextlib.contextmanager
     def _without_exchange(self, alone: bool) -> Iterator[None]:

@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,14 @@ from charloom.training.ranks import Ranks
 from charloom.training.records import Evaluation, Outcome, Progress, Reporter
 from charloom.training.run_lock import RunLock
 from charloom.training.schedules import Plateau, learning_rate
+from charloom.training.teachers import (
+    SOFT_TARGETS_FILE,
+    SoftTargets,
+    Teachers,
+    read_soft_targets,
+    require_vocabulary,
+    write_soft_targets,
+)
 
 SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 200, 0.8
 
@@ -58,11 +66,12 @@ class Trainer:
         device: where to compute
         ranks: the processes that share the work; all of them make a trainer of the same arguments
         weights: of another model, to start from
+        teachers: models to learn from beside the text; a resumed run has its soft targets, and needs none
         lock: what holds the run directory already; by default the trainer does, until `train` returns
 
     Raises:
         CheckpointError: the directory holds a run already, is in use, or the run there cannot be resumed with these
-            settings and this text.
+            settings, this text and these teachers.
         CorpusError: the text is too short for one batch.
     """
 
@@ -76,6 +85,7 @@ class Trainer:
         device: str = "cpu",
         ranks: Ranks | None = None,
         weights: dict[str, Tensor] | None = None,
+        teachers: Teachers | None = None,
         lock: RunLock | None = None,
     ) -> None:
         self.config, self.corpus, self.run = config, corpus, run
@@ -87,6 +97,8 @@ class Trainer:
                 f"the validation part has {len(corpus.validation)} tokens, too few to measure a loss; "
                 "give more text, or raise --validation-share"
             )
+        if teachers is not None:
+            require_vocabulary("the teacher", teachers.vocabulary, corpus.vocabulary, "the text")
         self._lock = RunLock(run) if lock is None and self.ranks.first else None
         self.plateau = Plateau()
         self.step = 0
@@ -95,6 +107,8 @@ class Trainer:
         self.seconds = 0.0
         self.former_epochs: int | None = None
         """Of a resumed run that is to be longer than it was meant to be."""
+        self.teachers = [] if teachers is None else teachers.facts
+        """What identifies each model that this one learns from."""
         self._recent: list[StepResult] = []
         self._stop = False
         try:
@@ -105,6 +119,8 @@ class Trainer:
                 require_unused(run)
             if weights is not None:
                 load_weights(self.learner.model, weights, "the initial weights")
+            if self.teachers:
+                self.batches = replace(self.batches, soft_targets=self._soft_targets(teachers))
         except BaseException:
             self._release()
             raise
@@ -112,6 +128,22 @@ class Trainer:
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+    def _soft_targets(self, teachers: Teachers | None) -> SoftTargets:
+        """What the teachers predict of the training part; the first process lets them, where the run has it not yet."""
+        asked = self.run, self.corpus.train, self.corpus.vocabulary, self.teachers
+        if self.ranks.first and read_soft_targets(*asked) is None:
+            if teachers is None:
+                names = " ".join(one["name"] for one in self.teachers)
+                raise CheckpointError(
+                    f"{self.run / SOFT_TARGETS_FILE} is missing or damaged; "
+                    f"give the run's teachers again, and it is computed anew: --teacher {names}"
+                )
+            write_soft_targets(self.run, self.corpus.train, teachers, self.learner.device)
+        self.ranks.wait()
+        found = read_soft_targets(*asked)
+        assert found is not None
+        return found
 
     def stop(self) -> None:
         """Ask `train` to save and return after the present step; safe in a signal handler."""
@@ -271,6 +303,7 @@ class Trainer:
                 "sha256": self.corpus.sha256,
                 "characters": self.corpus.characters,
             },
+            **({"teachers": self.teachers} if self.teachers else {}),
             "parameters": self.learner.model.parameter_count(),
             "precision": self.learner.precision,
             "processes": self.ranks.count,
@@ -308,6 +341,14 @@ class Trainer:
             self.former_epochs = facts["config"]["epochs"]
         if changed:
             raise CheckpointError(f"a resumed run keeps its settings; these differ: {', '.join(changed)}")
+        began_with = facts.get("teachers", [])
+        if self.teachers and self.teachers != began_with:
+            names = ", ".join(one["name"] for one in began_with) or "none"
+            raise CheckpointError(
+                f"these are not the teachers that {self.run} began with ({names}, in this order, with the weights of "
+                "then); leave --teacher out: a run keeps what its teachers predicted"
+            )
+        self.teachers = began_with
         load_weights(self.learner.model, checkpoint.group("model"), f"the weights in {path}")
         groups = {name: checkpoint.group(name) for name in ("optimizer", "average", "state")}
         self.learner.load(groups, facts["learner"])

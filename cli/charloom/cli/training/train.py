@@ -74,6 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="start from the weights of a run or bundle, with its vocabulary and sizes",
     )
+    parser.add_argument(
+        "--teacher",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="learn also what the models of these runs predict (the mean of their probabilities), with their "
+        "vocabulary",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default: auto)")
     parser.add_argument("--tensorboard", action="store_true", help="also write event files into RUN/tensorboard")
     add_threads_flag(parser)
@@ -127,6 +136,11 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
         if arguments.find_learning_rate:
             _find_learning_rate(config, corpus, device, console)
             return 0
+        if start.teachers is not None:
+            count = len(corpus.train) * corpus.vocabulary.size
+            console.print(
+                f"the teachers read the training part first: {count:,} probabilities, {2 * count / 1e6:,.0f} MB"
+            )
         trainer = Trainer(
             config,
             corpus,
@@ -135,6 +149,7 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
             device=device,
             ranks=ranks,
             weights=start.weights,
+            teachers=start.teachers,
             lock=lock,
         )
     _describe(trainer, device, console)
@@ -153,6 +168,10 @@ def _describe(trainer: Trainer, device: str, console: Console) -> None:
     documents = ""
     if corpus.train.starts is not None and corpus.validation.starts is not None:
         documents = f"{len(corpus.train.starts) + len(corpus.validation.starts):,} documents, "
+    taught_by = (
+        f"{', '.join(one['name'] for one in trainer.teachers)}; "
+        f"{config.teacher_share:.0%} of the loss, at temperature {config.teacher_temperature:g}"
+    )
     console.print(
         f"{corpus.name}: {corpus.characters:,} characters, {corpus.vocabulary.size} symbols, {documents}"
         f"{len(corpus.train):,} {config.unit.plural} to train on, {len(corpus.validation):,} to validate\n"
@@ -161,6 +180,7 @@ def _describe(trainer: Trainer, device: str, console: Console) -> None:
         f"{trainer.learner.model.parameter_count():,} parameters, "
         f"{trainer.learner.precision} on {device}, {trainer.total_steps:,} steps"
         + (f", {ranks.count} processes" if ranks.count > 1 else "")
+        + (f"\nteachers: {taught_by}" if trainer.teachers else "")
     )
 
 

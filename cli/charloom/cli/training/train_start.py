@@ -27,6 +27,7 @@ from charloom.training.initial import initial_vocabulary, initial_weights
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import Ranks
 from charloom.training.run_lock import RunLock
+from charloom.training.teachers import Teachers, load_teachers, require_vocabulary
 
 INPUT_FILE = "input.txt"
 """What came from standard input, in the run directory."""
@@ -38,6 +39,7 @@ class Start:
 
     vocabulary: Vocabulary | None = None
     weights: dict[str, Tensor] | None = None
+    teachers: Teachers | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     """What comes with it."""
     sha256: str | None = None
@@ -54,40 +56,54 @@ def refuse_contradictions(arguments: argparse.Namespace) -> None:
         raise CommandError("--find-learning-rate: it starts from new weights; leave out --initial-weights")
     if arguments.find_learning_rate and arguments.tensorboard:
         raise CommandError("--find-learning-rate: it makes no run to watch; leave out --tensorboard")
+    if arguments.find_learning_rate and arguments.teacher:
+        raise CommandError("--find-learning-rate: it learns from the text alone; leave out --teacher")
+    for flag in ("teacher_share", "teacher_temperature"):
+        if flag in arguments and not (arguments.teacher or arguments.resume):
+            raise CommandError(f"--{flag.replace('_', '-')}: there is no teacher; give --teacher RUN, or leave it out")
     for flag in ("vocabulary", "initial_weights"):
         if getattr(arguments, flag) is not None and arguments.resume:
             raise CommandError(f"--{flag.replace('_', '-')}: a resumed run goes on with its own; leave it out")
-    given = arguments.vocabulary or arguments.initial_weights
+    given = _source(arguments)
     if given and "vocabulary_size" in arguments:
         raise CommandError(f"--vocabulary-size: the vocabulary of {given} has its size; leave one of the two out")
 
 
+def _source(arguments: argparse.Namespace) -> Path | None:
+    """The run or bundle that the vocabulary is taken from."""
+    found: Path | None = next(filter(None, (arguments.vocabulary, arguments.initial_weights, *arguments.teacher)), None)
+    return found
+
+
 def start_of(arguments: argparse.Namespace) -> Start:
-    """The run to resume, or the vocabulary and weights of an earlier model.
+    """The run to resume, or the vocabulary and weights of an earlier model; and the teachers.
 
     Raises:
         BundleError, CheckpointError: it cannot be read, or the run directory is not free.
     """
     run: Path | None = arguments.run_directory
+    teachers = load_teachers(arguments.teacher) if arguments.teacher else None
     if run is not None and arguments.resume:
         facts = read_checkpoint(run / LAST_FILE).facts
-        return Start(read_vocabulary(run / VOCABULARY_FILE), None, facts["config"], facts["corpus"]["sha256"])
+        return Start(read_vocabulary(run / VOCABULARY_FILE), None, teachers, facts["config"], facts["corpus"]["sha256"])
     if run is not None:
         require_unused(run)
-    source, weights_of = arguments.vocabulary or arguments.initial_weights, arguments.initial_weights
+    source, weights_of = _source(arguments), arguments.initial_weights
     if source is None:
         return Start()
     vocabulary = initial_vocabulary(source)
     settings: dict[str, Any] = {"unit": vocabulary.unit, "normalise": vocabulary.normalisation}
+    if teachers is not None:
+        require_vocabulary(f"the teacher {arguments.teacher[0]}", teachers.vocabulary, vocabulary, str(source))
     if weights_of is None:
-        return Start(vocabulary, None, settings)
+        return Start(vocabulary, None, teachers, settings)
     if initial_vocabulary(weights_of).to_json() != vocabulary.to_json():
         raise CommandError(
             f"the weights of {weights_of} belong to its own vocabulary, which is not that of {source}; "
             "leave out --vocabulary"
         )
     weights, shape = initial_weights(weights_of)
-    return Start(vocabulary, weights, settings | shape)
+    return Start(vocabulary, weights, teachers, settings | shape)
 
 
 def config_of(arguments: argparse.Namespace, start: Start) -> TrainingConfig:
@@ -107,7 +123,7 @@ def config_of(arguments: argparse.Namespace, start: Start) -> TrainingConfig:
     for name in start.settings.keys() & given.keys():
         if getattr(config, name) != getattr(kept, name):
             raise CommandError(
-                f"--{name.replace('_', '-')} {given[name]}: {arguments.initial_weights or arguments.vocabulary} has "
+                f"--{name.replace('_', '-')} {given[name]}: {arguments.initial_weights or _source(arguments)} has "
                 f"{kept.model_dump(mode='json')[name]}; leave the flag out, or start from another one"
             )
     return config

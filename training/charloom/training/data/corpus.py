@@ -170,10 +170,13 @@ class Batch(NamedTuple):
     """[B, T]: the token after each input"""
     resets: npt.NDArray[np.bool_] | None = None
     """[B, T]: where a document starts, and the state is zero before an input; None = nowhere"""
+    soft: npt.NDArray[np.float16] | None = None
+    """[B, T, V]: log-probabilities of the token after each input, as teachers predict it; None without teachers"""
 
     def rows(self, part: slice) -> Batch:
         """A batch of these rows alone."""
-        return Batch(self.inputs[part], self.targets[part], None if self.resets is None else self.resets[part])
+        resets = None if self.resets is None else self.resets[part]
+        return Batch(self.inputs[part], self.targets[part], resets, None if self.soft is None else self.soft[part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +194,8 @@ class Batches:
     batch_size: int
     sequence_length: int
     seed: int
+    soft_targets: npt.NDArray[np.float16] | None = None
+    """[N - 1, V]: log-probabilities after each token, as teachers predict them"""
 
     def __post_init__(self) -> None:
         if self.per_epoch < 1:
@@ -220,5 +225,6 @@ class Batches:
         starts = offset + np.arange(self.batch_size) * length + index * self.sequence_length
         window = starts[:, None] + np.arange(self.sequence_length + 1)
         stream = Stream.of(self.tokens)
-        block = stream[window]
-        return Batch(block[:, :-1], block[:, 1:], stream.resets(window[:, :-1]))
+        block, read = stream[window], window[:, :-1]
+        soft = None if self.soft_targets is None else np.asarray(self.soft_targets[read])
+        return Batch(block[:, :-1], block[:, 1:], stream.resets(read), soft)
