@@ -170,6 +170,8 @@ class Manifest(_Part):
     """How messages become text, of a model that has learnt to converse."""
     labelling: Labelling | None = None
     """What labels it gives, of a classifier; None: it is a language model."""
+    continues: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(default=(), max_length=64)
+    """Digests of bundles of the same weights in other files: their sessions and sealed states go on with this one."""
 
     @field_validator("cell")
     @classmethod
@@ -201,7 +203,7 @@ class Manifest(_Part):
     @property
     def parts_left_out(self) -> set[str]:
         """Fields that are not written, so that versions that do not know them can read the manifests without them."""
-        return {name for name in ("chat", "labelling") if getattr(self, name) is None}
+        return {name for name in ("chat", "labelling", "continues") if not getattr(self, name)}
 
     @property
     def decoders(self) -> tuple[DecoderKind, ...]:

@@ -3,7 +3,8 @@
 `weights.safetensors` makes every decoder. Where a bundle leaves it out, a graph is made again from the numbers of one
 of its graphs, int8 ones as they are: graphs of every version give the matrices, scales and vectors of a network the
 same names. Nothing is measured, so the figures of the manifest stay what they were; and so int8 is not made where the
-bundle does not have it already.
+bundle does not have it already. The digest is a new one, and the new manifest names the old one, whose sessions go on
+with the new bundle.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def export_from_bundle(
                 },
                 chat=old.chat if chat is None else chat,
                 labelling=labelling,
+                continues=(old.digest, *old.continues),
             ),
         )
 

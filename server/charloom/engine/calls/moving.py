@@ -63,7 +63,7 @@ class Moving:
             require_position(session, expected_position)
             model = self._model(session, name)
             moved = session
-            if model.digest != session.model_digest:
+            if not model.goes_on_with(session.model_digest):
                 moved = await self._moved(session, model, skip_unknown)
         return await writer.close_with(moved.renewed(utc_now()))
 

@@ -58,6 +58,10 @@ class Model:
         """One value for its weights, vocabulary and decoders."""
         return self.bundle.manifest.digest
 
+    def goes_on_with(self, digest: str) -> bool:
+        """Whether states of the model with this digest are states of this one too."""
+        return digest == self.digest or digest in self.bundle.manifest.continues
+
     @property
     def vocabulary(self) -> Vocabulary:
         """Its symbols."""
@@ -224,13 +228,14 @@ class Models:
 
     def with_digest(self, digest: str) -> Model | None:
         """The model of this digest, if sessions may go on with it. The call that asks uses it until its end."""
-        found = next((model for model in self.everything if model.digest == digest and model.in_grace), None)
+        able = [model for model in self.everything if model.in_grace and model.goes_on_with(digest)]
+        found = next((model for model in able if model.digest == digest), able[0] if able else None)
         return None if found is None else found.used()
 
     def vocabulary_of(self, digest: str) -> Vocabulary | None:
         """The symbols of a model that is here, or was."""
-        here = {model.digest: model.vocabulary for model in self.everything}
-        return here.get(digest) or self._gone.get(digest)
+        here = (model.vocabulary for model in self.everything if model.goes_on_with(digest))
+        return next(here, self._gone.get(digest))
 
     def require_not_retired(self, what: str, name: str, digest: str, advice: str) -> None:
         """Tell apart what no model here can go on with: where that is one that was here.
