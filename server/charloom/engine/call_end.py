@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextvars import ContextVar
+
+log = logging.getLogger(__name__)
 
 AtEnd = Callable[[Callable[[], None]], None]
 """Has something done at the end of a call."""
 
 _at_end: ContextVar[AtEnd | None] = ContextVar("at_end", default=None)
+
+
+class CallEnd:
+    """Does what was added when the end has come: each once, whatever becomes of the others.
+
+    Then it forgets them, and with them the call's model: a library may keep what it calls at the end until garbage is
+    collected.
+    """
+
+    def __init__(self) -> None:
+        self._acts: list[Callable[[], None]] = []
+
+    def add(self, act: Callable[[], None]) -> None:
+        """Have something done; this is an `AtEnd`."""
+        self._acts.append(act)
+
+    def come(self) -> None:
+        """The end has come."""
+        acts, self._acts = self._acts, []
+        for act in acts:
+            try:
+                act()
+            except Exception:
+                log.exception("what is done at the end of a call failed")
 
 
 def set_end(at_end: AtEnd) -> None:
@@ -19,3 +46,9 @@ def set_end(at_end: AtEnd) -> None:
 def end_of_call() -> AtEnd | None:
     """How the call that runs in this task has something done at its end; None where nobody knows its end."""
     return _at_end.get()
+
+
+def at_end_of_call(act: Callable[[], None]) -> None:
+    """Have something done at the end of the call that runs in this task; where nobody knows its end, it is not done."""
+    if (at_end := end_of_call()) is not None:
+        at_end(act)

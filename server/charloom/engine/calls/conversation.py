@@ -53,7 +53,7 @@ class Conversation:
         self._left: int | None = 0
         """Tokens still to be generated; None: without end."""
         if self._writer is not None:
-            self._writer.lost.add_done_callback(lambda lost: self._fail_segment(lost.result()))
+            self._writer.on_lost(self._fail_segment)
 
     @classmethod
     async def begin(

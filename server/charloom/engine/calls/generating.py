@@ -68,7 +68,7 @@ class Generating:
         async with writer.given_back_on_error():
             self.hold(start)
             generation = self.run(start, writer)
-        writer.lost.add_done_callback(lambda lost: generation.fail(lost.result()))
+        writer.on_lost(generation.fail)
         return generation
 
     async def continuations(self, request: GenerationRequest) -> list[Generation]:

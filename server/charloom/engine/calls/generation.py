@@ -109,6 +109,7 @@ class Generation:
         self._call.model = model.name
         self._logged = None if self._call.texts is None else self._call.texts.generation()
         self._sink = sink
+        """Until it is closed."""
         self._describe = describe
         self._meter = meter
         self._has = arrived
@@ -124,7 +125,6 @@ class Generation:
         self._finish: Finish | None = None
         self._failure: EngineError | None = None
         self._cancelled = False
-        self._closed = False
         self._closing: asyncio.Task[Session | None] | None = None
         self.result: GenerationResult | None = None
         # Last: chunks come by way of the event loop, so none arrives before this returns.
@@ -161,6 +161,7 @@ class Generation:
             )
         if chunk.finish is not None:
             self._finish = chunk.finish
+            self._row.receiver = _nothing_follows  # no circle, which would keep the model until garbage is collected
             if self._meter is not None:
                 self._meter.end()
             if self._slowed is not None:
@@ -268,9 +269,9 @@ class Generation:
         snapshot = self._with_tail(finish.snapshot)
         if snapshot is not finish.snapshot:
             finish = replace(finish, snapshot=snapshot)
-        if self._sink is not None and not self._closed and not self._sink.waits:
-            self._closed = True
-            session = await self._sink.close(snapshot)
+        if self._sink is not None and not self._sink.waits:
+            sink, self._sink = self._sink, None
+            session = await sink.close(snapshot)
         elif (closing := self._begin_closing(snapshot)) is not None:
             # The reader may be cancelled while it waits; the sink has to finish all the same.
             session = await asyncio.shield(closing)
@@ -283,11 +284,15 @@ class Generation:
 
     def _begin_closing(self, snapshot: Snapshot | None) -> asyncio.Task[Session | None] | None:
         """Close the sink in a task, unless it was closed before; returns the task, if there is one."""
-        if self._sink is not None and not self._closed:
-            self._closed = True
-            self._closing = asyncio.get_running_loop().create_task(self._sink.close(snapshot))
+        if self._sink is not None:
+            sink, self._sink = self._sink, None
+            self._closing = asyncio.get_running_loop().create_task(sink.close(snapshot))
             self._closing.add_done_callback(_log_failure)
         return self._closing
+
+
+def _nothing_follows(chunk: Chunk) -> None:
+    raise AssertionError("a chunk came after the last one")
 
 
 def _log_failure(task: asyncio.Task[Session | None]) -> None:

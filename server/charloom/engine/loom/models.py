@@ -85,21 +85,11 @@ class Model:
         """Itself, in use until the end of the call that runs in this task, where that is known."""
         if (at_end := end_of_call()) is not None:
             self.calls += 1
-            at_end(_Use(self).end)
+            at_end(self._unused)
         return self
 
-
-class _Use:
-    """That a call uses a model. A transport may keep what it does at the end of a call for long, but not the model."""
-
-    def __init__(self, model: Model) -> None:
-        self._model: Model | None = model
-
-    def end(self) -> None:
-        """The call has ended."""
-        if self._model is not None:
-            self._model.calls -= 1
-            self._model = None
+    def _unused(self) -> None:
+        self.calls -= 1
 
 
 class TriedModel(NamedTuple):

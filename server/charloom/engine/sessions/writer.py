@@ -49,11 +49,9 @@ class SessionWriter:
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
         self._checkpoint: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
-        self.lost: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
-        """Done, with what to tell the caller, once what this one writes is refused.
-
-        Another writer has taken the session over, or it was erased.
-        """
+        self._lost: EngineError | None = None
+        """What to tell the caller, once what this one writes is refused."""
+        self._on_lost: Callable[[EngineError], None] | None = None
         self.ending = False
         """Whether its call was given up, so that the session will be free in a moment."""
         self.begin_at(lease.session.snapshot, lease.session.history)
@@ -111,15 +109,27 @@ class SessionWriter:
         """The call was given up: `close` follows in a moment."""
         self.ending = True
 
+    def on_lost(self, tell: Callable[[EngineError], None]) -> None:
+        """Have what to tell the caller told once what this one writes is refused, until it gives the session back.
+
+        That is where another writer has taken the session over, or it was erased.
+        """
+        if self._lost is not None:
+            tell(self._lost)
+        elif not self._over.is_set():
+            self._on_lost = tell
+
     def lose(self, why: EngineError) -> None:
         """What this one writes is refused from now on."""
-        if not self.lost.done():
-            self.lost.set_result(why)
+        if self._lost is None:
+            self._lost = why
+            if self._on_lost is not None:
+                self._on_lost(why)
 
     def require_not_lost(self) -> None:
         """Raises what to tell the caller, once what this one writes is refused."""
-        if self.lost.done():
-            raise self.lost.result()
+        if self._lost is not None:
+            raise self._lost
 
     async def find_out_why(self) -> EngineError:
         """What to tell the caller of a writer that the store refuses."""
@@ -183,6 +193,7 @@ class SessionWriter:
         finally:
             self._ended(self)
             self._over.set()
+            self._on_lost = None  # it has the call, which has this writer
         return session
 
     def _grown(self, snapshot: Snapshot) -> Session:

@@ -153,7 +153,10 @@ def _answering(behaviour: Any, read: Read, begin: Callable[[Any], None]) -> Any:
             raise asyncio.CancelledError from None
         except Exception as problem:
             failure = problem
-        return await _fail(context, failure)
+        try:
+            return await _fail(context, failure)
+        finally:
+            del failure  # it has this frame, and what the call used
 
     return answer
 
@@ -172,7 +175,10 @@ def _streaming(behaviour: Any, read: Callable[[Any], Any], begin: Callable[[Any]
             raise asyncio.CancelledError from None
         except Exception as problem:
             failure = problem
-        await _fail(context, failure)
+        try:
+            await _fail(context, failure)
+        finally:
+            del failure  # it has this frame, and what the call used
 
     return stream
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
+from charloom.engine.call_end import CallEnd
 from charloom.engine.telemetry import CallRecord
 from charloom.server.admission import Admission
 from charloom.server.grpc.caller import arrival_of
@@ -124,15 +124,15 @@ class GrpcListener:
         if scope is None:
             return
 
-        def at_end(act: Callable[[], None]) -> None:
-            context.add_done_callback(lambda _: act())
+        end = CallEnd()
+        context.add_done_callback(lambda _: end.come())
 
         def begun(record: CallRecord) -> None:
             context.set_trailing_metadata(((REQUEST_ID_KEY, record.request_id),))
-            context.add_done_callback(lambda _: tell_deadline(record, context.time_remaining()))
+            end.add(lambda: tell_deadline(record, context.time_remaining()))
 
         self._admission.begin(
-            method.removeprefix("/"), scope, arrival_of(context, self._admission.carriers), at_end, begun
+            method.removeprefix("/"), scope, arrival_of(context, self._admission.carriers), end.add, begun
         )
 
     async def start(self) -> None:

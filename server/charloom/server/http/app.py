@@ -88,7 +88,7 @@ class Application:
         except Exception as problem:
             await exchange.fail(problem)
         finally:
-            exchange.end()
+            exchange.end.come()
 
     async def _serve(self, exchange: Exchange) -> None:
         self._sites.check(exchange)
@@ -99,7 +99,7 @@ class Application:
         _check_query(exchange, route.query)
         scope = ROUTES[route.name]
         if scope is not None:
-            self._admission.begin(route.name, scope, self._arrival(exchange), exchange.at_end, exchange.begun)
+            self._admission.begin(route.name, scope, self._arrival(exchange), exchange.end.add, exchange.begun)
         body: Any = None
         if route.body is not None:
             content = await exchange.body(self._largest_body())

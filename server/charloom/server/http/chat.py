@@ -97,7 +97,7 @@ class Chat:
         if request.constraint is None:  # which says itself where the text ends
             request = replace(request, stop=(*request.stop, *_writable(template.stop, model.vocabulary)))
         try:
-            generations = await begun(self._engine, exchange, request)
+            generations = await begun(self._engine, request)
         except InvalidRequest as problem:
             if problem.field != "prompt":
                 raise

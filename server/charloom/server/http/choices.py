@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from charloom.bundle import Vocabulary
+from charloom.engine.call_end import at_end_of_call
 from charloom.engine.calls.generation import Generation, GenerationResult, TextDelta
 from charloom.engine.calls.reading import ScoredText
 from charloom.engine.calls.requests import GenerationRequest, MostTokens, Text
@@ -22,7 +23,6 @@ from charloom.engine.engine import Engine
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
-from charloom.server.http.exchange import Exchange
 from charloom.server.merged import merged
 
 ESCAPED = 6
@@ -160,14 +160,14 @@ def largest_symbol(vocabulary: Vocabulary) -> int:
     return max(3, *(len(vocabulary.symbol(token)) for token in range(vocabulary.size)))
 
 
-async def begun(engine: Engine, exchange: Exchange, request: GenerationRequest) -> Sequence[Generation]:
-    """The continuations that a request asks for, which end with the exchange at the latest."""
+async def begun(engine: Engine, request: GenerationRequest) -> Sequence[Generation]:
+    """The continuations that a request asks for, which end with the call at the latest."""
     if request.n == 1:
         generations = [await engine.generate(request)]
     else:
         generations = await engine.continuations(request)
     for generation in generations:
-        exchange.at_end(generation.cancel)
+        at_end_of_call(generation.cancel)
     return generations
 
 

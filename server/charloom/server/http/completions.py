@@ -92,7 +92,7 @@ class Completions:
                 request = replace(request, expected_position=scored.position - len(scored.logprobs))
         if body.max_tokens == 0:
             return Part(model, request.prompt, (), scored, body.echo, started)
-        generations = await begun(self._engine, exchange, request)
+        generations = await begun(self._engine, request)
         return Part(generations[0].model, request.prompt, generations, scored, body.echo, started)
 
 

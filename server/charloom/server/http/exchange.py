@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers as RequestHeaders
 from starlette.types import Message, Receive, Scope, Send
 
+from charloom.engine.call_end import CallEnd
 from charloom.engine.telemetry import CallRecord
 from charloom.server.codes import OK
 from charloom.server.http.problems import TOO_LARGE, Failure, Headers, Refused, error_form, failure_of
@@ -51,20 +52,12 @@ class Exchange:
         self.gone = False
         """Whether the client has closed the connection."""
         self._error_form = error_form(scope["path"])
-        self._at_end: list[Callable[[], None]] = []
+        self.end = CallEnd()
+        """To come once the exchange is over, however."""
         self._unknown: list[str] = []
         self._receive, self._send = receive, send
         self._answered = False
         self._last_sent = time.monotonic()
-
-    def at_end(self, act: Callable[[], None]) -> None:
-        """Have something done once the exchange is over, however."""
-        self._at_end.append(act)
-
-    def end(self) -> None:
-        """It is over."""
-        for act in self._at_end:
-            act()
 
     def begun(self, record: CallRecord) -> None:
         """It is a call, with this record."""

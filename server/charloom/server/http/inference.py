@@ -74,7 +74,7 @@ class OpenInference:
         """Answer with the whole text."""
         model, version = exchange.path["model"], exchange.path.get("version", "")
         request, binary = to_inference(asked, model, version), binary_outputs(asked.body)
-        piece = await self._answers.whole(request, exchange.at_end)
+        piece = await self._answers.whole(request)
         head, octets = from_piece(piece, asked.body, binary)
         if not binary:
             await exchange.answer(head)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
+from charloom.engine.call_end import at_end_of_call
 from charloom.engine.calls.generation import Generation
 from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError, ErrorKind, InvalidRequest, SessionExists, SessionNotFound, shown
@@ -124,26 +125,20 @@ class Inference:
         going = () if ready else self.engine.draining_models
         return models + [Listed(model.name, version_of(model), UNAVAILABLE, reason) for model in going]
 
-    async def whole(self, request: InferenceRequest, at_end: Callable[[Callable[[], None]], None]) -> Piece:
+    async def whole(self, request: InferenceRequest) -> Piece:
         """The whole text; arguments and errors as of `pieces`."""
         understood = self._asked(request)
-        (piece,) = [piece async for piece in self._pieces(replace(understood, pieces=False), at_end)]
+        (piece,) = [piece async for piece in self._pieces(replace(understood, pieces=False))]
         return piece
 
-    async def pieces(
-        self, request: InferenceRequest, at_end: Callable[[Callable[[], None]], None]
-    ) -> AsyncIterator[Piece]:
-        """The text as it is generated; the last piece is `final`.
-
-        Args:
-            request: what is asked
-            at_end: has something done when the request is over, or its client has gone
+    async def pieces(self, request: InferenceRequest) -> AsyncIterator[Piece]:
+        """The text as it is generated; the last piece is `final`. It ends with the call at the latest.
 
         Raises:
             InvalidRequest, VersionNotFound, SequenceNotStarted: as their names say.
             and as `Engine.generate`.
         """
-        async for piece in self._pieces(self._asked(request), at_end):
+        async for piece in self._pieces(self._asked(request)):
             yield piece
 
     def _asked(self, request: InferenceRequest) -> Asked:
@@ -153,7 +148,7 @@ class Inference:
         understood = asked(request, current_caller().tenant)
         return replace(understood, generation=replace(understood.generation, digest=model.digest))
 
-    async def _pieces(self, understood: Asked, at_end: Callable[[Callable[[], None]], None]) -> AsyncIterator[Piece]:
+    async def _pieces(self, understood: Asked) -> AsyncIterator[Piece]:
         sequence, wanted = understood.sequence, understood.generation
         if sequence is not None:
             key = Key(wanted.tenant, f"{SESSION_PREFIX}{sequence.id}")
@@ -164,7 +159,7 @@ class Inference:
             generation = await self.engine.generate(wanted)
         except SessionNotFound:
             raise SequenceNotStarted("" if sequence is None else sequence.id) from None
-        at_end(generation.cancel)
+        at_end_of_call(generation.cancel)
         async for piece in _told(generation, understood):
             if piece.final and sequence is not None and sequence.end:
                 await self.engine.sessions.delete(key)

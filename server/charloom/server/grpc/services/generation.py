@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from charloom.engine.call_end import at_end_of_call
 from charloom.engine.calls.generation import Generation, TextDelta
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.engine import Engine
@@ -32,7 +33,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             call_id=request.call_id,
             resume_position=request.resume_position if request.HasField("resume_position") else None,
         )
-        generations = await self._generations(asked, context)
+        generations = await self._generations(asked)
         replies = [_replies(generation, index) for index, generation in enumerate(generations)]
         async for reply in replies[0] if len(replies) == 1 else merged(replies):
             yield reply
@@ -42,7 +43,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         options = request.options
         most = self._size.continuations(options, options.top_logprobs if options.logprobs else None)
         asked = to_request(options, current_caller().tenant, most_tokens=most)
-        generations = await self._generations(asked, context)
+        generations = await self._generations(asked)
         pieces = await asyncio.gather(*(generation.whole() for generation in generations))
         completions = []
         for generation, piece in zip(generations, pieces, strict=True):
@@ -51,13 +52,13 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             completions.append(await encoded(completion, piece.logprobs, generation.vocabulary))
         return encoded_items(completions)
 
-    async def _generations(self, asked: GenerationRequest, context: Any) -> Sequence[Generation]:
+    async def _generations(self, asked: GenerationRequest) -> Sequence[Generation]:
         if asked.n == 1:
             generations: Sequence[Generation] = [await self._engine.generate(asked)]
         else:
             generations = await self._engine.continuations(asked)
         for generation in generations:
-            context.add_done_callback(lambda _, generation=generation: generation.cancel())
+            at_end_of_call(generation.cancel)
         return generations
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
 from charloom import inference
-from charloom.engine.call_end import set_end
+from charloom.engine.call_end import CallEnd, set_end
 from charloom.engine.errors import EngineError
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.translation.inference import from_model, from_piece, to_inference
@@ -85,11 +85,7 @@ class InferenceService:
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """Answer with the whole text."""
-
-        def at_end(act: Callable[[], None]) -> None:
-            context.add_done_callback(lambda _: act())
-
-        return from_piece(await self._answers.whole(to_inference(request), at_end), request)
+        return from_piece(await self._answers.whole(to_inference(request)), request)
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Answer requests as they come. Those of one sequence are answered one after another, all others at once."""
@@ -177,10 +173,10 @@ class _Stream:
         """Answer a request, once the one before it has ended."""
         if before is not None:
             await asyncio.wait([before])
-        ends: list[Callable[[], None]] = []
-        set_end(ends.append)  # what it holds is given back at its own end, and not at that of the stream
+        end = CallEnd()
+        set_end(end.add)  # what it holds is given back at its own end, and not at that of the stream
         try:
-            async for piece in self._answers.pieces(to_inference(request), ends.append):
+            async for piece in self._answers.pieces(to_inference(request)):
                 response = from_piece(piece, request)
                 response.parameters[FINAL].bool_param = piece.final
                 await self._responses.put(inference.ModelStreamInferResponse(infer_response=response))
@@ -190,8 +186,7 @@ class _Stream:
             log.exception("unexpected error in a request of a stream")
             await self._responses.put(_failed(request, "unexpected error; the server's log has it"))
         finally:
-            for act in ends:
-                act()
+            end.come()
 
 
 def _sequence_of(request: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+from charloom.engine.call_end import at_end_of_call
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import current_caller
@@ -37,7 +38,7 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         most = self._size.continuations(request.options, request.top)
         asked = to_request(request.options, current_caller().tenant, most_tokens=most)
         generation = await self._engine.peek(asked, request.top)
-        context.add_done_callback(lambda _: generation.cancel())
+        at_end_of_call(generation.cancel)
         piece = await generation.whole()
         assert generation.result is not None
         position = piece.position - generation.result.finish.generated
