@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -35,7 +36,8 @@ from charloom.client import (
     Unavailable,
 )
 from charloom.engine.decoding.open_decoder import open_decoder
-from charloom.server import model_changes
+from charloom.engine.errors import shown
+from charloom.server import model_changes, model_upkeep
 from charloom.server.app import Server
 from charloom.server.identity.scopes import Scope, scope_of
 from charloom.server.identity.signatures import new_signing_key, public_pem, sign
@@ -213,6 +215,16 @@ def test_a_malformed_path_is_invalid(started: Callable[..., tuple[Server, Client
             client.load_model(path)
 
 
+def test_a_path_whose_links_go_in_a_circle_is_refused(
+    folder: Folder, started: Callable[..., tuple[Server, Client]]
+) -> None:
+    _, client = started()
+    (folder.path / "circle").symlink_to(folder.path / "circle")
+    with pytest.raises((InvalidArgument, FailedPrecondition)) as refused:  # the latter from Python 3.13 on
+        client.load_model("circle")
+    assert refused.value.reason in ("INVALID_REQUEST", "MODEL_UNUSABLE")
+
+
 def test_a_model_in_use_can_be_unloaded_and_the_last_one_not(
     folder: Folder, started: Callable[..., tuple[Server, Client]]
 ) -> None:
@@ -240,6 +252,15 @@ def test_a_model_in_use_can_be_unloaded_and_the_last_one_not(
         client.unload_model("big")
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """What is given back is given back without a collection of garbage, which would hold up everybody."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
 def test_after_its_grace_a_model_gives_its_memory_back_and_its_sessions_are_told(
     folder: Folder, started: Callable[..., tuple[Server, Client]]
 ) -> None:
@@ -251,6 +272,10 @@ def test_after_its_grace_a_model_gives_its_memory_back_and_its_sessions_are_told
     state = session.export().state
     running = client.generate("The ", max_tokens=20_000)
     next(running)
+    assert client.complete("The ", max_tokens=5).text
+    with client.converse("The ") as conversation:
+        conversation.generate(5)
+        next(iter(conversation))
     with client.observe() as observer:
         observer.read("The ")
         folder.beside("3")
@@ -258,7 +283,7 @@ def test_after_its_grace_a_model_gives_its_memory_back_and_its_sessions_are_told
         with pytest.raises(FailedPrecondition, match="move it to another") as refused:
             session.complete("The ")
         assert refused.value.reason == "MODEL_RETIRED"
-        time.sleep(2 * model_changes.LOOK_SECONDS)
+        time.sleep(2 * model_upkeep.LOOK_SECONDS)
         observer.read("The ")  # a call that had begun goes on
         assert ("small", ".2", ModelState.DRAINING) in states(client)
     with pytest.raises(FailedPrecondition) as refused:
@@ -394,6 +419,75 @@ def test_the_folder_is_followed_also_after_a_look_that_failed(
     eventually(lambda: ("small", "2", ModelState.SERVING) in states(client))
     assert "the models were not looked at" in caplog.text
     assert len(looks) > 1
+
+
+def test_a_version_for_which_there_is_no_memory_serves_once_there_is(
+    folder: Folder,
+    started: Callable[..., tuple[Server, Client]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server, client = started()
+    budget = server.engine.budget
+    most = budget.most
+    monkeypatch.setattr(budget, "most", 2**20)
+    folder.add("2")
+    eventually(lambda: "model small was not loaded: model 'small' may need" in caplog.text)
+    time.sleep(2 * model_upkeep.LOOK_SECONDS)
+    assert caplog.text.count("was not loaded") == 1
+    assert states(client) == [("small", "1", ModelState.SERVING)]
+    monkeypatch.setattr(budget, "most", most)
+    eventually(lambda: ("small", "2", ModelState.SERVING) in states(client))
+
+
+def test_a_load_that_does_not_end_keeps_no_other_model_from_being_loaded(
+    folder: Folder, started: Callable[..., tuple[Server, Client]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, client = started()
+    reading, go_on, read = threading.Event(), threading.Event(), model_changes.read_trusted_bundle
+
+    def hangs(path: Path, *more: Any) -> Bundle:
+        if path == folder.path / "small" / "2":
+            reading.set()
+            assert go_on.wait(120)
+        return read(path, *more)
+
+    monkeypatch.setattr(model_changes, "read_trusted_bundle", hangs)
+    folder.add("2")
+    assert reading.wait(60)
+    folder.add("3")  # of the same model: once that load has ended
+    folder.add("1", "other")
+    eventually(lambda: ("other", "1", ModelState.SERVING) in states(client))
+    folder.add("2", "other")
+    eventually(lambda: ("other", "2", ModelState.SERVING) in states(client))
+    assert ("small", "1", ModelState.SERVING) in states(client)
+    go_on.set()
+    eventually(lambda: ("small", "3", ModelState.SERVING) in states(client))
+
+
+def test_what_the_folder_brings_is_in_the_audit_log_first(
+    folder: Folder,
+    started: Callable[..., tuple[Server, Client]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_upkeep, "AUDIT_SECONDS", 0.1)
+    audit_log = tmp_path / "audit.jsonl"
+    _, client = started(audit_log=audit_log)
+
+    def told() -> list[tuple[str, str, str, str]]:
+        lines = [json.loads(line) for line in audit_log.read_text().splitlines()]
+        return [(line["act"], line["on"], line["by"], line["result"]) for line in lines]
+
+    audit_log.rename(tmp_path / "old")
+    audit_log.mkdir()
+    second = folder.add("2")
+    time.sleep(2.5 * model_upkeep.LOOK_SECONDS)
+    assert states(client) == [("small", "1", ModelState.SERVING)]
+    audit_log.rmdir()  # it can be written again
+    eventually(lambda: ("small", "2", ModelState.SERVING) in states(client))
+    of_all = ("load-model", f"bundle {shown(str(second))}", "model folder")
+    eventually(lambda: told() == [(*of_all, "begun"), (*of_all, "done")])
 
 
 def test_each_model_has_its_own_health(folder: Folder, started: Callable[..., tuple[Server, Client]]) -> None:

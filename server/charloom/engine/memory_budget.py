@@ -75,8 +75,12 @@ class MemoryBudget:
         Raises:
             ModelTooLarge: there is not.
         """
-        if self.most is not None and needed > (free := self.most - self.held - self._others()):
-            raise ModelTooLarge(model, needed, max(0, free), self.most)
+        if self.most is not None and not self.has_room(needed):
+            raise ModelTooLarge(model, needed, max(0, self.most - self.held - self._others()), self.most)
+
+    def has_room(self, needed: int) -> bool:
+        """Whether so many bytes are free."""
+        return self.most is None or needed <= self.most - self.held - self._others()
 
     @contextlib.contextmanager
     def held_for(self, needed: int) -> Iterator[None]:

@@ -96,7 +96,7 @@ class Server:
 
     def reload_models(self) -> None:
         """Begin to load all models again, from where they came."""
-        self._runtime.models.reload_all()
+        self._runtime.model_upkeep.reload_all()
 
     async def stop(self) -> None:
         """Announce the stop, let running calls end within the grace time, end the others, close.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -31,8 +30,8 @@ from charloom.server.settings import ServerSettings
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-LOOK_SECONDS = 1.0
-"""How often the folder of models is looked at, and whether a model that drains can go."""
+FOLDER_SECONDS = 30.0
+"""How long a look at the folder of models waits for another one."""
 REST = 3.0
 """How long the work of loading rests after each part of it while others generate, in times of what the part took: so
 that it takes a quarter of one core."""
@@ -87,12 +86,15 @@ class ModelChanges:
         engine: serves the models
         settings: how bundles are checked and opened, and from where
         folder: of models, if the settings name one
+
+    What `ModelUpkeep` has loaded goes through it as requests do.
     """
 
     def __init__(self, engine: Engine, settings: ServerSettings, folder: ModelFolder | None) -> None:
         self._engine = engine
         self._settings = settings
-        self._folder = folder
+        self.folder = folder
+        """Where versions of models appear, if the settings name a folder."""
         self._roots = [model.bundle.path.resolve() for model in engine.models]
         if folder is not None:
             folder.remember([model.bundle.path for model in engine.models])
@@ -103,7 +105,6 @@ class ModelChanges:
         self._folder_lock = asyncio.Lock()
         self._stopped = threading.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._reloading = self._reload_again = False
         self.changed = asyncio.Event()
         """Set whenever other models serve than before; whoever waits for it clears it."""
         self.stuck = False
@@ -128,7 +129,7 @@ class ModelChanges:
             ModelUnusable: the bundle cannot be used.
             ModelTooLarge: there is no memory for it.
         """
-        return await self._to_its_end(self._load(await _in_thread(lambda: self._allowed(path))))
+        return await self._to_its_end(self.load_at(await _in_thread(lambda: self._allowed(path))))
 
     async def reload(self, name: str) -> Loaded:
         """Load a model again from where it came: its own folder, or its newest version in the folder of models.
@@ -153,37 +154,39 @@ class ModelChanges:
         self.changed.set()
         return model
 
-    def reload_all(self) -> None:
-        """Reload all models, and take new ones from the folder of models; asked again meanwhile, once more then."""
-        if self._reloading:
-            log.info("models are being reloaded; they are once more after that")
-            self._reload_again = True
-            return
-        self._reloading = True
-        self._start(self._reload_each())
+    # Wanted by the operator's folder and signals.
 
-    # On its own.
+    async def load_at(self, path: Path) -> Loaded:
+        """Load the bundle at a path that no request gave; raises as `load`, but for ModelPathForbidden."""
+        try:
+            return await self._load_checked(await self._work(lambda: self._read(path)))
+        except BundleStuck as problem:
+            self.stuck = True
+            raise ModelUnusable(problem) from problem
+        except (BundleError, SigningProblem, OSError) as problem:
+            raise ModelUnusable(problem) from problem
 
-    async def watch(self) -> None:
-        """Follow the folder of models, and let go of models that drain, until it is cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            try:
-                if await self._let_go():
-                    # Ended calls hold their model in circles of objects, which may stay for long. It takes 45 ms of
-                    # the event loop, and 80 ms with 20,000 sessions in memory: Python's lock is held wherever it runs.
-                    gc.collect()
-                if self._folder is not None:
-                    await self._load_each(self._folder.changed)
-            except Exception:
-                log.exception("the models were not looked at; they are again in %g s", LOOK_SECONDS)
+    def changing(self, name: str) -> bool:
+        """Whether a model is being changed, so that another change of it is refused."""
+        return name in self._loads
 
-    async def _let_go(self) -> bool:
-        """Whether any model has gone."""
-        gone = await self._engine.let_go_of_models()
-        for model in gone:
-            log.info("model %s (%s) is gone", model.name, model.digest[:12])
-        return bool(gone)
+    async def in_folder(self, look: Callable[[ModelFolder], T]) -> T:
+        """Look at the folder of models, in a thread; one look at a time.
+
+        Raises:
+            ModelUnusable: another look does not come to an end, because the disk does not answer.
+            and what `look` raises.
+        """
+        folder = self.folder
+        assert folder is not None
+        try:
+            await asyncio.wait_for(self._folder_lock.acquire(), FOLDER_SECONDS)
+        except asyncio.TimeoutError:
+            raise ModelUnusable(f"{folder.path} does not answer; is its disk there?") from None
+        try:
+            return await _in_thread(lambda: look(folder))
+        finally:
+            self._folder_lock.release()
 
     def stop(self) -> None:
         """Begin no more, and end what goes on soon."""
@@ -197,67 +200,20 @@ class ModelChanges:
         base = self._settings.model_folder
         if base is None and not Path(path).is_absolute():
             raise InvalidRequest("path", f"{shown(path)} is relative, and this server has no --model-folder")
-        resolved = (Path(path) if base is None else base / path).resolve()
+        try:
+            resolved = (Path(path) if base is None else base / path).resolve()
+        except (OSError, RuntimeError) as problem:  # a RuntimeError before Python 3.13
+            raise InvalidRequest("path", f"{shown(path)} leads nowhere: its symbolic links go in a circle") from problem
         if not any(resolved.is_relative_to(root) for root in self._roots):
             raise ModelPathForbidden(path)
         return resolved
 
     async def _reload(self, model: Model) -> Loaded:
-        path = model.bundle.path
-        if self._folder is not None and path.resolve().is_relative_to(self._folder.path.resolve()):
-            async with self._folder_lock:
-                found = await _in_thread(lambda: self._newest(model.name))
-            path = found or path
-        return await self._load(path)
-
-    def _newest(self, name: str) -> Path | None:
-        assert self._folder is not None
-        return self._folder.newest(name)
-
-    async def _reload_each(self) -> None:
-        try:
-            while True:
-                self._reload_again = False
-                for model in self._engine.models:
-                    await self._told(model.name, self._reload(model))
-                if self._folder is not None:
-                    await self._load_each(self._folder.first)
-                if not self._reload_again:
-                    return
-        finally:
-            self._reloading = False
-
-    async def _load_each(self, found: Callable[[], list[Path]]) -> None:
-        async with self._folder_lock:
-            try:
-                paths = await _in_thread(found)
-            except BundleError as problem:
-                log.error("%s", problem)
-                return
-        for path in paths:
-            await self._told(path.parent.name, self._load(path))
-
-    async def _told(self, name: str, load: Coroutine[Any, Any, Loaded]) -> None:
-        try:
-            loaded = await load
-        except ModelBusy:
-            log.info("model %s is being changed; it is looked at again", name)
-            if self._folder is not None:
-                self._folder.look_again(name)
-        except EngineError as problem:
-            log.error("model %s was not loaded: %s", name, problem)
-        else:
-            if not loaded.changed:
-                log.info("model %s (%s) serves already", name, loaded.model.digest[:12])
-
-    async def _load(self, path: Path) -> Loaded:
-        try:
-            return await self._load_checked(await self._work(lambda: self._read(path)))
-        except BundleStuck as problem:
-            self.stuck = True
-            raise ModelUnusable(problem) from problem
-        except (BundleError, SigningProblem, OSError) as problem:
-            raise ModelUnusable(problem) from problem
+        path, folder = model.bundle.path, self.folder
+        if folder is not None and await _in_thread(lambda: folder.has(path)):
+            newest: Path | None = await self.in_folder(lambda folder: folder.newest(model.name))
+            path = newest or path
+        return await self.load_at(path)
 
     async def _load_checked(self, bundle: Bundle) -> Loaded:
         settings, engine, manifest = self._settings, self._engine, bundle.manifest

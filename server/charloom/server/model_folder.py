@@ -66,9 +66,9 @@ class ModelFolder:
             if versions and versions[0] in serving:
                 self._chosen[name] = signature
 
-    def look_again(self, name: str) -> None:
-        """Take a model for one that has changed."""
-        self._chosen.pop(name, None)
+    def has(self, path: Path) -> bool:
+        """Whether a path leads into the folder."""
+        return path.resolve().is_relative_to(self.path.resolve())
 
     def newest(self, name: str) -> Path | None:
         """The newest complete version of a model."""

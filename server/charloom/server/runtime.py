@@ -25,6 +25,7 @@ from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_bundle
 from charloom.server.model_changes import ModelChanges
 from charloom.server.model_folder import ModelFolder
+from charloom.server.model_upkeep import ModelUpkeep
 from charloom.server.process_memory import give_memory_back, memory_in_use, memory_limit
 from charloom.server.settings import ServerSettings
 
@@ -53,6 +54,7 @@ class Runtime:
     def __init__(self, engine: Engine, models: ModelChanges, audit: AuditLog, grace_seconds: float) -> None:
         self.engine = engine
         self.models = models
+        self.model_upkeep = ModelUpkeep(engine, models, audit)
         self.audit = audit
         self.failed = asyncio.Event()
         """Set once a worker of the engine is gone or stuck: nothing more can be generated."""
@@ -67,7 +69,7 @@ class Runtime:
             asyncio.create_task(self._sweep()),
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self._give_memory_back()),
-            asyncio.create_task(self.models.watch()),
+            asyncio.create_task(self.model_upkeep.watch()),
         ]
 
     async def store_states(self) -> AsyncIterator[bool]:
@@ -99,6 +101,7 @@ class Runtime:
 
     async def drain(self) -> None:
         """Refuse new work, and let running calls end within the grace time; `stuck` says what could not be ended."""
+        self.model_upkeep.stop()
         self.models.stop()
         self.stuck = await self.engine.drain(self._grace_seconds)
 
@@ -108,6 +111,7 @@ class Runtime:
         for task in self._upkeep:
             task.cancel()
         await asyncio.gather(*self._upkeep, return_exceptions=True)
+        await self.model_upkeep.stopped(seconds)
         self.engine.rates.close()
         await self.engine.sessions.close()
         self.audit.close()

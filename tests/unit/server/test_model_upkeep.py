@@ -1,0 +1,120 @@
+"""What SIGHUP brings, and a folder that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charloom.bundle import Bundle, read_bundle
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.engine import Engine
+from charloom.engine.errors import shown
+from charloom.server import model_changes, model_upkeep
+from charloom.server.audit import AuditLog
+from charloom.server.model_changes import ModelChanges
+from charloom.server.model_folder import ModelFolder
+from charloom.server.model_upkeep import ModelUpkeep
+from charloom.server.settings import ServerSettings
+from tests.unit.bundle.bundle_files import change_manifest
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def version(bundle: Bundle, folder: Path, name: str, number: str) -> Path:
+    path = shutil.copytree(bundle.path, folder / name / number)
+    change_manifest(path, lambda manifest: manifest.update(name=name, training={"version": number}))
+    return path
+
+
+async def test_a_signal_loads_all_again_and_the_folder_anew_and_the_audit_log_has_it_first(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models"
+    first, hidden = version(bundle, folder, "small", "1"), version(bundle, folder, "other", ".1")
+    engine = Engine([(read_bundle(first), decoder)])
+    changes = ModelChanges(engine, ServerSettings(model_folder=folder), ModelFolder(folder, read_bundle))
+    audit_log = tmp_path / "audit.jsonl"
+    audit = AuditLog(audit_log)
+    upkeep = ModelUpkeep(engine, changes, audit)
+    monkeypatch.setattr(model_changes, "open_decoder", lambda *_, **__: decoder)
+
+    def told() -> list[tuple[str, str, str, str]]:
+        lines = [json.loads(line) for line in audit_log.read_text().splitlines()]
+        return sorted((line["act"], line["on"], line["by"], line["result"]) for line in lines)
+
+    await changes.load("other/.1")
+    await changes.unload("small")
+    second = version(bundle, folder, "small", "2")
+    upkeep.reload_all()
+    await until(lambda: len(told()) == 4)
+    assert told() == sorted(
+        ("load-model", f"bundle {shown(str(path))}", "SIGHUP", result)
+        for path in (hidden, second)
+        for result in ("begun", "done")
+    )
+    # Also what a request has unloaded serves again.
+    assert sorted((model.name, model.bundle.path) for model in engine.models) == [("other", hidden), ("small", second)]
+    upkeep.stop()
+    changes.stop()
+    await upkeep.stopped(30)
+    await engine.drain(0)
+    audit.close()
+
+
+async def test_a_folder_that_does_not_answer_is_told_once_and_holds_up_nothing_else(
+    bundle: Bundle,
+    decoder: Decoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(model_upkeep, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(model_upkeep, "SLOW_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(model_changes, "FOLDER_SECONDS", 0.05)
+    first = version(bundle, tmp_path, "small", "1")
+    folder = ModelFolder(tmp_path, read_bundle)
+    engine = Engine([(read_bundle(first), decoder)])
+    changes = ModelChanges(engine, ServerSettings(model_folder=tmp_path), folder)
+    upkeep = ModelUpkeep(engine, changes, AuditLog())
+    monkeypatch.setattr(model_changes, "open_decoder", lambda *_, **__: decoder)
+    answers, changed = threading.Event(), folder.changed
+
+    def hangs() -> Any:
+        assert answers.wait(60)
+        return changed()
+
+    monkeypatch.setattr(folder, "changed", hangs)
+    watching = asyncio.create_task(upkeep.watch())
+    said = "the folder of models does not answer"
+    await until(lambda: said in caplog.text)
+    hidden = version(bundle, tmp_path, "other", ".1")
+    await changes.load("other/.1")
+    with pytest.raises(model_changes.ModelUnusable, match="does not answer; is its disk there"):
+        await changes.reload("small")
+    upkeep.reload_all()
+    reloaded = version(bundle, tmp_path, "other", ".2")
+    shutil.rmtree(hidden)
+    reloaded.rename(hidden)
+    upkeep.reload_all()
+    digest = read_bundle(hidden).manifest.digest
+    await until(lambda: digest in {model.digest for model in engine.models})
+    assert caplog.text.count(said) == 1
+    answers.set()
+    await until(lambda: "the folder of models answers again" in caplog.text)
+    watching.cancel()
+    upkeep.stop()
+    changes.stop()
+    await upkeep.stopped(30)
+    await engine.drain(0)
