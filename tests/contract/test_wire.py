@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from charloom.server.grpc.listener import SERVICES
+from charloom.server.grpc.services.classification import ClassificationService
 from charloom.server.grpc.services.conversation import ConversationService
 from charloom.server.grpc.services.generation import GenerationService
 from charloom.server.grpc.services.models import ModelService
@@ -18,6 +19,7 @@ from charloom.server.grpc.services.status import StatusService
 from charloom.server.grpc.services.suggesting import SuggestingService
 from charloom.server.grpc.services.tenants import TenantService
 from charloom.v1 import (
+    classification_pb2,
     conversation_pb2,
     generation_pb2,
     models_pb2,
@@ -34,6 +36,7 @@ IMPLEMENTATIONS = {
     "charloom.v1.ConversationService": ConversationService,
     "charloom.v1.ReadingService": ReadingService,
     "charloom.v1.SuggestingService": SuggestingService,
+    "charloom.v1.ClassificationService": ClassificationService,
     "charloom.v1.SessionService": SessionService,
     "charloom.v1.ModelService": ModelService,
     "charloom.v1.TenantService": TenantService,
@@ -46,6 +49,7 @@ METHODS = [
         conversation_pb2.DESCRIPTOR,
         reading_pb2.DESCRIPTOR,
         suggesting_pb2.DESCRIPTOR,
+        classification_pb2.DESCRIPTOR,
         sessions_pb2.DESCRIPTOR,
         models_pb2.DESCRIPTOR,
         tenants_pb2.DESCRIPTOR,

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from charloom import inference
 from charloom.v1 import (
+    classification_pb2,
     conversation_pb2,
     generation_pb2,
     models_pb2,
@@ -32,6 +33,7 @@ FILES = (
     reading_pb2.DESCRIPTOR,
     sessions_pb2.DESCRIPTOR,
     suggesting_pb2.DESCRIPTOR,
+    classification_pb2.DESCRIPTOR,
     tenants_pb2.DESCRIPTOR,
     status_pb2.DESCRIPTOR,
 )

@@ -25,45 +25,51 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harloom/v1/models.proto\x12\x0b\x63harloom.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x1f\n\x04unit\x18\x03 \x01(\x0e\x32\x11.charloom.v1.Unit\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x0f\n\x07symbols\x18\x05 \x03(\t\x12\x0c\n\x04\x63\x65ll\x18\x06 \x01(\t\x12\x0e\n\x06layers\x18\x07 \x01(\r\x12\x13\n\x0bhidden_size\x18\x08 \x01(\r\x12\x12\n\nparameters\x18\t \x01(\x04\x12\x0f\n\x07\x64\x65\x63oder\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x13\n\x0bstate_bytes\x18\x0c \x01(\x04\x12\x12\n\nmax_tokens\x18\r \x01(\r\x12\x1d\n\x15max_prompt_characters\x18\x0e \x01(\r\x12\x36\n\x10\x62\x61tch_invariance\x18\x0f \x01(\x0e\x32\x1c.charloom.v1.BatchInvariance\x12+\n\nvalidation\x18\x10 \x03(\x0b\x32\x17.charloom.v1.Validation\"G\n\nValidation\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x02 \x01(\t\x12\x16\n\x0enats_per_token\x18\x03 \x01(\x01\"\x13\n\x11ListModelsRequest\"e\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.charloom.v1.Model\x12+\n\x08versions\x18\x02 \x03(\x0b\x32\x19.charloom.v1.ModelVersion\"\xa8\x01\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.charloom.v1.ModelState\x12\x32\n\x0egrace_end_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63\x61lls\x18\x06 \x01(\r\" \n\x10LoadModelRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"P\n\x11LoadModelResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.charloom.v1.ModelVersion\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"\"\n\x12ReloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"R\n\x13ReloadModelResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.charloom.v1.ModelVersion\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x13UnloadModelResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.charloom.v1.ModelVersion\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.charloom.v1.Model*N\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eUNIT_CHARACTER\x10\x01\x12\r\n\tUNIT_BYTE\x10\x02\x12\r\n\tUNIT_WORD\x10\x03*k\n\x0f\x42\x61tchInvariance\x12 \n\x1c\x42\x41TCH_INVARIANCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41TCH_INVARIANCE_HOLDS\x10\x01\x12\x1a\n\x16\x42\x41TCH_INVARIANCE_FAILS\x10\x02*u\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x17\n\x13MODEL_STATE_SERVING\x10\x02\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x03\x32\x96\x03\n\x0cModelService\x12M\n\nListModels\x12\x1e.charloom.v1.ListModelsRequest\x1a\x1f.charloom.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.charloom.v1.GetModelRequest\x1a\x1d.charloom.v1.GetModelResponse\x12J\n\tLoadModel\x12\x1d.charloom.v1.LoadModelRequest\x1a\x1e.charloom.v1.LoadModelResponse\x12P\n\x0bReloadModel\x12\x1f.charloom.v1.ReloadModelRequest\x1a .charloom.v1.ReloadModelResponse\x12P\n\x0bUnloadModel\x12\x1f.charloom.v1.UnloadModelRequest\x1a .charloom.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harloom/v1/models.proto\x12\x0b\x63harloom.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x1f\n\x04unit\x18\x03 \x01(\x0e\x32\x11.charloom.v1.Unit\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x0f\n\x07symbols\x18\x05 \x03(\t\x12\x0c\n\x04\x63\x65ll\x18\x06 \x01(\t\x12\x0e\n\x06layers\x18\x07 \x01(\r\x12\x13\n\x0bhidden_size\x18\x08 \x01(\r\x12\x12\n\nparameters\x18\t \x01(\x04\x12\x0f\n\x07\x64\x65\x63oder\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x13\n\x0bstate_bytes\x18\x0c \x01(\x04\x12\x12\n\nmax_tokens\x18\r \x01(\r\x12\x1d\n\x15max_prompt_characters\x18\x0e \x01(\r\x12\x36\n\x10\x62\x61tch_invariance\x18\x0f \x01(\x0e\x32\x1c.charloom.v1.BatchInvariance\x12+\n\nvalidation\x18\x10 \x03(\x0b\x32\x17.charloom.v1.Validation\x12\x1f\n\x04task\x18\x11 \x01(\x0e\x32\x11.charloom.v1.Task\x12)\n\tlabelling\x18\x12 \x01(\x0b\x32\x16.charloom.v1.Labelling\"Y\n\tLabelling\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\x12\n\nmax_length\x18\x02 \x01(\r\x12(\n\x06scores\x18\x03 \x03(\x0b\x32\x18.charloom.v1.LabelScores\"b\n\x0bLabelScores\x12\x0f\n\x07\x64\x65\x63oder\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x15\n\rnats_per_text\x18\x03 \x01(\x01\x12\x19\n\x11\x63\x61libration_error\x18\x04 \x01(\x01\"G\n\nValidation\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x02 \x01(\t\x12\x16\n\x0enats_per_token\x18\x03 \x01(\x01\"\x13\n\x11ListModelsRequest\"e\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.charloom.v1.Model\x12+\n\x08versions\x18\x02 \x03(\x0b\x32\x19.charloom.v1.ModelVersion\"\xa8\x01\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.charloom.v1.ModelState\x12\x32\n\x0egrace_end_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63\x61lls\x18\x06 \x01(\r\" \n\x10LoadModelRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"P\n\x11LoadModelResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.charloom.v1.ModelVersion\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"\"\n\x12ReloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"R\n\x13ReloadModelResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.charloom.v1.ModelVersion\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x13UnloadModelResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.charloom.v1.ModelVersion\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.charloom.v1.Model*N\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eUNIT_CHARACTER\x10\x01\x12\r\n\tUNIT_BYTE\x10\x02\x12\r\n\tUNIT_WORD\x10\x03*N\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13TASK_LANGUAGE_MODEL\x10\x01\x12\x17\n\x13TASK_CLASSIFICATION\x10\x02*k\n\x0f\x42\x61tchInvariance\x12 \n\x1c\x42\x41TCH_INVARIANCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41TCH_INVARIANCE_HOLDS\x10\x01\x12\x1a\n\x16\x42\x41TCH_INVARIANCE_FAILS\x10\x02*u\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x17\n\x13MODEL_STATE_SERVING\x10\x02\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x03\x32\x96\x03\n\x0cModelService\x12M\n\nListModels\x12\x1e.charloom.v1.ListModelsRequest\x1a\x1f.charloom.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.charloom.v1.GetModelRequest\x1a\x1d.charloom.v1.GetModelResponse\x12J\n\tLoadModel\x12\x1d.charloom.v1.LoadModelRequest\x1a\x1e.charloom.v1.LoadModelResponse\x12P\n\x0bReloadModel\x12\x1f.charloom.v1.ReloadModelRequest\x1a .charloom.v1.ReloadModelResponse\x12P\n\x0bUnloadModel\x12\x1f.charloom.v1.UnloadModelRequest\x1a .charloom.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'charloom.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UNIT']._serialized_start=1261
-  _globals['_UNIT']._serialized_end=1339
-  _globals['_BATCHINVARIANCE']._serialized_start=1341
-  _globals['_BATCHINVARIANCE']._serialized_end=1448
-  _globals['_MODELSTATE']._serialized_start=1450
-  _globals['_MODELSTATE']._serialized_end=1567
+  _globals['_UNIT']._serialized_start=1528
+  _globals['_UNIT']._serialized_end=1606
+  _globals['_TASK']._serialized_start=1608
+  _globals['_TASK']._serialized_end=1686
+  _globals['_BATCHINVARIANCE']._serialized_start=1688
+  _globals['_BATCHINVARIANCE']._serialized_end=1795
+  _globals['_MODELSTATE']._serialized_start=1797
+  _globals['_MODELSTATE']._serialized_end=1914
   _globals['_MODEL']._serialized_start=75
-  _globals['_MODEL']._serialized_end=464
-  _globals['_VALIDATION']._serialized_start=466
-  _globals['_VALIDATION']._serialized_end=537
-  _globals['_LISTMODELSREQUEST']._serialized_start=539
-  _globals['_LISTMODELSREQUEST']._serialized_end=558
-  _globals['_LISTMODELSRESPONSE']._serialized_start=560
-  _globals['_LISTMODELSRESPONSE']._serialized_end=661
-  _globals['_MODELVERSION']._serialized_start=664
-  _globals['_MODELVERSION']._serialized_end=832
-  _globals['_LOADMODELREQUEST']._serialized_start=834
-  _globals['_LOADMODELREQUEST']._serialized_end=866
-  _globals['_LOADMODELRESPONSE']._serialized_start=868
-  _globals['_LOADMODELRESPONSE']._serialized_end=948
-  _globals['_RELOADMODELREQUEST']._serialized_start=950
-  _globals['_RELOADMODELREQUEST']._serialized_end=984
-  _globals['_RELOADMODELRESPONSE']._serialized_start=986
-  _globals['_RELOADMODELRESPONSE']._serialized_end=1068
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1070
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1104
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1106
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1171
-  _globals['_GETMODELREQUEST']._serialized_start=1173
-  _globals['_GETMODELREQUEST']._serialized_end=1204
-  _globals['_GETMODELRESPONSE']._serialized_start=1206
-  _globals['_GETMODELRESPONSE']._serialized_end=1259
-  _globals['_MODELSERVICE']._serialized_start=1570
-  _globals['_MODELSERVICE']._serialized_end=1976
+  _globals['_MODEL']._serialized_end=540
+  _globals['_LABELLING']._serialized_start=542
+  _globals['_LABELLING']._serialized_end=631
+  _globals['_LABELSCORES']._serialized_start=633
+  _globals['_LABELSCORES']._serialized_end=731
+  _globals['_VALIDATION']._serialized_start=733
+  _globals['_VALIDATION']._serialized_end=804
+  _globals['_LISTMODELSREQUEST']._serialized_start=806
+  _globals['_LISTMODELSREQUEST']._serialized_end=825
+  _globals['_LISTMODELSRESPONSE']._serialized_start=827
+  _globals['_LISTMODELSRESPONSE']._serialized_end=928
+  _globals['_MODELVERSION']._serialized_start=931
+  _globals['_MODELVERSION']._serialized_end=1099
+  _globals['_LOADMODELREQUEST']._serialized_start=1101
+  _globals['_LOADMODELREQUEST']._serialized_end=1133
+  _globals['_LOADMODELRESPONSE']._serialized_start=1135
+  _globals['_LOADMODELRESPONSE']._serialized_end=1215
+  _globals['_RELOADMODELREQUEST']._serialized_start=1217
+  _globals['_RELOADMODELREQUEST']._serialized_end=1251
+  _globals['_RELOADMODELRESPONSE']._serialized_start=1253
+  _globals['_RELOADMODELRESPONSE']._serialized_end=1335
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1337
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1371
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1373
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1438
+  _globals['_GETMODELREQUEST']._serialized_start=1440
+  _globals['_GETMODELREQUEST']._serialized_end=1471
+  _globals['_GETMODELRESPONSE']._serialized_start=1473
+  _globals['_GETMODELRESPONSE']._serialized_end=1526
+  _globals['_MODELSERVICE']._serialized_start=1917
+  _globals['_MODELSERVICE']._serialized_end=2323
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,30 @@ UNIT_WORD: Unit.ValueType  # 3
 """A word (letters, digits and underscores, with apostrophes inside), or a character that is in none."""
 Global___Unit: _TypeAlias = Unit  # noqa: Y015
 
+class _Task:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TASK_UNSPECIFIED: _Task.ValueType  # 0
+    """Never sent."""
+    TASK_LANGUAGE_MODEL: _Task.ValueType  # 1
+    """It goes on with it, and tells how probable it is."""
+    TASK_CLASSIFICATION: _Task.ValueType  # 2
+    """It gives it a label."""
+
+class Task(_Task, metaclass=_TaskEnumTypeWrapper):
+    """What a model does with a text."""
+
+TASK_UNSPECIFIED: Task.ValueType  # 0
+"""Never sent."""
+TASK_LANGUAGE_MODEL: Task.ValueType  # 1
+"""It goes on with it, and tells how probable it is."""
+TASK_CLASSIFICATION: Task.ValueType  # 2
+"""It gives it a label."""
+Global___Task: _TypeAlias = Task  # noqa: Y015
+
 class _BatchInvariance:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -122,6 +146,8 @@ class Model(_message.Message):
     MAX_PROMPT_CHARACTERS_FIELD_NUMBER: _builtins.int
     BATCH_INVARIANCE_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    LABELLING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name on this server."""
     digest: _builtins.str
@@ -150,6 +176,8 @@ class Model(_message.Message):
     """Most characters that one prompt may have."""
     batch_invariance: Global___BatchInvariance.ValueType
     """Whether the promise of batch invariance was checked."""
+    task: Global___Task.ValueType
+    """What it does. Calls for something else are refused."""
     @_builtins.property
     def symbols(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The symbols of a character model, in the order of their token ids; empty in other models."""
@@ -157,6 +185,10 @@ class Model(_message.Message):
     @_builtins.property
     def validation(self) -> _containers.RepeatedCompositeFieldContainer[Global___Validation]:
         """Validation losses from the time of the export."""
+
+    @_builtins.property
+    def labelling(self) -> Global___Labelling:
+        """What labels it gives; of a classifier alone."""
 
     def __init__(
         self,
@@ -177,14 +209,84 @@ class Model(_message.Message):
         max_prompt_characters: _builtins.int = ...,
         batch_invariance: Global___BatchInvariance.ValueType = ...,
         validation: _abc.Iterable[Global___Validation] | None = ...,
+        task: Global___Task.ValueType = ...,
+        labelling: Global___Labelling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["labelling", b"labelling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_invariance", b"batch_invariance", "cell", b"cell", "decoder", b"decoder", "device", b"device", "digest", b"digest", "hidden_size", b"hidden_size", "layers", b"layers", "max_prompt_characters", b"max_prompt_characters", "max_tokens", b"max_tokens", "name", b"name", "parameters", b"parameters", "state_bytes", b"state_bytes", "symbols", b"symbols", "unit", b"unit", "validation", b"validation", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_invariance", b"batch_invariance", "cell", b"cell", "decoder", b"decoder", "device", b"device", "digest", b"digest", "hidden_size", b"hidden_size", "labelling", b"labelling", "layers", b"layers", "max_prompt_characters", b"max_prompt_characters", "max_tokens", b"max_tokens", "name", b"name", "parameters", b"parameters", "state_bytes", b"state_bytes", "symbols", b"symbols", "task", b"task", "unit", b"unit", "validation", b"validation", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Labelling(_message.Message):
+    """How a classifier labels texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    MAX_LENGTH_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    max_length: _builtins.int
+    """Tokens that it reads of a text; what comes after is left out."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its labels."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelScores]:
+        """How good it was, from the time of the export."""
+
+    def __init__(
+        self,
+        *,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        max_length: _builtins.int = ...,
+        scores: _abc.Iterable[Global___LabelScores] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "max_length", b"max_length", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Labelling: _TypeAlias = Labelling  # noqa: Y015
+
+@_typing.final
+class LabelScores(_message.Message):
+    """How good a classifier was on the texts that were kept for the test."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECODER_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    NATS_PER_TEXT_FIELD_NUMBER: _builtins.int
+    CALIBRATION_ERROR_FIELD_NUMBER: _builtins.int
+    decoder: _builtins.str
+    """The decoder, or "checkpoint" for the network before the export."""
+    accuracy: _builtins.float
+    """Share of the texts whose label is right."""
+    nats_per_text: _builtins.float
+    """Mean cross-entropy, in nats."""
+    calibration_error: _builtins.float
+    """Expected calibration error: how far confidence and accuracy are apart, from 0 to 1."""
+    def __init__(
+        self,
+        *,
+        decoder: _builtins.str = ...,
+        accuracy: _builtins.float = ...,
+        nats_per_text: _builtins.float = ...,
+        calibration_error: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "calibration_error", b"calibration_error", "decoder", b"decoder", "nats_per_text", b"nats_per_text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelScores: _TypeAlias = LabelScores  # noqa: Y015
 
 @_typing.final
 class Validation(_message.Message):

@@ -6,7 +6,8 @@ import asyncio
 import math
 from collections.abc import Sequence
 
-from charloom.bundle import Bundle, DecoderKind
+from charloom.bundle import Bundle, DecoderKind, Task
+from charloom.engine.calls.classification import Classifying
 from charloom.engine.calls.conversation import Conversation
 from charloom.engine.calls.generating import Generating
 from charloom.engine.calls.generation import Generation
@@ -74,6 +75,7 @@ class Engine:
         self.budget = budget or MemoryBudget()
         self.reading = Reading(self._starting, self.sessions, self.limits, self.budget, self.rates)
         self.suggesting = Suggesting(self._starting, self.reading, self.budget, self.limits)
+        self.classifying = Classifying(self._models, self.reading, self.rates, self.totals)
         self.moving = Moving(self._models, self.sessions, self.reading, self.rates)
         self.inspections = Inspections(self._starting, self.limits, self.rates)
         self._generating = Generating(self._starting, self.reading, sealed, self.budget, self.limits, self.rates)
@@ -93,13 +95,9 @@ class Engine:
         """Bytes of the largest state of a model that is here."""
         return max(4 * math.prod(model.decoder.shape[:3]) for model in self._models.everything)
 
-    def model(self, name: str) -> Model:
-        """The model of this name, to describe it; empty for the default one.
-
-        Raises:
-            ModelNotFound: there is none.
-        """
-        return self._models.find(name)
+    def model(self, name: str, task: Task | None = None) -> Model:
+        """The model of this name, to describe it; empty for the default one. Raises as `Models.find`."""
+        return self._models.find(name, task)
 
     def model_of_state(self, state: bytes, tenant: str) -> Model:
         """The model that a sealed state belongs to; raises as `SealedStates.unseal`."""

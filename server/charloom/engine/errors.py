@@ -4,7 +4,7 @@
     +-- InvalidRequest          a field of the request is wrong
     +-- ModelNotFound
     +-- ModelNotInspectable     its bundle lacks what this needs
-    +-- ModelRetired, ModelBusy, ModelUnusable, ModelTooLarge, LastModel    they are in `model_errors`
+    +-- ModelRetired, ModelOfAnotherTask, ModelBusy, ModelUnusable, ModelTooLarge, LastModel    in `model_errors`
     +-- SessionNotFound         it never existed here
     |   +-- SessionExpired
     |   +-- SessionDeleted

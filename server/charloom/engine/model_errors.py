@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from charloom.bundle import Task
 from charloom.engine.errors import EngineError, ErrorKind, shown
 
 
@@ -21,6 +24,27 @@ class ModelRetired(EngineError):
     @property
     def facts(self) -> dict[str, str]:
         return {"digest": self.digest}
+
+
+class ModelOfAnotherTask(EngineError):
+    """The model does something else than what it is asked for."""
+
+    kind = ErrorKind.PRECONDITION
+    reason = "MODEL_OF_ANOTHER_TASK"
+
+    def __init__(self, name: str, task: Task, wanted: Task, others: Sequence[str]) -> None:
+        self.task = task
+        does = {
+            Task.LANGUAGE_MODEL: "is a language model: it goes on with texts and scores them, and gives no labels",
+            Task.CLASSIFICATION: "is a classifier: it gives texts labels, and has none to go on with or to score",
+        }
+        what = "language models" if wanted is Task.LANGUAGE_MODEL else "classifiers"
+        told = f"name one of the {what} here: {', '.join(others)}" if others else f"there are no {what} here"
+        super().__init__(f"model {shown(name)} {does[task]}; {told}")
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"task": self.task.value}
 
 
 class ModelBusy(EngineError):

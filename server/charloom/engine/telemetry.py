@@ -274,6 +274,8 @@ class Totals:
         """Calls that resumed one which broke off."""
         self.replayed = 0
         """Tokens that were made again for them."""
+        self.labels: Counter[tuple[str, str]] = Counter()
+        """Texts that classifiers gave a label, by model and label."""
         self.store_seconds: dict[str, Histogram] = {}
         """By operation."""
         self.store_errors: Counter[tuple[str, str]] = Counter()

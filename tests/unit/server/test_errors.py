@@ -11,9 +11,17 @@ from google.rpc import error_details_pb2
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
+from charloom.bundle import Task
 from charloom.engine import errors
 from charloom.engine.memory_budget import TooMuchMemory
-from charloom.engine.model_errors import LastModel, ModelBusy, ModelRetired, ModelTooLarge, ModelUnusable
+from charloom.engine.model_errors import (
+    LastModel,
+    ModelBusy,
+    ModelOfAnotherTask,
+    ModelRetired,
+    ModelTooLarge,
+    ModelUnusable,
+)
 from charloom.engine.quotas import QuotaExceeded
 from charloom.server.audit import AuditLogUnavailable
 from charloom.server.grpc.errors import CODES, ErrorInterceptor, status_of
@@ -49,6 +57,7 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (ModelUnusable("there is no manifest.json"), StatusCode.FAILED_PRECONDITION),
     (ModelTooLarge("m", 2**31, 2**20, 2**30), StatusCode.RESOURCE_EXHAUSTED),
     (LastModel("m"), StatusCode.FAILED_PRECONDITION),
+    (ModelOfAnotherTask("m", Task.CLASSIFICATION, Task.LANGUAGE_MODEL, ["n"]), StatusCode.FAILED_PRECONDITION),
     (ModelPathForbidden("/etc"), StatusCode.PERMISSION_DENIED),
     (VersionNotFound("m", "2", "1"), StatusCode.NOT_FOUND),
     (SequenceNotStarted("s"), StatusCode.INVALID_ARGUMENT),

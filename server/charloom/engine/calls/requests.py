@@ -301,16 +301,7 @@ def check_text(field_name: str, text: Text, skip_unknown: bool, limits: Limits, 
         InvalidRequest: it is too long, or the vocabulary lacks a character, or has no such token.
         QuotaExceeded: it is longer than this caller's may be.
     """
-    own, what = current_share().quota.prompt_characters, "characters" if isinstance(text, str) else "tokens"
-    if own is not None and len(text) > own:
-        problem = f"{field_name} has {len(text)} {what}"
-        raise QuotaExceeded("prompt_characters", own, problem, "shorten it", asked=len(text))
-    if len(text) > limits.max_prompt_characters:
-        raise InvalidRequest(
-            field_name,
-            f"it has {len(text)} {what}, more than {limits.max_prompt_characters}; "
-            "shorten it, or start the server with a higher --max-prompt-characters",
-        )
+    check_length(field_name, text, limits)
     texts = current_call().texts
     if not isinstance(text, str):
         for number, token in enumerate(text):
@@ -326,6 +317,25 @@ def check_text(field_name: str, text: Text, skip_unknown: bool, limits: Limits, 
         raise InvalidRequest(
             field_name, f"{problem}; change them, or ask to skip them (unknown_characters; --skip-unknown)"
         ) from problem
+
+
+def check_length(field_name: str, text: Text, limits: Limits) -> None:
+    """See that a text is not longer than it may be.
+
+    Raises:
+        InvalidRequest: it is.
+        QuotaExceeded: it is longer than this caller's may be.
+    """
+    own, what = current_share().quota.prompt_characters, "characters" if isinstance(text, str) else "tokens"
+    if own is not None and len(text) > own:
+        problem = f"{field_name} has {len(text)} {what}"
+        raise QuotaExceeded("prompt_characters", own, problem, "shorten it", asked=len(text))
+    if len(text) > limits.max_prompt_characters:
+        raise InvalidRequest(
+            field_name,
+            f"it has {len(text)} {what}, more than {limits.max_prompt_characters}; "
+            "shorten it, or start the server with a higher --max-prompt-characters",
+        )
 
 
 def check_answer(

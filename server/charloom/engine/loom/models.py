@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from charloom.bundle import INSPECTOR_FILE, Bundle, DecoderKind, Vocabulary
+from charloom.bundle import INSPECTOR_FILE, Bundle, DecoderKind, LabelHead, Task, Vocabulary, read_label_head
 from charloom.engine.call_end import end_of_call
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.first_steps import FirstSteps, Pace, at_once, first_steps
@@ -26,7 +26,7 @@ from charloom.engine.loom.cores import Cores, InTurn, Part
 from charloom.engine.loom.loom import Loom
 from charloom.engine.loom.row import Delivery
 from charloom.engine.loom.totals import LoomTotals
-from charloom.engine.model_errors import LastModel, ModelRetired
+from charloom.engine.model_errors import LastModel, ModelOfAnotherTask, ModelRetired
 
 REMEMBERED = 16
 """Models that are gone of which the symbols are kept, so that their sessions can be moved."""
@@ -48,6 +48,8 @@ class Model:
     batch_invariant: bool
     memory: int
     """About how many bytes it takes, at most."""
+    head: LabelHead | None = None
+    """What makes labels of its state; None: it is a language model."""
     calls: int = 0
     """How many calls use it, of those whose end is known."""
     grace_ends: float | None = None
@@ -66,6 +68,11 @@ class Model:
     def vocabulary(self) -> Vocabulary:
         """Its symbols."""
         return self.bundle.vocabulary
+
+    @property
+    def task(self) -> Task:
+        """What it does."""
+        return self.bundle.manifest.task
 
     @property
     def in_grace(self) -> bool:
@@ -98,18 +105,21 @@ class TriedModel(NamedTuple):
     bundle: Bundle
     decoder: Decoder
     first: FirstSteps
+    head: LabelHead | None
+    """Of a classifier."""
 
 
 def try_model(bundle: Bundle, decoder: Decoder, most_rows: int, pace: Pace = at_once) -> TriedModel:
     """Let what was opened of a bundle take its first steps; on any thread.
 
     Raises:
-        BundleError: they fail, or do not come to an end (BundleStuck).
+        BundleError: they fail, or do not come to an end (BundleStuck); or a classifier's head cannot be used.
     """
+    head = read_label_head(bundle)
     first = first_steps(bundle, decoder, most_rows, pace)
     if INSPECTOR_FILE in bundle.manifest.files:
         check_inspector(bundle)
-    return TriedModel(bundle, decoder, first)
+    return TriedModel(bundle, decoder, first, head)
 
 
 def memory_of(bundle: Bundle, kind: DecoderKind, limits: Limits) -> int:
@@ -186,31 +196,49 @@ class Models:
         """How many more bytes they may take than those that there were at first; below 0 where they take less."""
         return self.memory - self._memory_at_first
 
-    def named(self, name: str, digest: str = "") -> Model:
-        """The model of this name; empty for the default one. The call that asks uses it until its end.
+    def named(self, name: str, digest: str = "", task: Task = Task.LANGUAGE_MODEL) -> Model:
+        """The model of this name; empty for the first that does such a task. The call that asks uses it until its end.
 
         Args:
             name: the name
             digest: of the version that the call uses already, whatever serves now; empty: the one that serves
+            task: what it is asked to do
 
         Raises:
             ModelNotFound: there is none.
+            ModelOfAnotherTask: it does something else.
         """
         held = next((model for model in self.everything if model.digest == digest), None)
-        return (held or self.find(name)).used()
+        if held is None:
+            return self.find(name, task).used()
+        self._require_task(held, task)
+        return held.used()
 
-    def find(self, name: str) -> Model:
-        """The model of this name, for who does not use it; empty for the default one.
+    def find(self, name: str, task: Task | None = None) -> Model:
+        """The model of this name, for who does not use it; empty for the first one that does such a task.
+
+        Args:
+            name: the name
+            task: what it is to do; None: anything
 
         Raises:
             ModelNotFound: there is none.
+            ModelOfAnotherTask: it does something else.
         """
         if not name:
-            return next(iter(self))
-        try:
-            return self._models[name]
-        except KeyError:
-            raise ModelNotFound(name, list(self._models)) from None
+            model = next((model for model in self if task in (None, model.task)), next(iter(self)))
+        elif name in self._models:
+            model = self._models[name]
+        else:
+            raise ModelNotFound(name, list(self._models))
+        if task is not None:
+            self._require_task(model, task)
+        return model
+
+    def _require_task(self, model: Model, task: Task) -> None:
+        if model.task is not task:
+            others = [other.name for other in self if other.task is task]
+            raise ModelOfAnotherTask(model.name, model.task, task, others)
 
     def loaded(self, name: str) -> Model | None:
         """The model of exactly this name, if it is loaded and serves."""
@@ -307,7 +335,7 @@ class Models:
             totals=totals,
         )
         memory = memory_of(tried.bundle, DecoderKind(tried.decoder.kind), limits)
-        return Model(name, tried.bundle, tried.decoder, loom, totals, tried.first.batch_invariant, memory)
+        return Model(name, tried.bundle, tried.decoder, loom, totals, tried.first.batch_invariant, memory, tried.head)
 
     def _in_turn(self, name: str, decoder: Decoder) -> Decoder:
         """Sharing the cores with the other models, if it uses any."""

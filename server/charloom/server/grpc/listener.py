@@ -20,6 +20,7 @@ from charloom.server.grpc.caller import arrival_of
 from charloom.server.grpc.connections import connection_options
 from charloom.server.grpc.errors import ErrorInterceptor
 from charloom.server.grpc.message_size import MessageSize, largest_request
+from charloom.server.grpc.services.classification import ClassificationService
 from charloom.server.grpc.services.conversation import ConversationService
 from charloom.server.grpc.services.generation import GenerationService
 from charloom.server.grpc.services.inference import InferenceService
@@ -40,6 +41,8 @@ from charloom.server.settings import ServerSettings
 from charloom.server.telemetry.calls import REQUEST_ID_KEY, tell_deadline
 from charloom.server.unix_socket import SCHEME, make_free, socket_path
 from charloom.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
     conversation_pb2,
     conversation_pb2_grpc,
     generation_pb2,
@@ -65,6 +68,7 @@ SERVICES = tuple(
         conversation_pb2.DESCRIPTOR,
         reading_pb2.DESCRIPTOR,
         suggesting_pb2.DESCRIPTOR,
+        classification_pb2.DESCRIPTOR,
         sessions_pb2.DESCRIPTOR,
         models_pb2.DESCRIPTOR,
         tenants_pb2.DESCRIPTOR,
@@ -109,6 +113,8 @@ class GrpcListener:
         conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine, turn), self._server)
         reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn, size), self._server)
         suggesting_pb2_grpc.add_SuggestingServiceServicer_to_server(SuggestingService(engine), self._server)
+        labels = ClassificationService(engine, turn)
+        classification_pb2_grpc.add_ClassificationServiceServicer_to_server(labels, self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(runtime), self._server)
         tenants_pb2_grpc.add_TenantServiceServicer_to_server(TenantService(runtime), self._server)
         inference = InferenceService(Inference(engine), turn)

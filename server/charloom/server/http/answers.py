@@ -49,7 +49,9 @@ MODEL = members(
         "chat": {"enum": ["template", "transcript"]},
         "max_tokens": WHOLE,
         "max_prompt_characters": WHOLE,
-    }
+        "task": {"enum": ["language-model", "classification"]},
+    },
+    labels=many(TEXT),
 )
 MODELS = members({"object": TEXT, "data": many(MODEL)})
 _USAGE = members({"prompt_tokens": WHOLE, "completion_tokens": WHOLE, "total_tokens": WHOLE})
@@ -106,6 +108,28 @@ RANKING = members(
         "position": WHOLE,
         "data": many(
             members({"object": TEXT, "index": WHOLE, "logprob": NUMBER, "tokens": WHOLE, "probability": NUMBER})
+        ),
+        "usage": _READ,
+    }
+)
+_UNKNOWN = members({"text": TEXT, "position": WHOLE})
+LABELS = members(
+    {
+        "object": TEXT,
+        "model": TEXT,
+        "data": many(
+            members(
+                {
+                    "object": TEXT,
+                    "index": WHOLE,
+                    "label": TEXT,
+                    "probabilities": {"type": "object", "additionalProperties": NUMBER},
+                    "tokens": WHOLE,
+                    "left_out": WHOLE,
+                    "unknown": many(_UNKNOWN),
+                    "unknown_count": WHOLE,
+                }
+            )
         ),
         "usage": _READ,
     }

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, PlainValidator, WithJsonSchema
 
+from charloom.bundle import Task
 from charloom.engine.calls.requests import ReadingRequest, Text
 from charloom.engine.decoding.decoder import Floats
 from charloom.engine.engine import Engine
@@ -45,7 +46,7 @@ class Embeddings:
 
     async def answer(self, exchange: Exchange, body: EmbeddingBody) -> None:
         """The vector of each text."""
-        model = self._engine.model(body.model).used()
+        model = self._engine.model(body.model, Task.LANGUAGE_MODEL).used()
         size = model.bundle.manifest.cell.hidden_size
         if body.dimensions not in (None, size):
             raise InvalidRequest("dimensions", f"the model has {size}; leave it out")

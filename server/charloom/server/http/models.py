@@ -59,4 +59,6 @@ class Models:
             "chat": "transcript" if manifest.chat is None else "template",
             "max_tokens": limits.max_tokens,
             "max_prompt_characters": limits.max_prompt_characters,
+            "task": manifest.task.value,
+            **({} if manifest.labelling is None else {"labels": manifest.labelling.labels}),
         }

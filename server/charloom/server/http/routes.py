@@ -15,6 +15,7 @@ from charloom.server.http.answers import (
     INFERENCE,
     INFERENCE_MODEL,
     INFERENCE_SERVER,
+    LABELS,
     LIVE,
     MODEL,
     MODELS,
@@ -31,6 +32,7 @@ from charloom.server.http.answers import (
 )
 from charloom.server.http.app import Route
 from charloom.server.http.chat import Chat, ChatBody
+from charloom.server.http.classification import Classification, ClassifyBody
 from charloom.server.http.completions import CompletionBody, Completions
 from charloom.server.http.embeddings import EmbeddingBody, Embeddings
 from charloom.server.http.inference import OCTETS, OpenInference
@@ -52,6 +54,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
     models, tokenizers = Models(runtime), Tokenizers(engine)
     completions, chat, embeddings = Completions(engine, largest), Chat(engine, largest), Embeddings(engine)
     suggesting = Suggesting(engine)
+    classification = Classification(engine)
     sessions, one = Sessions(engine), "/v1/sessions/{session_id}"
     routes = (
         Route("GET", "/health", "Whether the server takes calls", models.health, HEALTH),
@@ -77,6 +80,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
         ),
         Route("POST", "/v1/embeddings", "Texts as vectors", embeddings.answer, EMBEDDINGS, EmbeddingBody),
         Route("POST", "/v1/rank", "How probable each of some texts is", suggesting.rank, RANKING, RankBody),
+        Route("POST", "/v1/classify", "Labels for texts", classification.answer, LABELS, ClassifyBody),
         Route("POST", "/tokenize", "The tokens of a text", tokenizers.tokenize, TOKENS, TokenizeBody),
         Route("POST", "/detokenize", "The text of tokens", tokenizers.detokenize, PROMPT, DetokenizeBody),
         Route("GET", "/tokenizer_info", "What a model's tokens are", tokenizers.info, TOKENIZER, query={"model": TEXT}),

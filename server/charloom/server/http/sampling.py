@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from charloom.bundle import Vocabulary
+from charloom.bundle import Task, Vocabulary
 from charloom.engine.calls.requests import GenerationRequest, Text
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
@@ -154,7 +154,7 @@ async def model_of(body: GenerationBody, engine: Engine, tenant: str) -> Model:
     if body.state:
         return engine.model_of_state(decoded_state(body.state), tenant)
     if not body.session_id:
-        return engine.model(body.model).used()
+        return engine.model(body.model, Task.LANGUAGE_MODEL).used()
     session = await engine.sessions.get(Key(tenant, body.session_id))
     return engine.sessions.model_of(session)
 

@@ -10,7 +10,7 @@ class Scope(str, Enum):
     """Something that a caller may do."""
 
     READ = "read"
-    """Ask for models, score and rank texts, look ahead, observe."""
+    """Ask for models, score, rank and label texts, look ahead, observe."""
     GENERATE = "generate"
     """Have text generated, with or without a session of the caller's tenant."""
     SESSIONS = "sessions"
@@ -26,6 +26,7 @@ SERVICES = {
     "charloom.v1.ConversationService": Scope.GENERATE,
     "charloom.v1.ReadingService": Scope.READ,
     "charloom.v1.SuggestingService": Scope.READ,
+    "charloom.v1.ClassificationService": Scope.READ,
     "charloom.v1.SessionService": Scope.SESSIONS,
     "charloom.v1.ModelService": Scope.READ,
     "charloom.v1.TenantService": Scope.ADMIN,
@@ -54,6 +55,7 @@ ROUTES: Mapping[str, Scope | None] = {
     "POST /v1/chat/completions": Scope.GENERATE,
     "POST /v1/embeddings": Scope.READ,
     "POST /v1/rank": Scope.READ,
+    "POST /v1/classify": Scope.READ,
     "POST /tokenize": Scope.READ,
     "POST /detokenize": Scope.READ,
     "GET /tokenizer_info": Scope.READ,

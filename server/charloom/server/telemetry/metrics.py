@@ -112,6 +112,12 @@ class EngineCollector(Collector):
         for reason, count in self._engine.totals.refusals.items():
             refusals.add_metric([reason], count)
         yield refusals
+        labelled = CounterMetricFamily(
+            PREFIX + "labelled_texts", "Texts that a classifier gave a label, by label.", labels=["model", "label"]
+        )
+        for (model, label), count in list(self._engine.totals.labels.items()):
+            labelled.add_metric([model, label], count)
+        yield labelled
         yield _histogram(
             "e2e_request_latency_seconds",
             "From the arrival of a call to its end.",

@@ -6,7 +6,7 @@ import math
 import time
 from datetime import timedelta
 
-from charloom.bundle import CharacterVocabulary, Unit
+from charloom.bundle import CharacterVocabulary, Labelling, Task, Unit
 from charloom.engine.clock import utc_now
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model
@@ -15,6 +15,10 @@ from charloom.server.model_changes import Load
 from charloom.v1 import models_pb2
 
 _UNITS = {Unit.CHARACTER: models_pb2.UNIT_CHARACTER, Unit.BYTE: models_pb2.UNIT_BYTE, Unit.WORD: models_pb2.UNIT_WORD}
+_TASKS = {
+    Task.LANGUAGE_MODEL: models_pb2.TASK_LANGUAGE_MODEL,
+    Task.CLASSIFICATION: models_pb2.TASK_CLASSIFICATION,
+}
 
 
 def from_model(model: Model, limits: Limits) -> models_pb2.Model:
@@ -42,7 +46,22 @@ def from_model(model: Model, limits: Limits) -> models_pb2.Model:
             for protocol, losses in manifest.validation.items()
             for decoder, loss in losses.items()
         ],
+        task=_TASKS[model.task],
+        labelling=None if manifest.labelling is None else _labelling(manifest.labelling),
     )
+
+
+def _labelling(labelling: Labelling) -> models_pb2.Labelling:
+    scores = [
+        models_pb2.LabelScores(
+            decoder=decoder,
+            accuracy=found.accuracy,
+            nats_per_text=found.loss,
+            calibration_error=found.calibration_error,
+        )
+        for decoder, found in labelling.test.items()
+    ]
+    return models_pb2.Labelling(labels=labelling.labels, max_length=labelling.max_length, scores=scores)
 
 
 def from_version(model: Model) -> models_pb2.ModelVersion:

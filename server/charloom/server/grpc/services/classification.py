@@ -1,0 +1,45 @@
+"""ClassificationService: labels for texts, whole or as they come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest
+from charloom.server.grpc.services.turn import ClientTurn
+from charloom.server.grpc.translation.classification import from_labelled
+from charloom.v1 import classification_pb2, classification_pb2_grpc
+
+
+class ClassificationService(classification_pb2_grpc.ClassificationServiceServicer):
+    """Gives texts labels."""
+
+    def __init__(self, engine: Engine, turn: ClientTurn) -> None:
+        self._classifying = engine.classifying
+        self._turn = turn
+
+    async def Classify(
+        self, request: classification_pb2.ClassifyRequest, context: Any
+    ) -> classification_pb2.ClassifyResponse:
+        """Give a text a label."""
+        found, model = await self._classifying.classify(request.text, request.model)
+        return classification_pb2.ClassifyResponse(
+            labelled=from_labelled(found), model=model.name, model_digest=model.digest
+        )
+
+    async def ClassifyStream(
+        self, requests: AsyncIterator[classification_pb2.ClassifyStreamRequest], context: Any
+    ) -> AsyncIterator[classification_pb2.ClassifyStreamResponse]:
+        """Tell the label of a text as it comes."""
+        first = await self._turn.next(requests)
+        if first is None or not first.HasField("start"):
+            raise InvalidRequest("start", "the first message has to carry it")
+        text = await self._classifying.begin(first.start.model)
+        try:
+            while (request := await self._turn.next(requests)) is not None:
+                if not request.HasField("text"):
+                    raise InvalidRequest("text", "each message but the first has to carry it")
+                yield classification_pb2.ClassifyStreamResponse(labelled=from_labelled(await text.read(request.text)))
+        finally:
+            self._classifying.given(text.latest, text.model)

@@ -1,0 +1,65 @@
+"""POST /v1/classify: labels for texts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator
+
+from charloom.bundle import Task
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest
+from charloom.engine.limits import MOST_CONTINUATIONS
+from charloom.engine.loom.models import Model
+from charloom.server.http.bodies import Body
+from charloom.server.http.exchange import Exchange, json_of
+from charloom.server.merged import together
+
+
+def _texts(value: Any) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(one, str) for one in texts):
+        raise ValueError("give a string, or a list of strings")
+    return texts
+
+
+class ClassifyBody(Body):
+    """Texts to label."""
+
+    model: str = Field("", description="a classifier of /v1/models; empty for the first one")
+    input: Annotated[str | list[str], PlainValidator(_texts, json_schema_input_type=str | list[str])] = Field(
+        description="text or texts; white space around them does not count"
+    )
+
+
+class Classification:
+    """Answers requests for labels."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def answer(self, exchange: Exchange, body: ClassifyBody) -> None:
+        """The label of each text."""
+        model = self._engine.model(body.model, Task.CLASSIFICATION).used()
+        if len(body.input) > MOST_CONTINUATIONS:
+            raise InvalidRequest("input", f"{len(body.input)} texts are too many; up to {MOST_CONTINUATIONS}")
+        data = await together([self._labelled(model, number, text) for number, text in enumerate(body.input)])
+        read = sum(one["tokens"] - one["left_out"] for one in data)
+        usage = {"prompt_tokens": read, "total_tokens": read}
+        await exchange.answer(json_of({"object": "list", "model": model.name, "data": data, "usage": usage}))
+
+    async def _labelled(self, model: Model, number: int, text: str) -> dict[str, Any]:
+        try:
+            found, _ = await self._engine.classifying.classify(text, model.name, model.digest)
+        except InvalidRequest as problem:
+            raise InvalidRequest(f"input[{number}]", problem.problem) from problem
+        return {
+            "object": "labelled_text",
+            "index": number,
+            "label": found.label,
+            "probabilities": dict(zip(found.labels, found.probabilities.tolist(), strict=True)),
+            "tokens": found.tokens,
+            "left_out": found.left_out,
+            "unknown": [{"text": part.character, "position": part.position} for part in found.unknown],
+            "unknown_count": found.unknown_count,
+        }
