@@ -60,6 +60,70 @@ def text_of(generation: Generation, session: Session, length: int, **fields: Any
     return generation.Complete(generation_pb2.CompleteRequest(options=options)).completions[0].text
 
 
+def test_a_generation_makes_its_session_where_there_never_was_one(generation: Generation, sessions: Sessions) -> None:
+    new = generation_pb2.NewSession(time_to_live=Duration(seconds=90))
+    made, usual = Session(id=next(names)), create(sessions, seed=7)
+    texts = [text_of(generation, made, 20, prompt="The ", seed=7, new_session=new) for _ in range(2)]
+    assert texts == [text_of(generation, usual, 20, prompt="The ", seed=7) for _ in range(2)]
+    found = get(sessions, made)
+    assert (found.position, found.version, found.seed, found.time_to_live.seconds) == (48, 2, 7, 90)
+    # This one has read something.
+    again = refused(lambda: text_of(generation, made, 1, new_session=new, expected_position=0))
+    assert again[:2] == (ABORTED, "STALE_POSITION")
+    sessions.DeleteSession(sessions_pb2.DeleteSessionRequest(session_id=made.id))
+    gone = refused(lambda: text_of(generation, made, 1, new_session=new))
+    assert gone[:2] == (NOT_FOUND, "SESSION_DELETED")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"prompt": "\N{SNOWMAN}"}, INVALID),
+        ({"new_session": generation_pb2.NewSession(time_to_live=Duration(seconds=10**10))}, INVALID),
+        ({"n": 2}, INVALID),
+        ({"sampling": generation_pb2.Sampling(top_p=2)}, INVALID),
+        ({"model": "nobody"}, NOT_FOUND),
+        ({"expected_position": 3}, NOT_FOUND),
+    ],
+)
+def test_a_call_that_is_refused_makes_no_session(
+    generation: Generation, sessions: Sessions, fields: dict[str, Any], code: grpc.StatusCode
+) -> None:
+    session, asked = Session(id=next(names)), {"new_session": generation_pb2.NewSession()} | fields
+    assert refused(lambda: text_of(generation, session, 1, **asked))[0] is code
+    assert refused(lambda: get(sessions, session))[:2] == (NOT_FOUND, "SESSION_NOT_FOUND")
+
+
+def test_a_call_that_made_its_session_and_broke_off_is_made_again(generation: Generation, sessions: Sessions) -> None:
+    options = generation_pb2.GenerationOptions(
+        session_id=next(names), max_tokens=3000, seed=7, new_session=generation_pb2.NewSession()
+    )
+    request = generation_pb2.GenerateRequest(options=options, call_id="first")
+    call = generation.Generate(request)
+    begun = next(iter(call)).text
+    call.cancel()
+    again = "".join(reply.text for reply in generation.Generate(request))
+    assert again.startswith(begun)
+    assert again == text_of(generation, create(sessions, seed=7), 3000)
+
+
+def test_a_new_session_needs_an_id(generation: Generation) -> None:
+    new = generation_pb2.NewSession()
+    _, _, fields, _ = refused(lambda: text_of(generation, Session(), 1, new_session=new))
+    assert list(fields) == ["new_session"]
+
+
+def test_a_conversation_makes_its_session(conversation: Conversation, sessions: Sessions) -> None:
+    session = Session(id=next(names))
+    start = generation_pb2.GenerationOptions(session_id=session.id, seed=7, new_session=generation_pb2.NewSession())
+    asked = [
+        conversation_pb2.ConverseRequest(start=start),
+        conversation_pb2.ConverseRequest(generate=conversation_pb2.Generate(max_tokens=9)),
+    ]
+    list(conversation.Converse(iter(asked)))
+    assert (get(sessions, session).position, get(sessions, session).seed) == (9, 7)
+
+
 def test_a_session_is_fed_put_back_copied_renewed_and_forgotten(generation: Generation, sessions: Sessions) -> None:
     session = create(sessions, seed=1)
     fed = sessions.FeedSession(sessions_pb2.FeedSessionRequest(session_id=session.id, text="The ", expected_position=0))

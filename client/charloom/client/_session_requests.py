@@ -5,6 +5,7 @@ Every function raises `InvalidValue` for a value that a message cannot carry. Ti
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
@@ -12,7 +13,8 @@ from google.protobuf import duration_pb2
 
 from charloom.client import _requests, _values
 from charloom.client._errors import InvalidValue
-from charloom.v1 import sessions_pb2, tenants_pb2
+from charloom.client._session_types import NewSession
+from charloom.v1 import generation_pb2, sessions_pb2, tenants_pb2
 
 
 class Identified(Protocol):
@@ -36,6 +38,21 @@ def create_session_request(
         seed=_number("seed", seed),
         time_to_live=_lifetime(time_to_live),
     )
+
+
+def new_session(model: str | None, id: str | None, seed: int | None, time_to_live: float | None) -> NewSession:
+    """Choose what is not given of a session that its first generation makes."""
+    request = create_session_request(model, id, seed, time_to_live)  # raises for what a message cannot carry
+    return NewSession(request.session_id or secrets.token_urlsafe(16), model, seed, time_to_live)
+
+
+def make_first(options: generation_pb2.GenerationOptions, session: NewSession) -> None:
+    """Let a generation make its session."""
+    options.new_session.CopyFrom(generation_pb2.NewSession(time_to_live=_lifetime(session.time_to_live)))
+    if session.model is not None and not options.model:
+        options.model = session.model
+    if session.seed is not None and not options.HasField("seed"):
+        options.seed = session.seed
 
 
 def start_request(

@@ -87,3 +87,16 @@ class Opened(NamedTuple):
     info: SessionInfo
     restored_exactly: bool | None = None
     """Whether it goes on bit for bit where the imported state was exported; `None` without an import."""
+
+
+NOT_MADE = "this session is not known yet: it is made by the first text that it generates, and told of at its end"
+"""What is wrong with asking what a session is before that."""
+
+
+class NewSession(NamedTuple):
+    """A session that its first generation makes."""
+
+    id: str
+    model: str | None
+    seed: int | None
+    time_to_live: float | None

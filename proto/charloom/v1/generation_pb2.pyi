@@ -247,6 +247,30 @@ class Choices(_message.Message):
 Global___Choices: _TypeAlias = Choices  # noqa: Y015
 
 @_typing.final
+class NewSession(_message.Message):
+    """A session that a generation makes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def time_to_live(self) -> _duration_pb2.Duration:
+        """How long it is kept without use. Not set: the server's default."""
+
+    def __init__(
+        self,
+        *,
+        time_to_live: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time_to_live", b"time_to_live"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["time_to_live", b"time_to_live"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewSession: _TypeAlias = NewSession  # noqa: Y015
+
+@_typing.final
 class GenerationOptions(_message.Message):
     """What to generate, and from where."""
 
@@ -269,6 +293,7 @@ class GenerationOptions(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     RETURN_STATE_FIELD_NUMBER: _builtins.int
     CONSTRAINT_FIELD_NUMBER: _builtins.int
+    NEW_SESSION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Empty takes the session's model or, without a session, the server's first one."""
     session_id: _builtins.str
@@ -319,6 +344,14 @@ class GenerationOptions(_message.Message):
     def constraint(self) -> Global___Constraint:
         """What the generated text is to match. Not together with `stop`, and not in a conversation."""
 
+    @_builtins.property
+    def new_session(self) -> Global___NewSession:
+        """Makes the session of `session_id` first, if there never was one: it takes no call of its own to begin a session. It
+        is a session of `model`, and not made where the call is refused for what it asks. One that expired or was deleted is
+        NOT_FOUND as without this; `expected_position` 0 refuses one that has read anything. Not for more than one
+        continuation.
+        """
+
     def __init__(
         self,
         *,
@@ -339,10 +372,11 @@ class GenerationOptions(_message.Message):
         state: _builtins.bytes = ...,
         return_state: _builtins.bool = ...,
         constraint: Global___Constraint | None = ...,
+        new_session: Global___NewSession | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "constraint", b"constraint", "expected_position", b"expected_position", "max_tokens", b"max_tokens", "n", b"n", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "constraint", b"constraint", "expected_position", b"expected_position", "max_tokens", b"max_tokens", "n", b"n", "new_session", b"new_session", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "constraint", b"constraint", "expected_position", b"expected_position", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "prompt", b"prompt", "return_state", b"return_state", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "state", b"state", "stop", b"stop", "top_logprobs", b"top_logprobs", "unknown_characters", b"unknown_characters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "constraint", b"constraint", "expected_position", b"expected_position", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "new_session", b"new_session", "prompt", b"prompt", "return_state", b"return_state", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "state", b"state", "stop", b"stop", "top_logprobs", b"top_logprobs", "unknown_characters", b"unknown_characters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_position: _TypeAlias = _typing.Literal["expected_position"]  # noqa: Y015
     _WhichOneofArgType__expected_position: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position"]  # noqa: Y015

@@ -8,7 +8,16 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 
-from charloom.client import AsyncClient, Client, Conflict, ConnectionFailed, InternalError, NotFound, SessionExpired
+from charloom.client import (
+    AsyncClient,
+    Client,
+    Conflict,
+    ConnectionFailed,
+    InternalError,
+    InvalidValue,
+    NotFound,
+    SessionExpired,
+)
 from charloom.v1 import sessions_pb2
 from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, error_info, failing, session
 
@@ -35,12 +44,36 @@ def test_opening_a_session_that_is_gone_fails_at_once(server: FakeServer, client
         client.open_session("old")
 
 
+def test_the_client_chooses_the_id_of_a_session_that_its_first_text_makes(server: FakeServer, client: Client) -> None:
+    assert len({client.session(at_first_text=True).id for _ in range(3)}) == 3
+    assert server.calls == []
+    with pytest.raises(InvalidValue, match="at_first_text"):
+        client.session(at_first_text=True, start="other")
+
+
 def test_no_server_no_session(nobody: str) -> None:
     with Client(nobody) as client, pytest.raises(ConnectionFailed):
         client.session()
 
 
 class TestEither:
+    async def test_a_session_is_made_by_its_first_text(self, server: FakeServer, either: AsyncClient) -> None:
+        async with either.session(
+            at_first_text=True, id="mine", model="small", seed=5, time_to_live=90, keep=True
+        ) as opened:
+            assert opened.id == "mine"
+            with pytest.raises(RuntimeError, match="made by the first text"):
+                _ = opened.info
+            await opened.complete("Hi")
+            assert opened.info.id == "mine"
+            await opened.complete("Ho", seed=6)
+        assert [name for name, _ in server.calls] == ["Generate", "Generate"]
+        first, second = (request.options for request in server.asked("Generate"))
+        assert (first.session_id, first.model, first.seed) == ("mine", "small", 5)
+        assert first.new_session.time_to_live == duration_pb2.Duration(seconds=90)
+        assert (second.session_id, second.model, second.seed) == ("mine", "", 6)
+        assert not second.HasField("new_session")
+
     async def test_a_session_that_is_kept_is_not_deleted(self, server: FakeServer, either: AsyncClient) -> None:
         async with either.session(keep=True):
             pass

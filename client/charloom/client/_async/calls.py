@@ -26,7 +26,7 @@ from charloom.client._session_types import DeletionReceipt, SessionInfo
 from charloom.client._suggesting_types import RankedText
 from charloom.client._text_types import Peek, Score
 from charloom.client._types import Completion, Result
-from charloom.v1 import sessions_pb2
+from charloom.v1 import generation_pb2, sessions_pb2
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,6 +52,9 @@ class AsyncCalls:
     def _started(self, running: AsyncRunning) -> None:
         """Take in that this runs from now on."""
 
+    def _make_first(self, options: generation_pb2.GenerationOptions) -> None:
+        """Let a generation make the session, if it is one that is still to be made."""
+
     def _learn(self, result: Result) -> None:
         """Take in how a generation ended."""
 
@@ -69,6 +72,7 @@ class AsyncCalls:
         `False`.
         """
         request = _requests.resumable_request(prompt, options, self._session_id)
+        self._make_first(request.options)
         begun = self._connection.begin(request)
         call = self._connection.generate_resuming(begun, request, timeout, resume=_values.flag("resume", resume))
         stream = AsyncTextStream(call, begun, self._learn)
@@ -98,6 +102,8 @@ class AsyncCalls:
         without `n`, goes on with it. `n=1` goes on at once, as `generate` does.
         """
         request = _requests.continuations_request(prompt, n, options, self._session_id)
+        if request.options.n == 1:
+            self._make_first(request.options)
         begun = self._connection.begin(request)
         call = self._connection.generate(begun, request, timeout)
         continuations = AsyncContinuations(call, begun, request.options.n, self._learn)
@@ -112,6 +118,7 @@ class AsyncCalls:
         That is when to generate, what else to read, and how.
         """
         start = _conversation_requests.start(prompt, options, self._session_id)
+        self._make_first(start.start)
         duplex = self._connection.converse(start, timeout)
         conversation = AsyncConversation(duplex, self._learn)
         self._started(conversation)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
-from charloom.client._session_types import Opened, SessionInfo
+from charloom.client._session_types import NOT_MADE, NewSession, Opened, SessionInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-AsyncSource = Opened | Callable[[], Coroutine[Any, Any, Opened]]
-"""A session that is there, or what asks the server for one."""
+AsyncSource = Opened | Callable[[], Coroutine[Any, Any, Opened]] | NewSession
+"""A session that is there, what asks the server for one, or one that its first generation makes."""
 
 
 class AsyncOpening:
@@ -20,6 +20,7 @@ class AsyncOpening:
 
     def __init__(self, source: AsyncSource) -> None:
         self._source = source
+        self._new = source if isinstance(source, NewSession) else None
         self._known: SessionInfo | None = None
         self._restored_exactly: bool | None = None
         if isinstance(source, Opened):
@@ -29,11 +30,12 @@ class AsyncOpening:
     def info(self) -> SessionInfo:
         """The session after the last call that told of it; `refresh` asks the server."""
         if self._known is None:
-            raise RuntimeError("this session is not open yet; use `async with session:` or `await session`")
+            not_open = "this session is not open yet; use `async with session:` or `await session`"
+            raise RuntimeError(not_open if self._new is None else NOT_MADE)
         return self._known
 
     async def _open(self) -> Self:
-        if self._known is None and not isinstance(self._source, Opened):
+        if self._known is None and not isinstance(self._source, Opened | NewSession):
             self._known, self._restored_exactly = await self._source()
         return self
 

@@ -18,6 +18,7 @@ from charloom.client._session_types import DeletionReceipt, Opened, SealedState,
 from charloom.client._settings import CLEANUP_TIMEOUT
 from charloom.client._text_types import Score
 from charloom.client._types import Result
+from charloom.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -44,7 +45,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
     @property
     def id(self) -> str:
         """Identifies the session on its server."""
-        return self.info.id
+        return self.info.id if self._new is None else self._new.id
 
     @property
     def restored_exactly(self) -> bool | None:
@@ -229,6 +230,10 @@ class AsyncSession(AsyncOpening, AsyncCalls):
     @property
     def _session_id(self) -> str:
         return self.id
+
+    def _make_first(self, options: generation_pb2.GenerationOptions) -> None:
+        if self._known is None and self._new is not None:
+            _session_requests.make_first(options, self._new)
 
     def _started(self, running: AsyncRunning) -> None:
         self._running.add(running)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 from charloom.client import _responses, _session_requests, _values
-from charloom.client._errors import CharloomError
+from charloom.client._errors import CharloomError, InvalidValue
 from charloom.client._options import NOT_GIVEN, Timeout
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
@@ -29,6 +29,7 @@ class ClientSessions(Calls):
         time_to_live: float | None = None,
         start: str | None = None,
         keep: bool = False,
+        at_first_text: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> Session:
         """Make a session with zero state, or with that of another one.
@@ -41,9 +42,18 @@ class ClientSessions(Calls):
             start: id of a session to start from, for example one that `prime` made; it stays as it is. The model is
                 its own.
             keep: leave it on the server when the `with` block ends.
+            at_first_text: let the first generation (`generate`, `complete`, `converse`) make the session, instead of a
+                call of its own, so that the first text arrives a round trip earlier. Until it has ended, `info` is not
+                known; before it, all else that a session does raises `NotFound`.
             timeout: of this call alone, in seconds.
 
         """
+        if at_first_text:
+            if start is not None:
+                raise InvalidValue(
+                    "at_first_text", "a session that starts from another one is made at once; leave it out"
+                )
+            return Session(self._connection, _session_requests.new_session(model, id, seed, time_to_live), keep=keep)
         if start is not None:
             fork_request = _session_requests.start_request(start, model, id, seed, time_to_live)
 

@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from charloom.client._session_types import Opened, SessionInfo
+from charloom.client._session_types import NOT_MADE, NewSession, Opened, SessionInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-Source = Opened | Callable[[], Opened]
-"""A session that is there, or what asks the server for one."""
+Source = Opened | NewSession | Callable[[], Opened]
+"""A session that is there, one that its first generation makes, or what asks the server for one."""
 
 
 class Opening:
     """Asks the server when it is made."""
 
     def __init__(self, source: Source) -> None:
-        self._known, self._restored_exactly = source if isinstance(source, Opened) else source()
+        self._new = source if isinstance(source, NewSession) else None
+        self._known: SessionInfo | None = None
+        self._restored_exactly: bool | None = None
+        if not isinstance(source, NewSession):
+            self._known, self._restored_exactly = source if isinstance(source, Opened) else source()
 
     @property
     def info(self) -> SessionInfo:
         """The session after the last call that told of it; `refresh` asks the server."""
+        if self._known is None:
+            raise RuntimeError(NOT_MADE)
         return self._known
 
     def __enter__(self) -> Self:

@@ -19,6 +19,7 @@ from charloom.client._sync.observation import Observer
 from charloom.client._sync.opening import Opening, Source
 from charloom.client._text_types import Score
 from charloom.client._types import Result
+from charloom.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,7 +42,7 @@ class Session(Opening, Calls):
     @property
     def id(self) -> str:
         """Identifies the session on its server."""
-        return self.info.id
+        return self.info.id if self._new is None else self._new.id
 
     @property
     def restored_exactly(self) -> bool | None:
@@ -226,6 +227,10 @@ class Session(Opening, Calls):
     @property
     def _session_id(self) -> str:
         return self.id
+
+    def _make_first(self, options: generation_pb2.GenerationOptions) -> None:
+        if self._known is None and self._new is not None:
+            _session_requests.make_first(options, self._new)
 
     def _started(self, running: Running) -> None:
         self._running.add(running)

@@ -28,7 +28,7 @@ from charloom.engine.limits import (
 from charloom.engine.loom.jobs import Job, Stops
 from charloom.engine.quotas import QuotaExceeded
 from charloom.engine.sessions.checks import require_seed
-from charloom.engine.sessions.session import Key
+from charloom.engine.sessions.session import Key, NewSession
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import current_call
 
@@ -49,6 +49,8 @@ class GenerationRequest:
     text without session and state starts; empty: the one that serves."""
     session_id: str = ""
     """Empty: from `state`, or from the zero state; and keep nothing."""
+    new_session: NewSession | None = None
+    """Make the session first, if there never was one of this id."""
     tenant: str = ""
     state: bytes = b""
     """A sealed state to start from."""

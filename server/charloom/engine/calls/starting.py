@@ -7,13 +7,21 @@ generated so far; only the rest is left to do.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, ReadingRequest, check, with_automaton
 from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.errors import InvalidRequest, StalePosition
+from charloom.engine.errors import (
+    InvalidRequest,
+    SessionDeleted,
+    SessionExists,
+    SessionExpired,
+    SessionNotFound,
+    StalePosition,
+)
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.rates import Rates
@@ -81,7 +89,7 @@ class Starting:
             return GenerationStart(model, snapshot, request, await self._check(request, model), None, arrived)
         if request.resume_position is not None and not request.call_id:
             raise InvalidRequest("resume_position", "it needs the call_id of the call that it resumes")
-        writer = await self._acquire(request)
+        writer = await self._acquire(request, request)
         async with writer.given_back_on_error():
             session = writer.session
             model = self._sessions.model_of(session, request.model)
@@ -96,6 +104,8 @@ class Starting:
     async def preview(self, request: GenerationRequest) -> GenerationStart:
         """Where a generation starts that leaves its session as it is; raises as `generation`, but for SessionBusy."""
         await self._rates.admit()
+        if request.new_session is not None:
+            raise InvalidRequest("new_session", "only a generation that its session goes on with can make it")
         if not request.session_id:
             model, snapshot = self._without_session(request)
         else:
@@ -113,7 +123,7 @@ class Starting:
         if not request.session_id:
             model, snapshot = self._without_session(request)
             return GenerationStart(model, snapshot, request, check(nothing, self._limits, model.vocabulary))
-        writer = await self._acquire(request)
+        writer = await self._acquire(request, nothing)
         async with writer.given_back_on_error():
             require_position(writer.session, request.expected_position)
             model = self._sessions.model_of(writer.session, request.model)
@@ -147,12 +157,38 @@ class Starting:
         async with writer.given_back_on_error():
             return ReadingStart(self._sessions.model_of(writer.session, request.model), writer.present, writer)
 
-    async def _acquire(self, request: GenerationRequest) -> SessionWriter:
+    async def _acquire(self, request: GenerationRequest, begins_with: GenerationRequest) -> SessionWriter:
+        """The session that goes on with a call, made first where the call says so.
+
+        Args:
+            request: the call
+            begins_with: what has to be right for a session to be made
+        """
         _require_no_state(request.state)
-        return await self._sessions.acquire(Key(request.tenant, request.session_id), request.call_id)
+        key = Key(request.tenant, request.session_id)
+        try:
+            return await self._sessions.acquire(key, request.call_id)
+        except (SessionExpired, SessionDeleted):
+            raise
+        except SessionNotFound:
+            begins = request.resume_position is None and not request.expected_position
+            if request.new_session is None or not begins:
+                raise
+        await self._check(begins_with, self._models.named(request.model, request.digest))
+        with contextlib.suppress(SessionExists):  # another call was first
+            await self._sessions.create(
+                tenant=key.tenant,
+                model=request.model,
+                session_id=key.id,
+                seed=request.seed,
+                time_to_live=request.new_session.time_to_live,
+            )
+        return await self._sessions.acquire(key, request.call_id)
 
     def _without_session(self, request: GenerationRequest) -> tuple[Model, Snapshot]:
         """The sealed state of a request, or the zero state."""
+        if request.new_session is not None:
+            raise InvalidRequest("new_session", "it needs a session_id, of your choice")
         if not request.state:
             if request.expected_position:
                 raise InvalidRequest("expected_position", "it needs a session_id; without session the position is 0")

@@ -133,6 +133,13 @@ class Key(NamedTuple):
     id: str
 
 
+class NewSession(NamedTuple):
+    """A session that a call makes first, if there never was one."""
+
+    time_to_live: timedelta | None = None
+    """None: the default."""
+
+
 class Origin(NamedTuple):
     """Where a session comes from, if not from the zero state."""
 

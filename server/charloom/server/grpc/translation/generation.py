@@ -12,9 +12,10 @@ from charloom.engine.constraints.constraint import Constraint, Kind
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.limits import MOST_BIASES
 from charloom.engine.loom.jobs import FinishReason
+from charloom.engine.sessions.session import NewSession
 from charloom.server.grpc.translation.sessions import from_session
 from charloom.server.grpc.translation.text import to_skip_unknown
-from charloom.server.grpc.translation.times import from_seconds
+from charloom.server.grpc.translation.times import from_seconds, to_time_to_live
 from charloom.v1 import generation_pb2
 
 _FINISH_REASONS = {
@@ -44,6 +45,7 @@ def to_request(
     return GenerationRequest(
         model=options.model,
         session_id=options.session_id,
+        new_session=_to_new_session(options) if options.HasField("new_session") else None,
         prompt=options.prompt,
         tenant=tenant,
         state=options.state,
@@ -64,6 +66,10 @@ def to_request(
         n=options.n if options.HasField("n") else 1,
         most_tokens=most_tokens,
     )
+
+
+def _to_new_session(options: generation_pb2.GenerationOptions) -> NewSession:
+    return NewSession(to_time_to_live(options.new_session))
 
 
 def _to_constraint(constraint: generation_pb2.Constraint) -> Constraint | None:
