@@ -34,6 +34,7 @@ class Command:
 
 COMMANDS = {
     "demo": Command("serving", "server", "serve the bundled model and stream a completion from it"),
+    "play": Command("serving", "http", "serve the bundled model with a page that shows it at work"),
     "generate": Command("sessions", None, "stream text from a server"),
     "chat": Command("sessions", None, "type lines and let the model go on, state carried"),
     "sessions": Command("sessions", None, "list, copy, put back, move and delete sessions of a server"),

@@ -233,6 +233,9 @@ class ServerSettings(BaseSettings):
     http_origins: str = Field(
         "", description="sites whose pages may call over HTTP, such as https://example.org, with commas; * for any"
     )
+    playground: bool = Field(
+        True, description="answer / of the HTTP port with a page that shows models at work; what it calls needs a key"
+    )
     log_text: bool = Field(
         False, description="tell in these lines what users wrote and were told too, up to 10,000 characters of each"
     )

@@ -7,9 +7,10 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -59,14 +60,29 @@ def run(arguments: argparse.Namespace) -> int:
         os.environ[CONFIG_VARIABLE] = arguments.config
     if arguments.check:
         return check(arguments)
+    serve_bundles(arguments.bundles, given_settings(arguments, ServerSettings), _announce)
+    return 0
+
+
+def serve_bundles(bundles: Sequence[Path], given: dict[str, Any], ready: Callable[[Server], None]) -> None:
+    """Serve in this process until SIGTERM or SIGINT.
+
+    Args:
+        bundles: what to serve; none for the bundled model
+        given: settings, which win over those of the environment and the file
+        ready: called once the server takes calls
+
+    Raises:
+        CommandError: it cannot.
+    """
     try:
-        settings = read_settings(given_settings(arguments, ServerSettings))
+        settings = read_settings(given)
     except ValidationError as problem:
         raise CommandError(explain(problem)) from problem
     except (OSError, ValueError) as problem:
         raise CommandError(f"cannot read the settings: {problem}") from problem
     try:
-        paths = [bundle_path(path) for path in arguments.bundles]
+        paths = [bundle_path(path) for path in bundles]
     except FileNotFoundError as problem:
         raise CommandError(str(problem)) from problem
     set_up_logs(settings.log_format)
@@ -77,13 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     leave_when_asked()
     try:
         with _traced(settings):
-            asyncio.run(serve(open_models(paths, settings), settings, _announce))
+            asyncio.run(serve(open_models(paths, settings), settings, ready))
     except (BundleStuck, DecoderStuck) as problem:
         print(f"charloom serve: {problem}", file=sys.stderr, flush=True)
         os._exit(1)  # its thread is inside a library and lets no interpreter end in order
     except (BundleError, PortInUse, ValueError) as problem:
         raise CommandError(str(problem)) from problem
-    return 0
 
 
 @contextmanager

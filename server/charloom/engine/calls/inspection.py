@@ -73,6 +73,8 @@ class Inspection:
     model: Model
     layers: Sequence[int]
     """Those that are shown, ascending."""
+    length: int
+    """Tokens of the text."""
     tokens: AsyncIterator[InspectedToken]
     """What each token does, as it is read. It may raise Overloaded or ModelNotInspectable first, and ReaderStalled or
     Draining later."""
@@ -133,7 +135,7 @@ class Inspections:
         model.loom.admit(current_share())
         self._rates.spend(current_share(), len(text))
         layers = sorted(set(request.layers)) or list(range(count))
-        return Inspection(model, layers, self._read(model, text, start.snapshot, layers, request.top_next))
+        return Inspection(model, layers, len(text), self._read(model, text, start.snapshot, layers, request.top_next))
 
     def forget(self, model: Model) -> None:
         """Close the inspector of a model that no call uses any more."""

@@ -50,6 +50,7 @@ MODEL = members(
         "max_tokens": WHOLE,
         "max_prompt_characters": WHOLE,
         "task": {"enum": ["language-model", "classification"]},
+        "cell": members({"kind": TEXT, "layers": WHOLE, "units": WHOLE, "gates": many(TEXT), "arrays": many(TEXT)}),
     },
     labels=many(TEXT),
 )
@@ -135,6 +136,19 @@ LABELS = members(
     }
 )
 TOKENS = members({"count": WHOLE, "max_model_len": WHOLE, "tokens": many(WHOLE), "token_strs": some(many(TEXT))})
+INSPECTION = members(
+    {
+        "object": TEXT,
+        "model": TEXT,
+        "units": WHOLE,
+        "tokens": many(TEXT),
+        "token_logprobs": many(NUMBER),
+        "positions": many(WHOLE),
+        "activations": many(
+            members({"layer": WHOLE, "name": TEXT, "values": {"anyOf": [many(many(NUMBER)), TEXT]}}),
+        ),
+    }
+)
 PROMPT = members({"prompt": TEXT})
 TOKENIZER = members(
     {

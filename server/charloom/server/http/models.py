@@ -48,6 +48,7 @@ class Models:
 
     def _described(self, model: Model) -> dict[str, Any]:
         manifest, limits = model.bundle.manifest, self._engine.limits
+        cell = manifest.cell
         return {
             "id": model.name,
             "object": "model",
@@ -61,4 +62,11 @@ class Models:
             "max_prompt_characters": limits.max_prompt_characters,
             "task": manifest.task.value,
             **({} if manifest.labelling is None else {"labels": manifest.labelling.labels}),
+            "cell": {
+                "kind": cell.kind.value,
+                "layers": cell.layers,
+                "units": cell.hidden_size,
+                "gates": cell.gates,
+                "arrays": cell.arrays,
+            },
         }

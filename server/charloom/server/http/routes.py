@@ -15,6 +15,7 @@ from charloom.server.http.answers import (
     INFERENCE,
     INFERENCE_MODEL,
     INFERENCE_SERVER,
+    INSPECTION,
     LABELS,
     LIVE,
     MODEL,
@@ -37,8 +38,10 @@ from charloom.server.http.completions import CompletionBody, Completions
 from charloom.server.http.embeddings import EmbeddingBody, Embeddings
 from charloom.server.http.inference import OCTETS, OpenInference
 from charloom.server.http.inference_bodies import IndexBody, InferBody, read_infer, read_json
+from charloom.server.http.inspection import Inspect, InspectBody
 from charloom.server.http.models import Models
 from charloom.server.http.openapi import Document
+from charloom.server.http.page import Page
 from charloom.server.http.sessions import Sessions
 from charloom.server.http.suggesting import RankBody, Suggesting
 from charloom.server.http.tokenizers import DetokenizeBody, TokenizeBody, Tokenizers
@@ -81,6 +84,14 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
         Route("POST", "/v1/embeddings", "Texts as vectors", embeddings.answer, EMBEDDINGS, EmbeddingBody),
         Route("POST", "/v1/rank", "How probable each of some texts is", suggesting.rank, RANKING, RankBody),
         Route("POST", "/v1/classify", "Labels for texts", classification.answer, LABELS, ClassifyBody),
+        Route(
+            "POST",
+            "/v1/inspect",
+            "What the units of the network do while it reads a text",
+            Inspect(engine, largest).answer,
+            INSPECTION,
+            InspectBody,
+        ),
         Route("POST", "/tokenize", "The tokens of a text", tokenizers.tokenize, TOKENS, TokenizeBody),
         Route("POST", "/detokenize", "The text of tokens", tokenizers.detokenize, PROMPT, DetokenizeBody),
         Route("GET", "/tokenizer_info", "What a model's tokens are", tokenizers.info, TOKENIZER, query={"model": TEXT}),
@@ -121,7 +132,14 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
         *_open_inference(OpenInference(runtime)),
     )
     described = Document(routes, importlib.metadata.version("charloom"))
-    return (*routes, Route("GET", "/openapi.json", "This document", described.answer, DOCUMENT))
+    document = Route("GET", "/openapi.json", "This document", described.answer, DOCUMENT)
+    return (*routes, document, *(_playground(Page()) if settings.playground else ()))
+
+
+def _playground(page: Page) -> Iterator[Route]:
+    """The page at /; it is for people, so the document says nothing of it."""
+    yield Route("GET", "/", "The playground", page.index, TEXT)
+    yield Route("GET", "/play/{file}", "A file of it", page.file, TEXT)
 
 
 def _open_inference(served: OpenInference) -> Iterator[Route]:

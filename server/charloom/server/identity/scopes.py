@@ -49,6 +49,8 @@ OPEN = frozenset({"grpc.health.v1.Health"})
 ROUTES: Mapping[str, Scope | None] = {
     "GET /health": None,
     "GET /openapi.json": None,
+    "GET /": None,
+    "GET /play/{file}": None,
     "GET /v1/models": Scope.READ,
     "GET /v1/models/{model}": Scope.READ,
     "POST /v1/completions": Scope.GENERATE,
@@ -56,6 +58,7 @@ ROUTES: Mapping[str, Scope | None] = {
     "POST /v1/embeddings": Scope.READ,
     "POST /v1/rank": Scope.READ,
     "POST /v1/classify": Scope.READ,
+    "POST /v1/inspect": Scope.INSPECT,
     "POST /tokenize": Scope.READ,
     "POST /detokenize": Scope.READ,
     "GET /tokenizer_info": Scope.READ,
