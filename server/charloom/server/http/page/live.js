@@ -43,6 +43,8 @@ export class Live {
     if (from < passage.pieces.length) passage.cut(from);
     this._shown = passage.pieces.length;
     this._stale = false;
+    this._play.show();
+    this._play.say(`Running from character ${this._shown}.`);
     this._running = true;
     this._ended = this._run();
   }

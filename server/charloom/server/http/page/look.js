@@ -27,6 +27,9 @@ export const shown = (text) => NAMES.get(text) ?? text;
 /** A token as it is read out. */
 export const spoken = (text) => SPOKEN.get(text) ?? text;
 
+/** A token in a sentence. */
+export const named = (text) => SPOKEN.get(text) ?? `“${text}”`;
+
 /** A probability. */
 export function percent(probability) {
   const value = probability * 100;

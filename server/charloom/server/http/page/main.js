@@ -84,12 +84,13 @@ class Playground {
     }
   }
 
-  /** Draw what there is; with a number, what follows that piece is not told of. */
+  /** Draw what there is; with a number, the pieces before that one. */
   show(until = Infinity) {
     const changed = new Set(changesOf(this.passage.pieces).map(({ number }) => number));
     const look = this._cells.look() ?? ((piece) => surprisalClass(bitsOf(piece)));
-    this.field.show(this.passage, (piece, number) => look(piece, number) + (changed.has(number) ? " changed" : ""), until);
-    const pieces = this.passage.pieces.slice(0, until);
+    const drawn = until < this.passage.pieces.length ? this.passage.head(until) : this.passage;
+    this.field.show(drawn, (piece, number) => look(piece, number) + (changed.has(number) ? " changed" : ""));
+    const { pieces } = drawn;
     const told = [`${pieces.length} characters`];
     if (pieces.length) told.push(`${meanBits(pieces).toFixed(2)} bits each`, `session ${this.passage.id}`);
     element("figures").textContent = told.join(" · ");
@@ -268,7 +269,7 @@ class Playground {
     if (!found) return;
     element("door").hidden = true;
     this.say("");
-    this.models = found.data;
+    this.models = found.data.filter(({ task }) => task === "language-model");
     element("model").replaceChildren(...this.models.map(({ id }) => new Option(id, id)));
     const link = readFragment(location.hash);
     const model = this.models.find(({ id }) => id === link.model) ?? this.models[0];

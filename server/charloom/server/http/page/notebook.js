@@ -1,7 +1,7 @@
 // The notebook: what could stand in a place, how probable each is, and going on with another one from there.
 
 import { bitsOf } from "./passage.js";
-import { percent, shown, spoken } from "./look.js";
+import { named, percent, shown, spoken } from "./look.js";
 
 const element = (id) => document.getElementById(id);
 const SHOWN = 10;
@@ -27,7 +27,7 @@ export class Notebook {
     clearTimeout(this._peeking);
     if (piece) {
       const how = `${percent(Math.exp(piece.logprob))}, ${bitsOf(piece).toFixed(1)} bits`;
-      element("here").textContent = `${number + 1}: ${spoken(piece.text)}, ${how}${piece.by ? "" : ", typed"}`;
+      element("here").textContent = `${number + 1}: ${named(piece.text)}, ${how}${piece.by ? "" : ", typed"}`;
       this._fill(number, piece.top, piece.text);
       return;
     }

@@ -79,6 +79,12 @@ export class Passage {
     return this.pieces.map((piece) => piece.text).join("") + this.pending;
   }
 
+  /** Its beginning, to be shown. */
+  head(count) {
+    const pieces = this.pieces.slice(0, count);
+    return { pieces, pending: "", text: pieces.map((piece) => piece.text).join("") };
+  }
+
   /** How many tokens stand before a piece. */
   positionAt(index) {
     return index ? this.pieces[index - 1].position : 0;
