@@ -10,7 +10,7 @@ import httpx2 as httpx
 import pytest
 
 from charloom.client import Client
-from charloom.engine.limits import MOST_RANKED
+from charloom.engine.limits import MOST_TOGETHER
 from charloom.server.app import Server
 from charloom.v1 import suggesting_pb2, suggesting_pb2_grpc
 from tests.integration.conftest import refused
@@ -77,7 +77,7 @@ class TestRank:
         ("candidates", "field"),
         [
             ([], "candidates"),
-            (["a"] * (MOST_RANKED + 1), "candidates"),
+            (["a"] * (MOST_TOGETHER + 1), "candidates"),
             (["a" * 40_000, "b" * 40_000], "candidates"),
             (["a", ""], "candidates[1]"),
             (["a", "\u2603"], "candidates[1]"),

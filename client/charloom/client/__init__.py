@@ -62,7 +62,7 @@ from charloom.client._sync.session import Session
 from charloom.client._sync.stream import TextStream
 from charloom.client._sync.tenant import Tenant
 from charloom.client._tenant_types import ErasureReceipt, ExportedSession, KeptSession
-from charloom.client._text_types import Alternative, Observed, Peek, Score, TokenLogprob
+from charloom.client._text_types import Alternative, Observed, Peek, Score, TextScore, TokenLogprob
 from charloom.client._types import (
     Completion,
     FinishReason,
@@ -149,6 +149,7 @@ __all__ = [
     "SessionInfo",
     "Tenant",
     "TenantStatus",
+    "TextScore",
     "TextStream",
     "Timings",
     "TokenLogprob",

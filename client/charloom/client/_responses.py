@@ -16,7 +16,7 @@ from charloom.client._errors import InternalError
 from charloom.client._inspection_types import Activations, InspectedToken, Inspection
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
 from charloom.client._tenant_types import ErasureReceipt, ExportedSession, KeptSession
-from charloom.client._text_types import Alternative, Observed, Peek, Score, TokenLogprob
+from charloom.client._text_types import Alternative, Observed, Peek, Score, TextScore, TokenLogprob
 from charloom.client._types import (
     FinishReason,
     HealthStatus,
@@ -100,6 +100,32 @@ def score(message: reading_pb2.ScoreResponse) -> Score:
         nats_per_token=message.nats_per_token,
         bits_per_character=message.bits_per_character,
         perplexity=message.perplexity,
+    )
+
+
+def text_scores(
+    request: reading_pb2.ScoreManyRequest, message: reading_pb2.ScoreManyResponse | None
+) -> tuple[TextScore, ...]:
+    """Read how probable the texts of a message are.
+
+    Raises:
+        InternalError: if the stream ended before, or there are not as many answers.
+
+    """
+    texts = request.texts.texts
+    if message is None or len(message.scores) != len(texts):
+        answered = 0 if message is None else len(message.scores)
+        raise InternalError(f"the server told {answered} scores of {len(texts)} texts", code=grpc.StatusCode.INTERNAL)
+    return tuple(
+        TextScore(
+            text=text,
+            tokens=one.tokens,
+            logprob=one.logprob,
+            nats_per_token=one.nats_per_token,
+            bits_per_character=one.bits_per_character,
+            perplexity=one.perplexity,
+        )
+        for text, one in zip(texts, message.scores, strict=True)
     )
 
 

@@ -19,6 +19,8 @@ DEFAULT_TIMEOUT = 60.0
 # Cleaning up must not keep a program from ending: the server forgets the session later anyway.
 CLEANUP_TIMEOUT = 5.0
 PAGE_SIZE = 500
+# Messages of texts to score that wait for their answer: more than the server reads at a time, so that it never waits.
+MESSAGES_AHEAD = 6
 # Of one message, either way; the server's default is the same.
 MESSAGE_BYTES = 64 * 2**20
 

@@ -55,6 +55,28 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TextScore:
+    """How probable one of many texts is as a whole."""
+
+    text: str
+
+    tokens: int
+    """How many tokens it has."""
+
+    logprob: float
+    """Natural logarithm of its probability: the sum over its tokens."""
+
+    nats_per_token: float
+    """As of `Score`."""
+
+    bits_per_character: float
+    """As of `Score`."""
+
+    perplexity: float
+    """As of `Score`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Peek:
     """What would come next."""
 

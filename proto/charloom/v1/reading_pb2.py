@@ -26,7 +26,7 @@ from charloom.v1 import generation_pb2 as charloom_dot_v1_dot_generation__pb2
 from charloom.v1 import text_pb2 as charloom_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63harloom/v1/reading.proto\x12\x0b\x63harloom.v1\x1a\x1c\x63harloom/v1/generation.proto\x1a\x16\x63harloom/v1/text.proto\"\x91\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12:\n\x12unknown_characters\x18\x04 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x14\n\x0ctop_logprobs\x18\x05 \x01(\r\"\x84\x01\n\rScoreResponse\x12+\n\x08logprobs\x18\x01 \x03(\x0b\x32\x19.charloom.v1.TokenLogprob\x12\x16\n\x0enats_per_token\x18\x02 \x01(\x01\x12\x1a\n\x12\x62its_per_character\x18\x03 \x01(\x01\x12\x12\n\nperplexity\x18\x04 \x01(\x01\"K\n\x0bPeekRequest\x12/\n\x07options\x18\x01 \x01(\x0b\x32\x1e.charloom.v1.GenerationOptions\x12\x0b\n\x03top\x18\x02 \x01(\r\"`\n\x0cPeekResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x30\n\rdistributions\x18\x02 \x03(\x0b\x32\x19.charloom.v1.TokenLogprob\x12\x10\n\x08position\x18\x03 \x01(\x04\"U\n\x0eObserveRequest\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.charloom.v1.ObserveStartH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05\x65vent\"\x83\x01\n\x0cObserveStart\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12:\n\x12unknown_characters\x18\x03 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x14\n\x0ctop_logprobs\x18\x04 \x01(\r\"P\n\x0fObserveResponse\x12+\n\x08logprobs\x18\x01 \x03(\x0b\x32\x19.charloom.v1.TokenLogprob\x12\x10\n\x08position\x18\x02 \x01(\x04\"\xb5\x01\n\x0eInspectRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12:\n\x12unknown_characters\x18\x04 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x0e\n\x06layers\x18\x05 \x03(\r\x12\x10\n\x08top_next\x18\x06 \x01(\r\x12\x14\n\x0c\x64istribution\x18\x07 \x01(\x08\"\xb9\x01\n\x0fInspectResponse\x12\'\n\x05token\x18\x01 \x01(\x0b\x32\x18.charloom.v1.Alternative\x12\x10\n\x08position\x18\x02 \x01(\x04\x12-\n\x06layers\x18\x03 \x03(\x0b\x32\x1d.charloom.v1.LayerActivations\x12&\n\x04next\x18\x04 \x03(\x0b\x32\x18.charloom.v1.Alternative\x12\x14\n\x0c\x64istribution\x18\x05 \x03(\x02\"\xb2\x01\n\x10LayerActivations\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x12\n\ninput_gate\x18\x02 \x03(\x02\x12\x13\n\x0b\x66orget_gate\x18\x03 \x03(\x02\x12\x11\n\tcandidate\x18\x04 \x03(\x02\x12\x13\n\x0boutput_gate\x18\x05 \x03(\x02\x12\x0c\n\x04\x63\x65ll\x18\x06 \x03(\x02\x12\x0e\n\x06hidden\x18\x07 \x03(\x02\x12 \n\x05gates\x18\x08 \x03(\x0b\x32\x11.charloom.v1.Gate\"$\n\x04Gate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x02\x32\x9f\x02\n\x0eReadingService\x12>\n\x05Score\x12\x19.charloom.v1.ScoreRequest\x1a\x1a.charloom.v1.ScoreResponse\x12;\n\x04Peek\x12\x18.charloom.v1.PeekRequest\x1a\x19.charloom.v1.PeekResponse\x12H\n\x07Observe\x12\x1b.charloom.v1.ObserveRequest\x1a\x1c.charloom.v1.ObserveResponse(\x01\x30\x01\x12\x46\n\x07Inspect\x12\x1b.charloom.v1.InspectRequest\x1a\x1c.charloom.v1.InspectResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63harloom/v1/reading.proto\x12\x0b\x63harloom.v1\x1a\x1c\x63harloom/v1/generation.proto\x1a\x16\x63harloom/v1/text.proto\"\x91\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12:\n\x12unknown_characters\x18\x04 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x14\n\x0ctop_logprobs\x18\x05 \x01(\r\"\x84\x01\n\rScoreResponse\x12+\n\x08logprobs\x18\x01 \x03(\x0b\x32\x19.charloom.v1.TokenLogprob\x12\x16\n\x0enats_per_token\x18\x02 \x01(\x01\x12\x1a\n\x12\x62its_per_character\x18\x03 \x01(\x01\x12\x12\n\nperplexity\x18\x04 \x01(\x01\"w\n\x10ScoreManyRequest\x12,\n\x05start\x18\x01 \x01(\x0b\x32\x1b.charloom.v1.ScoreManyStartH\x00\x12,\n\x05texts\x18\x02 \x01(\x0b\x32\x1b.charloom.v1.ScoreManyTextsH\x00\x42\x07\n\x05\x65vent\"\x1f\n\x0eScoreManyTexts\x12\r\n\x05texts\x18\x01 \x03(\t\"o\n\x0eScoreManyStart\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12:\n\x12unknown_characters\x18\x03 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\";\n\x11ScoreManyResponse\x12&\n\x06scores\x18\x01 \x03(\x0b\x32\x16.charloom.v1.TextScore\"t\n\tTextScore\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x16\n\x0enats_per_token\x18\x03 \x01(\x01\x12\x1a\n\x12\x62its_per_character\x18\x04 \x01(\x01\x12\x12\n\nperplexity\x18\x05 \x01(\x01\"K\n\x0bPeekRequest\x12/\n\x07options\x18\x01 \x01(\x0b\x32\x1e.charloom.v1.GenerationOptions\x12\x0b\n\x03top\x18\x02 \x01(\r\"`\n\x0cPeekResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x30\n\rdistributions\x18\x02 \x03(\x0b\x32\x19.charloom.v1.TokenLogprob\x12\x10\n\x08position\x18\x03 \x01(\x04\"U\n\x0eObserveRequest\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.charloom.v1.ObserveStartH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05\x65vent\"\x83\x01\n\x0cObserveStart\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12:\n\x12unknown_characters\x18\x03 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x14\n\x0ctop_logprobs\x18\x04 \x01(\r\"P\n\x0fObserveResponse\x12+\n\x08logprobs\x18\x01 \x03(\x0b\x32\x19.charloom.v1.TokenLogprob\x12\x10\n\x08position\x18\x02 \x01(\x04\"\xb5\x01\n\x0eInspectRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12:\n\x12unknown_characters\x18\x04 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x0e\n\x06layers\x18\x05 \x03(\r\x12\x10\n\x08top_next\x18\x06 \x01(\r\x12\x14\n\x0c\x64istribution\x18\x07 \x01(\x08\"\xb9\x01\n\x0fInspectResponse\x12\'\n\x05token\x18\x01 \x01(\x0b\x32\x18.charloom.v1.Alternative\x12\x10\n\x08position\x18\x02 \x01(\x04\x12-\n\x06layers\x18\x03 \x03(\x0b\x32\x1d.charloom.v1.LayerActivations\x12&\n\x04next\x18\x04 \x03(\x0b\x32\x18.charloom.v1.Alternative\x12\x14\n\x0c\x64istribution\x18\x05 \x03(\x02\"\xb2\x01\n\x10LayerActivations\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x12\n\ninput_gate\x18\x02 \x03(\x02\x12\x13\n\x0b\x66orget_gate\x18\x03 \x03(\x02\x12\x11\n\tcandidate\x18\x04 \x03(\x02\x12\x13\n\x0boutput_gate\x18\x05 \x03(\x02\x12\x0c\n\x04\x63\x65ll\x18\x06 \x03(\x02\x12\x0e\n\x06hidden\x18\x07 \x03(\x02\x12 \n\x05gates\x18\x08 \x03(\x0b\x32\x11.charloom.v1.Gate\"$\n\x04Gate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x02\x32\xef\x02\n\x0eReadingService\x12>\n\x05Score\x12\x19.charloom.v1.ScoreRequest\x1a\x1a.charloom.v1.ScoreResponse\x12N\n\tScoreMany\x12\x1d.charloom.v1.ScoreManyRequest\x1a\x1e.charloom.v1.ScoreManyResponse(\x01\x30\x01\x12;\n\x04Peek\x12\x18.charloom.v1.PeekRequest\x1a\x19.charloom.v1.PeekResponse\x12H\n\x07Observe\x12\x1b.charloom.v1.ObserveRequest\x1a\x1c.charloom.v1.ObserveResponse(\x01\x30\x01\x12\x46\n\x07Inspect\x12\x1b.charloom.v1.InspectRequest\x1a\x1c.charloom.v1.InspectResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,24 +37,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOREREQUEST']._serialized_end=242
   _globals['_SCORERESPONSE']._serialized_start=245
   _globals['_SCORERESPONSE']._serialized_end=377
-  _globals['_PEEKREQUEST']._serialized_start=379
-  _globals['_PEEKREQUEST']._serialized_end=454
-  _globals['_PEEKRESPONSE']._serialized_start=456
-  _globals['_PEEKRESPONSE']._serialized_end=552
-  _globals['_OBSERVEREQUEST']._serialized_start=554
-  _globals['_OBSERVEREQUEST']._serialized_end=639
-  _globals['_OBSERVESTART']._serialized_start=642
-  _globals['_OBSERVESTART']._serialized_end=773
-  _globals['_OBSERVERESPONSE']._serialized_start=775
-  _globals['_OBSERVERESPONSE']._serialized_end=855
-  _globals['_INSPECTREQUEST']._serialized_start=858
-  _globals['_INSPECTREQUEST']._serialized_end=1039
-  _globals['_INSPECTRESPONSE']._serialized_start=1042
-  _globals['_INSPECTRESPONSE']._serialized_end=1227
-  _globals['_LAYERACTIVATIONS']._serialized_start=1230
-  _globals['_LAYERACTIVATIONS']._serialized_end=1408
-  _globals['_GATE']._serialized_start=1410
-  _globals['_GATE']._serialized_end=1446
-  _globals['_READINGSERVICE']._serialized_start=1449
-  _globals['_READINGSERVICE']._serialized_end=1736
+  _globals['_SCOREMANYREQUEST']._serialized_start=379
+  _globals['_SCOREMANYREQUEST']._serialized_end=498
+  _globals['_SCOREMANYTEXTS']._serialized_start=500
+  _globals['_SCOREMANYTEXTS']._serialized_end=531
+  _globals['_SCOREMANYSTART']._serialized_start=533
+  _globals['_SCOREMANYSTART']._serialized_end=644
+  _globals['_SCOREMANYRESPONSE']._serialized_start=646
+  _globals['_SCOREMANYRESPONSE']._serialized_end=705
+  _globals['_TEXTSCORE']._serialized_start=707
+  _globals['_TEXTSCORE']._serialized_end=823
+  _globals['_PEEKREQUEST']._serialized_start=825
+  _globals['_PEEKREQUEST']._serialized_end=900
+  _globals['_PEEKRESPONSE']._serialized_start=902
+  _globals['_PEEKRESPONSE']._serialized_end=998
+  _globals['_OBSERVEREQUEST']._serialized_start=1000
+  _globals['_OBSERVEREQUEST']._serialized_end=1085
+  _globals['_OBSERVESTART']._serialized_start=1088
+  _globals['_OBSERVESTART']._serialized_end=1219
+  _globals['_OBSERVERESPONSE']._serialized_start=1221
+  _globals['_OBSERVERESPONSE']._serialized_end=1301
+  _globals['_INSPECTREQUEST']._serialized_start=1304
+  _globals['_INSPECTREQUEST']._serialized_end=1485
+  _globals['_INSPECTRESPONSE']._serialized_start=1488
+  _globals['_INSPECTRESPONSE']._serialized_end=1673
+  _globals['_LAYERACTIVATIONS']._serialized_start=1676
+  _globals['_LAYERACTIVATIONS']._serialized_end=1854
+  _globals['_GATE']._serialized_start=1856
+  _globals['_GATE']._serialized_end=1892
+  _globals['_READINGSERVICE']._serialized_start=1895
+  _globals['_READINGSERVICE']._serialized_end=2262
 # @@protoc_insertion_point(module_scope)

@@ -97,6 +97,154 @@ class ScoreResponse(_message.Message):
 Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
 
 @_typing.final
+class ScoreManyRequest(_message.Message):
+    """Texts to score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___ScoreManyStart:
+        """What to read them with; the first message."""
+
+    @_builtins.property
+    def texts(self) -> Global___ScoreManyTexts:
+        """Some of the texts; each other message."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___ScoreManyStart | None = ...,
+        texts: Global___ScoreManyTexts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "start", b"start", "texts", b"texts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "start", b"start", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["start", "texts"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ScoreManyRequest: _TypeAlias = ScoreManyRequest  # noqa: Y015
+
+@_typing.final
+class ScoreManyTexts(_message.Message):
+    """Texts that are read at the same time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """From 1 to 256; together no longer than one prompt may be."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreManyTexts: _TypeAlias = ScoreManyTexts  # noqa: Y015
+
+@_typing.final
+class ScoreManyStart(_message.Message):
+    """What many texts are scored with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    UNKNOWN_CHARACTERS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As in ScoreRequest."""
+    session_id: _builtins.str
+    """As in ScoreRequest: each text is read from the state that the session had at the beginning of the call."""
+    unknown_characters: _text_pb2.UnknownCharacters.ValueType
+    """As in ScoreRequest."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        unknown_characters: _text_pb2.UnknownCharacters.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "session_id", b"session_id", "unknown_characters", b"unknown_characters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreManyStart: _TypeAlias = ScoreManyStart  # noqa: Y015
+
+@_typing.final
+class ScoreManyResponse(_message.Message):
+    """How probable texts are: one answer for each message of texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextScore]:
+        """Of each text of the request, in order."""
+
+    def __init__(
+        self,
+        *,
+        scores: _abc.Iterable[Global___TextScore] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreManyResponse: _TypeAlias = ScoreManyResponse  # noqa: Y015
+
+@_typing.final
+class TextScore(_message.Message):
+    """How probable a text is as a whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    NATS_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    BITS_PER_CHARACTER_FIELD_NUMBER: _builtins.int
+    PERPLEXITY_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """How many tokens it has."""
+    logprob: _builtins.float
+    """Natural logarithm of its probability: the sum over its tokens."""
+    nats_per_token: _builtins.float
+    """As in ScoreResponse."""
+    bits_per_character: _builtins.float
+    """As in ScoreResponse."""
+    perplexity: _builtins.float
+    """As in ScoreResponse."""
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+        logprob: _builtins.float = ...,
+        nats_per_token: _builtins.float = ...,
+        bits_per_character: _builtins.float = ...,
+        perplexity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits_per_character", b"bits_per_character", "logprob", b"logprob", "nats_per_token", b"nats_per_token", "perplexity", b"perplexity", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextScore: _TypeAlias = TextScore  # noqa: Y015
+
+@_typing.final
 class PeekRequest(_message.Message):
     """Asks what would come next."""
 

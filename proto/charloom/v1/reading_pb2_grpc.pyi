@@ -38,6 +38,12 @@ class ReadingServiceStub:
 
     Errors: as Generate.
     """
+    ScoreMany: _grpc.StreamStreamMultiCallable[_reading_pb2.ScoreManyRequest, _reading_pb2.ScoreManyResponse]
+    """Tells how probable many texts are, each after the same state: for files of lines, faster than Score of each. A session
+    is read and not changed. Messages are answered in order, and a few of them read at a time.
+
+    Errors: as Generate; INVALID_ARGUMENT when the first message does not carry `start`, or a later one does.
+    """
     Peek: _grpc.UnaryUnaryMultiCallable[_reading_pb2.PeekRequest, _reading_pb2.PeekResponse]
     """Tells what would come next, and how probable each token is there. A session is read and not changed.
 
@@ -65,6 +71,12 @@ class ReadingServiceAsyncStub(ReadingServiceStub):
     """Tells how probable a text is, token by token. A session is read and not changed.
 
     Errors: as Generate.
+    """
+    ScoreMany: _aio.StreamStreamMultiCallable[_reading_pb2.ScoreManyRequest, _reading_pb2.ScoreManyResponse]  # type: ignore[assignment]
+    """Tells how probable many texts are, each after the same state: for files of lines, faster than Score of each. A session
+    is read and not changed. Messages are answered in order, and a few of them read at a time.
+
+    Errors: as Generate; INVALID_ARGUMENT when the first message does not carry `start`, or a later one does.
     """
     Peek: _aio.UnaryUnaryMultiCallable[_reading_pb2.PeekRequest, _reading_pb2.PeekResponse]  # type: ignore[assignment]
     """Tells what would come next, and how probable each token is there. A session is read and not changed.
@@ -96,6 +108,18 @@ class ReadingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells how probable a text is, token by token. A session is read and not changed.
 
         Errors: as Generate.
+        """
+
+    @_abc_1.abstractmethod
+    def ScoreMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_reading_pb2.ScoreManyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_reading_pb2.ScoreManyResponse], _abc.AsyncIterator[_reading_pb2.ScoreManyResponse]]:
+        """Tells how probable many texts are, each after the same state: for files of lines, faster than Score of each. A session
+        is read and not changed. Messages are answered in order, and a few of them read at a time.
+
+        Errors: as Generate; INVALID_ARGUMENT when the first message does not carry `start`, or a later one does.
         """
 
     @_abc_1.abstractmethod

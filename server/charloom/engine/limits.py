@@ -16,8 +16,8 @@ MOST_CONTINUATIONS = 64
 """Continuations that one call may ask for."""
 MOST_ALTERNATIVES = 20
 """Alternatives that a call may ask to be told of each token."""
-MOST_RANKED = 256
-"""Texts that one call may have ranked."""
+MOST_TOGETHER = 256
+"""Texts that may be read at a time: that one call may have ranked, or one message of many have scored."""
 MOST_PEEKED = 256
 """Tokens that one call may look ahead."""
 MOST_FORKS = 1000

@@ -300,6 +300,26 @@ def abort(context: grpc.ServicerContext, code: grpc.StatusCode, text: str, *deta
     raise AssertionError("abort_with_status raises")
 
 
+def score_many(
+    requests: Iterator[reading_pb2.ScoreManyRequest], _: grpc.ServicerContext
+) -> Iterator[reading_pb2.ScoreManyResponse]:
+    """A bit for each character."""
+    next(requests)
+    for request in requests:
+        yield reading_pb2.ScoreManyResponse(
+            scores=[
+                reading_pb2.TextScore(
+                    tokens=len(text),
+                    logprob=-len(text) * math.log(2),
+                    nats_per_token=math.log(2),
+                    bits_per_character=1,
+                    perplexity=2,
+                )
+                for text in request.texts.texts
+            ]
+        )
+
+
 def rank(request: suggesting_pb2.RankRequest, _: grpc.ServicerContext) -> suggesting_pb2.RankResponse:
     """All as probable as each other, a nat for each character."""
     each = 1 / len(request.candidates)
@@ -374,6 +394,7 @@ class FakeServer:
                 session=session(request.session_id or "imported", position=5), exact=True
             ),
             "Score": score,
+            "ScoreMany": score_many,
             "Peek": peek,
             "Observe": observe,
             "Inspect": inspect,

@@ -33,6 +33,45 @@ GONE = failing(grpc.StatusCode.NOT_FOUND, "there is no session", error_info("SES
 SKIP = text_pb2.UNKNOWN_CHARACTERS_SKIP
 
 
+class TestScoreMany:
+    async def test_each_text_has_its_figures(self, server: FakeServer, either: AsyncClient) -> None:
+        found = [one async for one in either.score_many(["Hi", "a"], model="small", unknown_characters="skip")]
+        assert [(one.text, one.tokens, one.bits_per_character, one.perplexity) for one in found] == [
+            ("Hi", 2, 1, 2),
+            ("a", 1, 1, 2),
+        ]
+        assert [one.logprob for one in found] == pytest.approx([-2 * math.log(2), -math.log(2)])
+        assert server.asked("ScoreMany") == [
+            reading_pb2.ScoreManyRequest(start=reading_pb2.ScoreManyStart(model="small", unknown_characters=SKIP)),
+            reading_pb2.ScoreManyRequest(texts=reading_pb2.ScoreManyTexts(texts=["Hi", "a"])),
+        ]
+
+    async def test_messages_are_of_some_texts_or_one_long_one(self, server: FakeServer, either: AsyncClient) -> None:
+        async with either.session(id="s1") as session:
+            texts = [*["a"] * 65, "b" * 16_384, "c", "d" * 20_000]
+            assert [one.text async for one in session.score_many(texts)] == texts
+        begun, *sent = server.asked("ScoreMany")
+        assert begun.start.session_id == "s1"
+        assert [list(map(len, one.texts.texts)) for one in sent] == [[1] * 64, [1], [16_384], [1], [20_000]]
+
+    async def test_what_no_message_can_carry_ends_it(self, server: FakeServer, either: AsyncClient) -> None:
+        with pytest.raises(InvalidValue, match=r"texts\[1\]: 5 is not a string"):
+            [one async for one in either.score_many(["a", 5])]
+
+    async def test_a_server_that_tells_too_little(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["ScoreMany"] = lambda requests, _: (reading_pb2.ScoreManyResponse() for _ in [list(requests)])
+        with pytest.raises(InternalError, match="told 0 scores of 1 texts"):
+            [one async for one in either.score_many(["a"])]
+        server.answers["ScoreMany"] = lambda requests, _: iter(list(requests)[:0])
+        with pytest.raises(InternalError, match="told 0 scores of 1 texts"):
+            [one async for one in either.score_many(["a"])]
+
+    async def test_errors(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["ScoreMany"] = GONE
+        with pytest.raises(NotFound):
+            [one async for one in either.score_many(["a"])]
+
+
 class TestScore:
     async def test_a_text_has_its_figures_and_each_token_its_own(self, server: FakeServer, either: AsyncClient) -> None:
         score = await either.score("Hi", model="small", unknown_characters="skip", top_logprobs=2)

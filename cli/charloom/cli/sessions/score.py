@@ -18,11 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads stdin, as does giving none")
     add_file(parser, "read the text from a file")
     parser.add_argument("--each", action="store_true", help="also print a line for each character")
+    parser.add_argument("--lines", action="store_true", help="each line is a text of its own; print a line for each")
     parser.add_argument(
         "--top-logprobs", type=int, default=0, metavar="N", help="with --each: the N most probable ones in each place"
     )
     add_reading_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object; with --lines one for each")
     add_connection_arguments(parser, serverless=True)
 
 
@@ -39,7 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.file is not None and arguments.text is not None:
         raise CommandError("give the text itself or --file, not both")
     text = read_text("-" if arguments.text is None else arguments.text) if arguments.file is None else None
+    if arguments.lines and (arguments.each or arguments.top_logprobs):
+        raise CommandError("--lines tells of each line as a whole; leave out --each and --top-logprobs, or --lines")
     with connected(arguments) as client:
+        if arguments.lines:
+            whole = read_file(arguments.file, arguments.encoding) if text is None else text
+            return _print_lines(client, whole.split("\n") if whole else [], arguments)
         score = _score(client, read_file(arguments.file, arguments.encoding) if text is None else text, arguments)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(score), ensure_ascii=False, default=plain))
@@ -50,6 +56,23 @@ def run(arguments: argparse.Namespace) -> int:
         f"{score.bits_per_character:.4f} bits per character, perplexity {score.perplexity:.4f}, "
         f"{len(score.logprobs):,} tokens of {score.nats_per_token:.4f} nats"
     )
+    return 0
+
+
+def _print_lines(client: Client, lines: list[str], arguments: argparse.Namespace) -> int:
+    """Print how probable each line is, without the line break at its end."""
+    if lines and not lines[-1]:
+        del lines[-1]  # what is behind the last line break
+    unknown = unknown_characters(arguments)
+    if arguments.session is None:
+        scores = client.score_many(lines, model=arguments.model, unknown_characters=unknown)
+    else:
+        scores = client.open_session(arguments.session).score_many(lines, unknown_characters=unknown)
+    for score in scores:
+        if arguments.json:
+            print(json.dumps(dataclasses.asdict(score), ensure_ascii=False))
+        else:
+            print(f"{score.bits_per_character:8.4f}  {score.text}")
     return 0
 
 

@@ -186,6 +186,15 @@ class AsyncConnection(Settings):
         call = self.reading.Observe(timeout=self.seconds(timeout), metadata=begun.metadata)
         return AsyncDuplex(call, start, begun)
 
+    def score_many(
+        self, start: reading_pb2.ScoreManyRequest, timeout: Timeout
+    ) -> AsyncDuplex[reading_pb2.ScoreManyRequest, reading_pb2.ScoreManyResponse]:
+        """Begin a call of ScoreMany."""
+        self.require_open()
+        begun = self.begin()
+        call = self.reading.ScoreMany(timeout=self.seconds(timeout), metadata=begun.metadata)
+        return AsyncDuplex(call, start, begun)
+
     def converse(
         self, start: conversation_pb2.ConverseRequest, timeout: Timeout
     ) -> AsyncDuplex[conversation_pb2.ConverseRequest, conversation_pb2.ConverseResponse]:

@@ -141,6 +141,18 @@ class Connection(Settings):
 
         return Duplex(begin, start, begun)
 
+    def score_many(
+        self, start: reading_pb2.ScoreManyRequest, timeout: Timeout
+    ) -> Duplex[reading_pb2.ScoreManyRequest, reading_pb2.ScoreManyResponse]:
+        """Begin a call of ScoreMany."""
+        self.require_open()
+        begun, seconds = self.begin(), self.seconds(timeout)
+
+        def begin(requests: Iterator[reading_pb2.ScoreManyRequest]) -> Any:
+            return self.reading.ScoreMany(requests, timeout=seconds, metadata=begun.metadata)
+
+        return Duplex(begin, start, begun)
+
     def converse(
         self, start: conversation_pb2.ConverseRequest, timeout: Timeout
     ) -> Duplex[conversation_pb2.ConverseRequest, conversation_pb2.ConverseResponse]:

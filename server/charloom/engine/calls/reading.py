@@ -12,8 +12,13 @@ from datetime import timedelta
 import numpy as np
 
 from charloom.bundle import Vocabulary
-from charloom.engine.calls.price import of_reading
-from charloom.engine.calls.requests import ReadingRequest, check_answer, check_text, check_top_logprobs
+from charloom.engine.calls.price import of_reading, of_summing
+from charloom.engine.calls.requests import (
+    ReadingRequest,
+    check_answer,
+    check_text,
+    check_top_logprobs,
+)
 from charloom.engine.calls.starting import ReadingStart, Starting
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.sampling import Sampling
@@ -25,7 +30,7 @@ from charloom.engine.errors import (
     SessionOfAnotherModel,
     shown_number,
 )
-from charloom.engine.limits import MOST_BLENDED, Limits
+from charloom.engine.limits import MOST_BLENDED, MOST_TOGETHER, Limits
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
 from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
@@ -190,6 +195,14 @@ class Reading:
         after, logprobs = await self.read(start.model, text, start.snapshot, request.top_logprobs)
         return ScoredText(logprobs, after.position), vocabulary
 
+    async def score_many(self, request: ReadingRequest) -> ManyScores:
+        """Begin to score many texts, each from a session's state, which stays as it is, or from zero.
+
+        Raises:
+            as `score`.
+        """
+        return ManyScores(self, request, await self._starting.reading(request))
+
     async def state_after(self, request: ReadingRequest) -> tuple[Floats, int]:
         """The state, [A, L, H], of a network that has read all of a text, and how many tokens that took.
 
@@ -251,6 +264,59 @@ class Reading:
         if len(snapshot.pending) == 1:
             return snapshot
         return (await self.read(model, np.zeros(0, np.int64), snapshot))[0]
+
+
+class ManyScores:
+    """How probable texts are, each after the same state; made by `Reading.score_many`.
+
+    Args:
+        reading: reads them
+        request: how
+        start: from where
+    """
+
+    def __init__(self, reading: Reading, request: ReadingRequest, start: ReadingStart) -> None:
+        self.model = start.model
+        self._reading = reading
+        self._request = request
+        self._start = start.snapshot
+
+    async def read(self, texts: Sequence[str]) -> list[ScoredText]:
+        """The score of each of some texts, which are read together; bit for bit that of each alone where the decoder
+        is batch-invariant.
+
+        Raises:
+            InvalidRequest: they are too many, or too long, or the model lacks a character; none was read then.
+            as `Reading.read`, and TooMuchMemory.
+        """
+        reading, model = self._reading, self.model
+        check_together("texts", texts, reading.limits)
+        tokens = [
+            check_text(f"texts[{number}]", text, self._request.skip_unknown, reading.limits, model.vocabulary)
+            for number, text in enumerate(texts)
+        ]
+        scores = [ScoredText((), self._start.position)] * len(texts)
+        places = [place for place, one in enumerate(tokens) if len(one)]
+        if places:
+            with reading.budget.held_for(of_summing(model.decoder.shape, sum(map(len, tokens)), len(places))):
+                found = await reading.read_together(model, [(self._start, tokens[place]) for place in places], 0)
+            for place, (after, logprobs) in zip(places, found, strict=True):
+                scores[place] = ScoredText(logprobs, after.position)
+        return scores
+
+
+def check_together(field_name: str, texts: Sequence[str], limits: Limits) -> None:
+    """Check how many texts are to be read at a time, at least one, and how long they are together.
+
+    Raises:
+        InvalidRequest: too many, or too long.
+    """
+    if not 1 <= len(texts) <= MOST_TOGETHER:
+        raise InvalidRequest(field_name, f"there are {len(texts)}; give from 1 to {MOST_TOGETHER}")
+    if (length := sum(map(len, texts))) > limits.max_prompt_characters:
+        raise InvalidRequest(
+            field_name, f"they have {length} characters together, more than {limits.max_prompt_characters}; give fewer"
+        )
 
 
 def _read(model: Model, chunk: Chunk) -> tuple[Snapshot, Sequence[TokenLogprob]]:

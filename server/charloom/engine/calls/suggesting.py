@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from charloom.engine.calls.price import of_summing
-from charloom.engine.calls.reading import Reading
+from charloom.engine.calls.reading import Reading, check_together
 from charloom.engine.calls.requests import ReadingRequest, check_text
 from charloom.engine.calls.starting import Starting
 from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import InvalidRequest
-from charloom.engine.limits import MOST_RANKED, Limits
+from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
 
@@ -74,13 +74,7 @@ class Suggesting:
             InvalidRequest: there are too many, or one is empty, too long, or nothing that the model could write.
             as `Reading.score`.
         """
-        if not 1 <= len(candidates) <= MOST_RANKED:
-            raise InvalidRequest("candidates", f"there are {len(candidates)}; give from 1 to {MOST_RANKED}")
-        if (length := sum(map(len, candidates))) > self._limits.max_prompt_characters:
-            raise InvalidRequest(
-                "candidates",
-                f"they have {length} characters together, more than {self._limits.max_prompt_characters}; give fewer",
-            )
+        check_together("candidates", candidates, self._limits)
         start = await self._starting.reading(request)
         model, vocabulary = start.model, start.model.vocabulary
         prompt = check_text("prompt", request.text, request.skip_unknown, self._limits, vocabulary)

@@ -102,6 +102,26 @@ EMBEDDINGS = members(
         "data": many(members({"object": TEXT, "index": WHOLE, "embedding": {"anyOf": [many(NUMBER), TEXT]}})),
     }
 )
+SCORES = members(
+    {
+        "object": TEXT,
+        "model": TEXT,
+        "data": many(
+            members(
+                {
+                    "object": TEXT,
+                    "index": WHOLE,
+                    "tokens": WHOLE,
+                    "logprob": NUMBER,
+                    "nats_per_token": NUMBER,
+                    "bits_per_character": NUMBER,
+                    "perplexity": NUMBER,
+                }
+            )
+        ),
+        "usage": _READ,
+    }
+)
 RANKING = members(
     {
         "object": TEXT,

@@ -24,6 +24,7 @@ from charloom.server.http.answers import (
     RANKING,
     READY,
     REPOSITORY,
+    SCORES,
     SESSION,
     SESSIONS,
     STATE,
@@ -43,7 +44,7 @@ from charloom.server.http.models import Models
 from charloom.server.http.openapi import Document
 from charloom.server.http.page import Page
 from charloom.server.http.sessions import Sessions
-from charloom.server.http.suggesting import RankBody, Suggesting
+from charloom.server.http.suggesting import RankBody, ScoreBody, Suggesting
 from charloom.server.http.tokenizers import DetokenizeBody, TokenizeBody, Tokenizers
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
@@ -82,6 +83,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
             other_type=EVENTS,
         ),
         Route("POST", "/v1/embeddings", "Texts as vectors", embeddings.answer, EMBEDDINGS, EmbeddingBody),
+        Route("POST", "/v1/score", "How probable texts are, each by itself", suggesting.score, SCORES, ScoreBody),
         Route("POST", "/v1/rank", "How probable each of some texts is", suggesting.rank, RANKING, RankBody),
         Route("POST", "/v1/classify", "Labels for texts", classification.answer, LABELS, ClassifyBody),
         Route(

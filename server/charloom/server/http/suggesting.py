@@ -1,4 +1,4 @@
-"""POST /v1/rank: which texts are probable after a prompt or a session."""
+"""POST /v1/score and /v1/rank: how probable texts are after a prompt or a session."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ class SuggestingBody(Body):
     )
 
 
+class ScoreBody(Body):
+    """Texts, each to be read by itself."""
+
+    model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
+    texts: list[str] = Field(description="the texts")
+    session_id: str = Field("", description="the session from whose state each is read; it stays as it is")
+    unknown_characters: UnknownCharacters = Field(
+        "refuse", description="what is done with characters that the model lacks"
+    )
+
+
 class RankBody(SuggestingBody):
     """Texts to compare."""
 
@@ -36,6 +47,28 @@ class Suggesting:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    async def score(self, exchange: Exchange, body: ScoreBody) -> None:
+        """How probable each of some texts is, as a whole."""
+        key = Key(current_caller().tenant, body.session_id)
+        request = ReadingRequest(key=key, model=body.model, skip_unknown=body.unknown_characters == "skip")
+        scores = await self._engine.reading.score_many(request)
+        found = await scores.read(body.texts)
+        data = [
+            {
+                "object": "score",
+                "index": number,
+                "tokens": len(one.logprobs),
+                "logprob": -one.nats,
+                "nats_per_token": one.nats_per_token,
+                "bits_per_character": one.bits_per_character(scores.model.vocabulary),
+                "perplexity": one.perplexity,
+            }
+            for number, one in enumerate(found)
+        ]
+        read = sum(len(one.logprobs) for one in found)
+        usage = {"prompt_tokens": read, "total_tokens": read}
+        await exchange.answer(json_of({"object": "list", "model": scores.model.name, "data": data, "usage": usage}))
 
     async def rank(self, exchange: Exchange, body: RankBody) -> None:
         """How probable each of some texts is."""

@@ -56,6 +56,7 @@ ROUTES: Mapping[str, Scope | None] = {
     "POST /v1/completions": Scope.GENERATE,
     "POST /v1/chat/completions": Scope.GENERATE,
     "POST /v1/embeddings": Scope.READ,
+    "POST /v1/score": Scope.READ,
     "POST /v1/rank": Scope.READ,
     "POST /v1/classify": Scope.READ,
     "POST /v1/inspect": Scope.INSPECT,

@@ -14,8 +14,11 @@ from charloom.server.grpc.message_size import MessageSize
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.translation.encoded import Answer, encoded
 from charloom.server.grpc.translation.generation import to_request
-from charloom.server.grpc.translation.reading import from_inspected, from_score, to_inspection, to_reading
+from charloom.server.grpc.translation.reading import from_inspected, from_score, from_scores, to_inspection, to_reading
 from charloom.v1 import reading_pb2, reading_pb2_grpc
+
+AT_ONCE = 4
+"""Messages of a call of ScoreMany that are read at a time: while one is answered, the loom is not to wait."""
 
 
 class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
@@ -32,6 +35,23 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         asked = replace(to_reading(request, current_caller().tenant), text=request.text, most_tokens=most)
         scored, vocabulary = await self._engine.reading.score(asked)
         return await encoded(from_score(scored, vocabulary), scored.logprobs, vocabulary)
+
+    async def ScoreMany(
+        self, requests: AsyncIterator[reading_pb2.ScoreManyRequest], context: Any
+    ) -> AsyncIterator[reading_pb2.ScoreManyResponse]:
+        """Tell how probable many texts are."""
+        first = await self._turn.next(requests)
+        if first is None or not first.HasField("start"):
+            raise InvalidRequest("start", "the first message has to carry it")
+        scores = await self._engine.reading.score_many(to_reading(first.start, current_caller().tenant))
+
+        async def answer(request: reading_pb2.ScoreManyRequest) -> reading_pb2.ScoreManyResponse:
+            if not request.HasField("texts"):
+                raise InvalidRequest("texts", "each message but the first has to carry it")
+            return from_scores(await scores.read(request.texts.texts), scores.model.vocabulary)
+
+        async for found in self._turn.answers(requests, answer, AT_ONCE):
+            yield found
 
     async def Peek(self, request: reading_pb2.PeekRequest, context: Any) -> Answer:
         """Tell what would come next."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from charloom.engine.errors import ClientIdle, Draining
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class ClientTurn:
@@ -36,6 +38,38 @@ class ClientTurn:
             return coming.result()
         finally:
             coming.cancel()
+
+    async def answers(
+        self, requests: AsyncIterator[T], answer: Callable[[T], Coroutine[Any, Any, R]], most: int
+    ) -> AsyncIterator[R]:
+        """The answers to all requests, in their order; up to `most` of them are worked on at a time.
+
+        Raises:
+            as `next`, while nothing is worked on.
+        """
+        running: deque[asyncio.Task[R]] = deque()
+        coming = asyncio.ensure_future(anext(requests, None))
+        more = True
+        try:
+            while more or running:
+                if not running:
+                    await self.wait(coming)
+                elif more and len(running) < most:
+                    await asyncio.wait([running[0], coming], return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    await asyncio.wait([running[0]])
+                if running and running[0].done():
+                    yield running.popleft().result()
+                elif (request := coming.result()) is None:
+                    more = False
+                else:
+                    running.append(asyncio.ensure_future(answer(request)))
+                    coming = asyncio.ensure_future(anext(requests, None))
+        finally:
+            coming.cancel()
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def wait(self, coming: asyncio.Future[Any]) -> None:
         """Wait until a request has come.

@@ -12,8 +12,11 @@ from charloom.engine.sessions.session import Key
 from charloom.server.grpc.translation.text import from_alternative, to_skip_unknown
 from charloom.v1 import reading_pb2
 
+Reads = reading_pb2.ScoreRequest | reading_pb2.ObserveStart | reading_pb2.ScoreManyStart
+"""What says from where to read, and how."""
 
-def to_reading(request: reading_pb2.ScoreRequest | reading_pb2.ObserveStart, tenant: str) -> ReadingRequest:
+
+def to_reading(request: Reads, tenant: str) -> ReadingRequest:
     """The engine's request to read, without the text.
 
     Raises:
@@ -23,7 +26,7 @@ def to_reading(request: reading_pb2.ScoreRequest | reading_pb2.ObserveStart, ten
         key=Key(tenant, request.session_id),
         model=request.model,
         skip_unknown=to_skip_unknown(request.unknown_characters),
-        top_logprobs=request.top_logprobs,
+        top_logprobs=0 if isinstance(request, reading_pb2.ScoreManyStart) else request.top_logprobs,
     )
 
 
@@ -49,6 +52,22 @@ def from_score(scored: ScoredText, vocabulary: Vocabulary) -> reading_pb2.ScoreR
         nats_per_token=scored.nats_per_token,
         bits_per_character=scored.bits_per_character(vocabulary),
         perplexity=scored.perplexity,
+    )
+
+
+def from_scores(scores: Sequence[ScoredText], vocabulary: Vocabulary) -> reading_pb2.ScoreManyResponse:
+    """The message for how probable some texts are."""
+    return reading_pb2.ScoreManyResponse(
+        scores=[
+            reading_pb2.TextScore(
+                tokens=len(scored.logprobs),
+                logprob=-scored.nats,
+                nats_per_token=scored.nats_per_token,
+                bits_per_character=scored.bits_per_character(vocabulary),
+                perplexity=scored.perplexity,
+            )
+            for scored in scores
+        ]
     )
 
 
