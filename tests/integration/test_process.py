@@ -182,9 +182,9 @@ def test_many_signals_at_once_still_end_it_in_order(start: Start) -> None:
 def test_a_signal_while_it_loads_ends_it_in_order(start: Start, tmp_path: Path, bundle: Bundle) -> None:
     script = (
         "import os, signal, sys\n"
-        "from charloom.cli.serving import serve\n"
+        "from charloom.cli.serving import one_process\n"
         "from charloom.cli.main import main\n"
-        "serve.open_models = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "one_process.open_models = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))\n"
         "main(['serve', '--port', '0'])\n"
         "sys.exit('it went on')"
     )

@@ -148,6 +148,14 @@ class Engine:
         """Let new calls go to a model that is draining; see `Models.serve_again`."""
         return self._models.serve_again(digest, grace)
 
+    def drains(self, digest: str) -> bool:
+        """Whether a model of this digest is draining, so that it can serve again."""
+        return any(model.digest == digest for model in self._models.draining)
+
+    def require_another(self, name: str) -> None:
+        """See that a model can be unloaded; see `Models.require_another`."""
+        self._models.require_another(name)
+
     def unload(self, name: str, grace: float) -> Model:
         """Let a model drain that nothing replaces; see `Models.unload`."""
         return self._models.unload(name, grace)

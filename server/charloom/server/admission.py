@@ -57,7 +57,7 @@ class Admission:
     def __init__(self, engine: Engine, settings: ServerSettings) -> None:
         self._origins = settings.origins()
         self._gate = gate_of(settings)
-        self._limit = CallLimit(settings.max_calls)
+        self._limit = CallLimit(settings.max_calls, settings.processes)
         told = [log_call] if settings.log_calls else []
         self.carriers: Collection[str] = ()
         """Headers, or metadata, that say which trace a call belongs to."""

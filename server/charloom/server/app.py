@@ -10,11 +10,12 @@ from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
 from charloom.server.admission import Admission
+from charloom.server.group import Alone, Group
 from charloom.server.grpc.listener import GrpcListener
 from charloom.server.listener import Listener
 from charloom.server.runtime import Runtime, open_runtime
 from charloom.server.settings import ServerSettings
-from charloom.server.signals import call_when_asked, ignore_all
+from charloom.server.signals import Orders, call_when_asked, ignore_all
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,10 @@ class Server:
             await self.stop()
             raise
 
+    async def failed(self) -> None:
+        """Wait until nothing more can be generated, because a worker of the engine is gone or stuck."""
+        await self._runtime.failed.wait()
+
     def reload_models(self) -> None:
         """Begin to load all models again, from where they came."""
         self._runtime.model_upkeep.reload_all()
@@ -128,14 +133,24 @@ def _http_listener(runtime: Runtime, settings: ServerSettings, admission: Admiss
     return HttpListener(runtime, settings, admission)
 
 
-async def open_server(models: Sequence[tuple[Bundle, Decoder]], settings: ServerSettings) -> Server:
+async def open_server(
+    models: Sequence[tuple[Bundle, Decoder]], settings: ServerSettings, group: Group | None = None
+) -> Server:
     """A server that is not started yet.
 
+    Args:
+        models: bundles with their decoders
+        settings: the settings
+        group: the processes of the server; None: this one is alone
+
     Raises:
-        ValueError: as `open_runtime` and `Admission`, or HTTP is wanted and not installed.
+        ValueError: as `open_runtime` and `Admission`, or HTTP is wanted and not installed; or this process would be
+            alone, and the settings want several.
         OSError: as `open_runtime`.
     """
-    runtime = await open_runtime(models, settings)
+    if group is None and settings.processes > 1:
+        raise ValueError("a server of several processes is started by charloom serve --processes")
+    runtime = await open_runtime(models, settings, group or Alone())
     try:
         return Server(runtime, settings)
     except BaseException:
@@ -145,7 +160,11 @@ async def open_server(models: Sequence[tuple[Bundle, Decoder]], settings: Server
 
 
 async def serve(
-    models: Sequence[tuple[Bundle, Decoder]], settings: ServerSettings, ready: Callable[[Server], None]
+    models: Sequence[tuple[Bundle, Decoder]],
+    settings: ServerSettings,
+    ready: Callable[[Server], None],
+    orders: Orders = call_when_asked,
+    group: Group | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Both are ignored once it has ended, as the process is to end too.
 
@@ -153,23 +172,25 @@ async def serve(
         models: bundles with their decoders
         settings: the settings
         ready: called once the server takes calls
+        orders: says what to call when the server is asked to stop, and to load its models again
+        group: as of `open_server`
 
     Raises:
         PortInUse: the address is taken.
         ValueError, OSError: as `open_server`.
         DecoderStuck: it has ended, and a thread goes on.
     """
-    server = await open_server(models, settings)
+    server = await open_server(models, settings, group)
     del models  # a model that is replaced gives its memory back once nobody holds it
     await server.start()
     try:
         asked = asyncio.Event()
-        call_when_asked(asked.set, server.reload_models)
+        orders(asked.set, server.reload_models)
         ready(server)
         await asked.wait()
         log.info("stopping: running calls have %g s to end; a second signal ends them now", settings.grace_seconds)
     finally:
-        call_when_asked(server.engine.end_now)
+        orders(server.engine.end_now)
         try:
             await server.stop()
         finally:

@@ -8,6 +8,7 @@ from charloom.engine.parts import Parts
 from charloom.engine.quotas import QuotaExceeded
 from charloom.engine.retry_after import SHORTEST, RetryAfter
 from charloom.engine.shares import Share, current_share
+from charloom.server.process_parts import part_of
 
 
 class CallLimit:
@@ -15,11 +16,13 @@ class CallLimit:
 
     Args:
         most: calls at a time; see `Parts`
+        processes: of the server: this one takes its part of that, and of what each caller may have
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._running = Parts(most)
+    def __init__(self, most: int, processes: int = 1) -> None:
+        self._processes = processes
+        self._most = part_of(most, processes)
+        self._running = Parts(self._most)
         self._retry_after = RetryAfter()
 
     def begin(self, at_end: AtEnd) -> None:
@@ -31,8 +34,9 @@ class CallLimit:
         """
         share = current_share()
         most, own = share.quota.calls, self._running.of(share)
-        if most is not None and own >= most:
-            problem = f"{own} calls of yours are running"
+        if most is not None and own >= part_of(most, self._processes):
+            where = "" if self._processes == 1 else f" in one of {self._processes} processes, as many as it takes"
+            problem = f"{own} calls of yours are running{where}"
             raise QuotaExceeded("calls", most, problem, "wait until one has ended", SHORTEST, used=own, asked=1)
         if not self._running.fits(share):
             raise Overloaded(f"{self._running.total} calls are running already", self._retry_after.refuse(0))

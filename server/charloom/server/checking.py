@@ -17,8 +17,7 @@ from charloom.server.identity.certificates import watched_certificates
 from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_keys
-from charloom.server.process_memory import memory_limit
-from charloom.server.runtime import budget_of, open_models, records_of, sealing_keys
+from charloom.server.runtime import budget_of, memory_of_process, open_models, records_of, sealing_keys
 from charloom.server.settings import ServerSettings
 from charloom.server.telemetry.tracing import open_export
 from charloom.server.unix_socket import require_place, socket_path
@@ -108,7 +107,7 @@ def _names(bundles: Sequence[Bundle]) -> str:
 
 
 def _memory(settings: ServerSettings) -> str:
-    limit = settings.memory_bytes or memory_limit()
+    limit = memory_of_process(settings)
     left = budget_of(limit)
     if limit is None or left is None:
         return "nobody says how much there is; calls may use any amount"

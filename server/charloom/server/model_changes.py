@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -72,11 +72,27 @@ class Load:
 
 
 class Loaded(NamedTuple):
-    """What a load has brought."""
+    """What a change has brought."""
 
     model: Model
     changed: bool
-    """Whether another model, or none, served under its name before."""
+    """Whether another model serves under its name than before, or none does now."""
+
+
+class Change(Enum):
+    """What is done to models, when asked."""
+
+    LOAD = "load"
+    RELOAD = "reload"
+    UNLOAD = "unload"
+
+
+Agreed = Callable[[], Awaitable[None]]
+"""Waited for once all that can fail is done, before anything changes; what it raises ends the change."""
+
+
+async def at_once() -> None:
+    """Nobody else has to agree."""
 
 
 class ModelChanges:
@@ -115,13 +131,24 @@ class ModelChanges:
         """Those that go on."""
         return [load for load in self._loads.values() if load is not None]
 
+    @property
+    def paths(self) -> list[str]:
+        """Where the models that serve came from, the default one first."""
+        return [str(model.bundle.path.absolute()) for model in self._engine.models]
+
     # Asked for. A change goes on when whoever asked for it goes away.
 
-    async def load(self, path: str) -> Loaded:
+    async def change(self, change: Change, on: str, agreed: Agreed = at_once) -> Loaded:
+        """Load, reload or unload; `on` is the path or the name that these take."""
+        does = {Change.LOAD: self.load, Change.RELOAD: self.reload, Change.UNLOAD: self.unload}
+        return await does[change](on, agreed)
+
+    async def load(self, path: str, agreed: Agreed = at_once) -> Loaded:
         """Load a bundle, and let new calls of its name go to it.
 
         Args:
             path: of the bundle, absolute, or relative to the folder of models
+            agreed: before they do
 
         Raises:
             ModelPathForbidden: it is not below a folder that the operator named.
@@ -129,18 +156,18 @@ class ModelChanges:
             ModelUnusable: the bundle cannot be used.
             ModelTooLarge: there is no memory for it.
         """
-        return await self._to_its_end(self.load_at(await _in_thread(lambda: self._allowed(path))))
+        return await self._to_its_end(self.load_at(await _in_thread(lambda: self._allowed(path)), agreed))
 
-    async def reload(self, name: str) -> Loaded:
+    async def reload(self, name: str, agreed: Agreed = at_once) -> Loaded:
         """Load a model again from where it came: its own folder, or its newest version in the folder of models.
 
         Raises:
             ModelNotFound: there is none of this name.
             and as `load`.
         """
-        return await self._to_its_end(self._reload(self._engine.model(name)))
+        return await self._to_its_end(self._reload(self._engine.model(name), agreed))
 
-    async def unload(self, name: str) -> Model:
+    async def unload(self, name: str, agreed: Agreed = at_once) -> Loaded:
         """Let a model serve no new calls; sessions go on with it until its grace is over.
 
         Raises:
@@ -148,18 +175,14 @@ class ModelChanges:
             ModelBusy: it is being loaded.
             LastModel: there is no other.
         """
-        with self._reserved(name):
-            model = self._engine.unload(name, self._settings.model_grace_seconds)
-        log.info("model %s (%s) is unloaded: %s", name, model.digest[:12], self._grace())
-        self.changed.set()
-        return model
+        return await self._to_its_end(self._unload(name, agreed))
 
     # Wanted by the operator's folder and signals.
 
-    async def load_at(self, path: Path) -> Loaded:
+    async def load_at(self, path: Path, agreed: Agreed = at_once) -> Loaded:
         """Load the bundle at a path that no request gave; raises as `load`, but for ModelPathForbidden."""
         try:
-            return await self._load_checked(await self._work(lambda: self._read(path)))
+            return await self._load_checked(await self._work(lambda: self._read(path)), agreed)
         except BundleStuck as problem:
             self.stuck = True
             raise ModelUnusable(problem) from problem
@@ -208,14 +231,23 @@ class ModelChanges:
             raise ModelPathForbidden(path)
         return resolved
 
-    async def _reload(self, model: Model) -> Loaded:
+    async def _unload(self, name: str, agreed: Agreed) -> Loaded:
+        with self._reserved(name):
+            self._engine.require_another(name)
+            await agreed()
+            model = self._engine.unload(name, self._settings.model_grace_seconds)
+        log.info("model %s (%s) is unloaded: %s", name, model.digest[:12], self._grace())
+        self.changed.set()
+        return Loaded(model, True)
+
+    async def _reload(self, model: Model, agreed: Agreed) -> Loaded:
         path, folder = model.bundle.path, self.folder
         if folder is not None and await _in_thread(lambda: folder.has(path)):
             newest: Path | None = await self.in_folder(lambda folder: folder.newest(model.name))
             path = newest or path
-        return await self.load_at(path)
+        return await self.load_at(path, agreed)
 
-    async def _load_checked(self, bundle: Bundle) -> Loaded:
+    async def _load_checked(self, bundle: Bundle, agreed: Agreed) -> Loaded:
         settings, engine, manifest = self._settings, self._engine, bundle.manifest
         load = Load(manifest.name, bundle.path.name, manifest.digest)
         with self._reserved(manifest.name, load):
@@ -223,7 +255,10 @@ class ModelChanges:
                 serving = next((one for one in engine.models if one.name == manifest.name), None)
                 if serving is not None and serving.digest == manifest.digest:
                     return Loaded(serving, False)
-                model = engine.serve_again(manifest.digest, settings.model_grace_seconds)
+                model = None
+                if engine.drains(manifest.digest):
+                    await agreed()
+                    model = engine.serve_again(manifest.digest, settings.model_grace_seconds)
                 if model is None:
                     engine.require_room(bundle, kind_to_open(bundle, settings.decoder, settings.device))
                     load.stage = Stage.OPENING
@@ -232,6 +267,7 @@ class ModelChanges:
                     )
                     load.stage = Stage.TRYING
                     tried = await self._work(lambda: try_model(bundle, decoder, engine.limits.max_rows, self._rest))
+                    await agreed()
                     try:
                         model = engine.serve(tried, settings.model_grace_seconds)
                     except RuntimeError as problem:  # no more threads can be started

@@ -17,10 +17,11 @@ from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.rates import Ledger
 from charloom.engine.sessions.records import PLAIN, Records
-from charloom.engine.sessions.sealing import Sealer, new_keys
+from charloom.engine.sessions.sealing import Sealer
 from charloom.engine.sessions.stores.open_store import open_store
 from charloom.engine.sessions.stores.store import LEASE_SECONDS
 from charloom.server.audit import AuditLog, AuditLogUnavailable
+from charloom.server.group import Group
 from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_bundle
 from charloom.server.model_changes import ModelChanges
@@ -47,14 +48,18 @@ class Runtime:
     Args:
         engine: the engine; it is closed with the runtime
         models: changes what the engine serves
+        group: the processes of the server
         audit: has what administrators do
         grace_seconds: how long running calls may go on once the server is asked to stop
     """
 
-    def __init__(self, engine: Engine, models: ModelChanges, audit: AuditLog, grace_seconds: float) -> None:
+    def __init__(
+        self, engine: Engine, models: ModelChanges, group: Group, audit: AuditLog, grace_seconds: float
+    ) -> None:
         self.engine = engine
         self.models = models
         self.model_upkeep = ModelUpkeep(engine, models, audit)
+        self.group = group
         self.audit = audit
         self.failed = asyncio.Event()
         """Set once a worker of the engine is gone or stuck: nothing more can be generated."""
@@ -164,6 +169,12 @@ def budget_of(limit: int | None) -> int | None:
     return None if limit is None else max(0, int((limit - memory_in_use()) * (1 - UNFORESEEN)))
 
 
+def memory_of_process(settings: ServerSettings) -> int | None:
+    """Bytes that this process may use: its part of what the server may; None: nobody knows a limit."""
+    limit = settings.memory_bytes or memory_limit()
+    return None if limit is None else limit // settings.processes
+
+
 def sealing_keys(settings: ServerSettings) -> SealingKeys | None:
     """The keys that the settings name.
 
@@ -183,12 +194,13 @@ def memory_for_sessions(budget: int | None) -> int | None:
     return None if budget is None else budget // 2
 
 
-async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: ServerSettings) -> Runtime:
+async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: ServerSettings, group: Group) -> Runtime:
     """An engine with the session store and the sealing keys of the settings.
 
     Args:
         models: bundles with their decoders, the default one first
         settings: the settings
+        group: the processes of the server
 
     Raises:
         ValueError: there is no model, or two have the same name; the file with the keys cannot be used, or the audit
@@ -200,16 +212,17 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
     except AuditLogUnavailable as problem:
         raise ValueError(str(problem)) from problem
     keys = sealing_keys(settings)
-    memory = budget_of(settings.memory_bytes or memory_limit())
+    memory = budget_of(memory_of_process(settings))
     records = records_of(settings, keys)
     store = await open_store(settings.store, settings.max_sessions, records, memory_for_sessions(memory))
     try:
         budget = MemoryBudget(memory, lambda: store.memory + engine.more_model_memory)
-        sealer = Sealer(new_keys() if keys is None else keys)
+        sealer = Sealer(group.sealing_keys if keys is None else keys)
         ledger = store if isinstance(store, Ledger) else None
         engine = Engine(models, settings.limits(), store, sealer, budget, ledger)
         changes = ModelChanges(engine, settings, model_folder(settings))
+        group.join(changes)
     except BaseException:
         await store.close()
         raise
-    return Runtime(engine, changes, audit, settings.grace_seconds)
+    return Runtime(engine, changes, group, audit, settings.grace_seconds)

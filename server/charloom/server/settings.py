@@ -23,6 +23,7 @@ from charloom.engine.quotas import HIGHEST_RATE, LOWEST_RATE, Quota
 from charloom.server.model_weights import weights_of
 from charloom.server.origins import Origins, is_local
 from charloom.server.process_cores import default_workers
+from charloom.server.process_parts import LEAST_MEMORY, MOST_PROCESSES, hindrances, part_of
 
 CONFIG_VARIABLE = "CHARLOOM_CONFIG"
 
@@ -126,6 +127,12 @@ class ServerSettings(BaseSettings):
         le=Limits.max_time_to_live.total_seconds(),
         description="how long a session is kept without use, unless it asks for more",
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=MOST_PROCESSES,
+        description="processes that take calls, each with its part of cores, memory and limits",
+    )
     workers: int | None = Field(
         None,
         ge=1,
@@ -170,7 +177,7 @@ class ServerSettings(BaseSettings):
     )
     memory_bytes: int | None = Field(
         None,
-        ge=2**28,
+        ge=LEAST_MEMORY,
         description="memory that the server may use, in bytes; calls that may need more than is left are refused "
         "(default: what its control group allows, or what the machine has)",
     )
@@ -304,6 +311,8 @@ class ServerSettings(BaseSettings):
             found.append(f"{flags} is missing; JSON Web Tokens need --jwt-keys, --jwt-issuer and --jwt-audience")
         if self.log_text and not self.log_calls:
             found.append("--log-text is given without --log-calls, whose lines it is about; add that")
+        if self.processes > 1:
+            found += hindrances(self.processes, self.model_dump())
         lacking, reachable = self.open_doors(), self.open_host()
         if reachable is not None and lacking and not self.insecure:
             flag, host = reachable
@@ -358,15 +367,16 @@ class ServerSettings(BaseSettings):
         )
 
     def limits(self) -> Limits:
-        """What the engine is to accept."""
+        """What the engine of each process is to accept."""
+        workers = self.workers or (2 if self.device == "cuda" else default_workers())
         return Limits(
             max_tokens=self.max_tokens,
             max_prompt_characters=self.max_prompt_characters,
             default_time_to_live=timedelta(seconds=self.session_seconds),
             max_sessions=self.max_sessions,
-            workers=self.workers or (2 if self.device == "cuda" else default_workers()),
+            workers=max(1, workers // self.processes),
             max_rows=self.max_rows,
-            max_waiting=self.max_waiting,
+            max_waiting=part_of(self.max_waiting, self.processes),
             tick_seconds=self.tick_milliseconds / 1000,
             rewind_tokens=self.rewind_tokens,
             model_weights=weights_of(self.model_weights),

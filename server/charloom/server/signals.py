@@ -6,8 +6,15 @@ import asyncio
 import signal
 from collections.abc import Callable
 from types import FrameType
+from typing import Protocol
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Orders(Protocol):
+    """Says what to call from now on when the server is asked to stop, and when to load its models again."""
+
+    def __call__(self, stop: Callable[[], object], reload: Callable[[], object] = ..., /) -> None: ...
 
 
 def leave_when_asked() -> None:

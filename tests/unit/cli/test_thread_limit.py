@@ -42,8 +42,8 @@ FLAGS = {
     "study": ["copy", "--out", "out", "--threads", "4"],
 }
 REFUSED_LATE = (
-    "import sys, threading; from charloom.cli import main, thread_limit; from charloom.cli.serving import serve\n"
-    "serve.check_threads = main.check_threads = lambda count: None\n"
+    "import sys, threading; from charloom.cli import main, thread_limit; from charloom.cli.serving import one_process\n"
+    "one_process.check_threads = main.check_threads = lambda count: None\n"
     "left, start = [int(sys.argv[1])], threading.Thread.start\n"
     "def refused(thread):\n"
     "    left[0] -= 1\n"

@@ -15,6 +15,7 @@ from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.store import Store
 from charloom.server import runtime
 from charloom.server.audit import AuditLog
+from charloom.server.group import Alone
 from charloom.server.model_changes import ModelChanges
 from charloom.server.runtime import Runtime, open_runtime
 from charloom.server.settings import ServerSettings
@@ -50,7 +51,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def runtime_of(engine: Engine) -> Runtime:
-    return Runtime(engine, ModelChanges(engine, ServerSettings(), None), AuditLog(), grace_seconds=0)
+    return Runtime(engine, ModelChanges(engine, ServerSettings(), None), Alone(), AuditLog(), grace_seconds=0)
 
 
 async def test_the_upkeep_survives_a_store_that_does_not_answer(
@@ -86,5 +87,5 @@ async def test_a_runtime_that_cannot_be_made_leaves_no_open_store(
 
     monkeypatch.setattr(runtime, "open_store", opened)
     with pytest.raises(ValueError, match="two bundles are named"):
-        await open_runtime([(bundle, decoder), (bundle, decoder)], ServerSettings())
+        await open_runtime([(bundle, decoder), (bundle, decoder)], ServerSettings(), Alone())
     assert store.closed

@@ -7,7 +7,8 @@ import threading
 import webbrowser
 from pathlib import Path
 
-from charloom.cli.serving.serve import serve_bundles
+from charloom.cli.serving.one_process import serve_bundles
+from charloom.cli.serving.serve import begin
 from charloom.models import BUNDLED_MODEL
 from charloom.server.app import Server
 
@@ -42,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
             # Some browsers end when their user leaves them, and calls wait for nobody.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    given = {"host": LOOPBACK, "http_host": LOOPBACK, "playground": True}
+    given = {"host": LOOPBACK, "http_host": LOOPBACK, "playground": True, "processes": 1}
     ports = {"port": arguments.port, "http_port": arguments.http_port}
-    serve_bundles(arguments.bundles, {**given, **ports}, announce)
+    settings, paths = begin(arguments.bundles, {**given, **ports})
+    serve_bundles(paths, settings, announce)
     return 0

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from charloom.bundle import BundleError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
-from charloom.cli.serving.check import check
-from charloom.cli.serving.folder import bundles_of_folder
-from charloom.cli.thread_limit import check_threads, threads_of_server
-from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.models import BUNDLED_MODEL, bundle_path
-from charloom.server.app import DecoderStuck, Server, serve
-from charloom.server.listener import PortInUse
 from charloom.server.logs import set_up_logs
-from charloom.server.runtime import open_models
 from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_settings
 from charloom.server.signals import leave_when_asked
-from charloom.server.telemetry.tracing import open_export
 
 log = logging.getLogger(__name__)
 
@@ -55,25 +43,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. Each kind of run imports its own: a parent of processes has no engine."""
     if arguments.config:
         os.environ[CONFIG_VARIABLE] = arguments.config
     if arguments.check:
+        from charloom.cli.serving.check import check
+
         return check(arguments)
-    serve_bundles(arguments.bundles, given_settings(arguments, ServerSettings), _announce)
+    settings, paths = begin(arguments.bundles, given_settings(arguments, ServerSettings))
+    if settings.processes > 1:
+        from charloom.cli.serving.several_processes import serve_with_children
+
+        serve_with_children(paths, settings)
+    else:
+        from charloom.cli.serving.one_process import announce, serve_bundles
+
+        serve_bundles(paths, settings, announce)
     return 0
 
 
-def serve_bundles(bundles: Sequence[Path], given: dict[str, Any], ready: Callable[[Server], None]) -> None:
-    """Serve in this process until SIGTERM or SIGINT.
+def begin(bundles: Sequence[Path], given: dict[str, Any]) -> tuple[ServerSettings, list[Path]]:
+    """Read the settings, and let logs and signals be those of a server; returns the settings and the bundles' paths.
 
     Args:
-        bundles: what to serve; none for the bundled model
+        bundles: what to serve
         given: settings, which win over those of the environment and the file
-        ready: called once the server takes calls
 
     Raises:
-        CommandError: it cannot.
+        CommandError: the settings cannot be used, or a bundle is not there.
     """
     try:
         settings = read_settings(given)
@@ -86,49 +83,7 @@ def serve_bundles(bundles: Sequence[Path], given: dict[str, Any], ready: Callabl
     except FileNotFoundError as problem:
         raise CommandError(str(problem)) from problem
     set_up_logs(settings.log_format)
-    paths = [*paths, *bundles_of_folder(settings, empty=bool(paths))] or [BUNDLED_MODEL]
-    check_threads(threads_of_server(len(paths), settings.limits().workers))
     if (found := settings.open_host()) is not None and (doors := settings.open_doors()):
         log.warning("--insecure: %s %s is for other machines too, and %s", *found, " and ".join(doors))
     leave_when_asked()
-    try:
-        with _traced(settings):
-            asyncio.run(serve(open_models(paths, settings), settings, ready))
-    except (BundleStuck, DecoderStuck) as problem:
-        print(f"charloom serve: {problem}", file=sys.stderr, flush=True)
-        os._exit(1)  # its thread is inside a library and lets no interpreter end in order
-    except (BundleError, PortInUse, ValueError) as problem:
-        raise CommandError(str(problem)) from problem
-
-
-@contextmanager
-def _traced(settings: ServerSettings) -> Iterator[None]:
-    """Export traces meanwhile, where the settings want it.
-
-    Raises:
-        ValueError: what exports them is not installed, or its variables are wrong.
-    """
-    if not settings.traces:
-        yield
-        return
-    export = open_export()
-    export.install()
-    try:
-        yield
-    finally:
-        export.close()
-
-
-def _announce(server: Server) -> None:
-    """The first line of standard output: where the server is, for people and for scripts."""
-    for model in server.engine.models:
-        manifest, decoder = model.bundle.manifest, model.decoder
-        print(
-            f"model {model.name}: {manifest.cell.layers} x {manifest.cell.hidden_size} {manifest.cell.kind.value}, "
-            f"{manifest.vocabulary_size} symbols, {decoder.kind} on {decoder.device}"
-            + ("" if model.batch_invariant else "; texts may depend on the load (batch invariance fails here)"),
-            file=sys.stderr,
-        )
-    print(f"listening on {server.address}", flush=True)
-    if server.http_address:
-        print(f"HTTP on {server.http_address}", flush=True)
+    return settings, paths

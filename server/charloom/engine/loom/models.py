@@ -284,8 +284,8 @@ class Models:
         found.grace_ends = None
         return self._put(found, grace)
 
-    def unload(self, name: str, grace: float) -> Model:
-        """Let a model drain that nothing replaces.
+    def require_another(self, name: str) -> None:
+        """See that a model can be unloaded.
 
         Raises:
             ModelNotFound: there is none of this name.
@@ -295,6 +295,10 @@ class Models:
             raise ModelNotFound(name, list(self._models))
         if len(self._models) == 1:
             raise LastModel(name)
+
+    def unload(self, name: str, grace: float) -> Model:
+        """Let a model drain that nothing replaces; raises as `require_another`."""
+        self.require_another(name)
         model = self._models.pop(name)
         self._drain(model, grace)
         return model

@@ -13,8 +13,8 @@ METADATA_BYTES = 16 * 2**10
 def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
     """Options for `grpc.aio.server`; https://github.com/grpc/grpc/blob/master/doc/keepalive.md says what they do."""
     options = {
-        # Without this, a second server on the same port would start and take half of the calls.
-        "grpc.so_reuseport": 0,
+        # By default, a second server on the same port would start and take half of the calls.
+        "grpc.so_reuseport": int(settings.processes > 1),
         # A client that has so many calls lets the next ones wait, as HTTP/2 tells it to. This also bounds a client that
         # resets its calls at once, because gRPC counts each until its memory is free.
         "grpc.max_concurrent_streams": settings.max_streams,

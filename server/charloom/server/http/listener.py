@@ -69,8 +69,10 @@ class HttpListener:
 
     def _bound(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        shared = self._settings.processes > 1
+        address = self._host, self._settings.http_port or 0
         try:
-            return socket.create_server((self._host, self._settings.http_port or 0), family=family, backlog=BACKLOG)
+            return socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=shared)
         except OSError as problem:
             raise PortInUse(
                 f"cannot listen on {self._host}:{self._settings.http_port} for HTTP: {problem.strerror}; "

@@ -8,6 +8,7 @@ from charloom.engine.errors import InvalidRequest, shown
 from charloom.engine.loom.models import Model
 from charloom.server.audit import More
 from charloom.server.grpc.translation.models import from_load, from_model, from_version
+from charloom.server.model_changes import Change
 from charloom.server.runtime import Runtime
 from charloom.v1 import models_pb2, models_pb2_grpc
 
@@ -18,6 +19,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     def __init__(self, runtime: Runtime) -> None:
         self._engine = runtime.engine
         self._changes = runtime.models
+        self._group = runtime.group
         self._audit = runtime.audit
 
     async def ListModels(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:
@@ -39,14 +41,14 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     async def LoadModel(self, request: models_pb2.LoadModelRequest, context: Any) -> models_pb2.LoadModelResponse:
         """Load a bundle."""
         async with self._audit.act_of_call("load-model", f"bundle {shown(request.path)}") as more:
-            model, changed = await self._changes.load(request.path)
+            model, changed = await self._group.change(Change.LOAD, request.path)
             more |= _brought(model)
         return models_pb2.LoadModelResponse(version=from_version(model), changed=changed)
 
     async def ReloadModel(self, request: models_pb2.ReloadModelRequest, context: Any) -> models_pb2.ReloadModelResponse:
         """Load a model again."""
         async with self._audit.act_of_call("reload-model", f"model {shown(request.name)}") as more:
-            model, changed = await self._changes.reload(request.name)
+            model, changed = await self._group.change(Change.RELOAD, request.name)
             more |= _brought(model)
         return models_pb2.ReloadModelResponse(version=from_version(model), changed=changed)
 
@@ -55,7 +57,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         if not request.name:
             raise InvalidRequest("name", "give the name of the model to unload")
         async with self._audit.act_of_call("unload-model", f"model {shown(request.name)}") as more:
-            model = await self._changes.unload(request.name)
+            model, _ = await self._group.change(Change.UNLOAD, request.name)
             more |= _brought(model)
         return models_pb2.UnloadModelResponse(version=from_version(model))
 

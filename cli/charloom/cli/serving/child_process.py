@@ -1,0 +1,56 @@
+"""`python -m charloom.cli.serving.child_process FD`: one of the processes of `charloom serve --processes N`.
+
+Started by its parent alone, which says over the socket FD what to serve, and how.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import sys
+from pathlib import Path
+
+from charloom.cli import CommandError
+from charloom.server.logs import set_up_logs
+from charloom.server.processes.link import line_of
+from charloom.server.settings import ServerSettings
+from charloom.server.signals import leave_when_asked
+
+
+def main(number: int) -> int:
+    """Serve until the parent says that it is enough, or is gone."""
+    leave_when_asked()
+    end = socket.socket(fileno=number)
+    line = end.makefile("rb", buffering=0).readline()  # what comes after it is for the event loop to read
+    if not line:
+        return 0
+    given = json.loads(line)["given"]
+    settings = ServerSettings(**given["settings"])
+    set_up_logs(settings.log_format)
+    try:
+        return _serve(end, settings, given)
+    except (CommandError, OSError) as problem:
+        end.sendall(line_of({"question": "failed", "given": {"problem": str(problem)}}))
+        return 1
+
+
+def _serve(end: socket.socket, settings: ServerSettings, given: dict[str, list[str]]) -> int:
+    from charloom.cli.serving.one_process import bundles_to_serve, described, serve_paths
+    from charloom.server.app import Server
+    from charloom.server.processes.member import Member
+
+    member = Member(end, [base64.b64decode(key) for key in given["sealing_keys"]])
+
+    def ready(server: Server) -> None:
+        member.ready(server, models=described(server), address=server.address, http_address=server.http_address)
+
+    paths = [Path(path) for path in given["serving"] or given["bundles"]]
+    if not given["serving"]:
+        paths = bundles_to_serve(paths, settings)
+    serve_paths(paths, settings, ready, member.orders, member)
+    return int(member.broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,81 @@
+"""The processes of one server, as each of them sees the others: a change of models is everybody's, and so is a status.
+
+Does not know how they talk to each other; a server of one process is `Alone`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from charloom.engine.errors import EngineError, ErrorKind
+from charloom.engine.sessions.sealing import new_keys
+from charloom.server.model_changes import Change, Loaded, ModelChanges
+
+Tell = Callable[[], Awaitable[bytes]]
+"""What this process has to say, when it is asked."""
+
+
+class ProcessRefused(EngineError):
+    """Another process of the server cannot do what was asked, so none has done it."""
+
+    kind = ErrorKind.PRECONDITION
+    reason = "PROCESS_REFUSED"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"another process of this server refused, and nothing has changed in any: {problem}")
+
+
+class Group(Protocol):
+    """All processes of a server, this one among them."""
+
+    @property
+    def sealing_keys(self) -> Sequence[bytes]:
+        """What states are sealed with where the settings name no keys: the same for all."""
+
+    def join(self, models: ModelChanges) -> None:
+        """Say what changes the models of this process; called once."""
+
+    def tells(self, question: str, tell: Tell) -> None:
+        """Say how this process answers a question."""
+
+    async def ask_all(self, question: str) -> Sequence[bytes]:
+        """What each process answers."""
+
+    async def change(self, change: Change, on: str) -> Loaded:
+        """Change the models of all processes; where one refuses, those of none.
+
+        Args:
+            change: what to do
+            on: a path, or the name of a model; see `ModelChanges`
+
+        Raises:
+            EngineError: as `ModelChanges.load`, `reload` or `unload`.
+            ProcessRefused: this process could have done it.
+        """
+
+
+class Alone:
+    """The `Group` of a server of one process."""
+
+    def __init__(self) -> None:
+        self.sealing_keys: Sequence[bytes] = new_keys()
+        self._models: ModelChanges | None = None
+        self._tells: dict[str, Tell] = {}
+
+    def join(self, models: ModelChanges) -> None:
+        """See `Group`."""
+        self._models = models
+
+    def tells(self, question: str, tell: Tell) -> None:
+        """See `Group`."""
+        self._tells[question] = tell
+
+    async def ask_all(self, question: str) -> Sequence[bytes]:
+        """See `Group`."""
+        return [await self._tells[question]()]
+
+    async def change(self, change: Change, on: str) -> Loaded:
+        """See `Group`."""
+        assert self._models is not None  # it has joined before calls are taken
+        return await self._models.change(change, on)

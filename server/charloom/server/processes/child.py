@@ -1,0 +1,118 @@
+"""A child process as its parent sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from charloom.server.processes.link import Link
+
+OWN_SETTINGS = "CHARLOOM_"
+"""What the names of variables begin with that are settings: a child is told them by its parent."""
+
+
+class ChildFailed(ValueError):
+    """A child cannot start, or did not end in order."""
+
+
+Answer = Callable[["Child", str, dict[str, Any]], Awaitable[Any]]
+"""Answers a child."""
+
+
+class Child:
+    """A process that was spawned; made by `spawned`."""
+
+    def __init__(self, number: int, process: asyncio.subprocess.Process, answer: Answer) -> None:
+        self.number = number
+        self.link: Link
+        self.told: dict[str, Any] = {}
+        """What it said of itself when it was ready."""
+        self._process = process
+        self._answer_it = answer
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def spawned(cls, number: int, command: Sequence[str], answer: Answer) -> Child:
+        """A new process with a link to it. It has its own session, so that a terminal signals the parent alone."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            environment = {name: value for name, value in os.environ.items() if not name.startswith(OWN_SETTINGS)}
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                start_new_session=True,
+            )
+        child = cls(number, process, answer)
+        child.link = await Link.over(ours, child._answer)
+        return child
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, below 0 the signal that ended it; None while it runs."""
+        return self._process.returncode
+
+    @property
+    def serves(self) -> bool:
+        """Whether it takes calls."""
+        return self._ready.done() and self.status is None and not self.link.closed.is_set()
+
+    async def started(self) -> None:
+        """Wait until it takes calls.
+
+        Raises:
+            ChildFailed: it cannot.
+        """
+        ended = asyncio.create_task(self.ended())
+        try:
+            await asyncio.wait({ended, self._ready}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._ready.done():
+                raise ChildFailed(f"a process ended with {self.status} before it took calls")
+            self._ready.result()
+        finally:
+            ended.cancel()
+
+    async def ended(self) -> None:
+        """Wait until the process is gone."""
+        await self._process.wait()
+
+    async def end(self, seconds: float) -> None:
+        """Let it stop, and kill it where that takes longer."""
+        self.link.tell("stop")
+        if not self._ready.done():  # it does not listen to us yet
+            self._signal(self._process.terminate)
+        try:
+            await asyncio.wait_for(self.ended(), seconds)
+        except asyncio.TimeoutError:
+            self.kill()
+            await self.ended()
+        self.link.close()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._signal(self._process.kill)
+
+    def _signal(self, send: Callable[[], None]) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            send()
+
+    async def _answer(self, question: str, given: dict[str, Any]) -> Any:
+        if question in ("ready", "failed"):
+            if not self._ready.done():
+                self.told = given
+                self._ready.set_result(None) if question == "ready" else self._ready.set_exception(
+                    ChildFailed(given["problem"])
+                )
+            return None
+        return await self._answer_it(self, question, given)

@@ -1,0 +1,213 @@
+"""A child: one process of a server that has several, and what it and its parent ask of each other.
+
+A change of models goes through the parent, which lets all children do it up to the point where nothing can fail any
+more, and then says whether they do it. Children obey their parent alone: a terminal or a service manager signals all
+processes, and what the parent is told it tells them once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import logging
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from charloom.engine.errors import Draining, EngineError
+from charloom.server.app import Server
+from charloom.server.group import ProcessRefused, Tell
+from charloom.server.model_changes import Change, Loaded, ModelChanges
+from charloom.server.processes.link import Link, LinkClosed, Refused
+from charloom.server.signals import STOPPING
+
+log = logging.getLogger(__name__)
+
+
+class NotAgreed(EngineError):
+    """This process could have done a change that another refused; who asked is told of that one."""
+
+    kind = ProcessRefused.kind
+    reason = ProcessRefused.reason
+
+
+class _Act:
+    """A change that this process takes part in."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        """Set once it waits for the decision."""
+        self.decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Task[Loaded]
+
+    async def agreed(self) -> None:
+        self.reached.set()
+        if not await asyncio.shield(self.decided):
+            raise NotAgreed("another process refused")
+
+    async def prepared(self) -> None:
+        """Wait until it waits for the decision, or is over."""
+        reached = asyncio.create_task(self.reached.wait())
+        await asyncio.wait({reached, self.done}, return_when=asyncio.FIRST_COMPLETED)
+        reached.cancel()
+
+    async def result(self) -> Loaded:
+        """What it has brought; raises what it failed with."""
+        try:
+            return await asyncio.shield(self.done)
+        except asyncio.CancelledError:
+            if self.done.cancelled():
+                raise Draining from None
+            raise
+
+
+class Member:
+    """The `Group` of a child, and what it does for its parent.
+
+    Args:
+        end: of the link to the parent
+        sealing_keys: what states are sealed with where the settings name no keys
+    """
+
+    def __init__(self, end: socket.socket, sealing_keys: Sequence[bytes]) -> None:
+        self.sealing_keys = sealing_keys
+        self._end = end
+        self.broken = False
+        """Whether it ends because nothing more can be generated."""
+        self._link: asyncio.Future[Link]
+        self._models: ModelChanges | None = None
+        self._tells: dict[str, Tell] = {}
+        self._acts: dict[int, _Act] = {}
+        """Those that are not decided, by the parent's number."""
+        self._tokens = itertools.count()
+        self._own: dict[int, _Act | None] = {}
+        """Those that callers of this process wait for."""
+        self._stop: Callable[[], object] = lambda: None
+        self._reload: Callable[[], object] = lambda: None
+        self._stage = self._wanted = 0
+        """1: serving, 2: stopping; and to the end of which of them it was told to come."""
+        self._watching: Sequence[asyncio.Task[None]] = ()
+
+    # As a `Group`.
+
+    def join(self, models: ModelChanges) -> None:
+        """See `Group`."""
+        self._models = models
+        self._link = asyncio.get_running_loop().create_future()
+
+    def tells(self, question: str, tell: Tell) -> None:
+        """See `Group`."""
+        self._tells[question] = tell
+
+    async def ask_all(self, question: str) -> Sequence[bytes]:
+        """See `Group`."""
+        try:
+            return [base64.b64decode(one) for one in await (await self._parent()).ask("ask all", about=question)]
+        except LinkClosed:  # it is gone, and this process will be
+            return [await self._tells[question]()]
+
+    async def change(self, change: Change, on: str) -> Loaded:
+        """See `Group`."""
+        token = next(self._tokens)
+        self._own[token] = None
+        try:
+            refused = await (await self._parent()).ask("change", change=change.value, on=on, token=token)
+            act = self._own[token]
+        except (LinkClosed, Refused) as problem:
+            raise Draining from problem
+        finally:
+            del self._own[token]
+        if act is None:
+            raise Draining
+        try:
+            return await act.result()
+        except NotAgreed:
+            raise ProcessRefused(str(refused)) from None
+
+    # With its parent.
+
+    def ready(self, server: Server, **more: Any) -> None:
+        """Tell the parent that this process takes calls, and what more there is to say of it."""
+        self._watching = [
+            asyncio.create_task(self._with_parent(more)),
+            asyncio.create_task(self._watch(server)),
+        ]
+
+    async def _with_parent(self, said: dict[str, Any]) -> None:
+        link = await Link.over(self._end, self._answer)
+        self._link.set_result(link)
+        link.tell("ready", **said)
+        await link.closed.wait()
+        self._want(1)
+
+    async def _parent(self) -> Link:
+        return await asyncio.shield(self._link)
+
+    def orders(self, stop: Callable[[], object], reload: Callable[[], object] = lambda: None, /) -> None:
+        """As `call_when_asked`: what to call when the parent says so or is gone, or at a first SIGTERM of anybody."""
+        loop = asyncio.get_running_loop()
+        for number in STOPPING:
+            signal.signal(number, lambda number, frame: loop.call_soon_threadsafe(self._want, 1))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._stop, self._reload = stop, reload
+        self._stage += 1
+        if self._wanted >= self._stage:
+            stop()
+
+    async def _answer(self, question: str, given: dict[str, Any]) -> Any:
+        """Answer the parent."""
+        if question == "stop":
+            self._want(1)
+        elif question == "end now":
+            self._want(2)
+        elif question == "reload":
+            self._reload()
+        elif question == "models":
+            assert self._models is not None  # it is asked once it is ready
+            return self._models.paths
+        elif question == "tell":
+            return base64.b64encode(await self._tells[given["about"]]()).decode()
+        elif question == "prepare":
+            await self._prepare(given["number"], Change(given["change"]), given["on"], given["token"])
+        elif question == "decide":
+            await self._decide(given["number"], given["go"])
+        else:
+            raise Refused(f"{question!r} is no question")
+        return None
+
+    async def _prepare(self, number: int, change: Change, on: str, token: int | None) -> None:
+        assert self._models is not None
+        act = self._acts[number] = _Act()
+        if token in self._own:
+            self._own[token] = act
+        act.done = asyncio.create_task(self._models.change(change, on, act.agreed))
+        await act.prepared()
+        if act.done.done():
+            await self._outcome(act)
+
+    async def _decide(self, number: int, go: bool) -> None:
+        act = self._acts.pop(number)
+        act.decided.set_result(go)
+        with contextlib.suppress(*(() if go else (Refused,))):
+            await self._outcome(act)
+
+    async def _outcome(self, act: _Act) -> None:
+        try:
+            await act.result()
+        except EngineError as problem:
+            raise Refused(str(problem)) from problem
+
+    def _want(self, stage: int) -> None:
+        if stage > self._wanted:
+            self._wanted = stage
+            if stage >= self._stage:
+                self._stop()
+
+    async def _watch(self, server: Server) -> None:
+        await server.failed()
+        log.error("nothing more can be generated in this process; it ends, and another takes its place")
+        self.broken = True
+        self._want(1)

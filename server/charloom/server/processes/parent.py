@@ -1,0 +1,245 @@
+"""The parent of a server's processes: starts them, replaces those that end, and lets them act as one.
+
+It has no engine, and takes no calls: it imports neither a runtime of decoders nor gRPC. What a child asks of all, such
+as a change of models, it asks each child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from charloom.server.merged import together
+from charloom.server.processes.child import Child, ChildFailed
+from charloom.server.processes.link import LinkClosed, Refused
+from charloom.server.processes.ports import held
+from charloom.server.settings import ServerSettings
+from charloom.server.signals import call_when_asked, ignore_all
+
+log = logging.getLogger(__name__)
+
+KEY_BYTES = 32
+TELL_SECONDS = 5.0
+"""How long a child may take to say what it does; one that is too slow is left out."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds before a child that ended soon after its start, or could not start, is replaced: doubled each time."""
+SETTLED_SECONDS = 60.0
+"""A child that has served so long is replaced at once."""
+ENDING_SECONDS = 15.0
+"""How much longer than the grace a child may take to end, before it is killed."""
+
+
+class Parent:
+    """The processes of a server, in the running event loop.
+
+    Args:
+        settings: of the server
+        bundles: to serve, besides those of the folder of models; none of both: the bundled model
+        command: that starts a child; the number of its end of the link is added
+    """
+
+    def __init__(self, settings: ServerSettings, bundles: Sequence[Path], command: Sequence[str]) -> None:
+        self._settings = settings
+        self._bundles = [str(path.absolute()) for path in bundles]
+        self._command = command
+        self._keys = [base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()]
+        self._ports: list[socket.socket] = []
+        self._children: dict[int, Child] = {}
+        """By their number from 1; those that are starting too."""
+        self._serving: list[str] | None = None
+        """The bundles that the children serve now, as far as is known; None: those that they find at their start."""
+        self._numbers = itertools.count()
+        self._changing = asyncio.Lock()
+        """Held while models change, and while a child starts, which is to serve what the others do."""
+        self._stopping = asyncio.Event()
+        self.replaced = 0
+        """Children that ended and were replaced."""
+
+    @property
+    def ready(self) -> list[Child]:
+        """Children that take calls."""
+        return [child for child in self._children.values() if child.serves]
+
+    async def serve(self, announce: Callable[[Child], None]) -> None:
+        """Serve until SIGTERM or SIGINT. Both are ignored once it has ended, as the process is to end too.
+
+        Args:
+            announce: called with one of the children once all take calls
+
+        Raises:
+            PortInUse: an address is taken.
+            ChildFailed: a child cannot start, or has lost texts at its end.
+        """
+        call_when_asked(self._stopping.set)
+        keeping: list[asyncio.Task[None]] = []
+        try:
+            self._hold_ports()
+            numbers = range(1, self._settings.processes + 1)
+            starting = [self._start(number) for number in numbers]
+            if not await self._unless_stopped(starting):
+                return
+            announce(self._children[1])
+            call_when_asked(self._stopping.set, self._reload)
+            keeping = [asyncio.create_task(self._keep(number)) for number in numbers]
+            await self._stopping.wait()
+            log.info("stopping %d processes; a second signal ends running calls now", len(self._children))
+        finally:
+            self._stopping.set()
+            call_when_asked(self._end_now)
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*(child.end(self._grace) for child in self._children.values()))
+            for port in self._ports:
+                port.close()
+            ignore_all()
+        if lost := [child for child in self._children.values() if child.status]:
+            raise ChildFailed(f"{len(lost)} of its processes did not end in order; the log says why")
+        log.info("all processes have stopped")
+
+    # Starting, and starting again.
+
+    def _hold_ports(self) -> None:
+        settings = self._settings
+        ports = {"port": settings.port, "http_port": settings.http_port}
+        hosts = {"port": settings.host, "http_port": settings.http_host}
+        for name, port in ports.items():
+            if port is not None:
+                self._ports.append(held(hosts[name], port, f"--{name.replace('_', '-')}"))
+                ports[name] = self._ports[-1].getsockname()[1]
+        # Metrics are the parent's.
+        self._settings = settings.model_copy(update=ports | {"metrics_port": None})
+
+    async def _unless_stopped(self, starting: Sequence[Coroutine[Any, Any, None]]) -> bool:
+        """Wait until all children take calls; whether that is before the server is asked to stop."""
+        stopped = asyncio.create_task(self._stopping.wait())
+        started = asyncio.create_task(together(starting))
+        try:
+            await asyncio.wait([stopped, started], return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping.is_set():
+                return False
+            await started
+            return True
+        finally:
+            stopped.cancel()
+            started.cancel()
+            await asyncio.gather(started, return_exceptions=True)
+
+    async def _start(self, number: int) -> None:
+        child = self._children[number] = await Child.spawned(number, self._command, self._answer)
+        child.link.tell(
+            "start",
+            settings=self._settings.model_dump(mode="json"),
+            bundles=self._bundles,
+            serving=self._serving,
+            sealing_keys=self._keys,
+        )
+        await child.started()
+
+    async def _keep(self, number: int) -> None:
+        pause = 0.0
+        while True:
+            child = self._children[number]
+            began = time.monotonic()
+            await child.ended()
+            if self._stopping.is_set():
+                return
+            log.error("process %d (%d) has ended with %d; another takes its place", number, child.pid, child.status)
+            self.replaced += 1
+            while True:
+                settled = time.monotonic() - began > SETTLED_SECONDS
+                pause = 0.0 if settled else min(LONGEST_PAUSE, max(SHORTEST_PAUSE, 2 * pause))
+                await asyncio.sleep(pause)
+                try:
+                    async with self._changing:
+                        await self._learn_models()
+                        await self._start(number)
+                except ChildFailed as problem:
+                    began = time.monotonic()
+                    log.error("process %d cannot start: %s", number, problem)
+                else:
+                    log.info("process %d (%d) takes calls", number, self._children[number].pid)
+                    break
+
+    async def _learn_models(self) -> None:
+        """Ask what is served, for a child that starts: models may have changed by themselves too."""
+        for child in self.ready:
+            try:
+                self._serving = await child.link.ask("models")
+            except LinkClosed:
+                continue
+            return
+
+    # Told to all.
+
+    @property
+    def _grace(self) -> float:
+        return self._settings.grace_seconds + ENDING_SECONDS
+
+    def _reload(self) -> None:
+        for child in self.ready:
+            child.link.tell("reload")
+
+    def _end_now(self) -> None:
+        for child in self._children.values():
+            child.link.tell("end now")
+
+    # Asked by one.
+
+    async def _answer(self, child: Child, question: str, given: dict[str, Any]) -> Any:
+        if question == "ask all":
+            return await self.ask_all(given["about"])
+        if question == "change":
+            return await self._change(child, given["change"], given["on"], given["token"])
+        raise Refused(f"{question!r} is no question")
+
+    async def ask_all(self, question: str) -> list[str]:
+        """What each child that takes calls says, in base64; one that does not answer in time is left out."""
+
+        async def asked(child: Child) -> str | None:
+            try:
+                said: str = await asyncio.wait_for(child.link.ask("tell", about=question), TELL_SECONDS)
+            except (LinkClosed, Refused, asyncio.TimeoutError) as problem:
+                log.warning("process %d does not say its %s: %s", child.number, question, problem or "no answer")
+                return None
+            return said
+
+        return [said for said in await asyncio.gather(*map(asked, self.ready)) if said is not None]
+
+    async def _change(self, asking: Child, change: str, on: str, token: int) -> str | None:
+        """Let all children change their models, or none; returns why none does."""
+        async with self._changing:
+            number, children = next(self._numbers), self.ready
+            refused = await asyncio.gather(
+                *(
+                    _refusal(child, "prepare", number=number, change=change, on=on, token=token)
+                    if child is asking
+                    else _refusal(child, "prepare", number=number, change=change, on=on, token=None)
+                    for child in children
+                )
+            )
+            go = not any(refused)
+            followed = await asyncio.gather(*(_refusal(child, "decide", number=number, go=go) for child in children))
+            for child, problem in zip(children, followed, strict=True):
+                if problem:  # the others have changed: it is replaced by one that serves what they do
+                    log.error("process %d could not follow the others: %s", child.number, problem)
+                    child.kill()
+            return next(filter(None, refused), None)
+
+
+async def _refusal(child: Child, question: str, **given: Any) -> str | None:
+    """Why a child does not do it; None where it does, or is gone and will be replaced."""
+    try:
+        await child.link.ask(question, **given)
+    except Refused as problem:
+        return str(problem)
+    except LinkClosed:
+        return None
+    return None
