@@ -31,13 +31,17 @@ class Process:
     """Its address."""
     pid: int
 
+    def pids(self) -> list[int]:
+        """It and its children: a server may have several processes."""
+        return [self.pid, *map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())]
+
     def cpu_seconds(self) -> float:
-        """Time on processors so far, all threads."""
-        return _cpu_seconds(Path(f"/proc/{self.pid}/stat"))
+        """Time on processors so far, all threads of all its processes."""
+        return sum(_cpu_seconds(Path(f"/proc/{pid}/stat")) for pid in self.pids())
 
     def loop_cpu_seconds(self) -> float:
-        """That of its first thread, which runs the event loop. Names of threads are not to be seen from outside."""
-        return _cpu_seconds(Path(f"/proc/{self.pid}/task/{self.pid}/stat"))
+        """That of their first threads, which run event loops. Names of threads are not to be seen from outside."""
+        return sum(_cpu_seconds(Path(f"/proc/{pid}/task/{pid}/stat")) for pid in self.pids())
 
     def memory_kib(self) -> int:
         """Resident memory; pages that it shares count in part, where the kernel tells."""

@@ -19,7 +19,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.errors import StoreUnavailable
 from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
-from charloom.server.telemetry import metrics_listener
+from charloom.server.telemetry import engine_metrics
 from charloom.server.telemetry.metrics_listener import MOST_SCRAPES
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
@@ -108,7 +108,7 @@ def test_a_refusal_is_counted_by_its_reason(
 async def test_the_sessions_of_the_store_are_counted_now_and_then(
     bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics_listener, "COUNT_SECONDS", 0.02)
+    monkeypatch.setattr(engine_metrics, "COUNT_SECONDS", 0.02)
     settings = ServerSettings(grace_seconds=0, metrics_port=0)
     with (
         running_server([(bundle, decoder)], settings) as server,
@@ -124,7 +124,7 @@ async def test_the_sessions_of_the_store_are_counted_now_and_then(
         monkeypatch.setattr(server.engine.sessions, "count", count)
         eventually(lambda: ("charloom_sessions", ()) not in scraped(server))
         monkeypatch.undo()
-        monkeypatch.setattr(metrics_listener, "COUNT_SECONDS", 0.02)
+        monkeypatch.setattr(engine_metrics, "COUNT_SECONDS", 0.02)
         eventually(lambda: value(server, "charloom_sessions") == 2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
@@ -13,9 +14,13 @@ from charloom.server.admission import Admission
 from charloom.server.group import Alone, Group
 from charloom.server.grpc.listener import GrpcListener
 from charloom.server.listener import Listener
+from charloom.server.process_parts import METRICS
 from charloom.server.runtime import Runtime, open_runtime
 from charloom.server.settings import ServerSettings
 from charloom.server.signals import Orders, call_when_asked, ignore_all
+
+if TYPE_CHECKING:
+    from charloom.server.telemetry.engine_metrics import EngineMetrics
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +48,22 @@ class Server:
         self._grpc = GrpcListener(runtime, settings, admission)
         self._http = None if settings.http_port is None else _http_listener(runtime, settings, admission)
         self._metrics: Listener | None = None
+        self._told: EngineMetrics | None = None
         if settings.metrics_port is not None:
-            from charloom.server.telemetry.metrics_listener import MetricsListener
-
-            self._metrics = MetricsListener(
-                runtime.engine,
-                settings.metrics_host,
-                settings.metrics_port,
-                per_tenant=settings.metrics_per_tenant,
-            )
+            self._tell_metrics(settings, settings.metrics_port)
         listeners = (self._grpc, self._http, self._metrics)
         self._listeners: Sequence[Listener] = [one for one in listeners if one is not None]
+
+    def _tell_metrics(self, settings: ServerSettings, port: int) -> None:
+        from charloom.server.telemetry.engine_metrics import EngineMetrics
+
+        self._told = EngineMetrics(self.engine, per_tenant=settings.metrics_per_tenant)
+        if settings.processes > 1:  # whoever wants them asks the parent, who adds them up
+            self._runtime.group.tells(METRICS, self._told.text)
+            return
+        from charloom.server.telemetry.metrics_listener import MetricsListener
+
+        self._metrics = MetricsListener(self._told.registry, settings.metrics_host, port)
 
     @property
     def engine(self) -> Engine:
@@ -88,6 +98,8 @@ class Server:
             ValueError: what a listener needs cannot be used, for example its certificates.
         """
         self._runtime.start()
+        if self._told is not None:
+            self._told.start()
         try:
             for listener in self._listeners:
                 await listener.start()
@@ -113,6 +125,8 @@ class Server:
             await listener.announce_stop()
         await self._runtime.drain()
         await asyncio.gather(*(listener.close(CLOSING_SECONDS) for listener in self._listeners))
+        if self._told is not None:
+            self._told.close()
         await self._runtime.close(CLOSING_SECONDS)
         if self._runtime.stuck:
             names = ", ".join(model.name for model in self._runtime.stuck)
@@ -163,7 +177,7 @@ async def serve(
     models: Sequence[tuple[Bundle, Decoder]],
     settings: ServerSettings,
     ready: Callable[[Server], None],
-    orders: Orders = call_when_asked,
+    orders: Orders | None = None,
     group: Group | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Both are ignored once it has ended, as the process is to end too.
@@ -172,7 +186,7 @@ async def serve(
         models: bundles with their decoders
         settings: the settings
         ready: called once the server takes calls
-        orders: says what to call when the server is asked to stop, and to load its models again
+        orders: says what to call when the server is asked to stop, and to load its models again; None: signals do
         group: as of `open_server`
 
     Raises:
@@ -180,6 +194,7 @@ async def serve(
         ValueError, OSError: as `open_server`.
         DecoderStuck: it has ended, and a thread goes on.
     """
+    orders = orders or call_when_asked
     server = await open_server(models, settings, group)
     del models  # a model that is replaced gives its memory back once nobody holds it
     await server.start()

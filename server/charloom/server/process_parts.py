@@ -8,6 +8,8 @@ from typing import Any
 from charloom.server.unix_socket import socket_path
 
 MOST_PROCESSES = 256
+METRICS = "metrics"
+"""What the parent asks each process for."""
 LEAST_MEMORY = 2**28
 """Bytes with which a process can serve anything."""
 
@@ -21,9 +23,11 @@ def hindrances(processes: int, settings: Mapping[str, Any]) -> Iterator[str]:
     """Why so many processes cannot serve with these settings, a sentence each that says what to do.
 
     Args:
-        processes: how many, above 1
+        processes: how many; one always can
         settings: the values of `ServerSettings` by name
     """
+    if processes == 1:
+        return
     several = f"--processes {processes}"
     store, host, device = settings["store"], settings["host"], settings["device"]
     if store.startswith("memory:"):

@@ -292,7 +292,7 @@ class ServerSettings(BaseSettings):
 
     def _contradictions(self) -> list[str]:
         """What does not go together, a sentence each that says what to do."""
-        found = []
+        found = list(hindrances(self.processes, self.model_dump()))
         most = (self.max_message_bytes - 2**20) // 4  # up to 4 bytes a character in UTF-8, and the other options
         if self.max_prompt_characters > most:
             found.append(
@@ -311,8 +311,6 @@ class ServerSettings(BaseSettings):
             found.append(f"{flags} is missing; JSON Web Tokens need --jwt-keys, --jwt-issuer and --jwt-audience")
         if self.log_text and not self.log_calls:
             found.append("--log-text is given without --log-calls, whose lines it is about; add that")
-        if self.processes > 1:
-            found += hindrances(self.processes, self.model_dump())
         lacking, reachable = self.open_doors(), self.open_host()
         if reachable is not None and lacking and not self.insecure:
             flag, host = reachable

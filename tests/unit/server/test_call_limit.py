@@ -70,3 +70,16 @@ def test_a_caller_has_no_more_calls_than_it_may_though_there_is_room() -> None:
     Call(limit, "other", two)
     calls.pop().end()
     Call(limit, "shop", two)
+
+
+def test_each_of_several_processes_takes_its_part_of_the_calls() -> None:
+    limit, three = CallLimit(5, processes=2), Quota(calls=3)
+    calls = [Call(limit, "shop", three) for _ in range(2)]
+    with pytest.raises(QuotaExceeded, match="2 calls of yours are running in one of 2 processes") as refused:
+        Call(limit, "shop", three)
+    assert refused.value.facts["most"] == "3"
+    Call(limit, "other")
+    with pytest.raises(Overloaded):
+        Call(limit, "other")
+    calls.pop().end()
+    Call(limit, "other")

@@ -24,6 +24,7 @@ from charloom.engine.model_errors import (
 )
 from charloom.engine.quotas import QuotaExceeded
 from charloom.server.audit import AuditLogUnavailable
+from charloom.server.group import ProcessRefused
 from charloom.server.grpc.errors import CODES, ErrorInterceptor, status_of
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
 from charloom.server.inference.inference import SequenceNotStarted, VersionNotFound
@@ -58,6 +59,7 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (ModelTooLarge("m", 2**31, 2**20, 2**30), StatusCode.RESOURCE_EXHAUSTED),
     (LastModel("m"), StatusCode.FAILED_PRECONDITION),
     (ModelOfAnotherTask("m", Task.CLASSIFICATION, Task.LANGUAGE_MODEL, ["n"]), StatusCode.FAILED_PRECONDITION),
+    (ProcessRefused("model 'm' is being loaded"), StatusCode.FAILED_PRECONDITION),
     (ModelPathForbidden("/etc"), StatusCode.PERMISSION_DENIED),
     (VersionNotFound("m", "2", "1"), StatusCode.NOT_FOUND),
     (SequenceNotStarted("s"), StatusCode.INVALID_ARGUMENT),

@@ -146,3 +146,31 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     ):
         assert part in said
     assert refused.value.error_count() == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"store": "memory:"}, "give --store sqlite:PATH, or redis://HOST:PORT/DB"),
+        ({"store": "memory:/tmp/kept"}, "--store memory:/tmp/kept is one process's own"),
+        ({"host": "unix:/tmp/socket"}, "cannot listen on one Unix socket"),
+        ({"device": "cuda"}, "would each take all of --device cuda"),
+        ({"workers": "3"}, "is more than --workers 3"),
+        ({"max_calls": "3"}, "is more than --max-calls 3"),
+        ({"max_waiting": "3"}, "is more than --max-waiting 3"),
+        ({"memory_bytes": str(2**30 - 1)}, "raise that to 1073741824"),
+        ({"processes": "257"}, "--processes 257"),
+    ],
+)
+def test_what_several_processes_cannot_have_is_refused(given: dict[str, str], said: str) -> None:
+    several = {"processes": "4", "store": "sqlite:sessions.db", "host": "127.0.0.1"}
+    with pytest.raises(ValidationError) as refused:
+        read_settings(several | given)
+    assert said in explain(refused.value)
+    read_settings(several | {"workers": "4", "max_calls": "4", "max_waiting": "4", "memory_bytes": str(2**30)})
+
+
+def test_each_process_has_its_part_of_the_limits() -> None:
+    settings = ServerSettings(processes=3, store="sqlite:sessions.db", workers=8, max_waiting=10)
+    assert (settings.limits().workers, settings.limits().max_waiting) == (2, 4)
+    assert settings.limits().max_sessions == ServerSettings().limits().max_sessions  # the store counts them

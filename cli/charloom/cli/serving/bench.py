@@ -43,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--probes", type=_at_least(1), metavar="N", help="probes of arrivals (default: 200)")
     parser.add_argument("--prompt", type=_at_least(0), metavar="N", help="characters of a probe's prompt (default: 0)")
+    parser.add_argument(
+        "--connections",
+        type=_at_least(1),
+        default=Load.connections,
+        metavar="N",
+        help=f"connections that the clients share (default: {Load.connections})",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     add_connection_arguments(parser, timeout=600.0)
 
@@ -85,7 +92,8 @@ def load_of(arguments: argparse.Namespace) -> Load:
         who = access(arguments.target, **access_given(arguments))
     except InvalidValue as problem:
         raise CommandError(str(problem)) from problem
-    return Load(arguments.target, workload, arguments.streams, timeout=arguments.timeout or None, access=who, **given)
+    given |= {"connections": arguments.connections, "timeout": arguments.timeout or None, "access": who}
+    return Load(arguments.target, workload, arguments.streams, **given)
 
 
 def table(load: Load, figures: dict[str, Any]) -> str:

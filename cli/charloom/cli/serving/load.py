@@ -60,6 +60,8 @@ class Load:
     """How many "arrivals" makes."""
     prompt: int = 0
     """Characters of a probe's prompt."""
+    connections: int = 4
+    """That the clients share, at most."""
     timeout: float | None = None
     """Seconds that one call may take."""
     access: Access = PLAIN
@@ -108,7 +110,7 @@ async def run_load(load: Load) -> dict[str, Any]:
     """
     # Channels of one process share a connection unless they are told not to.
     options = [("grpc.use_local_subchannel_pool", 1), *_target.options(load.target)]
-    channels = [_channel(load, options) for _ in range(max(1, min(4, load.streams)))]
+    channels = [_channel(load, options) for _ in range(max(1, min(load.connections, load.streams)))]
     try:
         # Connections, code paths and the server's own estimates are warm then.
         await asyncio.gather(*(_WORK[load.workload](load, channel, 0) for channel in channels))

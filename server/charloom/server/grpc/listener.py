@@ -119,7 +119,7 @@ class GrpcListener:
         tenants_pb2_grpc.add_TenantServiceServicer_to_server(TenantService(runtime), self._server)
         inference = InferenceService(Inference(engine), turn)
         self._server.add_generic_rpc_handlers((inference.handler(),))
-        status_pb2_grpc.add_StatusServiceServicer_to_server(StatusService(engine), self._server)
+        status_pb2_grpc.add_StatusServiceServicer_to_server(StatusService(runtime), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health_name = HEALTH.services_by_name["Health"].full_name
         if settings.reflection:

@@ -27,11 +27,8 @@ from charloom.server.signals import STOPPING
 log = logging.getLogger(__name__)
 
 
-class NotAgreed(EngineError):
-    """This process could have done a change that another refused; who asked is told of that one."""
-
-    kind = ProcessRefused.kind
-    reason = ProcessRefused.reason
+class NotAgreed(Exception):
+    """This process could have done a change that another refused."""
 
 
 class _Act:
@@ -197,7 +194,7 @@ class Member:
     async def _outcome(self, act: _Act) -> None:
         try:
             await act.result()
-        except EngineError as problem:
+        except (EngineError, NotAgreed) as problem:
             raise Refused(str(problem)) from problem
 
     def _want(self, stage: int) -> None:

@@ -17,12 +17,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from charloom.server.merged import together
+from charloom.server.process_parts import METRICS
 from charloom.server.processes.child import Child, ChildFailed
 from charloom.server.processes.link import LinkClosed, Refused
+from charloom.server.processes.metrics import SummedMetrics, Told
 from charloom.server.processes.ports import held
 from charloom.server.settings import ServerSettings
 from charloom.server.signals import call_when_asked, ignore_all
+from charloom.server.telemetry.metrics_listener import MetricsListener
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +65,8 @@ class Parent:
         self._changing = asyncio.Lock()
         """Held while models change, and while a child starts, which is to serve what the others do."""
         self._stopping = asyncio.Event()
-        self.replaced = 0
+        self._listener: MetricsListener | None = None
+        self._replaced = 0
         """Children that ended and were replaced."""
 
     @property
@@ -86,6 +92,7 @@ class Parent:
             starting = [self._start(number) for number in numbers]
             if not await self._unless_stopped(starting):
                 return
+            await self._tell_metrics()
             announce(self._children[1])
             call_when_asked(self._stopping.set, self._reload)
             keeping = [asyncio.create_task(self._keep(number)) for number in numbers]
@@ -97,6 +104,8 @@ class Parent:
             for task in keeping:
                 task.cancel()
             await asyncio.gather(*(child.end(self._grace) for child in self._children.values()))
+            if self._listener is not None:
+                await self._listener.close(0)
             for port in self._ports:
                 port.close()
             ignore_all()
@@ -114,8 +123,16 @@ class Parent:
             if port is not None:
                 self._ports.append(held(hosts[name], port, f"--{name.replace('_', '-')}"))
                 ports[name] = self._ports[-1].getsockname()[1]
-        # Metrics are the parent's.
-        self._settings = settings.model_copy(update=ports | {"metrics_port": None})
+        self._settings = settings.model_copy(update=ports)
+
+    async def _tell_metrics(self) -> None:
+        if self._settings.metrics_port is None:
+            return
+        loop = asyncio.get_running_loop()
+        registry = CollectorRegistry()
+        registry.register(SummedMetrics(lambda: asyncio.run_coroutine_threadsafe(self._metrics(), loop).result()))
+        self._listener = MetricsListener(registry, self._settings.metrics_host, self._settings.metrics_port)
+        await self._listener.start()
 
     async def _unless_stopped(self, starting: Sequence[Coroutine[Any, Any, None]]) -> bool:
         """Wait until all children take calls; whether that is before the server is asked to stop."""
@@ -152,7 +169,7 @@ class Parent:
             if self._stopping.is_set():
                 return
             log.error("process %d (%d) has ended with %d; another takes its place", number, child.pid, child.status)
-            self.replaced += 1
+            self._replaced += 1
             while True:
                 settled = time.monotonic() - began > SETTLED_SECONDS
                 pause = 0.0 if settled else min(LONGEST_PAUSE, max(SHORTEST_PAUSE, 2 * pause))
@@ -195,23 +212,27 @@ class Parent:
 
     async def _answer(self, child: Child, question: str, given: dict[str, Any]) -> Any:
         if question == "ask all":
-            return await self.ask_all(given["about"])
+            return list((await self._ask_all(given["about"])).values())
         if question == "change":
             return await self._change(child, given["change"], given["on"], given["token"])
         raise Refused(f"{question!r} is no question")
 
-    async def ask_all(self, question: str) -> list[str]:
-        """What each child that takes calls says, in base64; one that does not answer in time is left out."""
+    async def _ask_all(self, question: str) -> dict[int, str]:
+        """What each child that takes calls says, in base64, by process id; one that does not answer is left out."""
 
-        async def asked(child: Child) -> str | None:
+        async def asked(child: Child) -> tuple[int, str] | None:
             try:
-                said: str = await asyncio.wait_for(child.link.ask("tell", about=question), TELL_SECONDS)
+                said = await asyncio.wait_for(child.link.ask("tell", about=question), TELL_SECONDS)
             except (LinkClosed, Refused, asyncio.TimeoutError) as problem:
                 log.warning("process %d does not say its %s: %s", child.number, question, problem or "no answer")
                 return None
-            return said
+            return child.pid, said
 
-        return [said for said in await asyncio.gather(*map(asked, self.ready)) if said is not None]
+        return dict(filter(None, await asyncio.gather(*map(asked, self.ready))))
+
+    async def _metrics(self) -> Told:
+        texts = {pid: base64.b64decode(said).decode() for pid, said in (await self._ask_all(METRICS)).items()}
+        return Told(texts, {child.pid for child in self.ready} | texts.keys(), self._replaced)
 
     async def _change(self, asking: Child, change: str, on: str, token: int) -> str | None:
         """Let all children change their models, or none; returns why none does."""

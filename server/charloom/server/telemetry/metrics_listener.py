@@ -9,12 +9,9 @@ import threading
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from prometheus_client import CollectorRegistry, GCCollector, MetricsHandler, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, MetricsHandler
 
-from charloom.engine.engine import Engine
-from charloom.engine.errors import EngineError
 from charloom.server.listener import PortInUse
-from charloom.server.telemetry.metrics import EngineCollector
 
 log = logging.getLogger(__name__)
 
@@ -23,35 +20,24 @@ MOST_SCRAPES = 8
 SCRAPE_SECONDS = 10.0
 """How long a client may take to ask, and to read the answer."""
 
-COUNT_SECONDS = 15.0
-"""How often sessions are counted."""
-
 
 class MetricsListener:
     """A `Listener` that answers any GET with the metrics.
 
     Args:
-        engine: whose
+        registry: has the metrics; it is asked on any thread
         host, port: where to listen; 0 takes a free port
-        per_tenant: whether to tell them of each tenant too
     """
 
-    def __init__(self, engine: Engine, host: str, port: int, *, per_tenant: bool) -> None:
+    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
         self.port = 0
         """The port it listens on, once started."""
         self.address = ""
         self._host = host
         self._wanted = port
-        self._registry = CollectorRegistry()
-        self._engine = engine
-        self._collector = EngineCollector(engine, per_tenant=per_tenant)
-        self._registry.register(self._collector)
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
+        self._registry = registry
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
-        self._counting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen and answer.
@@ -71,7 +57,6 @@ class MetricsListener:
         self.address = f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="charloom-metrics", daemon=True)
         self._thread.start()
-        self._counting = asyncio.create_task(self._count_sessions())
         log.info("metrics are at http://%s/metrics", self.address)
 
     async def announce_stop(self) -> None:
@@ -80,20 +65,9 @@ class MetricsListener:
     async def close(self, seconds: float) -> None:
         """Take no more scrapes; what is left of one ends with the process."""
         if self._server is not None and self._thread is not None:
-            if self._counting is not None:
-                self._counting.cancel()
             await asyncio.to_thread(self._server.shutdown)
             self._server.server_close()
             self._thread.join()
-
-    async def _count_sessions(self) -> None:
-        """Ask the store now and then: a scrape is not to wait for it, nor are many to ask it often."""
-        while True:
-            try:
-                self._collector.sessions = await self._engine.sessions.count()
-            except EngineError:  # that the store does not answer is told as such
-                self._collector.sessions = None
-            await asyncio.sleep(COUNT_SECONDS)
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,13 +1,18 @@
-"""status.proto: what is told of an engine's work."""
+"""status.proto: what is told of an engine's work, and of that of several."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from charloom.engine.engine import Engine
 from charloom.engine.loom.models import Model
 from charloom.engine.telemetry import Histogram, MethodTotals, TenantTotals
 from charloom.v1 import status_pb2
+
+OfSome = TypeVar("OfSome", status_pb2.ModelStatus, status_pb2.MethodStatus, status_pb2.TenantStatus)
 
 
 def from_engine(engine: Engine, sessions: int | None) -> status_pb2.GetStatusResponse:
@@ -29,6 +34,53 @@ def from_engine(engine: Engine, sessions: int | None) -> status_pb2.GetStatusRes
         most_bytes=engine.budget.most or 0,
         sessions=sessions,
     )
+
+
+def together(processes: Sequence[status_pb2.GetStatusResponse]) -> status_pb2.GetStatusResponse:
+    """The message for a server of several processes: sums, but of what all of them say of the same thing."""
+    all_of = status_pb2.GetStatusResponse(
+        seconds=max(one.seconds for one in processes),
+        usage=max(one.usage for one in processes),
+        models=_by_name(model for one in processes for model in one.models),
+        methods=_by_name(method for one in processes for method in one.methods),
+        tenants=_by_name(tenant for one in processes for tenant in one.tenants),
+        sessions_in_use=sum(one.sessions_in_use for one in processes),
+        session_bytes=sum(one.session_bytes for one in processes),
+        call_bytes=sum(one.call_bytes for one in processes),
+        most_bytes=sum(one.most_bytes for one in processes),
+        sessions=max((one.sessions for one in processes if one.HasField("sessions")), default=None),
+    )
+    for one in processes:
+        for reason, count in one.refusals.items():
+            all_of.refusals[reason] += count
+    return all_of
+
+
+def _by_name(statuses: Iterable[OfSome]) -> list[OfSome]:
+    """One of each name, its numbers added up."""
+    found: dict[str, OfSome] = {}
+    for status in statuses:
+        if status.name in found:
+            _add(found[status.name], status)
+        else:
+            found[status.name] = status
+    return list(found.values())
+
+
+def _add(to: Message, more: Message) -> None:
+    """Add numbers and histograms to those of another message of the kind; the first text that says anything stays."""
+    for field, value in more.ListFields():
+        if isinstance(value, status_pb2.Histogram):
+            _add_histogram(getattr(to, field.name), value)
+        elif isinstance(value, str):
+            setattr(to, field.name, getattr(to, field.name) or value)
+        else:
+            setattr(to, field.name, getattr(to, field.name) + value)
+
+
+def _add_histogram(to: status_pb2.Histogram, more: status_pb2.Histogram) -> None:
+    to.sum += more.sum
+    to.counts[:] = [a + b for a, b in zip(to.counts, more.counts, strict=True)]
 
 
 def _from_versions(models: Sequence[Model], all_serving: Sequence[Model]) -> status_pb2.ModelStatus:

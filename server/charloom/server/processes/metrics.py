@@ -1,0 +1,104 @@
+"""The metrics of a server of several processes: what they tell, added up.
+
+What only rises must not fall when a process ends: what it told last still counts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+LARGEST = {
+    "charloom_capacity_usage_ratio",
+    "charloom_sessions",
+    "process_max_fds",
+    "process_start_time_seconds",
+    "python_info",
+}
+"""Gauges that are not added up: the fullest process, what all of them see alike, the youngest one."""
+RISING = {"counter", "histogram"}
+"""Types of what only rises."""
+
+
+class Told(NamedTuple):
+    """What the processes say."""
+
+    texts: Mapping[int, str]
+    """The metrics of those that answered, by process id."""
+    alive: set[int]
+    """Those that have not ended."""
+    replaced: int
+    """How many have."""
+
+
+Series = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class SummedMetrics(Collector):
+    """The sums; `collect` may run on any thread.
+
+    Args:
+        ask: the processes, and waits for what they say
+    """
+
+    def __init__(self, ask: Callable[[], Told]) -> None:
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._last: dict[int, list[Metric]] = {}
+        """What each process told last."""
+        self._ended: Counter[Series] = Counter()
+        """What those that ended have added to what rises."""
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that no process is asked before there are any."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics, as they are now; of a process that does not answer, as they were."""
+        told = self._ask()
+        with self._lock:
+            self._last |= {pid: list(text_string_to_metric_families(text)) for pid, text in told.texts.items()}
+            for pid in self._last.keys() - told.alive:
+                self._ended += _rising(self._last.pop(pid))
+            families = [*_summed(self._last.values(), self._ended)]
+        running = GaugeMetricFamily("charloom_processes", "Processes that take calls.")
+        running.add_metric([], len(told.texts))
+        replaced = CounterMetricFamily("charloom_processes_replaced", "Processes that ended and were replaced.")
+        replaced.add_metric([], told.replaced)
+        return [*families, running, replaced]
+
+
+def _rising(families: Iterable[Metric]) -> Counter[Series]:
+    return Counter(
+        {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in families
+            if family.type in RISING
+            for sample in family.samples
+        }
+    )
+
+
+def _summed(processes: Iterable[list[Metric]], ended: Mapping[Series, float]) -> Iterable[Metric]:
+    found: dict[str, Metric] = {}
+    values: dict[str, dict[Series, float]] = {}
+    for family in (family for families in processes for family in families):
+        found.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+        of_family = values.setdefault(family.name, {})
+        for sample in family.samples:
+            series = sample.name, tuple(sorted(sample.labels.items()))
+            if family.name in LARGEST:
+                of_family[series] = max(of_family.get(series, sample.value), sample.value)
+            else:
+                of_family[series] = of_family.get(series, ended.get(series, 0.0)) + sample.value
+    for name, metric in found.items():
+        for (of, labels), value in values[name].items():
+            metric.add_sample(of, dict(labels), value)
+    return found.values()

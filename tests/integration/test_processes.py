@@ -1,0 +1,238 @@
+"""`charloom serve --processes 2`: what clients and operators see of it, with real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from charloom.bundle import Bundle, read_bundle
+from charloom.client import CharloomError, Client, Conflict
+from tests.integration.conftest import eventually
+from tests.unit.bundle.bundle_files import change_manifest
+
+OWN_CONNECTION = {"grpc.use_local_subchannel_pool": 1}
+"""Clients of one process share a connection otherwise."""
+
+
+class Processes:
+    """A running server of two processes."""
+
+    def __init__(self, path: Path, folder: Path, *options: str) -> None:
+        self._log = folder / "log"
+        command = [sys.executable, "-m", "charloom.cli.main", "serve", str(path), "--port", "0", "--processes", "2"]
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--store", f"sqlite:{folder / 'sessions.db'}", *options],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.log
+        self.address = line.split()[-1]
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def children(self) -> list[int]:
+        """Their process ids."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def connections(self, child: int) -> int:
+        """How many connections of clients a child has."""
+        port = f":{int(self.address.rpartition(':')[2]):04X}"
+        established = {
+            f"socket:[{fields[9]}]"
+            for table in ("tcp", "tcp6")
+            for fields in map(str.split, Path(f"/proc/{child}/net/{table}").read_text().splitlines()[1:])
+            if fields[1].endswith(port) and fields[3] == "01"
+        }
+        return sum(link in established for link in map(_link, Path(f"/proc/{child}/fd").iterdir()))
+
+    @contextmanager
+    def clients(self) -> Iterator[dict[int, Client]]:
+        """A client of each child, by its process id. The system chooses for each connection, so some are in vain."""
+        found: dict[int, Client] = {}
+        with ExitStack() as stack:
+            while len(found) < len(self.children):
+                before = {child: self.connections(child) for child in self.children}
+                client = stack.enter_context(Client(self.address, channel_options=OWN_CONNECTION))
+                client.models()
+                found |= {child: client for child in before if self.connections(child) > before[child]}
+            yield found
+
+    def stop(self) -> int:
+        """The exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=120)
+
+
+def _link(file: Path) -> str:
+    try:
+        return os.readlink(file)
+    except FileNotFoundError:  # it was closed meanwhile
+        return ""
+
+
+def scraped(server: Processes) -> dict[str, float]:
+    """The metrics that have no label, or only that of the model."""
+    (where,) = re.findall(r"metrics are at (\S+)", server.log)
+    with urllib.request.urlopen(where, timeout=30) as answer:
+        families = [*text_string_to_metric_families(answer.read().decode())]
+    return {one.name: one.value for family in families for one in family.samples if not one.labels.keys() - {"model"}}
+
+
+@contextmanager
+def serving(path: Path, folder: Path, *options: str) -> Iterator[Processes]:
+    server = Processes(path, folder, *options)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.communicate()  # its children see that it is gone, and end
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    options = ["--max-tokens", "1000000", "--metrics-port", "0", "--workers", "2"]
+    with serving(bundle.path, tmp_path_factory.mktemp("processes"), *options) as server:
+        yield server
+
+
+def test_a_session_of_one_process_goes_on_in_another_and_is_busy_there_meanwhile(server: Processes) -> None:
+    with server.clients() as clients:
+        first, second = clients.values()
+        with first.session(id="whole", seed=3) as session:
+            whole = session.complete("ROMEO:", max_tokens=60).text
+        with first.session(id="shared", seed=3, keep=True) as session:
+            began = session.complete("ROMEO:", max_tokens=25).text
+        other = second.open_session("shared")
+        assert began + other.complete(max_tokens=35).text == whole
+        with other.generate(max_tokens=100_000) as stream:
+            next(iter(stream))
+            with pytest.raises(Conflict) as refused:
+                first.open_session("shared").complete(max_tokens=1)
+            assert refused.value.reason == "SESSION_BUSY"
+        other.delete()
+
+
+def test_a_state_that_one_process_has_sealed_another_opens(server: Processes) -> None:
+    """The keys were made once, by the parent."""
+    with server.clients() as clients:
+        first, second = clients.values()
+        with first.session(seed=4) as session:
+            session.complete("A", max_tokens=9)
+            state = session.export().state
+            rest = session.complete(max_tokens=20).text
+        with second.import_session(state) as copy:
+            assert copy.complete(max_tokens=20).text == rest
+
+
+def test_metrics_and_status_are_those_of_all_processes_together(server: Processes) -> None:
+    def delivered() -> float:
+        return scraped(server)["charloom_generation_tokens_total"]
+
+    with server.clients() as clients:
+        before, status = delivered(), [client.status() for client in clients.values()]
+        for client in clients.values():
+            assert len(client.complete("A", max_tokens=50).text) == 50
+        eventually(lambda: delivered() == before + 100)
+        for client, was in zip(clients.values(), status, strict=True):
+            now = client.status()
+            assert now.models[0].generation_tokens == was.models[0].generation_tokens + 100
+            assert now.models[0].places == 2 * 256
+    assert scraped(server)["charloom_processes"] == 2
+    assert scraped(server)["charloom_sessions"] == 0  # of the store that they share, and so not added up
+
+
+def test_a_process_that_is_killed_is_replaced_and_its_stream_goes_on_in_the_other(server: Processes) -> None:
+    before = scraped(server)
+    with server.clients() as clients:
+        victim, client = next(iter(clients.items()))
+        with client.session(seed=5, keep=True) as session, session.generate("ROMEO:", max_tokens=1_000_000) as stream:
+            pieces = iter(stream)
+            text = next(pieces)
+            os.kill(victim, signal.SIGKILL)
+            while not stream.resumptions:  # what was on its way arrives first
+                text += next(pieces)
+            text += next(pieces) + next(pieces)
+        with client.session(seed=5) as session:
+            assert session.complete("ROMEO:", max_tokens=len(text)).text == text
+    assert "has ended with -9; another takes its place" in server.log
+    eventually(lambda: "takes calls" in server.log)
+    assert victim not in server.children
+    with server.clients() as clients:
+        assert len(clients) == 2
+    after = scraped(server)
+    assert after["charloom_processes"] == 2
+    assert after["charloom_processes_replaced_total"] == before["charloom_processes_replaced_total"] + 1
+    for name in ("charloom_generation_tokens_total", "charloom_tick_rows_count"):  # what only rises does not fall
+        assert after[name] >= before[name] > 0
+
+
+def test_a_second_server_does_not_get_its_port(server: Processes, bundle: Bundle, tmp_path: Path) -> None:
+    port = server.address.rpartition(":")[2]
+    for more in ([], ["--processes", "2", "--store", f"sqlite:{tmp_path / 'own.db'}"]):
+        command = [sys.executable, "-m", "charloom.cli.main", "serve", str(bundle.path), "--port", port, *more]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 1
+        assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_models_change_in_all_processes_or_in_none(bundle: Bundle, copied: Callable[[], Path], tmp_path: Path) -> None:
+    path = copied()
+    with serving(path, tmp_path) as server:
+        with server.clients() as clients:
+            first, second = clients.values()
+            change_manifest(path, lambda manifest: manifest.update(training={}))
+            digest = read_bundle(path).manifest.digest
+            assert first.reload_model("small").changed
+            assert {client.models()[0].digest for client in clients.values()} == {digest}
+            assert not second.reload_model("small").changed
+            with pytest.raises(CharloomError, match="the only one here"):
+                second.unload_model("small")
+            (path / "decoder.int8.onnx").write_bytes(b"broken")
+            with pytest.raises(CharloomError, match="nothing has changed"):
+                second.reload_model("small")
+            assert {client.models()[0].digest for client in clients.values()} == {digest}
+        assert server.stop() == 0
+
+
+def test_sigterm_lets_calls_of_all_processes_end(bundle: Bundle, tmp_path: Path) -> None:
+    with serving(bundle.path, tmp_path, "--grace-seconds", "60") as server, server.clients() as clients:
+        streams = [client.generate(max_tokens=3000) for client in clients.values()]
+        pieces = [iter(stream) for stream in streams]
+        for one in pieces:
+            next(one)
+        server.process.send_signal(signal.SIGTERM)
+        for one, stream in zip(pieces, streams, strict=True):
+            list(one)
+            assert stream.result().finish_reason.value == "length"
+        assert server.process.wait(timeout=120) == 0
+        assert server.log.count("[INFO] stopped") == 2
+
+
+def test_a_child_that_cannot_start_ends_the_command_with_its_reason(bundle: Bundle, tmp_path: Path) -> None:
+    broken = shutil.copytree(bundle.path, tmp_path / "broken")
+    (broken / "vocabulary.json").write_text("{}")
+    options = ["--processes", "2", "--store", f"sqlite:{tmp_path / 'db'}", "--port", "0"]
+    command = [sys.executable, "-m", "charloom.cli.main", "serve", str(broken), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "charloom serve: " in done.stderr
+    assert "vocabulary.json" in done.stderr
