@@ -82,6 +82,12 @@ export class Cells {
     this._play.show();
   }
 
+  /** The first token of a piece: a character may have several. */
+  _token(piece) {
+    const { passage } = this._play;
+    return passage.positionAt(Math.min(piece, passage.pieces.length));
+  }
+
   _column(unit) {
     const { units, values, tokens } = this._found;
     return tokens.map((_, row) => values[row * units + unit]);
@@ -91,7 +97,7 @@ export class Cells {
   _rank() {
     if (!this._visible || !this._found) return;
     const { tokens, units } = this._found;
-    const [first, end] = this._play.field.selection;
+    const [first, end] = this._play.field.selection.map((piece) => this._token(piece));
     const selected = end > first && end - first < tokens.length;
     const scores = Array.from({ length: units }, (_, unit) => {
       const values = this._column(unit);
@@ -188,8 +194,9 @@ export class Cells {
   }
 
   /** The caret is before a character: bring it into the picture, and tell what the coloured unit does there. */
-  caretMoved(number) {
+  caretMoved(piece) {
     if (!this._visible || !this._found) return;
+    const number = this._token(piece);
     const scroller = element("map-scroller");
     const left = (number - (this._from ?? 0)) * WIDTH;
     if (left < scroller.scrollLeft || left > scroller.scrollLeft + scroller.clientWidth - WIDTH) {
@@ -209,7 +216,7 @@ export class Cells {
     const number = place + (this._from ?? 0);
     if (!one || !this._found.tokens[number]) return;
     const value = this._column(one.unit)[number];
-    this._play.field.mark(number);
+    this._play.field.mark(this._play.passage.pieces.findIndex(({ position }) => position > number));
     this._play.say(`Unit ${one.unit} at ${number + 1} ${shown(this._found.tokens[number])}: ${value.toFixed(2).replace("-", "−")}`);
   }
 

@@ -35,24 +35,32 @@ export function fragmentOf({ view, model, digest, at, recipe, settings, length }
   return `#${parts.join("&")}`;
 }
 
-/** What a fragment says; what it leaves out is undefined. */
+/**
+ * What a fragment says; what it leaves out is undefined.
+ * @throws Error it is not one that `fragmentOf` makes
+ */
 export function readFragment(fragment) {
   const found = { recipe: [] };
   for (const part of fragment.slice(1).split("&")) {
     const [name, ...rest] = part.split("=");
     const value = rest.join("=");
     if (name === "t") found.recipe.push({ text: unpacked(value) });
-    if (name === "g" || name === "next") {
-      const [count, ...settings] = value.split(",");
-      const step = { count: Number(count), by: unpackedSettings(settings) };
-      if (!(Number.isInteger(step.count) && step.count > 0)) continue;
-      if (name === "g") found.recipe.push(step);
-      else [found.length, found.settings] = [step.count, step.by];
-    }
-    if (name === "view" || name === "model" || name === "digest") found[name] = unpacked(value);
-    if (name === "at") found.at = Number(value);
+    else if (name === "g") found.recipe.push(step(value));
+    else if (name === "next") ({ count: found.length, by: found.settings } = step(value));
+    else if (name === "at") found.at = whole(value);
+    else if (name === "view" || name === "model" || name === "digest") found[name] = unpacked(value);
   }
   return found;
+}
+
+function step(value) {
+  const [count, ...settings] = value.split(",");
+  return { count: whole(count), by: unpackedSettings(settings) };
+}
+
+function whole(value) {
+  if (!/^[0-9]{1,15}$/.test(value)) throw new Error(`${value} is no number`);
+  return Number(value);
 }
 
 /** Whether a link was made with this version of a model. */

@@ -68,7 +68,7 @@ export class Live {
     this._play.busy = true;
     this._press(true);
     const drawing = this._draw(passage);
-    await this._play.tried(async () => {
+    const ended = await this._play.tried(async () => {
       while (this.running) {
         if (this._stale) {
           passage.cut(this._shown);
@@ -81,6 +81,7 @@ export class Live {
           await passage.generate(this._play.settings.chosen, count, undefined, this._abort.signal);
         } else await pause(WAIT_MS);
       }
+      return true;
     });
     this._running = false;
     await drawing;
@@ -88,7 +89,7 @@ export class Live {
     this._press(false);
     this._play.busy = false;
     this._play.show();
-    this._play.say(`Stopped at character ${this._shown}.`);
+    if (ended) this._play.say(`Stopped at character ${this._shown}.`);
   }
 
   /** Show more, a frame at a time. */

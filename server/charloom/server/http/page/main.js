@@ -265,13 +265,14 @@ class Playground {
 
   /** Find the models, and make the text that the link stands for. */
   async begin() {
+    this._abort?.abort();
     const found = await this.tried(() => call("GET", "v1/models"));
     if (!found) return;
     element("door").hidden = true;
     this.say("");
     this.models = found.data.filter(({ task }) => task === "language-model");
     element("model").replaceChildren(...this.models.map(({ id }) => new Option(id, id)));
-    const link = readFragment(location.hash);
+    const link = linked();
     const model = this.models.find(({ id }) => id === link.model) ?? this.models[0];
     element("model").value = model.id;
     if (link.settings) [this.settings.chosen, this.settings.length] = [link.settings, link.length];
@@ -298,6 +299,15 @@ class Playground {
     this.field.caret = link.at ?? passage.pieces.length;
     this.show();
     this.caretMoved(this.field.caret);
+  }
+}
+
+/** What the address says; nothing where somebody has damaged it. */
+function linked() {
+  try {
+    return readFragment(location.hash);
+  } catch {
+    return { recipe: [] };
   }
 }
 
