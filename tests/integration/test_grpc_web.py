@@ -13,6 +13,7 @@ import httpx2 as httpx
 import pytest
 import yaml
 from google.rpc import error_details_pb2, status_pb2
+from playwright.sync_api import Browser, Error, Page
 
 from benchmarks.cluster import free_ports
 from charloom.bundle import Bundle
@@ -22,6 +23,7 @@ from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, sessions_pb2
+from tests.integration.browser import launched
 from tests.integration.conftest import eventually
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "envoy-web.yaml"
@@ -29,6 +31,21 @@ GENERATE = "/charloom.v1.GenerationService/Generate"
 SITE = "http://localhost:3000"
 HEADERS = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1", "origin": SITE}
 TRAILERS = 0x80
+
+
+FETCH = """async ({ url, body, headers, pieces }) => {
+    const leave = new AbortController();
+    const bytes = Uint8Array.from(atob(body), (character) => character.charCodeAt(0));
+    const answer = await fetch(url, { method: "POST", headers, body: bytes, signal: leave.signal });
+    const reader = answer.body.getReader();
+    const parts = [];
+    for (let read; parts.length < pieces && !(read = await reader.read()).done; ) {
+        parts.push(btoa(Array.from(read.value, (byte) => String.fromCharCode(byte)).join("")));
+    }
+    leave.abort();
+    return parts;
+}"""
+"""What a page does that knows no more of gRPC-Web than its frames."""
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +151,55 @@ def test_a_browser_may_ask_first_and_only_pages_that_are_named_may_call(web: htt
 
 def test_a_name_of_another_site_is_not_served(web: httpx.Client) -> None:
     assert web.post(GENERATE, headers={**HEADERS, "host": "elsewhere.example"}, content=framed(b"")).status_code == 404
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
+def page_of(site: str, browser: Browser) -> Page:
+    """An empty page of a site, which needs no server."""
+    page = browser.new_page()
+    # A browser lets pages that come from nowhere call this machine only when their user agrees.
+    page.context.grant_permissions(["local-network-access"], origin=site)
+    page.route(f"{site}/", lambda route: route.fulfill(body="<title>A page</title>", content_type="text/html"))
+    page.goto(f"{site}/")
+    return page
+
+
+def test_a_page_in_a_browser_reads_a_stream_and_leaves_another(
+    browser: Browser, web: httpx.Client, server: Server
+) -> None:
+    page = page_of(SITE, browser)
+    request = generation_pb2.GenerateRequest()
+    request.options.prompt, request.options.max_tokens, request.options.seed = "the ", 2000, 7
+
+    def fetched(pieces: int) -> list[bytes]:
+        body = base64.b64encode(framed(request.SerializeToString())).decode()
+        headers = {name: value for name, value in HEADERS.items() if name != "origin"}  # the browser says it
+        asked = {"url": f"{web.base_url.join(GENERATE)}", "body": body, "headers": headers, "pieces": pieces}
+        return [base64.b64decode(part) for part in page.evaluate(FETCH, asked)]
+
+    parts = fetched(10**6)
+    messages, trailers = frames(b"".join(parts))
+    text = "".join(generation_pb2.GenerateResponse.FromString(message).text for message in messages)
+    with Client(server.address) as client:
+        assert text == client.complete("the ", max_tokens=2000, seed=7).text
+    assert len(parts) > 1
+    assert trailers["grpc-status"] == "0"
+
+    request.options.max_tokens = 60_000
+    assert len(fetched(1)) == 1
+    eventually(lambda: server.engine.models[0].loom.live == 0)
+
+
+def test_a_browser_keeps_pages_of_other_sites_from_calling(browser: Browser, web: httpx.Client) -> None:
+    page = page_of("http://elsewhere.localhost:3000", browser)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    asked = {"url": f"{web.base_url.join(GENERATE)}", "body": "", "headers": {"x-grpc-web": "1"}, "pieces": 1}
+    with pytest.raises(Error, match="Failed to fetch"):
+        page.evaluate(FETCH, asked)
+    assert "No 'Access-Control-Allow-Origin' header" in said[0]
