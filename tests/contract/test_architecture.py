@@ -72,10 +72,11 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "client": {"_async": set(), "_sync": set()},
     "cli": {"serving": set(), "sessions": set(), "training": set()},
     "engine": {
-        "calls": {"sessions", "loom", "constraints", "decoding"},
+        "calls": {"sessions", "loom", "constraints", "watching", "decoding"},
         "sessions": {"loom", "decoding"},
         "loom": {"decoding"},
         "constraints": {"decoding"},
+        "watching": {"decoding"},
         "decoding": set(),
     },
     "lab": {"reference": set(), "tasks": set(), "studies": {"tasks", "reference"}},

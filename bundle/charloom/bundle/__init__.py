@@ -20,6 +20,7 @@ from charloom.bundle.manifest import (
     Manifest,
     Task,
 )
+from charloom.bundle.masking import Mask, Masked
 from charloom.bundle.reader import Bundle, read_bundle, sha256_of
 from charloom.bundle.vocabulary import (
     ByteVocabulary,
@@ -59,6 +60,8 @@ __all__ = [
     "Labelling",
     "Manifest",
     "MarkedText",
+    "Mask",
+    "Masked",
     "Normalisation",
     "Role",
     "Task",

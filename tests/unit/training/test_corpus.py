@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charloom.bundle import ByteVocabulary, CharacterVocabulary, Tokens, Unit
+from charloom.bundle import ByteVocabulary, CharacterVocabulary, Mask, Tokens, Unit
+from charloom.training.data import texts
 from charloom.training.data.corpus import Batches, Corpus, CorpusError, read_corpus
+from charloom.training.data.documents import Documents
 
 
 def corpus_in(directory: Path, content: bytes | str, unit: Unit = Unit.CHARACTER, share: float = 0.1) -> Corpus:
@@ -146,3 +148,24 @@ def test_the_shortest_text_gives_one_batch_and_one_token_less_is_refused_with_ad
 def test_the_refusal_of_a_short_text_says_how_many_tokens_are_enough() -> None:
     with pytest.raises(CorpusError, match="fewer than the 144 "):
         Batches(positions((8 + 1) * 16 - 1), 8, 16, 1)
+
+
+@pytest.mark.parametrize("documents", [Documents.STREAM, Documents.LINE])
+def test_numbers_of_a_text_are_masked_wherever_it_is_cut(
+    documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "BLOCK", 5)
+    text = tmp_path / "some.log"
+    text.write_text("took 12345678 ms at 0xdeadbeef\n" * 4)
+    corpus = read_corpus(text, Unit.CHARACTER, 0.25, documents=documents, mask=Mask.NUMBERS)
+    assert set(corpus.vocabulary.to_json()["symbols"]) <= set("took 0 ms at 0\n")  # type: ignore[call-overload]
+    assert "took 0 ms at 0" in corpus.vocabulary.decode(corpus.train[:].tolist())
+
+
+def test_tokens_that_were_kept_are_of_the_same_mask(tmp_path: Path) -> None:
+    text = tmp_path / "some.log"
+    text.write_text("took 12345678 ms\n" * 40)
+    vocabulary = read_corpus(text, Unit.BYTE, directory=tmp_path).vocabulary
+    plain = read_corpus(text, Unit.BYTE, vocabulary=vocabulary, directory=tmp_path)
+    masked = read_corpus(text, Unit.BYTE, vocabulary=vocabulary, directory=tmp_path, mask=Mask.NUMBERS)
+    assert len(masked.train) < len(plain.train)

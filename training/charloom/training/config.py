@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from charloom.bundle import DEFAULT_WORDS, Normalisation, Unit
+from charloom.bundle import DEFAULT_WORDS, Mask, Normalisation, Unit
 from charloom.network.config import ModelConfig
 from charloom.training.data.documents import Documents
 from charloom.training.data.text_settings import TextSettings
@@ -30,6 +30,11 @@ class TrainingConfig(ModelConfig, TextSettings):
     )
     normalise: Normalisation = Field(
         Normalisation.NONE, description="Unicode form of the text, and of all text that the model is given later"
+    )
+    mask: Mask = Field(
+        Mask.NONE,
+        description="numbers that are made alike in the text, for logs: none, each of the digits as 0, or each of the "
+        "numbers (hexadecimal ones with 0x too) as one 0; who watches with the model does the same",
     )
     documents: Documents = Field(
         Documents.STREAM,

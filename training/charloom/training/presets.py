@@ -24,5 +24,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 5e-3,
         "epochs": 4,
     },
+    "log": {
+        "unit": "byte",
+        "mask": "numbers",
+        "layers": 1,
+        "hidden_size": 128,
+        "embedding_size": 32,
+        "dropout": 0.1,
+        "cold_start": 0.1,
+        "batch_size": 16,
+        "sequence_length": 64,
+        "learning_rate": 5e-3,
+        "epochs": 12,
+        "precision": "fp32",
+    },
 }
 """Settings that differ from the defaults, by name."""

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from charloom.bundle import BundleError
+from charloom.bundle import BundleError, Mask
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags
 from charloom.cli.training.text_flags import text_settings
@@ -40,8 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.text is None:
             tokens = load_validation(arguments.run_directory)
         else:
-            documents = Documents(trained.facts["config"].get("documents", Documents.STREAM))
-            tokens = read_stream(arguments.text, trained.vocabulary, documents, text_settings(arguments))
+            config = trained.facts["config"]  # of an older run without what came later
+            documents, mask = Documents(config.get("documents", "stream")), Mask(config.get("mask", "none"))
+            tokens = read_stream(arguments.text, trained.vocabulary, documents, text_settings(arguments), mask)
         found = losses(trained.model, tokens)
         if arguments.json:
             print(json.dumps(found))

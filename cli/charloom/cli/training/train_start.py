@@ -188,6 +188,7 @@ def training_text(
         vocabulary_size=config.vocabulary_size,
         directory=directory,
         settings=config,
+        mask=config.mask,
     )
     if shared and ranks.first:
         if start.sha256 is None:

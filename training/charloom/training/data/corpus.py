@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from charloom.bundle import Normalisation, Tokens, Unit, Vocabulary
+from charloom.bundle import Mask, Normalisation, Tokens, Unit, Vocabulary
 from charloom.training.data.documents import Documents, Part, parts
 from charloom.training.data.stream import Ints, Stream
 from charloom.training.data.survey import Survey
@@ -52,6 +52,7 @@ def read_corpus(
     vocabulary_size: int | None = None,
     directory: Path | None = None,
     settings: TextSettings = PLAIN,
+    mask: Mask = Mask.NONE,
 ) -> Corpus:
     """Read text, make (or take) its vocabulary, and split it at about `1 - validation_share`.
 
@@ -67,6 +68,7 @@ def read_corpus(
         vocabulary_size: most symbols of a word vocabulary
         directory: where the token files stay for the next run; by default they are deleted with the corpus
         settings: which files of a folder are meant, and their encoding
+        mask: which numbers of the text are made alike
 
     Raises:
         CorpusError: the text cannot be read, or cannot be trained on.
@@ -74,13 +76,19 @@ def read_corpus(
     inputs = [inputs] if isinstance(inputs, Path) else inputs
     (files, skipped), name = text_files(inputs, settings), name_of(inputs)
     sha256 = digest_of(files)
-    if directory and vocabulary and (kept := read_tokens(directory, _facts(sha256, vocabulary, documents, settings))):
+    if (
+        directory
+        and vocabulary
+        and (kept := read_tokens(directory, _facts(sha256, vocabulary, documents, settings, mask)))
+    ):
         stream, said = kept
         return Corpus(vocabulary, *stream.split(validation_share), sha256, said["characters"], name, skipped)
     if vocabulary is not None:
         unit, normalisation = vocabulary.unit, vocabulary.normalisation
     survey = Survey(
-        parts(files, documents, uncut=_uncut(unit, normalisation), encoding=settings.encoding), unit, normalisation
+        parts(files, documents, uncut=_uncut(unit, normalisation), encoding=settings.encoding, mask=mask),
+        unit,
+        normalisation,
     )
     if len(survey.symbols) < 2:
         what = f"nothing but {survey.symbols[0]!r}" if survey.symbols else "no documents"
@@ -88,27 +96,33 @@ def read_corpus(
     if vocabulary is None:
         vocabulary = survey.vocabulary(unit, vocabulary_size, documents=documents is not Documents.STREAM)
     survey.check(vocabulary, name, "take them out of the text, or train without a given vocabulary")
-    facts = _facts(sha256, vocabulary, documents, settings) | {"characters": survey.characters}
-    stream = _stream(files, vocabulary, documents, directory, facts, settings)
+    facts = _facts(sha256, vocabulary, documents, settings, mask) | {"characters": survey.characters}
+    stream = _stream(files, vocabulary, documents, directory, facts, settings, mask)
     return Corpus(vocabulary, *stream.split(validation_share), sha256, survey.characters, name, skipped)
 
 
 def read_stream(
-    inputs: Sequence[Path], vocabulary: Vocabulary, documents: Documents, settings: TextSettings = PLAIN
+    inputs: Sequence[Path],
+    vocabulary: Vocabulary,
+    documents: Documents,
+    settings: TextSettings = PLAIN,
+    mask: Mask = Mask.NONE,
 ) -> Stream:
-    """All of a text, in terms of a model's vocabulary.
+    """All of a text, in terms of a model's vocabulary; arguments as `read_corpus`.
 
     Raises:
         CorpusError: the text cannot be read, or the vocabulary lacks characters of it.
     """
     files, unit, normalisation = text_files(inputs, settings).files, vocabulary.unit, vocabulary.normalisation
     survey = Survey(
-        parts(files, documents, uncut=_uncut(unit, normalisation), encoding=settings.encoding), unit, normalisation
+        parts(files, documents, uncut=_uncut(unit, normalisation), encoding=settings.encoding, mask=mask),
+        unit,
+        normalisation,
     )
     survey.check(vocabulary, name_of(inputs), "take them out of the text")
     if not survey.symbols:
         raise CorpusError(f"{name_of(inputs)} has no documents; give a text that has")
-    return _stream(files, vocabulary, documents, None, {}, settings)
+    return _stream(files, vocabulary, documents, None, {}, settings, mask)
 
 
 def _uncut(unit: Unit, normalisation: Normalisation) -> bool:
@@ -116,10 +130,14 @@ def _uncut(unit: Unit, normalisation: Normalisation) -> bool:
     return unit is Unit.WORD or normalisation is not Normalisation.NONE
 
 
-def _facts(sha256: str, vocabulary: Vocabulary, documents: Documents, settings: TextSettings) -> dict[str, str]:
+def _facts(
+    sha256: str, vocabulary: Vocabulary, documents: Documents, settings: TextSettings, mask: Mask
+) -> dict[str, str]:
     """What the tokens of a text depend on."""
     symbols = json.dumps(vocabulary.to_json(), sort_keys=True).encode()
     facts = {"text": sha256, "vocabulary": hashlib.sha256(symbols).hexdigest(), "documents": documents.value}
+    if mask is not Mask.NONE:
+        facts["mask"] = mask.value
     return facts if settings.encoding == "utf-8" else facts | {"encoding": settings.encoding}
 
 
@@ -130,10 +148,11 @@ def _stream(
     directory: Path | None,
     facts: dict[str, Any],
     settings: TextSettings,
+    mask: Mask,
 ) -> Stream:
     """The tokens of files, in `directory`, or in files without a name."""
     uncut = _uncut(vocabulary.unit, vocabulary.normalisation)
-    text = parts(files, documents, uncut=uncut, encoding=settings.encoding)
+    text = parts(files, documents, uncut=uncut, encoding=settings.encoding, mask=mask)
     with tempfile.TemporaryDirectory() as temporary:
         return write_tokens(
             directory or Path(temporary),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from charloom.bundle import Mask
 from charloom.training.data.texts import pieces
 
 
@@ -34,17 +35,25 @@ class Part(NamedTuple):
     text: str
 
 
-def parts(files: Sequence[Path], documents: Documents, *, uncut: bool, encoding: str = "utf-8") -> Iterator[list[Part]]:
+def parts(
+    files: Sequence[Path], documents: Documents, *, uncut: bool, encoding: str = "utf-8", mask: Mask = Mask.NONE
+) -> Iterator[list[Part]]:
     """The text of all documents, in order, some parts at a time.
 
     Args:
         files: text in `encoding`
         documents: how the files are cut into documents
         uncut: cut only where neither a word nor a composed character goes on
+        mask: which numbers are made alike; no number is cut then
 
     Raises:
         CorpusError: a file cannot be read as text in this encoding.
     """
+    for some in _unmasked(files, documents, uncut or mask is not Mask.NONE, encoding):
+        yield [Part(part.begins, mask.apply(part.text)) for part in some]
+
+
+def _unmasked(files: Sequence[Path], documents: Documents, uncut: bool, encoding: str) -> Iterator[list[Part]]:
     if documents is Documents.STREAM:
         text = _joined(files, encoding)
         yield from ([Part(False, piece)] for piece in (_uncut(text) if uncut else text))
