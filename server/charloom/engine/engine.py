@@ -17,6 +17,7 @@ from charloom.engine.calls.reading import Reading
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.calls.starting import Starting
 from charloom.engine.calls.suggesting import Suggesting
+from charloom.engine.calls.watching import Watching
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models, TriedModel, memory_of
@@ -76,6 +77,7 @@ class Engine:
         self.reading = Reading(self._starting, self.sessions, self.limits, self.budget, self.rates)
         self.suggesting = Suggesting(self._starting, self.reading, self.budget, self.limits)
         self.classifying = Classifying(self._models, self.reading, self.rates, self.totals)
+        self.watching = Watching(self.sessions, self.reading, self.rates, self.totals)
         self.moving = Moving(self._models, self.sessions, self.reading, self.rates)
         self.inspections = Inspections(self._starting, self.limits, self.rates)
         self._generating = Generating(self._starting, self.reading, sealed, self.budget, self.limits, self.rates)

@@ -24,6 +24,8 @@ MOST_FORKS = 1000
 """Copies of a session that one call may make."""
 MOST_BLENDED = 16
 """Sessions whose states may be blended to one."""
+MOST_LINES, LONGEST_LINE = 1024, 4096
+"""Lines that a watch reads at a time, and characters of each that it reads; of a longer one the beginning."""
 MOST_INSPECTED = 4096
 """Tokens of an inspected text: two layers of 512 make a hundred megabytes of them."""
 MOST_INSPECTIONS = 8

@@ -276,6 +276,9 @@ class Totals:
         """Tokens that were made again for them."""
         self.labels: Counter[tuple[str, str]] = Counter()
         """Texts that classifiers gave a label, by model and label."""
+        self.watched_lines = 0
+        self.watch_alerts = 0
+        """Of these lines, those that were alerts."""
         self.store_seconds: dict[str, Histogram] = {}
         """By operation."""
         self.store_errors: Counter[tuple[str, str]] = Counter()
@@ -322,6 +325,11 @@ class Totals:
         tenant.running -= 1
         tenant.requests += 1
         tenant.refused += bool(call.reason)
+
+    def watched(self, lines: int, alerts: int) -> None:
+        """Lines of watched sources were judged."""
+        self.watched_lines += lines
+        self.watch_alerts += alerts
 
     def stored(self, operation: str, seconds: float, error: str) -> None:
         """The session store did something, or failed with an error of this reason."""

@@ -71,7 +71,9 @@ def from_session(session: Session) -> bytes:
         "checkpoints": [_snapshot_fields(checkpoint, arrays) for checkpoint in history.checkpoints],
         "tokens": [history.kind, len(history.tokens)],
     }
-    return _record(fields, [*arrays, history.tokens])
+    if session.notes:
+        fields["notes"] = len(session.notes)
+    return _record(fields, [*arrays, history.tokens, session.notes])
 
 
 def to_session(data: bytes) -> Session:
@@ -102,6 +104,7 @@ def to_session(data: bytes) -> Session:
             expires=expires,
             origin=None if fields["origin"] is None else _origin(*fields["origin"]),
             call=None if fields["call"] is None else _call(*fields["call"]),
+            notes=arrays.take(_whole(fields.get("notes", 0))),
         )
     except _UNREADABLE as problem:
         raise UnreadableRecord(f"not a session: {problem}") from problem

@@ -174,12 +174,14 @@ class Session:
     expires: datetime
     origin: Origin | None = None
     call: Call | None = None
+    notes: bytes = b""
+    """What a call keeps beside the state, in a form of its own; see `calls.watching`."""
 
     @property
     def memory(self) -> int:
         """About how many bytes it takes, if it shares no state with another session."""
         states = {id(one.state): one.state.nbytes for one in (self.snapshot, *self.history.checkpoints)}
-        return FIELDS + sum(states.values()) + len(self.history.tokens)
+        return FIELDS + sum(states.values()) + len(self.history.tokens) + len(self.notes)
 
     @property
     def key(self) -> Key:

@@ -177,6 +177,15 @@ class SessionWriter:
         async with self._writing:
             return await self._release(session)
 
+    async def write(self, session: Session) -> None:
+        """Write this and keep the session; raises as `close`."""
+        async with self._writing:
+            try:
+                await self._store.write(self.lease, session)
+            except SessionTakenOver:
+                raise await self.find_out_why() from None
+            self.session = session
+
     async def ends_within(self, seconds: float) -> bool:
         """Whether it has given the session back, or will have within this time."""
         try:

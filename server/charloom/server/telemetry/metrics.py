@@ -144,6 +144,8 @@ class EngineCollector(Collector):
         for name, text, value in (
             ("resumptions", "Calls that resumed one which broke off.", totals.resumptions),
             ("replayed_tokens", "Tokens that were made again for them.", totals.replayed),
+            ("watched_lines", "Lines of watched sources that were judged.", totals.watched_lines),
+            ("watch_alerts", "Of these, those that were alerts.", totals.watch_alerts),
         ):
             counter = CounterMetricFamily(PREFIX + name, text)
             counter.add_metric([], value)

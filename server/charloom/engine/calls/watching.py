@@ -1,0 +1,305 @@
+"""Watches logs: each source has a state of its own, and is told what is unusual for it.
+
+A source is a session: its state is the network's after the last line, its `notes` are its calibration. So sources are
+kept by the store, expire, count against quotas and are erased like any session. One more session, named after the
+watch, has the calibration of all sources together, by which a source is judged that has few lines yet; a call holds it
+as long as it watches, so that no two calls watch under one name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from charloom.bundle import Mask, Unit
+from charloom.engine.calls.price import of_reading
+from charloom.engine.calls.reading import Reading
+from charloom.engine.clock import utc_now
+from charloom.engine.decoding.snapshot import Snapshot
+from charloom.engine.errors import (
+    InvalidRequest,
+    SessionNotFound,
+    SessionOfAnotherModel,
+    StoreUnavailable,
+    shown,
+    shown_number,
+)
+from charloom.engine.limits import LONGEST_LINE, MOST_LINES
+from charloom.engine.loom.models import Model
+from charloom.engine.rates import Rates
+from charloom.engine.sessions.session import History, Key, Session
+from charloom.engine.sessions.sessions import Sessions
+from charloom.engine.sessions.writer import SessionWriter
+from charloom.engine.telemetry import Totals
+from charloom.engine.watching.calibration import Calibration
+from charloom.engine.watching.line import ReadLine, Scored
+
+MOST_SOURCES = 256
+"""Sources that are read at a time: rows of the loom."""
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,24}")
+
+
+@dataclass(frozen=True)
+class WatchRequest:
+    """What to watch, and when to tell."""
+
+    name: str
+    """Of the watch: what the states of its sources are found by."""
+    tenant: str = ""
+    model: str = ""
+    """Empty: that of the watch, or the first one."""
+    mask: Mask | None = None
+    """None: as the model was trained."""
+    rate: float = 0.001
+    """The share of lines that may be alerts while nothing unusual happens."""
+    warm_up: int = 100
+    """Lines of a source before it is judged by its own."""
+    time_to_live: timedelta | None = None
+    """How long a source is kept that says nothing."""
+
+
+class SourceLine(NamedTuple):
+    """A line, without its break, and who wrote it."""
+
+    source: str
+    text: str
+
+
+class Verdict(NamedTuple):
+    """What is made of a line."""
+
+    scored: Scored
+    cut: bool
+    """Whether only its beginning was read."""
+    threshold: float | None
+    """Above which a surprise is an alert; None while too few lines are known."""
+    own: bool
+    """Whether that is the source's own, and not that of all sources together."""
+    alert: bool
+    drifting: bool
+    """Whether the source has lately been unlike what it was."""
+    lines: int
+    """Of this source, with this one."""
+
+
+class Watching:
+    """Begins watches.
+
+    Args:
+        sessions: where sources are
+        reading: reads lines
+        rates: how fast callers may go
+        totals: counts lines and alerts
+    """
+
+    def __init__(self, sessions: Sessions, reading: Reading, rates: Rates, totals: Totals) -> None:
+        self._sessions = sessions
+        self._reading = reading
+        self._rates = rates
+        self._totals = totals
+
+    async def begin(self, request: WatchRequest) -> Watch:
+        """Begin, or go on with, a watch; to be ended.
+
+        Raises:
+            InvalidRequest: a value is out of range, or the model is one of words.
+            SessionBusy: another call watches under this name.
+            ModelNotFound, SessionOfAnotherModel, QuotaExceeded, Overloaded, StoreUnavailable: as their names say.
+        """
+        if not _NAME.fullmatch(request.name):
+            raise InvalidRequest("name", f"{shown(request.name)} is not allowed; up to 32 letters, digits, '_' and '-'")
+        if not 1e-6 <= request.rate <= 0.5:
+            raise InvalidRequest("rate", f"{shown_number(request.rate)} is not allowed; from 0.000001 to 0.5")
+        if not 1 <= request.warm_up <= 1_000_000:
+            raise InvalidRequest("warm_up", f"{request.warm_up} is not allowed; from 1 to 1000000")
+        await self._rates.admit()
+        key = Key(request.tenant, f"watch.{request.name}")
+        try:
+            everything = await self._sessions.acquire(key)
+        except SessionNotFound:
+            await self._sessions.create(
+                tenant=key.tenant,
+                model=request.model,
+                session_id=key.id,
+                seed=0,
+                time_to_live=request.time_to_live,
+            )
+            everything = await self._sessions.acquire(key)
+        async with everything.given_back_on_error():
+            model = self._sessions.model_of(everything.session, request.model)
+            if model.vocabulary.unit is Unit.WORD:
+                raise InvalidRequest("model", f"{model.name!r} reads words; lines are watched by characters or bytes")
+            return Watch(request, model, self._sessions, everything, self._reading, self._totals)
+
+
+@dataclass
+class _Source:
+    """A source that a batch of lines has lines of."""
+
+    writer: SessionWriter
+    calibration: Calibration
+    after: Snapshot
+    """After the lines that were read."""
+    numbers: list[int] = field(default_factory=list)
+    """Of its lines, in the batch."""
+
+
+class Watch:
+    """Lines in, verdicts out; made by `Watching.begin`, and to be ended.
+
+    Args:
+        request: how
+        model: reads
+        sessions: where sources are
+        everything: the writer of the session of all sources together
+        reading: reads lines
+        totals: counts
+    """
+
+    def __init__(
+        self,
+        request: WatchRequest,
+        model: Model,
+        sessions: Sessions,
+        everything: SessionWriter,
+        reading: Reading,
+        totals: Totals,
+    ) -> None:
+        self.model = model
+        trained = model.bundle.manifest.training.get("config", {})
+        self.mask = Mask(trained.get("mask", "none")) if request.mask is None else request.mask
+        self._request = request
+        self._sessions = sessions
+        self._everything = everything
+        self._pool = _calibration(everything.session)
+        self._reading = reading
+        self._totals = totals
+        self._longest = min(LONGEST_LINE, reading.limits.max_prompt_characters)
+
+    async def read(self, lines: Sequence[SourceLine]) -> list[Verdict]:
+        """Read some lines; returns a verdict for each, when all states after them are in the store.
+
+        Where it raises, some sources may have read their lines and others not.
+
+        Raises:
+            InvalidRequest: there are too many, or too many characters.
+            SessionTakenOver, SessionDeleted: somebody else watches under this name, or the watch was erased.
+            SessionOfAnotherModel: a source was watched by another version of the model.
+        """
+        self._check(lines)
+        self._everything.require_not_lost()
+        read = [ReadLine.of(line.text, self.model.vocabulary, self.mask, self._longest) for line in lines]
+        verdicts: dict[int, Verdict] = {}
+        sources: dict[str, _Source] = {}
+        try:
+            for number, line in enumerate(lines):
+                if line.source not in sources:
+                    sources[line.source] = await self._open(line.source)
+                sources[line.source].numbers.append(number)
+            scored = await self._scored(read, list(sources.values()))
+            for number, line in enumerate(lines):
+                verdicts[number] = self._judged(scored[number], read[number].cut, sources[line.source].calibration)
+            while sources:
+                _, source = sources.popitem()
+                await source.writer.close_with(_changed(source.writer.session, source.after, source.calibration))
+        finally:
+            for source in sources.values():
+                await source.writer.give_back()
+        session = self._everything.session
+        await self._everything.write(_changed(session, session.snapshot, self._pool))
+        found = [verdicts[number] for number in range(len(lines))]
+        self._totals.watched(len(found), sum(verdict.alert for verdict in found))
+        return found
+
+    async def end(self) -> None:
+        """Let others watch under this name."""
+        await self._everything.close_with(self._everything.session.renewed(utc_now()))
+
+    def _check(self, lines: Sequence[SourceLine]) -> None:
+        if len(lines) > MOST_LINES:
+            raise InvalidRequest("lines", f"there are {len(lines)}; give up to {MOST_LINES} at a time")
+        total, most = (
+            sum(min(len(line.text), self._longest) for line in lines),
+            self._reading.limits.max_prompt_characters,
+        )
+        if total > most:
+            raise InvalidRequest("lines", f"they have {total} characters, more than {most}; give fewer at a time")
+
+    async def _open(self, name: str) -> _Source:
+        """A source as it is, or a new one."""
+        request, model = self._request, self.model
+        key = Key(request.tenant, f"watch.{request.name}.{_id_of(name)}")
+        try:
+            writer = await self._sessions.acquire(key)
+        except SessionNotFound:
+            await self._sessions.create_from(key, model, model.fresh(0), request.time_to_live)
+            writer = await self._sessions.acquire(key)
+        async with writer.given_back_on_error():
+            if writer.session.model_digest != model.digest:
+                raise SessionOfAnotherModel(key.id, writer.session.model_digest[:12], model.digest[:12])
+            return _Source(writer, _calibration(writer.session), writer.present)
+
+    async def _scored(self, read: Sequence[ReadLine], sources: Sequence[_Source]) -> dict[int, Scored]:
+        """What the model makes of each line; all lines of a source are one text."""
+        found: dict[int, Scored] = {}
+        for start in range(0, len(sources), MOST_SOURCES):
+            busy = [
+                (source, text)
+                for source in sources[start : start + MOST_SOURCES]
+                if len(text := np.concatenate([read[number].tokens for number in source.numbers]))
+            ]
+            needed = of_reading(self.model.decoder.shape, max((len(text) for _, text in busy), default=0), 0)
+            with self._reading.budget.held_for(needed * len(busy)):
+                texts = [(source.after, text) for source, text in busy]
+                told = await self._reading.read_together(self.model, texts, 0) if texts else []
+            nats: dict[int, npt.NDArray[np.float64]] = {}
+            for (source, _), (after, logprobs) in zip(busy, told, strict=True):
+                source.after = after
+                nats[id(source)] = -np.array([token.logprob for token in logprobs])
+            for source in sources[start : start + MOST_SOURCES]:
+                left = nats.get(id(source), np.zeros(0))
+                for number in source.numbers:
+                    count = len(read[number].tokens)
+                    found[number] = read[number].scored(left[:count])
+                    left = left[count:]
+        return found
+
+    def _judged(self, scored: Scored, cut: bool, own: Calibration) -> Verdict:
+        """A verdict by what was known before the line, which counts from now on."""
+        request = self._request
+        threshold = own.threshold(request.rate, request.warm_up)
+        is_own = threshold is not None
+        if threshold is None:
+            threshold = self._pool.threshold(request.rate, request.warm_up)
+        alert = threshold is not None and scored.surprise > threshold
+        own.add(scored.surprise)
+        self._pool.add(scored.surprise)
+        return Verdict(scored, cut, threshold, is_own, alert, own.drifting, own.lines)
+
+
+def _id_of(source: str) -> str:
+    """The end of a source's session id: its name where that can be one, or else, after a dot, a hash of it."""
+    if _PLAIN.fullmatch(source):
+        return source
+    return "." + hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:20]
+
+
+def _calibration(session: Session) -> Calibration:
+    try:
+        return Calibration.from_bytes(session.notes) if session.notes else Calibration()
+    except ValueError as problem:
+        raise StoreUnavailable(f"the calibration of session {shown(session.id)} cannot be read: {problem}") from problem
+
+
+def _changed(session: Session, snapshot: Snapshot, calibration: Calibration) -> Session:
+    """The next version of a source: nothing of the past but its state."""
+    history = History((snapshot,), b"", session.history.kind)
+    return replace(session.changed(utc_now(), snapshot, history), notes=calibration.to_bytes())

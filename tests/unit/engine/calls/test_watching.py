@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from charloom.bundle import Bundle, Mask
+from charloom.engine.calls.requests import ReadingRequest
+from charloom.engine.calls.watching import SourceLine, Verdict, WatchRequest
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest, SessionBusy, SessionOfAnotherModel, StoreUnavailable
+from charloom.engine.limits import LONGEST_LINE, MOST_LINES
+from charloom.engine.sessions.record import from_session, to_session
+from charloom.engine.sessions.session import Key
+from tests.unit.engine.stores import Place
+
+REQUEST = WatchRequest("logs", rate=0.1, warm_up=10)
+
+
+@pytest.fixture
+async def engine(bundle: Bundle, decoder: Decoder) -> AsyncIterator[Engine]:
+    engine = Engine([(bundle, decoder)])
+    yield engine
+    await engine.drain(0)
+
+
+async def watched(engine: Engine, *batches: list[SourceLine], request: WatchRequest = REQUEST) -> list[Verdict]:
+    watch = await engine.watching.begin(request)
+    try:
+        return [verdict for batch in batches for verdict in await watch.read(batch)]
+    finally:
+        await watch.end()
+
+
+def lines(source: str, *texts: str) -> list[SourceLine]:
+    return [SourceLine(source, text) for text in texts]
+
+
+async def test_a_line_is_scored_as_if_its_source_were_alone(engine: Engine) -> None:
+    of_a, of_b = lines("a", "one", "two", "six"), lines("b", "wet", "sun", "sky")
+    together = await watched(engine, [line for pair in zip(of_a, of_b, strict=True) for line in pair])
+    alone = await watched(engine, *([line] for line in of_a), request=replace(REQUEST, name="other"))
+    assert [one.scored for one in together[::2]] == [one.scored for one in alone]
+    key = Key("", "watch.logs.a")
+    score, _ = await engine.reading.score(ReadingRequest(Key("", ""), text="one\ntwo\nsix\n"))
+    assert sum(one.scored.nats for one in alone) == pytest.approx(score.nats)
+    assert (await engine.sessions.get(key)).snapshot.position == 12
+
+
+async def test_a_watch_goes_on_where_it_was(engine: Engine) -> None:
+    whole = await watched(engine, lines("a", "one", "two", "six"), request=replace(REQUEST, name="whole"))
+    first, then = await watched(engine, lines("a", "one", "two")), await watched(engine, lines("a", "six"))
+    assert [one.scored for one in first + then] == [one.scored for one in whole]
+    assert then[0].lines == 3
+
+
+async def test_states_survive_with_the_store(shared_place: Place, bundle: Bundle, decoder: Decoder) -> None:
+    found = []
+    for text in ("one", "two"):
+        engine = Engine([(bundle, decoder)], store=shared_place.open())
+        found += await watched(engine, lines("a/1", text))
+        await engine.drain(0)
+    engine = Engine([(bundle, decoder)])
+    whole = await watched(engine, lines("a/1", "one", "two"))
+    await engine.drain(0)
+    assert [one.scored for one in found] == [one.scored for one in whole]
+    assert found[1].lines == 2
+
+
+async def test_what_stands_out_is_an_alert_by_the_sources_own_lines(engine: Engine) -> None:
+    usual = [batch for _ in range(40) for batch in [lines("a", "all is well")]]
+    *before, strange = await watched(engine, *usual, lines("a", "€€€€€€€€"))
+    assert (before[0].threshold, before[9].threshold, before[9].alert) == (None, None, False)
+    assert strange.alert
+    assert strange.own
+    assert strange.threshold is not None
+    assert strange.scored.surprise > strange.threshold
+    assert engine.totals.watched_lines == 41
+    assert engine.totals.watch_alerts == sum(one.alert for one in before) + 1
+
+
+async def test_a_new_source_is_judged_by_all_the_others(engine: Engine) -> None:
+    usual = [lines(f"node/{number}", "all is well") for number in range(20)]
+    verdicts = await watched(engine, *usual, lines("new one", "€€€€€€€€"), lines("another", "all is well"))
+    assert [(one.alert, one.own) for one in verdicts[-2:]] == [(True, False), (False, False)]
+
+
+async def test_numbers_are_masked_as_the_model_was_trained_or_as_is_asked(bundle: Bundle, decoder: Decoder) -> None:
+    config = {"config": {"mask": "numbers"}}
+    trained = replace(bundle, manifest=bundle.manifest.model_copy(update={"training": config}))
+    engine = Engine([(trained, decoder)])
+    watch = await engine.watching.begin(REQUEST)
+    assert watch.mask is Mask.NUMBERS
+    await watch.end()
+    watch = await engine.watching.begin(replace(REQUEST, mask=Mask.NONE))
+    assert watch.mask is Mask.NONE
+    await watch.end()
+    await engine.drain(0)
+
+
+async def test_two_calls_do_not_watch_under_one_name(engine: Engine) -> None:
+    watch = await engine.watching.begin(REQUEST)
+    with pytest.raises(SessionBusy):
+        await engine.watching.begin(REQUEST)
+    await watch.end()
+    await watched(engine, lines("a", "one"))
+
+
+async def test_lines_of_ten_megabytes_are_cut_and_lines_without_text_are_read(engine: Engine) -> None:
+    long, empty = await watched(engine, lines("a", "x" * 10_000_000, ""))
+    assert long.cut
+    assert len(long.scored.surprisals) == LONGEST_LINE
+    assert (empty.cut, len(empty.scored.surprisals), empty.scored.tokens) == (False, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": "a.b"}, "name"),
+        ({"name": ""}, "name"),
+        ({"rate": 0.0}, "rate"),
+        ({"rate": float("nan")}, "rate"),
+        ({"warm_up": 0}, "warm_up"),
+    ],
+)
+async def test_values_out_of_range_are_refused(engine: Engine, changes: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{field}: "):
+        await engine.watching.begin(replace(REQUEST, **changes))  # type: ignore[arg-type]
+
+
+async def test_too_many_lines_at_a_time_are_refused_and_change_nothing(engine: Engine) -> None:
+    watch = await engine.watching.begin(REQUEST)
+    with pytest.raises(InvalidRequest, match=f"up to {MOST_LINES}"):
+        await watch.read(lines("a", *["x"] * (MOST_LINES + 1)))
+    with pytest.raises(InvalidRequest, match="give fewer"):
+        await watch.read(lines("a", *["x" * LONGEST_LINE] * 17))
+    assert (await watch.read(lines("a", "one")))[0].lines == 1
+    await watch.end()
+
+
+async def test_a_source_of_another_version_of_the_model_is_not_read_on(engine: Engine) -> None:
+    await watched(engine, lines("a", "one"))
+    session = await engine.sessions.get(Key("", "watch.logs.a"))
+    writer = await engine.sessions.acquire(session.key)
+    await writer.close_with(replace(session, model_digest="0" * 64))
+    with pytest.raises(SessionOfAnotherModel):
+        await watched(engine, lines("a", "two"))
+    assert engine.sessions.writing == 0
+
+
+async def test_a_calibration_that_cannot_be_read_is_told(engine: Engine) -> None:
+    await watched(engine, lines("a", "one"))
+    session = await engine.sessions.get(Key("", "watch.logs.a"))
+    writer = await engine.sessions.acquire(session.key)
+    await writer.close_with(replace(session, notes=b"?"))
+    with pytest.raises(StoreUnavailable, match="calibration"):
+        await watched(engine, lines("a", "two"))
+
+
+async def test_more_sources_than_rows_speak_at_once(engine: Engine) -> None:
+    many = [SourceLine(f"s{number}", "up") for number in range(MOST_LINES)]
+    verdicts = await watched(engine, many)
+    assert len({one.scored.nats for one in verdicts}) == 1
+    assert await engine.sessions.count() == MOST_LINES + 1
+
+
+async def test_a_call_that_goes_away_gives_its_sources_back(engine: Engine) -> None:
+    watch = await engine.watching.begin(REQUEST)
+    reading = asyncio.create_task(watch.read(lines("a", "x" * 4000)))
+    await asyncio.sleep(0.01)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await watch.end()
+    assert engine.sessions.writing == 0
+    assert [one.lines for one in await watched(engine, lines("a", "one"))] == [1]
+
+
+async def test_what_is_kept_of_a_source_is_its_state_and_its_calibration(engine: Engine) -> None:
+    await watched(engine, lines("a", *["all is well"] * 100))
+    session = await engine.sessions.get(Key("", "watch.logs.a"))
+    assert session.history.tokens == b""
+    assert session.memory < 2000 + session.snapshot.state.nbytes + 600
+    kept = to_session(from_session(session))
+    assert kept.notes == session.notes
+    assert np.array_equal(kept.snapshot.state, session.snapshot.state)
