@@ -18,6 +18,7 @@ from charloom.server.grpc.services.sessions import SessionService
 from charloom.server.grpc.services.status import StatusService
 from charloom.server.grpc.services.suggesting import SuggestingService
 from charloom.server.grpc.services.tenants import TenantService
+from charloom.server.grpc.services.watching import WatchingService
 from charloom.v1 import (
     classification_pb2,
     conversation_pb2,
@@ -28,6 +29,7 @@ from charloom.v1 import (
     status_pb2,
     suggesting_pb2,
     tenants_pb2,
+    watching_pb2,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +39,7 @@ IMPLEMENTATIONS = {
     "charloom.v1.ReadingService": ReadingService,
     "charloom.v1.SuggestingService": SuggestingService,
     "charloom.v1.ClassificationService": ClassificationService,
+    "charloom.v1.WatchingService": WatchingService,
     "charloom.v1.SessionService": SessionService,
     "charloom.v1.ModelService": ModelService,
     "charloom.v1.TenantService": TenantService,
@@ -49,6 +52,7 @@ METHODS = [
         conversation_pb2.DESCRIPTOR,
         reading_pb2.DESCRIPTOR,
         suggesting_pb2.DESCRIPTOR,
+        watching_pb2.DESCRIPTOR,
         classification_pb2.DESCRIPTOR,
         sessions_pb2.DESCRIPTOR,
         models_pb2.DESCRIPTOR,

@@ -23,6 +23,7 @@ from charloom.v1 import (
     status_pb2,
     suggesting_pb2,
     tenants_pb2,
+    watching_pb2,
 )
 from tests.integration.conftest import refused
 
@@ -35,6 +36,7 @@ FILES = (
     suggesting_pb2.DESCRIPTOR,
     classification_pb2.DESCRIPTOR,
     tenants_pb2.DESCRIPTOR,
+    watching_pb2.DESCRIPTOR,
     status_pb2.DESCRIPTOR,
 )
 METHODS = [

@@ -22,6 +22,7 @@ from charloom.client._async.observation import AsyncObserver
 from charloom.client._async.session import AsyncSession
 from charloom.client._async.stream import AsyncTextStream
 from charloom.client._async.tenant import AsyncTenant
+from charloom.client._async.watching import AsyncWatch
 from charloom.client._conversation_types import Applied, ConversationEvent, ConversationText, Ended
 from charloom.client._errors import (
     AlreadyExists,
@@ -61,6 +62,7 @@ from charloom.client._sync.observation import Observer
 from charloom.client._sync.session import Session
 from charloom.client._sync.stream import TextStream
 from charloom.client._sync.tenant import Tenant
+from charloom.client._sync.watching import Watch
 from charloom.client._tenant_types import ErasureReceipt, ExportedSession, KeptSession
 from charloom.client._text_types import Alternative, Observed, Peek, Score, TextScore, TokenLogprob
 from charloom.client._types import (
@@ -77,6 +79,7 @@ from charloom.client._types import (
     Unit,
     Usage,
 )
+from charloom.client._watching_types import Verdict
 
 __all__ = [
     "DEFAULT_TARGET",
@@ -92,6 +95,7 @@ __all__ = [
     "AsyncSession",
     "AsyncTenant",
     "AsyncTextStream",
+    "AsyncWatch",
     "Cancelled",
     "CharloomError",
     "Client",
@@ -159,5 +163,7 @@ __all__ = [
     "Unit",
     "UnknownCharacters",
     "Usage",
+    "Verdict",
+    "Watch",
     "request_id",
 ]

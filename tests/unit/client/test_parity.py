@@ -35,6 +35,7 @@ from charloom.v1 import (
     status_pb2,
     suggesting_pb2,
     tenants_pb2,
+    watching_pb2,
 )
 
 PAIRS = [
@@ -147,6 +148,7 @@ def test_every_method_of_the_contract_is_used() -> None:
         status_pb2,
         suggesting_pb2,
         tenants_pb2,
+        watching_pb2,
     )
     for messages in contract:
         for service in messages.DESCRIPTOR.services_by_name.values():

@@ -30,6 +30,8 @@ from charloom.v1 import (
     status_pb2_grpc,
     suggesting_pb2_grpc,
     tenants_pb2_grpc,
+    watching_pb2,
+    watching_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +104,10 @@ class AsyncConnection(Settings):
     @functools.cached_property
     def _conversation(self) -> conversation_pb2_grpc.ConversationServiceAsyncStub:
         return conversation_pb2_grpc.ConversationServiceStub(self._channel)
+
+    @functools.cached_property
+    def _watching(self) -> watching_pb2_grpc.WatchingServiceAsyncStub:
+        return watching_pb2_grpc.WatchingServiceStub(self._channel)
 
     @functools.cached_property
     def _check(self) -> grpc.aio.UnaryUnaryMultiCallable[bytes, HealthStatus]:
@@ -202,6 +208,15 @@ class AsyncConnection(Settings):
         self.require_open()
         begun = self.begin()
         call = self._conversation.Converse(timeout=self.seconds(timeout), metadata=begun.metadata)
+        return AsyncDuplex(call, start, begun)
+
+    def watch(
+        self, start: watching_pb2.WatchRequest, timeout: Timeout
+    ) -> AsyncDuplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse]:
+        """Begin a call of Watch."""
+        self.require_open()
+        begun = self.begin()
+        call = self._watching.Watch(timeout=self.seconds(timeout), metadata=begun.metadata)
         return AsyncDuplex(call, start, begun)
 
     async def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from charloom.client import _watching_messages
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._sync.calls import Calls
 from charloom.client._sync.observation import Observer
+from charloom.client._sync.watching import Watch
 from charloom.client._text_types import Score
+from charloom.client._watching_types import Mask
 
 
 class ClientReading(Calls):
@@ -77,3 +80,34 @@ class ClientReading(Calls):
         The timeout is that of the observation as a whole.
         """
         return self._observe(model, unknown_characters, top_logprobs, timeout)
+
+    def watch(
+        self,
+        name: str,
+        *,
+        model: str | None = None,
+        mask: Mask | None = None,
+        rate: float | None = None,
+        warm_up: int | None = None,
+        time_to_live: float | None = None,
+        characters: bool = False,
+        timeout: float | None = None,
+    ) -> Watch:
+        """Judge the lines of many sources as they come: each has a state and a threshold of its own.
+
+        What is known of them stays on the server, as sessions: the next watch of the same name goes on with it.
+
+        Args:
+            name: of the watch, up to 32 letters, digits, '_' and '-'.
+            model: name of the model, one of characters or bytes; default is that of the watch, or the server's first.
+            mask: what becomes of numbers; default is what became of them when the model was trained.
+            rate: the share of lines that may be alerts while nothing unusual happens; default is 0.001.
+            warm_up: lines of a source before it is judged by its own, and never fewer than 1 / rate; until then it is
+                judged by all sources together. Default is 100.
+            time_to_live: seconds that a source is kept that says nothing; default is the server's.
+            characters: also tell how surprising each character is.
+            timeout: of the watch as a whole, in seconds; default is none.
+
+        """
+        first = _watching_messages.start(name, model, mask, rate, warm_up, time_to_live, characters)
+        return Watch(self._connection.watch(first, timeout))

@@ -28,6 +28,8 @@ from charloom.v1 import (
     status_pb2_grpc,
     suggesting_pb2_grpc,
     tenants_pb2_grpc,
+    watching_pb2,
+    watching_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Connection(Settings):
         self.status = status_pb2_grpc.StatusServiceStub(self._channel)
         self.reading = reading_pb2_grpc.ReadingServiceStub(self._channel)
         self.suggesting = suggesting_pb2_grpc.SuggestingServiceStub(self._channel)
+        self._watching = watching_pb2_grpc.WatchingServiceStub(self._channel)
         self._conversation = conversation_pb2_grpc.ConversationServiceStub(self._channel)
         self._check: grpc.UnaryUnaryMultiCallable[bytes, HealthStatus] = self._channel.unary_unary(
             HEALTH_CHECK, response_deserializer=_responses.health_status
@@ -162,6 +165,18 @@ class Connection(Settings):
 
         def begin(requests: Iterator[conversation_pb2.ConverseRequest]) -> Any:
             return self._conversation.Converse(requests, timeout=seconds, metadata=begun.metadata)
+
+        return Duplex(begin, start, begun)
+
+    def watch(
+        self, start: watching_pb2.WatchRequest, timeout: Timeout
+    ) -> Duplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse]:
+        """Begin a call of Watch."""
+        self.require_open()
+        begun, seconds = self.begin(), self.seconds(timeout)
+
+        def begin(requests: Iterator[watching_pb2.WatchRequest]) -> Any:
+            return self._watching.Watch(requests, timeout=seconds, metadata=begun.metadata)
 
         return Duplex(begin, start, begun)
 

@@ -31,6 +31,7 @@ from charloom.server.grpc.services.status import StatusService
 from charloom.server.grpc.services.suggesting import SuggestingService
 from charloom.server.grpc.services.tenants import TenantService
 from charloom.server.grpc.services.turn import ClientTurn
+from charloom.server.grpc.services.watching import WatchingService
 from charloom.server.grpc.tls import server_credentials
 from charloom.server.identity.certificates import watched_certificates
 from charloom.server.identity.scopes import scope_of
@@ -59,6 +60,8 @@ from charloom.v1 import (
     suggesting_pb2_grpc,
     tenants_pb2,
     tenants_pb2_grpc,
+    watching_pb2,
+    watching_pb2_grpc,
 )
 
 SERVICES = tuple(
@@ -68,6 +71,7 @@ SERVICES = tuple(
         conversation_pb2.DESCRIPTOR,
         reading_pb2.DESCRIPTOR,
         suggesting_pb2.DESCRIPTOR,
+        watching_pb2.DESCRIPTOR,
         classification_pb2.DESCRIPTOR,
         sessions_pb2.DESCRIPTOR,
         models_pb2.DESCRIPTOR,
@@ -115,6 +119,7 @@ class GrpcListener:
         suggesting_pb2_grpc.add_SuggestingServiceServicer_to_server(SuggestingService(engine), self._server)
         labels = ClassificationService(engine, turn)
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server(labels, self._server)
+        watching_pb2_grpc.add_WatchingServiceServicer_to_server(WatchingService(engine, turn), self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(runtime), self._server)
         tenants_pb2_grpc.add_TenantServiceServicer_to_server(TenantService(runtime), self._server)
         inference = InferenceService(Inference(engine), turn)

@@ -27,6 +27,7 @@ SERVICES = {
     "charloom.v1.ReadingService": Scope.READ,
     "charloom.v1.SuggestingService": Scope.READ,
     "charloom.v1.ClassificationService": Scope.READ,
+    "charloom.v1.WatchingService": Scope.SESSIONS,  # it keeps what it knows of sources
     "charloom.v1.SessionService": Scope.SESSIONS,
     "charloom.v1.ModelService": Scope.READ,
     "charloom.v1.TenantService": Scope.ADMIN,

@@ -1,0 +1,61 @@
+"""Lines of logs that a server judges as they come, over asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from charloom.client import _watching_messages
+from charloom.client._async.duplex import AsyncDuplex
+from charloom.client._watching_types import Verdict
+from charloom.v1 import watching_pb2
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+
+class AsyncWatch:
+    """Judges lines as they come; the server keeps what it knows of their sources.
+
+    An asynchronous context manager that closes the watch at the end of its block, and cancels it if the block fails.
+
+    Every method raises the errors of the call: see `charloom.client.RequestError`. They appear with the first lines.
+    """
+
+    def __init__(self, duplex: AsyncDuplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse]) -> None:
+        self._duplex = duplex
+
+    async def read(self, lines: Sequence[tuple[str, str | bytes]]) -> list[Verdict]:
+        """Judge lines, each a pair of its source and its text without a line break. One task at a time.
+
+        No line is refused: of a very long one the beginning is read, and bytes that are not UTF-8 are read as U+FFFD.
+        After an error, some sources may have read their lines and others not.
+        """
+        found = list[Verdict]()
+        for request in _watching_messages.batches(lines):
+            await self._duplex.send(request)
+            found += _watching_messages.verdicts(request, await self._duplex.receive())
+        return found
+
+    async def close(self) -> None:
+        """End the watch and wait until the server has done so too. May be called twice."""
+        await self._duplex.close()
+        while not (self._duplex.over or self._duplex.cancelled):
+            await self._duplex.receive()
+
+    def cancel(self) -> None:
+        """End the watch at once; what was answered stays. May be called twice."""
+        self._duplex.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.close()
+        else:
+            self.cancel()
