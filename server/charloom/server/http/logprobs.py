@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 from charloom.bundle import Vocabulary
 from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.server.http.start import START
-
-ENTRIES = 1000
-"""Of one part, about, between which other calls are served: what takes a millisecond or two."""
+from charloom.server.slices import slices
 
 
 def token_text(vocabulary: Vocabulary, token: int) -> str:
@@ -46,14 +43,10 @@ class Columns:
             self._started = False
             for column, value in zip(columns, (json.dumps(START), "null", "null", str(self._offset)), strict=True):
                 column.append(value)
-        since = 0
-        for found in logprobs:
-            for column, value in zip(columns, self._entry(found), strict=True):
-                column.append(value)
-            since += 1 + len(found.top)
-            if since >= ENTRIES:
-                since = 0
-                await asyncio.sleep(0)
+        async for some in slices(logprobs):
+            for found in some:
+                for column, value in zip(columns, self._entry(found), strict=True):
+                    column.append(value)
         tokens, own, top, offsets = (",".join(column) for column in columns)
         return f'{{"tokens":[{tokens}],"token_logprobs":[{own}],"top_logprobs":[{top}],"text_offset":[{offsets}]}}'
 
@@ -79,15 +72,11 @@ class Entries:
     async def told(self, logprobs: Sequence[TokenLogprob]) -> str:
         """The next tokens of the message."""
         entries: list[str] = []
-        since = 0
-        for found in logprobs:
-            top = [self._entry(token, logprob) for token, logprob in found.top]
-            entry = {**self._entry(found.token, found.logprob), "top_logprobs": top}
-            entries.append(json.dumps(entry, separators=(",", ":")))
-            since += 1 + len(top)
-            if since >= ENTRIES:
-                since = 0
-                await asyncio.sleep(0)
+        async for some in slices(logprobs):
+            for found in some:
+                top = [self._entry(token, logprob) for token, logprob in found.top]
+                entry = {**self._entry(found.token, found.logprob), "top_logprobs": top}
+                entries.append(json.dumps(entry, separators=(",", ":")))
         return f'{{"content":[{",".join(entries)}],"refusal":null}}'
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
