@@ -9,7 +9,9 @@ import itertools
 import json
 import sqlite3
 import stat
+import urllib.request
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ from charloom.server.identity.key_file import KeyFileEditor, made, utc_now
 from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from charloom.v1 import tenants_pb2, tenants_pb2_grpc
+from charloom.v1 import sessions_pb2, sessions_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 from tests.integration.conftest import eventually, refused
 
 
@@ -32,6 +34,7 @@ class Place(NamedTuple):
     """A server that asks who calls."""
 
     address: str
+    http: str
     audit_log: Path
     keys: dict[str, str]
 
@@ -56,10 +59,11 @@ def place(bundle: Bundle, decoder: Decoder, tmp_path: Path) -> Iterator[Place]:
         grace_seconds=0,
         keys=tmp_path / "keys.json",
         audit_log=tmp_path / "audit.jsonl",
+        http_port=0,
         store=f"sqlite:{tmp_path / 'sessions.db'}",
     )
     with running_server([(bundle, decoder)], settings) as server:
-        yield Place(server.address, tmp_path / "audit.jsonl", keys)
+        yield Place(server.address, server.http_address, tmp_path / "audit.jsonl", keys)
 
 
 def make_sessions(client: Client, count: int) -> list[str]:
@@ -145,6 +149,50 @@ async def test_the_asyncio_client_does_the_same(place: Place) -> None:
         assert [one.id async for one in tenant.sessions()] == ids
         assert [len(one.text) async for one in tenant.export()] == [15] * 3
         assert (await tenant.erase()).sessions == 3
+
+
+def test_a_session_whose_record_cannot_be_read_is_named_and_the_listing_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with place.client("shop") as shop, place.client("bank") as bank:
+        first, second, third = make_sessions(shop, 3)
+        make_sessions(bank, 1)
+        with closing(sqlite3.connect(place.audit_log.with_name("sessions.db"))) as file, file:
+            file.execute(
+                "UPDATE records SET record = x'00' WHERE session = "
+                "(SELECT number FROM sessions WHERE tenant = 'shop' AND id = ?)",
+                (second,),
+            )
+        assert [one.id for one in shop.sessions()] == [first, third]
+        kept = list(shop.kept_sessions())
+        assert [(one.id, one.info is None, one.problem is None) for one in kept] == [
+            (first, False, True),
+            (second, True, False),
+            (third, False, True),
+        ]
+        assert f"the record of session '{second}' cannot be read" in str(kept[1].problem)
+        assert [one.id for one in bank.kept_sessions()] == [first]
+    monkeypatch.setenv("CHARLOOM_TOKEN", place.keys["shop"])
+    assert main(["sessions", "list", "--target", place.address]) == 0
+    out, errors = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["ID", first, third]
+    assert errors.startswith(f"charloom sessions: {second} cannot be read: the record of session")
+    with grpc.insecure_channel(place.address) as channel:
+        page = sessions_pb2_grpc.SessionServiceStub(channel).ListSessions(
+            sessions_pb2.ListSessionsRequest(page_size=2),
+            metadata=(("authorization", f"Bearer {place.keys['shop']}"),),
+            timeout=20,
+        )
+    assert [one.id for one in page.sessions] == [first]
+    assert [one.session_id for one in page.unreadable] == [second]
+    assert page.next_page_token
+    asked = urllib.request.Request(f"http://{place.http}/v1/sessions?limit=2")
+    asked.add_header("authorization", f"Bearer {place.keys['shop']}")
+    with urllib.request.urlopen(asked, timeout=20) as answer:
+        over_http = json.load(answer)
+    assert [one["id"] for one in over_http["data"]] == [first]
+    assert [(one["id"], "cannot be read" in one["problem"]) for one in over_http["unreadable"]] == [(second, True)]
+    assert (over_http["last_id"], over_http["has_more"]) == (second, True)
 
 
 def test_nobody_without_the_scope_sees_or_erases_anything(place: Place) -> None:

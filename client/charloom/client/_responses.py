@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import struct
 from array import array
 from collections.abc import Iterable, Sequence
 from datetime import timezone
+from typing import TypeAlias
 
 import grpc
 from google.protobuf import wrappers_pb2
@@ -255,6 +257,26 @@ def sealed_state(message: sessions_pb2.ExportSessionResponse) -> SealedState:
 def kept_session(message: tenants_pb2.TenantSession) -> KeptSession:
     """Read what is kept under an id."""
     return KeptSession(id=message.session_id, info=_info(message), problem=message.problem or None)
+
+
+Listed: TypeAlias = "sessions_pb2.Session | sessions_pb2.UnreadableSession"
+
+
+def in_order(page: sessions_pb2.ListSessionsResponse) -> list[Listed]:
+    """The sessions of a page, in the order of their ids."""
+    readable: Iterable[Listed] = page.sessions
+    return list(heapq.merge(readable, page.unreadable, key=_id_of))
+
+
+def listed_session(message: Listed) -> KeptSession:
+    """Read a session of a page."""
+    if isinstance(message, sessions_pb2.Session):
+        return KeptSession(id=message.id, info=session_info(message), problem=None)
+    return KeptSession(id=message.session_id, info=None, problem=message.problem)
+
+
+def _id_of(message: Listed) -> str:
+    return message.id if isinstance(message, sessions_pb2.Session) else message.session_id
 
 
 def exported_session(message: tenants_pb2.TenantSession) -> ExportedSession:

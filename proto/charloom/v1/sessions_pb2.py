@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63harloom/v1/sessions.proto\x12\x0b\x63harloom.v1\x1a\x16\x63harloom/v1/text.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x02\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0ctime_to_live\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x65\x61rliest_position\x18\x0b \x01(\x04\x12#\n\x06origin\x18\x0c \x01(\x0b\x32\x13.charloom.v1.Origin\".\n\x06Origin\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\"\x86\x01\n\x14\x43reateSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12/\n\x0ctime_to_live\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x07\n\x05_seed\">\n\x15\x43reateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\";\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.charloom.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"o\n\x15\x44\x65leteSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\x12/\n\x0b\x64\x65lete_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x14UpdateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12/\n\x0ctime_to_live\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x15UpdateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"\xa8\x01\n\x12\x46\x65\x65\x64SessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12:\n\x12unknown_characters\x18\x03 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x1e\n\x11\x65xpected_position\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x14\n\x12_expected_position\"<\n\x13\x46\x65\x65\x64SessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"\x8e\x01\n\x14RewindSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x1e\n\x11\x65xpected_position\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x07\n\x05_seedB\x14\n\x12_expected_position\">\n\x15RewindSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"\xa9\x01\n\x12MoveSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12:\n\x12unknown_characters\x18\x03 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x1e\n\x11\x65xpected_position\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x14\n\x12_expected_position\"<\n\x13MoveSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"\xd0\x01\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\x08position\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\x05\x63ount\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12\x17\n\x0fnew_session_ids\x18\x05 \x03(\t\x12/\n\x0ctime_to_live\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\t_positionB\x08\n\x06_countB\x07\n\x05_seed\"=\n\x13\x46orkSessionResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.charloom.v1.Session\"\xa2\x01\n\x14\x42lendSessionsRequest\x12)\n\x07sources\x18\x01 \x03(\x0b\x32\x18.charloom.v1.BlendSource\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12/\n\x0ctime_to_live\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x07\n\x05_seed\"1\n\x0b\x42lendSource\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x02\">\n\x15\x42lendSessionsResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"[\n\x14\x45xportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12/\n\x0ctime_to_live\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"W\n\x15\x45xportSessionResponse\x12\r\n\x05state\x18\x01 \x01(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x14ImportSessionRequest\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12/\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"M\n\x15ImportSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x32\x92\x08\n\x0eSessionService\x12V\n\rCreateSession\x12!.charloom.v1.CreateSessionRequest\x1a\".charloom.v1.CreateSessionResponse\x12M\n\nGetSession\x12\x1e.charloom.v1.GetSessionRequest\x1a\x1f.charloom.v1.GetSessionResponse\x12S\n\x0cListSessions\x12 .charloom.v1.ListSessionsRequest\x1a!.charloom.v1.ListSessionsResponse\x12V\n\rUpdateSession\x12!.charloom.v1.UpdateSessionRequest\x1a\".charloom.v1.UpdateSessionResponse\x12V\n\rDeleteSession\x12!.charloom.v1.DeleteSessionRequest\x1a\".charloom.v1.DeleteSessionResponse\x12P\n\x0b\x46\x65\x65\x64Session\x12\x1f.charloom.v1.FeedSessionRequest\x1a .charloom.v1.FeedSessionResponse\x12V\n\rRewindSession\x12!.charloom.v1.RewindSessionRequest\x1a\".charloom.v1.RewindSessionResponse\x12P\n\x0bMoveSession\x12\x1f.charloom.v1.MoveSessionRequest\x1a .charloom.v1.MoveSessionResponse\x12P\n\x0b\x46orkSession\x12\x1f.charloom.v1.ForkSessionRequest\x1a .charloom.v1.ForkSessionResponse\x12V\n\rBlendSessions\x12!.charloom.v1.BlendSessionsRequest\x1a\".charloom.v1.BlendSessionsResponse\x12V\n\rExportSession\x12!.charloom.v1.ExportSessionRequest\x1a\".charloom.v1.ExportSessionResponse\x12V\n\rImportSession\x12!.charloom.v1.ImportSessionRequest\x1a\".charloom.v1.ImportSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63harloom/v1/sessions.proto\x12\x0b\x63harloom.v1\x1a\x16\x63harloom/v1/text.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x02\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0ctime_to_live\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x65\x61rliest_position\x18\x0b \x01(\x04\x12#\n\x06origin\x18\x0c \x01(\x0b\x32\x13.charloom.v1.Origin\".\n\x06Origin\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\"\x86\x01\n\x14\x43reateSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12/\n\x0ctime_to_live\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x07\n\x05_seed\">\n\x15\x43reateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\";\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x8b\x01\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.charloom.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x32\n\nunreadable\x18\x03 \x03(\x0b\x32\x1e.charloom.v1.UnreadableSession\"8\n\x11UnreadableSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"o\n\x15\x44\x65leteSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\x12/\n\x0b\x64\x65lete_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x14UpdateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12/\n\x0ctime_to_live\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x15UpdateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"\xa8\x01\n\x12\x46\x65\x65\x64SessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12:\n\x12unknown_characters\x18\x03 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x1e\n\x11\x65xpected_position\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x14\n\x12_expected_position\"<\n\x13\x46\x65\x65\x64SessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"\x8e\x01\n\x14RewindSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x1e\n\x11\x65xpected_position\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x07\n\x05_seedB\x14\n\x12_expected_position\">\n\x15RewindSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"\xa9\x01\n\x12MoveSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12:\n\x12unknown_characters\x18\x03 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x1e\n\x11\x65xpected_position\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x14\n\x12_expected_position\"<\n\x13MoveSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"\xd0\x01\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\x08position\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\x05\x63ount\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12\x17\n\x0fnew_session_ids\x18\x05 \x03(\t\x12/\n\x0ctime_to_live\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\t_positionB\x08\n\x06_countB\x07\n\x05_seed\"=\n\x13\x46orkSessionResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.charloom.v1.Session\"\xa2\x01\n\x14\x42lendSessionsRequest\x12)\n\x07sources\x18\x01 \x03(\x0b\x32\x18.charloom.v1.BlendSource\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12/\n\x0ctime_to_live\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x07\n\x05_seed\"1\n\x0b\x42lendSource\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x02\">\n\x15\x42lendSessionsResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\"[\n\x14\x45xportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12/\n\x0ctime_to_live\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"W\n\x15\x45xportSessionResponse\x12\r\n\x05state\x18\x01 \x01(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x14ImportSessionRequest\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12/\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"M\n\x15ImportSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.charloom.v1.Session\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x32\x92\x08\n\x0eSessionService\x12V\n\rCreateSession\x12!.charloom.v1.CreateSessionRequest\x1a\".charloom.v1.CreateSessionResponse\x12M\n\nGetSession\x12\x1e.charloom.v1.GetSessionRequest\x1a\x1f.charloom.v1.GetSessionResponse\x12S\n\x0cListSessions\x12 .charloom.v1.ListSessionsRequest\x1a!.charloom.v1.ListSessionsResponse\x12V\n\rUpdateSession\x12!.charloom.v1.UpdateSessionRequest\x1a\".charloom.v1.UpdateSessionResponse\x12V\n\rDeleteSession\x12!.charloom.v1.DeleteSessionRequest\x1a\".charloom.v1.DeleteSessionResponse\x12P\n\x0b\x46\x65\x65\x64Session\x12\x1f.charloom.v1.FeedSessionRequest\x1a .charloom.v1.FeedSessionResponse\x12V\n\rRewindSession\x12!.charloom.v1.RewindSessionRequest\x1a\".charloom.v1.RewindSessionResponse\x12P\n\x0bMoveSession\x12\x1f.charloom.v1.MoveSessionRequest\x1a .charloom.v1.MoveSessionResponse\x12P\n\x0b\x46orkSession\x12\x1f.charloom.v1.ForkSessionRequest\x1a .charloom.v1.ForkSessionResponse\x12V\n\rBlendSessions\x12!.charloom.v1.BlendSessionsRequest\x1a\".charloom.v1.BlendSessionsResponse\x12V\n\rExportSession\x12!.charloom.v1.ExportSessionRequest\x1a\".charloom.v1.ExportSessionResponse\x12V\n\rImportSession\x12!.charloom.v1.ImportSessionRequest\x1a\".charloom.v1.ImportSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,46 +48,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSESSIONRESPONSE']._serialized_end=851
   _globals['_LISTSESSIONSREQUEST']._serialized_start=853
   _globals['_LISTSESSIONSREQUEST']._serialized_end=913
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=915
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1002
-  _globals['_DELETESESSIONREQUEST']._serialized_start=1004
-  _globals['_DELETESESSIONREQUEST']._serialized_end=1046
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=1048
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=1159
-  _globals['_UPDATESESSIONREQUEST']._serialized_start=1161
-  _globals['_UPDATESESSIONREQUEST']._serialized_end=1252
-  _globals['_UPDATESESSIONRESPONSE']._serialized_start=1254
-  _globals['_UPDATESESSIONRESPONSE']._serialized_end=1316
-  _globals['_FEEDSESSIONREQUEST']._serialized_start=1319
-  _globals['_FEEDSESSIONREQUEST']._serialized_end=1487
-  _globals['_FEEDSESSIONRESPONSE']._serialized_start=1489
-  _globals['_FEEDSESSIONRESPONSE']._serialized_end=1549
-  _globals['_REWINDSESSIONREQUEST']._serialized_start=1552
-  _globals['_REWINDSESSIONREQUEST']._serialized_end=1694
-  _globals['_REWINDSESSIONRESPONSE']._serialized_start=1696
-  _globals['_REWINDSESSIONRESPONSE']._serialized_end=1758
-  _globals['_MOVESESSIONREQUEST']._serialized_start=1761
-  _globals['_MOVESESSIONREQUEST']._serialized_end=1930
-  _globals['_MOVESESSIONRESPONSE']._serialized_start=1932
-  _globals['_MOVESESSIONRESPONSE']._serialized_end=1992
-  _globals['_FORKSESSIONREQUEST']._serialized_start=1995
-  _globals['_FORKSESSIONREQUEST']._serialized_end=2203
-  _globals['_FORKSESSIONRESPONSE']._serialized_start=2205
-  _globals['_FORKSESSIONRESPONSE']._serialized_end=2266
-  _globals['_BLENDSESSIONSREQUEST']._serialized_start=2269
-  _globals['_BLENDSESSIONSREQUEST']._serialized_end=2431
-  _globals['_BLENDSOURCE']._serialized_start=2433
-  _globals['_BLENDSOURCE']._serialized_end=2482
-  _globals['_BLENDSESSIONSRESPONSE']._serialized_start=2484
-  _globals['_BLENDSESSIONSRESPONSE']._serialized_end=2546
-  _globals['_EXPORTSESSIONREQUEST']._serialized_start=2548
-  _globals['_EXPORTSESSIONREQUEST']._serialized_end=2639
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=2641
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=2728
-  _globals['_IMPORTSESSIONREQUEST']._serialized_start=2730
-  _globals['_IMPORTSESSIONREQUEST']._serialized_end=2836
-  _globals['_IMPORTSESSIONRESPONSE']._serialized_start=2838
-  _globals['_IMPORTSESSIONRESPONSE']._serialized_end=2915
-  _globals['_SESSIONSERVICE']._serialized_start=2918
-  _globals['_SESSIONSERVICE']._serialized_end=3960
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=916
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1055
+  _globals['_UNREADABLESESSION']._serialized_start=1057
+  _globals['_UNREADABLESESSION']._serialized_end=1113
+  _globals['_DELETESESSIONREQUEST']._serialized_start=1115
+  _globals['_DELETESESSIONREQUEST']._serialized_end=1157
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=1159
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=1270
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=1272
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=1363
+  _globals['_UPDATESESSIONRESPONSE']._serialized_start=1365
+  _globals['_UPDATESESSIONRESPONSE']._serialized_end=1427
+  _globals['_FEEDSESSIONREQUEST']._serialized_start=1430
+  _globals['_FEEDSESSIONREQUEST']._serialized_end=1598
+  _globals['_FEEDSESSIONRESPONSE']._serialized_start=1600
+  _globals['_FEEDSESSIONRESPONSE']._serialized_end=1660
+  _globals['_REWINDSESSIONREQUEST']._serialized_start=1663
+  _globals['_REWINDSESSIONREQUEST']._serialized_end=1805
+  _globals['_REWINDSESSIONRESPONSE']._serialized_start=1807
+  _globals['_REWINDSESSIONRESPONSE']._serialized_end=1869
+  _globals['_MOVESESSIONREQUEST']._serialized_start=1872
+  _globals['_MOVESESSIONREQUEST']._serialized_end=2041
+  _globals['_MOVESESSIONRESPONSE']._serialized_start=2043
+  _globals['_MOVESESSIONRESPONSE']._serialized_end=2103
+  _globals['_FORKSESSIONREQUEST']._serialized_start=2106
+  _globals['_FORKSESSIONREQUEST']._serialized_end=2314
+  _globals['_FORKSESSIONRESPONSE']._serialized_start=2316
+  _globals['_FORKSESSIONRESPONSE']._serialized_end=2377
+  _globals['_BLENDSESSIONSREQUEST']._serialized_start=2380
+  _globals['_BLENDSESSIONSREQUEST']._serialized_end=2542
+  _globals['_BLENDSOURCE']._serialized_start=2544
+  _globals['_BLENDSOURCE']._serialized_end=2593
+  _globals['_BLENDSESSIONSRESPONSE']._serialized_start=2595
+  _globals['_BLENDSESSIONSRESPONSE']._serialized_end=2657
+  _globals['_EXPORTSESSIONREQUEST']._serialized_start=2659
+  _globals['_EXPORTSESSIONREQUEST']._serialized_end=2750
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=2752
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=2839
+  _globals['_IMPORTSESSIONREQUEST']._serialized_start=2841
+  _globals['_IMPORTSESSIONREQUEST']._serialized_end=2947
+  _globals['_IMPORTSESSIONRESPONSE']._serialized_start=2949
+  _globals['_IMPORTSESSIONRESPONSE']._serialized_end=3026
+  _globals['_SESSIONSERVICE']._serialized_start=3029
+  _globals['_SESSIONSERVICE']._serialized_end=4071
 # @@protoc_insertion_point(module_scope)

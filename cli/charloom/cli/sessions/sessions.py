@@ -45,7 +45,11 @@ def _nothing(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(client: Client, arguments: argparse.Namespace) -> None:
-    _print_all(list(client.sessions()), arguments)
+    kept = list(client.kept_sessions())
+    _print_all([one.info for one in kept if one.info is not None], arguments)
+    for one in kept:
+        if one.problem is not None:
+            print(f"charloom sessions: {one.id} cannot be read: {one.problem}", file=sys.stderr)
 
 
 def _show(client: Client, arguments: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from charloom.client._options import NOT_GIVEN, Timeout
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
 from charloom.client._settings import CLEANUP_TIMEOUT, PAGE_SIZE
+from charloom.client._tenant_types import KeptSession
 from charloom.v1 import sessions_pb2
 
 
@@ -160,12 +161,24 @@ class AsyncClientSessions(AsyncCalls):
         return await self._get(id, timeout)
 
     async def sessions(self, *, timeout: Timeout = NOT_GIVEN) -> AsyncIterator[SessionInfo]:
-        """All sessions in the order of their ids, fetched page by page; the timeout is that of one page."""
+        """All sessions in the order of their ids, fetched page by page; the timeout is that of one page.
+
+        Without those whose records the server cannot read; `kept_sessions` names them too.
+        """
+        async for kept in self.kept_sessions(timeout=timeout):
+            if kept.info is not None:
+                yield kept.info
+
+    async def kept_sessions(self, *, timeout: Timeout = NOT_GIVEN) -> AsyncIterator[KeptSession]:
+        """All sessions in the order of their ids, also those that the server cannot read, each with its `problem`.
+
+        Otherwise as `sessions`.
+        """
         request = sessions_pb2.ListSessionsRequest(page_size=PAGE_SIZE)
         while True:
             page = await self._connection.call(self._connection.sessions.ListSessions, request, timeout)
-            for session in page.sessions:
-                yield _responses.session_info(session)
+            for message in _responses.in_order(page):
+                yield _responses.listed_session(message)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

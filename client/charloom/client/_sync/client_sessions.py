@@ -14,6 +14,7 @@ from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
 from charloom.client._settings import CLEANUP_TIMEOUT, PAGE_SIZE
 from charloom.client._sync.calls import Calls
 from charloom.client._sync.session import Session
+from charloom.client._tenant_types import KeptSession
 from charloom.v1 import sessions_pb2
 
 
@@ -159,12 +160,24 @@ class ClientSessions(Calls):
         return self._get(id, timeout)
 
     def sessions(self, *, timeout: Timeout = NOT_GIVEN) -> Iterator[SessionInfo]:
-        """All sessions in the order of their ids, fetched page by page; the timeout is that of one page."""
+        """All sessions in the order of their ids, fetched page by page; the timeout is that of one page.
+
+        Without those whose records the server cannot read; `kept_sessions` names them too.
+        """
+        for kept in self.kept_sessions(timeout=timeout):
+            if kept.info is not None:
+                yield kept.info
+
+    def kept_sessions(self, *, timeout: Timeout = NOT_GIVEN) -> Iterator[KeptSession]:
+        """All sessions in the order of their ids, also those that the server cannot read, each with its `problem`.
+
+        Otherwise as `sessions`.
+        """
         request = sessions_pb2.ListSessionsRequest(page_size=PAGE_SIZE)
         while True:
             page = self._connection.call(self._connection.sessions.ListSessions, request, timeout)
-            for session in page.sessions:
-                yield _responses.session_info(session)
+            for message in _responses.in_order(page):
+                yield _responses.listed_session(message)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

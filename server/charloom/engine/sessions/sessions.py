@@ -16,9 +16,9 @@ from charloom.engine.errors import (
     EngineError,
     InvalidRequest,
     SessionBusy,
+    SessionDeleted,
     SessionOfAnotherModel,
     SessionTakenOver,
-    StoreUnavailable,
 )
 from charloom.engine.limits import MOST_FORKS, Limits
 from charloom.engine.loom.models import Model, Models
@@ -133,18 +133,9 @@ class Sessions:
             raise SessionOfAnotherModel(session.id, its, loaded)
         return model
 
-    async def page(self, tenant: str, after: str, count: int) -> list[Session]:
-        """Up to `count` of a tenant's sessions whose ids come after `after`, in the order of their ids.
-
-        Raises:
-            StoreUnavailable: also where the record of one of them cannot be read.
-        """
-        found = list[Session]()
-        for one in await self._store.page(tenant, after, count):
-            if isinstance(one, Unreadable):
-                raise StoreUnavailable(one.problem)
-            found.append(one)
-        return found
+    async def page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
+        """Up to `count` of a tenant's sessions whose ids come after `after`, in the order of their ids."""
+        return await self._store.page(tenant, after, count)
 
     async def delete(self, key: Key) -> tuple[Session, datetime]:
         """Forget a session and all that it could go back to; returns what it was, and when it was forgotten."""
@@ -280,14 +271,8 @@ class Sessions:
         writers = list(self._writers.values())
         if not writers:
             return
-        try:
-            lost = await self._store.renew([writer.lease for writer in writers])
-        except EngineError as problem:
-            log.warning("leases were not renewed: %s", problem)
-            return
-        for writer in writers:
-            if writer.lease in lost and self._writers.get(writer.session.key) is writer:
-                writer.lose(await writer.find_out_why())
+        for writer in await self._lost(writers):
+            writer.lose(await writer.find_out_why())
 
     @property
     def memory(self) -> int:
@@ -303,10 +288,14 @@ class Sessions:
         """Wait until no session has a writer here, up to `seconds` for each."""
         await asyncio.gather(*(writer.ends_within(seconds) for writer in list(self._writers.values())))
 
-    def lose(self, key: Key, why: EngineError) -> None:
-        """End the call that is writing a session here, if there is one: what it writes is refused from now on."""
-        if (writer := self._writers.get(key)) is not None:
-            writer.lose(why)
+    async def end_calls_of(self, erased: Sequence[Key]) -> None:
+        """End the calls here that were writing sessions which have been erased.
+
+        It is the lease that tells: a call of a session that was made anew under the same id goes on.
+        """
+        writers = [writer for key in erased if (writer := self._writers.get(key)) is not None]
+        for writer in await self._lost(writers) if writers else ():
+            writer.lose(SessionDeleted(writer.session.id, utc_now()))
 
     # The store.
 
@@ -326,7 +315,18 @@ class Sessions:
         """Close the store; nothing can be done with the sessions afterwards."""
         await self._store.close()
 
+    async def _lost(self, writers: Sequence[SessionWriter]) -> list[SessionWriter]:
+        """Renew leases; returns the writers that have lost theirs and do not know of it."""
+        try:
+            lost = await self._store.renew([writer.lease for writer in writers])
+        except EngineError as problem:
+            log.warning("leases were not renewed: %s", problem)
+            return []
+        return [one for one in writers if one.lease in lost and self._writers.get(one.session.key) is one]
+
     def _writer(self, lease: Lease, call_id: str) -> SessionWriter:
+        if (before := self._writers.get(lease.session.key)) is not None:
+            before.lose(before.why_lost_to(lease.session))
         writer = SessionWriter(self._store, lease, call_id, self._limits.rewind_tokens, self._written)
         self._writers[lease.session.key] = writer
         return writer

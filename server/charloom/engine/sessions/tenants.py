@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from charloom.engine.clock import utc_now
-from charloom.engine.errors import SessionDeleted, SessionOfAnotherModel
+from charloom.engine.errors import SessionOfAnotherModel
 from charloom.engine.limits import Limits
 from charloom.engine.model_errors import ModelRetired
 from charloom.engine.sessions.checks import require_id, require_time_to_live
@@ -110,11 +109,15 @@ class Tenants:
                 erasure.sessions += 1
                 erasure.bytes += one.bytes
                 ids.update(f"{one.id}\n".encode())
-                self._sessions.lose(Key(tenant, one.id), SessionDeleted(one.id, utc_now()))
             erasure.ids_sha256 = ids.hexdigest()
 
+        async def erase_batch() -> Sequence[Erased]:
+            batch = await self._store.erase(tenant, BATCH)
+            await self._sessions.end_calls_of([Key(tenant, one.id) for one in batch])
+            return batch
+
         while more:
-            erasing = asyncio.ensure_future(self._store.erase(tenant, BATCH))
+            erasing = asyncio.ensure_future(erase_batch())
             try:
                 batch = await asyncio.shield(erasing)
             except asyncio.CancelledError:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from charloom.engine.clock import utc_now
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.errors import EngineError, SessionNotFound, SessionTakenOver
+from charloom.engine.errors import EngineError, SessionDeleted, SessionNotFound, SessionTakenOver
 from charloom.engine.sessions.session import Call, History, Session, spacing
 from charloom.engine.sessions.stores.store import Lease, Store
 
@@ -134,12 +134,18 @@ class SessionWriter:
     async def find_out_why(self) -> EngineError:
         """What to tell the caller of a writer that the store refuses."""
         try:
-            await self._store.get(self.session.key)
+            return self.why_lost_to(await self._store.get(self.session.key))
         except SessionNotFound as gone:
             return gone
         except EngineError as problem:
             log.warning("what became of session %s is not known: %s", self.session.id, problem)
         return SessionTakenOver(self.session.id)
+
+    def why_lost_to(self, now: Session) -> EngineError:
+        """What to tell the caller of a writer that the store refuses, by the session that is under its id now."""
+        if now.created != self.session.created:  # it was forgotten, and made anew
+            return SessionDeleted(now.id, now.created)
+        return SessionTakenOver(now.id)
 
     async def close(self, snapshot: Snapshot | None) -> Session:
         """Write the session's last state, and give it back with its whole time to live ahead.

@@ -13,6 +13,7 @@ from charloom.engine.calls.requests import ReadingRequest, within
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_FORKS
+from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Body, Count, Whole
@@ -123,9 +124,16 @@ class Sessions:
         size = int(limit[:9])
         within("limit", size, 1, LARGEST_PAGE)
         found = await self._sessions.page(current_caller().tenant, query.get("after", ""), size + 1)
-        page = [told(session) for session in found[:size]]
-        last = page[-1]["id"] if page else None
-        await exchange.answer(json_of({"object": "list", "data": page, "last_id": last, "has_more": len(found) > size}))
+        page = found[:size]
+        answer: dict[str, Any] = {
+            "object": "list",
+            "data": [told(one) for one in page if isinstance(one, Session)],
+            "last_id": page[-1].id if page else None,
+            "has_more": len(found) > size,
+        }
+        if unreadable := [one._asdict() for one in page if isinstance(one, Unreadable)]:
+            answer["unreadable"] = unreadable
+        await exchange.answer(json_of(answer))
 
     async def get(self, exchange: Exchange, body: None) -> None:
         """Describe one."""

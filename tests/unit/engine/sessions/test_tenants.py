@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 
 from charloom.bundle import Bundle
+from charloom.engine.calls.generation import Generation
 from charloom.engine.calls.requests import GenerationRequest, ReadingRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
@@ -213,6 +214,30 @@ async def test_what_is_made_while_an_erasure_goes_on_is_erased_too(
     await engine.tenants.erase("shop", erasure)
     assert erasure.sessions == BATCH + 1
     assert await exported(engine, "shop") == []
+
+
+async def test_a_call_of_a_session_that_was_made_anew_under_an_erased_id_goes_on(
+    engine: Engine, store: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, erase = GenerationRequest(session_id="a", tenant="shop", max_tokens=300), store.erase
+    await engine.sessions.create(tenant="shop", session_id="a", seed=1)
+    old, new = await engine.generate(replace(request, max_tokens=60_000)), list[Generation]()
+
+    async def erases(tenant: str, count: int) -> list[Erased]:
+        batch = await erase(tenant, count)
+        if batch:
+            await engine.sessions.create(tenant="shop", session_id="a", seed=2)
+            new.append(await engine.generate(request))
+        return batch
+
+    monkeypatch.setattr(store, "erase", erases)
+    erasure = Erasure()
+    await engine.tenants.erase("shop", erasure)
+    assert erasure.sessions == 1
+    with pytest.raises(SessionDeleted):
+        await old.whole()
+    assert len((await new[0].whole()).text) == 300
+    assert (await engine.sessions.get(Key("shop", "a"))).snapshot.position == 300
 
 
 async def test_others_are_served_while_a_large_tenant_is_erased(engine: Engine, store: Watched) -> None:

@@ -8,7 +8,7 @@ from charloom.engine.errors import shown
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
 from charloom.server.grpc.translation.sessions import (
-    from_last_id,
+    from_page,
     from_session,
     to_feeding,
     to_last_id,
@@ -53,12 +53,8 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     ) -> sessions_pb2.ListSessionsResponse:
         """List a page of sessions."""
         size = to_page_size(request.page_size)
-        sessions = await self._sessions.page(current_caller().tenant, to_last_id(request.page_token), size + 1)
-        more = len(sessions) > size
-        return sessions_pb2.ListSessionsResponse(
-            sessions=[from_session(session) for session in sessions[:size]],
-            next_page_token=from_last_id(sessions[size - 1].id) if more else "",
-        )
+        found = await self._sessions.page(current_caller().tenant, to_last_id(request.page_token), size + 1)
+        return from_page(found[:size], more=len(found) > size)
 
     async def UpdateSession(
         self, request: sessions_pb2.UpdateSessionRequest, context: Any

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 
 from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.errors import InvalidRequest
+from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.server.grpc.translation.text import to_skip_unknown
 from charloom.server.grpc.translation.times import from_seconds, from_time
@@ -54,6 +56,16 @@ def to_last_id(page_token: str) -> str:
 def from_last_id(session_id: str) -> str:
     """The token of the page that begins after a session."""
     return base64.urlsafe_b64encode(session_id.encode()).decode()
+
+
+def from_page(found: Sequence[Session | Unreadable], *, more: bool) -> sessions_pb2.ListSessionsResponse:
+    """The message for a page of sessions; `more`: whether there is another page."""
+    unreadable = [one for one in found if isinstance(one, Unreadable)]
+    return sessions_pb2.ListSessionsResponse(
+        sessions=[from_session(one) for one in found if isinstance(one, Session)],
+        unreadable=[sessions_pb2.UnreadableSession(session_id=one.id, problem=one.problem) for one in unreadable],
+        next_page_token=from_last_id(found[-1].id) if more else "",
+    )
 
 
 def from_session(session: Session) -> sessions_pb2.Session:
