@@ -18,11 +18,13 @@ state and leaves nothing on the server. A stream that breaks off is resumed. Err
 from charloom.client._async.client import AsyncClient
 from charloom.client._async.continuations import AsyncContinuations
 from charloom.client._async.conversation import AsyncConversation
+from charloom.client._async.labelling import AsyncLabeller
 from charloom.client._async.observation import AsyncObserver
 from charloom.client._async.session import AsyncSession
 from charloom.client._async.stream import AsyncTextStream
 from charloom.client._async.tenant import AsyncTenant
 from charloom.client._async.watching import AsyncWatch
+from charloom.client._classification_types import LabelledText, LabelScores, UnknownPart
 from charloom.client._conversation_types import Applied, ConversationEvent, ConversationText, Ended
 from charloom.client._errors import (
     AlreadyExists,
@@ -58,6 +60,7 @@ from charloom.client._suggesting_types import RankedText
 from charloom.client._sync.client import Client
 from charloom.client._sync.continuations import Continuations
 from charloom.client._sync.conversation import Conversation
+from charloom.client._sync.labelling import Labeller
 from charloom.client._sync.observation import Observer
 from charloom.client._sync.session import Session
 from charloom.client._sync.stream import TextStream
@@ -75,6 +78,7 @@ from charloom.client._types import (
     ModelVersion,
     Result,
     Sampling,
+    Task,
     Timings,
     Unit,
     Usage,
@@ -91,6 +95,7 @@ __all__ = [
     "AsyncClient",
     "AsyncContinuations",
     "AsyncConversation",
+    "AsyncLabeller",
     "AsyncObserver",
     "AsyncSession",
     "AsyncTenant",
@@ -123,6 +128,9 @@ __all__ = [
     "InvalidArgument",
     "InvalidValue",
     "KeptSession",
+    "LabelScores",
+    "LabelledText",
+    "Labeller",
     "LoadedModel",
     "MessageTooLarge",
     "MethodStatus",
@@ -151,6 +159,7 @@ __all__ = [
     "Session",
     "SessionExpired",
     "SessionInfo",
+    "Task",
     "Tenant",
     "TenantStatus",
     "TextScore",
@@ -162,6 +171,7 @@ __all__ = [
     "Unimplemented",
     "Unit",
     "UnknownCharacters",
+    "UnknownPart",
     "Usage",
     "Verdict",
     "Watch",

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import grpc
 from google.protobuf import wrappers_pb2
 
+from charloom.client._classification_types import LabelScores
 from charloom.client._conversation_types import Applied, ConversationEvent, ConversationText, Ended
 from charloom.client._errors import InternalError
 from charloom.client._inspection_types import Activations, InspectedToken, Inspection
@@ -28,6 +29,7 @@ from charloom.client._types import (
     ModelVersion,
     Result,
     Sampling,
+    Task,
     Timings,
     Unit,
     Usage,
@@ -43,6 +45,10 @@ _UNITS = {
     models_pb2.UNIT_CHARACTER: Unit.CHARACTER,
     models_pb2.UNIT_BYTE: Unit.BYTE,
     models_pb2.UNIT_WORD: Unit.WORD,
+}
+_TASKS = {
+    models_pb2.TASK_LANGUAGE_MODEL: Task.LANGUAGE_MODEL,
+    models_pb2.TASK_CLASSIFICATION: Task.CLASSIFICATION,
 }
 _BATCH_INVARIANCE = {models_pb2.BATCH_INVARIANCE_HOLDS: True, models_pb2.BATCH_INVARIANCE_FAILS: False}
 _MODEL_STATES = {
@@ -329,6 +335,15 @@ def model_info(message: models_pb2.Model) -> ModelInfo:
         max_prompt_characters=message.max_prompt_characters,
         batch_invariance=_BATCH_INVARIANCE.get(message.batch_invariance),
         validation=validation,
+        task=_TASKS.get(message.task, Task.UNKNOWN),
+        labels=tuple(message.labelling.labels),
+        max_length=message.labelling.max_length if message.HasField("labelling") else None,
+        label_scores={
+            one.decoder: LabelScores(
+                accuracy=one.accuracy, nats_per_text=one.nats_per_text, calibration_error=one.calibration_error
+            )
+            for one in message.labelling.scores
+        },
     )
 
 

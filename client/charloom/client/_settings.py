@@ -40,6 +40,7 @@ _READS = [
     {"service": "charloom.v1.SessionService", "method": "GetSession"},
     {"service": "charloom.v1.SessionService", "method": "ListSessions"},
     {"service": "charloom.v1.SessionService", "method": "ExportSession"},
+    {"service": "charloom.v1.ClassificationService", "method": "Classify"},
     {"service": "charloom.v1.ReadingService", "method": "Score"},
     {"service": "charloom.v1.ReadingService", "method": "Peek"},
     {"service": "charloom.v1.ReadingService", "method": "Inspect"},

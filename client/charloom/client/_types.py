@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from charloom.client._classification_types import LabelScores
 from charloom.client._session_types import SessionInfo
 from charloom.client._text_types import TokenLogprob
 
@@ -178,6 +179,19 @@ class Completion:
     """Of each generated token, if `logprobs` were asked for; empty otherwise."""
 
 
+class Task(str, enum.Enum):
+    """What a model does with a text."""
+
+    LANGUAGE_MODEL = "language-model"
+    """It goes on with it, and tells how probable it is."""
+
+    CLASSIFICATION = "classification"
+    """It gives it a label."""
+
+    UNKNOWN = "unknown"
+    """Something that this version of the client does not know."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
     """A model that a server has loaded."""
@@ -230,6 +244,18 @@ class ModelInfo:
 
     validation: Mapping[str, Mapping[str, float]] = field(hash=False)
     """Validation losses at the time of the export: protocol, then decoder, then nats per token."""
+
+    task: Task
+    """What it does."""
+
+    labels: tuple[str, ...]
+    """What labels it gives; empty unless it is a classifier."""
+
+    max_length: int | None
+    """Tokens that a classifier reads of a text; `None` of other models."""
+
+    label_scores: Mapping[str, LabelScores] = field(hash=False)
+    """How good a classifier was at the time of the export, by decoder; empty of other models."""
 
 
 class ModelState(str, enum.Enum):

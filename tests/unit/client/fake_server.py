@@ -23,6 +23,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from charloom.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
     conversation_pb2,
     conversation_pb2_grpc,
     generation_pb2,
@@ -331,6 +333,34 @@ def rank(request: suggesting_pb2.RankRequest, _: grpc.ServicerContext) -> sugges
     )
 
 
+def labelled(text: str) -> classification_pb2.LabelledText:
+    """The usual label: `short` up to three characters, else `long`; a Z is unknown."""
+    if not text.strip():
+        return classification_pb2.LabelledText()
+    chances = {"short": 0.75, "long": 0.25} if len(text) <= 3 else {"short": 0.25, "long": 0.75}
+    return classification_pb2.LabelledText(
+        label=max(chances, key=chances.__getitem__),
+        probabilities=[
+            classification_pb2.LabelProbability(label=label, probability=chance) for label, chance in chances.items()
+        ],
+        tokens=len(text),
+        left_out=max(0, len(text) - 8),
+        unknown=[classification_pb2.UnknownPart(text="Z", position=at) for at, c in enumerate(text) if c == "Z"],
+        unknown_count=text.count("Z"),
+    )
+
+
+def classify_stream(
+    requests: Iterator[classification_pb2.ClassifyStreamRequest], context: grpc.ServicerContext
+) -> Iterator[classification_pb2.ClassifyStreamResponse]:
+    """The usual label of the text so far."""
+    next(requests)
+    text = ""
+    for request in requests:
+        text += request.text
+        yield classification_pb2.ClassifyStreamResponse(labelled=labelled(text))
+
+
 def failing(code: grpc.StatusCode, text: str, *details: message.Message) -> Answer:
     """An answer that fails with this status."""
 
@@ -344,6 +374,7 @@ SERVICES = {
     generation_pb2: (generation_pb2_grpc, "GenerationService"),
     sessions_pb2: (sessions_pb2_grpc, "SessionService"),
     reading_pb2: (reading_pb2_grpc, "ReadingService"),
+    classification_pb2: (classification_pb2_grpc, "ClassificationService"),
     suggesting_pb2: (suggesting_pb2_grpc, "SuggestingService"),
     conversation_pb2: (conversation_pb2_grpc, "ConversationService"),
     models_pb2: (models_pb2_grpc, "ModelService"),
@@ -399,6 +430,8 @@ class FakeServer:
             "Observe": observe,
             "Inspect": inspect,
             "Rank": rank,
+            "Classify": lambda request, _: classification_pb2.ClassifyResponse(labelled=labelled(request.text)),
+            "ClassifyStream": classify_stream,
             "Converse": converse,
             "ListModels": lambda _, __: models_pb2.ListModelsResponse(models=[model(), model("other")]),
             "GetModel": lambda request, _: models_pb2.GetModelResponse(model=model(request.name or "small")),

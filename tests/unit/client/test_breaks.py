@@ -37,6 +37,8 @@ CALLS: dict[str, Callable[[AsyncClient], Awaitable[Any]]] = {
     "peek": lambda client: client.peek("Hi"),
     "inspect": lambda client: client.inspect("Hi"),
     "observe": lambda client: client.observe().read("Hi"),
+    "classify": lambda client: client.classify("Hi"),
+    "classify_stream": lambda client: client.classify_stream().read("Hi"),
     "converse": lambda client: anext(client.converse("Hi")),
     "session": lambda client: _open(client),
     "sessions": lambda client: anext(client.sessions()),
@@ -74,7 +76,7 @@ def silent(server: FakeServer) -> None:
         server.ended.wait(30)
         yield from ()
 
-    streams = {"Generate", "Inspect", "Observe", "Converse"}
+    streams = {"Generate", "Inspect", "Observe", "Converse", "ClassifyStream"}
     server.answers = {method: many if method in streams else one for method in server.answers}
 
 

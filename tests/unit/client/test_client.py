@@ -53,6 +53,7 @@ CHANGES: dict[str, Callable[[Client], Any]] = {
 }
 DUPLEX: dict[str, Callable[[Client], Any]] = {
     "Observe": lambda client: client.observe().close(),
+    "ClassifyStream": lambda client: client.classify_stream().close(),
     "Converse": lambda client: list(_closed(client.converse())),
 }
 
@@ -257,7 +258,13 @@ class TestClosing:
     async def test_a_closed_client_says_so(self, server: FakeServer, either: AsyncClient) -> None:
         await either.models()
         await either.close()
-        for begin in (either.generate, lambda: either.continuations(n=2), either.converse, either.observe):
+        for begin in (
+            either.generate,
+            lambda: either.continuations(n=2),
+            either.converse,
+            either.observe,
+            either.classify_stream,
+        ):
             with pytest.raises(RuntimeError, match="this client is closed"):
                 begin()
         for ask in (either.models, either.complete):

@@ -13,6 +13,7 @@ from charloom.client import (
     AsyncClient,
     AsyncContinuations,
     AsyncConversation,
+    AsyncLabeller,
     AsyncObserver,
     AsyncSession,
     AsyncTenant,
@@ -20,6 +21,7 @@ from charloom.client import (
     Client,
     Continuations,
     Conversation,
+    Labeller,
     Observer,
     Session,
     Tenant,
@@ -27,6 +29,7 @@ from charloom.client import (
 )
 from charloom.client._options import GenerateOptions, SamplingOptions
 from charloom.v1 import (
+    classification_pb2,
     conversation_pb2,
     generation_pb2,
     models_pb2,
@@ -45,6 +48,7 @@ PAIRS = [
     (Continuations, AsyncContinuations),
     (Conversation, AsyncConversation),
     (Observer, AsyncObserver),
+    (Labeller, AsyncLabeller),
     (Tenant, AsyncTenant),
 ]
 pairs = pytest.mark.parametrize(("blocking", "asynchronous"), PAIRS)
@@ -140,6 +144,7 @@ def test_every_option_of_the_contract_is_offered() -> None:
 def test_every_method_of_the_contract_is_used() -> None:
     source = "".join(path.read_text("utf-8") for path in Path(sdk.__file__).parent.rglob("*.py"))
     contract = (
+        classification_pb2,
         conversation_pb2,
         generation_pb2,
         models_pb2,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from charloom import client as sdk
-from charloom.client import Client, Continuations, Conversation, Observer, Session, TextStream
+from charloom.client import Client, Continuations, Conversation, Labeller, Observer, Session, TextStream
 
-KINDS = (Client, Session, TextStream, Continuations, Conversation, Observer)
+KINDS = (Client, Session, TextStream, Continuations, Conversation, Observer, Labeller)
 
 
 @dataclass

@@ -116,8 +116,11 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
 
 
 def _validation(model: ModelInfo) -> str:
-    """The losses of the decoder in use, or else those of the checkpoint, marked so."""
+    """The losses of the decoder in use, or else those of the checkpoint, marked so; of a classifier its accuracy."""
     shown = []
+    scores = model.label_scores.get(model.decoder)
+    if scores is not None:
+        shown.append(f"accuracy {scores.accuracy:.4f} ({', '.join(model.labels)})")
     for protocol, losses in model.validation.items():
         if model.decoder in losses:
             shown.append(f"{protocol} {losses[model.decoder]:.4f} nats")

@@ -73,6 +73,7 @@ def described(server: Server) -> list[str]:
         lines.append(
             f"model {model.name}: {manifest.cell.layers} x {manifest.cell.hidden_size} {manifest.cell.kind.value}, "
             f"{manifest.vocabulary_size} symbols, {decoder.kind} on {decoder.device}"
+            + (f", a classifier: {', '.join(manifest.labelling.labels)}" if manifest.labelling else "")
             + ("" if model.batch_invariant else "; texts may depend on the load (batch invariance fails here)")
         )
     return lines

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from charloom.client import _watching_messages
+from charloom.client import _classification, _watching_messages
 from charloom.client._async.calls import AsyncCalls
+from charloom.client._async.labelling import AsyncLabeller
 from charloom.client._async.observation import AsyncObserver
 from charloom.client._async.watching import AsyncWatch
+from charloom.client._classification_types import LabelledText
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._text_types import Score
@@ -110,3 +112,29 @@ class AsyncClientReading(AsyncCalls):
         """
         first = _watching_messages.start(name, model, mask, rate, warm_up, time_to_live, characters)
         return AsyncWatch(self._connection.watch(first, timeout))
+
+    async def classify(self, text: str, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> LabelledText:
+        """The label that a classifier gives a text, and how probable each is.
+
+        Args:
+            text: the text; white space around it does not count.
+            model: name of the classifier; default is the server's first one.
+            timeout: of this call alone, in seconds.
+
+        Raises:
+            FailedPrecondition: the model is no classifier.
+
+        """
+        request = _classification.classify_request(text, model)
+        answer = await self._connection.call(self._connection.classification.Classify, request, timeout)
+        return _classification.labelled(answer.labelled)
+
+    def classify_stream(self, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> AsyncLabeller:
+        """Label a text as it comes: after each part, what `classify` would tell of the text so far.
+
+        Args:
+            model: name of the classifier, one of characters or bytes; default is the server's first one.
+            timeout: of all parts together, in seconds.
+
+        """
+        return AsyncLabeller(self._connection.label(_classification.classify_start(model), timeout))

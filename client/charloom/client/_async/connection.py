@@ -19,6 +19,8 @@ from charloom.client._resumption import Resumption
 from charloom.client._settings import HEALTH_CHECK, Begun, Settings
 from charloom.client._statuses import cancelled
 from charloom.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
     conversation_pb2,
     conversation_pb2_grpc,
     generation_pb2,
@@ -100,6 +102,11 @@ class AsyncConnection(Settings):
     def suggesting(self) -> suggesting_pb2_grpc.SuggestingServiceAsyncStub:
         """Stub of the suggesting service."""
         return suggesting_pb2_grpc.SuggestingServiceStub(self._channel)
+
+    @functools.cached_property
+    def classification(self) -> classification_pb2_grpc.ClassificationServiceAsyncStub:
+        """Stub of the classification service."""
+        return classification_pb2_grpc.ClassificationServiceStub(self._channel)
 
     @functools.cached_property
     def _conversation(self) -> conversation_pb2_grpc.ConversationServiceAsyncStub:
@@ -199,6 +206,15 @@ class AsyncConnection(Settings):
         self.require_open()
         begun = self.begin()
         call = self.reading.ScoreMany(timeout=self.seconds(timeout), metadata=begun.metadata)
+        return AsyncDuplex(call, start, begun)
+
+    def label(
+        self, start: classification_pb2.ClassifyStreamRequest, timeout: Timeout
+    ) -> AsyncDuplex[classification_pb2.ClassifyStreamRequest, classification_pb2.ClassifyStreamResponse]:
+        """Begin a call of ClassifyStream."""
+        self.require_open()
+        begun = self.begin()
+        call = self.classification.ClassifyStream(timeout=self.seconds(timeout), metadata=begun.metadata)
         return AsyncDuplex(call, start, begun)
 
     def converse(

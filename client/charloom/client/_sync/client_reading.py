@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from charloom.client import _watching_messages
+from charloom.client import _classification, _watching_messages
+from charloom.client._classification_types import LabelledText
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._sync.calls import Calls
+from charloom.client._sync.labelling import Labeller
 from charloom.client._sync.observation import Observer
 from charloom.client._sync.watching import Watch
 from charloom.client._text_types import Score
@@ -111,3 +113,29 @@ class ClientReading(Calls):
         """
         first = _watching_messages.start(name, model, mask, rate, warm_up, time_to_live, characters)
         return Watch(self._connection.watch(first, timeout))
+
+    def classify(self, text: str, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> LabelledText:
+        """The label that a classifier gives a text, and how probable each is.
+
+        Args:
+            text: the text; white space around it does not count.
+            model: name of the classifier; default is the server's first one.
+            timeout: of this call alone, in seconds.
+
+        Raises:
+            FailedPrecondition: the model is no classifier.
+
+        """
+        request = _classification.classify_request(text, model)
+        answer = self._connection.call(self._connection.classification.Classify, request, timeout)
+        return _classification.labelled(answer.labelled)
+
+    def classify_stream(self, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> Labeller:
+        """Label a text as it comes: after each part, what `classify` would tell of the text so far.
+
+        Args:
+            model: name of the classifier, one of characters or bytes; default is the server's first one.
+            timeout: of all parts together, in seconds.
+
+        """
+        return Labeller(self._connection.label(_classification.classify_start(model), timeout))

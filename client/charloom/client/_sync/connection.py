@@ -17,6 +17,8 @@ from charloom.client._sync.duplex import Duplex
 from charloom.client._sync.reading import Call
 from charloom.client._sync.resuming import ResumingCall
 from charloom.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
     conversation_pb2,
     conversation_pb2_grpc,
     generation_pb2,
@@ -62,6 +64,7 @@ class Connection(Settings):
         self.reading = reading_pb2_grpc.ReadingServiceStub(self._channel)
         self.suggesting = suggesting_pb2_grpc.SuggestingServiceStub(self._channel)
         self._watching = watching_pb2_grpc.WatchingServiceStub(self._channel)
+        self.classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._conversation = conversation_pb2_grpc.ConversationServiceStub(self._channel)
         self._check: grpc.UnaryUnaryMultiCallable[bytes, HealthStatus] = self._channel.unary_unary(
             HEALTH_CHECK, response_deserializer=_responses.health_status
@@ -153,6 +156,18 @@ class Connection(Settings):
 
         def begin(requests: Iterator[reading_pb2.ScoreManyRequest]) -> Any:
             return self.reading.ScoreMany(requests, timeout=seconds, metadata=begun.metadata)
+
+        return Duplex(begin, start, begun)
+
+    def label(
+        self, start: classification_pb2.ClassifyStreamRequest, timeout: Timeout
+    ) -> Duplex[classification_pb2.ClassifyStreamRequest, classification_pb2.ClassifyStreamResponse]:
+        """Begin a call of ClassifyStream."""
+        self.require_open()
+        begun, seconds = self.begin(), self.seconds(timeout)
+
+        def begin(requests: Iterator[classification_pb2.ClassifyStreamRequest]) -> Any:
+            return self.classification.ClassifyStream(requests, timeout=seconds, metadata=begun.metadata)
 
         return Duplex(begin, start, begun)
 

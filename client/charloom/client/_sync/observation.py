@@ -3,20 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from charloom.client import _reading_requests, _responses
-from charloom.client._sync.duplex import Duplex
+from charloom.client._sync.text_reader import TextReader
 from charloom.client._text_types import Observed
 from charloom.v1 import reading_pb2
 
-if TYPE_CHECKING:
-    from types import TracebackType
 
-    from typing_extensions import Self
-
-
-class Observer:
+class Observer(TextReader[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]):
     """Reads text as it comes and tells how surprising each token of it is.
 
     A context manager that closes the observation at the end of its block, and cancels it if the block
@@ -26,31 +19,7 @@ class Observer:
     Every method raises the errors of the call: see `charloom.client.RequestError`. They appear with the first text.
     """
 
-    def __init__(self, duplex: Duplex[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]) -> None:
-        self._duplex = duplex
-
     def read(self, text: str) -> Observed:
         """Read a text, and wait for what the model makes of it. One thread at a time."""
         self._duplex.send(_reading_requests.observe_text(text))
         return _responses.observed(self._duplex.receive())
-
-    def close(self) -> None:
-        """End the observation and wait until the server has done so too. May be called twice."""
-        self._duplex.close()
-        while not (self._duplex.over or self._duplex.cancelled):
-            self._duplex.receive()
-
-    def cancel(self) -> None:
-        """End the observation at once; what was answered stays. May be called twice."""
-        self._duplex.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-        else:
-            self.cancel()

@@ -1,0 +1,24 @@
+"""Text that gets a label as it comes, over asyncio."""
+
+from __future__ import annotations
+
+from charloom.client import _classification
+from charloom.client._async.text_reader import AsyncTextReader
+from charloom.client._classification_types import LabelledText
+from charloom.v1 import classification_pb2
+
+
+class AsyncLabeller(
+    AsyncTextReader[classification_pb2.ClassifyStreamRequest, classification_pb2.ClassifyStreamResponse]
+):
+    """Reads a text as it comes and tells after each part how probable each label is by then.
+
+    An asynchronous context manager that closes the call at the end of its block, and cancels it if the block fails.
+
+    Every method raises the errors of the call: see `charloom.client.RequestError`. They appear with the first part.
+    """
+
+    async def read(self, text: str) -> LabelledText:
+        """Read the next part, and wait for the label of the text so far. One task at a time."""
+        await self._duplex.send(_classification.classify_part(text))
+        return _classification.labelled_part(await self._duplex.receive())

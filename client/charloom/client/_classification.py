@@ -1,0 +1,58 @@
+"""Texts to label and their labels, to protobuf and back, for both clients.
+
+What makes a request raises `InvalidValue` for a value that a message cannot carry.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from charloom.client import _values
+from charloom.client._classification_types import LabelledText, UnknownPart
+from charloom.client._errors import InternalError
+from charloom.v1 import classification_pb2
+
+
+def classify_request(text: str, model: str | None) -> classification_pb2.ClassifyRequest:
+    """Build the request of Classify."""
+    return classification_pb2.ClassifyRequest(text=_values.text("text", text), model=_model(model))
+
+
+def classify_start(model: str | None) -> classification_pb2.ClassifyStreamRequest:
+    """Build the first request of ClassifyStream."""
+    start = classification_pb2.ClassifyStart(model=_model(model))
+    return classification_pb2.ClassifyStreamRequest(start=start)
+
+
+def classify_part(text: str) -> classification_pb2.ClassifyStreamRequest:
+    """Build a further request of ClassifyStream."""
+    return classification_pb2.ClassifyStreamRequest(text=_values.text("text", text))
+
+
+def labelled(message: classification_pb2.LabelledText) -> LabelledText:
+    """Read what a text is."""
+    return LabelledText(
+        label=message.label,
+        probabilities={one.label: one.probability for one in message.probabilities},
+        tokens=message.tokens,
+        left_out=message.left_out,
+        unknown=tuple(UnknownPart(text=part.text, position=part.position) for part in message.unknown),
+        unknown_count=message.unknown_count,
+    )
+
+
+def labelled_part(message: classification_pb2.ClassifyStreamResponse | None) -> LabelledText:
+    """Read what a text is after one of its parts.
+
+    Raises:
+        InternalError: if the server closed the stream instead of answering, which is `None`.
+
+    """
+    if message is None:
+        text = "the server closed the stream without an answer to this text"
+        raise InternalError(text, code=grpc.StatusCode.INTERNAL)
+    return labelled(message.labelled)
+
+
+def _model(model: str | None) -> str:
+    return "" if model is None else _values.text("model", model)

@@ -1,0 +1,107 @@
+"""Labels for texts, whole and as they come, in both halves of the SDK and in the command."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from charloom.cli.main import main
+from charloom.client import AsyncClient, FailedPrecondition, InternalError, InvalidValue, UnknownPart
+from charloom.v1 import classification_pb2
+from tests.unit.client.fake_server import FakeServer, error_info, failing
+
+Capture = pytest.CaptureFixture[str]
+
+
+def closing(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+    """Read the start and a part, and end."""
+    next(requests), next(requests)
+    yield from ()
+
+
+class TestTheSdk:
+    async def test_a_text_has_a_label(self, server: FakeServer, either: AsyncClient) -> None:
+        found = await either.classify("a Z", model="small")
+        assert (found.label, dict(found.probabilities)) == ("short", {"short": 0.75, "long": 0.25})
+        assert (found.tokens, found.left_out, found.unknown_count) == (3, 0, 1)
+        assert found.unknown == (UnknownPart(text="Z", position=2),)
+        assert server.asked("Classify") == [classification_pb2.ClassifyRequest(text="a Z", model="small")]
+
+    async def test_a_text_that_comes_in_parts_has_one_after_each(self, server: FakeServer, either: AsyncClient) -> None:
+        async with either.classify_stream(model="small") as labeller:
+            assert [(await labeller.read(part)).label for part in (" ", "ab", "cd")] == ["", "short", "long"]
+        start = classification_pb2.ClassifyStart(model="small")
+        assert server.asked("ClassifyStream")[0] == classification_pb2.ClassifyStreamRequest(start=start)
+        assert len(server.asked("ClassifyStream")) == 4
+
+    async def test_a_text_can_be_given_up(self, server: FakeServer, either: AsyncClient) -> None:
+        labeller = either.classify_stream()
+        await labeller.read("ab")
+        labeller.cancel()
+        labeller.cancel()
+
+    async def test_errors(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["Classify"] = failing(
+            grpc.StatusCode.FAILED_PRECONDITION, "'m' is a language model", error_info("MODEL_OF_ANOTHER_TASK")
+        )
+        with pytest.raises(FailedPrecondition, match="is a language model"):
+            await either.classify("a")
+        with pytest.raises(InvalidValue, match="text: 5 is not a string"):
+            await either.classify(5)  # type: ignore[arg-type]
+        server.answers["ClassifyStream"] = closing
+        with pytest.raises(InternalError, match="closed the stream without an answer"):
+            await either.classify_stream().read("a")
+
+    async def test_a_model_tells_what_it_does(self, either: AsyncClient) -> None:
+        model = (await either.models())[0]
+        assert (model.task.value, model.labels, model.max_length, dict(model.label_scores)) == ("unknown", (), None, {})
+
+
+class TestTheCommand:
+    def test_a_text(self, server: FakeServer, capsys: Capture) -> None:
+        assert main(["label", "abcdefZhij", "--target", server.target]) == 0
+        out, err = capsys.readouterr()
+        assert out.splitlines() == ["long", "  0.7500  long", "  0.2500  short"]
+        assert err.splitlines() == [
+            "the text has 10 tokens; the last 2 were not read",
+            "1 are unknown to the model, and read as such: 'Z' at 6",
+        ]
+
+    def test_each_line_of_a_file(self, server: FakeServer, capsys: Capture, tmp_path: Path) -> None:
+        names = tmp_path / "names.txt"
+        names.write_text("ab\n\nabcd\nx\n")
+        assert main(["label", "--lines", "--file", str(names), "--target", server.target]) == 0
+        assert capsys.readouterr().out.splitlines() == ["short\t0.7500\tab", "long\t0.7500\tabcd", "short\t0.7500\tx"]
+        assert main(["label", "--lines", "--json", "--file", str(names), "--target", server.target]) == 0
+        told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [(one["text"], one["label"]) for one in told] == [("ab", "short"), ("abcd", "long"), ("x", "short")]
+
+    def test_standard_input_as_it_comes(
+        self, server: FakeServer, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO(" \na\nbcd\n"))
+        assert main(["label", "--stream", "--target", server.target]) == 0
+        assert capsys.readouterr().out.splitlines() == ["-\t0.0000", "long\t0.7500", "long\t0.7500"]
+
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            (["a", "--file", "x"], "give the text itself or --file, not both"),
+            (["a", "--stream"], "--stream reads stdin"),
+        ],
+    )
+    def test_what_does_not_go_together(self, given: list[str], words: str, capsys: Capture) -> None:
+        assert main(["label", *given, "--target", "localhost:1"]) == 1
+        assert words in capsys.readouterr().err
+
+    def test_binary_is_no_text(self, server: FakeServer, capsys: Capture, tmp_path: Path) -> None:
+        binary = tmp_path / "program"
+        binary.write_bytes(bytes(range(256)))
+        assert main(["label", "--file", str(binary), "--target", server.target]) == 1
+        assert "is not UTF-8" in capsys.readouterr().err
