@@ -21,8 +21,8 @@ import onnx
 from onnx import helper
 
 from charloom.controls import CONSTRAINT_INPUTS, ENDED, FREE, INPUTS, Effect, controls
+from charloom.export.constraint_graph import ConstraintGraph
 from charloom.export.graph import BOOL, FLOAT, INT32, INT64, UINT8, Axes, Value
-from charloom.export.network_graph import NetworkGraph
 from charloom.export.weights import DecoderWeights
 
 
@@ -39,7 +39,7 @@ def build_bare_step(weights: DecoderWeights, *, int8: bool) -> onnx.ModelProto:
     return _Builder(weights, int8).bare_step()
 
 
-class _Builder(NetworkGraph):
+class _Builder(ConstraintGraph):
     """Writes the graphs, from the outside in."""
 
     def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
@@ -120,6 +120,7 @@ class _Builder(NetworkGraph):
         alternatives = self._any(self.op("Greater", "top", self._int(0)))
         steered = self.op("Or", "filtered", self.op("Or", self._any(greedy), self._any(self._differs("bias", 0.0))))
         constrained = self._any(self._differs("automaton", FREE), name="constrained")
+        self._prepare_constraints()
         full = self.op("Or", self.op("Or", steered, constrained), self.op("Or", "penalised", alternatives))
         looked_at = self.op("Or", "penalised", self.op("Or", "logprobs", alternatives))
 
@@ -194,16 +195,28 @@ class _Builder(NetworkGraph):
             )
             logprobs = self._logprobs(logits)
             top_logprob, top_tokens = self.ops("TopK", 2, logprobs, "top", axis=1)
-            column = self._column(going)
             kept = self.op("Where", going, next_token, "token_in")
-            old = self._flat(self._state_names())
+            every = self.op("Cast", self.op("ReduceMin", self._as_int(going), keepdims=0), to=BOOL)
             outputs = [self.op("Identity", "continue_in"), kept]
-            outputs += [self.op("Where", column, new, before) for new, before in zip(state, old, strict=True)]
+            outputs += self.ops(
+                "If", len(state), every, then_branch=self._taken(state), else_branch=self._taken(state, going)
+            )
             ids = self.constant("ids", np.arange(self._weights.vocabulary)[None], np.int64)
             occurs = self.op("Cast", self.op("Equal", ids, self._column(next_token)), to=FLOAT)
             outputs += [self.op("Add", "counts_in", occurs), taken, automaton, self.op("Identity", kept)]
             outputs += [self._logprob(logprobs, next_token), top_tokens, top_logprob, left]
         return self._body("full_step", nodes, outputs, full=True)
+
+    def _taken(self, state: list[str], going: str = "") -> onnx.GraphProto:
+        """The state after a step: the new one, where a row takes the step; with all rows taking it, for less."""
+        with self._subgraph() as nodes:
+            if going:
+                column, old = self._column(going), self._flat(self._state_names())
+                outputs = [self.op("Where", column, new, before) for new, before in zip(state, old, strict=True)]
+            else:
+                outputs = [self.op("Identity", new) for new in state]
+        told = [helper.make_tensor_value_info(name, FLOAT, ["B", self._weights.hidden]) for name in outputs]
+        return helper.make_graph(nodes, f"taken_by_{'some' if going else 'all'}", [], told)
 
     def _body(
         self, name: str, nodes: list[onnx.NodeProto], outputs: list[str], *, full: bool = False
@@ -274,9 +287,7 @@ class _Builder(NetworkGraph):
     def _constrained_choice(self, scaled: str, step: str) -> onnx.GraphProto:
         """The next token, whether the row takes this step, how many it takes, its automaton's state, and `allowed`."""
         with self._subgraph() as nodes:
-            after = self.op("Gather", "next_state", "automaton_in", axis=0)
-            remaining = self.op("Cast", self.op("Sub", "left", step), to=INT32)
-            allowed = self.op("Less", self.op("Gather", "distance", after, axis=0), self._column(remaining))
+            after, allowed = self._reachable(step)
             here = self.op("Gather", "distance", "automaton_in", axis=0)
             may_end = self.op("Equal", here, self.constant("int32_0", 0, np.int32))
             kept, left = self._allowed(scaled, allowed, may_end)
@@ -297,33 +308,6 @@ class _Builder(NetworkGraph):
             going = self.op("And", in_time, self.op("Not", self.op("Equal", automaton, self._int(ENDED))))
             told = self.op("Where", chosen, left, self._float(0.0))
         return self._choice("constrained_choice", nodes, [next_token, going, taken, automaton, told])
-
-    def _allowed(self, scaled: str, allowed: str, may_end: str) -> tuple[str, str]:
-        """What a constraint makes of the logits, and `allowed`; see `charloom.network.sampling.allow`."""
-        nothing = self._float(-np.inf)
-        kept = self.op("Where", allowed, scaled, nothing)
-        end = self._log_sum(self.op("Where", allowed, nothing, scaled))
-        end = self.op("Where", self._column(may_end), end, nothing)
-        left = self.op("Sub", self._log_sum(kept), self._log_sum(scaled))
-        left = self.op("Where", may_end, self._float(0.0), self.op("Squeeze", left, self.ints(1)))
-        best = self.op("ReduceMax", kept, self.ints(1))
-        greedy = self.op("And", self._column("greedy"), self._column(may_end))
-        ends = self.op("And", greedy, self.op("GreaterOrEqual", end, best))
-        kept = self.op("Where", ends, nothing, kept)
-        refused = self.op("Not", allowed)
-        first = self.op("ArgMax", self.op("Cast", refused, to=UINT8), axis=1, keepdims=1)
-        ids = self.constant("ids", np.arange(self._weights.vocabulary)[None], np.int64)
-        at_end = self.op("And", refused, self.op("Equal", ids, first))
-        kept = self.op("Where", at_end, end, kept)
-        return self.op("Sub", kept, self.op("ReduceMax", kept, self.ints(1))), left
-
-    def _log_sum(self, logits: str) -> str:
-        """[B, 1]: the natural logarithm of the sum of what the logits are logarithms of."""
-        largest = self.op("ReduceMax", logits, self.ints(1))
-        # Not by Log, which rounds the last rows of a batch otherwise.
-        above = self.op("ReduceMax", self.op("LogSoftmax", logits, axis=1), self.ints(1))
-        nothing = self._float(-np.inf)
-        return self.op("Where", self.op("Greater", largest, nothing), self.op("Sub", largest, above), nothing)
 
     def _choice(self, name: str, nodes: list[onnx.NodeProto], outputs: list[str]) -> onnx.GraphProto:
         kinds = (INT64, BOOL, INT64, INT64, FLOAT)
