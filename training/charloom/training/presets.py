@@ -38,5 +38,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 12,
         "precision": "fp32",
     },
+    "tiny": {
+        "hidden_size": 128,
+        "embedding_size": 64,
+        "dropout": 0.0,
+        "batch_size": 32,
+        "sequence_length": 64,
+        "learning_rate": 5e-3,
+        "epochs": 8,
+    },
 }
 """Settings that differ from the defaults, by name."""
