@@ -253,12 +253,14 @@ class Generation:
             self._slowed.cancel()
             self._slowed = None
         if (wait := meter.spend(0)) > 0 and self._finish is None:
+            self._row.slowed = True
             self._slowed = asyncio.get_running_loop().call_later(wait, self._go_on)
         else:
             self._go_on()
 
     def _go_on(self) -> None:
         taken, self._taken = self._taken, 0
+        self._row.slowed = False
         self._row.took(taken)
 
     async def _end(self) -> None:

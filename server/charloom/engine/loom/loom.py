@@ -293,10 +293,10 @@ class Loom:
                     row.change(RowState.READY)
                     del self._paused[row]
                     self._ready[row] = None
-        # A paused row takes no part in ticks, so it does not keep others from joining; but it keeps memory.
-        if len(self._paused) > self._max_waiting:
-            for row in of_most(list(self._paused), len(self._paused) - self._max_waiting):
-                deliveries.append(self._dismiss(row, FinishReason.STALLED))
+        # A paused row keeps nobody from joining, but it keeps memory. One that is slowed down has a reader who reads.
+        stalled = [row for row in self._paused if not row.slowed] if len(self._paused) > self._max_waiting else []
+        for row in of_most(stalled, len(stalled) - self._max_waiting):
+            deliveries.append(self._dismiss(row, FinishReason.STALLED))
         free = self.places - self.taken_places
         while (joining := self._waiting.take(self.places, free)) is not None:
             free -= 1

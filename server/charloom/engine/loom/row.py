@@ -97,6 +97,8 @@ class Row:
     """Set once, by `cancel`."""
     taken: int = 0
     """Tokens that the reader took; only `took` writes it."""
+    slowed: bool = False
+    """Whether the reader has read all there is and its caller's rate keeps it waiting; who calls `took` writes it."""
     state: RowState = RowState.WAITING
     slot: int = -1
     """While it is READY, TICKING or PAUSED."""

@@ -68,6 +68,7 @@ async def test_one_that_was_cancelled_leaves_nothing_behind(engine: Engine) -> N
         await generation.__anext__()
     slowed, meter = generation._slowed, engine.rates.meter(SHOP)
     assert meter is not None
+    assert generation._row.slowed
     assert meter.ahead == int(RATE * AHEAD_SECONDS / 2)
     generation.cancel()
     with pytest.raises(StopAsyncIteration):

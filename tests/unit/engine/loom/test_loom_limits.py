@@ -14,7 +14,7 @@ from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.loom import loom
 from charloom.engine.loom.jobs import FinishReason
-from charloom.engine.loom.row import Delivery
+from charloom.engine.loom.row import Delivery, RowState
 from charloom.engine.shares import Share
 from tests.oracles.one_text import generate_stepwise
 from tests.unit.engine.looms import Harness, Slow, eventually, hand_out
@@ -260,6 +260,32 @@ def test_readers_that_do_not_read_are_ended_at_their_own_callers_cost(decoder: D
     assert not polite.ended.is_set(), "it was paused first, but has one row alone"
     for reader in greedy[:7]:
         assert reader.wait().reason is FinishReason.STALLED
+    harness.loom.drain(0)
+
+
+def test_readers_that_are_slowed_down_are_none_that_do_not_read(decoder: Decoder, bundle: Bundle) -> None:
+    harness = Harness(decoder, bundle.manifest.start_token, max_rows=4, max_waiting=2, unread_limit=50)
+    slowed = []
+    for number in range(6):
+        slowed.append(harness.submit(seed=number, max_tokens=2000, takes=False))
+        row = slowed[-1].row
+        assert row is not None
+        row.slowed = True
+        eventually(lambda row=row: row.state is RowState.PAUSED)  # type: ignore[misc]
+    lazy = []
+    for number in range(4):
+        lazy.append(harness.submit(seed=number, max_tokens=2000, takes=False))
+        assert lazy[-1].began.wait(30)
+    eventually(lambda: sum(reader.ended.is_set() for reader in lazy) == 2)
+    assert {reader.wait().reason for reader in lazy if reader.ended.is_set()} == {FinishReason.STALLED}
+    assert not any(reader.ended.is_set() for reader in slowed)
+    for reader in slowed:
+        reader.takes = True
+        assert reader.row is not None
+        reader.row.slowed = False
+        reader.row.took(len(reader.tokens))
+    for reader in slowed:
+        assert reader.wait().generated == 2000
     harness.loom.drain(0)
 
 
