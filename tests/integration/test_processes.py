@@ -8,85 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from charloom.bundle import Bundle, read_bundle
-from charloom.client import CharloomError, Client, Conflict
+from charloom.client import CharloomError, Client, Conflict, QuotaExceeded
 from tests.integration.conftest import eventually
+from tests.integration.several import Processes, serving
 from tests.unit.bundle.bundle_files import change_manifest
-
-OWN_CONNECTION = {"grpc.use_local_subchannel_pool": 1}
-"""Clients of one process share a connection otherwise."""
-
-
-class Processes:
-    """A running server of two processes."""
-
-    def __init__(self, path: Path, folder: Path, *options: str) -> None:
-        self._log = folder / "log"
-        command = [sys.executable, "-m", "charloom.cli.main", "serve", str(path), "--port", "0", "--processes", "2"]
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, "--store", f"sqlite:{folder / 'sessions.db'}", *options],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.log
-        self.address = line.split()[-1]
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    @property
-    def children(self) -> list[int]:
-        """Their process ids."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-    def connections(self, child: int) -> int:
-        """How many connections of clients a child has."""
-        port = f":{int(self.address.rpartition(':')[2]):04X}"
-        established = {
-            f"socket:[{fields[9]}]"
-            for table in ("tcp", "tcp6")
-            for fields in map(str.split, Path(f"/proc/{child}/net/{table}").read_text().splitlines()[1:])
-            if fields[1].endswith(port) and fields[3] == "01"
-        }
-        return sum(link in established for link in map(_link, Path(f"/proc/{child}/fd").iterdir()))
-
-    @contextmanager
-    def clients(self) -> Iterator[dict[int, Client]]:
-        """A client of each child, by its process id. The system chooses for each connection, so some are in vain."""
-        found: dict[int, Client] = {}
-        with ExitStack() as stack:
-            while len(found) < len(self.children):
-                before = {child: self.connections(child) for child in self.children}
-                client = stack.enter_context(Client(self.address, channel_options=OWN_CONNECTION))
-                client.models()
-                found |= {child: client for child in before if self.connections(child) > before[child]}
-            yield found
-
-    def stop(self) -> int:
-        """The exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=120)
-
-
-def _link(file: Path) -> str:
-    try:
-        return os.readlink(file)
-    except FileNotFoundError:  # it was closed meanwhile
-        return ""
 
 
 def scraped(server: Processes) -> dict[str, float]:
@@ -95,16 +30,6 @@ def scraped(server: Processes) -> dict[str, float]:
     with urllib.request.urlopen(where, timeout=30) as answer:
         families = [*text_string_to_metric_families(answer.read().decode())]
     return {one.name: one.value for family in families for one in family.samples if not one.labels.keys() - {"model"}}
-
-
-@contextmanager
-def serving(path: Path, folder: Path, *options: str) -> Iterator[Processes]:
-    server = Processes(path, folder, *options)
-    try:
-        yield server
-    finally:
-        server.process.kill()
-        server.process.communicate()  # its children see that it is gone, and end
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +136,37 @@ def test_models_change_in_all_processes_or_in_none(bundle: Bundle, copied: Calla
                 second.reload_model("small")
             assert {client.models()[0].digest for client in clients.values()} == {digest}
         assert server.stop() == 0
+
+
+def test_limits_of_a_tenant_hold_for_all_processes_together(bundle: Bundle, tmp_path: Path) -> None:
+    options = ["--tenant-sessions", "2", "--tenant-tokens-per-second", "50", "--http-port", "0"]
+    with serving(bundle.path, tmp_path, "--trust-proxy", "127.0.0.1", *options) as server:
+        with server.clients(tenant="shop") as clients:
+            first, second = clients.values()
+            first.session(keep=True)
+            second.session(keep=True)
+            for client in (first, second):
+                with pytest.raises(QuotaExceeded, match="your limit of sessions is 2, and you have 2"):
+                    client.session()
+            with first.generate("A" * 3000, max_tokens=10) as stream, ThreadPoolExecutor(1) as pool:
+                reading = pool.submit(list, stream)  # it waits until what it has read too much has come back
+                eventually(lambda: refused_for_tokens(second))
+                stream.cancel()
+                reading.exception()
+        assert server.process.stdout is not None
+        http = server.process.stdout.readline().split()[-1]
+        for _ in range(8):  # each a connection of its own
+            with urllib.request.urlopen(f"http://{http}/health", timeout=30) as answer:
+                assert answer.status == 200
+
+
+def refused_for_tokens(client: Client) -> bool:
+    time.sleep(0.1)  # so that what is asked for here comes back by itself
+    try:
+        client.complete(max_tokens=1)
+    except QuotaExceeded as problem:
+        return problem.metadata["limit"] == "tokens_per_second"
+    return False
 
 
 def test_sigterm_lets_calls_of_all_processes_end(bundle: Bundle, tmp_path: Path) -> None:

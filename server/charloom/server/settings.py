@@ -169,8 +169,8 @@ class ServerSettings(BaseSettings):
         None,
         ge=LOWEST_RATE,
         le=HIGHEST_RATE,
-        description="tokens that a tenant may have read and generated a second, on average; servers that share a Redis "
-        "count them together (default: any number)",
+        description="tokens that a tenant may have read and generated a second, on average; servers that share a "
+        "store count them together (default: any number)",
     )
     tenant_prompt_characters: int | None = Field(
         None, ge=1, description="longest prompt of a tenant (default: only --max-prompt-characters)"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable
 from contextvars import copy_context
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from charloom.engine.errors import StoreUnavailable
 from charloom.engine.quotas import Quota, QuotaExceeded
 from charloom.engine.rates import BURST_SECONDS, LEDGER_SECONDS, MOST_BUCKETS, Ledger, Rates
 from charloom.engine.sessions.stores.redis import RedisStore
+from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.shares import Share, set_share
 from tests.unit.engine.redis_server import RedisServer
 
@@ -162,9 +165,17 @@ async def test_a_ledger_that_does_not_answer_keeps_nobody_waiting() -> None:
     rates.close()
 
 
-async def test_two_servers_that_share_a_redis_count_together(redis_server: RedisServer) -> None:
-    redis_server.ask("FLUSHALL")
-    stores = [RedisStore(redis_server.url, 10) for _ in range(2)]
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+async def test_two_servers_that_share_a_store_count_together(
+    request: pytest.FixtureRequest, kind: str, tmp_path: Path
+) -> None:
+    stores: list[RedisStore] | list[SqliteStore]
+    if kind == "redis":
+        redis_server: RedisServer = request.getfixturevalue("redis_server")
+        redis_server.ask("FLUSHALL")
+        stores = [RedisStore(redis_server.url, 10) for _ in range(2)]
+    else:
+        stores = [SqliteStore(tmp_path / "sessions.db", 10) for _ in range(2)]
     one, other = (Rates(store) for store in stores)
     one.spend(SHOP, BURST)
 
@@ -203,6 +214,24 @@ async def test_a_bucket_in_redis_ends_when_it_is_full_again(redis_server: RedisS
     assert -1000 <= min(lefts) < -900
     left = int(redis_server.ask("PTTL", "{charloom}:bucket:tenant shop").strip()[1:])
     assert 20_000 < left <= 21_100
+    await store.close()
+
+
+async def test_a_bucket_in_sqlite_is_forgotten_when_it_is_full_again(tmp_path: Path) -> None:
+    now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    store = SqliteStore(tmp_path / "sessions.db", 10, now=lambda: now)
+    assert await store.spend("tenant shop", 0, 100, 1000) == 1000
+    assert await store.spend("tenant shop", 2000, 100, 1000) == -1000
+    now += timedelta(seconds=4)
+    assert await store.spend("tenant shop", 0, 100, 1000) == pytest.approx(-600)
+    await store.sweep()
+    assert await store.spend("tenant shop", 0, 100, 1000) == pytest.approx(-600)
+    now += timedelta(seconds=16)
+    await store.sweep()
+    with sqlite3.connect(tmp_path / "sessions.db") as file:
+        assert file.execute("SELECT count(*) FROM buckets").fetchone() == (0,)
+    file.close()
+    assert await store.spend("tenant shop", 0, 100, 1000) == 1000
     await store.close()
 
 

@@ -35,6 +35,7 @@ from charloom.engine.errors import (
 from charloom.engine.quotas import Kept
 from charloom.engine.sessions.records import PLAIN, Records, Unreadable
 from charloom.engine.sessions.session import Key, Session
+from charloom.engine.sessions.stores import sqlite_buckets as buckets
 from charloom.engine.sessions.stores import sqlite_forgotten as forgotten
 from charloom.engine.sessions.stores.sqlite_file import PATIENCE, empty_log, identity, is_full, open_file
 from charloom.engine.sessions.stores.sqlite_owners import hold, kept_for, kept_for_all, refusal
@@ -174,8 +175,14 @@ class SqliteStore:
             lambda: forgotten.drop_old_tombstones(self._connection, self._now(), self._batch()), frees=True
         ):
             pass
+        await self._do(lambda: buckets.forget_full(self._connection, to_microseconds(self._now())))
         await self._do(self._reserve.hold)
         return swept
+
+    async def spend(self, name: str, tokens: float, rate: float, burst: float) -> float:
+        """See `Ledger`."""
+        work = partial(buckets.spend, self._connection, name, tokens, rate, burst, to_microseconds(self._now()))
+        return await self._do(work, "BEGIN IMMEDIATE" if tokens else "BEGIN")
 
     async def check(self) -> None:
         """See `Store`."""
@@ -289,16 +296,7 @@ class SqliteStore:
 
     def _sweep(self) -> int:
         """Forget some sessions whose time is up; returns how many."""
-        rows = self._connection.execute(
-            f"SELECT number FROM sessions WHERE expires <= :now AND NOT ({_LIVE}) LIMIT {self._batch()}", self._times()
-        ).fetchall()
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO tombstones "
-            "SELECT tenant, id, 'expired', expires, fence * held FROM sessions WHERE number = ?",
-            rows,
-        )
-        self._connection.executemany("DELETE FROM sessions WHERE number = ?", rows)
-        return len(rows)
+        return forgotten.sweep(self._connection, _LIVE, self._batch(), self._times())
 
     def _batch(self) -> int:
         """Sessions to sweep in one transaction; what it changes in the database, some pages of each, is logged."""

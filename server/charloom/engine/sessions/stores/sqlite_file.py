@@ -9,6 +9,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from charloom.engine.sessions.stores.sqlite_buckets import add_buckets
 from charloom.engine.sessions.stores.sqlite_owners import add_owners
 from charloom.engine.sessions.stores.sqlite_reserve import Reserve
 
@@ -180,6 +181,7 @@ def _set_up(connection: sqlite3.Connection, where: str, reserve: Reserve) -> Non
         for statement in _SCHEMA:
             connection.execute(statement)
     add_owners(connection)  # a file of version 0.1 has none
+    add_buckets(connection)
     connection.execute("COMMIT")
     reserve.hold()
 

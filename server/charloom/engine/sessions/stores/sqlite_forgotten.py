@@ -34,6 +34,27 @@ def may_write(connection: sqlite3.Connection, lease: Lease) -> bool:
     return tombstone is None or bool(tombstone[0] == lease.fence)
 
 
+def sweep(connection: sqlite3.Connection, live: str, most: int, times: dict[str, int]) -> int:
+    """Forget some sessions whose time is up; returns how many.
+
+    Args:
+        connection: to the file
+        live: the condition that a session's lease goes on
+        most: how many
+        times: the parameters of the condition, and "now"
+    """
+    rows = connection.execute(
+        f"SELECT number FROM sessions WHERE expires <= :now AND NOT ({live}) LIMIT {most}", times
+    ).fetchall()
+    connection.executemany(
+        "INSERT OR REPLACE INTO tombstones "
+        "SELECT tenant, id, 'expired', expires, fence * held FROM sessions WHERE number = ?",
+        rows,
+    )
+    connection.executemany("DELETE FROM sessions WHERE number = ?", rows)
+    return len(rows)
+
+
 def drop_old_tombstones(connection: sqlite3.Connection, now: datetime, most: int) -> int:
     """Forget some of those that are too old or too many; returns how many."""
     old = now - timedelta(seconds=TOMBSTONE_SECONDS)
