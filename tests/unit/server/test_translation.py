@@ -11,8 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import InvalidRequest
 from charloom.server.grpc.translation.generation import from_sampling, to_sampling
+from charloom.server.grpc.translation.status import together
 from charloom.server.grpc.translation.times import from_seconds, from_time
-from charloom.v1 import generation_pb2
+from charloom.v1 import generation_pb2, status_pb2
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,32 @@ def test_the_echo_of_sampling_parameters_has_every_field_and_reads_back(sampling
     result.sampling.temperature = 99  # a copy: the one that is remembered stays as it is
     assert to_sampling(from_sampling(sampling)) == sampling
     assert message.HasField("top_p")
+
+
+def test_the_status_of_several_processes_is_their_sum() -> None:
+    def status(scale: int, **more: object) -> status_pb2.GetStatusResponse:
+        histogram = status_pb2.Histogram(bounds=[1.0], counts=[scale, 2 * scale], sum=3.0 * scale)
+        return status_pb2.GetStatusResponse(
+            seconds=scale,
+            usage=scale / 10,
+            models=[
+                status_pb2.ModelStatus(
+                    name="m", decoder="onnx-int8" if scale > 1 else "", places=scale, tick_rows=histogram
+                )
+            ],
+            methods=[status_pb2.MethodStatus(name=f"only {scale}", ended=scale)],
+            tenants=[status_pb2.TenantStatus(name="shop", generation_tokens=scale)],
+            refusals={"OVERLOADED": scale},
+            most_bytes=scale,
+            **more,
+        )
+
+    found = together([status(1, sessions=7), status(2), status(4, sessions=8)])
+    assert (found.seconds, found.usage, found.most_bytes, found.sessions) == (4, 0.4, 7, 8)
+    (model,) = found.models
+    assert (model.decoder, model.places, model.tick_rows.sum) == ("onnx-int8", 7, 21)
+    assert list(model.tick_rows.counts) == [7, 14]
+    assert [(one.name, one.ended) for one in found.methods] == [("only 1", 1), ("only 2", 2), ("only 4", 4)]
+    assert [(one.name, one.generation_tokens) for one in found.tenants] == [("shop", 7)]
+    assert dict(found.refusals) == {"OVERLOADED": 7}
+    assert not together([status(1), status(2)]).HasField("sessions")

@@ -57,7 +57,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         yield Finding("--model-folder", str(problem), problem)
     if not (arguments.bundles or settings.model_folder):
         paths = [BUNDLED_MODEL]
-    count = threads_of_server(len(paths), settings.limits().workers)
+    count = settings.processes * threads_of_server(len(paths), settings.limits().workers)
     try:
         check_threads(count)
     except CommandError as problem:

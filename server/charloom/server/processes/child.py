@@ -92,11 +92,14 @@ class Child:
         self.link.tell("stop")
         if not self._ready.done():  # it does not listen to us yet
             self._signal(self._process.terminate)
-        try:
+        with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.ended(), seconds)
-        except asyncio.TimeoutError:
-            self.kill()
-            await self.ended()
+        await self.gone()
+
+    async def gone(self) -> None:
+        """See that nothing is left of it."""
+        self.kill()
+        await self.ended()
         self.link.close()
 
     def kill(self) -> None:

@@ -158,7 +158,11 @@ class Parent:
             serving=self._serving,
             sealing_keys=self._keys,
         )
-        await child.started()
+        try:
+            await child.started()
+        except ChildFailed:
+            await child.gone()
+            raise
 
     async def _keep(self, number: int) -> None:
         pause = 0.0
@@ -168,6 +172,7 @@ class Parent:
             await child.ended()
             if self._stopping.is_set():
                 return
+            await child.gone()
             log.error("process %d (%d) has ended with %d; another takes its place", number, child.pid, child.status)
             self._replaced += 1
             while True:
@@ -249,7 +254,7 @@ class Parent:
             go = not any(refused)
             followed = await asyncio.gather(*(_refusal(child, "decide", number=number, go=go) for child in children))
             for child, problem in zip(children, followed, strict=True):
-                if problem:  # the others have changed: it is replaced by one that serves what they do
+                if go and problem:  # the others have changed: it is replaced by one that serves what they do
                     log.error("process %d could not follow the others: %s", child.number, problem)
                     child.kill()
             return next(filter(None, refused), None)
