@@ -81,7 +81,7 @@ def draw(page: Page, scheme: str) -> None:
     for count, temperature in ((260, "1.2"), (400, "0.3"), (520, None)):
         if page.locator("#run").inner_text() == "Run":
             page.click("#run")
-        page.locator(f"#mirror [data-piece='{count}']").wait_for()
+        page.locator(f"#mirror [data-piece='{count}']").wait_for(state="attached")
         if temperature:
             page.locator("#temperature").fill(temperature)
     take(page, f"live-{scheme}")

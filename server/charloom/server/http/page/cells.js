@@ -60,11 +60,13 @@ export class Cells {
   /** The text has changed. */
   changed() {
     if (!this._visible || this._found?.text === this._play.passage.text) return;
-    clearTimeout(this._asking);
-    this._asking = setTimeout(() => this._ask(), WAIT_MS);
+    // Not put off by further changes: the map grows while a text is written.
+    this._asking ??= setTimeout(() => this._ask(), WAIT_MS);
   }
 
   async _ask() {
+    clearTimeout(this._asking);
+    this._asking = undefined;
     const { passage } = this._play;
     const text = passage.text;
     if (!text || text.length > LONGEST) {

@@ -88,11 +88,6 @@ export class Field {
     return [this._piece(selectionStart), selectionEnd > selectionStart ? this._piece(selectionEnd - 1) + 1 : 0];
   }
 
-  /** Select pieces. */
-  select(first, end) {
-    this._area.setSelectionRange(this._starts[first], this._starts[end]);
-  }
-
   focus() {
     this._area.focus({ preventScroll: true });
   }

@@ -143,7 +143,7 @@ export class Live {
     const { pieces } = this._play.passage;
     const end = Math.min(until, pieces.length);
     const slider = element("rewind");
-    slider.max = pieces.length;
+    slider.max = this.running ? end : pieces.length;
     slider.value = end;
     element("rewind-told").value = end;
     const changes = changesOf(pieces, end);
