@@ -1,59 +1,60 @@
-"""Anomalies in a log, by surprisal: lines that the model did not expect.
+"""Anomalies in the logs of many machines on one stream: lines that are unlike those that their machine wrote before.
 
     charloom serve MODEL                    # in another terminal; a model trained on such logs does best
-    tail -f some.log | python examples/log_anomalies.py
+    journalctl --follow --output cat | python examples/log_anomalies.py
 
-Each line is read by a session that carries its state from line to line; its surprisal is the mean number of bits per
-character. A line stands out when it lies far above those before it: by median and median absolute deviation, so that
-the anomalies themselves do not raise the bar.
+What stands before the first colon of a line is its source, as in "sshd: connection closed". Each source has a state of
+the network and a threshold of its own, which stay on the server: run it again, and it goes on with what it knows.
+`charloom watch` does the same for files that are rotated, with webhooks; docs/watching-streams.md tells how it works.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import statistics
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 
-from charloom.client import Client
+from charloom.client import Client, Verdict
 
-WINDOW, WARM_UP = 200, 10
-"""Lines that are compared with, at most and at least."""
-
-
-def scored(client: Client, lines: Iterable[str]) -> Iterator[tuple[str, float]]:
-    """Each line with its bits per character."""
-    with client.observe(unknown_characters="skip", timeout=None) as observer:
-        for line in lines:
-            surprisals = observer.read(line.rstrip("\n") + "\n").surprisals
-            yield line.rstrip("\n"), sum(surprisals) / math.log(2) / max(1, len(surprisals))
+AT_A_TIME = 100
+"""Lines of one message."""
 
 
-def anomalies(lines: Iterable[tuple[str, float]], threshold: float) -> Iterator[tuple[str, float, bool]]:
-    """Each line with its bits per character, and whether it stands out."""
-    before: deque[float] = deque(maxlen=WINDOW)
-    for line, bits in lines:
-        unusual = False
-        if len(before) >= WARM_UP:
-            middle = statistics.median(before)
-            spread = statistics.median(abs(one - middle) for one in before)
-            unusual = bits > middle + threshold * max(spread, 0.05)
-        before.append(bits)
-        yield line, bits, unusual
+def batches(lines: Iterable[str]) -> Iterator[list[tuple[str, str]]]:
+    """Pairs of source and text, some at a time; at a terminal or a pipe that goes on, line by line."""
+    found: list[tuple[str, str]] = []
+    for line in lines:
+        source, colon, text = line.rstrip("\n").partition(": ")
+        found.append((source, text) if colon else ("", source))
+        if len(found) == AT_A_TIME or not sys.stdin.seekable():
+            yield found
+            found = []
+    if found:
+        yield found
+
+
+def told(verdict: Verdict) -> str:
+    """A verdict in a line."""
+    threshold = "-" if verdict.threshold is None else f"{verdict.threshold:.2f}"
+    return f"{'!' if verdict.alert else ' '} {verdict.surprise:5.2f} {threshold:>5} {verdict.source}: {verdict.text}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="localhost:50051")
-    parser.add_argument("--threshold", type=float, default=6.0, help="median absolute deviations (default: 6)")
+    parser.add_argument("--name", default="log-anomalies", help="of the watch (default: log-anomalies)")
+    parser.add_argument("--rate", type=float, default=0.01, help="share of lines that may be alerts (default: 0.01)")
     parser.add_argument("--all", action="store_true", help="show every line")
     arguments = parser.parse_args()
-    with Client(arguments.target) as client:
-        for line, bits, unusual in anomalies(scored(client, sys.stdin), arguments.threshold):
-            if unusual or arguments.all:
-                print(f"{'!' if unusual else ' '} {bits:5.2f} {line}", flush=True)
+    drifting: set[str] = set()
+    with Client(arguments.target) as client, client.watch(arguments.name, rate=arguments.rate, warm_up=10) as watch:
+        for lines in batches(sys.stdin):
+            for verdict in watch.read(lines):
+                if verdict.alert or arguments.all:
+                    print(told(verdict), flush=True)
+                if verdict.drifting and verdict.source not in drifting:
+                    drifting.add(verdict.source)
+                    print(f"{verdict.source} is no more what it was", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,229 @@
+"""Lines of a file that grows: half-written, rotated, truncated, gone, and where to go on after a restart.
+
+Knows: files and bytes. Does not know: what becomes of the lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from charloom.cli import CommandError
+
+LONGEST_LINE = 65_536
+"""Bytes of a line that are kept."""
+BLOCK = 65_536
+"""Bytes that are read at a time."""
+_HEAD = 256
+"""Bytes at the beginning of a file by which it is known again."""
+
+
+class TailedLine(NamedTuple):
+    """A line without its break."""
+
+    content: bytes
+    cut: bool
+    """Whether the rest of it was left out."""
+    end: int
+    """Where the next one begins."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a file was read; everything before it was told."""
+
+    inode: int
+    offset: int
+    """At the beginning of a line, or in what is left out of a long one."""
+    skipping: bool
+    """Whether the next line break only ends a line that was told already."""
+    head: str
+    """SHA-256 of the file's beginning, up to `_HEAD` bytes before `offset`, in hexadecimal."""
+
+    @classmethod
+    def read(cls, path: Path) -> Position | None:
+        """The one that a file holds; None where there is no file yet.
+
+        Raises:
+            CommandError: it holds something else.
+        """
+        try:
+            fields = json.loads(path.read_text("utf-8"))
+            found = cls(**fields)
+            if [type(value) for value in asdict(found).values()] != [int, int, bool, str] or found.offset < 0:
+                raise TypeError("its fields are of other types")
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as problem:
+            raise CommandError(f"{path} is no position of a watch ({problem}); delete it to begin anew") from problem
+        return found
+
+    def write(self, path: Path) -> None:
+        """Replace what a file holds, in one step."""
+        fresh = path.with_name(f"{path.name}.new")
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+
+class Lines:
+    """Bytes into lines; a line that is not complete waits for its end, up to `LONGEST_LINE`.
+
+    Args:
+        offset: of the first byte that will come
+        skipping: whether these begin in a line that is left out
+    """
+
+    def __init__(self, offset: int = 0, *, skipping: bool = False) -> None:
+        self.skipping = skipping
+        self._rest = bytearray()
+        self._at = offset
+
+    @property
+    def offset(self) -> int:
+        """Where the first line begins that was not given out."""
+        return self._at - len(self._rest)
+
+    def feed(self, data: bytes) -> Iterator[TailedLine]:
+        """The lines that these bytes end, or make too long."""
+        start = 0
+        while start < len(data):
+            end = data.find(b"\n", start)
+            piece = data[start:] if end < 0 else data[start:end]
+            room = max(0, LONGEST_LINE + 1 - len(self._rest))
+            complete = end >= 0
+            taken = len(piece) + complete
+            if self.skipping:
+                self._at += taken
+                self.skipping = not complete
+            elif complete and len(self._rest) + len(piece) <= LONGEST_LINE:
+                self._at += taken
+                content = bytes(self._rest + piece)
+                self._rest.clear()
+                yield TailedLine(content.removesuffix(b"\r"), False, self._at)
+            elif len(self._rest) + len(piece) > LONGEST_LINE:
+                self._at += taken
+                content = bytes(self._rest + piece[:room])[:LONGEST_LINE]
+                self._rest.clear()
+                self.skipping = not complete
+                yield TailedLine(content, True, self._at)
+            else:
+                self._at += taken
+                self._rest += piece
+            start += taken
+
+    def last(self) -> TailedLine | None:
+        """What has no line break, because nothing more comes."""
+        if not self._rest:
+            return None
+        content = bytes(self._rest)
+        self._rest.clear()
+        return TailedLine(content, False, self._at)
+
+
+class Tail:
+    """A file that grows, under a name that other files may take.
+
+    Args:
+        path: its name
+        position: where to go on; None: at its beginning
+    """
+
+    def __init__(self, path: Path, position: Position | None = None) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._lines = Lines()
+        self._head = b""
+        if position is not None:
+            self._go_on(position)
+
+    @property
+    def position(self) -> Position | None:
+        """After the lines that `read` has given out; None while there is no file."""
+        if self._file is None:
+            return None
+        head = hashlib.sha256(self._head[: self._lines.offset]).hexdigest()
+        return Position(os.fstat(self._file.fileno()).st_ino, self._lines.offset, self._lines.skipping, head)
+
+    @property
+    def there(self) -> bool:
+        """Whether there is a file of this name."""
+        return self._path.exists()
+
+    def read(self, *, to_the_end: bool = False) -> list[TailedLine]:
+        """Some more lines, none where there are no more by now; `to_the_end` also one without a break at the end."""
+        if self._file is None:
+            self._open()
+        if self._file is None:
+            return []
+        if os.fstat(self._file.fileno()).st_size < self._file.tell():
+            return self._begin_anew(0)  # truncated: what was half written before will not be completed
+        over = self._replaced()  # asked first: what is written until then belongs to the file
+        while data := self._file.read(BLOCK):
+            self._head += data[: _HEAD - len(self._head)] if len(self._head) < _HEAD else b""
+            if found := list(self._lines.feed(data)):
+                return found
+        if over:
+            return self._begin_anew(None) or self.read(to_the_end=to_the_end)
+        last = self._lines.last() if to_the_end else None
+        return [] if last is None else [last]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _begin_anew(self, offset: int | None) -> list[TailedLine]:
+        """Go on at the beginning of the same file, or (None) of another one; returns what was half written."""
+        last = self._lines.last()
+        self._lines, self._head = Lines(), b""
+        assert self._file is not None
+        if offset is None:
+            self.close()
+        else:
+            self._file.seek(offset)
+        return [] if last is None else [last]
+
+    def _replaced(self) -> bool:
+        """Whether another file has the name now. While none has, more may still come to this one."""
+        assert self._file is not None
+        try:
+            now = self._path.stat()
+        except FileNotFoundError:
+            return False
+        own = os.fstat(self._file.fileno())
+        return (now.st_dev, now.st_ino) != (own.st_dev, own.st_ino)
+
+    def _open(self) -> None:
+        try:
+            self._file = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        self._lines, self._head = Lines(), b""
+
+    def _go_on(self, position: Position) -> None:
+        """Open the file that was read, whatever its name is now; where it is gone or another one, begin anew."""
+        folder = self._path.parent
+        names = sorted(folder.glob(f"{self._path.name}*")) if folder.is_dir() else []
+        for path in [self._path, *names]:
+            try:
+                file = path.open("rb")
+            except OSError:
+                continue
+            facts = os.fstat(file.fileno())
+            head = file.read(_HEAD)
+            same = hashlib.sha256(head[: position.offset]).hexdigest() == position.head
+            if facts.st_ino == position.inode and facts.st_size >= position.offset and same:
+                file.seek(position.offset)
+                self._file, self._head = file, head[: position.offset]
+                self._lines = Lines(position.offset, skipping=position.skipping)
+                return
+            file.close()

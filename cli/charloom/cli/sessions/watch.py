@@ -1,0 +1,315 @@
+"""`charloom watch FILE|- [--follow]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from charloom.cli import CommandError
+from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.sessions.tail import Lines, Position, Tail, TailedLine
+from charloom.cli.sessions.webhook import Webhook, address
+from charloom.client import Client, Conflict, ConnectionFailed, Unavailable, Verdict, Watch
+
+FOUND_ALERTS = 3
+"""Exit status where there were alerts."""
+POLL, IDLE = 0.25, 20.0
+"""Seconds between two looks at a file, and after which a watch without lines is closed, until there are some."""
+PATIENCE = 30.0
+"""Most seconds between two tries to reach a server that went away."""
+BATCH = 256
+"""Lines that are judged at a time."""
+MARKED = 4.6
+"""Nats from which on a character is marked: the model gave it one in a hundred."""
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class Taken(NamedTuple):
+    """A line with what is told of it."""
+
+    source: str
+    content: bytes
+    cut: bool
+    id: str
+    """Its file and place: the same when it is told again."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("file", metavar="FILE", help="the file; - reads stdin")
+    parser.add_argument("--follow", action="store_true", help="wait for more lines, also when the file is replaced")
+    parser.add_argument(
+        "--position", type=Path, metavar="FILE", help="remember how far the file was read, and go on there next time"
+    )
+    parser.add_argument("--name", help="of the watch, under which the server knows its sources (default: of the file)")
+    parser.add_argument("--source", metavar="NAME", help="who writes the lines (default: the name of the file)")
+    parser.add_argument(
+        "--source-field", type=int, metavar="N", help="take the source from field N of each line, counted from 1"
+    )
+    parser.add_argument(
+        "--skip-fields", type=int, default=0, metavar="N", help="leave out the first N fields of each line, as times"
+    )
+    parser.add_argument("--model", metavar="NAME", help="name of the model (default: the server's first one)")
+    parser.add_argument(
+        "--mask",
+        choices=("none", "digits", "numbers"),
+        help="which numbers are made alike (default: as the model was trained)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=0.001,
+        help="share of lines that may be alerts while nothing unusual happens (default: 0.001)",
+    )
+    parser.add_argument(
+        "--warm-up",
+        type=int,
+        default=100,
+        metavar="N",
+        help="lines of a source before its own threshold; default: 100",
+    )
+    parser.add_argument("--all", action="store_true", help="print every line, not alerts alone")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each line")
+    parser.add_argument("--webhook", type=address, metavar="URL", help="post alerts there, as JSON")
+    add_connection_arguments(parser, serverless=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the lines that are unlike those before; 3 where there were any."""
+    if arguments.file == "-" and (arguments.position is not None or arguments.follow):
+        raise CommandError("stdin has no position and is read to its end; leave out --position and --follow")
+    if arguments.skip_fields < 0 or (arguments.source_field or 1) < 1:
+        raise CommandError("--source-field counts from 1, and --skip-fields from 0")
+    watcher = Watcher(arguments)
+    with _stopped_gently(watcher), connected(arguments) as client:
+        watcher.watch(client)
+    print(watcher.summary, file=sys.stderr)
+    return FOUND_ALERTS if watcher.alerts else 0
+
+
+class Watcher:
+    """Takes lines from a file to a server, and tells what it makes of them."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.stopping = False
+        """Whether to end after the lines that are being judged."""
+        self.lines = self.alerts = 0
+        self._arguments = arguments
+        self._source = arguments.source or Path(arguments.file).name
+        self._name = arguments.name or re.sub(r"[^A-Za-z0-9_-]", "-", self._source)[:32]
+        self._webhook = Webhook(arguments.webhook) if arguments.webhook else None
+        self._drifting: set[str] = set()
+        self._coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+    @property
+    def summary(self) -> str:
+        """What was done."""
+        return f"{self.lines:,} lines, {self.alerts:,} alerts"
+
+    def watch(self, client: Client) -> None:
+        """Until the end of the file, or until it is stopped."""
+        server = _Server(client, self._options(), self, patient=self._arguments.follow)
+        with server:
+            if self._arguments.file == "-":
+                self._read_stdin(server)
+            else:
+                self._read_file(server)
+
+    def _options(self) -> dict[str, Any]:
+        arguments = self._arguments
+        return {
+            "name": self._name,
+            "model": arguments.model,
+            "mask": arguments.mask,
+            "rate": arguments.rate,
+            "warm_up": arguments.warm_up,
+            "characters": True,
+        }
+
+    def _read_stdin(self, server: _Server) -> None:
+        if sys.stdin is None:
+            raise CommandError("standard input is closed; give a file")
+        lines = Lines()
+        while not self.stopping:
+            data = os.read(sys.stdin.fileno(), 65_536)
+            found = list(lines.feed(data)) if data else [last for last in (lines.last(),) if last is not None]
+            taken = [self._taken(line, f"stdin:{line.end}") for line in found]
+            for start in range(0, len(taken), BATCH):
+                self._tell(server.read(taken[start : start + BATCH]))
+            if not data:
+                return
+
+    def _read_file(self, server: _Server) -> None:
+        arguments, path = self._arguments, Path(self._arguments.file)
+        kept: Path | None = arguments.position
+        tail = Tail(path, Position.read(kept) if kept else None)
+        if not (arguments.follow or tail.there):
+            raise CommandError(f"there is no file {path}; give another, or --follow to wait for it")
+        gone = False
+        while not self.stopping:
+            found = tail.read(to_the_end=not arguments.follow)
+            inode = tail.position.inode if tail.position else 0
+            taken = [self._taken(line, f"{inode}:{line.end}") for line in found]
+            for start in range(0, len(taken), BATCH):
+                self._tell(server.read(taken[start : start + BATCH]))
+            if kept is not None and found and tail.position is not None:
+                tail.position.write(kept)
+            if not found:
+                if not arguments.follow:
+                    break
+                if gone != (not tail.there):
+                    gone = not gone
+                    print(f"{path} is {'gone; waiting for it' if gone else 'there again'}", file=sys.stderr)
+                server.rest()
+        tail.close()
+
+    def _taken(self, line: TailedLine, id: str) -> Taken:
+        arguments, content, source = self._arguments, line.content, self._source
+        if arguments.source_field is not None:
+            fields = content.split(None, arguments.source_field)
+            if len(fields) >= arguments.source_field:
+                source = fields[arguments.source_field - 1].decode("utf-8", "replace")
+        if arguments.skip_fields:
+            fields = content.split(None, arguments.skip_fields)
+            content = fields[arguments.skip_fields] if len(fields) > arguments.skip_fields else b""
+        return Taken(source, content, line.cut, id)
+
+    def _tell(self, judged: Sequence[tuple[Taken, Verdict]]) -> None:
+        alerts = []
+        for taken, verdict in judged:
+            self.lines += 1
+            self.alerts += verdict.alert
+            if verdict.drifting != (verdict.source in self._drifting):
+                self._drifting ^= {verdict.source}
+                if verdict.drifting:
+                    print(f"{verdict.source!r} drifts: its lines are no more what they were", file=sys.stderr)
+            facts = _facts(taken, verdict)
+            if verdict.alert:
+                alerts.append(facts)
+            if verdict.alert or self._arguments.all:
+                print(json.dumps(facts) if self._arguments.json else self._shown(verdict))
+        sys.stdout.flush()
+        if alerts and self._webhook is not None and (problem := self._webhook.post(alerts)):
+            print(problem, file=sys.stderr)
+
+    def _shown(self, verdict: Verdict) -> str:
+        threshold = "-" if verdict.threshold is None else f"{verdict.threshold:.2f}"
+        sign = "!" if verdict.alert else " "
+        text = marked(verdict.text, verdict.characters, coloured=self._coloured)
+        return f"{sign} {verdict.surprise:6.2f} {threshold:>6} {printable(verdict.source)}: {text}"
+
+
+class _Server:
+    """A watch that is open while there are lines, and opened again where a connection breaks.
+
+    Args:
+        client: of the server
+        options: of `Client.watch`
+        watcher: says when to stop
+        patient: whether to wait for a server that went away
+    """
+
+    def __init__(self, client: Client, options: dict[str, Any], watcher: Watcher, *, patient: bool) -> None:
+        self._client, self._options, self._watcher, self._patient = client, options, watcher, patient
+        self._watch: Watch | None = None
+        self._used = 0.0
+
+    def read(self, lines: Sequence[Taken]) -> list[tuple[Taken, Verdict]]:
+        """What the server makes of some lines; nothing where the command is stopped before it says so."""
+        wait = 1.0
+        while True:
+            if self._watch is None:
+                self._watch = self._client.watch(**self._options)
+            try:
+                verdicts = self._watch.read([(line.source, line.content) for line in lines])
+            except (ConnectionFailed, Unavailable, Conflict) as problem:
+                self._drop()
+                # A server may take a moment to see that the call before has broken off, which still has the name.
+                waits = self._used > 0 or not isinstance(problem, Conflict)
+                if not (self._patient and waits) or self._watcher.stopping:
+                    raise
+                print(f"{problem}; trying again in {wait:g} s", file=sys.stderr)
+                time.sleep(wait)
+                wait = min(2 * wait, PATIENCE)
+            else:
+                self._used = time.monotonic()
+                return list(zip(lines, verdicts, strict=True))
+
+    def rest(self) -> None:
+        """Wait for lines."""
+        if self._watch is not None and time.monotonic() - self._used > IDLE:
+            self._watch.close()
+            self._watch = None
+        time.sleep(POLL)
+
+    def _drop(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def __enter__(self) -> _Server:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._drop()
+        elif self._watch is not None:
+            self._watch.close()
+
+
+def marked(text: str, surprisals: Sequence[float], *, coloured: bool) -> str:
+    """A line with the characters that the model did not expect in reverse video, or between »«, and none that acts."""
+    on, off = ("\x1b[7m", "\x1b[27m") if coloured else ("»", "«")
+    shown, inside = [], False
+    for place, character in enumerate(text):
+        strange = place < len(surprisals) and surprisals[place] >= MARKED
+        if strange != inside:
+            shown.append(on if strange else off)
+            inside = strange
+        shown.append(printable(character))
+    return "".join(shown) + (off if inside else "")
+
+
+def printable(text: str) -> str:
+    """Text without characters that a terminal would act on."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def _facts(taken: Taken, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "id": taken.id,
+        "source": verdict.source,
+        "text": verdict.text,
+        "surprise": round(verdict.surprise, 4),
+        "threshold": None if verdict.threshold is None else round(verdict.threshold, 4),
+        "alert": verdict.alert,
+        "own_threshold": verdict.own_threshold,
+        "drifting": verdict.drifting,
+        "cut": verdict.cut or taken.cut,
+        "nats": round(verdict.nats, 4),
+        "characters": [round(nats, 3) for nats in verdict.characters],
+    }
+
+
+@contextmanager
+def _stopped_gently(watcher: Watcher) -> Iterator[None]:
+    """The first signal lets the lines be told that are being judged; a second one ends the command."""
+
+    def stop(number: int, _: object) -> None:
+        if watcher.stopping:
+            raise KeyboardInterrupt
+        watcher.stopping = True
+
+    with ExitStack() as former:
+        for number in _STOPPING:
+            former.callback(signal.signal, number, signal.signal(number, stop))
+        yield

@@ -1,0 +1,218 @@
+"""`charloom watch` against a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charloom.cli.main import main
+from charloom.cli.sessions.watch import FOUND_ALERTS, marked
+from charloom.cli.sessions.webhook import TRIES, Webhook
+from charloom.server.app import Server
+from tests.integration.conftest import eventually
+
+USUAL = "the class is here\n" * 20
+STRANGE = "€€€€€€€€ \x1b[2J\n"
+QUICK = ["--rate", "0.1", "--warm-up", "10"]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "some.log"
+
+
+class Hook:
+    """An address that takes alerts, after as many failures as it is told."""
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, Any]] = []
+        self.failures: list[int] = []
+        self.asked = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                outer.asked += 1
+                status = outer.failures.pop(0) if outer.failures else 200
+                if status == 200:
+                    outer.taken += json.loads(body)["alerts"]
+                self.send_response(status)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/alerts"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    hook = Hook()
+    yield hook
+    hook.close()
+
+
+def watched(server: Server, *arguments: str) -> int:
+    return main(["watch", "--target", server.address, *QUICK, *arguments])
+
+
+def test_alerts_are_printed_posted_and_the_exit_status(
+    server: Server, log: Path, hook: Hook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.write_text(USUAL + STRANGE)
+    assert watched(server, str(log), "--name", "printed", "--webhook", hook.url) == FOUND_ALERTS
+    out, err = capsys.readouterr()
+    assert out.startswith("! ")
+    assert "some.log: »€€€€€€€€" in out
+    assert "\x1b" not in out
+    assert err == "21 lines, 1 alerts\n"
+    assert [(alert["text"], alert["alert"]) for alert in hook.taken] == [(STRANGE.rstrip("\n"), True)]
+
+
+def test_nothing_unusual_is_no_alert(server: Server, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.write_text(USUAL)
+    assert watched(server, str(log), "--name", "usual", "--json", "--all") == 0
+    facts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [fact["alert"] for fact in facts] == [False] * 20
+    assert len({fact["id"] for fact in facts}) == 20
+
+
+def test_fields_of_a_line_are_its_source_or_left_out(
+    server: Server, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.write_text("12:00 web one two\n12:01 db  three\n12:02\n")
+    assert (
+        watched(server, str(log), "--name", "fields", "--source-field", "2", "--skip-fields", "2", "--json", "--all")
+        == 0
+    )
+    facts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(fact["source"], fact["text"]) for fact in facts] == [("web", "one two"), ("db", "three"), ("some.log", "")]
+
+
+def test_binary_lines_and_lines_of_ten_megabytes_are_read(
+    server: Server, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.write_bytes(b"x" * 10_000_000 + b"\n" + bytes(range(256)) + b"\nno line break at the end")
+    assert watched(server, str(log), "--name", "binary", "--json", "--all") in (0, FOUND_ALERTS)
+    facts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [fact["cut"] for fact in facts] == [True, False, False, False]
+    assert facts[-1]["text"] == "no line break at the end"
+
+
+def test_a_position_goes_on_and_tells_nothing_twice(
+    server: Server, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for number in range(3):
+        with log.open("a") as file:
+            file.write(f"line {number}\n")
+        watched(server, str(log), "--name", "position", "--position", str(tmp_path / "kept"), "--json", "--all")
+        told += [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["line 0", "line 1", "line 2"]
+
+
+def test_a_file_that_is_not_there_is_told(server: Server, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert watched(server, str(log)) == 1
+    assert "there is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["-", "--follow"], ["-", "--position", "x"], ["x", "--skip-fields", "-1"]])
+def test_flags_that_make_no_sense_are_refused(server: Server, arguments: list[str]) -> None:
+    assert watched(server, *arguments) == 1
+
+
+def test_a_growing_file_is_followed_over_rotation_truncation_and_restarts(
+    server: Server, log: Path, tmp_path: Path
+) -> None:
+    """Nothing lost, nothing told twice, whatever happens to the file, with two restarts in the middle."""
+    output = tmp_path / "told"
+    command = [sys.executable, "-m", "charloom.cli.main", "watch", str(log), "--follow", "--target", server.address]
+    command += ["--position", str(tmp_path / "kept"), "--json", "--all", "--name", "growing"]
+    expected: list[str] = []
+
+    def told() -> list[str]:
+        return [json.loads(line)["text"] for line in output.read_text().splitlines()]
+
+    def add(count: int, mode: str = "a") -> None:
+        texts = [f"line {len(expected) + number}" for number in range(count)]
+        with log.open(mode) as file:
+            for text in texts:
+                file.write(text[:3])
+                file.flush()
+                file.write(text[3:] + "\n")
+        expected.extend(texts)
+
+    add(5)
+    for turn in range(3):
+        with output.open("a") as sink, subprocess.Popen(command, stdout=sink, stderr=subprocess.DEVNULL) as process:
+            try:
+                eventually(lambda: told() == expected)
+                add(20)
+                eventually(lambda: told() == expected)
+                log.rename(log.with_name(f"some.log.{turn}"))
+                add(10)
+                eventually(lambda: told() == expected)
+                add(1, "w")
+                eventually(lambda: told() == expected)
+                add(7)
+                log.rename(log.with_name(f"some.log.{turn}-too"))
+                add(3)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(60) == 0
+        add(4)
+    with output.open("a") as sink, subprocess.Popen(command, stdout=sink, stderr=subprocess.DEVNULL) as process:
+        eventually(lambda: told() == expected)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert told() == expected
+
+
+def test_stdin_is_read_to_its_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as source, os.fdopen(writing, "w") as sink:
+        sink.write("one\ntwo")
+        sink.close()
+        monkeypatch.setattr(sys, "stdin", source)
+        assert watched(server, "-", "--name", "stdin", "--json", "--all") == 0
+    assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["one", "two"]
+
+
+def test_a_webhook_is_tried_again_but_not_for_ever(hook: Hook) -> None:
+    waits: list[float] = []
+    webhook = Webhook(hook.url, waits.append)
+    hook.failures = [500, 429]
+    assert webhook.post([{"n": 1}]) is None
+    assert (hook.taken, waits) == ([{"n": 1}], [1.0, 2.0])
+    hook.failures = [503] * TRIES
+    assert "answers 503" in (webhook.post([{"n": 2}]) or "")
+    hook.failures, hook.asked = [400], 0
+    assert "answers 400" in (webhook.post([{"n": 3}]) or "")
+    assert hook.asked == 1
+    assert "1 alerts were not delivered" in (Webhook("http://127.0.0.1:9/", waits.append).post([{"n": 4}]) or "")
+
+
+def test_characters_that_were_not_expected_are_marked_and_none_acts_on_the_terminal() -> None:
+    assert marked("abc", [0.1, 9.0, 9.0], coloured=False) == "a»bc«"
+    assert marked("a\x1bc", [9.0, 0.1, 0.1], coloured=True) == "\x1b[7ma\x1b[27m\\x1bc"

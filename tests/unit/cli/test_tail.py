@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charloom.cli import CommandError
+from charloom.cli.sessions.tail import LONGEST_LINE, Lines, Position, Tail
+
+
+def read(tail: Tail, *, to_the_end: bool = False) -> list[bytes]:
+    """All lines that are there by now."""
+    found: list[bytes] = []
+    while lines := tail.read(to_the_end=to_the_end):
+        found += [line.content for line in lines]
+    return found
+
+
+def write(path: Path, content: bytes, mode: str = "ab") -> None:
+    with path.open(mode) as file:
+        file.write(content)
+
+
+Open = Callable[..., Tail]
+
+
+@pytest.fixture
+def tail_of() -> Iterator[Open]:
+    """Tails that are closed at the end."""
+    with ExitStack() as opened:
+
+        def open(path: Path, position: Position | None = None) -> Tail:
+            tail = Tail(path, position)
+            opened.callback(tail.close)
+            return tail
+
+        yield open
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "some.log"
+
+
+@given(st.lists(st.text("ab\x00é", max_size=6).map(str.encode)), st.lists(st.integers(1, 5)))
+def test_lines_are_the_same_however_bytes_arrive(lines: list[bytes], sizes: list[int]) -> None:
+    data, found, splitter = b"".join(line + b"\n" for line in lines), [], Lines()
+    for size in [*sizes, len(data) + 1]:
+        found += list(splitter.feed(data[:size]))
+        data = data[size:]
+    assert [line.content for line in found] == lines
+    assert [line.end for line in found] == [sum(len(one) + 1 for one in lines[: n + 1]) for n in range(len(lines))]
+
+
+def test_of_a_line_of_ten_megabytes_the_beginning_is_told_once() -> None:
+    splitter, found = Lines(), []
+    for _ in range(160):
+        found += list(splitter.feed(b"x" * 65_536))
+    found += list(splitter.feed(b"end\nnext\n"))
+    assert [(len(line.content), line.cut) for line in found] == [(LONGEST_LINE, True), (4, False)]
+    assert splitter.offset == found[-1].end == 160 * 65_536 + 9
+
+
+def test_half_a_line_waits_for_its_end(tail_of: Open, log: Path) -> None:
+    tail = tail_of(log)
+    write(log, b"one\ntw")
+    assert read(tail) == [b"one"]
+    write(log, b"o\r\n")
+    assert read(tail) == [b"two"]
+    write(log, b"three")
+    assert read(tail, to_the_end=True) == [b"three"]
+
+
+def test_a_file_that_is_rotated_is_read_to_its_end_and_then_the_new_one(tail_of: Open, log: Path) -> None:
+    tail = tail_of(log)
+    write(log, b"one\n")
+    assert read(tail) == [b"one"]
+    old = log.rename(log.with_name("some.log.1"))
+    write(old, b"two\nhalf")
+    assert read(tail) == [b"two"]
+    write(log, b"three\n")
+    assert read(tail) == [b"half", b"three"]
+
+
+def test_a_file_that_is_truncated_is_read_from_its_beginning(tail_of: Open, log: Path) -> None:
+    tail = tail_of(log)
+    write(log, b"one\ntwo\nhalf")
+    assert read(tail) == [b"one", b"two"]
+    write(log, b"3\n", "wb")
+    assert read(tail) == [b"half", b"3"]
+
+
+def test_a_file_that_vanishes_may_come_again(tail_of: Open, log: Path) -> None:
+    tail = tail_of(log)
+    assert (read(tail), tail.there, tail.position) == ([], False, None)
+    write(log, b"one\n")
+    assert read(tail) == [b"one"]
+    log.unlink()
+    assert (read(tail), tail.there) == ([], False)
+    write(log, b"two\n")
+    assert read(tail) == [b"two"]
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_another_tail_goes_on_where_one_was(tail_of: Open, log: Path, tmp_path: Path, rotated: bool) -> None:
+    kept = tmp_path / "position"
+    tail = tail_of(log, Position.read(kept))
+    write(log, b"one\ntwo\nhal")
+    assert read(tail) == [b"one", b"two"]
+    assert tail.position is not None
+    tail.position.write(kept)
+    tail.close()
+    write(log, b"f\n")
+    if rotated:
+        log.rename(log.with_name("some.log.1"))
+        write(log, b"new\n")
+    again = tail_of(log, Position.read(kept))
+    assert read(again) == [b"half", *[b"new"] * rotated]
+
+
+def test_the_rest_of_a_long_line_is_not_told_after_a_restart(tail_of: Open, log: Path) -> None:
+    write(log, b"x" * 100_000)
+    tail = tail_of(log)
+    assert len(read(tail)) == 1
+    position = tail.position
+    write(log, b"yyy\nnext\n")
+    assert read(tail_of(log, position)) == [b"next"]
+
+
+def test_another_file_of_the_same_number_is_read_from_its_beginning(tail_of: Open, log: Path) -> None:
+    write(log, b"one\n")
+    tail = tail_of(log)
+    assert read(tail) == [b"one"]
+    position = tail.position
+    write(log, b"six\nand more\n", "r+b")
+    assert position is not None
+    assert position.inode == os.stat(log).st_ino
+    assert read(tail_of(log, position)) == [b"six", b"and more"]
+
+
+OF_OTHER_TYPES = '{"inode": "1", "offset": 1, "skipping": false, "head": ""}'
+OUT_OF_RANGE = '{"inode": 1, "offset": -1, "skipping": false, "head": ""}'
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", OF_OTHER_TYPES, OUT_OF_RANGE])
+def test_a_position_file_of_something_else_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "position").write_text(content)
+    with pytest.raises(CommandError, match="delete it to begin anew"):
+        Position.read(tmp_path / "position")
