@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.cluster import free_ports
 from charloom.bundle import Bundle
-from charloom.client import Client, NotFound, PermissionDenied
+from charloom.client import Client, DataLoss, NotFound, PermissionDenied, RequestError
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
@@ -29,6 +30,9 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "charloom.json").read_text("utf-8"))
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+RULES = [rule for group in yaml.safe_load(ALERTS.read_text("utf-8"))["groups"] for rule in group["rules"]]
+COMPARED = [side for rule in RULES for side in re.split(r" [=>]=? ", rule["expr"]) if re.search(r"[a-z]", side)]
+"""What the alerts compare, with something else or with a number."""
 WITHOUT_FAULTS = {"charloom_store_errors_total"}
 """Metrics that a server tells nothing of as long as nothing is wrong."""
 
@@ -87,10 +91,10 @@ def test_the_rules_are_rules_and_do_what_their_tests_say() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_query_of_the_dashboard_finds_something_at_a_running_server(
+def test_every_query_of_the_dashboard_and_the_alerts_finds_something_at_a_running_server(
     bundle: Bundle, decoder: Decoder, tmp_path: Path
 ) -> None:
-    settings = ServerSettings(grace_seconds=0, metrics_port=0)
+    settings = ServerSettings(grace_seconds=0, metrics_port=0, tenant_sessions=1)
     with running_server([(bundle, decoder)], settings) as server, prometheus(server, tmp_path) as address:
         with Client(server.address) as client, client.session() as session:
 
@@ -100,14 +104,21 @@ def test_every_query_of_the_dashboard_finds_something_at_a_running_server(
                     client.complete("a", model="none")
                 with pytest.raises(PermissionDenied), Client(server.address, tenant="other") as stranger:
                     stranger.complete("a")
+                with pytest.raises(RequestError, match="sessions"):
+                    client.session(keep=True)
+                with pytest.raises(DataLoss):
+                    client.import_session(bytes(100), keep=True)
                 missing[:] = [query for query in wanted if not found(address, query)]
                 return not missing
 
             missing: list[str] = []
             wanted = [
-                query.replace("$__rate_interval", "10s") for query in QUERIES if not metrics_in(query) & WITHOUT_FAULTS
+                re.sub(r"\[\w+\]", "[10s]", query.replace("$__rate_interval", "10s"))
+                for query in (*QUERIES, *COMPARED)
+                if not metrics_in(query) & WITHOUT_FAULTS
             ]
-            assert len(wanted) >= len(QUERIES) - 1
+            assert len(COMPARED) > len(RULES)
+            assert len(wanted) >= len(QUERIES) + len(COMPARED) - 2
             eventually(all_found, seconds=60)
         with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as answer:
             told = metrics_in(answer.read().decode())
