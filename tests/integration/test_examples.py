@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from charloom.bundle import read_bundle
 from charloom.models import BUNDLED_MODEL
 from charloom.server.runtime import open_models
 from charloom.server.settings import ServerSettings
@@ -63,6 +65,20 @@ def test_a_performance_is_played(address: str) -> None:
     played = output_of("live_performance", "--target", address)
     for cue in ("calm", "storm", "a new voice", "silence", "calm again"):
         assert f"~~ {cue} ~~" in played
+
+
+def test_generated_names_are_told_from_chosen_ones(tmp_path: Path) -> None:
+    """In small, so that the bound is far below what a minute of training reaches; always one label is right in half."""
+    model = tmp_path / "names"
+    told = output_of("generated_names", "--names", "1200", "--epochs", "2", "--model", str(model))
+    found = re.search(r"2,000 names of the test: accuracy ([\d.]+)", told)
+    assert found is not None
+    assert float(found[1]) > 0.65
+    assert "calibration error" in told
+    for maker in ("hexadecimal", "congruential", "syllables", "joined", "word", "brand", "two_words"):
+        assert re.search(rf"^  {maker} +[\d.]+ of \d+$", told, re.M)
+    assert told.count(" p ") >= 2  # letter by letter
+    assert read_bundle(model).manifest.labelling is not None
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
