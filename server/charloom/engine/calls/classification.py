@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from charloom.bundle import SHOWN_UNKNOWNS, LabelHead, Labelling, Task, Unit, UnknownSymbol
 from charloom.engine.calls.price import of_reading
@@ -35,7 +34,7 @@ class LabelledText:
 
     labels: Sequence[str]
     """All that the model gives."""
-    probabilities: npt.NDArray[np.float64]
+    probabilities: Sequence[float]
     """[C], of each of them; empty where nothing but white space has come."""
     tokens: int
     """Tokens of the text, without the white space around it."""
@@ -49,7 +48,9 @@ class LabelledText:
     @property
     def label(self) -> str:
         """The most probable one; empty where nothing but white space has come."""
-        return self.labels[int(self.probabilities.argmax())] if len(self.probabilities) else ""
+        if not self.probabilities:
+            return ""
+        return self.labels[self.probabilities.index(max(self.probabilities))]
 
 
 class Classifying:
@@ -124,7 +125,7 @@ class TextToLabel:
         """White space at the end of what has come: it belongs to the text once something follows it."""
         self._position = 0
         """Where that begins, in characters."""
-        self.latest = LabelledText(labelling.labels, np.empty(0), 0, 0, (), 0)
+        self.latest = LabelledText(labelling.labels, (), 0, 0, (), 0)
         """What the text so far is."""
 
     async def read(self, part: str) -> LabelledText:
@@ -174,4 +175,5 @@ class TextToLabel:
         """Let the network read these tokens, at least one."""
         start = replace(self._state, pending=(int(tokens[0]),))
         self._state, _ = await self._reading.read(self.model, np.append(tokens[1:], READ_BY_NONE), start)
-        self.latest = replace(self.latest, probabilities=self._head.probabilities(self._state.state[0, -1]))
+        probabilities = self._head.probabilities(self._state.state[0, -1]).tolist()
+        self.latest = replace(self.latest, probabilities=probabilities)

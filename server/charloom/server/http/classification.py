@@ -57,7 +57,7 @@ class Classification:
             "object": "labelled_text",
             "index": number,
             "label": found.label,
-            "probabilities": dict(zip(found.labels, found.probabilities.tolist(), strict=True)),
+            "probabilities": dict(zip(found.labels, found.probabilities, strict=True)),
             "tokens": found.tokens,
             "left_out": found.left_out,
             "unknown": [{"text": part.character, "position": part.position} for part in found.unknown],

@@ -8,7 +8,7 @@ from charloom.v1 import classification_pb2
 
 def from_labelled(found: LabelledText) -> classification_pb2.LabelledText:
     """The message for what a text is."""
-    chances = zip(found.labels, found.probabilities.tolist(), strict=False)  # there are none before any text
+    chances = zip(found.labels, found.probabilities, strict=False)  # there are none before any text
     return classification_pb2.LabelledText(
         label=found.label,
         probabilities=[
