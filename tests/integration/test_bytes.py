@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from charloom.bundle import Bundle, DecoderKind, Unit, read_bundle
@@ -93,3 +96,23 @@ def test_an_inspection_is_limited_in_tokens(client: Client) -> None:
     assert len(client.inspect("👩" * 1024, layers=[0]).tokens) == 4096
     with pytest.raises(InvalidArgument, match="it has 4100 tokens, more than 4096"):
         client.inspect("👩" * 1025)
+
+
+def test_a_constrained_text_has_whole_characters_and_may_have_any(client: Client) -> None:
+    pattern = r"(?:[а-яё]{2,9}|[\u4e00-\u9fff]{1,4}|👩‍🚀)(?:, (?:[а-яё]{2,9}|[\u4e00-\u9fff]{1,4}|👩‍🚀)){2,5}\."
+    for seed in range(10):
+        found = client.complete("Ночь ", regex=pattern, max_tokens=150, seed=seed)
+        assert re.fullmatch(pattern, found.text)
+        assert found.result.usage.completion_tokens == len(found.text.encode())
+    assert {client.complete("", choices=["да", "夜", "👩"], seed=seed).text for seed in range(30)} <= {"да", "夜", "👩"}
+    with pytest.raises(InvalidArgument, match="give at least 12"):
+        client.complete("", choices=["夜夜夜夜"], max_tokens=11)
+
+
+def test_a_form_is_filled_in_any_language(client: Client) -> None:
+    """With an automaton for each of all characters in a string, within the time that a constraint has."""
+    word = {"type": "string", "minLength": 1, "maxLength": 12}
+    schema = {"type": "object", "properties": {"слово": word, "言葉": word}, "required": ["слово", "言葉"]}
+    for seed in range(5):
+        text = client.complete("Ночь ", json_schema=schema, max_tokens=200, seed=seed).text
+        jsonschema.validate(json.loads(text), schema)

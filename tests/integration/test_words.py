@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,3 +169,14 @@ def test_an_inspection_shows_each_word_and_an_unknown_one_as_such(client: Client
     assert len(found.tokens) == 3
     assert np.asarray(found.layers[1].cell).shape == (3, word_bundle.manifest.cell.hidden_size)
     assert np.exp(np.asarray(found.distributions)).sum(axis=1) == pytest.approx([1, 1, 1], abs=1e-4)
+
+
+def test_a_constrained_text_is_of_the_models_words(client: Client) -> None:
+    pattern = r"(?:thé|[a-z]+)(?: (?:thé|[a-z]+)){3,8}\."
+    for seed in range(5):
+        found = client.complete("The ", regex=pattern, max_tokens=40, seed=seed)
+        assert re.fullmatch(pattern, found.text)
+        assert found.result.usage.completion_tokens <= 40 < 2 * len(found.text)
+    assert client.complete("The ", choices=["thé of", "of thé"], seed=1).text in ("thé of", "of thé")
+    with pytest.raises(InvalidArgument, match="can write none of its texts"):
+        client.complete("", regex=RARE + "[0-9]道")
