@@ -82,13 +82,14 @@ class History:
         decoder.feed(unread)
         return replace(last, pending=(*last.pending, *unread), position=self.position, seed=seed, tail=decoder.tail)
 
-    def grown(self, tokens: Sequence[int], states: Sequence[Snapshot], keep: int) -> History:
+    def grown(self, tokens: Sequence[int], states: Sequence[Snapshot], keep: int, call: Call | None = None) -> History:
         """The history after some more tokens.
 
         Args:
             tokens: what was read and generated
             states: those on the way that may become checkpoints, oldest first, the first one before all tokens
             keep: positions to keep at least; also those since the first of `states` are
+            call: the call that they belong to; those since it began are kept, however often it was resumed
         """
         everything = replace(self, tokens=self.tokens + np.asarray(tokens, self.kind).tobytes())
         present = everything.position
@@ -96,7 +97,7 @@ class History:
         for state in states:
             if checkpoints[-1].position + spacing(keep) <= state.position < present:
                 checkpoints.append(state)
-        floor = min(present - keep, states[0].position)
+        floor = min(present - keep, states[0].position, states[0].position if call is None else call.start)
         while len(checkpoints) > 1 and checkpoints[1].position <= floor:
             del checkpoints[0]
         # Between the first one and the last few, tokens are enough.

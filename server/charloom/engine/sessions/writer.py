@@ -213,7 +213,7 @@ class SessionWriter:
 
     def _grown(self, snapshot: Snapshot) -> Session:
         tokens = self._tokens[: snapshot.position - self._states[0].position]
-        history = self._history.grown(tokens, self._states, self._keep)
+        history = self._history.grown(tokens, self._states, self._keep, self._call)
         return self.lease.session.changed(utc_now(), snapshot, history, self._call)
 
     async def _write(self, session: Session) -> None:
