@@ -8,9 +8,10 @@ as long as it watches, so that no two calls watch under one name.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import NamedTuple
@@ -43,6 +44,8 @@ from charloom.engine.watching.line import ReadLine, Scored
 
 MOST_SOURCES = 256
 """Sources that are read at a time: rows of the loom."""
+AT_A_TIME = 32
+"""Lines that are prepared or judged without a break, some milliseconds."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,24}")
 
@@ -196,16 +199,17 @@ class Watch:
         """
         self._check(lines)
         self._everything.require_not_lost()
-        read = [ReadLine.of(line.text, self.model.vocabulary, self.mask, self._longest) for line in lines]
+        vocabulary, mask, longest = self.model.vocabulary, self.mask, self._longest
+        read = [ReadLine.of(line.text, vocabulary, mask, longest) async for _, line in _gently(lines)]
         verdicts: dict[int, Verdict] = {}
         sources: dict[str, _Source] = {}
         try:
-            for number, line in enumerate(lines):
+            async for number, line in _gently(lines):
                 if line.source not in sources:
                     sources[line.source] = await self._open(line.source)
                 sources[line.source].numbers.append(number)
             scored = await self._scored(read, list(sources.values()))
-            for number, line in enumerate(lines):
+            async for number, line in _gently(lines):
                 verdicts[number] = self._judged(scored[number], read[number].cut, sources[line.source].calibration)
             while sources:
                 _, source = sources.popitem()
@@ -283,6 +287,14 @@ class Watch:
         own.add(scored.surprise)
         self._pool.add(scored.surprise)
         return Verdict(scored, cut, threshold, is_own, alert, own.drifting, own.lines)
+
+
+async def _gently(lines: Sequence[SourceLine]) -> AsyncIterator[tuple[int, SourceLine]]:
+    """Lines with their numbers; other calls have their turn on the event loop every few lines."""
+    for number, line in enumerate(lines):
+        if number % AT_A_TIME == 0:
+            await asyncio.sleep(0)
+        yield number, line
 
 
 def _id_of(source: str) -> str:
