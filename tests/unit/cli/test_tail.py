@@ -87,6 +87,24 @@ def test_a_file_that_is_rotated_is_read_to_its_end_and_then_the_new_one(tail_of:
     assert read(tail) == [b"half", b"three"]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_files_that_were_rotated_meanwhile_are_read_one_after_another(
+    tail_of: Open, log: Path, restarted: bool
+) -> None:
+    tail = tail_of(log)
+    write(log, b"one\n")
+    assert read(tail) == [b"one"]
+    position = tail.position
+    for number, content in enumerate((b"two\nhalf", b"three\n", b"four\n")):
+        write(log, content)
+        os.utime(log, ns=(number, 1_900_000_000_000_000_000 + number))
+        log.rename(log.with_name(f"some.log.2026-01-0{number + 1}"))
+    write(log.with_name("some.log.position"), b"no log")
+    write(log, b"five\n")
+    os.utime(log, ns=(9, 1_900_000_000_000_000_009))
+    assert read(tail_of(log, position) if restarted else tail) == [b"two", b"half", b"three", b"four", b"five"]
+
+
 def test_a_file_that_is_truncated_is_read_from_its_beginning(tail_of: Open, log: Path) -> None:
     tail = tail_of(log)
     write(log, b"one\ntwo\nhalf")

@@ -5,9 +5,12 @@ Knows: files and bytes. Does not know: what becomes of the lines.
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +22,8 @@ LONGEST_LINE = 65_536
 """Bytes of a line that are kept."""
 BLOCK = 65_536
 """Bytes that are read at a time."""
+_ROTATED = re.compile(r"[.-][0-9][0-9.-]*")
+"""What is added to the name of a file that is rotated: a number or a date."""
 _HEAD = 256
 """Bytes at the beginning of a file by which it is known again."""
 
@@ -184,11 +189,13 @@ class Tail:
     def _begin_anew(self, offset: int | None) -> list[TailedLine]:
         """Go on at the beginning of the same file, or (None) of another one; returns what was half written."""
         last = self._lines.last()
-        self._lines, self._head = Lines(), b""
         assert self._file is not None
         if offset is None:
+            following = self._next()
             self.close()
+            self._open(following)
         else:
+            self._lines, self._head = Lines(), b""
             self._file.seek(offset)
         return [] if last is None else [last]
 
@@ -202,12 +209,25 @@ class Tail:
         own = os.fstat(self._file.fileno())
         return (now.st_dev, now.st_ino) != (own.st_dev, own.st_ino)
 
-    def _open(self) -> None:
+    def _open(self, path: Path | None = None) -> None:
         try:
-            self._file = self._path.open("rb")
+            self._file = (path or self._path).open("rb")
         except FileNotFoundError:
             return
         self._lines, self._head = Lines(), b""
+
+    def _next(self) -> Path:
+        """Which file was written after this one: of those that were rotated, the first that was changed later."""
+        assert self._file is not None
+        own = os.fstat(self._file.fileno())
+        later: list[tuple[int, Path]] = []
+        for path in self._path.parent.glob(f"{glob.escape(self._path.name)}[.-]*"):
+            if _ROTATED.fullmatch(path.name.removeprefix(self._path.name)):
+                with contextlib.suppress(FileNotFoundError):
+                    facts = path.stat()
+                    if facts.st_mtime_ns > own.st_mtime_ns and facts.st_ino != own.st_ino:
+                        later.append((facts.st_mtime_ns, path))
+        return min(later)[1] if later else self._path
 
     def _go_on(self, position: Position) -> None:
         """Open the file that was read, whatever its name is now; where it is gone or another one, begin anew."""
