@@ -3,14 +3,16 @@
     python -m benchmarks.secured [--streams 64] [--repeat 3] [--json]
 
 Server processes and clients of their own on this machine, with the bundled model. "ratio" is characters/s with TLS and
-a key to those without, of the best runs; "long" are long streams, "short" sessions with short calls. The last line is
-one JSON object. Needs the dev extra, for certificates.
+a key to those without, of the best runs; "cpu_us" is what a character takes of the server's CPU time in all runs, which
+other work on the machine changes less, and "cpu_ratio" that without to that with. "long" are long streams, "short"
+sessions with short calls. The last line is one JSON object. Needs the dev extra, for certificates.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,12 @@ def certificates_in(folder: Path) -> tuple[Path, Path, Path]:
     return ca, chain, key
 
 
+def microseconds(runs: Sequence[dict[str, Any]]) -> float:
+    """CPU time of the server for each character, in all runs."""
+    characters = sum(float(run["chars_per_s"] * run["seconds"]) for run in runs)
+    return round(1e6 * sum(float(run["cpu"]) for run in runs) / characters, 2)
+
+
 def main() -> int:
     """Measure and print."""
     parser = new_parser(__doc__)
@@ -61,16 +69,24 @@ def main() -> int:
                     ("secured", secured, {"ca": ca, "token": token}),
                 ]
                 for name, server, access in sides:
+                    cpu = server.cpu_seconds()
                     run = bench(server.target, streams=arguments.streams, **what, **access)
+                    run["cpu"] = server.cpu_seconds() - cpu
                     runs.setdefault((load, name), []).append(run)
                     say(f"{load}, {name}: {run['chars_per_s']:,} characters/s")
     top = {place: best(found, lambda run: float(run["chars_per_s"]))["chars_per_s"] for place, found in runs.items()}
     figures: dict[str, Any] = {"hardware": hardware(), "streams": arguments.streams, "repeat": arguments.repeat}
     for load in LOADS:
         ratio = round(top[load, "secured"] / top[load, "plain"], 3)
-        figures[load] = {name: top[load, name] for name in ("plain", "secured")} | {"ratio": ratio}
-    rows = [(load, *figures[load].values()) for load in LOADS]
-    finish(figures, [("load", "characters/s without", "with TLS and a key", "ratio"), *rows], only_json=arguments.json)
+        cpu_us = {name: microseconds(runs[load, name]) for name in ("plain", "secured")}
+        figures[load] = {name: top[load, name] for name in cpu_us} | {
+            "ratio": ratio,
+            "cpu_us": cpu_us,
+            "cpu_ratio": round(cpu_us["plain"] / cpu_us["secured"], 3),
+        }
+    rows = [(load, *map(str, figures[load].values())) for load in LOADS]
+    headings = ("load", "characters/s without", "with TLS and a key", "ratio", "CPU us a character", "ratio")
+    finish(figures, [headings, *rows], only_json=arguments.json)
     return 0
 
 
