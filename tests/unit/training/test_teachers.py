@@ -20,6 +20,7 @@ from charloom.bundle import DecoderKind, read_bundle
 from charloom.cli.main import main
 from charloom.export import export_bundle
 from charloom.training import loop
+from charloom.training import teachers as teachers_module
 from charloom.training.checkpoint import BEST_FILE, LAST_FILE, load_trained, load_validation, read_checkpoint
 from charloom.training.data.corpus import Batches, Corpus, Stream
 from charloom.training.files import CheckpointError
@@ -101,9 +102,10 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("documents", [False, True])
 def test_soft_targets_are_the_mean_of_what_teachers_predict_with_the_state_carried(
-    documents: bool, corpus: Corpus, tmp_path: Path
+    documents: bool, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The text is long enough to be read in parts; each part goes on where the one before it ends."""
+    """The text is long enough to be read in parts, some tokens of each at a time, and comes out in order."""
+    monkeypatch.setattr(teachers_module, "BLOCK", 10_000)
     size = corpus.vocabulary.size
     models = [random_model(size) for _ in range(2)]
     for parameter in models[1].parameters():
