@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from charloom.bundle import Bundle, Unit
+from charloom.bundle import Bundle, DecoderKind, Unit
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.server.app import Server
@@ -43,7 +43,7 @@ def server(bundle: Bundle, decoder: Decoder, tmp_path_factory: pytest.TempPathFa
     folder: Path = tmp_path_factory.mktemp("classifiers")
     models = [(bundle, decoder)]
     for unit in (Unit.CHARACTER, Unit.WORD, Unit.BYTE):
-        made = classifier_bundle(folder, unit, name=f"by-{unit.value}")
+        made = classifier_bundle(folder, unit, name=f"by-{unit.value}", decoders=[DecoderKind.ONNX_INT8])
         models.append((made, open_decoder(made)))
     with running_server(models, ServerSettings(grace_seconds=0, metrics_port=0, http_port=0)) as server:
         yield server
@@ -226,7 +226,7 @@ def test_models_tell_their_task_and_labels(models: models_pb2_grpc.ModelServiceS
     assert list(classifier.labelling.labels) == list(LABELS)
     assert classifier.labelling.max_length == 40
     scores = {one.decoder: one for one in classifier.labelling.scores}
-    assert scores.keys() == {"checkpoint", "onnx-int8", "onnx-fp32"}
+    assert scores.keys() == {"checkpoint", "onnx-int8"}
     assert scores["onnx-int8"].nats_per_text > 0
     assert models.GetModel(models_pb2.GetModelRequest(name="by-character")).model == classifier
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from charloom.bundle import Bundle, Unit, read_bundle, vocabulary_of
+from charloom.bundle import Bundle, DecoderKind, Unit, read_bundle, vocabulary_of
 from charloom.cli.training.classifier_export import classifier_to_export
 from charloom.export import export_classifier
 from charloom.lab.tasks.classifier import Classifier
@@ -53,8 +54,13 @@ def write_run(run: Path, classifier: TextClassifier, unit: Unit = Unit.CHARACTER
     return run
 
 
-def classifier_bundle(folder: Path, unit: Unit = Unit.CHARACTER, name: str = "labels", **settings: Any) -> Bundle:
+def classifier_bundle(
+    folder: Path,
+    unit: Unit = Unit.CHARACTER,
+    name: str = "labels",
+    decoders: Sequence[DecoderKind] = tuple(DecoderKind),
+) -> Bundle:
     """A bundle of `classifier_of`, in a folder of its own below `folder`."""
-    run = write_run(folder / f"{name}-run", classifier_of(unit, **settings), unit)
-    export_classifier(classifier_to_export(run), folder / name, name=name)
+    run = write_run(folder / f"{name}-run", classifier_of(unit), unit)
+    export_classifier(classifier_to_export(run), folder / name, name=name, decoders=decoders)
     return read_bundle(folder / name)
