@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +82,36 @@ def test_generated_names_are_told_from_chosen_ones(tmp_path: Path) -> None:
         assert re.search(rf"^  {maker} +[\d.]+ of \d+$", told, re.M)
     assert told.count(" p ") >= 2  # letter by letter
     assert read_bundle(model).manifest.labelling is not None
+
+
+def test_a_line_is_completed_in_grey(address: str) -> None:
+    """In a terminal: what is suggested appears by itself, and the right arrow key takes it."""
+    own, its = pty.openpty()
+    command = [sys.executable, str(EXAMPLES / "autocomplete.py"), "--target", address, "--lines", "1"]
+    environment = os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+    shown = b""
+
+    def wait_for(text: bytes) -> None:
+        nonlocal shown
+        end = time.monotonic() + 60
+        while text not in shown:
+            assert time.monotonic() < end, shown
+            if select.select([own], [], [], 1)[0]:
+                shown += os.read(own, 65536)
+
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment) as process:
+        try:
+            wait_for(b">")
+            os.write(own, b"Now is the wintx\x7f")  # one key too many, and back
+            wait_for(b"er")
+            os.write(own, b"\x1b[C")
+            os.write(own, b"\r")
+            wait_for(b"written: Now is the winter")
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            os.close(own)
+            os.close(its)
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")

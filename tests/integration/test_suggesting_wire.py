@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import httpx2 as httpx
@@ -13,7 +15,7 @@ from charloom.client import Client
 from charloom.engine.limits import MOST_TOGETHER
 from charloom.server.app import Server
 from charloom.v1 import suggesting_pb2, suggesting_pb2_grpc
-from tests.integration.conftest import refused
+from tests.integration.conftest import eventually, refused
 from tests.integration.http_client import client as http_client
 from tests.integration.http_client import refused as http_refused
 
@@ -114,3 +116,81 @@ class TestRank:
             "invalid_request",
             "candidates[1]",
         )
+
+
+class TestSuggest:
+    def test_each_text_is_as_probable_as_its_tokens_and_its_end(self, client: Client) -> None:
+        """As `score` and `peek` tell them."""
+        prompt = "The def statem"
+        found = client.suggest(prompt, count=5, beam=64)
+        assert [one.logprob for one in found.texts] == sorted((one.logprob for one in found.texts), reverse=True)
+        assert (len(found.texts), found.beam, found.position) == (5, 64, len(prompt))
+        for one in found.texts:
+            assert one.ended
+            assert re.fullmatch(r"[^\w'\u2019]*[\w'\u2019]+", one.text)
+            own = math.fsum(token.logprob for token in client.score(prompt + one.text).logprobs[len(prompt) :])
+            (after,) = client.peek(prompt + one.text).distributions
+            ends = math.fsum(
+                math.exp(token.logprob) for token in after.top if not re.fullmatch(r"[\w'\u2019]", token.text)
+            )
+            assert one.logprob == pytest.approx(own + math.log(ends), abs=1e-4)
+
+    def test_a_session_is_read_and_not_changed(self, client: Client) -> None:
+        with client.session() as session:
+            session.feed("The def state")
+            first = session.suggest()
+            assert session.suggest() == first == client.suggest("The def state")
+            assert client.suggest(state=session.export().state) == first
+            assert session.refresh().position == first.position
+
+    def test_lines_lengths_and_patterns_end_where_they_say(self, client: Client) -> None:
+        lines = client.suggest("The ", boundary="line", max_tokens=200, count=2).texts
+        assert all("\n" not in one.text.lstrip("\n") for one in lines)
+        cut = client.suggest("The ", boundary="length", max_tokens=3, count=20, beam=64).texts
+        assert [(one.tokens, len(one.text), one.ended) for one in cut] == [(3, 3, False)] * 20
+        matching = client.suggest("The ", pattern="[a-c]{2,4}", count=3).texts
+        assert len(matching) == 3
+        assert all(re.fullmatch("[a-c]{2,4}", one.text) for one in matching)
+
+    @pytest.mark.parametrize(
+        ("given", "field"),
+        [
+            ({"count": 0}, "count"),
+            ({"count": 21}, "count"),
+            ({"count": 5, "beam": 4}, "beam"),
+            ({"beam": 65}, "beam"),
+            ({"max_tokens": 0}, "max_tokens"),
+            ({"max_tokens": 257}, "max_tokens"),
+            ({"pattern": "(a"}, "pattern"),
+            ({"pattern": ""}, "pattern"),
+            ({"pattern": "a" * 70_000}, "pattern"),
+            ({"boundary": 99}, "boundary"),
+        ],
+    )
+    def test_what_cannot_be_asked_is_refused_by_its_field(
+        self, suggesting: suggesting_pb2_grpc.SuggestingServiceStub, given: dict[str, Any], field: str
+    ) -> None:
+        code, _, violations, _ = refused(lambda: suggesting.Suggest(suggesting_pb2.SuggestRequest(**given)))
+        assert (code, list(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+
+    def test_who_gives_up_leaves_the_batch(
+        self, suggesting: suggesting_pb2_grpc.SuggestingServiceStub, server: Server
+    ) -> None:
+        request = suggesting_pb2.SuggestRequest(
+            boundary=suggesting_pb2.SUGGESTION_BOUNDARY_LENGTH, max_tokens=256, beam=64
+        )
+        call = suggesting.Suggest.future(request)
+        eventually(lambda: server.engine.models[0].loom.live > 0)
+        call.cancel()
+        eventually(lambda: server.engine.models[0].loom.live == 0 and server.engine.budget.held == 0)
+
+    def test_http_answers_the_same(self, plain: httpx.Client, http_server: Server) -> None:
+        answer = plain.post("/v1/suggest", json={"prompt": "The def ", "count": 3}).json()
+        with Client(http_server.address) as client:
+            found = client.suggest("The def ", count=3)
+        assert [(one["text"], one["logprob"]) for one in answer["data"]] == [
+            (one.text, one.logprob) for one in found.texts
+        ]
+        assert (answer["exact"], answer["beam"], answer["position"]) == (found.exact, 16, found.position)
+        refusal = plain.post("/v1/suggest", json={"pattern": "(a"})
+        assert http_refused(refusal)[:3] == (400, "invalid_request", "pattern")

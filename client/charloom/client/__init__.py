@@ -56,7 +56,7 @@ from charloom.client._request_ids import request_id
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
 from charloom.client._settings import DEFAULT_TARGET
 from charloom.client._status_types import Histogram, MethodStatus, ModelStatus, ServerStatus, TenantStatus
-from charloom.client._suggesting_types import RankedText
+from charloom.client._suggesting_types import RankedText, Suggestion, Suggestions
 from charloom.client._sync.client import Client
 from charloom.client._sync.continuations import Continuations
 from charloom.client._sync.conversation import Conversation
@@ -159,6 +159,8 @@ __all__ = [
     "Session",
     "SessionExpired",
     "SessionInfo",
+    "Suggestion",
+    "Suggestions",
     "Task",
     "Tenant",
     "TenantStatus",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from charloom.client import _requests, _values
+from charloom.client._errors import InvalidValue
 from charloom.v1 import suggesting_pb2
 
 
@@ -22,6 +23,40 @@ def rank_request(
     """Build the request of Rank."""
     start = _start(prompt, model, state, unknown_characters, session_id)
     return suggesting_pb2.RankRequest(start=start, candidates=_values.texts("candidates", candidates))
+
+
+_BOUNDARIES = {
+    "word": suggesting_pb2.SUGGESTION_BOUNDARY_WORD,
+    "line": suggesting_pb2.SUGGESTION_BOUNDARY_LINE,
+    "length": suggesting_pb2.SUGGESTION_BOUNDARY_LENGTH,
+}
+
+
+def suggest_request(
+    prompt: str,
+    model: str | None,
+    state: bytes | None,
+    unknown_characters: str | None,
+    session_id: str,
+    *,
+    count: int | None,
+    boundary: str | None,
+    pattern: str | None,
+    max_tokens: int | None,
+    beam: int | None,
+) -> suggesting_pb2.SuggestRequest:
+    """Build the request of Suggest."""
+    if boundary is not None and pattern is not None:
+        raise InvalidValue("pattern", "a boundary says already where a text ends; give one of the two")
+    request = suggesting_pb2.SuggestRequest(start=_start(prompt, model, state, unknown_characters, session_id))
+    for name, value in (("count", count), ("max_tokens", max_tokens), ("beam", beam)):
+        if value is not None:
+            setattr(request, name, _values.uint32(name, value))
+    if boundary is not None:
+        request.boundary = _values.one_of("boundary", boundary, _BOUNDARIES)
+    if pattern is not None:
+        request.pattern = _values.text("pattern", pattern)
+    return request
 
 
 def _start(

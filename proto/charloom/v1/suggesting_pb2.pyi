@@ -8,6 +8,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _SuggestionBoundary:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SuggestionBoundaryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SuggestionBoundary.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SUGGESTION_BOUNDARY_UNSPECIFIED: _SuggestionBoundary.ValueType  # 0
+    """The same as WORD."""
+    SUGGESTION_BOUNDARY_WORD: _SuggestionBoundary.ValueType  # 1
+    """Before a character that is no letter, mark, digit, underscore or apostrophe."""
+    SUGGESTION_BOUNDARY_LINE: _SuggestionBoundary.ValueType  # 2
+    """Before a line break."""
+    SUGGESTION_BOUNDARY_LENGTH: _SuggestionBoundary.ValueType  # 3
+    """After max_tokens."""
+
+class SuggestionBoundary(_SuggestionBoundary, metaclass=_SuggestionBoundaryEnumTypeWrapper):
+    """Where a suggested text ends. It may begin with what is between two words, or with line breaks."""
+
+SUGGESTION_BOUNDARY_UNSPECIFIED: SuggestionBoundary.ValueType  # 0
+"""The same as WORD."""
+SUGGESTION_BOUNDARY_WORD: SuggestionBoundary.ValueType  # 1
+"""Before a character that is no letter, mark, digit, underscore or apostrophe."""
+SUGGESTION_BOUNDARY_LINE: SuggestionBoundary.ValueType  # 2
+"""Before a line break."""
+SUGGESTION_BOUNDARY_LENGTH: SuggestionBoundary.ValueType  # 3
+"""After max_tokens."""
+Global___SuggestionBoundary: _TypeAlias = SuggestionBoundary  # noqa: Y015
 
 @_typing.final
 class SuggestingStart(_message.Message):
@@ -144,3 +173,134 @@ class RankedCandidate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RankedCandidate: _TypeAlias = RankedCandidate  # noqa: Y015
+
+@_typing.final
+class SuggestRequest(_message.Message):
+    """Asks for the most probable texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    BOUNDARY_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    BEAM_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many texts, from 1 to 20; 5 if not set."""
+    boundary: Global___SuggestionBoundary.ValueType
+    """At a boundary."""
+    pattern: _builtins.str
+    """Before what this regular expression does not allow: the whole text matches. Its syntax is that of a constraint."""
+    max_tokens: _builtins.int
+    """The most tokens of a text, from 1 to 256; 32 if not set. One that is longer counts by its first tokens or, with a
+    pattern that these do not match, not at all.
+    """
+    beam: _builtins.int
+    """How many texts are open at a time, from `count` to 64; 16 if not set. More find more probable texts, and take longer."""
+    @_builtins.property
+    def start(self) -> Global___SuggestingStart:
+        """What comes before them."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___SuggestingStart | None = ...,
+        count: _builtins.int | None = ...,
+        boundary: Global___SuggestionBoundary.ValueType = ...,
+        pattern: _builtins.str = ...,
+        max_tokens: _builtins.int | None = ...,
+        beam: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beam", b"_beam", "_count", b"_count", "_max_tokens", b"_max_tokens", "beam", b"beam", "boundary", b"boundary", "count", b"count", "end", b"end", "max_tokens", b"max_tokens", "pattern", b"pattern", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beam", b"_beam", "_count", b"_count", "_max_tokens", b"_max_tokens", "beam", b"beam", "boundary", b"boundary", "count", b"count", "end", b"end", "max_tokens", b"max_tokens", "pattern", b"pattern", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__beam: _TypeAlias = _typing.Literal["beam"]  # noqa: Y015
+    _WhichOneofArgType__beam: _TypeAlias = _typing.Literal["_beam", b"_beam"]  # noqa: Y015
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType_end: _TypeAlias = _typing.Literal["boundary", "pattern"]  # noqa: Y015
+    _WhichOneofArgType_end: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beam) -> _WhichOneofReturnType__beam | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_end) -> _WhichOneofReturnType_end | None: ...
+
+Global___SuggestRequest: _TypeAlias = SuggestRequest  # noqa: Y015
+
+@_typing.final
+class SuggestResponse(_message.Message):
+    """The most probable texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    BEAM_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    beam: _builtins.int
+    """How many texts were open at a time."""
+    exact: _builtins.bool
+    """Whether no other text is more probable: none was given up that could have been."""
+    position: _builtins.int
+    """Position before the texts."""
+    @_builtins.property
+    def suggestions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Suggestion]:
+        """The most probable one first; fewer than asked for where there are no more."""
+
+    def __init__(
+        self,
+        *,
+        suggestions: _abc.Iterable[Global___Suggestion] | None = ...,
+        beam: _builtins.int = ...,
+        exact: _builtins.bool = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beam", b"beam", "exact", b"exact", "position", b"position", "suggestions", b"suggestions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestResponse: _TypeAlias = SuggestResponse  # noqa: Y015
+
+@_typing.final
+class Suggestion(_message.Message):
+    """A text that may come next."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """What comes after the prompt."""
+    tokens: _builtins.int
+    """How many tokens it has."""
+    logprob: _builtins.float
+    """Natural logarithm of the probability that this text comes and, where it has ended, that its end comes then."""
+    ended: _builtins.bool
+    """Whether it has reached its end, and not only max_tokens."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        logprob: _builtins.float = ...,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "logprob", b"logprob", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suggestion: _TypeAlias = Suggestion  # noqa: Y015

@@ -40,6 +40,11 @@ class SuggestingServiceStub:
                 request_serializer=charloom_dot_v1_dot_suggesting__pb2.RankRequest.SerializeToString,
                 response_deserializer=charloom_dot_v1_dot_suggesting__pb2.RankResponse.FromString,
                 _registered_method=True)
+        self.Suggest = channel.unary_unary(
+                '/charloom.v1.SuggestingService/Suggest',
+                request_serializer=charloom_dot_v1_dot_suggesting__pb2.SuggestRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_suggesting__pb2.SuggestResponse.FromString,
+                _registered_method=True)
 
 
 class SuggestingServiceServicer:
@@ -55,6 +60,15 @@ class SuggestingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Suggest(self, request, context):
+        """Finds the most probable texts that may come next, up to a boundary.
+
+        Errors: as Generate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SuggestingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +76,11 @@ def add_SuggestingServiceServicer_to_server(servicer, server):
                     servicer.Rank,
                     request_deserializer=charloom_dot_v1_dot_suggesting__pb2.RankRequest.FromString,
                     response_serializer=charloom_dot_v1_dot_suggesting__pb2.RankResponse.SerializeToString,
+            ),
+            'Suggest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Suggest,
+                    request_deserializer=charloom_dot_v1_dot_suggesting__pb2.SuggestRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_suggesting__pb2.SuggestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +111,33 @@ class SuggestingService:
             '/charloom.v1.SuggestingService/Rank',
             charloom_dot_v1_dot_suggesting__pb2.RankRequest.SerializeToString,
             charloom_dot_v1_dot_suggesting__pb2.RankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Suggest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charloom.v1.SuggestingService/Suggest',
+            charloom_dot_v1_dot_suggesting__pb2.SuggestRequest.SerializeToString,
+            charloom_dot_v1_dot_suggesting__pb2.SuggestResponse.FromString,
             options,
             channel_credentials,
             insecure,

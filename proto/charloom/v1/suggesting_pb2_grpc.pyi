@@ -38,6 +38,11 @@ class SuggestingServiceStub:
 
     Errors: as Generate.
     """
+    Suggest: _grpc.UnaryUnaryMultiCallable[_suggesting_pb2.SuggestRequest, _suggesting_pb2.SuggestResponse]
+    """Finds the most probable texts that may come next, up to a boundary.
+
+    Errors: as Generate.
+    """
 
 @_typing.type_check_only
 class SuggestingServiceAsyncStub(SuggestingServiceStub):
@@ -46,6 +51,11 @@ class SuggestingServiceAsyncStub(SuggestingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Rank: _aio.UnaryUnaryMultiCallable[_suggesting_pb2.RankRequest, _suggesting_pb2.RankResponse]  # type: ignore[assignment]
     """Tells how probable each of some texts is, after the same state.
+
+    Errors: as Generate.
+    """
+    Suggest: _aio.UnaryUnaryMultiCallable[_suggesting_pb2.SuggestRequest, _suggesting_pb2.SuggestResponse]  # type: ignore[assignment]
+    """Finds the most probable texts that may come next, up to a boundary.
 
     Errors: as Generate.
     """
@@ -60,6 +70,17 @@ class SuggestingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_suggesting_pb2.RankResponse, _abc.Awaitable[_suggesting_pb2.RankResponse]]:
         """Tells how probable each of some texts is, after the same state.
+
+        Errors: as Generate.
+        """
+
+    @_abc_1.abstractmethod
+    def Suggest(
+        self,
+        request: _suggesting_pb2.SuggestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_suggesting_pb2.SuggestResponse, _abc.Awaitable[_suggesting_pb2.SuggestResponse]]:
+        """Finds the most probable texts that may come next, up to a boundary.
 
         Errors: as Generate.
         """

@@ -18,6 +18,10 @@ MOST_ALTERNATIVES = 20
 """Alternatives that a call may ask to be told of each token."""
 MOST_TOGETHER = 256
 """Texts that may be read at a time: that one call may have ranked, or one message of many have scored."""
+MOST_SUGGESTIONS, WIDEST_BEAM = 20, 64
+"""Texts that one call may have suggested, and texts that may be open while they are looked for."""
+DEFAULT_SUGGESTIONS, DEFAULT_BEAM, DEFAULT_SUGGESTED = 5, 16, 32
+"""How many are suggested, how many are open, and tokens of each, where a call does not say."""
 MOST_PEEKED = 256
 """Tokens that one call may look ahead."""
 MOST_FORKS = 1000

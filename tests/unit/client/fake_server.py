@@ -432,6 +432,15 @@ class FakeServer:
             "Rank": rank,
             "Classify": lambda request, _: classification_pb2.ClassifyResponse(labelled=labelled(request.text)),
             "ClassifyStream": classify_stream,
+            "Suggest": lambda *_: suggesting_pb2.SuggestResponse(
+                suggestions=[
+                    suggesting_pb2.Suggestion(text="ello", tokens=4, logprob=math.log(0.5), ended=True),
+                    suggesting_pb2.Suggestion(text="i there", tokens=7, logprob=math.log(0.25)),
+                ],
+                beam=16,
+                exact=True,
+                position=7,
+            ),
             "Converse": converse,
             "ListModels": lambda _, __: models_pb2.ListModelsResponse(models=[model(), model("other")]),
             "GetModel": lambda request, _: models_pb2.GetModelResponse(model=model(request.name or "small")),

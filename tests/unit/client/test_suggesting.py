@@ -60,6 +60,43 @@ class TestRank:
             await either.rank(["a"])
 
 
+class TestSuggest:
+    async def test_the_texts_have_their_figures(self, server: FakeServer, either: AsyncClient) -> None:
+        found = await either.suggest("H")
+        assert [(one.text, one.tokens, one.ended) for one in found.texts] == [("ello", 4, True), ("i there", 7, False)]
+        assert [one.probability for one in found.texts] == pytest.approx([0.5, 0.25])
+        assert (found.beam, found.exact, found.position) == (16, True, 7)
+        assert server.asked("Suggest") == [
+            suggesting_pb2.SuggestRequest(start=suggesting_pb2.SuggestingStart(prompt="H"))
+        ]
+
+    async def test_every_option_is_sent(self, server: FakeServer, either: AsyncClient) -> None:
+        await either.suggest("H", model="small", state=b"s", unknown_characters="skip", count=0, max_tokens=0, beam=0)
+        async with either.session(id="s1") as session:
+            await session.suggest(boundary="line")
+            await session.suggest(pattern="[a-z]+")
+        start = suggesting_pb2.SuggestingStart(model="small", state=b"s", prompt="H", unknown_characters=SKIP)
+        of_session = suggesting_pb2.SuggestingStart(session_id="s1")
+        assert server.asked("Suggest") == [
+            suggesting_pb2.SuggestRequest(start=start, count=0, max_tokens=0, beam=0),
+            suggesting_pb2.SuggestRequest(start=of_session, boundary=suggesting_pb2.SUGGESTION_BOUNDARY_LINE),
+            suggesting_pb2.SuggestRequest(start=of_session, pattern="[a-z]+"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ({"boundary": "page"}, "boundary: 'page' is neither 'word' nor 'line' nor 'length'"),
+            ({"boundary": "word", "pattern": "a"}, "pattern: a boundary says already where a text ends"),
+            ({"count": -1}, "count: -1 is not between"),
+            ({"beam": "wide"}, "beam: 'wide' is not a whole number"),
+        ],
+    )
+    async def test_what_no_message_can_carry(self, either: AsyncClient, given: dict[str, Any], words: str) -> None:
+        with pytest.raises(InvalidValue, match=words):
+            await either.suggest(**given)
+
+
 class TestTheCommand:
     def test_the_most_probable_comes_first(self, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["rank", "long", "x", "--prompt", "Hi", "--target", server.target]) == 0
@@ -71,3 +108,12 @@ class TestTheCommand:
         assert main(["rank", "long", "x", "--session", "s1", "--json", "--target", server.target]) == 0
         assert [one["text"] for one in json.loads(capsys.readouterr().out)] == ["long", "x"]
         assert server.asked("Rank")[0].start == suggesting_pb2.SuggestingStart(session_id="s1")
+
+    def test_suggestions_are_a_line_each(self, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+        flags = ["--count", "3", "--max-tokens", "9", "--beam", "20", "--pattern", "[a-z]+", "--target", server.target]
+        assert main(["suggest", "H", *flags]) == 0
+        assert capsys.readouterr().out == "  50.00%  'ello'\n  25.00%  'i there' ...\n"
+        (request,) = server.asked("Suggest")
+        assert (request.count, request.max_tokens, request.beam, request.pattern) == (3, 9, 20, "[a-z]+")
+        assert main(["suggest", "--session", "s1", "--boundary", "line", "--json", "--target", server.target]) == 0
+        assert json.loads(capsys.readouterr().out)["texts"][0]["text"] == "ello"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from charloom.client import (
     _conversation_requests,
@@ -25,7 +25,7 @@ from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
 from charloom.client._session_types import DeletionReceipt, SessionInfo
 from charloom.client._settings import MESSAGES_AHEAD
-from charloom.client._suggesting_types import RankedText
+from charloom.client._suggesting_types import RankedText, Suggestions
 from charloom.client._text_types import Peek, Score, TextScore
 from charloom.client._types import Completion, Result
 from charloom.v1 import generation_pb2, reading_pb2, sessions_pb2
@@ -206,6 +206,52 @@ class AsyncCalls:
         )
         answer = await self._connection.call(self._connection.suggesting.Rank, request, timeout)
         return _suggesting_responses.ranking(request.candidates, answer)
+
+    async def suggest(
+        self,
+        prompt: str = "",
+        *,
+        count: int | None = None,
+        boundary: Literal["word", "line", "length"] | None = None,
+        pattern: str | None = None,
+        max_tokens: int | None = None,
+        beam: int | None = None,
+        model: str | None = None,
+        state: bytes | None = None,
+        unknown_characters: UnknownCharacters | None = None,
+        timeout: Timeout = NOT_GIVEN,
+    ) -> Suggestions:
+        """The most probable texts that may come next, after a prompt if there is one, found by beam search.
+
+        From a fresh state or the session's, which stays as it is.
+
+        Args:
+            prompt: what comes before them
+            count: how many, from 1 to 20; default is 5.
+            boundary: where each ends: with a word or a line, or after `max_tokens`; default is "word".
+            pattern: a regular expression that each is to match as a whole, in place of a boundary.
+            max_tokens: the most tokens of each, from 1 to 256; default is 32.
+            beam: how many texts are open at a time, from `count` to 64; default is 16.
+            model: name of the model; default is that of the session or the state, or the server's first one.
+            state: starts from the state that `Session.export` or an earlier call gave, instead of a session.
+            unknown_characters: what to do with those that the model lacks; default is "reject".
+            timeout: of this call alone, in seconds.
+
+        """
+        request = _suggesting_requests.suggest_request(
+            prompt,
+            model,
+            state,
+            unknown_characters,
+            self._session_id,
+            count=count,
+            boundary=boundary,
+            pattern=pattern,
+            max_tokens=max_tokens,
+            beam=beam,
+        )
+        answer = await self._connection.call(self._connection.suggesting.Suggest, request, timeout)
+        return _suggesting_responses.suggestions(answer)
 
     async def _score(
         self,

@@ -20,6 +20,8 @@ ALTERNATIVE = 175
 """Of each alternative."""
 SUMMED = 250
 """Of a token with its log-probability in the engine, where an answer tells nothing but sums of them."""
+NEXT = 64
+"""Of a token that may come next, in all arrays of its probability."""
 AUTOMATON = 3
 """Copies of an automaton: the compiler's, the loom's, and the loom's old table while it grows."""
 FLIGHT = 2048
@@ -56,6 +58,11 @@ def of_summing(shape: Shape, tokens: int, texts: int) -> int:
     log-probabilities.
     """
     return CALL + texts * _row(shape) + (READ + FED + SUMMED) * tokens
+
+
+def of_suggesting(shape: Shape, prompt: int, beam: int) -> int:
+    """Bytes that a call may need which keeps so many texts open, with all that may come next after each."""
+    return CALL + (READ + FED) * prompt + beam * (_row(shape) + LOGPROB + NEXT * shape.vocabulary)
 
 
 def _row(shape: Shape) -> int:

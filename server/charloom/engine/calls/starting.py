@@ -11,8 +11,11 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from charloom.bundle import Vocabulary
 from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, ReadingRequest, check, with_automaton
 from charloom.engine.constraints.compiler import Compiler
+from charloom.engine.constraints.constraint import BadConstraint, Constraint, Kind
+from charloom.engine.decoding.automaton import Automaton
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
     InvalidRequest,
@@ -22,7 +25,7 @@ from charloom.engine.errors import (
     SessionNotFound,
     StalePosition,
 )
-from charloom.engine.limits import Limits
+from charloom.engine.limits import LONGEST_CONSTRAINT, Limits
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.checks import require_id, require_position
@@ -156,6 +159,21 @@ class Starting:
         writer = await self._sessions.acquire(request.key)
         async with writer.given_back_on_error():
             return ReadingStart(self._sessions.model_of(writer.session, request.model), writer.present, writer)
+
+    async def pattern(self, field_name: str, pattern: str, vocabulary: Vocabulary) -> Automaton:
+        """The automaton of a regular expression.
+
+        Raises:
+            InvalidRequest: it is too long, or cannot be kept.
+        """
+        if len(pattern) > LONGEST_CONSTRAINT:
+            problem = f"it has {len(pattern)} characters; up to {LONGEST_CONSTRAINT} are allowed"
+            raise InvalidRequest(field_name, problem)
+        never = () if vocabulary.unknown is None else (vocabulary.unknown,)
+        try:
+            return await self._compiler.automaton(Constraint(Kind.REGEX, (pattern,)), vocabulary, never)
+        except BadConstraint as problem:
+            raise InvalidRequest(field_name, str(problem)) from problem
 
     async def _acquire(self, request: GenerationRequest, begins_with: GenerationRequest) -> SessionWriter:
         """The session that goes on with a call, made first where the call says so.

@@ -1,4 +1,4 @@
-"""Which texts are probable after a state: given ones, ranked. Sessions stay as they are."""
+"""Which texts are probable after a state: given ones, ranked, and any, suggested. Sessions stay as they are."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from charloom.engine.calls.price import of_summing
+from charloom.engine.calls.beam_search import BeamSearch, Boundary, boundary_automaton
+from charloom.engine.calls.price import of_suggesting, of_summing
 from charloom.engine.calls.reading import Reading, check_together
-from charloom.engine.calls.requests import ReadingRequest, check_text
+from charloom.engine.calls.requests import ReadingRequest, check_text, within
 from charloom.engine.calls.starting import Starting
-from charloom.engine.decoding.decoder import Ints
+from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import InvalidRequest
-from charloom.engine.limits import Limits
+from charloom.engine.limits import (
+    DEFAULT_BEAM,
+    DEFAULT_SUGGESTED,
+    DEFAULT_SUGGESTIONS,
+    MOST_PEEKED,
+    MOST_SUGGESTIONS,
+    WIDEST_BEAM,
+    Limits,
+)
+from charloom.engine.loom.logprobs import Alternatives
 from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
 
@@ -42,6 +52,48 @@ class Ranking:
     prompt_tokens: int
     candidates: Sequence[RankedText]
     """In the order in which they were given."""
+
+
+@dataclass(frozen=True)
+class SuggestionRequest:
+    """What to suggest."""
+
+    start: ReadingRequest
+    """Where to start, and what to read first."""
+    count: int = DEFAULT_SUGGESTIONS
+    """How many texts."""
+    boundary: Boundary = Boundary.WORD
+    """Where each ends."""
+    pattern: str = ""
+    """A regular expression that each is to match, in place of a boundary; empty: none."""
+    max_tokens: int = DEFAULT_SUGGESTED
+    beam: int = DEFAULT_BEAM
+    """How many texts are open at a time."""
+
+
+class SuggestedText(NamedTuple):
+    """One of the most probable texts."""
+
+    text: str
+    tokens: int
+    logprob: float
+    """Natural logarithm of its probability, its end included."""
+    ended: bool
+    """Whether it has reached the boundary, and not only as many tokens as it may have."""
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """The most probable texts after a state."""
+
+    model: Model
+    position: int
+    """Before them."""
+    prompt_tokens: int
+    texts: Sequence[SuggestedText]
+    """The most probable one first."""
+    exact: bool
+    """Whether no others can be more probable: the beam was wide enough."""
 
 
 class Suggesting:
@@ -93,9 +145,55 @@ class Suggesting:
         ranked = [RankedText(total, len(text), part) for total, text, part in zip(sums, texts, parts, strict=True)]
         return Ranking(model, snapshot.position, len(prompt), ranked)
 
+    async def suggest(self, request: SuggestionRequest) -> Suggestions:
+        """The most probable texts that go on from what a request reads, up to a boundary.
+
+        Raises:
+            InvalidRequest: a number is out of range, or the pattern cannot be kept.
+            as `Reading.score`.
+        """
+        within("count", request.count, 1, MOST_SUGGESTIONS)
+        within("beam", request.beam, request.count, WIDEST_BEAM)
+        within("max_tokens", request.max_tokens, 1, MOST_PEEKED)
+        start = await self._starting.reading(request.start)
+        model, vocabulary = start.model, start.model.vocabulary
+        prompt = check_text("prompt", request.start.text, request.start.skip_unknown, self._limits, vocabulary)
+        automaton = boundary_automaton(request.boundary, vocabulary)
+        if request.pattern:
+            automaton = await self._starting.pattern("pattern", request.pattern, vocabulary)
+        self._budget.hold(of_suggesting(model.decoder.shape, len(prompt), request.beam) + automaton.nbytes)
+        snapshot = await self._after(model, prompt, start.snapshot)
+        search = BeamSearch(
+            automaton,
+            snapshot,
+            request.count,
+            request.beam,
+            request.max_tokens,
+            partial=not request.pattern,
+            unknown=vocabulary.unknown,
+        )
+        # What a token is forced to be makes no difference to what is known of the place before it.
+        any_token = np.array([vocabulary.start_token], np.int64)
+        while search.open:
+            openings = [(one.snapshot, any_token) for one in search.open]
+            read = await self._reading.read_together(model, openings, vocabulary.size)
+            following = np.stack([_distribution(logprobs[0].top, vocabulary.size) for _, logprobs in read])
+            search.grow(following, [after for after, _ in read])
+        texts = [
+            SuggestedText(vocabulary.decoder(snapshot.tail).feed(one.tokens), len(one.tokens), one.logprob, one.ended)
+            for one in search.found
+        ]
+        return Suggestions(model, snapshot.position, len(prompt), texts, search.exact)
+
     async def _after(self, model: Model, prompt: Ints, snapshot: Snapshot) -> Snapshot:
         """The state after a prompt, which may be empty."""
         if not len(prompt):
             return snapshot
         after, _ = await self._reading.read(model, prompt, snapshot)
         return after
+
+
+def _distribution(top: Sequence[tuple[int, float]], size: int) -> Floats:
+    """The log-probability of each token, [V]."""
+    assert isinstance(top, Alternatives)
+    return top.by_token(size)

@@ -30,6 +30,12 @@ class Alternatives(Sequence[tuple[int, float]]):
         self._logprobs = logprobs
         self._place = place
 
+    def by_token(self, size: int) -> Floats:
+        """The log-probability of each token, [size]; minus infinity of those that are not told."""
+        found = np.full(size, -np.inf, np.float32)
+        found[self._tokens[self._place]] = self._logprobs[self._place]
+        return found
+
     def __len__(self) -> int:
         return int(self._tokens.shape[1])
 

@@ -155,6 +155,19 @@ LABELS = members(
         "usage": _READ,
     }
 )
+SUGGESTIONS = members(
+    {
+        "object": TEXT,
+        "model": TEXT,
+        "position": WHOLE,
+        "beam": WHOLE,
+        "exact": TRUTH,
+        "data": many(
+            members({"object": TEXT, "index": WHOLE, "text": TEXT, "tokens": WHOLE, "logprob": NUMBER, "ended": TRUTH})
+        ),
+        "usage": _READ,
+    }
+)
 TOKENS = members({"count": WHOLE, "max_model_len": WHOLE, "tokens": many(WHOLE), "token_strs": some(many(TEXT))})
 INSPECTION = members(
     {

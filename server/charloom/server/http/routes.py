@@ -28,6 +28,7 @@ from charloom.server.http.answers import (
     SESSION,
     SESSIONS,
     STATE,
+    SUGGESTIONS,
     TEXT,
     TOKENIZER,
     TOKENS,
@@ -44,7 +45,7 @@ from charloom.server.http.models import Models
 from charloom.server.http.openapi import Document
 from charloom.server.http.page import Page
 from charloom.server.http.sessions import Sessions
-from charloom.server.http.suggesting import RankBody, ScoreBody, Suggesting
+from charloom.server.http.suggesting import RankBody, ScoreBody, SuggestBody, Suggesting
 from charloom.server.http.tokenizers import DetokenizeBody, TokenizeBody, Tokenizers
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
@@ -94,6 +95,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
             INSPECTION,
             InspectBody,
         ),
+        Route("POST", "/v1/suggest", "The most probable texts", suggesting.suggest, SUGGESTIONS, SuggestBody),
         Route("POST", "/tokenize", "The tokens of a text", tokenizers.tokenize, TOKENS, TokenizeBody),
         Route("POST", "/detokenize", "The text of tokens", tokenizers.detokenize, PROMPT, DetokenizeBody),
         Route("GET", "/tokenizer_info", "What a model's tokens are", tokenizers.info, TOKENIZER, query={"model": TEXT}),

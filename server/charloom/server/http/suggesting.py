@@ -1,14 +1,19 @@
-"""POST /v1/score and /v1/rank: how probable texts are after a prompt or a session."""
+"""POST /v1/score, /v1/rank and /v1/suggest: how probable texts are, and which are the most probable ones."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
+from charloom.engine.calls.beam_search import Boundary
 from charloom.engine.calls.requests import ReadingRequest
+from charloom.engine.calls.suggesting import SuggestionRequest
 from charloom.engine.engine import Engine
+from charloom.engine.limits import DEFAULT_BEAM, DEFAULT_SUGGESTED, DEFAULT_SUGGESTIONS
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
-from charloom.server.http.bodies import Body
+from charloom.server.http.bodies import Body, Count
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.sampling import UnknownCharacters, decoded_state
 
@@ -40,6 +45,16 @@ class RankBody(SuggestingBody):
     """Texts to compare."""
 
     candidates: list[str] = Field(description="the texts, none of them empty")
+
+
+class SuggestBody(SuggestingBody):
+    """Texts to find."""
+
+    count: Count = Field(DEFAULT_SUGGESTIONS, description="how many texts")
+    boundary: Literal["word", "line", "length"] = Field("word", description="where each ends")
+    pattern: str | None = Field(None, min_length=1, description="a regular expression to match, not a boundary")
+    max_tokens: Count = Field(DEFAULT_SUGGESTED, description="the most tokens of a text")
+    beam: Count = Field(DEFAULT_BEAM, description="how many texts are open at a time")
 
 
 class Suggesting:
@@ -91,6 +106,38 @@ class Suggesting:
                     "object": "list",
                     "model": ranking.model.name,
                     "position": ranking.position,
+                    "data": data,
+                    "usage": usage,
+                }
+            )
+        )
+
+    async def suggest(self, exchange: Exchange, body: SuggestBody) -> None:
+        """The most probable texts."""
+        request = SuggestionRequest(
+            _start(body), body.count, Boundary(body.boundary), body.pattern or "", body.max_tokens, body.beam
+        )
+        found = await self._engine.suggesting.suggest(request)
+        data = [
+            {
+                "object": "suggestion",
+                "index": number,
+                "text": one.text,
+                "tokens": one.tokens,
+                "logprob": one.logprob,
+                "ended": one.ended,
+            }
+            for number, one in enumerate(found.texts)
+        ]
+        usage = {"prompt_tokens": found.prompt_tokens, "total_tokens": found.prompt_tokens}
+        await exchange.answer(
+            json_of(
+                {
+                    "object": "list",
+                    "model": found.model.name,
+                    "position": found.position,
+                    "beam": body.beam,
+                    "exact": found.exact,
                     "data": data,
                     "usage": usage,
                 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from charloom.engine.calls.beam_search import Boundary
 from charloom.engine.calls.requests import ReadingRequest
-from charloom.engine.calls.suggesting import Ranking
+from charloom.engine.calls.suggesting import Ranking, SuggestionRequest, Suggestions
+from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.session import Key
 from charloom.server.grpc.translation.text import to_skip_unknown
 from charloom.v1 import suggesting_pb2
@@ -32,4 +34,44 @@ def from_ranking(ranking: Ranking) -> suggesting_pb2.RankResponse:
             for one in ranking.candidates
         ],
         position=ranking.position,
+    )
+
+
+_BOUNDARIES = {
+    suggesting_pb2.SUGGESTION_BOUNDARY_UNSPECIFIED: Boundary.WORD,
+    suggesting_pb2.SUGGESTION_BOUNDARY_WORD: Boundary.WORD,
+    suggesting_pb2.SUGGESTION_BOUNDARY_LINE: Boundary.LINE,
+    suggesting_pb2.SUGGESTION_BOUNDARY_LENGTH: Boundary.LENGTH,
+}
+
+
+def to_suggestion(request: suggesting_pb2.SuggestRequest, tenant: str) -> SuggestionRequest:
+    """The engine's request for suggestions.
+
+    Raises:
+        InvalidRequest: an enum's value is unknown, or the pattern is empty.
+    """
+    if request.boundary not in _BOUNDARIES:
+        raise InvalidRequest("boundary", f"there is no value {request.boundary}")
+    if request.HasField("pattern") and not request.pattern:
+        raise InvalidRequest("pattern", "it is empty; leave it out")
+    given = {name: getattr(request, name) for name in ("count", "max_tokens", "beam") if request.HasField(name)}
+    return SuggestionRequest(
+        start=to_start(request.start, tenant),
+        boundary=_BOUNDARIES[request.boundary],
+        pattern=request.pattern,
+        **given,
+    )
+
+
+def from_suggestions(found: Suggestions, beam: int) -> suggesting_pb2.SuggestResponse:
+    """The message for the most probable texts."""
+    return suggesting_pb2.SuggestResponse(
+        suggestions=[
+            suggesting_pb2.Suggestion(text=one.text, tokens=one.tokens, logprob=one.logprob, ended=one.ended)
+            for one in found.texts
+        ],
+        beam=beam,
+        exact=found.exact,
+        position=found.position,
     )

@@ -1,0 +1,48 @@
+"""`charloom suggest [PROMPT|-]`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.sessions.score import add_reading_arguments
+from charloom.cli.text import read_text, unknown_characters
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("prompt", nargs="?", default="", metavar="PROMPT", help="what comes before; - reads stdin")
+    parser.add_argument("--count", type=int, metavar="N", help="how many texts, up to 20 (default: 5)")
+    end = parser.add_mutually_exclusive_group()
+    end.add_argument("--boundary", choices=("word", "line", "length"), help="where each ends (default: word)")
+    end.add_argument("--pattern", metavar="REGEX", help="a regular expression that each is to match")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="the most tokens of each, up to 256 (default: 32)")
+    parser.add_argument("--beam", type=int, metavar="N", help="texts that are open at a time, up to 64 (default: 16)")
+    add_reading_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_connection_arguments(parser, serverless=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the most probable texts."""
+    prompt = read_text(arguments.prompt)
+    with connected(arguments) as client:
+        source = client if arguments.session is None else client.open_session(arguments.session)
+        found = source.suggest(
+            prompt,
+            count=arguments.count,
+            boundary=arguments.boundary,
+            pattern=arguments.pattern,
+            max_tokens=arguments.max_tokens,
+            beam=arguments.beam,
+            model=arguments.model,
+            unknown_characters=unknown_characters(arguments),
+        )
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+        return 0
+    for one in found.texts:
+        print(f"{one.probability:8.2%}  {one.text!r}{'' if one.ended else ' ...'}")
+    return 0

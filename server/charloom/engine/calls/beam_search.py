@@ -1,0 +1,165 @@
+"""The most probable texts that end at a boundary, by beam search; what a model says of them is somebody else's.
+
+A boundary is an automaton over the model's tokens, and a text goes on as long as the automaton allows it: it ends in an
+accepting state before a token that is not allowed. So the probability of a text is that of its tokens, times that of
+all tokens that end it; over all texts these sum to at most 1.
+
+Axis letters: V vocabulary, N texts.
+"""
+
+from __future__ import annotations
+
+import bisect
+import enum
+import functools
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from charloom.bundle import Unit, Vocabulary
+from charloom.engine.decoding.automaton import Automaton
+from charloom.engine.decoding.decoder import Floats
+from charloom.engine.decoding.snapshot import Snapshot
+
+IN_WORDS = "_'\N{RIGHT SINGLE QUOTATION MARK}\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+"""What is inside of words besides letters, marks and digits."""
+
+
+class Boundary(enum.Enum):
+    """Where a text ends. It may begin with what is between two words, or two lines."""
+
+    WORD = "word"
+    """Before what is no letter, mark, digit, underscore or apostrophe."""
+    LINE = "line"
+    """Before a line break."""
+    LENGTH = "length"
+    """After as many tokens as it may have."""
+
+
+@functools.lru_cache(maxsize=64)
+def boundary_automaton(boundary: Boundary, vocabulary: Vocabulary) -> Automaton:
+    """The automaton of a boundary: first anything that is outside, then what is inside."""
+    size = vocabulary.size
+    if boundary is Boundary.LENGTH:
+        return Automaton(np.zeros((1, size), np.int32), np.zeros(1, np.int32))
+    inside = np.array([_is_inside(boundary, vocabulary, token) for token in range(size)])
+    return Automaton(
+        np.stack([np.where(inside, 1, 0), np.where(inside, 1, -1)]).astype(np.int32), np.array([1, 0], np.int32)
+    )
+
+
+def _is_inside(boundary: Boundary, vocabulary: Vocabulary, token: int) -> bool:
+    symbol = vocabulary.symbol(token)
+    if boundary is Boundary.LINE:
+        return symbol != b"\n"
+    if vocabulary.unit is Unit.BYTE and symbol >= b"\x80":
+        return True  # of a character that is no ASCII: most of these are letters
+    return all(unicodedata.category(one)[0] in "LMN" or one in IN_WORDS for one in symbol.decode())
+
+
+class OpenText(NamedTuple):
+    """A text that has not ended."""
+
+    logprob: float
+    """Natural logarithm of its probability."""
+    tokens: tuple[int, ...]
+    state: int
+    """Of the automaton."""
+    snapshot: Snapshot
+    """Behind it: its last token is pending."""
+
+
+class FoundText(NamedTuple):
+    """A text that is one of the most probable ones."""
+
+    logprob: float
+    """Natural logarithm of its probability, its end included."""
+    tokens: tuple[int, ...]
+    ended: bool
+    """Whether it has reached the boundary, and not only as many tokens as it may have."""
+
+
+@dataclass
+class BeamSearch:
+    """Finds the most probable texts. All that are open have the same length, and grow by a token at a time.
+
+    Args:
+        automaton: of the boundary
+        start: before the texts
+        count: how many texts to find
+        beam: how many stay open
+        max_tokens: of a text; those that are longer count by their first tokens
+        partial: whether those count too that do not match by then
+        unknown: a token that no text has
+    """
+
+    automaton: Automaton
+    start: Snapshot
+    count: int
+    beam: int
+    max_tokens: int
+    partial: bool
+    unknown: int | None = None
+    found: list[FoundText] = field(init=False)
+    """The most probable ones so far, in order; up to `count`."""
+    open: list[OpenText] = field(init=False)
+    """What may still become one, the most probable first."""
+    given_up: float = field(init=False, default=-math.inf)
+    """Log-probability of the most probable text that was given up for want of room in the beam."""
+
+    def __post_init__(self) -> None:
+        self.found = []
+        self.open = [OpenText(0.0, (), 0, self.start)]
+
+    @property
+    def exact(self) -> bool:
+        """Whether no text that was given up could have been one of the most probable ones."""
+        return self.given_up < self._least or self.given_up == -math.inf
+
+    @property
+    def _least(self) -> float:
+        """What a text must exceed to be one of the most probable ones."""
+        return self.found[-1].logprob if len(self.found) == self.count else -math.inf
+
+    def grow(self, logprobs: Floats, snapshots: Sequence[Snapshot]) -> None:
+        """Take in what the model says of the next token of each open text.
+
+        Args:
+            logprobs: [N, V], natural logarithms of probabilities
+            snapshots: of each, once the network has read its last token; which one is pending then does not matter
+        """
+        known = logprobs.astype(np.float64)
+        if self.unknown is not None:
+            known[:, self.unknown] = -np.inf
+        known += np.array([one.logprob for one in self.open])[:, None]
+        after = self.automaton.next[[one.state for one in self.open]]
+        ends = np.logaddexp.reduce(np.where(after < 0, known, -np.inf), axis=1).tolist()
+        for one, total in zip(self.open, ends, strict=True):
+            if one.tokens and self.automaton.distance[one.state] == 0:
+                self._find(FoundText(total, one.tokens, ended=True))
+        totals = np.where(after < 0, -np.inf, known).reshape(-1)
+        possible = np.flatnonzero(totals > self._least)
+        best = possible[np.argsort(-totals[possible], kind="stable")]
+        if len(best) > self.beam:
+            self.given_up = max(self.given_up, float(totals[best[self.beam]]))
+        parents, size = self.open, known.shape[1]
+        self.open = []
+        for place in best[: self.beam].tolist():
+            number, token = divmod(place, size)
+            tokens, state = (*parents[number].tokens, token), int(after[number, token])
+            child = OpenText(float(totals[place]), tokens, state, replace(snapshots[number], pending=(token,)))
+            over = bool((self.automaton.next[state] < 0).all())
+            if not over and len(tokens) < self.max_tokens:
+                self.open.append(child)
+            elif self.partial or self.automaton.distance[state] == 0:
+                self._find(FoundText(child.logprob, tokens, ended=over))
+        self.open = [one for one in self.open if one.logprob > self._least]
+
+    def _find(self, text: FoundText) -> None:
+        if text.logprob > self._least:
+            bisect.insort(self.found, text, key=lambda one: (-one.logprob, one.tokens))
+            del self.found[self.count :]
