@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
 
     def announce(server: Server) -> None:
-        address = f"http://{server.http_address}/"
+        address = f"{'https' if settings.tls_cert else 'http'}://{server.http_address}/"
         print(f"the playground is at {address} (Ctrl-C ends it); gRPC is at {server.address}", flush=True)
         if not arguments.no_browser:
             # Some browsers end when their user leaves them, and calls wait for nobody.
