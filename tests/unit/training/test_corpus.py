@@ -100,9 +100,9 @@ def test_an_epoch_reads_contiguous_streams_inside_the_text_each_token_at_most_on
     batches: Batches, epoch: int
 ) -> None:
     blocks = [batches.batch(epoch * batches.per_epoch + index) for index in range(batches.per_epoch)]
-    for inputs, targets, _ in blocks:
-        assert inputs.shape == targets.shape == (batches.batch_size, batches.sequence_length)
-        assert np.array_equal(targets, inputs + 1)
+    for batch in blocks:
+        assert batch.inputs.shape == batch.targets.shape == (batches.batch_size, batches.sequence_length)
+        assert np.array_equal(batch.targets, batch.inputs + 1)
     streams = np.concatenate([batch.inputs for batch in blocks], axis=1)
     assert np.all(np.diff(streams, axis=1) == 1)  # each stream goes on where it was, from batch to batch too
     assert streams.min() >= 0
