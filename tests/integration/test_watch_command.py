@@ -84,7 +84,7 @@ def test_alerts_are_printed_posted_and_the_exit_status(
     assert out.startswith("! ")
     assert "some.log: »€€€€€€€€" in out
     assert "\x1b" not in out
-    assert err == "21 lines, 1 alerts\n"
+    assert err == "21 lines, 1 alert\n"
     assert [(alert["text"], alert["alert"]) for alert in hook.taken] == [(STRANGE.rstrip("\n"), True)]
 
 
@@ -94,6 +94,15 @@ def test_nothing_unusual_is_no_alert(server: Server, log: Path, capsys: pytest.C
     facts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [fact["alert"] for fact in facts] == [False] * 20
     assert len({fact["id"] for fact in facts}) == 20
+
+
+def test_a_log_too_short_to_be_judged_is_said_to_be(
+    server: Server, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.write_text("one line\n")
+    assert watched(server, str(log), "--name", "short", "--rate", "0.001") == 0
+    told = "1 line, 0 alerts; none was judged, for a threshold takes 1,000 lines before (--rate, --warm-up)\n"
+    assert capsys.readouterr().err == told
 
 
 def test_fields_of_a_line_are_its_source_or_left_out(

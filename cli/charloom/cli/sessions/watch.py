@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import signal
@@ -102,7 +103,7 @@ class Watcher:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.stopping = False
         """Whether to end after the lines that are being judged."""
-        self.lines = self.alerts = 0
+        self.lines = self.alerts = self._judged = 0
         self._arguments = arguments
         self._source = arguments.source or Path(arguments.file).name
         self._name = arguments.name or re.sub(r"[^A-Za-z0-9_-]", "-", self._source)[:32]
@@ -113,7 +114,11 @@ class Watcher:
     @property
     def summary(self) -> str:
         """What was done."""
-        return f"{self.lines:,} lines, {self.alerts:,} alerts"
+        done = ", ".join(f"{n:,} {what}{'s' * (n != 1)}" for n, what in ((self.lines, "line"), (self.alerts, "alert")))
+        if self._judged or not self.lines:
+            return done
+        needed = max(self._arguments.warm_up, math.ceil(1 / self._arguments.rate))
+        return f"{done}; none was judged, for a threshold takes {needed:,} lines before (--rate, --warm-up)"
 
     def watch(self, client: Client) -> None:
         """Until the end of the file, or until it is stopped."""
@@ -188,6 +193,7 @@ class Watcher:
         for taken, verdict in judged:
             self.lines += 1
             self.alerts += verdict.alert
+            self._judged += verdict.threshold is not None
             if verdict.drifting != (verdict.source in self._drifting):
                 self._drifting ^= {verdict.source}
                 if verdict.drifting:
