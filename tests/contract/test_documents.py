@@ -128,6 +128,14 @@ def test_every_page_that_is_linked_exists(document: str) -> None:
     assert [link for link in links if not (here / link).exists()] == []
 
 
+def test_every_decision_is_listed_once_by_its_number_and_title() -> None:
+    records = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
+    titles = [f"[{file.read_text('utf-8').splitlines()[0].removeprefix('# ')}]({file.name})" for file in records]
+    listed = re.findall(r"^- (\[.+?\]\(\S+?\))", DOCUMENTS["docs/decisions/README.md"], re.M)
+    assert listed == titles
+    assert len({file.name[:4] for file in records}) == len(records)
+
+
 def drawn() -> list[tuple[str, str, set[str]]]:
     """The picture of the parts, from top to bottom: the part, its room if the line is one, and what it may import."""
     (picture,) = re.findall(r"```text\n(cli/.*?)```", DOCUMENTS["docs/architecture.md"], re.S)
