@@ -144,9 +144,20 @@ def test_a_file_that_is_not_there_is_told(server: Server, log: Path, capsys: pyt
     assert "there is no file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["-", "--follow"], ["-", "--position", "x"], ["x", "--skip-fields", "-1"]])
-def test_flags_that_make_no_sense_are_refused(server: Server, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-", "--follow"], "stdin has no position and is read to its end"),
+        (["-", "--position", "x"], "stdin has no position and is read to its end"),
+        (["x", "--skip-fields", "-1"], "--skip-fields from 0"),
+        (["x", "--source-field", "0"], "--source-field counts from 1"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(
+    server: Server, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
     assert watched(server, *arguments) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_a_growing_file_is_followed_over_rotation_truncation_and_restarts(

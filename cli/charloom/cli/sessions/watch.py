@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the lines that are unlike those before; 3 where there were any."""
     if arguments.file == "-" and (arguments.position is not None or arguments.follow):
         raise CommandError("stdin has no position and is read to its end; leave out --position and --follow")
-    if arguments.skip_fields < 0 or (arguments.source_field or 1) < 1:
+    if arguments.skip_fields < 0 or (arguments.source_field is not None and arguments.source_field < 1):
         raise CommandError("--source-field counts from 1, and --skip-fields from 0")
     watcher = Watcher(arguments)
     with _stopped_gently(watcher), connected(arguments) as client:
