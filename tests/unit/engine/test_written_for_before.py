@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 from charloom.engine.clock import from_microseconds
 from charloom.engine.sessions import record, sealing
@@ -23,10 +26,10 @@ def plain(token: bytes) -> bytes:
     return sealing._cipher(KEYS[0]).decrypt(nonce, token[size:], token[:size])
 
 
-def test_records_that_are_not_encrypted_are_those_of_0_1() -> None:
-    with sqlite3.connect(f"file:{FOLDER / 'sessions.sqlite'}?mode=ro", uri=True) as file:
+def test_records_that_are_not_encrypted_are_those_of_0_1(tmp_path: Path) -> None:
+    copy = shutil.copy(FOLDER / "sessions.sqlite", tmp_path)  # also who only reads it writes files beside it
+    with closing(sqlite3.connect(copy)) as file:
         found = [bytes(row[0]) for row in file.execute("SELECT record FROM records")]
-    file.close()
     stored = json.loads((FOLDER / "redis.json").read_text("utf-8"))
     found += [base64.b64decode(content["record"]) for name, (_, _, content) in stored.items() if ":session:" in name]
     assert len(found) == 4

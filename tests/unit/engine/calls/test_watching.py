@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from charloom.engine.errors import InvalidRequest, SessionBusy, SessionOfAnother
 from charloom.engine.limits import LONGEST_LINE, MOST_LINES
 from charloom.engine.sessions.record import from_session, to_session
 from charloom.engine.sessions.session import Key
+from tests.unit.engine.looms import Slow
 from tests.unit.engine.stores import Place
 
 REQUEST = WatchRequest("logs", rate=0.1, warm_up=10)
@@ -168,16 +170,22 @@ async def test_more_sources_than_rows_speak_at_once(engine: Engine) -> None:
     assert await engine.sessions.count() == MOST_LINES + 1
 
 
-async def test_a_call_that_goes_away_gives_its_sources_back(engine: Engine) -> None:
+async def test_a_call_that_goes_away_gives_its_sources_back(bundle: Bundle, decoder: Decoder) -> None:
+    stopped = Slow(decoder)
+    engine = Engine([(bundle, stopped)])
     watch = await engine.watching.begin(REQUEST)
+    stopped.gate = threading.Event()
+    stopped.entered.clear()
     reading = asyncio.create_task(watch.read(lines("a", "x" * 4000)))
-    await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(stopped.entered.wait, 30)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
+    stopped.gate.set()
     await watch.end()
     assert engine.sessions.writing == 0
     assert [one.lines for one in await watched(engine, lines("a", "one"))] == [1]
+    await engine.drain(0)
 
 
 async def test_what_is_kept_of_a_source_is_its_state_and_its_calibration(engine: Engine) -> None:
