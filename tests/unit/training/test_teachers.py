@@ -290,12 +290,34 @@ def test_the_command_takes_the_teacher_s_vocabulary_and_says_who_teaches(
     assert load_trained(tmp_path / "run").vocabulary.to_json() == load_trained(teacher).vocabulary.to_json()
 
 
+def masked_teacher(teacher: Path, copy: Path) -> Path:
+    """The same teacher, as if it had learnt with its numbers masked."""
+    shutil.copytree(teacher, copy)
+    checkpoint = read_checkpoint(copy / BEST_FILE)
+    checkpoint.facts["config"]["mask"] = "numbers"
+    loop.write_checkpoint(copy / BEST_FILE, checkpoint)
+    return copy
+
+
+def test_a_student_masks_the_numbers_that_its_teacher_masks(
+    taught: list[str], teacher: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    masked = masked_teacher(teacher, tmp_path / "masked")
+    (tmp_path / "text.txt").write_text(source(3000, seed=4))
+    assert main([*taught[:-1], str(masked)]) == 0
+    assert read_checkpoint(tmp_path / "run" / BEST_FILE).facts["config"]["mask"] == "numbers"
+    with pytest.raises(CheckpointError, match="the teacher learnt with --mask numbers, and this run has none"):
+        student(tmp_path / "plain", corpus, masked)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--teacher", "RUN", "OTHER"], "the teacher {other} has another vocabulary (256 symbols, unit byte) than the"),
         (["--teacher", "RUN", "--vocabulary", "OTHER"], "has another vocabulary (10 symbols, unit character) than "),
         (["--teacher", "RUN", "--unit", "byte"], "--unit byte: {run} has character; leave the flag out"),
+        (["--teacher", "RUN", "--mask", "digits"], "--mask digits: {run} has none; leave the flag out"),
+        (["--teacher", "RUN", "MASKED"], "the teachers learnt with different --mask ({run} none, {masked} numbers)"),
         (["--teacher", "NOTHING"], "there is no checkpoint"),
         (["--teacher-share", "0.3"], "--teacher-share: there is no teacher; give --teacher RUN"),
         (["--teacher", "RUN", "--teacher-share", "1.1"], "--teacher-share 1.1: Input should be less than or equal"),
@@ -314,11 +336,12 @@ def test_teachers_that_do_not_fit_are_refused_before_the_text_is_read(
     for name, shape in grown.items():
         checkpoint.tensors[name] = torch.zeros(shape)
     loop.write_checkpoint(other / BEST_FILE, checkpoint)
-    places = {"RUN": teacher, "OTHER": other, "NOTHING": tmp_path / "nothing"}
+    masked = masked_teacher(teacher, tmp_path / "masked")
+    places = {"RUN": teacher, "OTHER": other, "MASKED": masked, "NOTHING": tmp_path / "nothing"}
     given = [str(places.get(flag, flag)) for flag in flags]
     assert main(["train", str(tmp_path / "is-not-read.txt"), "--run", str(tmp_path / "run"), *given]) == 1
     said = capsys.readouterr().err
-    assert message.format(run=teacher, other=other) in said
+    assert message.format(run=teacher, other=other, masked=masked) in said
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
 

@@ -99,6 +99,11 @@ class Trainer:
             )
         if teachers is not None:
             require_vocabulary("the teacher", teachers.vocabulary, corpus.vocabulary, "the text")
+            if teachers.mask is not config.mask:
+                raise CheckpointError(
+                    f"the teacher learnt with --mask {teachers.mask.value}, and this run has {config.mask.value}; "
+                    "give both the same"
+                )
         self._lock = RunLock(run) if lock is None and self.ranks.first else None
         self.plateau = Plateau()
         self.step = 0

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from charloom.bundle import Vocabulary, parse_json
+from charloom.bundle import Mask, Vocabulary, parse_json
 from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import BEST_FILE, load_trained
 from charloom.training.data.stream import Ints, Stream
@@ -48,20 +48,26 @@ class Teachers:
     vocabulary: Vocabulary
     facts: list[dict[str, str]]
     """What identifies each: the name of its run, and the sha256 of the file with its best weights"""
+    mask: Mask = Mask.NONE
+    """Which numbers were made alike in the text that they learnt"""
 
 
 def load_teachers(runs: Sequence[Path]) -> Teachers:
     """The best weights of some runs.
 
     Raises:
-        CheckpointError: a run has none, or the runs have different vocabularies.
+        CheckpointError: a run has none, or the runs have different vocabularies or masks.
     """
     trained = [load_trained(run) for run in runs]
     vocabulary = trained[0].vocabulary
+    masks = [Mask(one.facts["config"].get("mask", Mask.NONE)) for one in trained]  # runs of 0.1 have none
     for run, one in zip(runs, trained, strict=True):
         require_vocabulary(f"the teacher {run}", one.vocabulary, vocabulary, f"the teacher {runs[0]}")
+    if len(set(masks)) > 1:
+        told = ", ".join(f"{run} {mask.value}" for run, mask in zip(runs, masks, strict=True))
+        raise CheckpointError(f"the teachers learnt with different --mask ({told}); give teachers of one")
     facts = [{"name": run.resolve().name, "sha256": digest_of([run / BEST_FILE])} for run in runs]
-    return Teachers([one.model for one in trained], vocabulary, facts)
+    return Teachers([one.model for one in trained], vocabulary, facts, masks[0])
 
 
 def require_vocabulary(teacher: str, its: Vocabulary, wanted: Vocabulary, whose: str) -> None:

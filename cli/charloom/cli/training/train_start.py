@@ -95,6 +95,7 @@ def start_of(arguments: argparse.Namespace) -> Start:
     settings: dict[str, Any] = {"unit": vocabulary.unit, "normalise": vocabulary.normalisation}
     if teachers is not None:
         require_vocabulary(f"the teacher {arguments.teacher[0]}", teachers.vocabulary, vocabulary, str(source))
+        settings["mask"] = teachers.mask
     if weights_of is None:
         return Start(vocabulary, None, teachers, settings)
     if initial_vocabulary(weights_of).to_json() != vocabulary.to_json():
@@ -122,8 +123,9 @@ def config_of(arguments: argparse.Namespace, start: Start) -> TrainingConfig:
         raise CommandError(explain(problem)) from problem
     for name in start.settings.keys() & given.keys():
         if getattr(config, name) != getattr(kept, name):
+            whose = arguments.teacher[0] if name == "mask" else arguments.initial_weights or _source(arguments)
             raise CommandError(
-                f"--{name.replace('_', '-')} {given[name]}: {arguments.initial_weights or _source(arguments)} has "
+                f"--{name.replace('_', '-')} {given[name]}: {whose} has "
                 f"{kept.model_dump(mode='json')[name]}; leave the flag out, or start from another one"
             )
     return config
