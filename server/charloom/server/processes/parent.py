@@ -62,6 +62,7 @@ class Parent:
         self._serving: list[str] | None = None
         """The bundles that the children serve now, as far as is known; None: those that they find at their start."""
         self._numbers = itertools.count()
+        self._changes: set[asyncio.Task[str | None]] = set()
         self._changing = asyncio.Lock()
         """Held while models change, and while a child starts, which is to serve what the others do."""
         self._stopping = asyncio.Event()
@@ -183,7 +184,7 @@ class Parent:
                     async with self._changing:
                         await self._learn_models()
                         await self._start(number)
-                except ChildFailed as problem:
+                except (ChildFailed, OSError) as problem:  # the system may have no process, or no file, to give
                     began = time.monotonic()
                     log.error("process %d cannot start: %s", number, problem)
                 else:
@@ -195,7 +196,7 @@ class Parent:
         for child in self.ready:
             try:
                 self._serving = await child.link.ask("models")
-            except LinkClosed:
+            except (LinkClosed, Refused):
                 continue
             return
 
@@ -219,7 +220,11 @@ class Parent:
         if question == "ask all":
             return list((await self._ask_all(given["about"])).values())
         if question == "change":
-            return await self._change(child, given["change"], given["on"], given["token"])
+            # The others are told what is decided, even where the child that asks ends meanwhile.
+            change = asyncio.create_task(self._change(child, given["change"], given["on"], given["token"]))
+            self._changes.add(change)
+            change.add_done_callback(self._changes.discard)
+            return await asyncio.shield(change)
         raise Refused(f"{question!r} is no question")
 
     async def _ask_all(self, question: str) -> dict[int, str]:

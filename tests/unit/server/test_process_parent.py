@@ -1,0 +1,85 @@
+"""The parent of several processes, with children of which there is nothing but their end of the link."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from charloom.server.processes.child import Child
+from charloom.server.processes.link import Link
+from charloom.server.processes.parent import Parent
+from charloom.server.settings import ServerSettings
+
+Does = Callable[[str, dict[str, Any]], Awaitable[Any]]
+
+
+async def child_of(parent: Parent, number: int, does: Does) -> tuple[Child, Link]:
+    """A child that takes calls, as the parent sees it, and its own end of the link."""
+    ours, theirs = socket.socketpair()
+    process: Any = SimpleNamespace(returncode=None, pid=number)
+    child = parent._children[number] = Child(number, process, parent._answer)
+    child.link = await Link.over(ours, child._answer)
+    link = await Link.over(theirs, does)
+    await link.ask("ready")
+    return child, link
+
+
+async def test_a_change_is_decided_even_where_the_child_that_asked_ends_meanwhile(tmp_path: Path) -> None:
+    parent = Parent(ServerSettings(processes=2, store=f"sqlite:{tmp_path / 'db'}"), [], [])
+    preparing, go_on = asyncio.Event(), asyncio.Event()
+    decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def nothing(question: str, given: dict[str, Any]) -> None:
+        pass
+
+    async def slow(question: str, given: dict[str, Any]) -> None:
+        if question == "prepare":
+            preparing.set()
+            await go_on.wait()
+        elif question == "decide":
+            decided.set_result(given["go"])
+
+    asking, asks = await child_of(parent, 1, nothing)
+    other, hears = await child_of(parent, 2, slow)
+    change = asyncio.create_task(asks.ask("change", change="reload", on="small", token=0))
+    await asyncio.wait_for(preparing.wait(), 30)
+    asking.link.close()  # as when its process is gone
+    go_on.set()
+    assert await asyncio.wait_for(decided, 30)
+    with pytest.raises(ConnectionError):
+        await change
+    for link in (asks, hears, other.link):
+        link.close()
+
+
+async def test_a_child_that_the_system_cannot_start_now_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, tried_again = 0, asyncio.Event()
+
+    async def spawned(*_: object) -> Child:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            tried_again.set()
+        raise BlockingIOError("there is no process to give")
+
+    async def ended() -> int:
+        return 0
+
+    monkeypatch.setattr(Child, "spawned", spawned)
+    monkeypatch.setattr("charloom.server.processes.parent.SHORTEST_PAUSE", 0.01)
+    parent = Parent(ServerSettings(processes=2, store=f"sqlite:{tmp_path / 'db'}"), [], [])
+    link: Any = SimpleNamespace(close=lambda: None, closed=asyncio.Event())
+    process: Any = SimpleNamespace(returncode=-9, pid=1, wait=ended, kill=lambda: None)
+    child = parent._children[1] = Child(1, process, parent._answer)
+    child.link = link
+    keeping = asyncio.create_task(parent._keep(1))
+    await asyncio.wait_for(tried_again.wait(), 30)
+    keeping.cancel()
