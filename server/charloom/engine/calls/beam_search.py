@@ -143,6 +143,10 @@ class BeamSearch:
                 self._find(FoundText(total, one.tokens, ended=True))
         totals = np.where(after < 0, -np.inf, known).reshape(-1)
         possible = np.flatnonzero(totals > self._least)
+        if len(possible) > self.beam + 1:
+            # Only these need an order, with all that are as probable as the last of them: of equals the first win.
+            last = np.partition(totals[possible], -(self.beam + 1))[-(self.beam + 1)]
+            possible = possible[totals[possible] >= last]
         best = possible[np.argsort(-totals[possible], kind="stable")]
         if len(best) > self.beam:
             self.given_up = max(self.given_up, float(totals[best[self.beam]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from charloom.engine.limits import (
     WIDEST_BEAM,
     Limits,
 )
-from charloom.engine.loom.logprobs import Alternatives
+from charloom.engine.loom.logprobs import Alternatives, TokenLogprob
 from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
 
@@ -177,8 +178,8 @@ class Suggesting:
         while search.open:
             openings = [(one.snapshot, any_token) for one in search.open]
             read = await self._reading.read_together(model, openings, vocabulary.size)
-            following = np.stack([_distribution(logprobs[0].top, vocabulary.size) for _, logprobs in read])
-            search.grow(following, [after for after, _ in read])
+            # In a thread: with a vocabulary of words it takes longer than other calls are to wait.
+            await asyncio.to_thread(_grow, search, read, vocabulary.size)
         texts = [
             SuggestedText(vocabulary.decoder(snapshot.tail).feed(one.tokens), len(one.tokens), one.logprob, one.ended)
             for one in search.found
@@ -191,6 +192,12 @@ class Suggesting:
             return snapshot
         after, _ = await self._reading.read(model, prompt, snapshot)
         return after
+
+
+def _grow(search: BeamSearch, read: Sequence[tuple[Snapshot, Sequence[TokenLogprob]]], size: int) -> None:
+    """Let texts grow by a token, once the model has said what it knows of each."""
+    following = np.stack([_distribution(logprobs[0].top, size) for _, logprobs in read])
+    search.grow(following, [after for after, _ in read])
 
 
 def _distribution(top: Sequence[tuple[int, float]], size: int) -> Floats:

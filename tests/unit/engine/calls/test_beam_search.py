@@ -134,3 +134,13 @@ def test_what_is_inside_of_words_and_lines() -> None:
     assert not octets[ord("-")]
     words = WordVocabulary(["\N{REPLACEMENT CHARACTER}", "\n", " ", "it's", "\u0928\u092e\u0938\u094d\u0924\u0947"])
     assert (boundary_automaton(word, words).next[0] == 1).tolist()[1:] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("beam", [1, 2, 3])
+def test_of_texts_that_are_equally_probable_the_first_stay_open(beam: int) -> None:
+    search = BeamSearch(boundary_automaton(Boundary.LENGTH, VOCABULARY), START, 1, beam, 9, partial=True)
+    equal = np.full((1, 4), math.log(0.25), np.float32)
+    equal[0, 0] = math.log(0.1)
+    search.grow(equal, [START])
+    assert [one.tokens for one in search.open] == [(1,), (2,), (3,)][:beam]
+    assert search.given_up == pytest.approx(math.log(0.25 if beam < 3 else 0.1))
