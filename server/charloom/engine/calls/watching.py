@@ -9,6 +9,7 @@ as long as it watches, so that no two calls watch under one name.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -20,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from charloom.bundle import Mask, Unit
-from charloom.engine.calls.price import of_reading
+from charloom.engine.calls.price import of_summing
 from charloom.engine.calls.reading import Reading
 from charloom.engine.clock import utc_now
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
     InvalidRequest,
+    SessionExists,
     SessionNotFound,
     SessionOfAnotherModel,
     StoreUnavailable,
@@ -38,14 +40,15 @@ from charloom.engine.rates import Rates
 from charloom.engine.sessions.session import History, Key, Session
 from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.writer import SessionWriter
+from charloom.engine.shares import current_share
 from charloom.engine.telemetry import Totals
 from charloom.engine.watching.calibration import Calibration
 from charloom.engine.watching.line import ReadLine, Scored
 
 MOST_SOURCES = 256
 """Sources that are read at a time: rows of the loom."""
-AT_A_TIME = 32
-"""Lines that are prepared or judged without a break, some milliseconds."""
+AT_A_TIME, LINE = 8192, 256
+"""Characters of lines that are prepared or judged without a break, some milliseconds; a line counts as so many more."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,24}")
 
@@ -128,13 +131,14 @@ class Watching:
         try:
             everything = await self._sessions.acquire(key)
         except SessionNotFound:
-            await self._sessions.create(
-                tenant=key.tenant,
-                model=request.model,
-                session_id=key.id,
-                seed=0,
-                time_to_live=request.time_to_live,
-            )
+            with contextlib.suppress(SessionExists):  # another call was first, and watches
+                await self._sessions.create(
+                    tenant=key.tenant,
+                    model=request.model,
+                    session_id=key.id,
+                    seed=0,
+                    time_to_live=request.time_to_live,
+                )
             everything = await self._sessions.acquire(key)
         async with everything.given_back_on_error():
             model = self._sessions.model_of(everything.session, request.model)
@@ -185,7 +189,8 @@ class Watch:
         self._pool = _calibration(everything.session)
         self._reading = reading
         self._totals = totals
-        self._longest = min(LONGEST_LINE, reading.limits.max_prompt_characters)
+        own = current_share().quota.prompt_characters
+        self._longest = min(LONGEST_LINE, reading.limits.max_prompt_characters, own or LONGEST_LINE)
 
     async def read(self, lines: Sequence[SourceLine]) -> list[Verdict]:
         """Read some lines; returns a verdict for each, when all states after them are in the store.
@@ -247,7 +252,7 @@ class Watch:
             await self._sessions.create_from(key, model, model.fresh(0), request.time_to_live)
             writer = await self._sessions.acquire(key)
         async with writer.given_back_on_error():
-            if writer.session.model_digest != model.digest:
+            if not model.goes_on_with(writer.session.model_digest):
                 raise SessionOfAnotherModel(key.id, writer.session.model_digest[:12], model.digest[:12])
             return _Source(writer, _calibration(writer.session), writer.present)
 
@@ -260,8 +265,8 @@ class Watch:
                 for source in sources[start : start + MOST_SOURCES]
                 if len(text := np.concatenate([read[number].tokens for number in source.numbers]))
             ]
-            needed = of_reading(self.model.decoder.shape, max((len(text) for _, text in busy), default=0), 0)
-            with self._reading.budget.held_for(needed * len(busy)):
+            tokens = sum(len(text) for _, text in busy)
+            with self._reading.budget.held_for(of_summing(self.model.decoder.shape, tokens, len(busy))):
                 texts = [(source.after, text) for source, text in busy]
                 told = await self._reading.read_together(self.model, texts, 0) if texts else []
             nats: dict[int, npt.NDArray[np.float64]] = {}
@@ -291,9 +296,12 @@ class Watch:
 
 async def _gently(lines: Sequence[SourceLine]) -> AsyncIterator[tuple[int, SourceLine]]:
     """Lines with their numbers; other calls have their turn on the event loop every few lines."""
+    left = 0
     for number, line in enumerate(lines):
-        if number % AT_A_TIME == 0:
+        if left <= 0:
             await asyncio.sleep(0)
+            left = AT_A_TIME
+        left -= LINE + min(len(line.text), LONGEST_LINE)
         yield number, line
 
 

@@ -10,13 +10,16 @@ import pytest
 
 from charloom.bundle import Bundle, Mask
 from charloom.engine.calls.requests import ReadingRequest
-from charloom.engine.calls.watching import SourceLine, Verdict, WatchRequest
+from charloom.engine.calls.watching import SourceLine, Verdict, Watch, WatchRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest, SessionBusy, SessionOfAnotherModel, StoreUnavailable
 from charloom.engine.limits import LONGEST_LINE, MOST_LINES
+from charloom.engine.memory_budget import MemoryBudget
+from charloom.engine.quotas import Quota
 from charloom.engine.sessions.record import from_session, to_session
 from charloom.engine.sessions.session import Key
+from charloom.engine.shares import Share, set_share
 from tests.unit.engine.looms import Slow
 from tests.unit.engine.stores import Place
 
@@ -112,6 +115,32 @@ async def test_two_calls_do_not_watch_under_one_name(engine: Engine) -> None:
     await watched(engine, lines("a", "one"))
 
 
+async def test_of_two_calls_that_begin_a_watch_at_once_one_watches(
+    shared_place: Place, bundle: Bundle, decoder: Decoder
+) -> None:
+    engine = Engine([(bundle, decoder)], store=shared_place.open())
+    begun = await asyncio.gather(*(engine.watching.begin(REQUEST) for _ in range(2)), return_exceptions=True)
+    (watch,) = (one for one in begun if isinstance(one, Watch))
+    assert [type(one) for one in begun if one is not watch] == [SessionBusy]
+    await watch.end()
+    await engine.drain(0)
+
+
+async def test_a_long_line_costs_the_memory_of_other_sources_nothing(bundle: Bundle, decoder: Decoder) -> None:
+    engine = Engine([(bundle, decoder)], budget=MemoryBudget(2**27))
+    verdicts = await watched(engine, [*lines("a", "x" * 4000), *(SourceLine(f"s{n}", "up") for n in range(200))])
+    assert len(verdicts) == 201
+    assert engine.budget.held == 0
+    await engine.drain(0)
+
+
+async def test_a_line_is_cut_where_a_callers_texts_have_to_end(engine: Engine) -> None:
+    set_share(Share("shop", quota=Quota(prompt_characters=10)))
+    (verdict,) = await watched(engine, lines("a", "x" * 11))
+    assert verdict.cut
+    assert len(verdict.scored.surprisals) == 10
+
+
 async def test_lines_of_ten_megabytes_are_cut_and_lines_without_text_are_read(engine: Engine) -> None:
     long, empty = await watched(engine, lines("a", "x" * 10_000_000, ""))
     assert long.cut
@@ -152,6 +181,18 @@ async def test_a_source_of_another_version_of_the_model_is_not_read_on(engine: E
     with pytest.raises(SessionOfAnotherModel):
         await watched(engine, lines("a", "two"))
     assert engine.sessions.writing == 0
+
+
+async def test_a_source_of_the_same_model_exported_before_is_read_on(bundle: Bundle, decoder: Decoder) -> None:
+    before = "0" * 64
+    again = replace(bundle, manifest=bundle.manifest.model_copy(update={"continues": (before,)}))
+    engine = Engine([(again, decoder)])
+    await watched(engine, lines("a", "one"))
+    session = await engine.sessions.get(Key("", "watch.logs.a"))
+    writer = await engine.sessions.acquire(session.key)
+    await writer.close_with(replace(session, model_digest=before))
+    assert [one.lines for one in await watched(engine, lines("a", "two"))] == [2]
+    await engine.drain(0)
 
 
 async def test_a_calibration_that_cannot_be_read_is_told(engine: Engine) -> None:
