@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import time
 import urllib.error
@@ -60,6 +61,6 @@ class Webhook:
                 refusal.close()
                 if refusal.code < 500 and refusal.code not in (408, 429):
                     break  # the same request would be refused again
-            except OSError as failure:
+            except (OSError, http.client.HTTPException) as failure:
                 problem = str(getattr(failure, "reason", failure))
         return f"{len(alerts)} alerts were not delivered to the webhook: {problem}"
