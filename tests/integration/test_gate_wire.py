@@ -25,6 +25,7 @@ from charloom.server.identity.key_file import Certificate, KeyFileEditor, made, 
 from charloom.server.identity.scopes import METHODS, OPEN, Scope, scope_of
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
+from charloom.v1 import generation_pb2, generation_pb2_grpc
 from tests.authority import Authority
 from tests.integration.conftest import eventually, refused
 from tests.integration.test_callers_wire import METHODS as ALL
@@ -129,6 +130,18 @@ def test_a_key_without_the_scope_is_refused_and_with_it_alone_is_let_in(
     except grpc.RpcError as problem:  # the request is empty, and some methods refuse that
         code = problem.code()  # type: ignore[attr-defined]
     assert code not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+
+def test_a_generation_makes_a_session_only_for_who_may_make_sessions(channel: grpc.Channel, closed: Closed) -> None:
+    options = generation_pb2.GenerationOptions(
+        session_id="made", max_tokens=1, new_session=generation_pb2.NewSession(), prompt="A"
+    )
+    stub, request = generation_pb2_grpc.GenerationServiceStub(channel), generation_pb2.CompleteRequest(options=options)
+    code, reason, *_ = refused(
+        lambda: stub.Complete(request, metadata=bearer(closed.keys["only generate"]), timeout=20)
+    )
+    assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+    assert stub.Complete(request, metadata=bearer(closed.keys["shop"]), timeout=20).completions
 
 
 def test_health_answers_anybody_and_reflection_only_those_with_a_key(channel: grpc.Channel, closed: Closed) -> None:

@@ -100,4 +100,4 @@ class Admission:
         origin = self._origins.of(arrival.host, arrival.port, ",".join(arrival.forwarded))
         name = name_of_tenant(identity.tenant) if identity.proven else origin
         share = Share(name, quota=self._gate.quota_of(identity))
-        return Caller(identity.tenant, share, identity.credential or origin or "unix")
+        return Caller(identity.tenant, share, identity.credential or origin or "unix", identity.scopes)

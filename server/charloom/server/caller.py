@@ -6,6 +6,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from charloom.engine.shares import ONLY, Share, set_share
+from charloom.server.identity.errors import ScopeMissing
+from charloom.server.identity.scopes import Scope
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,17 @@ class Caller:
     """Whose share of the server it uses: that of the tenant where a credential proves it, else that of the address."""
     name: str = ""
     """Who it is, for people: the credential without its secret, or the address where nobody is asked."""
+    scopes: frozenset[Scope] = frozenset(Scope)
+    """What it may do; the scope of the call itself has been checked."""
+
+    def require(self, scope: Scope) -> None:
+        """See that the caller may do something that not every call of this kind does.
+
+        Raises:
+            ScopeMissing: it may not.
+        """
+        if scope not in self.scopes:
+            raise ScopeMissing(scope.value)
 
 
 _caller: ContextVar[Caller] = ContextVar("caller")

@@ -13,9 +13,11 @@ from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.limits import MOST_BIASES
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.sessions.session import NewSession
+from charloom.server.caller import current_caller
 from charloom.server.grpc.translation.sessions import from_session
 from charloom.server.grpc.translation.text import to_skip_unknown
 from charloom.server.grpc.translation.times import from_seconds, to_time_to_live
+from charloom.server.identity.scopes import Scope
 from charloom.v1 import generation_pb2
 
 _FINISH_REASONS = {
@@ -41,6 +43,7 @@ def to_request(
 
     Raises:
         InvalidRequest: a value is out of range or an enum's value is unknown.
+        ScopeMissing: it makes a session, which the caller may not.
     """
     return GenerationRequest(
         model=options.model,
@@ -69,6 +72,7 @@ def to_request(
 
 
 def _to_new_session(options: generation_pb2.GenerationOptions) -> NewSession:
+    current_caller().require(Scope.SESSIONS)
     return NewSession(to_time_to_live(options.new_session))
 
 
