@@ -99,7 +99,7 @@ def measured(run: Path, test: Path | None) -> dict[str, float]:
         say(f"{run.name}: measuring on the test part")
         trained = load_trained(run)
         config = trained.facts["config"]
-        documents, mask = Documents(config["documents"]), Mask(config["mask"])
+        documents, mask = Documents(config["documents"]), Mask(config.get("mask", Mask.NONE))  # older runs have none
         tokens = read_stream([test], trained.vocabulary, documents, mask=mask)
         replace_file(kept, json.dumps(losses(trained.model, tokens)).encode())
     return found | {f"test {name}": loss for name, loss in json.loads(kept.read_text()).items()}
