@@ -77,8 +77,9 @@ def folder(bundle: Bundle, tmp_path: Path) -> Folder:
 
 
 @pytest.fixture
-def started(folder: Folder) -> Iterator[Callable[..., tuple[Server, Client]]]:
-    """Starts a server of version 1 of "small"."""
+def started(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Server, Client]]]:
+    """Starts a server of version 1 of "small", which looks at its folder often."""
+    monkeypatch.setattr(model_upkeep, "LOOK_SECONDS", 0.3)
     open_now = []
 
     def start(**more: Any) -> tuple[Server, Client]:
