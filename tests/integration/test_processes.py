@@ -86,6 +86,9 @@ def test_metrics_and_status_are_those_of_all_processes_together(server: Processe
 
 
 def test_a_process_that_is_killed_is_replaced_and_its_stream_goes_on_in_the_other(server: Processes) -> None:
+    with server.clients() as clients:
+        for client in clients.values():
+            client.complete("A", max_tokens=9)
     before = scraped(server)
     with server.clients() as clients:
         victim, client = next(iter(clients.items()))
