@@ -20,6 +20,7 @@ from charloom.engine.errors import (
     StoreUnavailable,
 )
 from charloom.engine.sessions.session import Call, Key
+from charloom.engine.sessions.stores import redis_connections
 from charloom.engine.sessions.stores.open_store import open_store
 from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS
 from tests.unit.engine.redis_server import RedisServer, free_port
@@ -213,8 +214,9 @@ async def test_a_redis_that_does_not_take_writes(doomed_redis: RedisServer, redi
 
 
 async def test_what_a_replica_has_may_be_old_and_is_not_answered(
-    doomed_redis: RedisServer, redis_place: InRedis
+    doomed_redis: RedisServer, redis_place: InRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(redis_connections, "_PATIENCE", 60.0)  # the reason is told in the end, however busy the machine
     store = redis_place.open()
     await store.add([made(redis_place, "a", ticks=600)])
     lease = await store.acquire(Key("", "a"))
