@@ -148,6 +148,8 @@ class TestSuggest:
         assert all("\n" not in one.text.lstrip("\n") for one in lines)
         cut = client.suggest("The ", boundary="length", max_tokens=3, count=20, beam=64).texts
         assert [(one.tokens, len(one.text), one.ended) for one in cut] == [(3, 3, False)] * 20
+        many = client.suggest("The ", boundary="length", max_tokens=3, count=20)
+        assert (len(many.texts), many.beam) == (20, 20)
         matching = client.suggest("The ", pattern="[a-c]{2,4}", count=3).texts
         assert len(matching) == 3
         assert all(re.fullmatch("[a-c]{2,4}", one.text) for one in matching)

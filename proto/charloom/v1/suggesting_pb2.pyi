@@ -197,7 +197,9 @@ class SuggestRequest(_message.Message):
     pattern that these do not match, not at all.
     """
     beam: _builtins.int
-    """How many texts are open at a time, from `count` to 64; 16 if not set. More find more probable texts, and take longer."""
+    """How many texts are open at a time, from `count` to 64; if not set 16, or `count` where that is more. More find more
+    probable texts, and take longer.
+    """
     @_builtins.property
     def start(self) -> Global___SuggestingStart:
         """What comes before them."""

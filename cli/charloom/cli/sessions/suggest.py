@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     end.add_argument("--boundary", choices=("word", "line", "length"), help="where each ends (default: word)")
     end.add_argument("--pattern", metavar="REGEX", help="a regular expression that each is to match")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="the most tokens of each, up to 256 (default: 32)")
-    parser.add_argument("--beam", type=int, metavar="N", help="texts that are open at a time, up to 64 (default: 16)")
+    parser.add_argument(
+        "--beam", type=int, metavar="N", help="texts that are open at a time, up to 64 (default: 16, or the count)"
+    )
     add_reading_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_connection_arguments(parser, serverless=True)

@@ -232,7 +232,7 @@ class Calls:
             boundary: where each ends: with a word or a line, or after `max_tokens`; default is "word".
             pattern: a regular expression that each is to match as a whole, in place of a boundary.
             max_tokens: the most tokens of each, from 1 to 256; default is 32.
-            beam: how many texts are open at a time, from `count` to 64; default is 16.
+            beam: how many texts are open at a time, from `count` to 64; default is 16, or `count` if more.
             model: name of the model; default is that of the session or the state, or the server's first one.
             state: starts from the state that `Session.export` or an earlier call gave, instead of a session.
             unknown_characters: what to do with those that the model lacks; default is "reject".

@@ -68,8 +68,13 @@ class SuggestionRequest:
     pattern: str = ""
     """A regular expression that each is to match, in place of a boundary; empty: none."""
     max_tokens: int = DEFAULT_SUGGESTED
-    beam: int = DEFAULT_BEAM
-    """How many texts are open at a time."""
+    beam: int | None = None
+    """How many texts are open at a time; None: `DEFAULT_BEAM`, or `count` where that is more."""
+
+    @property
+    def width(self) -> int:
+        """How many texts are open at a time."""
+        return max(DEFAULT_BEAM, self.count) if self.beam is None else self.beam
 
 
 class SuggestedText(NamedTuple):
@@ -154,7 +159,7 @@ class Suggesting:
             as `Reading.score`.
         """
         within("count", request.count, 1, MOST_SUGGESTIONS)
-        within("beam", request.beam, request.count, WIDEST_BEAM)
+        within("beam", request.width, request.count, WIDEST_BEAM)
         within("max_tokens", request.max_tokens, 1, MOST_PEEKED)
         start = await self._starting.reading(request.start)
         model, vocabulary = start.model, start.model.vocabulary
@@ -162,13 +167,13 @@ class Suggesting:
         automaton = boundary_automaton(request.boundary, vocabulary)
         if request.pattern:
             automaton = await self._starting.pattern("pattern", request.pattern, vocabulary)
-        self._budget.hold(of_suggesting(model.decoder.shape, len(prompt), request.beam) + automaton.nbytes)
+        self._budget.hold(of_suggesting(model.decoder.shape, len(prompt), request.width) + automaton.nbytes)
         snapshot = await self._after(model, prompt, start.snapshot)
         search = BeamSearch(
             automaton,
             snapshot,
             request.count,
-            request.beam,
+            request.width,
             request.max_tokens,
             partial=not request.pattern,
             unknown=vocabulary.unknown,

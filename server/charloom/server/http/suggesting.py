@@ -54,7 +54,7 @@ class SuggestBody(SuggestingBody):
     boundary: Literal["word", "line", "length"] = Field("word", description="where each ends")
     pattern: str | None = Field(None, min_length=1, description="a regular expression to match, not a boundary")
     max_tokens: Count = Field(DEFAULT_SUGGESTED, description="the most tokens of a text")
-    beam: Count = Field(DEFAULT_BEAM, description="how many texts are open at a time")
+    beam: Count | None = Field(None, description=f"how many texts are open at a time; {DEFAULT_BEAM}, or count if more")
 
 
 class Suggesting:
@@ -136,7 +136,7 @@ class Suggesting:
                     "object": "list",
                     "model": found.model.name,
                     "position": found.position,
-                    "beam": body.beam,
+                    "beam": request.width,
                     "exact": found.exact,
                     "data": data,
                     "usage": usage,

@@ -24,4 +24,4 @@ class SuggestingService(suggesting_pb2_grpc.SuggestingServiceServicer):
     async def Suggest(self, request: suggesting_pb2.SuggestRequest, context: Any) -> suggesting_pb2.SuggestResponse:
         """Find the most probable texts."""
         asked = to_suggestion(request, current_caller().tenant)
-        return from_suggestions(await self._engine.suggesting.suggest(asked), asked.beam)
+        return from_suggestions(await self._engine.suggesting.suggest(asked), asked.width)
