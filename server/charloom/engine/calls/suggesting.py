@@ -43,6 +43,10 @@ class RankedText(NamedTuple):
     """Its own, if one of the candidates comes."""
 
 
+FEW = 2**14
+"""Log-probabilities of a step of a search that are sorted at once, which takes less than a turn of a thread does."""
+
+
 @dataclass(frozen=True)
 class Ranking:
     """How probable some texts are after the same state."""
@@ -183,8 +187,10 @@ class Suggesting:
         while search.open:
             openings = [(one.snapshot, any_token) for one in search.open]
             read = await self._reading.read_together(model, openings, vocabulary.size)
-            # In a thread: with a vocabulary of words it takes longer than other calls are to wait.
-            await asyncio.to_thread(_grow, search, read, vocabulary.size)
+            if len(read) * vocabulary.size <= FEW:
+                _grow(search, read, vocabulary.size)
+            else:  # in a thread: with a vocabulary of words it takes longer than other calls are to wait
+                await asyncio.to_thread(_grow, search, read, vocabulary.size)
         texts = [
             SuggestedText(vocabulary.decoder(snapshot.tail).feed(one.tokens), len(one.tokens), one.logprob, one.ended)
             for one in search.found
