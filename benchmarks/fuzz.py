@@ -13,6 +13,8 @@ end, and memory that does not grow by more than `--max-growth` over the second h
 from __future__ import annotations
 
 import asyncio
+import importlib
+import pkgutil
 import random
 import string
 import sys
@@ -23,22 +25,23 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from benchmarks.processes import Process, hardware, new_key, running
 from benchmarks.reporting import Budget, at_least_one, finish, new_parser, say, some_minutes
+from charloom import inference, v1
 from charloom.client import Client
 from charloom.models import BUNDLED_MODEL
-from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2
 
-METHODS: list[MethodDescriptor] = [
-    method
-    for file in (conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
+SERVICES: list[ServiceDescriptor] = [
+    service
+    for module in pkgutil.iter_modules(v1.__path__, f"{v1.__name__}.")
+    if module.name.endswith("_pb2")
+    for service in importlib.import_module(module.name).DESCRIPTOR.services_by_name.values()
 ]
+METHODS: list[MethodDescriptor] = [method for service in (*SERVICES, inference.SERVICE) for method in service.methods]
 FAULTS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 WRITTEN_LATE = "Internal error from Core"
 """What grpc.aio says in place of the answer where the client still writes when the server has ended the call."""
@@ -106,7 +109,9 @@ class Requests:
                 count = self._chance.choice((0, 1, 2, 3, 40))
                 for _ in range(count):
                     if field.message_type is not None:
-                        if depth < DEEPEST:
+                        if field.message_type.GetOptions().map_entry:
+                            self._fill_entry(message, field, depth + 1)
+                        elif depth < DEEPEST:
                             self._fill(getattr(message, field.name).add(), depth + 1)
                     else:
                         getattr(message, field.name).append(self._value(field))
@@ -117,6 +122,11 @@ class Requests:
                     self._fill(part, depth + 1)
             else:
                 setattr(message, field.name, self._value(field))
+
+    def _fill_entry(self, message: Message, field: Any, depth: int) -> None:
+        """Add an entry to a map of messages."""
+        key = field.message_type.fields_by_name["key"]
+        self._fill(getattr(message, field.name)[self._value(key)], depth)
 
     def _value(self, field: Any) -> Any:
         chance = self._chance
