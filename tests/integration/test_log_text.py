@@ -66,12 +66,16 @@ def test_texts_of_all_kinds_of_calls(
             talk.generate(max_tokens=40)
             talk.close()
             told["converse"] = "".join(getattr(event, "text", "") for event in talk)
+        with request_id("watch"), client.watch("logs") as watch:
+            watch.read([("a", SECRET), ("b", "here")])
         with request_id("refused"), pytest.raises(InvalidArgument):
             client.complete(SECRET + "\N{SNOWMAN}")
     with http_client.client(server) as web:
         body = {"model": bundle.manifest.name, "prompt": SECRET, "max_tokens": 40}
         answer = web.post("/v1/completions", json=body, headers={"x-request-id": "http"})
         told["http"] = answer.json()["choices"][0]["text"]
+    watched = line_of(caplog, "watch").get("prompt")
+    assert watched == (f"{SECRET}\nhere\n" if log_text else None)
     ids = ("complete", "several", "feed", "score", "observe", "converse", "refused", "http")
     lines = {id: line_of(caplog, id) for id in ids}
     if log_text:

@@ -143,7 +143,8 @@ class Excerpt:
     def add(self, text: str) -> None:
         """Go on."""
         if text:
-            self._parts.append(text[: self._room])
+            if self._room:  # or else a call of weeks would keep a part for each of its lines
+                self._parts.append(text[: self._room])
             self._cut |= len(text) > self._room
             self._room = max(0, self._room - len(text))
 

@@ -41,7 +41,7 @@ from charloom.engine.sessions.session import History, Key, Session
 from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.writer import SessionWriter
 from charloom.engine.shares import current_share
-from charloom.engine.telemetry import Totals
+from charloom.engine.telemetry import Totals, current_call
 from charloom.engine.watching.calibration import Calibration
 from charloom.engine.watching.line import ReadLine, Scored
 
@@ -204,6 +204,9 @@ class Watch:
         """
         self._check(lines)
         self._everything.require_not_lost()
+        if (texts := current_call().texts) is not None:
+            for line in lines:
+                texts.read.add(f"{line.text[: self._longest]}\n")
         vocabulary, mask, longest = self.model.vocabulary, self.mask, self._longest
         read = [ReadLine.of(line.text, vocabulary, mask, longest) async for _, line in _gently(lines)]
         verdicts: dict[int, Verdict] = {}

@@ -155,6 +155,32 @@ LABELS = members(
         "usage": _READ,
     }
 )
+VERDICTS = members(
+    {
+        "object": TEXT,
+        "model": TEXT,
+        "data": many(
+            members(
+                {
+                    "object": TEXT,
+                    "index": WHOLE,
+                    "source": TEXT,
+                    "surprise": NUMBER,
+                    "threshold": some(NUMBER),
+                    "alert": TRUTH,
+                    "own_threshold": TRUTH,
+                    "drifting": TRUTH,
+                    "cut": TRUTH,
+                    "nats": NUMBER,
+                    "tokens": WHOLE,
+                    "lines": WHOLE,
+                },
+                characters=many(NUMBER),
+            )
+        ),
+        "usage": _READ,
+    }
+)
 SUGGESTIONS = members(
     {
         "object": TEXT,

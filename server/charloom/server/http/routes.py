@@ -32,6 +32,7 @@ from charloom.server.http.answers import (
     TEXT,
     TOKENIZER,
     TOKENS,
+    VERDICTS,
 )
 from charloom.server.http.app import Route
 from charloom.server.http.chat import Chat, ChatBody
@@ -47,6 +48,7 @@ from charloom.server.http.page import Page
 from charloom.server.http.sessions import Sessions
 from charloom.server.http.suggesting import RankBody, ScoreBody, SuggestBody, Suggesting
 from charloom.server.http.tokenizers import DetokenizeBody, TokenizeBody, Tokenizers
+from charloom.server.http.watching import WatchBody, Watching
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
 
@@ -59,7 +61,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
     models, tokenizers = Models(runtime), Tokenizers(engine)
     completions, chat, embeddings = Completions(engine, largest), Chat(engine, largest), Embeddings(engine)
     suggesting = Suggesting(engine)
-    classification = Classification(engine)
+    classification, watching = Classification(engine), Watching(engine)
     sessions, one = Sessions(engine), "/v1/sessions/{session_id}"
     routes = (
         Route("GET", "/health", "Whether the server takes calls", models.health, HEALTH),
@@ -87,6 +89,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
         Route("POST", "/v1/score", "How probable texts are, each by itself", suggesting.score, SCORES, ScoreBody),
         Route("POST", "/v1/rank", "How probable each of some texts is", suggesting.rank, RANKING, RankBody),
         Route("POST", "/v1/classify", "Labels for texts", classification.answer, LABELS, ClassifyBody),
+        Route("POST", "/v1/watch", "Which lines of logs are unlike those before", watching.answer, VERDICTS, WatchBody),
         Route(
             "POST",
             "/v1/inspect",

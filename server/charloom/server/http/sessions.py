@@ -111,7 +111,7 @@ class Sessions:
             model=body.model,
             session_id=body.session_id,
             seed=body.seed,
-            time_to_live=_time(body.time_to_live),
+            time_to_live=time_of(body.time_to_live),
         )
         await exchange.answer(json_of(told(session)), 201)
 
@@ -141,7 +141,7 @@ class Sessions:
 
     async def renew(self, exchange: Exchange, body: Renewal) -> None:
         """Set how long one is kept."""
-        await exchange.answer(json_of(told(await self._sessions.renew(_key(exchange), _time(body.time_to_live)))))
+        await exchange.answer(json_of(told(await self._sessions.renew(_key(exchange), time_of(body.time_to_live)))))
 
     async def delete(self, exchange: Exchange, body: None) -> None:
         """Forget one, and all that it could go back to."""
@@ -167,7 +167,7 @@ class Sessions:
             count=body.count,
             seed=body.seed,
             ids=body.new_session_ids,
-            time_to_live=_time(body.time_to_live),
+            time_to_live=time_of(body.time_to_live),
         )
         await exchange.answer(json_of({"object": "list", "data": [told(session) for session in sessions]}), 201)
 
@@ -178,19 +178,19 @@ class Sessions:
             [(Key(tenant, source.session_id), source.weight) for source in body.sources],
             Key(tenant, body.session_id),
             body.seed,
-            _time(body.time_to_live),
+            time_of(body.time_to_live),
         )
         await exchange.answer(json_of(told(session)), 201)
 
     async def export(self, exchange: Exchange, body: Sealing) -> None:
         """Seal the state of one."""
-        state, expires = await self._sessions.export(_key(exchange), _time(body.time_to_live))
+        state, expires = await self._sessions.export(_key(exchange), time_of(body.time_to_live))
         await exchange.answer(json_of({"state": base64.b64encode(state).decode(), "expires_at": expires.timestamp()}))
 
     async def import_(self, exchange: Exchange, body: ImportedSession) -> None:
         """Make one of a sealed state."""
         key = Key(current_caller().tenant, body.session_id)
-        session, exact = await self._sessions.import_(decoded_state(body.state), key, _time(body.time_to_live))
+        session, exact = await self._sessions.import_(decoded_state(body.state), key, time_of(body.time_to_live))
         await exchange.answer(json_of({**told(session), "exact": exact}), 201)
 
 
@@ -198,7 +198,8 @@ def _key(exchange: Exchange) -> Key:
     return Key(current_caller().tenant, exchange.path["session_id"])
 
 
-def _time(seconds: float | None) -> timedelta | None:
+def time_of(seconds: float | None) -> timedelta | None:
+    """A time to live that the engine can check."""
     return None if seconds is None else timedelta(seconds=max(-LONGEST_TIME, min(seconds, LONGEST_TIME)))
 
 

@@ -61,6 +61,7 @@ ROUTES: Mapping[str, Scope | None] = {
     "POST /v1/rank": Scope.READ,
     "POST /v1/suggest": Scope.READ,
     "POST /v1/classify": Scope.READ,
+    "POST /v1/watch": Scope.SESSIONS,
     "POST /v1/inspect": Scope.INSPECT,
     "POST /tokenize": Scope.READ,
     "POST /detokenize": Scope.READ,
