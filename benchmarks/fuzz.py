@@ -29,7 +29,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, Servic
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from benchmarks.processes import Process, hardware, new_key, running
+from benchmarks.processes import Process, hardware, memory_measure, new_key, running
 from benchmarks.reporting import Budget, at_least_one, finish, new_parser, say, some_minutes
 from charloom import inference, v1
 from charloom.client import Client
@@ -295,6 +295,7 @@ def main() -> int:
                     text = client.complete("KING:", max_tokens=20, seed=1).text
     growth = round((memory[2] - memory[1]) / 1024, 1)
     figures = {
+        "memory_measure": memory_measure(),
         "hardware": hardware(),
         "requests": fuzz.sent,
         "seed": arguments.seed,

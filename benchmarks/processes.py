@@ -44,12 +44,8 @@ class Process:
         return sum(_cpu_seconds(Path(f"/proc/{pid}/task/{pid}/stat")) for pid in self.pids())
 
     def memory_kib(self) -> int:
-        """Resident memory; pages that it shares count in part, where the kernel tells."""
-        rollup, status = Path(f"/proc/{self.pid}/smaps_rollup"), Path(f"/proc/{self.pid}/status")
-        try:
-            return _kib(rollup.read_text(), "Pss")
-        except OSError:
-            return _kib(status.read_text(), "VmRSS")
+        """Resident memory of all its processes, by `memory_measure`."""
+        return sum(map(_memory_kib, self.pids()))
 
     @property
     def alive(self) -> bool:
@@ -165,6 +161,11 @@ def output_of(*command: str, within: float | None = None, python: str = sys.exec
     return found
 
 
+def memory_measure() -> str:
+    """What `memory_kib` is the sum of: PSS, where pages that are shared count in part, or RSS where nobody tells it."""
+    return "PSS" if Path("/proc/self/smaps_rollup").exists() else "RSS"
+
+
 def cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0))
@@ -185,6 +186,12 @@ def _fields(stat: Path) -> list[str]:
 def _cpu_seconds(stat: Path) -> float:
     fields = _fields(stat)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory_kib(pid: int) -> int:
+    if memory_measure() == "PSS":
+        return _kib(Path(f"/proc/{pid}/smaps_rollup").read_text(), "Pss")
+    return _kib(Path(f"/proc/{pid}/status").read_text(), "VmRSS")
 
 
 def _kib(text: str, name: str) -> int:

@@ -28,7 +28,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.processes import Process, bench, hardware, serving
+from benchmarks.processes import Process, bench, hardware, memory_measure, serving
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import Budget, at_least_one, best, counts, finish, new_parser, say, some_minutes
 from charloom.v1 import (
@@ -169,7 +169,7 @@ def main() -> int:
     missing = [count for count in sorted(arguments.counts) if str(count) not in found]
     table += [(f"not reached: {count}", "-", "-") for count in missing]
     figures = {"sessions": found, "active_throughput_ratio": ratio, "active_runs": turns, "not_reached": missing}
-    figures |= {"minutes": arguments.minutes, "hardware": hardware()}
+    figures |= {"minutes": arguments.minutes, "memory_measure": memory_measure(), "hardware": hardware()}
     finish(figures, table, only_json=arguments.json)
     return 0
 

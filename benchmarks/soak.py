@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.processes import Process, bench, hardware, serving
+from benchmarks.processes import Process, bench, hardware, memory_measure, serving
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import best, finish, new_parser, say, some_minutes
 from charloom.client import CharloomError, Client, Conflict
@@ -186,7 +186,7 @@ def main() -> int:
         bundle = write_reference_bundle(Path(folder) / "reference")
         with serving(bundle, "--session-seconds", str(LONGEST)) as server:
             found = measure(server, arguments.minutes)
-    found["hardware"] = hardware()
+    found |= {"memory_measure": memory_measure(), "hardware": hardware()}
     wrong = failures(found, arguments.max_slope)
     finish(found, [("status", "calls"), *sorted(found["statuses"].items())], only_json=arguments.json)
     for what in wrong:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.processes import Process, hardware, serving
+from benchmarks.processes import Process, hardware, memory_measure, serving
 from benchmarks.reporting import at_least_one, counts, finish, new_parser, say
 from charloom.client import Client
 
@@ -53,7 +53,12 @@ def main() -> None:
         most = max(args.sources) + WARM + 100
         with serving(bundle, "--max-sessions", str(most)) as server:
             rows = list(measured(server, sorted(args.sources), args.rounds))
-    found: dict[str, Any] = {"hardware": hardware(), "rounds": args.rounds, "rows": rows}
+    found: dict[str, Any] = {
+        "memory_measure": memory_measure(),
+        "hardware": hardware(),
+        "rounds": args.rounds,
+        "rows": rows,
+    }
     table: list[Sequence[object]] = [
         ["sources", "characters/s", "lines/s", "round trip, ms", "bytes per source", "of the state"]
     ]

@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks.chaos import exhausted, http1, http2, networks
 from benchmarks.chaos.attack import Attack
 from benchmarks.chaos.bystander import Bystander
-from benchmarks.processes import Process, hardware, running
+from benchmarks.processes import Process, hardware, memory_measure, running
 from benchmarks.reporting import at_least_one, finish, new_parser, say
 from charloom.client import Client
 from charloom.models import BUNDLED_MODEL
@@ -183,7 +183,13 @@ def main() -> int:
         one["broken"] = broken(one)
         say(f"{one}")
         found.append(one)
-    figures = {"hardware": hardware(), "seconds": arguments.seconds, "left_out": left_out, "attacks": found}
+    figures = {
+        "memory_measure": memory_measure(),
+        "hardware": hardware(),
+        "seconds": arguments.seconds,
+        "left_out": left_out,
+        "attacks": found,
+    }
     columns = ("characters_per_s", "calls_failed", "server_cores", "memory_mib")
     rows = [
         (

@@ -65,6 +65,16 @@ def test_a_process_ends_with_its_context() -> None:
     assert not process.alive
 
 
+def test_the_memory_of_a_server_is_that_of_its_children_too() -> None:
+    child = "held = b'x' * 2**26; print(flush=True); input()"
+    code = (
+        f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=-1, stdout=-1); "
+        "child.stdout.readline(); print('here:1', flush=True); child.wait()"
+    )
+    with running("-c", code) as process:
+        assert process.memory_kib() > 2**16
+
+
 def test_a_dead_process_that_nobody_waited_for_is_not_alive() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     end = time.monotonic() + 10
