@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,24 @@ import grpc
 from charloom.client import Client
 
 T = TypeVar("T")
+COMMAND = ("-m", "charloom.cli.main")
 OWN_CONNECTION = {"grpc.use_local_subchannel_pool": 1}
 """Clients of one process share a connection otherwise."""
 
 
 class Processes:
-    """A running server of two processes."""
+    """A running server of two processes.
 
-    def __init__(self, path: Path, folder: Path, *options: str) -> None:
+    Args:
+        path: of the bundle
+        folder: for its log and its sessions
+        options: of the command
+        parent: what Python is to run instead of the command, for another parent
+    """
+
+    def __init__(self, path: Path, folder: Path, *options: str, parent: Sequence[str] = COMMAND) -> None:
         self._log = folder / "log"
-        command = [sys.executable, "-m", "charloom.cli.main", "serve", str(path), "--port", "0", "--processes", "2"]
+        command = [sys.executable, *parent, "serve", str(path), "--port", "0", "--processes", "2"]
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 [*command, "--store", f"sqlite:{folder / 'sessions.db'}", *options],
@@ -102,8 +110,8 @@ def _link(file: Path) -> str:
 
 
 @contextmanager
-def serving(path: Path, folder: Path, *options: str) -> Iterator[Processes]:
-    server = Processes(path, folder, *options)
+def serving(path: Path, folder: Path, *options: str, parent: Sequence[str] = COMMAND) -> Iterator[Processes]:
+    server = Processes(path, folder, *options, parent=parent)
     try:
         yield server
     finally:

@@ -102,7 +102,7 @@ def test_a_process_that_is_killed_is_replaced_and_its_stream_goes_on_in_the_othe
         with client.session(seed=5) as session:
             assert session.complete("ROMEO:", max_tokens=len(text)).text == text
     assert "has ended with -9; another takes its place" in server.log
-    eventually(lambda: "takes calls" in server.log)
+    eventually(lambda: server.log.count("takes calls") == 3)
     assert victim not in server.children
     with server.clients() as clients:
         assert len(clients) == 2
@@ -111,6 +111,37 @@ def test_a_process_that_is_killed_is_replaced_and_its_stream_goes_on_in_the_othe
     assert after["charloom_processes_replaced_total"] == before["charloom_processes_replaced_total"] + 1
     for name in ("charloom_generation_tokens_total", "charloom_tick_rows_count"):  # what only rises does not fall
         assert after[name] >= before[name] > 0
+
+
+IMPATIENT = """
+import sys
+from charloom.server.processes import child
+child.BEAT_SECONDS = 1.0
+from charloom.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_a_process_that_hangs_is_killed_and_replaced_and_its_stream_goes_on(bundle: Bundle, tmp_path: Path) -> None:
+    options = ["--max-tokens", "1000000", "--metrics-port", "0"]
+    with serving(bundle.path, tmp_path, *options, parent=("-c", IMPATIENT)) as server:
+        with server.clients() as clients:
+            victim, client = next(iter(clients.items()))
+            with client.generate("ROMEO:", max_tokens=1_000_000, seed=5) as stream:
+                pieces = iter(stream)
+                text = next(pieces)
+                os.kill(victim, signal.SIGSTOP)
+                while not stream.resumptions:
+                    text += next(pieces)
+                text += next(pieces)
+            (other,) = (client for pid, client in clients.items() if pid != victim)
+            assert other.complete("ROMEO:", max_tokens=len(text), seed=5).text == text
+        assert f"({victim}) does not answer, and is killed" in server.log
+        eventually(lambda: server.log.count("takes calls") == 3)
+        assert victim not in server.children
+        assert scraped(server)["charloom_processes_hung_total"] == 1
+        assert scraped(server)["charloom_processes_replaced_total"] == 1
+        assert server.stop() == 0
 
 
 def test_a_second_server_does_not_get_its_port(server: Processes, bundle: Bundle, tmp_path: Path) -> None:
@@ -183,7 +214,8 @@ def test_sigterm_lets_calls_of_all_processes_end(bundle: Bundle, tmp_path: Path)
             list(one)
             assert stream.result().finish_reason.value == "length"
         assert server.process.wait(timeout=120) == 0
-        assert server.log.count("[INFO] stopped") == 2
+        for number in (1, 2):
+            assert f"[INFO] stopped process={number}\n" in server.log
 
 
 def test_a_child_that_cannot_start_ends_the_command_with_its_reason(bundle: Bundle, tmp_path: Path) -> None:

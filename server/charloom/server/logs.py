@@ -20,13 +20,18 @@ _PLAIN = re.compile(r'[^\s"]*', re.ASCII)
 
 
 class TextFormatter(logging.Formatter):
-    """`TIME [level] message name=value ...`, and the traceback below it; the time in UTC."""
+    """`TIME [level] message name=value ...`, and the traceback below it; the time in UTC.
 
-    def __init__(self) -> None:
+    Args:
+        process: that writes the lines, as one of several; None: it is alone, or their parent
+    """
+
+    def __init__(self, process: int | None = None) -> None:
         super().__init__("%(asctime)s [%(levelname)s] %(message)s")
+        self._process = process
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{name}={_on_a_line(value)}" for name, value in _fields(record).items())
+        fields = " ".join(f"{name}={_on_a_line(value)}" for name, value in _fields(record, self._process).items())
         return super().formatMessage(record) + (f" {fields}" if fields else "")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
@@ -34,11 +39,19 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: `timestamp`, `level`, `event` (the message), its fields, and `exception` (a traceback)."""
+    """One object a line: `timestamp`, `level`, `event` (the message), its fields, and `exception` (a traceback).
+
+    Args:
+        process: as of `TextFormatter`
+    """
+
+    def __init__(self, process: int | None = None) -> None:
+        super().__init__()
+        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {"timestamp": _time(record), "level": record.levelname.lower(), "event": record.getMessage()}
-        fields |= _fields(record)
+        fields |= _fields(record, self._process)
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields)
@@ -71,21 +84,23 @@ class TransportFilter(logging.Filter):
         return True
 
 
-def set_up_logs(form: Literal["text", "json"]) -> None:
-    """Send all log records from INFO up to standard error, in one form."""
+def set_up_logs(form: Literal["text", "json"], process: int | None = None) -> None:
+    """Send all log records from INFO up to standard error, in one form; `process` as of `TextFormatter`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(process) if form == "json" else TextFormatter(process))
     handler.addFilter(TransportFilter())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What else a line says: which call it is about, and what was logged as its `fields`."""
-    fields: dict[str, Any] = getattr(record, "fields", {})
+def _fields(record: logging.LogRecord, process: int | None) -> dict[str, Any]:
+    """What else a line says: which process and call it is about, and what was logged as its `fields`."""
+    fields: dict[str, Any] = {} if process is None else {"process": process}
     call = running_call()
-    return {"request_id": call.request_id, **fields} if call is not None else fields
+    if call is not None:
+        fields["request_id"] = call.request_id
+    return fields | getattr(record, "fields", {})
 
 
 def _on_a_line(value: Any) -> Any:

@@ -31,6 +31,11 @@ def test_a_line_of_json_has_the_same_and_is_one_line() -> None:
     assert fields == {"timestamp": "2026-01-02T03:04:05.250000Z", "level": "error", "event": "incident abc"}
 
 
+def test_a_line_of_one_of_several_processes_names_it() -> None:
+    assert TextFormatter(2).format(failed("")).splitlines()[0].endswith("[ERROR] incident abc process=2")
+    assert json.loads(JsonFormatter(2).format(failed("")))["process"] == 2
+
+
 def test_no_log_line_has_the_values_of_variables() -> None:
     for formatter in (TextFormatter(), JsonFormatter()):
         assert "To be" not in formatter.format(failed("To be, or not to be"))

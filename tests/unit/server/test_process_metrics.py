@@ -43,7 +43,7 @@ def test_what_is_counted_is_added_up_and_what_is_full_is_not() -> None:
         process.ticks.observe(seconds)
         process.running.set(running)
         process.usage.set(usage)
-    found = summed(SummedMetrics(lambda: Told({1: one.text(), 2: other.text()}, {1, 2}, 0)))
+    found = summed(SummedMetrics(lambda: Told({1: one.text(), 2: other.text()}, {1, 2}, 0, 0)))
     assert found["charloom_tokens_totala"] == 7
     assert found["charloom_tokens_totalb"] == 5
     assert (found["charloom_tick_seconds_bucket1.0"], found["charloom_tick_seconds_bucket+Inf"]) == (1, 2)
@@ -60,10 +60,10 @@ def test_what_only_rises_does_not_fall_when_a_process_ends_or_does_not_answer() 
     other.tokens.labels("a").inc(4)
     other.running.set(1)
     told = [
-        Told({1: one.text(), 2: other.text()}, {1, 2}, 0),
-        Told({1: one.text()}, {1, 2}, 0),
-        Told({1: one.text()}, {1}, 1),
-        Told({1: one.text(), 3: Process().text()}, {1, 3}, 1),
+        Told({1: one.text(), 2: other.text()}, {1, 2}, 0, 0),
+        Told({1: one.text()}, {1, 2}, 0, 0),
+        Told({1: one.text()}, {1}, 1, 0),
+        Told({1: one.text(), 3: Process().text()}, {1, 3}, 1, 0),
     ]
     metrics = SummedMetrics(lambda: told.pop(0))
     for running, processes in ((2, 2), (2, 1), (1, 1), (1, 2)):

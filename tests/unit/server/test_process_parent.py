@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from charloom.server.processes.child import Child
+from charloom.server.processes.child import Child, ChildFailed
 from charloom.server.processes.link import Link
 from charloom.server.processes.parent import Parent
 from charloom.server.settings import ServerSettings
@@ -83,3 +85,25 @@ async def test_a_child_that_the_system_cannot_start_now_is_started_later(
     keeping = asyncio.create_task(parent._keep(1))
     await asyncio.wait_for(tried_again.wait(), 30)
     keeping.cancel()
+
+
+async def test_a_child_that_hangs_while_it_starts_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charloom.server.processes.child.START_SECONDS", 0.5)
+    command = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"]
+    parent = Parent(ServerSettings(processes=2, store=f"sqlite:{tmp_path / 'db'}"), [], command)
+    with pytest.raises(ChildFailed, match=r"a process did not take calls within 0\.5 s"):
+        await parent._start(1)
+    assert parent._children[1].status == -signal.SIGKILL
+    assert not parent.ready
+
+
+async def test_a_process_that_ended_its_link_and_goes_on_hangs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charloom.server.processes.child.BEAT_SECONDS", 0.01)
+    command = [sys.executable, "-c", "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(600)"]
+    child = await Child.spawned(1, command, no_answer)
+    assert await asyncio.wait_for(child.over(), 30)
+    await child.gone()
+
+
+async def no_answer(*_: object) -> None:
+    raise AssertionError("it asks nothing")

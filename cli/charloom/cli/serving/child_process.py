@@ -10,6 +10,7 @@ import json
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from charloom.cli import CommandError
 from charloom.server.logs import set_up_logs
@@ -27,7 +28,7 @@ def main(number: int) -> int:
         return 0
     given = json.loads(line)["given"]
     settings = ServerSettings(**given["settings"])
-    set_up_logs(settings.log_format)
+    set_up_logs(settings.log_format, given["number"])
     try:
         return _serve(end, settings, given)
     except (CommandError, OSError) as problem:
@@ -35,7 +36,7 @@ def main(number: int) -> int:
         return 1
 
 
-def _serve(end: socket.socket, settings: ServerSettings, given: dict[str, list[str]]) -> int:
+def _serve(end: socket.socket, settings: ServerSettings, given: dict[str, Any]) -> int:
     from charloom.cli.serving.one_process import bundles_to_serve, described, serve_paths
     from charloom.server.app import Server
     from charloom.server.processes.member import Member

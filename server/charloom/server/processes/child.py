@@ -9,7 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from charloom.server.processes.link import Link
+from charloom.server.processes.link import Link, LinkClosed
 
 OWN_SETTINGS = "CHARLOOM_"
 """What the names of variables begin with that are settings: a child is told them by its parent."""
@@ -18,6 +18,13 @@ OWN_SETTINGS = "CHARLOOM_"
 class ChildFailed(ValueError):
     """A child cannot start, or did not end in order."""
 
+
+BEAT_SECONDS = 5.0
+"""How often a child is asked whether it is alive, and how long it has to answer."""
+MISSED_BEATS = 3
+"""A child that has not answered so many times in turn hangs. One is missed where the whole machine was asleep."""
+START_SECONDS = 300.0
+"""How long a child may take until it takes calls: it reads all models, and tries them."""
 
 Answer = Callable[["Child", str, dict[str, Any]], Awaitable[Any]]
 """Answers a child."""
@@ -72,11 +79,13 @@ class Child:
         """Wait until it takes calls.
 
         Raises:
-            ChildFailed: it cannot.
+            ChildFailed: it cannot, or hangs.
         """
         ended = asyncio.create_task(self.ended())
         try:
-            await asyncio.wait({ended, self._ready}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, self._ready}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not self._ready.done() and not ended.done():
+                raise ChildFailed(f"a process did not take calls within {START_SECONDS:g} s")
             if not self._ready.done():
                 raise ChildFailed(f"a process ended with {self.status} before it took calls")
             self._ready.result()
@@ -86,6 +95,27 @@ class Child:
     async def ended(self) -> None:
         """Wait until the process is gone."""
         await self._process.wait()
+
+    async def over(self) -> bool:
+        """Wait until the process is gone, or hangs; whether it hangs."""
+        ended, silent = asyncio.create_task(self.ended()), asyncio.create_task(self._silent())
+        try:
+            await asyncio.wait({ended, silent}, return_when=asyncio.FIRST_COMPLETED)
+            return not ended.done()
+        finally:
+            ended.cancel()
+            silent.cancel()
+
+    async def _silent(self) -> None:
+        """Wait until it answers no more."""
+        missed = 0
+        while missed < MISSED_BEATS:
+            try:
+                await asyncio.wait_for(self.link.ask("alive"), BEAT_SECONDS)
+                missed = 0
+            except (asyncio.TimeoutError, LinkClosed):
+                missed += 1
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def end(self, seconds: float) -> None:
         """Let it stop, and kill it where that takes longer."""

@@ -163,6 +163,8 @@ class Member:
             self._want(2)
         elif question == "reload":
             self._reload()
+        elif question == "alive":
+            pass  # an answer is all that is wanted
         elif question == "models":
             assert self._models is not None  # it is asked once it is ready
             return self._models.paths

@@ -36,6 +36,8 @@ class Told(NamedTuple):
     """Those that have not ended."""
     replaced: int
     """How many have."""
+    hung: int
+    """How many of these were killed because they did not answer."""
 
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
@@ -72,7 +74,9 @@ class SummedMetrics(Collector):
         running.add_metric([], len(told.texts))
         replaced = CounterMetricFamily("charloom_processes_replaced", "Processes that ended and were replaced.")
         replaced.add_metric([], told.replaced)
-        return [*families, running, replaced]
+        hung = CounterMetricFamily("charloom_processes_hung", "Processes that did not answer, and were killed.")
+        hung.add_metric([], told.hung)
+        return [*families, running, replaced, hung]
 
 
 def _rising(families: Iterable[Metric]) -> Counter[Series]:

@@ -67,8 +67,8 @@ class Parent:
         """Held while models change, and while a child starts, which is to serve what the others do."""
         self._stopping = asyncio.Event()
         self._listener: MetricsListener | None = None
-        self._replaced = 0
-        """Children that ended and were replaced."""
+        self._replaced = self._hung = 0
+        """Children that ended and were replaced; and those that were killed because they did not answer."""
 
     @property
     def ready(self) -> list[Child]:
@@ -154,6 +154,7 @@ class Parent:
         child = self._children[number] = await Child.spawned(number, self._command, self._answer)
         child.link.tell(
             "start",
+            number=number,
             settings=self._settings.model_dump(mode="json"),
             bundles=self._bundles,
             serving=self._serving,
@@ -164,12 +165,17 @@ class Parent:
         except ChildFailed:
             await child.gone()
             raise
+        log.info("process %d (%d) takes calls", number, child.pid)
 
     async def _keep(self, number: int) -> None:
         pause = 0.0
         while True:
             child = self._children[number]
             began = time.monotonic()
+            if await child.over():
+                log.error("process %d (%d) does not answer, and is killed", number, child.pid)
+                self._hung += 1
+                child.kill()
             await child.ended()
             if self._stopping.is_set():
                 return
@@ -188,7 +194,6 @@ class Parent:
                     began = time.monotonic()
                     log.error("process %d cannot start: %s", number, problem)
                 else:
-                    log.info("process %d (%d) takes calls", number, self._children[number].pid)
                     break
 
     async def _learn_models(self) -> None:
@@ -242,7 +247,7 @@ class Parent:
 
     async def _metrics(self) -> Told:
         texts = {pid: base64.b64decode(said).decode() for pid, said in (await self._ask_all(METRICS)).items()}
-        return Told(texts, {child.pid for child in self.ready} | texts.keys(), self._replaced)
+        return Told(texts, {child.pid for child in self.ready} | texts.keys(), self._replaced, self._hung)
 
     async def _change(self, asking: Child, change: str, on: str, token: int) -> str | None:
         """Let all children change their models, or none; returns why none does."""
