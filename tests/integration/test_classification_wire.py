@@ -188,6 +188,63 @@ def test_a_stream_begins_with_a_start_and_has_one(stub: classification_pb2_grpc.
     assert list(stub.ClassifyStream(iter([start]))) == []
 
 
+def many(
+    stub: classification_pb2_grpc.ClassificationServiceStub, *messages: Sequence[str], model: str = ""
+) -> Iterator[Labelled]:
+    """What is told of all texts of these messages."""
+    start = classification_pb2.ClassifyManyRequest(start=classification_pb2.ClassifyManyStart(model=model))
+    requests = [
+        classification_pb2.ClassifyManyRequest(texts=classification_pb2.ClassifyManyTexts(texts=texts))
+        for texts in messages
+    ]
+    for answer in stub.ClassifyMany(iter([start, *requests]), timeout=60):
+        yield from answer.labelled
+
+
+@pytest.mark.parametrize("unit", Unit)
+def test_many_texts_have_the_labels_that_each_has_alone(
+    stub: classification_pb2_grpc.ClassificationServiceStub, unit: Unit
+) -> None:
+    """Bit for bit, in order; only that nothing but white space has none."""
+    model = f"by-{unit.value}"
+    texts = [*TEXTS, "  a good day \n", "a strange \u2603 day", "what a day " * 30]
+    alone = [label(stub, text, model) for text in texts]
+    found = list(many(stub, texts, [" ", texts[0]], texts * 10, model=model))
+    assert found == [*alone, found[len(texts)], alone[0], *alone * 10]
+    assert (found[len(texts)].label, list(found[len(texts)].probabilities), found[len(texts)].tokens) == ("", [], 0)
+
+
+def test_of_many_texts_one_that_is_too_long_is_named_and_all_before_it_are_answered(
+    stub: classification_pb2_grpc.ClassificationServiceStub,
+) -> None:
+    for before in (0, 3):
+        found = many(stub, ["a"] * 200, [*["no"] * before, "a" * 65_537, "b"], ["c"])
+        assert [next(found).label for _ in range(200 + before)]
+        code, reason, fields, _ = refused(lambda: list(found))  # noqa: B023
+        assert (code, reason, list(fields)) == (INVALID, "INVALID_REQUEST", [f"texts[{200 + before}]"])
+    longest = "a good day " * 5957  # of 65,527 characters, all of which may be in one message
+    assert {one.left_out for one in many(stub, [longest] * 10)} == {len(longest.strip()) - 40}
+
+
+def test_what_is_no_call_with_many_texts_is_refused(
+    stub: classification_pb2_grpc.ClassificationServiceStub, bundle: Bundle
+) -> None:
+    Request, Texts = classification_pb2.ClassifyManyRequest, classification_pb2.ClassifyManyTexts
+    start = Request(start=classification_pb2.ClassifyManyStart())
+    for requests, field in (
+        ([], "start"),
+        ([Request(texts=Texts(texts=["a"]))], "start"),
+        ([start, start], "texts"),
+        ([start, Request(texts=Texts())], "texts"),
+        ([start, Request(texts=Texts(texts=["a"] * 257))], "texts"),
+    ):
+        code, _, fields, _ = refused(lambda: list(stub.ClassifyMany(iter(requests))))  # noqa: B023
+        assert (code, list(fields)) == (INVALID, [field])
+    assert list(stub.ClassifyMany(iter([start]))) == []
+    asked = many(stub, ["a"], model=bundle.manifest.name)
+    assert refused(lambda: list(asked))[:2] == (PRECONDITION, "MODEL_OF_ANOTHER_TASK")
+
+
 def test_each_kind_of_model_is_refused_what_the_other_does(channel: grpc.Channel, bundle: Bundle) -> None:
     labels = classification_pb2_grpc.ClassificationServiceStub(channel)
     generation = generation_pb2_grpc.GenerationServiceStub(channel)
@@ -239,6 +296,7 @@ def test_labels_are_counted(stub: classification_pb2_grpc.ClassificationServiceS
     before = counted()
     given = [label(stub, text).label for text in TEXTS]
     given.append(in_parts(stub, ["a good", " day"])[-1].label)
+    given += [one.label for one in many(stub, TEXTS[:2], [" "], TEXTS[2:])]
     wanted = {name: before[name] + given.count(name) for name in LABELS}
     eventually(lambda: counted() == wanted)
 
@@ -269,7 +327,9 @@ def test_http_refuses_what_has_no_label_and_tells_tasks(server: Server, bundle: 
         assert problem({"input": ["a", " "]})[:3] == (400, "invalid_request", "input[1]")
         for wrong in ([], 3, [["a"]], [1, 2]):
             assert problem({"input": wrong})[:3] == (400, "invalid_request", "input")
-        assert "too many" in problem({"input": ["a"] * 65})[3]
+        assert "there are 257; give from 1 to 256" in problem({"input": ["a"] * 257})[3]
+        number, field = problem({"input": ["a", "b" * 65_537, " "]}), problem({"input": ["a", "b" * 65_537]})
+        assert (number[2], field[2]) == ("input[2]", "input[1]")
         assert problem({"input": "a", "model": name})[1] == "model_of_another_task"
         for route, body in (("completions", {"prompt": "a"}), ("embeddings", {"input": "a"})):
             assert problem({**body, "model": "by-character"}, route)[1] == "model_of_another_task"

@@ -5,6 +5,8 @@ What makes a request raises `InvalidValue` for a value that a message cannot car
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 
 from charloom.client import _values
@@ -27,6 +29,23 @@ def classify_start(model: str | None) -> classification_pb2.ClassifyStreamReques
 def classify_part(text: str) -> classification_pb2.ClassifyStreamRequest:
     """Build a further request of ClassifyStream."""
     return classification_pb2.ClassifyStreamRequest(text=_values.text("text", text))
+
+
+def classify_many_start(model: str | None) -> classification_pb2.ClassifyManyRequest:
+    """Build the first message of ClassifyMany."""
+    return classification_pb2.ClassifyManyRequest(start=classification_pb2.ClassifyManyStart(model=_model(model)))
+
+
+def classify_many_texts(texts: Sequence[str]) -> classification_pb2.ClassifyManyRequest:
+    """Build a further message of ClassifyMany."""
+    return classification_pb2.ClassifyManyRequest(texts=classification_pb2.ClassifyManyTexts(texts=texts))
+
+
+def labelled_texts(
+    texts: Sequence[str], message: classification_pb2.ClassifyManyResponse
+) -> Sequence[tuple[str, LabelledText]]:
+    """Read what the texts of a message are."""
+    return list(zip(texts, map(labelled, message.labelled), strict=False))  # `many` sees that they are as many
 
 
 def labelled(message: classification_pb2.LabelledText) -> LabelledText:

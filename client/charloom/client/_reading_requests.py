@@ -5,7 +5,7 @@ Every function raises `InvalidValue` for a value that a message cannot carry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from charloom.client import _requests, _values
 from charloom.client._errors import InvalidValue
@@ -26,10 +26,6 @@ def score_request(
     )
 
 
-MESSAGE_TEXTS, MESSAGE_CHARACTERS = 64, 16_384
-"""Texts of a message, and their characters where it has more than one."""
-
-
 def score_many_start(
     model: str | None, unknown_characters: str | None, session_id: str = ""
 ) -> reading_pb2.ScoreManyRequest:
@@ -43,19 +39,9 @@ def score_many_start(
     )
 
 
-def score_many_texts(texts: Iterable[str]) -> Iterator[reading_pb2.ScoreManyRequest]:
-    """Build further messages of ScoreMany, each as soon as it is full; together they have all of the texts."""
-    some: list[str] = []
-    length = 0
-    for number, text in enumerate(texts):
-        checked = _values.text(f"texts[{number}]", text)
-        if some and (len(some) == MESSAGE_TEXTS or length + len(checked) > MESSAGE_CHARACTERS):
-            yield reading_pb2.ScoreManyRequest(texts=reading_pb2.ScoreManyTexts(texts=some))
-            some, length = [], 0
-        some.append(checked)
-        length += len(checked)
-    if some:
-        yield reading_pb2.ScoreManyRequest(texts=reading_pb2.ScoreManyTexts(texts=some))
+def score_many_texts(texts: Sequence[str]) -> reading_pb2.ScoreManyRequest:
+    """Build a further message of ScoreMany."""
+    return reading_pb2.ScoreManyRequest(texts=reading_pb2.ScoreManyTexts(texts=texts))
 
 
 def peek_request(prompt: str, top: int, options: GenerateOptions, session_id: str = "") -> reading_pb2.PeekRequest:

@@ -111,20 +111,9 @@ def score(message: reading_pb2.ScoreResponse) -> Score:
     )
 
 
-def text_scores(
-    request: reading_pb2.ScoreManyRequest, message: reading_pb2.ScoreManyResponse | None
-) -> tuple[TextScore, ...]:
-    """Read how probable the texts of a message are.
-
-    Raises:
-        InternalError: if the stream ended before, or there are not as many answers.
-
-    """
-    texts = request.texts.texts
-    if message is None or len(message.scores) != len(texts):
-        answered = 0 if message is None else len(message.scores)
-        raise InternalError(f"the server told {answered} scores of {len(texts)} texts", code=grpc.StatusCode.INTERNAL)
-    return tuple(
+def text_scores(texts: Sequence[str], message: reading_pb2.ScoreManyResponse) -> Sequence[TextScore]:
+    """Read how probable the texts of a message are."""
+    return [
         TextScore(
             text=text,
             tokens=one.tokens,
@@ -133,8 +122,8 @@ def text_scores(
             bits_per_character=one.bits_per_character,
             perplexity=one.perplexity,
         )
-        for text, one in zip(texts, message.scores, strict=True)
-    )
+        for text, one in zip(texts, message.scores, strict=False)  # `many` sees that they are as many
+    ]
 
 
 def peek(message: reading_pb2.PeekResponse) -> Peek:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n charloom/v1/classification.proto\x12\x0b\x63harloom.v1\".\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"d\n\x10\x43lassifyResponse\x12+\n\x08labelled\x18\x01 \x01(\x0b\x32\x19.charloom.v1.LabelledText\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\"]\n\x15\x43lassifyStreamRequest\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1a.charloom.v1.ClassifyStartH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05\x65vent\"\x1e\n\rClassifyStart\x12\r\n\x05model\x18\x01 \x01(\t\"E\n\x16\x43lassifyStreamResponse\x12+\n\x08labelled\x18\x01 \x01(\x0b\x32\x19.charloom.v1.LabelledText\"\xb7\x01\n\x0cLabelledText\x12\r\n\x05label\x18\x01 \x01(\t\x12\x34\n\rprobabilities\x18\x02 \x03(\x0b\x32\x1d.charloom.v1.LabelProbability\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\x10\n\x08left_out\x18\x04 \x01(\x04\x12)\n\x07unknown\x18\x05 \x03(\x0b\x32\x18.charloom.v1.UnknownPart\x12\x15\n\runknown_count\x18\x06 \x01(\x04\"6\n\x10LabelProbability\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"-\n\x0bUnknownPart\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x32\xbf\x01\n\x15\x43lassificationService\x12G\n\x08\x43lassify\x12\x1c.charloom.v1.ClassifyRequest\x1a\x1d.charloom.v1.ClassifyResponse\x12]\n\x0e\x43lassifyStream\x12\".charloom.v1.ClassifyStreamRequest\x1a#.charloom.v1.ClassifyStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n charloom/v1/classification.proto\x12\x0b\x63harloom.v1\".\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"d\n\x10\x43lassifyResponse\x12+\n\x08labelled\x18\x01 \x01(\x0b\x32\x19.charloom.v1.LabelledText\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\"]\n\x15\x43lassifyStreamRequest\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1a.charloom.v1.ClassifyStartH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05\x65vent\"\x1e\n\rClassifyStart\x12\r\n\x05model\x18\x01 \x01(\t\"E\n\x16\x43lassifyStreamResponse\x12+\n\x08labelled\x18\x01 \x01(\x0b\x32\x19.charloom.v1.LabelledText\"\x80\x01\n\x13\x43lassifyManyRequest\x12/\n\x05start\x18\x01 \x01(\x0b\x32\x1e.charloom.v1.ClassifyManyStartH\x00\x12/\n\x05texts\x18\x02 \x01(\x0b\x32\x1e.charloom.v1.ClassifyManyTextsH\x00\x42\x07\n\x05\x65vent\"\"\n\x11\x43lassifyManyStart\x12\r\n\x05model\x18\x01 \x01(\t\"\"\n\x11\x43lassifyManyTexts\x12\r\n\x05texts\x18\x01 \x03(\t\"C\n\x14\x43lassifyManyResponse\x12+\n\x08labelled\x18\x01 \x03(\x0b\x32\x19.charloom.v1.LabelledText\"\xb7\x01\n\x0cLabelledText\x12\r\n\x05label\x18\x01 \x01(\t\x12\x34\n\rprobabilities\x18\x02 \x03(\x0b\x32\x1d.charloom.v1.LabelProbability\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\x10\n\x08left_out\x18\x04 \x01(\x04\x12)\n\x07unknown\x18\x05 \x03(\x0b\x32\x18.charloom.v1.UnknownPart\x12\x15\n\runknown_count\x18\x06 \x01(\x04\"6\n\x10LabelProbability\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"-\n\x0bUnknownPart\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x32\x98\x02\n\x15\x43lassificationService\x12G\n\x08\x43lassify\x12\x1c.charloom.v1.ClassifyRequest\x1a\x1d.charloom.v1.ClassifyResponse\x12]\n\x0e\x43lassifyStream\x12\".charloom.v1.ClassifyStreamRequest\x1a#.charloom.v1.ClassifyStreamResponse(\x01\x30\x01\x12W\n\x0c\x43lassifyMany\x12 .charloom.v1.ClassifyManyRequest\x1a!.charloom.v1.ClassifyManyResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,12 +41,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSIFYSTART']._serialized_end=324
   _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=326
   _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=395
-  _globals['_LABELLEDTEXT']._serialized_start=398
-  _globals['_LABELLEDTEXT']._serialized_end=581
-  _globals['_LABELPROBABILITY']._serialized_start=583
-  _globals['_LABELPROBABILITY']._serialized_end=637
-  _globals['_UNKNOWNPART']._serialized_start=639
-  _globals['_UNKNOWNPART']._serialized_end=684
-  _globals['_CLASSIFICATIONSERVICE']._serialized_start=687
-  _globals['_CLASSIFICATIONSERVICE']._serialized_end=878
+  _globals['_CLASSIFYMANYREQUEST']._serialized_start=398
+  _globals['_CLASSIFYMANYREQUEST']._serialized_end=526
+  _globals['_CLASSIFYMANYSTART']._serialized_start=528
+  _globals['_CLASSIFYMANYSTART']._serialized_end=562
+  _globals['_CLASSIFYMANYTEXTS']._serialized_start=564
+  _globals['_CLASSIFYMANYTEXTS']._serialized_end=598
+  _globals['_CLASSIFYMANYRESPONSE']._serialized_start=600
+  _globals['_CLASSIFYMANYRESPONSE']._serialized_end=667
+  _globals['_LABELLEDTEXT']._serialized_start=670
+  _globals['_LABELLEDTEXT']._serialized_end=853
+  _globals['_LABELPROBABILITY']._serialized_start=855
+  _globals['_LABELPROBABILITY']._serialized_end=909
+  _globals['_UNKNOWNPART']._serialized_start=911
+  _globals['_UNKNOWNPART']._serialized_end=956
+  _globals['_CLASSIFICATIONSERVICE']._serialized_start=959
+  _globals['_CLASSIFICATIONSERVICE']._serialized_end=1239
 # @@protoc_insertion_point(module_scope)

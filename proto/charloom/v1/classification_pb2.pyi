@@ -153,6 +153,110 @@ class ClassifyStreamResponse(_message.Message):
 Global___ClassifyStreamResponse: _TypeAlias = ClassifyStreamResponse  # noqa: Y015
 
 @_typing.final
+class ClassifyManyRequest(_message.Message):
+    """Texts to label."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___ClassifyManyStart:
+        """With what; the first message."""
+
+    @_builtins.property
+    def texts(self) -> Global___ClassifyManyTexts:
+        """Some of the texts; each other message."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___ClassifyManyStart | None = ...,
+        texts: Global___ClassifyManyTexts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "start", b"start", "texts", b"texts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "start", b"start", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["start", "texts"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ClassifyManyRequest: _TypeAlias = ClassifyManyRequest  # noqa: Y015
+
+@_typing.final
+class ClassifyManyStart(_message.Message):
+    """With what to label many texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As in ClassifyRequest."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyManyStart: _TypeAlias = ClassifyManyStart  # noqa: Y015
+
+@_typing.final
+class ClassifyManyTexts(_message.Message):
+    """Texts that are read at the same time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """From 1 to 256, each as in ClassifyRequest but that it may be empty."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyManyTexts: _TypeAlias = ClassifyManyTexts  # noqa: Y015
+
+@_typing.final
+class ClassifyManyResponse(_message.Message):
+    """What texts are: one answer for each message of texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELLED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def labelled(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelledText]:
+        """What the model makes of each text of the request, in order; without label and probabilities of an empty one. Where a
+        text was refused, of those before it.
+        """
+
+    def __init__(
+        self,
+        *,
+        labelled: _abc.Iterable[Global___LabelledText] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labelled", b"labelled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyManyResponse: _TypeAlias = ClassifyManyResponse  # noqa: Y015
+
+@_typing.final
 class LabelledText(_message.Message):
     """What a classifier makes of a text."""
 

@@ -45,6 +45,11 @@ class ClassificationServiceStub:
                 request_serializer=charloom_dot_v1_dot_classification__pb2.ClassifyStreamRequest.SerializeToString,
                 response_deserializer=charloom_dot_v1_dot_classification__pb2.ClassifyStreamResponse.FromString,
                 _registered_method=True)
+        self.ClassifyMany = channel.stream_stream(
+                '/charloom.v1.ClassificationService/ClassifyMany',
+                request_serializer=charloom_dot_v1_dot_classification__pb2.ClassifyManyRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_classification__pb2.ClassifyManyResponse.FromString,
+                _registered_method=True)
 
 
 class ClassificationServiceServicer:
@@ -72,6 +77,21 @@ class ClassificationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClassifyMany(self, request_iterator, context):
+        """Gives many texts labels: for lists and files of lines, several times faster than Classify of each. Messages are
+        answered in order, and a few of them read at a time.
+
+        A text that is too long ends the call: INVALID_ARGUMENT (or RESOURCE_EXHAUSTED, where it is too long for this caller
+        alone) names it by its number in the call. All texts before it have been answered by then, whatever message they came
+        in, so a client that leaves it out can go on behind it.
+
+        Errors: as Classify, but that a text may be empty; INVALID_ARGUMENT when the first message does not carry `start`, or
+        a later one does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClassificationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -84,6 +104,11 @@ def add_ClassificationServiceServicer_to_server(servicer, server):
                     servicer.ClassifyStream,
                     request_deserializer=charloom_dot_v1_dot_classification__pb2.ClassifyStreamRequest.FromString,
                     response_serializer=charloom_dot_v1_dot_classification__pb2.ClassifyStreamResponse.SerializeToString,
+            ),
+            'ClassifyMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyMany,
+                    request_deserializer=charloom_dot_v1_dot_classification__pb2.ClassifyManyRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_classification__pb2.ClassifyManyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -141,6 +166,33 @@ class ClassificationService:
             '/charloom.v1.ClassificationService/ClassifyStream',
             charloom_dot_v1_dot_classification__pb2.ClassifyStreamRequest.SerializeToString,
             charloom_dot_v1_dot_classification__pb2.ClassifyStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/charloom.v1.ClassificationService/ClassifyMany',
+            charloom_dot_v1_dot_classification__pb2.ClassifyManyRequest.SerializeToString,
+            charloom_dot_v1_dot_classification__pb2.ClassifyManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,17 @@ class ClassificationServiceStub:
     Errors: as Classify, but that a part may be empty; INVALID_ARGUMENT when the first message does not carry `start`, or
     a later one does, and for a model whose tokens are words.
     """
+    ClassifyMany: _grpc.StreamStreamMultiCallable[_classification_pb2.ClassifyManyRequest, _classification_pb2.ClassifyManyResponse]
+    """Gives many texts labels: for lists and files of lines, several times faster than Classify of each. Messages are
+    answered in order, and a few of them read at a time.
+
+    A text that is too long ends the call: INVALID_ARGUMENT (or RESOURCE_EXHAUSTED, where it is too long for this caller
+    alone) names it by its number in the call. All texts before it have been answered by then, whatever message they came
+    in, so a client that leaves it out can go on behind it.
+
+    Errors: as Classify, but that a text may be empty; INVALID_ARGUMENT when the first message does not carry `start`, or
+    a later one does.
+    """
 
 @_typing.type_check_only
 class ClassificationServiceAsyncStub(ClassificationServiceStub):
@@ -64,6 +75,17 @@ class ClassificationServiceAsyncStub(ClassificationServiceStub):
 
     Errors: as Classify, but that a part may be empty; INVALID_ARGUMENT when the first message does not carry `start`, or
     a later one does, and for a model whose tokens are words.
+    """
+    ClassifyMany: _aio.StreamStreamMultiCallable[_classification_pb2.ClassifyManyRequest, _classification_pb2.ClassifyManyResponse]  # type: ignore[assignment]
+    """Gives many texts labels: for lists and files of lines, several times faster than Classify of each. Messages are
+    answered in order, and a few of them read at a time.
+
+    A text that is too long ends the call: INVALID_ARGUMENT (or RESOURCE_EXHAUSTED, where it is too long for this caller
+    alone) names it by its number in the call. All texts before it have been answered by then, whatever message they came
+    in, so a client that leaves it out can go on behind it.
+
+    Errors: as Classify, but that a text may be empty; INVALID_ARGUMENT when the first message does not carry `start`, or
+    a later one does.
     """
 
 class ClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -92,6 +114,23 @@ class ClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: as Classify, but that a part may be empty; INVALID_ARGUMENT when the first message does not carry `start`, or
         a later one does, and for a model whose tokens are words.
+        """
+
+    @_abc_1.abstractmethod
+    def ClassifyMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_classification_pb2.ClassifyManyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_classification_pb2.ClassifyManyResponse], _abc.AsyncIterator[_classification_pb2.ClassifyManyResponse]]:
+        """Gives many texts labels: for lists and files of lines, several times faster than Classify of each. Messages are
+        answered in order, and a few of them read at a time.
+
+        A text that is too long ends the call: INVALID_ARGUMENT (or RESOURCE_EXHAUSTED, where it is too long for this caller
+        alone) names it by its number in the call. All texts before it have been answered by then, whatever message they came
+        in, so a client that leaves it out can go on behind it.
+
+        Errors: as Classify, but that a text may be empty; INVALID_ARGUMENT when the first message does not carry `start`, or
+        a later one does.
         """
 
 def add_ClassificationServiceServicer_to_server(servicer: ClassificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

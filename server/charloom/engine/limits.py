@@ -17,7 +17,7 @@ MOST_CONTINUATIONS = 64
 MOST_ALTERNATIVES = 20
 """Alternatives that a call may ask to be told of each token."""
 MOST_TOGETHER = 256
-"""Texts that may be read at a time: that one call may have ranked, or one message of many have scored."""
+"""Texts that may be read at a time: that one call may have ranked, or one message of many have scored or labelled."""
 MOST_SUGGESTIONS, WIDEST_BEAM = 20, 64
 """Texts that one call may have suggested, and texts that may be open while they are looked for."""
 DEFAULT_SUGGESTIONS, DEFAULT_BEAM, DEFAULT_SUGGESTED = 5, 16, 32

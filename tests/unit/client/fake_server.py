@@ -361,6 +361,22 @@ def classify_stream(
         yield classification_pb2.ClassifyStreamResponse(labelled=labelled(text))
 
 
+def classify_many(
+    requests: Iterator[classification_pb2.ClassifyManyRequest], context: grpc.ServicerContext
+) -> Iterator[classification_pb2.ClassifyManyResponse]:
+    """The usual label of each text; one of more than 70,000 characters is refused."""
+    next(requests)
+    count = 0
+    for request in requests:
+        texts = list(request.texts.texts)
+        good = list(itertools.takewhile(lambda text: len(text) <= 70_000, texts))
+        count += len(good)
+        if good:
+            yield classification_pb2.ClassifyManyResponse(labelled=map(labelled, good))
+        if len(good) < len(texts):
+            abort(context, grpc.StatusCode.INVALID_ARGUMENT, f"texts[{count}]: too long", error_info("INVALID_REQUEST"))
+
+
 def failing(code: grpc.StatusCode, text: str, *details: message.Message) -> Answer:
     """An answer that fails with this status."""
 
@@ -432,6 +448,7 @@ class FakeServer:
             "Rank": rank,
             "Classify": lambda request, _: classification_pb2.ClassifyResponse(labelled=labelled(request.text)),
             "ClassifyStream": classify_stream,
+            "ClassifyMany": classify_many,
             "Suggest": lambda *_: suggesting_pb2.SuggestResponse(
                 suggestions=[
                     suggesting_pb2.Suggestion(text="ello", tokens=4, logprob=math.log(0.5), ended=True),

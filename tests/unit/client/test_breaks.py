@@ -76,7 +76,7 @@ def silent(server: FakeServer) -> None:
         server.ended.wait(30)
         yield from ()
 
-    streams = {"Generate", "Inspect", "Observe", "Converse", "ClassifyStream"}
+    streams = {"Generate", "Inspect", "Observe", "Converse", "ClassifyStream", "ClassifyMany"}
     server.answers = {method: many if method in streams else one for method in server.answers}
 
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from charloom.cli.main import main
-from charloom.client import AsyncClient, FailedPrecondition, InternalError, InvalidValue, UnknownPart
+from charloom.client import AsyncClient, FailedPrecondition, InternalError, InvalidArgument, InvalidValue, UnknownPart
 from charloom.v1 import classification_pb2
 from tests.unit.client.fake_server import FakeServer, error_info, failing
 
@@ -45,6 +45,33 @@ class TestTheSdk:
         await labeller.read("ab")
         labeller.cancel()
         labeller.cancel()
+
+    async def test_many_texts_have_a_label_each(self, server: FakeServer, either: AsyncClient) -> None:
+        texts = [*(["ab", " ", "abcd"] * 30), "b" * 16_384, "c"]
+        found = [one async for one in either.classify_many(iter(texts), model="small")]
+        assert [text for text, _ in found] == texts
+        assert [one.label for _, one in found] == [*["short", "", "long"] * 30, "long", "short"]
+        start, *sent = server.asked("ClassifyMany")
+        assert start == classification_pb2.ClassifyManyRequest(
+            start=classification_pb2.ClassifyManyStart(model="small")
+        )
+        assert [len(one.texts.texts) for one in sent] == [64, 26, 1, 1]
+        assert [one async for one in either.classify_many([])] == []
+
+    async def test_of_many_texts_all_before_one_that_is_refused_have_labels(self, either: AsyncClient) -> None:
+        """Whatever else is on its way in either direction then."""
+        for bad in (0, 1, 63, 64, 500):
+            coming = either.classify_many([*["a"] * bad, "b" * 70_001, *["c"] * 1000])
+            assert [(await anext(coming))[0] for _ in range(bad)] == ["a"] * bad
+            with pytest.raises(InvalidArgument, match=rf"texts\[{bad}\]: too long"):
+                await anext(coming)
+
+    async def test_many_texts_that_are_none_and_too_few_answers(self, server: FakeServer, either: AsyncClient) -> None:
+        with pytest.raises(InvalidValue, match=r"texts\[1\]: 5 is not a string"):
+            [one async for one in either.classify_many(["a", 5])]  # type: ignore[list-item]
+        server.answers["ClassifyMany"] = lambda requests, _: iter(list(requests)[:0])
+        with pytest.raises(InternalError, match="told of 0 of 1 texts"):
+            [one async for one in either.classify_many(["a"])]
 
     async def test_errors(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["Classify"] = failing(
@@ -81,6 +108,16 @@ class TestTheCommand:
         assert main(["label", "--lines", "--json", "--file", str(names), "--target", server.target]) == 0
         told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [(one["text"], one["label"]) for one in told] == [("ab", "short"), ("abcd", "long"), ("x", "short")]
+
+    def test_a_line_that_is_too_long_is_named_and_those_before_it_have_labels(
+        self, server: FakeServer, capsys: Capture, tmp_path: Path
+    ) -> None:
+        names = tmp_path / "names.txt"
+        names.write_text("ab\n\nabcd\n" + "x" * 70_001 + "\nab\n")
+        assert main(["label", "--lines", "--file", str(names), "--target", server.target]) == 1
+        out, err = capsys.readouterr()
+        assert out.splitlines() == ["short\t0.7500\tab", "long\t0.7500\tabcd"]
+        assert err.startswith("charloom label: line 4 has no label, nor have those after it: texts[2]: too long")
 
     def test_standard_input_as_it_comes(
         self, server: FakeServer, capsys: Capture, monkeypatch: pytest.MonkeyPatch

@@ -60,10 +60,10 @@ class TestScoreMany:
 
     async def test_a_server_that_tells_too_little(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["ScoreMany"] = lambda requests, _: (reading_pb2.ScoreManyResponse() for _ in [list(requests)])
-        with pytest.raises(InternalError, match="told 0 scores of 1 texts"):
+        with pytest.raises(InternalError, match="told of 0 of 1 texts"):
             [one async for one in either.score_many(["a"])]
         server.answers["ScoreMany"] = lambda requests, _: iter(list(requests)[:0])
-        with pytest.raises(InternalError, match="told 0 scores of 1 texts"):
+        with pytest.raises(InternalError, match="told of 0 of 1 texts"):
             [one async for one in either.score_many(["a"])]
 
     async def test_errors(self, server: FakeServer, either: AsyncClient) -> None:

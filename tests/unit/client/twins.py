@@ -6,7 +6,7 @@ import inspect
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,12 +46,6 @@ class AsAsyncio:
         async def answer(*args: Any, **kwargs: Any) -> Any:
             return as_asyncio(blocking(*args, **kwargs))
 
-        async def answers(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            for one in blocking(*args, **kwargs):
-                yield one
-
-        if inspect.isasyncgenfunction(twin):
-            return answers
         if inspect.iscoroutinefunction(twin):
             return answer
         return lambda *args, **kwargs: as_asyncio(blocking(*args, **kwargs))
@@ -81,4 +75,11 @@ def as_asyncio(value: Any) -> Any:
     """What a blocking call returned, as its asyncio twin would return it."""
     if isinstance(value, list):
         return [as_asyncio(one) for one in value]
+    if inspect.isgenerator(value):
+        return _as_asynchronous(value)
     return AsAsyncio(value) if isinstance(value, KINDS) else value
+
+
+async def _as_asynchronous(values: Iterable[Any]) -> AsyncIterator[Any]:
+    for one in values:
+        yield one

@@ -7,15 +7,11 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected
 from charloom.cli.text import add_file, read_file, read_text, standard_input
-from charloom.client import Client, LabelledText
-
-AT_ONCE = 32
-"""Lines that are asked about at a time."""
+from charloom.client import Client, InvalidArgument, LabelledText, QuotaExceeded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,13 +46,23 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.lines:
             _print(client.classify(text, model=arguments.model), arguments)
             return 0
-        lines = [line for line in text.splitlines() if line.strip()]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for line, found in zip(
-                lines, pool.map(lambda line: client.classify(line, model=arguments.model), lines), strict=True
-            ):
-                _print(found, arguments, line, one_line=True)
+        for line, found in _of_lines(client, text, arguments.model):
+            _print(found, arguments, line, one_line=True)
     return 0
+
+
+def _of_lines(client: Client, text: str, model: str | None) -> Iterator[tuple[str, LabelledText]]:
+    """What each line is that is not empty."""
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    told = 0
+    try:
+        for one in client.classify_many((line for _, line in lines), model=model):
+            yield one
+            told += 1
+    except (InvalidArgument, QuotaExceeded) as problem:
+        if f"texts[{told}]" not in str(problem):
+            raise
+        raise CommandError(f"line {lines[told][0]} has no label, nor have those after it: {problem}") from problem
 
 
 def _as_it_comes(client: Client, model: str | None) -> Iterator[LabelledText]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import functools
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -19,16 +19,16 @@ from charloom.client import (
 from charloom.client._async.connection import AsyncConnection
 from charloom.client._async.continuations import AsyncContinuations
 from charloom.client._async.conversation import AsyncConversation
+from charloom.client._async.many import many
 from charloom.client._async.observation import AsyncObserver
 from charloom.client._async.stream import AsyncTextStream
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
 from charloom.client._session_types import DeletionReceipt, SessionInfo
-from charloom.client._settings import MESSAGES_AHEAD
 from charloom.client._suggesting_types import RankedText, Suggestions
 from charloom.client._text_types import Peek, Score, TextScore
 from charloom.client._types import Completion, Result
-from charloom.v1 import generation_pb2, reading_pb2, sessions_pb2
+from charloom.v1 import generation_pb2, sessions_pb2
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -137,7 +137,7 @@ class AsyncCalls:
         request = _reading_requests.peek_request(prompt, top, options, self._session_id)
         return _responses.peek(await self._connection.call(self._connection.reading.Peek, request, timeout))
 
-    async def score_many(
+    def score_many(
         self,
         texts: Iterable[str],
         *,
@@ -158,24 +158,8 @@ class AsyncCalls:
 
         """
         start = _reading_requests.score_many_start(model, unknown_characters, self._session_id)
-        duplex = self._connection.score_many(start, timeout)
-        unanswered = deque[reading_pb2.ScoreManyRequest]()
-        try:
-            for request in _reading_requests.score_many_texts(texts):
-                await duplex.send(request)
-                unanswered.append(request)
-                if len(unanswered) > MESSAGES_AHEAD:
-                    for score in _responses.text_scores(unanswered.popleft(), await duplex.receive()):
-                        yield score
-            await duplex.close()
-            while unanswered:
-                for score in _responses.text_scores(unanswered.popleft(), await duplex.receive()):
-                    yield score
-            while not duplex.over:
-                await duplex.receive()
-        finally:
-            if not duplex.over:
-                duplex.cancel()
+        begin = functools.partial(self._connection.score_many, start, timeout)
+        return many(begin, texts, _reading_requests.score_many_texts, _responses.text_scores)
 
     async def rank(
         self,

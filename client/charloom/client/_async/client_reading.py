@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from charloom.client import _classification, _watching_messages
 from charloom.client._async.calls import AsyncCalls
 from charloom.client._async.labelling import AsyncLabeller
+from charloom.client._async.many import many
 from charloom.client._async.observation import AsyncObserver
 from charloom.client._async.watching import AsyncWatch
 from charloom.client._classification_types import LabelledText
@@ -128,6 +130,28 @@ class AsyncClientReading(AsyncCalls):
         request = _classification.classify_request(text, model)
         answer = await self._connection.call(self._connection.classification.Classify, request, timeout)
         return _classification.labelled(answer.labelled)
+
+    def classify_many(
+        self, texts: Iterable[str], *, model: str | None = None, timeout: Timeout = None
+    ) -> AsyncIterator[tuple[str, LabelledText]]:
+        """Each of many texts with what `classify` tells of it, in order; much faster than a `classify` of each.
+
+        Texts are taken some hundreds ahead of the labels, so there may be any number of them. One of nothing but white
+        space has no label.
+
+        Args:
+            texts: the texts, for example the lines of a file
+            model: name of the classifier; default is the server's first one.
+            timeout: of all texts together, in seconds; default is none.
+
+        Raises:
+            InvalidArgument: a text is too long. It is named by its number, from 0; all before it have their labels by
+                then, and whoever leaves it out can go on behind it.
+            FailedPrecondition: the model is no classifier.
+
+        """
+        begin = functools.partial(self._connection.label_many, _classification.classify_many_start(model), timeout)
+        return many(begin, texts, _classification.classify_many_texts, _classification.labelled_texts)
 
     def classify_stream(self, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> AsyncLabeller:
         """Label a text as it comes: after each part, what `classify` would tell of the text so far.

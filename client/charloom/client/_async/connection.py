@@ -217,6 +217,15 @@ class AsyncConnection(Settings):
         call = self.classification.ClassifyStream(timeout=self.seconds(timeout), metadata=begun.metadata)
         return AsyncDuplex(call, start, begun)
 
+    def label_many(
+        self, start: classification_pb2.ClassifyManyRequest, timeout: Timeout
+    ) -> AsyncDuplex[classification_pb2.ClassifyManyRequest, classification_pb2.ClassifyManyResponse]:
+        """Begin a call of ClassifyMany."""
+        self.require_open()
+        begun = self.begin()
+        call = self.classification.ClassifyMany(timeout=self.seconds(timeout), metadata=begun.metadata)
+        return AsyncDuplex(call, start, begun)
+
     def converse(
         self, start: conversation_pb2.ConverseRequest, timeout: Timeout
     ) -> AsyncDuplex[conversation_pb2.ConverseRequest, conversation_pb2.ConverseResponse]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -20,16 +20,16 @@ from charloom.client import (
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
 from charloom.client._session_types import DeletionReceipt, SessionInfo
-from charloom.client._settings import MESSAGES_AHEAD
 from charloom.client._suggesting_types import RankedText, Suggestions
 from charloom.client._sync.connection import Connection
 from charloom.client._sync.continuations import Continuations
 from charloom.client._sync.conversation import Conversation
+from charloom.client._sync.many import many
 from charloom.client._sync.observation import Observer
 from charloom.client._sync.stream import TextStream
 from charloom.client._text_types import Peek, Score, TextScore
 from charloom.client._types import Completion, Result
-from charloom.v1 import generation_pb2, reading_pb2, sessions_pb2
+from charloom.v1 import generation_pb2, sessions_pb2
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -159,24 +159,8 @@ class Calls:
 
         """
         start = _reading_requests.score_many_start(model, unknown_characters, self._session_id)
-        duplex = self._connection.score_many(start, timeout)
-        unanswered = deque[reading_pb2.ScoreManyRequest]()
-        try:
-            for request in _reading_requests.score_many_texts(texts):
-                duplex.send(request)
-                unanswered.append(request)
-                if len(unanswered) > MESSAGES_AHEAD:
-                    for score in _responses.text_scores(unanswered.popleft(), duplex.receive()):
-                        yield score
-            duplex.close()
-            while unanswered:
-                for score in _responses.text_scores(unanswered.popleft(), duplex.receive()):
-                    yield score
-            while not duplex.over:
-                duplex.receive()
-        finally:
-            if not duplex.over:
-                duplex.cancel()
+        begin = functools.partial(self._connection.score_many, start, timeout)
+        return many(begin, texts, _reading_requests.score_many_texts, _responses.text_scores)
 
     def rank(
         self,

@@ -171,6 +171,18 @@ class Connection(Settings):
 
         return Duplex(begin, start, begun)
 
+    def label_many(
+        self, start: classification_pb2.ClassifyManyRequest, timeout: Timeout
+    ) -> Duplex[classification_pb2.ClassifyManyRequest, classification_pb2.ClassifyManyResponse]:
+        """Begin a call of ClassifyMany."""
+        self.require_open()
+        begun, seconds = self.begin(), self.seconds(timeout)
+
+        def begin(requests: Iterator[classification_pb2.ClassifyManyRequest]) -> Any:
+            return self.classification.ClassifyMany(requests, timeout=seconds, metadata=begun.metadata)
+
+        return Duplex(begin, start, begun)
+
     def converse(
         self, start: conversation_pb2.ConverseRequest, timeout: Timeout
     ) -> Duplex[conversation_pb2.ConverseRequest, conversation_pb2.ConverseResponse]:

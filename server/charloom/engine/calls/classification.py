@@ -8,6 +8,7 @@ Axis letters: A state arrays, L layers, H hidden, C labels, T time.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,17 +16,21 @@ import numpy as np
 
 from charloom.bundle import SHOWN_UNKNOWNS, LabelHead, Labelling, Task, Unit, UnknownSymbol
 from charloom.engine.calls.price import of_reading
-from charloom.engine.calls.reading import Reading
+from charloom.engine.calls.reading import Reading, check_count
 from charloom.engine.calls.requests import check_length
 from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.errors import InvalidRequest
+from charloom.engine.errors import EngineError, InvalidRequest
 from charloom.engine.loom.models import Model, Models
+from charloom.engine.quotas import QuotaExceeded
 from charloom.engine.rates import Rates
 from charloom.engine.telemetry import Totals, current_call
 
 READ_BY_NONE = 0
 """The token that stands behind the last one of a text, so that the network reads that one."""
+EMPTY = "it is empty; give a text to label"
+CHARACTERS_AT_ONCE = 65_536
+"""Of many texts, so many become tokens before other calls have their turn on the event loop; a text is not split."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,16 @@ class LabelledText:
         return self.labels[self.probabilities.index(max(self.probabilities))]
 
 
+@dataclass(frozen=True)
+class LabelledTexts:
+    """What a classifier makes of some of many texts."""
+
+    labelled: Sequence[LabelledText]
+    """Of each, or of those before the first one that was refused."""
+    refused: EngineError | None
+    """Why that was; None: none was."""
+
+
 class Classifying:
     """Gives texts labels with an engine's classifiers."""
 
@@ -62,22 +77,21 @@ class Classifying:
         self._rates = rates
         self._totals = totals
 
-    async def classify(self, text: str, model: str = "", digest: str = "") -> tuple[LabelledText, Model]:
+    async def classify(self, text: str, model: str = "") -> tuple[LabelledText, Model]:
         """The label of a text, and the model that gave it.
 
         Args:
             text: the text
             model: name of the classifier; empty: the first one
-            digest: of the version that the call has in use already; empty: the one that serves
 
         Raises:
             InvalidRequest: the text is empty, or too long.
             ModelNotFound, ModelOfAnotherTask, QuotaExceeded, TooMuchMemory, Overloaded, Draining, DecoderFailure: as
             their names say.
         """
-        chosen = await self._chosen(model, digest)
+        chosen = await self._chosen(model)
         if not text.strip():
-            raise InvalidRequest("text", "it is empty; give a text to label")
+            raise InvalidRequest("text", EMPTY)
         found = await TextToLabel(self._reading, chosen).read(text)
         self.given(found, chosen)
         return found, chosen
@@ -98,14 +112,26 @@ class Classifying:
             )
         return TextToLabel(self._reading, chosen)
 
+    async def many(self, model: str = "", field_name: str = "texts") -> ManyLabels:
+        """Begin a call with many texts.
+
+        Args:
+            model: as of `classify`
+            field_name: what the caller knows the texts as; errors name one of them by it
+
+        Raises:
+            ModelNotFound, ModelOfAnotherTask, QuotaExceeded: as their names say.
+        """
+        return ManyLabels(self, self._reading, await self._chosen(model), field_name)
+
     def given(self, found: LabelledText, model: Model) -> None:
         """Count a text that has its label."""
         if found.label:
             self._totals.labels[model.name, found.label] += 1
 
-    async def _chosen(self, model: str, digest: str = "") -> Model:
+    async def _chosen(self, model: str) -> Model:
         await self._rates.admit()
-        return self._models.named(model, digest, Task.CLASSIFICATION)
+        return self._models.named(model, task=Task.CLASSIFICATION)
 
 
 class TextToLabel:
@@ -135,22 +161,38 @@ class TextToLabel:
             InvalidRequest: the part is too long.
             QuotaExceeded, TooMuchMemory, Overloaded, Draining, DecoderFailure: as their names say.
         """
-        text = self._space + part
-        check_length("text", text, self._reading.limits)
+        check_length("text", self._space + part, self._reading.limits)
+        tokens = self.take(part)
+        if len(tokens):
+            with self._reading.budget.held_for(of_reading(self.model.decoder.shape, len(tokens), None)):
+                start, rest = self.work(tokens)
+                after, _ = await self._reading.read(self.model, rest, start)
+            self.went_on(after)
+        return self.latest
+
+    def take(self, part: str) -> Ints:
+        """Take in the next part; returns its tokens that the network is to read, if any: see `work` and `went_on`."""
         if (texts := current_call().texts) is not None:
             texts.read.add(part)
         before = self.latest
-        tokens = self._tokens_of(text)
+        tokens = self._tokens_of(self._space + part)
         read = tokens[: self._labelling.max_length - (before.tokens - before.left_out)]
-        if len(read):
-            with self._reading.budget.held_for(of_reading(self.model.decoder.shape, len(read), None)):
-                await self._go_on(read)
         self.latest = replace(
             self.latest,
             tokens=before.tokens + len(tokens),
             left_out=before.left_out + len(tokens) - len(read),
         )
-        return self.latest
+        return read
+
+    def work(self, tokens: Ints) -> tuple[Snapshot, Ints]:
+        """From where the network is to read these tokens, at least one, and what it is fed from there."""
+        return replace(self._state, pending=(int(tokens[0]),)), np.append(tokens[1:], READ_BY_NONE)
+
+    def went_on(self, after: Snapshot) -> None:
+        """Take in the state after what was taken."""
+        self._state = after
+        probabilities = self._head.probabilities(after.state[0, -1]).tolist()
+        self.latest = replace(self.latest, probabilities=probabilities)
 
     def _tokens_of(self, text: str) -> Ints:
         """Those of a part, without the white space before the text or at its end."""
@@ -171,9 +213,53 @@ class TextToLabel:
         )
         return found.tokens
 
-    async def _go_on(self, tokens: Ints) -> None:
-        """Let the network read these tokens, at least one."""
-        start = replace(self._state, pending=(int(tokens[0]),))
-        self._state, _ = await self._reading.read(self.model, np.append(tokens[1:], READ_BY_NONE), start)
-        probabilities = self._head.probabilities(self._state.state[0, -1]).tolist()
-        self.latest = replace(self.latest, probabilities=probabilities)
+
+class ManyLabels:
+    """Gives many texts labels, some at a time; made by `Classifying.many`."""
+
+    def __init__(self, classifying: Classifying, reading: Reading, model: Model, field_name: str) -> None:
+        self.model = model
+        self._classifying = classifying
+        self._reading = reading
+        self._field_name = field_name
+        self._count = 0
+        """Texts that were given so far."""
+
+    async def read(self, texts: Sequence[str]) -> LabelledTexts:
+        """The labels of the next texts, which are read together; bit for bit those of each alone where the decoder is
+        batch-invariant. A text of nothing but white space has none.
+
+        Raises:
+            InvalidRequest: there are too many, or none.
+            TooMuchMemory, Overloaded, Draining, DecoderFailure: as their names say.
+        """
+        check_count(self._field_name, texts)
+        number, self._count = self._count, self._count + len(texts)
+        taken: list[tuple[TextToLabel, Ints]] = []
+        refused: EngineError | None = None
+        characters = 0
+        for text in texts:
+            try:
+                check_length(f"{self._field_name}[{number + len(taken)}]", text, self._reading.limits)
+            except (InvalidRequest, QuotaExceeded) as problem:
+                refused = problem
+                break
+            if (characters := characters + len(text)) > CHARACTERS_AT_ONCE:
+                await asyncio.sleep(0)
+                characters = len(text)
+            one = TextToLabel(self._reading, self.model)
+            taken.append((one, one.take(text).copy()))  # not a view, which keeps what is left out
+        await self._read([(one, tokens) for one, tokens in taken if len(tokens)])
+        for one, _ in taken:
+            self._classifying.given(one.latest, self.model)
+        return LabelledTexts([one.latest for one, _ in taken], refused)
+
+    async def _read(self, taken: Sequence[tuple[TextToLabel, Ints]]) -> None:
+        """Let the network read these texts, each with at least one token."""
+        if not taken:
+            return
+        tokens = sum(len(tokens) for _, tokens in taken)
+        with self._reading.budget.held_for(of_reading(self.model.decoder.shape, tokens, None, len(taken))):
+            found = await self._reading.read_together(self.model, [one.work(tokens) for one, tokens in taken])
+        for (one, _), (after, _) in zip(taken, found, strict=True):
+            one.went_on(after)

@@ -45,12 +45,12 @@ def of_generation(
     return CALL + READ * prompt + count * (_row(shape) + FED * prompt + kept * _token(top_logprobs))
 
 
-def of_reading(shape: Shape, tokens: int, top_logprobs: int | None) -> int:
-    """Bytes that a call may need which reads so many tokens, and tells their log-probabilities if `top_logprobs` is
-    not None.
+def of_reading(shape: Shape, tokens: int, top_logprobs: int | None, texts: int = 1) -> int:
+    """Bytes that a call may need which reads so many tokens in so many texts at a time, and tells their
+    log-probabilities if `top_logprobs` is not None.
     """
     told = 0 if top_logprobs is None else tokens * _token(top_logprobs)
-    return CALL + _row(shape) + (READ + FED) * tokens + told
+    return CALL + texts * _row(shape) + (READ + FED) * tokens + told
 
 
 def of_summing(shape: Shape, tokens: int, texts: int) -> int:

@@ -305,14 +305,23 @@ class ManyScores:
         return scores
 
 
+def check_count(field_name: str, texts: Sequence[str]) -> None:
+    """Check how many texts are to be read at a time, at least one.
+
+    Raises:
+        InvalidRequest: too many, or none.
+    """
+    if not 1 <= len(texts) <= MOST_TOGETHER:
+        raise InvalidRequest(field_name, f"there are {len(texts)}; give from 1 to {MOST_TOGETHER}")
+
+
 def check_together(field_name: str, texts: Sequence[str], limits: Limits) -> None:
     """Check how many texts are to be read at a time, at least one, and how long they are together.
 
     Raises:
         InvalidRequest: too many, or too long.
     """
-    if not 1 <= len(texts) <= MOST_TOGETHER:
-        raise InvalidRequest(field_name, f"there are {len(texts)}; give from 1 to {MOST_TOGETHER}")
+    check_count(field_name, texts)
     if (length := sum(map(len, texts))) > limits.max_prompt_characters:
         raise InvalidRequest(
             field_name, f"they have {length} characters together, more than {limits.max_prompt_characters}; give fewer"

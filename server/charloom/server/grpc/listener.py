@@ -117,7 +117,7 @@ class GrpcListener:
         conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine, turn), self._server)
         reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn, size), self._server)
         suggesting_pb2_grpc.add_SuggestingServiceServicer_to_server(SuggestingService(engine), self._server)
-        labels = ClassificationService(engine, turn)
+        labels = ClassificationService(engine, turn, size)
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server(labels, self._server)
         watching_pb2_grpc.add_WatchingServiceServicer_to_server(WatchingService(engine, turn), self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(runtime), self._server)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from charloom.bundle import Vocabulary
+from charloom.bundle import Bundle, Vocabulary
 from charloom.engine.calls.requests import MostTokens
 from charloom.engine.engine import Engine
 from charloom.server.grpc.translation.text import largest_logprob, largest_text
@@ -10,6 +10,9 @@ from charloom.v1 import generation_pb2
 
 SPARE, SPARE_OF_EACH = 2**21, 2**16
 """Bytes for what an answer holds besides its tokens, such as a sealed state of 1 MiB; and each of its continuations."""
+
+LABELLED, LABEL = 512, 24
+"""What a labelled text holds besides its labels and its unknown parts, and a label besides its name."""
 
 
 def largest_request(engine: Engine) -> int:
@@ -34,6 +37,14 @@ class MessageSize:
             return (self._limit - SPARE) // largest_logprob(vocabulary, min(top, vocabulary.size), constrained=False)
 
         return most
+
+    def labelled(self, model: Bundle) -> int:
+        """How many texts fit with the probabilities of a classifier's labels."""
+        labelling = model.manifest.labelling
+        assert labelling is not None
+        each = LABELLED + sum(LABEL + len(label.encode()) for label in labelling.labels)
+        # Unknown parts are told as they stand in the request, of which `largest_request` is about as much.
+        return (self._limit - 2 * SPARE) // each
 
     def continuations(self, options: generation_pb2.GenerationOptions, top: int | None) -> MostTokens:
         """How many tokens fit as the text of each continuation that is asked for.

@@ -6,14 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator
 
-from charloom.bundle import Task
+from charloom.engine.calls.classification import EMPTY, LabelledText
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
-from charloom.engine.limits import MOST_CONTINUATIONS
-from charloom.engine.loom.models import Model
 from charloom.server.http.bodies import Body
 from charloom.server.http.exchange import Exchange, json_of
-from charloom.server.merged import together
 
 
 def _texts(value: Any) -> list[str]:
@@ -40,26 +37,27 @@ class Classification:
 
     async def answer(self, exchange: Exchange, body: ClassifyBody) -> None:
         """The label of each text."""
-        model = self._engine.model(body.model, Task.CLASSIFICATION).used()
-        if len(body.input) > MOST_CONTINUATIONS:
-            raise InvalidRequest("input", f"{len(body.input)} texts are too many; up to {MOST_CONTINUATIONS}")
-        data = await together([self._labelled(model, number, text) for number, text in enumerate(body.input)])
-        read = sum(one["tokens"] - one["left_out"] for one in data)
+        many = await self._engine.classifying.many(body.model, "input")
+        for number, text in enumerate(body.input):
+            if not text.strip():
+                raise InvalidRequest(f"input[{number}]", EMPTY)
+        found = await many.read(body.input)
+        if found.refused is not None:
+            raise found.refused
+        data = [_told(number, one) for number, one in enumerate(found.labelled)]
+        read = sum(one.tokens - one.left_out for one in found.labelled)
         usage = {"prompt_tokens": read, "total_tokens": read}
-        await exchange.answer(json_of({"object": "list", "model": model.name, "data": data, "usage": usage}))
+        await exchange.answer(json_of({"object": "list", "model": many.model.name, "data": data, "usage": usage}))
 
-    async def _labelled(self, model: Model, number: int, text: str) -> dict[str, Any]:
-        try:
-            found, _ = await self._engine.classifying.classify(text, model.name, model.digest)
-        except InvalidRequest as problem:
-            raise InvalidRequest(f"input[{number}]", problem.problem) from problem
-        return {
-            "object": "labelled_text",
-            "index": number,
-            "label": found.label,
-            "probabilities": dict(zip(found.labels, found.probabilities, strict=True)),
-            "tokens": found.tokens,
-            "left_out": found.left_out,
-            "unknown": [{"text": part.character, "position": part.position} for part in found.unknown],
-            "unknown_count": found.unknown_count,
-        }
+
+def _told(number: int, found: LabelledText) -> dict[str, Any]:
+    return {
+        "object": "labelled_text",
+        "index": number,
+        "label": found.label,
+        "probabilities": dict(zip(found.labels, found.probabilities, strict=True)),
+        "tokens": found.tokens,
+        "left_out": found.left_out,
+        "unknown": [{"text": part.character, "position": part.position} for part in found.unknown],
+        "unknown_count": found.unknown_count,
+    }

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from charloom.engine.calls.classification import LabelledTexts
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
-from charloom.server.grpc.services.turn import ClientTurn
+from charloom.server.grpc.message_size import MessageSize
+from charloom.server.grpc.services.turn import AT_ONCE, ClientTurn
 from charloom.server.grpc.translation.classification import from_labelled
 from charloom.v1 import classification_pb2, classification_pb2_grpc
 
@@ -15,9 +17,10 @@ from charloom.v1 import classification_pb2, classification_pb2_grpc
 class ClassificationService(classification_pb2_grpc.ClassificationServiceServicer):
     """Gives texts labels."""
 
-    def __init__(self, engine: Engine, turn: ClientTurn) -> None:
+    def __init__(self, engine: Engine, turn: ClientTurn, size: MessageSize) -> None:
         self._classifying = engine.classifying
         self._turn = turn
+        self._size = size
 
     async def Classify(
         self, request: classification_pb2.ClassifyRequest, context: Any
@@ -43,3 +46,29 @@ class ClassificationService(classification_pb2_grpc.ClassificationServiceService
                 yield classification_pb2.ClassifyStreamResponse(labelled=from_labelled(await text.read(request.text)))
         finally:
             self._classifying.given(text.latest, text.model)
+
+    async def ClassifyMany(
+        self, requests: AsyncIterator[classification_pb2.ClassifyManyRequest], context: Any
+    ) -> AsyncIterator[classification_pb2.ClassifyManyResponse]:
+        """Give many texts labels."""
+        first = await self._turn.next(requests)
+        if first is None or not first.HasField("start"):
+            raise InvalidRequest("start", "the first message has to carry it")
+        many = await self._classifying.many(first.start.model)
+        most = self._size.labelled(many.model.bundle)
+
+        async def answer(request: classification_pb2.ClassifyManyRequest) -> LabelledTexts:
+            if not request.HasField("texts"):
+                raise InvalidRequest("texts", "each message but the first has to carry it")
+            texts = request.texts.texts
+            if len(texts) > most:
+                raise InvalidRequest(
+                    "texts", f"the answer to {len(texts)} could be too large with the labels of this model; give {most}"
+                )
+            return await many.read(texts)
+
+        async for found in self._turn.answers(requests, answer, AT_ONCE):
+            if found.labelled:
+                yield classification_pb2.ClassifyManyResponse(labelled=map(from_labelled, found.labelled))
+            if found.refused is not None:
+                raise found.refused

@@ -11,14 +11,11 @@ from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import current_caller
 from charloom.server.grpc.message_size import MessageSize
-from charloom.server.grpc.services.turn import ClientTurn
+from charloom.server.grpc.services.turn import AT_ONCE, ClientTurn
 from charloom.server.grpc.translation.encoded import Answer, encoded
 from charloom.server.grpc.translation.generation import to_request
 from charloom.server.grpc.translation.reading import from_inspected, from_score, from_scores, to_inspection, to_reading
 from charloom.v1 import reading_pb2, reading_pb2_grpc
-
-AT_ONCE = 4
-"""Messages of a call of ScoreMany that are read at a time: while one is answered, the loom is not to wait."""
 
 
 class ReadingService(reading_pb2_grpc.ReadingServiceServicer):

@@ -12,6 +12,9 @@ from charloom.engine.errors import ClientIdle, Draining
 T = TypeVar("T")
 R = TypeVar("R")
 
+AT_ONCE = 4
+"""Messages of texts of one call that are read at a time: while one is answered, the loom is not to wait."""
+
 
 class ClientTurn:
     """Waits for a client, but neither past the stop of the server nor for ever.
