@@ -151,6 +151,8 @@ def test_a_file_that_is_not_there_is_told(server: Server, log: Path, capsys: pyt
         (["-", "--position", "x"], "stdin has no position and is read to its end"),
         (["x", "--skip-fields", "-1"], "--skip-fields from 0"),
         (["x", "--source-field", "0"], "--source-field counts from 1"),
+        (["x", "--silent-after", "60"], "a file that is not followed has no silence"),
+        (["-", "--silent-after", "nan"], "--silent-after is from 1 to 2592000 seconds"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(
@@ -217,6 +219,95 @@ def test_stdin_is_read_to_its_end(
         monkeypatch.setattr(sys, "stdin", source)
         assert watched(server, "-", "--name", "stdin", "--json", "--all") == 0
     assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["one", "two"]
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_source_that_falls_silent_is_told_once(
+    server: Server,
+    hook: Hook,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    form: str,
+) -> None:
+    before = server.engine.totals.silent_sources
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writing, "w") as sink:
+            sink.write("one\n")
+            sink.flush()
+            eventually(lambda: server.engine.totals.silent_sources == before + 1)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    arguments = ["--silent-after", "1", "--webhook", hook.url, "--source", "\x1b", "--name", f"silent-{form}"]
+    with os.fdopen(reading) as source:
+        monkeypatch.setattr(sys, "stdin", source)
+        assert watched(server, "-", *arguments, *(["--json"] if form == "json" else [])) == FOUND_ALERTS
+    writer.join()
+    out, err = capsys.readouterr()
+    event = {"event": "silent", "source": "\x1b", "seconds": 1.0}
+    assert out == (json.dumps(event) if form == "json" else r"! silent \x1b: no line for 1 s") + "\n"
+    assert err.startswith("1 line, 0 alerts, 1 silence")
+    assert hook.taken == [event]
+
+
+def test_encodings_may_change_from_line_to_line(server: Server, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a café"
+    log.write_bytes(b"\n".join([text.encode(), text.encode("latin-1"), text.encode("utf-16-le"), text.encode()]))
+    assert watched(server, str(log), "--name", "encodings", "--json", "--all") == 0
+    read = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+    assert read == [text, "a caf\ufffd", "".join(f"{one}\0" for one in text[:-1]) + "\ufffd\0", text]
+
+
+def test_of_a_file_without_any_line_break_the_beginning_is_told_once(
+    server: Server, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.write_bytes(b"x" * 1_000_000)
+    assert watched(server, str(log), "--name", "endless", "--json", "--all") == 0
+    facts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(fact["cut"], len(fact["text"])) for fact in facts] == [(True, 4096)]
+
+
+def test_a_file_that_vanishes_is_waited_for(server: Server, log: Path, tmp_path: Path) -> None:
+    output, errors = tmp_path / "told", tmp_path / "errors"
+    command = [sys.executable, "-m", "charloom.cli.main", "watch", str(log), "--follow", "--target", server.address]
+
+    def told() -> list[str]:
+        return [json.loads(line)["text"] for line in output.read_text().splitlines()]
+
+    with (
+        output.open("w") as sink,
+        errors.open("w") as trouble,
+        subprocess.Popen([*command, "--json", "--all"], stdout=sink, stderr=trouble) as process,
+    ):
+        try:
+            eventually(lambda: "is gone; waiting for it" in errors.read_text())
+            for text in ("one", "two"):
+                log.write_text(f"{text}\n")
+                eventually(lambda expected=text: told()[-1:] == [expected])
+                log.unlink()
+                gone = 2 if text == "one" else 3
+                eventually(lambda times=gone: errors.read_text().count("is gone") == times)
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+    assert told() == ["one", "two"]
+    assert "Traceback" not in errors.read_text()
+
+
+def test_one_interrupt_ends_a_command_that_waits_for_stdin(server: Server, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "charloom.cli.main", "watch", "-", "--target", server.address, "--all"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"one\n")
+        process.stdin.flush()
+        assert b"one" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert process.stderr.read().startswith(b"1 line, 0 alerts")
 
 
 def test_a_webhook_is_tried_again_but_not_for_ever(hook: Hook) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +106,11 @@ def test_one_call_watches_under_a_name(client: Client) -> None:
 
 
 def test_what_cannot_be_watched_is_refused(client: Client, channel: grpc.Channel) -> None:
-    for arguments, field in (({"name": "a/b"}, "name"), ({"name": "a", "rate": 0.9}, "rate")):
+    for arguments, field in (
+        ({"name": "a/b"}, "name"),
+        ({"name": "a", "rate": 0.9}, "rate"),
+        ({"name": "a", "silent_after": 0.5}, "silent_after"),
+    ):
         with pytest.raises(InvalidArgument, match=field), client.watch(**arguments) as watch:  # type: ignore[arg-type]
             watch.read(USUAL)
     with pytest.raises(InvalidValue, match="mask"):
@@ -119,6 +125,25 @@ def test_what_cannot_be_watched_is_refused(client: Client, channel: grpc.Channel
     assert refused(lambda: list(stub.Watch(iter([start, start]))))[2].keys() == {"lines"}
 
 
+async def test_silent_sources_are_told_by_both_halves_of_the_sdk(server: Server, client: Client) -> None:
+    before = server.engine.totals.silent_sources
+    with client.watch("silent", silent_after=1) as watch:
+        watch.read([("a", "one"), ("b", "one")])
+        assert watch.silent() == []
+        time.sleep(1)
+        watch.read([("b", "two")])
+        assert watch.silent() == ["a"]
+        assert watch.silent() == []
+    async with AsyncClient(server.address) as other, other.watch("many", silent_after=1) as again:
+        sources = [f"s{number}" for number in range(1030)]
+        await again.read([(source, "up") for source in sources])
+        await asyncio.sleep(1)
+        assert await again.silent() == sources
+    assert server.engine.totals.silent_sources - before == 1031
+    with client.watch("unasked") as watch:
+        assert watch.silent() == []
+
+
 def test_lines_and_alerts_are_counted(bundle: Bundle, decoder: Decoder) -> None:
     with running_server([(bundle, decoder)], ServerSettings(grace_seconds=0, metrics_port=0)) as server:
         with Client(server.address) as client, client.watch("logs", rate=0.5, warm_up=1) as watch:
@@ -128,3 +153,4 @@ def test_lines_and_alerts_are_counted(bundle: Bundle, decoder: Decoder) -> None:
         told = httpx.get(f"http://{server.metrics_address}/metrics").text
         assert "charloom_watched_lines_total 11.0" in told
         assert f"charloom_watch_alerts_total {float(alerts)}" in told
+        assert "charloom_watch_silent_sources_total 0.0" in told

@@ -13,7 +13,11 @@ import pytest
 
 from charloom.bundle import Bundle, DecoderKind, Unit, WordVocabulary, read_bundle, split_words
 from charloom.client import Client, InvalidArgument
+from charloom.engine.calls.watching import SourceLine, WatchRequest
+from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest, SessionOfAnotherModel
 from charloom.export import export_bundle
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
@@ -60,6 +64,21 @@ def test_the_model_says_that_its_tokens_are_words(client: Client, word_bundle: B
     assert isinstance(word_bundle.vocabulary, WordVocabulary)
     assert "thé" in word_bundle.vocabulary.symbols
     assert np.mean(np.array(word_bundle.vocabulary.encode("thé strange words of it")) == 0) > 0.1
+
+
+async def test_its_lines_are_not_watched_and_the_name_stays_free_for_a_model_of_characters(
+    word_bundle: Bundle, bundle: Bundle, decoder: Decoder
+) -> None:
+    engine = Engine([(word_bundle, open_decoder(word_bundle)), (bundle, decoder)])
+    for model in ("", "words"):
+        with pytest.raises(InvalidRequest, match="reads words"):
+            await engine.watching.begin(WatchRequest("logs", model=model))
+    watch = await engine.watching.begin(WatchRequest("logs", model=bundle.manifest.name))
+    assert len(await watch.read([SourceLine("a", "one")])) == 1
+    await watch.end()
+    with pytest.raises(SessionOfAnotherModel):
+        await engine.watching.begin(WatchRequest("logs", model="words"))
+    await engine.drain(0)
 
 
 def test_two_calls_of_half_the_length_are_one_call(client: Client) -> None:

@@ -13,6 +13,8 @@ from charloom.v1 import watching_pb2
 
 LONGEST_LINE = 4096
 """Characters of a line that a server reads."""
+MOST_SILENT = 1024
+"""Silent sources that an answer tells; where it tells so many, there are more."""
 _MOST_LINES, _MOST_CHARACTERS = 1024, 49_152
 """Of one message; a server takes as many characters as a prompt may have, 65,536 by default."""
 _MASKS = {
@@ -30,6 +32,7 @@ def start(
     warm_up: int | None,
     time_to_live: float | None,
     characters: bool,
+    silent_after: float | None,
 ) -> watching_pb2.WatchRequest:
     """Build the first message of Watch.
 
@@ -44,10 +47,16 @@ def start(
         warm_up=None if warm_up is None else _values.uint32("warm_up", warm_up),
         time_to_live=None if time_to_live is None else _values.duration("time_to_live", time_to_live),
         characters=_values.flag("characters", characters),
+        silent_after=None if silent_after is None else _values.duration("silent_after", silent_after),
     )
     if mask is not None:
         asked.mask = _values.one_of("mask", mask, _MASKS)
     return watching_pb2.WatchRequest(start=asked)
+
+
+def asking() -> watching_pb2.WatchRequest:
+    """Build the message that only asks which sources are silent."""
+    return watching_pb2.WatchRequest(lines=watching_pb2.WatchLines())
 
 
 def batches(lines: Sequence[tuple[str, str | bytes]]) -> Iterator[watching_pb2.WatchRequest]:
@@ -71,8 +80,10 @@ def batches(lines: Sequence[tuple[str, str | bytes]]) -> Iterator[watching_pb2.W
         yield watching_pb2.WatchRequest(lines=watching_pb2.WatchLines(lines=found))
 
 
-def verdicts(request: watching_pb2.WatchRequest, answer: watching_pb2.WatchResponse | None) -> list[Verdict]:
-    """Read what the server makes of the lines of a message.
+def answered(
+    request: watching_pb2.WatchRequest, answer: watching_pb2.WatchResponse | None
+) -> tuple[list[Verdict], list[str]]:
+    """Read what the server makes of the lines of a message, and which sources it tells to be silent.
 
     Raises:
         InternalError: it closed the stream instead of answering, or leaves lines out.
@@ -81,7 +92,7 @@ def verdicts(request: watching_pb2.WatchRequest, answer: watching_pb2.WatchRespo
     lines = request.lines.lines
     if answer is None or len(answer.verdicts) != len(lines):
         raise InternalError("the server did not answer each of the lines", code=grpc.StatusCode.INTERNAL)
-    return [
+    found = [
         Verdict(
             source=line.source,
             text=line.text[:LONGEST_LINE],
@@ -98,6 +109,7 @@ def verdicts(request: watching_pb2.WatchRequest, answer: watching_pb2.WatchRespo
         )
         for line, verdict in zip(lines, answer.verdicts, strict=True)
     ]
+    return found, list(answer.silent)
 
 
 def _text(line: str | bytes) -> str:

@@ -93,6 +93,7 @@ class WatchStart(_message.Message):
     WARM_UP_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
     CHARACTERS_FIELD_NUMBER: _builtins.int
+    SILENT_AFTER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Of the watch, up to 32 letters, digits, '_' and '-'. Its sources are the sessions `watch.NAME.SOURCE`, whose last
     part is a hash where a source's name is no such word of up to 24 characters.
@@ -113,6 +114,10 @@ class WatchStart(_message.Message):
     def time_to_live(self) -> _duration_pb2.Duration:
         """How long a source is kept that says nothing. The server's default if not set."""
 
+    @_builtins.property
+    def silent_after(self) -> _duration_pb2.Duration:
+        """Also tells which sources of this call have said nothing for so long, from one second to 30 days."""
+
     def __init__(
         self,
         *,
@@ -123,10 +128,11 @@ class WatchStart(_message.Message):
         warm_up: _builtins.int | None = ...,
         time_to_live: _duration_pb2.Duration | None = ...,
         characters: _builtins.bool = ...,
+        silent_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_rate", b"_rate", "_warm_up", b"_warm_up", "rate", b"rate", "time_to_live", b"time_to_live", "warm_up", b"warm_up"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rate", b"_rate", "_warm_up", b"_warm_up", "rate", b"rate", "silent_after", b"silent_after", "time_to_live", b"time_to_live", "warm_up", b"warm_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rate", b"_rate", "_warm_up", b"_warm_up", "characters", b"characters", "mask", b"mask", "model", b"model", "name", b"name", "rate", b"rate", "time_to_live", b"time_to_live", "warm_up", b"warm_up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rate", b"_rate", "_warm_up", b"_warm_up", "characters", b"characters", "mask", b"mask", "model", b"model", "name", b"name", "rate", b"rate", "silent_after", b"silent_after", "time_to_live", b"time_to_live", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__rate: _TypeAlias = _typing.Literal["rate"]  # noqa: Y015
     _WhichOneofArgType__rate: _TypeAlias = _typing.Literal["_rate", b"_rate"]  # noqa: Y015
@@ -148,7 +154,7 @@ class WatchLines(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchLine]:
-        """In the order in which they were written."""
+        """In the order in which they were written. None only asks which sources are silent."""
 
     def __init__(
         self,
@@ -196,18 +202,26 @@ class WatchResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERDICTS_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchVerdict]:
         """One for each line, in order."""
+
+    @_builtins.property
+    def silent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where asked for: sources that have said nothing for `silent_after`, the first 200 characters of each name; each is
+        told once, until it speaks again. Up to 1,024; further ones are in the next answer.
+        """
 
     def __init__(
         self,
         *,
         verdicts: _abc.Iterable[Global___WatchVerdict] | None = ...,
+        silent: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["silent", b"silent", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

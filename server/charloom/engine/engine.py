@@ -77,7 +77,7 @@ class Engine:
         self.reading = Reading(self._starting, self.sessions, self.limits, self.budget, self.rates)
         self.suggesting = Suggesting(self._starting, self.reading, self.budget, self.limits)
         self.classifying = Classifying(self._models, self.reading, self.rates, self.totals)
-        self.watching = Watching(self.sessions, self.reading, self.rates, self.totals)
+        self.watching = Watching(self._models, self.sessions, self.reading, self.rates, self.totals)
         self.moving = Moving(self._models, self.sessions, self.reading, self.rates)
         self.inspections = Inspections(self._starting, self.limits, self.rates)
         self._generating = Generating(self._starting, self.reading, sealed, self.budget, self.limits, self.rates)

@@ -280,6 +280,8 @@ class Totals:
         self.watched_lines = 0
         self.watch_alerts = 0
         """Of these lines, those that were alerts."""
+        self.silent_sources = 0
+        """How often a watched source was told to be silent."""
         self.store_seconds: dict[str, Histogram] = {}
         """By operation."""
         self.store_errors: Counter[tuple[str, str]] = Counter()
@@ -331,6 +333,10 @@ class Totals:
         """Lines of watched sources were judged."""
         self.watched_lines += lines
         self.watch_alerts += alerts
+
+    def fell_silent(self, sources: int) -> None:
+        """Watched sources were told to say nothing any more."""
+        self.silent_sources += sources
 
     def stored(self, operation: str, seconds: float, error: str) -> None:
         """The session store did something, or failed with an error of this reason."""

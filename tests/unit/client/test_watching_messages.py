@@ -7,29 +7,31 @@ from typing import Any
 import pytest
 
 from charloom.client import InternalError, InvalidValue
-from charloom.client._watching_messages import LONGEST_LINE, batches, start, verdicts
+from charloom.client._watching_messages import LONGEST_LINE, answered, asking, batches, start
 from charloom.v1 import watching_pb2
 
 
 def test_what_is_not_asked_for_is_left_to_the_server() -> None:
-    request = start("web", None, None, None, None, None, False)
+    request = start("web", None, None, None, None, None, False, None)
     assert request == watching_pb2.WatchRequest(start=watching_pb2.WatchStart(name="web"))
 
 
 def test_all_that_can_be_asked_for() -> None:
-    asked = start("web", "small", "digits", 0.01, 7, 1.5, True).start
+    asked = start("web", "small", "digits", 0.01, 7, 1.5, True, 2.5).start
     assert (asked.model, asked.mask, asked.rate, asked.warm_up) == ("small", watching_pb2.NUMBER_MASK_DIGITS, 0.01, 7)
     assert (asked.time_to_live.ToTimedelta().total_seconds(), asked.characters) == (1.5, True)
+    assert asked.silent_after.ToTimedelta().total_seconds() == 2.5
 
 
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
-        ((5, None, None, None, None, None, False), "name"),
-        (("a", None, "words", None, None, None, False), "mask"),
-        (("a", None, None, "often", None, None, False), "rate"),
-        (("a", None, None, None, -1, None, False), "warm_up"),
-        (("a", None, None, None, None, None, 1), "characters"),
+        ((5, None, None, None, None, None, False, None), "name"),
+        (("a", None, "words", None, None, None, False, None), "mask"),
+        (("a", None, None, "often", None, None, False, None), "rate"),
+        (("a", None, None, None, -1, None, False, None), "warm_up"),
+        (("a", None, None, None, None, None, 1, None), "characters"),
+        (("a", None, None, None, None, None, False, "long"), "silent_after"),
     ],
 )
 def test_what_no_message_can_carry(arguments: Any, field: str) -> None:
@@ -61,4 +63,9 @@ def test_a_server_that_leaves_lines_out_is_told() -> None:
     (request,) = batches([("a", "one"), ("a", "two")])
     for answer in (None, watching_pb2.WatchResponse(verdicts=[watching_pb2.WatchVerdict()])):
         with pytest.raises(InternalError, match="did not answer each"):
-            verdicts(request, answer)
+            answered(request, answer)
+
+
+def test_a_message_without_lines_asks_which_sources_are_silent() -> None:
+    assert asking().HasField("lines")
+    assert answered(asking(), watching_pb2.WatchResponse(silent=["a", "b"])) == ([], ["a", "b"])

@@ -7,13 +7,14 @@ import json
 import math
 import os
 import re
+import select
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected
@@ -22,15 +23,20 @@ from charloom.cli.sessions.webhook import Webhook, address
 from charloom.client import Client, Conflict, ConnectionFailed, Unavailable, Verdict, Watch
 
 FOUND_ALERTS = 3
-"""Exit status where there were alerts."""
+"""Exit status where there were alerts, or silent sources."""
 POLL, IDLE = 0.25, 20.0
 """Seconds between two looks at a file, and after which a watch without lines is closed, until there are some."""
 PATIENCE = 30.0
 """Most seconds between two tries to reach a server that went away."""
 BATCH = 256
 """Lines that are judged at a time."""
+MOST_SILENT = 30 * 86_400
+"""Seconds without a line that a server can be asked to tell, at most."""
+LISTEN = 1.0
+"""Seconds between two questions which sources are silent; that many keep the watch open."""
 MARKED = 4.6
 """Nats from which on a character is marked: the model gave it one in a hundred."""
+T = TypeVar("T")
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -78,6 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="lines of a source before its own threshold; default: 100",
     )
+    parser.add_argument(
+        "--silent-after",
+        type=float,
+        metavar="SECONDS",
+        help="also tell, as alerts, sources that spoke and then said nothing for so long (with --follow or -)",
+    )
     parser.add_argument("--all", action="store_true", help="print every line, not alerts alone")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each line")
     parser.add_argument("--webhook", type=address, metavar="URL", help="post alerts there, as JSON")
@@ -85,16 +97,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the lines that are unlike those before; 3 where there were any."""
+    """Print the lines that are unlike those before; 3 where there were any, or sources fell silent."""
     if arguments.file == "-" and (arguments.position is not None or arguments.follow):
         raise CommandError("stdin has no position and is read to its end; leave out --position and --follow")
     if arguments.skip_fields < 0 or (arguments.source_field is not None and arguments.source_field < 1):
         raise CommandError("--source-field counts from 1, and --skip-fields from 0")
+    if arguments.silent_after is not None and not 1 <= arguments.silent_after <= MOST_SILENT:
+        raise CommandError(f"--silent-after is from 1 to {MOST_SILENT} seconds")
+    if arguments.silent_after is not None and not (arguments.follow or arguments.file == "-"):
+        raise CommandError("a file that is not followed has no silence; add --follow, or leave out --silent-after")
     watcher = Watcher(arguments)
     with _stopped_gently(watcher), connected(arguments) as client:
         watcher.watch(client)
     print(watcher.summary, file=sys.stderr)
-    return FOUND_ALERTS if watcher.alerts else 0
+    return FOUND_ALERTS if watcher.alerts or watcher.silences else 0
 
 
 class Watcher:
@@ -103,7 +119,7 @@ class Watcher:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.stopping = False
         """Whether to end after the lines that are being judged."""
-        self.lines = self.alerts = self._judged = 0
+        self.lines = self.alerts = self.silences = self._judged = 0
         self._arguments = arguments
         self._source = arguments.source or Path(arguments.file).name
         self._name = arguments.name or re.sub(r"[^A-Za-z0-9_-]", "-", self._source)[:32]
@@ -114,7 +130,10 @@ class Watcher:
     @property
     def summary(self) -> str:
         """What was done."""
-        done = ", ".join(f"{n:,} {what}{'s' * (n != 1)}" for n, what in ((self.lines, "line"), (self.alerts, "alert")))
+        counts = [(self.lines, "line"), (self.alerts, "alert")]
+        if self._arguments.silent_after is not None:
+            counts.append((self.silences, "silence"))
+        done = ", ".join(f"{count:,} {what}{'s' * (count != 1)}" for count, what in counts)
         if self._judged or not self.lines:
             return done
         needed = max(self._arguments.warm_up, math.ceil(1 / self._arguments.rate))
@@ -138,6 +157,7 @@ class Watcher:
             "rate": arguments.rate,
             "warm_up": arguments.warm_up,
             "characters": True,
+            "silent_after": arguments.silent_after,
         }
 
     def _read_stdin(self, server: _Server) -> None:
@@ -145,6 +165,9 @@ class Watcher:
             raise CommandError("standard input is closed; give a file")
         lines = Lines()
         while not self.stopping:
+            self._tell_silent(server.silent())
+            if not select.select([sys.stdin], [], [], POLL)[0]:
+                continue
             data = os.read(sys.stdin.fileno(), 65_536)
             found = list(lines.feed(data)) if data else [last for last in (lines.last(),) if last is not None]
             taken = [self._taken(line, f"stdin:{line.end}") for line in found]
@@ -166,6 +189,7 @@ class Watcher:
             taken = [self._taken(line, f"{inode}:{line.end}") for line in found]
             for start in range(0, len(taken), BATCH):
                 self._tell(server.read(taken[start : start + BATCH]))
+            self._tell_silent(server.silent())
             if kept is not None and found and tail.position is not None:
                 tail.position.write(kept)
             if not found:
@@ -204,6 +228,18 @@ class Watcher:
             if verdict.alert or self._arguments.all:
                 print(json.dumps(facts) if self._arguments.json else self._shown(verdict))
         sys.stdout.flush()
+        self._post(alerts)
+
+    def _tell_silent(self, sources: Sequence[str]) -> None:
+        after = self._arguments.silent_after
+        facts = [{"event": "silent", "source": source, "seconds": after} for source in sources]
+        for fact in facts:
+            told = f"! silent {printable(str(fact['source']))}: no line for {after:g} s"
+            print(json.dumps(fact) if self._arguments.json else told, flush=True)
+        self.silences += len(facts)
+        self._post(facts)
+
+    def _post(self, alerts: Sequence[dict[str, Any]]) -> None:
         if alerts and self._webhook is not None and (problem := self._webhook.post(alerts)):
             print(problem, file=sys.stderr)
 
@@ -227,16 +263,29 @@ class _Server:
     def __init__(self, client: Client, options: dict[str, Any], watcher: Watcher, *, patient: bool) -> None:
         self._client, self._options, self._watcher, self._patient = client, options, watcher, patient
         self._watch: Watch | None = None
-        self._used = 0.0
+        self._used = self._listened = 0.0
 
     def read(self, lines: Sequence[Taken]) -> list[tuple[Taken, Verdict]]:
-        """What the server makes of some lines; nothing where the command is stopped before it says so."""
+        """What the server makes of some lines."""
+        verdicts = self._asked(lambda watch: watch.read([(line.source, line.content) for line in lines]))
+        return list(zip(lines, verdicts, strict=True))
+
+    def silent(self) -> list[str]:
+        """Sources that have fallen silent, if that is asked for; asked once in a while."""
+        due = time.monotonic() - self._listened >= LISTEN
+        if self._options["silent_after"] is None or self._watch is None or not due:
+            return []
+        self._listened = time.monotonic()
+        return self._asked(lambda watch: watch.silent())
+
+    def _asked(self, ask: Callable[[Watch], T]) -> T:
+        """What the server answers; asked again, where it went away, until the command is stopped."""
         wait = 1.0
         while True:
             if self._watch is None:
                 self._watch = self._client.watch(**self._options)
             try:
-                verdicts = self._watch.read([(line.source, line.content) for line in lines])
+                answer = ask(self._watch)
             except (ConnectionFailed, Unavailable, Conflict) as problem:
                 self._drop()
                 # A server may take a moment to see that the call before has broken off, which still has the name.
@@ -244,11 +293,13 @@ class _Server:
                 if not (self._patient and waits) or self._watcher.stopping:
                     raise
                 print(f"{problem}; trying again in {wait:g} s", file=sys.stderr)
-                time.sleep(wait)
+                until = time.monotonic() + wait
+                while time.monotonic() < until and not self._watcher.stopping:
+                    time.sleep(POLL)
                 wait = min(2 * wait, PATIENCE)
             else:
                 self._used = time.monotonic()
-                return list(zip(lines, verdicts, strict=True))
+                return answer
 
     def rest(self) -> None:
         """Wait for lines."""

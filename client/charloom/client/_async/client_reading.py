@@ -94,6 +94,7 @@ class AsyncClientReading(AsyncCalls):
         warm_up: int | None = None,
         time_to_live: float | None = None,
         characters: bool = False,
+        silent_after: float | None = None,
         timeout: float | None = None,
     ) -> AsyncWatch:
         """Judge the lines of many sources as they come: each has a state and a threshold of its own.
@@ -109,10 +110,11 @@ class AsyncClientReading(AsyncCalls):
                 judged by all sources together. Default is 100.
             time_to_live: seconds that a source is kept that says nothing; default is the server's.
             characters: also tell how surprising each character is.
+            silent_after: seconds without a line after which `AsyncWatch.silent` tells a source; default is never.
             timeout: of the watch as a whole, in seconds; default is none.
 
         """
-        first = _watching_messages.start(name, model, mask, rate, warm_up, time_to_live, characters)
+        first = _watching_messages.start(name, model, mask, rate, warm_up, time_to_live, characters, silent_after)
         return AsyncWatch(self._connection.watch(first, timeout))
 
     async def classify(self, text: str, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> LabelledText:

@@ -26,6 +26,7 @@ class AsyncWatch:
 
     def __init__(self, duplex: AsyncDuplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse]) -> None:
         self._duplex = duplex
+        self._silent: list[str] = []
 
     async def read(self, lines: Sequence[tuple[str, str | bytes]]) -> list[Verdict]:
         """Judge lines, each a pair of its source and its text without a line break. One task at a time.
@@ -36,7 +37,24 @@ class AsyncWatch:
         found = list[Verdict]()
         for request in _watching_messages.batches(lines):
             await self._duplex.send(request)
-            found += _watching_messages.verdicts(request, await self._duplex.receive())
+            verdicts, silent = _watching_messages.answered(request, await self._duplex.receive())
+            found += verdicts
+            self._silent += silent
+        return found
+
+    async def silent(self) -> list[str]:
+        """Ask which sources of this watch have said nothing for `silent_after`; each is told once, until it speaks.
+
+        Of names of more than 200 characters the beginning is told. One task at a time, as `read`.
+        """
+        more = True
+        while more:
+            request = _watching_messages.asking()
+            await self._duplex.send(request)
+            _, silent = _watching_messages.answered(request, await self._duplex.receive())
+            self._silent += silent
+            more = len(silent) == _watching_messages.MOST_SILENT
+        found, self._silent = self._silent, []
         return found
 
     async def close(self) -> None:

@@ -27,6 +27,7 @@ class Watch:
 
     def __init__(self, duplex: Duplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse]) -> None:
         self._duplex = duplex
+        self._silent: list[str] = []
 
     def read(self, lines: Sequence[tuple[str, str | bytes]]) -> list[Verdict]:
         """Judge lines, each a pair of its source and its text without a line break. One thread at a time.
@@ -37,7 +38,24 @@ class Watch:
         found = list[Verdict]()
         for request in _watching_messages.batches(lines):
             self._duplex.send(request)
-            found += _watching_messages.verdicts(request, self._duplex.receive())
+            verdicts, silent = _watching_messages.answered(request, self._duplex.receive())
+            found += verdicts
+            self._silent += silent
+        return found
+
+    def silent(self) -> list[str]:
+        """Ask which sources of this watch have said nothing for `silent_after`; each is told once, until it speaks.
+
+        Of names of more than 200 characters the beginning is told. One task at a time, as `read`.
+        """
+        more = True
+        while more:
+            request = _watching_messages.asking()
+            self._duplex.send(request)
+            _, silent = _watching_messages.answered(request, self._duplex.receive())
+            self._silent += silent
+            more = len(silent) == _watching_messages.MOST_SILENT
+        found, self._silent = self._silent, []
         return found
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ from charloom.engine.errors import (
     shown_number,
 )
 from charloom.engine.limits import LONGEST_LINE, MOST_LINES
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.models import Model, Models
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.session import History, Key, Session
 from charloom.engine.sessions.sessions import Sessions
@@ -44,11 +45,15 @@ from charloom.engine.shares import current_share
 from charloom.engine.telemetry import Totals, current_call
 from charloom.engine.watching.calibration import Calibration
 from charloom.engine.watching.line import ReadLine, Scored
+from charloom.engine.watching.silence import Silence
 
 MOST_SOURCES = 256
 """Sources that are read at a time: rows of the loom."""
 AT_A_TIME, LINE = 8192, 256
 """Characters of lines that are prepared or judged without a break, some milliseconds; a line counts as so many more."""
+SHORTEST_SILENCE, LONGEST_SILENCE = timedelta(seconds=1), timedelta(days=30)
+_STEP = 64 * 1024
+"""Bytes by which the memory of a call grows that remembers when its sources were heard."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,24}")
 
@@ -70,6 +75,8 @@ class WatchRequest:
     """Lines of a source before it is judged by its own."""
     time_to_live: timedelta | None = None
     """How long a source is kept that says nothing."""
+    silent_after: timedelta | None = None
+    """After which time without a line a source is told to be silent; None: none is."""
 
 
 class SourceLine(NamedTuple):
@@ -100,13 +107,15 @@ class Watching:
     """Begins watches.
 
     Args:
+        models: which one a new watch takes
         sessions: where sources are
         reading: reads lines
         rates: how fast callers may go
         totals: counts lines and alerts
     """
 
-    def __init__(self, sessions: Sessions, reading: Reading, rates: Rates, totals: Totals) -> None:
+    def __init__(self, models: Models, sessions: Sessions, reading: Reading, rates: Rates, totals: Totals) -> None:
+        self._models = models
         self._sessions = sessions
         self._reading = reading
         self._rates = rates
@@ -126,11 +135,15 @@ class Watching:
             raise InvalidRequest("rate", f"{shown_number(request.rate)} is not allowed; from 0.000001 to 0.5")
         if not 1 <= request.warm_up <= 1_000_000:
             raise InvalidRequest("warm_up", f"{request.warm_up} is not allowed; from 1 to 1000000")
+        silent_after = request.silent_after
+        if silent_after is not None and not SHORTEST_SILENCE <= silent_after <= LONGEST_SILENCE:
+            raise InvalidRequest("silent_after", "it is not allowed; from one second to 30 days")
         await self._rates.admit()
         key = Key(request.tenant, f"watch.{request.name}")
         try:
             everything = await self._sessions.acquire(key)
         except SessionNotFound:
+            _require_lines(self._models.named(request.model))
             with contextlib.suppress(SessionExists):  # another call was first, and watches
                 await self._sessions.create(
                     tenant=key.tenant,
@@ -142,8 +155,7 @@ class Watching:
             everything = await self._sessions.acquire(key)
         async with everything.given_back_on_error():
             model = self._sessions.model_of(everything.session, request.model)
-            if model.vocabulary.unit is Unit.WORD:
-                raise InvalidRequest("model", f"{model.name!r} reads words; lines are watched by characters or bytes")
+            _require_lines(model)
             return Watch(request, model, self._sessions, everything, self._reading, self._totals)
 
 
@@ -190,10 +202,13 @@ class Watch:
         self._reading = reading
         self._totals = totals
         own = current_share().quota.prompt_characters
+        after = request.silent_after
+        self._silence = None if after is None else Silence(after.total_seconds())
+        self._held = 0
         self._longest = min(LONGEST_LINE, reading.limits.max_prompt_characters, own or LONGEST_LINE)
 
     async def read(self, lines: Sequence[SourceLine]) -> list[Verdict]:
-        """Read some lines; returns a verdict for each, when all states after them are in the store.
+        """Read some lines, or none; returns a verdict for each, when all states after them are in the store.
 
         Where it raises, some sources may have read their lines and others not.
 
@@ -204,6 +219,8 @@ class Watch:
         """
         self._check(lines)
         self._everything.require_not_lost()
+        if not lines:
+            return []
         if (texts := current_call().texts) is not None:
             for line in lines:
                 texts.read.add(f"{line.text[: self._longest]}\n")
@@ -215,6 +232,7 @@ class Watch:
             async for number, line in _gently(lines):
                 if line.source not in sources:
                     sources[line.source] = await self._open(line.source)
+                    self._heard(line.source)
                 sources[line.source].numbers.append(number)
             scored = await self._scored(read, list(sources.values()))
             async for number, line in _gently(lines):
@@ -231,9 +249,28 @@ class Watch:
         self._totals.watched(len(found), sum(verdict.alert for verdict in found))
         return found
 
+    def silent(self) -> list[str]:
+        """Sources of this call that have said nothing for as long as was asked for; each once, until it speaks again.
+
+        Up to `MOST_LINES`; further ones are told by the next call. Their names are cut to 200 characters.
+        """
+        if self._silence is None:
+            return []
+        found = self._silence.fallen(monotonic(), MOST_LINES)
+        self._totals.fell_silent(len(found))
+        return found
+
     async def end(self) -> None:
         """Let others watch under this name."""
         await self._everything.close_with(self._everything.session.renewed(utc_now()))
+
+    def _heard(self, source: str) -> None:
+        if self._silence is None:
+            return
+        self._silence.heard(_id_of(source), source, monotonic())
+        if self._silence.memory > self._held:
+            self._reading.budget.hold(_STEP)
+            self._held += _STEP
 
     def _check(self, lines: Sequence[SourceLine]) -> None:
         if len(lines) > MOST_LINES:
@@ -295,6 +332,11 @@ class Watch:
         own.add(scored.surprise)
         self._pool.add(scored.surprise)
         return Verdict(scored, cut, threshold, is_own, alert, own.drifting, own.lines)
+
+
+def _require_lines(model: Model) -> None:
+    if model.vocabulary.unit is Unit.WORD:
+        raise InvalidRequest("model", f"{model.name!r} reads words; lines are watched by characters or bytes")
 
 
 async def _gently(lines: Sequence[SourceLine]) -> AsyncIterator[tuple[int, SourceLine]]:

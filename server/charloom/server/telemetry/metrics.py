@@ -146,6 +146,7 @@ class EngineCollector(Collector):
             ("replayed_tokens", "Tokens that were made again for them.", totals.replayed),
             ("watched_lines", "Lines of watched sources that were judged.", totals.watched_lines),
             ("watch_alerts", "Of these, those that were alerts.", totals.watch_alerts),
+            ("watch_silent_sources", "Times that a watched source was told to be silent.", totals.silent_sources),
         ):
             counter = CounterMetricFamily(PREFIX + name, text)
             counter.add_metric([], value)

@@ -4,11 +4,14 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
 
 from charloom.bundle import Bundle, Mask
+from charloom.engine.call_end import CallEnd, set_end
+from charloom.engine.calls import watching
 from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.calls.watching import SourceLine, Verdict, Watch, WatchRequest
 from charloom.engine.decoding.decoder import Decoder
@@ -161,6 +164,44 @@ async def test_lines_of_ten_megabytes_are_cut_and_lines_without_text_are_read(en
 async def test_values_out_of_range_are_refused(engine: Engine, changes: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field}: "):
         await engine.watching.begin(replace(REQUEST, **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("after", [timedelta(seconds=0.9), timedelta(0), timedelta(days=31), timedelta(seconds=-1)])
+async def test_a_silence_is_from_one_second_to_thirty_days(engine: Engine, after: timedelta) -> None:
+    with pytest.raises(InvalidRequest, match=r"^silent_after: "):
+        await engine.watching.begin(replace(REQUEST, silent_after=after))
+
+
+async def test_sources_that_say_nothing_for_long_are_told_and_counted(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(watching, "monotonic", lambda: now)
+    watch = await engine.watching.begin(replace(REQUEST, silent_after=timedelta(seconds=60)))
+    await watch.read(lines("quiet", "one") + lines("talks", "one"))
+    now += 59
+    assert watch.silent() == []
+    await watch.read(lines("talks", "two"))
+    now += 1
+    assert watch.silent() == ["quiet"]
+    assert await watch.read([]) == []
+    now += 60
+    assert watch.silent() == ["talks"]
+    assert engine.totals.silent_sources == 2
+    await watch.end()
+
+
+async def test_what_a_call_remembers_of_its_sources_is_in_the_budget(bundle: Bundle, decoder: Decoder) -> None:
+    engine = Engine([(bundle, decoder)], budget=MemoryBudget(2**27))
+    end = CallEnd()
+    set_end(end.add)
+    watch = await engine.watching.begin(replace(REQUEST, silent_after=timedelta(days=1)))
+    await watch.read([SourceLine(f"{number:0200}", "up") for number in range(600)])
+    assert 600 * 500 <= engine.budget.held < 600 * 800
+    await watch.end()
+    end.come()
+    assert engine.budget.held == 0
+    await engine.drain(0)
 
 
 async def test_too_many_lines_at_a_time_are_refused_and_change_nothing(engine: Engine) -> None:

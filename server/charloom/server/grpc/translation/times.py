@@ -30,12 +30,19 @@ def to_time_to_live(request: TimeToLive) -> timedelta | None:
     Raises:
         InvalidRequest: the duration is out of protobuf's own range.
     """
-    if not request.HasField("time_to_live"):
-        return None
+    return to_duration("time_to_live", request.time_to_live) if request.HasField("time_to_live") else None
+
+
+def to_duration(field: str, duration: Duration) -> timedelta:
+    """The duration in this field of a request.
+
+    Raises:
+        InvalidRequest: it is out of protobuf's own range.
+    """
     try:
-        return request.time_to_live.ToTimedelta()
+        return duration.ToTimedelta()
     except (ValueError, OverflowError) as problem:
-        raise InvalidRequest("time_to_live", f"it is not a duration: {problem}") from problem
+        raise InvalidRequest(field, f"it is not a duration: {problem}") from problem
 
 
 def from_time(time: datetime) -> Timestamp:

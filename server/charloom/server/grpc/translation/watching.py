@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from charloom.bundle import Mask
 from charloom.engine.calls.watching import SourceLine, Verdict, WatchRequest
 from charloom.engine.errors import InvalidRequest
-from charloom.server.grpc.translation.times import to_time_to_live
+from charloom.server.grpc.translation.times import to_duration, to_time_to_live
 from charloom.v1 import watching_pb2
 
 _MASKS = {
@@ -34,6 +34,7 @@ def to_watch(start: watching_pb2.WatchStart, tenant: str) -> WatchRequest:
         rate=start.rate if start.HasField("rate") else WatchRequest.rate,
         warm_up=start.warm_up if start.HasField("warm_up") else WatchRequest.warm_up,
         time_to_live=to_time_to_live(start),
+        silent_after=to_duration("silent_after", start.silent_after) if start.HasField("silent_after") else None,
     )
 
 
@@ -42,8 +43,10 @@ def to_lines(message: watching_pb2.WatchLines) -> list[SourceLine]:
     return [SourceLine(line.source, line.text) for line in message.lines]
 
 
-def from_verdicts(verdicts: Sequence[Verdict], *, characters: bool) -> watching_pb2.WatchResponse:
-    """The message for what is made of some lines, with each of their characters if asked for."""
+def from_verdicts(
+    verdicts: Sequence[Verdict], silent: Sequence[str], *, characters: bool
+) -> watching_pb2.WatchResponse:
+    """The message for what is made of some lines, with each of their characters if asked for, and silent sources."""
     return watching_pb2.WatchResponse(
         verdicts=[
             watching_pb2.WatchVerdict(
@@ -59,5 +62,6 @@ def from_verdicts(verdicts: Sequence[Verdict], *, characters: bool) -> watching_
                 characters=verdict.scored.surprisals if characters else (),
             )
             for verdict in verdicts
-        ]
+        ],
+        silent=[name.encode("utf-8", "replace").decode() for name in silent],
     )
