@@ -14,7 +14,10 @@
 # Two targets: `cpu`, which is the default, and `cuda` for GPUs of NVIDIA, whose libraries come with torch:
 #
 #   docker build --target cuda --build-arg EXTRAS=server,http,jwt,torch -t charloom:cuda .
-#   docker run --rm --gpus all -p 127.0.0.1:50051:50051 charloom:cuda serve --host 0.0.0.0 --insecure --device cuda
+#   docker run --rm --gpus all -p 127.0.0.1:50051:50051 -v "$PWD/my-bundle:/bundle:ro" \
+#       charloom:cuda serve /bundle --host 0.0.0.0 --insecure --device cuda
+#
+# A bundle for it has a TorchScript decoder, which `charloom export` writes unless told otherwise; the bundled model has none.
 #
 # Two optional build secrets serve networks with their own package index:
 #   --secret id=pipconf,src=pip.conf   pip's settings
@@ -32,7 +35,8 @@ ENV PIP_CACHE_DIR=/var/cache/pip \
 WORKDIR /src
 COPY . .
 # The environment gets no pip of its own. Its bytecode is marked as always valid,
-# so that a start neither compiles nor compares times.
+# so that a start neither compiles nor compares times. Files that do not compile are
+# told and left as they are: torch has some in the syntax of later Pythons.
 RUN --mount=type=secret,id=pipconf,target=/run/secrets/pipconf,required=false \
     --mount=type=secret,id=ca,target=/run/secrets/ca,required=false \
     --mount=type=cache,target=/var/cache/pip \
@@ -42,8 +46,9 @@ RUN --mount=type=secret,id=pipconf,target=/run/secrets/pipconf,required=false \
     && python -m pip wheel --no-deps --wheel-dir /wheel . \
     && set -- /wheel/charloom-*.whl \
     && python -m pip --python /opt/charloom/bin/python install --no-compile "$1[${EXTRAS}]" \
-    && /opt/charloom/bin/python -m compileall -q -j 0 -x '/tests/' \
-        --invalidation-mode unchecked-hash /opt/charloom/lib
+    && /opt/charloom/bin/python -c "import compileall, py_compile, re; \
+compileall.compile_dir('/opt/charloom/lib', quiet=1, workers=0, rx=re.compile('/tests/'), \
+invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
 # What is in the environment, for tools that look for known faults in it.
 RUN --mount=type=secret,id=pipconf,target=/run/secrets/pipconf,required=false \
     --mount=type=secret,id=ca,target=/run/secrets/ca,required=false \
@@ -78,6 +83,8 @@ ENTRYPOINT ["charloom"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "50051"]
 
 FROM runtime AS cuda
+# Without torch, or with a build of it for CPUs, this image would be the other one with another name.
+RUN ["python", "-c", "import torch; assert torch.version.cuda, 'torch is a build for CPUs: use an index with builds for CUDA'"]
 # The runtime of NVIDIA's containers reads these.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

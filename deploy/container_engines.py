@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+CHECKOUT = Path(__file__).resolve().parent.parent
+
 
 class CheckFailure(Exception):
     """A check did not hold, or could not be made; the message says which and what was seen."""

@@ -28,6 +28,7 @@ from types import FrameType
 
 from charloom.client import CharloomError, Client, HealthStatus
 from deploy.container_engines import (
+    CHECKOUT,
     CheckFailure,
     ContainerEngine,
     choose_engine,
@@ -38,7 +39,6 @@ from deploy.container_engines import (
 )
 from deploy.local_base import make_local_base
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 SERVER_PORT = 50051
 PROMPT = "ROMEO:"
 EXTRAS = "server,http,jwt"
@@ -59,6 +59,7 @@ print(json.dumps({
     "capabilities": int(status["CapEff"], 16),
     "no_new_privileges": int(status["NoNewPrivs"]),
     "writes": {folder: errno_of_write(folder) for folder in ("", "/tmp", "/var/tmp", "/opt/charloom")},
+    "resident": int(status["VmRSS"].split()[0]) * 1024,
     "torch": importlib.util.find_spec("torch") is not None,
     "materials": [one["name"] for one in json.load(open("/opt/charloom/bill-of-materials.json"))["components"]],
 }))
@@ -163,6 +164,7 @@ def check_inside(container: Container, extras: str) -> None:
     if missing := {"charloom", "grpcio", "onnxruntime"} - set(seen["materials"]):
         raise CheckFailure(f"the bill of materials lacks {', '.join(sorted(missing))}")
     say(f"the bill of materials has {len(seen['materials'])} packages")
+    say(f"the server has {seen['resident'] / 2**20:.0f} MiB of memory resident")
     container.execute("charloom", "health", "--target", container.own_target)
     say("the image's own health probe succeeds")
 

@@ -19,6 +19,7 @@ INSIDE: dict[str, Any] = {
     "no_new_privileges": 1,
     "materials": ["charloom", "grpcio", "numpy", "onnxruntime"],
     "writes": {"": errno.EROFS, "/tmp": errno.EROFS},
+    "resident": 100 * 2**20,
     "torch": False,
 }
 
