@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from charloom.bundle import Bundle
+from charloom.client import Client, Unauthenticated
+from charloom.engine.decoding.decoder import Decoder
 from charloom.server.identity.key_file import PREFIX, read_key_file
 from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.settings import ServerSettings
-from tests.integration.test_monitoring import ALERTS, DEPLOY, program
+from charloom.server.testing import running_server
+from tests.integration.conftest import eventually
+from tests.integration.test_monitoring import ALERTS, DEPLOY, RULES, found, program, prometheus
+from tests.unit.engine.redis_server import RedisServer
 
 COMPOSE = DEPLOY / "compose"
+SERVICES = yaml.safe_load((COMPOSE / "compose.yaml").read_text("utf-8"))["services"]
 
 
 def test_the_compose_file_is_one_and_names_files_that_are_there() -> None:
     checked = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     subprocess.run([*checked, str(COMPOSE / "compose.yaml")], check=True)
-    services = yaml.safe_load((COMPOSE / "compose.yaml").read_text("utf-8"))["services"]
-    mounted = {volume.split(":")[0] for service in services.values() for volume in service["volumes"]}
+    mounted = {volume.split(":")[0] for service in SERVICES.values() for volume in service["volumes"]}
     made = {"./secrets"}
     assert [path for path in mounted - made if path.startswith(".") and not (COMPOSE / path).exists()] == []
 
 
 def test_the_server_of_the_compose_file_has_settings_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = yaml.safe_load((COMPOSE / "compose.yaml").read_text("utf-8"))["services"]["server"]
-    for name, value in server["environment"].items():
+    for name, value in SERVICES["server"]["environment"].items():
         monkeypatch.setenv(name, value)
     settings = ServerSettings(host="0.0.0.0", insecure=True)
-    named = {name.removeprefix("CHARLOOM_").lower() for name in server["environment"]}
+    named = {name.removeprefix("CHARLOOM_").lower() for name in SERVICES["server"]["environment"]}
     assert named <= set(ServerSettings.model_fields)
     assert (settings.http_port, settings.metrics_port, settings.store) == (8000, 9464, "redis://redis:6379/0")
 
@@ -46,21 +54,73 @@ def test_the_prometheus_of_the_compose_file_has_a_configuration_that_it_takes(tm
     assert config["scrape_configs"][0]["job_name"] == "charloom"  # the alert rules ask for it
 
 
-def test_secrets_for_the_compose_file_are_made_once(tmp_path: Path) -> None:
-    shutil.copytree(COMPOSE, tmp_path / "compose")
+def prepared(folder: Path) -> tuple[Path, str]:
+    """Make the secrets in a copy of the set-up, or find them there; returns their folder, and what was printed."""
+    shutil.copytree(COMPOSE, folder / "compose", dirs_exist_ok=True)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    prepare = ["sh", str(tmp_path / "compose" / "prepare")]
-    first = subprocess.run(prepare, env=environment, capture_output=True, text=True, check=True)
-    secrets = tmp_path / "compose" / "secrets"
+    prepare = ["sh", str(folder / "compose" / "prepare")]
+    done = subprocess.run(prepare, env=environment, capture_output=True, text=True, check=True)
+    return folder / "compose" / "secrets", done.stdout
+
+
+def key_in(printed: str) -> str:
+    (key,) = (word for word in printed.split() if word.startswith(f"{PREFIX}_"))
+    return key
+
+
+def test_secrets_for_the_compose_file_are_made_once(tmp_path: Path) -> None:
+    secrets, first = prepared(tmp_path)
     made = {path.name: path.read_bytes() for path in secrets.iterdir()}
     assert set(made) == {"keys.json", "sealing-keys"}
     assert all(path.stat().st_mode & 0o007 == 0 for path in secrets.iterdir())
-    again = subprocess.run(prepare, env=environment, capture_output=True, text=True, check=True)
+    _, again = prepared(tmp_path)
     assert {path.name: path.read_bytes() for path in secrets.iterdir()} == made
-    (key,) = (word for word in first.stdout.split() if word.startswith(f"{PREFIX}_"))
-    assert key not in again.stdout
+    assert key_in(first) not in again
     read_key_file(secrets / "keys.json")
     SealingKeys(secrets / "sealing-keys")
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """The Redis of the compose file, with its options, from the programs of this machine."""
+    server = RedisServer(tmp_path, *SERVICES["redis"]["command"][1:])
+    yield server
+    server.kill()
+
+
+def test_the_services_of_the_compose_file_work_together(
+    redis: RedisServer, bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As programs of this machine, with the settings of the file but for addresses and paths."""
+    secrets, printed = prepared(tmp_path)
+    token = key_in(printed)
+    for name, value in SERVICES["server"]["environment"].items():
+        here = value.replace("//redis:6379", f"//127.0.0.1:{redis.port}").replace("/run/secrets", str(secrets))
+        monkeypatch.setenv(name, "0" if name.endswith("_PORT") else here)
+    settings = ServerSettings(metrics_host="127.0.0.1", grace_seconds=0)
+    shutil.copy(ALERTS, tmp_path)
+    config = (COMPOSE / "prometheus.yaml").read_text("utf-8").replace("5s", "300ms")
+    with running_server([(bundle, decoder)], settings) as server:
+        with Client(server.address, token=token) as client:
+            with client.session(id="kept", keep=True) as session:
+                text = session.complete("a", max_tokens=20).text
+            with pytest.raises(Unauthenticated), Client(server.address) as stranger:
+                stranger.complete("a")
+            asked = urllib.request.Request(
+                f"http://{server.http_address}/v1/models", headers={"Authorization": f"Bearer {token}"}
+            )
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                assert [one["id"] for one in json.load(answer)["data"]] == [bundle.manifest.name]
+        with prometheus(config.replace("server:9464", server.metrics_address), tmp_path) as address:
+            eventually(lambda: found(address, 'up{job="charloom"}') == [1.0])
+            eventually(lambda: len(found(address, "charloom_store_seconds_count")) > 0)
+            with urllib.request.urlopen(f"http://{address}/api/v1/rules", timeout=30) as answer:
+                groups = json.load(answer)["data"]["groups"]
+            assert sum(len(group["rules"]) for group in groups) == len(RULES)
+    redis.kill()
+    assert redis.start()
+    with running_server([(bundle, decoder)], settings) as server, Client(server.address, token=token) as client:
+        assert client.get_session("kept").position == len(text) + 1  # what Redis had on its disk
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:

@@ -50,13 +50,17 @@ def metrics_in(text: str) -> set[str]:
     return set(re.findall(r"\bcharloom_\w+", text))
 
 
-@contextmanager
-def prometheus(server: Server, folder: Path) -> Iterator[str]:
-    """A Prometheus that scrapes a server; yields its address."""
-    (port,) = free_ports(1)
+def scraping(server: Server) -> str:
+    """The configuration of a Prometheus that scrapes a server."""
     scrape = {"job_name": "charloom", "static_configs": [{"targets": [server.metrics_address]}]}
-    config = {"global": {"scrape_interval": "200ms"}, "scrape_configs": [scrape]}
-    (folder / "prometheus.yml").write_text(json.dumps(config), "utf-8")  # JSON is YAML
+    return json.dumps({"global": {"scrape_interval": "200ms"}, "scrape_configs": [scrape]})  # JSON is YAML
+
+
+@contextmanager
+def prometheus(config: str, folder: Path) -> Iterator[str]:
+    """A Prometheus with this configuration and a folder for its files; yields its address."""
+    (port,) = free_ports(1)
+    (folder / "prometheus.yml").write_text(config, "utf-8")
     command = [program("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with subprocess.Popen(
         [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -95,7 +99,7 @@ def test_every_query_of_the_dashboard_and_the_alerts_finds_something_at_a_runnin
     bundle: Bundle, decoder: Decoder, tmp_path: Path
 ) -> None:
     settings = ServerSettings(grace_seconds=0, metrics_port=0, tenant_sessions=1)
-    with running_server([(bundle, decoder)], settings) as server, prometheus(server, tmp_path) as address:
+    with running_server([(bundle, decoder)], settings) as server, prometheus(scraping(server), tmp_path) as address:
         with Client(server.address) as client, client.session() as session:
 
             def all_found() -> bool:

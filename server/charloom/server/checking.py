@@ -37,7 +37,7 @@ def look(what: str, found: Callable[[], str]) -> Finding:
     try:
         return Finding(what, found())
     except (BundleError, ValueError, OSError) as problem:
-        return Finding(what, str(problem), problem)
+        return Finding(what, str(problem).removeprefix(f"{what}: "), problem)
 
 
 def look_at_everything(paths: Sequence[Path], settings: ServerSettings) -> Iterator[Finding]:
