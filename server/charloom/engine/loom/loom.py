@@ -20,6 +20,7 @@ from charloom.engine.decoding.decoder import Decoder, Outputs
 from charloom.engine.decoding.step_cost import StepCost, clock_of
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.limits import Limits
+from charloom.engine.loom.decoder_calls import DecoderCalls
 from charloom.engine.loom.fair_queue import FairQueue, QueueFull, of_most
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
 from charloom.engine.loom.row import Delivery, Row, RowState
@@ -31,8 +32,6 @@ from charloom.engine.shares import ONLY, Share
 
 log = logging.getLogger(__name__)
 
-LONGEST_CALL = 60.0
-"""Seconds after which a decoder call has got stuck: it is meant to take hundredths, and a busy machine makes tens."""
 ENDING_SECONDS = 10.0
 """How long `drain` waits for the last calls of the decoder."""
 
@@ -92,8 +91,7 @@ class Loom:
         """In the order in which they became so."""
         self._ticking = self._busy = 0
         """How many rows are in ticks, and how many workers have them."""
-        self._calling: dict[int, float] = {}
-        """The workers that are in a call of the decoder, and since when. Each writes its own, without the lock."""
+        self._calls = DecoderCalls(decoder)
         self._totals = totals or LoomTotals()
         self._draining = False
         self._ending: FinishReason | None = None
@@ -192,8 +190,7 @@ class Loom:
     @property
     def working(self) -> bool:
         """Whether all workers are there, and none is stuck in a call of the decoder."""
-        stuck = any(time.monotonic() - began > LONGEST_CALL for began in list(self._calling.values()))
-        return not stuck and all(worker.is_alive() for worker in self._workers)
+        return not self._calls.stuck and all(worker.is_alive() for worker in self._workers)
 
     @property
     def live(self) -> int:
@@ -331,10 +328,8 @@ class Loom:
             with self._news:
                 tick = self._table.tick(rows, self._cost.expected(len(rows)), self._tick_seconds)
             computing = self._clock()
-            outputs = self._run(tick)
+            outputs = self._calls.run(tick.inputs)
             computed = self._clock() - computing
-            if outputs.tokens.shape != tick.inputs.forced.shape:
-                raise ValueError(f"the decoder returned tokens of shape {outputs.tokens.shape}")
         except Exception:
             log.exception("the decoder failed on %d rows", len(rows))
             if len(rows) == 1:
@@ -348,14 +343,6 @@ class Loom:
             self._waiting.charge(rows, now - began)
             self._totals.ticked(len(rows), int(outputs.taken.sum()), now - began)
             return self._take_results(tick, outputs, now)
-
-    def _run(self, tick: Tick) -> Outputs:
-        own = threading.get_ident()
-        self._calling[own] = time.monotonic()
-        try:
-            return self.decoder.run(tick.inputs)
-        finally:
-            del self._calling[own]
 
     def _take_results(self, tick: Tick, outputs: Outputs, now: float) -> list[Delivery]:
         deliveries: list[Delivery] = []

@@ -12,7 +12,7 @@ from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import Draining, Overloaded
-from charloom.engine.loom import loom
+from charloom.engine.loom import decoder_calls, loom
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.row import Delivery, RowState
 from charloom.engine.shares import Share
@@ -325,7 +325,7 @@ def test_a_decoder_that_becomes_ten_times_slower_makes_ticks_of_fewer_steps(deco
 def test_a_call_of_the_decoder_that_does_not_return_is_noticed_and_not_waited_for(
     decoder: Decoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loom, "LONGEST_CALL", 0.2)
+    monkeypatch.setattr(decoder_calls, "LONGEST_CALL", 0.2)
     monkeypatch.setattr(loom, "ENDING_SECONDS", 0.2)
     slow = Slow(decoder)
     slow.gate = threading.Event()
