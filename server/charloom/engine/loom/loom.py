@@ -23,6 +23,7 @@ from charloom.engine.limits import Limits
 from charloom.engine.loom.decoder_calls import DecoderCalls
 from charloom.engine.loom.fair_queue import FairQueue, QueueFull, of_most
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
+from charloom.engine.loom.live_rows import LiveRows
 from charloom.engine.loom.row import Delivery, Row, RowState
 from charloom.engine.loom.schedule import message_pause, ticks_at_once
 from charloom.engine.loom.table import RowTable, Tick
@@ -85,12 +86,7 @@ class Loom:
         """Whether any row was cancelled, or a paused one read, since the rows were looked at; set without the lock."""
         self._waiting: FairQueue[Row] = FairQueue(max_waiting)
         self._table = RowTable(decoder.shape, decoder.state_pool())
-        self._ready: dict[Row, None] = {}
-        """In the order in which they became so."""
-        self._paused: dict[Row, None] = {}
-        """In the order in which they became so."""
-        self._ticking = self._busy = 0
-        """How many rows are in ticks, and how many workers have them."""
+        self._live = LiveRows()
         self._calls = DecoderCalls(decoder)
         self._totals = totals or LoomTotals()
         self._draining = False
@@ -195,7 +191,7 @@ class Loom:
     @property
     def live(self) -> int:
         """Rows on the loom at this moment."""
-        return len(self._ready) + self._ticking + len(self._paused)
+        return len(self._live)
 
     @property
     def places(self) -> int:
@@ -205,7 +201,7 @@ class Loom:
     @property
     def taken_places(self) -> int:
         """Rows on the loom that are not paused."""
-        return len(self._ready) + self._ticking
+        return self._live.unpaused
 
     @property
     def slots(self) -> int:
@@ -244,19 +240,7 @@ class Loom:
 
     def _let_go(self, rows: Sequence[Row]) -> None:
         with self._news:
-            self._busy -= bool(rows)
-            for row in rows:
-                if row.state is RowState.LEFT:
-                    continue
-                self._ticking -= 1
-                if row.runnable:
-                    row.change(RowState.READY)
-                    self._ready[row] = None
-                    self._look |= row.cancelled
-                else:
-                    row.change(RowState.PAUSED)
-                    self._paused[row] = None
-                    self._look = True  # its reader may have read before it could see that
+            self._look |= self._live.end_tick(rows)
             if self._draining:
                 self._news.notify_all()  # it may have been the last
 
@@ -271,7 +255,7 @@ class Loom:
                     rows = self._pick_rows()
                     ended = self._draining and not self.live and not self._waiting
                     if rows or deliveries or ended:
-                        if self._idle > 1 and self._ready:
+                        if self._idle > 1 and self._live.ready:
                             self._news.notify()
                         return deliveries, rows, not ended
                     self._news.wait()
@@ -283,25 +267,23 @@ class Loom:
         deliveries: list[Delivery] = []
         if self._look or self._ending:
             self._look = False
-            for row in [*self._waiting, *self._ready, *self._paused]:
+            for row in [*self._waiting, *self._live.ready, *self._live.paused]:
                 if self._ending or row.cancelled:
                     deliveries.append(self._dismiss(row, self._ending or FinishReason.CANCELLED))
                 elif row.state is RowState.PAUSED and row.runnable:
-                    row.change(RowState.READY)
-                    del self._paused[row]
-                    self._ready[row] = None
+                    self._live.resume(row)
         # A paused row keeps nobody from joining, but it keeps memory. One that is slowed down has a reader who reads.
-        stalled = [row for row in self._paused if not row.slowed] if len(self._paused) > self._max_waiting else []
+        paused = self._live.paused
+        stalled = [row for row in paused if not row.slowed] if len(paused) > self._max_waiting else []
         for row in of_most(stalled, len(stalled) - self._max_waiting):
             deliveries.append(self._dismiss(row, FinishReason.STALLED))
         free = self.places - self.taken_places
         while (joining := self._waiting.take(self.places, free)) is not None:
             free -= 1
             self._retry_after.served(len(self._waiting))
-            joining.change(RowState.READY)
             joining.begun = time.monotonic()
             self._table.join(joining)
-            self._ready[joining] = None
+            self._live.join(joining)
         return deliveries
 
     def _pick_rows(self) -> Sequence[Row]:
@@ -309,17 +291,13 @@ class Loom:
 
         Where as many workers are busy as the rows are split for, only rows without their first token.
         """
-        rows = len(self._ready) + self._ticking
-        if not self._ready:
+        live = self._live
+        if not live.ready:
             return ()
-        split = ticks_at_once(rows, len(self._workers), self._max_rows, self._cost.expected)
-        ready = [row for row in self._ready if self._busy < split or not row.started]
-        picked = self._waiting.pick(ready, min(self._max_rows, math.ceil(rows / split)))
-        for row in picked:
-            row.change(RowState.TICKING)
-            del self._ready[row]
-        self._ticking += len(picked)
-        self._busy += bool(picked)
+        split = ticks_at_once(live.unpaused, len(self._workers), self._max_rows, self._cost.expected)
+        ready = [row for row in live.ready if live.ticks < split or not row.started]
+        picked = self._waiting.pick(ready, min(self._max_rows, math.ceil(live.unpaused / split)))
+        live.begin_tick(picked)
         return picked
 
     def _tick(self, rows: Sequence[Row]) -> list[Delivery]:
@@ -377,11 +355,8 @@ class Loom:
     def _leave(self, row: Row) -> None:
         if row.state is RowState.WAITING:
             self._waiting.remove(row)
+            row.change(RowState.LEFT)
         else:
-            if row.state is RowState.TICKING:
-                self._ticking -= 1
-            self._ready.pop(row, None)
-            self._paused.pop(row, None)
             self._waiting.leave(row)
             self._table.leave(row)
-        row.change(RowState.LEFT)
+            self._live.leave(row)
