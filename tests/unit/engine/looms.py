@@ -94,6 +94,15 @@ class Harness:
         reader.row = self.loom.submit(job, reader, share)
         return reader
 
+    def submit_together(self, prompts: Sequence[Sequence[int]], share: Share = ONLY) -> list[JobReader]:
+        """Texts to read, as one caller's."""
+        readers = [JobReader(takes=True) for _ in prompts]
+        jobs = [Job(self.fresh(1), np.array(prompt, np.int64), 0, Sampling()) for prompt in prompts]
+        rows = self.loom.submit_together(list(zip(jobs, readers, strict=True)), share)
+        for reader, row in zip(readers, rows, strict=True):
+            reader.row = row
+        return readers
+
 
 class Slow:
     """A decoder that takes its time, and counts."""

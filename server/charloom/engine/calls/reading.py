@@ -43,6 +43,8 @@ from charloom.engine.sessions.sessions import Sessions, new_seed
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import current_call
 
+PLAIN = Sampling()
+"""Of jobs that choose no token; made once, because its controls are checked when it is."""
 IN_PARTS = "send it in parts, each read after the ones before, or ask for fewer alternatives"
 
 
@@ -126,31 +128,29 @@ class Reading:
         found: list[Chunk | None] = [None] * len(texts)
         left = len(texts)
         rows: list[Row] = []
+
+        def receive(number: int, chunk: Chunk) -> None:
+            nonlocal left
+            if chunk.finish is None:
+                return
+            call.job_ended("", chunk.finish)
+            found[number] = chunk
+            left -= 1
+            failed = chunk.finish.reason is not FinishReason.LENGTH
+            if (failed or not left) and not done.done():
+                done.set_result(None)
+
+        scored = top_logprobs is not None
+        jobs = [
+            (
+                Job(start, text, 0, PLAIN, top_logprobs=top_logprobs, snapshots=True, scored=scored),
+                functools.partial(receive, number),
+            )
+            for number, (start, text) in enumerate(texts)
+        ]
         try:
-            for number, (start, text) in enumerate(texts):
-
-                def receive(chunk: Chunk, number: int = number) -> None:
-                    nonlocal left
-                    if chunk.finish is None:
-                        return
-                    call.job_ended("", chunk.finish)
-                    found[number] = chunk
-                    left -= 1
-                    failed = chunk.finish.reason is not FinishReason.LENGTH
-                    if (failed or not left) and not done.done():
-                        done.set_result(None)
-
-                job = Job(
-                    start,
-                    text,
-                    0,
-                    Sampling(),
-                    top_logprobs=top_logprobs,
-                    snapshots=True,
-                    scored=top_logprobs is not None,
-                )
-                rows.append(model.loom.submit(job, receive, share))
-                self._rates.spend(share, len(text))
+            rows = model.loom.submit_together(jobs, share)
+            self._rates.spend(share, sum(len(text) for _, text in texts))
             await done
             return [_read(model, chunk) for chunk in found if chunk is not None]
         except BaseException:

@@ -119,20 +119,42 @@ class Loom:
                 one ends as DISPLACED.
             Draining: the loom takes no more jobs.
         """
+        return self.submit_together([(job, receiver)], share, ahead)[0]
+
+    def submit_together(
+        self, jobs: Sequence[tuple[Job, Callable[[Chunk], None]]], share: Share = ONLY, ahead: int | None = None
+    ) -> list[Row]:
+        """Put several jobs of one caller on the loom, all or none; they join the same tick where it has room for all.
+
+        Args:
+            jobs: what to do, and who wants the chunks of it
+            share, ahead: as for `submit`
+
+        Raises:
+            as `submit`
+        """
         unread = self._unread_limit if ahead is None else min(ahead, self._unread_limit)
-        row = Row(job, receiver, self._wake, unread, self._table.states.to_host, self.decoder.shape.vocabulary, share)
-        with self._news:
-            self.admit(share)
-            displaced = self._waiting.put(row)
-            lost = None
-            if displaced is not None:
-                chunk = displaced.dismiss(FinishReason.DISPLACED, displaced.job.start.state[:, :, None])
-                displaced.change(RowState.LEFT)
-                lost = self._delivery(displaced, chunk)
-            self._news.notify()
-        if lost is not None:
-            self._deliver([lost])
-        return row
+        to_host, vocabulary = self._table.states.to_host, self.decoder.shape.vocabulary
+        rows = [Row(job, receiver, self._wake, unread, to_host, vocabulary, share) for job, receiver in jobs]
+        lost: list[Delivery] = []
+        try:
+            with self._news:
+                for number, row in enumerate(rows):
+                    try:
+                        self.admit(share)
+                    except (Draining, Overloaded):
+                        for earlier in rows[:number]:
+                            self._leave(earlier)
+                        raise
+                    if (displaced := self._waiting.put(row)) is not None:
+                        chunk = displaced.dismiss(FinishReason.DISPLACED, displaced.job.start.state[:, :, None])
+                        displaced.change(RowState.LEFT)
+                        lost.append(self._delivery(displaced, chunk))
+                self._news.notify()
+        finally:
+            if lost:
+                self._deliver(lost)
+        return rows
 
     def admit(self, share: Share = ONLY) -> None:
         """Raise as `submit` would now; so that a call that will be refused costs no more than that."""
@@ -294,7 +316,8 @@ class Loom:
         live = self._live
         if not live.ready:
             return ()
-        split = ticks_at_once(live.unpaused, len(self._workers), self._max_rows, self._cost.expected)
+        steps = max(row.steps - row.done for row in live.ready)
+        split = ticks_at_once(live.unpaused, len(self._workers), self._max_rows, self._cost.expected, steps)
         ready = [row for row in live.ready if live.ticks < split or not row.started]
         picked = self._waiting.pick(ready, min(self._max_rows, math.ceil(live.unpaused / split)))
         live.begin_tick(picked)

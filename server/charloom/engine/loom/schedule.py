@@ -25,23 +25,28 @@ MESSAGE_TOKENS, PAUSES = 32, 3
 """How many tokens a message should have, and how many pauses it waits for them at most."""
 
 
-def ticks_at_once(rows: int, workers: int, max_rows: int, expected: Callable[[int], float]) -> int:
+def ticks_at_once(
+    rows: int, workers: int, max_rows: int, expected: Callable[[int], float], steps: int = MOST_STEPS
+) -> int:
     """Into how many ticks at a time rows are split, each by a worker of its own.
 
     A step with few rows costs nearly what it costs with one, so that two workers with half the rows each may be hardly
-    faster than one with all of them, and use twice the processor time.
+    faster than one with all of them, and use twice the processor time. And a tick costs something beside its steps:
+    rows that have only a few left, as those of a search, are soonest done together.
 
     Args:
         rows: how many can run, at least 1
         workers: how many there are
         max_rows: most rows of a tick
         expected: seconds of one step with so many rows
+        steps: most steps that any of them has left
     """
     best = min(workers, math.ceil(rows / max_rows))
     seconds = expected(math.ceil(rows / best))
     for more in range(best + 1, min(workers, rows) + 1):
         split = expected(math.ceil(rows / more))
-        if seconds / split - 1 >= WORTH * (more / best - 1):
+        worth = seconds / split - 1 >= WORTH * (more / best - 1)
+        if worth and (seconds - split) * steps >= TICK_SECONDS * (more - best):
             best, seconds = more, split
     return best
 

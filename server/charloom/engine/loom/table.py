@@ -211,7 +211,8 @@ class RowTable:
         fed = row.forced[row.done : row.done + coming]
         at.tape[slot] = -1
         at.tape[slot, : len(fed)] = fed
-        at.uniform[slot, :coming] = self._uniforms.at(row.job.start.seed, row.position, coming)
+        if len(fed) < coming:  # what is fed is not drawn
+            at.uniform[slot, :coming] = self._uniforms.at(row.job.start.seed, row.position, coming)
 
     def _sampling(self, rows: Sequence[Row], index: Ints) -> dict[str, Any]:
         asking = [(number, row) for number, row in enumerate(rows) if not row.job.plain]

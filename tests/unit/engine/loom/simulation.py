@@ -125,7 +125,8 @@ class Simulation:
             return
         believed = self.believed or self.cost
         rows = len(self._ready) + sum(len(calls) for calls, _ in self._in_ticks.values())
-        split = ticks_at_once(rows, self.workers, 256, believed)
+        most = max(call.steps - call.taken for call in self._ready)
+        split = ticks_at_once(rows, self.workers, 256, believed, most)
         ready = [call for call in self._ready if len(self._in_ticks) < split or not call.started]
         picked = ready[: math.ceil(rows / split)]
         if not picked:

@@ -216,6 +216,33 @@ def test_draining_ends_jobs_whose_time_is_up_with_their_state(decoder: Decoder, 
     again.loom.drain(1)
 
 
+def test_jobs_that_are_put_on_together_are_in_one_tick(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder)
+    harness = Harness(slow, bundle.manifest.start_token, workers=2)
+    for reader in harness.submit_together([[1]] * 16):
+        assert reader.wait().fed == 1
+    assert slow.rows == [16]
+    harness.loom.drain(1)
+
+
+def test_of_jobs_that_are_put_on_together_all_or_none_wait(decoder: Decoder, bundle: Bundle) -> None:
+    slow = Slow(decoder)
+    slow.gate = threading.Event()
+    harness = Harness(slow, bundle.manifest.start_token, max_rows=1, max_waiting=4)
+    running = harness.submit(max_tokens=5)
+    assert slow.entered.wait(30)
+    greedy = [harness.submit(seed=number, max_tokens=5) for number in range(4)]
+    with pytest.raises(Overloaded):  # two of the polite ones find room, the third does not
+        harness.submit_together([[1]] * 3, Share("polite"))
+    assert harness.loom.waiting == 2
+    slow.gate.set()
+    assert running.wait().generated == 5
+    reasons = [reader.wait().reason for reader in greedy]
+    assert reasons == [FinishReason.LENGTH] * 2 + [FinishReason.DISPLACED] * 2
+    harness.loom.drain(1)
+    assert harness.loom.live == harness.loom.slots == 0
+
+
 def test_a_job_that_another_caller_displaces_ends_at_once_and_is_not_run(decoder: Decoder, bundle: Bundle) -> None:
     slow = Slow(decoder)
     slow.gate = threading.Event()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from charloom.engine.loom.schedule import (
     MESSAGE_TOKENS,
     MOST_STEPS,
     PAUSES,
+    TICK_SECONDS,
     message_pause,
     next_message,
     overhead,
@@ -112,6 +115,16 @@ def test_rows_are_split_where_a_step_gets_faster_by_it() -> None:
 def test_rows_stay_together_where_a_step_with_half_of_them_costs_nearly_as_much() -> None:
     assert ticks_at_once(4, 2, 256, line(200, 12).__getitem__) == 1
     assert ticks_at_once(8, 2, 256, line(1000, 1).__getitem__) == 1
+
+
+def test_rows_with_few_steps_left_are_done_together() -> None:
+    """As those of a search: a second tick would take longer than what it saves."""
+    cost = line(75, 23).__getitem__
+    saved = cost(16) - cost(8)
+    enough = math.ceil(TICK_SECONDS * 1e6 / saved)
+    assert [
+        ticks_at_once(16, 2, 256, lambda rows: 1e-6 * cost(rows), steps) for steps in (1, enough - 1, enough, 96)
+    ] == [1, 1, 2, 2]
 
 
 def test_rows_that_are_too_many_for_one_tick_are_split_whatever_it_brings() -> None:
