@@ -113,6 +113,18 @@ def test_a_file_that_is_truncated_is_read_from_its_beginning(tail_of: Open, log:
     assert read(tail) == [b"half", b"3"]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_file_that_is_truncated_and_grew_past_where_it_was_is_read_from_its_beginning(
+    tail_of: Open, log: Path, restarted: bool
+) -> None:
+    tail = tail_of(log)
+    write(log, b"one\ntwo\n")
+    assert read(tail) == [b"one", b"two"]
+    position = tail.position
+    write(log, b"three\nfour\nfive\n", "wb")
+    assert read(tail_of(log, position) if restarted else tail) == [b"three", b"four", b"five"]
+
+
 def test_a_file_that_vanishes_may_come_again(tail_of: Open, log: Path) -> None:
     tail = tail_of(log)
     assert (read(tail), tail.there, tail.position) == ([], False, None)

@@ -168,8 +168,9 @@ class Tail:
             self._open()
         if self._file is None:
             return []
-        if os.fstat(self._file.fileno()).st_size < self._file.tell():
-            return self._begin_anew(0)  # truncated: what was half written before will not be completed
+        if self._truncated():
+            # What was half written before will not be completed.
+            return self._begin_anew(0) or self.read(to_the_end=to_the_end)
         over = self._replaced()  # asked first: what is written until then belongs to the file
         while data := self._file.read(BLOCK):
             self._head += data[: _HEAD - len(self._head)] if len(self._head) < _HEAD else b""
@@ -198,6 +199,12 @@ class Tail:
             self._lines, self._head = Lines(), b""
             self._file.seek(offset)
         return [] if last is None else [last]
+
+    def _truncated(self) -> bool:
+        """Whether the file has fewer bytes than were read of it, or begins with others: then it has grown anew."""
+        assert self._file is not None
+        own = self._file.fileno()
+        return os.fstat(own).st_size < self._file.tell() or os.pread(own, len(self._head), 0) != self._head
 
     def _replaced(self) -> bool:
         """Whether another file has the name now. While none has, more may still come to this one."""
