@@ -260,7 +260,9 @@ async def test_a_refusal_looks_at_no_session(kind: str, tmp_path: Path, request:
                 nonlocal steps
                 steps += 1
 
-            await store._do(lambda store=store: store._connection.set_progress_handler(step, 1))  # type: ignore[misc]
+            await store._transactions.do(
+                lambda store=store: store._transactions.connection.set_progress_handler(step, 1)
+            )  # type: ignore[misc]
             await refused_ten_times(store, place)
             costs.append(steps)
             await store.close()

@@ -28,7 +28,7 @@ from charloom.engine.errors import (
     StoreUnavailable,
 )
 from charloom.engine.sessions.session import Key
-from charloom.engine.sessions.stores import sqlite, sqlite_forgotten
+from charloom.engine.sessions.stores import sqlite_forgotten, sqlite_transactions
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS
 from tests.unit.engine.stores import START, InFile, grown, ids, made, same
@@ -141,7 +141,7 @@ async def test_a_full_disk_leaves_the_sessions_as_they_were(sqlite_place: InFile
     lease = await store.acquire(Key("", "a"))
     changed = grown(lease.session, sqlite_place.now(), size=4)
     await store.write(lease, changed)
-    await store._do(lambda: store._sql("PRAGMA max_page_count = 20"))
+    await store._transactions.do(lambda: store._sql("PRAGMA max_page_count = 20"))
     for method in (store.write, store.release):
         with pytest.raises(StoreFull):
             await method(lease, grown(changed, sqlite_place.now(), size=20_000))
@@ -154,7 +154,7 @@ async def test_a_full_disk_leaves_the_sessions_as_they_were(sqlite_place: InFile
     with pytest.raises(SessionBusy):
         await store.acquire(Key("", "a"))
     await store.delete(Key("", "b"))
-    await store._do(lambda: store._sql("PRAGMA max_page_count = 100000"))
+    await store._transactions.do(lambda: store._sql("PRAGMA max_page_count = 100000"))
     await store.release(lease, grown(changed, sqlite_place.now(), size=20_000))
     assert (await store.get(Key("", "a"))).version == 2
 
@@ -322,7 +322,7 @@ async def test_another_transaction_is_waited_for_and_not_for_ever(
         await asyncio.sleep(0.2)
         other.execute("ROLLBACK")
         lease = await waiting
-        monkeypatch.setattr(sqlite, "PATIENCE", 0.3)
+        monkeypatch.setattr(sqlite_transactions, "PATIENCE", 0.3)
         other.execute("BEGIN IMMEDIATE")
         start = time.monotonic()
         writes = (store.write(lease, lease.session) for _ in range(100))
@@ -377,7 +377,7 @@ async def test_what_is_written_while_the_file_is_removed_is_not_answered(sqlite_
     store = sqlite_place.open()
     assert isinstance(store, SqliteStore)
     with pytest.raises(StoreUnavailable):
-        await store._do(sqlite_place.path.unlink)
+        await store._transactions.do(sqlite_place.path.unlink)
 
 
 async def test_the_log_of_a_file_that_is_gone(sqlite_place: InFile) -> None:

@@ -16,11 +16,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
 from charloom.engine.errors import (
@@ -30,19 +29,16 @@ from charloom.engine.errors import (
     SessionExpired,
     SessionTakenOver,
     StoreFull,
-    StoreUnavailable,
 )
 from charloom.engine.quotas import Kept
 from charloom.engine.sessions.records import PLAIN, Records, Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores import sqlite_buckets as buckets
 from charloom.engine.sessions.stores import sqlite_forgotten as forgotten
-from charloom.engine.sessions.stores.sqlite_file import PATIENCE, empty_log, identity, is_full, open_file
 from charloom.engine.sessions.stores.sqlite_owners import hold, kept_for, kept_for_all, refusal
+from charloom.engine.sessions.stores.sqlite_transactions import READ, WRITE, Transactions
 from charloom.engine.sessions.stores.store import LEASE_SECONDS, Erased, Lease
 from charloom.engine.shares import Share, current_share
-
-T = TypeVar("T")
 
 _BATCH = 500
 """Sessions that are swept in one transaction: others wait for it."""
@@ -74,7 +70,7 @@ class SqliteStore:
         OSError: the file cannot be opened or made.
         ValueError: it is something else, or of another version.
 
-    A thread of its own does all the work, in order, even what nobody waits for any more; such a lease is given back.
+    All work is done by `Transactions`, even what nobody waits for any more; such a lease is given back.
     """
 
     shared: ClassVar[bool] = True
@@ -94,14 +90,7 @@ class SqliteStore:
         self._now = now
         self._lease = round(lease_seconds * 1e6)
         self._steady = steady
-        self._thread = ThreadPoolExecutor(1, "sqlite-store")
-        self._path = Path(path).absolute()
-        try:
-            self._connection, self._reserve = self._thread.submit(open_file, self._path).result()
-            self._files = identity(self._path)
-        except BaseException:
-            self._thread.shutdown()
-            raise
+        self._transactions = Transactions(Path(path).absolute())
 
     @property
     def memory(self) -> int:
@@ -110,97 +99,99 @@ class SqliteStore:
 
     async def add(self, sessions: Sequence[Session]) -> None:
         """See `Store`."""
-        if (problem := await self._do(partial(self._add, sessions, current_share()))) is not None:
+        add = partial(self._add, sessions, current_share())
+        if (problem := await self._transactions.do(add, pack=partial(self._packed, *sessions))) is not None:
             raise problem
 
     async def get(self, key: Key) -> Session:
         """See `Store`."""
-        return await self._do(lambda: self._session(key, self._find(key)), "BEGIN")
+        return await self._transactions.do(lambda: self._session(key, self._find(key)), READ)
 
     async def page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
         """See `Store`."""
-        return await self._do(lambda: self._page(tenant, after, count), "BEGIN")
+        return await self._transactions.do(lambda: self._page(tenant, after, count), READ)
 
     async def acquire(self, key: Key, call_id: str = "") -> Lease:
         """See `Store`."""
-        taking = self._submit(lambda: self._acquire(key, call_id))
+        taking = self._transactions.submit(lambda: self._acquire(key, call_id))
         try:
-            return await asyncio.shield(asyncio.wrap_future(taking))
+            return await asyncio.shield(taking)
         except asyncio.CancelledError:
             taking.add_done_callback(self._give_back)
             raise
 
     async def write(self, lease: Lease, session: Session) -> None:
         """See `Store`."""
-        await self._do(lambda: self._write(lease, session, held=True))
+        await self._transactions.do(partial(self._write, lease, session, True), pack=partial(self._packed, session))
 
     async def release(self, lease: Lease, session: Session) -> None:
         """See `Store`."""
-        await self._do(lambda: self._write(lease, session, held=False))
+        await self._transactions.do(partial(self._write, lease, session, False), pack=partial(self._packed, session))
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """See `Store`."""
-        return await self._do(lambda: [lease for lease in leases if not self._renew(lease)])
+        return await self._transactions.do(lambda: [lease for lease in leases if not self._renew(lease)])
 
     async def delete(self, key: Key) -> Session:
         """See `Store`."""
-        return await self._do(lambda: self._delete(key), frees=True)
+        return await self._transactions.do(lambda: self._delete(key), frees=True)
 
     async def erase(self, tenant: str, count: int) -> list[Erased]:
         """See `Store`."""
         erased = list[Erased]()
         while len(erased) < count:
-            batch, more = await self._do(partial(self._erase, tenant, count - len(erased)), frees=True)
+            batch, more = await self._transactions.do(partial(self._erase, tenant, count - len(erased)), frees=True)
             erased += batch
             if not more:
-                with contextlib.suppress(RuntimeError):  # it is closed
-                    await asyncio.wrap_future(self._thread.submit(forgotten.empty_log_for_good, self._connection))
+                await self._transactions.outside(forgotten.empty_log_for_good)
                 break
         return erased
 
     async def kept(self, share: Share) -> Kept:
         """See `Store`."""
-        return await self._do(lambda: kept_for(self._connection, share), "BEGIN")
+        return await self._transactions.do(lambda: kept_for(self._transactions.connection, share), READ)
 
     async def count(self) -> int:
         """See `Store`."""
-        return await self._do(lambda: kept_for_all(self._connection), "BEGIN")
+        return await self._transactions.do(lambda: kept_for_all(self._transactions.connection), READ)
 
     async def sweep(self) -> int:
         """See `Store`."""
         swept = 0
-        while batch := await self._do(self._sweep, frees=True):
+        while batch := await self._transactions.do(self._sweep, frees=True):
             swept += batch
-        while await self._do(
-            lambda: forgotten.drop_old_tombstones(self._connection, self._now(), self._batch()), frees=True
+        while await self._transactions.do(
+            lambda: forgotten.drop_old_tombstones(self._transactions.connection, self._now(), self._batch()), frees=True
         ):
             pass
-        await self._do(lambda: buckets.forget_full(self._connection, to_microseconds(self._now())))
-        await self._do(self._reserve.hold)
+        await self._transactions.do(
+            lambda: buckets.forget_full(self._transactions.connection, to_microseconds(self._now()))
+        )
+        await self._transactions.do(self._transactions.reserve.hold)
         return swept
 
     async def spend(self, name: str, tokens: float, rate: float, burst: float) -> float:
         """See `Ledger`."""
-        work = partial(buckets.spend, self._connection, name, tokens, rate, burst, to_microseconds(self._now()))
-        return await self._do(work, "BEGIN IMMEDIATE" if tokens else "BEGIN")
+        work = partial(
+            buckets.spend, self._transactions.connection, name, tokens, rate, burst, to_microseconds(self._now())
+        )
+        return await self._transactions.do(work, WRITE if tokens else READ)
 
     async def check(self) -> None:
         """See `Store`."""
-        await self._do(lambda: None)
+        await self._transactions.do(lambda: None)
 
     async def close(self) -> None:
         """See `Store`."""
-        with contextlib.suppress(RuntimeError):  # it is closed already
-            await asyncio.wrap_future(self._thread.submit(self._connection.close))
-        self._thread.shutdown(wait=False)
+        await self._transactions.close()
 
     # What the thread does.
 
-    def _add(self, sessions: Sequence[Session], share: Share) -> EngineError | None:
+    def _add(self, sessions: Sequence[Session], share: Share, records: Sequence[bytes]) -> EngineError | None:
         """Returns why they are not kept, so that what was swept meanwhile is not swept again for the next refusal."""
         (free_pages,) = self._sql("PRAGMA freelist_count").fetchone()
-        if not self._reserve.hold() and free_pages < self._reserve.spare_pages:
-            raise StoreFull(f"less than {2 * self._reserve.size / 1e6:.3g} MB of its disk are free")
+        if not self._transactions.reserve.hold() and free_pages < self._transactions.reserve.spare_pages:
+            raise StoreFull(f"less than {2 * self._transactions.reserve.size / 1e6:.3g} MB of its disk are free")
         keys = set[Key]()
         for session in sessions:
             row = self._row(session.key)
@@ -208,16 +199,18 @@ class SqliteStore:
                 raise SessionExists(session.id)
             keys.add(session.key)
         more = Kept(len(sessions), sum(session.memory for session in sessions))
-        while (problem := refusal(self._connection, self._capacity, share, more)) is not None:
+        while (problem := refusal(self._transactions.connection, self._capacity, share, more)) is not None:
             if not self._sweep():
                 return problem
-        self._connection.executemany("DELETE FROM sessions WHERE tenant = ? AND id = ?", keys)  # they have expired
-        for session in sessions:
-            self._insert(session, fence=0, held=False, call_id="", owner=share.name)
+        self._transactions.connection.executemany(
+            "DELETE FROM sessions WHERE tenant = ? AND id = ?", keys
+        )  # they have expired
+        for session, record in zip(sessions, records, strict=True):
+            self._insert(session, record, fence=0, held=False, call_id="", owner=share.name)
         return None
 
     def _page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
-        rows = self._connection.execute(
+        rows = self._transactions.connection.execute(
             "SELECT id, record FROM sessions JOIN records ON session = number "
             f"WHERE tenant = :tenant AND id > :after AND (expires > :now OR {_LIVE}) ORDER BY id LIMIT :count",
             {"tenant": tenant, "after": after, "count": count, **self._times()},
@@ -238,10 +231,14 @@ class SqliteStore:
         )
         return Lease(session, fence, same_call)
 
-    def _write(self, lease: Lease, session: Session, *, held: bool) -> None:
+    def _packed(self, *sessions: Session) -> Sequence[bytes]:
+        return [self._records.pack(session) for session in sessions]
+
+    def _write(self, lease: Lease, session: Session, held: bool, records: Sequence[bytes]) -> None:
+        (record,) = records
         row = self._row(session.key)
         if row is None:
-            self._write_back(lease, session, held=held)
+            self._write_back(lease, session, record, held=held)
             return
         if not row.held or row.fence != lease.fence:
             raise SessionTakenOver(session.id)
@@ -250,21 +247,21 @@ class SqliteStore:
             *(to_microseconds(session.expires), held, self._lease_until() if held else 0),
             *(row.call_id if held else "", row.number),
         )
-        self._sql("UPDATE records SET record = ? WHERE session = ?", self._records.pack(session), row.number)
-        hold(self._connection, row.number, session)
+        self._sql("UPDATE records SET record = ? WHERE session = ?", record, row.number)
+        hold(self._transactions.connection, row.number, session)
 
-    def _write_back(self, lease: Lease, session: Session, *, held: bool) -> None:
+    def _write_back(self, lease: Lease, session: Session, record: bytes, *, held: bool) -> None:
         """Write a session that is not there: it expired when its lease had ended, or the file was emptied."""
-        if not forgotten.may_write(self._connection, lease):
+        if not forgotten.may_write(self._transactions.connection, lease):
             raise SessionTakenOver(session.id)
         self._sql("UPDATE counters SET fence = max(fence, ?)", lease.fence)
         call_id = session.call.id if held and session.call is not None else ""
-        self._insert(session, lease.fence, held, call_id)
+        self._insert(session, record, lease.fence, held, call_id)
 
     def _renew(self, lease: Lease) -> bool:
         row = self._row(lease.session.key)
         if row is None:
-            return forgotten.may_write(self._connection, lease)
+            return forgotten.may_write(self._transactions.connection, lease)
         if row.fence != lease.fence:
             return False
         # It may just have been given back, which is not to be undone; nor is that a session expired.
@@ -291,29 +288,31 @@ class SqliteStore:
     def _erase(self, tenant: str, count: int) -> tuple[list[Erased], bool]:
         """Forget some of a tenant's sessions; returns them, and whether there may be more."""
         most = min(count, self._batch())
-        erased = forgotten.erase(self._connection, tenant, most, self._now())
+        erased = forgotten.erase(self._transactions.connection, tenant, most, self._now())
         return erased, len(erased) == most
 
     def _sweep(self) -> int:
         """Forget some sessions whose time is up; returns how many."""
-        return forgotten.sweep(self._connection, _LIVE, self._batch(), self._times())
+        return forgotten.sweep(self._transactions.connection, _LIVE, self._batch(), self._times())
 
     def _batch(self) -> int:
         """Sessions to sweep in one transaction; what it changes in the database, some pages of each, is logged."""
-        return _BATCH if self._reserve.held else max(1, min(_BATCH, self._reserve.size // 2**17))
+        return (
+            _BATCH if self._transactions.reserve.held else max(1, min(_BATCH, self._transactions.reserve.size // 2**17))
+        )
 
     # Of which that is made.
 
     def _find(self, key: Key) -> _Row:
         row = self._row(key)
         if row is None:
-            raise forgotten.what_became_of(self._connection, key)
+            raise forgotten.what_became_of(self._transactions.connection, key)
         if self._expired(row):
             raise SessionExpired(key.id, from_microseconds(row.expires))
         return row
 
     def _row(self, key: Key) -> _Row | None:
-        row = self._connection.execute(
+        row = self._transactions.connection.execute(
             f"SELECT number, expires, fence, held, call_id, {_LIVE} FROM sessions WHERE tenant = :tenant AND id = :id",
             {"tenant": key.tenant, "id": key.id, **self._times()},
         ).fetchone()
@@ -323,15 +322,17 @@ class SqliteStore:
         (data,) = self._sql("SELECT record FROM records WHERE session = ?", row.number).fetchone()
         return self._records.unpack(key, data)
 
-    def _insert(self, session: Session, fence: int, held: bool, call_id: str, owner: str | None = None) -> None:
+    def _insert(
+        self, session: Session, record: bytes, fence: int, held: bool, call_id: str, owner: str | None = None
+    ) -> None:
         self._sql("DELETE FROM tombstones WHERE tenant = ? AND id = ?", *session.key)
         lease_until = self._lease_until() if held else 0
         number = self._sql(
             "INSERT INTO sessions VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
             *(*session.key, to_microseconds(session.expires), fence, held, lease_until, call_id),
         ).lastrowid
-        self._sql("INSERT INTO records VALUES (?, ?)", number, self._records.pack(session))
-        hold(self._connection, number, session, owner)
+        self._sql("INSERT INTO records VALUES (?, ?)", number, record)
+        hold(self._transactions.connection, number, session, owner)
 
     def _expired(self, row: _Row) -> bool:
         return row.expires <= to_microseconds(self._now()) and not row.live
@@ -343,56 +344,13 @@ class SqliteStore:
         return {"now": to_microseconds(self._now()), "steady": int(self._steady() * 1e6), "lease": self._lease}
 
     def _sql(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        return self._connection.execute(statement, values)
+        return self._transactions.connection.execute(statement, values)
 
-    # Transactions.
-
-    async def _do(self, work: Callable[[], T], begin: str = "BEGIN IMMEDIATE", *, frees: bool = False) -> T:
-        return await asyncio.shield(asyncio.wrap_future(self._submit(work, begin, frees=frees)))
-
-    def _submit(self, work: Callable[[], T], begin: str = "BEGIN IMMEDIATE", *, frees: bool = False) -> Future[T]:
-        transaction = self._transaction_that_frees if frees else self._transaction
-        try:
-            return self._thread.submit(transaction, work, begin, time.monotonic() + PATIENCE)
-        except RuntimeError as problem:
-            raise StoreUnavailable("it is closed") from problem
-
-    def _transaction_that_frees(self, work: Callable[[], T], begin: str, end: float) -> T:
-        try:
-            return self._transaction(work, begin, end)
-        except StoreFull:
-            self._reserve.give_up()
-            empty_log(self._connection)
-            return self._transaction(work, begin, end)
-
-    def _transaction(self, work: Callable[[], T], begin: str, end: float) -> T:
-        self._require_files()
-        try:
-            # What has waited for its turn does not wait for another process as long again.
-            self._connection.execute(f"PRAGMA busy_timeout = {max(0, round((end - time.monotonic()) * 1000))}")
-            self._connection.execute(begin)
-            try:
-                result = work()
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # some errors have ended it
-                    self._connection.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as problem:
-            raise (StoreFull if is_full(problem) else StoreUnavailable)(problem) from problem
-        if not self._reserve.held:
-            empty_log(self._connection)
-        self._require_files()  # else what was just written is in a file without a name
-        return result
-
-    def _require_files(self) -> None:
-        if identity(self._path) != self._files:
-            raise StoreUnavailable("its file was moved, removed or replaced; put it back, or restart the server")
-
-    def _give_back(self, taken: Future[Lease]) -> None:
+    def _give_back(self, taken: asyncio.Future[Lease]) -> None:
         """Give back a lease that nobody waits for any more."""
         if taken.cancelled() or taken.exception() is not None:
             return
         lease = taken.result()
         with contextlib.suppress(EngineError):
-            self._submit(lambda: self._drop(lease))
+            # Where it is not given back, it ends by itself.
+            self._transactions.submit(lambda: self._drop(lease)).add_done_callback(lambda done: done.exception())

@@ -1,0 +1,255 @@
+"""The transactions of a SQLite store: a thread of its own does all work in order, what waits at a time in one of them.
+
+To begin and to commit costs more than what most pieces of work do in between, and each commit may have to wait for
+other processes. So a commit is shared by all the work that has come while the one before was made; nothing waits for
+more to come. A piece of work that fails changes nothing, and fails no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from charloom.engine.errors import StoreFull, StoreUnavailable
+from charloom.engine.sessions.stores.sqlite_file import PATIENCE, empty_log, identity, is_full, open_file
+
+T = TypeVar("T")
+
+READ, WRITE = "BEGIN", "BEGIN IMMEDIATE"
+"""How a transaction begins that only reads, and waits for no other; and one that writes."""
+MOST_AT_ONCE = 64
+"""Pieces of work in one transaction: other processes wait for it."""
+RESERVE_PART = 8
+"""In one transaction are records of at most such a part of the disk's reserve, which has to cover what is logged."""
+
+Pack = Callable[[], Sequence[bytes]]
+
+
+@dataclass
+class _Work(Generic[T]):
+    """A piece of work, and who waits for it."""
+
+    done: asyncio.Future[T]
+    do: Callable[..., T]
+    pack: Pack | None
+    begin: str
+    frees: bool
+    end: float = field(default_factory=lambda: time.monotonic() + PATIENCE)
+    """When it has waited for other processes long enough, on the monotonic clock."""
+    records: tuple[Sequence[bytes], ...] = ()
+    """What it is called with."""
+    result: T | None = None
+    problem: BaseException | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its records."""
+        return sum(len(record) for records in self.records for record in records)
+
+    def prepare(self) -> bool:
+        """Pack its records; returns whether that could be done."""
+        if self.pack is not None:
+            try:
+                self.records = (self.pack(),)
+            except Exception as problem:
+                self.problem = problem
+                return False
+        return True
+
+    def run(self) -> T:
+        """Do it, in a transaction."""
+        return self.do(*self.records)
+
+    def deliver(self) -> None:
+        """Tell whoever waits, in the event loop."""
+        if self.done.cancelled():
+            return
+        if self.problem is not None:
+            self.done.set_exception(self.problem)
+        else:
+            self.done.set_result(self.result)  # type: ignore[arg-type]  # it is a T, as there is no problem
+
+
+class Transactions:
+    """A connection to a file of sessions, and the thread that alone uses it.
+
+    Args:
+        path: of the file; raises as `open_file`
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: deque[_Work[Any]] = deque()
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "sqlite-store")
+        try:
+            self.connection, self.reserve = self._thread.submit(open_file, path).result()
+            self._files = identity(path)
+        except BaseException:
+            self._thread.shutdown()
+            raise
+
+    async def do(
+        self,
+        work: Callable[..., T],
+        begin: str = WRITE,
+        *,
+        pack: Pack | None = None,
+        frees: bool = False,
+    ) -> T:
+        """Do something in a transaction; see `submit`."""
+        return await asyncio.shield(self.submit(work, begin, pack=pack, frees=frees))
+
+    def submit(
+        self,
+        work: Callable[..., T],
+        begin: str = WRITE,
+        *,
+        pack: Pack | None = None,
+        frees: bool = False,
+    ) -> asyncio.Future[T]:
+        """Have something done in a transaction, even if nobody waits for it any more.
+
+        Args:
+            work: done in the thread; where the transaction has to be made again, it is done again
+            begin: `READ` or `WRITE`
+            pack: gives the records that the work is called with, in the thread, before others wait for the transaction
+            frees: whether the work makes room: on a full disk it may use what is kept for that
+
+        Raises:
+            StoreUnavailable: it is closed. The future: the file cannot be used, or other processes use it too long.
+        """
+        one = _Work(asyncio.get_running_loop().create_future(), work, pack, begin, frees)
+        with self._lock:
+            try:
+                if not self._waiting:
+                    self._thread.submit(self._do_what_waits)
+            except RuntimeError as problem:
+                raise StoreUnavailable("it is closed") from problem
+            self._waiting.append(one)
+        return one.done
+
+    async def outside(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Do something outside of a transaction, unless it is closed."""
+        with contextlib.suppress(RuntimeError):
+            await asyncio.wrap_future(self._thread.submit(work, self.connection))
+
+    async def close(self) -> None:
+        """Do what waits, and let go of the file."""
+        await self.outside(sqlite3.Connection.close)
+        self._thread.shutdown(wait=False)
+
+    # What the thread does.
+
+    def _do_what_waits(self) -> None:
+        with self._lock:
+            waiting = [*self._waiting]
+            self._waiting.clear()
+        for some in self._batches(waiting):
+            if len(some) == 1 or not self._together(some):
+                for one in some:
+                    self._alone(one)
+            _deliver(some)
+
+    def _batches(self, waiting: Sequence[_Work[Any]]) -> Iterator[list[_Work[Any]]]:
+        """What may be in one transaction each, in order; what cannot be prepared has failed."""
+        batch, size = list[_Work[Any]](), 0
+        for one in waiting:
+            if not one.prepare():
+                _deliver([one])
+                continue
+            full = len(batch) == MOST_AT_ONCE or size + one.size > self.reserve.size // RESERVE_PART
+            if batch and (full or one.begin != batch[0].begin):
+                yield batch
+                batch, size = [], 0
+            batch.append(one)
+            size += one.size
+        if batch:
+            yield batch
+
+    def _together(self, works: Sequence[_Work[Any]]) -> bool:
+        """Do all in one transaction; returns whether that was made. Where it was not, nothing has been done."""
+
+        def all_of_them() -> None:
+            for one in works:
+                self.connection.execute("SAVEPOINT one")
+                try:
+                    one.result, one.problem = one.run(), None
+                except sqlite3.Error:
+                    raise
+                except Exception as problem:
+                    one.problem = problem
+                    self.connection.execute("ROLLBACK TO one")
+                self.connection.execute("RELEASE one")
+
+        try:
+            self._transaction(all_of_them, works[0].begin, works[0].end)
+        except (StoreFull, StoreUnavailable):  # each finds out by itself whether that is so for it too
+            return False
+        try:
+            self._made()
+        except StoreUnavailable as problem:
+            for one in works:
+                one.problem = problem
+        return True
+
+    def _alone(self, one: _Work[Any]) -> None:
+        try:
+            try:
+                one.result, one.problem = self._transaction(one.run, one.begin, one.end), None
+            except StoreFull:
+                if not one.frees:
+                    raise
+                self.reserve.give_up()
+                empty_log(self.connection)
+                one.result, one.problem = self._transaction(one.run, one.begin, one.end), None
+            self._made()
+        except Exception as problem:
+            one.problem = problem
+
+    def _transaction(self, work: Callable[[], T], begin: str, end: float) -> T:
+        self._require_files()
+        try:
+            # What has waited for its turn does not wait for another process as long again.
+            self.connection.execute(f"PRAGMA busy_timeout = {max(0, round((end - time.monotonic()) * 1000))}")
+            self.connection.execute(begin)
+            try:
+                result = work()
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:  # some errors have ended it
+                    self.connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as problem:
+            raise (StoreFull if is_full(problem) else StoreUnavailable)(problem) from problem
+        return result
+
+    def _made(self) -> None:
+        """What is to be done after a transaction."""
+        if not self.reserve.held:
+            empty_log(self.connection)
+        self._require_files()  # else what was just written is in a file without a name
+
+    def _require_files(self) -> None:
+        if identity(self._path) != self._files:
+            raise StoreUnavailable("its file was moved, removed or replaced; put it back, or restart the server")
+
+
+def _deliver(works: Sequence[_Work[Any]]) -> None:
+    """Tell the event loop, at once, what has become of all these."""
+
+    def deliver() -> None:
+        for one in works:
+            one.deliver()
+
+    with contextlib.suppress(RuntimeError):  # it is closed: nobody waits any more
+        works[0].done.get_loop().call_soon_threadsafe(deliver)
