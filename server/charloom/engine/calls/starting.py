@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from charloom.bundle import Vocabulary
-from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, ReadingRequest, check, with_automaton
+from charloom.engine.calls.constraining import with_automaton
+from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, ReadingRequest, check
 from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.constraints.constraint import BadConstraint, Constraint, Kind
 from charloom.engine.decoding.automaton import Automaton
@@ -226,8 +227,9 @@ class Starting:
 
     async def _check(self, request: GenerationRequest, model: Model) -> CheckedRequest:
         model.loom.admit(current_share())
-        checked = check(request, self._limits, model.vocabulary, model.decoder.lacks)
-        return await with_automaton(checked, request, self._compiler, model.vocabulary)
+        vocabulary, lacks = model.vocabulary, model.decoder.lacks
+        checked = check(request, self._limits, vocabulary, lacks)
+        return await with_automaton(checked, request, self._compiler, vocabulary, lacks)
 
 
 class _Rest(NamedTuple):
