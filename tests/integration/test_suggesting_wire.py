@@ -11,10 +11,10 @@ import grpc
 import httpx2 as httpx
 import pytest
 
-from charloom.client import Client
+from charloom.client import Client, InvalidArgument
 from charloom.engine.limits import MOST_TOGETHER
 from charloom.server.app import Server
-from charloom.v1 import suggesting_pb2, suggesting_pb2_grpc
+from charloom.v1 import generation_pb2, suggesting_pb2, suggesting_pb2_grpc
 from tests.integration.conftest import eventually, refused
 from tests.integration.http_client import client as http_client
 from tests.integration.http_client import refused as http_refused
@@ -155,8 +155,43 @@ class TestSuggest:
         assert all(re.fullmatch("[a-c]{2,4}", one.text) for one in matching)
 
     @pytest.mark.parametrize(
+        ("given", "texts"),
+        [
+            ({"choices": ["def", "default", "definition", "is", "it"]}, ["def", "default", "definition", "is", "it"]),
+            ({"json_schema": {"enum": ["a", "ab", 1, 12]}}, ['"a"', '"ab"', "1", "12"]),
+            ({"pattern": "x|[ab]c?"}, ["x", "a", "ac", "b", "bc"]),
+        ],
+    )
+    def test_all_texts_of_a_constraint_are_found_with_the_figures_that_scores_give(
+        self, client: Client, given: dict[str, Any], texts: list[str]
+    ) -> None:
+        prompt = "The "
+        expected = {}
+        for text in texts:
+            own = math.fsum(token.logprob for token in client.score(prompt + text).logprobs[len(prompt) :])
+            (after,) = client.peek(prompt + text).distributions
+            goes_on = {other[len(text)] for other in texts if other != text and other.startswith(text)}
+            ends = math.fsum(math.exp(token.logprob) for token in after.top if token.text not in goes_on)
+            expected[text] = own + math.log(ends)
+        found = client.suggest(prompt, count=20, beam=64, **given)
+        assert found.exact
+        assert {one.text: one.logprob for one in found.texts} == pytest.approx(expected, abs=1e-4)
+        assert [one.text for one in found.texts] == sorted(expected, key=expected.__getitem__, reverse=True)
+
+    def test_texts_to_choose_from_that_the_model_cannot_write_are_refused_or_left_out(self, client: Client) -> None:
+        with pytest.raises(InvalidArgument, match="can never be generated"):
+            client.suggest("The ", choices=["is", "\N{SNOWMAN}"])
+        found = client.suggest("The ", choices=["is", "\N{SNOWMAN}"], unknown_characters="skip").texts
+        assert [one.text for one in found] == ["is"]
+
+    @pytest.mark.parametrize(
         ("given", "field"),
         [
+            ({"pattern": "a{40}"}, "max_tokens"),
+            ({"choices": generation_pb2.Choices()}, "choices"),
+            ({"choices": generation_pb2.Choices(texts=["a"] * 1025)}, "choices"),
+            ({"json_schema": ""}, "json_schema"),
+            ({"json_schema": "{"}, "json_schema"),
             ({"count": 0}, "count"),
             ({"count": 21}, "count"),
             ({"count": 5, "beam": 4}, "beam"),
@@ -196,3 +231,8 @@ class TestSuggest:
         assert (answer["exact"], answer["beam"], answer["position"]) == (found.exact, 16, found.position)
         refusal = plain.post("/v1/suggest", json={"pattern": "(a"})
         assert http_refused(refusal)[:3] == (400, "invalid_request", "pattern")
+        refusal = plain.post("/v1/suggest", json={"pattern": "a", "choices": ["a"]})
+        assert http_refused(refusal)[:3] == (400, "invalid_request", "choices")
+        for constraint in ({"choices": ["a", "b"]}, {"json_schema": {"enum": [1, 2]}}):
+            answer = plain.post("/v1/suggest", json={"prompt": "The ", **constraint}).json()
+            assert {one["text"] for one in answer["data"]} in ({"a", "b"}, {"1", "2"})

@@ -5,11 +5,12 @@ Every function raises `InvalidValue` for a value that a message cannot carry.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from charloom.client import _requests, _values
 from charloom.client._errors import InvalidValue
-from charloom.v1 import suggesting_pb2
+from charloom.v1 import generation_pb2, suggesting_pb2
 
 
 def rank_request(
@@ -42,12 +43,16 @@ def suggest_request(
     count: int | None,
     boundary: str | None,
     pattern: str | None,
+    choices: Sequence[str] | None,
+    json_schema: Mapping[str, Any] | str | None,
     max_tokens: int | None,
     beam: int | None,
 ) -> suggesting_pb2.SuggestRequest:
     """Build the request of Suggest."""
-    if boundary is not None and pattern is not None:
-        raise InvalidValue("pattern", "a boundary says already where a text ends; give one of the two")
+    ends = {"boundary": boundary, "pattern": pattern, "choices": choices, "json_schema": json_schema}
+    first, *more = [name for name, value in ends.items() if value is not None] or [""]
+    if more:
+        raise InvalidValue(more[0], f"{first} says already where a text ends; give one of the two")
     request = suggesting_pb2.SuggestRequest(start=_start(prompt, model, state, unknown_characters, session_id))
     for name, value in (("count", count), ("max_tokens", max_tokens), ("beam", beam)):
         if value is not None:
@@ -56,6 +61,10 @@ def suggest_request(
         request.boundary = _values.one_of("boundary", boundary, _BOUNDARIES)
     if pattern is not None:
         request.pattern = _values.text("pattern", pattern)
+    if choices is not None:
+        request.choices.CopyFrom(generation_pb2.Choices(texts=_values.texts("choices", choices)))
+    if json_schema is not None:
+        request.json_schema = _values.json_text("json_schema", json_schema)
     return request
 
 

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from charloom.v1 import generation_pb2 as _generation_pb2
 from charloom.v1 import text_pb2 as _text_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -184,6 +185,8 @@ class SuggestRequest(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     BOUNDARY_FIELD_NUMBER: _builtins.int
     PATTERN_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     BEAM_FIELD_NUMBER: _builtins.int
     count: _builtins.int
@@ -192,9 +195,11 @@ class SuggestRequest(_message.Message):
     """At a boundary."""
     pattern: _builtins.str
     """Before what this regular expression does not allow: the whole text matches. Its syntax is that of a constraint."""
+    json_schema: _builtins.str
+    """Each is JSON that this schema allows, as of a constraint."""
     max_tokens: _builtins.int
-    """The most tokens of a text, from 1 to 256; 32 if not set. One that is longer counts by its first tokens or, with a
-    pattern that these do not match, not at all.
+    """The most tokens of a text, from 1 to 256; 32 if not set. One that is longer counts by its first tokens or, where
+    all of it is to match something that these do not match, not at all.
     """
     beam: _builtins.int
     """How many texts are open at a time, from `count` to 64; if not set 16, or `count` where that is more. More find more
@@ -204,6 +209,10 @@ class SuggestRequest(_message.Message):
     def start(self) -> Global___SuggestingStart:
         """What comes before them."""
 
+    @_builtins.property
+    def choices(self) -> _generation_pb2.Choices:
+        """Each is one of these texts."""
+
     def __init__(
         self,
         *,
@@ -211,12 +220,14 @@ class SuggestRequest(_message.Message):
         count: _builtins.int | None = ...,
         boundary: Global___SuggestionBoundary.ValueType = ...,
         pattern: _builtins.str = ...,
+        choices: _generation_pb2.Choices | None = ...,
+        json_schema: _builtins.str = ...,
         max_tokens: _builtins.int | None = ...,
         beam: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_beam", b"_beam", "_count", b"_count", "_max_tokens", b"_max_tokens", "beam", b"beam", "boundary", b"boundary", "count", b"count", "end", b"end", "max_tokens", b"max_tokens", "pattern", b"pattern", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beam", b"_beam", "_count", b"_count", "_max_tokens", b"_max_tokens", "beam", b"beam", "boundary", b"boundary", "choices", b"choices", "count", b"count", "end", b"end", "json_schema", b"json_schema", "max_tokens", b"max_tokens", "pattern", b"pattern", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beam", b"_beam", "_count", b"_count", "_max_tokens", b"_max_tokens", "beam", b"beam", "boundary", b"boundary", "count", b"count", "end", b"end", "max_tokens", b"max_tokens", "pattern", b"pattern", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beam", b"_beam", "_count", b"_count", "_max_tokens", b"_max_tokens", "beam", b"beam", "boundary", b"boundary", "choices", b"choices", "count", b"count", "end", b"end", "json_schema", b"json_schema", "max_tokens", b"max_tokens", "pattern", b"pattern", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beam: _TypeAlias = _typing.Literal["beam"]  # noqa: Y015
     _WhichOneofArgType__beam: _TypeAlias = _typing.Literal["_beam", b"_beam"]  # noqa: Y015
@@ -224,7 +235,7 @@ class SuggestRequest(_message.Message):
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
-    _WhichOneofReturnType_end: _TypeAlias = _typing.Literal["boundary", "pattern"]  # noqa: Y015
+    _WhichOneofReturnType_end: _TypeAlias = _typing.Literal["boundary", "pattern", "choices", "json_schema"]  # noqa: Y015
     _WhichOneofArgType_end: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__beam) -> _WhichOneofReturnType__beam | None: ...

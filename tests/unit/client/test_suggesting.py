@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,7 +11,7 @@ import pytest
 
 from charloom.cli.main import main
 from charloom.client import AsyncClient, InternalError, InvalidValue, NotFound
-from charloom.v1 import suggesting_pb2, text_pb2
+from charloom.v1 import generation_pb2, suggesting_pb2, text_pb2
 from tests.unit.client.fake_server import FakeServer, error_info, failing
 
 SKIP = text_pb2.UNKNOWN_CHARACTERS_SKIP
@@ -75,19 +76,27 @@ class TestSuggest:
         async with either.session(id="s1") as session:
             await session.suggest(boundary="line")
             await session.suggest(pattern="[a-z]+")
+            await session.suggest(choices=["a", "b"])
+            await session.suggest(choices=[])
+            await session.suggest(json_schema={"type": "integer"})
         start = suggesting_pb2.SuggestingStart(model="small", state=b"s", prompt="H", unknown_characters=SKIP)
         of_session = suggesting_pb2.SuggestingStart(session_id="s1")
         assert server.asked("Suggest") == [
             suggesting_pb2.SuggestRequest(start=start, count=0, max_tokens=0, beam=0),
             suggesting_pb2.SuggestRequest(start=of_session, boundary=suggesting_pb2.SUGGESTION_BOUNDARY_LINE),
             suggesting_pb2.SuggestRequest(start=of_session, pattern="[a-z]+"),
+            suggesting_pb2.SuggestRequest(start=of_session, choices=generation_pb2.Choices(texts=["a", "b"])),
+            suggesting_pb2.SuggestRequest(start=of_session, choices=generation_pb2.Choices()),
+            suggesting_pb2.SuggestRequest(start=of_session, json_schema='{"type": "integer"}'),
         ]
 
     @pytest.mark.parametrize(
         ("given", "words"),
         [
             ({"boundary": "page"}, "boundary: 'page' is neither 'word' nor 'line' nor 'length'"),
-            ({"boundary": "word", "pattern": "a"}, "pattern: a boundary says already where a text ends"),
+            ({"boundary": "word", "pattern": "a"}, "pattern: boundary says already where a text ends"),
+            ({"pattern": "a", "choices": ["a"]}, "choices: pattern says already where a text ends"),
+            ({"json_schema": 5}, "json_schema: 5 is neither a mapping nor JSON"),
             ({"count": -1}, "count: -1 is not between"),
             ({"beam": "wide"}, "beam: 'wide' is not a whole number"),
         ],
@@ -109,7 +118,9 @@ class TestTheCommand:
         assert [one["text"] for one in json.loads(capsys.readouterr().out)] == ["long", "x"]
         assert server.asked("Rank")[0].start == suggesting_pb2.SuggestingStart(session_id="s1")
 
-    def test_suggestions_are_a_line_each(self, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_suggestions_are_a_line_each(
+        self, server: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
         flags = ["--count", "3", "--max-tokens", "9", "--beam", "20", "--pattern", "[a-z]+", "--target", server.target]
         assert main(["suggest", "H", *flags]) == 0
         assert capsys.readouterr().out == "  50.00%  'ello'\n  25.00%  'i there' ...\n"
@@ -117,3 +128,9 @@ class TestTheCommand:
         assert (request.count, request.max_tokens, request.beam, request.pattern) == (3, 9, 20, "[a-z]+")
         assert main(["suggest", "--session", "s1", "--boundary", "line", "--json", "--target", server.target]) == 0
         assert json.loads(capsys.readouterr().out)["texts"][0]["text"] == "ello"
+        schema = tmp_path / "schema.json"
+        schema.write_text('{"type": "integer"}')
+        assert main(["suggest", "H", "--json-schema", str(schema), "--target", server.target]) == 0
+        assert main(["suggest", "H", "--choices", "a", "b", "--target", server.target]) == 0
+        *_, of_schema, of_choices = server.asked("Suggest")
+        assert (of_schema.json_schema, of_choices.choices.texts) == ('{"type": "integer"}', ["a", "b"])

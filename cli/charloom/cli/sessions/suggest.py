@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from pathlib import Path
 
 from charloom.cli.connection import add_connection_arguments, connected
 from charloom.cli.sessions.score import add_reading_arguments
-from charloom.cli.text import read_text, unknown_characters
+from charloom.cli.text import read_file, read_text, unknown_characters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--boundary", choices=("word", "line", "length"), help="where each ends (default: word)")
     end.add_argument("--pattern", metavar="REGEX", help="a regular expression that each is to match")
+    end.add_argument("--choices", nargs="+", metavar="TEXT", help="texts of which each is one; after the prompt")
+    end.add_argument("--json-schema", type=Path, metavar="FILE", help="JSON that the schema in this file allows")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="the most tokens of each, up to 256 (default: 32)")
     parser.add_argument(
         "--beam", type=int, metavar="N", help="texts that are open at a time, up to 64 (default: 16, or the count)"
@@ -30,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the most probable texts."""
     prompt = read_text(arguments.prompt)
+    schema = None if arguments.json_schema is None else read_file(arguments.json_schema, "utf-8")
     with connected(arguments) as client:
         source = client if arguments.session is None else client.open_session(arguments.session)
         found = source.suggest(
@@ -37,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
             count=arguments.count,
             boundary=arguments.boundary,
             pattern=arguments.pattern,
+            choices=arguments.choices,
+            json_schema=schema,
             max_tokens=arguments.max_tokens,
             beam=arguments.beam,
             model=arguments.model,

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from charloom.client import (
     _conversation_requests,
@@ -199,6 +199,8 @@ class Calls:
         count: int | None = None,
         boundary: Literal["word", "line", "length"] | None = None,
         pattern: str | None = None,
+        choices: Sequence[str] | None = None,
+        json_schema: Mapping[str, Any] | str | None = None,
         max_tokens: int | None = None,
         beam: int | None = None,
         model: str | None = None,
@@ -215,6 +217,8 @@ class Calls:
             count: how many, from 1 to 20; default is 5.
             boundary: where each ends: with a word or a line, or after `max_tokens`; default is "word".
             pattern: a regular expression that each is to match as a whole, in place of a boundary.
+            choices: texts of which each is one, in place of a boundary.
+            json_schema: what each is to be, JSON that this schema allows: a mapping, or JSON itself.
             max_tokens: the most tokens of each, from 1 to 256; default is 32.
             beam: how many texts are open at a time, from `count` to 64; default is 16, or `count` if more.
             model: name of the model; default is that of the session or the state, or the server's first one.
@@ -232,6 +236,8 @@ class Calls:
             count=count,
             boundary=boundary,
             pattern=pattern,
+            choices=choices,
+            json_schema=json_schema,
             max_tokens=max_tokens,
             beam=beam,
         )

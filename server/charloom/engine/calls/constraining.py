@@ -11,6 +11,7 @@ from charloom.controls import CONSTRAINT_INPUTS
 from charloom.engine.calls.requests import CheckedRequest, GenerationRequest
 from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.constraints.constraint import BadConstraint, Constraint, Kind
+from charloom.engine.decoding.automaton import Automaton
 from charloom.engine.errors import InvalidRequest, shown
 from charloom.engine.limits import LONGEST_CONSTRAINT, MOST_CHOICES
 
@@ -38,20 +39,60 @@ async def with_automaton(
     if constraint is None:
         return checked
     _check(request, constraint, lacks)
-    if constraint.kind is Kind.CHOICES:
-        constraint = _spellable(constraint, request.skip_unknown, vocabulary)
     never = [] if checked.bias is None else np.flatnonzero(np.isneginf(checked.bias)).tolist()
+    automaton = await automaton_of(
+        constraint,
+        compiler,
+        vocabulary,
+        never=tuple(never),
+        max_tokens=checked.max_tokens,
+        skip_unknown=request.skip_unknown,
+    )
+    return replace(checked, automaton=automaton)
+
+
+async def automaton_of(
+    constraint: Constraint,
+    compiler: Compiler,
+    vocabulary: Vocabulary,
+    *,
+    never: tuple[int, ...],
+    max_tokens: int,
+    skip_unknown: bool,
+) -> Automaton:
+    """The automaton of what a text is to match.
+
+    Args:
+        constraint: what it is to match
+        compiler: makes automata
+        vocabulary: of the model
+        never: tokens that are not to be written
+        max_tokens: the most tokens of the text
+        skip_unknown: whether texts to choose from that the model cannot write are left out
+
+    Raises:
+        InvalidRequest: it cannot be kept, or not within max_tokens.
+    """
+    if not constraint.content:
+        raise InvalidRequest(constraint.field, "there is nothing to choose from; give at least one text")
+    if len(constraint.content) > MOST_CHOICES:
+        raise InvalidRequest(
+            constraint.field, f"{len(constraint.content)} texts are too many; give up to {MOST_CHOICES}"
+        )
+    if (length := sum(map(len, constraint.content))) > LONGEST_CONSTRAINT:
+        raise InvalidRequest(constraint.field, f"it has {length} characters; up to {LONGEST_CONSTRAINT} are allowed")
+    if constraint.kind is Kind.CHOICES:
+        constraint = _spellable(constraint, skip_unknown, vocabulary)
     try:
-        automaton = await compiler.automaton(constraint, vocabulary, tuple(never))
+        automaton = await compiler.automaton(constraint, vocabulary, never)
     except BadConstraint as problem:
         raise InvalidRequest(constraint.field, str(problem)) from problem
-    if automaton.least_tokens > checked.max_tokens:
+    if automaton.least_tokens > max_tokens:
         raise InvalidRequest(
             "max_tokens",
-            f"{checked.max_tokens} is too few for any text that the constraint allows; give at least "
-            f"{automaton.least_tokens}",
+            f"{max_tokens} is too few for any text that the constraint allows; give at least {automaton.least_tokens}",
         )
-    return replace(checked, automaton=automaton)
+    return automaton
 
 
 def _check(request: GenerationRequest, constraint: Constraint, lacks: frozenset[str]) -> None:
@@ -63,14 +104,6 @@ def _check(request: GenerationRequest, constraint: Constraint, lacks: frozenset[
         )
     if request.stop:
         raise InvalidRequest("stop", "the constraint says where the text ends; leave one of the two out")
-    if not constraint.content:
-        raise InvalidRequest(constraint.field, "there is nothing to choose from; give at least one text")
-    if len(constraint.content) > MOST_CHOICES:
-        raise InvalidRequest(
-            constraint.field, f"{len(constraint.content)} texts are too many; give up to {MOST_CHOICES}"
-        )
-    if (length := sum(map(len, constraint.content))) > LONGEST_CONSTRAINT:
-        raise InvalidRequest(constraint.field, f"it has {length} characters; up to {LONGEST_CONSTRAINT} are allowed")
 
 
 def _spellable(constraint: Constraint, skip_unknown: bool, vocabulary: Vocabulary) -> Constraint:

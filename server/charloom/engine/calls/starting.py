@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from charloom.bundle import Vocabulary
-from charloom.engine.calls.constraining import with_automaton
+from charloom.engine.calls.constraining import automaton_of, with_automaton
 from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, ReadingRequest, check
 from charloom.engine.constraints.compiler import Compiler
-from charloom.engine.constraints.constraint import BadConstraint, Constraint, Kind
+from charloom.engine.constraints.constraint import Constraint
 from charloom.engine.decoding.automaton import Automaton
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
@@ -26,7 +26,7 @@ from charloom.engine.errors import (
     SessionNotFound,
     StalePosition,
 )
-from charloom.engine.limits import LONGEST_CONSTRAINT, Limits
+from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.checks import require_id, require_position
@@ -161,20 +161,18 @@ class Starting:
         async with writer.given_back_on_error():
             return ReadingStart(self._sessions.model_of(writer.session, request.model), writer.present, writer)
 
-    async def pattern(self, field_name: str, pattern: str, vocabulary: Vocabulary) -> Automaton:
-        """The automaton of a regular expression.
+    async def automaton(
+        self, constraint: Constraint, vocabulary: Vocabulary, max_tokens: int, *, skip_unknown: bool
+    ) -> Automaton:
+        """The automaton of what a text of up to so many tokens is to match.
 
         Raises:
-            InvalidRequest: it is too long, or cannot be kept.
+            InvalidRequest: it cannot be kept, or not within max_tokens.
         """
-        if len(pattern) > LONGEST_CONSTRAINT:
-            problem = f"it has {len(pattern)} characters; up to {LONGEST_CONSTRAINT} are allowed"
-            raise InvalidRequest(field_name, problem)
         never = () if vocabulary.unknown is None else (vocabulary.unknown,)
-        try:
-            return await self._compiler.automaton(Constraint(Kind.REGEX, (pattern,)), vocabulary, never)
-        except BadConstraint as problem:
-            raise InvalidRequest(field_name, str(problem)) from problem
+        return await automaton_of(
+            constraint, self._compiler, vocabulary, never=never, max_tokens=max_tokens, skip_unknown=skip_unknown
+        )
 
     async def _acquire(self, request: GenerationRequest, begins_with: GenerationRequest) -> SessionWriter:
         """The session that goes on with a call, made first where the call says so.

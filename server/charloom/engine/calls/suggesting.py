@@ -15,6 +15,7 @@ from charloom.engine.calls.price import of_suggesting, of_summing
 from charloom.engine.calls.reading import Reading, check_together
 from charloom.engine.calls.requests import ReadingRequest, check_text, within
 from charloom.engine.calls.starting import Starting
+from charloom.engine.constraints.constraint import Constraint
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import InvalidRequest
@@ -69,8 +70,8 @@ class SuggestionRequest:
     """How many texts."""
     boundary: Boundary = Boundary.WORD
     """Where each ends."""
-    pattern: str = ""
-    """A regular expression that each is to match, in place of a boundary; empty: none."""
+    constraint: Constraint | None = None
+    """What each is to match, in place of a boundary."""
     max_tokens: int = DEFAULT_SUGGESTED
     beam: int | None = None
     """How many texts are open at a time; None: `DEFAULT_BEAM`, or `count` where that is more."""
@@ -159,7 +160,7 @@ class Suggesting:
         """The most probable texts that go on from what a request reads, up to a boundary.
 
         Raises:
-            InvalidRequest: a number is out of range, or the pattern cannot be kept.
+            InvalidRequest: a number is out of range, or the constraint cannot be kept.
             as `Reading.score`.
         """
         within("count", request.count, 1, MOST_SUGGESTIONS)
@@ -169,8 +170,10 @@ class Suggesting:
         model, vocabulary = start.model, start.model.vocabulary
         prompt = check_text("prompt", request.start.text, request.start.skip_unknown, self._limits, vocabulary)
         automaton = boundary_automaton(request.boundary, vocabulary)
-        if request.pattern:
-            automaton = await self._starting.pattern("pattern", request.pattern, vocabulary)
+        if request.constraint is not None:
+            automaton = await self._starting.automaton(
+                request.constraint, vocabulary, request.max_tokens, skip_unknown=request.start.skip_unknown
+            )
         self._budget.hold(of_suggesting(model.decoder.shape, len(prompt), request.width) + automaton.nbytes)
         snapshot = await self._after(model, prompt, start.snapshot)
         search = BeamSearch(
@@ -179,7 +182,7 @@ class Suggesting:
             request.count,
             request.width,
             request.max_tokens,
-            partial=not request.pattern,
+            partial=request.constraint is None,
             unknown=vocabulary.unknown,
         )
         # What a token is forced to be makes no difference to what is known of the place before it.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from typing import Any, Literal
 
 from pydantic import Field
 
 from charloom.engine.calls.beam_search import Boundary
 from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.calls.suggesting import SuggestionRequest
+from charloom.engine.constraints.constraint import Constraint, Kind
 from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import DEFAULT_BEAM, DEFAULT_SUGGESTED, DEFAULT_SUGGESTIONS
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
@@ -53,6 +56,8 @@ class SuggestBody(SuggestingBody):
     count: Count = Field(DEFAULT_SUGGESTIONS, description="how many texts")
     boundary: Literal["word", "line", "length"] = Field("word", description="where each ends")
     pattern: str | None = Field(None, min_length=1, description="a regular expression to match, not a boundary")
+    choices: list[str] | None = Field(None, description="texts of which each is one")
+    json_schema: dict[str, Any] | None = Field(None, description="a schema of JSON, which each is to be")
     max_tokens: Count = Field(DEFAULT_SUGGESTED, description="the most tokens of a text")
     beam: Count | None = Field(None, description=f"how many texts are open at a time; {DEFAULT_BEAM}, or count if more")
 
@@ -115,7 +120,7 @@ class Suggesting:
     async def suggest(self, exchange: Exchange, body: SuggestBody) -> None:
         """The most probable texts."""
         request = SuggestionRequest(
-            _start(body), body.count, Boundary(body.boundary), body.pattern or "", body.max_tokens, body.beam
+            _start(body), body.count, Boundary(body.boundary), _constraint(body), body.max_tokens, body.beam
         )
         found = await self._engine.suggesting.suggest(request)
         data = [
@@ -143,6 +148,19 @@ class Suggesting:
                 }
             )
         )
+
+
+def _constraint(body: SuggestBody) -> Constraint | None:
+    found = []
+    if body.pattern is not None:
+        found.append(Constraint(Kind.REGEX, (body.pattern,), "pattern"))
+    if body.choices is not None:
+        found.append(Constraint(Kind.CHOICES, tuple(body.choices), "choices"))
+    if body.json_schema is not None:
+        found.append(Constraint(Kind.JSON_SCHEMA, (json.dumps(body.json_schema, ensure_ascii=False),), "json_schema"))
+    if len(found) > 1:
+        raise InvalidRequest(found[1].field, f"{found[0].field} says already what each is to match; leave one out")
+    return found[0] if found else None
 
 
 def _start(body: SuggestingBody) -> ReadingRequest:

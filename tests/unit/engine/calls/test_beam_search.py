@@ -98,6 +98,36 @@ def test_where_it_says_that_it_is_exact_it_is(seed: int, beam: int, count: int) 
         assert all(one.logprob <= true + 1e-5 for one, true in zip(search.found, best, strict=False))
 
 
+def trie(texts: set[tuple[int, ...]]) -> Automaton:
+    """The automaton of some texts."""
+    begun = sorted({text[:length] for text in texts for length in range(len(text) + 1)})
+    after = [[begun.index((*one, token)) if (*one, token) in begun else -1 for token in range(4)] for one in begun]
+    distance = [min(len(text) - len(one) for text in texts if text[: len(one)] == one) for one in begun]
+    return Automaton(np.array(after, np.int32), np.array(distance, np.int32))
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10_000),
+    texts=st.sets(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12),
+    count=st.integers(1, 6),
+)
+def test_of_given_texts_the_most_probable_are_found(seed: int, texts: set[tuple[int, ...]], count: int) -> None:
+    table = markov(seed)
+    expected = []
+    for text in texts:
+        own = math.fsum(float(table[context(text[:place])][token]) for place, token in enumerate(text))
+        longer = {other[len(text)] for other in texts if len(other) > len(text) and other[: len(text)] == text}
+        ending = 1 - sum(math.exp(table[context(text)][token]) for token in longer)
+        expected.append((own + math.log(ending), text))
+    search = searched(table, BeamSearch(trie(texts), START, count, 64, 5, partial=False))
+    assert search.exact
+    best = sorted(expected, reverse=True)[:count]
+    assert [one.logprob for one in search.found] == pytest.approx([logprob for logprob, _ in best], abs=1e-3)
+    assert {one.tokens for one in search.found} <= texts
+    assert all(one.ended for one in search.found)
+
+
 def test_a_narrow_beam_says_that_it_may_have_missed_some() -> None:
     found = [
         searched(markov(seed), BeamSearch(boundary_automaton(Boundary.LINE, VOCABULARY), START, 1, 1, 5, partial=True))

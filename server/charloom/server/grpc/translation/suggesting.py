@@ -5,6 +5,7 @@ from __future__ import annotations
 from charloom.engine.calls.beam_search import Boundary
 from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.calls.suggesting import Ranking, SuggestionRequest, Suggestions
+from charloom.engine.constraints.constraint import Constraint, Kind
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.session import Key
 from charloom.server.grpc.translation.text import to_skip_unknown
@@ -49,19 +50,31 @@ def to_suggestion(request: suggesting_pb2.SuggestRequest, tenant: str) -> Sugges
     """The engine's request for suggestions.
 
     Raises:
-        InvalidRequest: an enum's value is unknown, or the pattern is empty.
+        InvalidRequest: an enum's value is unknown, or what is to be matched is empty.
     """
     if request.boundary not in _BOUNDARIES:
         raise InvalidRequest("boundary", f"there is no value {request.boundary}")
-    if request.HasField("pattern") and not request.pattern:
-        raise InvalidRequest("pattern", "it is empty; leave it out")
     given = {name: getattr(request, name) for name in ("count", "max_tokens", "beam") if request.HasField(name)}
     return SuggestionRequest(
         start=to_start(request.start, tenant),
         boundary=_BOUNDARIES[request.boundary],
-        pattern=request.pattern,
+        constraint=_to_constraint(request),
         **given,
     )
+
+
+def _to_constraint(request: suggesting_pb2.SuggestRequest) -> Constraint | None:
+    end = request.WhichOneof("end")
+    if end not in _KINDS:
+        return None
+    content = request.choices.texts if end == "choices" else [getattr(request, end)]
+    if content == [""]:
+        raise InvalidRequest(end, "it is empty; leave it out")
+    return Constraint(_KINDS[end], tuple(content), end)
+
+
+_KINDS = {"pattern": Kind.REGEX, "choices": Kind.CHOICES, "json_schema": Kind.JSON_SCHEMA}
+"""What of a request is to be matched, by the name of its field."""
 
 
 def from_suggestions(found: Suggestions, beam: int) -> suggesting_pb2.SuggestResponse:
