@@ -206,11 +206,12 @@ class TextToLabel:
         found = self.model.vocabulary.encode_marked(read, self._labelling.unknown_token or 0)
         named = [UnknownSymbol(one.character, self._position + one.position) for one in found.unknown]
         self._position += len(read)
-        self.latest = replace(
-            self.latest,
-            unknown=(*self.latest.unknown, *named)[:SHOWN_UNKNOWNS],
-            unknown_count=self.latest.unknown_count + found.unknown_count,
-        )
+        if found.unknown_count:
+            self.latest = replace(
+                self.latest,
+                unknown=(*self.latest.unknown, *named)[:SHOWN_UNKNOWNS],
+                unknown_count=self.latest.unknown_count + found.unknown_count,
+            )
         return found.tokens
 
 

@@ -338,7 +338,8 @@ def _read(model: Model, chunk: Chunk) -> tuple[Snapshot, Sequence[TokenLogprob]]
         raise model.loom.overloaded()
     if finish.reason is not FinishReason.LENGTH:
         raise DecoderFailure("the decoder failed while it read the text; nothing has changed")
-    return replace(finish.snapshot, tail=b""), chunk.logprobs
+    after = finish.snapshot
+    return replace(after, tail=b"") if after.tail else after, chunk.logprobs
 
 
 class Observation:

@@ -208,7 +208,7 @@ class Models:
             ModelNotFound: there is none.
             ModelOfAnotherTask: it does something else.
         """
-        held = next((model for model in self.everything if model.digest == digest), None)
+        held = next((model for model in self.everything if model.digest == digest), None) if digest else None
         if held is None:
             return self.find(name, task).used()
         self._require_task(held, task)
