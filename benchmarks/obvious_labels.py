@@ -1,13 +1,16 @@
-"""The obvious server of labels, to compare with: grpc.aio, and for each call one run of `nn.LSTM` over its text.
+"""The obvious server of labels, to compare with: grpc.aio, and for each call one run of `nn.LSTM` over its text, or for
+each message of many texts one run over the batch of them.
 
-It is tuned: one thread, inference mode, no padding, and oneDNN on or off, as `--onednn` says. It speaks Classify of
-`charloom.v1`. Started as `python -m benchmarks.obvious_labels`, it prints its address.
+It is tuned: one thread, inference mode, no padding of a single text and no `PackedSequence` for a batch, and oneDNN on
+or off, as `--onednn` says. It speaks Classify and ClassifyMany of `charloom.v1`. Started as
+`python -m benchmarks.obvious_labels`, it prints its address.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -28,13 +31,31 @@ class Classification(classification_pb2_grpc.ClassificationServiceServicer):
             tokens = torch.from_numpy(symbols.encode(request.text))[None]
             _, (h, _) = model.lstm(model.embedding(tokens))
             chances = torch.softmax(model.head(h[-1])[0], 0).tolist()
-        told = [
-            classification_pb2.LabelProbability(label=label, probability=chance)
-            for label, chance in zip(LABELS, chances, strict=True)
-        ]
-        best = max(told, key=lambda one: one.probability)
-        labelled = classification_pb2.LabelledText(label=best.label, probabilities=told, tokens=tokens.shape[1])
-        return classification_pb2.ClassifyResponse(labelled=labelled)
+        return classification_pb2.ClassifyResponse(labelled=labelled(chances, tokens.shape[1]))
+
+    async def ClassifyMany(
+        self, requests: AsyncIterator[classification_pb2.ClassifyManyRequest], context: Any
+    ) -> AsyncIterator[classification_pb2.ClassifyManyResponse]:
+        async for request in requests:
+            if not request.HasField("texts"):
+                continue
+            with torch.inference_mode():
+                tokens = [torch.from_numpy(symbols.encode(text)) for text in request.texts.texts]
+                lengths = torch.tensor([len(one) for one in tokens])
+                outputs, _ = model.lstm(model.embedding(torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)))
+                # What comes after a text's last token does not change the output of that token.
+                last = outputs[torch.arange(len(tokens)), lengths - 1]
+                chances = torch.softmax(model.head(last), 1).tolist()
+            yield classification_pb2.ClassifyManyResponse(labelled=map(labelled, chances, lengths.tolist()))
+
+
+def labelled(chances: Sequence[float], tokens: int) -> classification_pb2.LabelledText:
+    told = [
+        classification_pb2.LabelProbability(label=label, probability=chance)
+        for label, chance in zip(LABELS, chances, strict=True)
+    ]
+    best = max(told, key=lambda one: one.probability)
+    return classification_pb2.LabelledText(label=best.label, probabilities=told, tokens=tokens)
 
 
 async def main() -> None:
