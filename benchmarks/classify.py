@@ -107,6 +107,8 @@ async def asked_many(target: str, kind: str, seconds: float) -> Figures:
 
 def figures(times: Sequence[float], labels: int, seconds: float) -> Figures:
     """Of a run, from the times that its calls or messages took, each with so many labels."""
+    if len(times) < 2:
+        raise SystemExit(f"{len(times)} answers came in {seconds} s; give more --seconds")
     percentiles = statistics.quantiles(times, n=100)
     return {
         "per_s": round(len(times) * labels / seconds),
