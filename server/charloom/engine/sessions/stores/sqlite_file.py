@@ -133,6 +133,11 @@ def is_full(problem: sqlite3.Error) -> bool:
     return name in _FULL or "disk is full" in str(problem)
 
 
+def is_busy(problem: sqlite3.Error) -> bool:
+    """Whether another process has a transaction."""
+    return "database is locked" in str(problem)  # Python 3.10 has no error codes
+
+
 def empty_log(connection: sqlite3.Connection) -> None:
     """Write the log to the database, so that it begins again where it has its place on the disk already."""
     with contextlib.suppress(sqlite3.Error):  # whether it helped shows in the next transaction

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from charloom.engine.errors import StoreFull, StoreUnavailable
-from charloom.engine.sessions.stores.sqlite_file import PATIENCE, empty_log, identity, is_full, open_file
+from charloom.engine.sessions.stores.sqlite_file import PATIENCE, empty_log, identity, is_busy, is_full, open_file
 
 T = TypeVar("T")
 
@@ -28,6 +28,8 @@ READ, WRITE = "BEGIN", "BEGIN IMMEDIATE"
 """How a transaction begins that only reads, and waits for no other; and one that writes."""
 MOST_AT_ONCE = 64
 """Pieces of work in one transaction: other processes wait for it."""
+LOOK_SECONDS = 0.001
+"""How often it is looked whether another process's transaction is over: most take less."""
 RESERVE_PART = 8
 """In one transaction are records of at most such a part of the disk's reserve, which has to cover what is logged."""
 
@@ -219,9 +221,7 @@ class Transactions:
     def _transaction(self, work: Callable[[], T], begin: str, end: float) -> T:
         self._require_files()
         try:
-            # What has waited for its turn does not wait for another process as long again.
-            self.connection.execute(f"PRAGMA busy_timeout = {max(0, round((end - time.monotonic()) * 1000))}")
-            self.connection.execute(begin)
+            self._begin(begin, end)
             try:
                 result = work()
                 self.connection.execute("COMMIT")
@@ -232,6 +232,23 @@ class Transactions:
         except sqlite3.Error as problem:
             raise (StoreFull if is_full(problem) else StoreUnavailable)(problem) from problem
         return result
+
+    def _begin(self, begin: str, end: float) -> None:
+        """Begin a transaction, as soon as no other process has one.
+
+        SQLite itself looks less and less often, up to each tenth of a second, while those that came later have turns.
+        """
+        self.connection.execute("PRAGMA busy_timeout = 0")
+        while True:
+            try:
+                self.connection.execute(begin)
+                break
+            except sqlite3.OperationalError as problem:
+                if not is_busy(problem) or time.monotonic() > end:
+                    raise
+            time.sleep(LOOK_SECONDS)
+        # What has waited for its turn does not wait for another process as long again.
+        self.connection.execute(f"PRAGMA busy_timeout = {max(0, round((end - time.monotonic()) * 1000))}")
 
     def _made(self) -> None:
         """What is to be done after a transaction."""
