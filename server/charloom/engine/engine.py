@@ -10,7 +10,7 @@ from charloom.bundle import Bundle, DecoderKind, Task
 from charloom.engine.calls.classification import Classifying
 from charloom.engine.calls.conversation import Conversation
 from charloom.engine.calls.generating import Generating
-from charloom.engine.calls.generation import Generation
+from charloom.engine.calls.generation import Continuation, Generation
 from charloom.engine.calls.inspection import Inspections
 from charloom.engine.calls.moving import Moving
 from charloom.engine.calls.reading import Reading
@@ -109,7 +109,7 @@ class Engine:
         """Start generating one continuation, with which its session goes on; see `Generating.generate`."""
         return await self._generating.generate(request)
 
-    async def continuations(self, request: GenerationRequest) -> list[Generation]:
+    async def continuations(self, request: GenerationRequest) -> Sequence[Continuation]:
         """Start generating several continuations of one state; see `Generating.continuations`."""
         return await self._generating.continuations(request)
 

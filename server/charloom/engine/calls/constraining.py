@@ -36,6 +36,8 @@ async def with_automaton(
         InvalidRequest: the constraint cannot be kept, or not within max_tokens.
     """
     constraint = request.constraint
+    if request.resample and (constraint is None or request.n == 1):
+        raise InvalidRequest("resample", "it takes several continuations and a constraint; give both, or leave it out")
     if constraint is None:
         return checked
     _check(request, constraint, lacks)

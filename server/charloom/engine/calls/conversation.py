@@ -65,7 +65,16 @@ class Conversation:
             as `Generating.generate`.
         """
         refuse_fields(
-            request, "n", "max_tokens", "min_tokens", "constraint", "logprobs", "top_logprobs", "return_state", "state"
+            request,
+            "n",
+            "resample",
+            "max_tokens",
+            "min_tokens",
+            "constraint",
+            "logprobs",
+            "top_logprobs",
+            "return_state",
+            "state",
         )
         start = await starting.conversation(request)
         conversation = cls(start, generating, reading, limits)

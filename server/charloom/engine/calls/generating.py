@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from charloom.engine.calls.generation import Generation, GenerationResult, StateSink
+from charloom.engine.calls.generation import Continuation, Generation, GenerationResult, StateSink
 from charloom.engine.calls.price import AUTOMATON, of_generation
 from charloom.engine.calls.reading import Reading
 from charloom.engine.calls.requests import GenerationRequest, refuse_fields, within
+from charloom.engine.calls.resampling import ResampledText, ResampledTexts
 from charloom.engine.calls.starting import GenerationStart, Starting
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_PEEKED, Limits
@@ -71,10 +73,10 @@ class Generating:
         writer.on_lost(generation.fail)
         return generation
 
-    async def continuations(self, request: GenerationRequest) -> list[Generation]:
+    async def continuations(self, request: GenerationRequest) -> Sequence[Continuation]:
         """Start generating `n` continuations of one state, which is read and not changed.
 
-        Number i has the seed seed + i, and is the text that `generate` gives with that seed.
+        Number i has the seed seed + i, and is the text that `generate` gives with that seed, unless they are resampled.
 
         Raises:
             as `generate`, but for SessionBusy.
@@ -85,11 +87,14 @@ class Generating:
             raise InvalidRequest("resume_position", "only one continuation can be resumed; leave n out")
         start = await self._starting.preview(request)
         self.hold(start, request.n)
-        prompt = start.checked.prompt
+        asked, prompt = start.checked, start.checked.prompt
         # The prompt is read once for all, unless they must know its tokens.
         if len(prompt) and not start.checked.sampling.penalises:
             snapshot, _ = await self._reading.read(start.model, prompt, start.snapshot)
             start = replace(start, snapshot=snapshot, checked=start.checked.after(prompt))
+        if request.resample:
+            texts = ResampledTexts(start, asked, request.n, self._rates)
+            return [ResampledText(texts, number) for number in range(request.n)]
         generations: list[Generation] = []
         try:
             for number in range(request.n):
@@ -111,7 +116,7 @@ class Generating:
         Raises:
             as `generate`, but for SessionBusy.
         """
-        refuse_fields(request, "n", "stop", "logprobs", "top_logprobs", "return_state")
+        refuse_fields(request, "n", "resample", "stop", "logprobs", "top_logprobs", "return_state")
         if request.max_tokens is not None:
             within("max_tokens", request.max_tokens, 1, MOST_PEEKED)
         start = await self._starting.preview(replace(request, max_tokens=request.max_tokens or 1))
@@ -131,7 +136,8 @@ class Generating:
         Raises:
             TooMuchMemory, Overloaded: there is not so much, ever or now.
         """
-        checked, whole = start.checked, start.request.most_tokens is not None
+        checked = start.checked
+        whole = start.request.most_tokens is not None or start.request.resample
         unread = None if whole else self._limits.unread_tokens
         shape = start.model.decoder.shape
         self._budget.hold(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from charloom.bundle import Vocabulary
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import DecoderFailure, EngineError, ReaderStalled
@@ -33,6 +34,20 @@ class TextDelta:
 
 
 @dataclass(frozen=True)
+class Resampled:
+    """How a continuation came out among those of its call, which were resampled while they ran."""
+
+    weight: float
+    """Its share of what all of them stand for; the shares of all are 1 together."""
+    ancestor: int
+    """The number of the continuation that its text began as."""
+    times: int
+    """How often they were resampled."""
+    match_logprob: float
+    """Natural logarithm of an unbiased estimate, from all, of the probability that a text of the model matches."""
+
+
+@dataclass(frozen=True)
 class GenerationResult:
     """How a generation ended, with the values that were in effect."""
 
@@ -46,6 +61,36 @@ class GenerationResult:
     """The stop string that ended it."""
     state: bytes = b""
     """The sealed state at the end, where it was asked for."""
+    resampled: Resampled | None = None
+    """How it came out among the continuations of its call, where they were resampled."""
+
+
+class Continuation(Protocol):
+    """A text, whether it can be told while it is generated or only as a whole."""
+
+    @property
+    def model(self) -> Model:
+        """Generates it."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its symbols."""
+
+    @property
+    def result(self) -> GenerationResult | None:
+        """How it ended: once it has been handed out to its end, and never after `cancel`."""
+
+    def cancel(self) -> None:
+        """Stop; after the end this does nothing."""
+
+    async def whole(self) -> TextDelta:
+        """The whole text as one delta."""
+
+    def __aiter__(self) -> AsyncIterator[TextDelta]:
+        """The text as it comes."""
+
+    async def __anext__(self) -> TextDelta:
+        """The next piece."""
 
 
 class StateSink(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import math
 from collections.abc import Sequence
@@ -20,28 +19,25 @@ from charloom.engine.calls.requests import (
     check_top_logprobs,
 )
 from charloom.engine.calls.starting import ReadingStart, Starting
+from charloom.engine.calls.together import JobsTogether
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
-    DecoderFailure,
-    Draining,
     InvalidRequest,
     SessionOfAnotherModel,
     shown_number,
 )
 from charloom.engine.limits import MOST_BLENDED, MOST_TOGETHER, Limits
-from charloom.engine.loom.jobs import Chunk, FinishReason, Job
+from charloom.engine.loom.jobs import Job
 from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
-from charloom.engine.loom.row import Row
 from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.checks import require_position, require_seed
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.sessions import Sessions, new_seed
 from charloom.engine.shares import current_share
-from charloom.engine.telemetry import current_call
 
 PLAIN = Sampling()
 """Of jobs that choose no token; made once, because its controls are checked when it is."""
@@ -120,43 +116,14 @@ class Reading:
         Raises:
             as `read`; none of them is read on then.
         """
-        share, call = current_share(), current_call()
+        share = current_share()
         model.loom.admit(share)
-        call.model = model.name
         await self._rates.pace(share)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        found: list[Chunk | None] = [None] * len(texts)
-        left = len(texts)
-        rows: list[Row] = []
-
-        def receive(number: int, chunk: Chunk) -> None:
-            nonlocal left
-            if chunk.finish is None:
-                return
-            call.job_ended("", chunk.finish)
-            found[number] = chunk
-            left -= 1
-            failed = chunk.finish.reason is not FinishReason.LENGTH
-            if (failed or not left) and not done.done():
-                done.set_result(None)
-
         scored = top_logprobs is not None
-        jobs = [
-            (
-                Job(start, text, 0, PLAIN, top_logprobs=top_logprobs, snapshots=True, scored=scored),
-                functools.partial(receive, number),
-            )
-            for number, (start, text) in enumerate(texts)
-        ]
-        try:
-            rows = model.loom.submit_together(jobs, share)
-            self._rates.spend(share, sum(len(text) for _, text in texts))
-            await done
-            return [_read(model, chunk) for chunk in found if chunk is not None]
-        except BaseException:
-            for row in rows:
-                row.cancel()
-            raise
+        jobs = [Job(start, text, 0, PLAIN, top_logprobs=top_logprobs, scored=scored) for start, text in texts]
+        together = JobsTogether(model, jobs)
+        self._rates.spend(share, sum(len(text) for _, text in texts))
+        return [(_without_tail(one.finish.snapshot), one.logprobs) for one in await together.ended()]
 
     async def feed(self, request: ReadingRequest, expected_position: int | None) -> Session:
         """Let a session read a text.
@@ -328,18 +295,9 @@ def check_together(field_name: str, texts: Sequence[str], limits: Limits) -> Non
         )
 
 
-def _read(model: Model, chunk: Chunk) -> tuple[Snapshot, Sequence[TokenLogprob]]:
-    """What the last chunk of a text that was read brought."""
-    finish = chunk.finish
-    assert finish is not None
-    if finish.reason is FinishReason.DRAINING:
-        raise Draining
-    if finish.reason is FinishReason.DISPLACED:
-        raise model.loom.overloaded()
-    if finish.reason is not FinishReason.LENGTH:
-        raise DecoderFailure("the decoder failed while it read the text; nothing has changed")
-    after = finish.snapshot
-    return replace(after, tail=b"") if after.tail else after, chunk.logprobs
+def _without_tail(snapshot: Snapshot) -> Snapshot:
+    """The same state after a text that was read, which leaves no character unfinished."""
+    return replace(snapshot, tail=b"") if snapshot.tail else snapshot
 
 
 class Observation:

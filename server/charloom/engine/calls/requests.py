@@ -79,6 +79,8 @@ class GenerationRequest:
     """With `logprobs`: how many of the most probable tokens to tell as well."""
     n: int = 1
     """How many continuations; more than one leave the session as it was."""
+    resample: bool = False
+    """Whether they are resampled while they run, by what the constraint left of each."""
     most_tokens: MostTokens | None = None
     """For an answer that is sent as a whole; None: any number."""
 
@@ -121,6 +123,8 @@ class CheckedRequest:
     earlier: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     """What this call has read and generated before; see `Job`."""
     earlier_generated: int = 0
+    automaton_state: int = 0
+    later: int = 0
 
     def job(self, start: Snapshot, *, snapshots: bool) -> Job:
         """The job that does it, from some state."""
@@ -136,25 +140,36 @@ class CheckedRequest:
             snapshots=snapshots,
             earlier=self.earlier,
             earlier_generated=self.earlier_generated,
+            automaton_state=self.automaton_state,
+            later=self.later,
         )
 
-    def after(self, earlier: Ints) -> CheckedRequest:
-        """What is left to do of it when this much has been read and generated.
+    def first(self, tokens: int) -> CheckedRequest:
+        """The same for no more than so many tokens of the text; what is left then is to be done by itself."""
+        now = min(tokens, self.max_tokens)
+        return replace(self, max_tokens=now, later=self.later + self.max_tokens - now)
+
+    def after(self, done: Ints) -> CheckedRequest:
+        """What is left to do of it when this much more has been read and generated.
 
         Raises:
             InvalidRequest: it cannot be of this request.
         """
-        read = min(len(earlier), len(self.prompt))
-        generated = len(earlier) - read
-        other = generated >= self.max_tokens or not np.array_equal(earlier[:read], self.prompt[:read])
-        if other or (self.automaton is not None and self.automaton.after(earlier[read:]) is None):
+        read = min(len(done), len(self.prompt))
+        generated = len(done) - read
+        other = generated >= self.max_tokens or not np.array_equal(done[:read], self.prompt[:read])
+        state: int | None = self.automaton_state
+        if self.automaton is not None:
+            state = self.automaton.after(done[read:], self.automaton_state)
+        if other or state is None:
             raise InvalidRequest("call_id", "the call of this id had other options; give a new call a new id")
         return replace(
             self,
             prompt=self.prompt[read:],
             max_tokens=self.max_tokens - generated,
-            earlier=earlier,
-            earlier_generated=generated,
+            earlier=np.concatenate([self.earlier, done]),
+            earlier_generated=self.earlier_generated + generated,
+            automaton_state=state,
         )
 
 

@@ -35,9 +35,8 @@ class Automaton:
         """Of the shortest text."""
         return int(self.distance[0])
 
-    def after(self, tokens: Sequence[int] | Ints) -> int | None:
-        """The state after these tokens, from the start; None where they begin no allowed text."""
-        state = 0
+    def after(self, tokens: Sequence[int] | Ints, state: int = 0) -> int | None:
+        """The state after these tokens, from the start or another state; None where no allowed text goes on so."""
         for token in tokens:
             state = int(self.next[state, token])
             if state < 0:

@@ -68,6 +68,11 @@ class Job:
     """[T], what the same call has read and generated before `start`: a call that goes on after a break."""
     earlier_generated: int = 0
     """How many of these were generated."""
+    automaton_state: int = 0
+    """Where these leave its automaton."""
+    later: int = 0
+    """Tokens that the text may have after these `max_tokens`, by jobs that go on with it: its constraint counts on
+    them."""
 
     @functools.cached_property
     def plain(self) -> bool:

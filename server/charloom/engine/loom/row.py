@@ -130,12 +130,7 @@ class Row:
             stops = job.stops
             self._matcher = StopMatcher(stops.patterns, include=stops.include, min_tokens=stops.min_tokens)
             self._matcher.push(job.generated_earlier.tolist())
-        self.automaton_state = 0
-        """Where the job begins in its automaton."""
         if job.automaton is not None:
-            state = job.automaton.after(job.generated_earlier)
-            assert state is not None, "what the call has generated is not what its constraint allows"
-            self.automaton_state = state
             self.bound = Bound(over=False, allowed=0.0)
         self._anchor: Anchor | None = None
         """At or before the end of what may be told; only for stop strings."""

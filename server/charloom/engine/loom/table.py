@@ -54,7 +54,7 @@ class Columns(NamedTuple):
     scales: npt.NDArray[np.float32]
     """[S, number of `SCALES`]"""
     steps: npt.NDArray[np.int64]
-    """[S] steps in all, whatever keeps the row from going so far yet"""
+    """[S] steps in all that its text may take, whatever keeps the row from going so far yet"""
     automaton: npt.NDArray[np.int64]
     """[S] where the row is in the table of automata"""
     allowed: npt.NDArray[np.float64]
@@ -107,10 +107,10 @@ class RowTable:
         if slot >= len(self._at.token):
             self._at = self._at.longer(2 * slot + 16)
         at = self._at
-        at.token[slot], at.steps[slot] = row.token, row.steps
+        at.token[slot], at.steps[slot] = row.token, row.steps + row.job.later
         at.automaton[slot], at.allowed[slot] = FREE, 0.0
         if (automaton := row.job.automaton) is not None:
-            at.automaton[slot] = self._automata.take(automaton) + row.automaton_state
+            at.automaton[slot] = self._automata.take(automaton) + row.job.automaton_state
         at.scales[slot] = [getattr(row.job.sampling, control.option) for control in SCALES]
         self._lay_tape(row)
         self.attended(row)

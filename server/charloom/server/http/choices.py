@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 from charloom.bundle import Vocabulary
 from charloom.engine.call_end import at_end_of_call
-from charloom.engine.calls.generation import Generation, GenerationResult, TextDelta
+from charloom.engine.calls.generation import Continuation, GenerationResult, TextDelta
 from charloom.engine.calls.reading import ScoredText
 from charloom.engine.calls.requests import GenerationRequest, MostTokens, Text
 from charloom.engine.engine import Engine
@@ -41,7 +41,7 @@ class Part:
 
     model: Model
     prompt: Text
-    generations: Sequence[Generation]
+    generations: Sequence[Continuation]
     scored: ScoredText | None = None
     """The prompt's log-probabilities, where they are to be told."""
     echo: bool = False
@@ -160,10 +160,10 @@ def largest_symbol(vocabulary: Vocabulary) -> int:
     return max(3, *(len(vocabulary.symbol(token)) for token in range(vocabulary.size)))
 
 
-async def begun(engine: Engine, request: GenerationRequest) -> Sequence[Generation]:
+async def begun(engine: Engine, request: GenerationRequest) -> Sequence[Continuation]:
     """The continuations that a request asks for, which end with the call at the latest."""
     if request.n == 1:
-        generations = [await engine.generate(request)]
+        generations: Sequence[Continuation] = [await engine.generate(request)]
     else:
         generations = await engine.continuations(request)
     for generation in generations:
@@ -194,7 +194,7 @@ async def streamed(parts: Sequence[Part], form: Form, logprobs: bool, include_us
 
 
 async def _events(
-    part: Part, generation: Generation, form: Form, logprobs: bool, index: int, usage: Usage, *, counts_prompt: bool
+    part: Part, generation: Continuation, form: Form, logprobs: bool, index: int, usage: Usage, *, counts_prompt: bool
 ) -> AsyncIterator[bytes]:
     columns = _columns(part, form) if logprobs else None
     if (first := form.first(index)) is not None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from charloom.engine.call_end import at_end_of_call
-from charloom.engine.calls.generation import Generation, TextDelta
+from charloom.engine.calls.generation import Continuation, TextDelta
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.engine import Engine
 from charloom.server.caller import current_caller
@@ -52,9 +52,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             completions.append(await encoded(completion, piece.logprobs, generation.vocabulary))
         return encoded_items(completions)
 
-    async def _generations(self, asked: GenerationRequest) -> Sequence[Generation]:
+    async def _generations(self, asked: GenerationRequest) -> Sequence[Continuation]:
         if asked.n == 1:
-            generations: Sequence[Generation] = [await self._engine.generate(asked)]
+            generations: Sequence[Continuation] = [await self._engine.generate(asked)]
         else:
             generations = await self._engine.continuations(asked)
         for generation in generations:
@@ -62,7 +62,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return generations
 
 
-async def _replies(generation: Generation, index: int) -> AsyncIterator[Answer]:
+async def _replies(generation: Continuation, index: int) -> AsyncIterator[Answer]:
     """The messages of continuation number `index`; the last one has its result."""
     async for delta in generation:
         result = generation.result

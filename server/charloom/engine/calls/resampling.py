@@ -1,0 +1,261 @@
+"""Several texts under one constraint, resampled by what it left of each while they run: sequential Monte Carlo.
+
+A text under a constraint is drawn token by token among what is allowed, so texts come too often whose beginning led the
+model to where little was allowed. The probability that was allowed of a text, of all its tokens together, says by how
+much: weighted by it, texts are distributed as those of the model that match. Resampling drops texts of little weight
+for copies of others while they run.
+
+Weights and estimate are those of Gordon, Salmond and Smith (1993, "Novel approach to nonlinear/non-Gaussian
+Bayesian state estimation"), with systematic resampling (Kitagawa, 1996, "Monte Carlo filter and smoother") where the
+effective sample size is less than half of the texts. All of it is a function of the seed.
+
+Axis letters: N texts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from charloom.bundle import Vocabulary
+from charloom.engine.calls.generation import GenerationResult, Resampled, TextDelta
+from charloom.engine.calls.requests import CheckedRequest
+from charloom.engine.calls.starting import GenerationStart
+from charloom.engine.calls.together import EndedJob, JobsTogether
+from charloom.engine.decoding.decoder import Ints
+from charloom.engine.decoding.snapshot import Snapshot
+from charloom.engine.decoding.uniforms import Uniforms
+from charloom.engine.loom.jobs import FinishReason
+from charloom.engine.loom.models import Model
+from charloom.engine.rates import Rates
+from charloom.engine.sessions.sessions import next_seed
+from charloom.engine.shares import current_share
+from charloom.engine.telemetry import current_call
+
+Doubles = npt.NDArray[np.float64]
+
+EVERY = 8
+"""Tokens after which it is looked whether to resample."""
+
+
+def shares(log_weights: Doubles) -> Doubles:
+    """[N]: the weights whose natural logarithms these are, scaled so that they are 1 together."""
+    weights: Doubles = np.exp(log_weights - log_weights.max())
+    weights /= weights.sum()
+    return weights
+
+
+def log_mean(log_weights: Doubles) -> float:
+    """Natural logarithm of the mean weight."""
+    largest = float(log_weights.max())
+    return largest + math.log(float(np.exp(log_weights - largest).mean()))
+
+
+def parents(log_weights: Doubles, uniform: float) -> Ints:
+    """By which text each is replaced, [N]; all by themselves while the weights are even enough.
+
+    A text of the share w comes w N times, rounded up or down. One that comes at all stays in its own place.
+
+    Args:
+        log_weights: [N]
+        uniform: a random number in [0, 1)
+    """
+    own, count = shares(log_weights), len(log_weights)
+    if 1 / float((own**2).sum()) >= count / 2:
+        return np.arange(count)
+    drawn = np.searchsorted(np.cumsum(own), (np.arange(count) + uniform) / count, side="right")
+    times = np.bincount(np.minimum(drawn, count - 1), minlength=count)
+    found = np.arange(count)
+    found[times == 0] = np.repeat(found, np.maximum(times - 1, 0))
+    return found
+
+
+@dataclass(frozen=True)
+class _Text:
+    """One of the texts, as far as it has come."""
+
+    left: CheckedRequest
+    """What is left to do."""
+    snapshot: Snapshot
+    ancestor: int
+    parts: tuple[EndedJob, ...] = ()
+    """The jobs that wrote it."""
+    allowed: float = 0.0
+    """Natural logarithm of what the constraint left of it."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return bool(self.parts) and (
+            self.parts[-1].finish.reason is FinishReason.STOP or len(self.parts[-1].tokens) == self.left.max_tokens
+        )
+
+    def grown(self, by: EndedJob) -> _Text:
+        """The text after a job."""
+        assert by.finish.allowed is not None
+        grown = replace(
+            self,
+            snapshot=by.finish.snapshot,
+            parts=(*self.parts, by),
+            allowed=self.allowed + by.finish.allowed,
+        )
+        if grown.over:
+            return grown
+        return replace(grown, left=self.left.after(np.concatenate([self.left.prompt, np.array(by.tokens, np.int64)])))
+
+
+class ResampledTexts:
+    """Texts that are resampled while they run; constructing it begins to write them.
+
+    Args:
+        start: where all of them start
+        asked: what was asked of each, before the prompt was read
+        count: N
+        rates: how fast callers may go
+    """
+
+    def __init__(self, start: GenerationStart, asked: CheckedRequest, count: int, rates: Rates) -> None:
+        self.model = start.model
+        self._start = start
+        self._asked = asked
+        self._count = count
+        self._rates = rates
+        self._began = time.monotonic()
+        self._writing = asyncio.get_running_loop().create_task(self._write())
+
+    def cancel(self) -> None:
+        """Stop: what is left of some texts is no sample."""
+        self._writing.cancel()
+
+    async def text(self, number: int) -> tuple[TextDelta, GenerationResult]:
+        """One of them, once all have ended.
+
+        Raises:
+            asyncio.CancelledError: they were cancelled.
+            Overloaded, Draining, DecoderFailure: as their names say.
+        """
+        return (await asyncio.shield(self._writing))[number]
+
+    async def _write(self) -> list[tuple[TextDelta, GenerationResult]]:
+        seed, position = self._start.snapshot.seed, self._start.snapshot.position + len(self._start.checked.prompt)
+        texts = [
+            _Text(self._start.checked, replace(self._start.snapshot, seed=next_seed(seed, number)), number)
+            for number in range(self._count)
+        ]
+        since, matching, times, uniforms = np.zeros(self._count), 0.0, 0, Uniforms()
+        while not all(text.over for text in texts):
+            before = np.array([text.allowed for text in texts])
+            texts = await self._grown(texts)
+            since += np.array([text.allowed for text in texts]) - before
+            if all(text.over for text in texts):
+                break  # now the weights say more than copies would
+            position += EVERY
+            # The texts have the numbers of their seeds; this one is of a seed that none of them has.
+            uniform = float(uniforms.at(next_seed(seed, self._count), position, 1)[0])
+            chosen = parents(since, uniform)
+            if (chosen != np.arange(self._count)).any():
+                matching, times, since = matching + log_mean(since), times + 1, np.zeros(self._count)
+                texts = [
+                    replace(texts[parent], snapshot=replace(texts[parent].snapshot, seed=text.snapshot.seed))
+                    for parent, text in zip(chosen.tolist(), texts, strict=True)
+                ]
+        matching += log_mean(since)
+        return [
+            self._told(text, Resampled(weight, text.ancestor, times, matching))
+            for text, weight in zip(texts, shares(since).tolist(), strict=True)
+        ]
+
+    async def _grown(self, texts: list[_Text]) -> list[_Text]:
+        """The texts after the next turn, in which those that have not ended are written on at the same time."""
+        share = current_share()
+        await self._rates.pace(share)
+        jobs = [text.left.first(EVERY).job(text.snapshot, snapshots=False) for text in texts if not text.over]
+        together = JobsTogether(self.model, jobs)
+        ended = await together.ended()
+        self._rates.spend(share, sum(len(one.tokens) for one in ended))
+        parts = iter(ended)
+        return [text if text.over else text.grown(next(parts)) for text in texts]
+
+    def _told(self, text: _Text, resampled: Resampled) -> tuple[TextDelta, GenerationResult]:
+        """A text as its reader gets it."""
+        decoder, first, last = self.model.vocabulary.decoder(), text.parts[0].finish, text.parts[-1].finish
+        tokens = [token for part in text.parts for token in part.tokens]
+        written = decoder.feed(tokens)
+        if (logged := current_call().texts) is not None:
+            logged.generation().add(written)
+        finish = replace(
+            last,
+            snapshot=replace(text.snapshot, tail=decoder.tail),
+            generated=len(tokens),
+            fed=len(self._asked.prompt),
+            queued=first.queued,
+            first_token=first.first_token,
+            total=time.monotonic() - self._began,
+            allowed=text.allowed,
+        )
+        result = GenerationResult(
+            finish=finish,
+            sampling=self._asked.sampling,
+            max_tokens=self._asked.max_tokens,
+            model=self.model.name,
+            model_digest=self.model.digest,
+            session=None,
+            stop=None,
+            resampled=resampled,
+        )
+        logprobs = [logprob for part in text.parts for logprob in part.logprobs]
+        return TextDelta(written, finish.snapshot.position, logprobs), result
+
+
+class ResampledText:
+    """One of the texts that are resampled together: a `Continuation` of one piece.
+
+    Args:
+        texts: all of them; cancelling one cancels all
+        number: which
+    """
+
+    def __init__(self, texts: ResampledTexts, number: int) -> None:
+        self._texts = texts
+        self._number = number
+        self._cancelled = False
+        self.result: GenerationResult | None = None
+
+    @property
+    def model(self) -> Model:
+        """Generates it."""
+        return self._texts.model
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its symbols."""
+        return self.model.vocabulary
+
+    def cancel(self) -> None:
+        """Stop all of them; after the end this does nothing."""
+        self._cancelled = True
+        self._texts.cancel()
+
+    async def whole(self) -> TextDelta:
+        """The text, once all have ended.
+
+        Raises:
+            as `ResampledTexts.text`.
+        """
+        delta, self.result = await self._texts.text(self._number)
+        return delta
+
+    def __aiter__(self) -> ResampledText:
+        return self
+
+    async def __anext__(self) -> TextDelta:
+        if self.result is None and not self._cancelled:
+            delta = await self.whole()
+            if delta.text or delta.logprobs:
+                return delta
+        raise StopAsyncIteration
