@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from charloom.client import _responses, _values
+from charloom.client import _model_responses, _values
 from charloom.client._async.calls import AsyncCalls
 from charloom.client._async.tenant import AsyncTenant
 from charloom.client._options import NOT_GIVEN, Timeout
@@ -29,19 +29,19 @@ class AsyncClientAdministration(AsyncCalls):
         """All models that the server has loaded, the default one first."""
         request = models_pb2.ListModelsRequest()
         answer = await self._connection.call(self._connection.models.ListModels, request, timeout)
-        return [_responses.model_info(model) for model in answer.models]
+        return [_model_responses.model_info(model) for model in answer.models]
 
     async def model(self, name: str = "", *, timeout: Timeout = NOT_GIVEN) -> ModelInfo:
         """Describe one model; without a name the default one."""
         request = models_pb2.GetModelRequest(name=_values.text("name", name))
         answer = await self._connection.call(self._connection.models.GetModel, request, timeout)
-        return _responses.model_info(answer.model)
+        return _model_responses.model_info(answer.model)
 
     async def model_versions(self, *, timeout: Timeout = NOT_GIVEN) -> list[ModelVersion]:
         """Those that serve, then those that are draining, then those that are being loaded."""
         request = models_pb2.ListModelsRequest()
         answer = await self._connection.call(self._connection.models.ListModels, request, timeout)
-        return [_responses.model_version(version) for version in answer.versions]
+        return [_model_responses.model_version(version) for version in answer.versions]
 
     async def load_model(self, path: str, *, timeout: Timeout = NOT_GIVEN) -> LoadedModel:
         """Load a bundle on the server, and let new calls of its name go to it; for administrators.
@@ -62,7 +62,7 @@ class AsyncClientAdministration(AsyncCalls):
         """
         request = models_pb2.LoadModelRequest(path=_values.text("path", path))
         answer = await self._connection.call(self._connection.models.LoadModel, request, timeout)
-        return _responses.loaded_model(answer)
+        return _model_responses.loaded_model(answer)
 
     async def reload_model(self, name: str = "", *, timeout: Timeout = NOT_GIVEN) -> LoadedModel:
         """Load a model again from where it came, without a name the default one; for administrators, as `load_model`.
@@ -71,7 +71,7 @@ class AsyncClientAdministration(AsyncCalls):
         """
         request = models_pb2.ReloadModelRequest(name=_values.text("name", name))
         answer = await self._connection.call(self._connection.models.ReloadModel, request, timeout)
-        return _responses.loaded_model(answer)
+        return _model_responses.loaded_model(answer)
 
     async def unload_model(self, name: str, *, timeout: Timeout = NOT_GIVEN) -> ModelVersion:
         """Let a model serve no new calls; running ones go on with it, and sessions until its grace is over.
@@ -85,4 +85,4 @@ class AsyncClientAdministration(AsyncCalls):
         """
         request = models_pb2.UnloadModelRequest(name=_values.text("name", name))
         answer = await self._connection.call(self._connection.models.UnloadModel, request, timeout)
-        return _responses.model_version(answer.version)
+        return _model_responses.model_version(answer.version)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 import grpc.aio
 
-from charloom.client import _responses
+from charloom.client import _model_responses
 from charloom.client._async.duplex import AsyncDuplex
 from charloom.client._async.event_loop import require_running
 from charloom.client._async.reading import AsyncCall
@@ -118,7 +118,7 @@ class AsyncConnection(Settings):
 
     @functools.cached_property
     def _check(self) -> grpc.aio.UnaryUnaryMultiCallable[bytes, HealthStatus]:
-        return self._channel.unary_unary(HEALTH_CHECK, response_deserializer=_responses.health_status)
+        return self._channel.unary_unary(HEALTH_CHECK, response_deserializer=_model_responses.health_status)
 
     async def call(
         self,

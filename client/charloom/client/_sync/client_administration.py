@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from charloom.client import _responses, _values
+from charloom.client import _model_responses, _values
 from charloom.client._options import NOT_GIVEN, Timeout
 from charloom.client._status_responses import server_status
 from charloom.client._status_types import ServerStatus
@@ -30,19 +30,19 @@ class ClientAdministration(Calls):
         """All models that the server has loaded, the default one first."""
         request = models_pb2.ListModelsRequest()
         answer = self._connection.call(self._connection.models.ListModels, request, timeout)
-        return [_responses.model_info(model) for model in answer.models]
+        return [_model_responses.model_info(model) for model in answer.models]
 
     def model(self, name: str = "", *, timeout: Timeout = NOT_GIVEN) -> ModelInfo:
         """Describe one model; without a name the default one."""
         request = models_pb2.GetModelRequest(name=_values.text("name", name))
         answer = self._connection.call(self._connection.models.GetModel, request, timeout)
-        return _responses.model_info(answer.model)
+        return _model_responses.model_info(answer.model)
 
     def model_versions(self, *, timeout: Timeout = NOT_GIVEN) -> list[ModelVersion]:
         """Those that serve, then those that are draining, then those that are being loaded."""
         request = models_pb2.ListModelsRequest()
         answer = self._connection.call(self._connection.models.ListModels, request, timeout)
-        return [_responses.model_version(version) for version in answer.versions]
+        return [_model_responses.model_version(version) for version in answer.versions]
 
     def load_model(self, path: str, *, timeout: Timeout = NOT_GIVEN) -> LoadedModel:
         """Load a bundle on the server, and let new calls of its name go to it; for administrators.
@@ -63,7 +63,7 @@ class ClientAdministration(Calls):
         """
         request = models_pb2.LoadModelRequest(path=_values.text("path", path))
         answer = self._connection.call(self._connection.models.LoadModel, request, timeout)
-        return _responses.loaded_model(answer)
+        return _model_responses.loaded_model(answer)
 
     def reload_model(self, name: str = "", *, timeout: Timeout = NOT_GIVEN) -> LoadedModel:
         """Load a model again from where it came, without a name the default one; for administrators, as `load_model`.
@@ -72,7 +72,7 @@ class ClientAdministration(Calls):
         """
         request = models_pb2.ReloadModelRequest(name=_values.text("name", name))
         answer = self._connection.call(self._connection.models.ReloadModel, request, timeout)
-        return _responses.loaded_model(answer)
+        return _model_responses.loaded_model(answer)
 
     def unload_model(self, name: str, *, timeout: Timeout = NOT_GIVEN) -> ModelVersion:
         """Let a model serve no new calls; running ones go on with it, and sessions until its grace is over.
@@ -86,4 +86,4 @@ class ClientAdministration(Calls):
         """
         request = models_pb2.UnloadModelRequest(name=_values.text("name", name))
         answer = self._connection.call(self._connection.models.UnloadModel, request, timeout)
-        return _responses.model_version(answer.version)
+        return _model_responses.model_version(answer.version)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from charloom.client import _responses
+from charloom.client import _model_responses
 from charloom.client._access import Access
 from charloom.client._options import Timeout
 from charloom.client._resumption import Resumption
@@ -67,7 +67,7 @@ class Connection(Settings):
         self.classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._conversation = conversation_pb2_grpc.ConversationServiceStub(self._channel)
         self._check: grpc.UnaryUnaryMultiCallable[bytes, HealthStatus] = self._channel.unary_unary(
-            HEALTH_CHECK, response_deserializer=_responses.health_status
+            HEALTH_CHECK, response_deserializer=_model_responses.health_status
         )
 
     def call(
