@@ -94,11 +94,12 @@ def resumable_request(prompt: str, options: GenerateOptions, session_id: str = "
 
 
 def continuations_request(
-    prompt: str, n: int, options: GenerateOptions, session_id: str = ""
+    prompt: str, n: int, resample: bool, options: GenerateOptions, session_id: str = ""
 ) -> generation_pb2.GenerateRequest:
     """Build the request of Generate for `n` continuations; raises as `generate_request`."""
     request = generate_request(prompt, options, session_id)
     request.options.n = _values.uint32("n", n)
+    request.options.resample = _values.flag("resample", resample)
     return request
 
 

@@ -20,6 +20,7 @@ from charloom.client._tenant_types import ErasureReceipt, ExportedSession, KeptS
 from charloom.client._text_types import Alternative, Observed, Peek, Score, TextScore, TokenLogprob
 from charloom.client._types import (
     FinishReason,
+    Resampled,
     Result,
     Sampling,
     Timings,
@@ -73,6 +74,13 @@ def result(message: generation_pb2.GenerationResult) -> Result:
         stop=message.stop or None,
         state=message.state or None,
         allowed_logprob=message.allowed_logprob if message.HasField("allowed_logprob") else None,
+        resampled=_resampled(message.resampled) if message.HasField("resampled") else None,
+    )
+
+
+def _resampled(message: generation_pb2.Resampled) -> Resampled:
+    return Resampled(
+        weight=message.weight, ancestor=message.ancestor, times=message.times, match_logprob=message.match_logprob
     )
 
 

@@ -121,6 +121,24 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Resampled:
+    """How a continuation came out among those of its call, which were resampled while they ran."""
+
+    weight: float
+    """Its share of what all of them stand for; the shares of all are 1 together."""
+
+    ancestor: int
+    """The number of the continuation, from 0, that its text began as."""
+
+    times: int
+    """How often the continuations were resampled."""
+
+    match_logprob: float
+    """Natural logarithm of an unbiased estimate of the probability that a text of the model matches; the same for all
+    continuations of the call."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
     """How a generation ended, with the values that were in effect."""
 
@@ -163,6 +181,9 @@ class Result:
     allowed_logprob: float | None = None
     """With a constraint: the natural logarithm of the probability that it left, of all tokens together: 0 where it
     changed nothing, and the lower, the further it has bent the model. `None` without a constraint."""
+
+    resampled: Resampled | None = None
+    """How it came out among the continuations of the call; `None` unless `resample` asked for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -294,6 +294,7 @@ class GenerationOptions(_message.Message):
     RETURN_STATE_FIELD_NUMBER: _builtins.int
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     NEW_SESSION_FIELD_NUMBER: _builtins.int
+    RESAMPLE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Empty takes the session's model or, without a session, the server's first one."""
     session_id: _builtins.str
@@ -329,6 +330,12 @@ class GenerationOptions(_message.Message):
     """Starts from the state of a token that ExportSession or an earlier call gave, instead of a session."""
     return_state: _builtins.bool
     """Whether the result is to carry the state after this call, as a token. Not for more than one continuation."""
+    resample: _builtins.bool
+    """With `constraint` and `n`: every few tokens, where the weights of the continuations have become uneven, those of
+    little weight are replaced by copies of others, which go on with random numbers of their own; a weight is the
+    probability that the constraint has left. The results tell the weights at the end. Then a continuation is a function
+    of the whole call, and no call with its seed alone gives it again; its text is sent when all have ended.
+    """
     @_builtins.property
     def sampling(self) -> Global___Sampling:
         """How tokens are chosen."""
@@ -373,10 +380,11 @@ class GenerationOptions(_message.Message):
         return_state: _builtins.bool = ...,
         constraint: Global___Constraint | None = ...,
         new_session: Global___NewSession | None = ...,
+        resample: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "constraint", b"constraint", "expected_position", b"expected_position", "max_tokens", b"max_tokens", "n", b"n", "new_session", b"new_session", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "constraint", b"constraint", "expected_position", b"expected_position", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "new_session", b"new_session", "prompt", b"prompt", "return_state", b"return_state", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "state", b"state", "stop", b"stop", "top_logprobs", b"top_logprobs", "unknown_characters", b"unknown_characters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position", "_max_tokens", b"_max_tokens", "_n", b"_n", "_seed", b"_seed", "constraint", b"constraint", "expected_position", b"expected_position", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "new_session", b"new_session", "prompt", b"prompt", "resample", b"resample", "return_state", b"return_state", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "state", b"state", "stop", b"stop", "top_logprobs", b"top_logprobs", "unknown_characters", b"unknown_characters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_position: _TypeAlias = _typing.Literal["expected_position"]  # noqa: Y015
     _WhichOneofArgType__expected_position: _TypeAlias = _typing.Literal["_expected_position", b"_expected_position"]  # noqa: Y015
@@ -578,6 +586,7 @@ class GenerationResult(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ALLOWED_LOGPROB_FIELD_NUMBER: _builtins.int
+    RESAMPLED_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     seed: _builtins.int
@@ -615,6 +624,10 @@ class GenerationResult(_message.Message):
     def session(self) -> _sessions_pb2.Session:
         """The session after this call, if there is one."""
 
+    @_builtins.property
+    def resampled(self) -> Global___Resampled:
+        """How it came out among the continuations of the call, if they were resampled."""
+
     def __init__(
         self,
         *,
@@ -631,16 +644,53 @@ class GenerationResult(_message.Message):
         stop: _builtins.str = ...,
         state: _builtins.bytes = ...,
         allowed_logprob: _builtins.float | None = ...,
+        resampled: Global___Resampled | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_logprob", b"_allowed_logprob", "allowed_logprob", b"allowed_logprob", "sampling", b"sampling", "session", b"session", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_logprob", b"_allowed_logprob", "allowed_logprob", b"allowed_logprob", "resampled", b"resampled", "sampling", b"sampling", "session", b"session", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_logprob", b"_allowed_logprob", "allowed_logprob", b"allowed_logprob", "finish_reason", b"finish_reason", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "position", b"position", "sampling", b"sampling", "seed", b"seed", "session", b"session", "state", b"state", "stop", b"stop", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_logprob", b"_allowed_logprob", "allowed_logprob", b"allowed_logprob", "finish_reason", b"finish_reason", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "position", b"position", "resampled", b"resampled", "sampling", b"sampling", "seed", b"seed", "session", b"session", "state", b"state", "stop", b"stop", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allowed_logprob: _TypeAlias = _typing.Literal["allowed_logprob"]  # noqa: Y015
     _WhichOneofArgType__allowed_logprob: _TypeAlias = _typing.Literal["_allowed_logprob", b"_allowed_logprob"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allowed_logprob) -> _WhichOneofReturnType__allowed_logprob | None: ...
 
 Global___GenerationResult: _TypeAlias = GenerationResult  # noqa: Y015
+
+@_typing.final
+class Resampled(_message.Message):
+    """How a continuation came out among those of its call, which were resampled while they ran."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    ANCESTOR_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    MATCH_LOGPROB_FIELD_NUMBER: _builtins.int
+    weight: _builtins.float
+    """Its share of what all of them stand for; the shares of all are 1 together. Weighted so, and without top_k, top_p and
+    min_p, the continuations stand for the texts of the model that match, and the better the more there are.
+    """
+    ancestor: _builtins.int
+    """The number of the continuation, from 0, that its text began as."""
+    times: _builtins.int
+    """How often the continuations were resampled."""
+    match_logprob: _builtins.float
+    """Natural logarithm of an unbiased estimate of the probability that a text of the model matches; the same for all."""
+    def __init__(
+        self,
+        *,
+        weight: _builtins.float = ...,
+        ancestor: _builtins.int = ...,
+        times: _builtins.int = ...,
+        match_logprob: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ancestor", b"ancestor", "match_logprob", b"match_logprob", "times", b"times", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resampled: _TypeAlias = Resampled  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):

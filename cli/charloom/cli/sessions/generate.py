@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--regex", metavar="PATTERN", help="a text that this regular expression (as of Python) matches")
     one.add_argument("--choices", nargs="+", metavar="TEXT", help="one of these texts; give the prompt before them")
     one.add_argument("--json-schema", type=Path, metavar="FILE", help="JSON that the schema in this file allows")
+    group.add_argument(
+        "--resample",
+        action="store_true",
+        help="with -n: replace texts that it has bent much by copies of others while they run; prints their weights",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of streaming")
     parser.add_argument("--stats", action="store_true", help="print a line of figures to stderr at the end")
     add_connection_arguments(parser, serverless=True)
@@ -144,10 +149,14 @@ def run(arguments: argparse.Namespace) -> int:
         options["json_schema"] = read_file(arguments.json_schema, "utf-8")
     options["logprobs"] = arguments.logprobs
     options["top_logprobs"] = arguments.top_logprobs
+    if arguments.resample and arguments.continuations is None:
+        raise CommandError("--resample takes several texts; give -n N")
     with connected(arguments) as client:
         source = _session(client, arguments) if arguments.session else client
         if arguments.continuations is not None:
-            with source.continuations(prompt, n=arguments.continuations, **options) as continuations:
+            with source.continuations(
+                prompt, n=arguments.continuations, resample=arguments.resample, **options
+            ) as continuations:
                 completions = continuations.completions()
         elif arguments.json:
             completions = [source.complete(prompt, **options)]
@@ -157,7 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print_json(prompt, completions, several=arguments.continuations is not None)
     for number, completion in enumerate(completions, 1):
         if arguments.continuations is not None and not arguments.json:
-            print(f"--- {number} of {len(completions)}, seed {completion.result.seed} ---")
+            print(f"--- {number} of {len(completions)}, {_told(completion.result)} ---")
             print(lead + completion.text, flush=True)
         if arguments.logprobs and not arguments.json:
             print(table(completion.logprobs), file=sys.stderr)
@@ -172,6 +181,13 @@ def _print_json(prompt: str, completions: Sequence[Completion], *, several: bool
     shown = [dataclasses.asdict(completion) for completion in completions]
     parts = {"completions": shown} if several else shown[0]
     print(json.dumps({"prompt": prompt, **parts}, ensure_ascii=False, default=plain))
+
+
+def _told(result: Result) -> str:
+    """Which continuation it is."""
+    if result.resampled is None:
+        return f"seed {result.seed}"
+    return f"seed {result.seed}, weight {result.resampled.weight:.3f}"
 
 
 def _session(client: Client, arguments: argparse.Namespace) -> Session:

@@ -96,15 +96,25 @@ class Calls:
             return Completion(text=stream.text, result=result, logprobs=stream.logprobs)
 
     def continuations(
-        self, prompt: str = "", *, n: int, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
+        self,
+        prompt: str = "",
+        *,
+        n: int,
+        resample: bool = False,
+        timeout: Timeout = NOT_GIVEN,
+        **options: Unpack[GenerateOptions],
     ) -> Continuations:
         """Feed a prompt to a fresh state, or the session's, and stream `n` texts that follow, from 1 to 64.
 
         Errors appear on reading. Number i has the seed of the call plus i; `generate` with one of these seeds gives
         that text again. More than one leave a session as it was: the same call with the seed of the one you like,
         without `n`, goes on with it. `n=1` goes on at once, as `generate` does.
+
+        With `resample`, texts under a constraint that it has bent much are replaced by copies of others while they run,
+        so that they come closer to the model's own texts that match. They arrive when all have ended; each result tells
+        the weight of its text (`Result.resampled`), and no call with its seed alone gives it again.
         """
-        request = _requests.continuations_request(prompt, n, options, self._session_id)
+        request = _requests.continuations_request(prompt, n, resample, options, self._session_id)
         if request.options.n == 1:
             self._make_first(request.options)
         begun = self._connection.begin(request)

@@ -63,6 +63,7 @@ _ENDING = {
     "position": WHOLE,
     "seed": WHOLE,
     "allowed_logprob": NUMBER,
+    "resampled": members({"weight": NUMBER, "ancestor": WHOLE, "times": WHOLE, "match_logprob": NUMBER}),
 }
 
 

@@ -11,7 +11,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from charloom.bundle import Vocabulary
@@ -286,6 +286,8 @@ def _ending(result: GenerationResult) -> str:
     }
     if result.finish.allowed is not None:
         members["allowed_logprob"] = result.finish.allowed
+    if result.resampled is not None:
+        members["resampled"] = asdict(result.resampled)
     if result.state:
         members["state"] = base64.b64encode(result.state).decode()
     return json.dumps(members)[1:-1]

@@ -53,6 +53,7 @@ class ConstrainedBody(Body):
     guided_choice: Sequence[str] | None = Field(None, description="`structured_outputs.choice` under its older name")
     guided_grammar: str | None = Field(None, description="refused, as `structured_outputs.grammar` is")
     response_format: ResponseFormat | None = Field(None, description="text, JSON, or JSON that a schema allows")
+    resample: bool = Field(False, description="with `n`: whether the texts are resampled by what was left of each")
 
 
 def constraint_of(body: ConstrainedBody) -> Constraint | None:

@@ -140,6 +140,7 @@ def request_of(body: GenerationBody, model: Model, tenant: str, **more: Any) -> 
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
         include_stop=body.include_stop_str_in_output,
         constraint=constraint_of(body),
+        resample=body.resample,
         **more,
     )
 

@@ -67,6 +67,7 @@ def to_request(
         logprobs=options.logprobs,
         top_logprobs=options.top_logprobs,
         n=options.n if options.HasField("n") else 1,
+        resample=options.resample,
         most_tokens=most_tokens,
     )
 
@@ -160,5 +161,6 @@ def from_result(result: GenerationResult) -> generation_pb2.GenerationResult:
         stop=result.stop or "",
         state=result.state,
         allowed_logprob=finish.allowed,
+        resampled=None if result.resampled is None else generation_pb2.Resampled(**asdict(result.resampled)),
         session=None if result.session is None else from_session(result.session),
     )
