@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -97,6 +98,38 @@ def test_continuations_sessions_and_sealed_states_keep_to_it(client: Client) -> 
     assert first.result.state is not None
     second = client.complete(" and ", regex=pattern, max_tokens=25, seed=5, state=first.result.state)
     assert second.text == again[0]
+
+
+def test_resampled_continuations_match_and_tell_their_weights(client: Client) -> None:
+    pattern = r"[A-Z]{3,8}: [a-z ]+\."
+    session = client.session(seed=3)
+    session.feed("The ")
+    position = session.info.position
+    with session.continuations(n=12, regex=pattern, max_tokens=40, resample=True) as continuations:
+        pieces = list(continuations)
+        found = continuations.completions()
+    assert [piece for _, piece in sorted(pieces)] == [one.text for one in found]  # each in one piece
+    assert all(re.fullmatch(pattern, one.text) for one in found)
+    told = [one.result.resampled for one in found if one.result.resampled is not None]
+    assert len(told) == 12
+    assert sum(one.weight for one in told) == pytest.approx(1)
+    assert len({one.ancestor for one in told}) < 12
+    assert {one.times for one in told} == {told[0].times} != {0}
+    assert {one.match_logprob for one in told} == {told[0].match_logprob}
+    assert -40 < told[0].match_logprob < 0
+    assert [one.result.seed for one in found] == [3 + number for number in range(12)]
+    assert session.refresh().position == position
+    again = session.continuations(n=12, regex=pattern, max_tokens=40, resample=True).completions()
+    assert [one.text for one in again] == [one.text for one in found]
+    plain = session.continuations(n=2, regex=pattern, max_tokens=40).completions()
+    assert [one.result.resampled for one in plain] == [None, None]
+
+
+@pytest.mark.parametrize("options", [{"n": 1, "regex": "a+"}, {"n": 4}])
+def test_resampling_takes_several_and_a_constraint(server_client: Client, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument, match="takes several continuations and a constraint") as caught:
+        server_client.continuations(resample=True, **options).completions()
+    assert [name for name, _ in caught.value.violations] == ["resample"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -123,6 +124,37 @@ def test_any_json_object_is_one_and_is_not_nested_deeply(plain: httpx.Client, as
 def depth(value: Any) -> int:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
     return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_resampled_continuations_are_those_of_grpc(plain: httpx.Client, grpc_client: Client, stream: bool) -> None:
+    asked = {"prompt": PROMPT, "max_tokens": 60, "seed": 3, "n": 6, "guided_regex": PATTERN, "resample": True}
+    answer = plain.post("/v1/completions", json={**asked, "stream": stream})
+    expected = grpc_client.continuations(PROMPT, n=6, resample=True, max_tokens=60, seed=3, regex=PATTERN).completions()
+    if stream:
+        told = [chunk["choices"][0] for chunk in events(answer.text)[:-1]]
+        texts = {one["index"]: one["text"] for one in told if one["text"]}
+        choices = sorted((one for one in told if one["finish_reason"]), key=lambda one: one["index"])
+        assert [texts[number] for number in range(6)] == [one.text for one in expected]
+    else:
+        choices = answer.json()["choices"]
+        assert [one["text"] for one in choices] == [one.text for one in expected]
+    assert [one["resampled"] for one in choices] == [
+        dataclasses.asdict(one.result.resampled) for one in expected if one.result.resampled is not None
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"resample": True, "guided_regex": PATTERN}, "resample"),
+        ({"resample": True, "n": 3}, "resample"),
+        ({"resample": True, "n": 2, "best_of": 3, "guided_regex": PATTERN}, "best_of"),
+    ],
+)
+def test_resampling_takes_several_and_a_constraint(plain: httpx.Client, body: dict[str, Any], field: str) -> None:
+    answer = plain.post("/v1/completions", json={"prompt": PROMPT, **body})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
 
 
 def test_continuations_and_sessions_keep_to_it(plain: httpx.Client, grpc_client: Client) -> None:

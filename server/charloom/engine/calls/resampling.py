@@ -87,26 +87,22 @@ class _Text:
     """The jobs that wrote it."""
     allowed: float = 0.0
     """Natural logarithm of what the constraint left of it."""
-
-    @property
-    def over(self) -> bool:
-        """Whether it has ended."""
-        return bool(self.parts) and (
-            self.parts[-1].finish.reason is FinishReason.STOP or len(self.parts[-1].tokens) == self.left.max_tokens
-        )
+    over: bool = False
+    """Whether it has ended."""
 
     def grown(self, by: EndedJob) -> _Text:
         """The text after a job."""
         assert by.finish.allowed is not None
-        grown = replace(
+        over = by.finish.reason is FinishReason.STOP or len(by.tokens) == self.left.max_tokens
+        done = np.concatenate([self.left.prompt, np.array(by.tokens, np.int64)])
+        return replace(
             self,
+            left=self.left if over else self.left.after(done),
             snapshot=by.finish.snapshot,
             parts=(*self.parts, by),
             allowed=self.allowed + by.finish.allowed,
+            over=over,
         )
-        if grown.over:
-            return grown
-        return replace(grown, left=self.left.after(np.concatenate([self.left.prompt, np.array(by.tokens, np.int64)])))
 
 
 class ResampledTexts:
