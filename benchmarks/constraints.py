@@ -6,23 +6,25 @@ The steps are timed as by `benchmarks.decoder`: one thread, processor time, by t
 rows are under a constraint, or none. Then a server of its own, with the bundled model, writes texts that match:
 
 - constrained: `regex` of the call
+- resampled: the same, `--at-once` of them in a call with `resample`
 - by bias: calls of one token each, whose `allowed_characters` the client finds with the same automaton
 - rejected: free texts, drawn until one begins with a match
 
-The log-probability is the model's own, of each whole text after the prompt. Texts that were drawn until one matched are
+The log-probability is the model's own, of each whole text after the prompt; those of resampled texts count by their
+weights. Texts that were drawn until one matched are
 distributed as the model's texts that match; so their log-probability is what the others can be compared with.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -49,8 +51,10 @@ MOST_TOKENS = 72
 MOST_TRIES = 400
 """Free texts for one that matches."""
 
-Writer = Callable[[Client, int], tuple[str | None, int]]
-"""Writes a text with a seed; returns it, None where none was found, and how many calls were made."""
+Written = tuple[Sequence[tuple[str, float]], int]
+"""The texts that were found, with their weights, and how many calls that took."""
+Writer = Callable[[Client, int], Written]
+"""Writes with a seed."""
 
 
 def main() -> None:
@@ -69,21 +73,22 @@ def main() -> None:
             say(f"{rows} rows: {found['steps'][str(rows)]}")
     bundle = read_bundle(BUNDLED_MODEL)
     automaton = made(PATTERN, bundle.vocabulary)
-    ways: dict[str, Writer] = {
-        "constrained": constrained,
-        "by bias": partial(by_bias, automaton, bundle.vocabulary),
-        "rejected": rejected,
+    ways: dict[str, tuple[Writer, int]] = {
+        "constrained": (constrained, 1),
+        "resampled": (partial(resampled, options.at_once), options.at_once),
+        "by bias": (partial(by_bias, automaton, bundle.vocabulary), 1),
+        "rejected": (rejected, 1),
     }
     with serving(BUNDLED_MODEL) as server, Client(server.target) as client:
-        for name, write in ways.items():
-            found["texts"][name] = written(client, write, options.texts, options.at_once)
+        for name, (write, each) in ways.items():
+            found["texts"][name] = written(client, write, options.texts, options.at_once, each)
             say(f"{name}: {found['texts'][name]}")
     table: list[list[object]] = [["rows", "what", "us a step", "this / generating"]]
     for rows, figures in found["steps"].items():
         table += [[rows, what, each["us"], each["to_generating"]] for what, each in figures.items()]
     table.append(["way", "of the texts match", "characters/s", "calls a text", "nats a character"])
-    for name, each in found["texts"].items():
-        table.append([name, each["valid"], each["characters_per_second"], each["calls"], each["nats_per_character"]])
+    for name, told in found["texts"].items():
+        table.append([name, told["valid"], told["characters_per_second"], told["calls"], told["nats_per_character"]])
     width = max(map(len, table))
     finish(found, [[*row, *[""] * (width - len(row))] for row in table], only_json=options.json)
 
@@ -110,29 +115,45 @@ def made(pattern: str, vocabulary: Vocabulary) -> Automaton:
     return automaton_of(pattern, [vocabulary.symbol(token) for token in range(vocabulary.size)], bytewise=False)
 
 
-def written(client: Client, write: Writer, texts: int, at_once: int) -> dict[str, float | None]:
-    """What a way to texts gives: share that matches, characters per second, calls, and log-probability."""
+def written(client: Client, write: Writer, texts: int, at_once: int, each: int) -> dict[str, float | None]:
+    """What a way to texts gives: share that matches, characters per second, calls, and log-probability.
+
+    Args:
+        client: of the server
+        write: the way
+        texts: how many to write
+        at_once: how many at the same time
+        each: how many `write` writes
+    """
     write(client, texts)  # connects, and has the automaton made
     began = time.monotonic()
-    with ThreadPoolExecutor(at_once) as threads:
-        found = list(threads.map(partial(write, client), range(texts)))
+    with ThreadPoolExecutor(max(1, at_once // each)) as threads:
+        found = list(threads.map(partial(write, client), range(0, texts, each)))
     seconds = time.monotonic() - began
-    good = [text for text, _ in found if text is not None and re.fullmatch(PATTERN, text)]
-    losses = [_nats(client, text) / len(text) for text in good]
+    good = [one for some, _ in found for one in some if re.fullmatch(PATTERN, one[0])]
+    total = sum(weight for _, weight in good)
+    loss = sum(weight * _nats(client, text) / len(text) for text, weight in good)
     return {
-        "valid": round(len(good) / texts, 3),
-        "characters_per_second": round(sum(map(len, good)) / seconds, 1),
-        "calls": round(mean(calls for _, calls in found), 1),
-        "nats_per_character": round(mean(losses), 3) if losses else None,
+        "valid": round(len(good) / (each * len(found)), 3),
+        "characters_per_second": round(sum(len(text) for text, _ in good) / seconds, 1),
+        "calls": round(sum(calls for _, calls in found) / (each * len(found)), 2),
+        "nats_per_character": round(loss / total, 3) if good else None,
     }
 
 
-def constrained(client: Client, seed: int) -> tuple[str | None, int]:
+def constrained(client: Client, seed: int) -> Written:
     """By the server."""
-    return client.complete(PROMPT, regex=PATTERN, max_tokens=MOST_TOKENS, seed=seed).text, 1
+    return [(client.complete(PROMPT, regex=PATTERN, max_tokens=MOST_TOKENS, seed=seed).text, 1.0)], 1
 
 
-def by_bias(automaton: Automaton, vocabulary: Vocabulary, client: Client, seed: int) -> tuple[str | None, int]:
+def resampled(n: int, client: Client, seed: int) -> Written:
+    """By the server, `n` at a time; weights compare between calls."""
+    found = client.continuations(PROMPT, n=n, resample=True, regex=PATTERN, max_tokens=MOST_TOKENS, seed=seed)
+    told = [(one.text, one.result.resampled) for one in found.completions()]
+    return [(text, one.weight * math.exp(one.match_logprob)) for text, one in told if one is not None], 1
+
+
+def by_bias(automaton: Automaton, vocabulary: Vocabulary, client: Client, seed: int) -> Written:
     """By the client, one token after the other; the last character of a match says that it ends."""
     state, text, session = 0, "", client.session(seed=seed)
     session.feed(PROMPT)
@@ -144,16 +165,16 @@ def by_bias(automaton: Automaton, vocabulary: Vocabulary, client: Client, seed: 
             max_tokens=1, allowed_characters=vocabulary.decode(np.flatnonzero(allowed).tolist())
         ).text
         state = int(after[vocabulary.encode(text[-1])[0]])
-    return text, len(text) + 2
+    return [(text, 1.0)], len(text) + 2
 
 
-def rejected(client: Client, seed: int) -> tuple[str | None, int]:
+def rejected(client: Client, seed: int) -> Written:
     """Free texts until one begins with a match."""
     for number in range(MOST_TRIES):
         text = client.complete(PROMPT, max_tokens=MOST_TOKENS, seed=seed * MOST_TRIES + number).text
         if match := re.match(PATTERN, text):
-            return match.group(), number + 1
-    return None, MOST_TRIES
+            return [(match.group(), 1.0)], number + 1
+    return [], MOST_TRIES
 
 
 def _nats(client: Client, text: str) -> float:

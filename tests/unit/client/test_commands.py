@@ -157,6 +157,27 @@ class TestGenerate:
         (request,) = server.asked("Generate")
         assert (request.options.n, request.options.seed, request.options.session_id) == (3, 7, "s1")
 
+    def test_resampled_continuations_are_printed_with_their_weights(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def with_weights(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
+            for message in several(request, context):
+                if message.HasField("result"):
+                    message.result.resampled.weight = 0.25 + 0.5 * message.index
+                yield message
+
+        server.answers["Generate"] = with_weights
+        assert run("generate", "Hi", "-n", "2", "--resample", "--regex", ".*") == 0
+        printed = capsys.readouterr()
+        assert printed.out.splitlines()[::2] == [
+            "--- 1 of 2, seed 42, weight 0.250 ---",
+            "--- 2 of 2, seed 43, weight 0.750 ---",
+        ]
+        (request,) = server.asked("Generate")
+        assert (request.options.resample, request.options.n, request.options.constraint.regex) == (True, 2, ".*")
+        assert run("generate", "Hi", "--resample", "--regex", ".*") == 1
+        assert "give -n N" in capsys.readouterr().err
+
     def test_one_continuation_is_numbered_too(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("generate", "Hi", "--continuations", "1") == 0
         assert capsys.readouterr().out == "--- 1 of 1, seed 42 ---\n0: Once upon a time\n"

@@ -103,9 +103,7 @@ def _check(body: CompletionBody) -> None:
     if body.best_of is not None:
         within("best_of", body.best_of, body.n, MOST_CONTINUATIONS)
         if body.resample:
-            raise InvalidRequest(
-                "best_of", "the weights of resampled texts are of all of them; leave one out"
-            )
+            raise InvalidRequest("best_of", "the weights of resampled texts are of all of them; leave one out")
         if body.stream and body.best_of > body.n:
             raise InvalidRequest("best_of", "the best are known once all have ended; leave out stream or best_of")
     if (sequences := len(body.prompt) * (body.best_of or body.n)) > MOST_CONTINUATIONS:

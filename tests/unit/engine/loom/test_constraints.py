@@ -177,6 +177,7 @@ def test_a_text_that_goes_on_after_a_break_ends_as_it_would_have(
             max_tokens=40 - cut,
             earlier=np.array(before, np.int64),
             earlier_generated=cut,
+            automaton_state=made.after(before),
         )
         finish = rest.wait()
         assert before + rest.tokens == whole.tokens
