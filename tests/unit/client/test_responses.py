@@ -27,12 +27,11 @@ from charloom.client import (
     Unit,
     Usage,
 )
+from charloom.client._model_responses import health_status, model_info
 from charloom.client._responses import (
     conversation_event,
     deletion_receipt,
     forks,
-    health_status,
-    model_info,
     observed,
     peek,
     result,
