@@ -150,6 +150,11 @@ def soaked(bundle: Path, folder: Path, seconds: float) -> dict[str, Any]:
             say(f"{writer.lines:,} lines, {_count(told):,} told, {restarts} stops, {server_restarts} of the server")
     said = [json.loads(text) for text in told.read_text("utf-8").splitlines()]
     times = Counter(fact["text"] for fact in said)
+    lost = [number for number in range(writer.lines) if times[f"line {number} was written"] == 0]
+    if lost:
+        say(
+            f"lost: {lost}; {[fact['id'] for fact in said if fact['text'] == f'line {lost[0] - 1} was written']} before"
+        )
     return {
         "seconds": round(seconds),
         "lines": writer.lines,
@@ -157,7 +162,7 @@ def soaked(bundle: Path, folder: Path, seconds: float) -> dict[str, Any]:
         "truncations": writer.truncations,
         "stops": restarts,
         "server_stops": server_restarts,
-        "lost": sum(times[f"line {number} was written"] == 0 for number in range(writer.lines)),
+        "lost": len(lost),
         "twice": sum(count > 1 for count in times.values()),
         "alerts": sum(fact["alert"] for fact in said),
     }

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charloom.cli import CommandError
@@ -182,3 +182,70 @@ def test_a_position_file_of_something_else_is_refused(content: str, tmp_path: Pa
     (tmp_path / "position").write_text(content)
     with pytest.raises(CommandError, match="delete it to begin anew"):
         Position.read(tmp_path / "position")
+
+
+class Log:
+    """A log that is written, rotated and truncated, and what of it was told by a tail that is stopped now and then.
+
+    A file is truncated only when all of it was told: what is truncated before is lost to any reader.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._kept = folder / "some.log", folder / "position"
+        self._path.touch()
+        self._written = self._rotations = self._changes = 0
+        self._changed()
+        self._tail = Tail(self._path)
+        self.told: list[bytes] = []
+        self.look()
+
+    @property
+    def expected(self) -> list[bytes]:
+        return [b"line %d" % number for number in range(self._written)]
+
+    def write(self) -> None:
+        write(self._path, b"line %d\n" % self._written)
+        self._written += 1
+        self._changed()
+
+    def rotate(self) -> None:
+        self._rotations += 1
+        self._path.rename(f"{self._path}.{self._rotations}")
+        self._path.touch()
+        self._changed()
+
+    def truncate(self) -> None:
+        if len(self.told) == self._written:
+            write(self._path, b"", "wb")
+            self._changed()
+
+    def look(self) -> None:
+        self.told += [line.content for line in self._tail.read()]
+        assert self._tail.position is not None
+        self._tail.position.write(self._kept)
+
+    def restart(self) -> None:
+        self._tail.close()
+        self._tail = Tail(self._path, Position.read(self._kept))
+
+    def end(self) -> None:
+        for _ in range(2 * self._rotations + 3):
+            self.look()
+        self._tail.close()
+
+    def _changed(self) -> None:
+        """Clocks of file systems are coarse: have each change later than the one before."""
+        self._changes += 1
+        os.utime(self._path, ns=(self._changes * 10**9, self._changes * 10**9))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(steps=st.lists(st.sampled_from(["write", "write", "write", "rotate", "truncate", "look", "look", "restart"])))
+def test_whatever_happens_to_a_file_each_line_is_told_once(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str]
+) -> None:
+    log = Log(tmp_path_factory.mktemp("log"))
+    for step in steps:
+        getattr(log, step)()
+    log.end()
+    assert log.told == log.expected

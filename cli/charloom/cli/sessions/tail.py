@@ -237,7 +237,10 @@ class Tail:
         return min(later)[1] if later else self._path
 
     def _go_on(self, position: Position) -> None:
-        """Open the file that was read, whatever its name is now; where it is gone or another one, begin anew."""
+        """Open the file that was read, whatever its name is now; where it is gone, begin anew.
+
+        One that has its number, but was truncated or is another one, is read from its beginning.
+        """
         folder = self._path.parent
         names = sorted(folder.glob(f"{self._path.name}*")) if folder.is_dir() else []
         for path in [self._path, *names]:
@@ -248,9 +251,12 @@ class Tail:
             facts = os.fstat(file.fileno())
             head = file.read(_HEAD)
             same = hashlib.sha256(head[: position.offset]).hexdigest() == position.head
-            if facts.st_ino == position.inode and facts.st_size >= position.offset and same:
-                file.seek(position.offset)
-                self._file, self._head = file, head[: position.offset]
-                self._lines = Lines(position.offset, skipping=position.skipping)
-                return
-            file.close()
+            if facts.st_ino != position.inode:
+                file.close()
+                continue
+            same = same and facts.st_size >= position.offset
+            file.seek(position.offset if same else 0)
+            self._file = file
+            if same:
+                self._head, self._lines = head[: position.offset], Lines(position.offset, skipping=position.skipping)
+            return

@@ -179,7 +179,8 @@ class Watcher:
     def _read_file(self, server: _Server) -> None:
         arguments, path = self._arguments, Path(self._arguments.file)
         kept: Path | None = arguments.position
-        tail = Tail(path, Position.read(kept) if kept else None)
+        noted = Position.read(kept) if kept else None
+        tail = Tail(path, noted)
         if not (arguments.follow or tail.there):
             raise CommandError(f"there is no file {path}; give another, or --follow to wait for it")
         gone = False
@@ -190,8 +191,9 @@ class Watcher:
             for start in range(0, len(taken), BATCH):
                 self._tell(server.read(taken[start : start + BATCH]))
             self._tell_silent(server.silent())
-            if kept is not None and found and tail.position is not None:
-                tail.position.write(kept)
+            if kept is not None and tail.position not in (None, noted):
+                noted = tail.position
+                noted.write(kept)
             if not found:
                 if not arguments.follow:
                     break
