@@ -1,4 +1,4 @@
-"""A hook of MkDocs: the README is the site's first page, and links to what is not in docs/ become names of files."""
+"""A hook of MkDocs: READMEs are pages of the site too, and links to what is not in it become names of files."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-LINK = re.compile(r"(?<!!)\[([^]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
+ROOT = Path(__file__).resolve().parent.parent
+READMES = {"index.md": "README.md", "deploying.md": "deploy/README.md"}
+"""Pages of the site that are not in docs/, with the file that each of them is."""
+PAGES = {file: page for page, file in READMES.items()}
+LINK = re.compile(r"(!?)\[([^]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the README as index.md."""
-    text = README.read_text("utf-8").replace("](docs/", "](").replace('src="docs/', 'src="')
-    files.append(File.generated(config, "index.md", content=text))
+    """Add the READMEs."""
+    for page, file in READMES.items():
+        files.append(File.generated(config, page, content=(ROOT / file).read_text("utf-8")))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Name what a link leads to where it is not part of the site."""
-    folder = posixpath.dirname(page.file.src_uri)
+    """Lead each link to the page that a file of the repository is, or name the file where it is none."""
+    here = page.file.src_uri
+    source = READMES.get(here, f"docs/{here}")
 
-    def named(link: re.Match[str]) -> str:
-        words, target = link[1], posixpath.normpath(posixpath.join(folder, link[2]))
-        inside = files.get_file_from_path(target) is not None
-        if inside:
-            return link[0]
-        path = posixpath.normpath(posixpath.join("docs", target)) if page.file.src_uri != "index.md" else target
-        if not (README.parent / path).exists():
+    def led(link: re.Match[str]) -> str:
+        mark, words, target, place = link[1], link[2], link[3], link[4] or ""
+        file = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        on_site = PAGES.get(file, file.removeprefix("docs/"))
+        if files.get_file_from_path(on_site) is not None:
+            return f"{mark}[{words}]({posixpath.relpath(on_site, posixpath.dirname(here) or '.')}{place})"
+        if not (ROOT / file).exists():
             return link[0]  # MkDocs says that it is broken
-        return f"{words} (`{path}`)" if path not in words else words
+        return f"{words} (`{file}`)" if file not in words else words
 
-    return LINK.sub(named, markdown)
+    return LINK.sub(led, markdown)

@@ -1,4 +1,4 @@
-"""What the README shows works, and so do the commands in the guides to tasks and studies."""
+"""What the README shows works, and so do the commands in the guides to tasks, studies and tuning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ SHOWN = [text.replace("\N{NO-BREAK SPACE}", " ") for element in PICTURE.iter() i
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = [
     line.split("#")[0].strip()
-    for document in (README, *((ROOT / "docs" / name).read_text("utf-8") for name in ("tasks.md", "studies.md")))
+    for document in (
+        README,
+        *((ROOT / "docs" / name).read_text("utf-8") for name in ("tasks.md", "studies.md", "tuning.md")),
+    )
     for block in re.findall(r"```sh\n(.*?)```", document, re.S)
     for line in block.splitlines()
     if line.startswith("charloom ")

@@ -34,6 +34,14 @@ def test_every_document_is_a_page_of_the_site(site: Path) -> None:
         name = document.relative_to(ROOT / "docs").with_suffix("")
         page = site / (name.parent if name.name == "README" else name) / "index.html"
         assert page.exists(), document
+    assert "<h1" in (site / "deploying" / "index.html").read_text("utf-8")
+
+
+def test_links_from_a_readme_lead_to_pages_and_name_what_is_none(site: Path) -> None:
+    deploying = (site / "deploying" / "index.html").read_text("utf-8")
+    assert '<a href="../processes/">several' in deploying
+    assert "<code>deploy/scale_out.py</code>" in deploying
+    assert '<a href="../deploying/">more replicas</a>' in (site / "troubleshooting" / "index.html").read_text("utf-8")
 
 
 def test_every_picture_of_the_site_is_in_it(site: Path) -> None:
