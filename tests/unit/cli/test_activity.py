@@ -103,6 +103,14 @@ def test_callers_who_have_no_tenant_need_no_table_of_tenants() -> None:
     assert "refused 1.0/s (OVERLOADED 1.0)" in shown
     assert "5.5 ms" in shown
     assert "sessions 1,234, 2 in use" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_method_that_does_nothing_is_no_line_and_stays_in_the_json() -> None:
+    running, idle = status(11.0, 2), MethodStatus(name="a.Rare/Call", running=0, ended=7, failed=0, seconds=Histogram())
+    found = activity(replace(status(10.0, 1), methods=(idle,)), replace(running, methods=(*running.methods, idle)))
+    assert "Rare/Call" not in "\n".join(lines(found, "here:50051"))
+    assert [one.name for one in found.methods][-1] == "a.Rare/Call"
 
 
 def test_a_store_that_does_not_answer_is_told() -> None:

@@ -185,15 +185,16 @@ def as_json(found: Activity) -> dict[str, Any]:
 
 
 def lines(found: Activity, target: str) -> list[str]:
-    """The activity for a terminal, what matters most first."""
+    """The activity for a terminal of 80 columns, what matters most first; methods that did nothing are left out."""
     refused = sum(found.refusals_per_second.values())
     kept = "unknown" if found.sessions is None else f"{found.sessions:,}"
     reasons = ", ".join(f"{reason} {rate:.1f}" for reason, rate in found.refusals_per_second.items() if rate)
+    most = "" if found.most_bytes is None else f" of {_size(found.most_bytes)}"
     told = [
         f"{target}, up {_clock(found.up_seconds)}; over the last {found.over_seconds:.1f} s:",
-        f"capacity {found.usage:.0%}   refused {refused:.1f}/s{f' ({reasons})' if reasons else ''}   "
-        f"sessions {kept}, {found.sessions_in_use} in use, {_size(found.session_bytes)}   calls may use "
-        f"{_size(found.call_bytes)}" + ("" if found.most_bytes is None else f" of {_size(found.most_bytes)}"),
+        f"capacity {found.usage:.0%}   refused {refused:.1f}/s{f' ({reasons})' if reasons else ''}",
+        f"sessions {kept}, {found.sessions_in_use} in use, {_size(found.session_bytes)}   "
+        f"memory of calls {_size(found.call_bytes)}{most}",
         "",
         *_table(
             ("MODEL", "RUNNING", "WAITING", "PLACES", "CHARS/S", "READ/S", "ROWS/TICK"),
@@ -208,18 +209,19 @@ def lines(found: Activity, target: str) -> list[str]:
         ),
         "",
         *_table(
-            ("MODEL", "TICK P50", "P99", "QUEUE P50", "P99", "FIRST P50", "P99", "EACH P50", "P99"),
-            [(one.name, *_shown(one.tick, one.queue, one.first_token, one.each_token)) for one in found.models],
+            ("P50, P99", "TICK", "QUEUE", "FIRST", "EACH"),
+            [(one.name, *map(_pair, (one.tick, one.queue, one.first_token, one.each_token))) for one in found.models],
         ),
         "",
         *_table(
-            ("METHOD", "RUNNING", "CALLS/S", "ERRORS/S", "P50", "P99"),
+            ("METHOD", "RUNNING", "CALLS/S", "ERRORS/S", "P50, P99"),
             [
                 (
                     *(one.name.removeprefix("charloom.v1."), str(one.running)),
-                    *(f"{one.calls_per_second:.1f}", f"{one.errors_per_second:.1f}", *_shown(one.latency)),
+                    *(f"{one.calls_per_second:.1f}", f"{one.errors_per_second:.1f}", _pair(one.latency)),
                 )
                 for one in found.methods
+                if one.running or one.calls_per_second
             ],
         ),
     ]
@@ -238,7 +240,7 @@ def lines(found: Activity, target: str) -> list[str]:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return columns([headings, *rows]).splitlines()
+    return columns([headings, *rows], numbers=True).splitlines()
 
 
 def _latency(before: Histogram, now: Histogram) -> Latency:
@@ -246,8 +248,8 @@ def _latency(before: Histogram, now: Histogram) -> Latency:
     return Latency(found.quantile(0.5), found.quantile(0.99))
 
 
-def _shown(*latencies: Latency) -> Sequence[str]:
-    return [_duration(seconds) for latency in latencies for seconds in (latency.p50, latency.p99)]
+def _pair(latency: Latency) -> str:
+    return f"{_duration(latency.p50):>6}  {_duration(latency.p99):>6}"
 
 
 def _duration(seconds: float | None) -> str:
