@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from charloom.cli import CommandError
+from charloom.cli.problems import words_of
 from charloom.client import DEFAULT_TARGET, CharloomError, Client, RequestError
 
 TARGET_VARIABLE = "CHARLOOM_TARGET"
@@ -102,7 +103,7 @@ def _local(bundle: str, timeout: float) -> Iterator[Client]:
     try:
         client = charloom.local.open(bundle, timeout=timeout or None)
     except (BundleError, OSError, ValueError) as problem:
-        raise CommandError(str(problem)) from problem
+        raise CommandError(words_of(problem)) from problem
     with _told_to_a_person(), client:
         yield client
 

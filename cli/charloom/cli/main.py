@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from charloom.cli import CommandError
+from charloom.cli.problems import words_of
 from charloom.cli.thread_limit import ADVICE, REFUSED, check_threads, grpc_threads, numpy_threads
 
 
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except (CommandError, OSError) as problem:
-        said = str(problem)
+        said = words_of(problem)
     except RuntimeError as problem:
         if REFUSED not in str(problem):
             raise

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from charloom.cli import CommandError
 from charloom.cli.flags import given_settings, mistakes
+from charloom.cli.problems import words_of
 from charloom.cli.serving.folder import bundles_of_folder
 from charloom.cli.thread_limit import check_threads, threads_of_server
 from charloom.engine.decoding.first_steps import BundleStuck
@@ -41,7 +42,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         yield from (Finding("settings", said, problem) for said in mistakes(problem))
         return
     except (OSError, ValueError) as problem:
-        yield Finding("settings", str(problem), problem)
+        yield Finding("settings", words_of(problem), problem)
         return
     doors = settings.open_doors()
     yield Finding("settings", f"for other machines too, and {' and '.join(doors)} (--insecure)" if doors else "good")

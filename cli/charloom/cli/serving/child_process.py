@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.cli import CommandError
+from charloom.cli.problems import words_of
 from charloom.server.logs import set_up_logs
 from charloom.server.processes.link import line_of
 from charloom.server.settings import ServerSettings
@@ -32,7 +33,7 @@ def main(number: int) -> int:
     try:
         return _serve(end, settings, given)
     except (CommandError, OSError) as problem:
-        end.sendall(line_of({"question": "failed", "given": {"problem": str(problem)}}))
+        end.sendall(line_of({"question": "failed", "given": {"problem": words_of(problem)}}))
         return 1
 
 

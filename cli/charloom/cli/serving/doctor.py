@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from charloom.bundle import Bundle, BundleError
 from charloom.cli import CommandError
 from charloom.cli.flags import explain, given_settings
+from charloom.cli.problems import words_of
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.engine.decoding.speed import tokens_per_second
@@ -107,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"charloom doctor: {problem}", file=sys.stderr, flush=True)
         os._exit(1)  # its thread is inside a library and lets no interpreter end in order
     except (BundleError, OSError, ValueError) as problem:
-        raise CommandError(str(problem)) from problem
+        raise CommandError(words_of(problem)) from problem
     print(json.dumps(as_json(findings)) if arguments.json else report(findings, settings))
     return 0
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
+from charloom.cli.problems import words_of
 from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.server.logs import set_up_logs
 from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_settings
@@ -77,7 +78,7 @@ def begin(bundles: Sequence[Path], given: dict[str, Any]) -> tuple[ServerSetting
     except ValidationError as problem:
         raise CommandError(explain(problem)) from problem
     except (OSError, ValueError) as problem:
-        raise CommandError(f"cannot read the settings: {problem}") from problem
+        raise CommandError(f"cannot read the settings: {words_of(problem)}") from problem
     try:
         paths = [bundle_path(path) for path in bundles]
     except FileNotFoundError as problem:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from charloom.bundle import BundleError, ChatTemplate, DecoderKind, Manifest, read_bundle
 from charloom.cli import CommandError
 from charloom.cli.flags import explain
+from charloom.cli.problems import words_of
 from charloom.cli.training.classifier_export import classifier_to_export
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.export import ExportError, export_bundle, export_classifier, export_from_bundle
@@ -155,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ValidationError as problem:
         raise CommandError(explain(problem)) from problem
     except (ExportError, CheckpointError, CorpusError, BundleError, OSError) as problem:
-        raise CommandError(str(problem)) from problem
+        raise CommandError(words_of(problem)) from problem
     size = sum(entry.bytes for entry in manifest.files.values())
     print(f"wrote {arguments.bundle}: {', '.join(manifest.files)} ({size / 1e6:.1f} MB), digest {manifest.digest[:12]}")
     print(f"next: charloom serve {shlex.quote(str(arguments.bundle))}")

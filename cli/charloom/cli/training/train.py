@@ -15,6 +15,7 @@ from rich.console import Console
 from charloom.bundle import BundleError, UnknownSymbolsError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags
+from charloom.cli.problems import words_of
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.cli.training.train_start import (
     config_of,
@@ -107,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         BundleError,
         OSError,
     ) as problem:
-        raise CommandError(str(problem)) from problem
+        raise CommandError(words_of(problem)) from problem
     except (MemoryError, RuntimeError) as problem:
         if not isinstance(problem, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(problem):
             raise

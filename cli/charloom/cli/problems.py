@@ -1,0 +1,28 @@
+"""What a person at the terminal is told of a failure of the system: what is wrong, and what to do."""
+
+from __future__ import annotations
+
+import errno
+
+_SAID = {
+    errno.ENOENT: "there is no {path}; check the path",
+    errno.EISDIR: "{path} is a directory; give a file",
+    errno.ENOTDIR: "there can be no {path}, because a part of it is a file and not a directory; check the path",
+    errno.EACCES: "{path} may not be read or written by this user; change its permissions, or give another path",
+    errno.EEXIST: "{path} exists already; give another path, or remove it first",
+    errno.ENOSPC: "there is no room for {path}; make some, or give a path on another disk",
+    errno.EROFS: "{path} is on a disk that is read-only; give another path",
+    errno.ENAMETOOLONG: "{path} is too long for a path; give a shorter one",
+}
+
+
+def words_of(problem: Exception) -> str:
+    """The message of an error, that of an `OSError` without its number."""
+    if not isinstance(problem, OSError) or problem.errno is None:
+        return str(problem)
+    words = problem.strerror or str(problem)
+    if problem.filename is None:
+        return words
+    path = problem.filename.decode(errors="replace") if isinstance(problem.filename, bytes) else problem.filename
+    said = _SAID.get(problem.errno)
+    return f"{path}: {words}" if said is None else said.format(path=path)
