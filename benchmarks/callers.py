@@ -1,12 +1,13 @@
 """Clients of one kind in one process: polite ones, or one that takes what it can.
 
-    python -m benchmarks.callers --target HOST:PORT --kind polite|streams|unread|resetting --seconds S [--clients N]
-        [--tokens KEY ...] [--connections N]
+    python -m benchmarks.callers --target HOST:PORT --kind polite|streams|unread|resetting|neighbour --seconds S
+        [--clients N] [--tokens KEY ...] [--connections N] [--cores C]
 
 `polite` clients have a connection each, and make one short call after the other; `streams` is one with a thousand long
 streams, which it reads; `unread` has as many and reads none; `resetting` begins calls and resets them at once, in raw
-HTTP/2. Polite clients show a key each, a greedy one shows the first key on all its connections. It prints one JSON
-object.
+HTTP/2. Polite clients show a key each, a greedy one shows the first key on all its connections. A `neighbour` is no
+client: it uses so many cores, in parts, and leaves the server alone. It prints one JSON object, with the cores that it
+used.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from charloom.v1 import generation_pb2, generation_pb2_grpc
 LENGTH, STREAMS = 64, 1000
 """Characters of a short call, and streams of a greedy client."""
 WARM_UP = 1.0
+NEIGHBOUR_PAUSE = 0.001
 NARROW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
 """Little is buffered on the way, so that the server soon notices that nobody reads."""
 
@@ -139,6 +141,16 @@ def resetting(target: str, seconds: float, token: str) -> dict[str, Any]:
     return {"resets": stream // 2}
 
 
+def neighbour(seconds: float, cores: float) -> dict[str, Any]:
+    """Processor time that is used up, in small parts, on one core at a time at most."""
+    end = time.monotonic() + seconds
+    began, used = time.monotonic(), time.process_time()
+    while (now := time.monotonic()) < end:
+        if time.process_time() - used >= cores * (now - began):
+            time.sleep(NEIGHBOUR_PAUSE)
+    return {}
+
+
 def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
     return struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
 
@@ -166,20 +178,25 @@ def main() -> int:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", required=True)
-    parser.add_argument("--kind", choices=["polite", "streams", "unread", "resetting"], required=True)
+    parser.add_argument("--kind", choices=["polite", "streams", "unread", "resetting", "neighbour"], required=True)
     parser.add_argument("--seconds", type=at_least_one, default=10)
     parser.add_argument("--clients", type=at_least_one, default=4)
     parser.add_argument("--tokens", nargs="*", default=())
     parser.add_argument("--connections", type=at_least_one, default=1)
+    parser.add_argument("--cores", type=float, default=0.0)
     asked = parser.parse_args()
+    began = time.monotonic()
     tokens = asked.tokens or [""] * asked.clients
     if asked.kind == "polite":
         found = asyncio.run(polite(asked.target, asked.seconds, tokens))
     elif asked.kind == "resetting":
         found = resetting(asked.target, asked.seconds, tokens[0])
+    elif asked.kind == "neighbour":
+        found = neighbour(asked.seconds, asked.cores)
     else:
         reads = asked.kind == "streams"
         found = asyncio.run(streams(asked.target, asked.seconds, tokens[0], asked.connections, reads=reads))
+    found["cores"] = round(time.process_time() / (time.monotonic() - began), 2)
     print(json.dumps(found))
     return 0
 

@@ -3,10 +3,12 @@
     python -m benchmarks.fairness [--tenants] [--seconds 8] [--kinds streams unread resetting] [--repeat 1] [--json]
 
 Four polite clients with a connection each make one short call after the other: alone, and beside each kind of greedy
-client (`benchmarks/callers.py`). What a polite client keeps is told of its speed alone, and of its fair share: a fifth
-of what all were given, or its speed alone, if that is less. All clients run on the server's cores, so the greedy one's
-own work is taken from everybody. With `--tenants`, each client shows the key of a tenant of its own, and the greedy one
-spreads what it does over ten connections. The last line is one JSON object.
+client (`benchmarks/callers.py`). All clients run on the server's cores, where a greedy one's own work is taken from
+everybody, which no server can help. So there is a run beside a *neighbour* too for each: a process that uses as many
+cores as the greedy client did, and does not call. What a polite client keeps is told of its speed alone, and of its
+fair share: its speed beside the neighbour, or a fifth of what all were given, if that is less and the greedy client
+reads. First characters are compared with those beside the neighbour. With `--tenants`, each client shows the key of a
+tenant of its own, and the greedy one spreads what it does over ten connections. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -30,20 +32,25 @@ AHEAD = 3
 """Seconds that the greedy client has begun before."""
 
 
-def run(server: Process, kind: str | None, seconds: int, keys: Sequence[str]) -> dict[str, Any]:
-    """The polite clients' figures, and those of the greedy client beside them.
+def run(
+    server: Process, kind: str | None, seconds: int, keys: Sequence[str], cores: float | None = None
+) -> dict[str, Any]:
+    """The polite clients' figures, and those of what is beside them.
 
     Args:
         server: to call
         kind: of the greedy client; None: there is none
         seconds: length
         keys: of the polite clients, then of the greedy one; none: they show none
+        cores: what a neighbour in place of the greedy client uses
     """
     greedy: dict[str, Any] = {}
 
     def take() -> None:
         flags = ["--kind", str(kind), "--seconds", str(seconds + 2 * AHEAD)]
-        if keys:
+        if cores is not None:
+            flags = ["--kind", "neighbour", "--seconds", str(seconds + 2 * AHEAD), "--cores", str(cores)]
+        elif keys:
             flags += ["--connections", str(TENANTS_CONNECTIONS), "--tokens", keys[-1]]
         greedy.update(output_of("-m", "benchmarks.callers", "--target", server.target, *flags))
 
@@ -56,19 +63,27 @@ def run(server: Process, kind: str | None, seconds: int, keys: Sequence[str]) ->
     if kind:
         taking.join()
     found["greedy"] = greedy
-    say(f"{kind or 'alone'}: {found}")
+    say(f"{kind or 'alone'}{'' if cores is None else f', a neighbour that uses {cores} cores'}: {found}")
     return found
 
 
-def compared(alone: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any]:
-    """What the worst off of the polite clients keeps."""
-    before, after = min(alone["chars_per_s"]), min(beside["chars_per_s"])
-    given = sum(beside["chars_per_s"]) + beside["greedy"].get("chars_per_s", 0.0)
+def compared(alone: dict[str, Any], beside: dict[str, Any], neighbour: dict[str, Any]) -> dict[str, Any]:
+    """What the worst off of the polite clients keeps.
+
+    Args:
+        alone: a run with nothing beside them
+        beside: one with a greedy client
+        neighbour: one with a neighbour that used as much processor time as the greedy client
+    """
+    after, fair = min(beside["chars_per_s"]), min(neighbour["chars_per_s"])
+    if read := beside["greedy"].get("chars_per_s"):
+        fair = min(fair, (sum(beside["chars_per_s"]) + read) / (CLIENTS + 1))
     return {
-        "kept_of_alone": round(after / before, 2),
-        "kept_of_fair_share": round(after / max(1e-9, min(before, given / (CLIENTS + 1))), 2),
-        "ttfc_p99_ratio": beside["ttfc_ms"] and round(beside["ttfc_ms"]["p99"] / alone["ttfc_ms"]["p99"], 2),
+        "kept_of_alone": round(after / min(alone["chars_per_s"]), 2),
+        "kept_of_fair_share": round(after / max(1e-9, fair), 2),
+        "ttfc_p99_ratio": beside["ttfc_ms"] and round(beside["ttfc_ms"]["p99"] / neighbour["ttfc_ms"]["p99"], 2),
         "ttfc_ms": beside["ttfc_ms"],
+        "neighbour": {"chars_per_s": neighbour["chars_per_s"], "ttfc_ms": neighbour["ttfc_ms"]},
         "ends": beside["ends"],
         "greedy": beside["greedy"],
     }
@@ -83,7 +98,7 @@ def main() -> int:
     parser.add_argument("--repeat", type=at_least_one, default=1, help="runs of each, the best counts (default: 1)")
     arguments = parser.parse_args()
     alone: list[dict[str, Any]] = []
-    beside: dict[str, list[dict[str, Any]]] = {kind: [] for kind in arguments.kinds}
+    pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {kind: [] for kind in arguments.kinds}
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_reference_bundle(Path(folder) / "reference")
         file = Path(folder) / "keys.json"
@@ -93,11 +108,12 @@ def main() -> int:
             for _ in range(arguments.repeat):
                 alone.append(run(server, None, arguments.seconds, keys))
                 for kind in arguments.kinds:
-                    beside[kind].append(run(server, kind, arguments.seconds, keys))
+                    beside = run(server, kind, arguments.seconds, keys)
+                    pairs[kind].append((beside, run(server, kind, arguments.seconds, keys, beside["greedy"]["cores"])))
     reference = max(alone, key=lambda one: min(one["chars_per_s"]))
     against = {
-        kind: max((compared(reference, one) for one in runs), key=lambda one: float(one["kept_of_fair_share"]))
-        for kind, runs in beside.items()
+        kind: max((compared(reference, *pair) for pair in runs), key=lambda one: float(one["kept_of_fair_share"]))
+        for kind, runs in pairs.items()
     }
     found = {
         "clients": CLIENTS,

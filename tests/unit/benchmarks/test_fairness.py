@@ -11,16 +11,23 @@ def polite(speeds: list[float], p99: float | None, greedy: float | None = None) 
     return {"chars_per_s": speeds, "ttfc_ms": times, "ends": {"OK": 1}, "greedy": taken}
 
 
-def test_the_worst_off_is_compared_with_itself_alone_and_with_a_fifth_of_all() -> None:
-    found = compared(polite([1000.0] * 4, 20.0), polite([500.0, 450.0, 500.0, 500.0], 30.0, greedy=550.0))
-    assert (found["kept_of_alone"], found["kept_of_fair_share"], found["ttfc_p99_ratio"]) == (0.45, 0.9, 1.5)
+def test_the_worst_off_is_compared_with_what_it_has_beside_a_neighbour_that_does_not_call() -> None:
+    beside = polite([500.0, 450.0, 500.0, 500.0], 30.0, greedy=0.0)
+    found = compared(polite([1000.0] * 4, 20.0), beside, polite([500.0] * 4, 25.0))
+    assert (found["kept_of_alone"], found["kept_of_fair_share"], found["ttfc_p99_ratio"]) == (0.45, 0.9, 1.2)
 
 
-def test_where_a_fifth_of_all_is_more_than_it_wants_its_own_speed_counts() -> None:
-    found = compared(polite([100.0] * 4, 20.0), polite([90.0] * 4, 20.0, greedy=10_000.0))
-    assert found["kept_of_fair_share"] == 0.9
+def test_a_fifth_of_all_is_fair_where_that_is_less() -> None:
+    beside = polite([500.0, 450.0, 500.0, 500.0], 30.0, greedy=550.0)
+    assert compared(polite([1000.0] * 4, 20.0), beside, polite([900.0] * 4, 20.0))["kept_of_fair_share"] == 0.9
+
+
+def test_what_a_client_does_not_read_makes_no_share_smaller() -> None:
+    beside = polite([10.0] * 4, 30.0, greedy=0.0)
+    assert compared(polite([100.0] * 4, 20.0), beside, polite([100.0] * 4, 20.0))["kept_of_fair_share"] == 0.1
 
 
 def test_one_that_gets_nothing_keeps_nothing() -> None:
-    found = compared(polite([100.0] * 4, 20.0), polite([0.0] * 4, None, greedy=10_000.0))
+    alone = polite([100.0] * 4, 20.0)
+    found = compared(alone, polite([0.0] * 4, None, greedy=10_000.0), alone)
     assert (found["kept_of_fair_share"], found["ttfc_p99_ratio"]) == (0.0, None)

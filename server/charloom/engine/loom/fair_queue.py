@@ -3,6 +3,9 @@
 Three things are scarce, and each goes to whoever has least of it for its weight: room to wait, places among the live
 rows, and the decoder's time. Time is divided by start-time fair queueing (Goyal, Vin and Cheng, 1996): a caller that
 comes, or comes back, begins level with the one that was served least, so nobody saves up time by staying away.
+
+A job that comes finds the decoder busy until a tick ends, which no order of jobs can help. So the queue tells too when
+the jobs to be served next are a *crowd*: many of one caller, while another with few is here, or was a moment ago.
 """
 
 from __future__ import annotations
@@ -10,12 +13,18 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from charloom.engine.shares import Share
+
+CROWD = 8
+"""A caller's jobs are a crowd from so many times those of another caller on."""
+PRESENT_SECONDS = 0.25
+"""How long a caller whose last job has ended is still expected to come back with the next one."""
 
 
 class Shared(Hashable, Protocol):
@@ -102,10 +111,12 @@ class FairQueue(Generic[T]):
 
     Args:
         capacity: most jobs that wait, of all callers together
+        clock: seconds
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._capacity = capacity
+        self._clock = clock
         self._size = 0
         self._weights = 0.0
         self._callers: dict[str, _Caller[T]] = {}
@@ -116,6 +127,8 @@ class FairQueue(Generic[T]):
         self._least_served: Ranking[str] = Ranking()
         self._absent: dict[str, float] = {}
         """What callers that have left were served beyond the others."""
+        self._left: dict[str, float] = {}
+        """When callers left that have not come back, for as long as they are expected to; in that order."""
 
     def __len__(self) -> int:
         return self._size
@@ -212,6 +225,20 @@ class FairQueue(Generic[T]):
             picked += of[name][: max(1, round(each * self._callers[name].share.weight))]
         return picked[:most]
 
+    def crowd(self, items: Sequence[T]) -> str | None:
+        """The caller whose jobs are a crowd among these, which are to be served together.
+
+        It has more than `CROWD` of them, and more than `CROWD` times the places of another caller for their weights.
+        """
+        (name, count), *_ = Counter(item.share.name for item in items).most_common(1) or [("", 0)]
+        if count <= CROWD:
+            return None
+        least = min((other.occupied for one, other in self._callers.items() if one != name), default=math.inf)
+        self._expire_left()
+        if self._left:
+            least = min(least, 1.0)
+        return name if self._callers[name].occupied > CROWD * least else None
+
     def charge(self, items: Sequence[T], seconds: float) -> None:
         """Say that these jobs, all with places, were served together for so long."""
         each = seconds / len(items)
@@ -233,6 +260,7 @@ class FairQueue(Generic[T]):
         if caller is None:
             least = self._least_served.first
             level = self._callers[least].served if least is not None else 0.0
+            self._left.pop(share.name, None)
             caller = self._callers[share.name] = _Caller(share, max(level, self._absent.pop(share.name, 0.0)))
             self._weights += share.weight
             self._least_served.set(share.name, caller.served)
@@ -252,6 +280,8 @@ class FairQueue(Generic[T]):
     def _forget(self, caller: _Caller[T]) -> None:
         name = caller.share.name
         del self._callers[name]
+        self._expire_left()
+        self._left[name] = self._clock()
         self._weights -= caller.share.weight
         self._least_served.drop(name)
         least = self._least_served.first
@@ -264,6 +294,11 @@ class FairQueue(Generic[T]):
             self._absent[name] = caller.served
         if len(self._absent) > 2 * len(self._callers) + 64:
             self._absent = {one: served for one, served in self._absent.items() if served > level}
+
+    def _expire_left(self) -> None:
+        now = self._clock()
+        while self._left and now - self._left[first := next(iter(self._left))] > PRESENT_SECONDS:
+            del self._left[first]
 
 
 def of_most(items: Sequence[T], count: int) -> list[T]:

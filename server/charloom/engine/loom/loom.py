@@ -25,7 +25,7 @@ from charloom.engine.loom.fair_queue import FairQueue, QueueFull, of_most
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
 from charloom.engine.loom.live_rows import LiveRows
 from charloom.engine.loom.row import Delivery, Row, RowState
-from charloom.engine.loom.schedule import message_pause, ticks_at_once
+from charloom.engine.loom.schedule import CROWD_TICK, crowd_rows, message_pause, ticks_at_once
 from charloom.engine.loom.table import RowTable, Tick
 from charloom.engine.loom.totals import LoomTotals
 from charloom.engine.retry_after import RetryAfter
@@ -88,6 +88,8 @@ class Loom:
         self._table = RowTable(decoder.shape, decoder.state_pool())
         self._live = LiveRows()
         self._calls = DecoderCalls(decoder)
+        self._crowds: set[int] = set()
+        """The workers that have rows of a crowd (`FairQueue.crowd`)."""
         self._totals = totals or LoomTotals()
         self._draining = False
         self._ending: FinishReason | None = None
@@ -262,6 +264,7 @@ class Loom:
 
     def _let_go(self, rows: Sequence[Row]) -> None:
         with self._news:
+            self._crowds.discard(threading.get_ident())
             self._look |= self._live.end_tick(rows)
             if self._draining:
                 self._news.notify_all()  # it may have been the last
@@ -311,7 +314,8 @@ class Loom:
     def _pick_rows(self) -> Sequence[Row]:
         """The rows of a worker's next tick, those first that have waited longest.
 
-        Where as many workers are busy as the rows are split for, only rows without their first token.
+        Where as many workers are busy as the rows are split for, only rows without their first token. A crowd has
+        short ticks, and not all workers, so that a row of anybody else finds one that is free, or soon is.
         """
         live = self._live
         if not live.ready:
@@ -320,6 +324,12 @@ class Loom:
         split = ticks_at_once(live.unpaused, len(self._workers), self._max_rows, self._cost.expected, steps)
         ready = [row for row in live.ready if live.ticks < split or not row.started]
         picked = self._waiting.pick(ready, min(self._max_rows, math.ceil(live.unpaused / split)))
+        if (crowd := self._waiting.crowd(picked)) is not None:
+            crowded = [row for row in picked if row.share.name == crowd]
+            picked = [row for row in picked if row.share.name != crowd]
+            if len(self._crowds) < max(1, len(self._workers) - 1):
+                picked += crowded[: crowd_rows(len(crowded), CROWD_TICK * self._tick_seconds, self._cost.expected)]
+                self._crowds.add(threading.get_ident())
         live.begin_tick(picked)
         return picked
 
@@ -327,7 +337,8 @@ class Loom:
         began = time.monotonic()
         try:
             with self._news:
-                tick = self._table.tick(rows, self._cost.expected(len(rows)), self._tick_seconds)
+                seconds = self._tick_seconds * (CROWD_TICK if threading.get_ident() in self._crowds else 1)
+                tick = self._table.tick(rows, self._cost.expected(len(rows)), seconds)
             computing = self._clock()
             outputs = self._calls.run(tick.inputs)
             computed = self._clock() - computing

@@ -19,6 +19,10 @@ FIRST_TOKEN = 64
 """How many rows one counts for that has no token yet, because somebody waits for it."""
 WORTH = 0.15
 """What further workers must bring, as a part of what they would bring if the work were divided without loss."""
+CROWD_TICK = 0.2
+"""How long a tick of a crowd is, as a part of any other."""
+CROWD_STEPS = 4
+"""Steps that such a tick has at least, so that what it takes beside them stays small; fewer rows make room for them."""
 MESSAGE_SECONDS, LONGEST_PAUSE = 0.001, 1.0
 """Time between any two messages where there are many streams, and between two of one stream: messages cost time too."""
 MESSAGE_TOKENS, PAUSES = 32, 3
@@ -49,6 +53,19 @@ def ticks_at_once(
         if worth and (seconds - split) * steps >= TICK_SECONDS * (more - best):
             best, seconds = more, split
     return best
+
+
+def crowd_rows(most: int, seconds: float, expected: Callable[[int], float]) -> int:
+    """How many rows of a crowd tick together: as many as have `CROWD_STEPS` steps in that time, or half of that.
+
+    Args:
+        most: how many at most, at least 1
+        seconds: how long the tick should take
+        expected: seconds of one step with so many rows
+    """
+    while most > 1 and CROWD_STEPS * expected(most) > seconds:
+        most //= 2
+    return most
 
 
 def tick_steps(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from charloom.engine.loom.fair_queue import FairQueue, QueueFull, Ranking, of_most
+from charloom.engine.loom.fair_queue import PRESENT_SECONDS, FairQueue, QueueFull, Ranking, of_most
 from charloom.engine.shares import Share, set_share
 
 CAPACITY, PLACES = 5, 4
@@ -256,6 +256,45 @@ def test_a_caller_that_stays_away_saves_nothing_up_and_one_that_leaves_forgets_n
     (again,) = filled(queue, "worker", 1)
     taken(queue)
     assert queue.pick([again, late], 1) == [late]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "others", "crowd"),
+    [
+        ("a", 64, 1, True),
+        ("a", 9, 1, True),
+        ("a", 8, 1, False),
+        ("a", 64, 8, False),
+        ("c", 17, 1, True),
+        ("c", 16, 1, False),
+    ],
+)
+def test_many_jobs_are_a_crowd_beside_a_caller_with_few_for_its_weight(
+    name: str, count: int, others: int, crowd: bool
+) -> None:
+    queue: FairQueue[Item] = FairQueue(1000)
+    many = filled(queue, name, count)
+    filled(queue, "b", others)
+    taken(queue)
+    assert queue.crowd(many) == (name if crowd else None)
+    assert queue.crowd(many[:8]) is None, "few of them at a time keep nobody waiting"
+
+
+def test_jobs_of_one_caller_are_a_crowd_for_as_long_as_another_is_expected_back() -> None:
+    now = 0.0
+    queue: FairQueue[Item] = FairQueue(1000, clock=lambda: now)
+    many = filled(queue, "greedy", 64)
+    taken(queue)
+    assert queue.crowd(many) is None, "nobody else is here"
+    (other,) = filled(queue, "other", 1)
+    assert queue.crowd(many) == "greedy", "another waits"
+    taken(queue)
+    queue.leave(other)
+    now += 0.9 * PRESENT_SECONDS
+    assert queue.crowd(many) == "greedy"
+    now += 0.2 * PRESENT_SECONDS
+    assert queue.crowd(many) is None
+    assert queue.crowd([]) is None
 
 
 def test_the_oldest_of_whoever_has_most_are_chosen() -> None:

@@ -13,6 +13,7 @@ from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.loom import decoder_calls, loom
+from charloom.engine.loom.fair_queue import CROWD
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.row import Delivery, RowState
 from charloom.engine.shares import Share
@@ -272,6 +273,34 @@ def test_a_caller_whose_rows_hold_all_places_keeps_nobody_out(decoder: Decoder, 
         assert reader.tokens == generate_stepwise(decoder, harness.fresh(number), [], 100, Sampling())[0]
     assert harness.loom.live == 4
     harness.loom.drain(0)
+
+
+class StuckOnMany(Slow):
+    """Calls with more rows than a crowd begins with wait for the gate."""
+
+    def run(self, inputs: Inputs) -> Outputs:
+        if len(inputs.token) > CROWD:
+            self.entered.set()
+            assert self.gate is not None
+            assert self.gate.wait(30)
+        return self._decoder.run(inputs)
+
+
+def test_a_crowd_leaves_a_worker_to_whoever_has_few_rows(decoder: Decoder, bundle: Bundle) -> None:
+    stuck = StuckOnMany(decoder)
+    stuck.gate = threading.Event()
+    harness = Harness(stuck, bundle.manifest.start_token, workers=2)
+    polite, greedy = Share("polite"), Share("greedy")
+    harness.submit(max_tokens=60_000, share=polite)
+    for seed in range(64):
+        harness.submit(seed=seed, max_tokens=60_000, share=greedy)
+    assert stuck.entered.wait(30)
+    for _ in range(3):
+        reader = harness.submit(max_tokens=50, share=polite)
+        assert reader.wait().reason is FinishReason.LENGTH, "while a call with many rows is running"
+    stuck.gate.set()
+    harness.loom.end_now()
+    assert harness.loom.drain(30)
 
 
 def test_readers_that_do_not_read_are_ended_at_their_own_callers_cost(decoder: Decoder, bundle: Bundle) -> None:

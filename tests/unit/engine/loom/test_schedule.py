@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charloom.engine.loom.schedule import (
+    CROWD_STEPS,
     FIRST_TOKEN,
     LONGEST_PAUSE,
     MESSAGE_SECONDS,
@@ -15,6 +16,7 @@ from charloom.engine.loom.schedule import (
     MOST_STEPS,
     PAUSES,
     TICK_SECONDS,
+    crowd_rows,
     message_pause,
     next_message,
     overhead,
@@ -135,6 +137,14 @@ def test_rows_that_are_too_many_for_one_tick_are_split_whatever_it_brings() -> N
 @given(rows=st.integers(1, 1000), workers=st.integers(1, 32), max_rows=st.integers(1, 256))
 def test_there_are_never_more_parts_than_rows_or_workers(rows: int, workers: int, max_rows: int) -> None:
     assert 1 <= ticks_at_once(rows, workers, max_rows, line(75, 23).__getitem__) <= min(rows, workers)
+
+
+def test_a_crowd_ticks_with_as_many_rows_as_have_some_steps_in_its_time() -> None:
+    costs = line(0.00005, 0.00002)
+    rows = crowd_rows(256, 0.004, costs.__getitem__)
+    assert CROWD_STEPS * costs[rows] <= 0.004 < CROWD_STEPS * costs[2 * rows]
+    assert crowd_rows(10, 0.004, costs.__getitem__) == 10
+    assert crowd_rows(10, 0.000001, costs.__getitem__) == 1
 
 
 def test_few_streams_get_a_message_per_tick_and_many_share_a_rate() -> None:
