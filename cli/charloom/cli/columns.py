@@ -1,7 +1,10 @@
-"""A table of text."""
+"""Text for a terminal: tables, and long lines."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 
 
@@ -19,4 +22,20 @@ def columns(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
+    )
+
+
+def wrapped(line: str, indent: int) -> str:
+    """A line that is broken between words where a terminal ends, its further parts set in by some columns.
+
+    Where the output is no terminal it stays one line, for programs that read it.
+    """
+    if not sys.stdout.isatty():
+        return line
+    return textwrap.fill(
+        line,
+        max(shutil.get_terminal_size().columns, 2 * indent),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )

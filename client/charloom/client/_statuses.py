@@ -145,7 +145,7 @@ _TLS_PROBLEMS = {
 
 
 def _tls_hint(message: str) -> str:
-    return next((f" ({hint}.)" for words, hint in _TLS_PROBLEMS.items() if words in message), "")
+    return next((f" ({hint})" for words, hint in _TLS_PROBLEMS.items() if words in message), "")
 
 
 def _stream_refused(code: grpc.StatusCode, message: str) -> Overloaded | None:

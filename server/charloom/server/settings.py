@@ -308,7 +308,7 @@ class ServerSettings(BaseSettings):
         missing_ones = [name for name in tokens if getattr(self, name) is None]
         if 0 < len(missing_ones) < len(tokens):
             flags = " and ".join("--" + name.replace("_", "-") for name in missing_ones)
-            found.append(f"{flags} is missing; JSON Web Tokens need --jwt-keys, --jwt-issuer and --jwt-audience")
+            found.append(f"JSON Web Tokens need --jwt-keys, --jwt-issuer and --jwt-audience; not given: {flags}")
         if self.log_text and not self.log_calls:
             found.append("--log-text is given without --log-calls, whose lines it is about; add that")
         lacking, reachable = self.open_doors(), self.open_host()

@@ -253,5 +253,5 @@ def test_the_gate_takes_keys_and_tokens(tmp_path: Path, caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("given", [{"jwt_keys": "a"}, {"jwt_issuer": "a", "jwt_audience": "b"}])
 def test_settings_that_are_a_part_are_refused(given: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="is missing; JSON Web Tokens need --jwt-keys"):
+    with pytest.raises(ValueError, match=r"JSON Web Tokens need .*; not given: --jwt"):
         ServerSettings(**given)  # type: ignore[arg-type]

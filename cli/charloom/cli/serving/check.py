@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from charloom.cli import CommandError
+from charloom.cli.columns import wrapped
 from charloom.cli.flags import given_settings, mistakes
 from charloom.cli.problems import words_of
 from charloom.cli.serving.folder import bundles_of_folder
@@ -26,7 +27,8 @@ def check(arguments: argparse.Namespace) -> int:
     found = []
     for finding in _findings(arguments):
         found.append(finding)
-        print(f"{'ok' if finding.problem is None else 'WRONG':5}  {finding.what}: {finding.said}", flush=True)
+        good = finding.problem is None
+        print(wrapped(f"{'ok' if good else 'WRONG':5}  {finding.what}: {finding.said}", 7), flush=True)
     wrong = [finding for finding in found if finding.problem is not None]
     print(f"{len(wrong)} mistakes" if len(wrong) > 1 else "1 mistake" if wrong else "no mistakes", flush=True)
     if any(isinstance(finding.problem, BundleStuck) for finding in wrong):

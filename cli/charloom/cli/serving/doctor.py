@@ -184,7 +184,8 @@ def report(findings: Findings, settings: ServerSettings) -> str:
         ("vector instructions", " ".join(chip.vector_instructions) or "none known"),
         ("cores", f"{findings.cores}, {quota}; {workers} for each model"),
         ("GPU", _gpu_line(findings)),
-        ("memory", f"{_size(findings.memory_limit)} for this process, {_size(findings.memory_free)} free now"),
+        ("memory", f"{_size(findings.memory_limit)} for this process"),
+        ("free on the machine", _size(findings.memory_free)),
         ("for calls, sessions", f"{_size(findings.memory_for_calls)} beside the decoder"),
         (
             "sessions in memory",
@@ -196,7 +197,7 @@ def report(findings: Findings, settings: ServerSettings) -> str:
         ("decoder, 1 stream", f"{model.tokens_per_second_alone:,} {unit}/s"),
         (f"decoder, {model.streams} streams", f"{model.tokens_per_second:,} {unit}/s"),
         ("load before", f"{findings.load:.1f}; what else runs takes from both speeds"),
-        ("of a server", "about half to three quarters of that, with its clients on the same cores"),
+        ("of a server", "half to three quarters of that, with clients on the same cores"),
     ]
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name.ljust(width)}  {said}" for name, said in lines)
@@ -204,7 +205,7 @@ def report(findings: Findings, settings: ServerSettings) -> str:
 
 def _gpu_line(findings: Findings) -> str:
     if findings.torch is None:
-        return "torch is not installed (pip install 'charloom[torch]'), so none can be used"
+        return "none usable without torch (pip install 'charloom[torch]')"
     if not findings.gpus:
         return f"torch {findings.torch} finds none"
     return ", ".join(f"{gpu.name}, {_size(gpu.memory_bytes)}" for gpu in findings.gpus)
