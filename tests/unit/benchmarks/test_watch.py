@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks.watch import _windows, area, interval, missed
 from benchmarks.watch_logs import INJECTED, Line, read_log, with_injected
+from benchmarks.watch_scores import RECENT, repeated, stretch
+from charloom.engine.watching.surprise import surprise
 
 
 def test_labels_and_sources_of_bgl_are_no_part_of_its_text(tmp_path: Path) -> None:
@@ -52,3 +54,17 @@ def test_what_is_missed_is_told_by_kind_worst_first() -> None:
         ("failed 0", 2, 0.5),
         ("panic", 1, pytest.approx(0.0)),
     ]
+
+
+def test_the_stretch_of_four_is_the_score_of_the_server() -> None:
+    chance = np.random.default_rng(1)
+    for length in (1, 3, 4, 5, 60):
+        nats = chance.exponential(size=length)
+        assert stretch(nats, 4) == pytest.approx(surprise(nats))
+
+
+def test_a_line_that_came_before_counts_less_the_longer_ago_it_was() -> None:
+    lines = [Line("a", text, alert=False) for text in ("one", "one", *["two"] * RECENT, "one")]
+    found = repeated(lines)
+    assert found[:2].tolist() == [0, 1]
+    assert found[-1] == pytest.approx(2 / 2, rel=0.02)
