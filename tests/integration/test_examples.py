@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
+import runpy
 import select
 import shutil
 import subprocess
@@ -82,6 +84,40 @@ def test_generated_names_are_told_from_chosen_ones(tmp_path: Path) -> None:
         assert re.search(rf"^  {maker} +[\d.]+ of \d+$", told, re.M)
     assert told.count(" p ") >= 2  # letter by letter
     assert read_bundle(model).manifest.labelling is not None
+
+
+def test_forms_are_filled_in_that_a_schema_allows() -> None:
+    told = output_of("filled_forms", "--records", "500", "--epochs", "1", "--forms", "4")
+    forms = [json.loads(line.partition("   allowed")[0]) for line in told.splitlines() if line.startswith("{")]
+    assert len(forms) == 4
+    for form in forms:
+        assert {"city", "goods", "crates", "paid"} <= form.keys() <= {"city", "goods", "crates", "paid", "note"}
+        assert 1 <= form["crates"] <= 99
+        assert 1 <= len(form["goods"]) <= 3
+
+
+ABC = """X: 2
+T:A jig
+M:6/8
+K:D
+f|"D"faa "G"g2f|efd "A7"e3|"D"DFA d2f|"G"gfe "D"d3|
+"G"BGB "D"A2F|"G"Bcd "A7"e2f|"D"fed "A7"e2c|"D"d3 D3|]
+"""
+
+
+def test_the_bars_of_a_tune_add_up() -> None:
+    reel = "X: 1\nM:4/4\nK:D\nABcd efga|\n"
+    (learned,) = runpy.run_path(str(EXAMPLES / "tunes.py"))["jigs_of"](f"{reel}\n\n{ABC}\n")
+    assert learned == "faag2f|efde3|DFAd2f|gfed3|\nBGBA2F|Bcde2f|fede2c|d3D3|]\n"
+    told = output_of("tunes", "--epochs", "1", "--count", "4")
+    assert "1000 tunes to learn from" in told
+    tunes = told.split("K:C\n")[1:]
+    assert len(tunes) == 4
+    for tune in tunes:
+        first, second = tune.splitlines()[:2]
+        bars = [*first.removesuffix("|").split("|"), *second.removesuffix("|]").split("|")]
+        lengths = [sum(int(length or 1) for length in re.findall("[A-Ga-g]([23]?)", bar)) for bar in bars]
+        assert lengths == [6] * 8
 
 
 def test_a_line_is_completed_in_grey(address: str) -> None:
