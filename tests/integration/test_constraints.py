@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import pytest
 
 from charloom.bundle import Bundle, DecoderKind, read_bundle
-from charloom.client import Client, FinishReason, InvalidArgument, InvalidValue
+from charloom.client import Cancelled, Client, FinishReason, InvalidArgument, InvalidValue
 from charloom.engine.constraints import compiler
 from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.constraints.constraint import BadConstraint, Constraint, Kind
@@ -158,6 +161,11 @@ def test_resampling_takes_several_and_a_constraint(server_client: Client, option
             "#/\\$defs/a contains itself",
         ),
         ({"json_schema": {"type": "string", "pattern": "^.*$"}}, "constraint.json_schema", "#/pattern: it allows quot"),
+        ({"regex": "(" * 30_000 + ")" * 30_000}, "constraint.regex", "nested too deeply"),
+        ({"json_schema": "[" * 60_000}, "constraint.json_schema", "nested too deeply"),
+        ({"choices": ["a" * 1000] * 66}, "constraint.choices", "it has 66000 characters"),
+        ({"regex": "[ab]", "allowed_characters": "c"}, "constraint.regex", "for it lacks 'a'"),
+        ({"regex": "a" * 10_000_000}, "request", "bytes; up to"),
         ({"json_schema": {"type": "integer", "multipleOf": 3}}, "constraint.json_schema", "multipleOf is not kept"),
     ],
 )
@@ -180,6 +188,53 @@ def test_the_sdk_refuses_two_constraints_and_what_is_no_schema(server_client: Cl
         server_client.complete("", regex="a", choices=["a"])
     with pytest.raises(InvalidValue, match="json_schema: it cannot be written as JSON"):
         server_client.complete("", json_schema={"const": object()})
+
+
+def test_json_has_no_endless_white_space(server_client: Client) -> None:
+    """Also where the model likes nothing better than spaces: one may follow a colon or a comma, and none else."""
+    item = {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}
+    schema = {"type": "array", "items": item, "maxItems": 3}
+    for seed in range(5):
+        spaces = {" \n": 100.0}
+        text = server_client.complete("", json_schema=schema, max_tokens=90, seed=seed, logit_bias=spaces).text
+        jsonschema.validate(json.loads(text), schema)
+        assert not re.search(r"\s\s|[^:,]\s|\n", text)
+
+
+def test_min_tokens_changes_nothing_where_a_constraint_says_when_a_text_ends(server_client: Client) -> None:
+    options: dict[str, Any] = {"regex": "[a-z]+", "max_tokens": 40}
+    plain = [server_client.complete("a ", seed=seed, **options).text for seed in range(5)]
+    assert min(map(len, plain)) < 40
+    assert [server_client.complete("a ", seed=seed, min_tokens=40, **options).text for seed in range(5)] == plain
+
+
+def test_a_call_that_is_cancelled_while_its_constraint_is_made_ends_the_process(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Compiler, "__init__", functools.partialmethod(Compiler.__init__, 100))
+
+    def makers() -> list[psutil.Process]:
+        return [one for one in psutil.Process().children() if "charloom.engine.constraints.child" in one.cmdline()]
+
+    def until(condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    endless = r"(?:a?){300}(?:a|b){300}(?:(?:a|b)*a(?:a|b){15})"
+    with (
+        running_server([(bundle, open_decoder(bundle))], ServerSettings(grace_seconds=0)) as server,
+        Client(server.address) as client,
+        ThreadPoolExecutor() as threads,
+    ):
+        stream = client.generate("", regex=endless, resume=False)
+        reading = threads.submit(list, stream)
+        until(lambda: bool(makers()))
+        stream.cancel()
+        assert isinstance(reading.exception(30), Cancelled)
+        until(lambda: not makers())
+        assert client.complete("", regex="a").text == "a"
 
 
 def test_penalties_and_filters_go_with_it(server_client: Client) -> None:

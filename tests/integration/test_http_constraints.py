@@ -81,6 +81,24 @@ def test_a_stream_tells_the_same_text_and_what_it_cost(plain: httpx.Client) -> N
     assert re.fullmatch(PATTERN, whole["text"])
 
 
+def test_logprobs_tell_what_was_allowed_at_each_token(plain: httpx.Client, grpc_client: Client) -> None:
+    asked = {"max_tokens": 40, "seed": 3, "guided_regex": PATTERN}
+    expected = grpc_client.complete(PROMPT, max_tokens=40, seed=3, regex=PATTERN, logprobs=True)
+    allowed = [one.allowed_logprob for one in expected.logprobs]
+    answer = plain.post("/v1/completions", json={"prompt": PROMPT, "logprobs": 0, **asked}).json()["choices"][0]
+    assert answer["logprobs"]["allowed_logprobs"] == pytest.approx(allowed)
+    assert min(allowed) < -1
+    echoed = plain.post("/v1/completions", json={"prompt": PROMPT, "logprobs": 0, "echo": True, **asked}).json()
+    columns = echoed["choices"][0]["logprobs"]
+    assert len(columns["allowed_logprobs"]) == len(columns["tokens"])
+    assert columns["allowed_logprobs"][-len(allowed) :] == pytest.approx(allowed)
+    chat = plain.post("/v1/chat/completions", json={"messages": SAID, "logprobs": True, **asked}).json()["choices"][0]
+    entries = [one["allowed_logprob"] for one in chat["logprobs"]["content"]]
+    assert sum(entries) == pytest.approx(chat["allowed_logprob"], abs=1e-3)
+    free = plain.post("/v1/completions", json={"prompt": PROMPT, "logprobs": 0, "max_tokens": 3}).json()["choices"][0]
+    assert "allowed_logprobs" not in free["logprobs"]
+
+
 class Part(BaseModel):
     kind: Literal["def", "class"]
     lines: int | None

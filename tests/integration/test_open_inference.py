@@ -115,6 +115,38 @@ def test_parameters_come_as_any_of_their_types(client: Any, charloom: Client, bu
     assert text_of(infer(client, bundle.manifest.name, "the ", {"temperature": 0})) == cold
 
 
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        ({"regex": "[a-z]{3} [a-z]+"}, {"regex": "[a-z]{3} [a-z]+"}),
+        ({"choices": '["state", "zebra"]'}, {"choices": ["state", "zebra"]}),
+        ({"json_schema": '{"type": "integer", "minimum": 0}'}, {"json_schema": {"type": "integer", "minimum": 0}}),
+    ],
+)
+def test_a_text_matches_what_a_parameter_says(
+    client: Any, charloom: Client, bundle: Bundle, given: dict[str, str], options: dict[str, Any]
+) -> None:
+    result = infer(client, bundle.manifest.name, "the ", given)
+    expected = charloom.complete("the ", max_tokens=12, seed=7, **options)
+    assert text_of(result) == expected.text
+    assert result.as_numpy("finish_reason")[0].decode() == expected.result.finish_reason.value
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"regex": "a", "choices": "b"}, "already what the text is to match"),
+        ({"regex": "(?=a)"}, r"parameters\['regex'\].*look-ahead"),
+        ({"regex": 5}, "is not a text"),
+    ],
+)
+def test_a_constraint_that_cannot_be_kept_is_told(
+    client: Any, bundle: Bundle, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=message):
+        infer(client, bundle.manifest.name, "the ", given)
+
+
 def test_only_the_outputs_that_are_wanted_are_told(client: Any, bundle: Bundle) -> None:
     result = infer(client, bundle.manifest.name, "", outputs=[triton.InferRequestedOutput("position")])
     assert [output.name for output in result.get_response().outputs] == ["position"]

@@ -88,11 +88,14 @@ _COLUMNS = members(
         "token_logprobs": many(some(NUMBER)),
         "top_logprobs": many(some({"type": "object", "additionalProperties": NUMBER})),
         "text_offset": many(WHOLE),
-    }
+    },
+    allowed_logprobs=many(some(NUMBER)),
 )
 COMPLETION = _completion({"text": TEXT, "logprobs": some(_COLUMNS)})
 _ENTRY = {"token": TEXT, "logprob": NUMBER, "bytes": many(WHOLE)}
-_ENTRIES = members({"content": many(members({**_ENTRY, "top_logprobs": many(members(_ENTRY))}))})
+_ENTRIES = members(
+    {"content": many(members({**_ENTRY, "top_logprobs": many(members(_ENTRY))}, allowed_logprob=NUMBER))}
+)
 CHAT = _completion({"message": members({"role": TEXT, "content": TEXT}), "logprobs": some(_ENTRIES)})
 _READ = members({"prompt_tokens": WHOLE, "total_tokens": WHOLE})
 EMBEDDINGS = members(

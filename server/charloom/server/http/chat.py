@@ -103,7 +103,7 @@ class Chat:
                 raise
             raise InvalidRequest("messages", f"as one text, {problem.problem}") from problem
         model = generations[0].model
-        form = ChatForm(model.name, model.digest)
+        form = ChatForm(model.name, model.digest, constrained=request.constraint is not None)
         parts = [Part(model, request.prompt, generations)]
         if body.stream:
             await exchange.stream(streamed(parts, form, body.logprobs, body.stream_options.include_usage))
@@ -140,7 +140,7 @@ class ChatForm(Form):
 
     def columns(self, vocabulary: Vocabulary, offset: int, *, started: bool) -> Entries:
         """Makes the log-probabilities of a choice."""
-        return Entries(vocabulary)
+        return Entries(vocabulary, constrained=self.constrained)
 
     def first(self, index: int) -> str | None:
         """Whose message it is."""

@@ -27,8 +27,8 @@ from charloom.server.merged import merged
 
 ESCAPED = 6
 """The most bytes that JSON takes for a byte of a text."""
-LOGPROB, ALTERNATIVE = 80, 30
-"""Bytes of an answer for a token's log-probability and offset, and for each alternative's, besides their texts."""
+LOGPROB, ALTERNATIVE = 125, 30
+"""Bytes of an answer for a token's log-probabilities and offset, and for each alternative's, besides their texts."""
 SPARE = 2**21
 """Bytes for what an answer holds besides its tokens."""
 NOTHING = "null"
@@ -70,13 +70,15 @@ class Form(ABC):
     Args:
         model: the model's name
         digest: the model's
+        constrained: whether the text is to match something; the log-probabilities then tell what that left
     """
 
     id_prefix: ClassVar[str]
     whole_object: ClassVar[str]
     chunk_object: ClassVar[str]
 
-    def __init__(self, model: str, digest: str) -> None:
+    def __init__(self, model: str, digest: str, *, constrained: bool = False) -> None:
+        self.constrained = constrained
         self._head: dict[str, Any] = {
             "id": f"{self.id_prefix}{secrets.token_hex(12)}",
             "created": int(time.time()),

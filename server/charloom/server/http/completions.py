@@ -71,7 +71,7 @@ class Completions:
             [self._part(exchange, body, model, replace(request, prompt=prompt)) for prompt in body.prompt]
         )
         model = parts[0].model
-        form = CompletionForm(model.name, model.digest)
+        form = CompletionForm(model.name, model.digest, constrained=request.constraint is not None)
         if body.stream:
             await exchange.stream(streamed(parts, form, body.logprobs is not None, body.stream_options.include_usage))
         else:
@@ -136,7 +136,7 @@ class CompletionForm(Form):
 
     def columns(self, vocabulary: Vocabulary, offset: int, *, started: bool) -> Columns:
         """Makes the log-probabilities of a choice."""
-        return Columns(vocabulary, offset, started=started)
+        return Columns(vocabulary, offset, started=started, constrained=self.constrained)
 
     def chunk(self, index: int, text: str, logprobs: str, ending: str) -> str:
         """A piece of a choice."""

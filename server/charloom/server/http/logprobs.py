@@ -28,35 +28,44 @@ class Columns:
         vocabulary: of the model
         offset: characters of the text before the first of them
         started: whether the start is a token before that one
+        constrained: whether to tell in a fifth column what a constraint left at each token; 0 of those of the prompt
     """
 
-    def __init__(self, vocabulary: Vocabulary, offset: int, *, started: bool = False) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, offset: int, *, started: bool = False, constrained: bool = False
+    ) -> None:
         self._started = started
+        self._constrained = constrained
         self._vocabulary = vocabulary
         self._offset = offset
         self._decoder = vocabulary.decoder()
 
     async def told(self, logprobs: Sequence[TokenLogprob]) -> str:
         """The next tokens of the text. The chosen one is always among the top ones."""
-        columns: tuple[list[str], list[str], list[str], list[str]] = ([], [], [], [])
+        columns: tuple[list[str], ...] = ([], [], [], [], [])
         if self._started:
             self._started = False
-            for column, value in zip(columns, (json.dumps(START), "null", "null", str(self._offset)), strict=True):
+            start = (json.dumps(START), "null", "null", str(self._offset), "null")
+            for column, value in zip(columns, start, strict=True):
                 column.append(value)
         async for some in slices(logprobs):
             for found in some:
                 for column, value in zip(columns, self._entry(found), strict=True):
                     column.append(value)
-        tokens, own, top, offsets = (",".join(column) for column in columns)
-        return f'{{"tokens":[{tokens}],"token_logprobs":[{own}],"top_logprobs":[{top}],"text_offset":[{offsets}]}}'
+        tokens, own, top, offsets, allowed = (",".join(column) for column in columns)
+        last = f',"allowed_logprobs":[{allowed}]' if self._constrained else ""
+        return (
+            f'{{"tokens":[{tokens}],"token_logprobs":[{own}],"top_logprobs":[{top}],"text_offset":[{offsets}]{last}}}'
+        )
 
-    def _entry(self, found: TokenLogprob) -> tuple[str, str, str, str]:
+    def _entry(self, found: TokenLogprob) -> tuple[str, ...]:
         text = token_text(self._vocabulary, found.token)
         top: dict[str, Any] = {token_text(self._vocabulary, token): logprob for token, logprob in found.top}
         top[text] = found.logprob
         offset = self._offset
         self._offset += len(self._decoder.feed([found.token]))
-        return json.dumps(text), json.dumps(found.logprob), json.dumps(top, separators=(",", ":")), str(offset)
+        shown = json.dumps(top, separators=(",", ":"))
+        return json.dumps(text), json.dumps(found.logprob), shown, str(offset), json.dumps(found.allowed)
 
 
 class Entries:
@@ -64,10 +73,12 @@ class Entries:
 
     Args:
         vocabulary: of the model
+        constrained: whether to tell of each what a constraint left there
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, *, constrained: bool = False) -> None:
         self._vocabulary = vocabulary
+        self._constrained = constrained
 
     async def told(self, logprobs: Sequence[TokenLogprob]) -> str:
         """The next tokens of the message."""
@@ -76,6 +87,8 @@ class Entries:
             for found in some:
                 top = [self._entry(token, logprob) for token, logprob in found.top]
                 entry = {**self._entry(found.token, found.logprob), "top_logprobs": top}
+                if self._constrained:
+                    entry["allowed_logprob"] = found.allowed
                 entries.append(json.dumps(entry, separators=(",", ":")))
         return f'{{"content":[{",".join(entries)}],"refusal":null}}'
 

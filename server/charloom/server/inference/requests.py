@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from charloom.engine.calls.requests import GenerationRequest
+from charloom.engine.constraints.constraint import Constraint, Kind
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import InvalidRequest, shown
 from charloom.server.inference.tensors import Tensor, text_of
@@ -72,7 +73,7 @@ def asked(request: InferenceRequest, tenant: str) -> Asked:
     if sequence is None and (start or end):
         raise InvalidRequest("sequence_id", "a request with sequence_start or sequence_end has to name its sequence")
     pieces = _flag(given, "stream", default=True)
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"constraint": _constraint(given)}
     sampling: dict[str, Any] = {}
     for name, value in given.items():
         if name in _OPTIONS:
@@ -80,7 +81,9 @@ def asked(request: InferenceRequest, tenant: str) -> Asked:
         elif name in _CONTROLS:
             sampling[name] = _CONTROLS[name](name, value)
         elif name not in IGNORED:
-            known = sorted({*_OPTIONS, *_CONTROLS, "stream", "sequence_id", "sequence_start", "sequence_end"})
+            known = sorted(
+                {*_OPTIONS, *_CONTROLS, *_CONSTRAINTS, "stream", "sequence_id", "sequence_start", "sequence_end"}
+            )
             raise InvalidRequest(f"parameters[{shown(name)}]", f"there is no such parameter; there are {known}")
     generation = GenerationRequest(
         model=request.model,
@@ -90,6 +93,18 @@ def asked(request: InferenceRequest, tenant: str) -> Asked:
         **values,
     )
     return Asked(generation, sequence, _outputs(request.outputs), pieces)
+
+
+def _constraint(given: dict[str, Parameter]) -> Constraint | None:
+    """What the whole text is to match; taken out of the parameters."""
+    found = [
+        Constraint(Kind(name), _CONSTRAINTS[name](name, given.pop(name)), f"parameters[{name!r}]")
+        for name in _CONSTRAINTS
+        if name in given
+    ]
+    if len(found) > 1:
+        raise InvalidRequest(found[1].field, f"{found[0].field} says already what the text is to match; leave one out")
+    return found[0] if found else None
 
 
 def _text(inputs: Sequence[Tensor]) -> str:
@@ -146,7 +161,11 @@ def _truth(name: str, value: Parameter) -> bool:
     return _flag({name: value}, name)
 
 
-def _stops(name: str, value: Parameter) -> tuple[str, ...]:
+def _one(name: str, value: Parameter) -> tuple[str, ...]:
+    return (_characters(name, value),)
+
+
+def _texts(name: str, value: Parameter) -> tuple[str, ...]:
     """One string, or several as a JSON list: a parameter has one value."""
     text = _characters(name, value)
     if not text.startswith("["):
@@ -171,10 +190,11 @@ _OPTIONS: Mapping[str, Read] = {
     "max_tokens": _whole,
     "min_tokens": _whole,
     "seed": _whole,
-    "stop": _stops,
+    "stop": _texts,
     "include_stop": _truth,
     "unknown_characters": _skips,
 }
+_CONSTRAINTS: Mapping[str, Read] = {"regex": _one, "choices": _texts, "json_schema": _one}
 _RENAMED = {"unknown_characters": "skip_unknown"}
 _READ: Mapping[type, Read] = {int: _whole, float: _number, str: _characters, type(None): _characters}
 _CONTROLS = {field.name: _READ[type(field.default)] for field in fields(Sampling) if type(field.default) in _READ}
