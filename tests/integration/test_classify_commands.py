@@ -103,6 +103,9 @@ def test_a_classifier_learns_reviews_and_says_what_it_says_of_held_out_ones(trai
     assert f"accuracy {found['accuracy']:.4f}" in plain
     assert f"macro F1 {found['macro_f1']:.4f}" in plain
     assert "given neg" in plain
+    told = f"temperature {found['temperature']:.4f}; without it the calibration error is "
+    assert f"{told}{found['calibration_error_before']:.4f}\n" in plain
+    assert found["temperature"] == load_classifier(trained).classifier.temperature > 0
 
 
 def test_negation_turns_what_a_word_says(trained: Path) -> None:

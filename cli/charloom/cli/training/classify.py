@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from charloom.lab.tasks.classification import Classification
 from charloom.lab.tasks.classifier_runs import load_classifier, load_test
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.folders import read_labelled, read_parts
-from charloom.lab.tasks.predict import Prediction
+from charloom.lab.tasks.predict import Example, Prediction, TextClassifier, scores_of
 from charloom.lab.tasks.scores import Scores
 from charloom.lab.tasks.terminal_report import TerminalReporter, score_line, score_table
 from charloom.training.checkpoint import CLASSIFIER_FILE
@@ -90,8 +90,10 @@ def _train(arguments: argparse.Namespace) -> int:
     why = "validation gets no better" if outcome.early else "that was the last epoch"
     console.print(f"{why}; the test, with the weights of epoch {outcome.best.epoch}:")
     trained = load_classifier(run).classifier
-    _print_scores(console, trained.scores(training.test), trained.labels)
-    console.print(f"next: charloom classify predict {shlex.quote(str(run))} TEXT")
+    _print_scores(console, trained, training.test)
+    quoted = shlex.quote(str(run))
+    served = "" if trained.model.lstm.bidirectional else f", or to serve it charloom export {quoted} BUNDLE"
+    console.print(f"next: charloom classify predict {quoted} TEXT{served}")
     return 0
 
 
@@ -114,8 +116,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         examples = trained.examples(texts)
         if cut := trained.too_long(texts):
             print(_cut(cut, trained.max_length, trained.symbols.vocabulary.unit), file=sys.stderr)
-    scores = trained.scores(examples)
     if arguments.json:
+        scores, before = _calibrated(trained, examples)
         by_label = zip(trained.labels, scores.precision, scores.recall, scores.f1, strict=True)
         found = {
             "texts": scores.texts,
@@ -123,13 +125,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             "majority": scores.majority,
             "macro_f1": scores.macro_f1,
             "loss": scores.loss,
+            "temperature": trained.temperature,
             "calibration_error": scores.calibration_error,
+            "calibration_error_before": before.calibration_error,
             "labels": {label: {"precision": p, "recall": r, "f1": f1} for label, p, r, f1 in by_label},
             "confusion": scores.confusion.tolist(),
         }
         print(json.dumps(found, ensure_ascii=False))
         return 0
-    _print_scores(_console(), scores, trained.labels)
+    _print_scores(_console(), trained, examples)
     return 0
 
 
@@ -175,9 +179,19 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _print_scores(console: Console, scores: Scores, labels: tuple[str, ...]) -> None:
+def _calibrated(trained: TextClassifier, examples: Sequence[Example]) -> tuple[Scores, Scores]:
+    """How good a classifier is on these texts, and how good it would be without its temperature."""
+    judged = trained.judge(examples)
+    return scores_of(judged, trained.temperature), scores_of(judged, 1.0)
+
+
+def _print_scores(console: Console, trained: TextClassifier, examples: Sequence[Example]) -> None:
+    scores, before = _calibrated(trained, examples)
     console.print(score_line(scores))
-    console.print(score_table(scores, labels))
+    console.print(score_table(scores, trained.labels))
+    console.print(
+        f"temperature {trained.temperature:.4f}; without it the calibration error is {before.calibration_error:.4f}"
+    )
 
 
 def _console() -> Console:
