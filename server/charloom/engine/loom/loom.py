@@ -25,7 +25,7 @@ from charloom.engine.loom.fair_queue import FairQueue, QueueFull, of_most
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
 from charloom.engine.loom.live_rows import LiveRows
 from charloom.engine.loom.row import Delivery, Row, RowState
-from charloom.engine.loom.schedule import CROWD_TICK, crowd_rows, message_pause, ticks_at_once
+from charloom.engine.loom.schedule import CROWD_TICK, alike, crowd_rows, message_pause, ticks_at_once
 from charloom.engine.loom.table import RowTable, Tick
 from charloom.engine.loom.totals import LoomTotals
 from charloom.engine.retry_after import RetryAfter
@@ -330,6 +330,8 @@ class Loom:
             if len(self._crowds) < max(1, len(self._workers) - 1):
                 picked += crowded[: crowd_rows(len(crowded), CROWD_TICK * self._tick_seconds, self._cost.expected)]
                 self._crowds.add(threading.get_ident())
+        if picked and len(together := alike([row.told for row in picked])) < len(picked):
+            picked = [picked[place] for place in together]
         live.begin_tick(picked)
         return picked
 

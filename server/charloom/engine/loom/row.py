@@ -113,6 +113,8 @@ class Row:
 
     def __post_init__(self) -> None:
         job = self.job
+        self.told = job.top_logprobs or 0
+        """How many alternatives are asked of each of its tokens."""
         self.forced: Ints = job.forced()
         self.steps = len(self.forced) + job.max_tokens
         """In all."""

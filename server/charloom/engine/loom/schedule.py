@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ TICK_SECONDS, ROW_SECONDS = 0.0003, 0.000015
 between two. It is several times what the same code takes alone: a step leaves none of it in the processor's caches."""
 FIRST_TOKEN = 64
 """How many rows one counts for that has no token yet, because somebody waits for it."""
+MOST_TOLD = 2**17
+"""Alternatives of tokens that a tick tells, of all its rows and steps: to sort them takes some tens of milliseconds."""
 WORTH = 0.15
 """What further workers must bring, as a part of what they would bring if the work were divided without loss."""
 CROWD_TICK = 0.2
@@ -95,6 +97,26 @@ def tick_steps(
     useful = np.minimum(ends[:, None], goals) @ np.where(fresh, FIRST_TOKEN, 1)
     taken = overhead(len(goals)) + ends * step_seconds
     return int(ends[np.argmax(useful / taken)])
+
+
+def alike(told: Sequence[int]) -> Sequence[int]:
+    """Which of some rows can be in one tick, the first of them included.
+
+    All rows of a tick tell as many alternatives of a token as the one of which most are asked. Where these are too
+    many, as all symbols of a large vocabulary are, only rows of which as many are asked as of the first go with it.
+
+    Args:
+        told: alternatives that are asked of each row, at least one row
+    """
+    if len(told) * max(told) <= MOST_TOLD:
+        return range(len(told))
+    first = told[0]
+    return [place for place, one in enumerate(told) if one == first][: max(1, MOST_TOLD // max(1, first))]
+
+
+def steps_told(told: Sequence[int]) -> int:
+    """Most steps of a tick of rows of which so many alternatives are asked; at least 1."""
+    return max(1, MOST_TOLD // max(1, len(told) * max(told)))
 
 
 def overhead(rows: int) -> float:

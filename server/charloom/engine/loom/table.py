@@ -20,7 +20,7 @@ from charloom.engine.decoding.automaton import AutomatonTable
 from charloom.engine.decoding.decoder import Constraints, Inputs, Ints, Outputs, Shape, StatePool, neutral
 from charloom.engine.decoding.uniforms import Uniforms
 from charloom.engine.loom.row import Bound, Row
-from charloom.engine.loom.schedule import MOST_STEPS, tick_steps
+from charloom.engine.loom.schedule import MOST_STEPS, steps_told, tick_steps
 
 TAPE = MOST_STEPS
 """Places of a tape that hold tokens to come."""
@@ -151,6 +151,7 @@ class RowTable:
         done, end, goal = at.done[index], at.end[index], at.goal[index]
         left = end - done
         count = tick_steps(goal - done, left, goal < end, step_seconds, target_seconds)
+        count = min(count, steps_told([row.told for row in rows]))
         steps = np.minimum(left, count)
         first = done - at.origin[index]
         full = first + steps > TAPE

@@ -12,7 +12,7 @@ from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import Draining, Overloaded
-from charloom.engine.loom import decoder_calls, loom
+from charloom.engine.loom import decoder_calls, loom, schedule
 from charloom.engine.loom.fair_queue import CROWD
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.row import Delivery, RowState
@@ -223,6 +223,32 @@ def test_jobs_that_are_put_on_together_are_in_one_tick(decoder: Decoder, bundle:
     for reader in harness.submit_together([[1]] * 16):
         assert reader.wait().fed == 1
     assert slow.rows == [16]
+    harness.loom.drain(1)
+
+
+def test_a_search_through_a_large_vocabulary_does_not_slow_down_streams(
+    decoder: Decoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows tell more than a tick may; the streams beside them tell nothing, and are in ticks without them."""
+    monkeypatch.setattr(schedule, "MOST_TOLD", 4 * decoder.shape.vocabulary)
+    seen = []
+
+    class Telling(Slow):
+        def run(self, inputs: Inputs) -> Outputs:
+            seen.append((len(inputs.token), len(inputs.forced), int(inputs.sampling["top"][0])))
+            return super().run(inputs)
+
+    harness = Harness(Telling(decoder), bundle.manifest.start_token)
+    streams = [harness.submit(seed=number, max_tokens=3_000) for number in range(8)]
+    eventually(lambda: all(stream.chunks for stream in streams))
+    top = decoder.shape.vocabulary
+    search = [harness.submit(prompt=[1] * 9, max_tokens=0, top_logprobs=top, scored=True) for _ in range(6)]
+    for reader in [*search, *streams]:
+        assert reader.wait().reason is FinishReason.LENGTH
+    told = [rows * steps for rows, steps, each in seen if each]
+    assert max(told) <= 4
+    assert sum(told) == 6 * 9
+    assert all(each in (0, top) for _, _, each in seen)
     harness.loom.drain(1)
 
 
