@@ -13,6 +13,7 @@ import numpy as np
 
 from charloom.bundle import CellKind
 from charloom.controls import ENDED, FREE, controls
+from charloom.engine.decoding.adaptation import learn, predict
 from charloom.engine.decoding.decoder import Constraints, Floats, Inputs, Outputs, Shape
 from charloom.engine.decoding.sampling import Place, Sampling, choose, penalised
 from charloom.engine.decoding.state_pool import HostStatePool
@@ -76,6 +77,7 @@ class NaiveDecoder:
         if inputs.constraints is not None:
             automaton = inputs.constraints.state.copy()
         state = inputs.state.copy()
+        adaptation = np.zeros((rows, 0), np.float32) if inputs.adaptation is None else inputs.adaptation.state.copy()
         for row, token in enumerate(inputs.token):
             sampling = _sampling(inputs, row)
             counts = inputs.sampling["counts"][row].copy()
@@ -85,6 +87,10 @@ class NaiveDecoder:
                     continue
                 after = state[:, :, row].copy()
                 logits = self._step(int(token), after)
+                prediction = None
+                if inputs.adaptation is not None and inputs.adaptation.learns[row]:
+                    prediction = predict(logits[None], adaptation[[row]])
+                    logits = prediction.logits[0]
                 chosen = inputs.forced[step, row]
                 if chosen < 0:
                     wanted = penalised(logits, counts, sampling)
@@ -98,13 +104,15 @@ class NaiveDecoder:
                         automaton[row] = inputs.constraints.next[automaton[row], chosen]
                 token = chosen
                 state[:, :, row] = after
+                if prediction is not None:
+                    adaptation[[row]] = learn(adaptation[[row]], prediction, np.array([token]))
                 counts[token] += 1
                 largest = logits.max()
                 logprobs = logits - largest - np.log(np.exp(logits - largest).sum())
                 tokens[step, row], logprob[step, row] = token, logprobs[token]
                 top_tokens[step, row] = np.argsort(-logprobs, kind="stable")[: alternatives[2]]
                 top_logprob[step, row] = logprobs[top_tokens[step, row]]
-        return Outputs(tokens, logprob, state, top_tokens, top_logprob, taken, automaton, allowed)
+        return Outputs(tokens, logprob, state, top_tokens, top_logprob, taken, automaton, allowed, adaptation)
 
     def state_pool(self) -> HostStatePool:
         """In main memory."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from charloom.controls import controls
-from charloom.engine.decoding.decoder import Decoder, Floats, Inputs, neutral
+from charloom.engine.decoding.decoder import Adaptation, Decoder, Floats, Inputs, neutral
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.decoding.uniforms import Uniforms
@@ -23,6 +23,7 @@ def generate_stepwise(
 ) -> tuple[list[int], Snapshot]:
     """Feed `prompt`, then generate `max_tokens`; returns the generated tokens and where that leaves the session."""
     state = start.state[:, :, None]
+    adaptation = None if start.learnt is None else Adaptation(np.array([True]), start.learnt[None])
     token, *replayed = start.pending
     position = start.position - len(replayed)
     counts = np.zeros((1, decoder.shape.vocabulary), np.float32)
@@ -41,12 +42,16 @@ def generate_stepwise(
                 steps=np.array([1]),
                 uniform=numbers.at(start.seed, position, 1)[:, None],
                 sampling=fields,
+                adaptation=adaptation,
             )
         )
+        if adaptation is not None:
+            adaptation = adaptation._replace(state=outputs.adaptation)
         state, token = outputs.state, int(outputs.tokens[0, 0])
         position += 1
         if step >= len(replayed):
             counts[0, token] += 1
         if forced < 0:
             generated.append(token)
-    return generated, Snapshot(state[:, :, 0].copy(), (token,), position, start.seed, start.tail)
+    learnt = None if adaptation is None else adaptation.state[0]
+    return generated, Snapshot(state[:, :, 0].copy(), (token,), position, start.seed, start.tail, learnt)

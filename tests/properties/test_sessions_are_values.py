@@ -42,7 +42,7 @@ names = st.sampled_from(NAMES)
 texts = st.text("abc de", min_size=1, max_size=12)
 lengths = st.integers(1, 60)
 operations = st.one_of(
-    st.tuples(st.just("create"), names, st.integers(0, 5)),
+    st.tuples(st.just("create"), names, st.integers(0, 5), st.booleans()),
     st.tuples(st.just("generate"), names, lengths, st.text("abc ", max_size=8)),
     st.tuples(st.just("abandon"), names, lengths),
     st.tuples(st.just("resume"), names, lengths, st.integers(0, 60)),
@@ -61,6 +61,7 @@ class Told:
     """What a session's history says."""
 
     seed: int
+    adaptive: bool
     tokens: list[int] = field(default_factory=list)
     earliest: int = 0
 
@@ -72,7 +73,8 @@ class Oracle:
         self.bundle, self.decoder = bundle, decoder
 
     def after(self, told: Told) -> Snapshot:
-        start = Snapshot.fresh(self.decoder.shape, self.bundle.manifest.start_token, told.seed)
+        first = self.bundle.manifest.start_token
+        start = Snapshot.fresh(self.decoder.shape, first, told.seed, adaptive=told.adaptive)
         return generate_stepwise(self.decoder, start, told.tokens, 0, SAMPLING)[1] if told.tokens else start
 
     def generated(self, told: Told, prompt: str, length: int) -> tuple[str, list[int]]:
@@ -117,8 +119,8 @@ def test_any_interleaving_leaves_each_session_its_own(
                     with pytest.raises(errors.SessionExists):
                         await at.sessions.create(session_id=name)
                 else:
-                    told[name] = Told(int(str(rest[1])))
-                    await at.sessions.create(session_id=name, seed=told[name].seed)
+                    told[name] = Told(int(str(rest[1])), bool(rest[2]))
+                    await at.sessions.create(session_id=name, seed=told[name].seed, adaptive=told[name].adaptive)
                 continue
             if name not in told:
                 with pytest.raises(errors.SessionNotFound):
@@ -130,6 +132,7 @@ def test_any_interleaving_leaves_each_session_its_own(
             found = (await engines[0].sessions.get(Key("", name))).snapshot
             wanted = oracle.after(mine)
             assert (found.position, found.seed) == (wanted.position, wanted.seed)
+            assert (found.learnt is not None) is mine.adaptive
             text = (await (await engines[-1].generate(request(name, 12))).whole()).text
             assert text == oracle.generated(mine, "", 12)[0]
         for one in engines:
@@ -182,7 +185,7 @@ def test_any_interleaving_leaves_each_session_its_own(
                     await at.sessions.fork(key, seed=mine.seed, **options)  # type: ignore[arg-type]
             elif await kept(at, key, mine, position):
                 await at.sessions.fork(key, seed=mine.seed, **options)  # type: ignore[arg-type]
-                told[copy] = Told(mine.seed, mine.tokens[:position])
+                told[copy] = Told(mine.seed, mine.adaptive, mine.tokens[:position])
         elif kind == "delete":
             await at.sessions.delete(key)
             del told[key.id]
@@ -193,7 +196,7 @@ def test_any_interleaving_leaves_each_session_its_own(
             token, _ = await at.sessions.export(key, None)
             if copy not in told:
                 await at.sessions.import_(token, Key("", copy), None)
-                told[copy] = Told(mine.seed, list(mine.tokens))
+                told[copy] = Told(mine.seed, mine.adaptive, list(mine.tokens))
         else:
             session = await at.sessions.get(key)
             again = to_session(from_session(session))

@@ -192,6 +192,11 @@ token (int32, [S, V]) and the tokens to the nearest end of a text (int32, [S]); 
 that it may take (int64, [B])."""
 
 
+ADAPTATION_INPUTS = ("adaptive_rows", "adaptation")
+"""What a decoder takes for rows that learn from their text, M of them: which they are (int64, [M]) and what they have
+learnt (float32, [M, S]); see `charloom.controls.adaptation`."""
+
+
 def controls(effect: Effect | None = None) -> list[Control]:
     """Those that a request sets, or of these the ones with one effect, in the order of the table."""
     return [entry for entry in INPUTS.values() if isinstance(entry, Control) and effect in (None, entry.effect)]

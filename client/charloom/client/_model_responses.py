@@ -46,6 +46,7 @@ def model_info(message: models_pb2.Model) -> ModelInfo:
         decoder=message.decoder,
         device=message.device,
         state_bytes=message.state_bytes,
+        adaptive_state_bytes=message.adaptive_state_bytes,
         max_tokens=message.max_tokens,
         max_prompt_characters=message.max_prompt_characters,
         batch_invariance=_BATCH_INVARIANCE.get(message.batch_invariance),

@@ -204,6 +204,7 @@ def session_info(message: sessions_pb2.Session) -> SessionInfo:
         origin=Origin(session_id=message.origin.session_id or None, position=message.origin.position)
         if message.HasField("origin")
         else None,
+        adaptive=message.adaptive,
     )
 
 

@@ -29,7 +29,7 @@ SessionOrId = TypeVar("SessionOrId", bound=Identified | str)
 
 
 def create_session_request(
-    model: str | None, id: str | None, seed: int | None, time_to_live: float | None
+    model: str | None, id: str | None, seed: int | None, time_to_live: float | None, adaptive: bool = False
 ) -> sessions_pb2.CreateSessionRequest:
     """Build the request of CreateSession."""
     return sessions_pb2.CreateSessionRequest(
@@ -37,18 +37,22 @@ def create_session_request(
         session_id=_name("id", id),
         seed=_number("seed", seed),
         time_to_live=_lifetime(time_to_live),
+        adaptive=_values.flag("adaptive", adaptive),
     )
 
 
-def new_session(model: str | None, id: str | None, seed: int | None, time_to_live: float | None) -> NewSession:
+def new_session(
+    model: str | None, id: str | None, seed: int | None, time_to_live: float | None, adaptive: bool
+) -> NewSession:
     """Choose what is not given of a session that its first generation makes."""
-    request = create_session_request(model, id, seed, time_to_live)  # raises for what a message cannot carry
-    return NewSession(request.session_id or secrets.token_urlsafe(16), model, seed, time_to_live)
+    request = create_session_request(model, id, seed, time_to_live, adaptive)  # raises for what no message can carry
+    return NewSession(request.session_id or secrets.token_urlsafe(16), model, seed, time_to_live, adaptive)
 
 
 def make_first(options: generation_pb2.GenerationOptions, session: NewSession) -> None:
     """Let a generation make its session."""
-    options.new_session.CopyFrom(generation_pb2.NewSession(time_to_live=_lifetime(session.time_to_live)))
+    time_to_live = _lifetime(session.time_to_live)
+    options.new_session.CopyFrom(generation_pb2.NewSession(time_to_live=time_to_live, adaptive=session.adaptive))
     if session.model is not None and not options.model:
         options.model = session.model
     if session.seed is not None and not options.HasField("seed"):
@@ -56,9 +60,13 @@ def make_first(options: generation_pb2.GenerationOptions, session: NewSession) -
 
 
 def start_request(
-    start: str, model: str | None, id: str | None, seed: int | None, time_to_live: float | None
+    start: str, model: str | None, id: str | None, seed: int | None, time_to_live: float | None, adaptive: bool
 ) -> sessions_pb2.ForkSessionRequest:
     """Build the request for a session that starts where another one stands."""
+    if adaptive:
+        raise InvalidValue(
+            "adaptive", f"a session that starts from session {start!r} learns if that does; leave it out"
+        )
     if model is not None:
         raise InvalidValue("model", f"a session that starts from session {start!r} has its model; leave it out")
     return fork_session_request(_values.text("start", start), seed=seed, id=id, time_to_live=time_to_live)

@@ -58,6 +58,9 @@ class SessionInfo:
     origin: Origin | None
     """Where it comes from; `None` is the zero state."""
 
+    adaptive: bool
+    """Whether it learns from its text."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeletionReceipt:
@@ -100,3 +103,4 @@ class NewSession(NamedTuple):
     model: str | None
     seed: int | None
     time_to_live: float | None
+    adaptive: bool

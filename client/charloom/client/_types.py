@@ -253,6 +253,9 @@ class ModelInfo:
     state_bytes: int
     """Size of one session's state, in bytes."""
 
+    adaptive_state_bytes: int
+    """How much larger the state of a session is that learns from its text, in bytes; 0 where none of the model can."""
+
     max_tokens: int
     """Most tokens that one call may generate."""
 

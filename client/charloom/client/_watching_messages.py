@@ -33,6 +33,7 @@ def start(
     time_to_live: float | None,
     characters: bool,
     silent_after: float | None,
+    adaptive: bool,
 ) -> watching_pb2.WatchRequest:
     """Build the first message of Watch.
 
@@ -48,6 +49,7 @@ def start(
         time_to_live=None if time_to_live is None else _values.duration("time_to_live", time_to_live),
         characters=_values.flag("characters", characters),
         silent_after=None if silent_after is None else _values.duration("silent_after", silent_after),
+        adaptive=_values.flag("adaptive", adaptive),
     )
     if mask is not None:
         asked.mask = _values.one_of("mask", mask, _MASKS)

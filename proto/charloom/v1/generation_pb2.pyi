@@ -253,6 +253,9 @@ class NewSession(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_FIELD_NUMBER: _builtins.int
+    adaptive: _builtins.bool
+    """Whether it learns from its text; see CreateSession."""
     @_builtins.property
     def time_to_live(self) -> _duration_pb2.Duration:
         """How long it is kept without use. Not set: the server's default."""
@@ -261,10 +264,11 @@ class NewSession(_message.Message):
         self,
         *,
         time_to_live: _duration_pb2.Duration | None = ...,
+        adaptive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time_to_live", b"time_to_live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["time_to_live", b"time_to_live"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive", b"adaptive", "time_to_live", b"time_to_live"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

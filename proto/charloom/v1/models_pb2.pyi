@@ -148,6 +148,7 @@ class Model(_message.Message):
     VALIDATION_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     LABELLING_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_STATE_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name on this server."""
     digest: _builtins.str
@@ -178,6 +179,8 @@ class Model(_message.Message):
     """Whether the promise of batch invariance was checked."""
     task: Global___Task.ValueType
     """What it does. Calls for something else are refused."""
+    adaptive_state_bytes: _builtins.int
+    """How much larger the state of a session is that learns from its text. 0: no session of the model can."""
     @_builtins.property
     def symbols(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The symbols of a character model, in the order of their token ids; empty in other models."""
@@ -211,10 +214,11 @@ class Model(_message.Message):
         validation: _abc.Iterable[Global___Validation] | None = ...,
         task: Global___Task.ValueType = ...,
         labelling: Global___Labelling | None = ...,
+        adaptive_state_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["labelling", b"labelling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_invariance", b"batch_invariance", "cell", b"cell", "decoder", b"decoder", "device", b"device", "digest", b"digest", "hidden_size", b"hidden_size", "labelling", b"labelling", "layers", b"layers", "max_prompt_characters", b"max_prompt_characters", "max_tokens", b"max_tokens", "name", b"name", "parameters", b"parameters", "state_bytes", b"state_bytes", "symbols", b"symbols", "task", b"task", "unit", b"unit", "validation", b"validation", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive_state_bytes", b"adaptive_state_bytes", "batch_invariance", b"batch_invariance", "cell", b"cell", "decoder", b"decoder", "device", b"device", "digest", b"digest", "hidden_size", b"hidden_size", "labelling", b"labelling", "layers", b"layers", "max_prompt_characters", b"max_prompt_characters", "max_tokens", b"max_tokens", "name", b"name", "parameters", b"parameters", "state_bytes", b"state_bytes", "symbols", b"symbols", "task", b"task", "unit", b"unit", "validation", b"validation", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

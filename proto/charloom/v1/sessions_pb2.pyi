@@ -39,6 +39,7 @@ class Session(_message.Message):
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
     EARLIEST_POSITION_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the session on this server."""
     model: _builtins.str
@@ -53,6 +54,8 @@ class Session(_message.Message):
     """Of its random numbers."""
     earliest_position: _builtins.int
     """The earliest position that it can be put back to, or forked at."""
+    adaptive: _builtins.bool
+    """Whether it learns from its text."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -88,10 +91,11 @@ class Session(_message.Message):
         time_to_live: _duration_pb2.Duration | None = ...,
         earliest_position: _builtins.int = ...,
         origin: Global___Origin | None = ...,
+        adaptive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "origin", b"origin", "time_to_live", b"time_to_live", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "earliest_position", b"earliest_position", "expire_time", b"expire_time", "id", b"id", "model", b"model", "model_digest", b"model_digest", "origin", b"origin", "position", b"position", "seed", b"seed", "time_to_live", b"time_to_live", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive", b"adaptive", "create_time", b"create_time", "earliest_position", b"earliest_position", "expire_time", b"expire_time", "id", b"id", "model", b"model", "model_digest", b"model_digest", "origin", b"origin", "position", b"position", "seed", b"seed", "time_to_live", b"time_to_live", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,12 +137,17 @@ class CreateSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Empty takes the server's first one."""
     session_id: _builtins.str
     """Up to 64 letters, digits, '.', '_', '-'. Empty lets the server choose."""
     seed: _builtins.int
     """Of its random numbers. Not set: the server draws one."""
+    adaptive: _builtins.bool
+    """Whether it learns from its text as it reads and writes it. INVALID_ARGUMENT for a model that was exported before
+    sessions could.
+    """
     @_builtins.property
     def time_to_live(self) -> _duration_pb2.Duration:
         """How long it is kept without use. Not set: the server's default."""
@@ -150,10 +159,11 @@ class CreateSessionRequest(_message.Message):
         session_id: _builtins.str = ...,
         seed: _builtins.int | None = ...,
         time_to_live: _duration_pb2.Duration | None = ...,
+        adaptive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed", "time_to_live", b"time_to_live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "model", b"model", "seed", b"seed", "session_id", b"session_id", "time_to_live", b"time_to_live"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "adaptive", b"adaptive", "model", b"model", "seed", b"seed", "session_id", b"session_id", "time_to_live", b"time_to_live"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015

@@ -94,6 +94,7 @@ class WatchStart(_message.Message):
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
     CHARACTERS_FIELD_NUMBER: _builtins.int
     SILENT_AFTER_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Of the watch, up to 32 letters, digits, '_' and '-'. Its sources are the sessions `watch.NAME.SOURCE`, whose last
     part is a hash where a source's name is no such word of up to 24 characters.
@@ -110,6 +111,10 @@ class WatchStart(_message.Message):
     """
     characters: _builtins.bool
     """Also tells the surprisal of each character."""
+    adaptive: _builtins.bool
+    """Whether sources that are new learn from their lines, so that what they repeat surprises less. What a source has
+    learnt stays with it, whatever the next call says.
+    """
     @_builtins.property
     def time_to_live(self) -> _duration_pb2.Duration:
         """How long a source is kept that says nothing. The server's default if not set."""
@@ -129,10 +134,11 @@ class WatchStart(_message.Message):
         time_to_live: _duration_pb2.Duration | None = ...,
         characters: _builtins.bool = ...,
         silent_after: _duration_pb2.Duration | None = ...,
+        adaptive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_rate", b"_rate", "_warm_up", b"_warm_up", "rate", b"rate", "silent_after", b"silent_after", "time_to_live", b"time_to_live", "warm_up", b"warm_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rate", b"_rate", "_warm_up", b"_warm_up", "characters", b"characters", "mask", b"mask", "model", b"model", "name", b"name", "rate", b"rate", "silent_after", b"silent_after", "time_to_live", b"time_to_live", "warm_up", b"warm_up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rate", b"_rate", "_warm_up", b"_warm_up", "adaptive", b"adaptive", "characters", b"characters", "mask", b"mask", "model", b"model", "name", b"name", "rate", b"rate", "silent_after", b"silent_after", "time_to_live", b"time_to_live", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__rate: _TypeAlias = _typing.Literal["rate"]  # noqa: Y015
     _WhichOneofArgType__rate: _TypeAlias = _typing.Literal["_rate", b"_rate"]  # noqa: Y015

@@ -339,8 +339,8 @@ def test_an_unset_session_field_stays_unset() -> None:
 
 
 def test_session_fields_are_carried() -> None:
-    request = create_session_request("small", "mine", 0, 1.5)
-    assert (request.model, request.session_id, request.seed) == ("small", "mine", 0)
+    request = create_session_request("small", "mine", 0, 1.5, True)
+    assert (request.model, request.session_id, request.seed, request.adaptive) == ("small", "mine", 0, True)
     assert request.HasField("seed")
     assert request.time_to_live == duration_pb2.Duration(seconds=1, nanos=500_000_000)
 

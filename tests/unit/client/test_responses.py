@@ -133,6 +133,7 @@ def test_a_session_has_times_in_utc_and_seconds() -> None:
         time_to_live=600.25,
         earliest_position=2,
         origin=Origin(session_id="parent", position=2),
+        adaptive=False,
     )
     assert {field.name for field in dataclasses.fields(SessionInfo)} == {
         field.name for field in sessions_pb2.Session.DESCRIPTOR.fields

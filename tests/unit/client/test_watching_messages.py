@@ -12,26 +12,27 @@ from charloom.v1 import watching_pb2
 
 
 def test_what_is_not_asked_for_is_left_to_the_server() -> None:
-    request = start("web", None, None, None, None, None, False, None)
+    request = start("web", None, None, None, None, None, False, None, False)
     assert request == watching_pb2.WatchRequest(start=watching_pb2.WatchStart(name="web"))
 
 
 def test_all_that_can_be_asked_for() -> None:
-    asked = start("web", "small", "digits", 0.01, 7, 1.5, True, 2.5).start
+    asked = start("web", "small", "digits", 0.01, 7, 1.5, True, 2.5, True).start
     assert (asked.model, asked.mask, asked.rate, asked.warm_up) == ("small", watching_pb2.NUMBER_MASK_DIGITS, 0.01, 7)
     assert (asked.time_to_live.ToTimedelta().total_seconds(), asked.characters) == (1.5, True)
-    assert asked.silent_after.ToTimedelta().total_seconds() == 2.5
+    assert (asked.silent_after.ToTimedelta().total_seconds(), asked.adaptive) == (2.5, True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
-        ((5, None, None, None, None, None, False, None), "name"),
-        (("a", None, "words", None, None, None, False, None), "mask"),
-        (("a", None, None, "often", None, None, False, None), "rate"),
-        (("a", None, None, None, -1, None, False, None), "warm_up"),
-        (("a", None, None, None, None, None, 1, None), "characters"),
-        (("a", None, None, None, None, None, False, "long"), "silent_after"),
+        ((5, None, None, None, None, None, False, None, False), "name"),
+        (("a", None, "words", None, None, None, False, None, False), "mask"),
+        (("a", None, None, "often", None, None, False, None, False), "rate"),
+        (("a", None, None, None, -1, None, False, None, False), "warm_up"),
+        (("a", None, None, None, None, None, 1, None, False), "characters"),
+        (("a", None, None, None, None, None, False, "long", False), "silent_after"),
+        (("a", None, None, None, None, None, False, None, 1), "adaptive"),
     ],
 )
 def test_what_no_message_can_carry(arguments: Any, field: str) -> None:

@@ -16,7 +16,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage 
 import onnxruntime
 
 from charloom.bundle import Manifest, Tokens
-from charloom.controls import CONSTRAINT_INPUTS, FREE, INPUTS
+from charloom.controls import ADAPTATION_INPUTS, CONSTRAINT_INPUTS, FREE, INPUTS
+from charloom.controls.adaptation import state_size
 from charloom.training.data.corpus import Stream
 
 ROWS = 64
@@ -100,7 +101,12 @@ def _neutral(rows: int, vocabulary: int) -> dict[str, Any]:
     }
     table = [np.full((1, vocabulary), FREE, np.int32), np.full(1, -1, np.int32)]
     free = [*table, np.full(rows, FREE), np.ones(rows, np.int64)]
-    return {**sampling, **dict(zip(CONSTRAINT_INPUTS, free, strict=True))}
+    nobody = [np.zeros(0, np.int64), np.zeros((0, state_size(vocabulary)), np.float32)]
+    return {
+        **sampling,
+        **dict(zip(CONSTRAINT_INPUTS, free, strict=True)),
+        **dict(zip(ADAPTATION_INPUTS, nobody, strict=True)),
+    }
 
 
 def _stretches(stream: Stream, longest: int) -> Iterator[tuple[int, int, bool]]:

@@ -4,8 +4,8 @@ The steps are taken in three `Loop`s, one after the other, whose bodies are one 
 
     reading   gates alone. It takes the steps before the first one in which any row samples.
     plain     gates, output layer, and the choice of the next token by forced tokens and temperature.
-    full      that with greedy rows, penalties, bias, constraints, filters, the most probable tokens, and the freeze of
-              rows that have taken all their steps or have ended.
+    full      that with greedy rows, penalties, bias, constraints, filters, the most probable tokens, rows that learn,
+              and the freeze of rows that have taken all their steps or have ended.
 
 The first two take steps up to the shortest row's end: reading where nobody asks for log-probabilities and no token has
 to be counted, plain where no row asks for what the full loop alone has. All do the same arithmetic in the same order,
@@ -20,9 +20,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from charloom.controls import CONSTRAINT_INPUTS, ENDED, FREE, INPUTS, Effect, controls
-from charloom.export.constraint_graph import ConstraintGraph
-from charloom.export.graph import BOOL, FLOAT, INT32, INT64, UINT8, Axes, Value
+from charloom.controls import ADAPTATION_INPUTS, CONSTRAINT_INPUTS, ENDED, FREE, INPUTS, Effect, controls
+from charloom.controls.adaptation import state_size
+from charloom.export.graph import BOOL, FLOAT, INT32, INT64, Axes, Value
+from charloom.export.sampling_graph import SamplingGraph
 from charloom.export.weights import DecoderWeights
 
 
@@ -39,7 +40,7 @@ def build_bare_step(weights: DecoderWeights, *, int8: bool) -> onnx.ModelProto:
     return _Builder(weights, int8).bare_step()
 
 
-class _Builder(ConstraintGraph):
+class _Builder(SamplingGraph):
     """Writes the graphs, from the outside in."""
 
     def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
@@ -58,6 +59,8 @@ class _Builder(ConstraintGraph):
         table: list[tuple[int, Axes]] = [(INT32, ["S", vocabulary]), (INT32, ["S"]), (INT64, ["B"]), (INT64, ["B"])]
         inputs += [(name, *kind) for name, kind in zip(CONSTRAINT_INPUTS, table, strict=True)]
         inputs += [("logprobs", BOOL, [])]
+        adaptation: list[tuple[int, Axes]] = [(INT64, ["M"]), (FLOAT, ["M", state_size(vocabulary)])]
+        inputs += [(name, *kind) for name, kind in zip(ADAPTATION_INPUTS, adaptation, strict=True)]
         outputs: list[Value] = [
             ("tokens", INT64, steps),
             ("logprob", FLOAT, steps),
@@ -67,6 +70,7 @@ class _Builder(ConstraintGraph):
             ("taken", INT64, ["B"]),
             ("automaton_out", INT64, ["B"]),
             ("allowed", FLOAT, steps),
+            ("adaptation_out", FLOAT, ["M", state_size(vocabulary)]),
         ]
         self._outside()
         return self._finished("charloom_decoder", inputs, outputs, metadata)
@@ -93,7 +97,7 @@ class _Builder(ConstraintGraph):
         carried = self.ops("Loop", len(carried), read_steps, true, *carried, body=self._reading_step())
         plain = self.ops("Loop", len(carried) + 2, plain_steps, true, *carried, body=self._plain_step())
         # Where these matter, all steps but those that read are taken in the full loop.
-        carried = [*plain[: len(carried)], "counts", "steps", "automaton"]
+        carried = [*plain[: len(carried)], "counts", "steps", "automaton", "adaptation"]
         results = self.ops("Loop", len(carried) + 5, full_steps, true, *carried, body=self._full_step())
 
         read = self.op("Slice", "forced", self.ints(0), read_steps)
@@ -105,8 +109,8 @@ class _Builder(ConstraintGraph):
         self.op("Concat", untold, plain[-1], results[-4], axis=0, name="logprob")
         free = self.op("Expand", self._float(0.0), self.op("Shape", plain[-2]))
         self.op("Concat", untold, free, results[-1], axis=0, name="allowed")
-        self.op("Identity", results[len(carried) - 2], name="taken")
-        self.op("Identity", results[len(carried) - 1], name="automaton_out")
+        for result, name in zip(results[-8:-5], ("taken", "automaton_out", "adaptation_out"), strict=True):
+            self.op("Identity", result, name=name)
         shape = self.op("Concat", self.op("Shape", "forced"), "top", axis=0)
         self.op("Reshape", results[-3], shape, allowzero=1, name="top_tokens")
         self.op("Reshape", results[-2], shape, allowzero=1, name="top_logprob")
@@ -121,8 +125,13 @@ class _Builder(ConstraintGraph):
         steered = self.op("Or", "filtered", self.op("Or", self._any(greedy), self._any(self._differs("bias", 0.0))))
         constrained = self._any(self._differs("automaton", FREE), name="constrained")
         self._prepare_constraints()
-        full = self.op("Or", self.op("Or", steered, constrained), self.op("Or", "penalised", alternatives))
-        looked_at = self.op("Or", "penalised", self.op("Or", "logprobs", alternatives))
+        adaptive = self.op("Size", "adaptive_rows")
+        adaptive = self.op("Greater", adaptive, self._int(0), name="adaptive")
+        self.op("Not", adaptive, name="nobody_learns")
+        changed = self.op("Or", adaptive, "penalised", name="changed")
+        watched = self.op("Or", changed, alternatives)
+        full = self.op("Or", self.op("Or", steered, constrained), watched)
+        looked_at = self.op("Or", "logprobs", watched)
 
         shortest = self.op("ReduceMin", self.op("Concat", "steps", all_steps, axis=0), self.ints(0))
         fed_first = self.op("Min", self._first_sampled(), shortest)
@@ -136,10 +145,6 @@ class _Builder(ConstraintGraph):
         lowest = self.op("ReduceMin", "forced", self.ints(1), keepdims=0)
         sampled, end = self.op("Less", lowest, self._int(0)), self.constant("end", [True], np.bool_)
         return self._first(self.op("Concat", sampled, end, axis=0), keepdims=1)
-
-    def _first(self, conditions: str, keepdims: int) -> str:
-        """Where the first true one is along axis 0."""
-        return self.op("ArgMax", self.op("Cast", conditions, to=UINT8), axis=0, keepdims=keepdims)
 
     def _differs(self, name: str, neutral: float) -> str:
         """Where an input is not at its neutral value."""
@@ -179,11 +184,11 @@ class _Builder(ConstraintGraph):
             step = self.op("Add", "step", "before_full")
             layers = self._network("token_in", self._state_names())
             logits = self._logits(layers)
-            state = self._flat([layer.state for layer in layers])
-            penalised = self.op(
-                "If", "penalised", then_branch=self._penalties(logits), else_branch=self._unchanged(logits)
+            logits, prediction, wanted = self.ops(
+                "If", 3, "changed", then_branch=self._changed(logits), else_branch=self._not_changed(logits)
             )
-            biased = self.op("Add", penalised, "bias")
+            state = self._flat([layer.state for layer in layers])
+            biased = self.op("Add", wanted, "bias")
             scaled = self._scaled(biased)
             choice = (scaled, step)
             next_token, going, taken, automaton, left = self.ops(
@@ -197,26 +202,41 @@ class _Builder(ConstraintGraph):
             top_logprob, top_tokens = self.ops("TopK", 2, logprobs, "top", axis=1)
             kept = self.op("Where", going, next_token, "token_in")
             every = self.op("Cast", self.op("ReduceMin", self._as_int(going), keepdims=0), to=BOOL)
-            outputs = [self.op("Identity", "continue_in"), kept]
-            outputs += self.ops(
-                "If", len(state), every, then_branch=self._taken(state), else_branch=self._taken(state, going)
+            simple = self.op("And", every, "nobody_learns")
+            learnt = self._learnt(prediction, logits, next_token, going)
+            *state, adaptation = self.ops(
+                "If",
+                len(state) + 1,
+                simple,
+                then_branch=self._taken(state),
+                else_branch=self._taken_or_learnt(state, going, learnt),
             )
+            outputs = [self.op("Identity", "continue_in"), kept, *state]
             ids = self.constant("ids", np.arange(self._weights.vocabulary)[None], np.int64)
             occurs = self.op("Cast", self.op("Equal", ids, self._column(next_token)), to=FLOAT)
-            outputs += [self.op("Add", "counts_in", occurs), taken, automaton, self.op("Identity", kept)]
+            outputs += [self.op("Add", "counts_in", occurs), taken, automaton, adaptation, self.op("Identity", kept)]
             outputs += [self._logprob(logprobs, next_token), top_tokens, top_logprob, left]
         return self._body("full_step", nodes, outputs, full=True)
 
-    def _taken(self, state: list[str], going: str = "") -> onnx.GraphProto:
-        """The state after a step: the new one, where a row takes the step; with all rows taking it, for less."""
+    def _taken(self, state: list[str]) -> onnx.GraphProto:
+        """The state after a step that all rows take, none of which learns."""
         with self._subgraph() as nodes:
-            if going:
-                column, old = self._column(going), self._flat(self._state_names())
-                outputs = [self.op("Where", column, new, before) for new, before in zip(state, old, strict=True)]
-            else:
-                outputs = [self.op("Identity", new) for new in state]
-        told = [helper.make_tensor_value_info(name, FLOAT, ["B", self._weights.hidden]) for name in outputs]
-        return helper.make_graph(nodes, f"taken_by_{'some' if going else 'all'}", [], told)
+            outputs = [self.op("Identity", new) for new in [*state, "adaptation_in"]]
+        return self._after_step("taken_by_all", nodes, outputs)
+
+    def _taken_or_learnt(self, state: list[str], going: str, learnt: onnx.GraphProto) -> onnx.GraphProto:
+        """The state after a step of which some rows may take no part, or learn."""
+        with self._subgraph() as nodes:
+            column, old = self._column(going), self._flat(self._state_names())
+            outputs = [self.op("Where", column, new, before) for new, before in zip(state, old, strict=True)]
+            outputs.append(self.op("If", "adaptive", then_branch=learnt, else_branch=self._nothing_learnt()))
+        return self._after_step("taken_by_some", nodes, outputs)
+
+    def _after_step(self, name: str, nodes: list[onnx.NodeProto], outputs: list[str]) -> onnx.GraphProto:
+        kinds: list[Axes] = [["B", self._weights.hidden]] * (len(outputs) - 1)
+        kinds.append(["M", state_size(self._weights.vocabulary)])
+        told = [helper.make_tensor_value_info(n, FLOAT, kind) for n, kind in zip(outputs, kinds, strict=True)]
+        return helper.make_graph(nodes, name, [], told)
 
     def _body(
         self, name: str, nodes: list[onnx.NodeProto], outputs: list[str], *, full: bool = False
@@ -230,6 +250,7 @@ class _Builder(ConstraintGraph):
         carried += (
             [("counts_in", FLOAT, table), ("taken_in", INT64, rows), ("automaton_in", INT64, rows)] if full else []
         )
+        carried += [("adaptation_in", FLOAT, ["M", state_size(self._weights.vocabulary)])] if full else []
         gathered: list[tuple[int, Axes]] = [(INT64, rows), (FLOAT, rows)]
         gathered += [(INT64, ["B", None]), (FLOAT, ["B", None]), (FLOAT, rows)] if full else []
         inputs: list[Value] = [("step", INT64, []), *carried]
@@ -240,35 +261,6 @@ class _Builder(ConstraintGraph):
             [helper.make_tensor_value_info(*value) for value in inputs],
             [helper.make_tensor_value_info(n, *kind) for n, kind in zip(outputs, kinds, strict=True)],
         )
-
-    def _fed_or(self, chosen: str, all_forced: str, step: str) -> str:
-        """The forced token where there is one, the chosen one elsewhere."""
-        forced = self.op("Gather", all_forced, step, axis=0)
-        return self.op("Where", self.op("GreaterOrEqual", forced, self._int(0)), forced, chosen)
-
-    def _logprobs(self, logits: str) -> str:
-        return self.op("LogSoftmax", logits, axis=1)
-
-    def _logprob(self, logprobs: str, token: str) -> str:
-        """That of one token per row."""
-        return self.op("GatherND", logprobs, self._column(token), batch_dims=1)
-
-    # The choice of a token; see charloom.network.sampling for the same in torch.
-
-    def _scaled(self, logits: str) -> str:
-        largest = self.op("ReduceMax", logits, self.ints(1))
-        return self.op("Div", self.op("Sub", logits, largest), "divisor")
-
-    def _sampled(self, scaled: str, all_uniform: str, step: str) -> str:
-        """Inverse-CDF with this step's uniform numbers: the first token whose cumulative weight exceeds its share.
-
-        The weights stand as [V, B], so that the sums, each in the order of the tokens, go over all rows at once.
-        """
-        uniform = self.op("Gather", all_uniform, step, axis=0)
-        weight = self.op("Transpose", self.op("Exp", scaled), perm=[1, 0])
-        cumulative = self.op("CumSum", weight, self._int(0))
-        total = self.op("Gather", cumulative, self._int(self._weights.vocabulary - 1), axis=0)
-        return self._first(self.op("Greater", cumulative, self.op("Mul", uniform, total)), keepdims=0)
 
     def _picked(self, scaled: str, step: str) -> str:
         """A token for each row, from logits after bias, temperature and constraint."""
@@ -313,53 +305,3 @@ class _Builder(ConstraintGraph):
         kinds = (INT64, BOOL, INT64, INT64, FLOAT)
         told = [helper.make_tensor_value_info(n, kind, ["B"]) for n, kind in zip(outputs, kinds, strict=True)]
         return helper.make_graph(nodes, name, [], told)
-
-    def _branch(self, nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
-        shape: Axes = ["B", self._weights.vocabulary]
-        return helper.make_graph(nodes, f"branch_{output}", [], [helper.make_tensor_value_info(output, FLOAT, shape)])
-
-    def _unchanged(self, value: str) -> onnx.GraphProto:
-        with self._subgraph() as nodes:
-            output = self.op("Identity", value)
-        return self._branch(nodes, output)
-
-    def _penalties(self, logits: str) -> onnx.GraphProto:
-        """Repetition, frequency and presence penalty, for tokens that have occurred."""
-        with self._subgraph() as nodes:
-            occurred = self.op("Greater", "counts_in", self._float(0.0))
-            factor = self._column("repetition")
-            positive = self.op("Greater", logits, self._float(0.0))
-            repeated = self.op("Where", positive, self.op("Div", logits, factor), self.op("Mul", logits, factor))
-            logits = self.op("Where", occurred, repeated, logits)
-            amount = self.op("Mul", "counts_in", self._column("frequency"))
-            once = self.op("Mul", self.op("Cast", occurred, to=FLOAT), self._column("presence"))
-            output = self.op("Sub", logits, self.op("Add", amount, once))
-        return self._branch(nodes, output)
-
-    def _filters(self, scaled: str) -> onnx.GraphProto:
-        with self._subgraph() as nodes:
-            output = self._filtered(scaled)
-        return self._branch(nodes, output)
-
-    def _filtered(self, scaled: str) -> str:
-        """Minus infinity for all tokens that top_k, then top_p, then min_p leave out."""
-        size = self._weights.vocabulary
-        ranked, order = self.ops("TopK", 2, scaled, self.ints(size), axis=1)
-        probability = self.op("Softmax", ranked, axis=1)
-        rank = self.constant("rank", np.arange(size)[None], np.int64)
-        limit = self.op("Where", self.op("Greater", "top_k", self._int(0)), "top_k", self._int(size))
-        in_top_k = self.op("Less", rank, self._column(limit))
-        probability = self.op("Where", in_top_k, probability, self._float(0.0))
-        before = self.op("Sub", self.op("CumSum", probability, self._int(1)), probability)
-        total = self.op("ReduceSum", probability, self.ints(1))
-        reached = self.op("Less", before, self.op("Mul", self._column("top_p"), total))
-        unlimited = self.op("GreaterOrEqual", self._column("top_p"), self._float(1.0))
-        in_top_p = self.op("Or", reached, unlimited)
-        first = self.op("Gather", probability, self.ints(0), axis=1)
-        in_min_p = self.op("GreaterOrEqual", probability, self.op("Mul", self._column("min_p"), first))
-        kept = self.op("And", self.op("And", in_top_k, in_top_p), in_min_p)
-        kept = self.op("Or", kept, self.op("Equal", rank, self._int(0)))  # the first is always kept
-        by_rank = self.op("Where", kept, self._float(1.0), self._float(0.0))
-        by_token = self.op("ScatterElements", scaled, order, by_rank, axis=1)  # every element is written
-        mask = self.op("Greater", by_token, self._float(0.0))
-        return self.op("Where", mask, scaled, self._float(-np.inf))

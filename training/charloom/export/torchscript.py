@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from charloom.controls import ENDED
 from charloom.export.weights import DecoderWeights
+from charloom.network.adaptation import Adaptation
 from charloom.network.cells.cell import Matrix
 from charloom.network.sampling import allow, penalise, pick, scale
 
@@ -34,7 +35,8 @@ class ScriptedLayer(nn.Module):
 class ScriptedDecoder(nn.Module):
     """The network as explicit matrix products; what `decoder.ts` holds.
 
-    Axis letters: K steps, B rows, A arrays of the cell's state, L layers, H hidden, V vocabulary, N alternatives.
+    Axis letters: K steps, B rows, M of them that learn, A arrays of the cell's state, L layers, H hidden, V vocabulary,
+    N alternatives, S numbers that a row has learnt.
     """
 
     def __init__(self, weights: DecoderWeights) -> None:
@@ -43,6 +45,7 @@ class ScriptedDecoder(nn.Module):
         self.hidden, self.vocabulary = weights.hidden, weights.vocabulary
         self.ended = ENDED
         self.table, self.head, self.head_bias = map(_constant, (weights.table, weights.head, weights.head_bias))
+        self.adaptation = Adaptation(weights.vocabulary)
         self.cells = nn.ModuleList([ScriptedLayer(weights, index) for index in range(len(weights.layers))])
 
     def forward(
@@ -65,19 +68,24 @@ class ScriptedDecoder(nn.Module):
         distance: Tensor,
         automaton: Tensor,
         left: Tensor,
+        adaptive_rows: Tensor,
+        adaptation: Tensor,
         top: int,
         filtered: bool,
         penalised: bool,
         constrained: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        adaptive: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Run the decoder contract.
 
         What does not depend on the values of tensors is given apart, so that nothing waits for the device: `top` is N,
-        `filtered`, `penalised` and `constrained` say whether any row has filters, penalties or a constraint.
+        `filtered`, `penalised` and `constrained` say whether any row has filters, penalties or a constraint, `adaptive`
+        whether any learns.
 
         Returns:
             tokens [K, B], logprob [K, B], state [A, L, B, H], top_tokens [K, B, N], top_logprob [K, B, N], taken [B],
-            automaton [B], allowed [K, B], and the counts [B, V] after it, for those who go on with another call
+            automaton [B], allowed [K, B], adaptation [M, S], and the counts [B, V] after it, for those who go on with
+            another call
         """
         parts = list(state.flatten(0, 1).unbind(0))  # the first array of all layers, then the second
         all_tokens: list[Tensor] = []
@@ -96,6 +104,10 @@ class ScriptedDecoder(nn.Module):
                 for array, new in enumerate(made):
                     new_parts[array * self.layers + layer] = new
             logits = torch.addmm(self.head_bias, below, self.head)
+            predicted = (logits, logits, logits, logits, logits)
+            if adaptive:
+                predicted = self.adaptation.predict(logits[adaptive_rows], adaptation)
+                logits = logits.index_copy(0, adaptive_rows, predicted[0])
             wanted = penalise(logits, counts, repetition, presence, frequency) if penalised else logits
             scaled = scale(wanted + bias, temperature)
             probability_left = torch.zeros_like(temperature)
@@ -119,6 +131,12 @@ class ScriptedDecoder(nn.Module):
                 going = going & (automaton != self.ended)
                 probability_left = torch.where(chosen, probability_left, torch.zeros_like(probability_left))
             all_left.append(probability_left)
+            if adaptive:
+                own, place, known, predictions, weight = predicted
+                learnt = self.adaptation.learn(
+                    adaptation, own, place, known, predictions, weight, next_token[adaptive_rows]
+                )
+                adaptation = torch.where(going[adaptive_rows].unsqueeze(1), learnt, adaptation)
             for part, new in enumerate(new_parts):
                 parts[part] = torch.where(going.unsqueeze(1), new, parts[part])
             if penalised:
@@ -133,7 +151,8 @@ class ScriptedDecoder(nn.Module):
         top_tokens, top_logprobs = torch.stack(all_top_tokens), torch.stack(all_top_logprobs)
         tokens, logprob = torch.stack(all_tokens), torch.stack(all_logprobs)
         state = torch.stack(parts).view_as(state)
-        return tokens, logprob, state, top_tokens, top_logprobs, taken, automaton, torch.stack(all_left), counts
+        allowances = torch.stack(all_left)
+        return tokens, logprob, state, top_tokens, top_logprobs, taken, automaton, allowances, adaptation, counts
 
 
 def build_torchscript(weights: DecoderWeights) -> torch.jit.ScriptModule:

@@ -22,6 +22,7 @@ Ctrl-C  stops the present answer
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_generation_arguments(parser, max_tokens=200)
+    parser.add_argument("--adaptive", action="store_true", help="learn from the text of the chat, both sides of it")
     add_connection_arguments(parser, serverless=True)
 
 
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _chat(client: Client, arguments: argparse.Namespace, options: GenerateOptions, interactive: bool) -> bool:
     """Whether the chat ended because the person wanted it to."""
     while True:
-        with client.session(model=arguments.model, seed=arguments.seed) as session:
+        with client.session(model=arguments.model, seed=arguments.seed, adaptive=arguments.adaptive) as session:
             while True:
                 line = _read(interactive)
                 command = None if line is None else line.strip()

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="go on from this session's state and leave the new one there; it is made if there is none",
     )
+    parser.add_argument("--adaptive", action="store_true", help="let a session that is made learn from its text")
     parser.add_argument(
         "--echo", action=argparse.BooleanOptionalAction, default=False, help="print the prompt first (default: no)"
     )
@@ -141,6 +142,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Stream text to stdout, or print it as a whole where that is asked for."""
     prompt = piped_text() if arguments.prompt is None else read_text(arguments.prompt)
     lead = prompt if arguments.echo else ""
+    if arguments.adaptive and not arguments.session:
+        raise CommandError("--adaptive is for a session that --session makes; give that too, or leave it out")
     options = sampling_options(arguments)
     options["model"] = arguments.model
     options["seed"] = arguments.seed
@@ -197,7 +200,9 @@ def _session(client: Client, arguments: argparse.Namespace) -> Session:
     except NotFound as problem:
         if problem.reason != "SESSION_NOT_FOUND":
             raise
-    session = client.session(id=arguments.session, model=arguments.model, seed=arguments.seed, keep=True)
+    session = client.session(
+        id=arguments.session, model=arguments.model, seed=arguments.seed, keep=True, adaptive=arguments.adaptive
+    )
     print(f"a new session: {arguments.session}", file=sys.stderr)
     return session
 

@@ -90,6 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="also tell, as alerts, sources that spoke and then said nothing for so long (with --follow or -)",
     )
+    parser.add_argument(
+        "--adaptive", action="store_true", help="let sources that are new learn from their lines; default: they do not"
+    )
     parser.add_argument("--all", action="store_true", help="print every line, not alerts alone")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each line")
     parser.add_argument("--webhook", type=address, metavar="URL", help="post alerts there, as JSON")
@@ -158,6 +161,7 @@ class Watcher:
             "warm_up": arguments.warm_up,
             "characters": True,
             "silent_after": arguments.silent_after,
+            "adaptive": arguments.adaptive,
         }
 
     def _read_stdin(self, server: _Server) -> None:

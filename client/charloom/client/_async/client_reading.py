@@ -95,6 +95,7 @@ class AsyncClientReading(AsyncCalls):
         time_to_live: float | None = None,
         characters: bool = False,
         silent_after: float | None = None,
+        adaptive: bool = False,
         timeout: float | None = None,
     ) -> AsyncWatch:
         """Judge the lines of many sources as they come: each has a state and a threshold of its own.
@@ -111,10 +112,13 @@ class AsyncClientReading(AsyncCalls):
             time_to_live: seconds that a source is kept that says nothing; default is the server's.
             characters: also tell how surprising each character is.
             silent_after: seconds without a line after which `AsyncWatch.silent` tells a source; default is never.
+            adaptive: let sources that are new learn from their lines, so that what they repeat surprises less.
             timeout: of the watch as a whole, in seconds; default is none.
 
         """
-        first = _watching_messages.start(name, model, mask, rate, warm_up, time_to_live, characters, silent_after)
+        first = _watching_messages.start(
+            name, model, mask, rate, warm_up, time_to_live, characters, silent_after, adaptive
+        )
         return AsyncWatch(self._connection.watch(first, timeout))
 
     async def classify(self, text: str, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> LabelledText:

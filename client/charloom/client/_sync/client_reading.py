@@ -96,6 +96,7 @@ class ClientReading(Calls):
         time_to_live: float | None = None,
         characters: bool = False,
         silent_after: float | None = None,
+        adaptive: bool = False,
         timeout: float | None = None,
     ) -> Watch:
         """Judge the lines of many sources as they come: each has a state and a threshold of its own.
@@ -112,10 +113,13 @@ class ClientReading(Calls):
             time_to_live: seconds that a source is kept that says nothing; default is the server's.
             characters: also tell how surprising each character is.
             silent_after: seconds without a line after which `Watch.silent` tells a source; default is never.
+            adaptive: let sources that are new learn from their lines, so that what they repeat surprises less.
             timeout: of the watch as a whole, in seconds; default is none.
 
         """
-        first = _watching_messages.start(name, model, mask, rate, warm_up, time_to_live, characters, silent_after)
+        first = _watching_messages.start(
+            name, model, mask, rate, warm_up, time_to_live, characters, silent_after, adaptive
+        )
         return Watch(self._connection.watch(first, timeout))
 
     def classify(self, text: str, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> LabelledText:

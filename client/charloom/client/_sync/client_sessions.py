@@ -31,6 +31,7 @@ class ClientSessions(Calls):
         start: str | None = None,
         keep: bool = False,
         at_first_text: bool = False,
+        adaptive: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> Session:
         """Make a session with zero state, or with that of another one.
@@ -46,6 +47,8 @@ class ClientSessions(Calls):
             at_first_text: let the first generation (`generate`, `complete`, `converse`) make the session, instead of a
                 call of its own, so that the first text arrives a round trip earlier. Until it has ended, `info` is not
                 known; before it, all else that a session does raises `NotFound`.
+            adaptive: let it learn from its text as it reads and writes it. One that starts from another learns if that
+                one does.
             timeout: of this call alone, in seconds.
 
         """
@@ -54,16 +57,18 @@ class ClientSessions(Calls):
                 raise InvalidValue(
                     "at_first_text", "a session that starts from another one is made at once; leave it out"
                 )
-            return Session(self._connection, _session_requests.new_session(model, id, seed, time_to_live), keep=keep)
+            return Session(
+                self._connection, _session_requests.new_session(model, id, seed, time_to_live, adaptive), keep=keep
+            )
         if start is not None:
-            fork_request = _session_requests.start_request(start, model, id, seed, time_to_live)
+            fork_request = _session_requests.start_request(start, model, id, seed, time_to_live, adaptive)
 
             def fork() -> Opened:
                 (info,) = self._fork(fork_request, 1, timeout)
                 return Opened(info)
 
             return Session(self._connection, fork, keep=keep)
-        request = _session_requests.create_session_request(model, id, seed, time_to_live)
+        request = _session_requests.create_session_request(model, id, seed, time_to_live, adaptive)
 
         def create() -> Opened:
             answer = self._connection.call(self._connection.sessions.CreateSession, request, timeout)
@@ -78,6 +83,7 @@ class ClientSessions(Calls):
         *,
         model: str | None = None,
         time_to_live: float | None = None,
+        adaptive: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> SessionInfo:
         """Make a session of this id that has read a text, for others to start from: `session(start=id)`.
@@ -85,7 +91,9 @@ class ClientSessions(Calls):
         It is kept. The timeout is that of each of two calls; if the second one fails, the session is deleted again.
         """
         _values.text("text", text)
-        session = self.session(id=id, model=model, time_to_live=time_to_live, keep=True, timeout=timeout)
+        session = self.session(
+            id=id, model=model, time_to_live=time_to_live, keep=True, adaptive=adaptive, timeout=timeout
+        )
         try:
             return session.feed(text, timeout=timeout)
         except BaseException:

@@ -17,8 +17,8 @@ from charloom.engine.loom.jobs import Finish
 from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.sealed_states import SealedStates
+from charloom.engine.sessions.seeds import next_seed
 from charloom.engine.sessions.session import Session
-from charloom.engine.sessions.sessions import next_seed
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import current_call
 
@@ -139,9 +139,16 @@ class Generating:
         checked = start.checked
         whole = start.request.most_tokens is not None or start.request.resample
         unread = None if whole else self._limits.unread_tokens
-        shape = start.model.decoder.shape
         self._budget.hold(
-            of_generation(shape, len(checked.prompt), checked.max_tokens, checked.top_logprobs, count, unread=unread)
+            of_generation(
+                start.model.decoder.shape,
+                len(checked.prompt),
+                checked.max_tokens,
+                checked.top_logprobs,
+                count,
+                unread=unread,
+                learnt=start.snapshot.learnt_bytes,
+            )
             + (0 if checked.automaton is None else AUTOMATON * checked.automaton.nbytes)
         )
 

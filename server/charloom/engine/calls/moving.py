@@ -53,7 +53,7 @@ class Moving:
         Raises:
             ModelNotFound, SessionNotFound, SessionBusy, StalePosition, StoreUnavailable, QuotaExceeded, Overloaded,
                 Draining: as their names say.
-            InvalidRequest: the model lacks a character.
+            InvalidRequest: the model lacks a character, or cannot learn where the session does.
             SessionOfAnotherModel: nobody here knows the symbols of the session's model.
         """
         await self._rates.admit()
@@ -83,10 +83,11 @@ class Moving:
             raise InvalidRequest(
                 "model", f"{problem}; choose another, or ask to skip them (unknown_characters; --skip-unknown)"
             ) from problem
-        start = after = model.fresh(session.snapshot.seed)
-        history = History.fresh(model.decoder.shape, model.bundle.manifest.start_token)
+        start = after = model.fresh(session.snapshot.seed, adaptive=session.adaptive)
+        history = History.fresh(model.decoder.shape, model.bundle.manifest.start_token, adaptive=session.adaptive)
         if len(tokens):
-            with self._reading.budget.held_for(of_reading(model.decoder.shape, len(tokens), None)):
+            needed = of_reading(model.decoder.shape, len(tokens), None, learnt=start.learnt_bytes)
+            with self._reading.budget.held_for(needed):
                 after, _ = await self._reading.read(model, np.asarray(tokens), start)
             history = history.grown(tokens.tolist(), [start, after], self._reading.limits.rewind_tokens)
         moved = session.changed(utc_now(), after, history)

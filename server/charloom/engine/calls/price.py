@@ -9,7 +9,8 @@ CALL = 32 * 1024
 ROW = 16 * 1024
 """Of a row on the loom, besides its states."""
 STATES = 4
-"""States of a row: its slot in the pool, where it starts, where it may have to go back to, and the latest one told."""
+"""States of a row, with what it has learnt: its slot in the pool, where it starts, where it may have to go back to, and
+the latest one told."""
 READ, FED = 32, 8
 """Of a token that is read: its characters, as message and as text, and its number; and in each row that reads it."""
 GENERATED = 32
@@ -29,7 +30,14 @@ FLIGHT = 2048
 
 
 def of_generation(
-    shape: Shape, prompt: int, tokens: int, top_logprobs: int | None, count: int = 1, *, unread: int | None = None
+    shape: Shape,
+    prompt: int,
+    tokens: int,
+    top_logprobs: int | None,
+    count: int = 1,
+    *,
+    unread: int | None = None,
+    learnt: int = 0,
 ) -> int:
     """Bytes that a call may need which generates.
 
@@ -40,33 +48,34 @@ def of_generation(
         top_logprobs: alternatives to tell of each token; None: no log-probabilities at all
         count: how many continuations
         unread: tokens that a stream may leave unread; None: all are kept until the last is there
+        learnt: bytes of what each has learnt
     """
     kept = tokens if unread is None else min(tokens, unread + FLIGHT)
-    return CALL + READ * prompt + count * (_row(shape) + FED * prompt + kept * _token(top_logprobs))
+    return CALL + READ * prompt + count * (_row(shape, learnt) + FED * prompt + kept * _token(top_logprobs))
 
 
-def of_reading(shape: Shape, tokens: int, top_logprobs: int | None, texts: int = 1) -> int:
+def of_reading(shape: Shape, tokens: int, top_logprobs: int | None, texts: int = 1, *, learnt: int = 0) -> int:
     """Bytes that a call may need which reads so many tokens in so many texts at a time, and tells their
     log-probabilities if `top_logprobs` is not None.
     """
     told = 0 if top_logprobs is None else tokens * _token(top_logprobs)
-    return CALL + texts * _row(shape) + (READ + FED) * tokens + told
+    return CALL + texts * _row(shape, learnt) + (READ + FED) * tokens + told
 
 
-def of_summing(shape: Shape, tokens: int, texts: int) -> int:
+def of_summing(shape: Shape, tokens: int, texts: int, *, learnt: int = 0) -> int:
     """Bytes that a call may need which reads so many tokens in so many texts at a time, and tells the sums of their
     log-probabilities.
     """
-    return CALL + texts * _row(shape) + (READ + FED + SUMMED) * tokens
+    return CALL + texts * _row(shape, learnt) + (READ + FED + SUMMED) * tokens
 
 
-def of_suggesting(shape: Shape, prompt: int, beam: int) -> int:
+def of_suggesting(shape: Shape, prompt: int, beam: int, *, learnt: int = 0) -> int:
     """Bytes that a call may need which keeps so many texts open, with all that may come next after each."""
-    return CALL + (READ + FED) * prompt + beam * (_row(shape) + LOGPROB + NEXT * shape.vocabulary)
+    return CALL + (READ + FED) * prompt + beam * (_row(shape, learnt) + LOGPROB + NEXT * shape.vocabulary)
 
 
-def _row(shape: Shape) -> int:
-    return ROW + STATES * 4 * shape.arrays * shape.layers * shape.hidden + 8 * shape.vocabulary
+def _row(shape: Shape, learnt: int) -> int:
+    return ROW + STATES * (4 * shape.arrays * shape.layers * shape.hidden + learnt) + 8 * shape.vocabulary
 
 
 def _token(top_logprobs: int | None) -> int:

@@ -35,8 +35,9 @@ from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.checks import require_position, require_seed
+from charloom.engine.sessions.seeds import new_seed
 from charloom.engine.sessions.session import Key, Session
-from charloom.engine.sessions.sessions import Sessions, new_seed
+from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.shares import current_share
 
 PLAIN = Sampling()
@@ -140,7 +141,8 @@ class Reading:
             text = check_text("text", request.text, request.skip_unknown, self.limits, model.vocabulary)
             after = None
             if len(text):
-                with self.budget.held_for(of_reading(model.decoder.shape, len(text), None)):
+                learnt = writer.present.learnt_bytes
+                with self.budget.held_for(of_reading(model.decoder.shape, len(text), None, learnt=learnt)):
                     after, _ = await self.read(model, text, writer.present)
                 writer.on_tokens(text.tolist(), after)
         return await writer.close(after)
@@ -158,7 +160,8 @@ class Reading:
         check_answer("text", len(text), request.most_tokens, vocabulary, IN_PARTS)
         if not len(text):
             return ScoredText((), start.snapshot.position), vocabulary
-        self.budget.hold(of_reading(start.model.decoder.shape, len(text), request.top_logprobs))
+        learnt = start.snapshot.learnt_bytes
+        self.budget.hold(of_reading(start.model.decoder.shape, len(text), request.top_logprobs, learnt=learnt))
         after, logprobs = await self.read(start.model, text, start.snapshot, request.top_logprobs)
         return ScoredText(logprobs, after.position), vocabulary
 
@@ -178,7 +181,8 @@ class Reading:
         """
         start = await self._starting.reading(request)
         text = check_text("text", request.text, request.skip_unknown, self.limits, start.model.vocabulary)
-        self.budget.hold(of_reading(start.model.decoder.shape, len(text) + 1, None))
+        learnt = start.snapshot.learnt_bytes
+        self.budget.hold(of_reading(start.model.decoder.shape, len(text) + 1, None, learnt=learnt))
         # The last token of a text waits until there is one after it; which one makes no difference.
         after, _ = await self.read(start.model, np.append(text, start.model.vocabulary.start_token), start.snapshot)
         return after.state, len(text)
@@ -223,6 +227,7 @@ class Reading:
             state=np.einsum("n,nalh->alh", weights, [state.state for state in states]).astype(np.float32),
             seed=new_seed() if seed is None else seed,
             tail=b"",
+            learnt=None,  # a mean of what sessions have learnt has no meaning
         )
         return await self._sessions.create_from(key, model, blended, time_to_live)
 
@@ -265,7 +270,10 @@ class ManyScores:
         scores = [ScoredText((), self._start.position)] * len(texts)
         places = [place for place, one in enumerate(tokens) if len(one)]
         if places:
-            with reading.budget.held_for(of_summing(model.decoder.shape, sum(map(len, tokens)), len(places))):
+            needed = of_summing(
+                model.decoder.shape, sum(map(len, tokens)), len(places), learnt=self._start.learnt_bytes
+            )
+            with reading.budget.held_for(needed):
                 found = await reading.read_together(model, [(self._start, tokens[place]) for place in places], 0)
             for place, (after, logprobs) in zip(places, found, strict=True):
                 scores[place] = ScoredText(logprobs, after.position)
@@ -331,7 +339,8 @@ class Observation:
         check_answer("text", len(tokens), request.most_tokens, self.model.vocabulary, IN_PARTS)
         if not len(tokens):
             return ScoredText((), self._present.position)
-        needed = of_reading(self.model.decoder.shape, len(tokens), request.top_logprobs)
+        learnt = self._present.learnt_bytes
+        needed = of_reading(self.model.decoder.shape, len(tokens), request.top_logprobs, learnt=learnt)
         with self._reading.budget.held_for(needed):
             present, logprobs = await self._reading.read(self.model, tokens, self._present, request.top_logprobs)
         self._present, self._changed = present, True

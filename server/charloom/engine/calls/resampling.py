@@ -33,7 +33,7 @@ from charloom.engine.decoding.uniforms import Uniforms
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.models import Model
 from charloom.engine.rates import Rates
-from charloom.engine.sessions.sessions import next_seed
+from charloom.engine.sessions.seeds import next_seed
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import current_call
 

@@ -31,8 +31,9 @@ from charloom.engine.loom.models import Model, Models
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.checks import require_id, require_position
 from charloom.engine.sessions.sealed_states import SealedStates
+from charloom.engine.sessions.seeds import new_seed
 from charloom.engine.sessions.session import Call, History, Key, Session
-from charloom.engine.sessions.sessions import Sessions, new_seed
+from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.writer import SessionWriter
 from charloom.engine.shares import current_share
 
@@ -199,6 +200,7 @@ class Starting:
                 session_id=key.id,
                 seed=request.seed,
                 time_to_live=request.new_session.time_to_live,
+                adaptive=request.new_session.adaptive,
             )
         return await self._sessions.acquire(key, request.call_id)
 

@@ -147,7 +147,8 @@ class Suggesting:
             texts.append(check_text(name, candidate, request.skip_unknown, self._limits, vocabulary))
             if not len(texts[-1]):
                 raise InvalidRequest(name, "nothing of it is left to read; leave it out")
-        self._budget.hold(of_summing(model.decoder.shape, len(prompt) + sum(map(len, texts)), len(texts)))
+        tokens, learnt = len(prompt) + sum(map(len, texts)), start.snapshot.learnt_bytes
+        self._budget.hold(of_summing(model.decoder.shape, tokens, len(texts), learnt=learnt))
         snapshot = await self._after(model, prompt, start.snapshot)
         read = await self._reading.read_together(model, [(snapshot, text) for text in texts], 0)
         sums = [math.fsum(token.logprob for token in logprobs) for _, logprobs in read]
@@ -174,7 +175,10 @@ class Suggesting:
             automaton = await self._starting.automaton(
                 request.constraint, vocabulary, request.max_tokens, skip_unknown=request.start.skip_unknown
             )
-        self._budget.hold(of_suggesting(model.decoder.shape, len(prompt), request.width) + automaton.nbytes)
+        learnt = start.snapshot.learnt_bytes
+        self._budget.hold(
+            of_suggesting(model.decoder.shape, len(prompt), request.width, learnt=learnt) + automaton.nbytes
+        )
         snapshot = await self._after(model, prompt, start.snapshot)
         search = BeamSearch(
             automaton,

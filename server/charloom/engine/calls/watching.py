@@ -77,6 +77,8 @@ class WatchRequest:
     """How long a source is kept that says nothing."""
     silent_after: timedelta | None = None
     """After which time without a line a source is told to be silent; None: none is."""
+    adaptive: bool = False
+    """Whether sources that are new learn from their lines."""
 
 
 class SourceLine(NamedTuple):
@@ -289,7 +291,9 @@ class Watch:
         try:
             writer = await self._sessions.acquire(key)
         except SessionNotFound:
-            await self._sessions.create_from(key, model, model.fresh(0), request.time_to_live)
+            await self._sessions.create_from(
+                key, model, model.fresh(0, adaptive=request.adaptive), request.time_to_live
+            )
             writer = await self._sessions.acquire(key)
         async with writer.given_back_on_error():
             if not model.goes_on_with(writer.session.model_digest):
@@ -306,7 +310,9 @@ class Watch:
                 if len(text := np.concatenate([read[number].tokens for number in source.numbers]))
             ]
             tokens = sum(len(text) for _, text in busy)
-            with self._reading.budget.held_for(of_summing(self.model.decoder.shape, tokens, len(busy))):
+            learnt = max((source.after.learnt_bytes for source, _ in busy), default=0)
+            needed = of_summing(self.model.decoder.shape, tokens, len(busy), learnt=learnt)
+            with self._reading.budget.held_for(needed):
                 texts = [(source.after, text) for source, text in busy]
                 told = await self._reading.read_together(self.model, texts, 0) if texts else []
             nats: dict[int, npt.NDArray[np.float64]] = {}

@@ -10,16 +10,19 @@ N alternatives.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from charloom.controls import CONSTRAINT_INPUTS, FREE, INPUTS, Effect, controls
+from charloom.controls import ADAPTATION_INPUTS, CONSTRAINT_INPUTS, FREE, INPUTS, Effect, controls
+from charloom.controls.adaptation import state_size
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Int32s = npt.NDArray[np.int32]
 
 NEVER = np.iinfo(np.int32).max
@@ -58,6 +61,28 @@ class Constraints(NamedTuple):
         return dict(zip(CONSTRAINT_INPUTS, self, strict=True))
 
 
+class Adaptation(NamedTuple):
+    """Which rows of a call learn from their text, and what they have learnt; see `charloom.controls.adaptation`."""
+
+    learns: Bools
+    """[B]"""
+    state: Floats
+    """[B, S]; arbitrary where a row does not learn"""
+
+    def by_name(self) -> dict[str, Any]:
+        """The arrays by the names that a decoder's file has for them: of the rows that learn alone."""
+        return dict(zip(ADAPTATION_INPUTS, (np.flatnonzero(self.learns), self.state[self.learns]), strict=True))
+
+
+class States(NamedTuple):
+    """The states of some rows."""
+
+    network: Any
+    """[A, L, B, H], in main memory, or on the decoder's device"""
+    learnt: Floats | None
+    """[B, S]; None where no row learns"""
+
+
 class Inputs(NamedTuple):
     """What one decoder call takes."""
 
@@ -77,6 +102,13 @@ class Inputs(NamedTuple):
     """Whether anyone asks for log-probabilities: without them, and so without the output layer, reading costs less"""
     constraints: Constraints | None = None
     """None where no row has one"""
+    adaptation: Adaptation | None = None
+    """None where no row learns"""
+
+    @property
+    def states(self) -> States:
+        """Before the call."""
+        return States(self.state, None if self.adaptation is None else self.adaptation.state)
 
     def by_name(self, lacks: frozenset[str] = frozenset()) -> dict[str, Any]:
         """The arrays by the names that a decoder's file has for them, in the order of the contract.
@@ -96,7 +128,10 @@ class Inputs(NamedTuple):
         constraints = self.constraints
         if constraints is not None:
             constraints = constraints._replace(state=of(constraints.state, 0), left=of(constraints.left, 0))
-        return self._replace(**own, sampling=sampling, constraints=constraints)
+        adaptation = self.adaptation
+        if adaptation is not None:
+            adaptation = Adaptation(of(adaptation.learns, 0), of(adaptation.state, 0))
+        return self._replace(**own, sampling=sampling, constraints=constraints, adaptation=adaptation)
 
 
 ROW_AXIS = {"token": 0, "state": 2, "forced": 1, "steps": 0, "uniform": 1}
@@ -152,13 +187,21 @@ class Outputs(NamedTuple):
     allowed: Floats
     """[K, B] natural logarithm of the probability that the constraint left, the end of the text included: after
     penalties, bias and temperature; 0 for fed tokens and rows without a constraint"""
+    adaptation: Floats
+    """[B, S] what the rows that learn have learnt after their last steps; [B, 0] where none learns"""
+
+    @property
+    def states(self) -> States:
+        """After the call."""
+        return States(self.state, self.adaptation)
 
     def with_rows(self, of: Callable[[Any, int], Any]) -> Outputs:
         """These outputs with `of(array, axis)` in place of each array, `axis` being the one that counts rows."""
         return Outputs(**{name: of(getattr(self, name), axis) for name, axis in OUTPUT_ROW_AXIS.items()})
 
 
-OUTPUT_ROW_AXIS = {name: {"state": 2, "taken": 0, "automaton": 0}.get(name, 1) for name in Outputs._fields}
+OUTPUT_ROW_AXIS = {"state": 2} | dict.fromkeys(("taken", "automaton", "adaptation"), 0)
+OUTPUT_ROW_AXIS = {name: OUTPUT_ROW_AXIS.get(name, 1) for name in Outputs._fields}
 """Which axis of each output counts the rows."""
 
 
@@ -189,23 +232,42 @@ class StatePool(Protocol):
 
 
 def lacking(names: Collection[str]) -> frozenset[str]:
-    """The inputs of controls and constraints that a decoder with inputs of these names was exported without."""
-    return frozenset([*(control.name for control in controls()), *CONSTRAINT_INPUTS]).difference(names)
+    """The inputs that a decoder with inputs of these names was exported without: of controls, constraints, learning."""
+    wanted = [*(control.name for control in controls()), *CONSTRAINT_INPUTS, *ADAPTATION_INPUTS]
+    return frozenset(wanted).difference(names)
 
 
-def without_constraints(inputs: Inputs, found: Sequence[Any]) -> Outputs:
-    """The outputs of a decoder that was exported without constraints."""
+@functools.lru_cache
+def nobody_learns(vocabulary: int) -> dict[str, Any]:
+    """As `Adaptation.by_name` where no row learns; made once and not to be written to."""
+    none = np.zeros(0, np.int64), np.zeros((0, state_size(vocabulary)), np.float32)
+    return dict(zip(ADAPTATION_INPUTS, none, strict=True))
+
+
+def completed(inputs: Inputs, found: Sequence[Any]) -> Outputs:
+    """The outputs of a decoder's file, those that it was exported without made up for.
+
+    Args:
+        inputs: of the call
+        found: 5 arrays of a file without constraints, 8 of one in which no row can learn, else 9, the last one [M, S]
+    """
     steps, rows = inputs.forced.shape
-    allowed = np.zeros((steps, rows), np.float32)
-    tokens, logprob, state, top_tokens, top_logprob = found
-    automaton = np.full(rows, FREE, np.int64)
-    return Outputs(tokens, logprob, state, top_tokens, top_logprob, inputs.steps, automaton, allowed)
+    free = (inputs.steps, np.full(rows, FREE, np.int64), np.zeros((steps, rows), np.float32))
+    tokens, logprob, state, top_tokens, top_logprob, *others = found
+    taken, automaton, allowed, *learnt = others or free
+    adaptation = np.zeros((rows, 0), np.float32)
+    if inputs.adaptation is not None:
+        adaptation = np.zeros_like(inputs.adaptation.state)
+        (adaptation[inputs.adaptation.learns],) = learnt
+    return Outputs(tokens, logprob, state, top_tokens, top_logprob, taken, automaton, allowed, adaptation)
 
 
 class Steps(Protocol):
     """What takes steps."""
 
     shape: Shape
+    lacks: frozenset[str]
+    """See `lacking`; it serves the calls that leave these neutral."""
 
     def run(self, inputs: Inputs) -> Outputs:
         """Run one call. The state comes back where it came from: in main memory, or on the decoder's device."""
@@ -220,8 +282,6 @@ class Decoder(Steps, Protocol):
     """"cpu" or "cuda"."""
     weights_sha256: str
     """Of the weights that it was made from; empty where that is not known."""
-    lacks: frozenset[str]
-    """Inputs of controls and constraints that it was exported without; it serves the calls that leave these neutral."""
 
     def state_pool(self) -> StatePool:
         """A new place for the state of live rows."""

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charloom.controls import CONSTRAINT_INPUTS, ENDED, Effect, controls
+from charloom.controls import ADAPTATION_INPUTS, CONSTRAINT_INPUTS, ENDED, Effect, controls
 from charloom.engine.decoding.automaton import unconstrained
 from charloom.engine.decoding.decoder import (
     OUTPUT_ROW_AXIS,
+    Adaptation,
     Constraints,
     Floats,
     Inputs,
@@ -31,6 +32,7 @@ from charloom.engine.decoding.decoder import (
     has_filters,
     has_penalties,
     neutral,
+    nobody_learns,
 )
 from charloom.engine.decoding.torch_decoder import load_module
 
@@ -160,6 +162,7 @@ def _takes_full_steps(inputs: Inputs) -> bool:
         or sampling["top"][0]
         or (sampling["temperature"] == 0).any()
         or has_constraints(inputs)
+        or inputs.adaptation is not None
     )
 
 
@@ -193,6 +196,12 @@ class _Lane:
             self._buffers |= {name: torch.from_numpy(array).to(device, copy=True) for name, array in free.items()}
         self._free = {name: self._buffers[name].clone() for name in CONSTRAINT_INPUTS if self._constrains}
         """The buffers of the constraints where nobody has one."""
+        self._nobody: dict[str, Tensor] = {}
+        """The buffers of what rows have learnt where none learns."""
+        if lacks.isdisjoint(ADAPTATION_INPUTS):
+            nobody = nobody_learns(shape.vocabulary)
+            self._nobody = {name: torch.from_numpy(array).to(device, copy=True) for name, array in nobody.items()}
+        self._buffers |= self._nobody
 
     def begin(self, inputs: Inputs, first: int, full: bool) -> dict[str, Tensor]:
         """Take the steps of the rows from `first` on, as many as there is room for.
@@ -215,6 +224,10 @@ class _Lane:
             self._buffers["steps"][:count].copy_(self._moved(inputs.steps[rows]))
             if constrained := inputs.constraints if full and has_constraints(inputs) else None:
                 self._take_constraints(constrained, rows)
+            learning = inputs.adaptation if self._nobody else None
+            if learning is not None:
+                learning = Adaptation(learning.learns[rows], learning.state[rows])
+                self._buffers |= {name: self._moved(array) for name, array in learning.by_name().items()}
             found: list[list[Tensor]] = []
             done = 0
             ends = self._buffers["steps"].clone()
@@ -222,12 +235,15 @@ class _Lane:
                 size = next(size for size in BLOCKS if size <= len(inputs.forced) - done)
                 for name, values in per_step.items():
                     self._buffers[name][:size, :count].copy_(values[done : done + size])
-                if constrained is None:
+                if constrained is None and learning is None:
                     *results, _ = self._block(size, full)()
+                elif constrained is None:
+                    # Not captured: another number of rows learn in every call.
+                    *results, _ = self._steps(size, full, adaptive=True)()
                 else:
                     was = self._buffers["automaton"].clone()
                     # Not captured: the table has another size, and another place, in every call.
-                    *results, taken = self._steps(size, full, constrained=True)()
+                    *results, taken = self._steps(size, full, constrained=True, adaptive=learning is not None)()
                     now_ended = (was != ENDED) & (self._buffers["automaton"] == ENDED)
                     ends = torch.where(now_ended, taken + done, ends)
                     self._buffers["left"].sub_(size)
@@ -240,8 +256,13 @@ class _Lane:
             automaton = automaton[:count].clone()
             if constrained is not None:
                 self._buffers |= self._free
+            adaptation = torch.zeros(count, 0)
+            if learning is not None:
+                adaptation = self._moved(np.zeros_like(learning.state))
+                adaptation[self._buffers["adaptive_rows"]] = self._buffers["adaptation"]
+                self._buffers |= self._nobody
         outputs = (tokens, logprob, state, top_tokens[:, :, :top], top_logprob[:, :, :top])
-        return dict(zip(Outputs._fields, (*outputs, ends[:count], automaton, allowed), strict=True))
+        return dict(zip(Outputs._fields, (*outputs, ends[:count], automaton, allowed, adaptation), strict=True))
 
     def _take_constraints(self, constraints: Constraints, rows: slice) -> None:
         """Have those of some rows in buffers of their own; rows that fill up the batch are free."""
@@ -284,7 +305,9 @@ class _Lane:
             self._blocks[key] = self._captured(run) if captured else run
         return self._blocks[key]
 
-    def _steps(self, size: int, full: bool, *, constrained: bool = False) -> Callable[[], Sequence[Tensor]]:
+    def _steps(
+        self, size: int, full: bool, *, constrained: bool = False, adaptive: bool = False
+    ) -> Callable[[], Sequence[Tensor]]:
         """The same, one kernel after another; returns tokens, logprob, top_tokens, top_logprob, allowed and taken."""
         buffers, alternatives = self._buffers, self._alternatives if full else 0
         inputs = buffers if full else buffers | {"bias": torch.zeros_like(buffers["bias"])}
@@ -292,6 +315,8 @@ class _Lane:
         asked = {"filtered": full, "penalised": full}
         if self._constrains:
             asked["constrained"] = constrained
+        if self._nobody:
+            asked["adaptive"] = adaptive
 
         def run() -> Sequence[Tensor]:
             # Without the optimizing executor, which would go on compiling kernels while they are captured.
@@ -303,7 +328,9 @@ class _Lane:
             buffers["counts"].copy_(counts)
             if not others:
                 return tokens, logprob, top_tokens, top_logprob, torch.zeros_like(logprob), buffers["steps"]
-            taken, automaton, allowed = others
+            taken, automaton, allowed, *learnt = others
+            if adaptive:
+                (buffers["adaptation"],) = learnt
             if constrained:
                 buffers["automaton"].copy_(automaton)
             return tokens, logprob, top_tokens, top_logprob, allowed, taken

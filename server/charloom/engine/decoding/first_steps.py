@@ -115,7 +115,7 @@ class _Watched:
 
     def __init__(self, decoder: Decoder, allow: Allow, pace: Pace) -> None:
         self._decoder, self._allow, self._pace = decoder, allow, pace
-        self.shape = decoder.shape
+        self.shape, self.lacks = decoder.shape, decoder.lacks
 
     def run(self, inputs: Inputs) -> Outputs:
         steps, rows = inputs.forced.shape
@@ -136,6 +136,7 @@ def check_outputs(outputs: Outputs, steps: int, rows: int, shape: Shape) -> None
     """
     sizes: dict[str, tuple[int, ...]] = dict.fromkeys(("tokens", "logprob", "allowed"), (steps, rows))
     sizes |= {"state": (*shape[:2], rows, shape.hidden), "taken": (rows,), "automaton": (rows,)}
+    sizes["adaptation"] = (rows, *outputs.adaptation.shape[1:])
     for name, array in outputs._asdict().items():
         size, wanted = array.shape, sizes.get(name, (steps, rows, *array.shape[2:]))
         if size != wanted:

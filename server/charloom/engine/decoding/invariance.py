@@ -6,18 +6,23 @@ from typing import TypeVar
 
 import numpy as np
 
-from charloom.controls import INPUTS
+from charloom.controls import ADAPTATION_INPUTS, INPUTS
+from charloom.engine.decoding.adaptation import fresh, learn, predict
 from charloom.engine.decoding.automaton import Automaton, distances, table_of
-from charloom.engine.decoding.decoder import Floats, Inputs, Outputs, Shape, Steps, neutral
+from charloom.engine.decoding.decoder import Adaptation, Floats, Inputs, Outputs, Shape, Steps, neutral
 
 CHECKED_STEPS = 2
+LEARNT = 32
+"""Tokens that rows have learnt from."""
 Values = TypeVar("Values", Inputs, Outputs)
 
 
 def is_batch_invariant(decoder: Steps, most_rows: int) -> bool:
     """Whether the rows of a batch of `most_rows` come out the same in smaller batches, whatever they ask for."""
     batches = [count for power in range(9) for count in (2**power, 2**power + 1) if count < most_rows]
-    kinds = (random_inputs, plain_inputs, reading_inputs, constrained_inputs)
+    kinds = [random_inputs, plain_inputs, reading_inputs, constrained_inputs]
+    if decoder.lacks.isdisjoint(ADAPTATION_INPUTS):
+        kinds.append(learning_inputs)
     for inputs in (made(decoder, most_rows, CHECKED_STEPS) for made in kinds):
         whole = decoder.run(inputs)
         for count in batches:
@@ -47,6 +52,20 @@ def constrained_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> 
     inputs = random_inputs(decoder, rows, steps, seed)
     left = inputs.steps + random.integers(8, 16, size=rows)
     return inputs._replace(constraints=table_of([[*automata, None][number] for number in which], left, size))
+
+
+def learning_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs:
+    """Arbitrary inputs as `random_inputs`, in which some rows learn, and have learnt from a repeated phrase."""
+    random, size = np.random.default_rng(seed), decoder.shape.vocabulary
+    state, phrases = fresh(rows, size), random.integers(size, size=(LEARNT // 4, rows))
+    for token in np.tile(phrases, (4, 1)):
+        logits = random.normal(0, 3, (rows, size)).astype(np.float32)
+        state = learn(state, predict(logits, state), token)
+    learns = random.random(rows) < 0.7
+    inputs = random_inputs(decoder, rows, steps, seed)
+    # Some go on as the text would.
+    forced = np.where(random.random((1, rows)) < 0.5, np.resize(phrases, (steps, rows)), inputs.forced)
+    return inputs._replace(forced=forced, adaptation=Adaptation(learns, state))
 
 
 def random_automaton(random: np.random.Generator, states: int, vocabulary: int) -> Automaton:

@@ -12,9 +12,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report usage 
 import numpy as np
 import onnxruntime
 
-from charloom.controls import CONSTRAINT_INPUTS, INPUTS
+from charloom.controls import ADAPTATION_INPUTS, CONSTRAINT_INPUTS, INPUTS
+from charloom.controls.adaptation import state_size
 from charloom.engine.decoding.automaton import unconstrained
-from charloom.engine.decoding.decoder import ROW_AXIS, Inputs, Outputs, Shape, lacking, without_constraints
+from charloom.engine.decoding.decoder import ROW_AXIS, Inputs, Outputs, Shape, completed, lacking, nobody_learns
 from charloom.engine.decoding.earlier_graphs import Graph, JoinedGraph, Shapes, has_h_and_c
 from charloom.engine.decoding.onnx_file import check_whole
 from charloom.engine.decoding.state_pool import HostStatePool
@@ -77,30 +78,35 @@ class OnnxDecoder:
         self.lacks = lacking(inputs)
         self._always_tells = _ASKED not in inputs
         self._constrains = self.lacks.isdisjoint(CONSTRAINT_INPUTS)
-        wanted = [*ROW_AXIS, *INPUTS, *CONSTRAINT_INPUTS, _ASKED]
+        self._learns = self.lacks.isdisjoint(ADAPTATION_INPUTS)
+        wanted = [*ROW_AXIS, *INPUTS, *CONSTRAINT_INPUTS, _ASKED, *ADAPTATION_INPUTS]
         left_out = self.lacks | ({_ASKED} if self._always_tells else set())
         if list(inputs) != [name for name in wanted if name not in left_out]:
             raise ValueError(f"its inputs are {', '.join(inputs)}; the contract has {', '.join(wanted)}")
         arrays, layers, _, hidden = inputs["state"]
         self.shape = Shape(arrays, layers, hidden, inputs["bias"][1])
-        _check_outputs(self._graph.outputs, self.shape, self._constrains)
+        _check_outputs(self._graph.outputs, self.shape, self._constrains, self._learns)
         self.weights_sha256 = self._graph.weights_sha256
 
     def run(self, inputs: Inputs) -> Outputs:
         """Run the decoder contract on one batch."""
-        asked = {} if self._always_tells else {_ASKED: np.array(inputs.logprobs)}
-        arrays = inputs.by_name(self.lacks) | asked
-        if not self._constrains:
-            return without_constraints(inputs, self._graph.run(arrays))
-        constraints = inputs.constraints or unconstrained(len(inputs.token), self.shape.vocabulary)
-        return Outputs(*self._graph.run(arrays | constraints.by_name()))
+        arrays = inputs.by_name(self.lacks)
+        if not self._always_tells:
+            arrays[_ASKED] = np.array(inputs.logprobs)
+        if self._constrains:
+            constraints = inputs.constraints or unconstrained(len(inputs.token), self.shape.vocabulary)
+            arrays |= constraints.by_name()
+        if self._learns:
+            adaptation = inputs.adaptation
+            arrays |= nobody_learns(self.shape.vocabulary) if adaptation is None else adaptation.by_name()
+        return completed(inputs, self._graph.run(arrays))
 
     def state_pool(self) -> HostStatePool:
         """In main memory."""
         return HostStatePool(self.shape)
 
 
-def _check_outputs(outputs: Shapes, shape: Shape, constrains: bool) -> None:
+def _check_outputs(outputs: Shapes, shape: Shape, constrains: bool, learns: bool) -> None:
     """See that a graph gives what the contract has, of sizes that follow from the inputs, before it takes the memory.
 
     Raises:
@@ -115,6 +121,8 @@ def _check_outputs(outputs: Shapes, shape: Shape, constrains: bool) -> None:
     }
     if constrains:
         sizes |= {"taken": [None], "automaton_out": [None], "allowed": [None] * 2}
+    if learns:
+        sizes["adaptation_out"] = [None, state_size(shape.vocabulary)]
     if list(outputs) != list(sizes):
         raise ValueError(f"its outputs are {', '.join(outputs)}; the contract has {', '.join(sizes)}")
     for name, wanted in sizes.items():

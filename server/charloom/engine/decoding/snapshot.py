@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from charloom.engine.decoding.decoder import Floats, Shape
+from charloom.controls.adaptation import state_size
+from charloom.engine.decoding.decoder import Floats, Shape, States
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that decides how a text goes on. The array is never written to."""
+    """All that decides how a text goes on. The arrays are never written to."""
 
     state: Floats
     """[A, L, H], the arrays of the cell: one array, because there may be very many snapshots"""
@@ -23,15 +24,30 @@ class Snapshot:
     seed: int
     tail: bytes = b""
     """Bytes of a character that is not complete yet; they open the text of the next generation."""
+    learnt: Floats | None = None
+    """[S], what it has learnt from its text up to the first pending token; None: it does not learn. Never written to"""
 
     @classmethod
-    def fresh(cls, shape: Shape, start_token: int, seed: int) -> Snapshot:
+    def fresh(cls, shape: Shape, start_token: int, seed: int, *, adaptive: bool = False) -> Snapshot:
         """Zero state, before any text."""
-        return replace(_zero(shape.arrays, shape.layers, shape.hidden, start_token), seed=seed)
+        return replace(_zero(shape, start_token, adaptive), seed=seed)
+
+    @property
+    def learnt_bytes(self) -> int:
+        """Memory that `learnt` takes."""
+        return 0 if self.learnt is None else self.learnt.nbytes
+
+    @property
+    def states(self) -> States:
+        """Of the one row that it is."""
+        return States(self.state[:, :, None], None if self.learnt is None else self.learnt[None])
 
 
 @functools.lru_cache
-def _zero(arrays: int, layers: int, hidden: int, start_token: int) -> Snapshot:
-    zeros = np.zeros((arrays, layers, hidden), np.float32)
-    zeros.flags.writeable = False
-    return Snapshot(zeros, (start_token,), 0, 0)
+def _zero(shape: Shape, start_token: int, adaptive: bool) -> Snapshot:
+    state = np.zeros((shape.arrays, shape.layers, shape.hidden), np.float32)
+    learnt = np.zeros(state_size(shape.vocabulary), np.float32) if adaptive else None
+    for array in (state, learnt):
+        if array is not None:
+            array.flags.writeable = False
+    return Snapshot(state, (start_token,), 0, 0, learnt=learnt)

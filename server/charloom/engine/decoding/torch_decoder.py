@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from charloom.controls import CONSTRAINT_INPUTS
+from charloom.controls import ADAPTATION_INPUTS, CONSTRAINT_INPUTS
 from charloom.engine.decoding.automaton import unconstrained
 from charloom.engine.decoding.decoder import (
     Inputs,
     Outputs,
     Shape,
+    completed,
     has_constraints,
     has_filters,
     has_penalties,
     lacking,
-    without_constraints,
+    nobody_learns,
 )
 from charloom.engine.decoding.earlier_graphs import JoinedModule
 from charloom.engine.decoding.state_pool import HostStatePool
@@ -94,17 +95,19 @@ class TorchDecoder:
             arrays = padded.by_name(self.lacks)
             top = int(arrays.pop("top")[0])
             asked = {"filtered": has_filters(inputs), "penalised": has_penalties(inputs)}
-            constrains = self.lacks.isdisjoint(CONSTRAINT_INPUTS)
-            if constrains:
+            if self.lacks.isdisjoint(CONSTRAINT_INPUTS):
                 constraints = padded.constraints or unconstrained(len(padded.token), self.shape.vocabulary)
                 arrays |= constraints.by_name()
                 asked["constrained"] = has_constraints(inputs)
+            if self.lacks.isdisjoint(ADAPTATION_INPUTS):
+                learning = padded.adaptation
+                arrays |= nobody_learns(self.shape.vocabulary) if learning is None else learning.by_name()
+                asked["adaptive"] = learning is not None
             tensors = {
                 name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()
             }
             *found, _ = self._module(**tensors, top=top, **asked)
-        told = [part.numpy() for part in found]
-        outputs = Outputs(*told) if constrains else without_constraints(padded, told)
+        outputs = completed(padded, [part.numpy() for part in found])
         return outputs.with_rows(lambda part, axis: part.take(range(rows), axis))
 
     def state_pool(self) -> HostStatePool:

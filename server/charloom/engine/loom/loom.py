@@ -149,7 +149,7 @@ class Loom:
                             self._leave(earlier)
                         raise
                     if (displaced := self._waiting.put(row)) is not None:
-                        chunk = displaced.dismiss(FinishReason.DISPLACED, displaced.job.start.state[:, :, None])
+                        chunk = displaced.dismiss(FinishReason.DISPLACED, displaced.job.start.states)
                         displaced.change(RowState.LEFT)
                         lost.append(self._delivery(displaced, chunk))
                 self._news.notify()
@@ -365,7 +365,7 @@ class Loom:
             if row.cancelled:
                 continue  # nobody wants to know
             pause = message_pause(self._waiting.load(row), self._tick_seconds)
-            chunk = row.advance(self._table.unseen(row), index, tick.inputs.state, outputs, now, pause)
+            chunk = row.advance(self._table.unseen(row), index, tick.inputs.states, outputs, now, pause)
             if chunk is not None:
                 deliveries.append(self._delivery(row, chunk))
             if chunk is not None and chunk.finish is not None:
@@ -376,7 +376,7 @@ class Loom:
 
     def _dismiss(self, row: Row, reason: FinishReason) -> Delivery:
         if row.state is RowState.WAITING:
-            chunk = row.dismiss(reason, row.job.start.state[:, :, None])
+            chunk = row.dismiss(reason, row.job.start.states)
         else:
             row.count(self._table.unseen(row))
             chunk = row.dismiss(reason, self._table.present(row))

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from charloom.bundle import INSPECTOR_FILE, Bundle, DecoderKind, LabelHead, Task, Vocabulary, read_label_head
+from charloom.controls import ADAPTATION_INPUTS
+from charloom.controls.adaptation import state_size
 from charloom.engine.call_end import end_of_call
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.first_steps import FirstSteps, Pace, at_once, first_steps
 from charloom.engine.decoding.inspector import check_inspector
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.errors import ModelNotFound
+from charloom.engine.errors import InvalidRequest, ModelNotFound
 from charloom.engine.limits import Limits
 from charloom.engine.loom.cores import Cores, InTurn, Part
 from charloom.engine.loom.loom import Loom
@@ -84,9 +86,29 @@ class Model:
         """Whether a call goes on with it."""
         return bool(self.calls or self.loom.live or self.loom.waiting)
 
-    def fresh(self, seed: int) -> Snapshot:
-        """Zero state, before any text."""
-        return Snapshot.fresh(self.decoder.shape, self.bundle.manifest.start_token, seed)
+    @property
+    def learns(self) -> bool:
+        """Whether its sessions can be adaptive."""
+        return self.task is Task.LANGUAGE_MODEL and self.decoder.lacks.isdisjoint(ADAPTATION_INPUTS)
+
+    @property
+    def adaptive_state_bytes(self) -> int:
+        """How much larger the state of an adaptive session is; 0 where no session can be one."""
+        return 4 * state_size(self.decoder.shape.vocabulary) if self.learns else 0
+
+    def fresh(self, seed: int, *, adaptive: bool = False) -> Snapshot:
+        """Zero state, before any text.
+
+        Raises:
+            InvalidRequest: it is to be adaptive, and the model cannot learn.
+        """
+        if adaptive and not self.learns:
+            raise InvalidRequest(
+                "adaptive",
+                f"the model {self.name!r} was exported before sessions could learn; export it again "
+                "(charloom export --from OLD NEW), or leave this out",
+            )
+        return Snapshot.fresh(self.decoder.shape, self.bundle.manifest.start_token, seed, adaptive=adaptive)
 
     def used(self) -> Model:
         """Itself, in use until the end of the call that runs in this task, where that is known."""

@@ -11,16 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charloom.controls import Effect
-from charloom.engine.decoding.decoder import Floats, Ints, Outputs
+from charloom.engine.decoding.decoder import Floats, Ints, Outputs, States
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job
 from charloom.engine.loom.logprobs import TokenLogprob, logprobs_of
 from charloom.engine.loom.schedule import next_message
 from charloom.engine.loom.stops import Match, StopMatcher
 from charloom.engine.shares import ONLY, Share
-
-States = Any
-"""[A, L, B, H], of all rows of a tick, on any device."""
 
 
 class RowState(enum.Enum):
@@ -52,11 +49,19 @@ CHANGES = {
 TICKING also when it is done."""
 
 
-class Anchor(NamedTuple):
-    """A state that the text may have to go back to, and what came after it."""
+class Kept(NamedTuple):
+    """The state of one row, as a snapshot holds it."""
 
     state: Floats
     """[A, L, H]"""
+    learnt: Floats | None
+    """[S]"""
+
+
+class Anchor(NamedTuple):
+    """A state that the text may have to go back to, and what came after it."""
+
+    kept: Kept
     position: int
     tokens: list[int]
     """The next input, then all tokens since."""
@@ -87,7 +92,7 @@ class Row:
     unread_limit: int
     """Tokens that the reader may leave untaken before the job is paused."""
     to_host: Callable[[Any], Floats]
-    """Makes a copy of a part of `States` that can be kept."""
+    """Makes a copy of a part of `States.network` that can be kept."""
     vocabulary: int
     """V"""
     share: Share = ONLY
@@ -268,7 +273,7 @@ class Row:
             elif self._anchor:
                 self._anchor.tokens.extend(tokens)
 
-        after = outputs.state
+        after = outputs.states
         if match:
             return self._tell(settled, after, index, self._finish(FinishReason.STOP, now, match.pattern))
         if self.bound is not None and self.bound.over:
@@ -285,7 +290,7 @@ class Row:
         return self._tell(settled, after, index)
 
     def dismiss(self, reason: FinishReason, present: States) -> Chunk:
-        """End it before its next tick, in its state [A, L, 1, H]. Only a draining job is told its last tokens."""
+        """End it before its next tick, in its state, that of one row. Only a draining job is told its last tokens."""
         finish = self._finish(reason, time.monotonic())
         if reason is FinishReason.DRAINING and self.fed >= self._replayed:
             return self._tell(self._settled(None), present, 0, finish)
@@ -327,13 +332,19 @@ class Row:
     def _snapshot(self, position: int, present: States, row: int) -> Snapshot:
         """The state after the token before `position`; where that is in the past, an older one and what followed."""
         if position == self.position:
-            return replace(self.job.start, state=self._kept(present, row), pending=(self.token,), position=position)
-        assert self._anchor is not None
-        state, start, tokens = self._anchor
-        return replace(self.job.start, state=state, pending=tuple(tokens[: position - start + 1]), position=position)
+            kept, pending = self._kept(present, row), [self.token]
+        else:
+            assert self._anchor is not None
+            kept, start, tokens = self._anchor
+            pending = tokens[: position - start + 1]
+        return replace(self.job.start, state=kept.state, learnt=kept.learnt, pending=(*pending,), position=position)
 
-    def _kept(self, states: States, row: int) -> Floats:
-        return self.to_host(states[:, :, row])
+    def _kept(self, states: States, row: int) -> Kept:
+        learnt = None
+        if self.job.start.learnt is not None:
+            assert states.learnt is not None
+            learnt = states.learnt[row].copy()
+        return Kept(self.to_host(states.network[:, :, row]), learnt)
 
     def _finish(self, reason: FinishReason, now: float, stop: int | None = None) -> Finish:
         return Finish(

@@ -16,8 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from charloom.controls import ENDED, FREE, Effect, controls
+from charloom.controls.adaptation import state_size
 from charloom.engine.decoding.automaton import AutomatonTable
-from charloom.engine.decoding.decoder import Constraints, Inputs, Ints, Outputs, Shape, StatePool, neutral
+from charloom.engine.decoding.decoder import (
+    Adaptation,
+    Constraints,
+    Floats,
+    Inputs,
+    Ints,
+    Outputs,
+    Shape,
+    StatePool,
+    States,
+    neutral,
+)
 from charloom.engine.decoding.uniforms import Uniforms
 from charloom.engine.loom.row import Bound, Row
 from charloom.engine.loom.schedule import MOST_STEPS, steps_told, tick_steps
@@ -99,11 +111,15 @@ class RowTable:
         self.states = states
         self._uniforms = Uniforms()
         self._automata = AutomatonTable(shape.vocabulary)
+        self._learnt: dict[int, Floats] = {}
+        """[S] by slot, of the rows that learn"""
         self._at = Columns.empty()
 
     def join(self, row: Row) -> None:
         """Give a row a slot."""
         row.slot = slot = self.states.take(row.job.start.state)
+        if row.job.start.learnt is not None:
+            self._learnt[slot] = row.job.start.learnt
         if slot >= len(self._at.token):
             self._at = self._at.longer(2 * slot + 16)
         at = self._at
@@ -118,6 +134,7 @@ class RowTable:
     def leave(self, row: Row) -> None:
         """Take its slot back."""
         self.states.release(row.slot)
+        self._learnt.pop(row.slot, None)
         if row.job.automaton is not None:
             self._automata.release(row.job.automaton)
         row.slot = -1
@@ -135,9 +152,10 @@ class RowTable:
         tokens: list[int] = self._at.tape[row.slot, row.done - origin : done - origin].tolist()
         return tokens
 
-    def present(self, row: Row) -> Any:
-        """Its state, [A, L, 1, H], wherever the decoder has it."""
-        return self.states.gather([row.slot])
+    def present(self, row: Row) -> States:
+        """Its state, as of one row."""
+        learnt = self._learnt.get(row.slot)
+        return States(self.states.gather([row.slot]), None if learnt is None else learnt[None])
 
     def tick(self, rows: Sequence[Row], step_seconds: float, target_seconds: float) -> Tick:
         """What these rows want of the next tick.
@@ -169,6 +187,7 @@ class RowTable:
             sampling=self._sampling(rows, index),
             logprobs=any(row.job.top_logprobs is not None for row in rows),
             constraints=self._constraints(index),
+            adaptation=self._adaptation(slots),
         )
         return Tick(rows, index, inputs, places)
 
@@ -186,12 +205,26 @@ class RowTable:
             # One after the other, so that the sum does not depend on where ticks ended.
             parts = np.vstack([at.allowed[index], outputs.allowed])
             at.allowed[index] = np.cumsum(parts, axis=0)[outputs.taken, np.arange(len(index))]
+        if tick.inputs.adaptation is not None:
+            for number in np.flatnonzero(tick.inputs.adaptation.learns).tolist():
+                self._learnt[int(index[number])] = outputs.adaptation[number].copy()
         attend: list[int] = np.flatnonzero(due).tolist()
         return attend
 
     def _constraints(self, index: Ints) -> Constraints | None:
         states = self._at.automaton[index]
         return self._automata.rows(states, (self._at.steps - self._at.done)[index]) if states.any() else None
+
+    def _adaptation(self, slots: Sequence[int]) -> Adaptation | None:
+        if not self._learnt:
+            return None
+        learns = np.array([slot in self._learnt for slot in slots])
+        if not learns.any():
+            return None
+        state = np.zeros((len(slots), state_size(self._vocabulary)), np.float32)
+        for number in np.flatnonzero(learns).tolist():
+            state[number] = self._learnt[slots[number]]
+        return Adaptation(learns, state)
 
     def _bound(self, row: Row) -> Bound | None:
         """How its constraint binds it by now, if it has one."""

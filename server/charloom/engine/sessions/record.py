@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from charloom.controls.adaptation import LARGEST_STATE
 from charloom.engine.clock import from_microseconds, to_microseconds
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.sessions.session import Call, History, Origin, Session
 
-_MAGIC, _VERSION = b"CLR", 1
+_MAGIC, _VERSION, _LEARNING = b"CLR", 1, 2
+"""The second version has what a session has learnt behind a state. It is written only where there is such, so that
+servers that do not know of it read all else."""
 _HEADER = struct.Struct("<3sBII")
 _MOST_NUMBERS = 2**26
 """Of a state. One of zeros takes no room in a record, so that only this bounds it."""
@@ -37,7 +40,7 @@ class UnreadableRecord(ValueError):
 def from_snapshot(snapshot: Snapshot, fields: dict[str, Any]) -> bytes:
     """A snapshot, with some more fields beside it, as bytes."""
     arrays: list[bytes] = []
-    return _record({"snapshot": _snapshot_fields(snapshot, arrays), **fields}, arrays)
+    return _record({"snapshot": _snapshot_fields(snapshot, arrays), **fields}, arrays, _version(snapshot))
 
 
 def to_snapshot(data: bytes) -> tuple[Snapshot, dict[str, Any]]:
@@ -73,7 +76,7 @@ def from_session(session: Session) -> bytes:
     }
     if session.notes:
         fields["notes"] = len(session.notes)
-    return _record(fields, [*arrays, history.tokens, session.notes])
+    return _record(fields, [*arrays, history.tokens, session.notes], _version(session.snapshot))
 
 
 def to_session(data: bytes) -> Session:
@@ -124,18 +127,22 @@ class _Arrays:
         return self._data[start : self._at]
 
 
-def _record(fields: dict[str, Any], arrays: list[bytes]) -> bytes:
+def _version(snapshot: Snapshot) -> int:
+    return _VERSION if snapshot.learnt is None else _LEARNING
+
+
+def _record(fields: dict[str, Any], arrays: list[bytes], version: int) -> bytes:
     text = json.dumps(fields, separators=(",", ":")).encode()
     body = b"".join([text, *arrays])
-    return _HEADER.pack(_MAGIC, _VERSION, len(text), zlib.crc32(body)) + body
+    return _HEADER.pack(_MAGIC, version, len(text), zlib.crc32(body)) + body
 
 
 def _parts(data: bytes) -> tuple[dict[str, Any], _Arrays]:
     magic, version, length, checksum = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise ValueError("it is something else")
-    if version != _VERSION:
-        raise ValueError(f"it has version {version}, this server reads {_VERSION}")
+    if version not in (_VERSION, _LEARNING):
+        raise ValueError(f"it has version {version}, this server reads {_VERSION} and {_LEARNING}")
     body = data[_HEADER.size :]
     # The length is not in the sum: a wrong one does not make JSON of the fields, or not with all their arrays.
     if zlib.crc32(body) != checksum or length > len(body):
@@ -150,7 +157,7 @@ def _snapshot_fields(snapshot: Snapshot, arrays: list[bytes]) -> dict[str, Any]:
     zero = not snapshot.state.any()
     if not zero:
         arrays.append(snapshot.state.astype("<f4").tobytes())
-    return {
+    fields = {
         "shape": snapshot.state.shape,
         "zero": zero,
         "pending": snapshot.pending,
@@ -158,6 +165,12 @@ def _snapshot_fields(snapshot: Snapshot, arrays: list[bytes]) -> dict[str, Any]:
         "seed": snapshot.seed,
         "tail": snapshot.tail.hex(),
     }
+    if snapshot.learnt is not None:
+        something = bool(snapshot.learnt.any())
+        fields["learnt"] = [len(snapshot.learnt), something]
+        if something:
+            arrays.append(snapshot.learnt.astype("<f4").tobytes())
+    return fields
 
 
 def _snapshot(fields: dict[str, Any], arrays: _Arrays) -> Snapshot:
@@ -168,9 +181,15 @@ def _snapshot(fields: dict[str, Any], arrays: _Arrays) -> Snapshot:
         state = np.zeros(shape, np.float32)
     else:
         state = np.frombuffer(arrays.take(4 * count * layers * hidden), "<f4").reshape(shape)
+    learnt = None
+    if "learnt" in fields:
+        size, something = fields["learnt"]
+        if not 1 <= _whole(size) <= LARGEST_STATE:
+            raise ValueError("what it has learnt has another form")
+        learnt = np.frombuffer(arrays.take(4 * size), "<f4") if something else np.zeros(size, np.float32)
     pending = tuple(_whole(token) for token in fields["pending"])
     position, seed = _whole(fields["position"]), _whole(fields["seed"])
-    return Snapshot(state, pending, position, seed, bytes.fromhex(fields["tail"]))
+    return Snapshot(state, pending, position, seed, bytes.fromhex(fields["tail"]), learnt)
 
 
 def _origin(id: Any, version: Any) -> Origin:

@@ -31,7 +31,8 @@ from charloom.engine.sessions import record
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-_MAGIC, _VERSION = b"CLST", 1
+_MAGIC, _VERSION, _LEARNING = b"CLST", 1, 2
+"""The second version is that of a state that learns."""
 _NONCE_BYTES = 12
 _HEADER = struct.Struct(f"<4sB4s{_NONCE_BYTES}s")
 KEY_BYTES = 32
@@ -70,7 +71,8 @@ class Sealer:
             "expires": to_microseconds(expires),
         }
         nonce = os.urandom(_NONCE_BYTES)
-        header = _HEADER.pack(_MAGIC, _VERSION, key_id(key), nonce)
+        version = _VERSION if state.snapshot.learnt is None else _LEARNING
+        header = _HEADER.pack(_MAGIC, version, key_id(key), nonce)
         return header + _cipher(key).encrypt(nonce, record.from_snapshot(state.snapshot, fields), header), expires
 
     def open(self, token: bytes, tenant: str) -> SealedState:
@@ -84,8 +86,8 @@ class Sealer:
         if len(token) < _HEADER.size or not token.startswith(_MAGIC):
             raise SealedStateCorrupt("it is no state of this kind, or not all of it")
         _, version, named, nonce = _HEADER.unpack_from(token)
-        if version != _VERSION:
-            raise SealedStateVersion(version, _VERSION)
+        if version not in (_VERSION, _LEARNING):
+            raise SealedStateVersion(version, _LEARNING)
         key = next((key for key in self.keys if key_id(key) == named), None)
         if key is None:
             raise SealedStateCorrupt("this server lacks the key that it names")

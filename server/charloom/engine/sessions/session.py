@@ -31,9 +31,9 @@ class History:
     """NumPy's name of the type of `tokens`: the smallest that holds the vocabulary, little-endian."""
 
     @classmethod
-    def fresh(cls, shape: Shape, start_token: int) -> History:
+    def fresh(cls, shape: Shape, start_token: int, *, adaptive: bool = False) -> History:
         """Of the zero state: nothing to go back to."""
-        return cls.starting(Snapshot.fresh(shape, start_token, seed=0), shape)
+        return cls.starting(Snapshot.fresh(shape, start_token, seed=0, adaptive=adaptive), shape)
 
     @classmethod
     def starting(cls, snapshot: Snapshot, shape: Shape) -> History:
@@ -139,6 +139,8 @@ class NewSession(NamedTuple):
 
     time_to_live: timedelta | None = None
     """None: the default."""
+    adaptive: bool = False
+    """Whether it learns from its text."""
 
 
 class Origin(NamedTuple):
@@ -181,8 +183,14 @@ class Session:
     @property
     def memory(self) -> int:
         """About how many bytes it takes, if it shares no state with another session."""
-        states = {id(one.state): one.state.nbytes for one in (self.snapshot, *self.history.checkpoints)}
+        snapshots = (self.snapshot, *self.history.checkpoints)
+        states = {id(one.state): one.state.nbytes + one.learnt_bytes for one in snapshots}
         return FIELDS + sum(states.values()) + len(self.history.tokens) + len(self.notes)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it learns from its text."""
+        return self.snapshot.learnt is not None
 
     @property
     def key(self) -> Key:

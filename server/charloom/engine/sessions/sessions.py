@@ -22,9 +22,10 @@ from charloom.engine.errors import (
 )
 from charloom.engine.limits import MOST_FORKS, Limits
 from charloom.engine.loom.models import Model, Models
-from charloom.engine.sessions.checks import SEED_BITS, require_id, require_position, require_seed, require_time_to_live
+from charloom.engine.sessions.checks import require_id, require_position, require_seed, require_time_to_live
 from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.sealed_states import SealedStates
+from charloom.engine.sessions.seeds import new_seed, next_seed
 from charloom.engine.sessions.session import History, Key, Origin, Session
 from charloom.engine.sessions.stores.store import Lease, Store
 from charloom.engine.sessions.writer import SessionWriter
@@ -34,16 +35,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _ARRIVES, _ENDS = 0.02, 1.0
 """Seconds that a call waits for a session whose last call was, or is just being, cancelled: here, and elsewhere."""
-
-
-def new_seed() -> int:
-    """A seed that nobody asked for."""
-    return secrets.randbits(SEED_BITS)
-
-
-def next_seed(seed: int, number: int) -> int:
-    """The seed of number `number` of several that go on from one state."""
-    return int((seed + number) % 2**SEED_BITS)
 
 
 class Sessions:
@@ -77,19 +68,20 @@ class Sessions:
         session_id: str = "",
         seed: int | None = None,
         time_to_live: timedelta | None = None,
+        adaptive: bool = False,
     ) -> Session:
-        """Make a session with zero state.
+        """Make a session with zero state, which learns from its text if it is adaptive.
 
         Raises:
-            InvalidRequest: the id or the time to live is malformed, or the seed out of range.
+            InvalidRequest: the id or the time to live is malformed, the seed out of range, or its model cannot learn.
             ModelNotFound: there is no such model.
             SessionExists: the id is in use.
             Overloaded: no more sessions are kept.
         """
         require_seed(seed)
         chosen = self._models.named(model)
-        start = chosen.fresh(new_seed() if seed is None else seed)
-        history = History.fresh(chosen.decoder.shape, chosen.bundle.manifest.start_token)
+        start = chosen.fresh(new_seed() if seed is None else seed, adaptive=adaptive)
+        history = History.fresh(chosen.decoder.shape, chosen.bundle.manifest.start_token, adaptive=adaptive)
         session = self._new(chosen, Key(tenant, session_id), start, history, None, time_to_live)
         await self._store.add([session])
         return session

@@ -37,6 +37,7 @@ class NewSession(Kept):
 
     model: str = Field("", description="a model of /v1/models; empty for the default one")
     seed: Whole | None = Field(None, ge=0, description="of its random numbers; the server draws one if there is none")
+    adaptive: bool = Field(False, description="whether it learns from its text")
 
 
 class ImportedSession(Kept):
@@ -112,6 +113,7 @@ class Sessions:
             session_id=body.session_id,
             seed=body.seed,
             time_to_live=time_of(body.time_to_live),
+            adaptive=body.adaptive,
         )
         await exchange.answer(json_of(told(session)), 201)
 
@@ -215,6 +217,7 @@ def told(session: Session) -> dict[str, Any]:
         "earliest_position": session.history.earliest,
         "version": session.version,
         "seed": session.snapshot.seed,
+        "adaptive": session.adaptive,
         "created_at": session.created.timestamp(),
         "updated_at": session.updated.timestamp(),
         "expires_at": session.expires.timestamp(),

@@ -38,6 +38,7 @@ class WatchBody(Body):
     warm_up: Count = Field(WatchRequest.warm_up, description="lines of a source before it is judged by its own")
     time_to_live: float | None = Field(None, description="seconds that a source is kept that says nothing")
     characters: bool = Field(False, description="whether to tell how surprising each character is")
+    adaptive: bool = Field(False, description="whether sources that are new learn from their lines")
 
 
 class Watching:
@@ -56,6 +57,7 @@ class Watching:
             rate=body.rate,
             warm_up=body.warm_up,
             time_to_live=time_of(body.time_to_live),
+            adaptive=body.adaptive,
         )
         watch = await self._engine.watching.begin(request)
         try:

@@ -13,12 +13,13 @@ import torch
 from charloom.bundle import Bundle, DecoderKind
 from charloom.engine.decoding import device_decoder
 from charloom.engine.decoding.automaton import unconstrained
-from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
+from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs, nobody_learns
 from charloom.engine.decoding.device_decoder import BLOCKS, DeviceDecoder
 from charloom.engine.decoding.invariance import (
     constrained_inputs,
     first_rows,
     is_batch_invariant,
+    learning_inputs,
     plain_inputs,
     random_inputs,
 )
@@ -31,7 +32,7 @@ from tests.unit.engine.looms import Harness
 from tests.unit.export.decoder_calls import assert_same_rows, exported, picked_rows, random_model, with_sampling
 
 ROWS = 8
-MAKES = pytest.mark.parametrize("make", [random_inputs, plain_inputs, constrained_inputs])
+MAKES = pytest.mark.parametrize("make", [random_inputs, plain_inputs, constrained_inputs, learning_inputs])
 Make = Callable[[Decoder, int, int], Inputs]
 
 
@@ -97,6 +98,7 @@ def test_it_computes_what_the_direct_decoder_computes(
     assert np.array_equal(found.taken, expected.taken)
     assert np.array_equal(found.automaton, expected.automaton)
     np.testing.assert_allclose(found.allowed, expected.allowed, atol=1e-4)
+    np.testing.assert_allclose(found.adaptation, expected.adaptation, atol=1e-4)
 
 
 def test_its_rows_are_independent_of_each_other(device: DeviceDecoder) -> None:
@@ -236,10 +238,11 @@ def test_fp32_is_not_tf32_whatever_the_process_had_set(file: Path, where: str) -
     assert torch.get_float32_matmul_precision() == "highest"
     exact = torch.jit.load(file, map_location="cpu").double()  # type: ignore[no-untyped-call]
     inputs = plain_inputs(decoder, ROWS, 1)
-    given = inputs.by_name(decoder.lacks) | unconstrained(ROWS, decoder.shape.vocabulary).by_name()
+    vocabulary = decoder.shape.vocabulary
+    given = inputs.by_name(decoder.lacks) | unconstrained(ROWS, vocabulary).by_name() | nobody_learns(vocabulary)
     arrays = {n: torch.from_numpy(a) for n, a in given.items() if n != "top"}
     arrays = {name: value.double() if value.is_floating_point() else value for name, value in arrays.items()}
-    expected = exact(**arrays, top=0, filtered=False, penalised=False, constrained=False)[1].numpy()
+    expected = exact(**arrays, top=0, filtered=False, penalised=False, constrained=False, adaptive=False)[1].numpy()
     np.testing.assert_allclose(decoder.run(inputs).logprob, expected, atol=2e-5)
 
 

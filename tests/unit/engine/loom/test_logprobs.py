@@ -16,7 +16,8 @@ def outputs() -> Outputs:
     state = np.zeros((2, 1, ROWS, 4), np.float32)
     logprob = -tokens.astype(np.float32)
     top_logprob, taken = -numbers.astype(np.float32), np.full(tokens.shape[1], len(tokens))
-    return Outputs(tokens, logprob, state, numbers, top_logprob, taken, np.zeros_like(taken), np.zeros_like(logprob))
+    free = np.zeros_like(taken), np.zeros_like(logprob), np.zeros((ROWS, 0), np.float32)
+    return Outputs(tokens, logprob, state, numbers, top_logprob, taken, *free)
 
 
 def test_alternatives_are_a_sequence_of_pairs() -> None:

@@ -5,6 +5,7 @@ import math
 import random
 import struct
 import zlib
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -24,24 +25,30 @@ unsigned = st.integers(0, 2**64 - 1)
 
 
 @st.composite
-def snapshots(draw: st.DrawFn, layers: int | None = None, hidden: int | None = None) -> Snapshot:
+def snapshots(
+    draw: st.DrawFn, layers: int | None = None, hidden: int | None = None, adaptive: bool | None = None
+) -> Snapshot:
     shape = (draw(st.integers(1, 3)), layers or draw(st.integers(1, 3)), hidden or draw(st.integers(1, 9)))
     floats = st.floats(width=32, allow_nan=True, allow_infinity=True)
     state = draw(st.one_of(st.just(np.zeros(shape, np.float32)), arrays.arrays(np.float32, shape, elements=floats)))
     pending = tuple(draw(st.lists(st.integers(0, 2**31), min_size=1, max_size=4)))
-    return Snapshot(state, pending, draw(st.integers(0, 2**63)), draw(unsigned), draw(st.binary(max_size=3)))
+    counts = draw(st.integers(0, 2**63)), draw(unsigned)
+    learnt = None
+    if draw(st.booleans()) if adaptive is None else adaptive:
+        learnt = draw(st.one_of(st.just(np.zeros(7, np.float32)), arrays.arrays(np.float32, 7, elements=floats)))
+    return Snapshot(state, pending, *counts, draw(st.binary(max_size=3)), learnt)
 
 
 @st.composite
 def sessions(draw: st.DrawFn) -> Session:
-    layers, hidden = draw(st.integers(1, 3)), draw(st.integers(1, 9))
-    checkpoints = draw(st.lists(snapshots(layers, hidden), min_size=1, max_size=3))
+    alike = draw(st.integers(1, 3)), draw(st.integers(1, 9)), draw(st.booleans())
+    checkpoints = draw(st.lists(snapshots(*alike), min_size=1, max_size=3))
     return Session(
         id=draw(texts),
         tenant=draw(texts),
         model=draw(texts),
         model_digest=draw(texts),
-        snapshot=draw(snapshots(layers, hidden)),
+        snapshot=draw(snapshots(*alike)),
         history=History(tuple(checkpoints), draw(st.binary(max_size=40)), draw(st.sampled_from(["<u1", "<u2", "<u4"]))),
         version=draw(unsigned),
         created=draw(moments),
@@ -54,9 +61,11 @@ def sessions(draw: st.DrawFn) -> Session:
 
 
 def parts(snapshot: Snapshot) -> tuple[object, ...]:
-    """What can be compared; the state bit for bit, but for the sign of a state that is nothing but zeros."""
-    state = snapshot.state if snapshot.state.any() else np.abs(snapshot.state)
-    return state.shape, state.tobytes(), snapshot.pending, snapshot.position, snapshot.seed, snapshot.tail
+    """What can be compared; arrays bit for bit, but for the sign of one that is nothing but zeros."""
+    learnt = np.zeros(0, np.float32) if snapshot.learnt is None else snapshot.learnt
+    state, learnt = (array if array.any() else np.abs(array) for array in (snapshot.state, learnt))
+    told = snapshot.pending, snapshot.position, snapshot.seed, snapshot.tail, snapshot.learnt is None
+    return state.shape, state.tobytes(), learnt.tobytes(), *told
 
 
 def all_parts(session: Session) -> tuple[object, ...]:
@@ -223,7 +232,7 @@ def test_deep_fields_are_no_record() -> None:
 def test_another_version_says_which() -> None:
     data = bytearray(from_session(one()))
     data[3] = 9
-    with pytest.raises(UnreadableRecord, match="it has version 9, this server reads 1"):
+    with pytest.raises(UnreadableRecord, match="it has version 9, this server reads 1 and 2"):
         to_session(bytes(data))
 
 
@@ -233,3 +242,23 @@ def test_zeros_take_no_room() -> None:
     assert len(from_snapshot(zeros, {})) < 200
     # Two of three states are written as they are.
     assert 2 * 16_000 < len(from_session(session)) < 2 * 16_000 + 1000
+
+
+def test_what_a_session_has_learnt_is_another_version_which_earlier_servers_refuse() -> None:
+    """They would take it for tokens."""
+    snapshot = Snapshot(np.ones((2, 1, 4), np.float32), (0,), 3, 5)
+    learnt = replace(snapshot, learnt=np.arange(9, dtype=np.float32))
+    assert (from_snapshot(snapshot, {})[3], from_snapshot(learnt, {})[3]) == (1, 2)
+    before, changed = one(), replace(one(), snapshot=learnt)
+    assert (from_session(before)[3], from_session(changed)[3]) == (1, 2)
+    again, _ = to_snapshot(from_snapshot(learnt, {}))
+    assert parts(again) == parts(learnt)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**14 + 1, 2**40, True, None])
+def test_what_has_learnt_more_than_any_session_can_is_no_state(size: object) -> None:
+    snapshot = Snapshot(np.ones((2, 1, 4), np.float32), (0,), 3, 5, learnt=np.zeros(9, np.float32))
+    fields, arrays = parts_of(from_snapshot(snapshot, {}))
+    fields["snapshot"]["learnt"] = [size, False]
+    with pytest.raises(UnreadableRecord):
+        to_snapshot(record_of(json.dumps(fields).encode(), arrays))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.errors import SealedStateCorrupt
+from charloom.engine.errors import SealedStateCorrupt, SealedStateVersion
 from charloom.engine.sessions import record, sealing
-from charloom.engine.sessions.sealing import Sealer, new_keys
+from charloom.engine.sessions.sealing import SealedState, Sealer, new_keys
 
 FIELDS = {"model": "m", "digest": "d", "decoder": "k", "tenant": "shop", "expires": 2**52}
 SNAPSHOT = Snapshot(np.ones((2, 1, 4), np.float32), (0,), 3, 5)
@@ -34,3 +36,18 @@ def test_a_field_that_is_missing_or_of_another_kind_makes_no_state(change: dict[
     fields = {name: value for name, value in {**FIELDS, **change}.items() if value is not None}
     with pytest.raises(SealedStateCorrupt):
         Sealer(keys).open(token(keys[0], fields), "shop")
+
+
+def test_a_state_that_learns_is_sealed_as_another_version() -> None:
+    """A server from before says that it does not know it."""
+    sealer = Sealer(new_keys())
+    for learnt, version in ((None, 1), (np.arange(5, dtype=np.float32), 2)):
+        state = SealedState(replace(SNAPSHOT, learnt=learnt), "m", "d", "k")
+        sealed, _ = sealer.seal(state, "shop", timedelta(hours=1))
+        assert sealed[4] == version
+        found = sealer.open(sealed, "shop").snapshot.learnt
+        assert (found is None) if learnt is None else np.array_equal(found, learnt)
+    unknown = bytearray(sealed)
+    unknown[4] = 3
+    with pytest.raises(SealedStateVersion, match="3"):
+        sealer.open(bytes(unknown), "shop")

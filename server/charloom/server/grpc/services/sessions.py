@@ -38,6 +38,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
             session_id=request.session_id,
             seed=request.seed if request.HasField("seed") else None,
             time_to_live=to_time_to_live(request),
+            adaptive=request.adaptive,
         )
         return sessions_pb2.CreateSessionResponse(session=from_session(session))
 

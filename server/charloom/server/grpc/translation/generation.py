@@ -74,7 +74,7 @@ def to_request(
 
 def _to_new_session(options: generation_pb2.GenerationOptions) -> NewSession:
     current_caller().require(Scope.SESSIONS)
-    return NewSession(to_time_to_live(options.new_session))
+    return NewSession(to_time_to_live(options.new_session), options.new_session.adaptive)
 
 
 def _to_constraint(constraint: generation_pb2.Constraint) -> Constraint | None:

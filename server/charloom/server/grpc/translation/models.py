@@ -48,6 +48,7 @@ def from_model(model: Model, limits: Limits) -> models_pb2.Model:
         ],
         task=_TASKS[model.task],
         labelling=None if manifest.labelling is None else _labelling(manifest.labelling),
+        adaptive_state_bytes=model.adaptive_state_bytes,
     )
 
 

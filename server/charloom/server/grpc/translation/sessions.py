@@ -84,4 +84,5 @@ def from_session(session: Session) -> sessions_pb2.Session:
         time_to_live=from_seconds(session.time_to_live.total_seconds()),
         earliest_position=session.history.earliest,
         origin=sessions_pb2.Origin(session_id=origin.session_id, position=origin.position) if origin else None,
+        adaptive=session.adaptive,
     )

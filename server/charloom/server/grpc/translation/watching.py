@@ -35,6 +35,7 @@ def to_watch(start: watching_pb2.WatchStart, tenant: str) -> WatchRequest:
         warm_up=start.warm_up if start.HasField("warm_up") else WatchRequest.warm_up,
         time_to_live=to_time_to_live(start),
         silent_after=to_duration("silent_after", start.silent_after) if start.HasField("silent_after") else None,
+        adaptive=start.adaptive,
     )
 
 
