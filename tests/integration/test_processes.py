@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from charloom.bundle import Bundle, read_bundle
+from charloom.bundle import Bundle, DecoderKind, Unit, read_bundle
 from charloom.client import CharloomError, Client, Conflict, QuotaExceeded
 from tests.integration.conftest import eventually
 from tests.integration.several import Processes, serving
 from tests.unit.bundle.bundle_files import change_manifest
+from tests.unit.export.classifier_runs import classifier_bundle
 
 
 def scraped(server: Processes) -> dict[str, float]:
@@ -170,6 +171,34 @@ def test_models_change_in_all_processes_or_in_none(bundle: Bundle, copied: Calla
                 second.reload_model("small")
             assert {client.models()[0].digest for client in clients.values()} == {digest}
         assert server.stop() == 0
+
+
+def test_a_watch_goes_on_in_another_process_and_texts_get_labels_in_each(bundle: Bundle, tmp_path: Path) -> None:
+    classifier = classifier_bundle(tmp_path, Unit.CHARACTER, name="labels", decoders=[DecoderKind.ONNX_INT8])
+    shutil.copytree(classifier.path, tmp_path / "models" / "labels" / "1")
+    with (
+        serving(bundle.path, tmp_path, "--model-folder", str(tmp_path / "models")) as server,
+        server.clients() as clients,
+    ):
+        first, second = clients.values()
+        usual = [("a", "the class is here"), ("b", "the function is not")]
+        with first.watch("whole", characters=True) as watch:
+            whole = watch.read(usual * 3)
+        with first.watch("log", characters=True) as watch:
+            began = watch.read(usual)
+            with pytest.raises(Conflict), second.watch("log") as other:
+                other.read(usual)
+            began += watch.read(usual)
+        with second.watch("log", characters=True) as other:
+            assert began + other.read(usual) == whole
+        for client in clients.values():
+            with client.classify_stream(model="labels") as labeller:
+                told = [labeller.read(part) for part in ("a go", "od d", "ay")]
+            assert told[-1].label == client.classify("a good day", model="labels").label
+            assert [one.probabilities for one in told] == [
+                pytest.approx(client.classify(text, model="labels").probabilities)
+                for text in ("a go", "a good d", "a good day")
+            ]
 
 
 def test_limits_of_a_tenant_hold_for_all_processes_together(bundle: Bundle, tmp_path: Path) -> None:
