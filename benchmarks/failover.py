@@ -1,12 +1,16 @@
 """Servers killed at random moments under load: does any client lose a character, or get one twice?
 
-    python -m benchmarks.failover [--kills 100] [--minutes 8] [--streams 16] [--replicas 2] [--length 2000] [--json]
+    python -m benchmarks.failover [--kills 100] [--minutes 8] [--streams 16] [--replicas 2] [--length 2000]
+                                  [--processes] [--json]
 
 Redis, replicas of `charloom serve` and HAProxy in front, all on this machine, as `deploy/scale_out.py` starts them. All
 the time, that many clients of the SDK each stream one text after the other into a session of its own. Replicas end by
 SIGKILL, one after the other, and are started again. Each text is compared with the uninterrupted one of the same seed,
 which is generated at the end. "resume_ms" is the time between the last piece of a text before a break and the first one
 after it. The last line is one JSON object. The command fails where a text differs.
+
+With `--processes` it is one server without a proxy, of that many processes (`--replicas`) that share a SQLite file.
+They are killed, and their parent replaces them, after a pause that doubles as long as none lives for a minute.
 
 After `--minutes` no more replicas are killed: "kills" is how many were, of the "kills_wanted". What was written is
 compared then, which takes less time than the kills did, as nothing breaks off.
@@ -15,16 +19,23 @@ compared then, which takes less time than the kills did, as nothing breaks off.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from benchmarks.cluster import ScaleOut
-from benchmarks.processes import hardware
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.cluster import HOST, ScaleOut, free_ports
+from benchmarks.processes import Process, hardware, serving
 from benchmarks.reporting import Budget, at_least_one, finish, new_parser, say, shown_times, some_minutes
 from charloom.cli.serving.load import milliseconds
 from charloom.client import AlreadyExists, AsyncClient, AsyncSession, ConnectionFailed, Unavailable
@@ -32,6 +43,8 @@ from charloom.models import BUNDLED_MODEL
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 1.2
 """Seconds between a replica's start and the next kill."""
+RESTART_SECONDS = 120.0
+"""How long it may take until a process that was killed is replaced."""
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"repetition_penalty": 1.2, "frequency_penalty": 0.1},
@@ -84,7 +97,65 @@ async def stream(client: AsyncClient, seeds: Any, length: int, over: asyncio.Eve
         counts.texts[seed] = text
 
 
-async def kill(cluster: ScaleOut, kills: int, replicas: int, budget: Budget) -> int:
+class Replicas(Protocol):
+    """What is killed and started again."""
+
+    address: str
+    """That clients call."""
+
+    def kill(self, index: int) -> None:
+        """End one at once, as a crash would."""
+
+    def restart(self, index: int) -> object:
+        """Have it started again; returns once all serve."""
+
+
+class Children:
+    """The processes of one running server.
+
+    Args:
+        server: their parent
+        metrics: where it tells how many of them take calls
+        count: how many there are
+    """
+
+    def __init__(self, server: Process, metrics: str, count: int) -> None:
+        self.address = server.target
+        self._server = server
+        self._metrics = metrics
+        self._count = count
+        self._replaced = 0
+
+    def kill(self, index: int) -> None:
+        """See `Replicas`."""
+        os.kill(self._server.pids()[1:][index], signal.SIGKILL)
+        self._replaced += 1
+
+    def restart(self, index: int) -> None:
+        """See `Replicas`. The parent does it."""
+        end = time.monotonic() + RESTART_SECONDS
+        while self._told() != (self._count, self._replaced):
+            if time.monotonic() > end:
+                raise TimeoutError(f"no process has taken the place of the killed one within {RESTART_SECONDS:g} s")
+            time.sleep(0.1)
+
+    def _told(self) -> tuple[float, float]:
+        with urllib.request.urlopen(self._metrics, timeout=30) as answer:
+            families = [*text_string_to_metric_families(answer.read().decode())]
+        values = {one.name: one.value for family in families for one in family.samples}
+        return values["charloom_processes"], values["charloom_processes_replaced_total"]
+
+
+@contextmanager
+def one_server(folder: Path, processes: int) -> Iterator[Children]:
+    """A server of several processes with the bundled model."""
+    (port,) = free_ports(1)
+    flags = ["--store", f"sqlite:{folder / 'sessions.db'}", "--processes", str(processes), "--metrics-port", str(port)]
+    with serving(BUNDLED_MODEL, *flags) as server:
+        yield Children(server, f"http://{HOST}:{port}/metrics", processes)
+
+
+async def kill(cluster: Replicas, kills: int, replicas: int, budget: Budget) -> int:
     """Kill one replica after the other, at random moments, and start each again; returns how many the time allowed."""
     draw = random.Random(0)
     for number in range(kills):
@@ -123,7 +194,7 @@ async def compared(client: AsyncClient, counts: Counts, length: int) -> dict[str
 
 
 async def figures(
-    cluster: ScaleOut, kills: int, streams: int, replicas: int, length: int, budget: Budget
+    cluster: Replicas, kills: int, streams: int, replicas: int, length: int, budget: Budget
 ) -> dict[str, Any]:
     """Everything: the load, the kills, the comparison."""
     counts, over, seeds = Counts(), asyncio.Event(), iter(range(10**9))
@@ -137,6 +208,7 @@ async def figures(
         say(f"{len(counts.texts)} texts, {counts.resumptions} resumptions; now the same without kills")
         differences = await compared(client, counts, length)
     return {
+        "of": "processes" if isinstance(cluster, Children) else "replicas",
         "kills": killed,
         "kills_wanted": kills,
         "streams": len(counts.texts),
@@ -155,12 +227,16 @@ def main() -> int:
     parser.add_argument("--streams", type=at_least_one, default=16, help="clients at a time (default: 16)")
     parser.add_argument("--replicas", type=at_least_one, default=2, help="servers (default: 2)")
     parser.add_argument("--length", type=at_least_one, default=2000, help="characters of a text (default: 2000)")
+    parser.add_argument("--processes", action="store_true", help="kill processes of one server (default: replicas)")
     arguments = parser.parse_args()
     budget = Budget(arguments.minutes)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ScaleOut(BUNDLED_MODEL, Path(folder), replicas=arguments.replicas) as cluster,
-    ):
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cluster: Replicas
+        if arguments.processes:
+            cluster = stack.enter_context(one_server(folder, arguments.replicas))
+        else:
+            cluster = stack.enter_context(ScaleOut(BUNDLED_MODEL, folder, replicas=arguments.replicas))
         sizes = arguments.kills, arguments.streams, arguments.replicas, arguments.length
         found = asyncio.run(figures(cluster, *sizes, budget))
     table: list[tuple[object, ...]] = [

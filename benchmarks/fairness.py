@@ -1,6 +1,7 @@
 """What polite clients keep beside one that takes what it can.
 
-    python -m benchmarks.fairness [--tenants] [--seconds 8] [--kinds streams unread resetting] [--repeat 1] [--json]
+    python -m benchmarks.fairness [--tenants] [--seconds 8] [--kinds streams unread resetting] [--repeat 1]
+                                  [--processes 1] [--json]
 
 Four polite clients with a connection each make one short call after the other: alone, and beside each kind of greedy
 client (`benchmarks/callers.py`). All clients run on the server's cores, where a greedy one's own work is taken from
@@ -8,7 +9,8 @@ everybody, which no server can help. So there is a run beside a *neighbour* too 
 cores as the greedy client did, and does not call. What a polite client keeps is told of its speed alone, and of its
 fair share: its speed beside the neighbour, or a fifth of what all were given, if that is less and the greedy client
 reads. First characters are compared with those beside the neighbour. With `--tenants`, each client shows the key of a
-tenant of its own, and the greedy one spreads what it does over ten connections. The last line is one JSON object.
+tenant of its own, and the greedy one spreads what it does over ten connections. With `--processes`, the system gives
+each connection to one of the server's processes by chance. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -96,6 +98,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="greedy clients (default: all)")
     parser.add_argument("--tenants", action="store_true", help="each client has a key (default: none has)")
     parser.add_argument("--repeat", type=at_least_one, default=1, help="runs of each, the best counts (default: 1)")
+    parser.add_argument("--processes", type=at_least_one, default=1, help="of the server (default: 1)")
     arguments = parser.parse_args()
     alone: list[dict[str, Any]] = []
     pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {kind: [] for kind in arguments.kinds}
@@ -104,7 +107,10 @@ def main() -> int:
         file = Path(folder) / "keys.json"
         names = [*(f"polite-{number}" for number in range(CLIENTS)), "greedy"] if arguments.tenants else []
         keys = [new_key(file, tenant, "generate") for tenant in names]
-        with serving(bundle, *(["--keys", str(file)] if keys else [])) as server:
+        flags = ["--keys", str(file)] if keys else []
+        if arguments.processes > 1:
+            flags += ["--processes", str(arguments.processes), "--store", f"sqlite:{Path(folder) / 'sessions.db'}"]
+        with serving(bundle, *flags) as server:
             for _ in range(arguments.repeat):
                 alone.append(run(server, None, arguments.seconds, keys))
                 for kind in arguments.kinds:
@@ -118,6 +124,7 @@ def main() -> int:
     found = {
         "clients": CLIENTS,
         "tenants": arguments.tenants,
+        "processes": arguments.processes,
         "alone": reference,
         "beside": against,
         "hardware": hardware(),
