@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -143,6 +144,43 @@ def test_the_end_comes_as_often_as_the_model_would_write_what_is_not_allowed(har
     ended = [reader.wait().generated == 0 for reader in readers]
     assert 0.01 < expected < 0.99
     assert abs(np.mean(ended) - expected) < 5 * (expected * (1 - expected) / 2_000) ** 0.5
+
+
+def test_choices_come_as_often_as_the_model_would_write_them_token_by_token(harness: Harness, bundle: Bundle) -> None:
+    """Their probabilities are 1 together, and of 2,000 seeds each comes so often, within five standard deviations."""
+    texts, vocabulary = ("the", "then", "them", "that", "state", "statement", "and", "an"), bundle.vocabulary
+    prompt = vocabulary.encode("The ").tolist()
+
+    def after(text: str) -> dict[int, float]:
+        peeked = harness.submit(
+            prompt=[*prompt, *vocabulary.encode(text).tolist()], max_tokens=1, top_logprobs=vocabulary.size
+        )
+        peeked.wait()
+        return {token: float(np.exp(logprob)) for token, logprob in peeked.chunks[0].logprobs[0].top}
+
+    expected = dict.fromkeys(texts, 1.0)
+    for text in texts:
+        for place in range(len(text) + 1):
+            begun = text[:place]
+            allowed = {one[place] for one in texts if one.startswith(begun) and len(one) > place}
+            if not allowed:
+                continue  # it can only end
+            of = after(begun)
+            wanted = {one: of[vocabulary.encode(one)[0]] for one in allowed}
+            whole = 1.0 if begun in texts else sum(wanted.values())  # where it may end, all the rest means the end
+            expected[text] *= (wanted[text[place]] if place < len(text) else 1 - sum(wanted.values())) / whole
+    assert sum(expected.values()) == pytest.approx(1, abs=1e-4)
+    made = automaton("|".join(texts), bundle)
+    found = Counter[str]()
+    for first in range(0, 2_000, 500):  # no more than may wait at a time
+        seeds = range(first, first + 500)
+        readers = [harness.submit(prompt=prompt, max_tokens=20, automaton=made, seed=seed) for seed in seeds]
+        for reader in readers:
+            reader.wait()
+        found.update(vocabulary.decode(reader.tokens) for reader in readers)
+    assert set(found) <= set(texts)
+    for text, share in expected.items():
+        assert abs(found[text] / 2_000 - share) <= 5 * (share * (1 - share) / 2_000) ** 0.5 + 1e-4
 
 
 def test_what_was_left_is_told_for_each_token_and_in_all(harness: Harness, bundle: Bundle) -> None:
