@@ -1,11 +1,12 @@
-"""A line editor that completes in grey: the right arrow key takes what the model suggests, Enter begins a new line.
+"""A line editor that completes in grey: Tab takes what the model suggests, Enter begins a new line, Ctrl-C ends.
 
     charloom serve                          # in another terminal
     pip install prompt_toolkit
     python examples/autocomplete.py
 
 A session reads each key. What it has read is what stands on the screen: where a writer deletes, it is put back. After
-each key the most probable rest of the word is asked for, and the session stays as it is.
+each key the most probable rest of the word is asked for, and the session stays as it is. Characters that the model does
+not know are left out of what it reads. Where the server is gone, the writer goes on without suggestions.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.auto_suggest import AutoSuggest, Suggestion
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.document import Document
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-from charloom.client import AsyncClient, AsyncSession
+from charloom.client import AsyncClient, AsyncSession, CharloomError
 
 
 class FromModel(AutoSuggest):
@@ -27,7 +29,11 @@ class FromModel(AutoSuggest):
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
-        self._read = ""
+        self._line_begins = session.info.position
+        self._read: str | None = ""
+        """What the session has read of the line; None where that is not known, because a call broke off."""
+        self.works = True
+        """Whether the server has answered last."""
         self._one_at_a_time = asyncio.Lock()
 
     def get_suggestion(self, buffer: Buffer, document: Document) -> Suggestion | None:
@@ -37,33 +43,53 @@ class FromModel(AutoSuggest):
     async def get_suggestion_async(self, buffer: Buffer, document: Document) -> Suggestion | None:
         """The most probable word to come, or the rest of it."""
         async with self._one_at_a_time:
-            await self._follow(document.text)
-            found = await self._session.suggest(count=1, max_tokens=24)
+            try:
+                await self._follow(document.text)
+                found = await self._session.suggest(count=1, max_tokens=24)
+            except CharloomError:
+                self.works = False
+                return None
+        self.works = True
         return Suggestion(found.texts[0].text) if found.texts else None
 
     async def end_line(self, text: str) -> None:
         """Let the session read a line that is complete."""
         async with self._one_at_a_time:
-            await self._follow(text)
-            await self._session.feed("\n")
-            self._read = ""
+            with contextlib.suppress(CharloomError):  # told at the next key
+                await self._follow(text + "\n")
+                self._line_begins = self._session.info.position
+                self._read = ""
 
     async def _follow(self, text: str) -> None:
         """Let the session have read this of the line, and no more."""
-        pairs = enumerate(zip(self._read, text, strict=False))
-        same = next((place for place, (old, new) in pairs if old != new), min(len(self._read), len(text)))
-        if same < len(self._read):
-            await self._session.rewind(self._session.info.position - len(self._read) + same)
-        if text[same:]:
-            await self._session.feed(text[same:])
+        read, self._read = self._read, None
+        if read is None or not text.startswith(read):
+            await self._session.rewind(self._line_begins)
+            read = ""
+        if text != read:
+            await self._session.feed(text[len(read) :], unknown_characters="skip")
         self._read = text
+
+
+def keys() -> KeyBindings:
+    """Tab takes the suggestion, as the right arrow key does."""
+    bindings = KeyBindings()
+
+    @bindings.add("tab")
+    def take(event: KeyPressEvent) -> None:
+        if event.current_buffer.suggestion is not None:
+            event.current_buffer.insert_text(event.current_buffer.suggestion.text)
+
+    return bindings
 
 
 async def write(target: str, lines: int) -> None:
     """Let a person write lines."""
     async with AsyncClient(target) as client, client.session() as session:
         model = FromModel(session)
-        editor: PromptSession[str] = PromptSession(auto_suggest=model)
+        editor: PromptSession[str] = PromptSession(
+            auto_suggest=model, key_bindings=keys(), rprompt=lambda: "" if model.works else "(no suggestions)"
+        )
         for _ in range(lines):
             text = await editor.prompt_async("> ")
             await model.end_line(text)
@@ -76,7 +102,10 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=1000, help="after so many it ends")
     arguments = parser.parse_args()
     with contextlib.suppress(EOFError, KeyboardInterrupt):
-        asyncio.run(write(arguments.target, arguments.lines))
+        try:
+            asyncio.run(write(arguments.target, arguments.lines))
+        except CharloomError as problem:
+            parser.exit(1, f"{problem}\n")
 
 
 if __name__ == "__main__":

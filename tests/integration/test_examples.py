@@ -121,7 +121,7 @@ def test_the_bars_of_a_tune_add_up() -> None:
 
 
 def test_a_line_is_completed_in_grey(address: str) -> None:
-    """In a terminal: what is suggested appears by itself, and the right arrow key takes it."""
+    """In a terminal: what is suggested appears by itself, and Tab takes it."""
     own, its = pty.openpty()
     command = [sys.executable, str(EXAMPLES / "autocomplete.py"), "--target", address, "--lines", "1"]
     environment = os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
@@ -138,9 +138,9 @@ def test_a_line_is_completed_in_grey(address: str) -> None:
     with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment) as process:
         try:
             wait_for(b">")
-            os.write(own, b"Now is the wintx\x7f")  # one key too many, and back
+            os.write(own, "Now is the wint\N{SNOWMAN}\x7f".encode())  # one key too many, unknown to the model, and back
             wait_for(b"er")
-            os.write(own, b"\x1b[C")
+            os.write(own, b"\t")
             os.write(own, b"\r")
             wait_for(b"written: Now is the winter")
             assert process.wait(60) == 0
