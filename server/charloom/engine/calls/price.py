@@ -21,6 +21,8 @@ ALTERNATIVE = 175
 """Of each alternative."""
 SUMMED = 250
 """Of a token with its log-probability in the engine, where an answer tells nothing but sums of them."""
+SOURCE, LINE, CHARACTER = 8 * 1024, 1024, 64
+"""Of a message of a watch, besides its rows: of a source that is open, of a line with its verdict, of a character."""
 NEXT = 64
 """Of a token that may come next, in all arrays of its probability."""
 AUTOMATON = 3
@@ -67,6 +69,13 @@ def of_summing(shape: Shape, tokens: int, texts: int, *, learnt: int = 0) -> int
     log-probabilities.
     """
     return CALL + texts * _row(shape, learnt) + (READ + FED + SUMMED) * tokens
+
+
+def of_watching(sources: int, lines: int, characters: int) -> int:
+    """Bytes that a message of a watch may need while it is judged, besides what `of_summing` says of the sources that
+    are read at a time.
+    """
+    return SOURCE * sources + LINE * lines + CHARACTER * characters
 
 
 def of_suggesting(shape: Shape, prompt: int, beam: int, *, learnt: int = 0) -> int:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charloom.bundle import Mask, Unit
-from charloom.engine.calls.price import of_summing
+from charloom.engine.calls.price import of_summing, of_watching
 from charloom.engine.calls.reading import Reading
 from charloom.engine.clock import utc_now
 from charloom.engine.decoding.snapshot import Snapshot
@@ -218,6 +218,7 @@ class Watch:
             InvalidRequest: there are too many, or too many characters.
             SessionTakenOver, SessionDeleted: somebody else watches under this name, or the watch was erased.
             SessionOfAnotherModel: a source was watched by another version of the model.
+            TooMuchMemory, Overloaded: as their names say.
         """
         self._check(lines)
         self._everything.require_not_lost()
@@ -226,6 +227,16 @@ class Watch:
         if (texts := current_call().texts) is not None:
             for line in lines:
                 texts.read.add(f"{line.text[: self._longest]}\n")
+        characters = sum(min(len(line.text), self._longest) for line in lines)
+        price = of_watching(len({line.source for line in lines}), len(lines), characters)
+        with self._reading.budget.held_for(price):
+            found = await self._read(lines)
+        session = self._everything.session
+        await self._everything.write(_changed(session, session.snapshot, self._pool))
+        self._totals.watched(len(found), sum(verdict.alert for verdict in found))
+        return found
+
+    async def _read(self, lines: Sequence[SourceLine]) -> list[Verdict]:
         vocabulary, mask, longest = self.model.vocabulary, self.mask, self._longest
         read = [ReadLine.of(line.text, vocabulary, mask, longest) async for _, line in _gently(lines)]
         verdicts: dict[int, Verdict] = {}
@@ -245,11 +256,7 @@ class Watch:
         finally:
             for source in sources.values():
                 await source.writer.give_back()
-        session = self._everything.session
-        await self._everything.write(_changed(session, session.snapshot, self._pool))
-        found = [verdicts[number] for number in range(len(lines))]
-        self._totals.watched(len(found), sum(verdict.alert for verdict in found))
-        return found
+        return [verdicts[number] for number in range(len(lines))]
 
     def silent(self) -> list[str]:
         """Sources of this call that have said nothing for as long as was asked for; each once, until it speaks again.

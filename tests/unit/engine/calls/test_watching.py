@@ -18,7 +18,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest, SessionBusy, SessionOfAnotherModel, StoreUnavailable
 from charloom.engine.limits import LONGEST_LINE, MOST_LINES
-from charloom.engine.memory_budget import MemoryBudget
+from charloom.engine.memory_budget import MemoryBudget, TooMuchMemory
 from charloom.engine.quotas import Quota
 from charloom.engine.sessions.record import from_session, to_session
 from charloom.engine.sessions.session import Key
@@ -189,6 +189,18 @@ async def test_sources_that_say_nothing_for_long_are_told_and_counted(
     assert watch.silent() == ["talks"]
     assert engine.totals.silent_sources == 2
     await watch.end()
+
+
+async def test_the_sources_that_a_message_opens_are_in_the_budget(bundle: Bundle, decoder: Decoder) -> None:
+    engine = Engine([(bundle, decoder)], budget=MemoryBudget(2**23))
+    watch = await engine.watching.begin(REQUEST)
+    with pytest.raises(TooMuchMemory):
+        await watch.read([SourceLine(f"s{number}", "up") for number in range(MOST_LINES)])
+    assert await engine.sessions.count() == 1
+    assert (await watch.read(lines("a", "one")))[0].lines == 1
+    assert engine.budget.held == 0
+    await watch.end()
+    await engine.drain(0)
 
 
 async def test_what_a_call_remembers_of_its_sources_is_in_the_budget(bundle: Bundle, decoder: Decoder) -> None:
