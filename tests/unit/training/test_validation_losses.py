@@ -14,7 +14,7 @@ from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.data.corpus import CorpusError
-from charloom.training.evaluate import losses, tail_estimate, tail_loss, windows_loss
+from charloom.training.evaluate import losses, tail_estimate, tail_loss, window_batches, windows_loss
 from tests.oracles.naive_decoder import NaiveDecoder
 from tests.unit.training.training_runs import random_model
 
@@ -97,6 +97,14 @@ def test_windows_are_the_same_at_each_call_and_do_not_touch_torch_s_random_numbe
     state = torch.get_rng_state()
     assert windows_loss(model, tokens, 3) == windows_loss(model, tokens, 3)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_short_text_is_read_in_fewer_than_200_batches_of_windows(
+    model: CharLSTM,
+) -> None:
+    assert [window_batches(tokens) for tokens in (257, 3000, 111_540, 10_000_000)] == [1, 6, 200, 200]
+    tokens = tokens_of(3000)
+    assert windows_loss(model, tokens) == windows_loss(model, tokens, 6)
 
 
 def test_windows_lie_all_over_the_text() -> None:

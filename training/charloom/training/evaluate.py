@@ -5,6 +5,8 @@ Where there are documents, the state is zero at the start of each one, whatever 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ from charloom.training.data.stream import Ints
 WINDOW = 256
 """Length of a window of the `windows-256` protocol."""
 WINDOW_BATCHES, WINDOW_BATCH_SIZE, WINDOW_SEED = 200, 64, 1337
+READINGS = 32
+"""How often `windows-256` reads each token of a short text on average: as 200 batches do with 100,000 tokens."""
 ESTIMATE_STREAMS, ESTIMATE_WARMUP = 32, 256
 
 
@@ -51,14 +55,16 @@ def tail_loss(model: CharLSTM, tokens: Stream | Tokens, chunk: int = 2048) -> fl
 
 
 @torch.no_grad()
-def windows_loss(model: CharLSTM, tokens: Stream | Tokens, batches: int = WINDOW_BATCHES) -> float:
+def windows_loss(model: CharLSTM, tokens: Stream | Tokens, batches: int | None = None) -> float:
     """Protocol `windows-256`: mean over `batches` random batches of 64 windows of 256 tokens, each from zero state.
 
-    This is nanoGPT's evaluation (`estimate_loss` with `eval_iters=200`), with a seed of its own.
+    This is nanoGPT's evaluation (`estimate_loss` with `eval_iters=200`), with a seed of its own. `batches` that is not
+    given is `window_batches`.
     """
     _needs(tokens, WINDOW + 1, "windows-256")
     model.eval()
     stream, random = Stream.of(tokens), np.random.default_rng(WINDOW_SEED)
+    batches = batches or window_batches(len(tokens))
     total = 0.0
     for _ in range(batches):
         starts = random.integers(len(tokens) - WINDOW, size=WINDOW_BATCH_SIZE)
@@ -66,6 +72,11 @@ def windows_loss(model: CharLSTM, tokens: Stream | Tokens, batches: int = WINDOW
         loss, _ = _read(model, stream, places, model.zero_state(WINDOW_BATCH_SIZE))
         total += loss / (WINDOW_BATCH_SIZE * WINDOW)
     return total / batches
+
+
+def window_batches(tokens: int) -> int:
+    """How many batches `windows-256` reads of so many tokens: 200, or fewer where these would only repeat others."""
+    return min(WINDOW_BATCHES, math.ceil(READINGS * tokens / (WINDOW_BATCH_SIZE * WINDOW)))
 
 
 def losses(model: CharLSTM, tokens: Stream | Tokens) -> dict[str, float]:
