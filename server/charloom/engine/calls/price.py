@@ -6,7 +6,7 @@ from charloom.engine.decoding.decoder import Shape
 
 CALL = 32 * 1024
 """Bytes of a call whatever it asks for: its connection's stream, its tasks, its messages."""
-ROW = 16 * 1024
+ROW = 24 * 1024
 """Of a row on the loom, besides its states."""
 STATES = 4
 """States of a row, with what it has learnt: its slot in the pool, where it starts, where it may have to go back to, and
@@ -15,14 +15,16 @@ READ, FED = 32, 8
 """Of a token that is read: its characters, as message and as text, and its number; and in each row that reads it."""
 GENERATED = 32
 """Of a generated token that nobody has read: its number, its text, the message with it."""
-LOGPROB = 1000
+LOGPROB = 400
 """Of a token with its log-probability, in the engine and in the message, besides its alternatives."""
-ALTERNATIVE = 175
-"""Of each alternative."""
+ALTERNATIVE = 60
+"""Of each alternative: numbers in arrays, and the text of an answer that nobody reads, over HTTP the longest."""
 SUMMED = 250
 """Of a token with its log-probability in the engine, where an answer tells nothing but sums of them."""
 SOURCE, LINE, CHARACTER = 8 * 1024, 1024, 64
 """Of a message of a watch, besides its rows: of a source that is open, of a line with its verdict, of a character."""
+OPEN = 1000
+"""Of a text that is open while others are looked for, besides its row."""
 NEXT = 64
 """Of a token that may come next, in all arrays of its probability."""
 AUTOMATON = 3
@@ -80,7 +82,7 @@ def of_watching(sources: int, lines: int, characters: int) -> int:
 
 def of_suggesting(shape: Shape, prompt: int, beam: int, *, learnt: int = 0) -> int:
     """Bytes that a call may need which keeps so many texts open, with all that may come next after each."""
-    return CALL + (READ + FED) * prompt + beam * (_row(shape, learnt) + LOGPROB + NEXT * shape.vocabulary)
+    return CALL + (READ + FED) * prompt + beam * (_row(shape, learnt) + OPEN + NEXT * shape.vocabulary)
 
 
 def _row(shape: Shape, learnt: int) -> int:
