@@ -110,6 +110,7 @@ def test_the_price_grows_with_everything_that_takes_memory() -> None:
         of_generation(SHAPE, 10, 200, None),
         of_generation(SHAPE, 10, 100, 0),
         of_generation(SHAPE, 10, 100, None, 2),
+        of_generation(SHAPE, 10, 100, None, learnt=25_100),
         of_generation(Shape(2, 2, 2048, 96), 10, 100, None),
     ):
         assert dear > cheap

@@ -63,7 +63,7 @@ class Moving:
             require_position(session, expected_position)
             model = self._model(session, name)
             moved = session
-            if not model.goes_on_with(session.model_digest):
+            if not model.goes_on_with(session.model_digest, adaptive=session.adaptive):
                 moved = await self._moved(session, model, skip_unknown)
         return await writer.close_with(moved.renewed(utc_now()))
 
@@ -83,6 +83,12 @@ class Moving:
             raise InvalidRequest(
                 "model", f"{problem}; choose another, or ask to skip them (unknown_characters; --skip-unknown)"
             ) from problem
+        if session.adaptive and not model.learns:
+            raise InvalidRequest(
+                "model",
+                f"session {session.id!r} is adaptive, and the model {model.name!r} was exported before sessions could "
+                "learn; export it again (charloom export --from OLD NEW), or choose another",
+            )
         start = after = model.fresh(session.snapshot.seed, adaptive=session.adaptive)
         history = History.fresh(model.decoder.shape, model.bundle.manifest.start_token, adaptive=session.adaptive)
         if len(tokens):

@@ -9,8 +9,9 @@ CALL = 32 * 1024
 ROW = 24 * 1024
 """Of a row on the loom, besides its states."""
 STATES = 4
-"""States of a row, with what it has learnt: its slot in the pool, where it starts, where it may have to go back to, and
-the latest one told."""
+"""States of a row: its slot in the pool, where it starts, where it may have to go back to, and the latest one told."""
+LEARNT = STATES + 7
+"""Copies of what a row has learnt: with each of these, and in a tick, whose inputs, graph and outputs have it apart."""
 READ, FED = 32, 8
 """Of a token that is read: its characters, as message and as text, and its number; and in each row that reads it."""
 GENERATED = 32
@@ -86,7 +87,7 @@ def of_suggesting(shape: Shape, prompt: int, beam: int, *, learnt: int = 0) -> i
 
 
 def _row(shape: Shape, learnt: int) -> int:
-    return ROW + STATES * (4 * shape.arrays * shape.layers * shape.hidden + learnt) + 8 * shape.vocabulary
+    return ROW + STATES * 4 * shape.arrays * shape.layers * shape.hidden + LEARNT * learnt + 8 * shape.vocabulary
 
 
 def _token(top_logprobs: int | None) -> int:

@@ -247,7 +247,9 @@ class Watch:
                     sources[line.source] = await self._open(line.source)
                     self._heard(line.source)
                 sources[line.source].numbers.append(number)
-            scored = await self._scored(read, list(sources.values()))
+            # What sources have learnt is known only now that they are open; each has it before and after its lines.
+            with self._reading.budget.held_for(2 * sum(one.after.learnt_bytes for one in sources.values())):
+                scored = await self._scored(read, list(sources.values()))
             async for number, line in _gently(lines):
                 verdicts[number] = self._judged(scored[number], read[number].cut, sources[line.source].calibration)
             while sources:
@@ -303,7 +305,7 @@ class Watch:
             )
             writer = await self._sessions.acquire(key)
         async with writer.given_back_on_error():
-            if not model.goes_on_with(writer.session.model_digest):
+            if not model.goes_on_with(writer.session.model_digest, adaptive=writer.session.adaptive):
                 raise SessionOfAnotherModel(key.id, writer.session.model_digest[:12], model.digest[:12])
             return _Source(writer, _calibration(writer.session), writer.present)
 

@@ -62,9 +62,9 @@ class Model:
         """One value for its weights, vocabulary and decoders."""
         return self.bundle.manifest.digest
 
-    def goes_on_with(self, digest: str) -> bool:
-        """Whether states of the model with this digest are states of this one too."""
-        return digest == self.digest or digest in self.bundle.manifest.continues
+    def goes_on_with(self, digest: str, *, adaptive: bool = False) -> bool:
+        """Whether states of the model with this digest, or its adaptive states, are states of this one too."""
+        return (digest == self.digest or digest in self.bundle.manifest.continues) and (self.learns or not adaptive)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -266,9 +266,11 @@ class Models:
         """The model of exactly this name, if it is loaded and serves."""
         return self._models.get(name)
 
-    def with_digest(self, digest: str) -> Model | None:
-        """The model of this digest, if sessions may go on with it. The call that asks uses it until its end."""
-        able = [model for model in self.everything if model.in_grace and model.goes_on_with(digest)]
+    def with_digest(self, digest: str, *, adaptive: bool) -> Model | None:
+        """The model of this digest, if sessions may go on with it, or adaptive ones. The call that asks uses it until
+        its end.
+        """
+        able = [model for model in self.everything if model.in_grace and model.goes_on_with(digest, adaptive=adaptive)]
         found = next((model for model in able if model.digest == digest), able[0] if able else None)
         return None if found is None else found.used()
 

@@ -55,7 +55,7 @@ class SealedStates:
             SealedStateOfAnotherModel, ModelRetired: as their names say.
         """
         state = self._sealer.open(token, tenant)
-        model = self._models.with_digest(state.model_digest)
+        model = self._models.with_digest(state.model_digest, adaptive=state.snapshot.learnt is not None)
         if model is None:
             self._models.require_not_retired("the state", state.model, state.model_digest, "begin again")
             raise SealedStateOfAnotherModel(state.model, state.model_digest)

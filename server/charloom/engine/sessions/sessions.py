@@ -113,7 +113,7 @@ class Sessions:
         if wanted not in ("", session.model):
             self._models.named(wanted)
             raise SessionOfAnotherModel(session.id, session.model, wanted)
-        model = self._models.with_digest(session.model_digest)
+        model = self._models.with_digest(session.model_digest, adaptive=session.adaptive)
         if model is None:
             self._models.require_not_retired(
                 f"session {session.id!r}", session.model, session.model_digest, "move it to another (MoveSession)"

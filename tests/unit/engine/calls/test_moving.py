@@ -25,6 +25,7 @@ from tests.unit.bundle.bundle_files import change_manifest
 from tests.unit.export.random_bundle import without_weights
 
 KEY = Key("", "a")
+WRITTEN_BEFORE = Path(__file__).resolve().parents[3] / "fixtures" / "written-by-0.1" / "bundle"
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +136,44 @@ async def test_what_cannot_be_moved(engine: Engine, monkeypatch: pytest.MonkeyPa
     await writer.close_with(replace(session, model_digest="0" * 64))
     with pytest.raises(errors.SessionOfAnotherModel, match="000000000000"):
         await engine.moving.move(KEY, "other")
+
+
+async def test_an_adaptive_session_learns_from_its_text_again(engine: Engine) -> None:
+    await having_read(engine, "a good man, a good man", adaptive=True)
+    moved = await engine.moving.move(KEY, "other", skip_unknown=True)
+    own = await engine.sessions.create(session_id="own", model="other", adaptive=True)
+    request = ReadingRequest(key=own.key, text="a good man, a good man", skip_unknown=True)
+    own = await engine.reading.feed(request, None)
+    assert moved.snapshot.learnt is not None
+    assert own.snapshot.learnt is not None
+    assert moved.snapshot.learnt.any()
+    np.testing.assert_array_equal(moved.snapshot.learnt, own.snapshot.learnt)
+
+
+async def test_a_model_that_cannot_learn_takes_no_adaptive_session(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path
+) -> None:
+    """Even where it says that it goes on with the states of one that can."""
+    shutil.copytree(WRITTEN_BEFORE, tmp_path / "before")
+    change_manifest(
+        tmp_path / "before", lambda manifest: manifest.update(name="before", continues=[bundle.manifest.digest])
+    )
+    before = read_bundle(tmp_path / "before")
+    engine = Engine([(bundle, decoder), (before, open_decoder(before))], Limits(max_rows=4))
+    session = await having_read(engine, "a", adaptive=True)
+    ordinary = await engine.sessions.create(session_id="ordinary")
+    tokens = {one.id: (await engine.sessions.export(one.key, None))[0] for one in (session, ordinary)}
+    await engine.moving.move(ordinary.key, "before")
+    with pytest.raises(errors.InvalidRequest, match=r"charloom export --from OLD NEW.*or choose another") as refused:
+        await engine.moving.move(KEY, "before")
+    assert refused.value.field == "model"
+    assert (await engine.sessions.get(KEY)).version == session.version
+    engine.unload("small", 0.0)
+    await engine.let_go_of_models()
+    with pytest.raises(ModelRetired):
+        await engine.reading.feed(ReadingRequest(key=KEY, text="a"), None)
+    with pytest.raises(ModelRetired):
+        await engine.sessions.import_(tokens["a"], Key("", "imported"), None)
+    imported, _ = await engine.sessions.import_(tokens["ordinary"], Key("", "imported"), None)
+    assert imported.model == "before"
+    await engine.drain(0)

@@ -203,6 +203,17 @@ async def test_the_sources_that_a_message_opens_are_in_the_budget(bundle: Bundle
     await engine.drain(0)
 
 
+async def test_what_sources_have_learnt_is_in_the_budget(bundle: Bundle, decoder: Decoder) -> None:
+    engine = Engine([(bundle, decoder)], budget=MemoryBudget(2**24))
+    one_each = [SourceLine(f"s{number}", "up") for number in range(200)]
+    assert len(await watched(engine, one_each)) == 200
+    with pytest.raises(TooMuchMemory):
+        await watched(engine, one_each, request=replace(REQUEST, name="learning", adaptive=True))
+    assert len(await watched(engine, one_each[:9], request=replace(REQUEST, name="few", adaptive=True))) == 9
+    assert engine.budget.held == 0
+    await engine.drain(0)
+
+
 async def test_what_a_call_remembers_of_its_sources_is_in_the_budget(bundle: Bundle, decoder: Decoder) -> None:
     engine = Engine([(bundle, decoder)], budget=MemoryBudget(2**27))
     end = CallEnd()
