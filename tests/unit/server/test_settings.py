@@ -59,6 +59,12 @@ def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         read_settings({})
 
 
+def test_a_directory_is_no_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARLOOM_CONFIG", str(tmp_path))
+    with pytest.raises(IsADirectoryError):
+        read_settings({})
+
+
 def test_limits_of_a_tenant_follow_the_settings() -> None:
     assert ServerSettings().quota() == UNLIMITED
     settings = ServerSettings(
@@ -140,7 +146,7 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path, monkeypatch: pytest.Monk
         "--trust-proxy nonsense: 'nonsense' does not appear to be an IPv4 or IPv6 network",
         "--prot 1: Extra inputs are not permitted",
         "--tls-key is given without --tls-cert; TLS needs both",
-        "--jwt-keys and --jwt-audience is missing",
+        "--jwt-issuer and --jwt-audience; not given: --jwt-keys and --jwt-audience",
         "--max-prompt-characters 20000000 is more than a request",
         "--host 0.0.0.0 is for other machines too, and nothing is encrypted and nobody is asked who calls.",
     ):

@@ -78,7 +78,9 @@ def begin(bundles: Sequence[Path], given: dict[str, Any]) -> tuple[ServerSetting
     except ValidationError as problem:
         raise CommandError(explain(problem)) from problem
     except (OSError, ValueError) as problem:
-        raise CommandError(f"cannot read the settings: {words_of(problem)}") from problem
+        raise CommandError(
+            f"cannot read the file of settings (--config, {CONFIG_VARIABLE}): {words_of(problem)}"
+        ) from problem
     try:
         paths = [bundle_path(path) for path in bundles]
     except FileNotFoundError as problem:
