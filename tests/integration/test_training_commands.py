@@ -122,7 +122,8 @@ def test_export_from_a_bundle_keeps_its_name_decoders_and_figures(tmp_path: Path
 
 def test_export_from_what_is_no_bundle_or_has_too_little_is_refused(tmp_path: Path, capsys: Capture) -> None:
     assert "there is no manifest.json" in refused(capsys, "export", "--from", tmp_path, tmp_path / "new")
-    error = refused(capsys, "export", "--from", BUNDLED_MODEL, tmp_path / "new", "--decoders", "torchscript")
+    assert f"or: {BUNDLED_MODEL.name}" in refused(capsys, "export", "--from", tmp_path / "nowhere", tmp_path / "new")
+    error = refused(capsys, "export", "--from", BUNDLED_MODEL.name, tmp_path / "new", "--decoders", "torchscript")
     assert "no weights.safetensors, which a TorchScript decoder is made from" in error
     assert list(tmp_path.iterdir()) == []
 

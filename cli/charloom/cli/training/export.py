@@ -18,6 +18,7 @@ from charloom.cli.problems import words_of
 from charloom.cli.training.classifier_export import classifier_to_export
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.export import ExportError, export_bundle, export_classifier, export_from_bundle
+from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.training.checkpoint import CLASSIFIER_FILE, load_losses, load_trained, load_validation
 from charloom.training.data.corpus import CorpusError
 from charloom.training.files import CheckpointError
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run_directory",
         metavar="RUN",
         type=Path,
-        help="directory of a run of `charloom train` or `charloom classify train`; with --from, of a bundle",
+        help="directory of a run of `charloom train` or `charloom classify train`; with --from, of a bundle, "
+        f"or {BUNDLED_MODEL.name}, the bundled one",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory to make")
     parser.add_argument(
@@ -134,7 +136,7 @@ def _from_run(arguments: argparse.Namespace, decoders: list[DecoderKind] | None)
 
 def _from_bundle(arguments: argparse.Namespace, decoders: list[DecoderKind] | None) -> Manifest:
     return export_from_bundle(
-        read_bundle(arguments.run_directory),
+        read_bundle(bundle_path(arguments.run_directory)),
         arguments.bundle,
         name=arguments.name,
         decoders=decoders,
