@@ -102,7 +102,7 @@ def test_a_process_that_is_killed_is_replaced_and_its_stream_goes_on_in_the_othe
             text += next(pieces) + next(pieces)
         with client.session(seed=5) as session:
             assert session.complete("ROMEO:", max_tokens=len(text)).text == text
-    assert "has ended with -9; another takes its place" in server.log
+    assert "has ended with -9 (SIGKILL); another takes its place" in server.log
     eventually(lambda: server.log.count("takes calls") == 3)
     assert victim not in server.children
     with server.clients() as clients:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -71,6 +72,15 @@ class Child:
         return self._process.returncode
 
     @property
+    def ending(self) -> str:
+        """How it ended, in words: its exit status, with the name of the signal where one ended it."""
+        status = self.status
+        if status is None or status >= 0:
+            return str(status)
+        named = {one.value: one.name for one in signal.Signals}
+        return f"{status} ({named.get(-status, 'a signal')})"
+
+    @property
     def serves(self) -> bool:
         """Whether it takes calls."""
         return self._ready.done() and self.status is None and not self.link.closed.is_set()
@@ -87,7 +97,7 @@ class Child:
             if not self._ready.done() and not ended.done():
                 raise ChildFailed(f"a process did not take calls within {START_SECONDS:g} s")
             if not self._ready.done():
-                raise ChildFailed(f"a process ended with {self.status} before it took calls")
+                raise ChildFailed(f"a process ended with {self.ending} before it took calls")
             self._ready.result()
         finally:
             ended.cancel()

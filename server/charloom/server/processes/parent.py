@@ -180,7 +180,7 @@ class Parent:
             if self._stopping.is_set():
                 return
             await child.gone()
-            log.error("process %d (%d) has ended with %d; another takes its place", number, child.pid, child.status)
+            log.error("process %d (%d) has ended with %s; another takes its place", number, child.pid, child.ending)
             self._replaced += 1
             while True:
                 settled = time.monotonic() - began > SETTLED_SECONDS
