@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 
 from charloom.server.admission import Admission
@@ -16,8 +15,6 @@ from charloom.server.identity.certificates import watched_certificates
 from charloom.server.listener import PortInUse
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
-
-log = logging.getLogger(__name__)
 
 BYTES_OF_CHARACTER = 12
 """The most that JSON takes for a character, as two escapes."""
@@ -65,7 +62,6 @@ class HttpListener:
         self.address = f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
         self._server = uvicorn_server(self._application, tls)
         self._serving = asyncio.create_task(self._server.serve([listening]))
-        log.info("HTTP is at %s://%s", "http" if tls is None else "https", self.address)
 
     def _bound(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
