@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import grpc
 
 from charloom.client import _values
-from charloom.client._errors import InternalError
+from charloom.client._errors import InternalError, InvalidValue
 
 MESSAGE_TEXTS, MESSAGE_CHARACTERS = 64, 16_384
 """Texts of a message, and their characters where it has more than one."""
@@ -20,9 +20,11 @@ def messages(texts: Iterable[str]) -> Iterator[list[str]]:
     """The texts of each message, as soon as it is full; together they are all of the texts.
 
     Raises:
-        InvalidValue: one of them is no text, or one that a message cannot carry.
+        InvalidValue: one of them is no text, or one that a message cannot carry; or they are one text.
 
     """
+    if isinstance(texts, str):  # its characters would pass for texts
+        raise InvalidValue("texts", "it is one text; give a list of texts")
     some: list[str] = []
     length = 0
     for number, text in enumerate(texts):

@@ -77,7 +77,8 @@ class ReadingServiceServicer:
 
     def ScoreMany(self, request_iterator, context):
         """Tells how probable many texts are, each after the same state: for files of lines, faster than Score of each. A session
-        is read and not changed. Messages are answered in order, and a few of them read at a time.
+        is read and not changed. Messages are answered in order, and a few of them read at a time. A text that cannot be read
+        ends the call, and the error names it by its number in the call, from 0; of its message nothing is answered.
 
         Errors: as Generate; INVALID_ARGUMENT when the first message does not carry `start`, or a later one does.
         """

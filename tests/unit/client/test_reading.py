@@ -57,6 +57,8 @@ class TestScoreMany:
     async def test_what_no_message_can_carry_ends_it(self, server: FakeServer, either: AsyncClient) -> None:
         with pytest.raises(InvalidValue, match=r"texts\[1\]: 5 is not a string"):
             [one async for one in either.score_many(["a", 5])]
+        with pytest.raises(InvalidValue, match="texts: it is one text; give a list of texts"):
+            [one async for one in either.score_many("a line")]
 
     async def test_a_server_that_tells_too_little(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["ScoreMany"] = lambda requests, _: (reading_pb2.ScoreManyResponse() for _ in [list(requests)])

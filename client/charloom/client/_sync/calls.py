@@ -159,7 +159,8 @@ class Calls:
         """How probable each of many texts is, in order; faster than a `score` of each.
 
         Each is read from a fresh state or the session's, which stays as it is. They are taken some hundreds ahead of
-        the scores, so there may be any number of them. One that cannot be read ends the call with an error.
+        the scores, so there may be any number of them. One that cannot be read ends the call with an error that names
+        it by its number, from 0.
 
         Args:
             texts: the texts, for example the lines of a file

@@ -252,20 +252,24 @@ class ManyScores:
         self._reading = reading
         self._request = request
         self._start = start.snapshot
+        self._count = 0
+        """Texts that were given so far."""
 
     async def read(self, texts: Sequence[str]) -> list[ScoredText]:
-        """The score of each of some texts, which are read together; bit for bit that of each alone where the decoder
-        is batch-invariant.
+        """The score of each of the next texts, which are read together; bit for bit that of each alone where the
+        decoder is batch-invariant.
 
         Raises:
-            InvalidRequest: they are too many, or too long, or the model lacks a character; none was read then.
+            InvalidRequest: they are too many, or too long, or the model lacks a character of one, which is named by its
+                number since the beginning; none was read then.
             as `Reading.read`, and TooMuchMemory.
         """
         reading, model = self._reading, self.model
         check_together("texts", texts, reading.limits)
+        first, self._count = self._count, self._count + len(texts)
         tokens = [
             check_text(f"texts[{number}]", text, self._request.skip_unknown, reading.limits, model.vocabulary)
-            for number, text in enumerate(texts)
+            for number, text in enumerate(texts, first)
         ]
         scores = [ScoredText((), self._start.position)] * len(texts)
         places = [place for place, one in enumerate(tokens) if len(one)]
