@@ -36,8 +36,10 @@ async def with_automaton(
         InvalidRequest: the constraint cannot be kept, or not within max_tokens.
     """
     constraint = request.constraint
-    if request.resample and (constraint is None or request.n == 1):
-        raise InvalidRequest("resample", "it takes several continuations and a constraint; give both, or leave it out")
+    if request.resample and constraint is None:
+        raise InvalidRequest("resample", "it takes a constraint, and there is none; give one, or leave it out")
+    if request.resample and request.n == 1:
+        raise InvalidRequest("resample", "it takes several continuations; give an n of 2 or more, or leave it out")
     if constraint is None:
         return checked
     _check(request, constraint, lacks)
