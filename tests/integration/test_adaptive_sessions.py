@@ -138,4 +138,10 @@ def test_the_command_makes_them(http_server: Server, client: Client, capsys: pyt
     assert json.loads(capsys.readouterr().out)["adaptive"] is True
     assert main(["generate", "a", "--adaptive", *server]) != 0
     assert "--session" in capsys.readouterr().err
-    client.delete_session("by-command")
+    assert main(["generate", "a", "--session", "by-command", "--adaptive", "--max-tokens", "5", *server]) == 0
+    client.prime("ordinary", "a")
+    capsys.readouterr()
+    assert main(["generate", "a", "--session", "ordinary", "--adaptive", *server]) != 0
+    assert "session ordinary is there already and does not learn" in capsys.readouterr().err
+    for made in ("by-command", "ordinary"):
+        client.delete_session(made)

@@ -196,10 +196,17 @@ def _told(result: Result) -> str:
 def _session(client: Client, arguments: argparse.Namespace) -> Session:
     """The session that was asked for; one that never existed is made, one that expired is not made again."""
     try:
-        return client.open_session(arguments.session)
+        session = client.open_session(arguments.session)
     except NotFound as problem:
         if problem.reason != "SESSION_NOT_FOUND":
             raise
+    else:
+        if arguments.adaptive and not session.info.adaptive:
+            raise CommandError(
+                f"session {arguments.session} is there already and does not learn; leave out --adaptive, or "
+                "give another --session"
+            )
+        return session
     session = client.session(
         id=arguments.session, model=arguments.model, seed=arguments.seed, keep=True, adaptive=arguments.adaptive
     )
