@@ -54,6 +54,9 @@ def grpc_client(http_server: Server) -> Iterator[Client]:
         ({"structured_outputs": {"json": SCHEMA}}, {"json_schema": SCHEMA}),
         ({"structured_outputs": {"json": json.dumps(SCHEMA)}}, {"json_schema": SCHEMA}),
         ({"guided_regex": PATTERN}, {"regex": PATTERN}),
+        ({"regex": PATTERN}, {"regex": PATTERN}),
+        ({"choices": CHOICES}, {"choices": CHOICES}),
+        ({"json_schema": SCHEMA}, {"json_schema": SCHEMA}),
         ({"guided_choice": CHOICES}, {"choices": CHOICES}),
         ({"guided_json": SCHEMA}, {"json_schema": SCHEMA}),
         ({"response_format": as_openai(SCHEMA)}, {"json_schema": SCHEMA}),
@@ -203,6 +206,7 @@ def test_continuations_and_sessions_keep_to_it(plain: httpx.Client, grpc_client:
         ({"structured_outputs": {"grammar": "root ::= a"}}, "structured_outputs.grammar", "grammars are not kept"),
         ({"guided_grammar": "root ::= a"}, "guided_grammar", "grammars are not kept"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice", "guided_regex says already"),
+        ({"guided_regex": "a", "regex": "a"}, "guided_regex", "regex says already"),
         ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "response_format", "guided_regex says"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "needs a schema"),
         (

@@ -1,4 +1,4 @@
-"""What a body says its whole text is to match: vLLM's `structured_outputs`, OpenAI's `response_format`."""
+"""What a body says its whole text is to match, by the names of the SDK, of vLLM, or of OpenAI."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ class ResponseFormat(Body):
 class ConstrainedBody(Body):
     """The fields that say what the whole text is to match; one of them at most."""
 
+    regex: str | None = Field(None, description="a regular expression in the syntax of Python's `re`")
+    choices: Sequence[str] | None = Field(None, description="texts, of which the whole text is one")
+    json_schema: JsonSchema | None = Field(None, description="a JSON schema")
     structured_outputs: StructuredOutputs | None = Field(None, description="what the whole text is to match")
     guided_json: JsonSchema | None = Field(None, description="`structured_outputs.json` under its older name")
     guided_regex: str | None = Field(None, description="`structured_outputs.regex` under its older name")
@@ -69,6 +72,12 @@ def constraint_of(body: ConstrainedBody) -> Constraint | None:
 
 
 def _asked(body: ConstrainedBody) -> Iterator[Constraint]:
+    if body.json_schema is not None:
+        yield _of_schema(body.json_schema, "json_schema")
+    if body.regex is not None:
+        yield Constraint(Kind.REGEX, (body.regex,), "regex")
+    if body.choices is not None:
+        yield Constraint(Kind.CHOICES, tuple(body.choices), "choices")
     outputs = body.structured_outputs or StructuredOutputs()
     for prefix, schema, regex, choice, grammar in (
         ("structured_outputs.", outputs.json_, outputs.regex, outputs.choice, outputs.grammar),
