@@ -44,7 +44,7 @@ COMMANDS = {
     "rank": Command("sessions", None, "tell which of some texts is the most probable to come next"),
     "label": Command("sessions", None, "tell which label a classifier gives a text"),
     "watch": Command("sessions", None, "print the lines of a log that are unlike those before"),
-    "suggest": Command("sessions", None, "show the most probable words, lines or patterns to come next"),
+    "suggest": Command("sessions", None, "show the most probable words, lines or texts of a constraint to come next"),
     "inspect": Command("sessions", "studies", "show what units of the network do while it reads a text"),
     "models": Command("serving", None, "list the models of a server; load, reload and unload them"),
     "health": Command("serving", None, "ask a server whether it serves; for probes"),
