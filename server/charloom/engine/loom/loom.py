@@ -265,7 +265,8 @@ class Loom:
     def _let_go(self, rows: Sequence[Row]) -> None:
         with self._news:
             self._crowds.discard(threading.get_ident())
-            self._look |= self._live.end_tick(rows)
+            if self._live.end_tick(rows):
+                self._look = True  # and never back: a reader may have asked for it meanwhile, without the lock
             if self._draining:
                 self._news.notify_all()  # it may have been the last
 

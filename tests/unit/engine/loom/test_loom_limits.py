@@ -15,7 +15,8 @@ from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.loom import decoder_calls, loom, schedule
 from charloom.engine.loom.fair_queue import CROWD
 from charloom.engine.loom.jobs import FinishReason
-from charloom.engine.loom.row import Delivery, RowState
+from charloom.engine.loom.live_rows import LiveRows
+from charloom.engine.loom.row import Delivery, Row, RowState
 from charloom.engine.shares import Share
 from tests.oracles.one_text import generate_stepwise
 from tests.unit.engine.looms import Harness, Slow, eventually, hand_out
@@ -268,6 +269,32 @@ def test_of_jobs_that_are_put_on_together_all_or_none_wait(decoder: Decoder, bun
     assert reasons == [FinishReason.LENGTH] * 2 + [FinishReason.DISPLACED] * 2
     harness.loom.drain(1)
     assert harness.loom.live == harness.loom.slots == 0
+
+
+def test_a_reader_that_reads_while_a_tick_ends_goes_on(
+    decoder: Decoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so without the loom's lock, and nothing else makes the loom look at its row again."""
+    harness = Harness(decoder, bundle.manifest.start_token, unread_limit=20)
+    paused = harness.submit(max_tokens=100, takes=False)
+    row = paused.row
+    assert row is not None
+    eventually(lambda: row.state is RowState.PAUSED)
+    paused.takes = True
+    end_tick, read = LiveRows.end_tick, threading.Event()
+
+    def read_meanwhile(live: LiveRows, rows: Sequence[Row]) -> bool:
+        look = end_tick(live, rows)
+        if not read.is_set():
+            read.set()
+            row.took(len(paused.tokens))
+        return look
+
+    monkeypatch.setattr(LiveRows, "end_tick", read_meanwhile)
+    harness.submit(max_tokens=1)
+    assert read.wait(30)
+    assert paused.wait().generated == 100
+    harness.loom.drain(1)
 
 
 def test_a_job_that_another_caller_displaces_ends_at_once_and_is_not_run(decoder: Decoder, bundle: Bundle) -> None:
