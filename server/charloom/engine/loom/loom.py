@@ -324,13 +324,16 @@ class Loom:
         steps = max(row.steps - row.done for row in live.ready)
         split = ticks_at_once(live.unpaused, len(self._workers), self._max_rows, self._cost.expected, steps)
         ready = [row for row in live.ready if live.ticks < split or not row.started]
-        picked = self._waiting.pick(ready, min(self._max_rows, math.ceil(live.unpaused / split)))
-        if (crowd := self._waiting.crowd(picked)) is not None:
+        most = min(self._max_rows, math.ceil(live.unpaused / split))
+        picked, crowds = self._waiting.pick(ready, most), max(1, len(self._workers) - 1)
+        while (crowd := self._waiting.crowd(picked)) is not None and len(self._crowds) >= crowds:
+            ready = [row for row in ready if row.share.name != crowd]
+            picked = self._waiting.pick(ready, most)
+        if crowd is not None:
             crowded = [row for row in picked if row.share.name == crowd]
             picked = [row for row in picked if row.share.name != crowd]
-            if len(self._crowds) < max(1, len(self._workers) - 1):
-                picked += crowded[: crowd_rows(len(crowded), CROWD_TICK * self._tick_seconds, self._cost.expected)]
-                self._crowds.add(threading.get_ident())
+            picked += crowded[: crowd_rows(len(crowded), CROWD_TICK * self._tick_seconds, self._cost.expected)]
+            self._crowds.add(threading.get_ident())
         if picked and len(together := alike([row.told for row in picked])) < len(picked):
             picked = [picked[place] for place in together]
         live.begin_tick(picked)

@@ -356,6 +356,26 @@ def test_a_crowd_leaves_a_worker_to_whoever_has_few_rows(decoder: Decoder, bundl
     assert harness.loom.drain(30)
 
 
+def test_a_crowd_that_was_served_least_leaves_a_worker_all_the_same(
+    decoder: Decoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes first, with more rows than a tick takes: what the other caller has is to be found behind them."""
+    monkeypatch.setattr(loom, "crowd_rows", lambda most, seconds, expected: min(most, CROWD + 1))
+    stuck = StuckOnMany(decoder)
+    stuck.gate = threading.Event()
+    harness = Harness(stuck, bundle.manifest.start_token, workers=2, max_rows=32)
+    polite, greedy = Share("polite"), Share("greedy")
+    harness.submit(max_tokens=60_000, share=polite)
+    for seed in range(200):
+        harness.submit(seed=seed, max_tokens=60_000, share=greedy)
+    assert stuck.entered.wait(30)
+    reader = harness.submit(max_tokens=5_000, share=polite)  # long enough to be served more than the crowd
+    assert reader.wait().reason is FinishReason.LENGTH, "while a call with many rows is running"
+    stuck.gate.set()
+    harness.loom.end_now()
+    assert harness.loom.drain(30)
+
+
 def test_readers_that_do_not_read_are_ended_at_their_own_callers_cost(decoder: Decoder, bundle: Bundle) -> None:
     harness = Harness(decoder, bundle.manifest.start_token, max_rows=4, max_waiting=6, unread_limit=50)
     polite = harness.submit(max_tokens=2000, takes=False, share=Share("polite"))
