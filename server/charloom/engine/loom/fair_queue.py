@@ -137,34 +137,62 @@ class FairQueue(Generic[T]):
         for caller in self._callers.values():
             yield from caller.waiting
 
-    def check(self, share: Share) -> None:
+    def check(self, share: Share, free: int = 0) -> None:
         """Raise as `put` would now.
 
         Raises:
             QueueFull: there is no room.
         """
         most = self._most_waiting.first
-        if self._size < self._capacity or most is None:
+        if self._size < self._capacity + max(0, free) or most is None:
             return
         own, largest = self._callers.get(share.name), self._callers[most]
         if (len(own.waiting) if own else 0) + 1 > (len(largest.waiting) - 1) * share.weight / largest.share.weight:
             raise QueueFull
 
-    def put(self, item: T) -> T | None:
+    def put(self, item: T, free: int = 0) -> T | None:
         """Let a job wait; returns the one that had to make room: the newest of the caller with most of them.
+
+        Args:
+            item: the job
+            free: as of `take`: there is room for as many jobs more, for they will not wait
 
         Raises:
             QueueFull: there is no room, and no caller would still have as many waiting jobs as this one.
         """
-        self.check(item.share)
+        self.check(item.share, free)
         displaced = None
-        if self._size >= self._capacity and (most := self._most_waiting.first) is not None:
+        if self._size >= self._capacity + max(0, free) and (most := self._most_waiting.first) is not None:
             displaced = next(reversed(self._callers[most].waiting))
             self.remove(displaced)
         caller = self._caller(item.share)
         caller.waiting[item] = None
         self._size += 1
         self._rank(caller)
+        return displaced
+
+    def put_together(self, items: Sequence[T], free: int = 0) -> list[T]:
+        """Let several jobs wait, all or none; returns those that had to make room.
+
+        Args:
+            items: those of one caller
+            free: as of `put`
+
+        Raises:
+            QueueFull: as `put`, for one of them; nobody has made room then.
+        """
+        displaced: list[T] = []
+        for number, item in enumerate(items):
+            try:
+                one = self.put(item, free)
+            except QueueFull:
+                for earlier in items[:number]:
+                    self.remove(earlier)
+                for one in reversed(displaced):  # the newest last, as before
+                    self.put(one, free)
+                raise
+            if one is not None:
+                displaced.append(one)
         return displaced
 
     def take(self, places: int, free: int) -> T | None:

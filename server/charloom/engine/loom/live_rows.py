@@ -8,9 +8,14 @@ from charloom.engine.loom.row import Row, RowState
 
 
 class LiveRows:
-    """Rows from their joining to their leaving; it changes their state."""
+    """Rows from their joining to their leaving; it changes their state.
 
-    def __init__(self) -> None:
+    Args:
+        places: how many can be in ticks at a time
+    """
+
+    def __init__(self, places: int) -> None:
+        self.places = places
         self.ready: dict[Row, None] = {}
         """In the order in which they became so."""
         self.paused: dict[Row, None] = {}
@@ -28,6 +33,11 @@ class LiveRows:
     def unpaused(self) -> int:
         """How many can be in ticks."""
         return len(self.ready) + self.ticking
+
+    @property
+    def free(self) -> int:
+        """Places that nobody has; below 0, how many more than there are are in use."""
+        return self.places - self.unpaused
 
     def join(self, row: Row) -> None:
         """Have one more."""

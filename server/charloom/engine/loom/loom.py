@@ -86,7 +86,7 @@ class Loom:
         """Whether any row was cancelled, or a paused one read, since the rows were looked at; set without the lock."""
         self._waiting: FairQueue[Row] = FairQueue(max_waiting)
         self._table = RowTable(decoder.shape, decoder.state_pool())
-        self._live = LiveRows()
+        self._live = LiveRows(max_rows * workers)
         self._calls = DecoderCalls(decoder)
         self._crowds: set[int] = set()
         """The workers that have rows of a crowd (`FairQueue.crowd`)."""
@@ -130,42 +130,39 @@ class Loom:
 
         Args:
             jobs: what to do, and who wants the chunks of it
-            share, ahead: as for `submit`
-
-        Raises:
-            as `submit`
+            share, ahead: as for `submit`; raises as that
         """
         unread = self._unread_limit if ahead is None else min(ahead, self._unread_limit)
         to_host, vocabulary = self._table.states.to_host, self.decoder.shape.vocabulary
         rows = [Row(job, receiver, self._wake, unread, to_host, vocabulary, share) for job, receiver in jobs]
-        lost: list[Delivery] = []
-        try:
-            with self._news:
-                for number, row in enumerate(rows):
-                    try:
-                        self.admit(share)
-                    except (Draining, Overloaded):
-                        for earlier in rows[:number]:
-                            self._leave(earlier)
-                        raise
-                    if (displaced := self._waiting.put(row)) is not None:
-                        chunk = displaced.dismiss(FinishReason.DISPLACED, displaced.job.start.states)
-                        displaced.change(RowState.LEFT)
-                        lost.append(self._delivery(displaced, chunk))
-                self._news.notify()
-        finally:
-            if lost:
-                self._deliver(lost)
+        with self._news:
+            if self._draining:
+                raise Draining
+            try:
+                displaced = self._waiting.put_together(rows, self._live.free)
+            except QueueFull:
+                raise self.overloaded() from None
+            lost = []
+            for row in displaced:
+                lost.append(self._delivery(row, row.dismiss(FinishReason.DISPLACED, row.job.start.states)))
+                row.change(RowState.LEFT)
+            self._news.notify()
+        if lost:
+            self._deliver(lost)
         return rows
 
     def admit(self, share: Share = ONLY) -> None:
-        """Raise as `submit` would now; so that a call that will be refused costs no more than that."""
+        """Raise as `submit` would now, if that is known at once; so that a call that is refused costs little more."""
         if self._draining:
             raise Draining
+        if not self._news.acquire(blocking=False):
+            return  # `submit` will say: whoever has the lock is to be waited for once
         try:
-            self._waiting.check(share)
+            self._waiting.check(share, self._live.free)
         except QueueFull:
             raise self.overloaded() from None
+        finally:
+            self._news.release()
 
     def overloaded(self) -> Overloaded:
         """What to tell a caller whose job does not fit."""
@@ -220,7 +217,7 @@ class Loom:
     @property
     def places(self) -> int:
         """Rows that can be in ticks at a time; jobs wait where there are more."""
-        return self._max_rows * len(self._workers)
+        return self._live.places
 
     @property
     def taken_places(self) -> int:
@@ -303,7 +300,7 @@ class Loom:
         stalled = [row for row in paused if not row.slowed] if len(paused) > self._max_waiting else []
         for row in of_most(stalled, len(stalled) - self._max_waiting):
             deliveries.append(self._dismiss(row, FinishReason.STALLED))
-        free = self.places - self.taken_places
+        free = self._live.free
         while (joining := self._waiting.take(self.places, free)) is not None:
             free -= 1
             self._retry_after.served(len(self._waiting))

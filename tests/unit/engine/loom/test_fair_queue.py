@@ -235,6 +235,31 @@ def test_weights_divide_time() -> None:
     assert times["c"] == pytest.approx(2 * times["a"], rel=0.05)
 
 
+def test_of_jobs_that_come_together_all_find_room_or_nobody_makes_any() -> None:
+    queue: FairQueue[Item] = FairQueue(6)
+    greedy = filled(queue, "a", 6)
+    order = [*queue]
+    with pytest.raises(QueueFull):
+        queue.put_together([Item("b", number) for number in range(4)])
+    assert [*queue] == order, "the displaced ones are back where they were"
+    polite = [Item("b", number) for number in range(3)]
+    assert queue.put_together(polite) == greedy[:2:-1]
+    assert [*queue] == [*greedy[:3], *polite]
+
+
+def test_jobs_that_find_a_place_at_once_need_no_room_to_wait() -> None:
+    queue: FairQueue[Item] = FairQueue(2)
+    jobs = [Item("a", number) for number in range(6)]
+    with pytest.raises(QueueFull):
+        queue.put_together(jobs, free=3)
+    assert len(queue) == 0
+    assert queue.put_together(jobs, free=4) == []
+    with pytest.raises(QueueFull):
+        queue.check(Share("a"), free=4)
+    assert taken(queue) == jobs
+    assert queue.put_together(jobs[:2], free=-3) == []
+
+
 def test_the_load_of_a_caller_is_as_if_all_had_as_much() -> None:
     queue: FairQueue[Item] = FairQueue(1000)
     (greedy, *_), (polite,) = filled(queue, "greedy", 500), filled(queue, "polite", 1)
