@@ -17,7 +17,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +32,8 @@ from charloom.engine.calls.together import EndedJob, JobsTogether
 from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.decoding.uniforms import Uniforms
-from charloom.engine.loom.jobs import FinishReason
+from charloom.engine.loom.jobs import Finish, FinishReason
+from charloom.engine.loom.logprobs import TokenLogprob
 from charloom.engine.loom.models import Model
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.seeds import next_seed
@@ -75,6 +78,13 @@ def parents(log_weights: Doubles, uniform: float) -> Ints:
     return found
 
 
+class _Part(NamedTuple):
+    """What a job wrote; the state after it is kept only until the next one."""
+
+    tokens: Sequence[int]
+    logprobs: Sequence[TokenLogprob]
+
+
 @dataclass(frozen=True)
 class _Text:
     """One of the texts, as far as it has come."""
@@ -83,8 +93,12 @@ class _Text:
     """What is left to do."""
     snapshot: Snapshot
     ancestor: int
-    parts: tuple[EndedJob, ...] = ()
-    """The jobs that wrote it."""
+    parts: tuple[_Part, ...] = ()
+    """What the jobs wrote that wrote it."""
+    first: Finish | None = None
+    """How the first of these ended."""
+    last: Finish | None = None
+    """How the last one did."""
     allowed: float = 0.0
     """Natural logarithm of what the constraint left of it."""
     over: bool = False
@@ -99,7 +113,9 @@ class _Text:
             self,
             left=self.left if over else self.left.after(done),
             snapshot=by.finish.snapshot,
-            parts=(*self.parts, by),
+            parts=(*self.parts, _Part(by.tokens, by.logprobs)),
+            first=self.first or by.finish,
+            last=by.finish,
             allowed=self.allowed + by.finish.allowed,
             over=over,
         )
@@ -173,13 +189,16 @@ class ResampledTexts:
         jobs = [text.left.first(EVERY).job(text.snapshot, snapshots=False) for text in texts if not text.over]
         together = JobsTogether(self.model, jobs)
         ended = await together.ended()
-        self._rates.spend(share, sum(len(one.tokens) for one in ended))
+        # A prompt that is read once for all texts was paid when it was; any other is read by each.
+        self._rates.spend(share, sum(one.finish.fed + len(one.tokens) for one in ended))
         parts = iter(ended)
         return [text if text.over else text.grown(next(parts)) for text in texts]
 
     def _told(self, text: _Text, resampled: Resampled) -> tuple[TextDelta, GenerationResult]:
         """A text as its reader gets it."""
-        decoder, first, last = self.model.vocabulary.decoder(), text.parts[0].finish, text.parts[-1].finish
+        decoder, first, last = self.model.vocabulary.decoder(), text.first, text.last
+        assert first is not None
+        assert last is not None
         tokens = [token for part in text.parts for token in part.tokens]
         written = decoder.feed(tokens)
         if (logged := current_call().texts) is not None:

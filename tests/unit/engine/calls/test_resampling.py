@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -20,12 +21,15 @@ from charloom.engine.calls.resampling import log_mean, parents, shares
 from charloom.engine.constraints.automata import automaton_of
 from charloom.engine.constraints.constraint import Constraint, Kind
 from charloom.engine.decoding.automaton import Automaton, table_of
-from charloom.engine.decoding.decoder import Decoder, Inputs, neutral
+from charloom.engine.decoding.decoder import Decoder, Inputs, Ints, neutral
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.decoding.uniforms import Uniforms
 from charloom.engine.engine import Engine
 from charloom.engine.errors import Draining, InvalidRequest
 from charloom.engine.loom.jobs import FinishReason
+from charloom.engine.rates import Rates
+from charloom.engine.shares import Share
 from tests.unit.engine.looms import Slow, eventually
 
 PATTERN = r"[A-Z]{3,8}: [a-z ]+\."
@@ -165,6 +169,36 @@ async def test_penalties_count_all_of_the_text_and_its_prompt(engine: Engine) ->
     for delta, _ in await resampled(engine, asked):
         assert len(set(delta.text)) == 20
         assert not set(delta.text) & set("abcd")
+
+
+@pytest.mark.parametrize(("penalty", "read"), [(0.0, 4), (1.0, 8 * 4)])
+async def test_each_token_that_is_read_and_written_is_paid(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, penalty: float, read: int
+) -> None:
+    """A prompt is read once for all texts, unless a penalty makes each of them read it."""
+    spend, paid = Rates.spend, []
+
+    def counted(rates: Rates, share: Share, tokens: int) -> float:
+        paid.append(tokens)
+        return spend(rates, share, tokens)
+
+    monkeypatch.setattr(Rates, "spend", counted)
+    constraint, sampling = Constraint(Kind.REGEX, ("[a-z ]{20}",)), Sampling(presence_penalty=penalty)
+    await resampled(engine, request(8, 1, prompt="abcd", sampling=sampling, constraint=constraint, max_tokens=20))
+    assert sum(paid) == read + 8 * 20
+
+
+async def test_only_the_latest_state_of_a_text_is_kept(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def counted(log_weights: resampling.Doubles, uniform: float) -> Ints:
+        kept.append(sum(type(one) is Snapshot for one in gc.get_objects()))
+        return parents(log_weights, uniform)
+
+    monkeypatch.setattr(resampling, "parents", counted)
+    await resampled(engine, request(8, 1, constraint=Constraint(Kind.REGEX, ("[a-z ]{96}",)), max_tokens=96))
+    assert len(kept) == 96 // resampling.EVERY - 1
+    assert max(kept) <= kept[1] + 8
 
 
 async def masses(engine: Engine, bundle: Bundle, texts: Sequence[str], prompt: str) -> dict[str, float]:
