@@ -32,7 +32,19 @@ from tests.unit.engine.looms import Harness
 from tests.unit.export.decoder_calls import assert_same_rows, exported, picked_rows, random_model, with_sampling
 
 ROWS = 8
-MAKES = pytest.mark.parametrize("make", [random_inputs, plain_inputs, constrained_inputs, learning_inputs])
+
+
+def learning_under_constraints(decoder: Decoder, rows: int, steps: int) -> Inputs:
+    """Of every other part no row learns."""
+    learning = learning_inputs(decoder, rows, steps).adaptation
+    assert learning is not None
+    learns = np.arange(rows) % (2 * ROWS) < ROWS
+    return constrained_inputs(decoder, rows, steps)._replace(adaptation=learning._replace(learns=learns))
+
+
+MAKES = pytest.mark.parametrize(
+    "make", [random_inputs, plain_inputs, constrained_inputs, learning_inputs, learning_under_constraints]
+)
 Make = Callable[[Decoder, int, int], Inputs]
 
 
