@@ -81,6 +81,19 @@ def test_texts_are_functions_of_session_and_seed_wherever_it_is_taken(client: Cl
         assert ordinary.complete(lead, max_tokens=120).text != text
 
 
+def test_suggestions_go_by_what_it_has_learnt_and_by_nothing_else(client: Client) -> None:
+    """Each is as probable as the session says of the same text when it scores it."""
+    with client.session(adaptive=True) as session:
+        session.feed(PHRASE * 8 + "and then")
+        session.rewind(session.refresh().position - len("and then"))
+        for prompt in ("", "Zebulon Qu"):
+            found = session.suggest(prompt, count=5, boundary="length", max_tokens=6).texts
+            for one in found:
+                scored = session.score(prompt + one.text).logprobs[len(prompt) :]
+                assert one.logprob == pytest.approx(sum(each.logprob for each in scored), abs=1e-4)
+        assert found[0].text == "ixby w"
+
+
 def test_a_session_that_starts_from_another_is_like_it_and_a_blend_has_learnt_nothing(client: Client) -> None:
     client.prime("primed", PHRASE * 4, adaptive=True)
     with client.session(start="primed") as one, client.session(start="primed") as other:

@@ -70,7 +70,7 @@ class OpenText(NamedTuple):
     state: int
     """Of the automaton."""
     snapshot: Snapshot
-    """Behind it: its last token is pending."""
+    """Behind it: its last token is pending; where the session learns, maybe the one before it too."""
 
 
 class FoundText(NamedTuple):
@@ -130,7 +130,7 @@ class BeamSearch:
 
         Args:
             logprobs: [N, V], natural logarithms of probabilities
-            snapshots: of each, once the network has read its last token; which one is pending then does not matter
+            snapshots: of each, with one more token pending than the text has; which one that is does not matter
         """
         known = logprobs.astype(np.float64)
         if self.unknown is not None:
@@ -155,7 +155,9 @@ class BeamSearch:
         for place in best[: self.beam].tolist():
             number, token = divmod(place, size)
             tokens, state = (*parents[number].tokens, token), int(after[number, token])
-            child = OpenText(float(totals[place]), tokens, state, replace(snapshots[number], pending=(token,)))
+            before = snapshots[number]
+            behind = replace(before, pending=(*before.pending[:-1], token))
+            child = OpenText(float(totals[place]), tokens, state, behind)
             over = bool((self.automaton.next[state] < 0).all())
             if not over and len(tokens) < self.max_tokens:
                 self.open.append(child)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -192,8 +192,13 @@ class Suggesting:
         # What a token is forced to be makes no difference to what is known of the place before it.
         any_token = np.array([vocabulary.start_token], np.int64)
         while search.open:
-            openings = [(one.snapshot, any_token) for one in search.open]
-            read = await self._reading.read_together(model, openings, vocabulary.size)
+            starts = [one.snapshot for one in search.open]
+            if snapshot.learnt is not None:
+                starts = await self._learnt(model, starts)
+            read = await self._reading.read_together(model, [(one, any_token) for one in starts], vocabulary.size)
+            if snapshot.learnt is not None:
+                # What was learnt from that token is not of the texts: they go on from before it.
+                read = [(_longer(one, any_token), told) for one, (_, told) in zip(starts, read, strict=True)]
             if len(read) * vocabulary.size <= FEW:
                 _grow(search, read, vocabulary.size)
             else:  # in a thread: with a vocabulary of words it takes longer than other calls are to wait
@@ -204,12 +209,29 @@ class Suggesting:
         ]
         return Suggestions(model, snapshot.position, len(prompt), texts, search.exact)
 
+    async def _learnt(self, model: Model, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+        """The same, of which one token alone is pending, and what has been learnt from the others is known."""
+        unread = [np.array(one.pending[1:], np.int64) for one in snapshots]
+        if not len(unread[0]):
+            return list(snapshots)
+        starts = [
+            replace(one, pending=one.pending[:1], position=one.position - len(tokens))
+            for one, tokens in zip(snapshots, unread, strict=True)
+        ]
+        read = await self._reading.read_together(model, list(zip(starts, unread, strict=True)))
+        return [after for after, _ in read]
+
     async def _after(self, model: Model, prompt: Ints, snapshot: Snapshot) -> Snapshot:
         """The state after a prompt, which may be empty."""
         if not len(prompt):
             return snapshot
         after, _ = await self._reading.read(model, prompt, snapshot)
         return after
+
+
+def _longer(snapshot: Snapshot, tokens: Ints) -> Snapshot:
+    """With some more tokens pending."""
+    return replace(snapshot, pending=(*snapshot.pending, *tokens.tolist()), position=snapshot.position + len(tokens))
 
 
 def _grow(search: BeamSearch, read: Sequence[tuple[Snapshot, Sequence[TokenLogprob]]], size: int) -> None:
