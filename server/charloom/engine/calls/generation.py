@@ -206,7 +206,6 @@ class Generation:
             )
         if chunk.finish is not None:
             self._finish = chunk.finish
-            self._row.receiver = _nothing_follows  # no circle, which would keep the model until garbage is collected
             if self._meter is not None:
                 self._meter.end()
             if self._slowed is not None:
@@ -336,10 +335,6 @@ class Generation:
             self._closing = asyncio.get_running_loop().create_task(sink.close(snapshot))
             self._closing.add_done_callback(_log_failure)
         return self._closing
-
-
-def _nothing_follows(chunk: Chunk) -> None:
-    raise AssertionError("a chunk came after the last one")
 
 
 def _log_failure(task: asyncio.Task[Session | None]) -> None:

@@ -76,7 +76,6 @@ class JobsTogether:
             self._call.generated(len(chunk.tokens))
             row.took(len(chunk.tokens))
         if chunk.finish is not None:
-            row.receiver = _nothing_follows  # no circle, which would keep the model until garbage is collected
             self._end(chunk.finish)
 
     def _end(self, finish: Finish) -> None:
@@ -105,7 +104,3 @@ def _joined(chunks: Sequence[Chunk]) -> EndedJob:
         return EndedJob(chunks[0].tokens, chunks[0].logprobs, finish)
     tokens = [token for chunk in chunks for token in chunk.tokens]
     return EndedJob(tokens, [logprob for chunk in chunks for logprob in chunk.logprobs], finish)
-
-
-def _nothing_follows(chunk: Chunk) -> None:
-    raise AssertionError("a chunk came after the last one")

@@ -25,6 +25,7 @@ from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import InvalidRequest, ModelNotFound
 from charloom.engine.limits import Limits
 from charloom.engine.loom.cores import Cores, InTurn, Part
+from charloom.engine.loom.jobs import Chunk
 from charloom.engine.loom.loom import Loom
 from charloom.engine.loom.row import Delivery
 from charloom.engine.loom.totals import LoomTotals
@@ -381,4 +382,11 @@ class Models:
 
 def _hand_out(deliveries: Sequence[Delivery]) -> None:
     for row, chunk in deliveries:
-        row.receiver(chunk)
+        receiver = row.receiver
+        if chunk.finish is not None:
+            row.receiver = _nothing_follows  # no circle, which would keep the model until garbage is collected
+        receiver(chunk)
+
+
+def _nothing_follows(chunk: Chunk) -> None:
+    raise AssertionError("a chunk came after the last one")
