@@ -82,6 +82,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="passes over the tunes (default: 4)")
     parser.add_argument("--count", type=int, default=8, help="tunes to write at the same time (default: 8)")
     arguments = parser.parse_args()
+    if arguments.count < 2:
+        parser.error("--count is 2 or more, for one tune alone is not resampled")
     warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
     torch.set_num_threads(1)  # steps this small are faster on one core than on several
 
@@ -89,7 +91,12 @@ def main() -> None:
     if arguments.text is None:
         tunes = [made(random) for _ in range(1000)]
     else:
-        tunes = list(jigs_of(arguments.text.read_text("utf-8")))
+        try:
+            tunes = list(jigs_of(arguments.text.read_text("utf-8")))
+        except (OSError, UnicodeDecodeError) as problem:
+            parser.error(f"--text: {problem}")
+    if not tunes:
+        parser.error(f"--text {arguments.text} has no tunes in ABC with M:6/8 and eight bars of six eighths")
     print(f"{len(tunes)} tunes to learn from")
     config = TrainingConfig(
         layers=1, hidden_size=96, embedding_size=24, batch_size=16, epochs=arguments.epochs, sequence_length=80,
