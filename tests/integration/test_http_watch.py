@@ -72,7 +72,7 @@ def test_no_line_is_refused(plain: httpx.Client) -> None:
         ({"time_to_live": 1e300}, "time_to_live", ""),
         ({"model": "nowhere"}, None, "nowhere"),
         ({"lines": "text"}, "lines", "list"),
-        ({"lines": ["text"]}, "lines[0]", "dictionary"),
+        ({"lines": ["text"]}, "lines[0]", "it is no object; give {...}"),
         ({"lines": [{"text": "one"}, {"source": "a"}]}, "lines[1].text", "required"),
         ({"lines": [{"text": "x"}] * (MOST_LINES + 1)}, "lines", str(MOST_LINES)),
         ({"lines": [{"text": "x" * LONGEST_LINE}] * 17}, "lines", "give fewer"),

@@ -19,6 +19,13 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How JSON writes half of a character outside the basic plane."""
 
+IN_JSON = {
+    "dict_type": "it is no object; give {...}",
+    "model_type": "it is no object; give {...}",
+    "list_type": "it is no list; give [...]",
+}
+"""What is said of pydantic's kinds of errors that it tells in words of Python."""
+
 
 class Body(BaseModel):
     """A JSON object. What is null counts as left out; what has no name here is kept, to be named in a warning."""
@@ -99,5 +106,5 @@ def _refusal(problem: ValidationError) -> Refused:
     error = problem.errors(include_url=False, include_input=False, include_context=False)[0]
     place = [part for part in error["loc"] if not (isinstance(part, str) and "[" in part)]
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    what = error["msg"].removeprefix("Value error, ")
+    what = IN_JSON.get(error["type"], error["msg"].removeprefix("Value error, "))
     return Refused(400, "INVALID_REQUEST", f"{shown(name)[1:-1]}: {what}", param=name[:80] or None)
