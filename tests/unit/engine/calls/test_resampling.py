@@ -246,9 +246,12 @@ async def test_weighted_they_are_the_texts_of_the_model_that_match(
     assert np.exp(estimates).mean() == pytest.approx(total, rel=0.1)
 
 
-@pytest.mark.parametrize("more", [{"n": 1}, {"constraint": None}])
-async def test_resampling_takes_several_and_a_constraint(engine: Engine, more: dict[str, object]) -> None:
-    with pytest.raises(InvalidRequest, match="takes several continuations and a constraint"):
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [({"n": 1}, "takes several continuations"), ({"constraint": None}, "takes a constraint, and there is none")],
+)
+async def test_resampling_takes_several_and_a_constraint(engine: Engine, more: dict[str, object], why: str) -> None:
+    with pytest.raises(InvalidRequest, match=why):
         await engine.continuations(request(**{"n": 4, "seed": 1, **more}))  # type: ignore[arg-type]
 
 
