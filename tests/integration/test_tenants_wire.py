@@ -301,7 +301,7 @@ def test_the_commands_list_export_and_erase(
             assert copy.info.position == 15
         status, _, said = run("export", "shop", "--output", str(file))
         assert status == 1
-        assert "File exists" in said
+        assert f"{file} exists already" in said
         assert run("export", "shop")[1].count("\n") == 2
 
         for typed in ("", "shop2\n", "y\n"):

@@ -319,7 +319,7 @@ class TestCommand:
             (["a", "--units", "1,3"], "--units 3: layer 1 has units 0 to 2"),
             (["a", "--rows", "0"], "--rows 0: give at least 1"),
             ([""], "there is nothing to inspect"),
-            (["a", "--png", "/"], "Is a directory"),
+            (["a", "--png", "/"], "/ is a directory"),
         ],
     )
     def test_what_cannot_be_shown_is_one_line(self, run: Run, capsys: Capture, words: list[str], message: str) -> None:

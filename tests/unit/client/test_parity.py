@@ -133,6 +133,7 @@ def test_every_option_of_the_contract_is_offered() -> None:
         "session_id",
         "sampling",
         "n",  # an argument of `continuations`
+        "resample",  # another one
         "new_session",  # `session(at_first_text=True)`
         "constraint",
     }

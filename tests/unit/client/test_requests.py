@@ -254,16 +254,18 @@ def test_a_value_among_several_is_pointed_at(name: str, value: object, words: st
 
 
 def test_the_number_of_continuations_is_added_to_the_same_request() -> None:
-    several = continuations_request("Hi", 3, {"seed": 5}, "s1")
+    several = continuations_request("Hi", 3, True, {"seed": 5}, "s1")
     assert several.options.n == 3
+    assert several.options.resample
     several.options.ClearField("n")
+    several.options.ClearField("resample")
     assert several == generate_request("Hi", {"seed": 5}, "s1")
 
 
 @pytest.mark.parametrize("n", [0, 1, 2**32 - 1])
 def test_any_number_of_continuations_is_sent(n: int) -> None:
-    assert continuations_request("", n, {}).options.HasField("n")
-    assert continuations_request("", n, {}).options.n == n
+    assert continuations_request("", n, False, {}).options.HasField("n")
+    assert continuations_request("", n, False, {}).options.n == n
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ def test_any_number_of_continuations_is_sent(n: int) -> None:
 )
 def test_a_number_of_continuations_that_is_none_is_refused(n: Any, words: str) -> None:
     with pytest.raises(InvalidValue, match=rf"n: .* is {words}"):
-        continuations_request("", n, {})
+        continuations_request("", n, False, {})
 
 
 @pytest.mark.parametrize("make", [generate_request, resumable_request])

@@ -538,8 +538,10 @@ async def test_tokens_that_are_refused_say_why(engine: Engine, bundle: Bundle, d
             await open_(token[:length])
     with pytest.raises(errors.SealedStateCorrupt):
         await open_(token + b"x")
-    with pytest.raises(errors.SealedStateVersion):
+    with pytest.raises(errors.SealedStateCorrupt):  # the version of sessions that learn
         await open_(token[:4] + b"\2" + token[5:])
+    with pytest.raises(errors.SealedStateVersion):
+        await open_(token[:4] + b"\3" + token[5:])
     with pytest.raises(errors.SealedStateOfAnotherTenant):
         await open_(token, "b")
     short, _ = await engine.sessions.export(session.key, timedelta(milliseconds=1))
