@@ -19,7 +19,7 @@ from tests.unit.client.fake_server import Proxy
 from tests.unit.engine.looms import Slow
 
 PROMPT = "The "
-LONG = r"(?:[a-z ]{30,60}[.,] ){60}[A-Z]{3,}"
+LONG = r"(?:[a-z ]{30,60}[.,] ){110}[A-Z]{3,}"
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,14 @@ def client(server: Server) -> Iterator[Client]:
 
 @pytest.mark.parametrize("kept", [False, True], ids=["without a session", "in a session"])
 def test_a_stream_that_breaks_goes_on_in_the_middle_of_its_text(server: Server, client: Client, kept: bool) -> None:
-    expected = client.complete(PROMPT, regex=LONG, max_tokens=4_000, seed=4)
+    expected = client.complete(PROMPT, regex=LONG, max_tokens=7_500, seed=4)
     assert re.fullmatch(LONG, expected.text)
     proxy = Proxy(server.address)
     try:
         with Client(proxy.target, timeout=60) as breaking:
             source = breaking.session(seed=4) if kept else breaking
             text, cuts = "", 0
-            with source.generate(PROMPT, regex=LONG, max_tokens=4_000, **({} if kept else {"seed": 4})) as stream:
+            with source.generate(PROMPT, regex=LONG, max_tokens=7_500, **({} if kept else {"seed": 4})) as stream:
                 for piece in stream:
                     text += piece
                     if len(text) > 1_000 * (cuts + 1) and cuts < 3:

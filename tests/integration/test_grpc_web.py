@@ -104,7 +104,7 @@ def frames(body: bytes) -> tuple[list[bytes], dict[str, str]]:
 
 def test_a_stream_comes_through_in_pieces(web: httpx.Client, server: Server) -> None:
     request = generation_pb2.GenerateRequest()
-    request.options.prompt, request.options.max_tokens, request.options.seed = "the ", 2000, 7
+    request.options.prompt, request.options.max_tokens, request.options.seed = "the ", 20_000, 7
     parts: list[bytes] = []
     with web.stream("POST", GENERATE, headers=HEADERS, content=framed(request.SerializeToString())) as answer:
         assert answer.status_code == 200
@@ -113,7 +113,7 @@ def test_a_stream_comes_through_in_pieces(web: httpx.Client, server: Server) -> 
     messages, trailers = frames(b"".join(parts))
     text = "".join(generation_pb2.GenerateResponse.FromString(message).text for message in messages)
     with Client(server.address) as client:
-        assert text == client.complete("the ", max_tokens=2000, seed=7).text
+        assert text == client.complete("the ", max_tokens=20_000, seed=7).text
     assert len(messages) > 1
     assert trailers["grpc-status"] == "0"
     assert trailers["charloom-request-id"]
@@ -174,7 +174,7 @@ def test_a_page_in_a_browser_reads_a_stream_and_leaves_another(
 ) -> None:
     page = page_of(SITE, browser)
     request = generation_pb2.GenerateRequest()
-    request.options.prompt, request.options.max_tokens, request.options.seed = "the ", 2000, 7
+    request.options.prompt, request.options.max_tokens, request.options.seed = "the ", 20_000, 7
 
     def fetched(pieces: int) -> list[bytes]:
         body = base64.b64encode(framed(request.SerializeToString())).decode()
@@ -186,7 +186,7 @@ def test_a_page_in_a_browser_reads_a_stream_and_leaves_another(
     messages, trailers = frames(b"".join(parts))
     text = "".join(generation_pb2.GenerateResponse.FromString(message).text for message in messages)
     with Client(server.address) as client:
-        assert text == client.complete("the ", max_tokens=2000, seed=7).text
+        assert text == client.complete("the ", max_tokens=20_000, seed=7).text
     assert len(parts) > 1
     assert trailers["grpc-status"] == "0"
 

@@ -294,7 +294,7 @@ def test_clients_that_are_killed_mid_stream_leave_the_server_serving_the_others(
         (["/"], "there is no manifest.json"),
         (["/nowhere"], "there is no /nowhere; give the directory that `charloom export` wrote"),
         (["--port", "70000"], "--port 70000: Input should be less than or equal to 65535"),
-        (["--config", "/nowhere.toml"], "there is no such file"),
+        (["--config", "/nowhere.toml"], "there is no /nowhere.toml"),
         (["--decoder", "torchscript"], "needs torch, which is not installed"),
         (["--device", "cuda"], "needs torch, which is not installed"),
     ],
