@@ -176,7 +176,8 @@ def test_what_is_typed_is_scored_and_what_the_model_lacks_is_named(opened: Visit
     expect(page.locator("#mirror [data-piece]")).to_have_count(4)
     page.locator("#text").fill("snow \u2603")
     expect(page.locator("#status.wrong")).to_contain_text("change them")
-    assert set(opened.refusals) == {400}  # a second time, where the caret is told late
+    # The text is read for its colours, and by then perhaps for what stands beside it.
+    assert opened.refusals in ([400], [400, 400])
     opened.refusals.clear()
 
 
