@@ -60,6 +60,7 @@ def grpc_client(http_server: Server) -> Iterator[Client]:
         ({"guided_choice": CHOICES}, {"choices": CHOICES}),
         ({"guided_json": SCHEMA}, {"json_schema": SCHEMA}),
         ({"response_format": as_openai(SCHEMA)}, {"json_schema": SCHEMA}),
+        ({"response_format": as_openai(json.dumps(SCHEMA))}, {"json_schema": SCHEMA}),
         ({"response_format": {"type": "text"}, "structured_outputs": {}}, {}),
     ],
 )

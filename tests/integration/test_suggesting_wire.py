@@ -150,7 +150,7 @@ class TestSuggest:
         assert [(one.tokens, len(one.text), one.ended) for one in cut] == [(3, 3, False)] * 20
         many = client.suggest("The ", boundary="length", max_tokens=3, count=20)
         assert (len(many.texts), many.beam) == (20, 20)
-        matching = client.suggest("The ", pattern="[a-c]{2,4}", count=3).texts
+        matching = client.suggest("The ", regex="[a-c]{2,4}", count=3).texts
         assert len(matching) == 3
         assert all(re.fullmatch("[a-c]{2,4}", one.text) for one in matching)
 
@@ -159,7 +159,7 @@ class TestSuggest:
         [
             ({"choices": ["def", "default", "definition", "is", "it"]}, ["def", "default", "definition", "is", "it"]),
             ({"json_schema": {"enum": ["a", "ab", 1, 12]}}, ['"a"', '"ab"', "1", "12"]),
-            ({"pattern": "x|[ab]c?"}, ["x", "a", "ac", "b", "bc"]),
+            ({"regex": "x|[ab]c?"}, ["x", "a", "ac", "b", "bc"]),
         ],
     )
     def test_all_texts_of_a_constraint_are_found_with_the_figures_that_scores_give(
@@ -187,7 +187,7 @@ class TestSuggest:
     @pytest.mark.parametrize(
         ("given", "field"),
         [
-            ({"pattern": "a{40}"}, "max_tokens"),
+            ({"regex": "a{40}"}, "max_tokens"),
             ({"choices": generation_pb2.Choices()}, "choices"),
             ({"choices": generation_pb2.Choices(texts=["a"] * 1025)}, "choices"),
             ({"json_schema": ""}, "json_schema"),
@@ -198,9 +198,9 @@ class TestSuggest:
             ({"beam": 65}, "beam"),
             ({"max_tokens": 0}, "max_tokens"),
             ({"max_tokens": 257}, "max_tokens"),
-            ({"pattern": "(a"}, "pattern"),
-            ({"pattern": ""}, "pattern"),
-            ({"pattern": "a" * 70_000}, "pattern"),
+            ({"regex": "(a"}, "regex"),
+            ({"regex": ""}, "regex"),
+            ({"regex": "a" * 70_000}, "regex"),
             ({"boundary": 99}, "boundary"),
         ],
     )
@@ -229,10 +229,37 @@ class TestSuggest:
             (one.text, one.logprob) for one in found.texts
         ]
         assert (answer["exact"], answer["beam"], answer["position"]) == (found.exact, 16, found.position)
-        refusal = plain.post("/v1/suggest", json={"pattern": "(a"})
-        assert http_refused(refusal)[:3] == (400, "invalid_request", "pattern")
-        refusal = plain.post("/v1/suggest", json={"pattern": "a", "choices": ["a"]})
-        assert http_refused(refusal)[:3] == (400, "invalid_request", "choices")
-        for constraint in ({"choices": ["a", "b"]}, {"json_schema": {"enum": [1, 2]}}):
-            answer = plain.post("/v1/suggest", json={"prompt": "The ", **constraint}).json()
-            assert {one["text"] for one in answer["data"]} in ({"a", "b"}, {"1", "2"})
+
+    @pytest.mark.parametrize(
+        ("constraint", "texts"),
+        [
+            ({"choices": ["a", "b"]}, {"a", "b"}),
+            ({"json_schema": {"enum": [1, 2]}}, {"1", "2"}),
+            ({"json_schema": '{"enum": [1, 2]}'}, {"1", "2"}),
+            ({"regex": "[ab]"}, {"a", "b"}),
+            ({"pattern": "[ab]"}, {"a", "b"}),
+        ],
+    )
+    def test_http_has_the_constraints_of_completions_and_an_older_name(
+        self, plain: httpx.Client, constraint: dict[str, Any], texts: set[str]
+    ) -> None:
+        answer = plain.post("/v1/suggest", json={"prompt": "The ", **constraint}).json()
+        assert {one["text"] for one in answer["data"]} == texts
+
+    @pytest.mark.parametrize(
+        ("constraint", "field"),
+        [
+            ({"regex": "(a"}, "regex"),
+            ({"regex": ""}, "regex"),
+            ({"pattern": ""}, "pattern"),
+            ({"choices": [""]}, "choices"),
+            ({"json_schema": ""}, "json_schema"),
+            ({"json_schema": [1]}, "json_schema"),
+            ({"regex": "a", "choices": ["a"]}, "choices"),
+            ({"pattern": "a", "regex": "a"}, "regex"),
+        ],
+    )
+    def test_http_names_the_constraint_that_it_refuses(
+        self, plain: httpx.Client, constraint: dict[str, Any], field: str
+    ) -> None:
+        assert http_refused(plain.post("/v1/suggest", json=constraint))[:3] == (400, "invalid_request", field)

@@ -42,14 +42,14 @@ def suggest_request(
     *,
     count: int | None,
     boundary: str | None,
-    pattern: str | None,
+    regex: str | None,
     choices: Sequence[str] | None,
     json_schema: Mapping[str, Any] | str | None,
     max_tokens: int | None,
     beam: int | None,
 ) -> suggesting_pb2.SuggestRequest:
     """Build the request of Suggest."""
-    ends = {"boundary": boundary, "pattern": pattern, "choices": choices, "json_schema": json_schema}
+    ends = {"boundary": boundary, "regex": regex, "choices": choices, "json_schema": json_schema}
     first, *more = [name for name, value in ends.items() if value is not None] or [""]
     if more:
         raise InvalidValue(more[0], f"{first} says already where a text ends; give one of the two")
@@ -59,8 +59,8 @@ def suggest_request(
             setattr(request, name, _values.uint32(name, value))
     if boundary is not None:
         request.boundary = _values.one_of("boundary", boundary, _BOUNDARIES)
-    if pattern is not None:
-        request.pattern = _values.text("pattern", pattern)
+    if regex is not None:
+        request.regex = _values.text("regex", regex)
     if choices is not None:
         request.choices.CopyFrom(generation_pb2.Choices(texts=_values.texts("choices", choices)))
     if json_schema is not None:

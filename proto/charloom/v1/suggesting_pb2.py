@@ -26,15 +26,15 @@ from charloom.v1 import generation_pb2 as charloom_dot_v1_dot_generation__pb2
 from charloom.v1 import text_pb2 as charloom_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63harloom/v1/suggesting.proto\x12\x0b\x63harloom.v1\x1a\x1c\x63harloom/v1/generation.proto\x1a\x16\x63harloom/v1/text.proto\"\x8f\x01\n\x0fSuggestingStart\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\x0c\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12:\n\x12unknown_characters\x18\x05 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\"N\n\x0bRankRequest\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1c.charloom.v1.SuggestingStart\x12\x12\n\ncandidates\x18\x02 \x03(\t\"R\n\x0cRankResponse\x12\x30\n\ncandidates\x18\x01 \x03(\x0b\x32\x1c.charloom.v1.RankedCandidate\x12\x10\n\x08position\x18\x02 \x01(\x04\"G\n\x0fRankedCandidate\x12\x0f\n\x07logprob\x18\x01 \x01(\x01\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\"\xae\x02\n\x0eSuggestRequest\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1c.charloom.v1.SuggestingStart\x12\x12\n\x05\x63ount\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x33\n\x08\x62oundary\x18\x03 \x01(\x0e\x32\x1f.charloom.v1.SuggestionBoundaryH\x00\x12\x11\n\x07pattern\x18\x04 \x01(\tH\x00\x12\'\n\x07\x63hoices\x18\x07 \x01(\x0b\x32\x14.charloom.v1.ChoicesH\x00\x12\x15\n\x0bjson_schema\x18\x08 \x01(\tH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x11\n\x04\x62\x65\x61m\x18\x06 \x01(\rH\x03\x88\x01\x01\x42\x05\n\x03\x65ndB\x08\n\x06_countB\r\n\x0b_max_tokensB\x07\n\x05_beam\"n\n\x0fSuggestResponse\x12,\n\x0bsuggestions\x18\x01 \x03(\x0b\x32\x17.charloom.v1.Suggestion\x12\x0c\n\x04\x62\x65\x61m\x18\x02 \x01(\r\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12\x10\n\x08position\x18\x04 \x01(\x04\"J\n\nSuggestion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\r\n\x05\x65nded\x18\x04 \x01(\x08*\x95\x01\n\x12SuggestionBoundary\x12#\n\x1fSUGGESTION_BOUNDARY_UNSPECIFIED\x10\x00\x12\x1c\n\x18SUGGESTION_BOUNDARY_WORD\x10\x01\x12\x1c\n\x18SUGGESTION_BOUNDARY_LINE\x10\x02\x12\x1e\n\x1aSUGGESTION_BOUNDARY_LENGTH\x10\x03\x32\x96\x01\n\x11SuggestingService\x12;\n\x04Rank\x12\x18.charloom.v1.RankRequest\x1a\x19.charloom.v1.RankResponse\x12\x44\n\x07Suggest\x12\x1b.charloom.v1.SuggestRequest\x1a\x1c.charloom.v1.SuggestResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63harloom/v1/suggesting.proto\x12\x0b\x63harloom.v1\x1a\x1c\x63harloom/v1/generation.proto\x1a\x16\x63harloom/v1/text.proto\"\x8f\x01\n\x0fSuggestingStart\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\x0c\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12:\n\x12unknown_characters\x18\x05 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\"N\n\x0bRankRequest\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1c.charloom.v1.SuggestingStart\x12\x12\n\ncandidates\x18\x02 \x03(\t\"R\n\x0cRankResponse\x12\x30\n\ncandidates\x18\x01 \x03(\x0b\x32\x1c.charloom.v1.RankedCandidate\x12\x10\n\x08position\x18\x02 \x01(\x04\"G\n\x0fRankedCandidate\x12\x0f\n\x07logprob\x18\x01 \x01(\x01\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\"\xac\x02\n\x0eSuggestRequest\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1c.charloom.v1.SuggestingStart\x12\x12\n\x05\x63ount\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x33\n\x08\x62oundary\x18\x03 \x01(\x0e\x32\x1f.charloom.v1.SuggestionBoundaryH\x00\x12\x0f\n\x05regex\x18\x04 \x01(\tH\x00\x12\'\n\x07\x63hoices\x18\x07 \x01(\x0b\x32\x14.charloom.v1.ChoicesH\x00\x12\x15\n\x0bjson_schema\x18\x08 \x01(\tH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x11\n\x04\x62\x65\x61m\x18\x06 \x01(\rH\x03\x88\x01\x01\x42\x05\n\x03\x65ndB\x08\n\x06_countB\r\n\x0b_max_tokensB\x07\n\x05_beam\"n\n\x0fSuggestResponse\x12,\n\x0bsuggestions\x18\x01 \x03(\x0b\x32\x17.charloom.v1.Suggestion\x12\x0c\n\x04\x62\x65\x61m\x18\x02 \x01(\r\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12\x10\n\x08position\x18\x04 \x01(\x04\"J\n\nSuggestion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\r\n\x05\x65nded\x18\x04 \x01(\x08*\x95\x01\n\x12SuggestionBoundary\x12#\n\x1fSUGGESTION_BOUNDARY_UNSPECIFIED\x10\x00\x12\x1c\n\x18SUGGESTION_BOUNDARY_WORD\x10\x01\x12\x1c\n\x18SUGGESTION_BOUNDARY_LINE\x10\x02\x12\x1e\n\x1aSUGGESTION_BOUNDARY_LENGTH\x10\x03\x32\x96\x01\n\x11SuggestingService\x12;\n\x04Rank\x12\x18.charloom.v1.RankRequest\x1a\x19.charloom.v1.RankResponse\x12\x44\n\x07Suggest\x12\x1b.charloom.v1.SuggestRequest\x1a\x1c.charloom.v1.SuggestResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'charloom.v1.suggesting_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUGGESTIONBOUNDARY']._serialized_start=976
-  _globals['_SUGGESTIONBOUNDARY']._serialized_end=1125
+  _globals['_SUGGESTIONBOUNDARY']._serialized_start=974
+  _globals['_SUGGESTIONBOUNDARY']._serialized_end=1123
   _globals['_SUGGESTINGSTART']._serialized_start=100
   _globals['_SUGGESTINGSTART']._serialized_end=243
   _globals['_RANKREQUEST']._serialized_start=245
@@ -44,11 +44,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RANKEDCANDIDATE']._serialized_start=409
   _globals['_RANKEDCANDIDATE']._serialized_end=480
   _globals['_SUGGESTREQUEST']._serialized_start=483
-  _globals['_SUGGESTREQUEST']._serialized_end=785
-  _globals['_SUGGESTRESPONSE']._serialized_start=787
-  _globals['_SUGGESTRESPONSE']._serialized_end=897
-  _globals['_SUGGESTION']._serialized_start=899
-  _globals['_SUGGESTION']._serialized_end=973
-  _globals['_SUGGESTINGSERVICE']._serialized_start=1128
-  _globals['_SUGGESTINGSERVICE']._serialized_end=1278
+  _globals['_SUGGESTREQUEST']._serialized_end=783
+  _globals['_SUGGESTRESPONSE']._serialized_start=785
+  _globals['_SUGGESTRESPONSE']._serialized_end=895
+  _globals['_SUGGESTION']._serialized_start=897
+  _globals['_SUGGESTION']._serialized_end=971
+  _globals['_SUGGESTINGSERVICE']._serialized_start=1126
+  _globals['_SUGGESTINGSERVICE']._serialized_end=1276
 # @@protoc_insertion_point(module_scope)

@@ -184,7 +184,7 @@ class SuggestRequest(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     BOUNDARY_FIELD_NUMBER: _builtins.int
-    PATTERN_FIELD_NUMBER: _builtins.int
+    REGEX_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
@@ -193,7 +193,7 @@ class SuggestRequest(_message.Message):
     """How many texts, from 1 to 20; 5 if not set."""
     boundary: Global___SuggestionBoundary.ValueType
     """At a boundary."""
-    pattern: _builtins.str
+    regex: _builtins.str
     """Before what this regular expression does not allow: the whole text matches. Its syntax is that of a constraint."""
     json_schema: _builtins.str
     """Each is JSON that this schema allows, as of a constraint."""
@@ -219,15 +219,15 @@ class SuggestRequest(_message.Message):
         start: Global___SuggestingStart | None = ...,
         count: _builtins.int | None = ...,
         boundary: Global___SuggestionBoundary.ValueType = ...,
-        pattern: _builtins.str = ...,
+        regex: _builtins.str = ...,
         choices: _generation_pb2.Choices | None = ...,
         json_schema: _builtins.str = ...,
         max_tokens: _builtins.int | None = ...,
         beam: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_beam", b"_beam", "_count", b"_count", "_max_tokens", b"_max_tokens", "beam", b"beam", "boundary", b"boundary", "choices", b"choices", "count", b"count", "end", b"end", "json_schema", b"json_schema", "max_tokens", b"max_tokens", "pattern", b"pattern", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beam", b"_beam", "_count", b"_count", "_max_tokens", b"_max_tokens", "beam", b"beam", "boundary", b"boundary", "choices", b"choices", "count", b"count", "end", b"end", "json_schema", b"json_schema", "max_tokens", b"max_tokens", "regex", b"regex", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beam", b"_beam", "_count", b"_count", "_max_tokens", b"_max_tokens", "beam", b"beam", "boundary", b"boundary", "choices", b"choices", "count", b"count", "end", b"end", "json_schema", b"json_schema", "max_tokens", b"max_tokens", "pattern", b"pattern", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beam", b"_beam", "_count", b"_count", "_max_tokens", b"_max_tokens", "beam", b"beam", "boundary", b"boundary", "choices", b"choices", "count", b"count", "end", b"end", "json_schema", b"json_schema", "max_tokens", b"max_tokens", "regex", b"regex", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beam: _TypeAlias = _typing.Literal["beam"]  # noqa: Y015
     _WhichOneofArgType__beam: _TypeAlias = _typing.Literal["_beam", b"_beam"]  # noqa: Y015
@@ -235,7 +235,7 @@ class SuggestRequest(_message.Message):
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
-    _WhichOneofReturnType_end: _TypeAlias = _typing.Literal["boundary", "pattern", "choices", "json_schema"]  # noqa: Y015
+    _WhichOneofReturnType_end: _TypeAlias = _typing.Literal["boundary", "regex", "choices", "json_schema"]  # noqa: Y015
     _WhichOneofArgType_end: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__beam) -> _WhichOneofReturnType__beam | None: ...

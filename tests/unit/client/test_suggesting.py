@@ -75,7 +75,7 @@ class TestSuggest:
         await either.suggest("H", model="small", state=b"s", unknown_characters="skip", count=0, max_tokens=0, beam=0)
         async with either.session(id="s1") as session:
             await session.suggest(boundary="line")
-            await session.suggest(pattern="[a-z]+")
+            await session.suggest(regex="[a-z]+")
             await session.suggest(choices=["a", "b"])
             await session.suggest(choices=[])
             await session.suggest(json_schema={"type": "integer"})
@@ -84,7 +84,7 @@ class TestSuggest:
         assert server.asked("Suggest") == [
             suggesting_pb2.SuggestRequest(start=start, count=0, max_tokens=0, beam=0),
             suggesting_pb2.SuggestRequest(start=of_session, boundary=suggesting_pb2.SUGGESTION_BOUNDARY_LINE),
-            suggesting_pb2.SuggestRequest(start=of_session, pattern="[a-z]+"),
+            suggesting_pb2.SuggestRequest(start=of_session, regex="[a-z]+"),
             suggesting_pb2.SuggestRequest(start=of_session, choices=generation_pb2.Choices(texts=["a", "b"])),
             suggesting_pb2.SuggestRequest(start=of_session, choices=generation_pb2.Choices()),
             suggesting_pb2.SuggestRequest(start=of_session, json_schema='{"type": "integer"}'),
@@ -94,8 +94,8 @@ class TestSuggest:
         ("given", "words"),
         [
             ({"boundary": "page"}, "boundary: 'page' is neither 'word' nor 'line' nor 'length'"),
-            ({"boundary": "word", "pattern": "a"}, "pattern: boundary says already where a text ends"),
-            ({"pattern": "a", "choices": ["a"]}, "choices: pattern says already where a text ends"),
+            ({"boundary": "word", "regex": "a"}, "regex: boundary says already where a text ends"),
+            ({"regex": "a", "choices": ["a"]}, "choices: regex says already where a text ends"),
             ({"json_schema": 5}, "json_schema: 5 is neither a mapping nor JSON"),
             ({"count": -1}, "count: -1 is not between"),
             ({"beam": "wide"}, "beam: 'wide' is not a whole number"),
@@ -121,11 +121,11 @@ class TestTheCommand:
     def test_suggestions_are_a_line_each(
         self, server: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
     ) -> None:
-        flags = ["--count", "3", "--max-tokens", "9", "--beam", "20", "--pattern", "[a-z]+", "--target", server.target]
+        flags = ["--count", "3", "--max-tokens", "9", "--beam", "20", "--regex", "[a-z]+", "--target", server.target]
         assert main(["suggest", "H", *flags]) == 0
         assert capsys.readouterr().out == "  50.00%  'ello'\n  25.00%  'i there' ...\n"
         (request,) = server.asked("Suggest")
-        assert (request.count, request.max_tokens, request.beam, request.pattern) == (3, 9, 20, "[a-z]+")
+        assert (request.count, request.max_tokens, request.beam, request.regex) == (3, 9, 20, "[a-z]+")
         assert main(["suggest", "--session", "s1", "--boundary", "line", "--json", "--target", server.target]) == 0
         assert json.loads(capsys.readouterr().out)["texts"][0]["text"] == "ello"
         schema = tmp_path / "schema.json"

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, metavar="N", help="how many texts, up to 20 (default: 5)")
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--boundary", choices=("word", "line", "length"), help="where each ends (default: word)")
-    end.add_argument("--pattern", metavar="REGEX", help="a regular expression that each is to match")
+    end.add_argument("--regex", metavar="PATTERN", help="a regular expression that each is to match")
     end.add_argument("--choices", nargs="+", metavar="TEXT", help="texts of which each is one; after the prompt")
     end.add_argument("--json-schema", type=Path, metavar="FILE", help="JSON that the schema in this file allows")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="the most tokens of each, up to 256 (default: 32)")
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             prompt,
             count=arguments.count,
             boundary=arguments.boundary,
-            pattern=arguments.pattern,
+            regex=arguments.regex,
             choices=arguments.choices,
             json_schema=schema,
             max_tokens=arguments.max_tokens,

@@ -209,7 +209,7 @@ class Calls:
         *,
         count: int | None = None,
         boundary: Literal["word", "line", "length"] | None = None,
-        pattern: str | None = None,
+        regex: str | None = None,
         choices: Sequence[str] | None = None,
         json_schema: Mapping[str, Any] | str | None = None,
         max_tokens: int | None = None,
@@ -227,7 +227,7 @@ class Calls:
             prompt: what comes before them
             count: how many, from 1 to 20; default is 5.
             boundary: where each ends: with a word or a line, or after `max_tokens`; default is "word".
-            pattern: a regular expression that each is to match as a whole, in place of a boundary.
+            regex: a regular expression that each is to match as a whole, in place of a boundary.
             choices: texts of which each is one, in place of a boundary.
             json_schema: what each is to be, JSON that this schema allows: a mapping, or JSON itself.
             max_tokens: the most tokens of each, from 1 to 256; default is 32.
@@ -246,7 +246,7 @@ class Calls:
             self._session_id,
             count=count,
             boundary=boundary,
-            pattern=pattern,
+            regex=regex,
             choices=choices,
             json_schema=json_schema,
             max_tokens=max_tokens,

@@ -172,6 +172,8 @@ class Suggesting:
         prompt = check_text("prompt", request.start.text, request.start.skip_unknown, self._limits, vocabulary)
         automaton = boundary_automaton(request.boundary, vocabulary)
         if request.constraint is not None:
+            if request.constraint.content == ("",):
+                raise InvalidRequest(request.constraint.field, "it is empty; leave it out")
             automaton = await self._starting.automaton(
                 request.constraint, vocabulary, request.max_tokens, skip_unknown=request.start.skip_unknown
             )

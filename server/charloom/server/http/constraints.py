@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from charloom.engine.constraints.constraint import Constraint, Kind
 from charloom.engine.constraints.json_schema import regex_of_any_object
 from charloom.engine.errors import InvalidRequest
 from charloom.server.http.bodies import Body
 
-JsonSchema = dict[str, Any] | str
-"""A schema, or the schema as JSON."""
+
+def _json_of(schema: Any) -> str:
+    if isinstance(schema, str):
+        return schema
+    if isinstance(schema, dict):
+        return json.dumps(schema, ensure_ascii=False)
+    raise ValueError("it is no object; give {...}, or a string of JSON")
+
+
+JsonSchema = Annotated[str, PlainValidator(_json_of, json_schema_input_type=dict[str, Any] | str)]
+"""A schema as JSON; in a body it is an object, or JSON in a string."""
 NO_GRAMMAR = "grammars are not kept; write a regular expression, or a JSON schema"
 
 
@@ -34,7 +43,7 @@ class NamedSchema(Body):
     name: str = Field("", description="taken, as others take it, and not used")
     description: str = Field("", description="likewise")
     strict: bool = Field(True, description="likewise: the text always is what the schema allows")
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: JsonSchema = Field(alias="schema")
 
 
 class ResponseFormat(Body):
@@ -44,12 +53,30 @@ class ResponseFormat(Body):
     json_schema: NamedSchema | None = None
 
 
-class ConstrainedBody(Body):
-    """The fields that say what the whole text is to match; one of them at most."""
+class MatchingBody(Body):
+    """The fields that say what a whole text is to match, by the names of the SDK; one of them at most."""
 
     regex: str | None = Field(None, description="a regular expression in the syntax of Python's `re`")
     choices: Sequence[str] | None = Field(None, description="texts, of which the whole text is one")
     json_schema: JsonSchema | None = Field(None, description="a JSON schema")
+
+    def constraints(self) -> Iterator[Constraint]:
+        """All that is asked for, each under the name of its field.
+
+        Raises:
+            InvalidRequest: something of it cannot be kept.
+        """
+        if self.json_schema is not None:
+            yield Constraint(Kind.JSON_SCHEMA, (self.json_schema,), "json_schema")
+        if self.regex is not None:
+            yield Constraint(Kind.REGEX, (self.regex,), "regex")
+        if self.choices is not None:
+            yield Constraint(Kind.CHOICES, tuple(self.choices), "choices")
+
+
+class ConstrainedBody(MatchingBody):
+    """The same, and what vLLM and OpenAI call it."""
+
     structured_outputs: StructuredOutputs | None = Field(None, description="what the whole text is to match")
     guided_json: JsonSchema | None = Field(None, description="`structured_outputs.json` under its older name")
     guided_regex: str | None = Field(None, description="`structured_outputs.regex` under its older name")
@@ -58,50 +85,42 @@ class ConstrainedBody(Body):
     response_format: ResponseFormat | None = Field(None, description="text, JSON, or JSON that a schema allows")
     resample: bool = Field(False, description="with `n`: whether the texts are resampled by what was left of each")
 
+    def constraints(self) -> Iterator[Constraint]:
+        """As of `MatchingBody`."""
+        yield from super().constraints()
+        outputs = self.structured_outputs or StructuredOutputs()
+        for prefix, schema, regex, choice, grammar in (
+            ("structured_outputs.", outputs.json_, outputs.regex, outputs.choice, outputs.grammar),
+            ("guided_", self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar),
+        ):
+            if grammar is not None:
+                raise InvalidRequest(f"{prefix}grammar", NO_GRAMMAR)
+            if schema is not None:
+                yield Constraint(Kind.JSON_SCHEMA, (schema,), f"{prefix}json")
+            if regex is not None:
+                yield Constraint(Kind.REGEX, (regex,), f"{prefix}regex")
+            if choice is not None:
+                yield Constraint(Kind.CHOICES, tuple(choice), f"{prefix}choice")
+        if outputs.json_object:
+            yield Constraint(Kind.REGEX, (regex_of_any_object(),), "structured_outputs.json_object")
+        answer = self.response_format
+        if answer is not None and answer.type == "json_object":
+            yield Constraint(Kind.REGEX, (regex_of_any_object(),), "response_format")
+        if answer is not None and answer.type == "json_schema":
+            if answer.json_schema is None:
+                raise InvalidRequest(
+                    "response_format.json_schema", "the type json_schema needs a schema; give one here"
+                )
+            yield Constraint(Kind.JSON_SCHEMA, (answer.json_schema.schema_,), "response_format.json_schema.schema")
 
-def constraint_of(body: ConstrainedBody) -> Constraint | None:
-    """What the whole text is to match.
+
+def constraint_of(body: MatchingBody) -> Constraint | None:
+    """What a whole text is to match.
 
     Raises:
         InvalidRequest: more than one thing, or what cannot be kept.
     """
-    found = [*_asked(body)]
+    found = [*body.constraints()]
     if len(found) > 1:
         raise InvalidRequest(found[1].field, f"{found[0].field} says already what the text is to match; leave one out")
     return found[0] if found else None
-
-
-def _asked(body: ConstrainedBody) -> Iterator[Constraint]:
-    if body.json_schema is not None:
-        yield _of_schema(body.json_schema, "json_schema")
-    if body.regex is not None:
-        yield Constraint(Kind.REGEX, (body.regex,), "regex")
-    if body.choices is not None:
-        yield Constraint(Kind.CHOICES, tuple(body.choices), "choices")
-    outputs = body.structured_outputs or StructuredOutputs()
-    for prefix, schema, regex, choice, grammar in (
-        ("structured_outputs.", outputs.json_, outputs.regex, outputs.choice, outputs.grammar),
-        ("guided_", body.guided_json, body.guided_regex, body.guided_choice, body.guided_grammar),
-    ):
-        if grammar is not None:
-            raise InvalidRequest(f"{prefix}grammar", NO_GRAMMAR)
-        if schema is not None:
-            yield _of_schema(schema, f"{prefix}json")
-        if regex is not None:
-            yield Constraint(Kind.REGEX, (regex,), f"{prefix}regex")
-        if choice is not None:
-            yield Constraint(Kind.CHOICES, tuple(choice), f"{prefix}choice")
-    if outputs.json_object:
-        yield Constraint(Kind.REGEX, (regex_of_any_object(),), "structured_outputs.json_object")
-    answer = body.response_format
-    if answer is not None and answer.type == "json_object":
-        yield Constraint(Kind.REGEX, (regex_of_any_object(),), "response_format")
-    if answer is not None and answer.type == "json_schema":
-        if answer.json_schema is None:
-            raise InvalidRequest("response_format.json_schema", "the type json_schema needs a schema; give one here")
-        yield _of_schema(answer.json_schema.schema_, "response_format.json_schema.schema")
-
-
-def _of_schema(schema: Mapping[str, Any] | str, field: str) -> Constraint:
-    text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
-    return Constraint(Kind.JSON_SCHEMA, (text,), field)

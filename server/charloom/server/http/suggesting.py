@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,11 +12,11 @@ from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.calls.suggesting import SuggestionRequest
 from charloom.engine.constraints.constraint import Constraint, Kind
 from charloom.engine.engine import Engine
-from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import DEFAULT_BEAM, DEFAULT_SUGGESTED, DEFAULT_SUGGESTIONS
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Body, Count
+from charloom.server.http.constraints import MatchingBody, constraint_of
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.sampling import UnknownCharacters, decoded_state
 
@@ -50,16 +50,20 @@ class RankBody(SuggestingBody):
     candidates: list[str] = Field(description="the texts, none of them empty")
 
 
-class SuggestBody(SuggestingBody):
+class SuggestBody(SuggestingBody, MatchingBody):
     """Texts to find."""
 
     count: Count = Field(DEFAULT_SUGGESTIONS, description="how many texts")
     boundary: Literal["word", "line", "length"] = Field("word", description="where each ends")
-    pattern: str | None = Field(None, min_length=1, description="a regular expression to match, not a boundary")
-    choices: list[str] | None = Field(None, description="texts of which each is one")
-    json_schema: dict[str, Any] | None = Field(None, description="a schema of JSON, which each is to be")
+    pattern: str | None = Field(None, description="`regex` under its older name")
     max_tokens: Count = Field(DEFAULT_SUGGESTED, description="the most tokens of a text")
     beam: Count | None = Field(None, description=f"how many texts are open at a time; {DEFAULT_BEAM}, or count if more")
+
+    def constraints(self) -> Iterator[Constraint]:
+        """As of `MatchingBody`."""
+        if self.pattern is not None:
+            yield Constraint(Kind.REGEX, (self.pattern,), "pattern")
+        yield from super().constraints()
 
 
 class Suggesting:
@@ -120,7 +124,7 @@ class Suggesting:
     async def suggest(self, exchange: Exchange, body: SuggestBody) -> None:
         """The most probable texts."""
         request = SuggestionRequest(
-            _start(body), body.count, Boundary(body.boundary), _constraint(body), body.max_tokens, body.beam
+            _start(body), body.count, Boundary(body.boundary), constraint_of(body), body.max_tokens, body.beam
         )
         found = await self._engine.suggesting.suggest(request)
         data = [
@@ -148,19 +152,6 @@ class Suggesting:
                 }
             )
         )
-
-
-def _constraint(body: SuggestBody) -> Constraint | None:
-    found = []
-    if body.pattern is not None:
-        found.append(Constraint(Kind.REGEX, (body.pattern,), "pattern"))
-    if body.choices is not None:
-        found.append(Constraint(Kind.CHOICES, tuple(body.choices), "choices"))
-    if body.json_schema is not None:
-        found.append(Constraint(Kind.JSON_SCHEMA, (json.dumps(body.json_schema, ensure_ascii=False),), "json_schema"))
-    if len(found) > 1:
-        raise InvalidRequest(found[1].field, f"{found[0].field} says already what each is to match; leave one out")
-    return found[0] if found else None
 
 
 def _start(body: SuggestingBody) -> ReadingRequest:

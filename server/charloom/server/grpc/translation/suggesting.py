@@ -50,7 +50,7 @@ def to_suggestion(request: suggesting_pb2.SuggestRequest, tenant: str) -> Sugges
     """The engine's request for suggestions.
 
     Raises:
-        InvalidRequest: an enum's value is unknown, or what is to be matched is empty.
+        InvalidRequest: an enum's value is unknown.
     """
     if request.boundary not in _BOUNDARIES:
         raise InvalidRequest("boundary", f"there is no value {request.boundary}")
@@ -65,16 +65,10 @@ def to_suggestion(request: suggesting_pb2.SuggestRequest, tenant: str) -> Sugges
 
 def _to_constraint(request: suggesting_pb2.SuggestRequest) -> Constraint | None:
     end = request.WhichOneof("end")
-    if end not in _KINDS:
+    if end is None or end == "boundary":
         return None
     content = request.choices.texts if end == "choices" else [getattr(request, end)]
-    if content == [""]:
-        raise InvalidRequest(end, "it is empty; leave it out")
-    return Constraint(_KINDS[end], tuple(content), end)
-
-
-_KINDS = {"pattern": Kind.REGEX, "choices": Kind.CHOICES, "json_schema": Kind.JSON_SCHEMA}
-"""What of a request is to be matched, by the name of its field."""
+    return Constraint(Kind(end), tuple(content), end)
 
 
 def from_suggestions(found: Suggestions, beam: int) -> suggesting_pb2.SuggestResponse:
