@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
-from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.engine.loom.logprobs import Logprobs
 
 SLICE, TURN = 1000, 2000
 """Log-probabilities of one slice, and of all slices in one turn of the loop, about: what it takes a thread one or two
@@ -30,7 +30,7 @@ class _Turn(threading.local):
 _turn = _Turn()
 
 
-async def slices(logprobs: Sequence[TokenLogprob]) -> AsyncIterator[Sequence[TokenLogprob]]:
+async def slices(logprobs: Logprobs) -> AsyncIterator[Logprobs]:
     """The same in order, some at a time, at least one; each slice when it is its turn."""
     start = 0
     while start < len(logprobs):

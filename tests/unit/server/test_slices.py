@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import asyncio
 
-from charloom.engine.loom.logprobs import TokenLogprob
+import numpy as np
+
+from charloom.engine.loom.logprobs import Block, Logprobs
 from charloom.server.slices import SLICE, TURN, slices
 
 
-def logprobs(tokens: int, alternatives: int) -> list[TokenLogprob]:
-    return [TokenLogprob(token, -1.0, [(0, -1.0)] * alternatives) for token in range(tokens)]
+def logprobs(tokens: int, alternatives: int) -> Logprobs:
+    numbers, allowed = np.arange(tokens, dtype=np.int32), np.zeros(tokens, np.float32)
+    tops = np.zeros((tokens, alternatives), np.int32)
+    return Logprobs([Block(numbers, allowed, allowed, tops, tops.astype(np.float32))] if tokens else [])
 
 
 async def test_slices_are_all_of_it_in_order() -> None:

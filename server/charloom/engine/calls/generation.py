@@ -13,7 +13,7 @@ from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import DecoderFailure, EngineError, ReaderStalled
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job
-from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
 from charloom.engine.loom.models import Model
 from charloom.engine.rates import Meter
 from charloom.engine.sessions.session import Session
@@ -29,7 +29,7 @@ class TextDelta:
 
     text: str
     position: int
-    logprobs: Sequence[TokenLogprob] = ()
+    logprobs: Logprobs = NONE_TOLD
     """Of the tokens since the last delta, where they were asked for."""
 
 
@@ -159,7 +159,7 @@ class Generation:
         self._meter = meter
         self._has = arrived
         self._text: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
+        self._logprobs: list[Logprobs] = []
         self._unread = self._taken = 0
         self._slowed: asyncio.TimerHandle | None = None
         """Until the loom is told of the tokens taken."""
@@ -188,7 +188,8 @@ class Generation:
             self._text.append(text)
             if self._logged is not None:
                 self._logged.add(text)
-            self._logprobs += chunk.logprobs[known:]
+            if chunk.logprobs:
+                self._logprobs.append(chunk.logprobs[known:])
             self._unread += len(chunk.tokens)
             self._position = chunk.position
             if chunk.tokens:
@@ -251,7 +252,7 @@ class Generation:
         if self._abandoned():
             raise asyncio.CancelledError
         await self._end()
-        logprobs = [logprob for delta in deltas for logprob in delta.logprobs]
+        logprobs = Logprobs.joined(delta.logprobs for delta in deltas)
         return TextDelta("".join(delta.text for delta in deltas), self._position, logprobs)
 
     def __aiter__(self) -> Generation:
@@ -279,7 +280,7 @@ class Generation:
         """All that arrived since the last call, once there is something new."""
         await self._arrived.wait()
         self._arrived.clear()
-        delta = TextDelta("".join(self._text), self._position, self._logprobs)
+        delta = TextDelta("".join(self._text), self._position, Logprobs.joined(self._logprobs))
         unread, self._unread = self._unread, 0
         self._text, self._logprobs = [], []
         if unread and self._meter is not None:

@@ -30,7 +30,7 @@ from charloom.engine.errors import (
 )
 from charloom.engine.limits import MOST_BLENDED, MOST_TOGETHER, Limits
 from charloom.engine.loom.jobs import Job
-from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
 from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.rates import Rates
@@ -49,7 +49,7 @@ IN_PARTS = "send it in parts, each read after the ones before, or ask for fewer 
 class ScoredText:
     """What the model makes of a text."""
 
-    logprobs: Sequence[TokenLogprob]
+    logprobs: Logprobs
     """Of each token of it."""
     position: int
     """After it."""
@@ -57,7 +57,7 @@ class ScoredText:
     @functools.cached_property
     def nats(self) -> float:
         """How surprising the text is: the sum of its tokens' negative log-probabilities, in nats."""
-        return -math.fsum(logprob.logprob for logprob in self.logprobs)
+        return -math.fsum(self.logprobs.values)
 
     @property
     def nats_per_token(self) -> float:
@@ -71,7 +71,7 @@ class ScoredText:
 
     def bits_per_character(self, vocabulary: Vocabulary) -> float:
         """The mean over its characters, in bits, whatever the tokens of the vocabulary are; 0 for no text."""
-        characters = len(vocabulary.decode([logprob.token for logprob in self.logprobs]))
+        characters = len(vocabulary.decode(self.logprobs.tokens))
         return self.nats / math.log(2) / characters if characters else 0.0
 
 
@@ -89,7 +89,7 @@ class Reading:
 
     async def read(
         self, model: Model, text: Ints, start: Snapshot, top_logprobs: int | None = None
-    ) -> tuple[Snapshot, Sequence[TokenLogprob]]:
+    ) -> tuple[Snapshot, Logprobs]:
         """Read a text; returns the state after it, and if asked for, the log-probabilities of its tokens.
 
         Args:
@@ -106,7 +106,7 @@ class Reading:
 
     async def read_together(
         self, model: Model, texts: Sequence[tuple[Snapshot, Ints]], top_logprobs: int | None = None
-    ) -> list[tuple[Snapshot, Sequence[TokenLogprob]]]:
+    ) -> list[tuple[Snapshot, Logprobs]]:
         """Read several texts at the same time, each from a state of its own; for each text what `read` returns.
 
         Args:
@@ -159,7 +159,7 @@ class Reading:
         text = check_text("text", request.text, request.skip_unknown, self.limits, vocabulary)
         check_answer("text", len(text), request.most_tokens, vocabulary, IN_PARTS)
         if not len(text):
-            return ScoredText((), start.snapshot.position), vocabulary
+            return ScoredText(NONE_TOLD, start.snapshot.position), vocabulary
         learnt = start.snapshot.learnt_bytes
         self.budget.hold(of_reading(start.model.decoder.shape, len(text), request.top_logprobs, learnt=learnt))
         after, logprobs = await self.read(start.model, text, start.snapshot, request.top_logprobs)
@@ -271,7 +271,7 @@ class ManyScores:
             check_text(f"texts[{number}]", text, self._request.skip_unknown, reading.limits, model.vocabulary)
             for number, text in enumerate(texts, first)
         ]
-        scores = [ScoredText((), self._start.position)] * len(texts)
+        scores = [ScoredText(NONE_TOLD, self._start.position)] * len(texts)
         places = [place for place, one in enumerate(tokens) if len(one)]
         if places:
             needed = of_summing(
@@ -342,7 +342,7 @@ class Observation:
         tokens = check_text("text", text, request.skip_unknown, self._reading.limits, self.model.vocabulary)
         check_answer("text", len(tokens), request.most_tokens, self.model.vocabulary, IN_PARTS)
         if not len(tokens):
-            return ScoredText((), self._present.position)
+            return ScoredText(NONE_TOLD, self._present.position)
         learnt = self._present.learnt_bytes
         needed = of_reading(self.model.decoder.shape, len(tokens), request.top_logprobs, learnt=learnt)
         with self._reading.budget.held_for(needed):

@@ -33,7 +33,7 @@ from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.decoding.uniforms import Uniforms
 from charloom.engine.loom.jobs import Finish, FinishReason
-from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.engine.loom.logprobs import Logprobs
 from charloom.engine.loom.models import Model
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.seeds import next_seed
@@ -82,7 +82,7 @@ class _Part(NamedTuple):
     """What a job wrote; the state after it is kept only until the next one."""
 
     tokens: Sequence[int]
-    logprobs: Sequence[TokenLogprob]
+    logprobs: Logprobs
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class ResampledTexts:
             stop=None,
             resampled=resampled,
         )
-        logprobs = [logprob for part in text.parts for logprob in part.logprobs]
+        logprobs = Logprobs.joined(part.logprobs for part in text.parts)
         return TextDelta(written, finish.snapshot.position, logprobs), result
 
 

@@ -16,7 +16,7 @@ from charloom.engine.calls.reading import Reading, check_together
 from charloom.engine.calls.requests import ReadingRequest, check_text, within
 from charloom.engine.calls.starting import Starting
 from charloom.engine.constraints.constraint import Constraint
-from charloom.engine.decoding.decoder import Floats, Ints
+from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import (
@@ -28,7 +28,7 @@ from charloom.engine.limits import (
     WIDEST_BEAM,
     Limits,
 )
-from charloom.engine.loom.logprobs import Alternatives, TokenLogprob
+from charloom.engine.loom.logprobs import Logprobs
 from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
 
@@ -151,7 +151,7 @@ class Suggesting:
         self._budget.hold(of_summing(model.decoder.shape, tokens, len(texts), learnt=learnt))
         snapshot = await self._after(model, prompt, start.snapshot)
         read = await self._reading.read_together(model, [(snapshot, text) for text in texts], 0)
-        sums = [math.fsum(token.logprob for token in logprobs) for _, logprobs in read]
+        sums = [math.fsum(logprobs.values) for _, logprobs in read]
         shares = np.exp(np.array(sums) - max(sums))
         parts = (shares / shares.sum()).tolist()
         ranked = [RankedText(total, len(text), part) for total, text, part in zip(sums, texts, parts, strict=True)]
@@ -236,13 +236,7 @@ def _longer(snapshot: Snapshot, tokens: Ints) -> Snapshot:
     return replace(snapshot, pending=(*snapshot.pending, *tokens.tolist()), position=snapshot.position + len(tokens))
 
 
-def _grow(search: BeamSearch, read: Sequence[tuple[Snapshot, Sequence[TokenLogprob]]], size: int) -> None:
+def _grow(search: BeamSearch, read: Sequence[tuple[Snapshot, Logprobs]], size: int) -> None:
     """Let texts grow by a token, once the model has said what it knows of each."""
-    following = np.stack([_distribution(logprobs[0].top, size) for _, logprobs in read])
+    following = np.stack([logprobs.distribution(0, size) for _, logprobs in read])
     search.grow(following, [after for after, _ in read])
-
-
-def _distribution(top: Sequence[tuple[int, float]], size: int) -> Floats:
-    """The log-probability of each token, [V]."""
-    assert isinstance(top, Alternatives)
-    return top.by_token(size)

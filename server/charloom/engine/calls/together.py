@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from charloom.engine.errors import DecoderFailure, Draining, EngineError
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job
-from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.engine.loom.logprobs import Logprobs
 from charloom.engine.loom.models import Model
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import current_call
@@ -23,7 +23,7 @@ class EndedJob(NamedTuple):
 
     tokens: Sequence[int]
     """That were generated."""
-    logprobs: Sequence[TokenLogprob]
+    logprobs: Logprobs
     """Where they were asked for."""
     finish: Finish
 
@@ -103,4 +103,4 @@ def _joined(chunks: Sequence[Chunk]) -> EndedJob:
     if len(chunks) == 1:
         return EndedJob(chunks[0].tokens, chunks[0].logprobs, finish)
     tokens = [token for chunk in chunks for token in chunk.tokens]
-    return EndedJob(tokens, [logprob for chunk in chunks for logprob in chunk.logprobs], finish)
+    return EndedJob(tokens, Logprobs.joined(chunk.logprobs for chunk in chunks), finish)

@@ -327,7 +327,7 @@ class Watch:
             nats: dict[int, npt.NDArray[np.float64]] = {}
             for (source, _), (after, logprobs) in zip(busy, told, strict=True):
                 source.after = after
-                nats[id(source)] = -np.array([token.logprob for token in logprobs])
+                nats[id(source)] = -np.array(logprobs.values)
             for source in sources[start : start + MOST_SOURCES]:
                 left = nats.get(id(source), np.zeros(0))
                 for number in source.numbers:

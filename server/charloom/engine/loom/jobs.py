@@ -13,7 +13,7 @@ from charloom.engine.decoding.automaton import Automaton
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
 
 
 class FinishReason(enum.Enum):
@@ -122,5 +122,5 @@ class Chunk:
     finish: Finish | None = None
     snapshot: Snapshot | None = None
     """After these tokens; None where the job does not ask for it. Its `tail` is that of the start."""
-    logprobs: Sequence[TokenLogprob] = ()
+    logprobs: Logprobs = NONE_TOLD
     """Of each token, where the job asks for them."""

@@ -14,7 +14,7 @@ from charloom.controls import Effect
 from charloom.engine.decoding.decoder import Floats, Ints, Outputs, States
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job
-from charloom.engine.loom.logprobs import TokenLogprob, logprobs_of
+from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs, logprobs_of
 from charloom.engine.loom.schedule import next_message
 from charloom.engine.loom.stops import Match, StopMatcher
 from charloom.engine.shares import ONLY, Share
@@ -131,7 +131,7 @@ class Row:
         self._told = 0.0
         """When the last chunk left."""
         self._unsent: list[int] = []
-        self._unsent_logprobs: list[TokenLogprob] = []
+        self._unsent_logprobs: list[Logprobs] = []
         self._matcher: StopMatcher | None = None
         if job.stops:
             stops = job.stops
@@ -262,9 +262,9 @@ class Row:
             if self.job.scored:
                 # Those of tokens that only bring the state up to the present are not asked for.
                 fed = len(tokens) - len(generated)
-                self._unsent_logprobs += logprobs[max(0, self._replayed - (self.fed - fed)) : fed]
+                self._unsent_logprobs.append(logprobs[max(0, self._replayed - (self.fed - fed)) : fed])
             else:
-                self._unsent_logprobs += logprobs[len(tokens) - len(generated) :]
+                self._unsent_logprobs.append(logprobs[len(tokens) - len(generated) :])
         match = self._matcher.push(generated) if self._matcher else None
         settled = self._settled(match)
         if self._matcher:
@@ -320,9 +320,11 @@ class Row:
         """Tell the tokens up to the first `settled` ones."""
         count, self._delivered = settled - self._delivered, settled
         told, self._unsent = self._unsent[:count], self._unsent[count:]
-        if self.job.scored:
-            count = len(self._unsent_logprobs)
-        logprobs, self._unsent_logprobs = self._unsent_logprobs[:count], self._unsent_logprobs[count:]
+        logprobs = NONE_TOLD
+        if self._unsent_logprobs:
+            unsent = Logprobs.joined(self._unsent_logprobs)
+            count = len(unsent) if self.job.scored else count
+            logprobs, self._unsent_logprobs = unsent[:count].packed(), [unsent[count:]]
         position = self._position_of(settled)
         snapshot = self._snapshot(position, present, row) if finish or self.job.snapshots else None
         if finish and snapshot:

@@ -21,7 +21,7 @@ from charloom.engine.calls.reading import ScoredText
 from charloom.engine.calls.requests import GenerationRequest, MostTokens, Text
 from charloom.engine.engine import Engine
 from charloom.engine.loom.jobs import FinishReason
-from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
 from charloom.engine.loom.models import Model
 from charloom.server.merged import merged
 
@@ -53,14 +53,14 @@ class Part:
     def text(self) -> str:
         """The prompt, as it is told."""
         if self.scored is not None:
-            return self.model.vocabulary.decode([logprob.token for logprob in self.scored.logprobs])
+            return self.model.vocabulary.decode(self.scored.logprobs.tokens)
         return self.prompt if isinstance(self.prompt, str) else self.model.vocabulary.decode(self.prompt)
 
 
 class LogprobsTeller(Protocol):
     """Tells the log-probabilities of one text, as JSON."""
 
-    async def told(self, logprobs: Sequence[TokenLogprob]) -> str:
+    async def told(self, logprobs: Logprobs) -> str:
         """The next tokens of the text."""
 
 
@@ -266,15 +266,15 @@ async def _choice(
 ) -> str:
     told = NOTHING
     if logprobs:
-        echoed = () if part.scored is None else part.scored.logprobs
-        told = await _columns(part, form).told([*echoed, *delta.logprobs])
+        echoed = NONE_TOLD if part.scored is None else part.scored.logprobs
+        told = await _columns(part, form).told(Logprobs.joined((echoed, delta.logprobs)))
     text = part.text + delta.text if part.echo else delta.text
     return form.whole(index, text, told, _ending(result))
 
 
 def _mean(delta: TextDelta) -> float:
     """The mean log-probability of a text's tokens, by which texts of any length compare."""
-    return math.fsum(found.logprob for found in delta.logprobs) / max(1, len(delta.logprobs))
+    return math.fsum(delta.logprobs.values) / max(1, len(delta.logprobs))
 
 
 def _ending(result: GenerationResult) -> str:

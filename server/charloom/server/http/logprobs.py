@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from charloom.bundle import Vocabulary
-from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.engine.loom.logprobs import Logprobs, TokenLogprob
 from charloom.server.http.start import START
 from charloom.server.slices import slices
 
@@ -40,7 +39,7 @@ class Columns:
         self._offset = offset
         self._decoder = vocabulary.decoder()
 
-    async def told(self, logprobs: Sequence[TokenLogprob]) -> str:
+    async def told(self, logprobs: Logprobs) -> str:
         """The next tokens of the text. The chosen one is always among the top ones."""
         columns: tuple[list[str], ...] = ([], [], [], [], [])
         if self._started:
@@ -80,7 +79,7 @@ class Entries:
         self._vocabulary = vocabulary
         self._constrained = constrained
 
-    async def told(self, logprobs: Sequence[TokenLogprob]) -> str:
+    async def told(self, logprobs: Logprobs) -> str:
         """The next tokens of the message."""
         entries: list[str] = []
         async for some in slices(logprobs):

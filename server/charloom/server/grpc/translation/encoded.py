@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from charloom.bundle import Vocabulary
-from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.engine.loom.logprobs import Logprobs
 from charloom.server.grpc.translation.text import from_logprobs
 from charloom.server.slices import slices
 
@@ -21,9 +21,7 @@ Answer = Any
 """A message, or the bytes of one."""
 
 
-async def encoded(
-    message: Message, logprobs: Sequence[TokenLogprob], vocabulary: Vocabulary, field: str = "logprobs"
-) -> bytes:
+async def encoded(message: Message, logprobs: Logprobs, vocabulary: Vocabulary, field: str = "logprobs") -> bytes:
     """The bytes of a message with these log-probabilities in its field of this name, which it does not have yet."""
     parts = [message.SerializeToString()]
     async for some in slices(logprobs):

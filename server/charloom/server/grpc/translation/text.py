@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import heapq
-from collections.abc import Sequence
 
 from charloom.bundle import Vocabulary
 from charloom.engine.errors import InvalidRequest
-from charloom.engine.loom.logprobs import TokenLogprob
+from charloom.engine.loom.logprobs import Logprobs
 from charloom.v1 import text_pb2
 
 _UNKNOWN_CHARACTERS = frozenset(text_pb2.UnknownCharacters.values())
@@ -25,7 +24,7 @@ def to_skip_unknown(value: text_pb2.UnknownCharacters.ValueType) -> bool:
     return value == text_pb2.UNKNOWN_CHARACTERS_SKIP
 
 
-def from_logprobs(logprobs: Sequence[TokenLogprob], vocabulary: Vocabulary) -> list[text_pb2.TokenLogprob]:
+def from_logprobs(logprobs: Logprobs, vocabulary: Vocabulary) -> list[text_pb2.TokenLogprob]:
     """The messages for log-probabilities of tokens."""
     return [
         text_pb2.TokenLogprob(
