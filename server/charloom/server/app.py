@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -198,6 +199,7 @@ async def serve(
     server = await open_server(models, settings, group)
     del models  # a model that is replaced gives its memory back once nobody holds it
     await server.start()
+    gc.freeze()  # what stays until the end would be looked at in each full collection, with the interpreter's lock held
     try:
         asked = asyncio.Event()
         orders(asked.set, server.reload_models)

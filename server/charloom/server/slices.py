@@ -7,27 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import AsyncIterator
 
 from charloom.engine.loom.logprobs import Logprobs
 
-SLICE, TURN = 1000, 2000
-"""Log-probabilities of one slice, and of all slices in one turn of the loop, about: what it takes a thread one or two
-milliseconds to put into a message, and two to four."""
-
-
-class _Turn(threading.local):
-    """What the slices in the present turn of this thread's event loop have."""
-
-    loop: asyncio.AbstractEventLoop | None = None
-    entries = 0
-
-    def over(self) -> None:
-        """The next turn begins."""
-        self.loop, self.entries = None, 0
-
-
-_turn = _Turn()
+SLICE, TURN = 250, 500
+"""Log-probabilities of one slice, and of all slices in one turn of the loop, about: on an idle processor it takes a
+thread half a millisecond to put a slice into a message, and several times as long on one that decodes beside it."""
 
 
 async def slices(logprobs: Logprobs) -> AsyncIterator[Logprobs]:
@@ -36,17 +23,56 @@ async def slices(logprobs: Logprobs) -> AsyncIterator[Logprobs]:
     while start < len(logprobs):
         each = 1 + len(logprobs[start].top)
         some = logprobs[start : start + max(1, SLICE // each)]
-        await _turn_for(len(some) * each)
+        await _turns().room_for(len(some) * each)
         yield some
         start += len(some)
 
 
-async def _turn_for(entries: int) -> None:
-    """Wait for a turn of the loop that has room for so many; the first slice of a turn may be of any size."""
+class _Turns:
+    """Gives slices their turns of an event loop, in the order in which they ask."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._entries = 0
+        """Of the slices that have got the present turn."""
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def room_for(self, entries: int) -> None:
+        """Wait for a turn that has room for so many; the first slice of a turn may be of any size."""
+        if not self._waiting and self._has_room(entries):
+            if not self._entries:
+                self.loop.call_soon(self._next)
+            self._entries += entries
+            return
+        turn = self.loop.create_future()
+        self._waiting.append((entries, turn))
+        await turn
+
+    def _has_room(self, entries: int) -> bool:
+        return not self._entries or self._entries + entries <= TURN
+
+    def _next(self) -> None:
+        """The next turn begins."""
+        self._entries = 0
+        while self._waiting and self._has_room(self._waiting[0][0]):
+            entries, turn = self._waiting.popleft()
+            if not turn.done():  # its call may be over
+                turn.set_result(None)
+                self._entries += entries
+        if self._entries:
+            self.loop.call_soon(self._next)
+
+
+class _Local(threading.local):
+    turns: _Turns | None = None
+    """Of this thread's event loop."""
+
+
+_local = _Local()
+
+
+def _turns() -> _Turns:
     loop = asyncio.get_running_loop()
-    while _turn.loop is loop and _turn.entries + entries > TURN:
-        await asyncio.sleep(0)
-    if _turn.loop is not loop:
-        _turn.loop, _turn.entries = loop, 0
-        loop.call_soon(_turn.over)
-    _turn.entries += entries
+    if _local.turns is None or _local.turns.loop is not loop:
+        _local.turns = _Turns(loop)
+    return _local.turns

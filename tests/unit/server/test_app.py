@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,23 @@ async def test_one_that_breaks_off_once_it_listens_has_written_them_too(
     with pytest.raises(BrokenPipeError):
         await serve([(bundle, decoder)], settings, nobody_reads)
     assert ids(kept) == ["a"]
+
+
+async def test_what_is_there_at_the_start_is_none_of_the_garbage_collectors_business(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("call_when_asked", "ignore_all"):
+        monkeypatch.setattr(app, name, lambda *asked: None)
+    left: list[int] = []
+
+    def ready(server: Server) -> None:
+        left.append(len(gc.get_objects()))
+        raise BrokenPipeError
+
+    try:
+        with pytest.raises(BrokenPipeError):
+            await serve([(bundle, decoder)], ServerSettings(port=0, grace_seconds=0), ready)
+        assert gc.get_freeze_count() > 10_000
+        assert left[0] < 1000
+    finally:
+        gc.unfreeze()

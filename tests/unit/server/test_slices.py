@@ -53,3 +53,20 @@ def test_a_loop_that_ended_in_the_middle_leaves_nothing_to_the_next() -> None:
 
     for _ in range(5):
         asyncio.run(begun())
+
+
+async def test_calls_that_wait_get_their_turns_in_order_and_one_that_is_cancelled_keeps_nobody_waiting() -> None:
+    begun: list[int] = []
+
+    async def call(number: int) -> None:
+        async for _ in slices(logprobs(TURN, 0)):
+            begun.append(number)
+
+    calls = [asyncio.ensure_future(call(number)) for number in range(4)]
+    await asyncio.sleep(0)
+    calls[1].cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert [begun.count(number) for number in range(4)] == [TURN // SLICE, begun.count(1), *[TURN // SLICE] * 2]
+    assert begun.count(1) < TURN // SLICE
+    firsts = [begun.index(number) for number in (0, 2, 3)]
+    assert firsts == sorted(firsts)
