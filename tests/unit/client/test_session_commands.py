@@ -18,13 +18,13 @@ from tests.unit.client.conftest import Run
 from tests.unit.client.fake_server import FakeServer, error_info, failing, session
 
 GONE = failing(grpc.StatusCode.NOT_FOUND, "there is no session 's1' here", error_info("SESSION_NOT_FOUND"))
-HEADINGS = ["ID", "MODEL", "POSITION", "EARLIEST", "SEED", "EXPIRES", "FROM"]
+HEADINGS = ["ID", "MODEL", "POSITION", "EARLIEST", "SEED", "ADAPTIVE", "EXPIRES", "FROM"]
 SKIP = text_pb2.UNKNOWN_CHARACTERS_SKIP
 Capture = pytest.CaptureFixture[str]
 
 
 def rows(printed: str) -> list[list[str]]:
-    return [line.split(maxsplit=6) for line in printed.splitlines()]
+    return [line.split(maxsplit=7) for line in printed.splitlines()]
 
 
 class TestSessions:
@@ -33,6 +33,7 @@ class TestSessions:
         bare.ClearField("origin")
         imported = session("c")
         imported.origin.session_id = ""
+        imported.adaptive = True
         server.answers["ListSessions"] = lambda _, __: sessions_pb2.ListSessionsResponse(
             sessions=[session("a", position=4), bare, imported]
         )
@@ -41,9 +42,9 @@ class TestSessions:
         seed, expiry = str(2**64 - 1), "2023-11-14T22:23:21+00:00"
         assert rows(out) == [
             HEADINGS,
-            ["a", "small", "4", "2", seed, expiry, "parent at 2"],
-            ["longer-id", "small", "12", "6", seed, expiry, "-"],
-            ["c", "small", "0", "0", seed, expiry, "elsewhere at 2"],
+            ["a", "small", "4", "2", seed, "no", expiry, "parent at 2"],
+            ["longer-id", "small", "12", "6", seed, "no", expiry, "-"],
+            ["c", "small", "0", "0", seed, "yes", expiry, "elsewhere at 2"],
         ]
         assert len({line.index("small") for line in out.splitlines()[1:]}) == 1
         assert err == ""

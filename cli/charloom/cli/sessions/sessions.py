@@ -17,7 +17,7 @@ from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.text import add_skip_unknown, read_text, standard_input, unknown_characters
 from charloom.client import Client, SessionInfo
 
-_HEADINGS = ("ID", "MODEL", "POSITION", "EARLIEST", "SEED", "EXPIRES", "FROM")
+_HEADINGS = ("ID", "MODEL", "POSITION", "EARLIEST", "SEED", "ADAPTIVE", "EXPIRES", "FROM")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -214,6 +214,7 @@ def _row(session: SessionInfo) -> tuple[str, ...]:
         str(session.position),
         str(session.earliest_position),
         str(session.seed),
+        "yes" if session.adaptive else "no",
         _time(session.expire_time),
         "-" if origin is None else f"{origin.session_id or 'elsewhere'} at {origin.position}",
     )
