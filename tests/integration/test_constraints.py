@@ -63,6 +63,11 @@ def test_a_text_matches_ends_by_itself_and_says_what_it_cost(client: Client) -> 
         assert found.result.stop is None
         assert (found.result.finish_reason is FinishReason.STOP) or found.result.usage.completion_tokens == 40
     assert client.complete("The ", max_tokens=3).result.allowed_logprob is None
+    peeked = client.peek("The ", regex="[ab]")
+    assert peeked.text in ("a", "b")
+    assert peeked.allowed_logprob is not None
+    assert peeked.allowed_logprob < 0
+    assert client.peek("The ").allowed_logprob is None
 
 
 def test_one_of_some_texts_is_chosen(client: Client) -> None:

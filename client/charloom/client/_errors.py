@@ -19,7 +19,7 @@
         ├── Cancelled                      the call was cancelled
         ├── PermissionDenied               the state belongs to somebody else
         ├── Unauthenticated                the server wants credentials
-        ├── Unimplemented                  the server does not offer this call
+        ├── Unimplemented                  the server does not offer this call, or an option of it
         ├── DataLoss                       stored state is damaged
         └── InternalError                  a fault of the server
 
@@ -215,7 +215,11 @@ class Unauthenticated(RequestError):
 
 
 class Unimplemented(RequestError):
-    """The server does not offer this call; it may be of another version, or no Charloom server."""
+    """The server does not offer this call, or an option of it; it may be older, or no Charloom server.
+
+    An older server passes over options that it does not know. The SDK sees it by the answer, which for options of a
+    generation (`regex`, `choices`, `json_schema`, `resample`) comes with the end of the text.
+    """
 
 
 class DataLoss(RequestError):

@@ -111,7 +111,12 @@ def text_scores(texts: Sequence[str], message: reading_pb2.ScoreManyResponse) ->
 
 def peek(message: reading_pb2.PeekResponse) -> Peek:
     """Read what would come next."""
-    return Peek(text=message.text, distributions=token_logprobs(message.distributions), position=message.position)
+    return Peek(
+        text=message.text,
+        distributions=token_logprobs(message.distributions),
+        position=message.position,
+        allowed_logprob=message.allowed_logprob if message.HasField("allowed_logprob") else None,
+    )
 
 
 def observed(message: reading_pb2.ObserveResponse | None) -> Observed:

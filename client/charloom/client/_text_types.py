@@ -89,6 +89,9 @@ class Peek:
     position: int
     """Tokens fed and generated since the state was zero, before the text."""
 
+    allowed_logprob: float | None = None
+    """With a constraint: as of a `Result`. `None` without one."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observed:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import grpc
 
-from charloom.client import _values
+from charloom.client import _unheeded, _values
 from charloom.client._errors import InternalError, InvalidValue
 from charloom.client._watching_types import Verdict
 from charloom.v1 import watching_pb2
@@ -83,17 +83,20 @@ def batches(lines: Sequence[tuple[str, str | bytes]]) -> Iterator[watching_pb2.W
 
 
 def answered(
-    request: watching_pb2.WatchRequest, answer: watching_pb2.WatchResponse | None
+    start: watching_pb2.WatchStart, request: watching_pb2.WatchRequest, answer: watching_pb2.WatchResponse | None
 ) -> tuple[list[Verdict], list[str]]:
     """Read what the server makes of the lines of a message, and which sources it tells to be silent.
 
     Raises:
         InternalError: it closed the stream instead of answering, or leaves lines out.
+        Unimplemented: its new sources do not learn, and were to.
 
     """
     lines = request.lines.lines
     if answer is None or len(answer.verdicts) != len(lines):
         raise InternalError("the server did not answer each of the lines", code=grpc.StatusCode.INTERNAL)
+    if start.adaptive and not answer.adaptive:
+        raise _unheeded.unheeded("adaptive", "the sources of this watch do not learn")
     found = [
         Verdict(
             source=line.source,

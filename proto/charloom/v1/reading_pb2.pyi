@@ -283,10 +283,13 @@ class PeekResponse(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    ALLOWED_LOGPROB_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """What Generate would have generated with these options."""
     position: _builtins.int
     """Position before the text."""
+    allowed_logprob: _builtins.float
+    """With a constraint: as of a GenerationResult."""
     @_builtins.property
     def distributions(self) -> _containers.RepeatedCompositeFieldContainer[_text_pb2.TokenLogprob]:
         """The distribution at each of its positions: the model's own, before penalties, bias, temperature and filters."""
@@ -297,12 +300,15 @@ class PeekResponse(_message.Message):
         text: _builtins.str = ...,
         distributions: _abc.Iterable[_text_pb2.TokenLogprob] | None = ...,
         position: _builtins.int = ...,
+        allowed_logprob: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_logprob", b"_allowed_logprob", "allowed_logprob", b"allowed_logprob"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["distributions", b"distributions", "position", b"position", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_logprob", b"_allowed_logprob", "allowed_logprob", b"allowed_logprob", "distributions", b"distributions", "position", b"position", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__allowed_logprob: _TypeAlias = _typing.Literal["allowed_logprob"]  # noqa: Y015
+    _WhichOneofArgType__allowed_logprob: _TypeAlias = _typing.Literal["_allowed_logprob", b"_allowed_logprob"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allowed_logprob) -> _WhichOneofReturnType__allowed_logprob | None: ...
 
 Global___PeekResponse: _TypeAlias = PeekResponse  # noqa: Y015
 

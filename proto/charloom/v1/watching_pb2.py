@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63harloom/v1/watching.proto\x12\x0b\x63harloom.v1\x1a\x1egoogle/protobuf/duration.proto\"k\n\x0cWatchRequest\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.charloom.v1.WatchStartH\x00\x12(\n\x05lines\x18\x02 \x01(\x0b\x32\x17.charloom.v1.WatchLinesH\x00\x42\x07\n\x05\x65vent\"\x96\x02\n\nWatchStart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x04mask\x18\x03 \x01(\x0e\x32\x17.charloom.v1.NumberMask\x12\x11\n\x04rate\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07warm_up\x18\x05 \x01(\rH\x01\x88\x01\x01\x12/\n\x0ctime_to_live\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\ncharacters\x18\x07 \x01(\x08\x12/\n\x0csilent_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61\x64\x61ptive\x18\t \x01(\x08\x42\x07\n\x05_rateB\n\n\x08_warm_up\"3\n\nWatchLines\x12%\n\x05lines\x18\x01 \x03(\x0b\x32\x16.charloom.v1.WatchLine\")\n\tWatchLine\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"L\n\rWatchResponse\x12+\n\x08verdicts\x18\x01 \x03(\x0b\x32\x19.charloom.v1.WatchVerdict\x12\x0e\n\x06silent\x18\x02 \x03(\t\"\xcc\x01\n\x0cWatchVerdict\x12\x10\n\x08surprise\x18\x01 \x01(\x01\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x61lert\x18\x03 \x01(\x08\x12\x15\n\rown_threshold\x18\x04 \x01(\x08\x12\x10\n\x08\x64rifting\x18\x05 \x01(\x08\x12\x0b\n\x03\x63ut\x18\x06 \x01(\x08\x12\x0c\n\x04nats\x18\x07 \x01(\x01\x12\x0e\n\x06tokens\x18\x08 \x01(\r\x12\r\n\x05lines\x18\t \x01(\x04\x12\x12\n\ncharacters\x18\n \x03(\x02\x42\x0c\n\n_threshold*p\n\nNumberMask\x12\x1b\n\x17NUMBER_MASK_UNSPECIFIED\x10\x00\x12\x14\n\x10NUMBER_MASK_NONE\x10\x01\x12\x16\n\x12NUMBER_MASK_DIGITS\x10\x02\x12\x17\n\x13NUMBER_MASK_NUMBERS\x10\x03\x32U\n\x0fWatchingService\x12\x42\n\x05Watch\x12\x19.charloom.v1.WatchRequest\x1a\x1a.charloom.v1.WatchResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63harloom/v1/watching.proto\x12\x0b\x63harloom.v1\x1a\x1egoogle/protobuf/duration.proto\"k\n\x0cWatchRequest\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.charloom.v1.WatchStartH\x00\x12(\n\x05lines\x18\x02 \x01(\x0b\x32\x17.charloom.v1.WatchLinesH\x00\x42\x07\n\x05\x65vent\"\x96\x02\n\nWatchStart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x04mask\x18\x03 \x01(\x0e\x32\x17.charloom.v1.NumberMask\x12\x11\n\x04rate\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07warm_up\x18\x05 \x01(\rH\x01\x88\x01\x01\x12/\n\x0ctime_to_live\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\ncharacters\x18\x07 \x01(\x08\x12/\n\x0csilent_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61\x64\x61ptive\x18\t \x01(\x08\x42\x07\n\x05_rateB\n\n\x08_warm_up\"3\n\nWatchLines\x12%\n\x05lines\x18\x01 \x03(\x0b\x32\x16.charloom.v1.WatchLine\")\n\tWatchLine\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"^\n\rWatchResponse\x12+\n\x08verdicts\x18\x01 \x03(\x0b\x32\x19.charloom.v1.WatchVerdict\x12\x0e\n\x06silent\x18\x02 \x03(\t\x12\x10\n\x08\x61\x64\x61ptive\x18\x03 \x01(\x08\"\xcc\x01\n\x0cWatchVerdict\x12\x10\n\x08surprise\x18\x01 \x01(\x01\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x61lert\x18\x03 \x01(\x08\x12\x15\n\rown_threshold\x18\x04 \x01(\x08\x12\x10\n\x08\x64rifting\x18\x05 \x01(\x08\x12\x0b\n\x03\x63ut\x18\x06 \x01(\x08\x12\x0c\n\x04nats\x18\x07 \x01(\x01\x12\x0e\n\x06tokens\x18\x08 \x01(\r\x12\r\n\x05lines\x18\t \x01(\x04\x12\x12\n\ncharacters\x18\n \x03(\x02\x42\x0c\n\n_threshold*p\n\nNumberMask\x12\x1b\n\x17NUMBER_MASK_UNSPECIFIED\x10\x00\x12\x14\n\x10NUMBER_MASK_NONE\x10\x01\x12\x16\n\x12NUMBER_MASK_DIGITS\x10\x02\x12\x17\n\x13NUMBER_MASK_NUMBERS\x10\x03\x32U\n\x0fWatchingService\x12\x42\n\x05Watch\x12\x19.charloom.v1.WatchRequest\x1a\x1a.charloom.v1.WatchResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'charloom.v1.watching_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NUMBERMASK']._serialized_start=846
-  _globals['_NUMBERMASK']._serialized_end=958
+  _globals['_NUMBERMASK']._serialized_start=864
+  _globals['_NUMBERMASK']._serialized_end=976
   _globals['_WATCHREQUEST']._serialized_start=75
   _globals['_WATCHREQUEST']._serialized_end=182
   _globals['_WATCHSTART']._serialized_start=185
@@ -43,9 +43,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHLINE']._serialized_start=518
   _globals['_WATCHLINE']._serialized_end=559
   _globals['_WATCHRESPONSE']._serialized_start=561
-  _globals['_WATCHRESPONSE']._serialized_end=637
-  _globals['_WATCHVERDICT']._serialized_start=640
-  _globals['_WATCHVERDICT']._serialized_end=844
-  _globals['_WATCHINGSERVICE']._serialized_start=960
-  _globals['_WATCHINGSERVICE']._serialized_end=1045
+  _globals['_WATCHRESPONSE']._serialized_end=655
+  _globals['_WATCHVERDICT']._serialized_start=658
+  _globals['_WATCHVERDICT']._serialized_end=862
+  _globals['_WATCHINGSERVICE']._serialized_start=978
+  _globals['_WATCHINGSERVICE']._serialized_end=1063
 # @@protoc_insertion_point(module_scope)

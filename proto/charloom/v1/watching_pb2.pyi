@@ -209,6 +209,9 @@ class WatchResponse(_message.Message):
 
     VERDICTS_FIELD_NUMBER: _builtins.int
     SILENT_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_FIELD_NUMBER: _builtins.int
+    adaptive: _builtins.bool
+    """Whether sources that are new learn from their lines."""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchVerdict]:
         """One for each line, in order."""
@@ -224,10 +227,11 @@ class WatchResponse(_message.Message):
         *,
         verdicts: _abc.Iterable[Global___WatchVerdict] | None = ...,
         silent: _abc.Iterable[_builtins.str] | None = ...,
+        adaptive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["silent", b"silent", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive", b"adaptive", "silent", b"silent", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

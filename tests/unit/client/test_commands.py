@@ -163,6 +163,7 @@ class TestGenerate:
         def with_weights(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
             for message in several(request, context):
                 if message.HasField("result"):
+                    message.result.allowed_logprob = 0
                     message.result.resampled.weight = 0.25 + 0.5 * message.index
                 yield message
 

@@ -64,9 +64,10 @@ def test_a_server_that_leaves_lines_out_is_told() -> None:
     (request,) = batches([("a", "one"), ("a", "two")])
     for answer in (None, watching_pb2.WatchResponse(verdicts=[watching_pb2.WatchVerdict()])):
         with pytest.raises(InternalError, match="did not answer each"):
-            answered(request, answer)
+            answered(watching_pb2.WatchStart(), request, answer)
 
 
 def test_a_message_without_lines_asks_which_sources_are_silent() -> None:
     assert asking().HasField("lines")
-    assert answered(asking(), watching_pb2.WatchResponse(silent=["a", "b"])) == ([], ["a", "b"])
+    told = watching_pb2.WatchResponse(silent=["a", "b"])
+    assert answered(watching_pb2.WatchStart(), asking(), told) == ([], ["a", "b"])

@@ -14,6 +14,7 @@ from charloom.client import (
     _session_requests,
     _suggesting_requests,
     _suggesting_responses,
+    _unheeded,
     _values,
 )
 from charloom.client._async.connection import AsyncConnection
@@ -77,7 +78,7 @@ class AsyncCalls:
         self._make_first(request.options)
         begun = self._connection.begin(request)
         call = self._connection.generate_resuming(begun, request, timeout, resume=_values.flag("resume", resume))
-        stream = AsyncTextStream(call, begun, self._learn)
+        stream = AsyncTextStream(call, begun, _unheeded.checked(request.options, self._learn))
         self._started(stream)
         return stream
 
@@ -118,7 +119,8 @@ class AsyncCalls:
             self._make_first(request.options)
         begun = self._connection.begin(request)
         call = self._connection.generate(begun, request, timeout)
-        continuations = AsyncContinuations(call, begun, request.options.n, self._learn)
+        on_result = _unheeded.checked(request.options, self._learn)
+        continuations = AsyncContinuations(call, begun, request.options.n, on_result)
         self._started(continuations)
         return continuations
 
@@ -132,7 +134,7 @@ class AsyncCalls:
         start = _conversation_requests.start(prompt, options, self._session_id)
         self._make_first(start.start)
         duplex = self._connection.converse(start, timeout)
-        conversation = AsyncConversation(duplex, self._learn)
+        conversation = AsyncConversation(duplex, _unheeded.checked(start.start, self._learn))
         self._started(conversation)
         return conversation
 
@@ -145,7 +147,9 @@ class AsyncCalls:
         at each position the `top` most probable ones, or all.
         """
         request = _reading_requests.peek_request(prompt, top, options, self._session_id)
-        return _responses.peek(await self._connection.call(self._connection.reading.Peek, request, timeout))
+        found = _responses.peek(await self._connection.call(self._connection.reading.Peek, request, timeout))
+        _unheeded.require_constrained(request.options, found.allowed_logprob)
+        return found
 
     def score_many(
         self,

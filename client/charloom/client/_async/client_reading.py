@@ -119,7 +119,7 @@ class AsyncClientReading(AsyncCalls):
         first = _watching_messages.start(
             name, model, mask, rate, warm_up, time_to_live, characters, silent_after, adaptive
         )
-        return AsyncWatch(self._connection.watch(first, timeout))
+        return AsyncWatch(self._connection.watch(first, timeout), first.start)
 
     async def classify(self, text: str, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> LabelledText:
         """The label that a classifier gives a text, and how probable each is.

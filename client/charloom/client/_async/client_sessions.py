@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 
-from charloom.client import _responses, _session_requests, _values
+from charloom.client import _responses, _session_requests, _unheeded, _values
 from charloom.client._async.calls import AsyncCalls
 from charloom.client._async.session import AsyncSession
-from charloom.client._errors import CharloomError, InvalidValue
+from charloom.client._errors import CharloomError, InvalidValue, Unimplemented
 from charloom.client._options import NOT_GIVEN, Timeout
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
@@ -50,6 +50,9 @@ class AsyncClientSessions(AsyncCalls):
                 one does.
             timeout: of this call alone, in seconds.
 
+        Raises:
+            Unimplemented: it was to be adaptive, and the server is too old for that; no session is left there.
+
         """
         if at_first_text:
             if start is not None:
@@ -71,7 +74,15 @@ class AsyncClientSessions(AsyncCalls):
 
         async def create() -> Opened:
             answer = await self._connection.call(self._connection.sessions.CreateSession, request, timeout)
-            return Opened(_responses.session_info(answer.session))
+            info = _responses.session_info(answer.session)
+            if adaptive:
+                try:
+                    _unheeded.require_adaptive(info)
+                except Unimplemented:
+                    with contextlib.suppress(CharloomError):
+                        await self._delete(info.id, CLEANUP_TIMEOUT)
+                    raise
+            return Opened(info)
 
         return AsyncSession(self._connection, create, keep=keep)
 

@@ -24,8 +24,13 @@ class AsyncWatch:
     Every method raises the errors of the call: see `charloom.client.RequestError`. They appear with the first lines.
     """
 
-    def __init__(self, duplex: AsyncDuplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse]) -> None:
+    def __init__(
+        self,
+        duplex: AsyncDuplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse],
+        start: watching_pb2.WatchStart,
+    ) -> None:
         self._duplex = duplex
+        self._start = start
         self._silent: list[str] = []
 
     async def read(self, lines: Sequence[tuple[str, str | bytes]]) -> list[Verdict]:
@@ -37,7 +42,7 @@ class AsyncWatch:
         found = list[Verdict]()
         for request in _watching_messages.batches(lines):
             await self._duplex.send(request)
-            verdicts, silent = _watching_messages.answered(request, await self._duplex.receive())
+            verdicts, silent = _watching_messages.answered(self._start, request, await self._duplex.receive())
             found += verdicts
             self._silent += silent
         return found
@@ -51,7 +56,7 @@ class AsyncWatch:
         while more:
             request = _watching_messages.asking()
             await self._duplex.send(request)
-            _, silent = _watching_messages.answered(request, await self._duplex.receive())
+            _, silent = _watching_messages.answered(self._start, request, await self._duplex.receive())
             self._silent += silent
             more = len(silent) == _watching_messages.MOST_SILENT
         found, self._silent = self._silent, []

@@ -15,6 +15,7 @@ from charloom.client import (
     _session_requests,
     _suggesting_requests,
     _suggesting_responses,
+    _unheeded,
     _values,
 )
 from charloom.client._inspection_types import Inspection
@@ -78,7 +79,7 @@ class Calls:
         self._make_first(request.options)
         begun = self._connection.begin(request)
         call = self._connection.generate_resuming(begun, request, timeout, resume=_values.flag("resume", resume))
-        stream = TextStream(call, begun, self._learn)
+        stream = TextStream(call, begun, _unheeded.checked(request.options, self._learn))
         self._started(stream)
         return stream
 
@@ -119,7 +120,8 @@ class Calls:
             self._make_first(request.options)
         begun = self._connection.begin(request)
         call = self._connection.generate(begun, request, timeout)
-        continuations = Continuations(call, begun, request.options.n, self._learn)
+        on_result = _unheeded.checked(request.options, self._learn)
+        continuations = Continuations(call, begun, request.options.n, on_result)
         self._started(continuations)
         return continuations
 
@@ -133,7 +135,7 @@ class Calls:
         start = _conversation_requests.start(prompt, options, self._session_id)
         self._make_first(start.start)
         duplex = self._connection.converse(start, timeout)
-        conversation = Conversation(duplex, self._learn)
+        conversation = Conversation(duplex, _unheeded.checked(start.start, self._learn))
         self._started(conversation)
         return conversation
 
@@ -146,7 +148,9 @@ class Calls:
         at each position the `top` most probable ones, or all.
         """
         request = _reading_requests.peek_request(prompt, top, options, self._session_id)
-        return _responses.peek(self._connection.call(self._connection.reading.Peek, request, timeout))
+        found = _responses.peek(self._connection.call(self._connection.reading.Peek, request, timeout))
+        _unheeded.require_constrained(request.options, found.allowed_logprob)
+        return found
 
     def score_many(
         self,

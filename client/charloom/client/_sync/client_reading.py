@@ -120,7 +120,7 @@ class ClientReading(Calls):
         first = _watching_messages.start(
             name, model, mask, rate, warm_up, time_to_live, characters, silent_after, adaptive
         )
-        return Watch(self._connection.watch(first, timeout))
+        return Watch(self._connection.watch(first, timeout), first.start)
 
     def classify(self, text: str, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> LabelledText:
         """The label that a classifier gives a text, and how probable each is.

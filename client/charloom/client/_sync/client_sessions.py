@@ -6,8 +6,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 
-from charloom.client import _responses, _session_requests, _values
-from charloom.client._errors import CharloomError, InvalidValue
+from charloom.client import _responses, _session_requests, _unheeded, _values
+from charloom.client._errors import CharloomError, InvalidValue, Unimplemented
 from charloom.client._options import NOT_GIVEN, Timeout
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
@@ -51,6 +51,9 @@ class ClientSessions(Calls):
                 one does.
             timeout: of this call alone, in seconds.
 
+        Raises:
+            Unimplemented: it was to be adaptive, and the server is too old for that; no session is left there.
+
         """
         if at_first_text:
             if start is not None:
@@ -72,7 +75,15 @@ class ClientSessions(Calls):
 
         def create() -> Opened:
             answer = self._connection.call(self._connection.sessions.CreateSession, request, timeout)
-            return Opened(_responses.session_info(answer.session))
+            info = _responses.session_info(answer.session)
+            if adaptive:
+                try:
+                    _unheeded.require_adaptive(info)
+                except Unimplemented:
+                    with contextlib.suppress(CharloomError):
+                        self._delete(info.id, CLEANUP_TIMEOUT)
+                    raise
+            return Opened(info)
 
         return Session(self._connection, create, keep=keep)
 

@@ -25,8 +25,13 @@ class Watch:
     Every method raises the errors of the call: see `charloom.client.RequestError`. They appear with the first lines.
     """
 
-    def __init__(self, duplex: Duplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse]) -> None:
+    def __init__(
+        self,
+        duplex: Duplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse],
+        start: watching_pb2.WatchStart,
+    ) -> None:
         self._duplex = duplex
+        self._start = start
         self._silent: list[str] = []
 
     def read(self, lines: Sequence[tuple[str, str | bytes]]) -> list[Verdict]:
@@ -38,7 +43,7 @@ class Watch:
         found = list[Verdict]()
         for request in _watching_messages.batches(lines):
             self._duplex.send(request)
-            verdicts, silent = _watching_messages.answered(request, self._duplex.receive())
+            verdicts, silent = _watching_messages.answered(self._start, request, self._duplex.receive())
             found += verdicts
             self._silent += silent
         return found
@@ -52,7 +57,7 @@ class Watch:
         while more:
             request = _watching_messages.asking()
             self._duplex.send(request)
-            _, silent = _watching_messages.answered(request, self._duplex.receive())
+            _, silent = _watching_messages.answered(self._start, request, self._duplex.receive())
             self._silent += silent
             more = len(silent) == _watching_messages.MOST_SILENT
         found, self._silent = self._silent, []

@@ -58,8 +58,9 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         at_end_of_call(generation.cancel)
         piece = await generation.whole()
         assert generation.result is not None
-        position = piece.position - generation.result.finish.generated
-        answer = reading_pb2.PeekResponse(text=piece.text, position=position)
+        finish = generation.result.finish
+        position = piece.position - finish.generated
+        answer = reading_pb2.PeekResponse(text=piece.text, position=position, allowed_logprob=finish.allowed)
         return await encoded(answer, piece.logprobs, generation.vocabulary, "distributions")
 
     async def Observe(self, requests: AsyncIterator[reading_pb2.ObserveRequest], context: Any) -> AsyncIterator[Answer]:

@@ -33,6 +33,6 @@ class WatchingService(watching_pb2_grpc.WatchingServiceServicer):
                 if not request.HasField("lines"):
                     raise InvalidRequest("lines", "each message but the first has to carry them")
                 verdicts = await watch.read(to_lines(request.lines))
-                yield from_verdicts(verdicts, watch.silent(), characters=first.start.characters)
+                yield from_verdicts(verdicts, watch.silent(), first.start)
         finally:
             await watch.end()

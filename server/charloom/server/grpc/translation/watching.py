@@ -45,7 +45,7 @@ def to_lines(message: watching_pb2.WatchLines) -> list[SourceLine]:
 
 
 def from_verdicts(
-    verdicts: Sequence[Verdict], silent: Sequence[str], *, characters: bool
+    verdicts: Sequence[Verdict], silent: Sequence[str], start: watching_pb2.WatchStart
 ) -> watching_pb2.WatchResponse:
     """The message for what is made of some lines, with each of their characters if asked for, and silent sources."""
     return watching_pb2.WatchResponse(
@@ -60,9 +60,10 @@ def from_verdicts(
                 nats=verdict.scored.nats,
                 tokens=verdict.scored.tokens,
                 lines=verdict.lines,
-                characters=verdict.scored.surprisals if characters else (),
+                characters=verdict.scored.surprisals if start.characters else (),
             )
             for verdict in verdicts
         ],
         silent=[name.encode("utf-8", "replace").decode() for name in silent],
+        adaptive=start.adaptive,
     )
