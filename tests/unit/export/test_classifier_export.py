@@ -28,6 +28,7 @@ from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.export import ExportError, export_classifier, export_from_bundle
 from charloom.export import classifier as classifier_module
 from charloom.export.measure import final_hidden
+from charloom.training.teachers import load_teachers
 from tests.unit.export.classifier_runs import LABELS, TEXTS, classifier_bundle, classifier_of, write_run
 
 STRANGE = "what é day ☃"
@@ -133,6 +134,11 @@ def test_a_bundle_of_a_classifier_can_be_written_again(bundle: Bundle, tmp_path:
     )
     assert np.array_equal(before, after)
     assert (again.path / LABEL_HEAD_FILE).read_bytes() == (bundle.path / LABEL_HEAD_FILE).read_bytes()
+
+
+def test_a_classifier_is_no_teacher_of_a_language_model(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="its model labels texts and predicts no tokens; give a language model"):
+        load_teachers([bundle.path])
 
 
 def _damaged(bundle: Bundle, directory: Path, change: object = None, head: object = None) -> Path:

@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from charloom.bundle import DecoderKind, read_bundle
+from charloom.bundle import WEIGHTS_FILE, BundleError, DecoderKind, read_bundle
 from charloom.cli.main import main
 from charloom.export import export_bundle
+from charloom.models import BUNDLED_MODEL
 from charloom.training import loop
 from charloom.training import teachers as teachers_module
 from charloom.training.checkpoint import BEST_FILE, LAST_FILE, load_trained, load_validation, read_checkpoint
@@ -268,6 +269,21 @@ def test_a_bundle_says_who_taught_its_model(whole: Path, teacher: Path, tmp_path
     assert said == [{"name": "teacher", "sha256": hashlib.sha256((teacher / BEST_FILE).read_bytes()).hexdigest()}]
 
 
+def test_a_bundle_teaches_what_its_run_does(teacher: Path, corpus: Corpus, tmp_path: Path) -> None:
+    trained, bundle = load_trained(teacher), tmp_path / "bundle"
+    export_bundle(trained, load_validation(teacher), bundle, name="model", decoders=[DecoderKind.ONNX_FP32])
+    of_run, of_bundle = load_teachers([teacher]), load_teachers([bundle])
+    soft = [write_soft_targets(tmp_path, corpus.train, teachers, CPU).tobytes() for teachers in (of_run, of_bundle)]
+    assert soft[0] == soft[1]
+    weights = (bundle / WEIGHTS_FILE).read_bytes()
+    assert of_bundle.facts == [{"name": "bundle", "sha256": hashlib.sha256(weights).hexdigest()}]
+
+
+def test_a_bundle_that_cannot_teach_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"it has no weights\.safetensors; export it again without --no-weights"):
+        load_teachers([BUNDLED_MODEL])
+
+
 # The command.
 
 
@@ -319,7 +335,7 @@ def test_a_student_masks_the_numbers_that_its_teacher_masks(
         (["--teacher", "RUN", "--mask", "digits"], "--mask digits: {run} has none; leave the flag out"),
         (["--teacher", "RUN", "MASKED"], "the teachers learnt with different --mask ({run} none, {masked} numbers)"),
         (["--teacher", "NOTHING"], "there is no checkpoint"),
-        (["--teacher-share", "0.3"], "--teacher-share: there is no teacher; give --teacher RUN"),
+        (["--teacher-share", "0.3"], "--teacher-share: there is no teacher; give --teacher RUN|BUNDLE, or"),
         (["--teacher", "RUN", "--teacher-share", "1.1"], "--teacher-share 1.1: Input should be less than or equal"),
         (["--teacher", "RUN", "--teacher-temperature", "0"], "--teacher-temperature 0: Input should be greater than 0"),
     ],

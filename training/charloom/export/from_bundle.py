@@ -15,14 +15,10 @@ from pathlib import Path
 
 import onnx
 from onnx import TensorProto
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from charloom.bundle import (
     INSPECTOR_FILE,
     LABEL_HEAD_FILE,
-    MANIFEST_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
     Bundle,
@@ -38,9 +34,9 @@ from charloom.export.exporter import ExportError, new_directory, write_decoder
 from charloom.export.inspector import build_inspector
 from charloom.export.onnx_graph import build_decoder
 from charloom.export.weights import DecoderWeights, decoder_weights
-from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import model_of
+from charloom.training.initial import bundle_weights, network_config
 
 
 def export_from_bundle(
@@ -122,15 +118,12 @@ class _Source:
         self._path, manifest = bundle.path, bundle.manifest
         self._weights_sha256 = manifest.weights_sha256
         self._whole = WEIGHTS_FILE in manifest.files
-        config = _config(bundle)
+        config = network_config(bundle)
         if self._whole:
             if manifest.files[WEIGHTS_FILE].sha256 != manifest.weights_sha256:
                 raise ExportError(f"{bundle.path}: {WEIGHTS_FILE} is not the one that field weights_sha256 names")
-            try:
-                weights = load_file(self._path / WEIGHTS_FILE)
-            except SafetensorError as problem:
-                raise BundleError(self._path, f"{WEIGHTS_FILE} cannot be read: {problem}") from problem
-            model = model_of(manifest.network_tokens, config, weights, f"the weights in {self._path / WEIGHTS_FILE}")
+            weights, whose = bundle_weights(bundle), f"the weights in {self._path / WEIGHTS_FILE}"
+            model = model_of(manifest.network_tokens, config, weights, whose)
         else:
             model = CharLSTM(manifest.network_tokens, config)
         self._weights: DecoderWeights = decoder_weights(model.eval())
@@ -191,21 +184,3 @@ def _numbers(graph: onnx.ModelProto) -> Iterable[TensorProto]:
 def _form(tensor: TensorProto) -> tuple[int, ...]:
     """Element type and size."""
     return tuple(itertools.chain([tensor.data_type], tensor.dims))
-
-
-def _config(bundle: Bundle) -> ModelConfig:
-    """The network's settings, as the manifest tells them."""
-    cell, told = bundle.manifest.cell, bundle.manifest.training.get("config")
-    if not isinstance(told, dict):
-        raise ExportError(
-            f"{bundle.path} does not tell the settings of its training (manifest.json, field training.config); "
-            "export the model from its run"
-        )
-    sizes = {"layers": cell.layers, "hidden_size": cell.hidden_size, "embedding_size": cell.embedding_size}
-    settings = {field: told[field] for field in ModelConfig.model_fields if field in told}
-    try:
-        return ModelConfig.model_validate(settings | sizes | {"cell": cell.kind})
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        field = ".".join(str(part) for part in ("training.config", *first["loc"]))
-        raise BundleError(bundle.path, f"{MANIFEST_FILE}, field {field}: {first['msg']}") from problem

@@ -1,10 +1,11 @@
-"""Starting from an earlier model: its vocabulary, its weights."""
+"""Starting from an earlier model, a run or a bundle: its vocabulary, its weights, or all of it as a teacher."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -13,12 +14,14 @@ from charloom.bundle import (
     MANIFEST_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
+    Bundle,
     BundleError,
     Vocabulary,
     read_bundle,
     read_vocabulary,
 )
-from charloom.training.checkpoint import BEST_FILE, read_checkpoint
+from charloom.network.config import ModelConfig
+from charloom.training.checkpoint import BEST_FILE, TrainedModel, load_trained, model_of, read_checkpoint
 from charloom.training.files import CheckpointError
 
 SHAPE = ("cell", "layers", "hidden_size", "embedding_size", "tie_weights")
@@ -53,12 +56,68 @@ def initial_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         checkpoint = read_checkpoint(path / BEST_FILE)
         return checkpoint.group("model"), _shape(checkpoint.facts)
     bundle = read_bundle(path)
+    return bundle_weights(bundle), _shape(bundle.manifest.training)
+
+
+def weights_file(path: Path) -> Path:
+    """The file with the weights of a bundle, or the best ones of a run."""
+    return path / (WEIGHTS_FILE if (path / MANIFEST_FILE).is_file() else BEST_FILE)
+
+
+def load_model(path: Path) -> TrainedModel:
+    """The model of a bundle, or the best one of a run, on the CPU, in evaluation mode.
+
+    Raises:
+        BundleError: the bundle has no weights, is damaged, or labels texts.
+        CheckpointError: the run has no model, or the weights do not fit the settings.
+    """
+    if not (path / MANIFEST_FILE).is_file():
+        return load_trained(path)
+    bundle = read_bundle(path)
+    manifest = bundle.manifest
+    if manifest.labelling is not None:
+        raise BundleError(path, "its model labels texts and predicts no tokens", "give a language model")
+    weights, whose = bundle_weights(bundle), f"the weights in {path / WEIGHTS_FILE}"
+    model = model_of(manifest.network_tokens, network_config(bundle), weights, whose)
+    return TrainedModel(model.eval(), bundle.vocabulary, manifest.training)
+
+
+def bundle_weights(bundle: Bundle) -> dict[str, Tensor]:
+    """The trained parameters in a bundle, by name.
+
+    Raises:
+        BundleError: it has none, or they cannot be read.
+    """
+    path = bundle.path
     if WEIGHTS_FILE not in bundle.manifest.files:
         raise BundleError(path, f"it has no {WEIGHTS_FILE}", "export it again without --no-weights, or give its run")
     try:
-        return load_file(path / WEIGHTS_FILE), _shape(bundle.manifest.training)
+        return load_file(path / WEIGHTS_FILE)
     except SafetensorError as problem:
         raise BundleError(path, f"{WEIGHTS_FILE} cannot be read: {problem}") from problem
+
+
+def network_config(bundle: Bundle) -> ModelConfig:
+    """The network's settings, as the manifest tells them.
+
+    Raises:
+        BundleError: it does not, or no network has these.
+    """
+    cell, told = bundle.manifest.cell, bundle.manifest.training.get("config")
+    if not isinstance(told, dict):
+        raise BundleError(
+            bundle.path,
+            f"{MANIFEST_FILE} does not tell the settings of its training, field training.config",
+            "export the model from its run",
+        )
+    sizes = {"layers": cell.layers, "hidden_size": cell.hidden_size, "embedding_size": cell.embedding_size}
+    settings = {field: told[field] for field in ModelConfig.model_fields if field in told}
+    try:
+        return ModelConfig.model_validate(settings | sizes | {"cell": cell.kind})
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        field = ".".join(str(part) for part in ("training.config", *first["loc"]))
+        raise BundleError(bundle.path, f"{MANIFEST_FILE}, field {field}: {first['msg']}") from problem
 
 
 def _shape(facts: dict[str, Any]) -> dict[str, Any]:

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from charloom.bundle import Mask, Vocabulary, parse_json
 from charloom.network.model import CharLSTM
-from charloom.training.checkpoint import BEST_FILE, load_trained
 from charloom.training.data.stream import Ints, Stream
 from charloom.training.data.texts import digest_of
 from charloom.training.files import CheckpointError, replace_file, replacing
+from charloom.training.initial import load_model, weights_file
 
 SOFT_TARGETS_FILE, FACTS_FILE = "soft-targets.bin", "soft-targets.json"
 SCHEMA = "charloom.soft-targets/1"
@@ -47,26 +47,27 @@ class Teachers:
     models: Sequence[CharLSTM]
     vocabulary: Vocabulary
     facts: list[dict[str, str]]
-    """What identifies each: the name of its run, and the sha256 of the file with its best weights"""
+    """What identifies each: the name of its run or bundle, and the sha256 of the file with its weights"""
     mask: Mask = Mask.NONE
     """Which numbers were made alike in the text that they learnt"""
 
 
-def load_teachers(runs: Sequence[Path]) -> Teachers:
-    """The best weights of some runs.
+def load_teachers(paths: Sequence[Path]) -> Teachers:
+    """The best models of some runs, or the models of bundles.
 
     Raises:
-        CheckpointError: a run has none, or the runs have different vocabularies or masks.
+        BundleError: a bundle has no weights, or is damaged.
+        CheckpointError: a run has no model, or the teachers have different vocabularies or masks.
     """
-    trained = [load_trained(run) for run in runs]
+    trained = [load_model(path) for path in paths]
     vocabulary = trained[0].vocabulary
     masks = [Mask(one.facts["config"].get("mask", Mask.NONE)) for one in trained]  # runs of 0.1 have none
-    for run, one in zip(runs, trained, strict=True):
-        require_vocabulary(f"the teacher {run}", one.vocabulary, vocabulary, f"the teacher {runs[0]}")
+    for path, one in zip(paths, trained, strict=True):
+        require_vocabulary(f"the teacher {path}", one.vocabulary, vocabulary, f"the teacher {paths[0]}")
     if len(set(masks)) > 1:
-        told = ", ".join(f"{run} {mask.value}" for run, mask in zip(runs, masks, strict=True))
+        told = ", ".join(f"{path} {mask.value}" for path, mask in zip(paths, masks, strict=True))
         raise CheckpointError(f"the teachers learnt with different --mask ({told}); give teachers of one")
-    facts = [{"name": run.resolve().name, "sha256": digest_of([run / BEST_FILE])} for run in runs]
+    facts = [{"name": path.resolve().name, "sha256": digest_of([weights_file(path)])} for path in paths]
     return Teachers([one.model for one in trained], vocabulary, facts, masks[0])
 
 

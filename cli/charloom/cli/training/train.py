@@ -77,12 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--teacher",
-        metavar="RUN",
+        metavar="RUN|BUNDLE",
         nargs="+",
         type=Path,
         default=[],
-        help="learn also what the models of these runs predict (the mean of their probabilities), with their "
-        "vocabulary",
+        help="learn also what these models predict (the mean of their probabilities), with their vocabulary",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default: auto)")
     parser.add_argument("--tensorboard", action="store_true", help="also write event files into RUN/tensorboard")

@@ -60,7 +60,9 @@ def refuse_contradictions(arguments: argparse.Namespace) -> None:
         raise CommandError("--find-learning-rate: it learns from the text alone; leave out --teacher")
     for flag in ("teacher_share", "teacher_temperature"):
         if flag in arguments and not (arguments.teacher or arguments.resume):
-            raise CommandError(f"--{flag.replace('_', '-')}: there is no teacher; give --teacher RUN, or leave it out")
+            raise CommandError(
+                f"--{flag.replace('_', '-')}: there is no teacher; give --teacher RUN|BUNDLE, or leave it out"
+            )
     for flag in ("vocabulary", "initial_weights"):
         if getattr(arguments, flag) is not None and arguments.resume:
             raise CommandError(f"--{flag.replace('_', '-')}: a resumed run goes on with its own; leave it out")
