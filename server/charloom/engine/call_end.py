@@ -23,13 +23,17 @@ class CallEnd:
 
     def __init__(self) -> None:
         self._acts: list[Callable[[], None]] = []
+        self._over = False
 
     def add(self, act: Callable[[], None]) -> None:
-        """Have something done; this is an `AtEnd`."""
+        """Have something done, at once where the end has come already; this is an `AtEnd`."""
         self._acts.append(act)
+        if self._over:
+            self.come()
 
     def come(self) -> None:
         """The end has come."""
+        self._over = True
         acts, self._acts = self._acts, []
         for act in acts:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 
 from charloom.bundle import Bundle, DecoderKind, Task
@@ -18,6 +19,7 @@ from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.calls.starting import Starting
 from charloom.engine.calls.suggesting import Suggesting
 from charloom.engine.calls.watching import Watching
+from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models, TriedModel, memory_of
@@ -72,13 +74,14 @@ class Engine:
         self.tenants = Tenants(observed, self.sessions, sealed, self.limits)
         self.rates = Rates(ledger)
         """How fast callers may go."""
-        self._starting = Starting(self._models, self.sessions, sealed, self.limits, self.rates)
+        self._calls = CallsInProgress(self.rates)
+        self._starting = Starting(self._models, self.sessions, sealed, self.limits, self._calls)
         self.budget = budget or MemoryBudget()
-        self.reading = Reading(self._starting, self.sessions, self.limits, self.budget, self.rates)
+        self.reading = Reading(self._starting, self.sessions, self.limits, self.budget, self.rates, self._calls)
         self.suggesting = Suggesting(self._starting, self.reading, self.budget, self.limits)
-        self.classifying = Classifying(self._models, self.reading, self.rates, self.totals)
-        self.watching = Watching(self._models, self.sessions, self.reading, self.rates, self.totals)
-        self.moving = Moving(self._models, self.sessions, self.reading, self.rates)
+        self.classifying = Classifying(self._models, self.reading, self._calls, self.totals)
+        self.watching = Watching(self._models, self.sessions, self.reading, self._calls, self.totals)
+        self.moving = Moving(self._models, self.sessions, self.reading, self._calls)
         self.inspections = Inspections(self._starting, self.limits, self.rates)
         self._generating = Generating(self._starting, self.reading, sealed, self.budget, self.limits, self.rates)
 
@@ -182,19 +185,23 @@ class Engine:
 
     def end_now(self) -> None:
         """Do not wait any longer for what is running; for use while draining."""
+        self._calls.end_now()
         for model in self._models.everything:
             model.loom.end_now()
         self.inspections.end_now()
 
     async def drain(self, seconds: float) -> list[Model]:
-        """Refuse new work, let running work end for up to `seconds`, then end it as DRAINING.
+        """Refuse new calls, let running ones end for up to `seconds`, then end them as DRAINING.
 
         Returns:
             The models whose decoder is stuck in a call, which nothing can end; their calls are not ended.
         """
         self.draining.set()
+        end = time.monotonic() + seconds
+        await self._calls.drain(seconds)
+        left = max(0.0, end - time.monotonic())
         models = self._models.everything
-        looms = (asyncio.to_thread(model.loom.drain, seconds) for model in models)
-        ended, _ = await asyncio.gather(asyncio.gather(*looms), self.inspections.drain(seconds))
+        looms = (asyncio.to_thread(model.loom.drain, left) for model in models)
+        ended, _ = await asyncio.gather(asyncio.gather(*looms), self.inspections.drain(left))
         await asyncio.sleep(0)  # the last deliveries were scheduled before the worker ended
         return self._stuck + [model for model, done in zip(models, ended, strict=True) if not done]

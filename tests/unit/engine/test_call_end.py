@@ -28,6 +28,13 @@ def test_each_act_is_done_once_also_after_one_that_fails(caplog: pytest.LogCaptu
     assert "IndexError" in caplog.text
 
 
+def test_what_is_added_after_the_end_is_done_at_once() -> None:
+    end, done = CallEnd(), list[str]()
+    end.come()
+    end.add(lambda: done.append("late"))
+    assert done == ["late"]
+
+
 def test_after_the_end_nothing_is_held() -> None:
     gc.disable()
     try:

@@ -18,12 +18,12 @@ from charloom.bundle import SHOWN_UNKNOWNS, LabelHead, Labelling, Task, Unit, Un
 from charloom.engine.calls.price import of_reading
 from charloom.engine.calls.reading import Reading, check_count
 from charloom.engine.calls.requests import check_length
+from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import EngineError, InvalidRequest
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.quotas import QuotaExceeded
-from charloom.engine.rates import Rates
 from charloom.engine.telemetry import Totals, current_call
 
 READ_BY_NONE = 0
@@ -71,10 +71,10 @@ class LabelledTexts:
 class Classifying:
     """Gives texts labels with an engine's classifiers."""
 
-    def __init__(self, models: Models, reading: Reading, rates: Rates, totals: Totals) -> None:
+    def __init__(self, models: Models, reading: Reading, calls: CallsInProgress, totals: Totals) -> None:
         self._models = models
         self._reading = reading
-        self._rates = rates
+        self._calls = calls
         self._totals = totals
 
     async def classify(self, text: str, model: str = "") -> tuple[LabelledText, Model]:
@@ -130,7 +130,7 @@ class Classifying:
             self._totals.labels[model.name, found.label] += 1
 
     async def _chosen(self, model: str) -> Model:
-        await self._rates.admit()
+        await self._calls.begin()
         return self._models.named(model, task=Task.CLASSIFICATION)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from charloom.bundle import UnknownSymbolsError, Vocabulary
 from charloom.engine.calls.price import of_reading
 from charloom.engine.calls.reading import Reading
+from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.clock import utc_now
 from charloom.engine.errors import InvalidRequest, SessionOfAnotherModel
 from charloom.engine.loom.models import Model, Models
-from charloom.engine.rates import Rates
 from charloom.engine.sessions.checks import require_position
 from charloom.engine.sessions.session import History, Key, Session
 from charloom.engine.sessions.sessions import Sessions
@@ -25,14 +25,14 @@ class Moving:
         models: from and to which
         sessions: which
         reading: lets the other model read
-        rates: how fast callers may go
+        calls: lets them begin
     """
 
-    def __init__(self, models: Models, sessions: Sessions, reading: Reading, rates: Rates) -> None:
+    def __init__(self, models: Models, sessions: Sessions, reading: Reading, calls: CallsInProgress) -> None:
         self._models = models
         self._sessions = sessions
         self._reading = reading
-        self._rates = rates
+        self._calls = calls
 
     async def move(
         self, key: Key, name: str = "", *, skip_unknown: bool = False, expected_position: int | None = None
@@ -56,7 +56,7 @@ class Moving:
             InvalidRequest: the model lacks a character, or cannot learn where the session does.
             SessionOfAnotherModel: nobody here knows the symbols of the session's model.
         """
-        await self._rates.admit()
+        await self._calls.begin()
         writer = await self._sessions.acquire(key)
         async with writer.given_back_on_error():
             session = writer.session

@@ -20,6 +20,7 @@ from charloom.engine.calls.requests import (
 )
 from charloom.engine.calls.starting import ReadingStart, Starting
 from charloom.engine.calls.together import JobsTogether
+from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
@@ -79,10 +80,17 @@ class Reading:
     """Reads text with an engine's models, from the states of its sessions."""
 
     def __init__(
-        self, starting: Starting, sessions: Sessions, limits: Limits, budget: MemoryBudget, rates: Rates
+        self,
+        starting: Starting,
+        sessions: Sessions,
+        limits: Limits,
+        budget: MemoryBudget,
+        rates: Rates,
+        calls: CallsInProgress,
     ) -> None:
         self._starting = starting
         self._rates = rates
+        self._calls = calls
         self.budget = budget
         self._sessions = sessions
         self.limits = limits
@@ -133,7 +141,7 @@ class Reading:
             InvalidRequest, SessionNotFound, SessionOfAnotherModel, SessionBusy, StalePosition, StoreUnavailable,
             Overloaded, Draining: as their names say; nothing has changed then.
         """
-        await self._rates.admit()
+        await self._calls.begin()
         writer = await self._sessions.acquire(request.key)
         async with writer.given_back_on_error():
             require_position(writer.session, expected_position)

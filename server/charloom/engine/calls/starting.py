@@ -14,6 +14,7 @@ from typing import NamedTuple
 from charloom.bundle import Vocabulary
 from charloom.engine.calls.constraining import automaton_of, with_automaton
 from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, ReadingRequest, check
+from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.constraints.constraint import Constraint
 from charloom.engine.decoding.automaton import Automaton
@@ -28,7 +29,6 @@ from charloom.engine.errors import (
 )
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models
-from charloom.engine.rates import Rates
 from charloom.engine.sessions.checks import require_id, require_position
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.seeds import new_seed
@@ -71,8 +71,10 @@ class Starting:
     QuotaExceeded, as their names say; nothing has changed then.
     """
 
-    def __init__(self, models: Models, sessions: Sessions, sealed: SealedStates, limits: Limits, rates: Rates) -> None:
-        self._rates = rates
+    def __init__(
+        self, models: Models, sessions: Sessions, sealed: SealedStates, limits: Limits, calls: CallsInProgress
+    ) -> None:
+        self._calls = calls
         self._models = models
         self._sessions = sessions
         self._sealed = sealed
@@ -85,7 +87,7 @@ class Starting:
         Raises:
             SessionBusy, StalePosition, PositionNotKept, SealedState..., Overloaded, Draining: as their names say.
         """
-        await self._rates.admit()
+        await self._calls.begin()
         if request.call_id:
             require_id("call_id", request.call_id)
         arrived = request.resume_position or 0
@@ -108,7 +110,7 @@ class Starting:
 
     async def preview(self, request: GenerationRequest) -> GenerationStart:
         """Where a generation starts that leaves its session as it is; raises as `generation`, but for SessionBusy."""
-        await self._rates.admit()
+        await self._calls.begin()
         if request.new_session is not None:
             raise InvalidRequest("new_session", "only a generation that its session goes on with can make it")
         if not request.session_id:
@@ -123,7 +125,7 @@ class Starting:
 
     async def conversation(self, request: GenerationRequest) -> GenerationStart:
         """Where a conversation starts; there is nothing to do yet; raises as `generation`."""
-        await self._rates.admit()
+        await self._calls.begin()
         nothing = replace(request, prompt="", max_tokens=1)
         if not request.session_id:
             model, snapshot = self._without_session(request)
@@ -147,7 +149,7 @@ class Starting:
         Raises:
             SessionBusy: it is to be written, and another call is using it.
         """
-        await self._rates.admit()
+        await self._calls.begin()
         if request.key.id:
             _require_no_state(request.state)
         if request.state:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from charloom.bundle import Mask, Unit
 from charloom.engine.calls.price import of_summing, of_watching
 from charloom.engine.calls.reading import Reading
+from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.clock import utc_now
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
@@ -37,7 +38,6 @@ from charloom.engine.errors import (
 )
 from charloom.engine.limits import LONGEST_LINE, MOST_LINES
 from charloom.engine.loom.models import Model, Models
-from charloom.engine.rates import Rates
 from charloom.engine.sessions.session import History, Key, Session
 from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.writer import SessionWriter
@@ -112,15 +112,17 @@ class Watching:
         models: which one a new watch takes
         sessions: where sources are
         reading: reads lines
-        rates: how fast callers may go
+        calls: lets them begin
         totals: counts lines and alerts
     """
 
-    def __init__(self, models: Models, sessions: Sessions, reading: Reading, rates: Rates, totals: Totals) -> None:
+    def __init__(
+        self, models: Models, sessions: Sessions, reading: Reading, calls: CallsInProgress, totals: Totals
+    ) -> None:
         self._models = models
         self._sessions = sessions
         self._reading = reading
-        self._rates = rates
+        self._calls = calls
         self._totals = totals
 
     async def begin(self, request: WatchRequest) -> Watch:
@@ -140,7 +142,7 @@ class Watching:
         silent_after = request.silent_after
         if silent_after is not None and not SHORTEST_SILENCE <= silent_after <= LONGEST_SILENCE:
             raise InvalidRequest("silent_after", "it is not allowed; from one second to 30 days")
-        await self._rates.admit()
+        await self._calls.begin()
         key = Key(request.tenant, f"watch.{request.name}")
         try:
             everything = await self._sessions.acquire(key)

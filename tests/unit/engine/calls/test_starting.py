@@ -14,6 +14,7 @@ from charloom.bundle import Bundle, read_bundle
 from charloom.engine import errors
 from charloom.engine.calls.requests import GenerationRequest, ReadingRequest
 from charloom.engine.calls.starting import Starting
+from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Models, try_model
@@ -47,7 +48,7 @@ def sessions(models: Models, sealed: SealedStates) -> Sessions:
 
 @pytest.fixture
 def starting(models: Models, sessions: Sessions, sealed: SealedStates) -> Starting:
-    return Starting(models, sessions, sealed, Limits(), Rates())
+    return Starting(models, sessions, sealed, Limits(), CallsInProgress(Rates()))
 
 
 async def written(

@@ -12,12 +12,17 @@ from charloom.engine.errors import ClientIdle, Draining
 T = TypeVar("T")
 R = TypeVar("R")
 
+ON_THE_WAY = 0.5
+"""Seconds that a server that stops waits for the next texts of a call of many; its client may have sent them."""
 AT_ONCE = 4
 """Messages of texts of one call that are read at a time: while one is answered, the loom is not to wait."""
 
 
 class ClientTurn:
     """Waits for a client, but neither past the stop of the server nor for ever.
+
+    A call that a client may end at any time, or never, as a watch, ends when the server stops and what has come is
+    answered; so its client goes on with another server at once. One that reads many texts goes on while they come.
 
     Args:
         draining: set when the server begins to stop
@@ -56,7 +61,7 @@ class ClientTurn:
         try:
             while more or running:
                 if not running:
-                    await self.wait(coming)
+                    await self.wait(coming, ON_THE_WAY)
                 elif more and len(running) < most:
                     await asyncio.wait([running[0], coming], return_when=asyncio.FIRST_COMPLETED)
                 else:
@@ -74,8 +79,8 @@ class ClientTurn:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def wait(self, coming: asyncio.Future[Any]) -> None:
-        """Wait until a request has come.
+    async def wait(self, coming: asyncio.Future[Any], on_the_way: float = 0.0) -> None:
+        """Wait until a request has come, but only this many seconds where the server stops.
 
         Raises:
             as `next`; what comes is not cancelled then.
@@ -85,6 +90,8 @@ class ClientTurn:
             await asyncio.wait([coming, stop], timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
+        if self._draining.is_set() and on_the_way:
+            await asyncio.wait([coming], timeout=on_the_way)
         if coming.done():
             return
         if self._draining.is_set():
