@@ -6,7 +6,7 @@ from contextvars import Context
 import pytest
 
 from charloom.engine.call_end import set_end
-from charloom.engine.calls.price import of_generation, of_reading
+from charloom.engine.calls.price import BINARY, JSON, Told, of_generation, of_reading
 from charloom.engine.decoding.decoder import Shape
 from charloom.engine.errors import Overloaded
 from charloom.engine.memory_budget import MemoryBudget, TooMuchMemory
@@ -121,3 +121,13 @@ def test_the_price_grows_with_everything_that_takes_memory() -> None:
 def test_a_stream_costs_no_more_than_what_its_reader_may_leave_unread() -> None:
     long = of_generation(SHAPE, 0, 65_536, 20, unread=8192)
     assert long == of_generation(SHAPE, 0, 1_000_000, 20, unread=8192) < of_generation(SHAPE, 0, 65_536, 20)
+
+
+def test_an_answer_as_json_costs_more_where_it_tells_log_probabilities() -> None:
+    def costs(told: Told, top_logprobs: int | None) -> tuple[int, int]:
+        generation = of_generation(SHAPE, 0, 100, top_logprobs, told=told)
+        return generation, of_reading(SHAPE, 100, top_logprobs, told=told)
+
+    assert costs(JSON, None) == costs(BINARY, None)
+    for top_logprobs in (0, 20):
+        assert costs(JSON, top_logprobs) > costs(BINARY, top_logprobs)

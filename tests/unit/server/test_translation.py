@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import InvalidRequest
+from charloom.server.grpc.translation.encoded import encoded_item
 from charloom.server.grpc.translation.generation import from_sampling, to_sampling
 from charloom.server.grpc.translation.status import together
 from charloom.server.grpc.translation.times import from_seconds, from_time
@@ -96,3 +97,12 @@ def test_the_status_of_several_processes_is_their_sum() -> None:
     assert [(one.name, one.generation_tokens) for one in found.tenants] == [("shop", 7)]
     assert dict(found.refusals) == {"OVERLOADED": 7}
     assert not together([status(1), status(2)]).HasField("sessions")
+
+
+@pytest.mark.parametrize("lengths", [[1], [0, 200], [20_000, 3, 127, 128]])
+def test_items_of_a_list_that_are_put_together_from_parts_are_those_of_protobuf(lengths: list[int]) -> None:
+    items = [generation_pb2.Completion(text="a" * length) for length in lengths]
+    items[0].result.model = "m"
+    parts = [[item.SerializeToString()[:7], item.SerializeToString()[7:]] for item in items]
+    made = b"".join(part for item in parts for part in encoded_item(item))
+    assert made == generation_pb2.CompleteResponse(completions=items).SerializeToString()

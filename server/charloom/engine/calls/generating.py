@@ -147,6 +147,7 @@ class Generating:
                 checked.top_logprobs,
                 count,
                 unread=unread,
+                told=start.request.told,
                 learnt=start.snapshot.learnt_bytes,
             )
             + (0 if checked.automaton is None else AUTOMATON * checked.automaton.nbytes)

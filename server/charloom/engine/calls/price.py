@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from charloom.engine.decoding.decoder import Shape
 
 CALL = 32 * 1024
@@ -16,10 +18,6 @@ READ, FED = 32, 8
 """Of a token that is read: its characters, as message and as text, and its number; and in each row that reads it."""
 GENERATED = 32
 """Of a generated token that nobody has read: its number, its text, the message with it."""
-LOGPROB = 400
-"""Of a token with its log-probability, in the engine and in the message, besides its alternatives."""
-ALTERNATIVE = 60
-"""Of each alternative: numbers in arrays, and the text of an answer that nobody reads, over HTTP the longest."""
 SUMMED = 250
 """Of a token with its log-probability in the engine, where an answer tells nothing but sums of them."""
 SOURCE, LINE, CHARACTER = 8 * 1024, 1024, 64
@@ -34,6 +32,19 @@ FLIGHT = 2048
 """Tokens of a stream that are in messages on their way, besides those that wait for its reader."""
 
 
+class Told(NamedTuple):
+    """Bytes of a log-probability that an answer tells, in the engine's arrays and in all copies of the answer."""
+
+    token: int
+    """Besides its alternatives."""
+    alternative: int
+    """Each."""
+
+
+BINARY, JSON = Told(160, 30), Told(400, 60)
+"""In protobuf's encoding, and as JSON, of which the forms of chats are the longest."""
+
+
 def of_generation(
     shape: Shape,
     prompt: int,
@@ -42,6 +53,7 @@ def of_generation(
     count: int = 1,
     *,
     unread: int | None = None,
+    told: Told = BINARY,
     learnt: int = 0,
 ) -> int:
     """Bytes that a call may need which generates.
@@ -53,18 +65,21 @@ def of_generation(
         top_logprobs: alternatives to tell of each token; None: no log-probabilities at all
         count: how many continuations
         unread: tokens that a stream may leave unread; None: all are kept until the last is there
+        told: how log-probabilities are told
         learnt: bytes of what each has learnt
     """
     kept = tokens if unread is None else min(tokens, unread + FLIGHT)
-    return CALL + READ * prompt + count * (_row(shape, learnt) + FED * prompt + kept * _token(top_logprobs))
+    return CALL + READ * prompt + count * (_row(shape, learnt) + FED * prompt + kept * _token(top_logprobs, told))
 
 
-def of_reading(shape: Shape, tokens: int, top_logprobs: int | None, texts: int = 1, *, learnt: int = 0) -> int:
+def of_reading(
+    shape: Shape, tokens: int, top_logprobs: int | None, texts: int = 1, *, told: Told = BINARY, learnt: int = 0
+) -> int:
     """Bytes that a call may need which reads so many tokens in so many texts at a time, and tells their
-    log-probabilities if `top_logprobs` is not None.
+    log-probabilities if `top_logprobs` is not None; `told` says how.
     """
-    told = 0 if top_logprobs is None else tokens * _token(top_logprobs)
-    return CALL + texts * _row(shape, learnt) + (READ + FED) * tokens + told
+    answer = 0 if top_logprobs is None else tokens * _token(top_logprobs, told)
+    return CALL + texts * _row(shape, learnt) + (READ + FED) * tokens + answer
 
 
 def of_summing(shape: Shape, tokens: int, texts: int, *, learnt: int = 0) -> int:
@@ -90,5 +105,5 @@ def _row(shape: Shape, learnt: int) -> int:
     return ROW + STATES * 4 * shape.arrays * shape.layers * shape.hidden + LEARNT * learnt + 8 * shape.vocabulary
 
 
-def _token(top_logprobs: int | None) -> int:
-    return GENERATED + (0 if top_logprobs is None else LOGPROB + top_logprobs * ALTERNATIVE)
+def _token(top_logprobs: int | None, told: Told) -> int:
+    return GENERATED + (0 if top_logprobs is None else told.token + top_logprobs * told.alternative)

@@ -169,7 +169,8 @@ class Reading:
         if not len(text):
             return ScoredText(NONE_TOLD, start.snapshot.position), vocabulary
         learnt = start.snapshot.learnt_bytes
-        self.budget.hold(of_reading(start.model.decoder.shape, len(text), request.top_logprobs, learnt=learnt))
+        shape, told = start.model.decoder.shape, request.told
+        self.budget.hold(of_reading(shape, len(text), request.top_logprobs, told=told, learnt=learnt))
         after, logprobs = await self.read(start.model, text, start.snapshot, request.top_logprobs)
         return ScoredText(logprobs, after.position), vocabulary
 
@@ -352,7 +353,8 @@ class Observation:
         if not len(tokens):
             return ScoredText(NONE_TOLD, self._present.position)
         learnt = self._present.learnt_bytes
-        needed = of_reading(self.model.decoder.shape, len(tokens), request.top_logprobs, learnt=learnt)
+        shape, told = self.model.decoder.shape, request.told
+        needed = of_reading(shape, len(tokens), request.top_logprobs, told=told, learnt=learnt)
         with self._reading.budget.held_for(needed):
             present, logprobs = await self._reading.read(self.model, tokens, self._present, request.top_logprobs)
         self._present, self._changed = present, True

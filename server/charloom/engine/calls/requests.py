@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from charloom.bundle import UnknownSymbolsError, Vocabulary
+from charloom.engine.calls.price import BINARY, Told
 from charloom.engine.constraints.constraint import Constraint
 from charloom.engine.decoding.automaton import Automaton
 from charloom.engine.decoding.decoder import Floats, Ints
@@ -83,6 +84,8 @@ class GenerationRequest:
     """Whether they are resampled while they run, by what the constraint left of each."""
     most_tokens: MostTokens | None = None
     """For an answer that is sent as a whole; None: any number."""
+    told: Told = BINARY
+    """How the answer tells log-probabilities, which decides what memory the call may need."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ class ReadingRequest:
     """How many of the most probable tokens to tell at each position."""
     most_tokens: MostTokens | None = None
     """For an answer that is sent as a whole; None: any number."""
+    told: Told = BINARY
+    """How the answer tells log-probabilities, which decides what memory the call may need."""
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ def _reading(request: GenerationRequest) -> ReadingRequest:
         skip_unknown=request.skip_unknown,
         top_logprobs=request.top_logprobs,
         most_tokens=request.most_tokens,
+        told=request.told,
     )
 
 

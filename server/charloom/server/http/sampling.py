@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from charloom.bundle import Task, Vocabulary
+from charloom.engine.calls.price import JSON
 from charloom.engine.calls.requests import GenerationRequest, Text
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
@@ -141,6 +142,7 @@ def request_of(body: GenerationBody, model: Model, tenant: str, **more: Any) -> 
         include_stop=body.include_stop_str_in_output,
         constraint=constraint_of(body),
         resample=body.resample,
+        told=JSON,
         **more,
     )
 

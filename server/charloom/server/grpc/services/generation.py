@@ -12,7 +12,7 @@ from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.engine import Engine
 from charloom.server.caller import current_caller
 from charloom.server.grpc.message_size import MessageSize
-from charloom.server.grpc.translation.encoded import Answer, encoded, encoded_items
+from charloom.server.grpc.translation.encoded import Answer, encoded, encoded_item, encoded_parts
 from charloom.server.grpc.translation.generation import from_delta, from_result, to_request
 from charloom.server.merged import merged
 from charloom.v1 import generation_pb2, generation_pb2_grpc
@@ -45,12 +45,13 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         asked = to_request(options, current_caller().tenant, most_tokens=most)
         generations = await self._generations(asked)
         pieces = await asyncio.gather(*(generation.whole() for generation in generations))
-        completions = []
-        for generation, piece in zip(generations, pieces, strict=True):
+        answer: list[bytes] = []
+        for generation in generations:
+            piece = pieces.pop(0)  # what is in the answer is let go
             assert generation.result is not None
             completion = generation_pb2.Completion(text=piece.text, result=from_result(generation.result))
-            completions.append(await encoded(completion, piece.logprobs, generation.vocabulary))
-        return encoded_items(completions)
+            answer += encoded_item(await encoded_parts(completion, piece.logprobs, generation.vocabulary))
+        return b"".join(answer)
 
     async def _generations(self, asked: GenerationRequest) -> Sequence[Continuation]:
         if asked.n == 1:

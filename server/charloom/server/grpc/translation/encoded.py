@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import Message
-from google.protobuf.wrappers_pb2 import BytesValue
+from google.protobuf.wrappers_pb2 import UInt64Value
 
 from charloom.bundle import Vocabulary
 from charloom.engine.loom.logprobs import Logprobs
@@ -23,15 +23,28 @@ Answer = Any
 
 async def encoded(message: Message, logprobs: Logprobs, vocabulary: Vocabulary, field: str = "logprobs") -> bytes:
     """The bytes of a message with these log-probabilities in its field of this name, which it does not have yet."""
+    return b"".join(await encoded_parts(message, logprobs, vocabulary, field))
+
+
+async def encoded_parts(
+    message: Message, logprobs: Logprobs, vocabulary: Vocabulary, field: str = "logprobs"
+) -> list[bytes]:
+    """The same in parts, for who joins them with others: each copy of all of it counts."""
     parts = [message.SerializeToString()]
     async for some in slices(logprobs):
         parts.append(type(message)(**{field: from_logprobs(some, vocabulary)}).SerializeToString())
-    return b"".join(parts)
+    return parts
 
 
-def encoded_items(items: Sequence[bytes]) -> bytes:
-    """The bytes of a message whose field number 1 is a list of messages, from the bytes of these.
+def encoded_item(parts: Sequence[bytes]) -> list[bytes]:
+    """The bytes of one of the messages of a list, which is field number 1, from the parts of the message; in parts."""
+    return [ITEM, _number(sum(map(len, parts))), *parts]
 
-    A BytesValue has the same encoding as such a list of one.
-    """
-    return b"".join(BytesValue(value=item).SerializeToString() for item in items)
+
+ITEM = b"\x0a"
+"""The tag of field number 1, where its value is a length and so many bytes."""
+
+
+def _number(value: int) -> bytes:
+    """A number above 0 as protobuf writes it: what a UInt64Value has after its tag of one byte."""
+    return UInt64Value(value=value).SerializeToString()[1:]
