@@ -19,6 +19,7 @@ from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Body, Count
 from charloom.server.http.choices import ESCAPED, UNFINISHED, Form, Part, begun, most_tokens, streamed, whole
 from charloom.server.http.exchange import Exchange
+from charloom.server.http.json_parts import NULL, Json, member, members
 from charloom.server.http.logprobs import Entries
 from charloom.server.http.sampling import GenerationBody, model_of, request_of
 
@@ -108,7 +109,7 @@ class Chat:
         if body.stream:
             await exchange.stream(streamed(parts, form, body.logprobs, body.stream_options.include_usage))
         else:
-            await exchange.answer(await whole(parts, form, body.logprobs, body.n))
+            await exchange.answer_in_parts(await whole(parts, form, body.logprobs, body.n))
 
 
 def _checked(body: ChatBody) -> int:
@@ -142,17 +143,19 @@ class ChatForm(Form):
         """Makes the log-probabilities of a choice."""
         return Entries(vocabulary, constrained=self.constrained)
 
-    def first(self, index: int) -> str | None:
+    def first(self, index: int) -> Json | None:
         """Whose message it is."""
-        delta = '{"role":"assistant","content":""}'
-        return f'{{"index":{index},"delta":{delta},"logprobs":null,{UNFINISHED}}}'
+        return _choice(index, "delta", {"role": "assistant", "content": ""}, NULL, UNFINISHED)
 
-    def chunk(self, index: int, text: str, logprobs: str, ending: str) -> str:
+    def chunk(self, index: int, text: str, logprobs: Json, ending: str) -> Json:
         """A piece of a choice."""
-        delta: dict[str, Any] = {"content": text} if text else {}
-        return f'{{"index":{index},"delta":{json.dumps(delta)},"logprobs":{logprobs},{ending}}}'
+        return _choice(index, "delta", {"content": text} if text else {}, logprobs, ending)
 
-    def whole(self, index: int, text: str, logprobs: str, ending: str) -> str:
+    def whole(self, index: int, text: str, logprobs: Json, ending: str) -> Json:
         """A choice."""
-        message = json.dumps({"role": "assistant", "content": text, "refusal": None})
-        return f'{{"index":{index},"message":{message},"logprobs":{logprobs},{ending}}}'
+        return _choice(index, "message", {"role": "assistant", "content": text, "refusal": None}, logprobs, ending)
+
+
+def _choice(index: int, kind: str, message: dict[str, Any], logprobs: Json, ending: str) -> Json:
+    told = f'"index":{index},"{kind}":{json.dumps(message)}'
+    return members([[told.encode()], member("logprobs", logprobs), [ending.encode()]])

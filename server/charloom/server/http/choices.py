@@ -23,6 +23,7 @@ from charloom.engine.engine import Engine
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
 from charloom.engine.loom.models import Model
+from charloom.server.http.json_parts import NULL, Json, array, member, members
 from charloom.server.merged import merged
 
 ESCAPED = 6
@@ -31,7 +32,6 @@ LOGPROB, ALTERNATIVE = 125, 30
 """Bytes of an answer for a token's log-probabilities and offset, and for each alternative's, besides their texts."""
 SPARE = 2**21
 """Bytes for what an answer holds besides its tokens."""
-NOTHING = "null"
 UNFINISHED = '"finish_reason":null'
 
 
@@ -60,7 +60,7 @@ class Part:
 class LogprobsTeller(Protocol):
     """Tells the log-probabilities of one text, as JSON."""
 
-    async def told(self, logprobs: Logprobs) -> str:
+    async def told(self, logprobs: Logprobs) -> Json:
         """The next tokens of the text."""
 
 
@@ -97,14 +97,14 @@ class Form(ABC):
         """
 
     @abstractmethod
-    def chunk(self, index: int, text: str, logprobs: str, ending: str) -> str:
+    def chunk(self, index: int, text: str, logprobs: Json, ending: str) -> Json:
         """A piece of choice number `index`, as JSON; `ending` has the members that say how it ended."""
 
     @abstractmethod
-    def whole(self, index: int, text: str, logprobs: str, ending: str) -> str:
+    def whole(self, index: int, text: str, logprobs: Json, ending: str) -> Json:
         """Choice number `index`, as JSON."""
 
-    def first(self, index: int) -> str | None:
+    def first(self, index: int) -> Json | None:
         """What a stream tells of a choice before its text; None for nothing."""
         return None
 
@@ -112,14 +112,15 @@ class Form(ABC):
     def _chunk_head(self) -> str:
         return json.dumps({**self._head, "object": self.chunk_object})[:-1]
 
-    def event(self, choices: str, more: str = "") -> bytes:
-        """A chunk as an event of a stream."""
-        return f'data: {self._chunk_head},"choices":[{choices}]{more}}}\n\n'.encode()
+    def event(self, choice: Json = (), more: str = "") -> bytes:
+        """A chunk as an event of a stream; more: further members of it."""
+        return b"".join((f'data: {self._chunk_head},"choices":['.encode(), *choice, f"]{more}}}\n\n".encode()))
 
-    def answer(self, choices: Sequence[str], usage: Usage) -> bytes:
+    def answer(self, choices: Sequence[Json], usage: Usage) -> Json:
         """The whole answer."""
-        head = json.dumps({**self._head, "object": self.whole_object})[:-1]
-        return f'{head},"choices":[{",".join(choices)}],"usage":{usage.told()}}}'.encode()
+        head = json.dumps({**self._head, "object": self.whole_object})[1:-1]
+        usages = usage.told().encode()
+        return members([[head.encode()], member("choices", array(choices)), member("usage", [usages])])
 
 
 @dataclass
@@ -192,7 +193,7 @@ async def streamed(parts: Sequence[Part], form: Form, logprobs: bool, include_us
     async for event in choices[0] if len(choices) == 1 else merged(choices):
         yield event
     if include_usage:
-        yield form.event("", f',"usage":{usage.told()}')
+        yield form.event(more=f',"usage":{usage.told()}')
 
 
 async def _events(
@@ -202,17 +203,17 @@ async def _events(
     if (first := form.first(index)) is not None:
         yield form.event(first)
     if part.echo:
-        told = NOTHING if columns is None or part.scored is None else await columns.told(part.scored.logprobs)
+        told = NULL if columns is None or part.scored is None else await columns.told(part.scored.logprobs)
         yield form.event(form.chunk(index, part.text, told, UNFINISHED))
     async for delta in generation:
-        told = NOTHING if columns is None else await columns.told(delta.logprobs)
+        told = NULL if columns is None else await columns.told(delta.logprobs)
         yield form.event(form.chunk(index, delta.text, told, UNFINISHED))
     result = generation.result
     if result is None:  # the client has gone
         return
     usage.completion += result.finish.generated
     usage.prompt += result.finish.fed if counts_prompt else 0
-    yield form.event(form.chunk(index, "", NOTHING, _ending(result)))
+    yield form.event(form.chunk(index, "", NULL, _ending(result)))
 
 
 def _columns(part: Part, form: Form) -> LogprobsTeller:
@@ -224,15 +225,15 @@ async def _prompt_alone(part: Part, form: Form, logprobs: bool, index: int, usag
     yield form.event(form.chunk(index, *await _scored(part, form, logprobs, usage)))
 
 
-async def _scored(part: Part, form: Form, logprobs: bool, usage: Usage) -> tuple[str, str, str]:
+async def _scored(part: Part, form: Form, logprobs: bool, usage: Usage) -> tuple[str, Json, str]:
     """Text, log-probabilities and ending of a prompt after which nothing is generated."""
     assert part.scored is not None
     usage.prompt += len(part.scored.logprobs)
-    told = await _columns(part, form).told(part.scored.logprobs) if logprobs else NOTHING
+    told = await _columns(part, form).told(part.scored.logprobs) if logprobs else NULL
     return part.text, told, f'"finish_reason":"{FinishReason.LENGTH.value}"'
 
 
-async def whole(parts: Sequence[Part], form: Form, logprobs: bool, n: int) -> bytes:
+async def whole(parts: Sequence[Part], form: Form, logprobs: bool, n: int) -> Json:
     """The answer once all is there.
 
     Args:
@@ -242,7 +243,7 @@ async def whole(parts: Sequence[Part], form: Form, logprobs: bool, n: int) -> by
         n: how many choices of each prompt; where more were generated, the most probable ones
     """
     usage = Usage()
-    choices: list[str] = []
+    choices: list[Json] = []
     for part in parts:
         if not part.generations:
             choices.append(form.whole(len(choices), *await _scored(part, form, logprobs, usage)))
@@ -263,8 +264,8 @@ async def whole(parts: Sequence[Part], form: Form, logprobs: bool, n: int) -> by
 
 async def _choice(
     part: Part, result: GenerationResult, delta: TextDelta, form: Form, logprobs: bool, index: int
-) -> str:
-    told = NOTHING
+) -> Json:
+    told = NULL
     if logprobs:
         echoed = NONE_TOLD if part.scored is None else part.scored.logprobs
         told = await _columns(part, form).told(Logprobs.joined((echoed, delta.logprobs)))

@@ -20,6 +20,7 @@ from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Count
 from charloom.server.http.choices import Form, Part, begun, most_tokens, streamed, whole
 from charloom.server.http.exchange import Exchange
+from charloom.server.http.json_parts import Json, member, members
 from charloom.server.http.logprobs import Columns
 from charloom.server.http.sampling import TEXTS_SCHEMA, GenerationBody, model_of, request_of, texts_of
 from charloom.server.http.start import without_start
@@ -75,7 +76,7 @@ class Completions:
         if body.stream:
             await exchange.stream(streamed(parts, form, body.logprobs is not None, body.stream_options.include_usage))
         else:
-            await exchange.answer(await whole(parts, form, body.logprobs is not None, body.n))
+            await exchange.answer_in_parts(await whole(parts, form, body.logprobs is not None, body.n))
 
     async def _part(self, exchange: Exchange, body: CompletionBody, model: Model, request: GenerationRequest) -> Part:
         """Begin what is to be done with a prompt."""
@@ -139,8 +140,9 @@ class CompletionForm(Form):
         """Makes the log-probabilities of a choice."""
         return Columns(vocabulary, offset, started=started, constrained=self.constrained)
 
-    def chunk(self, index: int, text: str, logprobs: str, ending: str) -> str:
+    def chunk(self, index: int, text: str, logprobs: Json, ending: str) -> Json:
         """A piece of a choice."""
-        return f'{{"index":{index},"text":{json.dumps(text)},"logprobs":{logprobs},{ending}}}'
+        told = f'"index":{index},"text":{json.dumps(text)}'
+        return members([[told.encode()], member("logprobs", logprobs), [ending.encode()]])
 
     whole = chunk

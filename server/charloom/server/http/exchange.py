@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -30,6 +30,8 @@ PING_SECONDS = 15.0
 """A stream that has nothing to say for so long says so, for the sake of proxies, and to find clients that are gone."""
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
+PIECE = 2**16
+"""Bytes of each piece of a large answer, about."""
 LONGEST_WARNING = 1000
 
 
@@ -143,6 +145,24 @@ class Exchange:
             self.record.code = OK
         self._answered = True
         await self._part(body, more=False)
+
+    async def answer_in_parts(self, parts: Sequence[bytes]) -> None:
+        """Answer with a body in parts; others have their turns between its pieces."""
+        length = str(sum(map(len, parts))).encode()
+        await self._start(200, [(b"content-type", JSON), (b"content-length", length)])
+        if self.record is not None:
+            self.record.code = OK
+        self._answered = True
+        piece: list[bytes] = []
+        size = 0
+        for part in parts:
+            piece.append(part)
+            size += len(part)
+            if size >= PIECE:
+                await self._part(b"".join(piece))
+                await asyncio.sleep(0)
+                piece, size = [], 0
+        await self._part(b"".join(piece), more=False)
 
     async def fail(self, problem: Exception) -> None:
         """Answer with an error."""

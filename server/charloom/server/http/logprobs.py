@@ -7,6 +7,7 @@ from typing import Any
 
 from charloom.bundle import Vocabulary
 from charloom.engine.loom.logprobs import Logprobs, TokenLogprob
+from charloom.server.http.json_parts import NULL, Json, array, member, members
 from charloom.server.http.start import START
 from charloom.server.slices import slices
 
@@ -39,23 +40,20 @@ class Columns:
         self._offset = offset
         self._decoder = vocabulary.decoder()
 
-    async def told(self, logprobs: Logprobs) -> str:
+    async def told(self, logprobs: Logprobs) -> Json:
         """The next tokens of the text. The chosen one is always among the top ones."""
-        columns: tuple[list[str], ...] = ([], [], [], [], [])
+        names = ("tokens", "token_logprobs", "top_logprobs", "text_offset", "allowed_logprobs")
+        columns: list[list[Json]] = [[] for _ in names]
         if self._started:
             self._started = False
             start = (json.dumps(START), "null", "null", str(self._offset), "null")
             for column, value in zip(columns, start, strict=True):
-                column.append(value)
+                column.append([value.encode()])
         async for some in slices(logprobs):
-            for found in some:
-                for column, value in zip(columns, self._entry(found), strict=True):
-                    column.append(value)
-        tokens, own, top, offsets, allowed = (",".join(column) for column in columns)
-        last = f',"allowed_logprobs":[{allowed}]' if self._constrained else ""
-        return (
-            f'{{"tokens":[{tokens}],"token_logprobs":[{own}],"top_logprobs":[{top}],"text_offset":[{offsets}]{last}}}'
-        )
+            for column, values in zip(columns, zip(*map(self._entry, some), strict=True), strict=True):
+                column.append([",".join(values).encode()])
+        told = list(zip(names, columns, strict=True))[: None if self._constrained else -1]
+        return members(member(name, array(column)) for name, column in told)
 
     def _entry(self, found: TokenLogprob) -> tuple[str, ...]:
         text = token_text(self._vocabulary, found.token)
@@ -79,17 +77,17 @@ class Entries:
         self._vocabulary = vocabulary
         self._constrained = constrained
 
-    async def told(self, logprobs: Logprobs) -> str:
+    async def told(self, logprobs: Logprobs) -> Json:
         """The next tokens of the message."""
-        entries: list[str] = []
-        async for some in slices(logprobs):
-            for found in some:
-                top = [self._entry(token, logprob) for token, logprob in found.top]
-                entry = {**self._entry(found.token, found.logprob), "top_logprobs": top}
-                if self._constrained:
-                    entry["allowed_logprob"] = found.allowed
-                entries.append(json.dumps(entry, separators=(",", ":")))
-        return f'{{"content":[{",".join(entries)}],"refusal":null}}'
+        entries = [[",".join(map(self._whole_entry, some)).encode()] async for some in slices(logprobs)]
+        return members([member("content", array(entries)), member("refusal", NULL)])
+
+    def _whole_entry(self, found: TokenLogprob) -> str:
+        top = [self._entry(token, logprob) for token, logprob in found.top]
+        entry = {**self._entry(found.token, found.logprob), "top_logprobs": top}
+        if self._constrained:
+            entry["allowed_logprob"] = found.allowed
+        return json.dumps(entry, separators=(",", ":"))
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
         symbol = self._vocabulary.symbol(token)
