@@ -294,7 +294,8 @@ class SealedStateCorrupt(EngineError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(
-            f"the state cannot be opened: {problem}; it was changed, cut off, or sealed by a server with other keys"
+            f"the state cannot be opened: {problem}; it was changed, cut off, or sealed with other keys, or by another "
+            "version of the server"
         )
 
 

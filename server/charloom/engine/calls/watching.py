@@ -38,6 +38,7 @@ from charloom.engine.errors import (
 )
 from charloom.engine.limits import LONGEST_LINE, MOST_LINES
 from charloom.engine.loom.models import Model, Models
+from charloom.engine.sessions.checks import require_fits
 from charloom.engine.sessions.session import History, Key, Session
 from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.writer import SessionWriter
@@ -309,6 +310,7 @@ class Watch:
         async with writer.given_back_on_error():
             if not model.goes_on_with(writer.session.model_digest, adaptive=writer.session.adaptive):
                 raise SessionOfAnotherModel(key.id, writer.session.model_digest[:12], model.digest[:12])
+            require_fits(writer.session, model.decoder.shape)
             return _Source(writer, _calibration(writer.session), writer.present)
 
     async def _scored(self, read: Sequence[ReadLine], sources: Sequence[_Source]) -> dict[int, Scored]:

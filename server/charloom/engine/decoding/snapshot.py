@@ -37,10 +37,25 @@ class Snapshot:
         """Memory that `learnt` takes."""
         return 0 if self.learnt is None else self.learnt.nbytes
 
+    def misfit(self, shape: Shape) -> str:
+        """Why no decoder of these sizes can go on with it; empty where one can."""
+        own, learnt = (shape.arrays, shape.layers, shape.hidden), state_size(shape.vocabulary)
+        if self.state.shape != own:
+            return f"its state has the sizes {_sizes(self.state.shape)}, and the model's {_sizes(own)}"
+        if self.learnt is not None and self.learnt.shape != (learnt,):
+            return f"what it has learnt are {self.learnt.size} numbers, and the model's sessions have {learnt}"
+        if not self.pending or max(self.pending) >= shape.vocabulary:
+            return f"its pending tokens are not of the model's {shape.vocabulary} symbols"
+        return ""
+
     @property
     def states(self) -> States:
         """Of the one row that it is."""
         return States(self.state[:, :, None], None if self.learnt is None else self.learnt[None])
+
+
+def _sizes(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 @functools.lru_cache

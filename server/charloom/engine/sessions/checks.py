@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from charloom.engine.errors import InvalidRequest, StalePosition, shown, shown_number
+from charloom.engine.decoding.decoder import Shape
+from charloom.engine.errors import InvalidRequest, StalePosition, StoreUnavailable, shown, shown_number
 from charloom.engine.limits import Limits
 from charloom.engine.sessions.session import Session
 
@@ -41,6 +42,17 @@ def require_position(session: Session, expected: int | None) -> None:
     """
     if expected is not None and expected != session.snapshot.position:
         raise StalePosition(session.id, expected, session.snapshot.position)
+
+
+def require_fits(session: Session, shape: Shape) -> None:
+    """Check that a decoder of these sizes can go on with what a store has of a session.
+
+    Raises:
+        StoreUnavailable: it cannot.
+    """
+    for snapshot in (session.snapshot, *session.history.checkpoints):
+        if problem := snapshot.misfit(shape):
+            raise StoreUnavailable(f"the record of session {shown(session.id)} cannot be used: {problem}")
 
 
 def require_time_to_live(wanted: timedelta | None, limits: Limits) -> timedelta:

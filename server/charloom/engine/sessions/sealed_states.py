@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from charloom.engine.decoding.snapshot import Snapshot
-from charloom.engine.errors import SealedStateOfAnotherModel
+from charloom.engine.errors import SealedStateCorrupt, SealedStateOfAnotherModel
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models
 from charloom.engine.sessions.checks import require_time_to_live
@@ -59,6 +59,8 @@ class SealedStates:
         if model is None:
             self._models.require_not_retired("the state", state.model, state.model_digest, "begin again")
             raise SealedStateOfAnotherModel(state.model, state.model_digest)
+        if problem := state.snapshot.misfit(model.decoder.shape):
+            raise SealedStateCorrupt(problem)
         return Unsealed(model, state.snapshot, state.decoder == _decoder_of(model))
 
 

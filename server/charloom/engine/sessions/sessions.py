@@ -22,7 +22,13 @@ from charloom.engine.errors import (
 )
 from charloom.engine.limits import MOST_FORKS, Limits
 from charloom.engine.loom.models import Model, Models
-from charloom.engine.sessions.checks import require_id, require_position, require_seed, require_time_to_live
+from charloom.engine.sessions.checks import (
+    require_fits,
+    require_id,
+    require_position,
+    require_seed,
+    require_time_to_live,
+)
 from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.seeds import new_seed, next_seed
@@ -109,6 +115,7 @@ class Sessions:
             ModelNotFound: there is no model of the name that is wanted.
             SessionOfAnotherModel: it is another, or the session's is not loaded here.
             ModelRetired: it was here, and its grace is over.
+            StoreUnavailable: its sizes are not the model's.
         """
         if wanted not in ("", session.model):
             self._models.named(wanted)
@@ -123,6 +130,7 @@ class Sessions:
             loaded = f"{other.name} ({other.digest[:12]})" if other else names
             its = f"{session.model} ({session.model_digest[:12]})" if other else session.model
             raise SessionOfAnotherModel(session.id, its, loaded)
+        require_fits(session, model.decoder.shape)
         return model
 
     async def page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
