@@ -51,6 +51,15 @@ class Closed(NamedTuple):
             file.content = file.content.model_copy(update={"keys": (*file.content.keys, key)})
         return text
 
+    def revoke(self, text: str) -> None:
+        """Let a key end now."""
+        with KeyFileEditor(self.file).editing() as file:
+            key = file.content.key(text)
+            assert key is not None
+            gone = key.model_copy(update={"revoked": utc_now()})
+            keys = tuple(gone if one.id == key.id else one for one in file.content.keys)
+            file.content = file.content.model_copy(update={"keys": keys})
+
 
 @pytest.fixture(scope="module")
 def closed(bundle: Bundle, decoder: Decoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
@@ -263,15 +272,25 @@ def test_keys_are_added_and_revoked_while_the_server_runs(closed: Closed) -> Non
     text = closed.add("shop")
     with Client(closed.address, token=text) as client:
         eventually(lambda: known(client))
-        with KeyFileEditor(closed.file).editing() as file:
-            key = file.content.key(text)
-            assert key is not None
-            gone = key.model_copy(update={"revoked": utc_now()})
-            keys = tuple(gone if one.id == key.id else one for one in file.content.keys)
-            file.content = file.content.model_copy(update={"keys": keys})
+        closed.revoke(text)
         eventually(lambda: not known(client))
     with Client(closed.address, token=closed.keys["shop"]) as client:
         assert client.models()
+
+
+def test_a_key_that_is_revoked_takes_its_calls_without_an_end_with_it(closed: Closed) -> None:
+    text = closed.add("shop")
+    with Client(closed.address, token=text) as client:
+        eventually(lambda: known(client))
+        with client.converse("KING:", timeout=30) as endless, client.watch(name="log", timeout=30) as watch:
+            endless.generate()
+            assert next(endless)
+            assert watch.read([("source", "a line")])
+            closed.revoke(text)
+            for act in (lambda: list(endless), lambda: [watch.read([("source", "a line")]) for _ in iter(int, 1)]):
+                kind, reason, message = failure(act)
+                assert (kind, reason) == (Unauthenticated, "CREDENTIALS_INVALID")
+                assert "revoked" in message
 
 
 def test_a_key_is_rotated_under_load_without_a_failed_call(closed: Closed, capsys: pytest.CaptureFixture[str]) -> None:

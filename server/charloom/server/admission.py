@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,9 +12,10 @@ from charloom.engine.shares import Share, name_of_tenant
 from charloom.engine.telemetry import CallRecord
 from charloom.server.call_limit import CallLimit
 from charloom.server.caller import Caller, set_caller
-from charloom.server.identity.gate import Shown
+from charloom.server.identity.gate import Identity, Shown
 from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.scopes import Scope
+from charloom.server.identity.watched import LOOK_SECONDS
 from charloom.server.settings import ServerSettings
 from charloom.server.telemetry.call_log import log_call
 from charloom.server.telemetry.calls import Calls
@@ -93,10 +95,27 @@ class Admission:
         self._limit.begin(at_end)
         set_end(at_end)
 
-    def _caller(self, arrival: Arrival, scope: Scope) -> Caller:
+    def check(self, scope: Scope, arrival: Arrival) -> Callable[[], None]:
+        """What sees, about once a second, that who made a call would be let in now: keys are revoked, and expire.
+
+        It raises CredentialsInvalid, ScopeMissing and others, as `Gate.admit`.
+        """
+        due = time.monotonic() + LOOK_SECONDS
+
+        def check() -> None:
+            nonlocal due
+            if (now := time.monotonic()) >= due:
+                due = now + LOOK_SECONDS
+                self._identity(arrival, scope)
+
+        return check
+
+    def _identity(self, arrival: Arrival, scope: Scope) -> Identity:
         trusted = self._origins.trusts(arrival.host)
-        shown = Shown(arrival.tokens, arrival.tenants, arrival.certificate, trusted)
-        identity = self._gate.admit(shown, scope)
+        return self._gate.admit(Shown(arrival.tokens, arrival.tenants, arrival.certificate, trusted), scope)
+
+    def _caller(self, arrival: Arrival, scope: Scope) -> Caller:
+        identity = self._identity(arrival, scope)
         origin = self._origins.of(arrival.host, arrival.port, ",".join(arrival.forwarded))
         name = name_of_tenant(identity.tenant) if identity.proven else origin
         share = Share(name, quota=self._gate.quota_of(identity))

@@ -148,7 +148,7 @@ async def test_a_client_that_has_gone_before_its_answer_leaves_nothing_in_the_lo
         return grpc.unary_unary_rpc_method_handler(behaviour, HealthCheckRequest.FromString)
 
     details = cast(grpc.HandlerCallDetails, SimpleNamespace(method="/grpc.health.v1.Health/Check"))
-    handler: Any = await ErrorInterceptor(lambda method, context: None, lambda: 1000).intercept_service(
+    handler: Any = await ErrorInterceptor(lambda method, context: lambda: None, lambda: 1000).intercept_service(
         continuation, details
     )
     with pytest.raises(asyncio.CancelledError):

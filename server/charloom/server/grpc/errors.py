@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
@@ -79,7 +80,9 @@ def _incident(problem: Exception) -> status_pb2.Status:
     return _status(grpc.StatusCode.INTERNAL, f"unexpected error; the server's log has it as {incident}", [info])
 
 
-Begin = Callable[[str, Any], None]
+Check = Callable[[], None]
+"""Refuses a call that has begun, where its caller would not be let in any more."""
+Begin = Callable[[str, Any], Check]
 """What is done in the task of a call, with its method and its context, before its handler runs; it may refuse it."""
 
 
@@ -89,7 +92,7 @@ class ErrorInterceptor(ServerInterceptor):
     A handler may also answer with the bytes of its message.
 
     Args:
-        begin: done at the beginning of each call
+        begin: done at the beginning of each call; what it returns, before each reply of one whose client streams
         largest_request: most bytes of a request that is read now; a message takes many times its bytes in memory
     """
 
@@ -117,7 +120,7 @@ class ErrorInterceptor(ServerInterceptor):
 
 
 def _wrapped(
-    handler: Any, method: str, begin: Callable[[Any], None], largest: Callable[[], int]
+    handler: Any, method: str, begin: Callable[[Any], Check], largest: Callable[[], int]
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """The handler of a method, its errors as statuses."""
     read, write = handler.request_deserializer, _unless_bytes(handler.response_serializer)
@@ -126,7 +129,9 @@ def _wrapped(
     read = _bounded(read, largest)
     # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are.
     if handler.request_streaming:
-        return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, _each(read), begin), None, write)
+        # The client decides when it ends, so that it may outlive what the client has shown.
+        behaviour = _streaming(handler.stream_stream, _each(read), begin, checked=True)
+        return grpc.stream_stream_rpc_method_handler(behaviour, None, write)
     if not handler.response_streaming:
         return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, read, begin), None, write)
     if inspect.isasyncgenfunction(handler.unary_stream):
@@ -140,7 +145,7 @@ def _wrapped(
 Read = Callable[[bytes], message.Message]
 
 
-def _answering(behaviour: Any, read: Read, begin: Callable[[Any], None]) -> Any:
+def _answering(behaviour: Any, read: Read, begin: Callable[[Any], Check]) -> Any:
     async def answer(request: bytes, context: Any) -> Any:
         try:
             begin(context)
@@ -161,12 +166,17 @@ def _answering(behaviour: Any, read: Read, begin: Callable[[Any], None]) -> Any:
     return answer
 
 
-def _streaming(behaviour: Any, read: Callable[[Any], Any], begin: Callable[[Any], None]) -> Any:
+def _streaming(
+    behaviour: Any, read: Callable[[Any], Any], begin: Callable[[Any], Check], *, checked: bool = False
+) -> Any:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            begin(context)
-            async for reply in behaviour(read(request), context):
-                yield reply
+            check = begin(context)
+            async with contextlib.aclosing(behaviour(read(request), context)) as replies:
+                async for reply in replies:
+                    if checked:
+                        check()
+                    yield reply
             current_call().code = OK
             return
         except grpc.aio.AbortError:

@@ -18,7 +18,7 @@ from charloom.engine.telemetry import CallRecord
 from charloom.server.admission import Admission
 from charloom.server.grpc.caller import arrival_of
 from charloom.server.grpc.connections import connection_options
-from charloom.server.grpc.errors import ErrorInterceptor
+from charloom.server.grpc.errors import Check, ErrorInterceptor
 from charloom.server.grpc.message_size import MessageSize, largest_request
 from charloom.server.grpc.services.classification import ClassificationService
 from charloom.server.grpc.services.conversation import ConversationService
@@ -130,10 +130,10 @@ class GrpcListener:
         if settings.reflection:
             reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), self._server)
 
-    def _begin(self, method: str, context: Any) -> None:
+    def _begin(self, method: str, context: Any) -> Check:
         scope = scope_of(method)
         if scope is None:
-            return
+            return lambda: None
 
         end = CallEnd()
         context.add_done_callback(lambda _: end.come())
@@ -142,9 +142,9 @@ class GrpcListener:
             context.set_trailing_metadata(((REQUEST_ID_KEY, record.request_id),))
             end.add(lambda: tell_deadline(record, context.time_remaining()))
 
-        self._admission.begin(
-            method.removeprefix("/"), scope, arrival_of(context, self._admission.carriers), end.add, begun
-        )
+        arrival = arrival_of(context, self._admission.carriers)
+        self._admission.begin(method.removeprefix("/"), scope, arrival, end.add, begun)
+        return self._admission.check(scope, arrival)
 
     async def start(self) -> None:
         """Listen and take calls.
