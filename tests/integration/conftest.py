@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,8 +12,11 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from charloom.bundle import Bundle
+from charloom.bundle import Bundle, DecoderKind, read_bundle
+from charloom.client import Client
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.server import model_upkeep
 from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
@@ -23,6 +27,7 @@ from charloom.v1 import (
     reading_pb2_grpc,
     sessions_pb2_grpc,
 )
+from tests.integration.model_versions import Folder
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +74,34 @@ def reading(channel: grpc.Channel) -> reading_pb2_grpc.ReadingServiceStub:
 @pytest.fixture(scope="module")
 def conversation(channel: grpc.Channel) -> conversation_pb2_grpc.ConversationServiceStub:
     return conversation_pb2_grpc.ConversationServiceStub(channel)
+
+
+@pytest.fixture
+def folder(bundle: Bundle, tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "models", bundle)
+
+
+@pytest.fixture
+def started(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Server, Client]]]:
+    """Starts a server of version 1 of "small", which looks at its folder often."""
+    monkeypatch.setattr(model_upkeep, "LOOK_SECONDS", 0.3)
+    open_now = []
+
+    def start(**more: Any) -> tuple[Server, Client]:
+        settings = ServerSettings(
+            grace_seconds=0, model_folder=folder.path, **{"max_rows": 4, "workers": 1, "decoder": "onnx-int8", **more}
+        )
+        first = read_bundle(folder.add("1"))
+        running = running_server([(first, open_decoder(first, kind=DecoderKind.ONNX_INT8))], settings)
+        server = running.__enter__()
+        client = Client(server.address, timeout=120)
+        open_now.append((running, client))
+        return server, client
+
+    yield start
+    for running, client in open_now:
+        client.close()
+        running.__exit__(None, None, None)
 
 
 def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str, dict[str, str], str]:

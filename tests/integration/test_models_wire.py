@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import json
-import logging
 import os
 import shutil
 import threading
 import time
-import urllib.request
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +15,8 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from prometheus_client.parser import text_string_to_metric_families
 
-from charloom.bundle import Bundle, DecoderKind, read_bundle
-from charloom.cli.main import main
+from charloom.bundle import read_bundle
 from charloom.client import (
     Client,
     Conflict,
@@ -33,74 +27,17 @@ from charloom.client import (
     NotFound,
     Overloaded,
     PermissionDenied,
-    Unavailable,
 )
-from charloom.engine.decoding.open_decoder import open_decoder
-from charloom.engine.errors import shown
 from charloom.server import model_changes, model_upkeep
 from charloom.server.app import Server
-from charloom.server.identity.scopes import Scope, scope_of
 from charloom.server.identity.signatures import new_signing_key, public_pem, sign
-from charloom.server.model_folder import ModelFolder
-from charloom.server.settings import ServerSettings
-from charloom.server.testing import running_server
-from charloom.v1 import models_pb2, models_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+from charloom.v1 import sessions_pb2, sessions_pb2_grpc
 from tests.integration.conftest import refused
-from tests.unit.bundle.bundle_files import change_manifest, replace_file
+from tests.integration.model_versions import Folder, states
+from tests.unit.bundle.bundle_files import replace_file
 from tests.unit.engine.looms import eventually
 
 RELOADS = int(os.environ.get("CHARLOOM_RELOADS", "6"))
-
-
-class Folder:
-    """A folder of models whose versions have the weights of one bundle, and a digest each."""
-
-    def __init__(self, path: Path, bundle: Bundle) -> None:
-        self.path = path
-        self._bundle = bundle
-
-    def beside(self, version: str, model: str = "small") -> Path:
-        """A version that only a request loads: its name begins with a dot."""
-        path = self.path / model / f".{version}"
-        shutil.copytree(self._bundle.path, path)
-        change_manifest(path, lambda manifest: manifest.update(name=model, training={"version": version}))
-        return path
-
-    def add(self, version: str, model: str = "small") -> Path:
-        """Let a version appear."""
-        return self.beside(version, model).rename(self.path / model / version)
-
-
-@pytest.fixture
-def folder(bundle: Bundle, tmp_path: Path) -> Folder:
-    return Folder(tmp_path / "models", bundle)
-
-
-@pytest.fixture
-def started(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Server, Client]]]:
-    """Starts a server of version 1 of "small", which looks at its folder often."""
-    monkeypatch.setattr(model_upkeep, "LOOK_SECONDS", 0.3)
-    open_now = []
-
-    def start(**more: Any) -> tuple[Server, Client]:
-        settings = ServerSettings(
-            grace_seconds=0, model_folder=folder.path, **{"max_rows": 4, "workers": 1, "decoder": "onnx-int8", **more}
-        )
-        first = read_bundle(folder.add("1"))
-        running = running_server([(first, open_decoder(first, kind=DecoderKind.ONNX_INT8))], settings)
-        server = running.__enter__()
-        client = Client(server.address, timeout=120)
-        open_now.append((running, client))
-        return server, client
-
-    yield start
-    for running, client in open_now:
-        client.close()
-        running.__exit__(None, None, None)
-
-
-def states(client: Client) -> list[tuple[str, str, ModelState]]:
-    return [(one.name, one.version, one.state) for one in client.model_versions()]
 
 
 def test_no_call_fails_in_reloads(folder: Folder, started: Callable[..., tuple[Server, Client]]) -> None:
@@ -374,275 +311,3 @@ def test_a_load_goes_on_when_who_asked_for_it_goes_away(
         client.load_model("small/.2", timeout=0.3)
     go_on.set()
     eventually(lambda: ("small", ".2", ModelState.SERVING) in states(client))
-
-
-def test_a_version_that_appears_serves_and_one_that_is_half_copied_does_not(
-    folder: Folder, started: Callable[..., tuple[Server, Client]], caplog: pytest.LogCaptureFixture
-) -> None:
-    _, client = started()
-    expected = [("small", "1", ModelState.SERVING)]
-    half = folder.path / "small" / "10"
-    whole = folder.beside("10")
-    half.mkdir()
-    shutil.copy(whole / "manifest.json", half)
-    with caplog.at_level(logging.WARNING):
-        eventually(lambda: "version 10 of model small is left alone until it is complete" in caplog.text)
-    assert "is missing" in caplog.text
-    assert states(client) == expected
-    for file in whole.iterdir():
-        shutil.copy(file, half)
-    eventually(lambda: ("small", "10", ModelState.SERVING) in states(client))
-    folder.add("9")  # older, as people count
-    folder.add("1", "other")
-    eventually(lambda: ("other", "1", ModelState.SERVING) in states(client))
-    assert ("small", "10", ModelState.SERVING) in states(client)
-    shutil.rmtree(half)
-    eventually(lambda: ("small", "9", ModelState.SERVING) in states(client))
-
-
-def test_the_folder_is_followed_also_after_a_look_that_failed(
-    folder: Folder,
-    started: Callable[..., tuple[Server, Client]],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    _, client = started()
-    changed, looks = ModelFolder.changed, list[int]()
-
-    def fails_once(self: ModelFolder) -> list[Path]:
-        looks.append(1)
-        if len(looks) == 1:
-            raise RuntimeError("no threads left")
-        return changed(self)
-
-    monkeypatch.setattr(ModelFolder, "changed", fails_once)
-    folder.add("2")
-    eventually(lambda: ("small", "2", ModelState.SERVING) in states(client))
-    assert "the models were not looked at" in caplog.text
-    assert len(looks) > 1
-
-
-def test_a_version_for_which_there_is_no_memory_serves_once_there_is(
-    folder: Folder,
-    started: Callable[..., tuple[Server, Client]],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    server, client = started()
-    budget = server.engine.budget
-    most = budget.most
-    monkeypatch.setattr(budget, "most", 2**20)
-    folder.add("2")
-    eventually(lambda: "model small was not loaded: model 'small' may need" in caplog.text)
-    time.sleep(2 * model_upkeep.LOOK_SECONDS)
-    assert caplog.text.count("was not loaded") == 1
-    assert states(client) == [("small", "1", ModelState.SERVING)]
-    monkeypatch.setattr(budget, "most", most)
-    eventually(lambda: ("small", "2", ModelState.SERVING) in states(client))
-
-
-def test_a_load_that_does_not_end_keeps_no_other_model_from_being_loaded(
-    folder: Folder, started: Callable[..., tuple[Server, Client]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, client = started()
-    reading, go_on, read = threading.Event(), threading.Event(), model_changes.read_trusted_bundle
-
-    def hangs(path: Path, *more: Any) -> Bundle:
-        if path == folder.path / "small" / "2":
-            reading.set()
-            assert go_on.wait(120)
-        return read(path, *more)
-
-    monkeypatch.setattr(model_changes, "read_trusted_bundle", hangs)
-    folder.add("2")
-    assert reading.wait(60)
-    folder.add("3")  # of the same model: once that load has ended
-    folder.add("1", "other")
-    eventually(lambda: ("other", "1", ModelState.SERVING) in states(client))
-    folder.add("2", "other")
-    eventually(lambda: ("other", "2", ModelState.SERVING) in states(client))
-    assert ("small", "1", ModelState.SERVING) in states(client)
-    go_on.set()
-    eventually(lambda: ("small", "3", ModelState.SERVING) in states(client))
-
-
-def test_what_the_folder_brings_is_in_the_audit_log_first(
-    folder: Folder,
-    started: Callable[..., tuple[Server, Client]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(model_upkeep, "AUDIT_SECONDS", 0.1)
-    audit_log = tmp_path / "audit.jsonl"
-    _, client = started(audit_log=audit_log)
-
-    def told() -> list[tuple[str, str, str, str]]:
-        lines = [json.loads(line) for line in audit_log.read_text().splitlines()]
-        return [(line["act"], line["on"], line["by"], line["result"]) for line in lines]
-
-    audit_log.rename(tmp_path / "old")
-    audit_log.mkdir()
-    second = folder.add("2")
-    time.sleep(2.5 * model_upkeep.LOOK_SECONDS)
-    assert states(client) == [("small", "1", ModelState.SERVING)]
-    audit_log.rmdir()  # it can be written again
-    eventually(lambda: ("small", "2", ModelState.SERVING) in states(client))
-    of_all = ("load-model", f"bundle {shown(str(second))}", "model folder")
-    eventually(lambda: told() == [(*of_all, "begun"), (*of_all, "done")])
-
-
-def test_each_model_has_its_own_health(folder: Folder, started: Callable[..., tuple[Server, Client]]) -> None:
-    server, client = started()
-
-    def health(name: str) -> str:
-        with grpc.insecure_channel(server.address) as channel:
-            request = health_pb2.HealthCheckRequest(service=f"model/{name}")
-            try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=30)
-            except grpc.RpcError as problem:
-                return str(problem.code().name)  # type: ignore[attr-defined]
-            return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
-
-    eventually(lambda: health("small") == "SERVING")
-    assert health("other") == "NOT_FOUND"
-    folder.beside("1", "other")
-    client.load_model("other/.1")
-    eventually(lambda: health("other") == "SERVING")
-    client.unload_model("small")
-    eventually(lambda: health("small") == "NOT_SERVING")
-
-
-def test_what_the_messages_say(folder: Folder, started: Callable[..., tuple[Server, Client]]) -> None:
-    server, client = started()
-    folder.beside("1", "other")
-    with grpc.insecure_channel(server.address) as channel:
-        stub = models_pb2_grpc.ModelServiceStub(channel)
-        loaded = stub.LoadModel(models_pb2.LoadModelRequest(path="other/.1"), timeout=120)
-        assert (loaded.changed, loaded.version.name, loaded.version.version) == (True, "other", ".1")
-        assert loaded.version.digest == client.model("other").digest
-        folder.add("2")
-        reloaded = stub.ReloadModel(models_pb2.ReloadModelRequest(), timeout=120)
-        assert reloaded.version.version == "2"
-        again = stub.ReloadModel(models_pb2.ReloadModelRequest(name="small"), timeout=120)
-        assert (again.changed, again.version) == (False, reloaded.version)
-        before = time.time()
-        unloaded = stub.UnloadModel(models_pb2.UnloadModelRequest(name="other"), timeout=120).version
-        assert unloaded.state == models_pb2.MODEL_STATE_DRAINING
-        assert 590 < unloaded.grace_end_time.seconds - before < 700
-        assert refused(lambda: stub.UnloadModel(models_pb2.UnloadModelRequest()))[1] == "INVALID_REQUEST"
-        assert refused(lambda: stub.ReloadModel(models_pb2.ReloadModelRequest(name="no")))[1] == "MODEL_NOT_FOUND"
-
-
-def test_what_is_changed_is_in_the_audit_log_first(
-    folder: Folder, started: Callable[..., tuple[Server, Client]], tmp_path: Path
-) -> None:
-    audit_log = tmp_path / "audit.jsonl"
-    _, client = started(audit_log=audit_log)
-    folder.beside("1", "other")
-    loaded = client.load_model("other/.1").version
-    client.reload_model("other")
-    with pytest.raises(NotFound):
-        client.reload_model("none")
-    client.unload_model("other")
-    lines = [json.loads(line) for line in audit_log.read_text().splitlines()]
-    assert [(line["act"], line["on"], line["result"], line.get("reason")) for line in lines] == [
-        ("load-model", "bundle 'other/.1'", "begun", None),
-        ("load-model", "bundle 'other/.1'", "done", None),
-        ("reload-model", "model 'other'", "begun", None),
-        ("reload-model", "model 'other'", "done", None),
-        ("reload-model", "model 'none'", "begun", None),
-        ("reload-model", "model 'none'", "failed", "MODEL_NOT_FOUND"),
-        ("unload-model", "model 'other'", "begun", None),
-        ("unload-model", "model 'other'", "done", None),
-    ]
-    assert {line["digest"] for line in lines if line["result"] == "done"} == {loaded.digest}
-    audit_log.unlink()
-    audit_log.mkdir()
-    with pytest.raises(Unavailable) as refusal:
-        client.load_model("other/.1")
-    assert refusal.value.reason == "AUDIT_LOG_UNAVAILABLE"
-    assert [one.name for one in client.models()] == ["small"]
-
-
-def test_a_model_whose_threads_cannot_be_started_is_refused(
-    folder: Folder, started: Callable[..., tuple[Server, Client]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, client = started(workers=3)
-    folder.beside("2")
-    start, looms = threading.Thread.start, list[threading.Thread]()
-
-    def third_is_refused(thread: threading.Thread) -> None:
-        if thread.name.startswith("charloom-loom"):
-            if len(looms) == 2:
-                raise RuntimeError("can't start new thread")
-            looms.append(thread)
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", third_is_refused)
-    with pytest.raises(FailedPrecondition, match="nothing has changed: can't start new thread") as refused:
-        client.load_model("small/.2")
-    assert refused.value.reason == "MODEL_UNUSABLE"
-    eventually(lambda: not any(thread.is_alive() for thread in looms))
-    assert states(client) == [("small", "1", ModelState.SERVING)]
-    assert client.complete("The ", max_tokens=5).text
-
-
-@pytest.mark.parametrize("method", ["LoadModel", "ReloadModel", "UnloadModel"])
-def test_what_changes_models_is_for_administrators(method: str) -> None:
-    assert scope_of(f"/charloom.v1.ModelService/{method}") is Scope.ADMIN
-
-
-def test_the_command(
-    folder: Folder, started: Callable[..., tuple[Server, Client]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    server, client = started()
-
-    def said(*arguments: str, code: int = 0) -> str:
-        assert main(["models", *arguments, "--target", server.address]) == code
-        out, errors = capsys.readouterr()
-        return errors if code else out
-
-    folder.beside("2")
-    folder.beside("1", "other")
-    assert said("load", "small/.2") == f"small .2 ({client.model().digest[:12]}) serves now\n"
-    assert said("load", "small/.2") == f"small .2 ({client.model().digest[:12]}) served already\n"
-    said("load", "other/.1")
-    assert said("reload").splitlines() == [
-        f"small 1 ({client.model('small').digest[:12]}) serves now",
-        f"other .1 ({client.model('other').digest[:12]}) served already",
-    ]
-    assert said("unload", "other").splitlines()[1].split()[:3] == ["other", ".1", "draining"]
-    shown = [line.split()[:3] for line in said("versions").splitlines()[1:]]
-    assert shown == [["small", "1", "serving"], ["small", ".2", "draining"], ["other", ".1", "draining"]]
-    assert [one["version"] for one in json.loads(said("versions", "--json"))] == ["1", ".2", ".1"]
-    assert [line.split()[0] for line in said().splitlines()] == ["NAME", "small"]
-    assert "the only one" in said("unload", "small", code=1)
-    assert "no model 'other'" in said("reload", "other", "small", code=1)
-    assert "load needs one PATH" in said("load", code=1)
-
-
-def test_the_metrics_of_a_model_go_on_with_its_next_version(
-    folder: Folder, started: Callable[..., tuple[Server, Client]]
-) -> None:
-    server, client = started(metrics_port=0, model_grace_seconds=0)
-
-    def metrics() -> dict[str, float]:
-        with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-        samples = [sample for family in families for sample in family.samples]
-        return {one.name: one.value for one in samples if one.labels == {"model": "small"}}
-
-    client.complete("The ", max_tokens=100)
-    running = client.generate("The ", max_tokens=20_000)
-    next(running)
-    folder.beside("2")
-    client.load_model("small/.2")
-    with_old = metrics()
-    assert with_old["charloom_num_requests_running"] == 1  # it runs on the version that drains
-    assert with_old["charloom_rows_capacity"] == 4
-    assert with_old["charloom_generation_tokens_total"] > 100
-    client.complete("The ", max_tokens=50)
-    assert len("".join(running)) > 10_000
-    eventually(lambda: len(states(client)) == 1)
-    assert metrics()["charloom_generation_tokens_total"] == 20_150
-    assert metrics()["charloom_num_requests_running"] == 0

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +15,6 @@ import pytest
 
 from charloom.client import (
     AsyncClient,
-    Cancelled,
     CharloomError,
     Client,
     Conflict,
@@ -475,149 +472,6 @@ class TestDraining:
         assert seen.result is not None
         assert seen.result.finish_reason is FinishReason.DRAINING
         assert len(server.asked("Generate")) == 1
-
-
-def asked_again(server: FakeServer, times: int = 3) -> None:
-    """Wait until a broken call has been tried again, and is likely to be in a pause."""
-    for _ in range(500):
-        if len(server.asked("Generate")) >= times:
-            return
-        time.sleep(0.01)
-    raise AssertionError("it was not tried again")
-
-
-class TestStopping:
-    """Between two tries no call is there that could be cancelled."""
-
-    def test_cancel_ends_the_wait(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = LOST
-        text = client.generate("Hi")
-        assert next(text) == PIECES[0]
-        timer = threading.Thread(target=lambda: (asked_again(server), text.cancel()))
-        timer.start()
-        with pytest.raises(Cancelled):
-            next(text)
-        timer.join()
-        tries = len(server.asked("Generate"))
-        time.sleep(0.3)
-        assert len(server.asked("Generate")) == tries
-
-    def test_closing_the_client_ends_the_wait(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = LOST
-        text = client.generate("Hi")
-        assert next(text) == PIECES[0]
-        timer = threading.Thread(target=lambda: (asked_again(server), client.close()))
-        timer.start()
-        with pytest.raises(Cancelled):
-            next(text)
-        timer.join()
-
-    def test_leaving_the_block_of_a_broken_stream_tries_nothing_more(self, server: FakeServer, client: Client) -> None:
-        server.answers["Generate"] = LOST
-        with client.generate("Hi") as text:
-            assert next(text) == PIECES[0]
-        with pytest.raises(Cancelled):
-            next(text)
-        assert len(server.asked("Generate")) == 1
-
-    def test_an_interrupt_ends_the_wait(
-        self, server: FakeServer, client: Client, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def interrupt(event: threading.Event, timeout: float | None = None) -> bool:
-            monkeypatch.undo()
-            raise KeyboardInterrupt
-
-        server.answers["Generate"] = LOST
-        text = client.generate("Hi")
-        assert next(text) == PIECES[0]
-        monkeypatch.setattr(threading.Event, "wait", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            next(text)
-        with pytest.raises(Cancelled):
-            next(text)
-        assert len(server.asked("Generate")) == 1
-
-    def test_cancel_while_the_call_is_being_made_again_reaches_it(self) -> None:
-        class Broken:
-            cancelled = False
-
-            def __next__(self) -> Any:
-                raise grpc.aio.AioRpcError(CODE.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), details="lost")
-
-            def cancel(self) -> None:
-                self.cancelled = True
-
-        def make(request: Any, seconds: float | None) -> Broken:
-            made.append(Broken())
-            if len(made) == 2:
-                resuming.cancel()
-            return made[-1]
-
-        made: list[Broken] = []
-        way = Resumption(generation_pb2.GenerateRequest(), None, Somewhere(), enabled=True)
-        resuming = ResumingCall(make, way, Somewhere())
-        with pytest.raises(Cancelled):
-            next(resuming)
-        assert [one.cancelled for one in made] == [True, True]
-
-    async def test_a_resumed_call_can_be_cancelled(self, server: FakeServer, either: AsyncClient) -> None:
-        server.answers["Generate"] = in_turn(failing(CODE.INTERNAL, "lost"), server.answer_and_wait)
-        async with either.generate("Hi") as text:
-            assert await anext(text) == PIECES[0]
-            assert text.resumptions == 1
-        assert await asyncio.to_thread(server.ended.wait, 30)
-
-    async def test_a_forgotten_stream_does_not_keep_a_resumed_call(
-        self, server: FakeServer, either: AsyncClient
-    ) -> None:
-        server.answers["Generate"] = in_turn(failing(CODE.INTERNAL, "lost"), server.answer_and_wait)
-        text = either.generate("Hi")
-        assert await anext(text) == PIECES[0]
-        del text
-        gc.collect()
-        assert await asyncio.to_thread(server.ended.wait, 30)
-
-    async def test_asyncio_cancel_by_another_task_ends_the_wait(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        async with _broken(server, async_client) as text:
-            reader = asyncio.create_task(text.result())
-            await asyncio.to_thread(asked_again, server)
-            text.cancel()
-            with pytest.raises(Cancelled):
-                await asyncio.wait_for(reader, 30)
-
-    async def test_asyncio_cancelling_the_task_ends_the_wait(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        async with _broken(server, async_client) as text:
-            reader = asyncio.create_task(text.result())
-            await asyncio.to_thread(asked_again, server)
-            reader.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await reader
-            tries = len(server.asked("Generate"))
-            await asyncio.sleep(0.3)
-            assert len(server.asked("Generate")) == tries
-
-    async def test_asyncio_closing_the_client_ends_the_wait(
-        self, server: FakeServer, async_client: AsyncClient
-    ) -> None:
-        async with _broken(server, async_client) as text:
-            reader = asyncio.create_task(text.result())
-            await asyncio.to_thread(asked_again, server)
-            await async_client.close()
-            with pytest.raises(Cancelled):
-                await reader
-
-
-@asynccontextmanager
-async def _broken(server: FakeServer, client: AsyncClient) -> AsyncIterator[Any]:
-    """A stream that has lost its server after the first piece."""
-    server.answers["Generate"] = LOST
-    text = client.generate("Hi")
-    assert await anext(text) == PIECES[0]
-    yield text
 
 
 def test_a_stream_is_whole_however_often_it_breaks(server: FakeServer, read: Read) -> None:
