@@ -11,8 +11,7 @@ Told are the peak of the server's resident memory in each mix as a part of the l
 them and what the calls held of their budget by their prices at most; and how long a health check took that is made
 again and again, from a process of its own. That process tells by how much it woke up later than it asked for, too:
 nobody on this machine can answer sooner than that. In the end ten thousand calls come at once that are refused, since
-others hold all memory. The
-last line is one JSON object.
+others hold all memory. The last line is one JSON object.
 """
 
 from __future__ import annotations

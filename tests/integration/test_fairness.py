@@ -142,7 +142,7 @@ def test_a_client_lets_calls_wait_that_its_connection_may_not_make_yet(bundle: B
 
 
 def test_what_does_not_fit_in_memory_is_refused_before_it_begins(bundle: Bundle, decoder: Decoder) -> None:
-    settings = ServerSettings(memory_bytes=2**28 + memory_in_use(), grace_seconds=0)
+    settings = ServerSettings(memory_bytes=2**27 + memory_in_use(), grace_seconds=0)
     options = generation_pb2.GenerationOptions(max_tokens=65_000, logprobs=True, top_logprobs=20, n=2)
     with running_server([(bundle, decoder)], settings) as server, connection(server.address) as stub:
         with pytest.raises(grpc.RpcError) as refused:

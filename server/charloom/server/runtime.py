@@ -212,14 +212,16 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
     except AuditLogUnavailable as problem:
         raise ValueError(str(problem)) from problem
     keys = sealing_keys(settings)
+    before = memory_in_use()
     memory = budget_of(memory_of_process(settings))
     records = records_of(settings, keys)
     store = await open_store(settings.store, settings.max_sessions, records, memory_for_sessions(memory))
     try:
-        budget = MemoryBudget(memory, lambda: store.memory + engine.more_model_memory)
+        budget = MemoryBudget(memory, lambda: store.memory + engine.more_model_memory + started)
         sealer = Sealer(group.sealing_keys if keys is None else keys)
         ledger = store if isinstance(store, Ledger) else None
         engine = Engine(models, settings.limits(), store, sealer, budget, ledger)
+        started = max(0, memory_in_use() - before)  # the first steps of the decoders, which are not for calls
         changes = ModelChanges(engine, settings, model_folder(settings))
         group.join(changes)
     except BaseException:

@@ -14,7 +14,7 @@ from charloom.engine.loom.logprobs import Logprobs
 
 SLICE, TURN = 250, 500
 """Log-probabilities of one slice, and of all slices in one turn of the loop, about: on an idle processor it takes a
-thread half a millisecond to put a slice into a message, and several times as long on one that decodes beside it."""
+thread a third of a millisecond to put a slice into a message, and several times as long on one that decodes too."""
 
 
 async def slices(logprobs: Logprobs) -> AsyncIterator[Logprobs]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -17,7 +17,7 @@ from charloom.server import runtime
 from charloom.server.audit import AuditLog
 from charloom.server.group import Alone
 from charloom.server.model_changes import ModelChanges
-from charloom.server.runtime import Runtime, open_runtime
+from charloom.server.runtime import UNFORESEEN, Runtime, open_runtime
 from charloom.server.settings import ServerSettings
 
 
@@ -89,3 +89,26 @@ async def test_a_runtime_that_cannot_be_made_leaves_no_open_store(
     with pytest.raises(ValueError, match="two bundles are named"):
         await open_runtime([(bundle, decoder), (bundle, decoder)], ServerSettings(), Alone())
     assert store.closed
+
+
+async def test_what_the_first_steps_have_taken_is_not_for_calls(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mebi, used = 2**20, [100, 130]
+    monkeypatch.setattr(runtime, "memory_in_use", lambda: used[0] * mebi)
+    made = runtime.Engine
+
+    def engine_that_takes_memory(*given: Any) -> Engine:
+        used.pop(0)
+        return made(*given)
+
+    monkeypatch.setattr(runtime, "Engine", engine_that_takes_memory)
+    opened = await open_runtime([(bundle, decoder)], ServerSettings(memory_bytes=500 * mebi), Alone())
+    try:
+        budget = opened.engine.budget
+        assert budget.most == int(400 * mebi * (1 - UNFORESEEN))
+        assert budget.has_room(budget.most - 30 * mebi)
+        assert not budget.has_room(budget.most - 30 * mebi + 1)
+    finally:
+        await opened.drain()
+        await opened.close(0)
