@@ -23,6 +23,7 @@ from charloom.engine.limits import (
     Limits,
 )
 from charloom.engine.loom.jobs import Job, Stops
+from charloom.engine.loom.stops import StopMatcher
 from charloom.engine.quotas import QuotaExceeded
 from charloom.engine.sessions.checks import require_seed
 from charloom.engine.sessions.session import Key, NewSession
@@ -148,6 +149,14 @@ class CheckedRequest:
             automaton_state=self.automaton_state,
             later=self.later,
         )
+
+    def most_of(self, generated: Ints) -> int:
+        """Most tokens of a text that begins with these: up to the end of a stop string that they have, if it stays."""
+        if self.stops is None or not self.stops.include:
+            return self.max_tokens
+        matcher = StopMatcher(self.stops.patterns, include=True, min_tokens=self.stops.min_tokens)
+        match = matcher.push(generated.tolist())
+        return self.max_tokens if match is None else match.end
 
     def first(self, tokens: int) -> CheckedRequest:
         """The same for no more than so many tokens of the text; what is left then is to be done by itself."""

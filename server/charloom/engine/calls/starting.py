@@ -271,13 +271,14 @@ def _resumed(session: Session, call: Call, request: GenerationRequest, checked: 
     arrived = call.start if request.resume_position is None else request.resume_position
     if arrived < call.start:
         raise InvalidRequest("resume_position", f"the call began at position {call.start}")
-    # Where nothing is left to generate, its last token is generated again, for the sake of how it ended.
-    last = call.start + len(checked.prompt) + checked.max_tokens - 1
-    if session.snapshot.position > last + 1:
+    begins = call.start + len(checked.prompt)
+    if session.snapshot.position > begins + checked.max_tokens:
         raise InvalidRequest("call_id", "the call of this id had a larger max_tokens; give a new call a new id")
-    position = min(arrived, session.snapshot.position, last)
+    session.history.until(call.start)  # what the call has read and generated must be known
+    generated = session.history.between(begins, session.snapshot.position)
+    # Where nothing is left to generate, its last token is generated again, for the sake of how it ended.
+    position = min(arrived, session.snapshot.position, begins + checked.most_of(generated) - 1)
     history = session.history.until(position)
-    history.until(call.start)  # what the call has read and generated must be known
     left = checked.after(history.between(call.start, position))
     return _Rest(history.present(call.seed, model.vocabulary), history, call, left)
 

@@ -65,6 +65,27 @@ async def test_a_call_that_broke_off_is_resumed_where_its_reader_stands(
         )
 
 
+@pytest.mark.parametrize("include", [False, True])
+async def test_a_call_whose_text_has_ended_with_a_stop_string_is_resumed_at_its_end(
+    engine: Engine, include: bool
+) -> None:
+    """The reader lacks nothing but how it ended."""
+    session = await engine.sessions.create(seed=12)
+    request = GenerationRequest(
+        session_id=session.id, max_tokens=400, stop=("zz", "e"), include_stop=include, min_tokens=20, call_id="one"
+    )
+    generation = await engine.generate(request)
+    text = (await generation.whole()).text
+    again = await engine.generate(replace(request, resume_position=len(text)))
+    assert (await again.whole()).text == ""
+    assert generation.result is not None
+    assert again.result is not None
+    first, told = generation.result, again.result
+    assert first.stop == "e"
+    assert (told.stop, told.finish.reason, told.finish.generated) == ("e", first.finish.reason, len(text))
+    assert (await now(engine, session)).snapshot.position == len(text)
+
+
 async def test_a_stateless_call_is_resumed_by_generating_it_again(engine: Engine) -> None:
     request = GenerationRequest(prompt="abc", max_tokens=100, seed=13)
     text = (await (await engine.generate(request)).whole()).text
