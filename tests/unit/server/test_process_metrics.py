@@ -58,6 +58,7 @@ def test_what_only_rises_does_not_fall_when_a_process_ends_or_does_not_answer() 
     one.tokens.labels("a").inc(3)
     one.running.set(1)
     other.tokens.labels("a").inc(4)
+    other.tokens.labels("its own").inc(5)
     other.running.set(1)
     told = [
         Told({1: one.text(), 2: other.text()}, {1, 2}, 0, 0),
@@ -69,4 +70,5 @@ def test_what_only_rises_does_not_fall_when_a_process_ends_or_does_not_answer() 
     for running, processes in ((2, 2), (2, 1), (1, 1), (1, 2)):
         found = summed(metrics)
         assert found["charloom_tokens_totala"] == 7
+        assert found["charloom_tokens_totalits own"] == 5
         assert (found["charloom_running"], found["charloom_processes"]) == (running, processes)

@@ -6,7 +6,7 @@ What only rises must not fall when a process ends: what it told last still count
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -41,6 +41,11 @@ class Told(NamedTuple):
 
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
+Values = defaultdict[Series, float]
+
+
+def _nothing() -> Values:
+    return defaultdict(float)
 
 
 class SummedMetrics(Collector):
@@ -55,8 +60,8 @@ class SummedMetrics(Collector):
         self._lock = threading.Lock()
         self._last: dict[int, list[Metric]] = {}
         """What each process told last."""
-        self._ended: Counter[Series] = Counter()
-        """What those that ended have added to what rises."""
+        self._ended: defaultdict[str, Values] = defaultdict(_nothing)
+        """By family, what those that ended have added to what rises."""
 
     def describe(self) -> Iterable[Metric]:
         """Nothing, so that no process is asked before there are any."""
@@ -68,7 +73,9 @@ class SummedMetrics(Collector):
         with self._lock:
             self._last |= {pid: list(text_string_to_metric_families(text)) for pid, text in told.texts.items()}
             for pid in self._last.keys() - told.alive:
-                self._ended += _rising(self._last.pop(pid))
+                for family in self._last.pop(pid):
+                    if family.type in RISING:
+                        _add(self._ended[family.name], family)
             families = [*_summed(self._last.values(), self._ended)]
         running = GaugeMetricFamily("charloom_processes", "Processes that take calls.")
         running.add_metric([], len(told.texts))
@@ -79,30 +86,25 @@ class SummedMetrics(Collector):
         return [*families, running, replaced, hung]
 
 
-def _rising(families: Iterable[Metric]) -> Counter[Series]:
-    return Counter(
-        {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in families
-            if family.type in RISING
-            for sample in family.samples
-        }
-    )
-
-
-def _summed(processes: Iterable[list[Metric]], ended: Mapping[Series, float]) -> Iterable[Metric]:
+def _summed(processes: Iterable[list[Metric]], ended: Mapping[str, Values]) -> Iterable[Metric]:
     found: dict[str, Metric] = {}
-    values: dict[str, dict[Series, float]] = {}
+    values: defaultdict[str, Values] = defaultdict(_nothing)
     for family in (family for families in processes for family in families):
         found.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-        of_family = values.setdefault(family.name, {})
-        for sample in family.samples:
-            series = sample.name, tuple(sorted(sample.labels.items()))
-            if family.name in LARGEST:
-                of_family[series] = max(of_family.get(series, sample.value), sample.value)
-            else:
-                of_family[series] = of_family.get(series, ended.get(series, 0.0)) + sample.value
+        _add(values[family.name], family)
     for name, metric in found.items():
+        for series, value in ended.get(name, {}).items():  # also what no process counts now
+            values[name][series] += value
         for (of, labels), value in values[name].items():
             metric.add_sample(of, dict(labels), value)
     return found.values()
+
+
+def _add(values: Values, family: Metric) -> None:
+    """Add what a process tells of a family to what others do."""
+    for sample in family.samples:
+        series = sample.name, tuple(sorted(sample.labels.items()))
+        if family.name in LARGEST:
+            values[series] = max(values.get(series, sample.value), sample.value)
+        else:
+            values[series] += sample.value
