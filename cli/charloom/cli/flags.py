@@ -44,8 +44,18 @@ def mistakes(problem: ValidationError) -> list[str]:
     for error in problem.errors():
         name = ".".join(str(part) for part in error["loc"])
         message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":  # no flag has such a name: it is of a file
+            parts.append(_unknown(name, error["input"]))
+            continue
         parts.append(f"--{name.replace('_', '-')} {error['input']}: {message}" if name else message)
     return parts
+
+
+def _unknown(name: str, value: object) -> str:
+    if isinstance(value, dict):
+        return f"there is no setting {name!r}; settings stand at the top of the file, and in no table"
+    hint = f"; in a file its words have underscores: {name.replace('-', '_')}" if "-" in name else ""
+    return f"there is no setting {name!r}{hint}"
 
 
 def _metavar(annotation: Any) -> str:

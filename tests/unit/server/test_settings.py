@@ -144,7 +144,7 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path, monkeypatch: pytest.Monk
         "--device tpu: Input should be 'cpu' or 'cuda'",
         "--max-rows 0: Input should be greater",
         "--trust-proxy nonsense: 'nonsense' does not appear to be an IPv4 or IPv6 network",
-        "--prot 1: Extra inputs are not permitted",
+        "there is no setting 'prot';",
         "--tls-key is given without --tls-cert; TLS needs both",
         "--jwt-issuer and --jwt-audience; not given: --jwt-keys and --jwt-audience",
         "--max-prompt-characters 20000000 is more than a request",
@@ -152,6 +152,28 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     ):
         assert part in said
     assert refused.value.error_count() == 9
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("prot = 1", "there is no setting 'prot'"),
+        ("max-rows = 16", "there is no setting 'max-rows'; in a file its words have underscores: max_rows"),
+        (
+            "[server]\nmax_rows = 16",
+            "there is no setting 'server'; settings stand at the top of the file, and in no table",
+        ),
+    ],
+)
+def test_an_unknown_name_in_the_file_is_told_as_such_and_not_as_a_flag(
+    written: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "charloom.toml"
+    file.write_text(written)
+    monkeypatch.setenv("CHARLOOM_CONFIG", str(file))
+    with pytest.raises(ValidationError) as refused:
+        read_settings({})
+    assert explain(refused.value) == said
 
 
 @pytest.mark.parametrize(
