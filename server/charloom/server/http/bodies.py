@@ -23,6 +23,7 @@ IN_JSON = {
     "dict_type": "it is no object; give {...}",
     "model_type": "it is no object; give {...}",
     "list_type": "it is no list; give [...]",
+    "sequence_str": "it is no list; give [...]",
 }
 """What is said of pydantic's kinds of errors that it tells in words of Python."""
 
@@ -41,6 +42,8 @@ class Body(BaseModel):
 
 
 B = TypeVar("B", bound=Body)
+STRING = "str"
+"""How pydantic names one of several kinds that a value may be of, in the place of an error; others have brackets."""
 
 
 def parsed(content: bytes, headers: Mapping[str, str], form: type[B]) -> tuple[B, list[str]]:
@@ -103,8 +106,13 @@ def _no_number(name: str) -> NoReturn:
 
 def _refusal(problem: ValidationError) -> Refused:
     """The first thing that is wrong, under the name of its field."""
-    error = problem.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = [part for part in error["loc"] if not (isinstance(part, str) and "[" in part)]
+    errors = problem.errors(include_url=False, include_context=False)
+    error = errors[0]
+    if error["loc"][-1:] == (STRING,) and isinstance(error["input"], list):
+        # It may be a text or a list, and pydantic tells first what is wrong with it as a text.
+        field = error["loc"][:-1]
+        error = next((one for one in errors[1:] if one["loc"][: len(field)] == field), error)
+    place = [part for part in error["loc"] if not (isinstance(part, str) and (part == STRING or "[" in part))]
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     what = IN_JSON.get(error["type"], error["msg"].removeprefix("Value error, "))
     return Refused(400, "INVALID_REQUEST", f"{shown(name)[1:-1]}: {what}", param=name[:80] or None)
