@@ -43,7 +43,7 @@ def add_connection_arguments(
         )
     parser.add_argument(
         "--target",
-        default=os.environ.get(TARGET_VARIABLE, DEFAULT_TARGET),
+        default=os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET,
         metavar="TARGET",
         help=f"the server: HOST:PORT, or unix:PATH (default: ${TARGET_VARIABLE}, or else {DEFAULT_TARGET})",
     )

@@ -72,6 +72,8 @@ def printable(field: str, value: object) -> str:
 def target(field: str, value: object) -> str:
     """Check a server's address; what else is wrong with one, gRPC says."""
     address = text(field, value)
+    if not address:
+        raise InvalidValue(field, "it is empty; give HOST:PORT, or unix:PATH")
     scheme, _, path = address.partition(":")
     if scheme == "unix" and len(path.removeprefix("//").encode()) > _LONGEST_SOCKET_PATH:
         raise InvalidValue(field, f"the path of a Unix socket has at most {_LONGEST_SOCKET_PATH} bytes: {path}")

@@ -346,6 +346,8 @@ def test_channel_options_are_added_to_the_clients_own(server: FakeServer) -> Non
 
 
 def test_a_target_is_text() -> None:
+    with pytest.raises(InvalidValue, match="target: it is empty; give HOST:PORT, or unix:PATH"):
+        Client("")
     with pytest.raises(InvalidValue, match="target: 50051 is not a string"):
         Client(50051)  # type: ignore[arg-type]
 
