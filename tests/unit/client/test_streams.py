@@ -211,6 +211,36 @@ class TestBlocking:
             client.complete("Hi")
         assert server.ended.wait(30)
 
+    def test_a_second_thread_is_refused_and_the_first_one_reads_on(self, server: FakeServer, client: Client) -> None:
+        def slowly(request: Any, context: grpc.ServicerContext) -> Any:
+            first, *others = stream(request, context)
+            yield first
+            waiting.wait(30)
+            yield from others
+
+        waiting = threading.Event()
+        server.answers["Generate"] = slowly
+        text = client.generate("Hi")
+        begun, found = threading.Event(), list[str]()
+
+        def read() -> None:
+            for piece in text:
+                found.append(piece)
+                begun.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert begun.wait(30)
+        while reader.is_alive() and text._reader.acquire(
+            blocking=False
+        ):  # it waits for the second piece once it holds this
+            text._reader.release()
+        with pytest.raises(RuntimeError, match="another thread is reading this stream"):
+            next(text)
+        waiting.set()
+        reader.join(30)
+        assert found == list(PIECES)
+
     def test_any_exception_out_of_a_read_cancels_the_call(self) -> None:
         class Call:
             cancelled = False

@@ -5,6 +5,7 @@ Knows gRPC and how its calls end. What the messages mean is up to the record tha
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Generic, Protocol
 
 import grpc
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+_READ_ELSEWHERE = "another thread is reading this stream; let one thread read it, or give each a stream of its own"
+
 
 class Call(Protocol):
     """What is used of a call."""
@@ -30,7 +33,7 @@ class Call(Protocol):
 
 
 class Reading(Generic[Piece_co, Outcome_co]):
-    """A blocking call, read piece by piece."""
+    """A blocking call, read piece by piece, by one thread at a time; any may cancel it."""
 
     def __init__(self, call: Call, peer: Peer, record: Record[Piece_co, Outcome_co]) -> None:
         self._call = call
@@ -39,6 +42,7 @@ class Reading(Generic[Piece_co, Outcome_co]):
         # Every later look at the call meets the same error again.
         self._failure: CharloomError | None = None
         self._cancelled = False
+        self._reader = threading.Lock()
 
     def cancel(self) -> None:
         """End the call; what has arrived stays. May be called twice."""
@@ -54,6 +58,15 @@ class Reading(Generic[Piece_co, Outcome_co]):
         return self
 
     def __next__(self) -> Piece_co:
+        # gRPC answers a second reader with an error of its own inner workings, which ends the call of the first.
+        if not self._reader.acquire(blocking=False):
+            raise RuntimeError(_READ_ELSEWHERE)
+        try:
+            return self._next()
+        finally:
+            self._reader.release()
+
+    def _next(self) -> Piece_co:
         if self._failure is not None:
             raise self._failure
         while True:
