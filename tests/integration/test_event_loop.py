@@ -47,7 +47,7 @@ class Heartbeat:
 
 @pytest.fixture(autouse=True, scope="module")
 def collected() -> Iterator[None]:
-    """What the tests have imported is not for the collector, which holds the event loop: a server has far less."""
+    """What is there already is not for the garbage collector, which holds the event loop: as in `charloom serve`."""
     gc.collect()
     gc.freeze()
     yield

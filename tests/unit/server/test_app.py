@@ -1,4 +1,4 @@
-"""A server whose start breaks off leaves sessions as it found them."""
+"""What a server leaves as it found it when its start breaks off, and what it sets aside when it does not."""
 
 from __future__ import annotations
 
