@@ -10,12 +10,14 @@ import pytest
 from charloom.bundle import Bundle, DecoderKind, read_bundle
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.constraints.constraint import Constraint, Kind
+from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
 from charloom.engine.errors import SessionOfAnotherModel
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import try_model
+from charloom.engine.model_errors import ModelRetired
 from charloom.engine.sessions.sealing import Sealer, read_keys
 from charloom.engine.sessions.session import Key
 from charloom.engine.sessions.stores.sqlite import SqliteStore
@@ -69,6 +71,20 @@ async def test_a_session_that_goes_on_stays_readable_for_servers_of_the_bundle_b
     moved = await engine.moving.move(KEPT)
     assert moved.snapshot.position > EXPECTED["position"]  # it has this model already: nothing was read again
     assert moved.model_digest == before != again.manifest.digest
+    await engine.drain(0)
+
+
+async def test_a_session_of_the_bundle_before_can_be_moved_when_the_one_that_went_on_with_it_is_gone(
+    again: Bundle, bundle: Bundle, decoder: Decoder, tmp_path: Path
+) -> None:
+    engine = engine_of(again, tmp_path)
+    engine.serve(try_model(bundle, decoder, 8), 0)
+    engine.unload(again.manifest.name, 0)
+    assert [model.digest for model in await engine.let_go_of_models()] == [again.manifest.digest]
+    with pytest.raises(ModelRetired):
+        await text_of(engine, session_id="kept", **GOES_ON)
+    moved = await engine.moving.move(KEPT, bundle.manifest.name, skip_unknown=True)
+    assert moved.model_digest == bundle.manifest.digest
     await engine.drain(0)
 
 

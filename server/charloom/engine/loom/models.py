@@ -32,7 +32,7 @@ from charloom.engine.loom.totals import LoomTotals
 from charloom.engine.model_errors import LastModel, ModelOfAnotherTask, ModelRetired
 
 REMEMBERED = 16
-"""Models that are gone of which the symbols are kept, so that their sessions can be moved."""
+"""Digests of models that are gone of which the symbols are kept, so that their sessions can be moved."""
 MODEL_BYTES, BYTES_PER_FILE_BYTE = 16 * 2**20, 4
 """What a model takes in memory, at most: measured as 25 MiB for an int8 decoder of 2 x 512 in 3 MiB, and 44 MiB for one
 in fp32 of 12 MiB, in ONNX Runtime 1.32."""
@@ -333,7 +333,8 @@ class Models:
         over = [model for model in self._draining if not model.in_grace and not model.in_use]
         for model in over:
             self._draining.remove(model)
-            self._gone[model.digest] = model.vocabulary
+            for digest in (*model.bundle.manifest.continues, model.digest):
+                self._gone[digest] = model.vocabulary
         while len(self._gone) > REMEMBERED:
             del self._gone[next(iter(self._gone))]
         return over
