@@ -200,7 +200,7 @@ def test_continuations_and_sessions_keep_to_it(plain: httpx.Client, grpc_client:
         ({"guided_regex": "(?=a)b"}, "guided_regex", "look-ahead"),
         ({"guided_choice": []}, "guided_choice", "nothing to choose from"),
         ({"guided_choice": ["a", "道"]}, "guided_choice[1]", "can never be generated"),
-        ({"guided_choice": "a"}, "guided_choice", "not allowed as a Sequence"),
+        ({"guided_choice": "a"}, "guided_choice", "it is no list; give [...]"),
         ({"guided_json": "{"}, "guided_json", "it is no JSON"),
         ({"guided_json": [1]}, "guided_json", "is no object"),
         ({"structured_outputs": {"json": {"type": "nope"}}}, "structured_outputs.json", '#/type: "nope" is no type'),
