@@ -11,23 +11,47 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from benchmarks.reporting import at_least_one, finish, new_parser
 from charloom.cli.serving.load import Span
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class Connection:
-    """A connection that is kept for one stream after another."""
+
+class HttpConnection:
+    """A connection that is kept for one request after another."""
 
     def __init__(self, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._target = target
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def to(cls, target: str) -> Connection:
+    async def to(cls, target: str) -> Self:
         """Connect."""
         host, _, port = target.rpartition(":")
         return cls(target, *await asyncio.open_connection(host.strip("[]"), int(port)))
+
+    async def post(self, path: str, body: bytes) -> None:
+        """Send JSON; the headers of the answer are next to be read.
+
+        Raises:
+            RuntimeError: it was refused.
+        """
+        head = f"POST {path} HTTP/1.1\r\nHost: {self._target}\r\nContent-Type: application/json\r\n"
+        self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        status = await self._reader.readline()
+        if b" 200 " not in status:
+            raise RuntimeError(f"refused: {status.decode()}")
+
+    def close(self) -> None:
+        """It is not used any more."""
+        self._writer.close()
+
+
+class Connection(HttpConnection):
+    """A connection that is kept for one stream after another."""
 
     async def stream(self, length: int, seed: int) -> tuple[int, int]:
         """Read a stream; returns its characters and its events.
@@ -35,12 +59,7 @@ class Connection:
         Raises:
             RuntimeError: it was refused, or broke off.
         """
-        body = json.dumps({"max_tokens": length, "seed": seed, "stream": True}).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: {self._target}\r\nContent-Type: application/json\r\n"
-        self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        status = await self._reader.readline()
-        if b" 200 " not in status:
-            raise RuntimeError(f"refused: {status.decode()}")
+        await self.post("/v1/completions", json.dumps({"max_tokens": length, "seed": seed, "stream": True}).encode())
         characters = events = 0
         while (line := await self._reader.readline()) != b"0\r\n":  # the chunk after the last one
             if not line:
@@ -51,10 +70,6 @@ class Connection:
                 events += 1
         await self._reader.readline()
         return characters, events
-
-    def close(self) -> None:
-        """It is not used any more."""
-        self._writer.close()
 
 
 async def run_load(target: str, streams: int, rounds: int, length: int) -> dict[str, float]:

@@ -16,22 +16,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.http_load import HttpConnection
 from benchmarks.reporting import at_least_one, finish, new_parser
 from charloom.cli.serving.load import SHORT_CALLS, SHORT_LENGTH, SHORT_PROMPT, Seen, Span, prompt_text, summary
 
 
-class Connection:
+class Connection(HttpConnection):
     """A connection that is kept for one call after another."""
-
-    def __init__(self, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._target = target
-        self._reader, self._writer = reader, writer
-
-    @classmethod
-    async def to(cls, target: str) -> Connection:
-        """Connect."""
-        host, _, port = target.rpartition(":")
-        return cls(target, *await asyncio.open_connection(host, int(port)))
 
     async def call(self, model: str, session: str) -> Seen:
         """One short call.
@@ -41,11 +32,7 @@ class Connection:
         """
         seen = Seen(time.perf_counter())
         body = json.dumps({"session": session, "prompt": prompt_text(SHORT_PROMPT), "length": SHORT_LENGTH}).encode()
-        head = f"POST /predictions/{model} HTTP/1.1\r\nHost: {self._target}\r\nContent-Type: application/json\r\n"
-        self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        status = await self._reader.readline()
-        if b" 200 " not in status:
-            raise RuntimeError(f"refused: {status.decode()}")
+        await self.post(f"/predictions/{model}", body)
         await self._reader.readuntil(b"\r\n\r\n")
         while size := int(await self._reader.readline(), 16):
             chunk = await self._reader.readexactly(size + 2)
@@ -56,10 +43,6 @@ class Connection:
         if seen.characters != SHORT_LENGTH:
             raise RuntimeError(f"{seen.characters} characters instead of {SHORT_LENGTH}")
         return seen
-
-    def close(self) -> None:
-        """It is not used any more."""
-        self._writer.close()
 
 
 async def run_load(target: str, models: Sequence[str], clients: int, rounds: int) -> dict[str, Any]:
