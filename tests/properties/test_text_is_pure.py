@@ -64,12 +64,25 @@ SCHEDULES = int(os.environ.get("CHARLOOM_SCHEDULES", "60"))
 
 
 @settings(max_examples=SCHEDULES)
-@given(plans=plans, max_rows=st.integers(1, 8), workers=st.integers(1, 4), tick=st.sampled_from([1e-6, 0.001, 0.01]))
+@given(
+    plans=plans,
+    max_rows=st.integers(1, 8),
+    workers=st.integers(1, 4),
+    tick=st.sampled_from([1e-6, 0.001, 0.01]),
+    unread=st.sampled_from([3, 20, Limits.unread_tokens]),
+)
 def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text(
-    bundle: Bundle, decoder: Decoder, plans: list[tuple[int, list[Call]]], max_rows: int, workers: int, tick: float
+    bundle: Bundle,
+    decoder: Decoder,
+    plans: list[tuple[int, list[Call]]],
+    max_rows: int,
+    workers: int,
+    tick: float,
+    unread: int,
 ) -> None:
     async def main() -> None:
-        engine = Engine([(bundle, decoder)], Limits(max_rows=max_rows, workers=workers, tick_seconds=tick))
+        limits = Limits(max_rows=max_rows, workers=workers, tick_seconds=tick, unread_tokens=unread)
+        engine = Engine([(bundle, decoder)], limits)
         await asyncio.gather(*(one_session(engine, seed, calls) for seed, calls in plans))
         assert engine.sessions.writing == 0
         loom = engine.models[0].loom

@@ -87,11 +87,12 @@ class Harness:
         sampling: Sampling | None = None,
         takes: bool = True,
         share: Share = ONLY,
+        ahead: int | None = None,
         **more: Any,
     ) -> JobReader:
         reader = JobReader(takes=takes)
         job = Job(start or self.fresh(seed), np.array(prompt, np.int64), max_tokens, sampling or Sampling(), **more)
-        reader.row = self.loom.submit(job, reader, share)
+        reader.row = self.loom.submit(job, reader, share, ahead)
         return reader
 
     def submit_together(self, prompts: Sequence[Sequence[int]], share: Share = ONLY) -> list[JobReader]:

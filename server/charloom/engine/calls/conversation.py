@@ -2,12 +2,17 @@
 
 Each command stops the generation that runs, at the last text that was handed out, and a new one starts there; what had
 been generated past it is dropped. So the text is what separate calls with these options would have given.
+
+A text without end is one call too, made of generations of the length that a call may have: after each, its place on the
+loom is anybody's. Stop strings and penalties look at the whole of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from charloom.engine.calls.generating import Generating
 from charloom.engine.calls.generation import GenerationResult, TextDelta
@@ -22,11 +27,12 @@ from charloom.engine.calls.requests import (
     within,
 )
 from charloom.engine.calls.starting import GenerationStart, Starting
+from charloom.engine.decoding.decoder import Floats
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import EngineError
 from charloom.engine.limits import Limits
-from charloom.engine.loom.jobs import FinishReason
+from charloom.engine.loom.jobs import Finish, FinishReason
 from charloom.engine.sessions.session import Session
 
 
@@ -52,6 +58,10 @@ class Conversation:
         self._segment: _Segment | None = None
         self._left: int | None = 0
         """Tokens still to be generated; None: without end."""
+        self._before: Finish | None = None
+        """How the text without end that runs came this far, if it is not in its first generation."""
+        self._occurred: Floats | None = None
+        """[V], how often each token has occurred in it; only for penalties."""
         if self._writer is not None:
             self._writer.on_lost(self._fail_segment)
 
@@ -157,15 +167,17 @@ class Conversation:
                 if generation.result is not None:  # the last text: only now is it handed out
                     self.on_sent(generation.result.finish.snapshot)
                 return delta
-            result, endless = generation.result, self.endless
-            assert result is not None
-            self.on_sent(result.finish.snapshot)
+            assert generation.result is not None
+            finish = _together(self._before, generation.result.finish)
+            self.on_sent(finish.snapshot)
             self._stop()
-            if endless and result.finish.reason is FinishReason.LENGTH:
+            if self.endless and finish.reason is FinishReason.LENGTH:
+                self._before = finish
                 self._go_on()
                 continue
+            limit = 0 if self.endless else generation.result.max_tokens
             self._left = 0
-            return result
+            return replace(generation.result, finish=finish, max_tokens=limit)
 
     async def end(self) -> Session | None:
         """Stop, and give the session back as after the text that was handed out."""
@@ -183,12 +195,21 @@ class Conversation:
         most = self._limits.max_tokens
         length = most if self._left is None else self._left
         request = replace(self._request, max_tokens=max(1, length))
-        return check(request, self._limits, self._model.vocabulary, self._model.decoder.lacks)
+        checked = check(request, self._limits, self._model.vocabulary, self._model.decoder.lacks)
+        if self._left is not None:
+            return checked
+        # Of a generation no longer than a stop string, all could be left to the next one.
+        longest = max(map(len, checked.stops.patterns)) if checked.stops else 0
+        occurred = None if self._occurred is None else self._occurred.copy()
+        return replace(checked, max_tokens=max(most, longest), later=most, occurred=occurred)
 
     async def _go_on_paced(self) -> None:
         """Go on after a command: each lets the loom go ahead of the reader anew, so first what is owed comes back."""
         await self._generating.pace()
         self._require_not_lost()
+        self._before = None
+        penalises = self._left is None and self._request.sampling.penalises
+        self._occurred = np.zeros(self._model.vocabulary.size, np.float32) if penalises else None
         self._go_on()
 
     def _require_not_lost(self) -> None:
@@ -218,6 +239,8 @@ class Conversation:
 
     def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """Tokens that the running generation made."""
+        if self._occurred is not None:
+            np.add.at(self._occurred, np.asarray(tokens, np.int64), 1)
         if self._writer is not None:
             self._writer.on_tokens(tokens, snapshot)
 
@@ -226,6 +249,19 @@ class Conversation:
         self._present = snapshot
         if self._writer is not None:
             self._writer.on_sent(snapshot)
+
+
+def _together(first: Finish | None, then: Finish) -> Finish:
+    """How two generations ended that are one text."""
+    if first is None:
+        return then
+    return replace(
+        then,
+        generated=first.generated + then.generated,
+        queued=first.queued,
+        first_token=first.first_token,
+        total=first.total + then.total,
+    )
 
 
 class _Segment:

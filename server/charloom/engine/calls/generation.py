@@ -54,6 +54,7 @@ class GenerationResult:
     finish: Finish
     sampling: Sampling
     max_tokens: int
+    """0: without end."""
     model: str
     model_digest: str
     session: Session | None
@@ -305,8 +306,8 @@ class Generation:
 
     def _go_on(self) -> None:
         taken, self._taken = self._taken, 0
-        self._row.slowed = False
         self._row.took(taken)
+        self._row.slowed = False  # not before: a worker may look meanwhile, and would take it for one that nobody reads
 
     async def _end(self) -> None:
         assert self._finish is not None

@@ -131,6 +131,7 @@ class CheckedRequest:
     earlier_generated: int = 0
     automaton_state: int = 0
     later: int = 0
+    occurred: Floats | None = None
 
     def job(self, start: Snapshot, *, snapshots: bool) -> Job:
         """The job that does it, from some state."""
@@ -148,6 +149,7 @@ class CheckedRequest:
             earlier_generated=self.earlier_generated,
             automaton_state=self.automaton_state,
             later=self.later,
+            occurred=self.occurred,
         )
 
     def most_of(self, generated: Ints) -> int:

@@ -92,7 +92,7 @@ class JobsTogether:
     def _failure(self, reason: FinishReason) -> EngineError:
         if reason is FinishReason.DRAINING:
             return Draining()
-        if reason is FinishReason.DISPLACED:
+        if reason in (FinishReason.DISPLACED, FinishReason.STALLED):  # its reader is this program, and has no time
             return self._loom.overloaded()
         return DecoderFailure("the decoder failed; nothing has changed")
 

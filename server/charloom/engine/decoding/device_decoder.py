@@ -194,8 +194,8 @@ class _Lane:
         if self._constrains:
             free = unconstrained(rows, shape.vocabulary).by_name()
             self._buffers |= {name: torch.from_numpy(array).to(device, copy=True) for name, array in free.items()}
-        self._free = {name: self._buffers[name].clone() for name in CONSTRAINT_INPUTS if self._constrains}
-        """The buffers of the constraints where nobody has one."""
+        self._free = {name: self._buffers[name] for name in CONSTRAINT_INPUTS if self._constrains}
+        """The buffers of the constraints where nobody has one. Captured graphs read them: they stay where they are."""
         self._nobody: dict[str, Tensor] = {}
         """The buffers of what rows have learnt where none learns."""
         if lacks.isdisjoint(ADAPTATION_INPUTS):

@@ -14,6 +14,8 @@ from charloom.engine.decoding.decoder import Adaptation, Floats, Inputs, Outputs
 CHECKED_STEPS = 2
 LEARNT = 32
 """Tokens that rows have learnt from."""
+LEARNERS = 16
+"""How many rows have learnt something of their own; the others what these have, as learning takes its time."""
 Values = TypeVar("Values", Inputs, Outputs)
 
 
@@ -57,10 +59,13 @@ def constrained_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> 
 def learning_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs:
     """Arbitrary inputs as `random_inputs`, in which some rows learn, and have learnt from a repeated phrase."""
     random, size = np.random.default_rng(seed), decoder.shape.vocabulary
-    state, phrases = fresh(rows, size), random.integers(size, size=(LEARNT // 4, rows))
+    learners = min(rows, LEARNERS)
+    state, phrases = fresh(learners, size), random.integers(size, size=(LEARNT // 4, learners))
     for token in np.tile(phrases, (4, 1)):
-        logits = random.normal(0, 3, (rows, size)).astype(np.float32)
+        logits = random.normal(0, 3, (learners, size)).astype(np.float32)
         state = learn(state, predict(logits, state), token)
+    of_row = np.resize(np.arange(learners), rows)
+    state, phrases = state[of_row], phrases[:, of_row]
     learns = random.random(rows) < 0.7
     inputs = random_inputs(decoder, rows, steps, seed)
     # Some go on as the text would.

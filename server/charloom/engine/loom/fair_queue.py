@@ -234,8 +234,9 @@ class FairQueue(Generic[T]):
     def pick(self, items: Sequence[T], most: int) -> list[T]:
         """Which of these jobs, all with places, are to be served together.
 
-        The caller that was served least leads: all its jobs, and of each other caller no more than it has for its
-        weight. So few jobs need not wait for many, and many get the time that the few leave over.
+        The caller that was served least leads: all its jobs that are here, and of each other caller no more than it
+        has places for its weight, whether all of them are here or not. So few jobs need not wait for many, and many get
+        the time that the few leave over.
 
         Args:
             items: those of each caller in the order in which they are to be served
@@ -247,7 +248,7 @@ class FairQueue(Generic[T]):
         if len(of) < 2:
             return list(items[:most])
         order = sorted(of, key=lambda name: self._callers[name].served)
-        each = len(of[order[0]]) / self._callers[order[0]].share.weight
+        each = self._callers[order[0]].occupied
         picked: list[T] = []
         for name in order:
             picked += of[name][: max(1, round(each * self._callers[name].share.weight))]

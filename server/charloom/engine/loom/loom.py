@@ -25,7 +25,7 @@ from charloom.engine.loom.fair_queue import FairQueue, QueueFull, of_most
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
 from charloom.engine.loom.live_rows import LiveRows
 from charloom.engine.loom.row import Delivery, Row, RowState
-from charloom.engine.loom.schedule import CROWD_TICK, alike, crowd_rows, message_pause, ticks_at_once
+from charloom.engine.loom.schedule import CROWD_TICK, LONGEST_TICK, alike, crowd_rows, message_pause, ticks_at_once
 from charloom.engine.loom.table import RowTable, Tick
 from charloom.engine.loom.totals import LoomTotals
 from charloom.engine.retry_after import RetryAfter
@@ -291,8 +291,8 @@ class Loom:
         if self._look or self._ending:
             self._look = False
             for row in [*self._waiting, *self._live.ready, *self._live.paused]:
-                if self._ending or row.cancelled:
-                    deliveries.append(self._dismiss(row, self._ending or FinishReason.CANCELLED))
+                if reason := FinishReason.CANCELLED if row.cancelled else self._ending:
+                    deliveries.append(self._dismiss(row, reason))
                 elif row.state is RowState.PAUSED and row.runnable:
                     self._live.resume(row)
         # A paused row keeps nobody from joining, but it keeps memory. One that is slowed down has a reader who reads.
@@ -340,8 +340,9 @@ class Loom:
         began = time.monotonic()
         try:
             with self._news:
-                seconds = self._tick_seconds * (CROWD_TICK if threading.get_ident() in self._crowds else 1)
-                tick = self._table.tick(rows, self._cost.expected(len(rows)), seconds)
+                crowd = threading.get_ident() in self._crowds
+                part, longest = (CROWD_TICK, 1.0) if crowd else (1.0, LONGEST_TICK)
+                tick = self._table.tick(rows, self._cost.expected(len(rows)), part * self._tick_seconds, longest)
             computing = self._clock()
             outputs = self._calls.run(tick.inputs)
             computed = self._clock() - computing

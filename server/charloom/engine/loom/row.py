@@ -152,6 +152,8 @@ class Row:
         if job.sampling.penalises:
             # Tokens of earlier calls that are fed once more are counted then too, which brings them to 0.
             self._counts = self._occurrences(job.earlier) - self._occurrences(job.start.pending[1:])
+            if job.occurred is not None:
+                self._counts += job.occurred
         self.watched = bool(job.stops or job.sampling.penalises or job.top_logprobs is not None)
 
     def change(self, state: RowState) -> None:
@@ -276,14 +278,17 @@ class Row:
         after = outputs.states
         if match:
             return self._tell(settled, after, index, self._finish(FinishReason.STOP, now, match.pattern))
-        if self.bound is not None and self.bound.over:
+        # Not before all is fed: a text that had ended when its call broke off is only read once more.
+        if self.bound is not None and self.bound.over and self.done >= len(self.forced):
             return self._tell(self.generated, after, index, self._finish(FinishReason.STOP, now))
         if self.done == self.steps:
-            return self._tell(self.generated, after, index, self._finish(FinishReason.LENGTH, now))
+            told = settled if self.job.later else self.generated
+            return self._tell(told, after, index, self._finish(FinishReason.LENGTH, now))
         if settled <= self._delivered:
             return None
         if self._delivered and settled - self.taken < self.unread_limit:
-            self.due = self._told + next_message(settled - self._delivered, now - self._told, pause)
+            left = self.steps - self.done
+            self.due = self._told + next_message(settled - self._delivered, left, now - self._told, pause)
             if now < self.due:
                 return None
         self.due, self._told = now + pause, now
@@ -309,7 +314,9 @@ class Row:
         if self._matcher is None:
             return self.generated
         if match is None:
-            return max(0, self.generated - self._matcher.held)
+            # One that the text is to end with stays, but a job that goes on has to see it as a whole.
+            held = self._matcher.open if self.job.later else self._matcher.held
+            return max(0, self.generated - held)
         return max(0, (match.end if self._matcher.include else match.start) - self.job.earlier_generated)
 
     def _position_of(self, settled: int) -> int:

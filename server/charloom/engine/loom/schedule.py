@@ -17,6 +17,8 @@ TICK_SECONDS, ROW_SECONDS = 0.0003, 0.000015
 between two. It is several times what the same code takes alone: a step leaves none of it in the processor's caches."""
 FIRST_TOKEN = 64
 """How many rows one counts for that has no token yet, because somebody waits for it."""
+LONGEST_TICK = 3
+"""How many times as long as its target a tick may be, where most of its rows end within that time."""
 MOST_TOLD = 2**17
 """Alternatives of tokens that a tick tells, of all its rows and steps: to sort them takes some tens of milliseconds."""
 WORTH = 0.15
@@ -29,6 +31,8 @@ MESSAGE_SECONDS, LONGEST_PAUSE = 0.001, 1.0
 """Time between any two messages where there are many streams, and between two of one stream: messages cost time too."""
 MESSAGE_TOKENS, PAUSES = 32, 3
 """How many tokens a message should have, and how many pauses it waits for them at most."""
+LAST_TOKENS = 48
+"""A message waits as long for the end of the text where fewer tokens than these are left."""
 
 
 def ticks_at_once(
@@ -71,15 +75,23 @@ def crowd_rows(most: int, seconds: float, expected: Callable[[int], float]) -> i
 
 
 def tick_steps(
-    goals: Ints, left: Ints, fresh: npt.NDArray[np.bool_], step_seconds: float, target_seconds: float
+    goals: Ints,
+    left: Ints,
+    fresh: npt.NDArray[np.bool_],
+    step_seconds: float,
+    target_seconds: float,
+    longest: float = LONGEST_TICK,
 ) -> int:
     """Number of steps K of the next tick, at least 1.
 
-    At most as many as fit into `target_seconds`. A tick may end earlier, where a row reaches its *goal*, the step at
-    which somebody waits for it: its first token, or its end. Past the goal its steps bring nobody anything before the
-    tick is over; but each tick costs some time, so it does not pay to end one for each goal. Of the steps that are the
-    goal of a row, and the last one that fits, the one is taken with most steps on the way to goals in the time that
-    the tick takes.
+    As many as fit into `target_seconds`, or fewer: a tick may end where a row reaches its *goal*, the step at which
+    somebody waits for it: its first token, or its end. Past the goal its steps bring nobody anything before the tick is
+    over; but each tick costs some time, so it does not pay to end one for each goal. Of the steps that are the goal of
+    a row, and the last one that fits, the one is taken with most steps on the way to goals in the time that the tick
+    takes.
+
+    Where most rows are soon over, as those of short calls, a tick may also be longer, up to a goal: fewer ticks then
+    bring as many ends.
 
     Args:
         goals: [B] how many steps each row is from its goal; 0 of one that has nothing to do
@@ -87,10 +99,14 @@ def tick_steps(
         fresh: [B] whether its first token is to come
         step_seconds: measured cost of one step with this many rows
         target_seconds: how long a tick should take when there is work for longer
+        longest: how many times as long it may be, where most rows end within that time
     """
     fitting = int(min(MOST_STEPS, target_seconds / step_seconds)) if step_seconds > 0 else MOST_STEPS
     last = max(1, min(fitting, int(left.max())))
-    soon = goals[(goals > 0) & (goals < last)]
+    furthest = min(MOST_STEPS, int(longest * fitting), int(left.max()))
+    if 2 * np.count_nonzero(left <= furthest) <= len(left):
+        furthest = last
+    soon = goals[(goals > 0) & (goals <= furthest)]
     if not len(soon):
         return last
     ends = np.array(sorted({*soon.tolist(), last}))
@@ -134,17 +150,20 @@ def message_pause(streams: int, tick_seconds: float) -> float:
     return max(tick_seconds, min(LONGEST_PAUSE, streams * MESSAGE_SECONDS))
 
 
-def next_message(told: int, waited: float, pause: float) -> float:
+def next_message(told: int, left: int, waited: float, pause: float) -> float:
     """How long after the last message of a stream the next one leaves, in seconds.
 
-    After the pause; one of few tokens is held back a little longer, so that a short text comes in two or three messages
-    however busy the server is.
+    After the pause; one of few tokens is held back a little longer, and so is one before the end of the text, which
+    would bring the same tokens soon: so a short text comes in two or three messages however busy the server is.
 
     Args:
         told: tokens since the last message
-        waited: seconds since then
+        left: tokens that the text may still have
+        waited: seconds since the last message
         pause: as of `message_pause`
     """
+    if left < LAST_TOKENS:
+        return PAUSES * pause
     if told >= MESSAGE_TOKENS:
         return pause
     return min(PAUSES * pause, max(pause, waited * MESSAGE_TOKENS / max(told, 1)))

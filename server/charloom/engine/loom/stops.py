@@ -92,6 +92,11 @@ class StopMatcher:
         return None
 
     @property
+    def open(self) -> int:
+        """How many of the last tokens may still become a stop string."""
+        return self._held[self._node]
+
+    @property
     def held(self) -> int:
-        """How many of the last tokens may still become a stop string that the text is to end before."""
-        return 0 if self.include else self._held[self._node]
+        """How many of them the text is to end before, if they do."""
+        return 0 if self.include else self.open

@@ -37,7 +37,7 @@ from charloom.engine.loom.schedule import MOST_STEPS, steps_told, tick_steps
 TAPE = MOST_STEPS
 """Places of a tape that hold tokens to come."""
 WIDTH = TAPE + MOST_STEPS
-"""W: a row that ends in a tick has places for the steps after its end too; what they hold does not matter."""
+"""W: a row that stops in a tick before other rows has places for the steps after that too."""
 SCALES = controls(Effect.SCALES)
 """Controls of which every row sets its own value."""
 
@@ -142,8 +142,9 @@ class RowTable:
     def attended(self, row: Row) -> None:
         """Note what the row says about when to attend to it next."""
         at, slot = self._at, row.slot
-        at.end[slot], at.goal[slot] = row.end_step, row.goal
+        # In this order: the reader may take tokens meanwhile, and a row that is at its end has to be attended to.
         at.attend_step[slot], at.attend_time[slot] = row.attend_step, row.due
+        at.end[slot], at.goal[slot] = row.end_step, row.goal
 
     def unseen(self, row: Row) -> list[int]:
         """A row's tokens, fed and generated, since it was told of some last; it is told how it is bound too."""
@@ -157,18 +158,18 @@ class RowTable:
         learnt = self._learnt.get(row.slot)
         return States(self.states.gather([row.slot]), None if learnt is None else learnt[None])
 
-    def tick(self, rows: Sequence[Row], step_seconds: float, target_seconds: float) -> Tick:
+    def tick(self, rows: Sequence[Row], step_seconds: float, target_seconds: float, longest: float) -> Tick:
         """What these rows want of the next tick.
 
         Args:
             rows: at least one, none of them in another tick
-            step_seconds, target_seconds: as for `tick_steps`
+            step_seconds, target_seconds, longest: as for `tick_steps`
         """
         slots = [row.slot for row in rows]
         index, at = np.array(slots), self._at
         done, end, goal = at.done[index], at.end[index], at.goal[index]
         left = end - done
-        count = tick_steps(goal - done, left, goal < end, step_seconds, target_seconds)
+        count = tick_steps(goal - done, left, goal < end, step_seconds, target_seconds, longest)
         count = min(count, steps_told([row.told for row in rows]))
         steps = np.minimum(left, count)
         first = done - at.origin[index]
@@ -195,7 +196,9 @@ class RowTable:
         """Take what a tick brought; returns which of its rows are to be attended to."""
         index, at = tick.slots, self._at
         self.states.scatter(index.tolist(), outputs.state)
-        at.tape.reshape(-1)[tick.places] = outputs.tokens
+        # A row may have stopped early, as far ahead of its reader as it may be: what is to come stays on its tape.
+        stepped = np.arange(len(outputs.tokens))[:, None] < outputs.taken
+        at.tape.reshape(-1)[tick.places] = np.where(stepped, outputs.tokens, tick.inputs.forced)
         at.token[index] = outputs.tokens[-1]
         at.done[index] = done = at.done[index] + outputs.taken
         due = (done >= at.attend_step[index]) | (now >= at.attend_time[index])

@@ -20,6 +20,9 @@ from charloom.engine.sessions.stores.store import Lease, Store
 
 log = logging.getLogger(__name__)
 
+MOST_TOKENS = 2**17
+"""A call that cannot be resumed is divided into parts of about so many tokens. Once a part was handed out, the session
+keeps of it what it keeps of an earlier call."""
 CHECKPOINT_SECONDS = 1.0
 """How often a session in a shared store is written while it generates: what another server would do again at most."""
 
@@ -99,11 +102,23 @@ class SessionWriter:
             self._states.append(snapshot)
 
     def on_sent(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint, if the last is a while ago and another server may have to go on from it."""
+        """What was handed out is not taken back any more.
+
+        Write a checkpoint, if the last is a while ago and another server may have to go on from it.
+        """
+        if self._call is None and snapshot.position - self._states[0].position >= MOST_TOKENS:
+            self._begin_part(snapshot)
         now = time.monotonic()
         if self._store.shared and now >= self._next_checkpoint and not self._writing.locked():
             self._next_checkpoint = now + CHECKPOINT_SECONDS
             self._checkpoint = asyncio.create_task(self._write(self._grown(snapshot)))
+
+    def _begin_part(self, snapshot: Snapshot) -> None:
+        count = snapshot.position - self._states[0].position
+        past = [state for state in self._states if state.position <= snapshot.position]
+        self._history = self._history.grown(self._tokens[:count], past, self._keep)
+        self._states = [snapshot, *self._states[len(past) :]]
+        del self._tokens[:count]
 
     def on_cancelled(self) -> None:
         """The call was given up: `close` follows in a moment."""

@@ -81,3 +81,23 @@ async def test_one_that_was_cancelled_leaves_nothing_behind(engine: Engine) -> N
     await asyncio.sleep(0)
     assert slowed.cancelled()
     assert meter.ahead == int(RATE * AHEAD_SECONDS)
+
+
+async def test_one_that_may_go_on_is_not_taken_for_one_that_nobody_reads(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of the loom look at their rows at any time, also while it is told of what was read."""
+    generation = await begin(engine)
+    while generation._slowed is None:
+        await generation.__anext__()
+    slowed, took = list[bool](), generation._row.took
+
+    def watched(tokens: int) -> None:
+        slowed.append(generation._row.slowed)
+        took(tokens)
+
+    monkeypatch.setattr(generation._row, "took", watched)
+    generation._go_on()
+    assert slowed == [True]
+    assert not generation._row.slowed
+    generation.cancel()

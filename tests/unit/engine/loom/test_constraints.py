@@ -6,6 +6,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.loom.jobs import FinishReason
+from tests.oracles.one_text import generate_stepwise
 from tests.unit.engine.looms import Harness, JobReader, Slow
 
 PATTERNS = [
@@ -96,6 +98,28 @@ def test_neither_ticks_nor_workers_change_a_text(
     found = [told(reader) for reader in [other.submit(**job) for job in jobs]]  # type: ignore[arg-type]
     other.loom.drain(1)
     assert found == expected
+
+
+@pytest.mark.parametrize("tick_seconds", [1e-6, 0.02])
+def test_a_text_that_can_only_end_ends_after_all_that_is_to_be_read(
+    tick_seconds: float, decoder: Decoder, bundle: Bundle
+) -> None:
+    harness = Harness(Slow(decoder), bundle.manifest.start_token, tick_seconds=tick_seconds)
+    prompt, written = bundle.vocabulary.encode("Say: ").tolist(), bundle.vocabulary.encode("yes").tolist()
+    after = generate_stepwise(decoder, harness.fresh(1), [*prompt, *written], 0, Sampling())[1]
+    # A call that broke off after its last token: what its state has not read yet is read once more.
+    unread = replace(harness.fresh(1), pending=(bundle.manifest.start_token, *prompt, *written), position=8)
+    answer = automaton("yes|no", bundle)
+    state = answer.after(written)
+    assert state is not None
+    resumed = harness.submit(start=unread, automaton=answer, automaton_state=state, top_logprobs=0)
+    empty = harness.submit(prompt=[*prompt, *written], automaton=automaton("", bundle), top_logprobs=0)
+    for reader in (resumed, empty):
+        finish = reader.wait()
+        assert (finish.reason, finish.generated) == (FinishReason.STOP, 0)
+        assert (finish.snapshot.position, finish.snapshot.pending) == (8, after.pending)
+        assert np.array_equal(finish.snapshot.state, after.state)
+    harness.loom.drain(1)
 
 
 ATOMS = st.sampled_from(["a", "e", "[a-m]", ".", "[^ ]", " ", "the", r"\w"])

@@ -227,6 +227,19 @@ def test_callers_with_the_same_are_served_together_and_alike() -> None:
     assert times["a"] == pytest.approx(times["b"], rel=0.02)
 
 
+def test_callers_with_the_same_are_served_together_where_some_of_one_are_being_served_already() -> None:
+    queue: FairQueue[Item] = FairQueue(1000)
+    for name in ("a", "b", "few"):
+        filled(queue, name, 2 if name == "few" else 16)
+    live = taken(queue)
+    elsewhere = [item for item in live if item.name == "a"][:11]
+    queue.charge([item for item in live if item.name != "a"], 1.0)
+    here = [item for item in live if item not in elsewhere and item.name != "few"]
+    assert Counter(item.name for item in queue.pick(here, 64)) == {"a": 5, "b": 16}
+    queue.charge(elsewhere, 5.0)
+    assert Counter(item.name for item in queue.pick(live, 64)) == {"few": 2, "a": 2, "b": 2}, "few do not wait for many"
+
+
 def test_weights_divide_time() -> None:
     queue: FairQueue[Item] = FairQueue(1000)
     for name in ("a", "c"):

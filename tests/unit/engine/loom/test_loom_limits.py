@@ -1,4 +1,4 @@
-"""The loom when jobs are cancelled, readers stop, rows run out, decoders fail, and the end comes."""
+"""The loom when jobs are cancelled, rows run out, decoders fail, and the end comes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.loom import decoder_calls, loom, schedule
-from charloom.engine.loom.fair_queue import CROWD
 from charloom.engine.loom.jobs import FinishReason
-from charloom.engine.loom.live_rows import LiveRows
-from charloom.engine.loom.row import Delivery, Row, RowState
+from charloom.engine.loom.row import Delivery
 from charloom.engine.shares import Share
 from tests.oracles.one_text import generate_stepwise
 from tests.unit.engine.looms import Harness, Slow, eventually, hand_out
@@ -85,44 +83,6 @@ def test_a_full_queue_refuses_at_once(decoder: Decoder, bundle: Bundle) -> None:
     for reader in readers:
         assert reader.wait().generated == 5
     assert max(slow.rows) == 1
-    harness.loom.drain(1)
-
-
-def test_a_reader_that_stops_reading_pauses_its_job_and_no_other(decoder: Decoder, bundle: Bundle) -> None:
-    harness = Harness(decoder, bundle.manifest.start_token, unread_limit=100)
-    lazy = harness.submit(seed=1, max_tokens=3000, takes=False)
-    busy = harness.submit(seed=2, max_tokens=3000)
-    busy.wait()
-    eventually(lambda: len(lazy.tokens) >= 100)
-    time.sleep(0.1)  # time enough for many more
-    held = len(lazy.tokens)
-    assert 100 <= held <= 100 + 256
-    assert not lazy.ended.is_set()
-    lazy.takes = True
-    assert lazy.row is not None
-    lazy.row.took(held)
-    lazy.wait()
-    assert lazy.tokens == generate_stepwise(decoder, harness.fresh(1), [], 3000, Sampling())[0]
-    harness.loom.drain(1)
-
-
-def test_paused_jobs_do_not_keep_others_from_running(decoder: Decoder, bundle: Bundle) -> None:
-    harness = Harness(decoder, bundle.manifest.start_token, max_rows=2, unread_limit=50)
-    lazy = [harness.submit(seed=n, max_tokens=1000, takes=False) for n in range(4)]
-    for reader in lazy:
-        assert reader.began.wait(30)
-    busy = harness.submit(seed=9, max_tokens=500)
-    assert busy.wait().generated == 500
-    began = time.process_time()
-    time.sleep(0.3)
-    assert time.process_time() - began < 0.15, "the worker spins while all its jobs are paused"
-    for reader in lazy:
-        reader.takes = True
-        assert reader.row is not None
-        reader.row.took(len(reader.tokens))
-    for n, reader in enumerate(lazy):
-        reader.wait()
-        assert reader.tokens == generate_stepwise(decoder, harness.fresh(n), [], 1000, Sampling())[0]
     harness.loom.drain(1)
 
 
@@ -275,153 +235,6 @@ def test_an_idle_loom_takes_more_jobs_together_than_may_wait(decoder: Decoder, b
     for reader in harness.submit_together([[1]] * 16):
         assert reader.wait().fed == 1
     harness.loom.drain(1)
-
-
-def test_a_reader_that_reads_while_a_tick_ends_goes_on(
-    decoder: Decoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It says so without the loom's lock, and nothing else makes the loom look at its row again."""
-    harness = Harness(decoder, bundle.manifest.start_token, unread_limit=20)
-    paused = harness.submit(max_tokens=100, takes=False)
-    row = paused.row
-    assert row is not None
-    eventually(lambda: row.state is RowState.PAUSED)
-    paused.takes = True
-    end_tick, read = LiveRows.end_tick, threading.Event()
-
-    def read_meanwhile(live: LiveRows, rows: Sequence[Row]) -> bool:
-        look = end_tick(live, rows)
-        if not read.is_set():
-            read.set()
-            row.took(len(paused.tokens))
-        return look
-
-    monkeypatch.setattr(LiveRows, "end_tick", read_meanwhile)
-    harness.submit(max_tokens=1)
-    assert read.wait(30)
-    assert paused.wait().generated == 100
-    harness.loom.drain(1)
-
-
-def test_a_job_that_another_caller_displaces_ends_at_once_and_is_not_run(decoder: Decoder, bundle: Bundle) -> None:
-    slow = Slow(decoder)
-    slow.gate = threading.Event()
-    harness = Harness(slow, bundle.manifest.start_token, max_rows=1, max_waiting=4)
-    running = harness.submit(max_tokens=5)
-    assert slow.entered.wait(30)
-    readers = [harness.submit(seed=number, max_tokens=5) for number in range(4)]
-    polite = harness.submit(seed=9, max_tokens=5, share=Share("polite"))
-    displaced = readers.pop()
-    assert displaced.wait().reason is FinishReason.DISPLACED
-    assert displaced.tokens == []
-    slow.gate.set()
-    for reader in (running, *readers, polite):
-        assert reader.wait().generated == 5
-    assert max(slow.rows) == 1
-    harness.loom.drain(1)
-    assert harness.loom.live == harness.loom.slots == 0
-
-
-def test_a_caller_whose_rows_hold_all_places_keeps_nobody_out(decoder: Decoder, bundle: Bundle) -> None:
-    harness = Harness(Slow(decoder, 0.001), bundle.manifest.start_token, max_rows=4)
-    greedy = [harness.submit(seed=number, max_tokens=60_000) for number in range(20)]
-    assert greedy[0].began.wait(30)
-    polite = [harness.submit(seed=number, max_tokens=100, share=Share("polite")) for number in range(2)]
-    for number, reader in enumerate(polite):
-        assert reader.wait().generated == 100
-        assert reader.tokens == generate_stepwise(decoder, harness.fresh(number), [], 100, Sampling())[0]
-    assert harness.loom.live == 4
-    harness.loom.drain(0)
-
-
-class StuckOnMany(Slow):
-    """Calls with more rows than a crowd begins with wait for the gate."""
-
-    def run(self, inputs: Inputs) -> Outputs:
-        if len(inputs.token) > CROWD:
-            self.entered.set()
-            assert self.gate is not None
-            assert self.gate.wait(30)
-        return self._decoder.run(inputs)
-
-
-def test_a_crowd_leaves_a_worker_to_whoever_has_few_rows(decoder: Decoder, bundle: Bundle) -> None:
-    stuck = StuckOnMany(decoder)
-    stuck.gate = threading.Event()
-    harness = Harness(stuck, bundle.manifest.start_token, workers=2)
-    polite, greedy = Share("polite"), Share("greedy")
-    harness.submit(max_tokens=60_000, share=polite)
-    for seed in range(64):
-        harness.submit(seed=seed, max_tokens=60_000, share=greedy)
-    assert stuck.entered.wait(30)
-    for _ in range(3):
-        reader = harness.submit(max_tokens=50, share=polite)
-        assert reader.wait().reason is FinishReason.LENGTH, "while a call with many rows is running"
-    stuck.gate.set()
-    harness.loom.end_now()
-    assert harness.loom.drain(30)
-
-
-def test_a_crowd_that_was_served_least_leaves_a_worker_all_the_same(
-    decoder: Decoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It comes first, with more rows than a tick takes: what the other caller has is to be found behind them."""
-    monkeypatch.setattr(loom, "crowd_rows", lambda most, seconds, expected: min(most, CROWD + 1))
-    stuck = StuckOnMany(decoder)
-    stuck.gate = threading.Event()
-    harness = Harness(stuck, bundle.manifest.start_token, workers=2, max_rows=32)
-    polite, greedy = Share("polite"), Share("greedy")
-    harness.submit(max_tokens=60_000, share=polite)
-    for seed in range(200):
-        harness.submit(seed=seed, max_tokens=60_000, share=greedy)
-    assert stuck.entered.wait(30)
-    reader = harness.submit(max_tokens=5_000, share=polite)  # long enough to be served more than the crowd
-    assert reader.wait().reason is FinishReason.LENGTH, "while a call with many rows is running"
-    stuck.gate.set()
-    harness.loom.end_now()
-    assert harness.loom.drain(30)
-
-
-def test_readers_that_do_not_read_are_ended_at_their_own_callers_cost(decoder: Decoder, bundle: Bundle) -> None:
-    harness = Harness(decoder, bundle.manifest.start_token, max_rows=4, max_waiting=6, unread_limit=50)
-    polite = harness.submit(max_tokens=2000, takes=False, share=Share("polite"))
-    eventually(lambda: len(polite.tokens) >= 50)
-    # So many that some wait for their place until others were ended.
-    greedy = []
-    for number in range(12):
-        greedy.append(harness.submit(seed=number, max_tokens=2000, takes=False))
-        assert greedy[-1].began.wait(30)
-    eventually(lambda: sum(reader.ended.is_set() for reader in greedy) == 7)
-    assert not polite.ended.is_set(), "it was paused first, but has one row alone"
-    for reader in greedy[:7]:
-        assert reader.wait().reason is FinishReason.STALLED
-    harness.loom.drain(0)
-
-
-def test_readers_that_are_slowed_down_are_none_that_do_not_read(decoder: Decoder, bundle: Bundle) -> None:
-    harness = Harness(decoder, bundle.manifest.start_token, max_rows=4, max_waiting=2, unread_limit=50)
-    slowed = []
-    for number in range(6):
-        slowed.append(harness.submit(seed=number, max_tokens=2000, takes=False))
-        row = slowed[-1].row
-        assert row is not None
-        row.slowed = True
-        eventually(lambda row=row: row.state is RowState.PAUSED)  # type: ignore[misc]
-    lazy = []
-    for number in range(4):
-        lazy.append(harness.submit(seed=number, max_tokens=2000, takes=False))
-        assert lazy[-1].began.wait(30)
-    eventually(lambda: sum(reader.ended.is_set() for reader in lazy) == 2)
-    assert {reader.wait().reason for reader in lazy if reader.ended.is_set()} == {FinishReason.STALLED}
-    assert not any(reader.ended.is_set() for reader in slowed)
-    for reader in slowed:
-        reader.takes = True
-        assert reader.row is not None
-        reader.row.slowed = False
-        reader.row.took(len(reader.tokens))
-    for reader in slowed:
-        assert reader.wait().generated == 2000
-    harness.loom.drain(0)
 
 
 def test_a_decoder_that_becomes_ten_times_slower_makes_ticks_of_fewer_steps(decoder: Decoder, bundle: Bundle) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from charloom.engine.loom.schedule import WORTH, overhead
+from charloom.engine.loom.schedule import LONGEST_TICK, WORTH, overhead
 from tests.unit.engine.loom.simulation import Cost, Simulation, best_split, cost_of
 
 MEASURED = cost_of(
@@ -95,8 +95,10 @@ def test_a_call_on_an_idle_loom_waits_for_nothing_but_its_prompt() -> None:
 @COSTS
 def test_a_tick_takes_no_longer_than_it_should(cost: Cost) -> None:
     for clients in (1, 4, 16, 64):
-        simulation, _ = short_calls(cost, clients)
-        assert max(simulation.ticks) <= simulation.tick_seconds + overhead(64) + cost(64)
+        long, _ = long_streams(cost, clients, arrivals=0.023)
+        assert max(long.ticks) <= long.tick_seconds + overhead(clients) + cost(clients)
+        short, _ = short_calls(cost, clients)
+        assert max(short.ticks) <= LONGEST_TICK * (short.tick_seconds + cost(clients)) + overhead(clients)
 
 
 def test_a_step_that_is_believed_dearer_than_it_is_costs_throughput() -> None:

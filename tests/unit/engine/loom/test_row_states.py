@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import threading
 from pathlib import Path
@@ -21,8 +22,11 @@ from charloom.engine.shares import Share
 from tests.unit.engine.looms import Harness, JobReader, Slow, eventually
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "architecture.md"
-WITHOUT_LOCK = {"cancelled": "cancel", "taken": "took"}
-"""The fields that are set without the loom's lock, and the method that does."""
+ENGINE = PAGE.parents[1] / "server/charloom/engine"
+WITHOUT_LOCK = {"cancelled": "cancel", "taken": "took", "slowed": "Generation", "receiver": "Models"}
+"""The fields that are set without the loom's lock, and the method or the class that does."""
+UNDER_LOCK = {"loom/loom.py", "loom/live_rows.py", "loom/table.py"}
+"""What sets fields of rows with the lock, besides the rows themselves."""
 
 
 def rows_of_table(heading: str) -> list[list[str]]:
@@ -49,6 +53,19 @@ def test_the_table_of_fields_names_all_that_are_set_without_the_lock() -> None:
     named = {field: who.split("`")[1] for field, who in told.items() if field != "all others"}
     assert named == WITHOUT_LOCK
     assert "all others" in told
+
+
+def test_nothing_else_sets_a_field_of_a_row_outside_the_loom() -> None:
+    found = {
+        (path.stem, target.attr)
+        for path in ENGINE.rglob("*.py")
+        if path.relative_to(ENGINE).as_posix() not in UNDER_LOCK
+        for statement in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(statement, (ast.Assign, ast.AugAssign))
+        for target in (statement.targets if isinstance(statement, ast.Assign) else [statement.target])
+        if isinstance(target, ast.Attribute) and ast.unparse(target.value).rpartition(".")[2] in ("row", "_row")
+    }
+    assert found == {("generation", "slowed"), ("models", "receiver")}
 
 
 class Watched(Row):

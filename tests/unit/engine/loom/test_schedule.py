@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from charloom.engine.loom.schedule import (
     CROWD_STEPS,
     FIRST_TOKEN,
+    LAST_TOKENS,
     LONGEST_PAUSE,
+    LONGEST_TICK,
     MESSAGE_SECONDS,
     MESSAGE_TOKENS,
     MOST_STEPS,
@@ -50,6 +52,14 @@ def test_rows_that_are_underway_fill_the_target() -> None:
 
 def test_a_step_that_costs_more_than_the_target_is_still_taken() -> None:
     assert steps((9, 9), step_seconds=1.0) == 1
+
+
+def test_a_tick_of_rows_that_are_soon_over_may_be_longer_than_its_target() -> None:
+    soon = [(LONGEST_TICK * FIT, LONGEST_TICK * FIT)] * 20
+    assert steps(*soon) == LONGEST_TICK * FIT
+    assert steps(*soon, *[(500, 500)] * 19) == LONGEST_TICK * FIT
+    assert steps(*soon, *[(500, 500)] * 20) == FIT
+    assert steps((LONGEST_TICK * FIT + 1, LONGEST_TICK * FIT + 1)) == FIT
 
 
 def test_no_tick_goes_past_the_end_of_its_last_row() -> None:
@@ -101,9 +111,10 @@ def test_what_is_chosen_is_most_useful_steps_for_the_time() -> None:
     target=st.floats(1e-6, 1),
 )
 def test_the_number_of_steps_is_always_usable(rows: list[tuple[int, int]], step: float, target: float) -> None:
-    count = steps(*((goal, goal + more) for goal, more in rows), step_seconds=step, target_seconds=target)
+    """Where a row may go no further ahead of its reader, it has fewer steps left than it is from its goal."""
+    count = steps(*rows, step_seconds=step, target_seconds=target)
     assert 1 <= count <= MOST_STEPS
-    assert count <= max(1, *(goal + more for goal, more in rows))
+    assert count <= max(1, *(left for _, left in rows))
 
 
 def line(fixed: float, each: float) -> dict[int, float]:
@@ -181,19 +192,24 @@ def test_a_row_that_has_nothing_to_do_still_takes_a_tick_of_one_step() -> None:
 
 def test_a_message_of_few_tokens_waits_for_more_of_them_but_not_for_ever() -> None:
     pause = 0.064
-    assert next_message(MESSAGE_TOKENS, 0.01, pause) == pause
-    assert next_message(MESSAGE_TOKENS // 2, 0.08, pause) == pytest.approx(0.16)  # when as many will be there
-    assert next_message(MESSAGE_TOKENS // 2, 0.01, pause) == pause
-    assert next_message(1, 0.08, pause) == next_message(0, 0.08, pause) == PAUSES * pause
+    assert next_message(MESSAGE_TOKENS, 500, 0.01, pause) == pause
+    assert next_message(MESSAGE_TOKENS // 2, 500, 0.08, pause) == pytest.approx(0.16)  # when as many will be there
+    assert next_message(MESSAGE_TOKENS // 2, 500, 0.01, pause) == pause
+    assert next_message(1, 500, 0.08, pause) == next_message(0, 500, 0.08, pause) == PAUSES * pause
 
 
-def test_a_short_text_comes_in_three_messages_however_slow_its_steps_are() -> None:
-    """64 tokens in 0.1 to 0.24 s, attended to at every step, among 64 streams."""
-    for seconds in (0.1, 0.15, 0.24):
-        told, last, pause = 1, 0.0, message_pause(64, 0.008)
-        messages = 1
-        for token in range(2, 64):
-            now = token * seconds / 64
-            if now >= last + next_message(token - told, now - last, pause):
-                told, last, messages = token, now, messages + 1
-        assert messages + 1 <= 3  # the last one has the rest
+def test_a_message_before_the_end_of_a_text_waits_for_the_last_one_but_not_for_ever() -> None:
+    assert next_message(MESSAGE_TOKENS, LAST_TOKENS, 0.1, 0.064) == 0.064
+    assert next_message(MESSAGE_TOKENS, LAST_TOKENS - 1, 0.1, 0.064) == PAUSES * 0.064
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.1, 2), (0.15, 2), (0.24, 3)])
+def test_a_short_text_comes_in_two_or_three_messages_however_slow_its_steps_are(seconds: float, most: int) -> None:
+    """64 tokens in that time, attended to at every step, among 64 streams."""
+    told, last, pause = 1, 0.0, message_pause(64, 0.008)
+    messages = 1
+    for token in range(2, 64):
+        now = token * seconds / 64
+        if now >= last + next_message(token - told, 64 - token, now - last, pause):
+            told, last, messages = token, now, messages + 1
+    assert messages + 1 <= most  # the last one has the rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -161,6 +162,25 @@ def test_a_drained_job_is_told_all_but_what_is_held_back(decoder: Decoder, bundl
     assert reader.tokens + rest.tokens == expected
     again.loom.drain(1)
     harness.loom.drain(1)
+
+
+def test_a_call_that_is_given_up_as_the_loom_ends_leaves_the_others_their_end(decoder: Decoder, bundle: Bundle) -> None:
+    """It goes on after a break, and what came before it may still become a stop string."""
+    slow = Slow(decoder)
+    slow.gate = threading.Event()
+    harness = Harness(slow, bundle.manifest.start_token, workers=1)
+    stops = Stops([[3, 4, 5]])
+    given_up = harness.submit(max_tokens=50, stops=stops, earlier=np.array([3]), earlier_generated=1)
+    other = harness.submit(max_tokens=60_000)
+    assert slow.entered.wait(30)
+    assert given_up.row is not None
+    given_up.row.cancel()
+    harness.loom.end_now()
+    slow.gate.set()
+    assert other.wait().reason is FinishReason.DRAINING
+    assert given_up.wait().reason is FinishReason.CANCELLED
+    assert not given_up.tokens
+    assert harness.loom.drain(30)
 
 
 def test_penalties_do_not_count_tokens_of_an_earlier_call_that_are_read_again(

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
+from charloom.bundle import Bundle
 from charloom.engine import errors
 from charloom.engine.calls.generation import GenerationResult, TextDelta
+from charloom.engine.calls.reading import ReadingRequest
 from charloom.engine.calls.requests import GenerationRequest
+from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
+from charloom.engine.limits import Limits
+from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.quotas import Quota
+from charloom.engine.sessions import writer
 from charloom.engine.shares import Share, set_share
 from tests.unit.engine.sessions.texts import now, same, text_of
+
+LONGEST_MESSAGE = 300
+"""Tokens; parts of a text begin between two messages of it."""
 
 
 async def converse_for(engine: Engine, conversation: object, characters: int) -> str:
@@ -77,6 +87,61 @@ async def test_a_conversation_never_stands_ahead_of_the_text_that_it_handed_out(
     ended = await talk.end()
     assert ended is not None
     assert ended.snapshot.position == 7
+
+
+@pytest.mark.parametrize("include", [False, True])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(frequency_penalty=0.3)], ids=["plain", "penalised"])
+async def test_a_text_without_end_is_one_text_wherever_its_generations_end(
+    bundle: Bundle, decoder: Decoder, engine: Engine, sampling: Sampling, include: bool
+) -> None:
+    """Its stop strings lie across the ends of generations of 5 tokens, or are longer than one."""
+    alone = await engine.sessions.create(seed=13)
+    whole = await text_of(engine, alone, 60, sampling=sampling)
+    short = Engine([(bundle, decoder)], Limits(max_tokens=5))
+    for size, last in itertools.product((2, 3, 12), range(40, 46)):
+        stop = whole[last - size : last]
+        asked = {"sampling": sampling, "stop": (stop,), "include_stop": include}
+        end = whole.index(stop) + (size if include else 0)
+        session = await short.sessions.create(seed=13)
+        talk = await short.converse(GenerationRequest(session_id=session.id, **asked))  # type: ignore[arg-type]
+        await talk.generate(0)
+        said = ""
+        while isinstance(found := await talk.next(), TextDelta):
+            said += found.text
+            assert found.position == talk.position == len(said)
+        assert (said, found.stop, found.finish.reason) == (whole[:end], stop, FinishReason.STOP)
+        assert (found.finish.generated, found.max_tokens) == (end, 0)
+        assert found.finish.total >= found.finish.first_token
+        ended = await talk.end()
+        assert ended is not None
+        assert ended.snapshot.position == end
+        if not sampling.penalises:  # those of another call count anew
+            assert await text_of(short, ended, 5) == whole[end : end + 5]
+    await short.drain(0)
+
+
+async def test_of_a_text_that_goes_on_and_on_no_more_is_kept_than_of_several_calls(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MOST_TOKENS", 300)
+    engine = Engine([(bundle, decoder)], Limits(rewind_tokens=256, unread_tokens=LONGEST_MESSAGE))
+    talked, observed, alone = [await engine.sessions.create(seed=17) for _ in range(3)]
+    talk = await engine.converse(GenerationRequest(session_id=talked.id))
+    await talk.generate(0)
+    said = await converse_for(engine, talk, 2500)
+    text = await text_of(engine, alone, len(said) + 50)
+    assert text.startswith(said)
+    observation = await engine.reading.observe(ReadingRequest(observed.key))
+    for start in range(0, len(said), LONGEST_MESSAGE):
+        await observation.read(said[start : start + LONGEST_MESSAGE])
+    for ended in (await talk.end(), await observation.end()):
+        assert ended is not None
+        now, earliest = ended.snapshot.position, ended.history.earliest
+        assert now == len(said)
+        assert now - 2 * (256 + 300) - LONGEST_MESSAGE <= earliest <= now - 256
+        await engine.sessions.rewind(ended.key, earliest, None, None)
+        assert await text_of(engine, ended, 50) == text[earliest : earliest + 50]
+    await engine.drain(0)
 
 
 async def test_a_bad_command_changes_nothing(engine: Engine) -> None:
