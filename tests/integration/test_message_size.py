@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import grpc
@@ -11,6 +12,7 @@ from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import MOST_PEEKED
 from charloom.server.grpc.message_size import SPARE, SPARE_OF_EACH
+from charloom.server.process_memory import memory_in_use
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import (
@@ -21,7 +23,7 @@ from charloom.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
 )
-from tests.integration.conftest import refused
+from tests.integration.conftest import eventually, refused
 
 SMALLEST = 16 * 2**20
 LARGE = [("grpc.max_receive_message_length", SMALLEST), ("grpc.max_send_message_length", SMALLEST)]
@@ -104,3 +106,30 @@ def test_a_prompt_above_four_megabytes_is_read(channel: grpc.Channel) -> None:
     options = generation_pb2.GenerationOptions(prompt="日" * 1_600_000, max_tokens=1)
     options.unknown_characters = 2
     assert len(stub.Complete(generation_pb2.CompleteRequest(options=options)).completions[0].text) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("ConversationService/Converse", bytes(SMALLEST - 1000)),
+        ("GenerationService/GenerateMany", b"\x0a\x00" * 300_000),  # each call of two bytes takes eighty in memory
+    ],
+)
+def test_what_a_stream_sent_that_is_refused_takes_no_memory_any_more(
+    channel: grpc.Channel, method: str, message: bytes
+) -> None:
+    call = channel.stream_stream(f"/charloom.v1.{method}")
+
+    def refuse() -> None:
+        code, *_ = refused(lambda: list(call(iter([message]))))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+    gc.disable()  # it comes by the number of objects, not by their size
+    try:
+        refuse()
+        before = memory_in_use()
+        for _ in range(24):
+            refuse()
+        eventually(lambda: memory_in_use() - before < 200 * 2**20)  # gRPC's own buffers go a moment later
+    finally:
+        gc.enable()

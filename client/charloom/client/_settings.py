@@ -96,7 +96,11 @@ class Settings:
         timeout: float | None,
         access: Access,
         channel_options: ChannelOptions,
+        *,
+        shared_stream: bool = False,
     ) -> None:
+        self.shares_stream = _values.flag("shared_stream", shared_stream)
+        """Whether calls of Generate share one stream."""
         self.target = _values.target("target", target)
         self._timeout = _values.deadline(timeout)
         self._credentials, self._metadata = access
@@ -134,7 +138,9 @@ class Begun:
         session = getattr(getattr(request, "options", request), "session_id", "")
         # One that is no session's id is for the server to refuse.
         sticky = ((_SESSION, session),) if session.isascii() and session.isprintable() and session else ()
-        self.metadata = (*metadata, (_request_ids.KEY, self.request_id), *sticky, *_trace_context.carried())
+        self.trace = _trace_context.carried()
+        """Which trace it belongs to."""
+        self.metadata = (*metadata, (_request_ids.KEY, self.request_id), *sticky, *self.trace)
         """Whose it is, its id, which session it is about, and which trace it belongs to."""
 
     @property

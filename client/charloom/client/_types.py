@@ -158,7 +158,7 @@ class Result:
     """The sampling parameters that were used."""
 
     max_tokens: int
-    """The limit that was used."""
+    """The limit that was used; 0 of a text without end, in a conversation."""
 
     model: str
     """Name of the model."""

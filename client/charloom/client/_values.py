@@ -23,6 +23,7 @@ _LONGEST = 315_576_000_000.0
 _LONGEST_DEADLINE = 1e9
 # What the address of a Unix socket has room for.
 _LONGEST_SOCKET_PATH = 107
+_URL_SCHEMES = ("http", "https", "grpc", "grpcs")
 
 
 def text(field: str, value: object) -> str:
@@ -75,6 +76,11 @@ def target(field: str, value: object) -> str:
     if not address:
         raise InvalidValue(field, "it is empty; give HOST:PORT, or unix:PATH")
     scheme, _, path = address.partition(":")
+    # gRPC would look for a host of that name until the call's deadline.
+    if scheme.lower() in _URL_SCHEMES and path.startswith("//"):
+        raise InvalidValue(field, f"{address!r} is a URL; give HOST:PORT of the gRPC port, or unix:PATH")
+    if address.isdecimal():
+        raise InvalidValue(field, f"{address!r} names no host; give HOST:PORT, or unix:PATH")
     if scheme == "unix" and len(path.removeprefix("//").encode()) > _LONGEST_SOCKET_PATH:
         raise InvalidValue(field, f"the path of a Unix socket has at most {_LONGEST_SOCKET_PATH} bytes: {path}")
     return address

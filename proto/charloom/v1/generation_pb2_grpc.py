@@ -51,6 +51,11 @@ class GenerationServiceStub:
                 request_serializer=charloom_dot_v1_dot_generation__pb2.CompleteRequest.SerializeToString,
                 response_deserializer=charloom_dot_v1_dot_generation__pb2.CompleteResponse.FromString,
                 _registered_method=True)
+        self.GenerateMany = channel.stream_stream(
+                '/charloom.v1.GenerationService/GenerateMany',
+                request_serializer=charloom_dot_v1_dot_generation__pb2.GenerateManyRequest.SerializeToString,
+                response_deserializer=charloom_dot_v1_dot_generation__pb2.GenerateManyResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -86,6 +91,29 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GenerateMany(self, request_iterator, context):
+        """Many calls of Generate on one stream: for programs that make many short ones, as a gateway does. A message then
+        carries what several calls have to say, so that each costs client and server less than on a stream of its own. The
+        calls begin when they are asked for, run side by side, and are told apart by their numbers. Each is what Generate
+        would be: its text, its errors, its share of the server's limits, its record in metrics and logs. An error of one
+        call does not end the others.
+
+        Who calls is said once, by the metadata of the stream; it is checked again for each call. The stream counts as one
+        call more. As many of its calls are answered at a time as a connection may have (`--max-streams`); others wait, and
+        count as running. A client that does not read holds back all calls of the stream, and begins no further ones. A
+        session stands after what was said of a call before its end, on the stream or still on its way there.
+
+        A message may have as many bytes as the largest request of a call; a client sends large ones apart.
+
+        Errors of the stream, which end all its calls: INVALID_ARGUMENT for a message that is too large, for more than 1000
+        calls in one, and for the number of a call that still runs; UNAVAILABLE when the server is stopping and the calls of
+        the stream have ended; DEADLINE_EXCEEDED when there was no call for too long. A call whose end was not told has then
+        ended as the stream has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +126,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.Complete,
                     request_deserializer=charloom_dot_v1_dot_generation__pb2.CompleteRequest.FromString,
                     response_serializer=charloom_dot_v1_dot_generation__pb2.CompleteResponse.SerializeToString,
+            ),
+            'GenerateMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.GenerateMany,
+                    request_deserializer=charloom_dot_v1_dot_generation__pb2.GenerateManyRequest.FromString,
+                    response_serializer=charloom_dot_v1_dot_generation__pb2.GenerateManyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -161,6 +194,33 @@ class GenerationService:
             '/charloom.v1.GenerationService/Complete',
             charloom_dot_v1_dot_generation__pb2.CompleteRequest.SerializeToString,
             charloom_dot_v1_dot_generation__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/charloom.v1.GenerationService/GenerateMany',
+            charloom_dot_v1_dot_generation__pb2.GenerateManyRequest.SerializeToString,
+            charloom_dot_v1_dot_generation__pb2.GenerateManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,25 @@ class GenerationServiceStub:
     """
     Complete: _grpc.UnaryUnaryMultiCallable[_generation_pb2.CompleteRequest, _generation_pb2.CompleteResponse]
     """The same as Generate, answered as a whole."""
+    GenerateMany: _grpc.StreamStreamMultiCallable[_generation_pb2.GenerateManyRequest, _generation_pb2.GenerateManyResponse]
+    """Many calls of Generate on one stream: for programs that make many short ones, as a gateway does. A message then
+    carries what several calls have to say, so that each costs client and server less than on a stream of its own. The
+    calls begin when they are asked for, run side by side, and are told apart by their numbers. Each is what Generate
+    would be: its text, its errors, its share of the server's limits, its record in metrics and logs. An error of one
+    call does not end the others.
+
+    Who calls is said once, by the metadata of the stream; it is checked again for each call. The stream counts as one
+    call more. As many of its calls are answered at a time as a connection may have (`--max-streams`); others wait, and
+    count as running. A client that does not read holds back all calls of the stream, and begins no further ones. A
+    session stands after what was said of a call before its end, on the stream or still on its way there.
+
+    A message may have as many bytes as the largest request of a call; a client sends large ones apart.
+
+    Errors of the stream, which end all its calls: INVALID_ARGUMENT for a message that is too large, for more than 1000
+    calls in one, and for the number of a call that still runs; UNAVAILABLE when the server is stopping and the calls of
+    the stream have ended; DEADLINE_EXCEEDED when there was no call for too long. A call whose end was not told has then
+    ended as the stream has.
+    """
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -81,6 +100,25 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """
     Complete: _aio.UnaryUnaryMultiCallable[_generation_pb2.CompleteRequest, _generation_pb2.CompleteResponse]  # type: ignore[assignment]
     """The same as Generate, answered as a whole."""
+    GenerateMany: _aio.StreamStreamMultiCallable[_generation_pb2.GenerateManyRequest, _generation_pb2.GenerateManyResponse]  # type: ignore[assignment]
+    """Many calls of Generate on one stream: for programs that make many short ones, as a gateway does. A message then
+    carries what several calls have to say, so that each costs client and server less than on a stream of its own. The
+    calls begin when they are asked for, run side by side, and are told apart by their numbers. Each is what Generate
+    would be: its text, its errors, its share of the server's limits, its record in metrics and logs. An error of one
+    call does not end the others.
+
+    Who calls is said once, by the metadata of the stream; it is checked again for each call. The stream counts as one
+    call more. As many of its calls are answered at a time as a connection may have (`--max-streams`); others wait, and
+    count as running. A client that does not read holds back all calls of the stream, and begins no further ones. A
+    session stands after what was said of a call before its end, on the stream or still on its way there.
+
+    A message may have as many bytes as the largest request of a call; a client sends large ones apart.
+
+    Errors of the stream, which end all its calls: INVALID_ARGUMENT for a message that is too large, for more than 1000
+    calls in one, and for the number of a call that still runs; UNAVAILABLE when the server is stopping and the calls of
+    the stream have ended; DEADLINE_EXCEEDED when there was no call for too long. A call whose end was not told has then
+    ended as the stream has.
+    """
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates text.
@@ -117,5 +155,30 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generation_pb2.CompleteResponse, _abc.Awaitable[_generation_pb2.CompleteResponse]]:
         """The same as Generate, answered as a whole."""
+
+    @_abc_1.abstractmethod
+    def GenerateMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_generation_pb2.GenerateManyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateManyResponse], _abc.AsyncIterator[_generation_pb2.GenerateManyResponse]]:
+        """Many calls of Generate on one stream: for programs that make many short ones, as a gateway does. A message then
+        carries what several calls have to say, so that each costs client and server less than on a stream of its own. The
+        calls begin when they are asked for, run side by side, and are told apart by their numbers. Each is what Generate
+        would be: its text, its errors, its share of the server's limits, its record in metrics and logs. An error of one
+        call does not end the others.
+
+        Who calls is said once, by the metadata of the stream; it is checked again for each call. The stream counts as one
+        call more. As many of its calls are answered at a time as a connection may have (`--max-streams`); others wait, and
+        count as running. A client that does not read holds back all calls of the stream, and begins no further ones. A
+        session stands after what was said of a call before its end, on the stream or still on its way there.
+
+        A message may have as many bytes as the largest request of a call; a client sends large ones apart.
+
+        Errors of the stream, which end all its calls: INVALID_ARGUMENT for a message that is too large, for more than 1000
+        calls in one, and for the number of a call that still runs; UNAVAILABLE when the server is stopping and the calls of
+        the stream have ended; DEADLINE_EXCEEDED when there was no call for too long. A call whose end was not told has then
+        ended as the stream has.
+        """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-async def merged(sources: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:
+async def merged(sources: Sequence[AsyncIterator[T]]) -> AsyncGenerator[T, None]:
     """The items of several sources in the order in which they come; ends with the last source, or the first error."""
     waiting = {asyncio.ensure_future(anext(source)): source for source in sources}
     try:

@@ -16,6 +16,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = SCHEME.rstrip(":")
 """How the setting, and the origin, name whoever comes through a Unix socket: these cannot be told apart."""
+_REMEMBERED, _LONGEST_REMEMBERED = 4096, 256
+"""Origins that are kept, and the characters that the hops of one may have: whoever calls chooses them."""
 SITE_BITS = 64
 """Of an IPv6 address: what one subscriber is given at least, and can choose all addresses of."""
 
@@ -34,9 +36,9 @@ class Origins:
         names = [name for name in map(str.strip, trusted.split(",")) if name]
         self._unix = UNIX in names
         self._networks: Sequence[Network] = [ipaddress.ip_network(name) for name in names if name != UNIX]
-        self.of = functools.lru_cache(maxsize=4096)(self._of)
+        self._remembered = functools.lru_cache(_REMEMBERED)(self._of)
 
-    def _of(self, host: str, port: int, forwarded: str = "") -> str:
+    def of(self, host: str, port: int, forwarded: str = "") -> str:
         """The origin of a call: equal for all calls of one caller.
 
         Args:
@@ -44,6 +46,14 @@ class Origins:
             port: of that address
             forwarded: what proxies say of the addresses that they were called from, the nearest last, with commas
         """
+        find = self._remembered if len(forwarded) <= _LONGEST_REMEMBERED else self._of
+        return find(host, port, forwarded)
+
+    def trusts(self, host: str) -> bool:
+        """Whether the other end of a connection is a proxy that is believed; empty: a Unix socket."""
+        return self._believes(address_of(host))
+
+    def _of(self, host: str, port: int, forwarded: str) -> str:
         peer = address_of(host)
         if self._believes(peer):
             # From the nearest hop on: what a hop says is worth something as long as it is a proxy that is trusted.
@@ -58,10 +68,6 @@ class Origins:
             return UNIX
         # Programs of this machine are callers of their own, each of its connections: their address is the same.
         return f"{peer}:{port}" if peer.is_loopback else _site(peer)
-
-    def trusts(self, host: str) -> bool:
-        """Whether the other end of a connection is a proxy that is believed; empty: a Unix socket."""
-        return self._believes(address_of(host))
 
     def _believes(self, address: Address | None) -> bool:
         if address is None:

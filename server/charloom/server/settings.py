@@ -9,12 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from typing_extensions import Self
 
 from charloom.bundle import DecoderKind
@@ -24,6 +19,7 @@ from charloom.server.model_weights import weights_of
 from charloom.server.origins import Origins, is_local
 from charloom.server.process_cores import default_workers
 from charloom.server.process_parts import LEAST_MEMORY, MOST_PROCESSES, hindrances, part_of
+from charloom.server.variables import PREFIX, Variables
 
 CONFIG_VARIABLE = "CHARLOOM_CONFIG"
 
@@ -34,7 +30,7 @@ LONGEST_TIMER = 604_800
 class ServerSettings(BaseSettings):
     """Everything that can be set about a server, besides the bundles."""
 
-    model_config = SettingsConfigDict(env_prefix="CHARLOOM_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     host: str = Field(
         "127.0.0.1",
@@ -154,7 +150,7 @@ class ServerSettings(BaseSettings):
         1000,
         ge=1,
         le=2**31 - 1,
-        description="most calls at a time of one connection; its client lets further ones wait",
+        description="most calls at a time of one connection, and of one stream of calls; further ones wait",
     )
     tenant_sessions: int | None = Field(
         None, ge=1, description="most sessions of a tenant, or of a caller without one (default: only --max-sessions)"
@@ -221,7 +217,7 @@ class ServerSettings(BaseSettings):
         1800.0,
         gt=0,
         le=LONGEST_TIMER,
-        description="how long an observation or a conversation may wait for its client, before it is ended",
+        description="how long an observation, a conversation or a stream of calls waits for its client until it ends",
     )
     grace_seconds: float = Field(
         5.0, ge=0, le=86_400, description="after SIGTERM, how long running calls may go on before they are ended"
@@ -347,7 +343,7 @@ class ServerSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then environment, then the file that `CHARLOOM_CONFIG` names."""
         file = os.environ.get(CONFIG_VARIABLE)
-        sources = (init_settings, env_settings)
+        sources = (init_settings, Variables(settings_cls))
         return (*sources, TomlConfigSettingsSource(settings_cls, Path(file))) if file else sources
 
     def origins(self) -> Origins:

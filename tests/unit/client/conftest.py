@@ -10,7 +10,8 @@ import pytest_asyncio
 
 from charloom.cli.main import main
 from charloom.client import AsyncClient, Client
-from tests.unit.client.fake_server import FakeServer, Proxy
+from tests.unit.client.fake_server import FakeServer
+from tests.unit.client.proxy import Proxy
 from tests.unit.client.twins import AsAsyncio
 
 Run = Callable[..., int]
@@ -37,23 +38,32 @@ def server() -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def client(server: FakeServer) -> Iterator[Client]:
-    with Client(server.target) as client:
+def shared_stream() -> bool:
+    """Whether the clients' calls of Generate share a stream; a module may say `shared_stream = with_and_without`."""
+    return False
+
+
+@pytest.fixture
+def client(server: FakeServer, shared_stream: bool) -> Iterator[Client]:
+    with Client(server.target, shared_stream=shared_stream) as client:
         yield client
 
 
 @pytest_asyncio.fixture
-async def async_client(server: FakeServer) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.target) as client:
+async def async_client(server: FakeServer, shared_stream: bool) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(server.target, shared_stream=shared_stream) as client:
         yield client
 
 
 @pytest.fixture(params=[AsyncClient, Client])
-def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
+def make(request: pytest.FixtureRequest, shared_stream: bool) -> Callable[..., Any]:
     """Makes a client of either kind, the blocking one with the surface of the other."""
-    if request.param is AsyncClient:
-        return AsyncClient
-    return lambda *args, **kwargs: AsAsyncio(Client(*args, **kwargs))
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        client = request.param(*args, **{"shared_stream": shared_stream, **kwargs})
+        return client if request.param is AsyncClient else AsAsyncio(client)
+
+    return make
 
 
 @pytest_asyncio.fixture

@@ -26,7 +26,9 @@ from charloom.client import (
     DeadlineExceeded,
     Overloaded,
 )
-from tests.unit.client.fake_server import FakeServer, Proxy, abort, error_info, failing
+from tests.unit.client.fake_answers import abort, error_info, failing
+from tests.unit.client.fake_server import FakeServer
+from tests.unit.client.proxy import Proxy
 
 CODE = grpc.StatusCode
 CALLS: dict[str, Callable[[AsyncClient], Awaitable[Any]]] = {
@@ -45,6 +47,7 @@ CALLS: dict[str, Callable[[AsyncClient], Awaitable[Any]]] = {
     "models": lambda client: client.models(),
     "health": lambda client: client.health(),
 }
+with_both_kinds_of_streams = pytest.mark.parametrize("shared_stream", [False, True])
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
@@ -76,7 +79,7 @@ def silent(server: FakeServer) -> None:
         server.ended.wait(30)
         yield from ()
 
-    streams = {"Generate", "Inspect", "Observe", "Converse", "ClassifyStream", "ClassifyMany"}
+    streams = {"Generate", "GenerateMany", "Inspect", "Observe", "Converse", "ClassifyStream", "ClassifyMany"}
     server.answers = {method: many if method in streams else one for method in server.answers}
 
 
@@ -135,6 +138,7 @@ async def test_a_connection_that_is_reset(
         resetting.join()
 
 
+@with_both_kinds_of_streams
 async def test_a_call_that_has_begun_breaks_for_who_reads_it_and_for_who_sends(
     server: FakeServer, proxy: Proxy, make: Callable[..., Any]
 ) -> None:
@@ -223,6 +227,7 @@ async def test_a_proxy_whose_server_does_not_answer(
                 await assert_breaks(call, client, address)
 
 
+@with_both_kinds_of_streams
 async def test_a_call_that_its_caller_cancelled_is_no_break(server: FakeServer, either: AsyncClient) -> None:
     silent(server)
     text, several, talk = either.generate("Hi"), either.continuations("Hi", n=2), either.converse("Hi")
@@ -232,6 +237,7 @@ async def test_a_call_that_its_caller_cancelled_is_no_break(server: FakeServer, 
             await anext(call)
 
 
+@with_both_kinds_of_streams
 async def test_what_the_server_says_itself_is_told_as_it_is(server: FakeServer, either: AsyncClient) -> None:
     server.answers["Generate"] = failing(CODE.CANCELLED, "stopped", error_info("STOPPED"))
     with pytest.raises(Cancelled, match="stopped"):

@@ -11,7 +11,9 @@ import pytest
 
 from charloom.client import AsyncClient, Client, ConnectionFailed, DeadlineExceeded
 from charloom.v1 import generation_pb2, reading_pb2
-from tests.unit.client.fake_server import PIECES, FakeServer, Proxy, logprobs, result
+from tests.unit.client.fake_answers import PIECES, logprobs, result
+from tests.unit.client.fake_server import FakeServer
+from tests.unit.client.proxy import Proxy
 
 LIMITS = [("grpc.max_receive_message_length", 1000)]
 LENGTH = 200

@@ -14,7 +14,8 @@ import pytest
 from charloom.cli.main import main
 from charloom.client import AsyncClient, FailedPrecondition, InternalError, InvalidArgument, InvalidValue, UnknownPart
 from charloom.v1 import classification_pb2
-from tests.unit.client.fake_server import FakeServer, error_info, failing
+from tests.unit.client.fake_answers import error_info, failing
+from tests.unit.client.fake_server import FakeServer
 
 Capture = pytest.CaptureFixture[str]
 

@@ -25,7 +25,8 @@ from charloom.client import (
     Unavailable,
 )
 from charloom.v1 import generation_pb2, sessions_pb2
-from tests.unit.client.fake_server import TEXT, FakeServer, error_info, failing, session, stream
+from tests.unit.client.fake_answers import TEXT, error_info, failing, session, stream
+from tests.unit.client.fake_server import FakeServer
 
 # Seconds that a call may spend on its way.
 NEAR = 3.0
@@ -348,6 +349,11 @@ def test_channel_options_are_added_to_the_clients_own(server: FakeServer) -> Non
 def test_a_target_is_text() -> None:
     with pytest.raises(InvalidValue, match="target: it is empty; give HOST:PORT, or unix:PATH"):
         Client("")
+    for url in ("http://localhost:50051", "HTTPS://my.host", "grpc://localhost:50051"):
+        with pytest.raises(InvalidValue, match=f"target: '{url}' is a URL; give HOST:PORT of the gRPC port, or unix"):
+            Client(url)
+    with pytest.raises(InvalidValue, match="target: '50051' names no host; give HOST:PORT, or unix:PATH"):
+        Client("50051")
     with pytest.raises(InvalidValue, match="target: 50051 is not a string"):
         Client(50051)  # type: ignore[arg-type]
 

@@ -19,17 +19,11 @@ from charloom.client import (
     InvalidValue,
 )
 from charloom.v1 import generation_pb2
-from tests.unit.client.fake_server import (
-    FakeServer,
-    abort,
-    continuation,
-    error_info,
-    failing,
-    result,
-    several,
-    stream,
-)
-from tests.unit.client.twins import Somewhere
+from tests.unit.client.fake_answers import abort, continuation, error_info, failing, result, several, stream
+from tests.unit.client.fake_server import FakeServer
+from tests.unit.client.twins import Somewhere, with_and_without
+
+shared_stream = with_and_without
 
 TEXTS = ["".join(continuation(index)) for index in range(3)]
 PAIRS = [

@@ -29,7 +29,8 @@ from charloom.client import (
     NotFound,
 )
 from charloom.v1 import conversation_pb2, generation_pb2
-from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, abort, converse, error_info, failing
+from tests.unit.client.fake_answers import PIECES, TEXT, abort, converse, error_info, failing
+from tests.unit.client.fake_server import FakeServer
 
 GONE = failing(grpc.StatusCode.NOT_FOUND, "there is no session", error_info("SESSION_NOT_FOUND"))
 Message = conversation_pb2.ConverseRequest

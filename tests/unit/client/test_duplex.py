@@ -13,7 +13,8 @@ import pytest
 from charloom.client import AsyncClient, ConversationText, InvalidArgument
 from charloom.client._async.duplex import AsyncDuplex
 from charloom.v1 import conversation_pb2, conversation_pb2_grpc, reading_pb2
-from tests.unit.client.fake_server import FakeServer, abort, error_info
+from tests.unit.client.fake_answers import abort, error_info
+from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.twins import Somewhere
 
 

@@ -12,7 +12,8 @@ from google.rpc import error_details_pb2
 from charloom import client as sdk
 from charloom.client import AsyncClient, Client
 from charloom.client._statuses import from_rpc_error
-from tests.unit.client.fake_server import FakeServer, error_info, failing
+from tests.unit.client.fake_answers import error_info, failing
+from tests.unit.client.fake_server import FakeServer
 
 CODE = grpc.StatusCode
 KINDS = [

@@ -24,7 +24,8 @@ from charloom.cli.sessions.heatmap_png import save
 from charloom.client import AsyncClient, Cancelled, Client, FailedPrecondition, InvalidValue, request_id
 from charloom.v1 import reading_pb2, text_pb2
 from tests.unit.client.conftest import Run
-from tests.unit.client.fake_server import FakeServer, activation, error_info, failing, inspect
+from tests.unit.client.fake_answers import activation, error_info, failing, inspect
+from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.twins import interrupt_soon
 
 NOT_INSPECTABLE = failing(

@@ -22,8 +22,12 @@ from charloom.client import (
     NotFound,
     request_id,
 )
-from tests.unit.client.fake_server import FakeServer, breaking, error_info, failing, in_turn, stream
+from tests.unit.client.fake_answers import breaking, error_info, failing, in_turn, stream
+from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.test_tenant import CALLS
+from tests.unit.client.twins import with_and_without
+
+shared_stream = with_and_without
 
 KEY = "charloom-request-id"
 CODE = grpc.StatusCode

@@ -42,11 +42,11 @@ from charloom.client._responses import (
 )
 from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, text_pb2
 
-from . import fake_server
+from . import fake_answers
 
 
 def test_a_result_has_every_value_of_its_message() -> None:
-    read = result(fake_server.result("s1"))
+    read = result(fake_answers.result("s1"))
     assert read.finish_reason is FinishReason.LENGTH
     assert read.finish_reason == "length"
     assert read.usage == Usage(prompt_tokens=3, completion_tokens=16)
@@ -77,7 +77,7 @@ def test_a_result_has_every_value_of_its_message() -> None:
 
 
 def test_a_result_without_a_session_says_none() -> None:
-    assert result(fake_server.result()).session is None
+    assert result(fake_answers.result()).session is None
 
 
 def test_a_stop_string_is_named() -> None:
@@ -120,7 +120,7 @@ def test_a_byte_that_is_no_character_has_a_text_all_the_same() -> None:
 
 
 def test_a_session_has_times_in_utc_and_seconds() -> None:
-    assert session_info(fake_server.session("s1", position=4, version=2)) == SessionInfo(
+    assert session_info(fake_answers.session("s1", position=4, version=2)) == SessionInfo(
         id="s1",
         model="small",
         model_digest="d1",
@@ -154,11 +154,12 @@ def test_a_session_that_was_imported_or_blended_comes_from_no_other() -> None:
 def test_a_receipt_says_what_was_forgotten_and_when() -> None:
     read = deletion_receipt(
         sessions_pb2.DeleteSessionResponse(
-            session=fake_server.session("s1"), delete_time=timestamp_pb2.Timestamp(seconds=1_700_000_000)
+            session=fake_answers.session("s1"), delete_time=timestamp_pb2.Timestamp(seconds=1_700_000_000)
         )
     )
     assert read == DeletionReceipt(
-        session=session_info(fake_server.session("s1")), deleted=datetime(2023, 11, 14, 22, 13, 20, tzinfo=timezone.utc)
+        session=session_info(fake_answers.session("s1")),
+        deleted=datetime(2023, 11, 14, 22, 13, 20, tzinfo=timezone.utc),
     )
 
 
@@ -171,7 +172,7 @@ def test_a_sealed_state_does_not_show_its_bytes() -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_forks_that_were_not_asked_for_are_a_fault_of_the_server(count: int) -> None:
-    answer = sessions_pb2.ForkSessionResponse(sessions=[fake_server.session("a"), fake_server.session("b")])
+    answer = sessions_pb2.ForkSessionResponse(sessions=[fake_answers.session("a"), fake_answers.session("b")])
     assert [info.id for info in forks(answer, 2)] == ["a", "b"]
     with pytest.raises(InternalError, match=f"answered with 2 sessions where {count} were asked for"):
         forks(answer, count)
@@ -179,7 +180,7 @@ def test_forks_that_were_not_asked_for_are_a_fault_of_the_server(count: int) -> 
 
 def test_a_score_has_every_value_of_its_message() -> None:
     message = reading_pb2.ScoreResponse(
-        logprobs=fake_server.read("Hi", 1), nats_per_token=1.5, bits_per_character=2.5, perplexity=4.5
+        logprobs=fake_answers.read("Hi", 1), nats_per_token=1.5, bits_per_character=2.5, perplexity=4.5
     )
     read = score(message)
     assert [token.text for token in read.logprobs] == ["H", "i"]
@@ -188,7 +189,7 @@ def test_a_score_has_every_value_of_its_message() -> None:
 
 
 def test_a_peek_has_every_value_of_its_message() -> None:
-    read = peek(reading_pb2.PeekResponse(text="ab", distributions=fake_server.read("ab", 3), position=7))
+    read = peek(reading_pb2.PeekResponse(text="ab", distributions=fake_answers.read("ab", 3), position=7))
     assert (read.text, read.position) == ("ab", 7)
     assert [[other.text for other in one.top] for one in read.distributions] == [["a", "b", "c"], ["b", "c", "d"]]
 
@@ -206,7 +207,7 @@ def test_each_event_of_a_conversation_is_told_apart() -> None:
     assert conversation_event(make(position=4, text="ab")) == ConversationText(text="ab", position=4)
     assert conversation_event(make(position=4, text="")) == ConversationText(text="", position=4)
     assert conversation_event(make(position=5, applied=0)) == Applied(number=0, position=5)
-    ending = fake_server.result("s1")
+    ending = fake_answers.result("s1")
     assert conversation_event(make(position=6, ended=ending)) == Ended(result=result(ending), position=6)
     assert conversation_event(make(position=7)) is None
 
@@ -219,7 +220,7 @@ def test_a_state_is_there_only_if_it_was_sent() -> None:
 
 
 def test_a_model_has_every_value_of_its_message() -> None:
-    read = model_info(fake_server.model())
+    read = model_info(fake_answers.model())
     message = models_pb2.Model.DESCRIPTOR
     wire = {field.name for field in message.fields} - {"labelling"}  # whose fields are the model's own here
     renamed = {"scores": "label_scores"}
@@ -244,7 +245,7 @@ def test_a_model_has_every_value_of_its_message() -> None:
     ],
 )
 def test_batch_invariance_is_yes_no_or_unchecked(number: int, meaning: bool | None) -> None:
-    message = fake_server.model()
+    message = fake_answers.model()
     message.batch_invariance = number
     assert model_info(message).batch_invariance is meaning
 
@@ -269,8 +270,8 @@ def test_a_sampling_parameter_comes_back_with_as_many_digits_as_it_had(value: fl
 
 
 def test_values_can_be_pickled_and_cannot_be_changed() -> None:
-    read = result(fake_server.result("s1"))
+    read = result(fake_answers.result("s1"))
     assert pickle.loads(pickle.dumps(read)) == read
-    assert hash(read) == hash(result(fake_server.result("s1")))
+    assert hash(read) == hash(result(fake_answers.result("s1")))
     with pytest.raises(dataclasses.FrozenInstanceError):
         read.seed = 1  # type: ignore[misc]

@@ -34,19 +34,12 @@ from charloom.client._resumption import PATIENCE, Pace, Resumption
 from charloom.client._sync.connection import Connection
 from charloom.client._sync.resuming import ResumingCall
 from charloom.v1 import generation_pb2
-from tests.unit.client.fake_server import (
-    PIECES,
-    TEXT,
-    FakeServer,
-    Proxy,
-    breaking,
-    draining,
-    error_info,
-    failing,
-    in_turn,
-    stream,
-)
-from tests.unit.client.twins import Somewhere
+from tests.unit.client.fake_answers import PIECES, TEXT, breaking, draining, error_info, failing, in_turn, stream
+from tests.unit.client.fake_server import FakeServer
+from tests.unit.client.proxy import Proxy
+from tests.unit.client.twins import Somewhere, with_and_without
+
+shared_stream = with_and_without
 
 CODE = grpc.StatusCode
 LOST = breaking(1, CODE.UNAVAILABLE, "connection reset")
@@ -73,9 +66,9 @@ class Seen:
 OnPiece = Callable[[str], None]
 
 
-def blocking(target: str, session: str | None, on_piece: OnPiece, **options: Any) -> Seen:
+def blocking(target: str, shared: bool, session: str | None, on_piece: OnPiece, **options: Any) -> Seen:
     seen = Seen()
-    with Client(target) as client:
+    with Client(target, shared_stream=shared) as client:
         source = client.open_session(session) if session else client
         text = source.generate("Hi", **options)
         try:
@@ -93,10 +86,10 @@ def blocking(target: str, session: str | None, on_piece: OnPiece, **options: Any
     return seen
 
 
-def asynchronous(target: str, session: str | None, on_piece: OnPiece, **options: Any) -> Seen:
+def asynchronous(target: str, shared: bool, session: str | None, on_piece: OnPiece, **options: Any) -> Seen:
     async def read() -> Seen:
         seen = Seen()
-        async with AsyncClient(target) as client:
+        async with AsyncClient(target, shared_stream=shared) as client:
             source = await client.open_session(session) if session else client
             text = source.generate("Hi", **options)
             try:
@@ -120,7 +113,7 @@ Read = Callable[..., Seen]
 
 
 @pytest.fixture(params=[blocking, asynchronous])
-def read(request: pytest.FixtureRequest, server: FakeServer) -> Read:
+def read(request: pytest.FixtureRequest, server: FakeServer, shared_stream: bool) -> Read:
     """Reads a stream of either client to its end."""
 
     def read(
@@ -130,7 +123,7 @@ def read(request: pytest.FixtureRequest, server: FakeServer) -> Read:
         on_piece: OnPiece = lambda piece: None,
         **options: Any,
     ) -> Seen:
-        seen: Seen = request.param(target, session, on_piece, **options)
+        seen: Seen = request.param(target, shared_stream, session, on_piece, **options)
         assert seen.later_error is seen.error
         return seen
 
@@ -345,6 +338,11 @@ def to_the_end_asyncio(target: str, resumption: Resumption) -> None:
 
 
 class TestGivingUp:
+    @pytest.fixture
+    def shared_stream(self) -> bool:
+        """When to give up is decided without knowing of it, and these tests take their time."""
+        return False
+
     def test_a_server_that_never_comes_back_is_the_first_error_at_the_deadline(
         self, server: FakeServer, read: Read
     ) -> None:

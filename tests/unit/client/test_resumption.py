@@ -15,7 +15,7 @@ from google.rpc import status_pb2
 from charloom.client import Cancelled, CharloomError, Conflict, ConnectionFailed, NotFound, Unavailable
 from charloom.client._resumption import PATIENCE, Pace, Resumption
 from charloom.v1 import generation_pb2
-from tests.unit.client.fake_server import error_info
+from tests.unit.client.fake_answers import error_info
 from tests.unit.client.twins import Somewhere
 
 CODE = grpc.StatusCode

@@ -19,7 +19,8 @@ from charloom.client import (
     SessionExpired,
 )
 from charloom.v1 import sessions_pb2
-from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, error_info, failing, session
+from tests.unit.client.fake_answers import PIECES, TEXT, error_info, failing, session
+from tests.unit.client.fake_server import FakeServer
 
 GONE = failing(grpc.StatusCode.NOT_FOUND, "expired", error_info("SESSION_EXPIRED"))
 BUSY = failing(grpc.StatusCode.ABORTED, "in use", error_info("SESSION_BUSY"))

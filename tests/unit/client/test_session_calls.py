@@ -27,7 +27,8 @@ from charloom.client import (
     SealedState,
 )
 from charloom.v1 import sessions_pb2, text_pb2
-from tests.unit.client.fake_server import FakeServer, error_info, failing, session
+from tests.unit.client.fake_answers import error_info, failing, session
+from tests.unit.client.fake_server import FakeServer
 
 CODE = grpc.StatusCode
 Client_ = Any

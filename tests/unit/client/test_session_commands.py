@@ -15,7 +15,8 @@ from charloom.cli.main import main
 from charloom.client import request_id
 from charloom.v1 import generation_pb2, reading_pb2, sessions_pb2, text_pb2
 from tests.unit.client.conftest import Run
-from tests.unit.client.fake_server import FakeServer, error_info, failing, session
+from tests.unit.client.fake_answers import error_info, failing, session
+from tests.unit.client.fake_server import FakeServer
 
 GONE = failing(grpc.StatusCode.NOT_FOUND, "there is no session 's1' here", error_info("SESSION_NOT_FOUND"))
 HEADINGS = ["ID", "MODEL", "POSITION", "EARLIEST", "SEED", "ADAPTIVE", "EXPIRES", "FROM"]
@@ -301,6 +302,12 @@ class TestScore:
         assert server.asked("ScoreMany")[0].start.session_id == "s1"
         assert run("score", "--lines", "--each", "a") == 1
         assert "leave out --each and --top-logprobs, or --lines" in capsys.readouterr().err
+
+    def test_a_line_that_is_refused_is_named_and_those_before_it_are_told(self, run: Run, capsys: Capture) -> None:
+        assert run("score", "--lines", stdin="Hi\n\n" + "x" * 70_001 + "\nthere\n") == 1
+        out, err = capsys.readouterr()
+        assert out == "  1.0000  Hi\n  1.0000  \n"
+        assert err.startswith("charloom score: line 3 has no score, nor have those after it: texts[2]: too long")
 
     def test_each_character_has_a_line(self, run: Run, server: FakeServer, capsys: Capture) -> None:
         assert run("score", "Hi", "--each", "--top-logprobs", "2") == 0

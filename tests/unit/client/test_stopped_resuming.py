@@ -21,14 +21,11 @@ from charloom.client import (
 from charloom.client._resumption import Resumption
 from charloom.client._sync.resuming import ResumingCall
 from charloom.v1 import generation_pb2
-from tests.unit.client.fake_server import (
-    PIECES,
-    FakeServer,
-    breaking,
-    failing,
-    in_turn,
-)
-from tests.unit.client.twins import Somewhere
+from tests.unit.client.fake_answers import PIECES, breaking, failing, in_turn
+from tests.unit.client.fake_server import FakeServer
+from tests.unit.client.twins import Somewhere, with_and_without
+
+shared_stream = with_and_without
 
 CODE = grpc.StatusCode
 LOST = breaking(1, CODE.UNAVAILABLE, "connection reset")

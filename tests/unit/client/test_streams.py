@@ -19,8 +19,11 @@ from charloom.client import (
     TextStream,
 )
 from charloom.v1 import generation_pb2, text_pb2
-from tests.unit.client.fake_server import PIECES, TEXT, FakeServer, abort, draining, error_info, result, stream
-from tests.unit.client.twins import Somewhere, interrupt_soon
+from tests.unit.client.fake_answers import PIECES, TEXT, abort, draining, error_info, result, stream
+from tests.unit.client.fake_server import FakeServer
+from tests.unit.client.twins import Somewhere, interrupt_soon, with_and_without
+
+shared_stream = with_and_without
 
 
 def with_empty_messages(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:

@@ -12,7 +12,8 @@ import pytest
 from charloom.cli.main import main
 from charloom.client import AsyncClient, InternalError, InvalidValue, NotFound
 from charloom.v1 import generation_pb2, suggesting_pb2, text_pb2
-from tests.unit.client.fake_server import FakeServer, error_info, failing
+from tests.unit.client.fake_answers import error_info, failing
+from tests.unit.client.fake_server import FakeServer
 
 SKIP = text_pb2.UNKNOWN_CHARACTERS_SKIP
 

@@ -12,7 +12,8 @@ import pytest
 from charloom.cli.main import main
 from charloom.client import AsyncClient, Client, ConnectionFailed, InvalidValue
 from charloom.client._target import is_local
-from tests.unit.client.fake_server import TEXT, FakeServer
+from tests.unit.client.fake_answers import TEXT
+from tests.unit.client.fake_server import FakeServer
 
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")
 

@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from charloom.client import AsyncClient, Client, InvalidValue
-from tests.unit.client.fake_server import FakeServer, breaking, in_turn, stream
+from tests.unit.client.fake_answers import breaking, in_turn, stream
+from tests.unit.client.fake_server import FakeServer
 
 KEY = "charloom-tenant"
 CALLS: dict[str, Callable[[Client], Any]] = {

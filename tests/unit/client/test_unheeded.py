@@ -12,7 +12,8 @@ from charloom.client import AsyncClient, Ended, Unimplemented
 from charloom.client._watching_messages import answered, asking, start
 from charloom.v1 import generation_pb2, sessions_pb2, watching_pb2
 from tests.unit.client.conftest import Run
-from tests.unit.client.fake_server import TEXT, FakeServer, session, stream
+from tests.unit.client.fake_answers import TEXT, session, stream
+from tests.unit.client.fake_server import FakeServer
 
 OPTIONS: list[dict[str, Any]] = [{"regex": "a"}, {"choices": ["a"]}, {"json_schema": {"const": 1}}]
 

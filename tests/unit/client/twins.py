@@ -10,10 +10,18 @@ from collections.abc import AsyncIterator, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from charloom import client as sdk
 from charloom.client import Client, Continuations, Conversation, Labeller, Observer, Session, TextStream
 
 KINDS = (Client, Session, TextStream, Continuations, Conversation, Observer, Labeller)
+
+
+@pytest.fixture(params=[False, True], ids=["own_streams", "shared_stream"])
+def with_and_without(request: pytest.FixtureRequest) -> bool:
+    """For `shared_stream`: once so that each call has a stream of its own, and once so that all share one."""
+    return bool(request.param)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,7 +24,9 @@ from charloom.engine.model_errors import (
     ModelUnusable,
 )
 from charloom.engine.quotas import QuotaExceeded
+from charloom.engine.telemetry import CallRecord, set_call
 from charloom.server.audit import AuditLogUnavailable
+from charloom.server.codes import OK
 from charloom.server.group import ProcessRefused
 from charloom.server.grpc.errors import CODES, ErrorInterceptor, status_of
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
@@ -154,3 +157,33 @@ async def test_a_client_that_has_gone_before_its_answer_leaves_nothing_in_the_lo
     with pytest.raises(asyncio.CancelledError):
         await handler.unary_unary(b"", None)
     assert caplog.records == []
+
+
+async def test_a_stream_that_is_cancelled_is_not_taken_for_one_whose_requests_have_ended() -> None:
+    """To its task both are an end of the requests; that of a cancelled one is cancelled a moment later."""
+
+    class Cancelled:
+        async def read(self) -> Any:
+            asyncio.get_running_loop().call_later(0.001, task.cancel)
+            return grpc.aio.EOF
+
+    async def behaviour(requests: AsyncIterator[Any], context: object) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield request
+
+    async def continuation(details: object) -> grpc.RpcMethodHandler[Any, Any]:
+        return grpc.stream_stream_rpc_method_handler(behaviour, HealthCheckRequest.FromString)
+
+    async def run() -> None:
+        set_call(call)
+        async for _ in handler.stream_stream(None, Cancelled()):
+            pass
+
+    details = cast(grpc.HandlerCallDetails, SimpleNamespace(method="/grpc.health.v1.Health/Check"))
+    interceptor = ErrorInterceptor(lambda method, context: lambda: None, lambda: 1000)
+    handler: Any = await interceptor.intercept_service(continuation, details)
+    call = CallRecord("Health/Check")
+    task = asyncio.create_task(run())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert call.code != OK

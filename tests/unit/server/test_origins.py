@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from charloom.server.grpc.caller import peer_address
@@ -79,3 +81,17 @@ def test_a_proxy_that_does_not_say_for_whom_it_calls_is_the_caller(forwarded: st
 def test_a_trusted_proxy_has_to_be_an_address_or_a_network(trusted: str) -> None:
     with pytest.raises(ValueError, match=trusted.split("/")[0]):
         Origins(trusted)
+
+
+@pytest.mark.parametrize("trusted", ["", "203.0.113.7"])
+def test_long_hops_are_not_kept(trusted: str) -> None:
+    origins = Origins(trusted)
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            hops = f"{'x' * 60_000}{number}, 198.51.100.9"
+            assert origins.of("203.0.113.7", 5000, hops) == ("198.51.100.9" if trusted else "203.0.113.7")
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 500_000

@@ -41,6 +41,10 @@ class AsyncClient(AsyncClientReading, AsyncClientSessions, AsyncClientAdministra
         key: PEM file of its private key.
         credentials: of gRPC, in place of the last four.
         channel_options: further options of the gRPC channel.
+        shared_stream: whether texts are streamed to this client on one gRPC stream for all, in place of one for each:
+            for programs with many short calls at a time. It takes a server of this version, reached directly or by a
+            proxy that need not look at each call. A text that is read slowly holds up no other: what has come of it
+            is kept until then.
 
     Every call may raise `ConnectionFailed` and the kinds of `RequestError`; options that no message can carry raise
     `InvalidValue` before anything is sent.
@@ -60,9 +64,10 @@ class AsyncClient(AsyncClientReading, AsyncClientSessions, AsyncClientAdministra
         key: str | PathLike[str] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         channel_options: ChannelOptions = (),
+        shared_stream: bool = False,
     ) -> None:
         who = access(target, tenant=tenant, token=token, tls=tls, ca=ca, cert=cert, key=key, credentials=credentials)
-        super().__init__(AsyncConnection(target, timeout, who, channel_options))
+        super().__init__(AsyncConnection(target, timeout, who, channel_options, shared_stream=shared_stream))
 
     async def health(self, *, timeout: Timeout = NOT_GIVEN) -> HealthStatus:
         """What the server says about itself."""

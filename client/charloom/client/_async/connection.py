@@ -14,9 +14,11 @@ from charloom.client._async.duplex import AsyncDuplex
 from charloom.client._async.event_loop import require_running
 from charloom.client._async.reading import AsyncCall
 from charloom.client._async.resuming import AsyncResumingCall
+from charloom.client._async.shared_stream import AsyncSharedStreams
 from charloom.client._options import Timeout
 from charloom.client._resumption import Resumption
 from charloom.client._settings import HEALTH_CHECK, Begun, Settings
+from charloom.client._shared_stream import LARGEST
 from charloom.client._statuses import cancelled
 from charloom.v1 import (
     classification_pb2,
@@ -188,7 +190,19 @@ class AsyncConnection(Settings):
         return AsyncResumingCall(functools.partial(self._generate, begun), resumption, begun)
 
     def _generate(self, begun: Begun, request: generation_pb2.GenerateRequest, seconds: float | None) -> AsyncCall:
+        if self.shares_stream and request.ByteSize() <= LARGEST:
+            return self._shared.generate(request, seconds, begun)
         return self.generation.Generate(request, timeout=seconds, metadata=begun.metadata)
+
+    @functools.cached_property
+    def _shared(self) -> AsyncSharedStreams:
+        return AsyncSharedStreams(self._generate_many)
+
+    def _generate_many(
+        self, first: generation_pb2.GenerateManyRequest
+    ) -> AsyncDuplex[generation_pb2.GenerateManyRequest, generation_pb2.GenerateManyResponse]:
+        begun = self.begin()
+        return AsyncDuplex(self.generation.GenerateMany(metadata=begun.metadata), first, begun)
 
     def observe(
         self, start: reading_pb2.ObserveRequest, timeout: Timeout
@@ -253,3 +267,4 @@ class AsyncConnection(Settings):
         self.closed = True
         if self._made is not None:
             await self._made.close()
+            await self._shared.wait_until_over()

@@ -13,9 +13,11 @@ from charloom.client._access import Access
 from charloom.client._options import Timeout
 from charloom.client._resumption import Resumption
 from charloom.client._settings import HEALTH_CHECK, Begun, ChannelOptions, Settings
+from charloom.client._shared_stream import LARGEST
 from charloom.client._sync.duplex import Duplex
 from charloom.client._sync.reading import Call
 from charloom.client._sync.resuming import ResumingCall
+from charloom.client._sync.shared_stream import SharedStreams
 from charloom.v1 import (
     classification_pb2,
     classification_pb2_grpc,
@@ -50,8 +52,11 @@ class Connection(Settings):
         timeout: float | None,
         access: Access,
         channel_options: ChannelOptions,
+        *,
+        shared_stream: bool = False,
     ) -> None:
-        super().__init__(target, timeout, access, channel_options)
+        super().__init__(target, timeout, access, channel_options, shared_stream=shared_stream)
+        self._shared = SharedStreams(self._generate_many)
         if self._credentials is None:
             self._channel = grpc.insecure_channel(self.target, self._options)
         else:
@@ -133,7 +138,19 @@ class Connection(Settings):
         return ResumingCall(functools.partial(self._generate, begun), resumption, begun)
 
     def _generate(self, begun: Begun, request: generation_pb2.GenerateRequest, seconds: float | None) -> Call:
+        if self.shares_stream and request.ByteSize() <= LARGEST:
+            return self._shared.generate(request, seconds, begun)
         return self.generation.Generate(request, timeout=seconds, metadata=begun.metadata)
+
+    def _generate_many(
+        self, first: generation_pb2.GenerateManyRequest
+    ) -> Duplex[generation_pb2.GenerateManyRequest, generation_pb2.GenerateManyResponse]:
+        begun = self.begin()
+
+        def begin(requests: Iterator[generation_pb2.GenerateManyRequest]) -> Any:
+            return self.generation.GenerateMany(requests, metadata=begun.metadata)
+
+        return Duplex(begin, first, begun)
 
     def observe(
         self, start: reading_pb2.ObserveRequest, timeout: Timeout

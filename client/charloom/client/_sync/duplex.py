@@ -59,6 +59,10 @@ class Outbox(Generic[Request]):
             self._count += 1
             return self._count - 1
 
+    def post(self, message: Request) -> None:
+        """Send a message without a number, or none after `close`. It takes no lock, so finalizers may call it."""
+        self._queue.put(message)
+
     def close(self) -> None:
         """Send nothing more, which lets gRPC's thread go. May be called twice."""
         with self._lock:
@@ -103,6 +107,10 @@ class Duplex(Generic[Request, Response]):
         if isinstance(self._call, grpc.RpcError) and not self._call.is_active() and not self._is_ok(self._call):
             raise self._error(self._call) from self._call
         return self._outbox.put(message)
+
+    def post(self, message: Request) -> None:
+        """Send a message whose number nobody needs, if the call still takes one; for finalizers too."""
+        self._outbox.post(message)
 
     def receive(self) -> Response | None:
         """The next message; `None` once the server has closed the call.

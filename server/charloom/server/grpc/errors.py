@@ -26,6 +26,8 @@ from charloom.server.telemetry.calls import REQUEST_ID_KEY
 log = logging.getLogger(__name__)
 
 DOMAIN = "charloom"
+END_SECONDS = 0.005
+"""How long the requests of a stream are not told to have ended after gRPC says so."""
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 CODES = {kind: grpc.StatusCode[code.name] for kind, code in codes.CODES.items()}
@@ -54,15 +56,28 @@ def _status(code: grpc.StatusCode, text: str, details: list[message.Message]) ->
     return status_pb2.Status(code=code.value[0], message=text, details=packed)
 
 
-async def _fail(context: Any, problem: Exception) -> NoReturn:
+CANCELLED = status_pb2.Status(code=grpc.StatusCode.CANCELLED.value[0], message="the call was cancelled")
+DEADLINE_EXCEEDED = status_pb2.Status(
+    code=grpc.StatusCode.DEADLINE_EXCEEDED.value[0], message="the call did not end before its deadline"
+)
+
+
+def failure_of(problem: Exception) -> status_pb2.Status:
+    """The status of the call that runs in this task, which ends with this exception; its record has it then, too."""
     status = status_of(problem) if isinstance(problem, EngineError) else _incident(problem)
-    trailing: tuple[tuple[str, str], ...] = ()
     call = running_call()
     if call is not None:
         reason = problem.reason if isinstance(problem, EngineError) else UNEXPECTED
         call.failed(_NAMES[status.code], reason)
         status.details.add().Pack(error_details_pb2.RequestInfo(request_id=call.request_id))
-        trailing = ((REQUEST_ID_KEY, call.request_id),)
+    _let_go(problem)
+    return status
+
+
+async def _fail(context: Any, problem: Exception) -> NoReturn:
+    status = failure_of(problem)
+    call = running_call()
+    trailing = () if call is None else ((REQUEST_ID_KEY, call.request_id),)
     told = rpc_status.to_status(status)
     try:
         await context.abort(told.code, told.details, (*told.trailing_metadata, *trailing))
@@ -71,6 +86,17 @@ async def _fail(context: Any, problem: Exception) -> NoReturn:
     except Exception:  # the client has gone, there is nobody left to tell
         raise asyncio.CancelledError from None
     raise AssertionError("abort raises")
+
+
+def _let_go(problem: BaseException) -> None:
+    """Forget where an exception comes from, now that it is told.
+
+    It is often in a cycle with a frame that it has passed, by a task that this one waited for. What such frames have,
+    such as a request that is too large, would then stay until garbage is collected.
+    """
+    problem.__traceback__ = None
+    if (earlier := problem.__cause__ or problem.__context__) is not None:
+        _let_go(earlier)
 
 
 def _incident(problem: Exception) -> status_pb2.Status:
@@ -130,13 +156,13 @@ def _wrapped(
     # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are.
     if handler.request_streaming:
         # The client decides when it ends, so that it may outlive what the client has shown.
-        behaviour = _streaming(handler.stream_stream, _each(read), begin, checked=True)
+        behaviour = _streaming(handler.stream_stream, functools.partial(_each, read), begin, checked=True)
         return grpc.stream_stream_rpc_method_handler(behaviour, None, write)
     if not handler.response_streaming:
         return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, read, begin), None, write)
     if inspect.isasyncgenfunction(handler.unary_stream):
         return grpc.unary_stream_rpc_method_handler(
-            _streaming(handler.unary_stream, lambda request: _parsed(read, request), begin), None, write
+            _streaming(handler.unary_stream, lambda request, context: _parsed(read, request), begin), None, write
         )
     # Health's Watch writes to its context instead of yielding.
     return grpc.unary_stream_rpc_method_handler(_answering(handler.unary_stream, read, begin), None, write)
@@ -167,12 +193,12 @@ def _answering(behaviour: Any, read: Read, begin: Callable[[Any], Check]) -> Any
 
 
 def _streaming(
-    behaviour: Any, read: Callable[[Any], Any], begin: Callable[[Any], Check], *, checked: bool = False
+    behaviour: Any, read: Callable[[Any, Any], Any], begin: Callable[[Any], Check], *, checked: bool = False
 ) -> Any:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
             check = begin(context)
-            async with contextlib.aclosing(behaviour(read(request), context)) as replies:
+            async with contextlib.aclosing(behaviour(read(request, context), context)) as replies:
                 async for reply in replies:
                     if checked:
                         check()
@@ -206,12 +232,16 @@ def _unless_bytes(write: Callable[[message.Message], bytes]) -> Callable[[messag
     return lambda answer: answer if isinstance(answer, bytes) else write(answer)
 
 
-def _each(read: Read) -> Callable[[AsyncIterator[bytes]], AsyncIterator[message.Message]]:
-    async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[message.Message]:
-        async for request in requests:
-            yield _parsed(read, request)
+async def _each(read: Read, requests: object, context: Any) -> AsyncIterator[message.Message]:
+    """The requests of a stream, from its context: gRPC's iterator over them keeps the last one, of up to
+    `max_message_bytes`, until garbage is collected, unless it is read to its end.
 
-    return parsed
+    What a call that is cancelled reads is an end too, and its task is cancelled a moment later. Without a pause, a
+    handler that is done with its requests could end as one that has served its client.
+    """
+    while (request := await context.read()) is not grpc.aio.EOF:
+        yield _parsed(read, request)
+    await asyncio.sleep(END_SECONDS)
 
 
 def _parsed(read: Read, request: bytes) -> message.Message:

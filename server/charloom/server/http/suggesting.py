@@ -12,6 +12,7 @@ from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.calls.suggesting import SuggestionRequest
 from charloom.engine.constraints.constraint import Constraint, Kind
 from charloom.engine.engine import Engine
+from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import DEFAULT_BEAM, DEFAULT_SUGGESTED, DEFAULT_SUGGESTIONS
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
@@ -54,7 +55,7 @@ class SuggestBody(SuggestingBody, MatchingBody):
     """Texts to find."""
 
     count: Count = Field(DEFAULT_SUGGESTIONS, description="how many texts")
-    boundary: Literal["word", "line", "length"] = Field("word", description="where each ends")
+    boundary: Literal["word", "line", "length"] = Field("word", description="where each ends, without a constraint")
     pattern: str | None = Field(None, description="`regex` under its older name")
     max_tokens: Count = Field(DEFAULT_SUGGESTED, description="the most tokens of a text")
     beam: Count | None = Field(None, description=f"how many texts are open at a time; {DEFAULT_BEAM}, or count if more")
@@ -123,9 +124,12 @@ class Suggesting:
 
     async def suggest(self, exchange: Exchange, body: SuggestBody) -> None:
         """The most probable texts."""
-        request = SuggestionRequest(
-            _start(body), body.count, Boundary(body.boundary), constraint_of(body), body.max_tokens, body.beam
-        )
+        boundary, constraint = Boundary(body.boundary), constraint_of(body)
+        if constraint is not None and boundary is not Boundary.WORD:
+            raise InvalidRequest(
+                "boundary", f"{constraint.field} says already where a text ends; leave one of the two out"
+            )
+        request = SuggestionRequest(_start(body), body.count, boundary, constraint, body.max_tokens, body.beam)
         found = await self._engine.suggesting.suggest(request)
         data = [
             {

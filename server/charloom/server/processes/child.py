@@ -11,9 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from charloom.server.processes.link import Link, LinkClosed
-
-OWN_SETTINGS = "CHARLOOM_"
-"""What the names of variables begin with that are settings: a child is told them by its parent."""
+from charloom.server.variables import PREFIX
 
 
 class ChildFailed(ValueError):
@@ -48,7 +46,8 @@ class Child:
         """A new process with a link to it. It has its own session, so that a terminal signals the parent alone."""
         ours, theirs = socket.socketpair()
         with theirs:
-            environment = {name: value for name, value in os.environ.items() if not name.startswith(OWN_SETTINGS)}
+            # What is set of the server, its parent tells it.
+            environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
             process = await asyncio.create_subprocess_exec(
                 *command,
                 str(theirs.fileno()),

@@ -3,30 +3,61 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from charloom.engine.call_end import at_end_of_call
 from charloom.engine.calls.generation import Continuation, TextDelta
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.engine import Engine
+from charloom.server.admission import Admission
 from charloom.server.caller import current_caller
+from charloom.server.grpc.caller import arrival_of
 from charloom.server.grpc.message_size import MessageSize
+from charloom.server.grpc.services.many_calls import ManyCalls, Turns
 from charloom.server.grpc.translation.encoded import Answer, encoded, encoded_item, encoded_parts
 from charloom.server.grpc.translation.generation import from_delta, from_result, to_request
 from charloom.server.merged import merged
+from charloom.server.settings import ServerSettings
 from charloom.v1 import generation_pb2, generation_pb2_grpc
 
 
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     """Generates text, statelessly or as a session's next part."""
 
-    def __init__(self, engine: Engine, size: MessageSize) -> None:
+    def __init__(self, engine: Engine, size: MessageSize, admission: Admission, settings: ServerSettings) -> None:
         self._engine = engine
         self._size = size
+        self._admission = admission
+        self._settings = settings
+        self._turns = Turns()
 
     async def Generate(self, request: generation_pb2.GenerateRequest, context: Any) -> AsyncIterator[Answer]:
         """Stream the text of each continuation, then its result."""
+        async for reply in await self._answers(request):
+            yield reply
+
+    async def GenerateMany(
+        self, requests: AsyncIterator[generation_pb2.GenerateManyRequest], context: Any
+    ) -> AsyncIterator[Answer]:
+        """Stream what the calls that the client begins have to say."""
+        admission, settings = self._admission, self._settings
+        arrival = arrival_of(context, admission.carriers)
+        calls = ManyCalls(
+            admission,
+            arrival,
+            self._answers,
+            self._turns,
+            self._engine.draining,
+            settings.idle_seconds,
+            settings.max_streams,
+        )
+        async with contextlib.aclosing(calls.messages(requests)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _answers(self, request: generation_pb2.GenerateRequest) -> AsyncGenerator[Answer, None]:
         asked = to_request(
             request.options,
             current_caller().tenant,
@@ -35,8 +66,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         )
         generations = await self._generations(asked)
         replies = [_replies(generation, index) for index, generation in enumerate(generations)]
-        async for reply in replies[0] if len(replies) == 1 else merged(replies):
-            yield reply
+        return replies[0] if len(replies) == 1 else merged(replies)
 
     async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> Answer:
         """Answer with all continuations once they are whole."""
@@ -63,7 +93,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return generations
 
 
-async def _replies(generation: Continuation, index: int) -> AsyncIterator[Answer]:
+async def _replies(generation: Continuation, index: int) -> AsyncGenerator[Answer, None]:
     """The messages of continuation number `index`; the last one has its result."""
     async for delta in generation:
         result = generation.result

@@ -16,6 +16,7 @@ from charloom.bundle import Vocabulary
 from charloom.engine.loom.logprobs import Logprobs
 from charloom.server.grpc.translation.text import from_logprobs
 from charloom.server.slices import slices
+from charloom.v1 import generation_pb2
 
 Answer = Any
 """A message, or the bytes of one."""
@@ -41,10 +42,24 @@ def encoded_item(parts: Sequence[bytes]) -> list[bytes]:
     return [ITEM, _number(sum(map(len, parts))), *parts]
 
 
+def encoded_piece(number: int, answer: Answer) -> bytes:
+    """The bytes of a GenerateManyResponse with one piece: what the call of this number answers."""
+    response = answer if isinstance(answer, bytes) else answer.SerializeToString()
+    parts = [
+        generation_pb2.GeneratePiece(number=number).SerializeToString(),
+        RESPONSE,
+        _number(len(response)),
+        response,
+    ]
+    return b"".join(encoded_item(parts))
+
+
+RESPONSE = b"\x12"
+"""The tag of field number 2, where its value is a length and so many bytes."""
 ITEM = b"\x0a"
 """The tag of field number 1, where its value is a length and so many bytes."""
 
 
 def _number(value: int) -> bytes:
-    """A number above 0 as protobuf writes it: what a UInt64Value has after its tag of one byte."""
-    return UInt64Value(value=value).SerializeToString()[1:]
+    """A number as protobuf writes it: what a UInt64Value has after its tag of one byte, unless it is 0."""
+    return UInt64Value(value=value).SerializeToString()[1:] or b"\0"

@@ -1,0 +1,295 @@
+"""The calls of one stream of GenerateMany: each in a task of its own, with one outbox for what all have to say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from google.rpc import status_pb2
+
+from charloom.engine.call_end import CallEnd
+from charloom.engine.errors import ClientIdle, Draining, InvalidRequest
+from charloom.engine.telemetry import CallRecord, current_call
+from charloom.server.admission import Admission, Arrival
+from charloom.server.codes import OK
+from charloom.server.grpc.errors import CANCELLED, DEADLINE_EXCEEDED, failure_of
+from charloom.server.grpc.translation.encoded import Answer, encoded_piece
+from charloom.server.identity.scopes import SERVICES
+from charloom.server.telemetry.calls import tell_deadline
+from charloom.v1 import generation_pb2
+
+MOST_AT_ONCE = 1000
+"""Calls that one message may begin, and that it may cancel."""
+TURN = 32
+"""Calls that begin, or are cancelled, in one turn of the event loop: thousands are not to keep others waiting."""
+WAITING_BYTES = 2**16
+"""What may wait to be sent before the calls of a stream wait, each with its next piece."""
+MESSAGE_BYTES = 2**20
+"""Most of a message, unless a single piece has more."""
+CARRIED = 4096
+"""Most characters of a header of a trace: room for what Trace Context and Baggage ask for, and no load to keep."""
+
+SERVICE = "charloom.v1.GenerationService"
+METHOD = f"{SERVICE}/Generate"
+"""What they are in records: a call is the same on a stream of its own."""
+
+Generate = Callable[[generation_pb2.GenerateRequest], Awaitable[AsyncGenerator[Answer, None]]]
+"""The answers of one call."""
+
+
+class Outbox:
+    """What is to be sent on a stream, in pieces of messages: one after the other, they are a message."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def put(self, piece: bytes) -> None:
+        """Have a piece sent."""
+        self._pieces.append(piece)
+        self._bytes += len(piece)
+        if self._bytes >= WAITING_BYTES:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Wait until less is waiting than may wait."""
+        if self._bytes >= WAITING_BYTES:
+            await self._room.wait()
+
+    def take(self) -> bytes:
+        """The next message, where something is waiting: all of it, or as much as a message has."""
+        message = [self._pieces.popleft()]
+        size = len(message[0])
+        while self._pieces and size + len(self._pieces[0]) <= MESSAGE_BYTES:
+            message.append(self._pieces.popleft())
+            size += len(message[-1])
+        self._bytes -= size
+        if self._bytes < WAITING_BYTES:
+            self._room.set()
+        return b"".join(message)
+
+
+class Turns:
+    """Spreads the work for calls over turns of the event loop, for all streams together."""
+
+    def __init__(self) -> None:
+        self._left = asyncio.Semaphore(TURN)
+
+    async def next(self) -> None:
+        """Wait until a turn has room for the work for one more call."""
+        await self._left.acquire()
+        asyncio.get_running_loop().call_soon(self._left.release)
+
+
+@dataclass
+class RunningCall:
+    """A call of the stream, until it has ended."""
+
+    task: asyncio.Task[status_pb2.Status]
+    timer: asyncio.TimerHandle | None = None
+    """Ends it at its deadline, if it has one."""
+    cancelled: bool = False
+    """Whether it is to end."""
+    late: bool = False
+    """Whether that is because its deadline has passed."""
+
+    def cancel(self) -> None:
+        """End it. Only once: another time would break off what it does at its end."""
+        if not self.cancelled:
+            self.cancelled = True
+            self.task.cancel()
+
+    def expire(self) -> None:
+        """Its deadline has passed."""
+        self.late = not self.cancelled
+        self.cancel()
+
+
+class ManyCalls:
+    """The calls of one stream.
+
+    Args:
+        admission: lets each of them in
+        arrival: what the stream says of who makes them
+        generate: answers each
+        turns: in which they begin
+        draining: set when the server begins to stop
+        idle_seconds: how long the stream may have no call
+        most: calls that are answered at a time; others wait
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        arrival: Arrival,
+        generate: Generate,
+        turns: Turns,
+        draining: asyncio.Event,
+        idle_seconds: float,
+        most: int,
+    ) -> None:
+        self._admission = admission
+        self._arrival = arrival
+        self._generate = generate
+        self._turns = turns
+        self._draining = draining
+        self._idle_seconds = idle_seconds
+        self._places = asyncio.Semaphore(most)
+        """Of calls that are answered."""
+        self._loop = asyncio.get_running_loop()
+        self._running: dict[int, RunningCall] = {}
+        """By number."""
+        self._outbox = Outbox()
+        self._news = asyncio.Event()
+        """Something is to be sent, or the stream may be over."""
+        self._broken: BaseException | None = None
+        """What one of the calls ended with that no call may end with."""
+        self._over = False
+        self._idle: asyncio.TimerHandle | None = None
+        self._idled = False
+
+    async def messages(
+        self, requests: AsyncIterator[generation_pb2.GenerateManyRequest]
+    ) -> AsyncGenerator[bytes, None]:
+        """What is to be sent on the stream, until its client has sent everything and all calls have ended.
+
+        Raises:
+            InvalidRequest: a message is none of this stream.
+            Draining: the server stops.
+            ClientIdle: there was no call for too long.
+        """
+        reading = asyncio.ensure_future(self._read(requests))
+        draining = asyncio.ensure_future(self._draining.wait())
+        for waited_for in (reading, draining):
+            waited_for.add_done_callback(lambda _: self._news.set())
+        self._be_idle()
+        try:
+            while True:
+                if reading.done():
+                    reading.result()
+                if self._broken is not None:
+                    raise RuntimeError("a call of the stream broke off") from self._broken
+                if self._outbox:
+                    yield self._outbox.take()
+                    continue
+                if not self._running:
+                    if reading.done():
+                        return
+                    if self._draining.is_set():
+                        raise Draining
+                    if self._idled:
+                        raise ClientIdle(self._idle_seconds)
+                await self._news.wait()
+                self._news.clear()
+        finally:
+            self._over = True
+            self._be_busy()
+            for task in (reading, draining):
+                task.cancel()
+            calls = list(self._running.values())
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(reading, draining, *(call.task for call in calls), return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[generation_pb2.GenerateManyRequest]) -> None:
+        async for request in requests:
+            await self._take(request)
+            del request  # it may be large, and the next one may come late
+
+    async def _take(self, request: generation_pb2.GenerateManyRequest) -> None:
+        for field, asked in (("calls", request.calls), ("cancel", request.cancel)):
+            if len(asked) > MOST_AT_ONCE:
+                raise InvalidRequest(field, f"there are {len(asked)} in one message; send up to {MOST_AT_ONCE}")
+        for number in request.cancel:
+            if (running := self._running.get(number)) is not None:
+                await self._turns.next()
+                running.cancel()
+        for call in request.calls:
+            await self._outbox.room()  # what is refused at once is told, too
+            await self._turns.next()
+            self._start(call)
+
+    def _start(self, call: generation_pb2.GenerateCall) -> None:
+        if call.number in self._running:
+            raise InvalidRequest("number", f"a call of number {call.number} is still running; give each its own")
+        self._be_busy()
+        seconds = call.timeout.ToNanoseconds() / 1e9 if call.HasField("timeout") else None
+        deadline = None if seconds is None else self._loop.time() + seconds
+        running = RunningCall(self._loop.create_task(self._run(call, deadline)))
+        if deadline is not None:
+            running.timer = self._loop.call_at(deadline, running.expire)
+        self._running[call.number] = running
+        running.task.add_done_callback(functools.partial(self._end, call.number))
+
+    async def _run(self, call: generation_pb2.GenerateCall, deadline: float | None) -> status_pb2.Status:
+        end = CallEnd()
+        try:
+            self._begin(call, end, deadline)
+            async with self._places:
+                number, answers_of = call.number, self._generate(call.request)
+                del call  # with it goes its message, in which there may be a thousand others
+                async with contextlib.aclosing(await answers_of) as answers:
+                    async for answer in answers:
+                        self._outbox.put(encoded_piece(number, answer))
+                        self._news.set()
+                        await self._outbox.room()
+            current_call().code = OK
+            return status_pb2.Status()
+        except Exception as problem:
+            return failure_of(problem)
+        finally:
+            end.come()
+
+    def _begin(self, call: generation_pb2.GenerateCall, end: CallEnd, deadline: float | None) -> None:
+        def begun(record: CallRecord) -> None:
+            if deadline is not None:
+                end.add(lambda: tell_deadline(record, deadline - self._loop.time()))
+
+        ids = (call.request_id,) if call.request_id else ()
+        trace = call.trace
+        carried = {key: trace[key] for key in self._admission.carriers if key in trace and len(trace[key]) <= CARRIED}
+        arrival = replace(self._arrival, request_ids=ids, carried=carried)
+        self._admission.begin(METHOD, SERVICES[SERVICE], arrival, end.add, begun)
+
+    def _end(self, number: int, task: asyncio.Task[status_pb2.Status]) -> None:
+        call = self._running.pop(number)
+        if call.timer is not None:
+            call.timer.cancel()
+        if self._over:
+            return
+        self._news.set()
+        if not self._running:
+            self._be_idle()
+        if task.cancelled():
+            status = DEADLINE_EXCEEDED if call.late else CANCELLED
+        elif (problem := task.exception()) is not None:
+            self._broken = problem
+            return
+        else:
+            status = task.result()
+        end = generation_pb2.GenerateEnd(
+            number=number, code=status.code, message=status.message, details=status.details
+        )
+        self._outbox.put(generation_pb2.GenerateManyResponse(ends=[end]).SerializeToString())
+
+    def _be_idle(self) -> None:
+        self._idle = self._loop.call_later(self._idle_seconds, self._expire)
+
+    def _be_busy(self) -> None:
+        self._idled = False
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _expire(self) -> None:
+        self._idled = True
+        self._news.set()
