@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="passes over them (default: 4)")
     parser.add_argument("--forms", type=int, default=5, help="forms to fill in (default: 5)")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*torch.jit.*")
     torch.set_num_threads(1)  # steps this small are faster on one core than on several
 
     random = Random(1)

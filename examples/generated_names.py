@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6, help="most passes over them (default: 6)")
     parser.add_argument("--model", type=Path, help="also keep the bundle, in this new directory")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*torch.jit.*")
 
     torch.set_num_threads(1)  # steps this small are faster on one core than on several
 

@@ -84,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.count < 2:
         parser.error("--count is 2 or more, for one tune alone is not resampled")
-    warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*torch.jit.*")
     torch.set_num_threads(1)  # steps this small are faster on one core than on several
 
     random = Random(1)

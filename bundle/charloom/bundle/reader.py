@@ -22,6 +22,8 @@ from charloom.bundle.manifest import (
 from charloom.bundle.vocabulary import Vocabulary
 from charloom.bundle.vocabulary_file import read_vocabulary
 
+_WEIGHTS_OF_RUNS = ("last.safetensors", "classifier.safetensors")
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -89,7 +91,10 @@ def read_bundle(path: Path | str) -> Bundle:
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST_FILE
     if not file.is_file():
-        raise BundleError(path, f"there is no {MANIFEST_FILE}", "give the directory that `charloom export` wrote")
+        advice = "give the directory that `charloom export` wrote"
+        if any((path / name).is_file() for name in _WEIGHTS_OF_RUNS):
+            advice = "it is a run; give the directory that `charloom export` makes of it"
+        raise BundleError(path, f"there is no {MANIFEST_FILE}", advice)
     try:
         content = read_json(file, LARGEST_MANIFEST)
     except (OSError, ValueError) as problem:

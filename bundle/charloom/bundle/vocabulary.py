@@ -170,6 +170,10 @@ class SymbolVocabulary(Vocabulary):
         return super().to_json() | {"symbols": list(self.symbols)}
 
 
+UNKNOWN = -1
+"""In place of a token that there is not."""
+
+
 class CharacterVocabulary(SymbolVocabulary):
     """One symbol per code point, sorted.
 
@@ -190,7 +194,9 @@ class CharacterVocabulary(SymbolVocabulary):
         if len(code_points) > 1 and not bool(np.all(code_points[1:] > code_points[:-1])):
             raise ValueError("the symbols of a character vocabulary are distinct and in ascending order")
         self.symbols = tuple(symbols)
-        self._code_points = code_points
+        # By code point; the last entry is for all that are larger than any of the symbols.
+        self._token_of = np.full(int(code_points[-1]) + 2, UNKNOWN, np.int64)
+        self._token_of[code_points] = np.arange(len(code_points))
 
     @classmethod
     def of_text(cls, text: str) -> CharacterVocabulary:
@@ -209,9 +215,9 @@ class CharacterVocabulary(SymbolVocabulary):
     def encode_marked(self, text: str, unknown: int) -> MarkedText:
         text = self.normalisation.apply(text)
         wanted = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        found = np.searchsorted(self._code_points, wanted)
-        tokens: Tokens = np.minimum(found, self.size - 1, dtype=np.int64)
-        known = self._code_points[tokens] == wanted
+        # A table and no search, for which NumPy would let go of the interpreter's lock, however short the text is.
+        tokens: Tokens = self._token_of[np.minimum(wanted, len(self._token_of) - 1)]
+        known = tokens != UNKNOWN
         if bool(known.all()):
             return MarkedText(tokens)
         tokens[~known] = unknown

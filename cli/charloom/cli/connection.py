@@ -13,10 +13,8 @@ from typing import Any
 
 from charloom.cli import CommandError
 from charloom.cli.problems import words_of
+from charloom.cli.variables import OF_CLIENTS
 from charloom.client import DEFAULT_TARGET, CharloomError, Client, RequestError
-
-TARGET_VARIABLE = "CHARLOOM_TARGET"
-
 
 _ACCESS = (
     ("ca", "FILE", "PEM file of the authorities that the server's certificate may come from"),
@@ -43,21 +41,21 @@ def add_connection_arguments(
         )
     parser.add_argument(
         "--target",
-        default=os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET,
+        default=os.environ.get(OF_CLIENTS["target"]) or DEFAULT_TARGET,
         metavar="TARGET",
-        help=f"the server: HOST:PORT, or unix:PATH (default: ${TARGET_VARIABLE}, or else {DEFAULT_TARGET})",
+        help=f"the server: HOST:PORT, or unix:PATH (default: ${OF_CLIENTS['target']}, or else {DEFAULT_TARGET})",
     )
     for name, metavar, text in _ACCESS:
         parser.add_argument(
             f"--{name}",
-            default=os.environ.get(_variable(name)) or None,
+            default=os.environ.get(OF_CLIENTS[name]) or None,
             metavar=metavar,
-            help=f"{text} (default: ${_variable(name)})",
+            help=f"{text} (default: ${OF_CLIENTS[name]})",
         )
     parser.add_argument(
         "--tls",
         action=argparse.BooleanOptionalAction,
-        default=_switch(_variable("tls")),
+        default=_switch(OF_CLIENTS["tls"]),
         help="encrypt the connection (default: $CHARLOOM_TLS, or else if a certificate is given, or a token for "
         "another machine)",
     )
@@ -130,10 +128,6 @@ def plain(value: object) -> object:
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     raise TypeError(f"no JSON for {type(value).__name__}")
-
-
-def _variable(name: str) -> str:
-    return f"CHARLOOM_{name.upper()}"
 
 
 def _switch(variable: str) -> bool | None:

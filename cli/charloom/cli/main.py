@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from charloom.cli import CommandError
-from charloom.cli.problems import words_of
+from charloom.cli.problems import silence_torchscript, words_of
 from charloom.cli.thread_limit import ADVICE, REFUSED, check_threads, grpc_threads, numpy_threads
 
 
@@ -62,11 +62,14 @@ COMMANDS = {
     "export": Command("training", "training", "turn a run into a bundle that can be served"),
     "study": Command("training", "studies", "small experiments with LSTMs: what they remember, and how"),
 }
+LOGGING = ("play", "serve")
+"""Those that have a log."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status, 130 after Ctrl-C."""
     _make_streams_usable()
+    silence_torchscript()
     # gRPC's core would write lines of its own between ours, and a server's clients could have it write as many as they
     # like, with words of theirs. It reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -143,8 +146,21 @@ def _run(argv: Sequence[str], asked: str | None) -> int:
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         parsers[arguments.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    _tell_of_variables(arguments.command)
     status: int = arguments.run(arguments)
     return status
+
+
+def _tell_of_variables(name: str) -> None:
+    """Tell of variables of the environment that are misspelt, unless the command does so in its log."""
+    command = COMMANDS[name]
+    if command.room == "training" or name in LOGGING:
+        return
+    from charloom.cli import variables
+
+    unread = variables.unread_by_servers if command.extra == "server" else variables.unread_by_clients
+    for said in unread():
+        print(f"charloom {name}: {said}", file=sys.stderr)
 
 
 if __name__ == "__main__":

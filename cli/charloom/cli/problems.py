@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import warnings
 
 _SAID = {
     errno.ENOENT: "there is no {path}; check the path",
@@ -14,6 +15,14 @@ _SAID = {
     errno.EROFS: "{path} is on a disk that is read-only; give another path",
     errno.ENAMETOOLONG: "{path} is too long for a path; give a shorter one",
 }
+
+
+def silence_torchscript() -> None:
+    """Tell nobody at a terminal that torch retires TorchScript, in which there is nothing that they can change.
+
+    torch warns at each use: up to 2.13 with a `DeprecationWarning`, from 2.14 on with a `FutureWarning`.
+    """
+    warnings.filterwarnings("ignore", message=".*torch.jit.*")
 
 
 def words_of(problem: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from charloom.bundle import Bundle, BundleError, DecoderKind, read_bundle
+from charloom.training.checkpoint import CLASSIFIER_FILE, LAST_FILE
 from tests.unit.bundle.bundle_files import change_manifest, replace_file
 
 Copied = Callable[[], Path]
@@ -43,6 +44,12 @@ def test_a_directory_without_manifest_is_refused_with_advice(copied: Copied) -> 
     error = refusal(path)
     assert "there is no manifest.json" in error.problem
     assert "charloom export" in error.advice
+
+
+@pytest.mark.parametrize("weights", [LAST_FILE, CLASSIFIER_FILE])
+def test_a_run_is_told_from_other_directories(tmp_path: Path, weights: str) -> None:
+    (tmp_path / weights).touch()
+    assert refusal(tmp_path).advice == "it is a run; give the directory that `charloom export` makes of it"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"name: small"])

@@ -14,7 +14,8 @@ import pytest
 from charloom.cli.main import main
 from charloom.cli.serving import load
 from charloom.server.app import Server
-from tests.unit.client.fake_server import FakeServer, failing, stream
+from tests.unit.client.fake_answers import failing, stream
+from tests.unit.client.fake_server import FakeServer
 
 Bench = Callable[..., dict[str, Any]]
 
@@ -33,8 +34,17 @@ def bench(capsys: pytest.CaptureFixture[str]) -> Bench:
     return run
 
 
-def test_long_streams_are_all_read_to_their_end(bench: Bench, server: Server) -> None:
-    found = bench(server, "--streams 3 --rounds 2 --length 400")
+def streams_that_were_shared(server: Server) -> int:
+    """How many a server has had so far, and has still."""
+    totals = server.engine.totals.methods.get("charloom.v1.GenerationService/GenerateMany")
+    return 0 if totals is None else totals.running + sum(totals.ended.values())
+
+
+@pytest.mark.parametrize(("more", "shared"), [("", 0), ("--shared-stream --connections 2", 2)])
+def test_long_streams_are_all_read_to_their_end(bench: Bench, server: Server, more: str, shared: int) -> None:
+    before = streams_that_were_shared(server)
+    found = bench(server, f"--streams 3 --rounds 2 --length 400 {more}")
+    assert streams_that_were_shared(server) == before + shared
     assert found["calls_per_s"] * found["seconds"] == pytest.approx(6, rel=0.1, abs=0.06 * found["seconds"])
     assert found["chars_per_s"] * found["seconds"] == pytest.approx(6 * 400, rel=0.1)
     assert 0 < found["ttfc_ms"]["p50"] <= found["ttfc_ms"]["p99"] < found["seconds"] * 1000
@@ -43,8 +53,9 @@ def test_long_streams_are_all_read_to_their_end(bench: Bench, server: Server) ->
     assert "refusal_ms" not in found
 
 
-def test_a_short_session_has_four_calls(bench: Bench, server: Server) -> None:
-    found = bench(server, "--workload short --streams 2 --rounds 3")
+@pytest.mark.parametrize("more", ["", "--shared-stream"])
+def test_a_short_session_has_four_calls(bench: Bench, server: Server, more: str) -> None:
+    found = bench(server, f"--workload short --streams 2 --rounds 3 {more}")
     assert found["calls_per_s"] * found["seconds"] == pytest.approx(2 * 3 * 4, rel=0.1, abs=0.06 * found["seconds"])
     assert found["chars_per_s"] * found["seconds"] == pytest.approx(2 * 3 * 4 * load.SHORT_LENGTH, rel=0.1)
 
@@ -67,7 +78,14 @@ def test_arrivals_without_streams_are_the_probes_alone(
     assert found["chars_per_s"] * found["seconds"] == pytest.approx(5 * load.PROBE_LENGTH, rel=0.2)
 
 
-@pytest.mark.parametrize("words", ["--streams 12 --rounds 2 --length 3000", "--streams 12 --workload short"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--streams 12 --rounds 2 --length 3000",
+        "--streams 12 --rounds 2 --length 3000 --shared-stream",
+        "--streams 12 --workload short",
+    ],
+)
 def test_refusals_are_counted_and_not_measured_as_calls(bench: Bench, full_server: Server, words: str) -> None:
     found = bench(full_server, words)
     assert found["refused"] > 0

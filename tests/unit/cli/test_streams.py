@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from charloom.cli.main import main
-from tests.unit.client.fake_server import TEXT, FakeServer
+from tests.unit.client.fake_answers import TEXT
+from tests.unit.client.fake_server import FakeServer
 
 CHARLOOM = (sys.executable, "-m", "charloom.cli.main")
 
@@ -36,15 +38,36 @@ def test_a_closed_stream_is_no_fault(closed: str, server: FakeServer) -> None:
     assert done.stdout == (b"" if ">&-" in closed.replace("2>&-", "") else TEXT.encode())
 
 
+@pytest.fixture(scope="module")
+def plain() -> Callable[[str], subprocess.CompletedProcess[bytes]]:
+    """A command with its streams open, run once."""
+
+    @cache
+    def run_plain(command: str) -> subprocess.CompletedProcess[bytes]:
+        server = FakeServer()
+        try:
+            return run(f"charloom {command} {to(server, command)}")
+        finally:
+            server.stop()
+
+    return run_plain
+
+
+def to(server: FakeServer, command: str) -> str:
+    """Which server a command asks, if it asks one."""
+    return "" if command == "study" else f"--target {server.target}"
+
+
 @pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(
     "command", ["models", "score Hi", "peek Hi", "sessions list", "health", "bench --streams 2 --length 9", "study"]
 )
-def test_a_closed_stream_is_no_fault_of_any_command(command: str, closed: str, server: FakeServer) -> None:
-    target = "" if command == "study" else f"--target {server.target}"
-    plain, done = run(f"charloom {command} {target}"), run(f"charloom {command} {target} {closed}")
-    assert (done.returncode, done.stderr) == (plain.returncode, b"" if "2>&-" in closed else plain.stderr)
-    assert b"Traceback" not in plain.stderr
+def test_a_closed_stream_is_no_fault_of_any_command(
+    command: str, closed: str, server: FakeServer, plain: Callable[[str], subprocess.CompletedProcess[bytes]]
+) -> None:
+    expected, done = plain(command), run(f"charloom {command} {to(server, command)} {closed}")
+    assert (done.returncode, done.stderr) == (expected.returncode, b"" if "2>&-" in closed else expected.stderr)
+    assert b"Traceback" not in expected.stderr
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from charloom.cli import CommandError
 from charloom.cli.main import COMMANDS, main
 from charloom.cli.thread_limit import ADVICE, check_threads, grpc_threads, numpy_threads
 from charloom.cli.training.threads import BESIDE
-from tests.unit.client.fake_server import TEXT, FakeServer
+from tests.unit.client.fake_answers import TEXT
+from tests.unit.client.fake_server import FakeServer
 
 CAPABILITIES = "-all,+dac_override,+dac_read_search"
 USER = 100_000 + os.getpid()

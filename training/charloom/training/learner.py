@@ -132,7 +132,7 @@ class Learner:
             None if array is None else torch.from_numpy(array).to(self.device)
             for array in batch.rows(slice(part * rows, (part + 1) * rows))
         )
-        torch.manual_seed(_seed(self.config.seed, index, part))
+        self._seed_masks(_seed(self.config.seed, index, part))
         state = self.states[micro]
         if self.config.cold_start:
             warm = kept(torch.Size((rows, 1)), self.config.cold_start, self.device)
@@ -146,6 +146,12 @@ class Learner:
         self._scaler.scale(loss / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
         self.states[micro] = state.detach()
         return of_text.item()
+
+    def _seed_masks(self, seed: int) -> None:
+        """Seed the device whose random numbers are used; `torch.manual_seed` formats the call stack for each other."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
 
     def _mixed(self, of_text: Tensor, logits: Tensor, soft: Tensor) -> Tensor:
         """The loss with teachers (Hinton et al., 2015); the squared temperature keeps the size of the gradient."""

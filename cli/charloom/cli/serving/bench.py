@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"connections that the clients share (default: {Load.connections})",
     )
+    parser.add_argument(
+        "--shared-stream", action="store_true", help="one gRPC stream for all calls of a connection, not one for each"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     add_connection_arguments(parser, timeout=600.0)
 
@@ -93,6 +96,7 @@ def load_of(arguments: argparse.Namespace) -> Load:
     except InvalidValue as problem:
         raise CommandError(str(problem)) from problem
     given |= {"connections": arguments.connections, "timeout": arguments.timeout or None, "access": who}
+    given["shared_stream"] = arguments.shared_stream
     return Load(arguments.target, workload, arguments.streams, **given)
 
 

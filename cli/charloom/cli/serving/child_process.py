@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from charloom.cli import CommandError
-from charloom.cli.problems import words_of
+from charloom.cli.problems import silence_torchscript, words_of
 from charloom.server.logs import set_up_logs
 from charloom.server.processes.link import line_of
 from charloom.server.settings import ServerSettings
@@ -23,6 +23,7 @@ from charloom.server.signals import leave_when_asked
 def main(number: int) -> int:
     """Serve until the parent says that it is enough, or is gone."""
     leave_when_asked()
+    silence_torchscript()
     end = socket.socket(fileno=number)
     line = end.makefile("rb", buffering=0).readline()  # what comes after it is for the event loop to read
     if not line:

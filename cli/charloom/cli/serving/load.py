@@ -1,6 +1,7 @@
 """Load for a server that is running: long streams, short calls, or arrivals among long streams, in one event loop.
 
-It speaks the wire contract through the generated stubs, which cost less than the SDK.
+It speaks the wire contract through the generated stubs, which cost less than the SDK; it has the SDK's own way only for
+calls that share a stream.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import secrets
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,9 +18,10 @@ from typing import Any
 
 import grpc
 
-from charloom.client import _target
 from charloom.client._access import Access
-from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc, text_pb2
+from charloom.client._async.connection import AsyncConnection
+from charloom.client._async.reading import AsyncCall
+from charloom.v1 import generation_pb2, text_pb2
 
 WORKLOADS = {
     "long": "clients that read long streams",
@@ -66,6 +69,8 @@ class Load:
     """Seconds that one call may take."""
     access: Access = PLAIN
     """Who the clients are."""
+    shared_stream: bool = False
+    """Whether the calls of a connection share one stream."""
 
 
 @dataclass
@@ -109,25 +114,28 @@ async def run_load(load: Load) -> dict[str, Any]:
         grpc.aio.AioRpcError: a call failed, otherwise than by being refused because the server has enough work.
     """
     # Channels of one process share a connection unless they are told not to.
-    options = [("grpc.use_local_subchannel_pool", 1), *_target.options(load.target)]
-    channels = [_channel(load, options) for _ in range(max(1, min(load.connections, load.streams)))]
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    connections = [
+        AsyncConnection(load.target, load.timeout, load.access, options, shared_stream=load.shared_stream)
+        for _ in range(max(1, min(load.connections, load.streams)))
+    ]
     try:
         # Connections, code paths and the server's own estimates are warm then.
-        await asyncio.gather(*(_WORK[load.workload](load, channel, 0) for channel in channels))
-        return await (_arrivals if load.workload == "arrivals" else _rounds)(load, channels)
+        await asyncio.gather(*(_WORK[load.workload](load, connection, 0) for connection in connections))
+        return await (_arrivals if load.workload == "arrivals" else _rounds)(load, connections)
     finally:
-        for channel in channels:
-            await channel.close()
+        for connection in connections:
+            await connection.close()
 
 
-async def _rounds(load: Load, channels: Sequence[grpc.aio.Channel]) -> dict[str, Any]:
+async def _rounds(load: Load, connections: Sequence[AsyncConnection]) -> dict[str, Any]:
     """All clients at once, each with its rounds one after the other."""
     work = _WORK[load.workload]
 
     async def client(number: int) -> list[Seen]:
         found: list[Seen] = []
         for turn in range(load.rounds):
-            found += await work(load, channels[number % len(channels)], number + turn * load.streams)
+            found += await work(load, connections[number % len(connections)], number + turn * load.streams)
         return found
 
     span = Span()
@@ -135,7 +143,7 @@ async def _rounds(load: Load, channels: Sequence[grpc.aio.Channel]) -> dict[str,
     return summary([seen for calls in found for seen in calls], span.end())
 
 
-async def _arrivals(load: Load, channels: Sequence[grpc.aio.Channel]) -> dict[str, Any]:
+async def _arrivals(load: Load, connections: Sequence[AsyncConnection]) -> dict[str, Any]:
     """Probes one after the other, while the streams run."""
     streams: list[Seen] = []
     probes: list[Seen] = []
@@ -146,7 +154,7 @@ async def _arrivals(load: Load, channels: Sequence[grpc.aio.Channel]) -> dict[st
         for turn in itertools.count():
             streams.append(Seen(time.perf_counter()))
             options = generation_pb2.GenerationOptions(max_tokens=length, seed=number + turn * load.streams)
-            seen = await read(load, channels[number % len(channels)], options, streams[-1])
+            seen = await read(load, connections[number % len(connections)], options, streams[-1])
             if seen.refused_after is not None:
                 await asyncio.sleep(REFUSED_PAUSE)
             length = load.length
@@ -160,7 +168,7 @@ async def _arrivals(load: Load, channels: Sequence[grpc.aio.Channel]) -> dict[st
         moments, span = random.Random(0), Span()
         for number in range(load.probes):
             await asyncio.sleep(moments.uniform(0, PAUSE) if load.streams else PAUSE)
-            probes.extend(await _probe(load, channels[number % len(channels)], number))
+            probes.extend(await _probe(load, connections[number % len(connections)], number))
         return span.end()
 
     clients = [asyncio.create_task(endless(number)) for number in range(load.streams)]
@@ -177,40 +185,27 @@ async def _arrivals(load: Load, channels: Sequence[grpc.aio.Channel]) -> dict[st
     return summary(streams, measured.result(), probes=probes)
 
 
-def _channel(load: Load, options: Sequence[tuple[str, int]]) -> grpc.aio.Channel:
-    if load.access.credentials is None:
-        return grpc.aio.insecure_channel(load.target, options)
-    return grpc.aio.secure_channel(load.target, load.access.credentials, options)
-
-
 # What one client does in one turn; its number tells it from all others.
 
 
-async def _long_stream(load: Load, channel: grpc.aio.Channel, number: int) -> list[Seen]:
+async def _long_stream(load: Load, connection: AsyncConnection, number: int) -> list[Seen]:
     options = generation_pb2.GenerationOptions(max_tokens=load.length, seed=number)
-    return [await read(load, channel, options, Seen(time.perf_counter()))]
+    return [await read(load, connection, options, Seen(time.perf_counter()))]
 
 
-async def _short_session(load: Load, channel: grpc.aio.Channel, number: int) -> list[Seen]:
-    sessions, began = sessions_pb2_grpc.SessionServiceStub(channel), time.perf_counter()
-    try:
-        made = await sessions.CreateSession(
-            sessions_pb2.CreateSessionRequest(seed=number), timeout=load.timeout, metadata=load.access.metadata
-        )
-    except grpc.aio.AioRpcError as problem:
-        if not is_refusal(problem):
-            raise
-        return [Seen(began, refused_after=time.perf_counter() - began)]
-    options = _prompted(SHORT_PROMPT, session_id=made.session.id, max_tokens=SHORT_LENGTH)
-    return [await read(load, channel, options, Seen(time.perf_counter())) for _ in range(SHORT_CALLS)]
+async def _short_session(load: Load, connection: AsyncConnection, number: int) -> list[Seen]:
+    # As the SDK has it: the first call makes the session.
+    session, new = secrets.token_urlsafe(16), generation_pb2.NewSession()
+    options = _prompted(SHORT_PROMPT, session_id=session, new_session=new, seed=number, max_tokens=SHORT_LENGTH)
+    return [await read(load, connection, options, Seen(time.perf_counter())) for _ in range(SHORT_CALLS)]
 
 
-async def _probe(load: Load, channel: grpc.aio.Channel, number: int) -> list[Seen]:
+async def _probe(load: Load, connection: AsyncConnection, number: int) -> list[Seen]:
     options = _prompted(load.prompt, seed=number, max_tokens=PROBE_LENGTH)
-    return [await read(load, channel, options, Seen(time.perf_counter()))]
+    return [await read(load, connection, options, Seen(time.perf_counter()))]
 
 
-_WORK: dict[str, Callable[[Load, grpc.aio.Channel, int], Awaitable[list[Seen]]]] = {
+_WORK: dict[str, Callable[[Load, AsyncConnection, int], Awaitable[list[Seen]]]] = {
     "long": _long_stream,
     "short": _short_session,
     "arrivals": _probe,
@@ -227,12 +222,16 @@ def prompt_text(characters: int) -> str:
     return "".join(itertools.islice(itertools.cycle(_TEXT), characters))
 
 
-async def read(load: Load, channel: grpc.aio.Channel, options: generation_pb2.GenerationOptions, seen: Seen) -> Seen:
+async def read(load: Load, connection: AsyncConnection, options: generation_pb2.GenerationOptions, seen: Seen) -> Seen:
     """Read one generation to its end; `seen` is filled as it goes, and returned."""
-    stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
+    request = generation_pb2.GenerateRequest(options=options)
+    call: AsyncCall
+    if load.shared_stream:
+        call = connection.generate(connection.begin(), request, load.timeout)
+    else:
+        call = connection.generation.Generate(request, timeout=load.timeout, metadata=load.access.metadata)
     try:
-        request = generation_pb2.GenerateRequest(options=options)
-        async for message in stub.Generate(request, timeout=load.timeout, metadata=load.access.metadata):
+        while isinstance(message := await call.read(), generation_pb2.GenerateResponse):
             seen.messages += 1
             if message.text:
                 seen.times.append(time.perf_counter())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.cli.problems import words_of
+from charloom.cli.variables import unread_by_servers
 from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.server.logs import set_up_logs
 from charloom.server.settings import CONFIG_VARIABLE, ServerSettings, read_settings
@@ -50,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         from charloom.cli.serving.check import check
 
+        for said in unread_by_servers():
+            print(f"charloom serve: {said}", file=sys.stderr, flush=True)
         return check(arguments)
     settings, paths = begin(arguments.bundles, given_settings(arguments, ServerSettings))
     if settings.processes > 1:
@@ -86,6 +90,8 @@ def begin(bundles: Sequence[Path], given: dict[str, Any]) -> tuple[ServerSetting
     except FileNotFoundError as problem:
         raise CommandError(str(problem)) from problem
     set_up_logs(settings.log_format)
+    for said in unread_by_servers():
+        log.warning("%s", said)
     if (found := settings.open_host()) is not None and (doors := settings.open_doors()):
         log.warning("--insecure: %s %s is for other machines too, and %s", *found, " and ".join(doors))
     leave_when_asked()

@@ -8,6 +8,7 @@ import sys
 
 from charloom.cli.connection import add_connection_arguments, connected
 from charloom.cli.sessions.generate import add_generation_arguments, sampling_options
+from charloom.cli.sessions.interrupts import Interrupts
 from charloom.cli.text import standard_input
 from charloom.client import Client, FinishReason, GenerateOptions, InvalidArgument, InvalidValue, NotFound, Session
 
@@ -34,16 +35,27 @@ def run(arguments: argparse.Namespace) -> int:
             import readline  # noqa: F401 - gives `input` editing and a history
         _say("Type a line; /help for more.")
     options = sampling_options(arguments)
-    with connected(arguments) as client:
-        return 0 if _chat(client, arguments, options, interactive) else 1
+    with Interrupts() as interrupts, contextlib.ExitStack() as stack:
+        with interrupts.raised():
+            client = stack.enter_context(connected(arguments))
+        return 0 if _chat(client, arguments, options, interactive, interrupts) else 1
 
 
-def _chat(client: Client, arguments: argparse.Namespace, options: GenerateOptions, interactive: bool) -> bool:
+def _chat(
+    client: Client,
+    arguments: argparse.Namespace,
+    options: GenerateOptions,
+    interactive: bool,
+    interrupts: Interrupts,
+) -> bool:
     """Whether the chat ended because the person wanted it to."""
     while True:
-        with client.session(model=arguments.model, seed=arguments.seed, adaptive=arguments.adaptive) as session:
+        with interrupts.postponed() as cancels:
+            cancels(client.close)
+            made = client.session(model=arguments.model, seed=arguments.seed, adaptive=arguments.adaptive)
+        with made as session:
             while True:
-                line = _read(interactive)
+                line = _read(interactive, interrupts)
                 command = None if line is None else line.strip()
                 if command is None or command == "/quit":
                     return True
@@ -53,18 +65,19 @@ def _chat(client: Client, arguments: argparse.Namespace, options: GenerateOption
                 if command.startswith("/"):
                     _say(HELP if command == "/help" else f"there is no {command}; /help shows what there is")
                     continue
-                if not _answer(session, f"{line}\n", options, interactive):
+                if not _answer(session, f"{line}\n", options, interactive, interrupts):
                     return False
 
 
-def _read(interactive: bool) -> str | None:
+def _read(interactive: bool, interrupts: Interrupts) -> str | None:
     """The next line without its line break, or `None` at the end of the input."""
     while True:
         try:
-            if interactive:
-                return input("> ")
-            line = sys.stdin.readline()
-            return line.removesuffix("\n") if line else None
+            with interrupts.raised():
+                if interactive:
+                    return input("> ")
+                line = sys.stdin.readline()
+                return line.removesuffix("\n") if line else None
         except EOFError:
             _say("")
             return None
@@ -76,10 +89,11 @@ def _read(interactive: bool) -> str | None:
             _say("\nCtrl-D or /quit ends the chat.")
 
 
-def _answer(session: Session, prompt: str, options: GenerateOptions, interactive: bool) -> bool:
+def _answer(session: Session, prompt: str, options: GenerateOptions, interactive: bool, interrupts: Interrupts) -> bool:
     """Stream one answer; whether the server is still there for another one."""
     try:
-        with session.generate(prompt, **options) as stream:
+        with interrupts.postponed() as cancels, session.generate(prompt, **options) as stream:
+            cancels(stream.cancel)
             for text in stream:
                 sys.stdout.write(text)
                 sys.stdout.flush()

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.sessions.lines import of_lines
 from charloom.cli.text import add_file, read_file, read_text, standard_input
-from charloom.client import Client, InvalidArgument, LabelledText, QuotaExceeded
+from charloom.client import Client, LabelledText
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,15 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _of_lines(client: Client, text: str, model: str | None) -> Iterator[tuple[str, LabelledText]]:
     """What each line is that is not empty."""
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    told = 0
-    try:
-        for one in client.classify_many((line for _, line in lines), model=model):
-            yield one
-            told += 1
-    except (InvalidArgument, QuotaExceeded) as problem:
-        if f"texts[{told}]" not in str(problem):
-            raise
-        raise CommandError(f"line {lines[told][0]} has no label, nor have those after it: {problem}") from problem
+    found = client.classify_many((line for _, line in lines), model=model)
+    return of_lines(found, [number for number, _ in lines], "label")
 
 
 def _as_it_comes(client: Client, model: str | None) -> Iterator[LabelledText]:

@@ -8,6 +8,7 @@ import json
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected, plain
+from charloom.cli.sessions.lines import of_lines
 from charloom.cli.sessions.tokens import table
 from charloom.cli.text import add_file, add_skip_unknown, read_file, read_text, unknown_characters
 from charloom.client import Client, Score
@@ -68,7 +69,7 @@ def _print_lines(client: Client, lines: list[str], arguments: argparse.Namespace
         scores = client.score_many(lines, model=arguments.model, unknown_characters=unknown)
     else:
         scores = client.open_session(arguments.session).score_many(lines, unknown_characters=unknown)
-    for score in scores:
+    for score in of_lines(scores, range(1, len(lines) + 1), "score"):
         if arguments.json:
             print(json.dumps(dataclasses.asdict(score), ensure_ascii=False))
         else:

@@ -6,7 +6,6 @@ import argparse
 import re
 import shlex
 import unicodedata
-import warnings
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -151,8 +150,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the bundle of a run's best weights, or of another bundle's model."""
     use_threads(arguments)
     decoders = None if arguments.decoders is None else _kinds(arguments.decoders)
-    # torch announces the retirement of TorchScript on each use; a person exporting a model can do nothing about it.
-    warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
     try:
         manifest = (_from_bundle if arguments.from_bundle else _from_run)(arguments, decoders)
     except ValidationError as problem:
