@@ -14,8 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.ending import ends_on_sigterm
 from benchmarks.processes import STOPPING_SECONDS, Process
 
 HOST = "127.0.0.1"
@@ -81,11 +83,15 @@ class ScaleOut:
         self._replicas: list[_Program] = []
 
     def __enter__(self) -> ScaleOut:
-        self.start()
+        with ExitStack() as stack:
+            stack.enter_context(ends_on_sigterm())
+            self.start()
+            stack.callback(self.stop)
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self._open.close()
 
     @property
     def replicas(self) -> list[Process]:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from benchmarks.ending import ends_on_sigterm
 from benchmarks.gpu_report import Figures, aims, problems, table
 from benchmarks.reporting import Budget, new_parser, say, some_minutes, table_of
 
@@ -256,5 +257,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a step that runs is ended
-    sys.exit(main())
+    with ends_on_sigterm():
+        sys.exit(main())

@@ -169,6 +169,11 @@ def draw(found: dict[str, Any], file: Path) -> None:
         of_operations.legend(frameon=False)
         of_operations.set(xscale="log", xlabel="multiply-adds per character", ylabel="tail, nats per character")
         of_speed.set(xscale="log", xlabel=f"characters/s, one thread, {found['rows']} rows (hollow: int8)")
+        low, high = of_speed.get_xlim()
+        marks = [first * 10**power for power in range(1, 8) for first in (1, 2, 5)]
+        shown = [mark for mark in marks if low <= mark <= high]
+        of_speed.set_xticks(shown, [f"{mark:,}" for mark in shown])
+        of_speed.set_xticks([], minor=True)
         title = f"Loss per operation: {found['epochs']} epochs each, one recipe for all; {found['hardware']}"
         figure.suptitle(title, fontsize=9)
 

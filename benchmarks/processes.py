@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.ending import ends_on_sigterm
+from charloom.server.processor import processor
 
 STOPPING_SECONDS = 30.0
 """How long a server may take to end before it is killed."""
@@ -89,7 +91,7 @@ class CpuMeter:
 
 @contextmanager
 def running(*command: str, python: str = sys.executable) -> Iterator[Process]:
-    """Run a Python command that prints its address as the last word of its first line.
+    """Run a Python command that prints its address as the last word of its first line. It ends with this program.
 
     Args:
         command: the words after the interpreter
@@ -98,7 +100,7 @@ def running(*command: str, python: str = sys.executable) -> Iterator[Process]:
     Raises:
         RuntimeError: it ended without an address; the message has what it said.
     """
-    with tempfile.TemporaryFile("w+") as errors:
+    with ends_on_sigterm(), tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen([python, *command], stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
             assert process.stdout is not None
@@ -134,13 +136,20 @@ def new_key(file: Path, tenant: str, scopes: str) -> str:
 
 
 def bench(target: str, *, within: float | None = None, **flags: object) -> dict[str, Any]:
-    """The figures of `charloom bench`, in a process of its own; `prompt=32` is the flag `--prompt 32`.
+    """The figures of `charloom bench`, in a process of its own.
+
+    Args:
+        target: the server
+        within: seconds that it may take
+        flags: `prompt=32` is the flag `--prompt 32`, `shared_stream=True` is `--shared-stream`
 
     Raises:
         RuntimeError: the command failed; the message has what it said.
         TimeoutError: it was ended because it took longer than `within` seconds.
     """
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    words: list[str] = []
+    for name, value in flags.items():
+        words += [f"--{name.replace('_', '-')}"] if value is True else [f"--{name}", str(value)]
     return output_of("-m", "charloom.cli.main", "bench", "--target", target, "--json", *words, within=within)
 
 
@@ -172,10 +181,13 @@ def cores() -> int:
 
 
 def hardware() -> str:
-    """Processor and cores of this machine."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return f"{names[0] if names else platform.processor()}, {cores()} cores"
+    """Processor, cores and vector instructions of this machine: what a figure depends on most."""
+    found = processor()
+    return ", ".join(
+        part
+        for part in (found.name or found.architecture, f"{cores()} cores", " ".join(found.vector_instructions))
+        if part
+    )
 
 
 def _fields(stat: Path) -> list[str]:

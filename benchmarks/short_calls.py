@@ -6,9 +6,10 @@ Over gRPC, server and client are processes of their own on this machine; in proc
 process without gRPC (`benchmarks.engine_calls`). Everything is run by turns, `--repeat` times. The last line is one
 JSON object. In it:
 
-- "ratio" is row-steps per second over gRPC to those of the bare decoder step on all cores, "in_process_ratio" the same
-  in process: those of the best run, and with "_median" those of the middle one. A row-step is one step of one session;
-  a call has 96. They are those of the largest number of clients, as are "ttfc_ms" and "messages_per_call".
+- "ratio" is row-steps per second over gRPC to those of the bare decoder step on all cores; "shared_stream_ratio" is the
+  same where the calls of a connection share one stream (GenerateMany), "in_process_ratio" the same in process. They are
+  those of the best run, and with "_median" those of the middle one. A row-step is one step of one session; a call has
+  96. All are of the largest number of clients, as are "ttfc_ms" and "messages_per_call".
 - "clients" has everything by the number of clients. "loop_ms", "server_ms" and "client_ms" are milliseconds of
   processor time for each call: of the thread of the server's event loop, of the whole server, and of the client.
 - "idle" has single calls on an idle server, one after the other: "ttfc_ms" is their first character, "way_ms" what that
@@ -39,24 +40,31 @@ STEPS = SHORT_PROMPT + SHORT_LENGTH
 PROBES = 60
 """Single calls on an idle server."""
 
+KINDS = ("grpc", "shared_stream", "in_process")
+
 Figures = dict[str, Any]
 
 
 @dataclass
 class Version:
-    """One version of Charloom, and its runs by kind ("grpc", "in_process" or "idle") and number of clients."""
+    """One version of Charloom, and its runs by kind (of `KINDS`, or "idle") and number of clients."""
 
     name: str
     python: str
     bundle: Path
     """Of its own making: what a decoder takes may differ."""
     server: Process
+    kinds: Sequence[str] = KINDS
+    """Those that it is measured in: an older one may have fewer."""
     runs: dict[tuple[str, int], list[Figures]] = field(default_factory=dict)
 
     def measure(self, clients: Sequence[int], rounds: int) -> None:
         """Everything once more."""
         for count in clients:
             self._keep("grpc", count, self._over_grpc(workload="short", streams=count, rounds=rounds))
+            if "shared_stream" in self.kinds:
+                load = {"workload": "short", "streams": count, "rounds": rounds, "shared_stream": True}
+                self._keep("shared_stream", count, self._over_grpc(**load))
             words = [str(self.bundle), "--clients", str(count), "--rounds", str(rounds), "--json"]
             self._keep("in_process", count, output_of("-m", "benchmarks.engine_calls", *words, python=self.python))
         self._keep("idle", 0, self._over_grpc(workload="arrivals", streams=0, probes=PROBES, prompt=SHORT_PROMPT))
@@ -103,12 +111,12 @@ def result(version: Version, top: float) -> Figures:
         if kind != "idle":
             clients.setdefault(str(count), {})[kind] = ranked(version.runs[kind, count], top)
     busiest = clients[max(clients, key=int)]
+    ratios: Figures = {}
+    for kind in (kind for kind in KINDS if kind in busiest):
+        name = "ratio" if kind == "grpc" else f"{kind}_ratio"
+        ratios[name], ratios[f"{name}_median"] = busiest[kind]["best"]["ratio"], busiest[kind]["median"]["ratio"]
     idle = min(version.runs["idle", 0], key=lambda run: float(run["way_ms"]["p50"]))
-    return {
-        "ratio": busiest["grpc"]["best"]["ratio"],
-        "ratio_median": busiest["grpc"]["median"]["ratio"],
-        "in_process_ratio": busiest["in_process"]["best"]["ratio"],
-        "in_process_ratio_median": busiest["in_process"]["median"]["ratio"],
+    return ratios | {
         "ttfc_ms": busiest["grpc"]["best"]["ttfc_ms"],
         "messages_per_call": busiest["grpc"]["best"]["messages_per_call"],
         "clients": clients,
@@ -153,7 +161,8 @@ def main() -> int:
             bundle = folder / name
             subprocess.run([python, "-m", "benchmarks.reference", str(bundle)], check=True)
             server = stack.enter_context(serving(bundle, "--decoder", "onnx-int8", python=python))
-            versions.append(Version(name, python, bundle, server))
+            kinds = KINDS if name == "ours" else ("grpc", "in_process")
+            versions.append(Version(name, python, bundle, server, kinds))
         for _ in range(arguments.repeat):
             for version in versions:
                 version.measure(arguments.clients, arguments.rounds)

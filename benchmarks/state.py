@@ -23,6 +23,7 @@ from typing import Any
 import grpc
 
 from benchmarks.cluster import HOST, POLL_SECONDS, answers_ping, find_program, free_ports
+from benchmarks.ending import ends_on_sigterm
 from benchmarks.processes import hardware, serving
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import at_least_one, finish, new_parser, say
@@ -94,16 +95,17 @@ def store_url(store: str, folder: Path) -> Iterator[str]:
         return
     (port,) = free_ports(1)
     command = [find_program("redis-server"), "--bind", HOST, "--port", str(port), "--save", "", "--dir", str(folder)]
-    redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        while not answers_ping(port):
-            if redis.poll() is not None:
-                raise RuntimeError(f"{' '.join(command)} has ended")
-            time.sleep(POLL_SECONDS)
-        yield f"redis://{HOST}:{port}/0"
-    finally:
-        redis.terminate()
-        redis.wait()
+    with ends_on_sigterm():
+        redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            while not answers_ping(port):
+                if redis.poll() is not None:
+                    raise RuntimeError(f"{' '.join(command)} has ended")
+                time.sleep(POLL_SECONDS)
+            yield f"redis://{HOST}:{port}/0"
+        finally:
+            redis.terminate()
+            redis.wait()
 
 
 def main() -> int:

@@ -13,8 +13,10 @@ an environment of its own:
 64 clients have a session each, four calls in it, and then the next session. Each combination of decoder, workers, steps
 of a round, and milliseconds that an idle worker waits for more calls, is a set of models in one TorchServe; a session
 stays with one worker, and the workers share the cores. "onnx-int8" is the graph that our server runs. The last line is
-one JSON object: "ours" and "torchserve" by combination, each with its "best" and its "median" run by characters per
-second, and "ratio", ours to the fastest combination's, of the best runs, with "_median" of the runs in the middle.
+one JSON object: "ours", "shared_stream" (the same server, where the calls of a connection share one stream) and
+"torchserve" by combination, each with its "best" and its "median" run by characters per second; "ratio" and
+"shared_stream_ratio" are of these two to the fastest combination's best run, and with "_median" of the runs in the
+middle.
 "server_ms" and "client_ms" are milliseconds of processor time for each call, of all processes of the server, and of the
 client.
 """
@@ -23,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,7 @@ from benchmarks.torchserve_server import MOST_CALLS, Setup, missing, torchserve
 
 CLIENTS = MOST_CALLS
 DECODERS = ("torch-int8", "torch-fp32", "onnx-int8")
-OURS = "ours"
+OURS, SHARED = "ours", "shared_stream"
 KEPT = ("chars_per_s", "calls_per_s", "messages_per_call", "ttfc_ms", "seconds")
 
 Figures = dict[str, Any]
@@ -60,13 +61,16 @@ def result(runs: Mapping[str, Sequence[Figures]]) -> Figures:
     ranked = {name: sorted(found, key=_speed) for name, found in runs.items()}
     best = {name: found[-1] for name, found in ranked.items()}
     median = {name: found[(len(found) - 1) // 2] for name, found in ranked.items()}
-    fastest = max((name for name in runs if name != OURS), key=lambda name: _speed(best[name]))
+    fastest = max((name for name in runs if name not in (OURS, SHARED)), key=lambda name: _speed(best[name]))
     shown = {name: {"best": best[name], "median": median[name], "runs": len(found)} for name, found in ranked.items()}
     return {
         "ratio": round(_speed(best[OURS]) / _speed(best[fastest]), 2),
         "ratio_median": round(_speed(median[OURS]) / _speed(median[fastest]), 2),
+        "shared_stream_ratio": round(_speed(best[SHARED]) / _speed(best[fastest]), 2),
+        "shared_stream_ratio_median": round(_speed(median[SHARED]) / _speed(median[fastest]), 2),
         "fastest": fastest,
         OURS: shown.pop(OURS),
+        SHARED: shown.pop(SHARED),
         "torchserve": shown,
     }
 
@@ -76,7 +80,7 @@ def table(found: Figures) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = [
         ("", "characters/s", "median", "first character p50 / p99 ms", "messages", "server ms", "client ms")
     ]
-    for name, runs in {OURS: found[OURS], **found["torchserve"]}.items():
+    for name, runs in {OURS: found[OURS], SHARED: found[SHARED], **found["torchserve"]}.items():
         best, median = runs["best"], runs["median"]
         speeds = best["chars_per_s"], median["chars_per_s"]
         used = best["messages_per_call"], best["server_ms"], best["client_ms"]
@@ -110,7 +114,6 @@ def main() -> int:
     python = asked.torchserve_python
     if absent := missing(python):
         parser.error(absent)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end with it
     setups = [Setup(*parts) for parts in itertools.product(asked.decoders, asked.workers, asked.steps, asked.delay)]
     runs: dict[str, list[Figures]] = {}
     load = {"streams": CLIENTS, "rounds": asked.rounds}
@@ -120,7 +123,8 @@ def main() -> int:
         ours = stack.enter_context(serving(bundle, "--decoder", "onnx-int8"))
         peer = stack.enter_context(torchserve(python, folder, setups))
         for _ in range(asked.repeat):
-            _keep(runs, OURS, measured(ours, partial(bench, ours.target, workload="short", **load)))
+            for name, flags in ((OURS, {}), (SHARED, {"shared_stream": True})):
+                _keep(runs, name, measured(ours, partial(bench, ours.target, workload="short", **load, **flags)))
             for setup in setups:
                 words = ["--models", ",".join(setup.models), "--clients", str(CLIENTS), "--rounds", str(asked.rounds)]
                 command = ("-m", "benchmarks.torchserve_load", peer.target, *words, "--json")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.ending import ends_on_sigterm
 from benchmarks.http import free_port
 from benchmarks.processes import Process, cores
 from benchmarks.reference import HIDDEN, SYMBOLS, reference_weights
@@ -160,19 +161,20 @@ def torchserve(python: str, folder: Path, setups: Sequence[Setup]) -> Iterator[G
     command += ["--models", *(f"{model}={model}" for setup in setups for model in setup.models)]
     places = dict.fromkeys(["TEMP", "TMPDIR", "LOG_LOCATION", "METRICS_LOCATION"], str(folder))
     said = folder / "said"
-    with said.open("w") as output:
-        launcher = subprocess.Popen(
-            command, stdout=output, stderr=output, cwd=folder, env=os.environ | places, start_new_session=True
-        )
-    try:
-        end = time.monotonic() + STARTING_SECONDS
-        while not all(_is_ready(management, model) for setup in setups for model in setup.models):
-            if launcher.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"TorchServe did not start: {said.read_text().strip()[-2000:]}")
-            time.sleep(0.5)
-        yield Group(f"127.0.0.1:{port}", launcher.pid, _members(launcher.pid))
-    finally:
-        _end(launcher)
+    with ends_on_sigterm():
+        with said.open("w") as output:
+            launcher = subprocess.Popen(
+                command, stdout=output, stderr=output, cwd=folder, env=os.environ | places, start_new_session=True
+            )
+        try:
+            end = time.monotonic() + STARTING_SECONDS
+            while not all(_is_ready(management, model) for setup in setups for model in setup.models):
+                if launcher.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"TorchServe did not start: {said.read_text().strip()[-2000:]}")
+                time.sleep(0.5)
+            yield Group(f"127.0.0.1:{port}", launcher.pid, _members(launcher.pid))
+        finally:
+            _end(launcher)
 
 
 def _archive(python: str, store: Path, model: str, files: Sequence[Path], configuration: Figures) -> None:

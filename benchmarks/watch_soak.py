@@ -135,16 +135,18 @@ def soaked(bundle: Path, folder: Path, seconds: float) -> dict[str, Any]:
                 told.open("a") as sink,
                 subprocess.Popen(command, stdout=sink, stderr=subprocess.DEVNULL) as process,
             ):
-                time.sleep(RESTARTS if time.monotonic() < end else 10.0)
-                if time.monotonic() < end and time.monotonic() - server_began > SERVER_RESTARTS:
-                    server.close()
-                    server.enter_context(serving(bundle, *server_flags))
-                    server_began, server_restarts = (
-                        time.monotonic(),
-                        server_restarts + 1,
-                    )
-                    time.sleep(5.0)
-                process.send_signal(signal.SIGTERM)
+                try:
+                    time.sleep(RESTARTS if time.monotonic() < end else 10.0)
+                    if time.monotonic() < end and time.monotonic() - server_began > SERVER_RESTARTS:
+                        server.close()
+                        server.enter_context(serving(bundle, *server_flags))
+                        server_began, server_restarts = (
+                            time.monotonic(),
+                            server_restarts + 1,
+                        )
+                        time.sleep(5.0)
+                finally:
+                    process.send_signal(signal.SIGTERM)
                 process.wait(ENDS)
             restarts += 1
             say(f"{writer.lines:,} lines, {_count(told):,} told, {restarts} stops, {server_restarts} of the server")

@@ -106,11 +106,15 @@ def test_the_fastest_setup_is_the_one_to_compare_with() -> None:
         rest = {"ttfc_ms": {"p50": 1.0, "p99": 2.0}, "messages_per_call": 2.0, "server_ms": 3.0, "client_ms": 0.1}
         return [{"chars_per_s": speed, **rest} for speed in speeds]
 
-    found = result({"ours": runs(20, 30, 10), "slow": runs(15, 5), "fast": runs(40, 60, 50)})
+    found = result(
+        {"ours": runs(20, 30, 10), "shared_stream": runs(45, 70, 50), "slow": runs(15, 5), "fast": runs(40, 60, 50)}
+    )
     assert (found["fastest"], found["ratio"], found["ratio_median"]) == ("fast", 0.5, 0.4)
+    assert (found["shared_stream_ratio"], found["shared_stream_ratio_median"]) == (1.17, 1.0)
     assert found["torchserve"]["slow"]["median"]["chars_per_s"] == 5
     assert [line.split()[:3] for line in table_of(table(found)).splitlines()[1:]] == [
         ["ours", "30", "20"],
+        ["shared_stream", "70", "50"],
         ["slow", "15", "5"],
         ["fast", "60", "50"],
     ]
