@@ -7,8 +7,10 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from pydoc_data import topics
+from weakref import WeakKeyDictionary
 
 import hypothesis
 import pytest
@@ -16,7 +18,9 @@ import torch
 
 from charloom.bundle import Bundle, DecoderKind, read_bundle
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.first_steps import FirstSteps, Pace, at_once, first_steps
 from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.engine.loom import models
 from charloom.export import export_bundle
 from charloom.training.checkpoint import load_trained, load_validation
 from charloom.training.config import TrainingConfig
@@ -33,7 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell starts what is to run in the background with SIGINT ignored; some tests interrupt themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+warnings.filterwarnings("ignore", message=".*torch.jit.*")
 
 # A busy machine is no reason to fail; in continuous integration the examples are the same in each run.
 hypothesis.settings.register_profile(
@@ -76,6 +80,22 @@ def _process_is_left_as_it_was() -> Iterator[None]:
     before = found()
     yield
     assert found() == before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _first_steps_are_taken_once() -> Iterator[None]:
+    """Hundreds of engines are made with the same few decoders, whose first steps take a part of a second each time."""
+    taken: WeakKeyDictionary[Decoder, dict[int, FirstSteps]] = WeakKeyDictionary()
+
+    def once(bundle: Bundle, decoder: Decoder, most_rows: int, pace: Pace = at_once) -> FirstSteps:
+        of_decoder = taken.setdefault(decoder, {})
+        if most_rows not in of_decoder:
+            of_decoder[most_rows] = first_steps(bundle, decoder, most_rows, pace)
+        return deepcopy(of_decoder[most_rows])  # what a step costs is learnt further
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(models, "first_steps", once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,12 @@ def conversation(channel: grpc.Channel) -> conversation_pb2_grpc.ConversationSer
 
 
 @pytest.fixture
+def copied_run(run_directory: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may damage."""
+    return Path(shutil.copytree(run_directory, tmp_path / "copied-run"))
+
+
+@pytest.fixture
 def folder(bundle: Bundle, tmp_path: Path) -> Folder:
     return Folder(tmp_path / "models", bundle)
 
@@ -85,23 +93,18 @@ def folder(bundle: Bundle, tmp_path: Path) -> Folder:
 def started(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Server, Client]]]:
     """Starts a server of version 1 of "small", which looks at its folder often."""
     monkeypatch.setattr(model_upkeep, "LOOK_SECONDS", 0.3)
-    open_now = []
 
     def start(**more: Any) -> tuple[Server, Client]:
         settings = ServerSettings(
             grace_seconds=0, model_folder=folder.path, **{"max_rows": 4, "workers": 1, "decoder": "onnx-int8", **more}
         )
         first = read_bundle(folder.add("1"))
-        running = running_server([(first, open_decoder(first, kind=DecoderKind.ONNX_INT8))], settings)
-        server = running.__enter__()
-        client = Client(server.address, timeout=120)
-        open_now.append((running, client))
-        return server, client
+        models = [(first, open_decoder(first, kind=DecoderKind.ONNX_INT8))]
+        server = opened.enter_context(running_server(models, settings))
+        return server, opened.enter_context(Client(server.address, timeout=120))
 
-    yield start
-    for running, client in open_now:
-        client.close()
-        running.__exit__(None, None, None)
+    with ExitStack() as opened:
+        yield start
 
 
 def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str, dict[str, str], str]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import grpc
 
 from charloom.client import Client
+from charloom.v1 import models_pb2, models_pb2_grpc
 
 T = TypeVar("T")
 COMMAND = ("-m", "charloom.cli.main")
@@ -92,7 +93,9 @@ class Processes:
             channel = partial(grpc.insecure_channel, self.address, list(OWN_CONNECTION.items()))
             found = self.each(
                 lambda: stack.enter_context(channel()),
-                lambda channel: grpc.channel_ready_future(channel).result(timeout=30),
+                lambda channel: models_pb2_grpc.ModelServiceStub(channel).ListModels(
+                    models_pb2.ListModelsRequest(), timeout=30
+                ),
             )
             yield list(found.values())
 

@@ -26,10 +26,10 @@ from charloom.lab.tasks.scores import Scores
 from charloom.lab.tasks.terminal_report import TerminalReporter
 from charloom.training.checkpoint import read_checkpoint, write_checkpoint
 from charloom.training.learner import TrainingDiverged
+from tests.integration.commands import Capture, refused
 from tests.unit.lab.tasks.reviews import reviews, write_reviews
 
 SETTINGS = ["--hidden-size", "48", "--embedding-size", "16", "--dropout", "0.1", "--learning-rate", "0.01"]
-Capture = pytest.CaptureFixture[str]
 
 
 class Recorder:
@@ -61,16 +61,6 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = [str(folder), "--run", str(run), *SETTINGS, "--epochs", "24", "--threads", "1"]
     assert main(["classify", "train", *arguments]) == 0
     return run
-
-
-def refused(capsys: Capture, *arguments: object) -> str:
-    """The one line that the command prints when it refuses."""
-    capsys.readouterr()
-    assert main(["classify", *map(str, arguments)]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("charloom classify: ")
-    assert error.count("\n") == 1, error
-    return error
 
 
 def test_no_single_character_tells_the_labels_apart(made: list[tuple[str, str]]) -> None:
@@ -167,7 +157,7 @@ def test_evaluate_reads_another_folder(trained: Path, tmp_path: Path, capsys: Ca
     assert main(["classify", "evaluate", str(trained), "--folder", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["confusion"] == [[1, 0], [0, 2]]
     shutil.rmtree(tmp_path / "neg")
-    assert "has no sub-folder 'neg'" in refused(capsys, "evaluate", trained, "--folder", tmp_path)
+    assert "has no sub-folder 'neg'" in refused(capsys, "classify", "evaluate", trained, "--folder", tmp_path)
 
 
 @pytest.mark.parametrize("unit", ["character", "byte", "word"])
@@ -199,10 +189,10 @@ def test_what_is_not_utf_8_is_refused(
 ) -> None:
     """Python reads a byte that is no UTF-8 as half of a surrogate pair: in arguments, and in some locales in stdin."""
     tiny(tmp_path / "run", unit=unit, epochs=1).train(Recorder())
-    error = refused(capsys, "predict", tmp_path / "run", os.fsdecode(b"caf\xe9"))
+    error = refused(capsys, "classify", "predict", tmp_path / "run", os.fsdecode(b"caf\xe9"))
     assert error == "charloom classify: the text is not UTF-8: '\\udce9' at character 3\n"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8", "surrogateescape"))
-    error = refused(capsys, "predict", tmp_path / "run")
+    error = refused(capsys, "classify", "predict", tmp_path / "run")
     assert error == "charloom classify: stdin is not UTF-8: '\\udce9' at character 3\n"
 
 
@@ -327,7 +317,7 @@ def test_a_diverged_training_says_so_and_keeps_the_best(tmp_path: Path, monkeypa
 def test_train_refuses_bad_settings_in_one_line(
     flags: list[str], message: str, folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    assert message in refused(capsys, "train", folder, "--run", tmp_path / "run", *flags)
+    assert message in refused(capsys, "classify", "train", folder, "--run", tmp_path / "run", *flags)
     assert not (tmp_path / "run").exists()
 
 
@@ -335,20 +325,22 @@ def test_a_run_is_not_overwritten_and_what_is_none_is_refused(
     trained: Path, run_directory: Path, folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     for run in (trained, run_directory):
-        assert "already holds a run" in refused(capsys, "train", folder, "--run", run)
+        assert "already holds a run" in refused(capsys, "classify", "train", folder, "--run", run)
     (tmp_path / "file").write_text("")
-    assert "cannot be a run directory" in refused(capsys, "train", folder, "--run", tmp_path / "file")
-    error = refused(capsys, "predict", run_directory, "A text")
+    assert "cannot be a run directory" in refused(capsys, "classify", "train", folder, "--run", tmp_path / "file")
+    error = refused(capsys, "classify", "predict", run_directory, "A text")
     assert "classifier.safetensors; give the directory of a run that `charloom classify train` made" in error
-    assert "give the text itself or --file, not both" in refused(capsys, "predict", trained, "text", "--file", "x.txt")
-    assert "the text is empty" in refused(capsys, "predict", trained, " \n")
+    assert "give the text itself or --file, not both" in refused(
+        capsys, "classify", "predict", trained, "text", "--file", "x.txt"
+    )
+    assert "the text is empty" in refused(capsys, "classify", "predict", trained, " \n")
 
 
 @pytest.mark.parametrize("damaged", ["classifier.safetensors", "test.safetensors", "vocabulary.json"])
 def test_a_damaged_run_is_refused(damaged: str, trained: Path, tmp_path: Path, capsys: Capture) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     (run / damaged).write_bytes(b"{")
-    assert damaged in refused(capsys, "evaluate", run)
+    assert damaged in refused(capsys, "classify", "evaluate", run)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +359,7 @@ def test_settings_of_another_size_are_refused_before_memory_is_taken_for_a_model
     checkpoint = read_checkpoint(file)
     facts = {**checkpoint.facts, "config": {**checkpoint.facts["config"], **change}}
     write_checkpoint(file, replace(checkpoint, facts=facts))
-    assert problem in refused(capsys, "predict", run, "text")
+    assert problem in refused(capsys, "classify", "predict", run, "text")
 
 
 @pytest.mark.parametrize(("name", "value"), [("tokens", 10**6), ("tokens", -1), ("labels", 7), ("labels", -1)])
@@ -378,4 +370,4 @@ def test_a_test_that_is_not_the_classifiers_is_refused(
     checkpoint = read_checkpoint(run / "test.safetensors")
     checkpoint.tensors[name][0] = value
     write_checkpoint(run / "test.safetensors", checkpoint)
-    assert f"test.safetensors is damaged ({name} are not all below" in refused(capsys, "evaluate", run)
+    assert f"test.safetensors is damaged ({name} are not all below" in refused(capsys, "classify", "evaluate", run)

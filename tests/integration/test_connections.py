@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import queue
 import selectors
@@ -29,6 +30,7 @@ from charloom.v1 import (
     sessions_pb2_grpc,
 )
 from tests.integration.conftest import eventually
+from tests.unit.client.proxy import Proxy
 
 
 class Wire:
@@ -122,33 +124,38 @@ def test_the_sdks_pings_are_within_what_the_server_allows(bundle: Bundle, decode
     defaults = ServerSettings()
     pings = {"keepalive_time_ms": 1000, "keepalive_timeout_ms": 20_000, "http2.ping_timeout_ms": 20_000}
     settings = ServerSettings(grace_seconds=0, client_ping_seconds=defaults.client_ping_seconds / 30)
-    connections: list[grpc.ChannelConnectivity] = []
     options = [(f"grpc.{name}", value) for name, value in pings.items()]
-    with (
-        running_server([(bundle, decoder)], settings) as server,
-        Client(server.address, channel_options=options, timeout=60) as client,
-        client.converse("a") as talk,
-    ):
-        assert isinstance(next(talk), Applied)
-        client._connection._channel.subscribe(connections.append)
-        time.sleep(8)
-        talk.generate(max_tokens=3)
-        while not isinstance(next(talk), Ended):
-            pass
-        assert set(connections) == {grpc.ChannelConnectivity.READY}, "it is the same connection"
+    with running_server([(bundle, decoder)], settings) as server:
+        proxy = Proxy(server.address)
+        try:
+            with (
+                Client(proxy.target, channel_options=options, timeout=60) as client,
+                client.converse("a") as talk,
+            ):
+                assert isinstance(next(talk), Applied)
+                time.sleep(8)
+                talk.generate(max_tokens=3)
+                while not isinstance(next(talk), Ended):
+                    pass
+        finally:
+            proxy.stop()
+    assert proxy.connections == 1, "the server ended the first"
 
 
-def test_connections_without_calls_and_old_ones_are_ended_where_it_is_asked_for(
-    bundle: Bundle, decoder: Decoder
+async def until_idle(channel: grpc.aio.Channel) -> None:
+    """Until the channel has no connection."""
+    while (state := channel.get_state()) != grpc.ChannelConnectivity.IDLE:
+        await channel.wait_for_state_change(state)
+
+
+@pytest.mark.parametrize("limited", ["connection_idle_seconds", "connection_age_seconds"])
+async def test_connections_without_calls_and_old_ones_are_ended_where_it_is_asked_for(
+    bundle: Bundle, decoder: Decoder, limited: str
 ) -> None:
-    for name in ("connection_idle_seconds", "connection_age_seconds"):
-        settings = ServerSettings.model_validate({"grace_seconds": 0, name: 0.3})
-        with running_server([(bundle, decoder)], settings) as server:
-            states: list[grpc.ChannelConnectivity] = []
-            with grpc.insecure_channel(server.address) as channel:
-                channel.subscribe(states.append)
-                eventually(lambda states=states: states == [grpc.ChannelConnectivity.IDLE])
-                stub = models_pb2_grpc.ModelServiceStub(channel)
-                stub.ListModels(models_pb2.ListModelsRequest(), timeout=20)
-                eventually(lambda states=states: len(states) > 1 and states[-1] == grpc.ChannelConnectivity.IDLE)
-                stub.ListModels(models_pb2.ListModelsRequest(), timeout=20)
+    settings = ServerSettings.model_validate({"grace_seconds": 0, limited: 0.3})
+    with running_server([(bundle, decoder)], settings) as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = models_pb2_grpc.ModelServiceStub(channel)
+            for _ in range(2):
+                await stub.ListModels(models_pb2.ListModelsRequest(), timeout=20)
+                await asyncio.wait_for(until_idle(channel), 20)

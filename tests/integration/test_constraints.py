@@ -220,8 +220,14 @@ def test_a_call_that_is_cancelled_while_its_constraint_is_made_ends_the_process(
 ) -> None:
     monkeypatch.setattr(Compiler, "__init__", functools.partialmethod(Compiler.__init__, 100))
 
+    def makes(process: psutil.Process) -> bool:
+        try:
+            return "charloom.engine.constraints.child" in process.cmdline()
+        except psutil.NoSuchProcess:  # it has ended since it was listed
+            return False
+
     def makers() -> list[psutil.Process]:
-        return [one for one in psutil.Process().children() if "charloom.engine.constraints.child" in one.cmdline()]
+        return list(filter(makes, psutil.Process().children()))
 
     def until(condition: Callable[[], bool]) -> None:
         end = time.monotonic() + 30

@@ -15,7 +15,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from tests.unit.client.fake_server import Proxy
+from tests.unit.client.proxy import Proxy
 from tests.unit.engine.looms import Slow
 
 PROMPT = "The "

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from charloom.bundle import Bundle
 from charloom.client import AsyncClient, Client, FinishReason
 from charloom.models import BUNDLED_MODEL
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+from tests.integration.conftest import eventually
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
@@ -230,6 +231,24 @@ async def test_an_asyncio_stream_outlives_its_replicas(scale_out: ScaleOut, prox
     assert text == long_text
 
 
+async def test_streams_of_sessions_that_share_one_outlive_their_server(scale_out: ScaleOut) -> None:
+    """It is killed in their midst, and started again."""
+    length = LONG // 10
+    async with AsyncExitStack() as stack:
+        address = scale_out.replicas[0].target
+        client = await stack.enter_async_context(AsyncClient(address, timeout=None, shared_stream=True))
+        sessions = [await stack.enter_async_context(client.session(seed=seed)) for seed in range(8)]
+        streams = [session.generate("The " * number, max_tokens=length) for number, session in enumerate(sessions, 1)]
+        texts = [await anext(stream) for stream in streams]
+        await asyncio.to_thread(scale_out.kill, 0)
+        await asyncio.to_thread(scale_out.restart, 0)
+        for number, stream in enumerate(streams):
+            texts[number] += "".join([piece async for piece in stream])
+            assert stream.resumptions > 0
+        unbroken = [client.complete("The " * (seed + 1), max_tokens=length, seed=seed) for seed in range(8)]
+        assert texts == [completion.text for completion in await asyncio.gather(*unbroken)]
+
+
 def test_a_replica_that_stops_gets_no_more_calls_and_ends_those_it_has(scale_out: ScaleOut, proxy: Proxy) -> None:
     options = generation_pb2.GenerationOptions(max_tokens=1_000_000, seed=1)
     with grpc.insecure_channel(proxy.address) as channel:
@@ -248,7 +267,7 @@ def test_a_replica_that_stops_gets_no_more_calls_and_ends_those_it_has(scale_out
         assert scale_out.replicas[stopping].alive
         assert list(stream)[-1].result.finish_reason == generation_pb2.FINISH_REASON_DRAINING
     scale_out.restart(stopping)
-    assert scale_out.serving() == [True, True]
+    eventually(lambda: scale_out.serving() == [True, True])
 
 
 # --- The command

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -64,6 +64,40 @@ def test_a_client_that_opens_many_streams_and_reads_none_takes_nothing_from_anot
                 assert outcome(polite.Complete.future(SHORT, timeout=60)) == "OK"
             for stream in streams:
                 stream.cancel()
+        eventually(lambda: (loom.live, loom.waiting) == (0, 0))
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_stream_of_many_calls_takes_nothing_from_another_client(
+    bundle: Bundle, decoder: Decoder, reads: bool
+) -> None:
+    settings = ServerSettings(max_rows=4, workers=1, grace_seconds=0, trust_proxy="127.0.0.1")
+    calls = [generation_pb2.GenerateCall(number=number, request=LONG) for number in range(300)]
+    one, other = ((("x-forwarded-for", address),) for address in ("203.0.113.7", "203.0.113.8"))
+    with running_server([(bundle, decoder)], settings) as server:
+        loom = server.engine.models[0].loom
+        with connection(server.address, NARROW) as greedy, connection(server.address) as polite:
+            over = threading.Event()
+
+            def requests() -> Iterator[generation_pb2.GenerateManyRequest]:
+                yield generation_pb2.GenerateManyRequest(calls=calls)
+                over.wait()
+
+            stream = greedy.GenerateMany(requests(), metadata=one)
+
+            def read() -> None:
+                with suppress(grpc.RpcError):
+                    for _ in stream:
+                        pass
+
+            reading = threading.Thread(target=read if reads else lambda: None)
+            reading.start()
+            eventually(lambda: loom.live >= 4)
+            for _ in range(20):
+                assert outcome(polite.Complete.future(SHORT, metadata=other, timeout=60)) == "OK"
+            stream.cancel()
+            over.set()
+            reading.join()
         eventually(lambda: (loom.live, loom.waiting) == (0, 0))
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from charloom.cli.main import main
 from charloom.lab.studies.catalogue import STUDIES
-
-Capture = pytest.CaptureFixture[str]
+from tests.integration.commands import Capture, refused
 
 SMALL = {
     "copy": ["--symbols", "1", "--delays", "2,4", "--hidden-size", "8", "--batches", "5", "--seeds", "1"],
@@ -21,16 +20,6 @@ SMALL = {
     "gates": ["--characters", "600"],
     "cells": ["--characters", "1000"],
 }
-
-
-def refused(capsys: Capture, *arguments: object) -> str:
-    """The one line that a study prints when it refuses."""
-    capsys.readouterr()
-    assert main(["study", *map(str, arguments)]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("charloom study: ")
-    assert error.count("\n") == 1, error
-    return error
 
 
 def test_without_a_name_the_studies_are_listed(capsys: Capture) -> None:
@@ -93,26 +82,30 @@ def test_a_file_in_the_place_of_the_directory_is_refused_before_anything_is_meas
     file = tmp_path / "file"
     file.write_text("kept")
     for out in (file, file / "below"):
-        assert f"--out {out}: there is a file of that name; give a directory" in refused(capsys, "copy", "--out", out)
+        assert f"--out {out}: there is a file of that name; give a directory" in refused(
+            capsys, "study", "copy", "--out", out
+        )
     assert file.read_text() == "kept"
 
 
 def test_settings_out_of_range_are_said_by_their_flags(tmp_path: Path, capsys: Capture) -> None:
-    assert "--delays" in refused(capsys, "copy", "--out", tmp_path, "--delays", "10,x")
-    assert "--seeds 0: Input should be greater than" in refused(capsys, "gradients", "--out", tmp_path, "--seeds", 0)
-    assert "--threads 0: give at least 1" in refused(capsys, "gradients", "--out", tmp_path, "--threads", 0)
+    assert "--delays" in refused(capsys, "study", "copy", "--out", tmp_path, "--delays", "10,x")
+    assert "--seeds 0: Input should be greater than" in refused(
+        capsys, "study", "gradients", "--out", tmp_path, "--seeds", 0
+    )
+    assert "--threads 0: give at least 1" in refused(capsys, "study", "gradients", "--out", tmp_path, "--threads", 0)
 
 
 @pytest.mark.parametrize("name", ["gates", "cells"])
 def test_a_study_of_a_run_says_that_it_needs_one(
     name: str, run_directory: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    error = refused(capsys, name, "--out", tmp_path)
+    error = refused(capsys, "study", name, "--out", tmp_path)
     assert "give its directory with --run" in error
     assert "charloom train TEXT" in error
-    assert "there is no checkpoint" in refused(capsys, name, "--out", tmp_path, "--run", tmp_path / "none")
+    assert "there is no checkpoint" in refused(capsys, "study", name, "--out", tmp_path, "--run", tmp_path / "none")
     (tmp_path / "short.txt").write_text("too short")
-    error = refused(capsys, name, "--out", tmp_path, "--run", run_directory, "--text", tmp_path / "short.txt")
+    error = refused(capsys, "study", name, "--out", tmp_path, "--run", run_directory, "--text", tmp_path / "short.txt")
     assert "the text has 9 characters" in error
     assert list(tmp_path.glob("*.png")) == []
 

@@ -238,6 +238,7 @@ class TestSuggest:
             ({"json_schema": '{"enum": [1, 2]}'}, {"1", "2"}),
             ({"regex": "[ab]"}, {"a", "b"}),
             ({"pattern": "[ab]"}, {"a", "b"}),
+            ({"regex": "[ab]", "boundary": "word"}, {"a", "b"}),
         ],
     )
     def test_http_has_the_constraints_of_completions_and_an_older_name(
@@ -257,6 +258,8 @@ class TestSuggest:
             ({"json_schema": [1]}, "json_schema"),
             ({"regex": "a", "choices": ["a"]}, "choices"),
             ({"pattern": "a", "regex": "a"}, "regex"),
+            ({"regex": "a", "boundary": "line"}, "boundary"),
+            ({"choices": ["a"], "boundary": "length"}, "boundary"),
         ],
     )
     def test_http_names_the_constraint_that_it_refuses(

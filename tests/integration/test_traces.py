@@ -83,12 +83,13 @@ def spans_of(exporter: InMemorySpanExporter, id: str) -> tuple[ReadableSpan, lis
     return call, sorted(children, key=lambda one: one.start_time or 0)
 
 
+@pytest.mark.parametrize("shared_stream", [False, True])
 def test_a_call_is_a_span_in_its_callers_trace_and_what_is_done_for_it_are_spans_in_that(
-    server: Server, bundle: Bundle, exporter: InMemorySpanExporter, tracer: Tracer
+    server: Server, bundle: Bundle, exporter: InMemorySpanExporter, tracer: Tracer, shared_stream: bool
 ) -> None:
     with (
-        Client(server.address) as client,
-        client.session(id="traced") as session,
+        Client(server.address, shared_stream=shared_stream) as client,
+        client.session() as session,
         tracer.start_as_current_span("page") as page,
         request_id("order-1"),
     ):
@@ -120,6 +121,13 @@ def test_a_call_is_a_span_in_its_callers_trace_and_what_is_done_for_it_are_spans
     assert call.start_time <= times[0][0]
     assert times[-1][1] <= call.end_time
     assert SECRET not in str([one.to_json() for one in exporter.get_finished_spans()])
+    if shared_stream:
+
+        def streams() -> list[ReadableSpan]:
+            return [one for one in exporter.get_finished_spans() if one.name == f"{METHOD}Many"]
+
+        eventually(lambda: len(streams()) == 1)
+        assert streams()[0].context.trace_id != call.context.trace_id
 
 
 def read_on(observer: Observer) -> None:

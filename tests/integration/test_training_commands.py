@@ -17,16 +17,14 @@ import torch
 
 from charloom.bundle import DecoderKind, read_bundle
 from charloom.cli.main import main
-from charloom.export import exporter
-from charloom.models import BUNDLED_MODEL
 from charloom.training.checkpoint import load_trained
 from charloom.training.files import CheckpointError
 from charloom.training.watching import html_report
 from charloom.training.watching.dashboard import loss_figures
 from charloom.training.watching.history import read_warnings
 from charloom.training.watching.terminal import TerminalReporter
+from tests.integration.commands import Capture, refused
 
-WRITTEN_BEFORE = Path(__file__).resolve().parents[1] / "fixtures" / "written-by-0.1" / "bundle"
 SETTINGS = [
     *("--layers", "1", "--hidden-size", "16", "--embedding-size", "8", "--dropout", "0"),
     *("--batch-size", "8", "--sequence-length", "16", "--epochs", "2"),
@@ -39,25 +37,6 @@ def text(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("commands") / "text.txt"
     path.write_text(text_file.read_text("utf-8")[:8000], "utf-8")
     return path
-
-
-@pytest.fixture
-def copied_run(run_directory: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(run_directory, tmp_path / "copied-run"))
-
-
-Capture = pytest.CaptureFixture[str]
-
-
-def refused(capsys: Capture, *arguments: object) -> str:
-    """The one line that a command prints when it refuses."""
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"charloom {arguments[0]}: ")
-    assert error.endswith("\n")
-    assert error.count("\n") == 1, error
-    return error
 
 
 def test_a_text_becomes_a_run_its_losses_and_a_bundle(text: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -93,39 +72,6 @@ def test_a_text_becomes_a_run_its_losses_and_a_bundle(text: Path, tmp_path: Path
     assert manifest.validation["tail"]["checkpoint"] == pytest.approx(found["tail"])
     assert manifest.digest[:12] in out
     assert f"next: charloom serve {target}" in out
-
-
-def test_export_takes_a_name_some_decoders_and_no_weights(run_directory: Path, tmp_path: Path, capsys: Capture) -> None:
-    target = tmp_path / "some where"
-    arguments = [str(run_directory), str(target), "--name", "fp", "--decoders", "onnx-fp32", "--no-weights"]
-    assert main(["export", *arguments]) == 0
-    manifest = read_bundle(target).manifest
-    assert (manifest.name, set(manifest.files)) == ("fp", {"vocabulary.json", "decoder.onnx", "inspector.onnx"})
-    assert "decoder.onnx" in capsys.readouterr().out
-    target = tmp_path / "less"
-    assert main(["export", str(run_directory), str(target), "--decoders", "torchscript", "--no-inspector"]) == 0
-    assert set(read_bundle(target).manifest.files) == {"vocabulary.json", "weights.safetensors", "decoder.ts"}
-
-
-def test_export_from_a_bundle_keeps_its_name_decoders_and_figures(tmp_path: Path, capsys: Capture) -> None:
-    old, target = read_bundle(WRITTEN_BEFORE).manifest, tmp_path / "new"
-    assert main(["export", "--from", str(WRITTEN_BEFORE), str(target)]) == 0
-    assert f"next: charloom serve {target}" in capsys.readouterr().out
-    new = read_bundle(target).manifest
-    assert (old.schema_version, new.schema_version) == (2, 3)
-    assert (new.name, new.decoders, new.validation) == (old.name, old.decoders, old.validation)
-    less = ["--name", "less", "--decoders", "onnx-fp32", "--no-weights", "--no-inspector"]
-    assert main(["export", str(WRITTEN_BEFORE), "--from", str(tmp_path / "less"), *less]) == 0
-    assert read_bundle(tmp_path / "less").manifest.name == "less"
-    assert {file.name for file in (tmp_path / "less").iterdir()} == {"manifest.json", "vocabulary.json", "decoder.onnx"}
-
-
-def test_export_from_what_is_no_bundle_or_has_too_little_is_refused(tmp_path: Path, capsys: Capture) -> None:
-    assert "there is no manifest.json" in refused(capsys, "export", "--from", tmp_path, tmp_path / "new")
-    assert f"or: {BUNDLED_MODEL.name}" in refused(capsys, "export", "--from", tmp_path / "nowhere", tmp_path / "new")
-    error = refused(capsys, "export", "--from", BUNDLED_MODEL.name, tmp_path / "new", "--decoders", "torchscript")
-    assert "no weights.safetensors, which a TorchScript decoder is made from" in error
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_evaluate_reads_another_text_and_does_not_keep_its_figures(
@@ -335,37 +281,6 @@ def test_evaluate_refuses_a_bad_text_in_one_line(
     assert message in refused(capsys, "evaluate", run_directory, "--text", path)
 
 
-@pytest.mark.parametrize("decoders", ["onnx", "", "onnx-fp32,onnx-fp64"])
-def test_export_refuses_unknown_decoders_and_names_the_known(
-    decoders: str, run_directory: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    error = refused(capsys, "export", run_directory, tmp_path / "bundle", "--decoders", decoders)
-    assert "choose from onnx-int8,onnx-fp32,torchscript" in error
-
-
-def test_export_refuses_a_directory_that_is_not_empty(run_directory: Path, tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "file").write_text("")
-    assert "is not an empty directory" in refused(capsys, "export", run_directory, tmp_path)
-
-
-def test_export_refuses_what_int8_would_hurt(
-    run_directory: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exporter, "INT8_LIMIT", -1.0)
-    error = refused(capsys, "export", run_directory, tmp_path / "bundle")
-    assert "export without it: --decoders onnx-fp32,torchscript" in error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_export_refuses_a_bad_name_in_one_line(run_directory: Path, tmp_path: Path, capsys: Capture) -> None:
-    assert "--name my model: " in refused(capsys, "export", run_directory, tmp_path / "bundle", "--name", "my model")
-
-
-def test_export_refuses_damaged_losses(copied_run: Path, tmp_path: Path, capsys: Capture) -> None:
-    (copied_run / "losses.json").write_text("")
-    assert "losses.json" in refused(capsys, "export", copied_run, tmp_path / "bundle")
-
-
 def test_evaluate_prints_its_figures_where_they_cannot_be_kept(copied_run: Path, capsys: Capture) -> None:
     kept = copied_run / "losses.json"
     kept.unlink(missing_ok=True)
@@ -394,23 +309,6 @@ def test_a_finished_run_goes_on_when_it_is_given_more_epochs(text: Path, tmp_pat
     assert load_trained(run).facts["config"]["epochs"] in (2, 4)
     assert "epochs (run: 4, given: 3)" in refused(capsys, *again, "--epochs", "3")
     assert "hidden_size (run: 16, given: 8)" in refused(capsys, *again, "--epochs", "5", "--hidden-size", "8")
-
-
-@pytest.mark.parametrize(
-    ("directory", "name"),
-    [("my model", "my-model"), ("modèle 3", "modele-3"), (".hidden", "hidden"), ("a" * 80, "a" * 64)],
-)
-def test_a_model_is_named_after_its_directory(
-    directory: str, name: str, run_directory: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    target = tmp_path / directory
-    assert main(["export", str(run_directory), str(target), "--decoders", "onnx-fp32", "--no-inspector"]) == 0
-    assert read_bundle(target).manifest.name == name
-
-
-def test_a_directory_that_gives_no_name_asks_for_one(run_directory: Path, tmp_path: Path, capsys: Capture) -> None:
-    error = refused(capsys, "export", run_directory, tmp_path / "модель")
-    assert "no name of a model can be made of 'модель'; give one with --name" in error
 
 
 def test_a_file_whose_name_is_no_utf8_becomes_a_run_and_a_bundle(text: Path, tmp_path: Path, capsys: Capture) -> None:
