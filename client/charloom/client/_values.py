@@ -23,6 +23,7 @@ _LONGEST = 315_576_000_000.0
 _LONGEST_DEADLINE = 1e9
 # What the address of a Unix socket has room for.
 _LONGEST_SOCKET_PATH = 107
+_GRPC_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
 _URL_SCHEMES = ("http", "https", "grpc", "grpcs")
 
 
@@ -81,9 +82,17 @@ def target(field: str, value: object) -> str:
         raise InvalidValue(field, f"{address!r} is a URL; give HOST:PORT of the gRPC port, or unix:PATH")
     if address.isdecimal():
         raise InvalidValue(field, f"{address!r} names no host; give HOST:PORT, or unix:PATH")
+    host, _, port = address.rpartition(":")
+    without_scheme = host not in _GRPC_SCHEMES and (":" not in host or host.endswith("]"))
+    if without_scheme and port[:1].isdigit() and not _is_port(port):
+        raise InvalidValue(field, f"{port!r} in {address!r} is no port, a number up to 65535")
     if scheme == "unix" and len(path.removeprefix("//").encode()) > _LONGEST_SOCKET_PATH:
         raise InvalidValue(field, f"the path of a Unix socket has at most {_LONGEST_SOCKET_PATH} bytes: {path}")
     return address
+
+
+def _is_port(text: str) -> bool:
+    return len(text) <= 5 and text.isascii() and text.isdecimal() and int(text) < 2**16
 
 
 def token(field: str, value: object) -> bytes:

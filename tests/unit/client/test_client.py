@@ -23,6 +23,7 @@ from charloom.client import (
     MessageTooLarge,
     Overloaded,
     Unavailable,
+    _values,
 )
 from charloom.v1 import generation_pb2, sessions_pb2
 from tests.unit.client.fake_answers import TEXT, error_info, failing, session, stream
@@ -352,6 +353,12 @@ def test_a_target_is_text() -> None:
     for url in ("http://localhost:50051", "HTTPS://my.host", "grpc://localhost:50051"):
         with pytest.raises(InvalidValue, match=f"target: '{url}' is a URL; give HOST:PORT of the gRPC port, or unix"):
             Client(url)
+    for port in ("5o051", "65536", "050051", "1²"):
+        for host in ("localhost", "[::1]"):
+            with pytest.raises(InvalidValue, match=f"target: '{port}' in .* is no port, a number up to 65535"):
+                Client(f"{host}:{port}")
+    for fine in ("localhost:http", "unix:1.sock", "[::1]:65535", "::1", "dns:my.host:50051"):
+        assert _values.target("target", fine) == fine
     with pytest.raises(InvalidValue, match="target: '50051' names no host; give HOST:PORT, or unix:PATH"):
         Client("50051")
     with pytest.raises(InvalidValue, match="target: 50051 is not a string"):
