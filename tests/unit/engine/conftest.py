@@ -9,7 +9,7 @@ import pytest
 
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
-from charloom.engine.sessions.stores import sqlite_reserve
+from charloom.engine.sessions.stores import redis_connections, sqlite_file, sqlite_reserve, sqlite_transactions
 from tests.unit.engine.looms import Harness
 from tests.unit.engine.redis_server import RedisServer
 from tests.unit.engine.stores import InFile, InRedis, Place
@@ -28,6 +28,15 @@ def _little_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite_reserve, "RESERVE_BYTES", 2**18)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What should be answered may take long on a busy machine."""
+    for name in ("_CONNECT", "_ANSWER", "_PATIENCE"):
+        monkeypatch.setattr(redis_connections, name, 60.0)
+    for module in (sqlite_file, sqlite_transactions):
+        monkeypatch.setattr(module, "PATIENCE", 60.0)
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import charloom.engine.rates
 from charloom.engine.errors import StoreUnavailable
 from charloom.engine.quotas import Quota, QuotaExceeded
-from charloom.engine.rates import BURST_SECONDS, LEDGER_SECONDS, MOST_BUCKETS, Ledger, Rates
+from charloom.engine.rates import BURST_SECONDS, MOST_BUCKETS, Ledger, Rates
 from charloom.engine.sessions.stores.redis import RedisStore
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.shares import Share, set_share
@@ -104,7 +105,7 @@ async def test_callers_that_owe_nothing_are_forgotten() -> None:
 
 class Slow(Ledger):
     async def spend(self, name: str, tokens: float, rate: float, burst: float) -> float:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         return burst
 
 
@@ -125,7 +126,7 @@ async def test_while_the_ledger_is_away_each_server_counts_alone_and_says_so_onc
 ) -> None:
     caplog.set_level(logging.INFO, "charloom")
     ledger = Broken()
-    rates = Rates(ledger)
+    rates = Rates(ledger, Clock())
     await admit(rates, SHOP)
     rates.spend(SHOP, BURST + 300)
     with pytest.raises(QuotaExceeded):
@@ -155,10 +156,8 @@ async def test_a_bucket_that_is_forgotten_while_the_ledger_is_asked_refuses_nobo
 
 
 async def test_a_ledger_that_does_not_answer_keeps_nobody_waiting() -> None:
-    rates = Rates(Slow())
-    began = asyncio.get_running_loop().time()
+    rates = Rates(Slow(), Clock())
     await admit(rates, SHOP)
-    assert asyncio.get_running_loop().time() - began < LEDGER_SECONDS + 5
     rates.spend(SHOP, BURST + 300)
     with pytest.raises(QuotaExceeded):
         await admit(rates, SHOP)
@@ -167,8 +166,9 @@ async def test_a_ledger_that_does_not_answer_keeps_nobody_waiting() -> None:
 
 @pytest.mark.parametrize("kind", ["redis", "sqlite"])
 async def test_two_servers_that_share_a_store_count_together(
-    request: pytest.FixtureRequest, kind: str, tmp_path: Path
+    request: pytest.FixtureRequest, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(charloom.engine.rates, "LEDGER_SECONDS", 60.0)  # else each may count alone on a busy machine
     stores: list[RedisStore] | list[SqliteStore]
     if kind == "redis":
         redis_server: RedisServer = request.getfixturevalue("redis_server")
@@ -186,7 +186,7 @@ async def test_two_servers_that_share_a_store_count_together(
             await asyncio.sleep(0.05)
 
     with pytest.raises(QuotaExceeded):
-        await asyncio.wait_for(refused(), 30)
+        await asyncio.wait_for(refused(), 120)
     # Together they get what one may have: so much as comes back.
     began, taken = asyncio.get_running_loop().time(), 0
 
@@ -208,12 +208,12 @@ async def test_two_servers_that_share_a_store_count_together(
 async def test_a_bucket_in_redis_ends_when_it_is_full_again(redis_server: RedisServer) -> None:
     redis_server.ask("FLUSHALL")
     store = RedisStore(redis_server.url, 10)
-    assert await store.spend("tenant shop", 0, 100, 1000) == 1000
+    assert await store.spend("tenant shop", 0, 1, 1000) == 1000
     assert "bucket" not in redis_server.ask("KEYS", "*")
-    lefts = await asyncio.gather(*(store.spend("tenant shop", 20, 100, 1000) for _ in range(100)))
+    lefts = await asyncio.gather(*(store.spend("tenant shop", 20, 1, 1000) for _ in range(100)))
     assert -1000 <= min(lefts) < -900
     left = int(redis_server.ask("PTTL", "{charloom}:bucket:tenant shop").strip()[1:])
-    assert 20_000 < left <= 21_100
+    assert 1_900_000 < left <= 2_001_000
     await store.close()
 
 
@@ -236,12 +236,13 @@ async def test_a_bucket_in_sqlite_is_forgotten_when_it_is_full_again(tmp_path: P
 
 
 async def test_redis_that_is_killed_takes_no_limit_away(doomed_redis: RedisServer, tmp_path: Path) -> None:
-    store = RedisStore(doomed_redis.url, 10)
-    rates = Rates(store)
+    store, clock = RedisStore(doomed_redis.url, 10), Clock()
+    rates = Rates(store, clock)
     await admit(rates, SHOP)
     doomed_redis.kill()
     rates.spend(SHOP, BURST + 1000)
     for _ in range(3):
+        clock.time += 1
         with pytest.raises(QuotaExceeded):
             await admit(rates, SHOP)
     rates.close()

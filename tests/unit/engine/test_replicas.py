@@ -60,7 +60,7 @@ class Mortal(SqliteStore):
 @pytest.fixture
 def stores(tmp_path: Path) -> list[Mortal]:
     """Of the engines, in their order; the engines close them."""
-    return [Mortal(tmp_path / "sessions.db", 100) for _ in range(2)]
+    return [Mortal(tmp_path / "sessions.db", 100, lease_seconds=600) for _ in range(2)]
 
 
 @pytest.fixture

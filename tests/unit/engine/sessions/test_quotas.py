@@ -22,7 +22,7 @@ from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.sessions.stores.store import Store
 from charloom.engine.shares import Share, name_of_tenant, set_share
 from tests.unit.engine.redis_server import RedisServer
-from tests.unit.engine.stores import FrozenRedis, InFile, InRedis, Place, grown, made
+from tests.unit.engine.stores import InFile, InRedis, Place, grown, made
 
 FOLDER = Path(__file__).resolve().parents[3] / "fixtures" / "written-by-0.1"
 WRITTEN = FOLDER / "sessions.sqlite"
@@ -198,7 +198,7 @@ async def test_what_a_server_adds_and_deletes_that_does_not_count_is_counted_in_
 
 
 async def test_what_redis_has_from_servers_that_do_not_count_is_counted(doomed_redis: RedisServer) -> None:
-    place = FrozenRedis(doomed_redis)
+    place = InRedis(doomed_redis.url)
     store = place.make(1000)
     await add(store, SHOP._replace(quota=Quota()), *(made(place, f"s{number:04}", "shop") for number in range(700)))
     await add(store, Share("10.0.0.1"), made(place, "a"))

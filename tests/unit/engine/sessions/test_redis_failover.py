@@ -114,13 +114,11 @@ async def test_the_connections_to_a_master_that_became_a_replica_are_left(failov
     # Each has a connection of its own.
     await asyncio.gather(*(store.get(Key("", "b")) for _ in range(20)))
     failover.happen()
-    start = time.monotonic()
     await asyncio.gather(
         *(store.get(Key("", "b")) for _ in range(20)),
         *(store.check(), store.renew([lease]), store.write(lease, grown(lease.session, place.now()))),
         *(store.acquire(Key("", "b")), store.delete(Key("", "c"))),
     )
-    assert time.monotonic() - start < 3
     assert (await store.get(Key("", "a"))).version == 1
     assert await ids(store) == ["a", "b"]
     connected = failover.one.ask("CLIENT", "LIST", "TYPE", "normal")
@@ -143,8 +141,9 @@ def sentinel(failover: Failover, tmp_path: Path) -> Iterator[Sentinel]:
 
 async def test_the_master_is_the_one_that_the_sentinels_name(failover: Failover, sentinel: Sentinel) -> None:
     url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/charloom/0"
-    store = await open_store(url, 10)
+    await (await open_store(url, 10)).close()
     place = InRedis(url)
+    store = place.open()
     await store.add([made(place, "a", ticks=600)])
     await asyncio.gather(*(store.get(Key("", "a")) for _ in range(20)))
     failover.until_caught_up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from pathlib import Path
@@ -23,11 +24,12 @@ from charloom.engine.sessions.session import Call, Key
 from charloom.engine.sessions.stores import redis_connections
 from charloom.engine.sessions.stores.open_store import open_store
 from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS
+from tests.unit.engine.looms import eventually
 from tests.unit.engine.redis_server import RedisServer, free_port
 from tests.unit.engine.stores import LEASE, InRedis, grown, ids, made, same
 
 AT_ONCE = 30.0
-"""Seconds in which a hundred calls end that wait three seconds each, if they wait at the same time."""
+"""Seconds in which a hundred calls end that wait a second each, if they wait at the same time."""
 
 
 async def unavailable(attempt: Any) -> str:
@@ -37,26 +39,34 @@ async def unavailable(attempt: Any) -> str:
 
 
 async def test_a_redis_that_hangs(doomed_redis: RedisServer, redis_place: InRedis) -> None:
-    store = redis_place.open()
-    await store.add([made(redis_place, "a", ticks=600)])
-    doomed_redis.ask("CONFIG", "RESETSTAT")
-    doomed_redis.pause()
-    try:
-        await unavailable(store.acquire(Key("", "a")))
-    finally:
-        doomed_redis.go_on()
-    assert "cmdstat_evalsha:calls=1," in doomed_redis.ask("INFO", "commandstats"), "it was not told twice"
-    doomed_redis.pause()
-    try:
-        start = time.monotonic()
-        outcomes = await asyncio.gather(*(store.get(Key("", "a")) for _ in range(100)), return_exceptions=True)
-        assert time.monotonic() - start < AT_ONCE
-        assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
-    finally:
-        doomed_redis.go_on()
-    await asyncio.sleep(LEASE * redis_place.tick)  # it may have done what nobody waited for any more
-    lease = await store.acquire(Key("", "a"))
-    await store.release(lease, lease.session)
+    patient = redis_place.open()
+    await patient.add([made(redis_place, "a", ticks=600)])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, seconds in (("_CONNECT", 1.0), ("_ANSWER", 1.0), ("_PATIENCE", 1.5)):
+            patch.setattr(redis_connections, name, seconds)
+        store = redis_place.open()
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                await store.check()
+                break
+        doomed_redis.ask("CONFIG", "RESETSTAT")
+        doomed_redis.pause()
+        try:
+            await unavailable(store.acquire(Key("", "a")))
+        finally:
+            doomed_redis.go_on()
+        assert "cmdstat_evalsha:calls=1," in doomed_redis.ask("INFO", "commandstats"), "it was not told twice"
+        doomed_redis.pause()
+        try:
+            start = time.monotonic()
+            outcomes = await asyncio.gather(*(store.get(Key("", "a")) for _ in range(100)), return_exceptions=True)
+            assert time.monotonic() - start < AT_ONCE
+            assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+        finally:
+            doomed_redis.go_on()
+    await redis_place.wait(LEASE)  # it may have done what nobody waited for any more
+    lease = await patient.acquire(Key("", "a"))
+    await patient.release(lease, lease.session)
 
 
 async def test_a_redis_that_is_gone(doomed_redis: RedisServer, redis_place: InRedis) -> None:
@@ -214,9 +224,8 @@ async def test_a_redis_that_does_not_take_writes(doomed_redis: RedisServer, redi
 
 
 async def test_what_a_replica_has_may_be_old_and_is_not_answered(
-    doomed_redis: RedisServer, redis_place: InRedis, monkeypatch: pytest.MonkeyPatch
+    doomed_redis: RedisServer, redis_place: InRedis
 ) -> None:
-    monkeypatch.setattr(redis_connections, "_PATIENCE", 60.0)  # the reason is told in the end, however busy the machine
     store = redis_place.open()
     await store.add([made(redis_place, "a", ticks=600)])
     lease = await store.acquire(Key("", "a"))
@@ -231,7 +240,7 @@ async def test_what_a_replica_has_may_be_old_and_is_not_answered(
 
 
 async def test_a_redis_that_is_loading(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path, "--loading-process-events-interval-bytes", "1024", "--key-load-delay", "20000")
+    server = RedisServer(tmp_path, "--loading-process-events-interval-bytes", "1024", "--key-load-delay", "500000")
     place = InRedis(server.url)
     try:
         store = place.open()
@@ -241,7 +250,11 @@ async def test_a_redis_that_is_loading(tmp_path: Path) -> None:
         assert server.start()
         await asyncio.sleep(0.05)  # until it is noticed that the connections are closed
         assert "-LOADING" in server.ask("GET", "x")
-        assert len(await ids(store)) == 20
+        trying = asyncio.create_task(ids(store))
+        await asyncio.sleep(0.3)
+        assert not trying.done()
+        server.told("CONFIG", "SET", "key-load-delay", "0")
+        assert len(await trying) == 20
         await place.close()
     finally:
         server.kill()
@@ -267,7 +280,7 @@ async def test_a_redis_that_runs_another_script_for_long(doomed_redis: RedisServ
     doomed_redis.told("CONFIG", "SET", "lua-time-limit", "10")
     _, writer = await asyncio.open_connection("127.0.0.1", doomed_redis.port)
     writer.write(b"EVAL 'while true do end' 0\r\n".replace(b"'", b'"'))
-    await asyncio.sleep(0.2)
+    eventually(lambda: "-BUSY" in doomed_redis.ask("PING"))
     trying = asyncio.create_task(store.get(Key("", "a")))
     await asyncio.sleep(0.3)
     assert not trying.done()
@@ -375,7 +388,7 @@ async def test_what_redis_keeps_has_an_end(doomed_redis: RedisServer, redis_plac
             days[name, session_id] = int(answer[1:]) / 1000 / TOMBSTONE_SECONDS
     gone = -2 / 1000 / TOMBSTONE_SECONDS
     assert {key for key, value in days.items() if value == gone} == {("session", "b"), ("lease", "b"), ("lease", "c")}
-    assert all(0 < value < 0.001 for (name, _), value in days.items() if name != "mark" and value != gone)
+    assert all(0 < value < 0.01 for (name, _), value in days.items() if name != "mark" and value != gone)
     assert all(0.99 < value < 1.01 for (name, _), value in days.items() if name == "mark")
     await redis_place.wait(LEASE + 1)
     assert await store.sweep() == 2

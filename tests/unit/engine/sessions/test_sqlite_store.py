@@ -40,11 +40,13 @@ from charloom.engine.clock import utc_now
 from charloom.engine.errors import SessionBusy
 from charloom.engine.sessions.session import Key
 from charloom.engine.decoding.snapshot import Snapshot
+from charloom.engine.sessions.stores import sqlite_file, sqlite_transactions
 from charloom.engine.sessions.stores.sqlite import SqliteStore
-from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS
+
+sqlite_file.PATIENCE = sqlite_transactions.PATIENCE = 60.0  # however busy the machine
 
 async def main():
-    store = SqliteStore(sys.argv[1], 1000)
+    store = SqliteStore(sys.argv[1], 1000, lease_seconds=600)
     print("open", flush=True)
     sys.stdin.readline()
     for _ in range(int(sys.argv[2])):

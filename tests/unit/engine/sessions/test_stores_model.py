@@ -33,7 +33,8 @@ from charloom.engine.errors import (
 )
 from charloom.engine.sessions.session import Call, Key, Session
 from charloom.engine.sessions.stores.store import Lease
-from tests.unit.engine.stores import LEASE, FrozenRedis, InFile, Place, made, same
+from tests.unit.engine.redis_server import RedisServer
+from tests.unit.engine.stores import LEASE, InFile, InRedis, Place, made, same
 
 
 @dataclass
@@ -224,28 +225,9 @@ class Machine(RuleBasedStateMachine):
     def sweep(self, replica: int) -> None:
         assert self.outcome(replica, "sweep") >= 0
 
-    @precondition(lambda self: not isinstance(self.place, FrozenRedis))
     @rule(ticks=st.integers(1, 12))
     def wait(self, ticks: int) -> None:
         self.loop.run_until_complete(self.place.wait(ticks))
-
-    @precondition(lambda self: isinstance(self.place, FrozenRedis))
-    @rule(key=keys)
-    def end_of_a_lease(self, key: Key) -> None:
-        assert isinstance(self.place, FrozenRedis)
-        self.place.end_lease(key)
-        if key in self.model.kept:
-            self.model.kept[key].lease_until = 0
-
-    @precondition(lambda self: isinstance(self.place, FrozenRedis))
-    @rule(key=keys)
-    def end_of_a_session(self, key: Key) -> None:
-        assert isinstance(self.place, FrozenRedis)
-        one = self.model.kept.get(key)
-        if one is not None and not self.model.live(one):
-            self.place.end_session(key)
-            self.model.gone[key] = (SessionExpired, one.session.expires, one.fence if one.held else 0)
-            del self.model.kept[key]
 
     @invariant()
     def pages_are_complete(self) -> None:
@@ -261,7 +243,9 @@ def test_a_store_does_what_a_model_does(
 ) -> None:
     def new_place() -> Place:
         if kind == "redis":
-            return FrozenRedis(request.getfixturevalue("redis_server"))
+            server: RedisServer = request.getfixturevalue("redis_server")
+            server.ask("FLUSHALL")
+            return InRedis(server.url)
         return InFile(tmp_path_factory.mktemp("model") / "sessions.db") if kind == "sqlite" else Place()
 
     class OfKind(Machine):
