@@ -59,7 +59,7 @@ class Stream:
         self._client.async_stream_infer(model, texts(text), request_id=request_id, parameters=parameters, **more)
 
     def next(self) -> tuple[Any, Any]:
-        return self._found.get(timeout=30)
+        return self._found.get(timeout=60)
 
     def answers(self, count: int) -> dict[str, list[Any]]:
         """All responses to so many requests, by request id."""
@@ -302,7 +302,7 @@ def test_raw_content_that_is_no_text_is_told(server: Server, bundle: Bundle, raw
     with grpc.insecure_channel(server.address) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         with pytest.raises(grpc.RpcError) as problem:
-            call(request.SerializeToString(), timeout=20)
+            call(request.SerializeToString(), timeout=60)
     assert message in problem.value.details()  # type: ignore[attr-defined]
 
 
@@ -313,7 +313,7 @@ def test_typed_contents_are_answered_with_typed_contents(server: Server, bundle:
     request.parameters["max_tokens"].int64_param = 5
     with grpc.insecure_channel(server.address) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        answer = inference.ModelInferResponse.FromString(call(request.SerializeToString(), timeout=20))
+        answer = inference.ModelInferResponse.FromString(call(request.SerializeToString(), timeout=60))
     assert len(answer.outputs[0].contents.bytes_contents[0]) == 5
     assert list(answer.outputs[2].contents.int64_contents) == [9]
     assert not answer.raw_output_contents

@@ -20,6 +20,7 @@ from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc
 from tests.integration.conftest import eventually
+from tests.unit.engine.looms import Slow
 
 LONG = generation_pb2.GenerateRequest(options=generation_pb2.GenerationOptions(max_tokens=65_536))
 
@@ -70,8 +71,9 @@ def test_ten_times_the_load_is_refused_at_once_and_what_was_accepted_is_done(bun
 
 
 def test_a_deadline_is_honoured_while_a_call_waits(bundle: Bundle, decoder: Decoder) -> None:
+    slow = Slow(decoder, 0.05)  # the call that it waits for takes a minute
     with (
-        running_server([(bundle, decoder)], ServerSettings(max_rows=1, workers=1, grace_seconds=0)) as server,
+        running_server([(bundle, slow)], ServerSettings(max_rows=1, workers=1, grace_seconds=0)) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         stub, loom = stub_of(channel), server.engine.models[0].loom
@@ -111,7 +113,7 @@ def test_readers_that_never_read_do_not_keep_others_waiting(bundle: Bundle, deco
             eventually(lambda: loom.live == settings.max_waiting and loom.waiting == 0, 60)
             with grpc.insecure_channel(server.address) as other:
                 for number in range(5):
-                    assert len(stub_of(other).Complete(short(number), timeout=20).completions[0].text) == 200
+                    assert len(stub_of(other).Complete(short(number), timeout=60).completions[0].text) == 200
             with pytest.raises(grpc.RpcError) as stalled:
                 list(lazy[0])
             assert stalled.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
@@ -153,6 +155,6 @@ def test_clients_that_vanish_by_the_hundred_leave_the_batch(bundle: Bundle, deco
             client.communicate()
         eventually(lambda: (loom.live, loom.waiting) == (0, 0))
         with grpc.insecure_channel(server.address) as channel:
-            assert len(stub_of(channel).Complete(short(1), timeout=10).completions[0].text) == 200
+            assert len(stub_of(channel).Complete(short(1), timeout=60).completions[0].text) == 200
         assert server.engine.sessions.writing == 0
         assert loom.slots == 0

@@ -411,8 +411,8 @@ def test_the_command_serves_the_page_and_ends_in_order() -> None:
         found = re.match(r"the playground is at (http://127\.0\.0\.1:\d+/) ", running.stdout.readline())
         try:
             assert found is not None
-            assert "<title>Charloom playground</title>" in httpx.get(found[1]).text
-            assert httpx.get(f"{found[1]}v1/models").json()["data"][0]["id"] == "shakespeare"
+            assert "<title>Charloom playground</title>" in httpx.get(found[1], timeout=60).text
+            assert httpx.get(f"{found[1]}v1/models", timeout=60).json()["data"][0]["id"] == "shakespeare"
         finally:
             running.send_signal(signal.SIGTERM)
         assert running.wait(60) == 0

@@ -22,6 +22,7 @@ from charloom.client import (
     SessionExpired,
 )
 from charloom.server.app import Server
+from tests.integration.conftest import eventually
 
 
 @pytest.fixture
@@ -130,11 +131,7 @@ async def test_a_cancelled_task_cancels_its_stream(server: Server) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        for _ in range(1000):
-            if server.engine.models[0].loom.live == 0:
-                break
-            await asyncio.sleep(0.005)
-        assert server.engine.models[0].loom.live == 0
+        await asyncio.to_thread(eventually, lambda: server.engine.models[0].loom.live == 0)
 
 
 def test_models_are_described(client: Client, bundle: Bundle) -> None:

@@ -43,7 +43,7 @@ def suggested(server: Server) -> Any:
 
 
 def ranked(server: Server) -> Any:
-    with httpx.Client(base_url=f"http://{server.http_address}") as plain:
+    with httpx.Client(base_url=f"http://{server.http_address}", timeout=60) as plain:
         body = {"prompt": "The ", "candidates": ["def", "class"]}
         return [one["logprob"] for one in plain.post("/v1/rank", json=body).raise_for_status().json()["data"]]
 
@@ -103,7 +103,7 @@ def test_a_call_that_has_begun_takes_all_its_steps_within_the_grace(bundle: Bund
 
 
 def test_when_the_grace_is_over_it_ends_at_its_next_step(bundle: Bundle, slow: Slow) -> None:
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         with running_server([(bundle, slow)], ServerSettings(grace_seconds=0.2)) as server:
             slow.seconds = 0.02
 
@@ -113,7 +113,9 @@ def test_when_the_grace_is_over_it_ends_at_its_next_step(bundle: Bundle, slow: S
 
             running = begin(pool, slow, endless)
             assert slow.gate is not None
-            slow.gate.set()
+            gate = slow.gate
+            opened = pool.submit(lambda: (eventually(server.engine.draining.is_set), gate.set()))
+        opened.result()
         with pytest.raises(Unavailable) as told:
             running.result()
         assert told.value.reason == "DRAINING"

@@ -61,6 +61,7 @@ def place(bundle: Bundle, decoder: Decoder, tmp_path: Path) -> Iterator[Place]:
         audit_log=tmp_path / "audit.jsonl",
         http_port=0,
         store=f"sqlite:{tmp_path / 'sessions.db'}",
+        max_tokens=1_000_000_000,
     )
     with running_server([(bundle, decoder)], settings) as server:
         yield Place(server.address, server.http_address, tmp_path / "audit.jsonl", keys)
@@ -188,7 +189,7 @@ def test_a_session_whose_record_cannot_be_read_is_named_and_the_listing_goes_on(
     assert page.next_page_token
     asked = urllib.request.Request(f"http://{place.http}/v1/sessions?limit=2")
     asked.add_header("authorization", f"Bearer {place.keys['shop']}")
-    with urllib.request.urlopen(asked, timeout=20) as answer:
+    with urllib.request.urlopen(asked, timeout=60) as answer:
         over_http = json.load(answer)
     assert [one["id"] for one in over_http["data"]] == [first]
     assert [(one["id"], "cannot be read" in one["problem"]) for one in over_http["unreadable"]] == [(second, True)]
@@ -221,21 +222,21 @@ def test_a_request_has_to_say_whose_data_is_meant(place: Place) -> None:
         ]
         for call, request in calls:
             for wrong in (request(), request(tenant="a/b"), request(tenant="x" * 65)):
-                code, _, violations, _ = refused(lambda: call(wrong, metadata=metadata, timeout=20))  # noqa: B023
+                code, _, violations, _ = refused(lambda: call(wrong, metadata=metadata, timeout=60))  # noqa: B023
                 assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"tenant"})
         for call, request in calls[:2]:
-            call(request(tenant=""), metadata=metadata, timeout=20)
-        receipt = stub.EraseTenant(tenants_pb2.EraseTenantRequest(tenant=""), metadata=metadata, timeout=20)
+            call(request(tenant=""), metadata=metadata, timeout=60)
+        receipt = stub.EraseTenant(tenants_pb2.EraseTenantRequest(tenant=""), metadata=metadata, timeout=60)
         assert (receipt.tenant, receipt.sessions, receipt.HasField("erase_time")) == ("", 0, True)
         for field, wrong in (
             ("page_size", tenants_pb2.ListTenantDataRequest(tenant="shop", page_size=1001)),
             ("page_token", tenants_pb2.ListTenantDataRequest(tenant="shop", page_token="?")),
         ):
-            code, _, violations, _ = refused(lambda: stub.ListTenantData(wrong, metadata=metadata, timeout=20))  # noqa: B023
+            code, _, violations, _ = refused(lambda: stub.ListTenantData(wrong, metadata=metadata, timeout=60))  # noqa: B023
             assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {field})
         endless = tenants_pb2.ExportTenantRequest(tenant="shop")
         endless.time_to_live.seconds = 10**9
-        code, _, violations, _ = refused(lambda: list(stub.ExportTenant(endless, metadata=metadata, timeout=20)))
+        code, _, violations, _ = refused(lambda: list(stub.ExportTenant(endless, metadata=metadata, timeout=60)))
         assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"time_to_live"})
     assert {one["on"] for one in place.audit} == {"tenant "}
 
@@ -355,7 +356,7 @@ def test_sessions_that_cannot_be_read_are_named_and_erased(
 def test_an_erasure_ends_the_call_that_uses_a_session_and_nothing_comes_back(place: Place) -> None:
     with place.client("shop") as shop, place.client("office admin") as admin:
         session = shop.session(id="used", keep=True)
-        with session.generate("KING:", max_tokens=10_000) as stream:
+        with session.generate("KING:", max_tokens=1_000_000_000) as stream:
             next(iter(stream))
             with shop.session(id="observed", keep=True).observe() as observer:
                 observer.read("KING:")

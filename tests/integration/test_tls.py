@@ -147,7 +147,7 @@ def serving(bundle: Bundle, log: Path, *arguments: str) -> Iterator[str]:
             yield process.stdout.readline().split()[-1]
         finally:
             process.terminate()
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
 
 
 def shown(address: str, authority: Authority) -> bytes:

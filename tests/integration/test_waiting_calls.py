@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +25,7 @@ from charloom.v1 import (
     sessions_pb2_grpc,
 )
 from tests.integration.conftest import eventually, refused
+from tests.unit.engine.looms import Slow
 
 Sent = queue.Queue[Any]
 """What a client sends; None is the end of it."""
@@ -90,27 +92,31 @@ def test_a_call_without_a_first_message_is_told_so_too(bundle: Bundle, decoder: 
 def test_a_client_that_is_idle_for_too_long_loses_the_call_and_its_session_is_free(
     bundle: Bundle, decoder: Decoder, open_call: Open, sent: Sent
 ) -> None:
-    settings = ServerSettings(grace_seconds=0, idle_seconds=0.2)
+    settings = ServerSettings(grace_seconds=0, idle_seconds=1)
     with running_server([(bundle, decoder)], settings) as server, grpc.insecure_channel(server.address) as channel:
         create(channel)
         replies = open_call(channel, sent)
         next(replies)
         code, reason, _, message = refused(lambda: list(replies))
         assert (code, reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "CLIENT_IDLE")
-        assert "0.2 s" in message
+        assert "1 s" in message
         assert "--idle-seconds" in message
         eventually(lambda: server.engine.sessions.writing == 0)
         assert position(channel) == 1
 
 
 def test_a_conversation_is_not_idle_while_its_text_is_generated(bundle: Bundle, decoder: Decoder, sent: Sent) -> None:
-    settings = ServerSettings(grace_seconds=0, idle_seconds=0.05)
-    with running_server([(bundle, decoder)], settings) as server, grpc.insecure_channel(server.address) as channel:
+    settings, slow = ServerSettings(grace_seconds=0, idle_seconds=1), Slow(decoder)
+    with running_server([(bundle, slow)], settings) as server, grpc.insecure_channel(server.address) as channel:
         create(channel)
+        slow.gate = threading.Event()
         sent.put(conversation_pb2.ConverseRequest(start=generation_pb2.GenerationOptions(session_id="s")))
-        sent.put(conversation_pb2.ConverseRequest(generate=conversation_pb2.Generate(max_tokens=20_000)))
+        sent.put(conversation_pb2.ConverseRequest(generate=conversation_pb2.Generate(max_tokens=2000)))
         replies = conversation_pb2_grpc.ConversationServiceStub(channel).Converse(iter(sent.get, None))
+        opened = threading.Timer(2, slow.gate.set)
+        opened.start()
         positions: list[int] = []
         refusal = refused(lambda: positions.extend(reply.position for reply in replies))
+        opened.join()
         assert refusal[1] == "CLIENT_IDLE"
-        assert positions[-1] == 20_000
+        assert positions[-1] == 2000

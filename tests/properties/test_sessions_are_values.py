@@ -159,7 +159,7 @@ def test_any_interleaving_leaves_each_session_its_own(
             assert text.startswith(first)
             mine.tokens += added[: len(first)]
             if kind == "abandon":
-                await at.sessions.all_written(1)  # another replica sees it only then
+                await at.sessions.all_written(60)  # another replica sees it only then
             if kind == "resume":
                 arrived = min(int(str(rest[2])), len(first))
                 start = len(mine.tokens) - len(first)
@@ -215,5 +215,5 @@ def test_any_interleaving_leaves_each_session_its_own(
 
 async def close(engine: Engine) -> None:
     await engine.drain(1)
-    await engine.sessions.all_written(1)
+    await engine.sessions.all_written(60)
     await engine.sessions.close()

@@ -276,6 +276,36 @@ def test_a_call_that_is_over_before_anyone_listens_lets_its_thread_go() -> None:
     assert list(taken[0]) == [7]
 
 
+def test_a_call_that_fails_while_a_message_is_sent_says_why() -> None:
+    class Failing(grpc.RpcError):
+        """It fails just after it was asked whether it is active."""
+
+        active = True
+
+        def add_callback(self, callback: Callable[[], None]) -> bool:
+            self.failed = callback
+            return True
+
+        def is_active(self) -> bool:
+            was, self.active = self.active, False
+            if was:
+                self.failed()
+            return was
+
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.DEADLINE_EXCEEDED
+
+        def details(self) -> str:
+            return "Deadline Exceeded"
+
+        def trailing_metadata(self) -> tuple[()]:
+            return ()
+
+    duplex: Duplex[Any, Any] = Duplex(lambda _: Failing(), 7, Somewhere())  # type: ignore[arg-type, return-value]
+    with pytest.raises(DeadlineExceeded):
+        duplex.send(8)
+
+
 class TestAsyncObserve:
     async def test_cancel_while_the_connection_is_made_ends_the_wait(self, nowhere: str) -> None:
         async with AsyncClient(nowhere) as client:

@@ -102,11 +102,12 @@ class Duplex(Generic[Request, Response]):
             RuntimeError: it was closed.
 
         """
-        if self._failure is not None:
-            raise self._failure
-        if isinstance(self._call, grpc.RpcError) and not self._call.is_active() and not self._is_ok(self._call):
-            raise self._error(self._call) from self._call
-        return self._outbox.put(message)
+        self._require_well()
+        try:
+            return self._outbox.put(message)
+        except RuntimeError:
+            self._require_well()  # it may have failed just now
+            raise
 
     def post(self, message: Request) -> None:
         """Send a message whose number nobody needs, if the call still takes one; for finalizers too."""
@@ -148,6 +149,12 @@ class Duplex(Generic[Request, Response]):
         return from_rpc_error(
             error, self._peer.target, stopped=self.cancelled or self._peer.closed, request_id=self._peer.request_id
         )
+
+    def _require_well(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if isinstance(self._call, grpc.RpcError) and not self._call.is_active() and not self._is_ok(self._call):
+            raise self._error(self._call) from self._call
 
     @staticmethod
     def _is_ok(call: grpc.RpcError) -> bool:
