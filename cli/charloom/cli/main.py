@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import io
 import os
 import sys
@@ -114,7 +113,9 @@ class _Version(argparse.Action):
     """Prints the version, which is looked up only then: a checkout that is not installed has none."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(importlib.metadata.version("charloom"))
+        from importlib.metadata import version  # takes a tenth of what a command takes to start
+
+        print(version("charloom"))
         parser.exit()
 
 
