@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -76,9 +77,14 @@ def with_tasks(most: int, *command: str) -> list[str]:
     return [*ANOTHER_USER.split(), "prlimit", f"--nproc={most}", sys.executable, "-m", "charloom.cli.main", *command]
 
 
+ONE_OF_EACH_KIND = {(command.room, command.extra, name in FLAGS): name for name, command in COMMANDS.items()}
+"""What they import, and so which threads they start, follows from these."""
+
+
 @limited
-@pytest.mark.parametrize("tasks", [1, 4, 8])
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    ("name", "tasks"), [*((name, 1) for name in COMMANDS), *itertools.product(ONE_OF_EACH_KIND.values(), (4, 8))]
+)
 def test_a_command_that_may_start_too_few_threads_says_so(name: str, tasks: int, home: str) -> None:
     torch = 3 + BESIDE if "--threads" in FLAGS.get(name, []) else 0
     if COMMANDS[name].room == "training" and tasks > numpy_threads() + torch:
