@@ -7,22 +7,27 @@ import socket
 import struct
 import threading
 
+PING = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0])
+"""How a ping of HTTP/2 begins: its length, its type, no flags, no stream."""
+
 
 class Proxy:
     """Something between a client and a server that can lose connections, and find another server."""
 
-    def __init__(self, backend: str | None, *, idle: float | None = None) -> None:
+    def __init__(self, backend: str | None) -> None:
         self.backend = backend
         """Address of the server; `None` takes connections and drops them."""
         self.connections = 0
         """How many were made so far."""
+        self.pings = 0
+        """How many clients sent so far."""
         self.mute = False
         """Whether it lets nothing through any more, and tells neither side."""
-        self._idle = idle
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def cut(self) -> None:
         """Reset all connections, as a machine does whose process was killed."""
@@ -36,6 +41,7 @@ class Proxy:
     def stop(self) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()  # which may be making a connection
         self._listener.close()
         self.cut()
 
@@ -50,16 +56,13 @@ class Proxy:
                 host, port = self.backend.split(":")
                 server = socket.create_connection((host, int(port)))
                 self._open += [client, server]
-                for source, sink in ((client, server), (server, client)):
-                    threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+                threading.Thread(target=self._pass_on, args=(client, server, True), daemon=True).start()
+                threading.Thread(target=self._pass_on, args=(server, client, False), daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, sink: socket.socket, of_client: bool) -> None:
         with contextlib.suppress(OSError):
-            source.settimeout(self._idle)
-            try:
-                while data := source.recv(65536):
-                    if not self.mute:
-                        sink.sendall(data)
-            except TimeoutError:
-                self.cut()
+            while data := source.recv(65536):
+                self.pings += of_client * data.count(PING)
+                if not self.mute:
+                    sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)

@@ -57,7 +57,7 @@ def holding(server: FakeServer, prompt: str = "") -> Callable[..., Iterator[Any]
         first, *others = stream(request, context)
         yield first
         if request.options.prompt.startswith(prompt) and not request.resume_position:
-            server.ended.wait(30)
+            server.ended.wait(120)
         yield from others
 
     return answer

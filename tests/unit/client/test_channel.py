@@ -9,15 +9,18 @@ from typing import Any
 import grpc
 import pytest
 
-from charloom.client import AsyncClient, Client, ConnectionFailed, DeadlineExceeded
+from charloom.client import AsyncClient, Client, ConnectionFailed
 from charloom.v1 import generation_pb2, reading_pb2
+from tests.integration.conftest import eventually
 from tests.unit.client.fake_answers import PIECES, logprobs, result
 from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.proxy import Proxy
+from tests.unit.client.shared_streams import holding
 
 LIMITS = [("grpc.max_receive_message_length", 1000)]
 LENGTH = 200
-PINGS_ALLOWED = [("grpc.http2.min_ping_interval_without_data_ms", 500), ("grpc.keepalive_permit_without_calls", 1)]
+PINGS_ALLOWED = [("grpc.http2.min_ping_interval_without_data_ms", 1), ("grpc.keepalive_permit_without_calls", 1)]
+OFTEN = [("grpc.keepalive_time_ms", 1000)]  # gRPC takes no less
 
 
 def long(request: generation_pb2.GenerateRequest, context: grpc.ServicerContext) -> Iterator[Any]:
@@ -25,6 +28,12 @@ def long(request: generation_pb2.GenerateRequest, context: grpc.ServicerContext)
     for position in range(1, LENGTH + 1):
         yield generation_pb2.GenerateResponse(text="x", position=position, logprobs=logprobs("x", request.options))
     yield generation_pb2.GenerateResponse(position=LENGTH, result=result())
+
+
+async def three_pings(proxy: Proxy) -> None:
+    """Wait until so many more were sent; more than two, gRPC's own client sends but one a minute."""
+    before = proxy.pings
+    await asyncio.to_thread(eventually, lambda: proxy.pings >= before + 3, 40)
 
 
 async def test_a_whole_text_may_be_larger_than_a_message(server: FakeServer, make: Callable[..., Any]) -> None:
@@ -51,29 +60,36 @@ class TestKeepalive:
         assert options["grpc.http2.max_pings_without_data"] == 0, "gRPC's default is to stop after two"
 
     @pytest.fixture
-    def between(self) -> Iterator[Proxy]:
-        """A proxy that drops what is silent for 2 s, before a server that takes as many pings as that needs."""
+    def fake(self) -> Iterator[FakeServer]:
+        """A server that waits after its first piece, and takes as many pings as there are."""
         fake = FakeServer(options=PINGS_ALLOWED)
-        fake.answers["Generate"] = fake.answer_and_wait
-        proxy = Proxy(fake.target, idle=2.0)
-        yield proxy
-        proxy.stop()
+        fake.answers["Generate"] = holding(fake)
+        yield fake
         fake.stop()
 
-    async def test_a_silent_stream_outlives_a_proxys_patience(self, between: Proxy, make: Callable[..., Any]) -> None:
-        async with make(between.target, channel_options=[("grpc.keepalive_time_ms", 1000)]) as client:
-            text = client.generate("Hi", resume=False, timeout=6)
+    @pytest.fixture
+    def between(self, fake: FakeServer) -> Iterator[Proxy]:
+        proxy = Proxy(fake.target)
+        yield proxy
+        proxy.stop()
+
+    async def test_a_silent_stream_sends_pings_without_end(
+        self, fake: FakeServer, between: Proxy, make: Callable[..., Any]
+    ) -> None:
+        async with make(between.target, channel_options=OFTEN, timeout=120) as client:
+            text = client.generate("Hi", resume=False)
             assert await anext(text) == PIECES[0]
-            # Five pings. gRPC's own client would stop after two of them.
-            with pytest.raises(DeadlineExceeded):
-                await anext(text)
+            await three_pings(between)
+            fake.ended.set()
+            assert (await text.result()).seed == 42
+        assert between.connections == 1
 
     @pytest.mark.parametrize("waiting", ["a stream", "a call"])
     async def test_a_server_that_vanished_without_a_word_is_noticed(
         self, between: Proxy, make: Callable[..., Any], waiting: str
     ) -> None:
-        fast = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
-        async with make(between.target, channel_options=[(name, 1000) for name in fast], timeout=60) as client:
+        fast = [*OFTEN, ("grpc.keepalive_timeout_ms", 1000), ("grpc.http2.ping_timeout_ms", 1000)]
+        async with make(between.target, channel_options=fast, timeout=120) as client:
             text = client.generate("Hi", resume=False)
             assert await anext(text) == PIECES[0]
             between.mute = True
@@ -81,16 +97,9 @@ class TestKeepalive:
             with pytest.raises(ConnectionFailed):
                 await (anext(text) if waiting == "a stream" else client.session())
 
-    async def test_without_pings_it_is_dropped(self, between: Proxy, make: Callable[..., Any]) -> None:
-        async with make(between.target, channel_options=[("grpc.keepalive_time_ms", 100_000)]) as client:
-            text = client.generate("Hi", resume=False, timeout=10)
-            assert await anext(text) == PIECES[0]
-            with pytest.raises(ConnectionFailed):
-                await anext(text)
-
-    async def test_a_connection_without_calls_is_kept(self, between: Proxy, make: Callable[..., Any]) -> None:
-        async with make(between.target, channel_options=[("grpc.keepalive_time_ms", 1000)]) as client:
+    async def test_so_does_a_connection_without_calls(self, between: Proxy, make: Callable[..., Any]) -> None:
+        async with make(between.target, channel_options=OFTEN) as client:
             assert await client.models()
-            await asyncio.sleep(4)
+            await three_pings(between)
             assert await client.models()
         assert between.connections == 1
