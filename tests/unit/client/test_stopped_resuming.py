@@ -17,10 +17,12 @@ from charloom.client import (
     AsyncClient,
     Cancelled,
     Client,
+    _resumption,
 )
 from charloom.client._resumption import Resumption
 from charloom.client._sync.resuming import ResumingCall
 from charloom.v1 import generation_pb2
+from tests.integration.conftest import eventually
 from tests.unit.client.fake_answers import PIECES, breaking, failing, in_turn
 from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.twins import Somewhere, with_and_without
@@ -31,13 +33,25 @@ CODE = grpc.StatusCode
 LOST = breaking(1, CODE.UNAVAILABLE, "connection reset")
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_resumption, "LONGEST", 0.05)
+
+
 def asked_again(server: FakeServer, times: int = 3) -> None:
     """Wait until a broken call has been tried again, and is likely to be in a pause."""
-    for _ in range(500):
-        if len(server.asked("Generate")) >= times:
-            return
-        time.sleep(0.01)
-    raise AssertionError("it was not tried again")
+    eventually(lambda: len(server.asked("Generate")) >= times)
+
+
+def no_more_tries(server: FakeServer) -> None:
+    """Wait until no try comes in the time of some pauses; one may have been on its way."""
+
+    def none() -> bool:
+        before = len(server.asked("Generate"))
+        time.sleep(0.3)
+        return len(server.asked("Generate")) == before
+
+    eventually(none, 10)
 
 
 class TestStopping:
@@ -52,9 +66,7 @@ class TestStopping:
         with pytest.raises(Cancelled):
             next(text)
         timer.join()
-        tries = len(server.asked("Generate"))
-        time.sleep(0.3)
-        assert len(server.asked("Generate")) == tries
+        no_more_tries(server)
 
     def test_closing_the_client_ends_the_wait(self, server: FakeServer, client: Client) -> None:
         server.answers["Generate"] = LOST
@@ -78,8 +90,12 @@ class TestStopping:
         self, server: FakeServer, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def interrupt(event: threading.Event, timeout: float | None = None) -> bool:
+            if threading.current_thread() is not threading.main_thread():
+                return wait(event, timeout)
             monkeypatch.undo()
             raise KeyboardInterrupt
+
+        wait = threading.Event.wait
 
         server.answers["Generate"] = LOST
         text = client.generate("Hi")
@@ -150,9 +166,7 @@ class TestStopping:
             reader.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reader
-            tries = len(server.asked("Generate"))
-            await asyncio.sleep(0.3)
-            assert len(server.asked("Generate")) == tries
+            await asyncio.to_thread(no_more_tries, server)
 
     async def test_asyncio_closing_the_client_ends_the_wait(
         self, server: FakeServer, async_client: AsyncClient
