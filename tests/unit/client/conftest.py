@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from charloom.cli.main import main
 from charloom.client import AsyncClient, Client
+from charloom.client._resumption import Pace, Resumption
 from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.proxy import Proxy
 from tests.unit.client.twins import AsAsyncio
@@ -71,6 +72,12 @@ async def either(server: FakeServer, make: Callable[..., Any]) -> AsyncIterator[
     """A client of either kind, the blocking one with the surface of the other."""
     async with make(server.target) as client:
         yield client
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that breaks off is asked for again only for a moment where its call has no deadline."""
+    monkeypatch.setitem(Resumption.__init__.__kwdefaults__, "pace", Pace(patience=0.2))  # type: ignore[arg-type]
 
 
 @pytest.fixture

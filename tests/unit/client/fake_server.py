@@ -156,19 +156,23 @@ class FakeServer:
         return [request for name, request in self.calls if name == method]
 
     async def reached(self, method: str) -> None:
-        """Wait until a call has come, and its handler has begun."""
+        """Wait until a call has come."""
         for _ in range(3000):
             if self.asked(method):
                 break
             await asyncio.sleep(0.01)
         assert self.asked(method)
-        await asyncio.sleep(0.05)
+
+    def note_end(self, context: grpc.ServicerContext) -> None:
+        """Have `ended` set when the call ends, or has ended."""
+        if not context.add_callback(self.ended.set):
+            self.ended.set()
 
     def answer_and_wait(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         """An answer of Generate that sends one piece and then nothing until the call ends; sets `ended` then."""
-        context.add_callback(self.ended.set)
+        self.note_end(context)
         yield generation_pb2.GenerateResponse(text=PIECES[0], position=8)
-        self.ended.wait(30)
+        self.ended.wait(120)
 
     def stop(self) -> None:
         self.ended.set()

@@ -155,17 +155,20 @@ def test_ctrl_c_in_the_midst_of_grpc_does_not_leave_the_channel_waiting(
 
     def typed(*_: object) -> str:
         """A line, once no thread waits for the call before: gRPC then starts one for the next call."""
-        while any("channel_spin" in thread.name for thread in threading.enumerate()):
+        while any("_run" in thread.name for thread in set(threading.enumerate()) - before):
             time.sleep(0.01)
-        return next(lines, "/quit\n")
+        read.append(next(lines, "/quit\n"))
+        return read[-1]
 
     def interrupted(state: object) -> None:
-        if server.asked("CreateSession") and not signals:
+        if read and not signals:
             signals.append(signal.raise_signal(signal.SIGINT))
             signals.append(signal.raise_signal(signal.SIGINT))
         begin(state)
 
+    before = set(threading.enumerate())
     signals: list[None] = []
+    read: list[str] = []
     lines = iter(["one\n", "two\n"])
     begin = _channel._run_channel_spin_thread
     server.answers["Generate"] = lambda request, context: (

@@ -283,8 +283,8 @@ class TestGenerate:
         assert f"charloom generate: no answer from {nobody}" in capsys.readouterr().err
 
     def test_the_timeout_is_the_deadline_and_zero_is_none(self, run: Run, server: FakeServer) -> None:
-        run("generate", "--timeout", "7")
-        assert server.remaining["Generate"] == pytest.approx(7, abs=3)
+        run("generate", "--timeout", "300")
+        assert server.remaining["Generate"] == pytest.approx(300, abs=30)
         run("generate", "--timeout", "0")
         left = server.remaining["Generate"]
         assert left is None or left > 1e8
@@ -357,15 +357,20 @@ class TestModels:
 
 class TestHealth:
     def test_serving_is_success(self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-        assert run("health") == 0
+        assert run("health", "--timeout", "300") == 0
         assert capsys.readouterr() == ("SERVING\n", "")
-        assert (server.remaining["Check"] or 99) < 4
+        assert server.remaining["Check"] == pytest.approx(300, abs=30)
+
+    def test_its_deadline_is_short(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            run("health", "--help")
+        assert "0 is no limit (default: 3)" in " ".join(capsys.readouterr().out.split())
 
     def test_anything_else_is_failure(self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
         server.answers["Check"] = lambda _, __: health_pb2.HealthCheckResponse(status="NOT_SERVING")
-        assert run("health") == 1
+        assert run("health", "--timeout", "60") == 1
         assert capsys.readouterr().out == "NOT_SERVING\n"
 
     def test_nobody_is_failure(self, nobody: str, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["health", "--target", nobody]) == 1
+        assert main(["health", "--timeout", "60", "--target", nobody]) == 1
         assert "charloom health: no answer from" in capsys.readouterr().err

@@ -48,10 +48,10 @@ def with_a_result_too_few(request: Any, context: grpc.ServicerContext) -> Iterat
 
 def with_one_too_many(server: FakeServer) -> Any:
     def answer(request: Any, context: grpc.ServicerContext) -> Iterator[generation_pb2.GenerateResponse]:
-        context.add_callback(server.ended.set)
+        server.note_end(context)
         yield generation_pb2.GenerateResponse(text="mine", index=0)
         yield generation_pb2.GenerateResponse(text="whose?", index=request.options.n)
-        server.ended.wait(30)
+        server.ended.wait(120)
 
     return answer
 

@@ -59,7 +59,7 @@ def endless(server: FakeServer) -> Callable[..., Iterator[Any]]:
 
         heard: list[int] = []
         asked, closed = threading.Event(), threading.Event()
-        context.add_callback(server.ended.set)
+        server.note_end(context)
         context.add_callback(closed.set)
         threading.Thread(target=listen, daemon=True).start()
         asked.wait(30)

@@ -23,7 +23,7 @@ def refused(server: FakeServer) -> FakeServer:
     """A server that says something and then refuses the call, whatever else is sent."""
 
     def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-        context.add_callback(server.ended.set)
+        server.note_end(context)
         yield conversation_pb2.ConverseResponse(position=1, text="said")
         abort(context, grpc.StatusCode.INVALID_ARGUMENT, "refused", error_info("INVALID_REQUEST"))
 

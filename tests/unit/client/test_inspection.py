@@ -159,10 +159,10 @@ def holding(server: FakeServer, begun: threading.Event) -> Any:
     """Answers one token and then nothing until the call ends; sets `ended` then."""
 
     def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        context.add_callback(server.ended.set)
+        server.note_end(context)
         yield next(inspect(request, context))
         begun.set()
-        server.ended.wait(30)
+        server.ended.wait(120)
 
     return answer
 
@@ -170,10 +170,10 @@ def holding(server: FakeServer, begun: threading.Event) -> Any:
 class TestLeaving:
     def test_ctrl_c_while_it_waits_leaves_no_call(self, server: FakeServer, client: Client) -> None:
         def interrupt(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            context.add_callback(server.ended.set)
+            server.note_end(context)
             yield next(inspect(request, context))
             interrupt_soon()
-            server.ended.wait(30)
+            server.ended.wait(120)
 
         server.answers["Inspect"] = interrupt
         with pytest.raises(KeyboardInterrupt) as caught:

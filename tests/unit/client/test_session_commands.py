@@ -231,8 +231,8 @@ class TestSessions:
     def test_target_and_timeout_are_those_of_every_command(
         self, server: FakeServer, nobody: str, capsys: Capture
     ) -> None:
-        assert main(["sessions", "show", "s1", "--target", server.target, "--timeout", "7"]) == 0
-        assert server.remaining["GetSession"] == pytest.approx(7, abs=2)
+        assert main(["sessions", "show", "s1", "--target", server.target, "--timeout", "300"]) == 0
+        assert server.remaining["GetSession"] == pytest.approx(300, abs=30)
         assert main(["sessions", "delete", "s1", "--target", nobody]) == 1
         assert f"charloom sessions: no answer from {nobody}" in capsys.readouterr().err
 

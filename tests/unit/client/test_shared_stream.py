@@ -47,7 +47,8 @@ class TestStreams:
         first, *others = server.asked("GenerateMany")
         assert not first.calls
         assert [len(message.calls) for message in others] == [100, 100, 5]
-        assert [one.options.prompt for one in server.asked("Generate")] == [str(number) for number in range(many)]
+        prompts = [call.request.options.prompt for message in others for call in message.calls]
+        assert prompts == [str(number) for number in range(many)]
 
     async def test_an_old_one_is_replaced_and_closed_after_its_last_call(
         self, server: FakeServer, streams: Streams, either: AsyncClient, monkeypatch: pytest.MonkeyPatch

@@ -204,9 +204,9 @@ class TestBlocking:
 
     def test_ctrl_c_while_waiting_for_a_whole_answer_cancels_it(self, server: FakeServer, client: Client) -> None:
         def interrupt(request: Any, context: grpc.ServicerContext) -> Any:
-            context.add_callback(server.ended.set)
+            server.note_end(context)
             interrupt_soon()
-            server.ended.wait(30)
+            server.ended.wait(120)
             yield from ()
 
         server.answers["Generate"] = interrupt
@@ -293,8 +293,8 @@ class TestAsyncio:
         self, server: FakeServer, async_client: AsyncClient
     ) -> None:
         def wait(request: Any, context: grpc.ServicerContext) -> Any:
-            context.add_callback(server.ended.set)
-            server.ended.wait(30)
+            server.note_end(context)
+            server.ended.wait(120)
             yield from ()
 
         server.answers["Generate"] = wait

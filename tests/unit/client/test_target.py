@@ -53,13 +53,13 @@ class TestProxies:
     ) -> None:
         target = form.format(server.target.rpartition(":")[2])
         with Client(target if target.startswith("ipv4:") else scheme + target) as client:
-            assert client.complete("Hi", timeout=10).text == TEXT
+            assert client.complete("Hi", timeout=60).text == TEXT
 
     async def test_so_it_is_by_both_kinds_of_client(
         self, server: FakeServer, variable: str, make: Callable[..., Any]
     ) -> None:
         async with make(server.target) as client:
-            assert (await client.complete("Hi", timeout=10)).text == TEXT
+            assert (await client.complete("Hi", timeout=60)).text == TEXT
 
     def test_so_it_is_by_the_command(
         self, server: FakeServer, variable: str, capsys: pytest.CaptureFixture[str]
@@ -75,17 +75,17 @@ class TestProxies:
             Client("charloom.invalid:50051") as client,
             pytest.raises(ConnectionFailed, match=rf"\\? {variable} is set.*unless no_proxy names the host"),
         ):
-            client.models(timeout=10)
+            client.models(timeout=60)
 
     def test_without_one_nothing_is_said_of_it(self, environment: pytest.MonkeyPatch, nobody: str) -> None:
         with Client(nobody) as client, pytest.raises(ConnectionFailed) as caught:
-            client.models(timeout=10)
+            client.models(timeout=60)
         assert "proxy" not in str(caught.value)
 
     def test_who_wants_it_says_so(self, server: FakeServer, variable: str) -> None:
         wanted = [("grpc.enable_http_proxy", 1)]
         with Client(server.target, channel_options=wanted) as client, pytest.raises(ConnectionFailed):
-            client.models(timeout=10)
+            client.models(timeout=60)
 
     @pytest.mark.parametrize(
         ("target", "local"),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import signal
+import sys
+import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +38,14 @@ class Somewhere:
 
 
 def interrupt_soon() -> None:
-    """Press Ctrl-C, once the test has had time to begin to wait."""
-    time.sleep(0.5)
+    """Press Ctrl-C, once the test waits for an answer."""
+
+    def doing() -> list[str]:
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
+        return [one.f_code.co_name for one, _ in itertools.islice(traceback.walk_stack(frame), 3)]
+
+    while (now := doing())[0] not in ("wait", "_wait") or "start" in now:  # for a thread to start, it waits too
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGINT)
 
 
