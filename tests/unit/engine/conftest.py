@@ -31,12 +31,14 @@ def _little_disk() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _patience() -> Iterator[None]:
     """What should be answered may take long on a busy machine."""
-    for name in ("_CONNECT", "_ANSWER", "_PATIENCE"):
-        monkeypatch.setattr(redis_connections, name, 60.0)
-    for module in (sqlite_file, sqlite_transactions):
-        monkeypatch.setattr(module, "PATIENCE", 60.0)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_CONNECT", "_ANSWER", "_PATIENCE"):
+            patch.setattr(redis_connections, name, 60.0)
+        for module in (sqlite_file, sqlite_transactions):
+            patch.setattr(module, "PATIENCE", 60.0)
+        yield
 
 
 @pytest.fixture(scope="session")

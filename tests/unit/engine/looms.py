@@ -29,12 +29,24 @@ class JobReader:
         self.ended = threading.Event()
         self.began = threading.Event()
         self.row: Row | None = None
+        self._early = 0
+        """Tokens that came before it was known which row it reads."""
+        self._lock = threading.Lock()
+
+    def begin(self, row: Row) -> None:
+        with self._lock:
+            self.row = row
+        row.took(self._early)
 
     def __call__(self, chunk: Chunk) -> None:
         self.chunks.append(chunk)
         self.began.set()
-        if self.takes and self.row is not None:
-            self.row.took(len(chunk.tokens))
+        if self.takes:
+            with self._lock:
+                row = self.row
+                self._early += len(chunk.tokens) if row is None else 0
+            if row is not None:
+                row.took(len(chunk.tokens))
         if chunk.finish is not None:
             self.finish = chunk.finish
             self.ended.set()
@@ -44,7 +56,7 @@ class JobReader:
         return [token for chunk in self.chunks for token in chunk.tokens]
 
     def wait(self) -> Finish:
-        assert self.ended.wait(30), "the loom did not finish the job"
+        assert self.ended.wait(60), "the loom did not finish the job"
         assert self.finish is not None
         return self.finish
 
@@ -54,7 +66,7 @@ def hand_out(deliveries: Sequence[Delivery]) -> None:
         row.receiver(chunk)
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -92,7 +104,7 @@ class Harness:
     ) -> JobReader:
         reader = JobReader(takes=takes)
         job = Job(start or self.fresh(seed), np.array(prompt, np.int64), max_tokens, sampling or Sampling(), **more)
-        reader.row = self.loom.submit(job, reader, share, ahead)
+        reader.begin(self.loom.submit(job, reader, share, ahead))
         return reader
 
     def submit_together(self, prompts: Sequence[Sequence[int]], share: Share = ONLY) -> list[JobReader]:
@@ -101,7 +113,7 @@ class Harness:
         jobs = [Job(self.fresh(1), np.array(prompt, np.int64), 0, Sampling()) for prompt in prompts]
         rows = self.loom.submit_together(list(zip(jobs, readers, strict=True)), share)
         for reader, row in zip(readers, rows, strict=True):
-            reader.row = row
+            reader.begin(row)
         return readers
 
 
@@ -127,15 +139,16 @@ class Slow:
     def run(self, inputs: Inputs) -> Outputs:
         self.rows.append(len(inputs.token))
         self.entered.set()
-        if self.gate is not None:
-            assert self.gate.wait(30)
-        if self.fails:
-            raise RuntimeError("out of luck")
         with self.lock:
             self.at_once += 1
             self.most_at_once = max(self.at_once, self.most_at_once)
-        time.sleep(self.seconds)
-        outputs = self._decoder.run(inputs)
-        with self.lock:
-            self.at_once -= 1
-        return outputs
+        try:
+            if self.gate is not None:
+                assert self.gate.wait(60)
+            if self.fails:
+                raise RuntimeError("out of luck")
+            time.sleep(self.seconds)
+            return self._decoder.run(inputs)
+        finally:
+            with self.lock:
+                self.at_once -= 1

@@ -182,7 +182,7 @@ async def test_who_begins_and_leaves_does_not_make_it_compute_more_at_once(
             nonlocal at_once, most
             at_once += 1
             most = max(most, at_once)
-            go_on.wait(30)
+            go_on.wait(60)
             at_once -= 1
             return super().run(*arguments)
 
@@ -232,11 +232,12 @@ async def test_a_server_that_stops_lets_them_end_and_then_ends_them(engine: Engi
         (await engine.inspections.inspect(InspectionRequest(NO_SESSION, text=TEXT))).tokens for _ in range(2)
     ]
     await anext(quick), await anext(slow)
-    draining = asyncio.ensure_future(engine.drain(3))
+    draining = asyncio.ensure_future(engine.drain(60))
     await asyncio.sleep(0.05)
     assert len([token async for token in quick]) == len(TEXT) - 1
     assert not draining.done()
     await anext(slow)
+    await engine.drain(0)
     await draining
     with pytest.raises(errors.Draining):
         await anext(slow)
@@ -248,7 +249,7 @@ async def test_a_server_that_is_cut_ends_them_at_once(engine: Engine) -> None:
     draining = asyncio.ensure_future(engine.drain(60))
     await asyncio.sleep(0.05)
     engine.end_now()
-    await asyncio.wait_for(draining, 30)
+    await asyncio.wait_for(draining, 60)
     with pytest.raises(errors.Draining):
         await anext(begun)
 

@@ -282,7 +282,7 @@ async def test_a_call_that_goes_away_gives_its_sources_back(bundle: Bundle, deco
     stopped.gate = threading.Event()
     stopped.entered.clear()
     reading = asyncio.create_task(watch.read(lines("a", "x" * 4000)))
-    assert await asyncio.to_thread(stopped.entered.wait, 30)
+    assert await asyncio.to_thread(stopped.entered.wait, 60)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading

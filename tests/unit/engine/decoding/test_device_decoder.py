@@ -81,7 +81,7 @@ def at_once(calls: Sequence[Callable[[], None]]) -> None:
 
     def run(call: Callable[[], None]) -> None:
         try:
-            barrier.wait(30)
+            barrier.wait(60)
             call()
         except BaseException as problem:
             problems.append(problem)

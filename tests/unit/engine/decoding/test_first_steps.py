@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -27,6 +28,7 @@ from charloom.engine.engine import Engine
 from tests.unit.bundle import hostile_graphs
 from tests.unit.bundle.bundle_files import replace_file
 from tests.unit.bundle.hostile_graphs import Tamper, tamper
+from tests.unit.engine.looms import eventually
 
 Copied = Callable[[], Path]
 ELSEWHERE = pytest.mark.parametrize(
@@ -165,13 +167,25 @@ def test_a_decoder_that_does_not_end_is_told_in_time(
 
 
 def test_each_piece_of_work_has_its_own_time(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SECONDS", 0.6)
+    now, looks = 0.0, 0
+
+    class Looked(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            nonlocal looks
+            looks += 1
+            super().join(0.01)
 
     def work(allow: module.Allow) -> str:
+        nonlocal now
         for _ in range(4):
-            allow(0.6)
-            time.sleep(0.2)
+            allow(60.0)
+            now += 40.0
+            before = looks
+            eventually(lambda before=before: looks > before + 1)  # type: ignore[misc]
         return "done"
+
+    monkeypatch.setattr(module, "threading", SimpleNamespace(Thread=Looked))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
 
     assert in_time(bundle, "decoder.onnx", "fails", work) == "done"
 

@@ -16,7 +16,7 @@ from charloom.engine.loom.fair_queue import CROWD
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.shares import Share
 from tests.oracles.one_text import generate_stepwise
-from tests.unit.engine.looms import Harness, Slow
+from tests.unit.engine.looms import Harness, Slow, eventually
 
 
 def test_a_job_that_another_caller_displaces_ends_at_once_and_is_not_run(decoder: Decoder, bundle: Bundle) -> None:
@@ -24,7 +24,7 @@ def test_a_job_that_another_caller_displaces_ends_at_once_and_is_not_run(decoder
     slow.gate = threading.Event()
     harness = Harness(slow, bundle.manifest.start_token, max_rows=1, max_waiting=4)
     running = harness.submit(max_tokens=5)
-    assert slow.entered.wait(30)
+    assert slow.entered.wait(60)
     readers = [harness.submit(seed=number, max_tokens=5) for number in range(4)]
     polite = harness.submit(seed=9, max_tokens=5, share=Share("polite"))
     displaced = readers.pop()
@@ -40,13 +40,13 @@ def test_a_job_that_another_caller_displaces_ends_at_once_and_is_not_run(decoder
 
 def test_a_caller_whose_rows_hold_all_places_keeps_nobody_out(decoder: Decoder, bundle: Bundle) -> None:
     harness = Harness(Slow(decoder, 0.001), bundle.manifest.start_token, max_rows=4)
-    greedy = [harness.submit(seed=number, max_tokens=60_000) for number in range(20)]
-    assert greedy[0].began.wait(30)
+    greedy = [harness.submit(seed=number, max_tokens=10**6) for number in range(20)]
+    assert greedy[0].began.wait(60)
     polite = [harness.submit(seed=number, max_tokens=100, share=Share("polite")) for number in range(2)]
     for number, reader in enumerate(polite):
         assert reader.wait().generated == 100
         assert reader.tokens == generate_stepwise(decoder, harness.fresh(number), [], 100, Sampling())[0]
-    assert harness.loom.live == 4
+    eventually(lambda: harness.loom.live == 4)
     harness.loom.drain(0)
 
 
@@ -57,7 +57,7 @@ class StuckOnMany(Slow):
         if len(inputs.token) > CROWD:
             self.entered.set()
             assert self.gate is not None
-            assert self.gate.wait(30)
+            assert self.gate.wait(60)
         return self._decoder.run(inputs)
 
 
@@ -72,7 +72,7 @@ def stuck_on_many(decoder: Decoder, bundle: Bundle, **settings: float) -> Iterat
     finally:
         stuck.gate.set()
         harness.loom.end_now()
-        assert harness.loom.drain(30)
+        assert harness.loom.drain(60)
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def test_a_crowd_leaves_a_worker_to_whoever_has_few_rows(decoder: Decoder, bundl
         polite, greedy = Share("polite"), Share("greedy")
         harness.submit(max_tokens=10**7, share=polite)  # it is here to the end of the test, however slow that is
         for seed in range(64):
-            harness.submit(seed=seed, max_tokens=60_000, share=greedy)
-        assert stuck.entered.wait(30)
+            harness.submit(seed=seed, max_tokens=10**6, share=greedy)
+        assert stuck.entered.wait(60)
         for _ in range(3):
             reader = harness.submit(max_tokens=50, share=polite)
             assert reader.wait().reason is FinishReason.LENGTH, "while a call with many rows is running"
@@ -104,7 +104,7 @@ def test_a_crowd_that_was_served_least_leaves_a_worker_all_the_same(
         polite, greedy = Share("polite"), Share("greedy")
         harness.submit(max_tokens=10**7, share=polite)  # it is here to the end of the test, however slow that is
         for seed in range(200):
-            harness.submit(seed=seed, max_tokens=60_000, share=greedy)
-        assert stuck.entered.wait(30)
+            harness.submit(seed=seed, max_tokens=10**6, share=greedy)
+        assert stuck.entered.wait(60)
         reader = harness.submit(max_tokens=5_000, share=polite)  # long enough to be served more than the crowd
         assert reader.wait().reason is FinishReason.LENGTH, "while a call with many rows is running"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
@@ -12,7 +13,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.loom.jobs import FinishReason
 from tests.oracles.one_text import generate_stepwise
-from tests.unit.engine.looms import Harness, Slow
+from tests.unit.engine.looms import Harness, Slow, eventually
 
 
 def test_one_job_gives_the_text_of_the_oracle(harness: Harness) -> None:
@@ -57,8 +58,10 @@ def test_many_jobs_at_once_each_give_the_text_they_give_alone(harness: Harness) 
 
 def test_jobs_really_share_decoder_calls(decoder: Decoder, bundle: Bundle) -> None:
     slow = Slow(decoder, 0.002)
+    slow.gate = threading.Event()
     harness = Harness(slow, bundle.manifest.start_token)
     readers = [harness.submit(seed=n, max_tokens=100) for n in range(20)]
+    slow.gate.set()
     for reader in readers:
         reader.wait()
     assert max(slow.rows) == 20
@@ -68,8 +71,14 @@ def test_jobs_really_share_decoder_calls(decoder: Decoder, bundle: Bundle) -> No
 @pytest.mark.parametrize("workers", [2, 3])
 def test_several_workers_share_the_rows_and_change_no_text(decoder: Decoder, bundle: Bundle, workers: int) -> None:
     slow = Slow(decoder, 0.001)
+    slow.gate = threading.Event()
     harness = Harness(slow, bundle.manifest.start_token, workers=workers)
-    readers = [harness.submit(seed=n, prompt=[1] * (n % 5), max_tokens=200 + n) for n in range(24)]
+    readers = []
+    for n in range(24):
+        readers.append(harness.submit(seed=n, prompt=[1] * (n % 5), max_tokens=200 + n))
+        if n < workers:
+            eventually(lambda n=n: slow.at_once == n + 1)  # type: ignore[misc]
+    slow.gate.set()
     for n, reader in enumerate(readers):
         reader.wait()
         assert reader.tokens == generate_stepwise(decoder, harness.fresh(n), [1] * (n % 5), 200 + n, Sampling())[0]

@@ -148,8 +148,8 @@ def test_min_tokens_lets_earlier_stop_strings_pass(
 def test_a_drained_job_is_told_all_but_what_is_held_back(decoder: Decoder, bundle: Bundle, whole: list[int]) -> None:
     slow = Slow(decoder, 0.003)
     harness = Harness(slow, bundle.manifest.start_token)
-    reader = harness.submit(seed=SEED, prompt=[3, 4], max_tokens=60_000, stops=Stops([whole[100:130]]), snapshots=True)
-    assert reader.began.wait(30)
+    reader = harness.submit(seed=SEED, prompt=[3, 4], max_tokens=10**6, stops=Stops([whole[100:130]]), snapshots=True)
+    assert reader.began.wait(60)
     harness.loom.drain(0.02)
     finish = reader.wait()
     assert finish.reason in (FinishReason.DRAINING, FinishReason.STOP)
@@ -171,8 +171,8 @@ def test_a_call_that_is_given_up_as_the_loom_ends_leaves_the_others_their_end(de
     harness = Harness(slow, bundle.manifest.start_token, workers=1)
     stops = Stops([[3, 4, 5]])
     given_up = harness.submit(max_tokens=50, stops=stops, earlier=np.array([3]), earlier_generated=1)
-    other = harness.submit(max_tokens=60_000)
-    assert slow.entered.wait(30)
+    other = harness.submit(max_tokens=10**6)
+    assert slow.entered.wait(60)
     assert given_up.row is not None
     given_up.row.cancel()
     harness.loom.end_now()
@@ -180,7 +180,7 @@ def test_a_call_that_is_given_up_as_the_loom_ends_leaves_the_others_their_end(de
     assert other.wait().reason is FinishReason.DRAINING
     assert given_up.wait().reason is FinishReason.CANCELLED
     assert not given_up.tokens
-    assert harness.loom.drain(30)
+    assert harness.loom.drain(60)
 
 
 def test_penalties_do_not_count_tokens_of_an_earlier_call_that_are_read_again(
