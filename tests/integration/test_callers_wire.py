@@ -50,10 +50,10 @@ def call(channel: grpc.Channel, method: MethodDescriptor, metadata: Any) -> list
     """The answers to one empty request."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     if method.client_streaming:
-        return list(channel.stream_stream(path)(iter([b""]), metadata=metadata, timeout=20))
+        return list(channel.stream_stream(path)(iter([b""]), metadata=metadata, timeout=60))
     if method.server_streaming:
-        return list(channel.unary_stream(path)(b"", metadata=metadata, timeout=20))
-    return [channel.unary_unary(path)(b"", metadata=metadata, timeout=20)]
+        return list(channel.unary_stream(path)(b"", metadata=metadata, timeout=60))
+    return [channel.unary_unary(path)(b"", metadata=metadata, timeout=60)]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -67,7 +67,7 @@ def test_a_call_that_names_two_tenants_is_refused(channel: grpc.Channel, second:
     stub = sessions_pb2_grpc.SessionServiceStub(channel)
     metadata = (("charloom-tenant", "mine"), ("charloom-tenant", second))
     code, _, violations, _ = refused(
-        lambda: stub.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=metadata, timeout=20)
+        lambda: stub.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=metadata, timeout=60)
     )
     assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"charloom-tenant"})
     assert "2 values" in violations["charloom-tenant"]
@@ -75,16 +75,16 @@ def test_a_call_that_names_two_tenants_is_refused(channel: grpc.Channel, second:
 
 def test_health_answers_anybody(channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
-    answer = health.Check(health_pb2.HealthCheckRequest(), metadata=MALFORMED, timeout=20)
+    answer = health.Check(health_pb2.HealthCheckRequest(), metadata=MALFORMED, timeout=60)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_reflection_tells_which_services_there_are(channel: grpc.Channel) -> None:
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    (told,) = stub.ServerReflectionInfo(iter([asked]), timeout=20)
+    (told,) = stub.ServerReflectionInfo(iter([asked]), timeout=60)
     assert "charloom.v1.GenerationService" in {service.name for service in told.list_services_response.service}
-    (told,) = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest()]), timeout=20)
+    (told,) = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest()]), timeout=60)
     assert told.error_response.error_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
@@ -96,9 +96,9 @@ def test_calls_at_the_same_time_have_each_their_own_caller(channel: grpc.Channel
         seen = []
         for number in range(10):
             stub.CreateSession(
-                sessions_pb2.CreateSessionRequest(session_id=f"{tenant}-{number}"), metadata=metadata, timeout=20
+                sessions_pb2.CreateSessionRequest(session_id=f"{tenant}-{number}"), metadata=metadata, timeout=60
             )
-            listed = stub.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=metadata, timeout=20).sessions
+            listed = stub.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=metadata, timeout=60).sessions
             seen = [session.id for session in listed]
         return seen
 

@@ -134,7 +134,7 @@ def test_a_client_that_names_one_tenant_after_another_is_none_of_them(bundle: Bu
 def test_of_many_calls_at_once_each_is_answered_or_told_when_to_come_back(bundle: Bundle, decoder: Decoder) -> None:
     settings = ServerSettings(max_calls=4, grace_seconds=0)
     with running_server([(bundle, decoder)], settings) as server, ExitStack() as stack:
-        stubs = [stack.enter_context(connection(server.address)) for _ in range(5)]
+        stubs = [stack.enter_context(connection(server.address, NARROW)) for _ in range(5)]
         healthy: list[int] = []
         over = threading.Event()
 
@@ -180,7 +180,7 @@ def test_what_does_not_fit_in_memory_is_refused_before_it_begins(bundle: Bundle,
     options = generation_pb2.GenerationOptions(max_tokens=65_000, logprobs=True, top_logprobs=20, n=2)
     with running_server([(bundle, decoder)], settings) as server, connection(server.address) as stub:
         with pytest.raises(grpc.RpcError) as refused:
-            stub.Complete(generation_pb2.CompleteRequest(options=options), timeout=30)
+            stub.Complete(generation_pb2.CompleteRequest(options=options), timeout=60)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
         assert "MiB" in refused.value.details()  # type: ignore[attr-defined]
         options.n, options.top_logprobs = 1, 1

@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2
 
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
+from charloom.server import app
 from charloom.server.app import Server
 from charloom.server.grpc.services import many_calls
 from charloom.server.identity.key_file import KeyFileEditor, made, utc_now
@@ -240,7 +241,7 @@ def test_when_the_stream_ends_so_do_its_calls(generation: Generation, server: Se
     stream = Stream(generation)
     numbers = stream.begin(*(endless(seed=seed) for seed in range(4)))
     stream.read_pieces(*numbers)
-    assert running(server)["charloom.v1.GenerationService/Generate"] == 4
+    eventually(lambda: running(server)["charloom.v1.GenerationService/Generate"] == 4)  # those of earlier tests end
     stream.cancel()
     eventually(lambda: set(running(server).values()) == {0})
 
@@ -316,11 +317,12 @@ def test_calls_beyond_those_that_the_server_takes_are_refused_one_by_one(bundle:
 def test_a_stream_without_calls_is_ended_after_a_while_and_one_with_calls_is_not(
     bundle: Bundle, decoder: Decoder
 ) -> None:
-    settings = ServerSettings(grace_seconds=0, idle_seconds=0.4)
+    settings = ServerSettings(grace_seconds=0, idle_seconds=1.5)
     with running_server([(bundle, decoder)], settings) as server, grpc.insecure_channel(server.address) as channel:
         stream = Stream(Generation(channel))
-        (number,) = stream.begin(endless())
-        until = time.monotonic() + 1.0
+        (number,) = stream.begin(endless(logprobs=True, top_logprobs=20))
+        stream.read_pieces(number)
+        until = time.monotonic() + 2.0
         while time.monotonic() < until:
             assert stream.read()
         stream.send(cancel=[number])
@@ -329,7 +331,10 @@ def test_a_stream_without_calls_is_ended_after_a_while_and_one_with_calls_is_not
         assert stream.ends[number].code == CODE.CANCELLED.value[0]
 
 
-def test_a_server_that_stops_ends_the_calls_as_others_and_then_the_stream(bundle: Bundle, decoder: Decoder) -> None:
+def test_a_server_that_stops_ends_the_calls_as_others_and_then_the_stream(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "CLOSING_SECONDS", 60)
     settings = ServerSettings(grace_seconds=0.2)
     context = running_server([(bundle, decoder)], settings)
     server = context.__enter__()
