@@ -91,7 +91,11 @@ def folder(bundle: Bundle, tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def started(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Server, Client]]]:
-    """Starts a server of version 1 of "small", which looks at its folder often."""
+    """Starts a server of version 1 of "small", which looks at its folder often.
+
+    Little is buffered on the way to its client: a text of 20,000 tokens goes on until it is read.
+    """
+    narrow = {"grpc.http2.lookahead_bytes": 1024, "grpc.http2.bdp_probe": 0}
     monkeypatch.setattr(model_upkeep, "LOOK_SECONDS", 0.3)
 
     def start(**more: Any) -> tuple[Server, Client]:
@@ -101,7 +105,7 @@ def started(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         first = read_bundle(folder.add("1"))
         models = [(first, open_decoder(first, kind=DecoderKind.ONNX_INT8))]
         server = opened.enter_context(running_server(models, settings))
-        return server, opened.enter_context(Client(server.address, timeout=120))
+        return server, opened.enter_context(Client(server.address, channel_options=narrow, timeout=600))
 
     with ExitStack() as opened:
         yield start
@@ -122,7 +126,7 @@ def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str, dict[str, st
     return failed.value.code(), info.reason, violations, status.message  # type: ignore[attr-defined]
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():

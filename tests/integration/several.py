@@ -94,7 +94,7 @@ class Processes:
             found = self.each(
                 lambda: stack.enter_context(channel()),
                 lambda channel: models_pb2_grpc.ModelServiceStub(channel).ListModels(
-                    models_pb2.ListModelsRequest(), timeout=30
+                    models_pb2.ListModelsRequest(), timeout=60
                 ),
             )
             yield list(found.values())

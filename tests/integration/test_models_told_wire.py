@@ -22,6 +22,7 @@ from charloom.client import (
     NotFound,
     Unavailable,
 )
+from charloom.server import model_upkeep
 from charloom.server.app import Server
 from charloom.server.identity.scopes import Scope, scope_of
 from charloom.v1 import models_pb2, models_pb2_grpc
@@ -37,7 +38,7 @@ def test_each_model_has_its_own_health(folder: Folder, started: Callable[..., tu
         with grpc.insecure_channel(server.address) as channel:
             request = health_pb2.HealthCheckRequest(service=f"model/{name}")
             try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=30)
+                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=60)
             except grpc.RpcError as problem:
                 return str(problem.code().name)  # type: ignore[attr-defined]
             return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
@@ -51,8 +52,11 @@ def test_each_model_has_its_own_health(folder: Folder, started: Callable[..., tu
     eventually(lambda: health("small") == "NOT_SERVING")
 
 
-def test_what_the_messages_say(folder: Folder, started: Callable[..., tuple[Server, Client]]) -> None:
+def test_what_the_messages_say(
+    folder: Folder, started: Callable[..., tuple[Server, Client]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, client = started()
+    monkeypatch.setattr(model_upkeep, "LOOK_SECONDS", 600)  # nobody but this test loads the next version
     folder.beside("1", "other")
     with grpc.insecure_channel(server.address) as channel:
         stub = models_pb2_grpc.ModelServiceStub(channel)
@@ -166,7 +170,7 @@ def test_the_metrics_of_a_model_go_on_with_its_next_version(
     server, client = started(metrics_port=0, model_grace_seconds=0)
 
     def metrics() -> dict[str, float]:
-        with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=60) as answer:
             families = text_string_to_metric_families(answer.read().decode())
         samples = [sample for family in families for sample in family.samples]
         return {one.name: one.value for one in samples if one.labels == {"model": "small"}}

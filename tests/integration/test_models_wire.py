@@ -20,7 +20,6 @@ from charloom.bundle import read_bundle
 from charloom.client import (
     Client,
     Conflict,
-    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     ModelState,
@@ -31,7 +30,7 @@ from charloom.client import (
 from charloom.server import model_changes, model_upkeep
 from charloom.server.app import Server
 from charloom.server.identity.signatures import new_signing_key, public_pem, sign
-from charloom.v1 import sessions_pb2, sessions_pb2_grpc
+from charloom.v1 import models_pb2, models_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 from tests.integration.conftest import refused
 from tests.integration.model_versions import Folder, states
 from tests.unit.bundle.bundle_files import replace_file
@@ -86,12 +85,12 @@ def test_no_call_fails_in_reloads(folder: Folder, started: Callable[..., tuple[S
             folder.beside(str(number))
             assert client.load_model(f"small/.{number}").changed
             assert not failures
+        eventually(lambda: bool(failures) or all(count > 3 for count in done.values()))
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     assert not failures
-    assert all(count > 3 for count in done.values()), done
     assert client.model().digest != first_digest
     assert lasting.complete("The ", max_tokens=60).text == expected
     assert client.get_session(lasting.id).model_digest == first_digest
@@ -173,7 +172,7 @@ def test_a_model_in_use_can_be_unloaded_and_the_last_one_not(
     folder.beside("1", "other")
     client.load_model("other/.1")
     session = client.session(keep=True)
-    running = client.generate("The ", max_tokens=5000)
+    running = client.generate("The ", max_tokens=20_000)
     next(running)
     unloaded = client.unload_model("small")
     assert (unloaded.state, unloaded.calls > 0) == (ModelState.DRAINING, True)
@@ -249,9 +248,9 @@ def test_a_session_is_moved_to_the_next_version_and_goes_on(
     with grpc.insecure_channel(server.address) as channel:
         stub = sessions_pb2_grpc.SessionServiceStub(channel)
         asked = sessions_pb2.MoveSessionRequest(session_id=session.id, expected_position=5)
-        assert refused(lambda: stub.MoveSession(asked, timeout=30))[1] == "STALE_POSITION"
+        assert refused(lambda: stub.MoveSession(asked, timeout=60))[1] == "STALE_POSITION"
         asked = sessions_pb2.MoveSessionRequest(session_id=session.id, model="big")
-        assert refused(lambda: stub.MoveSession(asked, timeout=30))[1] == "MODEL_NOT_FOUND"
+        assert refused(lambda: stub.MoveSession(asked, timeout=60))[1] == "MODEL_NOT_FOUND"
 
 
 def test_memory_for_two_versions_that_is_not_there_is_told_before_it_is_tried(
@@ -299,16 +298,20 @@ def test_two_loads_of_one_name_at_once(
 def test_a_load_goes_on_when_who_asked_for_it_goes_away(
     folder: Folder, started: Callable[..., tuple[Server, Client]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, client = started()
+    server, client = started()
     folder.beside("2")
-    go_on, opened = threading.Event(), model_changes.open_decoder
+    opening, go_on, opened = threading.Event(), threading.Event(), model_changes.open_decoder
 
     def slow(*arguments: Any, **more: Any) -> Any:
+        opening.set()
         assert go_on.wait(60)
         return opened(*arguments, **more)
 
     monkeypatch.setattr(model_changes, "open_decoder", slow)
-    with pytest.raises(DeadlineExceeded):
-        client.load_model("small/.2", timeout=0.3)
+    with grpc.insecure_channel(server.address) as channel:
+        asked = models_pb2_grpc.ModelServiceStub(channel).LoadModel.future(models_pb2.LoadModelRequest(path="small/.2"))
+        assert opening.wait(60)
+        asked.cancel()
+        eventually(lambda: not server.engine.totals.methods["charloom.v1.ModelService/LoadModel"].running)
     go_on.set()
     eventually(lambda: ("small", ".2", ModelState.SERVING) in states(client))
