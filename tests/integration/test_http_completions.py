@@ -374,7 +374,8 @@ def test_a_client_that_leaves_a_stream_leaves_the_batch(api: openai.OpenAI, http
 def test_a_session_that_is_used_is_a_conflict(plain: httpx.Client, grpc_client: Client, api: openai.OpenAI) -> None:
     grpc_client.session(id="used", keep=True)
     extra = {"session_id": "used"}
-    with api.completions.create(model="small", prompt="a", max_tokens=60_000, stream=True, extra_body=extra) as stream:
+    long = {"max_tokens": 60_000, "logprobs": 20}  # more than fits on the way to who does not read
+    with api.completions.create(model="small", prompt="a", stream=True, extra_body=extra | long) as stream:
         next(iter(stream))
         status, code, _, _ = refused(plain.post("/v1/completions", json=extra))
         assert (status, code) == (409, "session_busy")
