@@ -109,12 +109,12 @@ def test_the_services_of_the_compose_file_work_together(
             asked = urllib.request.Request(
                 f"http://{server.http_address}/v1/models", headers={"Authorization": f"Bearer {token}"}
             )
-            with urllib.request.urlopen(asked, timeout=30) as answer:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
                 assert [one["id"] for one in json.load(answer)["data"]] == [bundle.manifest.name]
         with prometheus(config.replace("server:9464", server.metrics_address), tmp_path) as address:
             eventually(lambda: found(address, 'up{job="charloom"}') == [1.0])
             eventually(lambda: len(found(address, "charloom_store_seconds_count")) > 0)
-            with urllib.request.urlopen(f"http://{address}/api/v1/rules", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://{address}/api/v1/rules", timeout=60) as answer:
                 groups = json.load(answer)["data"]["groups"]
             assert sum(len(group["rules"]) for group in groups) == len(RULES)
     redis.kill()
