@@ -256,17 +256,17 @@ async def test_a_stream_that_breaks_off_leaves_nothing_behind() -> None:
     assert left() is None
 
 
-async def test_a_call_that_comes_at_the_last_moment_keeps_the_stream() -> None:
+async def test_a_call_that_comes_at_the_last_moment_keeps_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     async def requests() -> AsyncIterator[generation_pb2.GenerateManyRequest]:
         loop, come = asyncio.get_running_loop(), asyncio.Event()
-        loop.call_later(0.16, time.sleep, 0.06)  # so that what follows is in one turn of the event loop
-        loop.call_later(0.18, come.set)
+        loop.call_later(40, come.set)
+        monkeypatch.setattr(loop, "time", lambda: time.monotonic() + 70)  # so that both come in one turn of the loop
         await come.wait()
         yield begin(1)
         await asyncio.sleep(0.02)
         yield begin(2)
 
-    assert await ends(answered(one, idle_seconds=0.2), requests()) == {1: 0, 2: 0}
+    assert await ends(answered(one, idle_seconds=60), requests()) == {1: 0, 2: 0}
 
 
 async def test_of_a_trace_only_what_names_it_is_kept() -> None:

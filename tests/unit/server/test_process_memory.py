@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from charloom.server import control_group, process_memory
-from charloom.server.process_memory import give_memory_back, memory_in_use, memory_limit
+from charloom.server.process_memory import memory_in_use, memory_limit
 from charloom.server.runtime import budget_of
 
 
@@ -16,14 +18,21 @@ def test_a_process_uses_some_of_what_it_may_use() -> None:
     assert 2**20 < memory_in_use() < limit
 
 
+GIVEN_BACK = """
+from charloom.server.process_memory import give_memory_back, memory_in_use
+kept = [bytes(4000) for _ in range(50_000)]  # 200 MB, each piece of glibc's heap
+del kept[1:-1]
+before = memory_in_use()
+give_memory_back()
+print(before - memory_in_use())
+"""
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back when it is asked to")
 def test_memory_that_is_free_between_what_is_in_use_is_given_back() -> None:
-    kept = [bytes(4000) for _ in range(50_000)]  # 200 MB, each piece of glibc's heap
-    del kept[1:-1]
-    before = memory_in_use()
-    give_memory_back()
-    assert before - memory_in_use() > 100 * 2**20
-    assert len(kept) == 2
+    """In a process of its own: what else is free in this one, and what its other threads do, is chance."""
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 100 * 2**20
 
 
 @pytest.mark.parametrize(("text", "limit"), [("1073741824\n", 2**30), ("max\n", 2**33), (None, 2**33)])

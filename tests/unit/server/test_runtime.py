@@ -73,7 +73,7 @@ async def test_an_engine_without_workers_is_a_failed_runtime(bundle: Bundle, dec
     running = runtime_of(Engine([(bundle, decoder)]))
     running.start()
     await running.drain()  # its workers end
-    await asyncio.wait_for(running.failed.wait(), 10)
+    await asyncio.wait_for(running.failed.wait(), 60)
     await running.close(1)
 
 
