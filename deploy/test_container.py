@@ -14,6 +14,7 @@ import argparse
 import errno
 import json
 import os
+import random
 import shlex
 import signal
 import socket
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -116,10 +117,13 @@ def running(engine: ContainerEngine, image: str) -> Iterator[Container]:
 
 
 def _free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port of 127.0.0.1 that nothing listens on now, and that the system gives nobody who does not ask for it."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as listener, suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def check_start(container: Container) -> None:

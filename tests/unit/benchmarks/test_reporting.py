@@ -77,7 +77,7 @@ def test_the_memory_of_a_server_is_that_of_its_children_too() -> None:
 
 def test_a_dead_process_that_nobody_waited_for_is_not_alive() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while Process("", child.pid).alive:
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -38,7 +38,7 @@ class UntilSaved(Budget):
     """A budget that is spent as soon as a run has saved a checkpoint."""
 
     def __init__(self, run: Path) -> None:
-        super().__init__(2)
+        super().__init__(10)
         self._run, self._asked = run, 0
 
     @property
@@ -65,7 +65,7 @@ def test_a_run_is_stopped_when_the_budget_is_spent_and_goes_on_in_the_next_piece
         monkeypatch, f"import pathlib; pathlib.Path({str(run)!r}, 'losses.json').write_text(' '.join(sys.argv[1:]))"
     )
     for _ in range(2):  # the second time there is nothing to do
-        assert train(run, text, flags, Budget(2), threads=1)
+        assert train(run, text, flags, Budget(10), threads=1)
         instead(monkeypatch, "sys.exit(1)")
     assert (run / "losses.json").read_text() == f"train {text} --run {run} --resume --threads 1"
 
@@ -73,7 +73,7 @@ def test_a_run_is_stopped_when_the_budget_is_spent_and_goes_on_in_the_next_piece
 def test_a_run_that_fails_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     instead(monkeypatch, "sys.exit(1)")
     with pytest.raises(SystemExit, match="ended with status 1"):
-        train(tmp_path / "run", tmp_path / "text", FLAGS, Budget(2))
+        train(tmp_path / "run", tmp_path / "text", FLAGS, Budget(10))
 
 
 def instead(monkeypatch: pytest.MonkeyPatch, code: str) -> None:

@@ -35,7 +35,8 @@ def test_windows_hold_the_lines_up_to_each_one() -> None:
     assert windows[11].tolist() == counts[2:12].sum(axis=0).tolist()
 
 
-def test_an_interval_is_around_its_area() -> None:
+def test_an_interval_is_around_its_area(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.watch.SAMPLES", 100)
     chance = np.random.default_rng(0)
     alerts = np.arange(300) % 10 == 0
     scores = chance.normal(size=300) + alerts

@@ -81,8 +81,8 @@ def test_arrivals_without_streams_are_the_probes_alone(
 @pytest.mark.parametrize(
     "words",
     [
-        "--streams 12 --rounds 2 --length 3000",
-        "--streams 12 --rounds 2 --length 3000 --shared-stream",
+        "--streams 12 --rounds 2 --length 1000",
+        "--streams 12 --rounds 2 --length 1000 --shared-stream",
         "--streams 12 --workload short",
     ],
 )
@@ -93,7 +93,7 @@ def test_refusals_are_counted_and_not_measured_as_calls(bench: Bench, full_serve
     if "short" not in words:
         accepted = 12 * 2 - found["refused"]
         assert found["calls_per_s"] * found["seconds"] == pytest.approx(accepted, rel=0.1, abs=0.06 * found["seconds"])
-        assert found["chars_per_s"] * found["seconds"] == pytest.approx(accepted * 3000, rel=0.1)
+        assert found["chars_per_s"] * found["seconds"] == pytest.approx(accepted * 1000, rel=0.1)
 
 
 def test_arrivals_at_a_full_server_are_refused_and_come_to_an_end(bench: Bench, full_server: Server) -> None:
@@ -112,7 +112,7 @@ def test_without_json_it_is_a_table(
     names = [row[2:].split("  ")[0] for row in rows]
     assert names[:5] == ["characters/s", "calls/s", "messages/s", "first character", "gap between messages"]
     assert "refused" not in names
-    assert main(["bench", "--target", full_server.address, "--streams", "12", "--length", "3000"]) == 0
+    assert main(["bench", "--target", full_server.address, "--streams", "12", "--length", "1000"]) == 0
     assert "  refused " in capsys.readouterr().out
 
 

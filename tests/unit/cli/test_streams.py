@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from charloom.cli.main import main
 from tests.unit.client.fake_answers import TEXT
 from tests.unit.client.fake_server import FakeServer
 
+CLOSED = [">&-", "<&-", "2>&-", "<&- >&- 2>&-"]
 CHARLOOM = (sys.executable, "-m", "charloom.cli.main")
 
 
@@ -28,10 +30,10 @@ def server() -> Iterator[FakeServer]:
 def run(line: str, **changed: str) -> subprocess.CompletedProcess[bytes]:
     """A command as a shell runs it, with `charloom` for this one."""
     line = line.replace("charloom", " ".join(CHARLOOM))
-    return subprocess.run(["sh", "-c", line], capture_output=True, check=False, timeout=60, env=os.environ | changed)
+    return subprocess.run(["sh", "-c", line], capture_output=True, check=False, timeout=500, env=os.environ | changed)
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", CLOSED)
 def test_a_closed_stream_is_no_fault(closed: str, server: FakeServer) -> None:
     done = run(f"charloom generate Hi --target {server.target} {closed}")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -58,9 +60,12 @@ def to(server: FakeServer, command: str) -> str:
     return "" if command == "study" else f"--target {server.target}"
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])
+CLIENTS = ["models", "score Hi", "peek Hi", "sessions list", "health --timeout 60", "bench --streams 2 --length 9"]
+
+
 @pytest.mark.parametrize(
-    "command", ["models", "score Hi", "peek Hi", "sessions list", "health", "bench --streams 2 --length 9", "study"]
+    ("command", "closed"),
+    [*itertools.product(CLIENTS, CLOSED), ("study", ">&-"), ("study", "<&- >&- 2>&-")],  # that imports PyTorch
 )
 def test_a_closed_stream_is_no_fault_of_any_command(
     command: str, closed: str, server: FakeServer, plain: Callable[[str], subprocess.CompletedProcess[bytes]]

@@ -91,7 +91,7 @@ def test_a_command_that_may_start_too_few_threads_says_so(name: str, tasks: int,
         pytest.skip("it needs no more")
     environment = os.environ | {"HOME": home, "PYTHONDONTWRITEBYTECODE": "1"}
     command = with_tasks(tasks, name, *FLAGS.get(name, []))
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, env=environment)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"charloom {name}: it needs ")
     assert done.stderr.endswith(f" can be started; {ADVICE}\n")
@@ -101,7 +101,7 @@ def test_a_command_that_may_start_too_few_threads_says_so(name: str, tasks: int,
 @limited
 def test_as_many_threads_as_a_client_asks_for_are_enough(server: FakeServer) -> None:
     command = with_tasks(grpc_threads() + 1, "generate", "Hi", "--target", server.target)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert (done.returncode, done.stdout, done.stderr) == (0, TEXT, "")
 
 
@@ -114,7 +114,7 @@ def test_as_many_threads_as_a_server_asks_for_are_enough() -> None:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("listening on ")
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=500)
         finally:
             process.kill()
     assert process.returncode == 0
@@ -124,7 +124,7 @@ def test_as_many_threads_as_a_server_asks_for_are_enough() -> None:
 @pytest.mark.parametrize("left", range(5))
 def test_a_server_whose_threads_are_refused_later_ends_with_one_line(left: int) -> None:
     command = [sys.executable, "-c", REFUSED_LATE, str(left), "serve", "--port", "0", "--workers", "4"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"charloom serve: a thread could not be started; {ADVICE}\n"
 
