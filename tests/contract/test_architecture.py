@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -119,11 +120,17 @@ def modules(part: str) -> list[Path]:
     return sorted((ROOT / FOLDERS[part] / "charloom" / part).rglob("*.py"))
 
 
+@cache
+def import_lines(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    tree = ast.walk(ast.parse(path.read_text("utf-8")))
+    return [node for node in tree if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in import_lines(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative import"
             yield node.module or ""
             if node.module == "charloom":
@@ -140,10 +147,10 @@ def import_graph() -> dict[str, set[str]]:
     paths = {module_name(path): path for part in FOLDERS for path in modules(part)}
     graph = {name: set[str]() for name in paths}
     for name, path in paths.items():
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in import_lines(path):
             if isinstance(node, ast.Import):
                 graph[name].update(alias.name for alias in node.names if alias.name in paths)
-            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            elif node.module is not None:
                 for alias in node.names:
                     inside = f"{node.module}.{alias.name}"
                     graph[name].update({inside if inside in paths else node.module} & paths.keys())

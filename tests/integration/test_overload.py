@@ -100,14 +100,14 @@ def _read(stream: Any) -> None:
 
 def test_readers_that_never_read_do_not_keep_others_waiting(bundle: Bundle, decoder: Decoder) -> None:
     """Three times as many as the server keeps paused: the longest paused are ended, and everybody else is served."""
-    settings = ServerSettings(max_rows=2, max_waiting=8, workers=1, grace_seconds=0)
+    settings = ServerSettings(max_rows=2, max_waiting=4, workers=1, grace_seconds=0)
     # Little is buffered on the way, so that the server soon notices that nobody reads.
     narrow = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
     with running_server([(bundle, decoder)], settings) as server:
         loom = server.engine.models[0].loom
         with grpc.insecure_channel(server.address, options=narrow) as channel:
             lazy = []
-            for _ in range(24):
+            for _ in range(12):
                 lazy.append(stub_of(channel).Generate(LONG))
                 next(lazy[-1])
             eventually(lambda: loom.live == settings.max_waiting and loom.waiting == 0, 60)
