@@ -28,7 +28,7 @@ from tests.unit.export.classifier_runs import classifier_bundle
 def scraped(server: Processes) -> dict[str, float]:
     """The metrics that have no label, or only that of the model."""
     (where,) = re.findall(r"metrics are at (\S+)", server.log)
-    with urllib.request.urlopen(where, timeout=30) as answer:
+    with urllib.request.urlopen(where, timeout=60) as answer:
         families = [*text_string_to_metric_families(answer.read().decode())]
     return {one.name: one.value for family in families for one in family.samples if not one.labels.keys() - {"model"}}
 
@@ -150,7 +150,7 @@ def test_a_second_server_does_not_get_its_port(server: Processes, bundle: Bundle
     port = server.address.rpartition(":")[2]
     for more in ([], ["--processes", "2", "--store", f"sqlite:{tmp_path / 'own.db'}"]):
         command = [sys.executable, "-m", "charloom.cli.main", "serve", str(bundle.path), "--port", port, *more]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
         assert done.returncode == 1
         assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
 
@@ -220,7 +220,7 @@ def test_limits_of_a_tenant_hold_for_all_processes_together(bundle: Bundle, tmp_
         assert server.process.stdout is not None
         http = server.process.stdout.readline().split()[-1]
         for _ in range(8):  # each a connection of its own
-            with urllib.request.urlopen(f"http://{http}/health", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://{http}/health", timeout=60) as answer:
                 assert answer.status == 200
 
 
@@ -253,7 +253,7 @@ def test_a_child_that_cannot_start_ends_the_command_with_its_reason(bundle: Bund
     (broken / "vocabulary.json").write_text("{}")
     options = ["--processes", "2", "--store", f"sqlite:{tmp_path / 'db'}", "--port", "0"]
     command = [sys.executable, "-m", "charloom.cli.main", "serve", str(broken), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 1
     assert "charloom serve: " in done.stderr
     assert "vocabulary.json" in done.stderr

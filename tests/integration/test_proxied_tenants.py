@@ -131,7 +131,7 @@ def client_of(certificates: Path, name: str, port: int) -> Iterator[Client]:
     """One with a certificate, which names the tenant `chosen` all the same."""
     own = (certificates / f"{name}.pem").read_bytes()
     credentials = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes(), own, own)
-    with Client(f"localhost:{port}", credentials=credentials, tenant="chosen", timeout=30) as client:
+    with Client(f"localhost:{port}", credentials=credentials, tenant="chosen", timeout=60) as client:
         yield client
 
 
@@ -190,5 +190,5 @@ def test_a_client_calls_from_its_own_address_whatever_it_says(
     credentials = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes(), own, own)
     with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
         stub = models_pb2_grpc.ModelServiceStub(channel)
-        stub.ListModels(models_pb2.ListModelsRequest(), metadata=(("x-forwarded-for", said),), timeout=30)
+        stub.ListModels(models_pb2.ListModelsRequest(), metadata=(("x-forwarded-for", said),), timeout=60)
     assert seen == ["127.0.0.1"]

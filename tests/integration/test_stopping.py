@@ -77,7 +77,7 @@ def begin(pool: ThreadPoolExecutor, slow: Slow, call: Callable[[], Any]) -> Futu
     slow.entered.clear()
     slow.gate = threading.Event()
     running = pool.submit(call)
-    assert slow.entered.wait(30)
+    assert slow.entered.wait(60)
     return running
 
 

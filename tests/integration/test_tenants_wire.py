@@ -182,7 +182,7 @@ def test_a_session_whose_record_cannot_be_read_is_named_and_the_listing_goes_on(
         page = sessions_pb2_grpc.SessionServiceStub(channel).ListSessions(
             sessions_pb2.ListSessionsRequest(page_size=2),
             metadata=(("authorization", f"Bearer {place.keys['shop']}"),),
-            timeout=20,
+            timeout=60,
         )
     assert [one.id for one in page.sessions] == [first]
     assert [one.session_id for one in page.unreadable] == [second]

@@ -74,7 +74,7 @@ def test_commands_take_flags_and_environment(
 
 
 def failure(server: Server, **arguments: object) -> str:
-    with Client(server.address, timeout=10, **arguments) as client, pytest.raises(ConnectionFailed) as failed:  # type: ignore[arg-type]
+    with Client(server.address, timeout=60, **arguments) as client, pytest.raises(ConnectionFailed) as failed:  # type: ignore[arg-type]
         client.models()
     return str(failed.value)
 
