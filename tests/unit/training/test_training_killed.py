@@ -22,11 +22,20 @@ FLAGS = [
     *("--validation-share", "0.008"),  # too little for windows-256, whose measurement would take the most time here
 ]
 ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+WAITING = """
+import sys, time
+from charloom.cli.main import main
+from charloom.training.loop import Trainer
+asked = Trainer._asked_to_stop
+Trainer._asked_to_stop = lambda self: asked(self) or (self.step == 80 and time.sleep(600))
+sys.exit(main())
+"""
+"""Runs the command, which waits before its end for whoever is late to kill it."""
 
 
 def kill_after_a_checkpoint(arguments: list[str], run: Path) -> int:
     """Start a run, wait for its first checkpoint and kill it; returns the step of the checkpoint that is left."""
-    command = [sys.executable, "-W", "ignore", "-m", "charloom.cli.main", "train", *arguments]
+    command = [sys.executable, "-W", "ignore", "-c", WAITING, "train", *arguments]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         limit = time.monotonic() + 400
         while not (run / BEST_FILE).exists() or not (run / LAST_FILE).exists():
