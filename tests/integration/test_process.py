@@ -21,9 +21,11 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from charloom.bundle import Bundle, read_bundle
+from charloom.bundle import Bundle, DecoderKind, read_bundle
 from charloom.cli.main import main
 from charloom.client import Client, NotFound
+from charloom.engine.decoding.decoder import Decoder
+from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 from tests.authority import Authority
 from tests.integration.conftest import eventually
@@ -405,33 +407,23 @@ def test_clients_cannot_fill_the_log(start: Start) -> None:
     assert len(records) < 20
 
 
-def test_torchscript_serves_the_same_text_as_onnx_fp32(bundle: Bundle) -> None:
-    texts = []
-    for decoder in ("onnx-fp32", "torchscript"):
-        command = [
-            sys.executable,
-            "-m",
-            "charloom.cli.main",
-            "serve",
-            str(bundle.path),
-            "--port",
-            "0",
-            "--decoder",
-            decoder,
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def test_torchscript_serves_the_same_text_as_onnx_fp32(bundle: Bundle, decoders: dict[DecoderKind, Decoder]) -> None:
+    def text(address: str) -> str:
+        with grpc.insecure_channel(address) as channel:
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            return "".join(message.text for message in stub.Generate(request(max_tokens=200, seed=4)))
+
+    command = [sys.executable, "-m", "charloom.cli.main", "serve", str(bundle.path), "--port", "0"]
+    command += ["--decoder", "torchscript"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
         try:
-            assert process.stdout is not None
-            with grpc.insecure_channel(process.stdout.readline().split()[-1]) as channel:
-                stub = generation_pb2_grpc.GenerationServiceStub(channel)
-                texts.append("".join(m.text for m in stub.Generate(request(max_tokens=200, seed=4))))
+            found = text(process.stdout.readline().split()[-1])
         finally:
             process.terminate()
-            process.wait(120)
-            assert process.stdout is not None
-            process.stdout.close()
-    assert texts[0] == texts[1]
-    assert len(texts[0]) == 200
+    with running_server([(bundle, decoders[DecoderKind.ONNX_FP32])]) as server:
+        assert found == text(server.address)
+    assert len(found) == 200
 
 
 def test_the_server_process_frees_what_dead_clients_held(start: Start) -> None:
