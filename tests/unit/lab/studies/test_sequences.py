@@ -30,7 +30,7 @@ def said() -> list[str]:
 
 @pytest.fixture(scope="module")
 def reversal(said: list[str]) -> SequenceResult:
-    return measure_reversal(ReversalSettings(), said.append)
+    return measure_reversal(ReversalSettings(longest=6, steps=200), said.append)
 
 
 def test_strings_are_reversed_and_the_attention_runs_backwards(reversal: SequenceResult, said: list[str]) -> None:
@@ -43,11 +43,11 @@ def test_strings_are_reversed_and_the_attention_runs_backwards(reversal: Sequenc
         assert weights.shape == (len(answer.written) + 1, len(answer.source))
         np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
     assert len(said) == 10
-    assert said[-1].startswith("step 400 of 400")
+    assert said[-1].startswith("step 200 of 200")
 
 
 def test_dates_of_days_never_seen_are_read() -> None:
-    found = measure_dates(DateSettings(steps=250), lambda line: None)
+    found = measure_dates(DateSettings(steps=180), lambda line: None)
     assert found.exact > 0.95
     assert found.mirrored is None
 
