@@ -51,12 +51,15 @@ class CallContext:
         self._over = False
         self._deadline: float | None = None
         if call.HasField("timeout"):
-            seconds = call.timeout.ToNanoseconds() / 1e9
-            self._deadline = time.monotonic() + seconds
-            timer = threading.Timer(seconds, self.end, (grpc.StatusCode.DEADLINE_EXCEEDED,))
+            self._deadline = time.monotonic() + call.timeout.ToNanoseconds() / 1e9
+
+    def watch_deadline(self) -> None:
+        """End the call at its deadline, if it has one."""
+        if (left := self.time_remaining()) is not None:
+            timer = threading.Timer(left, self.end, (grpc.StatusCode.DEADLINE_EXCEEDED,))
             timer.daemon = True
-            timer.start()
             self._callbacks.append(timer.cancel)
+            timer.start()
 
     def time_remaining(self) -> float | None:
         return None if self._deadline is None else self._deadline - time.monotonic()
@@ -116,6 +119,7 @@ class _Stream:
                 for call in request.calls:
                     context = CallContext(call, self._context, self._end)
                     self._running[call.number] = context
+                    context.watch_deadline()
                     threading.Thread(target=self._run, args=(call, context), daemon=True).start()
         except grpc.RpcError:
             return  # the stream broke off

@@ -23,8 +23,14 @@ def keep(port: str) -> None:
     with (FOLDER / "log").open("w") as log:
         command = [CHARLOOM, "serve", "--port", port, *os.environ.get("STUB_SERVE", "").split()]
         process = subprocess.Popen(command, stdout=log, stderr=log)
-    (FOLDER / "pid").write_text(str(process.pid))
-    (FOLDER / "code").write_text(str(process.wait()))
+    write("pid", str(process.pid))
+    write("code", str(process.wait()))
+
+
+def write(name: str, text: str) -> None:
+    """Make a file that is there with all that is in it: others wait for it."""
+    (FOLDER / "new").write_text(text)
+    (FOLDER / "new").rename(FOLDER / name)
 
 
 def answer(verb: str, arguments: list[str]) -> str:

@@ -38,7 +38,9 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy.test_container", *arguments]
+    patient = "it.START_SECONDS = it.STOP_SECONDS = 300.0"
+    code = f"from deploy import test_container as it; {patient}; raise SystemExit(it.main())"
+    command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
 
 
