@@ -1,10 +1,11 @@
-"""Many texts that are scored in one stream, through a real server."""
+"""Texts that are read, scored and observed, many of them in one stream, through a real server."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import math
+import queue
 from collections.abc import Iterator
 
 import grpc
@@ -13,10 +14,19 @@ import pytest
 from charloom.client import AsyncClient, Client, InvalidArgument
 from charloom.engine.limits import MOST_TOGETHER
 from charloom.server.app import Server
-from charloom.v1 import reading_pb2, reading_pb2_grpc
+from charloom.v1 import generation_pb2, reading_pb2, reading_pb2_grpc, sessions_pb2, text_pb2
 from tests.integration.conftest import eventually, refused
 from tests.integration.http_client import client as http_client
 from tests.integration.http_client import refused as http_refused
+from tests.integration.wire_sessions import (
+    INVALID,
+    Generation,
+    Reading,
+    Sessions,
+    create,
+    get,
+    text_of,
+)
 
 LINES = ["The def statement", "", "is a", "The def statements", "s" * 300, "if x:", "class C:\n    pass"] * 30
 
@@ -108,3 +118,78 @@ class TestScoreMany:
 
 async def collected(client: AsyncClient) -> list[object]:
     return [score async for score in client.score_many(LINES)]
+
+
+def test_texts_are_scored(reading: Reading, sessions: Sessions) -> None:
+    answer = reading.Score(reading_pb2.ScoreRequest(text="The cat is.", top_logprobs=2))
+    assert "".join(one.chosen.symbol.decode() for one in answer.logprobs) == "The cat is."
+    assert [len(one.top) for one in answer.logprobs] == [2] * 11
+    nats = -sum(one.chosen.logprob for one in answer.logprobs) / 11
+    assert answer.nats_per_token == pytest.approx(nats)
+    assert answer.bits_per_character == pytest.approx(nats / math.log(2))
+    assert answer.perplexity == pytest.approx(math.exp(nats))
+    session = create(sessions)
+    sessions.FeedSession(sessions_pb2.FeedSessionRequest(session_id=session.id, text="The cat"))
+    rest = reading.Score(reading_pb2.ScoreRequest(text=" is.", session_id=session.id))
+    assert [one.chosen.logprob for one in rest.logprobs] == [one.chosen.logprob for one in answer.logprobs[7:]]
+    assert not reading.Score(reading_pb2.ScoreRequest()).logprobs
+    assert refused(lambda: reading.Score(reading_pb2.ScoreRequest(text="日")))[2].keys() == {"text"}
+    assert refused(lambda: reading.Score(reading_pb2.ScoreRequest(text="a", top_logprobs=21)))[0] is INVALID
+
+
+def test_what_comes_next_is_peeked_at(reading: Reading, generation: Generation, sessions: Sessions) -> None:
+    session = create(sessions, seed=6)
+    options = generation_pb2.GenerationOptions(session_id=session.id, prompt="The ", max_tokens=3)
+    peeked = reading.Peek(reading_pb2.PeekRequest(options=options))
+    assert peeked.position == 4
+    for one in peeked.distributions:
+        assert sum(math.exp(other.logprob) for other in one.top) == pytest.approx(1, abs=1e-5)
+    assert get(sessions, session).version == 0
+    assert text_of(generation, session, 3, prompt="The ") == peeked.text
+    options.n = 2
+    assert refused(lambda: reading.Peek(reading_pb2.PeekRequest(options=options)))[2].keys() == {"n"}
+
+
+def test_text_is_observed_as_it_comes(reading: Reading, sessions: Sessions) -> None:
+    session = create(sessions)
+    sent: queue.Queue[reading_pb2.ObserveRequest | None] = queue.Queue()
+    answers = reading.Observe(iter(sent.get, None))
+    sent.put(reading_pb2.ObserveRequest(start=reading_pb2.ObserveStart(session_id=session.id)))
+    told = []
+    for number, part in enumerate(("The ", "", "cat")):
+        sent.put(reading_pb2.ObserveRequest(text=part))
+        answer = next(answers)
+        told += [one.chosen.logprob for one in answer.logprobs]
+        assert answer.position == [4, 4, 7][number]
+    sent.put(None)
+    assert list(answers) == []
+    scored = reading.Score(reading_pb2.ScoreRequest(text="The cat"))
+    assert told == [one.chosen.logprob for one in scored.logprobs]
+    assert get(sessions, session).position == 7
+
+
+def observed(*events: reading_pb2.ObserveRequest) -> Iterator[reading_pb2.ObserveRequest]:
+    return iter(events)
+
+
+def test_observing_out_of_order_is_refused_and_lets_its_session_go(
+    server: Server, reading: Reading, sessions: Sessions
+) -> None:
+    session = create(sessions)
+    start = reading_pb2.ObserveRequest(start=reading_pb2.ObserveStart(session_id=session.id))
+    text = reading_pb2.ObserveRequest(text="a")
+    skip = reading_pb2.ObserveStart(unknown_characters=text_pb2.UNKNOWN_CHARACTERS_SKIP)
+    for wrong, field in (
+        ([], "start"),
+        ([text], "start"),
+        ([start, text, start], "text"),
+        ([start, reading_pb2.ObserveRequest(text="日")], "text"),
+    ):
+        code, _, violations, _ = refused(lambda wrong=wrong: list(reading.Observe(observed(*wrong))))
+        assert (code, set(violations)) == (INVALID, {field})
+    eventually(lambda: server.engine.sessions.writing == 0)
+    assert get(sessions, session).position == 1  # the text that was answered
+    answers = list(
+        reading.Observe(observed(reading_pb2.ObserveRequest(start=skip), reading_pb2.ObserveRequest(text="日")))
+    )
+    assert [len(answer.logprobs) for answer in answers] == [0]

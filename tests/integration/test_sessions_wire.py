@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import math
-import queue
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -16,48 +13,27 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.empty_pb2 import Empty
 
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from charloom.v1 import (
-    conversation_pb2,
-    conversation_pb2_grpc,
-    generation_pb2,
-    generation_pb2_grpc,
-    reading_pb2,
-    reading_pb2_grpc,
-    sessions_pb2,
-    sessions_pb2_grpc,
-    text_pb2,
+from charloom.v1 import generation_pb2, sessions_pb2
+from tests.integration.conftest import refused
+from tests.integration.wire_sessions import (
+    ABORTED,
+    INVALID,
+    NOT_FOUND,
+    OUT_OF_RANGE,
+    Generation,
+    Session,
+    Sessions,
+    create,
+    get,
+    names,
+    text_of,
 )
-from tests.integration.conftest import eventually, refused
-
-Generation = generation_pb2_grpc.GenerationServiceStub
-Sessions = sessions_pb2_grpc.SessionServiceStub
-Reading = reading_pb2_grpc.ReadingServiceStub
-Conversation = conversation_pb2_grpc.ConversationServiceStub
-Session = sessions_pb2.Session
-
-INVALID, OUT_OF_RANGE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE
-NOT_FOUND, ABORTED = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ABORTED
-names = (f"s{number}" for number in itertools.count())
-
-
-def create(sessions: Sessions, **fields: Any) -> Session:
-    return sessions.CreateSession(sessions_pb2.CreateSessionRequest(**{"session_id": next(names)} | fields)).session
-
-
-def get(sessions: Sessions, session: Session) -> Session:
-    return sessions.GetSession(sessions_pb2.GetSessionRequest(session_id=session.id)).session
-
-
-def text_of(generation: Generation, session: Session, length: int, **fields: Any) -> str:
-    options = generation_pb2.GenerationOptions(session_id=session.id, max_tokens=length, **fields)
-    return generation.Complete(generation_pb2.CompleteRequest(options=options)).completions[0].text
 
 
 def test_a_generation_makes_its_session_where_there_never_was_one(generation: Generation, sessions: Sessions) -> None:
@@ -111,17 +87,6 @@ def test_a_new_session_needs_an_id(generation: Generation) -> None:
     new = generation_pb2.NewSession()
     _, _, fields, _ = refused(lambda: text_of(generation, Session(), 1, new_session=new))
     assert list(fields) == ["new_session"]
-
-
-def test_a_conversation_makes_its_session(conversation: Conversation, sessions: Sessions) -> None:
-    session = Session(id=next(names))
-    start = generation_pb2.GenerationOptions(session_id=session.id, seed=7, new_session=generation_pb2.NewSession())
-    asked = [
-        conversation_pb2.ConverseRequest(start=start),
-        conversation_pb2.ConverseRequest(generate=conversation_pb2.Generate(max_tokens=9)),
-    ]
-    list(conversation.Converse(iter(asked)))
-    assert (get(sessions, session).position, get(sessions, session).seed) == (9, 7)
 
 
 def test_a_session_is_fed_put_back_copied_renewed_and_forgotten(generation: Generation, sessions: Sessions) -> None:
@@ -277,167 +242,6 @@ def test_tenants_are_apart(sessions: Sessions, generation: Generation) -> None:
         lambda: sessions.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=(("charloom-tenant", "a/b"),))
     )
     assert (code, set(violations)) == (INVALID, {"charloom-tenant"})
-
-
-def test_texts_are_scored(reading: Reading, sessions: Sessions) -> None:
-    answer = reading.Score(reading_pb2.ScoreRequest(text="The cat is.", top_logprobs=2))
-    assert "".join(one.chosen.symbol.decode() for one in answer.logprobs) == "The cat is."
-    assert [len(one.top) for one in answer.logprobs] == [2] * 11
-    nats = -sum(one.chosen.logprob for one in answer.logprobs) / 11
-    assert answer.nats_per_token == pytest.approx(nats)
-    assert answer.bits_per_character == pytest.approx(nats / math.log(2))
-    assert answer.perplexity == pytest.approx(math.exp(nats))
-    session = create(sessions)
-    sessions.FeedSession(sessions_pb2.FeedSessionRequest(session_id=session.id, text="The cat"))
-    rest = reading.Score(reading_pb2.ScoreRequest(text=" is.", session_id=session.id))
-    assert [one.chosen.logprob for one in rest.logprobs] == [one.chosen.logprob for one in answer.logprobs[7:]]
-    assert not reading.Score(reading_pb2.ScoreRequest()).logprobs
-    assert refused(lambda: reading.Score(reading_pb2.ScoreRequest(text="日")))[2].keys() == {"text"}
-    assert refused(lambda: reading.Score(reading_pb2.ScoreRequest(text="a", top_logprobs=21)))[0] is INVALID
-
-
-def test_what_comes_next_is_peeked_at(reading: Reading, generation: Generation, sessions: Sessions) -> None:
-    session = create(sessions, seed=6)
-    options = generation_pb2.GenerationOptions(session_id=session.id, prompt="The ", max_tokens=3)
-    peeked = reading.Peek(reading_pb2.PeekRequest(options=options))
-    assert peeked.position == 4
-    for one in peeked.distributions:
-        assert sum(math.exp(other.logprob) for other in one.top) == pytest.approx(1, abs=1e-5)
-    assert get(sessions, session).version == 0
-    assert text_of(generation, session, 3, prompt="The ") == peeked.text
-    options.n = 2
-    assert refused(lambda: reading.Peek(reading_pb2.PeekRequest(options=options)))[2].keys() == {"n"}
-
-
-def test_text_is_observed_as_it_comes(reading: Reading, sessions: Sessions) -> None:
-    session = create(sessions)
-    sent: queue.Queue[reading_pb2.ObserveRequest | None] = queue.Queue()
-    answers = reading.Observe(iter(sent.get, None))
-    sent.put(reading_pb2.ObserveRequest(start=reading_pb2.ObserveStart(session_id=session.id)))
-    told = []
-    for number, part in enumerate(("The ", "", "cat")):
-        sent.put(reading_pb2.ObserveRequest(text=part))
-        answer = next(answers)
-        told += [one.chosen.logprob for one in answer.logprobs]
-        assert answer.position == [4, 4, 7][number]
-    sent.put(None)
-    assert list(answers) == []
-    scored = reading.Score(reading_pb2.ScoreRequest(text="The cat"))
-    assert told == [one.chosen.logprob for one in scored.logprobs]
-    assert get(sessions, session).position == 7
-
-
-def observed(*events: reading_pb2.ObserveRequest) -> Iterator[reading_pb2.ObserveRequest]:
-    return iter(events)
-
-
-def test_observing_out_of_order_is_refused_and_lets_its_session_go(
-    server: Server, reading: Reading, sessions: Sessions
-) -> None:
-    session = create(sessions)
-    start = reading_pb2.ObserveRequest(start=reading_pb2.ObserveStart(session_id=session.id))
-    text = reading_pb2.ObserveRequest(text="a")
-    skip = reading_pb2.ObserveStart(unknown_characters=text_pb2.UNKNOWN_CHARACTERS_SKIP)
-    for wrong, field in (
-        ([], "start"),
-        ([text], "start"),
-        ([start, text, start], "text"),
-        ([start, reading_pb2.ObserveRequest(text="日")], "text"),
-    ):
-        code, _, violations, _ = refused(lambda wrong=wrong: list(reading.Observe(observed(*wrong))))
-        assert (code, set(violations)) == (INVALID, {field})
-    eventually(lambda: server.engine.sessions.writing == 0)
-    assert get(sessions, session).position == 1  # the text that was answered
-    answers = list(
-        reading.Observe(observed(reading_pb2.ObserveRequest(start=skip), reading_pb2.ObserveRequest(text="日")))
-    )
-    assert [len(answer.logprobs) for answer in answers] == [0]
-
-
-def told(**event: Any) -> conversation_pb2.ConverseRequest:
-    return conversation_pb2.ConverseRequest(**event)
-
-
-def test_a_text_is_steered_while_it_runs(
-    conversation: Conversation, generation: Generation, sessions: Sessions
-) -> None:
-    session = create(sessions, seed=7)
-    sent: queue.Queue[conversation_pb2.ConverseRequest | None] = queue.Queue()
-    replies = conversation.Converse(iter(sent.get, None))
-    sent.put(told(start=generation_pb2.GenerationOptions(session_id=session.id, prompt="The ")))
-    first = next(replies)
-    assert (first.applied, first.position) == (0, 4)
-    commands = [
-        told(generate=conversation_pb2.Generate()),
-        told(sampling=generation_pb2.Sampling(temperature=0)),
-        told(inject="cat is"),
-        told(pause=Empty()),
-        told(generate=conversation_pb2.Generate(max_tokens=12)),
-    ]
-    parts, applied = [""], [4]
-    for number, command in enumerate(commands, start=1):
-        sent.put(command)
-        pieces = 0
-        while number not in (1, 5) or pieces == 0:
-            reply = next(replies)
-            if reply.WhichOneof("event") == "applied":
-                assert reply.applied == number
-                applied.append(reply.position)
-                parts.append("")
-                if number not in (1, 5):
-                    break
-            elif reply.text:
-                pieces += 1
-                parts[-1] += reply.text
-    sent.put(None)
-    ended = None
-    for reply in replies:
-        parts[-1] += reply.text
-        if reply.HasField("ended"):
-            ended = reply.ended
-    assert ended is not None
-    assert ended.finish_reason == generation_pb2.FINISH_REASON_LENGTH
-    assert len(parts[-1]) == 12
-    greedy = generation_pb2.Sampling(temperature=0)
-    alone = create(sessions, seed=7)
-    assert text_of(generation, alone, len(parts[1]), prompt="The ") == parts[1]
-    if parts[2]:
-        assert text_of(generation, alone, len(parts[2]), sampling=greedy) == parts[2]
-    rest = text_of(generation, alone, len(parts[3]) + 12, sampling=greedy, prompt="cat is")
-    assert rest == parts[3] + parts[5]
-    assert applied == sorted(applied)
-    eventually(lambda: get(sessions, session).position == get(sessions, alone).position)
-
-
-def test_conversing_out_of_order_is_refused_and_lets_its_session_go(
-    server: Server, conversation: Conversation, sessions: Sessions
-) -> None:
-    session = create(sessions)
-    start = told(start=generation_pb2.GenerationOptions(session_id=session.id))
-    for wrong, fields in (
-        ([], {"start"}),
-        ([told(pause=Empty())], {"start"}),
-        ([start, start], {"event"}),
-        ([start, told()], {"event"}),
-        ([start, told(inject="日")], {"inject"}),
-        ([start, told(sampling=generation_pb2.Sampling(temperature=-1))], {"sampling.temperature"}),
-        ([start, told(generate=conversation_pb2.Generate(max_tokens=2**31))], {"generate.max_tokens"}),
-        ([told(start=generation_pb2.GenerationOptions(n=2))], {"n"}),
-    ):
-        code, _, violations, _ = refused(lambda wrong=wrong: list(conversation.Converse(iter(wrong))))
-        assert (code, set(violations)) == (INVALID, fields)
-    eventually(lambda: server.engine.sessions.writing == 0)
-    stream = conversation.Converse(iter([start, told(generate=conversation_pb2.Generate(max_tokens=60_000))]))
-    for _ in range(4):
-        next(stream)
-    stream.cancel()
-    eventually(lambda: server.engine.sessions.writing == 0 and server.engine.models[0].loom.live == 0)
-
-
-def test_bytes_that_are_no_message_are_refused_in_a_stream_too(channel: grpc.Channel) -> None:
-    for method in ("ReadingService/Observe", "ConversationService/Converse"):
-        call = channel.stream_stream(f"/charloom.v1.{method}")
-        assert refused(lambda call=call: list(call(iter([b"\xff\xff"]))))[0] is INVALID
 
 
 def test_a_stream_is_resumed_where_its_client_stands(
