@@ -23,7 +23,7 @@ from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.store import Erased
 from charloom.engine.sessions.tenants import BATCH, PAGE, Erasure, ExportedSession, require_tenant
 
-MANY = 100_000
+MANY = 20_000
 
 
 class Watched(MemoryStore):
@@ -75,7 +75,7 @@ async def exported(engine: Engine, tenant: str) -> list[ExportedSession]:
     return [one for one in found if isinstance(one, ExportedSession)]
 
 
-async def test_an_export_of_100000_sessions_has_a_page_of_them_in_memory(engine: Engine, store: Watched) -> None:
+async def test_an_export_of_20000_sessions_has_a_page_of_them_in_memory(engine: Engine, store: Watched) -> None:
     ids, taken = await copies(engine, store, "shop", MANY), list[str]()
     async for one in engine.tenants.export("shop", timedelta(hours=1)):
         assert isinstance(one, ExportedSession)
