@@ -11,21 +11,25 @@ import pytest
 
 from charloom.bundle import Bundle
 from tests.integration.several import serving
-from tests.integration.test_sessions_wire import (  # noqa: F401  # collected here too, with the channel of this module
+from tests.integration.test_conversation_wire import (  # noqa: F401  # collected here too, with the channel of this module
+    test_a_conversation_makes_its_session,
+    test_a_text_is_steered_while_it_runs,
+)
+from tests.integration.test_reading_wire import (  # noqa: F401
+    test_text_is_observed_as_it_comes,
+    test_texts_are_scored,
+    test_what_comes_next_is_peeked_at,
+)
+from tests.integration.test_sessions_wire import (  # noqa: F401
     test_a_call_that_is_refused_makes_no_session,
     test_a_call_that_made_its_session_and_broke_off_is_made_again,
-    test_a_conversation_makes_its_session,
     test_a_generation_makes_its_session_where_there_never_was_one,
     test_a_session_is_fed_put_back_copied_renewed_and_forgotten,
     test_a_state_is_exported_imported_and_used_without_a_session,
-    test_a_text_is_steered_while_it_runs,
     test_positions_that_cannot_be_had,
     test_states_are_blended,
     test_states_that_cannot_be_opened,
     test_tenants_are_apart,
-    test_text_is_observed_as_it_comes,
-    test_texts_are_scored,
-    test_what_comes_next_is_peeked_at,
 )
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
