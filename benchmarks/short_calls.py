@@ -6,10 +6,11 @@ Over gRPC, server and client are processes of their own on this machine; in proc
 process without gRPC (`benchmarks.engine_calls`). Everything is run by turns, `--repeat` times. The last line is one
 JSON object. In it:
 
-- "ratio" is row-steps per second over gRPC to those of the bare decoder step on all cores; "shared_stream_ratio" is the
-  same where the calls of a connection share one stream (GenerateMany), "in_process_ratio" the same in process. They are
-  those of the best run, and with "_median" those of the middle one. A row-step is one step of one session; a call has
-  96. All are of the largest number of clients, as are "ttfc_ms" and "messages_per_call".
+- "ratio" is row-steps per second over gRPC to those of the bare decoder step on all cores, which is timed before and
+  after each run: a machine that others use too changes its speed from one minute to the next. "shared_stream_ratio" is
+  the same where the calls of a connection share one stream (GenerateMany), "in_process_ratio" the same in process. They
+  are those of the run with the highest, and with "_median" those of the middle one. A row-step is one step of one
+  session; a call has 96. All are of the largest number of clients, as are "ttfc_ms" and "messages_per_call".
 - "clients" has everything by the number of clients. "loop_ms", "server_ms" and "client_ms" are milliseconds of
   processor time for each call: of the thread of the server's event loop, of the whole server, and of the client.
 - "idle" has single calls on an idle server, one after the other: "ttfc_ms" is their first character, "way_ms" what that
@@ -24,19 +25,22 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ceiling import ceiling
+from benchmarks.ceiling import characters_per_second
 from benchmarks.processes import CpuMeter, Process, bench, cores, hardware, output_of, serving
 from benchmarks.reporting import at_least_one, counts, finish, new_parser, say, shown_times
 from charloom.cli.serving.load import SHORT_LENGTH, SHORT_PROMPT
 
 STEPS = SHORT_PROMPT + SHORT_LENGTH
 """Decoder steps of one call."""
+BARE_ROWS = 32
+"""Of the bare step: as many as each of two workers has of 64."""
 PROBES = 60
 """Single calls on an idle server."""
 
@@ -54,6 +58,8 @@ class Version:
     bundle: Path
     """Of its own making: what a decoder takes may differ."""
     server: Process
+    bare: Callable[[], float]
+    """Times the bare step: row-steps per second on all cores at this moment."""
     kinds: Sequence[str] = KINDS
     """Those that it is measured in: an older one may have fewer."""
     runs: dict[tuple[str, int], list[Figures]] = field(default_factory=dict)
@@ -61,13 +67,15 @@ class Version:
     def measure(self, clients: Sequence[int], rounds: int) -> None:
         """Everything once more."""
         for count in clients:
-            self._keep("grpc", count, self._over_grpc(workload="short", streams=count, rounds=rounds))
+            over_grpc = partial(self._over_grpc, workload="short", streams=count, rounds=rounds)
+            self._keep("grpc", count, over_grpc)
             if "shared_stream" in self.kinds:
-                load = {"workload": "short", "streams": count, "rounds": rounds, "shared_stream": True}
-                self._keep("shared_stream", count, self._over_grpc(**load))
+                self._keep("shared_stream", count, partial(over_grpc, shared_stream=True))
             words = [str(self.bundle), "--clients", str(count), "--rounds", str(rounds), "--json"]
-            self._keep("in_process", count, output_of("-m", "benchmarks.engine_calls", *words, python=self.python))
-        self._keep("idle", 0, self._over_grpc(workload="arrivals", streams=0, probes=PROBES, prompt=SHORT_PROMPT))
+            in_process = partial(output_of, "-m", "benchmarks.engine_calls", *words, python=self.python)
+            self._keep("in_process", count, in_process)
+        probes = {"workload": "arrivals", "streams": 0, "probes": PROBES, "prompt": SHORT_PROMPT}
+        self._keep("idle", 0, partial(self._over_grpc, **probes))
 
     def _over_grpc(self, **flags: Any) -> Figures:
         with CpuMeter(self.server) as meter:
@@ -75,41 +83,42 @@ class Version:
         run["server_cpu"], run["server_loop_cpu"] = meter.shares(run["began"], run["seconds"])
         return run
 
-    def _keep(self, kind: str, clients: int, run: Figures) -> None:
+    def _keep(self, kind: str, clients: int, measured: Callable[[], Figures]) -> None:
+        before, run = self.bare(), measured()
+        run["bare_row_steps_per_s"] = round((before + self.bare()) / 2)
         self.runs.setdefault((kind, clients), []).append(run)
         say(f"{self.name}, {kind}, {clients} clients: {run}")
 
 
-def figures_of(run: Figures, top: float) -> Figures:
-    """What counts of a run of short calls.
+def figures_of(run: Figures) -> Figures:
+    """What counts of a run of short calls: of the figures of `charloom bench`, with "bare_row_steps_per_s".
 
-    Args:
-        run: the figures of `charloom bench`, with "server_cpu" and "server_loop_cpu"
-        top: row-steps per second of the bare step
+    Over gRPC they have "server_cpu" and "server_loop_cpu" too.
     """
     calls = run["calls_per_s"]
     each = {"loop_ms": "server_loop_cpu", "server_ms": "server_cpu", "client_ms": "client_cpu"}
     return {
-        "ratio": round(calls * STEPS / top, 3),
+        "ratio": round(calls * STEPS / run["bare_row_steps_per_s"], 3),
         "row_steps_per_s": round(calls * STEPS),
+        "bare_row_steps_per_s": run["bare_row_steps_per_s"],
         "calls_per_s": calls,
         "ttfc_ms": run["ttfc_ms"],
         "messages_per_call": run["messages_per_call"],
     } | {name: round(1000 * run[cpu] / calls, 3) for name, cpu in each.items() if cpu in run}
 
 
-def ranked(runs: Sequence[Figures], top: float) -> Figures:
-    """The figures of the run with the most calls, and of the middle one; with two runs, of the slower."""
-    found = sorted((figures_of(run, top) for run in runs), key=lambda figures: float(figures["ratio"]))
+def ranked(runs: Sequence[Figures]) -> Figures:
+    """The figures of the run with the highest ratio, and of the middle one; with two runs, of the lower."""
+    found = sorted((figures_of(run) for run in runs), key=lambda figures: float(figures["ratio"]))
     return {"best": found[-1], "median": found[(len(found) - 1) // 2], "runs": len(found)}
 
 
-def result(version: Version, top: float) -> Figures:
+def result(version: Version) -> Figures:
     """All figures of a version; see the text of this module."""
     clients: Figures = {}
     for kind, count in version.runs:
         if kind != "idle":
-            clients.setdefault(str(count), {})[kind] = ranked(version.runs[kind, count], top)
+            clients.setdefault(str(count), {})[kind] = ranked(version.runs[kind, count])
     busiest = clients[max(clients, key=int)]
     ratios: Figures = {}
     for kind in (kind for kind in KINDS if kind in busiest):
@@ -153,8 +162,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        top = ceiling(int8=True, threads=cores())
-        say(f"the bare step: {top:,.0f} row-steps/s")
+        bare = partial(characters_per_second, int8=True, rows=BARE_ROWS, threads=cores())
         pythons = {"ours": sys.executable} | ({"against": arguments.against} if arguments.against else {})
         versions = []
         for name, python in pythons.items():
@@ -162,13 +170,13 @@ def main() -> int:
             subprocess.run([python, "-m", "benchmarks.reference", str(bundle)], check=True)
             server = stack.enter_context(serving(bundle, "--decoder", "onnx-int8", python=python))
             kinds = KINDS if name == "ours" else ("grpc", "in_process")
-            versions.append(Version(name, python, bundle, server, kinds))
+            versions.append(Version(name, python, bundle, server, bare, kinds))
         for _ in range(arguments.repeat):
             for version in versions:
                 version.measure(arguments.clients, arguments.rounds)
-    found = result(versions[0], top) | {"ceiling_row_steps_per_s": round(top), "hardware": hardware()}
+    found = result(versions[0]) | {"hardware": hardware()}
     if arguments.against:
-        found["against"] = result(versions[1], top)
+        found["against"] = result(versions[1])
     finish(found, table(found), only_json=arguments.json)
     return 0
 
