@@ -26,7 +26,7 @@ this process does nothing; without parts it was away for two and more."""
 SCHEDULING = Path("/proc/thread-self/schedstat")
 """Linux: nanoseconds that this thread has run, and has waited for a processor."""
 LARGE = [("grpc.max_receive_message_length", 2**26), ("grpc.max_send_message_length", 2**26)]
-TOKENS, TOP = 32_768, 20
+TOKENS, TOP = 65_536, 20
 
 
 class Heartbeat:

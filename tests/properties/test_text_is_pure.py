@@ -49,7 +49,7 @@ samplings = st.sampled_from(
 calls = st.builds(
     Call,
     prompts,
-    st.integers(1, 60),
+    st.integers(1, 80),
     st.integers(0, 5),
     st.one_of(st.none(), st.none(), st.integers(0, 3)),
     samplings,
@@ -59,7 +59,7 @@ calls = st.builds(
 plans = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.lists(calls, min_size=1, max_size=4)), min_size=1, max_size=12)
 
 
-SCHEDULES = int(os.environ.get("CHARLOOM_SCHEDULES", "40"))
+SCHEDULES = int(os.environ.get("CHARLOOM_SCHEDULES", "60"))
 """How many are tried; set it to some thousands for a long run."""
 
 

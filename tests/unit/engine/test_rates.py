@@ -15,7 +15,7 @@ import pytest
 import charloom.engine.rates
 from charloom.engine.errors import StoreUnavailable
 from charloom.engine.quotas import Quota, QuotaExceeded
-from charloom.engine.rates import BURST_SECONDS, MOST_BUCKETS, Ledger, Rates
+from charloom.engine.rates import BURST_SECONDS, LEDGER_SECONDS, MOST_BUCKETS, Ledger, Rates
 from charloom.engine.sessions.stores.redis import RedisStore
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.shares import Share, set_share
@@ -157,10 +157,10 @@ async def test_a_bucket_that_is_forgotten_while_the_ledger_is_asked_refuses_nobo
 
 async def test_a_ledger_that_does_not_answer_keeps_nobody_waiting() -> None:
     rates = Rates(Slow(), Clock())
-    await admit(rates, SHOP)
+    await asyncio.wait_for(admit(rates, SHOP), LEDGER_SECONDS + 60)
     rates.spend(SHOP, BURST + 300)
     with pytest.raises(QuotaExceeded):
-        await admit(rates, SHOP)
+        await asyncio.wait_for(admit(rates, SHOP), LEDGER_SECONDS + 60)
     rates.close()
 
 
