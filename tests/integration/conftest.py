@@ -20,6 +20,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.server import model_upkeep
 from charloom.server.app import Server
+from charloom.server.process_memory import give_memory_back, memory_in_use
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import (
@@ -124,6 +125,12 @@ def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str, dict[str, st
     assert info.domain == "charloom"
     violations = {violation.field: violation.description for violation in bad.field_violations}
     return failed.value.code(), info.reason, violations, status.message  # type: ignore[attr-defined]
+
+
+def memory_held() -> int:
+    """Bytes of this process, but for what the allocator keeps of what is free."""
+    give_memory_back()
+    return memory_in_use()
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:

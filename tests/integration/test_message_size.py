@@ -12,7 +12,6 @@ from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import MOST_PEEKED
 from charloom.server.grpc.message_size import SPARE, SPARE_OF_EACH
-from charloom.server.process_memory import give_memory_back, memory_in_use
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import (
@@ -23,7 +22,7 @@ from charloom.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
 )
-from tests.integration.conftest import eventually, refused
+from tests.integration.conftest import eventually, memory_held, refused
 
 SMALLEST = 16 * 2**20
 LARGE = [("grpc.max_receive_message_length", SMALLEST), ("grpc.max_send_message_length", SMALLEST)]
@@ -133,17 +132,13 @@ def test_what_a_stream_sent_that_is_refused_takes_no_memory_any_more(
         code, *_ = refused(lambda: list(call(iter([message]))))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
 
-    def in_use() -> int:
-        give_memory_back()  # what the allocator keeps of what is free differs
-        return memory_in_use()
-
     gc.disable()  # it comes by the number of objects, not by their size
     try:
         refuse()
-        before = in_use()
+        before = memory_held()
         for _ in range(40):
             refuse()
         # gRPC's own buffers go a moment later; of messages that were kept, there would be 600 MiB and more.
-        eventually(lambda: in_use() - before < 200 * 2**20)
+        eventually(lambda: memory_held() - before < 200 * 2**20)
     finally:
         gc.enable()

@@ -10,9 +10,8 @@ import pytest
 
 from charloom.server.app import Server
 from charloom.server.grpc.connections import METADATA_BYTES
-from charloom.server.process_memory import give_memory_back, memory_in_use
 from charloom.v1 import models_pb2, models_pb2_grpc
-from tests.integration.conftest import eventually
+from tests.integration.conftest import eventually, memory_held
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADERS, RST_STREAM, SETTINGS, CONTINUATION = 1, 3, 4, 9
@@ -26,11 +25,6 @@ def long_header(number: int, value: bytes) -> bytes:
     """A header in HPACK: new, not indexed, in plain bytes."""
     name, more = b"x-%d" % number, len(value) - 127
     return bytes([0, len(name)]) + name + bytes([127, more % 128 | 128, more // 128]) + value
-
-
-def in_use() -> int:
-    give_memory_back()  # what the allocator keeps of what is free differs
-    return memory_in_use()
 
 
 def test_long_metadata_passes_up_to_the_limit(channel: grpc.Channel) -> None:
@@ -54,7 +48,7 @@ def test_headers_that_never_end_are_refused_and_not_kept(server: Server, channel
         flood.sendall(PREFACE + frame(SETTINGS, 0, b"") + frame(HEADERS, 1, b"\x83\x86\x44\x01/\x41\x01a"))
         for number in range(20_000):  # 305 MiB
             if number == 5_000:  # gRPC's buffers have grown by now
-                before = in_use()
+                before = memory_held()
             flood.sendall(frame(CONTINUATION, 1, long_header(number % 10, b"z" * 16_000)))
         models.ListModels(request, timeout=60)
         said = b""
@@ -64,5 +58,5 @@ def test_headers_that_never_end_are_refused_and_not_kept(server: Server, channel
             said += received
         assert b"grpc-status\x018" in said  # RESOURCE_EXHAUSTED
         # What gRPC has read ahead goes a moment later; of a flood that was kept, all 229 MiB would be there.
-        eventually(lambda: in_use() - before < 50 * 2**20)
+        eventually(lambda: memory_held() - before < 50 * 2**20)
     eventually(lambda: bool(models.ListModels(request).models))

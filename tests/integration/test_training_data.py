@@ -23,8 +23,8 @@ from charloom.training.evaluate import tail_estimate
 from charloom.training.run_lock import RunLock
 from charloom.training.watching.dashboard import loss_figures
 from charloom.training.watching.terminal import TerminalReporter
-from tests.integration.commands import Capture
-from tests.integration.test_training_commands import SETTINGS, refused
+from tests.integration.commands import Capture, refused
+from tests.integration.test_training_commands import SETTINGS
 
 ONE_EPOCH = [*SETTINGS, "--epochs", "1", "--validation-share", "0.02"]
 """The validation part is too short for windows, which take time where they start documents."""
