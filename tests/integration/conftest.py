@@ -31,6 +31,7 @@ from charloom.v1 import (
     sessions_pb2_grpc,
 )
 from tests.integration.model_versions import Folder
+from tests.integration.server_process import Start, starting
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,13 @@ def http_server(bundle: Bundle, decoder: Decoder) -> Iterator[Server]:
     """One that answers HTTP too."""
     with running_server([(bundle, decoder)], ServerSettings(grace_seconds=0, http_port=0)) as server:
         yield server
+
+
+@pytest.fixture
+def start(bundle: Bundle) -> Iterator[Start]:
+    """Starts server processes of the bundle."""
+    with starting(bundle.path) as start:
+        yield start
 
 
 @pytest.fixture(scope="module")
