@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from contextvars import copy_context
 from dataclasses import replace
 from datetime import timedelta
@@ -11,7 +12,7 @@ import pytest
 
 from charloom.engine.errors import Overloaded, SessionExpired
 from charloom.engine.sessions.session import Key, Session
-from charloom.engine.sessions.stores.memory import MemoryStore
+from charloom.engine.sessions.stores.memory import TOMBSTONE_BYTES, MemoryStore
 from charloom.engine.shares import Share, set_share
 from tests.unit.engine.stores import Place, grown, made
 
@@ -130,4 +131,22 @@ async def test_what_sessions_take_follows_what_they_hold() -> None:
     await store.release(lease, larger)
     assert store.memory == larger.memory >= session.memory + 4000
     await store.delete(Key("", "one"))
-    assert store.memory == 0
+    assert store.memory == TOMBSTONE_BYTES
+
+
+async def test_what_is_remembered_of_sessions_that_are_gone_is_counted_as_memory() -> None:
+    place = Place()
+    store, longest = MemoryStore(10, place.now), "x" * 128
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(2000):
+            session = made(place, f"{number:06}{longest}"[:128])
+            await store.add([session])
+            await store.delete(session.key)
+        del session
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert store.memory == 2000 * TOMBSTONE_BYTES
+    assert 0.5 * store.memory < grown < 1.2 * store.memory

@@ -27,7 +27,8 @@ from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS, Erased, Lease
 from charloom.engine.shares import Share, current_share
 
-MOST_TOMBSTONES = 100_000
+MOST_TOMBSTONES, TOMBSTONE_BYTES = 100_000, 450
+"""How many sessions that are gone it remembers, and what one takes, with a long id."""
 SPARE = 0.25
 """Of the memory for sessions, how much more there is for callers that have less than their part of it."""
 FEW = 100
@@ -79,7 +80,7 @@ class MemoryStore:
     @property
     def memory(self) -> int:
         """See `Store`."""
-        return self._bytes.total
+        return self._bytes.total + TOMBSTONE_BYTES * len(self._tombstones)
 
     @property
     def busy(self) -> int:

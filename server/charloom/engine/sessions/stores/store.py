@@ -56,7 +56,7 @@ class Store(Protocol):
 
     @property
     def memory(self) -> int:
-        """Bytes of this process that its sessions take."""
+        """Bytes of this process that its sessions take, and what it knows of those that are gone."""
 
     async def add(self, sessions: Sequence[Session]) -> None:
         """Keep new sessions, all or none.
