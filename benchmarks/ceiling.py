@@ -33,9 +33,10 @@ def characters_per_second(*, int8: bool, rows: int, threads: int, seconds: float
     return rows * calls_per_second(step, threads=threads, seconds=seconds)
 
 
-def ceiling(*, int8: bool, threads: int) -> float:
-    """The best over batch sizes."""
-    return max(characters_per_second(int8=int8, rows=rows, threads=threads) for rows in BATCHES)
+def ceiling(*, int8: bool, threads: int) -> tuple[int, float]:
+    """The number of rows with which the bare step is fastest, and how fast that is."""
+    speeds = {rows: characters_per_second(int8=int8, rows=rows, threads=threads) for rows in BATCHES}
+    return max(speeds.items(), key=lambda one: one[1])
 
 
 def step_microseconds(bundle: Path, kind: DecoderKind, *, seconds: float = SECONDS) -> dict[str, dict[str, float]]:

@@ -2,11 +2,14 @@
 
     python -m benchmarks.serving [--streams 1,4,16,64,256] [--repeat 3] [--minutes 10] [--no-fp32] [--json]
 
-Server and client are processes of their own, on this machine. The last line is one JSON object. In it, "ceiling" is the
-bare decoder step on all cores; "ratio" is to that, at one stream to the bare step with one row on one core. "step_us"
-and "bare_step_us" are microseconds of one step of all rows, by the number of rows, on one core. "ttfc_busy_ms" is the
-time to the first character of single calls among 64 long streams, "ttfc_idle_ms" the same on an idle server.
-"server_cpu" and "client_cpu" are cores; "server_loop_cpu" is the part of the server's event loop.
+Server and client are processes of their own, on this machine. The last line is one JSON object. In it, "ratio" is to
+the bare decoder step on all cores, with as many rows as were fastest at the beginning; at one stream to the bare step
+with one row on one core. It is timed before and after each run of long streams, "bare_chars_per_s" being the mean: a
+machine that others use too changes its speed from one minute to the next. "ceiling_chars_per_s" and
+"single_row_chars_per_s" are the same at the beginning. "step_us" and "bare_step_us" are microseconds of one step of all
+rows, by the number of rows, on one core. "ttfc_busy_ms" is the time to the first character of single calls among 64
+long streams, "ttfc_idle_ms" the same on an idle server. "server_cpu" and "client_cpu" are cores; "server_loop_cpu" is
+the part of the server's event loop.
 
 The loads are run by turns, the most important ones first, and the best of their runs count; "runs" is how many a load
 had. After `--minutes` nothing more is begun, and a load that runs then is broken off; only the int8 ceiling is always
@@ -17,9 +20,10 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +59,8 @@ class Load:
     server: Process
     flags: Figures
     """Of `charloom bench`."""
-    top: float | None = None
-    """Characters per second that its "ratio" is to."""
+    bare: Callable[[], float] | None = None
+    """Times the bare step that its "ratio" is to: characters per second at this moment."""
     runs: list[Figures] = field(default_factory=list)
 
     @property
@@ -67,38 +71,45 @@ class Load:
         """Once more, with the CPU share of the server, unless the time is over before it ends."""
         if not budget.seconds:
             return
+        before = self.bare() if self.bare is not None else 0.0
         try:
             with CpuMeter(self.server) as meter:
                 run = bench(self.server.target, within=budget.seconds, **self.flags)
         except TimeoutError:
             say(f"{self.name}: broken off, the time is over")
             return
+        if self.bare is not None:
+            bare = (before + self.bare()) / 2
+            run |= {"bare_chars_per_s": round(bare), "ratio": round(run["chars_per_s"] / bare, 3)}
         run["server_cpu"], run["server_loop_cpu"] = meter.shares(run.pop("began"), run["seconds"])
         self.runs.append(run)
         say(f"{self.name}, run {len(self.runs)}, {budget.seconds / 60:.1f} minutes are left: {run}")
 
     def figures(self) -> Figures:
-        """Of the best run: the one with the most characters, or of arrivals that with the soonest first characters."""
+        """Of the best run: with the highest ratio, the most characters, or of arrivals the soonest first characters."""
         if self.flags["workload"] == "arrivals":
             found = best(self.runs, lambda run: -float(run["ttfc_ms"]["p50"]))
         else:
-            found = best(self.runs, lambda run: float(run["chars_per_s"]))
-        ratio = {} if self.top is None else {"ratio": round(found["chars_per_s"] / self.top, 3)}
-        return found | ratio | {"runs": len(self.runs)}
+            ranked = "chars_per_s" if self.bare is None else "ratio"
+            found = best(self.runs, lambda run: float(run[ranked]))
+        return found | {"runs": len(self.runs)}
 
 
-def long_streams(place: tuple[str, ...], server: Process, streams: int, tops: Figures) -> Load:
-    """Long streams, with the ratio to the ceiling."""
+def long_streams(place: tuple[str, ...], server: Process, streams: int, tops: Figures, *, int8: bool) -> Load:
+    """Long streams, with the ratio to the bare step."""
     length = 5 * LONG if streams == 1 else LONG
     flags = {"workload": "long", "streams": streams, "rounds": LONG_ROUNDS, "length": length}
-    top = tops["single_row_chars_per_s" if streams == 1 else "ceiling_chars_per_s"]
-    return Load((*place, "streams", str(streams)), server, flags, top)
+    rows, threads = (1, 1) if streams == 1 else (tops["ceiling_rows"], cores())
+    bare = partial(characters_per_second, int8=int8, rows=rows, threads=threads)
+    return Load((*place, "streams", str(streams)), server, flags, bare)
 
 
 def ceilings(*, int8: bool) -> Figures:
     """What the bare step does."""
+    rows, speed = ceiling(int8=int8, threads=cores())
     found = {
-        "ceiling_chars_per_s": round(ceiling(int8=int8, threads=cores())),
+        "ceiling_chars_per_s": round(speed),
+        "ceiling_rows": rows,
         "single_row_chars_per_s": round(characters_per_second(int8=int8, rows=1, threads=1)),
     }
     say(f"{'int8' if int8 else 'fp32'}: {found}")
@@ -112,8 +123,8 @@ def int8_loads(server: Process, streams: Sequence[int], probes: int, tops: Figur
     arrivals = [
         Load(("arrivals", str(n)), server, {"workload": "arrivals", "streams": n, "probes": probes}) for n in (BUSY, 0)
     ]
-    first = [long_streams((), server, n, tops) for n in streams if n == BUSY]
-    others = [long_streams((), server, n, tops) for n in streams if n != BUSY]
+    first = [long_streams((), server, n, tops, int8=True) for n in streams if n == BUSY]
+    others = [long_streams((), server, n, tops, int8=True) for n in streams if n != BUSY]
     return [*first, short, *arrivals], others
 
 
@@ -154,7 +165,7 @@ def result(loads: Sequence[Load], found: Figures, missing: Sequence[str] = ()) -
 def table(found: Figures) -> list[tuple[object, ...]]:
     """The loads, a row each."""
     times = "first character p50 / p99 ms", "gap p50 / p99 ms"
-    rows: list[tuple[object, ...]] = [("load", "characters/s", "of the ceiling", *times, "server CPU", "runs")]
+    rows: list[tuple[object, ...]] = [("load", "characters/s", "of the bare step", *times, "server CPU", "runs")]
     loads = {f"{n} streams": load for n, load in found["streams"].items()}
     loads |= {f"{n} short calls": load for n, load in found["short_calls"].items()}
     loads |= {f"arrivals, {n} streams": load for n, load in found["arrivals"].items()}
@@ -190,7 +201,7 @@ def main() -> int:
         if not arguments.no_fp32 and budget.seconds:
             found["fp32"] = ceilings(int8=False) | {"streams": {}}
             fp32 = stack.enter_context(serving(bundle, "--decoder", "onnx-fp32"))
-            others.insert(0, long_streams(("fp32",), fp32, BUSY, found["fp32"]))
+            others.insert(0, long_streams(("fp32",), fp32, BUSY, found["fp32"], int8=False))
         elif not arguments.no_fp32:
             missing.append("fp32")
         run_all(others, budget)

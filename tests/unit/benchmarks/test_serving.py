@@ -13,7 +13,7 @@ from benchmarks.reporting import Budget
 from benchmarks.serving import Load, int8_loads, obvious_loads, result, run_all, table
 
 ME = Process("", os.getpid())
-TOPS = {"ceiling_chars_per_s": 100, "single_row_chars_per_s": 10}
+TOPS = {"ceiling_chars_per_s": 100, "ceiling_rows": 32, "single_row_chars_per_s": 10}
 RUNS = [
     {"began": 0.0, "seconds": 1.0, "chars_per_s": 10, "ttfc_ms": {"p50": 9.0, "p99": 9.0}, "gap_ms": None},
     {"began": 0.0, "seconds": 1.0, "chars_per_s": 30, "ttfc_ms": {"p50": 8.0, "p99": 9.0}, "gap_ms": None},
@@ -39,6 +39,12 @@ class Bench:
         return dict(RUNS[(self.turn - 1) % len(RUNS)])
 
 
+@pytest.fixture(autouse=True)
+def bare_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the bare step."""
+    monkeypatch.setattr(serving, "characters_per_second", lambda *, int8, rows, threads: 60.0 * rows)
+
+
 def all_loads() -> list[Load]:
     first, others = int8_loads(ME, [1, 64, 256], 200, TOPS)
     return [*first, *obvious_loads(ME), *others]
@@ -57,13 +63,30 @@ def measured(monkeypatch: pytest.MonkeyPatch, seconds: float, minutes: float, re
 @pytest.mark.parametrize(("workload", "fastest"), [("long", 30), ("short", 30), ("arrivals", 20)])
 def test_the_best_of_some_runs(workload: str, fastest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "bench", Bench(1))
-    load = Load(("x",), ME, {"workload": workload}, top=60)
+    load = Load(("x",), ME, {"workload": workload})
     for _ in range(3):
         load.run(Budget(1))
     found = load.figures()
-    assert (found["chars_per_s"], found["runs"], found["ratio"]) == (fastest, 3, round(fastest / 60, 3))
+    assert (found["chars_per_s"], found["runs"]) == (fastest, 3)
     assert {"server_cpu", "server_loop_cpu"} <= found.keys()
     assert "began" not in found
+
+
+def test_a_ratio_is_to_the_bare_step_as_it_is_before_and_after_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "bench", Bench(1))
+    speeds = iter([20, 40, 100, 200, 30, 10])
+    load = Load(("x",), ME, {"workload": "long"}, lambda: next(speeds))
+    for _ in range(3):
+        load.run(Budget(1))
+    assert [(run["bare_chars_per_s"], run["ratio"]) for run in load.runs] == [(30, 0.333), (150, 0.2), (20, 1.0)]
+    found = load.figures()
+    assert (found["chars_per_s"], found["ratio"], found["runs"]) == (20, 1.0, 3)
+
+
+def test_one_stream_is_compared_with_one_row_and_more_with_the_fastest_batch() -> None:
+    first, others = int8_loads(ME, [1, 64, 256], 200, TOPS)
+    bare = {load.name: load.bare() for load in [*first, *others] if load.bare is not None}
+    assert bare == {"streams 1": 60, "streams 64": 32 * 60, "streams 256": 32 * 60}
 
 
 def test_with_time_enough_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
