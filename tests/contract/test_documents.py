@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def bound(file: Path) -> set[str]:
     return names
 
 
+@functools.cache
 def members() -> dict[str, set[str]]:
     """The attributes and methods of each class of ours, by its name."""
     found: dict[str, set[str]] = {}
@@ -84,9 +86,6 @@ def members() -> dict[str, set[str]]:
                     case ast.AnnAssign(target=ast.Name(id=name)):
                         names.add(name)
     return found
-
-
-MEMBERS = members()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -111,8 +110,8 @@ def test_every_module_that_is_named_exists(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_member_of_a_class_that_is_named_exists(document: str) -> None:
-    members = found(r"^(_?[A-Z]\w+)\.(_?[a-z]\w*)(?:\(.*)?$", DOCUMENTS[document])
-    assert [f"{name}.{member}" for name, member in sorted(members) if member not in MEMBERS.get(name, set())] == []
+    told = found(r"^(_?[A-Z]\w+)\.(_?[a-z]\w*)(?:\(.*)?$", DOCUMENTS[document])
+    assert [f"{name}.{member}" for name, member in sorted(told) if member not in members().get(name, set())] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

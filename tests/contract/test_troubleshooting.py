@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
 ROWS = [[cell.strip() for cell in line.split(" | ")] for line in PAGE.splitlines() if line.startswith("| ")]
-TREES = [
-    ast.parse(path.read_text("utf-8"))
-    for root in ("server", "client", "cli")
-    for path in sorted((ROOT / root / "charloom").rglob("*.py"))
-]
+MESSAGES = [match for row in ROWS for cell in row for match in re.findall(r"^\|? ?`(.*)`$", cell) if " " in match]
+
+
+@functools.cache
+def trees() -> list[ast.Module]:
+    """The modules that have messages."""
+    return [
+        ast.parse(path.read_text("utf-8"))
+        for root in ("server", "client", "cli")
+        for path in sorted((ROOT / root / "charloom").rglob("*.py"))
+    ]
+
+
+@functools.cache
+def source() -> str:
+    """All their strings."""
+    return "\n".join(re.sub(r"\s+", " ", text) for tree in trees() for text in texts(tree))
 
 
 def texts(tree: ast.AST) -> Iterator[str]:
@@ -41,10 +54,6 @@ def reasons(tree: ast.Module) -> Iterator[str]:
             yield from (str(word.value) for word in node.args[1:2] if isinstance(word, ast.Constant))
 
 
-SOURCE = "\n".join(re.sub(r"\s+", " ", text) for tree in TREES for text in texts(tree))
-MESSAGES = [match for row in ROWS for cell in row for match in re.findall(r"^\|? ?`(.*)`$", cell) if " " in match]
-
-
 def test_there_are_messages() -> None:
     assert len(MESSAGES) > 50
 
@@ -53,15 +62,15 @@ def test_there_are_messages() -> None:
 def test_a_message_is_one_of_the_sources(message: str) -> None:
     parts = [part for part in message.split("...") if re.search(r"\w{3}", part)]
     # What is filled in may be a text of its own, so that an end of the message stands elsewhere.
-    assert [part for part in parts if part.strip(" ;:,.()") not in SOURCE] == []
+    assert [part for part in parts if part.strip(" ;:,.()") not in source()] == []
 
 
 def test_every_reason_is_on_the_page() -> None:
-    known = {reason for tree in TREES for reason in reasons(tree) if reason}
+    known = {reason for tree in trees() for reason in reasons(tree) if reason}
     assert len(known) > 40
     assert {reason for reason in known if f"| {reason} |" not in PAGE} == set()
 
 
 def test_no_reason_on_the_page_is_gone() -> None:
     told = set(re.findall(r"^\| ([A-Z_]{4,}) \|", PAGE, re.M))
-    assert told <= {reason for tree in TREES for reason in reasons(tree)}
+    assert told <= {reason for tree in trees() for reason in reasons(tree)}
