@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from charloom.bundle import Bundle, DecoderKind, Unit, read_bundle
 from charloom.client import CharloomError, Client, Conflict, QuotaExceeded
 from tests.integration.conftest import eventually
+from tests.integration.model_versions import Folder
 from tests.integration.several import Processes, serving
 from tests.unit.bundle.bundle_files import change_manifest
 from tests.unit.export.classifier_runs import classifier_bundle
@@ -171,6 +173,29 @@ def test_models_change_in_all_processes_or_in_none(bundle: Bundle, copied: Calla
             with pytest.raises(CharloomError, match="nothing has changed"):
                 second.reload_model("small")
             assert {client.models()[0].digest for client in clients.values()} == {digest}
+        assert server.stop() == 0
+
+
+def test_a_process_that_is_replaced_serves_what_the_others_do_after_changes_by_request(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = Folder(tmp_path / "models", bundle)
+    older, _ = folder.add("1", "rolled"), folder.add("2", "rolled")
+    folder.add("1", "unloaded")
+    with serving(bundle.path, tmp_path, "--model-folder", str(folder.path)) as server:
+        with server.clients() as clients:
+            first, _ = clients.values()
+            assert first.load_model("rolled/1").changed
+            first.unload_model("unloaded")
+            victim = next(iter(clients))
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: server.log.count("takes calls") == 3, 120)
+        folder.add("1", "other")  # what brings it are looks at the folder in each process
+        with server.clients() as clients:
+            expected = {"small": bundle.manifest.digest, "rolled": read_bundle(older).manifest.digest, "other": ANY}
+            for client in clients.values():
+                eventually(lambda client=client: len(client.models()) == 3, 120)
+                assert {model.name: model.digest for model in client.models()} == expected
         assert server.stop() == 0
 
 

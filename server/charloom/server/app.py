@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
@@ -115,6 +115,10 @@ class Server:
     def reload_models(self) -> None:
         """Begin to load all models again, from where they came."""
         self._runtime.model_upkeep.reload_all()
+
+    async def serves(self) -> dict[str, Any]:
+        """What another process has to know to serve the same models; see `ModelUpkeep.serves`."""
+        return await self._runtime.model_upkeep.serves()
 
     async def stop(self) -> None:
         """Announce the stop, let running calls end within the grace time, end the others, close.

@@ -5,12 +5,13 @@ Does not know how they talk to each other; a server of one process is `Alone`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from charloom.engine.errors import EngineError, ErrorKind
 from charloom.engine.sessions.sealing import new_keys
 from charloom.server.model_changes import Change, Loaded, ModelChanges
+from charloom.server.model_folder import Signature
 
 Tell = Callable[[], Awaitable[bytes]]
 """What this process has to say, when it is asked."""
@@ -32,6 +33,10 @@ class Group(Protocol):
     @property
     def sealing_keys(self) -> Sequence[bytes]:
         """What states are sealed with where the settings name no keys: the same for all."""
+
+    @property
+    def chosen(self) -> Mapping[str, Signature]:
+        """What the others have chosen from the folder of models; empty where this process starts with them."""
 
     def join(self, models: ModelChanges) -> None:
         """Say what changes the models of this process; called once."""
@@ -60,6 +65,7 @@ class Alone:
 
     def __init__(self) -> None:
         self.sealing_keys: Sequence[bytes] = new_keys()
+        self.chosen: Mapping[str, Signature] = {}
         self._models: ModelChanges | None = None
         self._tells: dict[str, Tell] = {}
 

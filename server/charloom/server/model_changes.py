@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,7 +24,7 @@ from charloom.engine.errors import Draining, EngineError, ErrorKind, InvalidRequ
 from charloom.engine.loom.models import Model, try_model
 from charloom.engine.model_errors import ModelBusy, ModelUnusable
 from charloom.server.identity.signatures import SigningProblem, read_trusted_bundle
-from charloom.server.model_folder import ModelFolder
+from charloom.server.model_folder import ModelFolder, Signature
 from charloom.server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -102,18 +102,25 @@ class ModelChanges:
         engine: serves the models
         settings: how bundles are checked and opened, and from where
         folder: of models, if the settings name one
+        chosen: what the other processes of the server have chosen from it
 
     What `ModelUpkeep` has loaded goes through it as requests do.
     """
 
-    def __init__(self, engine: Engine, settings: ServerSettings, folder: ModelFolder | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: ServerSettings,
+        folder: ModelFolder | None,
+        chosen: Mapping[str, Signature] | None = None,
+    ) -> None:
         self._engine = engine
         self._settings = settings
         self.folder = folder
         """Where versions of models appear, if the settings name a folder."""
         self._roots = [model.bundle.path.resolve() for model in engine.models]
         if folder is not None:
-            folder.remember([model.bundle.path for model in engine.models])
+            folder.remember([model.bundle.path for model in engine.models], chosen or {})
             self._roots.append(folder.path.resolve())
         self._loads: dict[str, Load | None] = {}
         """By the name of the model that is being changed."""
@@ -254,12 +261,15 @@ class ModelChanges:
             async with self._one_load:
                 serving = next((one for one in engine.models if one.name == manifest.name), None)
                 if serving is not None and serving.digest == manifest.digest:
+                    _found_at(bundle.path, serving)
                     return Loaded(serving, False)
                 model = None
                 if engine.drains(manifest.digest):
                     await agreed()
                     model = engine.serve_again(manifest.digest, settings.model_grace_seconds)
-                if model is None:
+                if model is not None:
+                    _found_at(bundle.path, model)
+                else:
                     engine.require_room(bundle, kind_to_open(bundle, settings.decoder, settings.device))
                     load.stage = Stage.OPENING
                     decoder = await self._work(
@@ -329,6 +339,11 @@ class ModelChanges:
 
     def _grace(self) -> str:
         return f"sessions go on with it for {self._settings.model_grace_seconds:g} s"
+
+
+def _found_at(path: Path, model: Model) -> None:
+    """The bundle of a model is here now: it may have been renamed, and where it was there may be nothing more."""
+    model.bundle = replace(model.bundle, path=path)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -6,17 +6,18 @@ until it is complete; names that begin with a dot are nobody's.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from charloom.bundle import Bundle, BundleError
 
 log = logging.getLogger(__name__)
 
-Signature = tuple[tuple[str, object], ...]
+Signature = str
 """Something that differs once any file of any version was written or replaced."""
 
 
@@ -34,7 +35,8 @@ class ModelFolder:
         self.path = path
         self._read = read
         self._seen: dict[str, Signature] = {}
-        self._chosen: dict[str, Signature] = {}
+        self.chosen: dict[str, Signature] = {}
+        """By name, the versions among which one was chosen last: they are not looked at again until they change."""
         self._unreadable: set[Path] = set()
         """Folders of which the log has been told."""
 
@@ -55,16 +57,22 @@ class ModelFolder:
         for name, versions in self._models():
             signature = _signature(versions)
             before, self._seen[name] = self._seen.get(name), signature
-            if signature == before and signature != self._chosen.get(name):
+            if signature == before and signature != self.chosen.get(name):
                 found.append(self._choose(name, versions))
         return [version for version in found if version is not None]
 
-    def remember(self, serving: Sequence[Path]) -> None:
-        """Say which versions serve already: those that are the newest ones are looked at again once they change."""
+    def remember(self, serving: Sequence[Path], chosen: Mapping[str, Signature]) -> None:
+        """Say which versions serve already: those that are the newest ones are looked at again once they change.
+
+        Args:
+            serving: their folders
+            chosen: what another process of the server has chosen, which is looked at again once it changes too
+        """
         for name, versions in self._models():
             self._seen[name] = signature = _signature(versions)
             if versions and versions[0] in serving:
-                self._chosen[name] = signature
+                self.chosen[name] = signature
+        self.chosen |= chosen
 
     def has(self, path: Path) -> bool:
         """Whether a path leads into the folder."""
@@ -75,7 +83,7 @@ class ModelFolder:
         return self._choose(name, dict(self._models()).get(name, []))
 
     def _choose(self, name: str, versions: list[Path]) -> Path | None:
-        self._chosen[name] = _signature(versions)
+        self.chosen[name] = _signature(versions)
         for version in versions:
             try:
                 bundle = self._read(version)
@@ -125,4 +133,4 @@ def _signature(versions: list[Path]) -> Signature:
                     found.append((f"{version.name}/{entry.name}", file))
         except OSError as problem:
             found.append((version.name, problem.errno))
-    return tuple(found)
+    return hashlib.sha256(repr(found).encode()).hexdigest()

@@ -15,6 +15,7 @@ from charloom.engine.errors import EngineError, shown
 from charloom.engine.model_errors import ModelBusy, ModelTooLarge
 from charloom.server.audit import AuditLog, AuditLogUnavailable
 from charloom.server.model_changes import ModelChanges
+from charloom.server.model_folder import Signature
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,20 @@ class ModelUpkeep:
         # Apart, because a frame that goes on would keep the last model.
         for model in await self._engine.let_go_of_models():
             log.info("model %s (%s) is gone", model.name, model.digest[:12])
+
+    async def serves(self) -> dict[str, Any]:
+        """What another process of the server has to know to serve the same: the bundles, and what was chosen from the
+        folder of models; of a model that is being loaded from there, or is to be, it chooses by itself.
+
+        Raises:
+            ModelUnusable: the folder does not answer.
+        """
+        chosen: dict[str, Signature] = {}
+        if self._changes.folder is not None:
+            chosen = await self._changes.in_folder(lambda folder: folder.chosen.copy())
+        going_on = self._loading.keys() | self._refused.keys()
+        chosen = {name: signature for name, signature in chosen.items() if name not in going_on}
+        return {"bundles": self._changes.paths, "chosen": chosen}
 
     def reload_all(self) -> None:
         """Load all models again, and what the folder of models has; what is being loaded, once more after that."""

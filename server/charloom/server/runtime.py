@@ -222,7 +222,7 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
         ledger = store if isinstance(store, Ledger) else None
         engine = Engine(models, settings.limits(), store, sealer, budget, ledger)
         started = max(0, memory_in_use() - before)  # the first steps of the decoders, which are not for calls
-        changes = ModelChanges(engine, settings, model_folder(settings))
+        changes = ModelChanges(engine, settings, model_folder(settings), group.chosen)
         group.join(changes)
     except BaseException:
         await store.close()

@@ -9,7 +9,7 @@ import pytest
 
 from charloom.bundle import Bundle
 from charloom.cli import CommandError
-from charloom.cli.serving.folder import bundles_of_folder
+from charloom.cli.serving.folder import bundles_of_folder, bundles_of_others
 from charloom.server.settings import ServerSettings
 
 
@@ -26,3 +26,15 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="--model-folder is not a folder"):
         bundles_of_folder(ServerSettings(model_folder=tmp_path / "none"), empty=True)
     assert bundles_of_folder(ServerSettings(), empty=True) == []
+
+
+def test_a_version_that_serves_and_is_gone_is_the_newest_one_of_its_model(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, model = ServerSettings(model_folder=tmp_path / "models"), tmp_path / "models" / "small"
+    given = tmp_path / "given"
+    shutil.copytree(bundle.path, model / "1")
+    assert bundles_of_others([given, model / "1"], settings) == [given, model / "1"]
+    assert bundles_of_others([given, model / ".2"], settings) == [given, model / "1"]
+    assert f"{model / '.2'} serves and is not there any more" in caplog.text
+    assert bundles_of_others([model.parent / "other" / "1"], settings) == [model.parent / "other" / "1"]

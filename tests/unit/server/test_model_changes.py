@@ -1,4 +1,4 @@
-"""Changes of models that something breaks off."""
+"""Changes of models that something breaks off, and bundles that are found elsewhere."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from charloom.bundle import Bundle, read_bundle
+from charloom.engine.calls.inspection import InspectionRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import Draining
+from charloom.engine.sessions.session import Key
 from charloom.server import model_changes
 from charloom.server.model_changes import ModelChanges, Stage
 from charloom.server.model_folder import ModelFolder
@@ -50,5 +52,32 @@ async def test_a_load_that_the_end_of_the_server_breaks_off_is_told_so(
         while changes.loads:
             await asyncio.sleep(0.01)
     assert (engine.models[0].digest != bundle.manifest.digest) is not stopped
+    changes.stop()
+    await engine.drain(0)
+
+
+async def test_a_bundle_that_is_loaded_from_elsewhere_is_there_from_then_on(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(number: str) -> Path:
+        path = shutil.copytree(bundle.path, tmp_path / "small" / number)
+        change_manifest(path, lambda manifest: manifest.update(training={"version": number}))
+        return path
+
+    first, second = version("1"), version(".2")
+    monkeypatch.setattr(model_changes, "open_decoder", lambda *_, **__: decoder)
+    engine = Engine([(read_bundle(first), decoder)])
+    changes = ModelChanges(engine, ServerSettings(model_folder=tmp_path), ModelFolder(tmp_path, read_bundle))
+    assert (await changes.load("small/.2")).changed
+    second = second.rename(tmp_path / "small" / "2")
+    assert not (await changes.reload("small")).changed
+    assert changes.paths == [str(second)]
+    text = [
+        token async for token in (await engine.inspections.inspect(InspectionRequest(Key("", ""), text="a"))).tokens
+    ]
+    assert len(text) == 1
+    first = first.rename(tmp_path / "small" / ".1")
+    assert (await changes.load("small/.1")).changed  # it drained, and serves again
+    assert changes.paths == [str(first)]
     changes.stop()
     await engine.drain(0)

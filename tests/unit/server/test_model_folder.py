@@ -1,9 +1,11 @@
-"""A folder of models that goes away and comes back."""
+"""A folder of models: what is looked at again, and when; one that goes away and comes back."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -25,3 +27,26 @@ def test_a_folder_that_is_gone_is_told_once_and_so_is_its_return(
         folder.path.rmdir()
     told = [record.getMessage().removeprefix(f"{folder.path} ").partition(",")[0] for record in caplog.records]
     assert told == 2 * ["cannot be read", "can be read again"]
+
+
+def named(path: Path) -> Any:
+    """What is read of a version here: only its name counts."""
+    return SimpleNamespace(manifest=SimpleNamespace(name=path.parent.name))
+
+
+def test_what_another_process_has_chosen_is_looked_at_again_once_it_changes(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / "small" / number for number in "123")
+    for version in (first, second):
+        version.mkdir(parents=True)
+        (version / "manifest.json").touch()
+    other = ModelFolder(tmp_path, named)
+    assert other.first() == [second]
+    folder = ModelFolder(tmp_path, named)
+    folder.remember([first], other.chosen)  # a request has loaded the older one
+    assert [folder.changed() for _ in range(3)] == [[], [], []]
+    third.mkdir()
+    (third / "manifest.json").touch()
+    assert [folder.changed() for _ in range(3)] == [[], [third], []]
+    alone = ModelFolder(tmp_path, named)
+    alone.remember([first], {})
+    assert [alone.changed() for _ in range(2)] == [[third], []]

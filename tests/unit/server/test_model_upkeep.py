@@ -118,3 +118,40 @@ async def test_a_folder_that_does_not_answer_is_told_once_and_holds_up_nothing_e
     changes.stop()
     await upkeep.stopped(30)
     await engine.drain(0)
+
+
+async def test_another_process_is_told_what_serves_and_not_what_is_chosen_and_still_being_loaded(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_upkeep, "LOOK_SECONDS", 0.01)
+    older, _ = version(bundle, tmp_path, "small", "1"), version(bundle, tmp_path, "small", "2")
+    folder = ModelFolder(tmp_path, read_bundle)
+    (newest,) = folder.first()
+    engine = Engine([(read_bundle(newest), decoder)])
+    changes = ModelChanges(engine, ServerSettings(model_folder=tmp_path), folder)
+    upkeep = ModelUpkeep(engine, changes, AuditLog())
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: Any, **__: Any) -> Decoder:
+        opening.set()
+        assert go_on.wait(60)
+        return decoder
+
+    monkeypatch.setattr(model_changes, "open_decoder", lambda *_, **__: decoder)
+    await changes.load("small/1")
+    serves = await upkeep.serves()
+    assert serves == {"bundles": [str(older)], "chosen": {"small": folder.chosen["small"]}}
+    monkeypatch.setattr(model_changes, "open_decoder", slow)
+    third = version(bundle, tmp_path, "small", ".3").rename(tmp_path / "small" / "3")
+    watching = asyncio.create_task(upkeep.watch())
+    await until(opening.is_set)
+    assert await upkeep.serves() == {"bundles": [str(older)], "chosen": {}}
+    go_on.set()
+    await until(lambda: changes.paths == [str(third)])
+    await until(lambda: not upkeep._loading)
+    assert (await upkeep.serves())["chosen"].keys() == {"small"}
+    watching.cancel()
+    upkeep.stop()
+    changes.stop()
+    await upkeep.stopped(30)
+    await engine.drain(0)

@@ -39,18 +39,20 @@ def main(number: int) -> int:
 
 
 def _serve(end: socket.socket, settings: ServerSettings, given: dict[str, Any]) -> int:
+    from charloom.cli.serving.folder import bundles_of_others
     from charloom.cli.serving.one_process import bundles_to_serve, described, serve_paths
     from charloom.server.app import Server
     from charloom.server.processes.member import Member
 
-    member = Member(end, [base64.b64decode(key) for key in given["sealing_keys"]])
+    serving = given["serving"] or {"bundles": [], "chosen": {}}
+    member = Member(end, [base64.b64decode(key) for key in given["sealing_keys"]], serving["chosen"])
 
     def ready(server: Server) -> None:
         member.ready(server, models=described(server), address=server.address, http_address=server.http_address)
 
-    paths = [Path(path) for path in given["serving"] or given["bundles"]]
-    if not given["serving"]:
-        paths = bundles_to_serve(paths, settings)
+    paths = bundles_of_others([Path(path) for path in serving["bundles"]], settings)
+    if not paths:
+        paths = bundles_to_serve([Path(path) for path in given["bundles"]], settings)
     serve_paths(paths, settings, ready, member.orders, member)
     return int(member.broken)
 

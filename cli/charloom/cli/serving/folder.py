@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from charloom.bundle import BundleError
 from charloom.cli import CommandError
 from charloom.server.runtime import model_folder
 from charloom.server.settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 
 def bundles_of_folder(settings: ServerSettings, *, empty: bool) -> list[Path]:
@@ -30,3 +34,21 @@ def bundles_of_folder(settings: ServerSettings, *, empty: bool) -> list[Path]:
     if not (paths or empty):
         raise CommandError(f"--model-folder {folder.path} has no complete version of any model, NAME/VERSION/, in it")
     return paths
+
+
+def bundles_of_others(paths: Sequence[Path], settings: ServerSettings) -> list[Path]:
+    """The bundles that the other processes of a server serve, for one that takes the place of another.
+
+    A version that is in the folder of models no more, because it was renamed or removed while it serves, is the newest
+    one of its model there.
+    """
+    folder = model_folder(settings)
+    found: list[Path] = []
+    for path in paths:
+        if folder is not None and folder.has(path) and not path.exists():
+            newest = folder.newest(path.parent.name)
+            if newest is not None:
+                log.warning("%s serves and is not there any more; this process serves %s instead", path, newest)
+            path = newest or path
+        found.append(path)
+    return found

@@ -14,13 +14,14 @@ import itertools
 import logging
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from charloom.engine.errors import Draining, EngineError
 from charloom.server.app import Server
 from charloom.server.group import ProcessRefused, Tell
 from charloom.server.model_changes import Change, Loaded, ModelChanges
+from charloom.server.model_folder import Signature
 from charloom.server.processes.link import Link, LinkClosed, Refused
 from charloom.server.signals import STOPPING
 
@@ -67,15 +68,18 @@ class Member:
     Args:
         end: of the link to the parent
         sealing_keys: what states are sealed with where the settings name no keys
+        chosen: what the others have chosen from the folder of models
     """
 
-    def __init__(self, end: socket.socket, sealing_keys: Sequence[bytes]) -> None:
+    def __init__(self, end: socket.socket, sealing_keys: Sequence[bytes], chosen: Mapping[str, Signature]) -> None:
         self.sealing_keys = sealing_keys
+        self.chosen = chosen
         self._end = end
         self.broken = False
         """Whether it ends because nothing more can be generated."""
         self._link: asyncio.Future[Link]
         self._models: ModelChanges | None = None
+        self._server: Server | None = None
         self._tells: dict[str, Tell] = {}
         self._acts: dict[int, _Act] = {}
         """Those that are not decided, by the parent's number."""
@@ -129,6 +133,7 @@ class Member:
 
     def ready(self, server: Server, **more: Any) -> None:
         """Tell the parent that this process takes calls, and what more there is to say of it."""
+        self._server = server
         self._watching = [
             asyncio.create_task(self._with_parent(more)),
             asyncio.create_task(self._watch(server)),
@@ -166,8 +171,7 @@ class Member:
         elif question == "alive":
             pass  # an answer is all that is wanted
         elif question == "models":
-            assert self._models is not None  # it is asked once it is ready
-            return self._models.paths
+            return await self._serves()
         elif question == "tell":
             return base64.b64encode(await self._tells[given["about"]]()).decode()
         elif question == "prepare":
@@ -177,6 +181,13 @@ class Member:
         else:
             raise Refused(f"{question!r} is no question")
         return None
+
+    async def _serves(self) -> dict[str, Any]:
+        assert self._server is not None  # it is asked once it is ready
+        try:
+            return await self._server.serves()
+        except EngineError as problem:
+            raise Refused(str(problem)) from problem
 
     async def _prepare(self, number: int, change: Change, on: str, token: int | None) -> None:
         assert self._models is not None

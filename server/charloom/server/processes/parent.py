@@ -59,8 +59,8 @@ class Parent:
         self._ports: list[socket.socket] = []
         self._children: dict[int, Child] = {}
         """By their number from 1; those that are starting too."""
-        self._serving: list[str] | None = None
-        """The bundles that the children serve now, as far as is known; None: those that they find at their start."""
+        self._serving: dict[str, Any] | None = None
+        """What the children serve now, as far as is known, as `ModelUpkeep.serves` has it; None: what they find."""
         self._numbers = itertools.count()
         self._changes: set[asyncio.Task[str | None]] = set()
         self._changing = asyncio.Lock()
