@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -31,6 +32,8 @@ from charloom.engine.limits import MOST_ALTERNATIVES, MOST_INSPECTED, MOST_INSPE
 from charloom.engine.loom.models import Model
 from charloom.engine.rates import Rates
 from charloom.engine.shares import current_share
+
+log = logging.getLogger(__name__)
 
 CHUNK = 64
 """Tokens in one call of the inspector: what is in memory at a time, and how long other inspections wait."""
@@ -92,6 +95,8 @@ class Inspections:
         self._limits = limits
         self._inspectors: dict[Model, Inspector] = {}
         """Opened by the thread when they are needed first: a server that nobody asks keeps no second copy of weights"""
+        self._told: set[Model] = set()
+        """Models whose inspector could not be opened: the log has why, and callers are not told where bundles are"""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inspection")
         self._thread.submit(bool)  # starts it, while the system has a thread to give
         self._places: list[_Place] = []
@@ -140,6 +145,7 @@ class Inspections:
     def forget(self, model: Model) -> None:
         """Close the inspector of a model that no call uses any more."""
         self._inspectors.pop(model, None)
+        self._told.discard(model)
 
     async def drain(self, seconds: float) -> None:
         """Let running inspections end for up to `seconds`, then end them as Draining; new ones are not admitted."""
@@ -211,8 +217,13 @@ class Inspections:
             try:
                 self._inspectors[model] = Inspector(model.bundle)
             except BundleError as problem:
+                if model not in self._told:
+                    self._told.add(model)
+                    log.error("model %s cannot be inspected: %s", model.name, problem)
                 raise ModelNotInspectable(
-                    model.name, f"its bundle was changed while the server runs ({problem}); reload the model"
+                    model.name,
+                    "its bundle was changed or moved while the server runs; reload the model, or load it from where it "
+                    "is now",
                 ) from problem
         chunk = unread.tokens[:CHUNK]
         found = self._inspectors[model].run(chunk, unread.state)

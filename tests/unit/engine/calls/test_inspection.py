@@ -254,13 +254,18 @@ async def test_a_server_that_is_cut_ends_them_at_once(engine: Engine) -> None:
         await anext(begun)
 
 
-async def test_a_bundle_that_changes_while_it_is_served(copied: Copied, decoder: Decoder) -> None:
+async def test_a_bundle_that_changes_while_it_is_served(
+    copied: Copied, decoder: Decoder, caplog: pytest.LogCaptureFixture
+) -> None:
     path = copied()
     engine = Engine([(read_bundle(path), decoder)])
     try:
         (path / INSPECTOR_FILE).unlink()
-        with pytest.raises(errors.ModelNotInspectable, match=r"was changed while .* reload the model"):
-            await inspected(engine, NO_SESSION, "a")
+        for _ in range(2):
+            with pytest.raises(errors.ModelNotInspectable, match=r"was changed or moved while .* reload") as problem:
+                await inspected(engine, NO_SESSION, "a")
+            assert str(path) not in str(problem.value)
+        assert caplog.text.count(str(path / INSPECTOR_FILE)) == caplog.text.count("cannot be inspected") == 1
         assert engine.inspections.running == 0
     finally:
         await engine.drain(0)
