@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Client(ClientReading, ClientSessions, ClientAdministration):
-    """Talks to one server, or to several identical ones behind one name. May be shared by threads.
+    """Talks to one server, or to several identical ones behind one name. For any thread, and after a fork.
 
     Args:
         target: host and port, or the path of a Unix socket as "unix:PATH". A proxy of the environment (`http_proxy`) is

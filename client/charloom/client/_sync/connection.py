@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import threading
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,7 +47,7 @@ _Response = TypeVar("_Response")
 
 
 class Connection(Settings):
-    """The channel is made at once, and used by any thread."""
+    """The channel is made at once, and used by any thread; in the child of a fork another one is, when it is used."""
 
     def __init__(
         self,
@@ -57,23 +60,89 @@ class Connection(Settings):
     ) -> None:
         super().__init__(target, timeout, access, channel_options, shared_stream=shared_stream)
         self._shared = SharedStreams(self._generate_many)
+        self._lock = threading.Lock()
+        self._of_parents: list[grpc.Channel | None] = []
+        """Kept as long as this, because to let go of one might wait for threads that are not in this process."""
+        self._made: grpc.Channel | None = self._make()
+        _connections.add(self)
+
+    def _make(self) -> grpc.Channel:
         if self._credentials is None:
-            self._channel = grpc.insecure_channel(self.target, self._options)
-        else:
-            self._channel = grpc.secure_channel(self.target, self._credentials, self._options)
-        self.generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        self.sessions = sessions_pb2_grpc.SessionServiceStub(self._channel)
-        self.models = models_pb2_grpc.ModelServiceStub(self._channel)
-        self.tenants = tenants_pb2_grpc.TenantServiceStub(self._channel)
-        self.status = status_pb2_grpc.StatusServiceStub(self._channel)
-        self.reading = reading_pb2_grpc.ReadingServiceStub(self._channel)
-        self.suggesting = suggesting_pb2_grpc.SuggestingServiceStub(self._channel)
-        self._watching = watching_pb2_grpc.WatchingServiceStub(self._channel)
-        self.classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
-        self._conversation = conversation_pb2_grpc.ConversationServiceStub(self._channel)
-        self._check: grpc.UnaryUnaryMultiCallable[bytes, HealthStatus] = self._channel.unary_unary(
-            HEALTH_CHECK, response_deserializer=_model_responses.health_status
-        )
+            return grpc.insecure_channel(self.target, self._options)
+        return grpc.secure_channel(self.target, self._credentials, self._options)
+
+    @property
+    def _channel(self) -> grpc.Channel:
+        self.require_open()
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    def forget_parent(self) -> None:
+        """In the child of a fork, before it has other threads: the channel is the parent's.
+
+        gRPC makes it usable again only where no call ran at the fork, or with GRPC_ENABLE_FORK_SUPPORT=1.
+        """
+        self._lock = threading.Lock()
+        self._of_parents.append(self._made)
+        self._made = None
+        for name, value in vars(Connection).items():
+            if isinstance(value, functools.cached_property):
+                self.__dict__.pop(name, None)
+        self._shared.forget_parent()
+
+    @functools.cached_property
+    def generation(self) -> generation_pb2_grpc.GenerationServiceStub:
+        """Stub of the generation service."""
+        return generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    @functools.cached_property
+    def sessions(self) -> sessions_pb2_grpc.SessionServiceStub:
+        """Stub of the session service."""
+        return sessions_pb2_grpc.SessionServiceStub(self._channel)
+
+    @functools.cached_property
+    def models(self) -> models_pb2_grpc.ModelServiceStub:
+        """Stub of the model service."""
+        return models_pb2_grpc.ModelServiceStub(self._channel)
+
+    @functools.cached_property
+    def tenants(self) -> tenants_pb2_grpc.TenantServiceStub:
+        """Stub of the tenant service."""
+        return tenants_pb2_grpc.TenantServiceStub(self._channel)
+
+    @functools.cached_property
+    def status(self) -> status_pb2_grpc.StatusServiceStub:
+        """Stub of the status service."""
+        return status_pb2_grpc.StatusServiceStub(self._channel)
+
+    @functools.cached_property
+    def reading(self) -> reading_pb2_grpc.ReadingServiceStub:
+        """Stub of the reading service."""
+        return reading_pb2_grpc.ReadingServiceStub(self._channel)
+
+    @functools.cached_property
+    def suggesting(self) -> suggesting_pb2_grpc.SuggestingServiceStub:
+        """Stub of the suggesting service."""
+        return suggesting_pb2_grpc.SuggestingServiceStub(self._channel)
+
+    @functools.cached_property
+    def classification(self) -> classification_pb2_grpc.ClassificationServiceStub:
+        """Stub of the classification service."""
+        return classification_pb2_grpc.ClassificationServiceStub(self._channel)
+
+    @functools.cached_property
+    def _conversation(self) -> conversation_pb2_grpc.ConversationServiceStub:
+        return conversation_pb2_grpc.ConversationServiceStub(self._channel)
+
+    @functools.cached_property
+    def _watching(self) -> watching_pb2_grpc.WatchingServiceStub:
+        return watching_pb2_grpc.WatchingServiceStub(self._channel)
+
+    @functools.cached_property
+    def _check(self) -> grpc.UnaryUnaryMultiCallable[bytes, HealthStatus]:
+        return self._channel.unary_unary(HEALTH_CHECK, response_deserializer=_model_responses.health_status)
 
     def call(
         self,
@@ -231,4 +300,17 @@ class Connection(Settings):
     def close(self) -> None:
         """Close the channel and cancel its calls."""
         self.closed = True
-        self._channel.close()
+        if self._made is not None:
+            self._made.close()
+
+
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _forget_parent() -> None:
+    for connection in list(_connections):
+        connection.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)

@@ -51,6 +51,13 @@ class SharedStreams:
                 self._present = stream
             return call
 
+    def forget_parent(self) -> None:
+        """In the child of a fork, before it has other threads: who holds a lock, and who reads, is not in it."""
+        self._lock = threading.Lock()
+        present, self._present = self._present, None
+        if present is not None:
+            present.abandon()
+
 
 class SharedCall:
     """A call among those of a stream. One thread reads it; any may cancel it.
@@ -140,6 +147,12 @@ class _Stream:
         if number in self._inboxes:
             self._duplex.post(generation_pb2.GenerateManyRequest(cancel=[number]))
             self._inboxes.pop(number, None)
+
+    def abandon(self) -> None:
+        """End its calls in a process that does not have its reader; the server is told nothing, nor is a lock taken."""
+        inboxes, self._inboxes = self._inboxes, {}
+        for inbox in inboxes.values():
+            inbox.put(_shared_stream.call_cancelled())
 
     def _close_after_last(self) -> None:
         if self._closing and not self._inboxes:
