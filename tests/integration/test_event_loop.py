@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -86,6 +87,13 @@ async def ask(server: Server, method: str, request: Message) -> bytes:
             return channel.unary_unary(f"/charloom.v1.{method}")(request.SerializeToString())
 
     return await asyncio.to_thread(call)
+
+
+async def test_one_task_waits_for_the_next_call_of_whatever_method(server: Server) -> None:
+    """gRPC has one for each method that is registered by itself, and with each call it waits anew for all of them."""
+    names = Counter(getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks())
+    assert names["AioServer._server_main_loop"] == 1
+    assert names["AioServer._request_call"] + names["AioServer._request_registered_call"] <= 1
 
 
 async def test_a_long_text_is_scored_with_alternatives_while_the_event_loop_turns(server: Server) -> None:

@@ -60,6 +60,8 @@ class Admission:
         self._origins = settings.origins()
         self._gate = gate_of(settings)
         self._limit = CallLimit(settings.max_calls, settings.processes)
+        self.certificates = settings.tls_client_ca is not None
+        """Whether clients may show certificates."""
         told = [log_call] if settings.log_calls else []
         self.carriers: Collection[str] = ()
         """Headers, or metadata, that say which trace a call belongs to."""

@@ -37,6 +37,8 @@ class Origins:
         self._unix = UNIX in names
         self._networks: Sequence[Network] = [ipaddress.ip_network(name) for name in names if name != UNIX]
         self._remembered = functools.lru_cache(_REMEMBERED)(self._of)
+        self.trusts = functools.lru_cache(_REMEMBERED)(self._trusts)
+        """Whether the other end of a connection, by its address, is a proxy that is believed; empty: a Unix socket."""
 
     def of(self, host: str, port: int, forwarded: str = "") -> str:
         """The origin of a call: equal for all calls of one caller.
@@ -49,8 +51,7 @@ class Origins:
         find = self._remembered if len(forwarded) <= _LONGEST_REMEMBERED else self._of
         return find(host, port, forwarded)
 
-    def trusts(self, host: str) -> bool:
-        """Whether the other end of a connection is a proxy that is believed; empty: a Unix socket."""
+    def _trusts(self, host: str) -> bool:
         return self._believes(address_of(host))
 
     def _of(self, host: str, port: int, forwarded: str) -> str:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 from urllib.parse import unquote
 
-from charloom.server.admission import FORWARDED_KEY, Arrival
+from charloom.server.admission import FORWARDED_KEY, Admission, Arrival
 from charloom.server.identity.gate import AUTHORIZATION_KEY, TENANT_KEY
 from charloom.server.telemetry.calls import PROXY_REQUEST_ID_KEY, REQUEST_ID_KEY
 
 
-def arrival_of(context: Any, carriers: Collection[str]) -> Arrival:
+def arrival_of(context: Any, admission: Admission) -> Arrival:
     """What a call says of itself, and where it comes from.
 
     Args:
         context: of the call
-        carriers: metadata that says which trace it belongs to
+        admission: says what of it is looked at
     """
-    metadata = context.invocation_metadata() or ()
+    carriers, metadata = admission.carriers, context.invocation_metadata() or ()
     host, port = peer_address(context.peer())
     return Arrival(
         host,
@@ -26,7 +25,7 @@ def arrival_of(context: Any, carriers: Collection[str]) -> Arrival:
         forwarded=_values(metadata, FORWARDED_KEY),
         tokens=_values(metadata, AUTHORIZATION_KEY),
         tenants=_values(metadata, TENANT_KEY),
-        certificate=_certificate(context),
+        certificate=_certificate(context) if admission.certificates else None,
         request_ids=_values(metadata, REQUEST_ID_KEY) or _values(metadata, PROXY_REQUEST_ID_KEY),
         carried={key: value for key, value in metadata if key in carriers} if carriers else {},
     )

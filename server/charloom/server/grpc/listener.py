@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckResponse
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from charloom.engine.call_end import CallEnd
 from charloom.engine.telemetry import CallRecord
@@ -19,6 +19,7 @@ from charloom.server.admission import Admission
 from charloom.server.grpc.caller import arrival_of
 from charloom.server.grpc.connections import connection_options
 from charloom.server.grpc.errors import Check, ErrorInterceptor
+from charloom.server.grpc.generic_handlers import GenericHandlers
 from charloom.server.grpc.message_size import MessageSize, largest_request
 from charloom.server.grpc.services.classification import ClassificationService
 from charloom.server.grpc.services.conversation import ConversationService
@@ -110,26 +111,28 @@ class GrpcListener:
             interceptors=[ErrorInterceptor(self._begin, lambda: largest_request(engine))],
             options=connection_options(settings),
         )
+        services: Any = GenericHandlers(self._server)
         size = MessageSize(settings.max_message_bytes)
         turn = ClientTurn(engine.draining, settings.idle_seconds)
         generation = GenerationService(engine, size, admission, settings)
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, self._server)
-        sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(runtime), self._server)
-        conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine, turn), self._server)
-        reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn, size), self._server)
-        suggesting_pb2_grpc.add_SuggestingServiceServicer_to_server(SuggestingService(engine), self._server)
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, services)
+        sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(runtime), services)
+        conversation_pb2_grpc.add_ConversationServiceServicer_to_server(ConversationService(engine, turn), services)
+        reading_pb2_grpc.add_ReadingServiceServicer_to_server(ReadingService(engine, turn, size), services)
+        suggesting_pb2_grpc.add_SuggestingServiceServicer_to_server(SuggestingService(engine), services)
         labels = ClassificationService(engine, turn, size)
-        classification_pb2_grpc.add_ClassificationServiceServicer_to_server(labels, self._server)
-        watching_pb2_grpc.add_WatchingServiceServicer_to_server(WatchingService(engine, turn), self._server)
-        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(runtime), self._server)
-        tenants_pb2_grpc.add_TenantServiceServicer_to_server(TenantService(runtime), self._server)
+        classification_pb2_grpc.add_ClassificationServiceServicer_to_server(labels, services)
+        watching_pb2_grpc.add_WatchingServiceServicer_to_server(WatchingService(engine, turn), services)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(runtime), services)
+        tenants_pb2_grpc.add_TenantServiceServicer_to_server(TenantService(runtime), services)
         inference = InferenceService(Inference(engine), turn)
-        self._server.add_generic_rpc_handlers((inference.handler(),))
-        status_pb2_grpc.add_StatusServiceServicer_to_server(StatusService(runtime), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services.add_generic_rpc_handlers((inference.handler(),))
+        status_pb2_grpc.add_StatusServiceServicer_to_server(StatusService(runtime), services)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         health_name = HEALTH.services_by_name["Health"].full_name
         if settings.reflection:
-            reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), self._server)
+            reflected = reflection.aio.ReflectionServicer((*SERVICES, health_name, reflection.SERVICE_NAME))
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, services)  # type: ignore[no-untyped-call]
 
     def _begin(self, method: str, context: Any) -> Check:
         scope = scope_of(method)
@@ -143,7 +146,7 @@ class GrpcListener:
             context.set_trailing_metadata(((REQUEST_ID_KEY, record.request_id),))
             end.add(lambda: tell_deadline(record, context.time_remaining()))
 
-        arrival = arrival_of(context, self._admission.carriers)
+        arrival = arrival_of(context, self._admission)
         self._admission.begin(method.removeprefix("/"), scope, arrival, end.add, begun)
         return self._admission.check(scope, arrival)
 

@@ -43,7 +43,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     ) -> AsyncIterator[Answer]:
         """Stream what the calls that the client begins have to say."""
         admission, settings = self._admission, self._settings
-        arrival = arrival_of(context, admission.carriers)
+        arrival = arrival_of(context, admission)
         calls = ManyCalls(
             admission,
             arrival,
