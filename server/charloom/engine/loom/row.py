@@ -291,7 +291,7 @@ class Row:
             self.due = self._told + next_message(settled - self._delivered, left, now - self._told, pause)
             if now < self.due:
                 return None
-        self.due, self._told = now + pause, now
+        self.due, self._told = now + next_message(0, self.steps - self.done, 0.0, pause), now
         return self._tell(settled, after, index)
 
     def dismiss(self, reason: FinishReason, present: States) -> Chunk:
