@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from charloom.bundle import TRANSCRIPT, ChatTemplate, Role, UnknownSymbolsError, Vocabulary
 from charloom.engine.calls.requests import within
@@ -16,13 +16,15 @@ from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_ALTERNATIVES, MOST_CONTINUATIONS
 from charloom.engine.loom.models import Model
 from charloom.server.caller import current_caller
-from charloom.server.http.bodies import Body, Count
+from charloom.server.http.bodies import Body, Count, Items
 from charloom.server.http.choices import ESCAPED, UNFINISHED, Form, Part, begun, most_tokens, streamed, whole
 from charloom.server.http.exchange import Exchange
 from charloom.server.http.json_parts import NULL, Json, member, members
 from charloom.server.http.logprobs import Entries
 from charloom.server.http.sampling import GenerationBody, model_of, request_of
 
+MOST_MESSAGES = 4096
+"""Messages of a conversation and their parts: each takes the event loop ten microseconds or so to check."""
 ALTERNATIVE = 70
 """Bytes of an answer for each alternative's entry, besides its text and its bytes."""
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -39,7 +41,7 @@ class Message(Body):
     """What somebody says."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[Sequence[TextContent], Field(min_length=1)]
+    content: str | Annotated[Items[TextContent], Field(min_length=1, max_length=MOST_MESSAGES)]
 
     @property
     def text(self) -> str:
@@ -50,11 +52,22 @@ class Message(Body):
 class ChatBody(GenerationBody):
     """A conversation so far."""
 
-    messages: Annotated[Sequence[Message], Field(min_length=1)]
+    messages: Items[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
     max_tokens: Count | None = Field(None, description="most tokens to generate")
     max_completion_tokens: Count | None = Field(None, description="the same under its newer name")
     logprobs: bool = Field(False, description="whether to tell log-probabilities of the tokens")
     top_logprobs: Count | None = Field(None, description="of so many alternatives too; needs logprobs")
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _of_few_parts(cls, value: Any) -> Any:
+        """Count the messages and their parts before any of them is looked at."""
+        if isinstance(value, list):
+            contents = [one.get("content") for one in value if isinstance(one, dict)]
+            count = len(value) + sum(len(content) for content in contents if isinstance(content, list))
+            if count > MOST_MESSAGES:
+                raise ValueError(f"they and their parts are {count}; give up to {MOST_MESSAGES}")
+        return value
 
 
 def template_of(model: Model) -> ChatTemplate:

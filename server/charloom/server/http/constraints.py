@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
@@ -11,14 +11,17 @@ from pydantic import Field, PlainValidator
 from charloom.engine.constraints.constraint import Constraint, Kind
 from charloom.engine.constraints.json_schema import regex_of_any_object
 from charloom.engine.errors import InvalidRequest
-from charloom.server.http.bodies import Body
+from charloom.server.http.bodies import Body, Items
 
 
 def _json_of(schema: Any) -> str:
     if isinstance(schema, str):
         return schema
     if isinstance(schema, dict):
-        return json.dumps(schema, ensure_ascii=False)
+        try:
+            return json.dumps(schema, ensure_ascii=False)
+        except RecursionError:  # it was read where the interpreter had room for one more
+            raise ValueError("it is nested too deeply") from None
     raise ValueError("it is no object; give {...}, or a string of JSON")
 
 
@@ -32,7 +35,7 @@ class StructuredOutputs(Body):
 
     json_: JsonSchema | None = Field(None, alias="json", description="a JSON schema")
     regex: str | None = Field(None, description="a regular expression in the syntax of Python's `re`")
-    choice: Sequence[str] | None = Field(None, description="one of these texts")
+    choice: Items[str] | None = Field(None, description="one of these texts")
     json_object: bool = Field(False, description="any JSON object, nested up to three deep")
     grammar: str | None = Field(None, description="refused: it may need more than a finite automaton")
 
@@ -57,7 +60,7 @@ class MatchingBody(Body):
     """The fields that say what a whole text is to match, by the names of the SDK; one of them at most."""
 
     regex: str | None = Field(None, description="a regular expression in the syntax of Python's `re`")
-    choices: Sequence[str] | None = Field(None, description="texts, of which the whole text is one")
+    choices: Items[str] | None = Field(None, description="texts, of which the whole text is one")
     json_schema: JsonSchema | None = Field(None, description="a JSON schema")
 
     def constraints(self) -> Iterator[Constraint]:
@@ -80,7 +83,7 @@ class ConstrainedBody(MatchingBody):
     structured_outputs: StructuredOutputs | None = Field(None, description="what the whole text is to match")
     guided_json: JsonSchema | None = Field(None, description="`structured_outputs.json` under its older name")
     guided_regex: str | None = Field(None, description="`structured_outputs.regex` under its older name")
-    guided_choice: Sequence[str] | None = Field(None, description="`structured_outputs.choice` under its older name")
+    guided_choice: Items[str] | None = Field(None, description="`structured_outputs.choice` under its older name")
     guided_grammar: str | None = Field(None, description="refused, as `structured_outputs.grammar` is")
     response_format: ResponseFormat | None = Field(None, description="text, JSON, or JSON that a schema allows")
     resample: bool = Field(False, description="with `n`: whether the texts are resampled by what was left of each")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from charloom.engine.errors import InvalidRequest, shown
-from charloom.server.http.bodies import B, Body, Count, parsed_json
+from charloom.server.http.bodies import B, Body, Count, Items, at_most, parsed_json
 from charloom.server.http.exchange import json_of
 from charloom.server.http.problems import Refused
 from charloom.server.inference.inference import Piece, version_of
@@ -58,7 +58,7 @@ class InputTensor(Body):
 
     name: str
     datatype: str
-    shape: list[Count] = Field(max_length=MOST_VALUES)
+    shape: Items[Count] = Field(max_length=MOST_VALUES)
     data: list[Any] | None = Field(None, description="its values, flat or nested as the shape is")
     parameters: InputParameters = Field(default_factory=InputParameters)
 
@@ -80,9 +80,11 @@ class InferBody(Body):
     """A text to go on from, and how."""
 
     id: str = Field("", description="the answer has it too")
-    parameters: dict[str, OneValue] = Field(default_factory=dict, max_length=MOST_PARAMETERS)
-    inputs: list[InputTensor] = Field(max_length=MOST_TENSORS, description="one, text_input")
-    outputs: list[WantedOutput] = Field(default_factory=list, max_length=MOST_TENSORS, description="all if left out")
+    parameters: Annotated[dict[str, OneValue], at_most(MOST_PARAMETERS)] = Field(
+        default_factory=dict, max_length=MOST_PARAMETERS
+    )
+    inputs: Items[InputTensor] = Field(max_length=MOST_TENSORS, description="one, text_input")
+    outputs: Items[WantedOutput] = Field(default_factory=list, max_length=MOST_TENSORS, description="all if left out")
 
 
 class Infer(NamedTuple):

@@ -15,7 +15,7 @@ from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
-from charloom.server.http.bodies import Body, Count
+from charloom.server.http.bodies import Body, Count, Items
 from charloom.server.http.choices import SPARE
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.logprobs import token_text
@@ -34,8 +34,8 @@ class InspectBody(Body):
     unknown_characters: UnknownCharacters = Field(
         "refuse", description="what is done with characters that the model lacks"
     )
-    layers: Sequence[Count] = Field(default_factory=list, description="from 0 on; all if there are none")
-    arrays: Sequence[str] = Field(
+    layers: Items[Count] = Field(default_factory=list, description="from 0 on; all if there are none")
+    arrays: Items[str] = Field(
         default_factory=list, description="gates and states, as `cell` in /v1/models names them; all if there are none"
     )
     encoding_format: Literal["float", "base64"] = Field(

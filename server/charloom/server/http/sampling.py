@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from charloom.engine.errors import InvalidRequest, shown
 from charloom.engine.limits import MOST_BIASES
 from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Key
-from charloom.server.http.bodies import Body, Count, Whole
+from charloom.server.http.bodies import Body, Count, Items, Whole, at_most
 from charloom.server.http.constraints import ConstrainedBody, constraint_of
 
 CONTROLS = (
@@ -47,15 +47,15 @@ def texts_of(value: Any) -> list[Text]:
             raise ValueError("it is an empty list")
         if all(isinstance(one, str) for one in value):
             return value
-        if all(_is_token(one) for one in value):
+        if _are_tokens(value):
             return [value]
-        if all(isinstance(one, list) and all(map(_is_token, one)) for one in value):
+        if all(isinstance(one, list) and _are_tokens(one) for one in value):
             return value
     raise ValueError("give a string, a list of strings, a list of token ids, or a list of such lists")
 
 
-def _is_token(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
+def _are_tokens(values: list[Any]) -> bool:
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) < 2**31)
 
 
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
@@ -90,10 +90,10 @@ class GenerationBody(ConstrainedBody):
     frequency_penalty: float | None = None
     allowed_characters: str | None = Field(None, description="only tokens of these characters")
     forbidden_characters: str | None = Field(None, description="no tokens that have any of these")
-    logit_bias: dict[str, float] = Field(
+    logit_bias: Annotated[dict[str, float], at_most(MOST_BIASES)] = Field(
         default_factory=dict, description="by token id in digits, or by characters: what is added to their logits"
     )
-    stop: str | list[str] = Field(default_factory=list, description="strings that end the text")
+    stop: str | Items[str] = Field(default_factory=list, description="strings that end the text")
     include_stop_str_in_output: bool = False
     seed: Whole | None = Field(None, ge=0, description="the same seed gives the same text")
     n: Count = Field(1, description="how many continuations; more than one leave the session as it was")
@@ -176,8 +176,6 @@ def decoded_state(state: str) -> bytes:
 
 def _bias(asked: dict[str, float], vocabulary: Vocabulary) -> tuple[tuple[str, float], ...]:
     """The engine's form of `logit_bias`, which names tokens by their text."""
-    if len(asked) > MOST_BIASES:
-        raise InvalidRequest("logit_bias", f"it has {len(asked)} entries; up to {MOST_BIASES} are allowed")
     return tuple((_characters(name, vocabulary), amount) for name, amount in asked.items())
 
 

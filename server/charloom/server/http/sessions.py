@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +11,11 @@ from pydantic import Field
 from charloom.engine.calls.requests import ReadingRequest, within
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
-from charloom.engine.limits import MOST_FORKS
+from charloom.engine.limits import MOST_BLENDED, MOST_FORKS
 from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.server.caller import current_caller
-from charloom.server.http.bodies import Body, Count, Whole
+from charloom.server.http.bodies import Body, Count, Items, Whole
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.sampling import UnknownCharacters, decoded_state
 
@@ -56,7 +55,9 @@ class Source(Body):
 class BlendedSession(Kept):
     """A session whose state is the weighted mean of others' states."""
 
-    sources: Sequence[Source] = Field(description="from 2 to 16; the first one's last token is the next that is read")
+    sources: Items[Source] = Field(
+        max_length=MOST_BLENDED, description="from 2 to 16; the first one's last token is the next that is read"
+    )
     seed: Whole | None = Field(None, ge=0)
 
 
@@ -88,7 +89,7 @@ class Forking(Body):
     position: Count | None = Field(None, description="where it is copied; where it stands if left out")
     count: Count = Field(1, description=f"how many copies, up to {MOST_FORKS}")
     seed: Whole | None = Field(None, ge=0, description="number i gets the seed seed + i")
-    new_session_ids: Sequence[str] = Field(default_factory=list, description="of the copies, as many as copies")
+    new_session_ids: Items[str] = Field(default_factory=list, description="of the copies, as many as copies")
     time_to_live: float | None = Field(None, description="seconds; as of the session that is copied if left out")
 
 

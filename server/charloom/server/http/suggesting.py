@@ -16,7 +16,7 @@ from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import DEFAULT_BEAM, DEFAULT_SUGGESTED, DEFAULT_SUGGESTIONS
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
-from charloom.server.http.bodies import Body, Count
+from charloom.server.http.bodies import Body, Count, Items
 from charloom.server.http.constraints import MatchingBody, constraint_of
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.sampling import UnknownCharacters, decoded_state
@@ -38,7 +38,7 @@ class ScoreBody(Body):
     """Texts, each to be read by itself."""
 
     model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
-    texts: list[str] = Field(description="the texts")
+    texts: Items[str] = Field(description="the texts")
     session_id: str = Field("", description="the session from whose state each is read; it stays as it is")
     unknown_characters: UnknownCharacters = Field(
         "refuse", description="what is done with characters that the model lacks"
@@ -48,7 +48,7 @@ class ScoreBody(Body):
 class RankBody(SuggestingBody):
     """Texts to compare."""
 
-    candidates: list[str] = Field(description="the texts, none of them empty")
+    candidates: Items[str] = Field(description="the texts, none of them empty")
 
 
 class SuggestBody(SuggestingBody, MatchingBody):

@@ -5,14 +5,13 @@ With them lm-evaluation-harness works without a tokenizer of its own (`tokenizer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from charloom.engine.calls.requests import check_text
 from charloom.engine.engine import Engine
-from charloom.server.http.bodies import Body
+from charloom.server.http.bodies import Body, Items
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.logprobs import token_text
 from charloom.server.http.sampling import UnknownCharacters
@@ -37,7 +36,7 @@ class DetokenizeBody(Body):
     """Tokens."""
 
     model: str = Field("", description="a model of /v1/models; empty for the default one")
-    tokens: Sequence[Token]
+    tokens: Items[Token]
 
 
 class Tokenizers:

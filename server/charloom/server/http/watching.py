@@ -11,7 +11,7 @@ from charloom.engine.calls.watching import SourceLine, Verdict, WatchRequest
 from charloom.engine.engine import Engine
 from charloom.engine.limits import MOST_LINES
 from charloom.server.caller import current_caller
-from charloom.server.http.bodies import Body, Count
+from charloom.server.http.bodies import Body, Count, Items
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.sessions import time_of
 
@@ -27,7 +27,7 @@ class WatchBody(Body):
     """Lines to judge."""
 
     name: str = Field(description="of the watch: what its sources are found by in the next call")
-    lines: list[WatchedLine] = Field(max_length=MOST_LINES, description="in the order in which they were written")
+    lines: Items[WatchedLine] = Field(max_length=MOST_LINES, description="in the order in which they were written")
     model: str = Field("", description="a model of /v1/models; empty for that of the watch, or the default one")
     mask: Literal["none", "digits", "numbers"] | None = Field(
         None, description="what becomes of numbers before the model reads them; as it was trained if left out"

@@ -172,6 +172,7 @@ def _texts(name: str, value: Parameter) -> tuple[str, ...]:
         return (text,)
     try:
         found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()  # halves of characters are no text
     except (ValueError, RecursionError):
         return (text,)
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):

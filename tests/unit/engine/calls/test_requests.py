@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from charloom.bundle import Bundle, CharacterVocabulary
+from charloom.engine.calls import requests
 from charloom.engine.calls.requests import GenerationRequest, check
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
@@ -203,3 +204,13 @@ async def test_logprobs_come_with_their_tokens(engine: Engine, bundle: Bundle) -
     alone = await (await engine.generate(replace(request, top_logprobs=0))).whole()
     assert [found.logprob for found in alone.logprobs] == [found.logprob for found in delta.logprobs]
     assert not any(found.top for found in alone.logprobs)
+
+
+def test_only_a_token_that_is_wrong_gets_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body has room for a million tokens, and the name of each would take the event loop longer than its check."""
+    named: list[str] = []
+    monkeypatch.setattr(requests, "within", lambda name, *_: named.append(name))
+    requests.check_text("prompt", [0, 1, 0], False, Limits(), VOCABULARY)
+    assert named == []
+    requests.check_text("prompt", [0, 1, VOCABULARY.size, -1], False, Limits(), VOCABULARY)
+    assert named == ["prompt[2]"]
