@@ -144,6 +144,26 @@ def test_a_file_that_is_not_there_is_told(server: Server, log: Path, capsys: pyt
     assert "there is no file" in capsys.readouterr().err
 
 
+def test_a_position_that_cannot_be_kept_is_refused_before_a_line_is_told(
+    server: Server, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.write_text(USUAL)
+    kept = tmp_path / "missing" / "position"
+    assert watched(server, str(log), "--name", "unkept", "--all", "--position", str(kept)) == 1
+    out, err = capsys.readouterr()
+    assert (out, f"--position {kept} cannot be written: No such file or directory" in err) == ("", True)
+
+
+def test_a_file_whose_name_is_not_utf_8_takes_a_source(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.log"))
+    log.write_text(USUAL)
+    assert watched(server, str(log)) == 1
+    assert r"the name caf\udce9.log is not UTF-8; give --source NAME" in capsys.readouterr().err
+    assert watched(server, str(log), "--source", "cafe") == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -151,6 +171,9 @@ def test_a_file_that_is_not_there_is_told(server: Server, log: Path, capsys: pyt
         (["-", "--position", "x"], "stdin has no position and is read to its end"),
         (["x", "--skip-fields", "-1"], "--skip-fields from 0"),
         (["x", "--source-field", "0"], "--source-field counts from 1"),
+        (["x", "--position", "."], "--position . is a directory; give a file"),
+        (["x", "--name", ""], "--name and --source are not empty; give a name, or leave the flag out"),
+        (["x", "--source", ""], "--name and --source are not empty; give a name, or leave the flag out"),
         (["x", "--silent-after", "60"], "a file that is not followed has no silence"),
         (["-", "--silent-after", "nan"], "--silent-after is from 1 to 2592000 seconds"),
     ],

@@ -153,6 +153,26 @@ def test_another_tail_goes_on_where_one_was(tail_of: Open, log: Path, tmp_path: 
     assert read(again) == [b"half", *[b"new"] * rotated]
 
 
+@pytest.mark.parametrize("name", ["app[1].log", "**", "a*?.log"])
+def test_another_tail_finds_a_rotated_file_whatever_its_name(tail_of: Open, tmp_path: Path, name: str) -> None:
+    log = tmp_path / name
+    write(log, b"one\n")
+    tail = tail_of(log)
+    assert read(tail) == [b"one"]
+    position = tail.position
+    write(log, b"rest\n")
+    log.rename(tmp_path / f"{name}.1")
+    write(log, b"new\n")
+    assert read(tail_of(log, position)) == [b"rest", b"new"]
+
+
+@pytest.mark.parametrize("position", [None, Position(1, 0, False, "")])
+def test_a_pipe_is_refused_and_not_waited_for(tail_of: Open, log: Path, position: Position | None) -> None:
+    os.mkfifo(log)
+    with pytest.raises(CommandError, match=r"some\.log is a pipe or device; give - and pipe the lines in"):
+        tail_of(log, position).read()
+
+
 def test_the_rest_of_a_long_line_is_not_told_after_a_restart(tail_of: Open, log: Path) -> None:
     write(log, b"x" * 100_000)
     tail = tail_of(log)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,12 +71,35 @@ class Position:
 
     def write(self, path: Path) -> None:
         """Replace what a file holds, in one step."""
-        fresh = path.with_name(f"{path.name}.new")
+        fresh = _fresh(path)
         with fresh.open("w", encoding="utf-8") as file:
             json.dump(asdict(self), file)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
+
+
+def require_place(path: Path) -> None:
+    """Refuse a file for positions that could not be written, before lines are told.
+
+    Raises:
+        CommandError: it is a folder, there is no folder for it, or that may not be written to.
+    """
+    if path.is_dir():
+        raise CommandError(f"--position {path} is a directory; give a file")
+    try:
+        _fresh(path).open("ab").close()
+        _fresh(path).unlink()
+    except OSError as problem:
+        raise CommandError(
+            f"--position {path} cannot be written: {problem.strerror}; give a file in a folder that is there and that "
+            "this user may write to"
+        ) from problem
+
+
+def _fresh(path: Path) -> Path:
+    """Where a position is written before it takes the place of the last one."""
+    return path.with_name(f"{path.name}.new")
 
 
 class Lines:
@@ -217,8 +241,12 @@ class Tail:
         return (now.st_dev, now.st_ino) != (own.st_dev, own.st_ino)
 
     def _open(self, path: Path | None = None) -> None:
+        path = path or self._path
         try:
-            self._file = (path or self._path).open("rb")
+            kind = path.stat().st_mode
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                raise CommandError(f"{path} is a pipe or device; give - and pipe the lines in")
+            self._file = path.open("rb")
         except FileNotFoundError:
             return
         self._lines, self._head = Lines(), b""
@@ -242,8 +270,10 @@ class Tail:
         One that has its number, but was truncated or is another one, is read from its beginning.
         """
         folder = self._path.parent
-        names = sorted(folder.glob(f"{self._path.name}*")) if folder.is_dir() else []
+        names = sorted(folder.glob(f"{glob.escape(self._path.name)}*")) if folder.is_dir() else []
         for path in [self._path, *names]:
+            if not path.is_file():  # to open a pipe would wait for whoever writes to it
+                continue
             try:
                 file = path.open("rb")
             except OSError:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected
-from charloom.cli.sessions.tail import Lines, Position, Tail, TailedLine
+from charloom.cli.sessions.tail import Lines, Position, Tail, TailedLine, require_place
 from charloom.cli.sessions.webhook import Webhook, address
 from charloom.client import Client, Conflict, ConnectionFailed, Unavailable, Verdict, Watch
 
@@ -105,11 +105,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError("stdin has no position and is read to its end; leave out --position and --follow")
     if arguments.skip_fields < 0 or (arguments.source_field is not None and arguments.source_field < 1):
         raise CommandError("--source-field counts from 1, and --skip-fields from 0")
+    if "" in (arguments.name, arguments.source):
+        raise CommandError("--name and --source are not empty; give a name, or leave the flag out")
     if arguments.silent_after is not None and not 1 <= arguments.silent_after <= MOST_SILENT:
         raise CommandError(f"--silent-after is from 1 to {MOST_SILENT} seconds")
     if arguments.silent_after is not None and not (arguments.follow or arguments.file == "-"):
         raise CommandError("a file that is not followed has no silence; add --follow, or leave out --silent-after")
     watcher = Watcher(arguments)
+    if arguments.position is not None:
+        require_place(arguments.position)
     with _stopped_gently(watcher), connected(arguments) as client:
         watcher.watch(client)
     print(watcher.summary, file=sys.stderr)
@@ -124,7 +128,7 @@ class Watcher:
         """Whether to end after the lines that are being judged."""
         self.lines = self.alerts = self.silences = self._judged = 0
         self._arguments = arguments
-        self._source = arguments.source or Path(arguments.file).name
+        self._source = _source(arguments)
         self._name = arguments.name or re.sub(r"[^A-Za-z0-9_-]", "-", self._source)[:32]
         self._webhook = Webhook(arguments.webhook) if arguments.webhook else None
         self._drifting: set[str] = set()
@@ -254,6 +258,16 @@ class Watcher:
         sign = "!" if verdict.alert else " "
         text = marked(verdict.text, verdict.characters, coloured=self._coloured)
         return f"{sign} {verdict.surprise:6.2f} {threshold:>6} {printable(verdict.source)}: {text}"
+
+
+def _source(arguments: argparse.Namespace) -> str:
+    """Who writes the lines, where these do not say so themselves."""
+    source: str = arguments.source or Path(arguments.file).name
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        raise CommandError(f"the name {printable(source)} is not UTF-8; give --source NAME, which is") from None
+    return source
 
 
 class _Server:
