@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from charloom.bundle import Bundle
 from charloom.cli.main import main
-from charloom.client import Client, PermissionDenied, RequestError, Unauthenticated
+from charloom.client import Client, Conflict, PermissionDenied, RequestError, Unauthenticated
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.grpc.listener import SERVICES
 from charloom.server.identity.key_file import Certificate, KeyFileEditor, made, utc_now
@@ -291,6 +291,30 @@ def test_a_key_that_is_revoked_takes_its_calls_without_an_end_with_it(closed: Cl
                 kind, reason, message = failure(act)
                 assert (kind, reason) == (Unauthenticated, "CREDENTIALS_INVALID")
                 assert "revoked" in message
+
+
+def test_a_key_that_is_revoked_ends_its_calls_that_wait_for_a_word(closed: Closed) -> None:
+    text = closed.add("shop")
+    with Client(closed.address, token=text) as client, Client(closed.address, token=closed.keys["shop"]) as other:
+        eventually(lambda: known(client))
+        with client.converse("KING:", timeout=120) as silent, client.watch(name="quiet", timeout=120) as watch:
+            assert watch.read([("source", "a line")])
+            closed.end(text, "revoked")
+            assert failure(lambda: list(silent))[:2] == (Unauthenticated, "CREDENTIALS_INVALID")
+
+            def released() -> bool:
+                with other.watch(name="quiet", timeout=120) as next_one:
+                    try:
+                        return bool(next_one.read([("source", "a line")]))
+                    except Conflict:
+                        return False
+
+            eventually(released)
+            position = other.get_session("watch.quiet.source").position
+            late = failure(lambda: watch.read([("source", "a line of whoever has the key")]))
+            watch.cancel()
+            assert late[:2] == (Unauthenticated, "CREDENTIALS_INVALID")
+            assert other.get_session("watch.quiet.source").position == position
 
 
 def test_a_key_is_rotated_under_load_without_a_failed_call(closed: Closed, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from charloom.engine.telemetry import CallRecord, set_call
 from charloom.server.audit import AuditLogUnavailable
 from charloom.server.codes import OK
 from charloom.server.group import ProcessRefused
+from charloom.server.grpc import errors as grpc_errors
 from charloom.server.grpc.errors import CODES, ErrorInterceptor, status_of
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
 from charloom.server.inference.inference import SequenceNotStarted, VersionNotFound
@@ -157,6 +158,44 @@ async def test_a_client_that_has_gone_before_its_answer_leaves_nothing_in_the_lo
     with pytest.raises(asyncio.CancelledError):
         await handler.unary_unary(b"", None)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("when", ["before it comes", "while it is waited for"])
+async def test_a_caller_who_is_not_let_in_any_more_has_no_request_carried_out(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Connection:
+        async def read(self) -> Any:
+            if when == "while it is waited for":
+                await asyncio.Event().wait()
+            return b""
+
+        async def abort(self, code: StatusCode, details: str, trailing: object) -> None:
+            aborted.append((code, details))
+            raise grpc.aio.AbortError
+
+    async def behaviour(requests: AsyncIterator[Any], context: object) -> AsyncIterator[Any]:
+        carried_out.append(await asyncio.ensure_future(anext(requests, None)))
+        yield carried_out[-1]
+
+    async def continuation(details: object) -> grpc.RpcMethodHandler[Any, Any]:
+        return grpc.stream_stream_rpc_method_handler(behaviour, HealthCheckRequest.FromString)
+
+    def check() -> None:
+        raise refusal
+
+    monkeypatch.setattr(grpc_errors, "CHECK_SECONDS", 0.001)
+    refusal = CredentialsInvalid("the key that you show is revoked")
+    aborted: list[tuple[StatusCode, str]] = []
+    carried_out: list[Any] = []
+    details = cast(grpc.HandlerCallDetails, SimpleNamespace(method="/charloom.v1.WatchingService/Watch"))
+    interceptor = ErrorInterceptor(lambda method, context: check, lambda: 1000)
+    handler: Any = await interceptor.intercept_service(continuation, details)
+    with pytest.raises(grpc.aio.AbortError):
+        async for _ in handler.stream_stream(None, Connection()):
+            pass
+    assert aborted == [(StatusCode.UNAUTHENTICATED, str(refusal))]
+    assert carried_out == []
 
 
 async def test_a_stream_that_is_cancelled_is_not_taken_for_one_whose_requests_have_ended() -> None:

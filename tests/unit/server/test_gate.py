@@ -86,6 +86,12 @@ def test_a_proxy_that_is_trusted_names_the_tenant() -> None:
         assert found == Identity("acme", EVERYTHING - {Scope.ADMIN})
         with pytest.raises(ScopeMissing):
             gate.admit(Shown(tenants=["acme"], trusted=True), Scope.ADMIN)
+        shown = Shown(tenants=["acme"], certificate=["proxy.example"], trusted=True)  # the proxy's own, for TLS
+        assert gate.admit(shown, Scope.SESSIONS) == found
+    with pytest.raises(CredentialsInvalid):
+        CLOSED.admit(Shown(tenants=["acme"], certificate=["proxy.example"]), Scope.READ)
+    with pytest.raises(CredentialsInvalid):
+        CLOSED.admit(Shown(certificate=["proxy.example"], trusted=True), Scope.READ)
     with pytest.raises(CredentialsMissing):
         CLOSED.admit(Shown(trusted=True), Scope.READ)
     with pytest.raises(CredentialsInvalid):  # a key that comes with the tenant is looked at all the same

@@ -8,6 +8,7 @@ import hmac
 import http.server
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -231,6 +232,33 @@ def test_keys_at_a_url_are_fetched_again_without_waiting_for_them(
     assert tokens.holder(token())
     site.content = json.dumps(jwks(RS256="one", ES256="two")).encode()
     until(lambda: believed("two"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"garbage\r\n\r\n", "no HTTP, or cut short .BadStatusLine"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{", "IncompleteRead|is no JSON Web Key Set"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "cannot fetch"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n", "no HTTP, or cut short .HTTPException"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000, "is no JSON Web Key Set"),
+    ],
+)
+def test_an_answer_that_is_none_is_told_as_such(answer: bytes, said: str) -> None:
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/jwks"
+        with pytest.raises(JwksProblem, match=said) as told:
+            UrlKeys(url)
+        thread.join()
+    assert url in str(told.value)
 
 
 def test_keys_are_not_fetched_over_a_network_in_the_clear() -> None:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 DOMAIN = "charloom"
 END_SECONDS = 0.005
 """How long the requests of a stream are not told to have ended after gRPC says so."""
+CHECK_SECONDS = 2.0
+"""How often a call that waits for its client's next request is checked."""
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 CODES = {kind: grpc.StatusCode[code.name] for kind, code in codes.CODES.items()}
@@ -118,7 +120,8 @@ class ErrorInterceptor(ServerInterceptor):
     A handler may also answer with the bytes of its message.
 
     Args:
-        begin: done at the beginning of each call; what it returns, before each reply of one whose client streams
+        begin: done at the beginning of each call; what it returns, for one whose client streams, before each request
+            and each reply, and now and then while it waits for a request
         largest_request: most bytes of a request that is read now; a message takes many times its bytes in memory
     """
 
@@ -162,7 +165,7 @@ def _wrapped(
         return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, read, begin), None, write)
     if inspect.isasyncgenfunction(handler.unary_stream):
         return grpc.unary_stream_rpc_method_handler(
-            _streaming(handler.unary_stream, lambda request, context: _parsed(read, request), begin), None, write
+            _streaming(handler.unary_stream, lambda request, *_: _parsed(read, request), begin), None, write
         )
     # Health's Watch writes to its context instead of yielding.
     return grpc.unary_stream_rpc_method_handler(_answering(handler.unary_stream, read, begin), None, write)
@@ -193,12 +196,12 @@ def _answering(behaviour: Any, read: Read, begin: Callable[[Any], Check]) -> Any
 
 
 def _streaming(
-    behaviour: Any, read: Callable[[Any, Any], Any], begin: Callable[[Any], Check], *, checked: bool = False
+    behaviour: Any, read: Callable[[Any, Any, Check], Any], begin: Callable[[Any], Check], *, checked: bool = False
 ) -> Any:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
             check = begin(context)
-            async with contextlib.aclosing(behaviour(read(request, context), context)) as replies:
+            async with contextlib.aclosing(behaviour(read(request, context, check), context)) as replies:
                 async for reply in replies:
                     if checked:
                         check()
@@ -232,14 +235,56 @@ def _unless_bytes(write: Callable[[message.Message], bytes]) -> Callable[[messag
     return lambda answer: answer if isinstance(answer, bytes) else write(answer)
 
 
-async def _each(read: Read, requests: object, context: Any) -> AsyncIterator[message.Message]:
+class _Wait:
+    """Around each wait of a task: breaks it off once `check` refuses the call, which is raised then.
+
+    It cancels the task, as long as that waits. A task of its own for each request would take more time, and one that
+    reads on could lose a request.
+    """
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+        self._refused: Exception | None = None
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._look_later()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        self._task = None
+        refused, self._refused = self._refused, None
+        if refused is not None and kind is asyncio.CancelledError:
+            raise refused from None
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        try:
+            self._check()
+        except Exception as problem:
+            self._refused = problem
+            if self._task is not None:
+                self._task.cancel()
+        else:
+            self._look_later()
+
+
+async def _each(read: Read, requests: object, context: Any, check: Check) -> AsyncIterator[message.Message]:
     """The requests of a stream, from its context: gRPC's iterator over them keeps the last one, of up to
     `max_message_bytes`, until garbage is collected, unless it is read to its end.
 
     What a call that is cancelled reads is an end too, and its task is cancelled a moment later. Without a pause, a
     handler that is done with its requests could end as one that has served its client.
     """
-    while (request := await context.read()) is not grpc.aio.EOF:
+    wait = _Wait(check)
+    while True:
+        with wait:
+            request = await context.read()
+        if request is grpc.aio.EOF:
+            break
+        check()
         yield _parsed(read, request)
     await asyncio.sleep(END_SECONDS)
 

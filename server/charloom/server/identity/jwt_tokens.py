@@ -6,6 +6,7 @@ audience and expiry. Its claim `tenant` says whose sessions are used, `scope` (R
 
 from __future__ import annotations
 
+import http.client
 import logging
 import threading
 import time
@@ -173,6 +174,10 @@ def _of_url(url: str) -> Keys:
         if isinstance(problem, JwksProblem):
             raise
         raise JwksProblem(f"cannot fetch {url}: {problem}") from problem
+    except http.client.HTTPException as problem:
+        raise JwksProblem(
+            f"cannot fetch {url}: its answer is no HTTP, or cut short ({type(problem).__name__})"
+        ) from problem
 
 
 def _keys_in(content: bytes, where: str) -> Keys:
@@ -180,7 +185,7 @@ def _keys_in(content: bytes, where: str) -> Keys:
         raise JwksProblem(f"{where} has more than {LARGEST_SET} bytes, which no set of keys needs")
     try:
         found = jwt.PyJWKSet.from_json(content.decode())
-    except (jwt.PyJWTError, ValueError, AttributeError, TypeError, KeyError) as problem:
+    except (jwt.PyJWTError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as problem:
         raise JwksProblem(f"{where} is no JSON Web Key Set: {problem}") from problem
     usable = {key.key_id or "": key for key in found.keys if key.algorithm_name in ALGORITHMS}
     if not usable:
