@@ -59,6 +59,9 @@ def test_sessions_are_listed_page_by_page(plain: httpx.Client) -> None:
     rest = done(plain.get(f"/v1/sessions?after={first['last_id']}"))
     assert rest["data"][0]["id"] == "p3"
     assert not rest["has_more"]
+    for name in ("charloom_x", "charloom_0123abcd_" + "0" * 46):  # as keys begin, which have more digits than an id
+        done(plain.post("/v1/sessions", json={"session_id": name}), 201)
+        assert name not in [one["id"] for one in done(plain.get(f"/v1/sessions?after={name}"))["data"]]
     for wrong in ("0", "1001", "x", "-1", "9" * 50):
         assert refused(plain.get(f"/v1/sessions?limit={wrong}"))[:3] == (400, "invalid_request", "limit")
 

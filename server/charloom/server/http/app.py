@@ -18,7 +18,7 @@ from charloom.server.http.exchange import REQUEST_ID_HEADER, Exchange
 from charloom.server.http.hosts import Sites
 from charloom.server.http.problems import Refused
 from charloom.server.identity.gate import AUTHORIZATION_KEY, TENANT_KEY
-from charloom.server.identity.key_file import PREFIX
+from charloom.server.identity.key_file import FORM
 from charloom.server.identity.scopes import ROUTES
 
 SECRETS = frozenset({"key", "api_key", "api-key", "apikey", "token", "access_token", "authorization"})
@@ -143,7 +143,7 @@ class Application:
 
 def _check_query(exchange: Exchange, allowed: Container[str]) -> None:
     for name, value in exchange.query:
-        if name.lower() in SECRETS or value.startswith(f"{PREFIX}_"):
+        if name.lower() in SECRETS or FORM.search(value):
             raise Refused(
                 400,
                 "KEY_IN_URL",

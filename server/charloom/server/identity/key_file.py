@@ -7,6 +7,7 @@ import functools
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ from charloom.server.identity.secret_files import require_secret
 PREFIX = "charloom"
 """Keys begin with it, so that scanners for leaked secrets know them."""
 SECRET_BYTES, ID_BYTES = 32, 4
+FORM = re.compile(f"{PREFIX}_[0-9a-f]{{{2 * ID_BYTES}}}_[0-9a-f]{{{2 * SECRET_BYTES}}}")
+"""What all keys look like."""
 
 _NOTHING = "0" * 64
 
