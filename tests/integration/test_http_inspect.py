@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +16,11 @@ from charloom.bundle import Bundle
 from charloom.client import Client
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
+from charloom.server.process_memory import memory_in_use
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from tests.integration.http_client import client, refused
+from tests.integration.conftest import eventually
+from tests.integration.http_client import client, connection, head, refused, running
 
 TEXT = "The def statement"
 ARRAYS = ["input", "forget", "candidate", "output", "h", "c"]
@@ -53,6 +57,23 @@ def test_numbers_come_packed_and_of_what_is_asked_for(plain: httpx.Client) -> No
     (packed,) = inspected(plain, layers=[1], arrays=["c"], encoding_format="base64")["activations"]
     values = np.frombuffer(base64.b64decode(packed["values"]), "<f4").reshape(len(TEXT), 48)
     assert np.array_equal(values, np.array(whole["values"], np.float32))
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_an_answer_that_nobody_reads_is_held_in_the_budget(bundle: Bundle, decoder: Decoder, encoding: str) -> None:
+    settings = ServerSettings(grace_seconds=0, http_port=0, memory_bytes=2**30 + memory_in_use())
+    with running_server([(bundle, decoder)], settings) as server:
+        body = json.dumps({"text": "x" * 4000, "encoding_format": encoding}).encode()
+        lines = ("Content-Type: application/json", f"Content-Length: {len(body)}")
+        with connection(server) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.sendall(head(server, "POST /v1/inspect", *lines) + body)
+            assert sock.recv(15) == b"HTTP/1.1 200 OK"
+            assert running(server) == 1, "its answer is larger than what systems keep for a client"
+            length = 4000 * 2 * 6 * 48 * (4 if encoding == "base64" else 8)
+            assert server.engine.budget.held > length
+        eventually(lambda: running(server) == 0)
+        eventually(lambda: server.engine.budget.held == 0)
 
 
 def test_it_reads_on_from_a_session_and_leaves_it_there(plain: httpx.Client) -> None:

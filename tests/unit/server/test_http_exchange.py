@@ -10,7 +10,7 @@ import pytest
 
 from charloom.engine.errors import DecoderFailure, Overloaded
 from charloom.server.http import exchange
-from charloom.server.http.exchange import DONE, PING, Exchange
+from charloom.server.http.exchange import DONE, PIECE, PING, Exchange
 
 
 async def nothing() -> Any:
@@ -69,3 +69,19 @@ async def test_an_error_after_it_is_an_event_before_the_end() -> None:
         b'data: {"error":{"message":"broke","type":"server_error","param":null,"code":"decoder_failure"}}\n\n'
     )
     assert sent[3] == {"type": "http.response.body", "body": DONE, "more_body": False}
+
+
+@pytest.mark.parametrize("length", [0, 1, PIECE, PIECE + 1, 3 * PIECE])
+async def test_a_large_answer_is_sent_in_pieces(length: int) -> None:
+    sent: list[Any] = []
+    body = bytes(number % 251 for number in range(length))
+    await exchange_of(sent).answer(body)
+    parts: list[Any] = []
+    await exchange_of(parts).answer_in_parts([body[:1], body[1:]])
+    assert b"".join(message["body"] for message in parts[1:]) == body
+    assert max(len(message["body"]) for message in parts[1:]) <= PIECE + 1
+    head, *messages = sent
+    assert dict(head["headers"])[b"content-length"] == str(length).encode()
+    assert b"".join(message["body"] for message in messages) == body
+    assert max(len(message["body"]) for message in messages) <= PIECE
+    assert [message["more_body"] for message in messages] == [True] * (len(messages) - 1) + [False]

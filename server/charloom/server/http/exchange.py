@@ -138,26 +138,25 @@ class Exchange:
             watching.cancel()
 
     async def answer(self, body: bytes, status: int = 200, headers: Headers | None = None, kind: bytes = JSON) -> None:
-        """Answer at once."""
-        length = (b"content-length", str(len(body)).encode())
-        await self._start(status, [(b"content-type", kind), length, *(headers or [])])
-        if self.record is not None and status < 400:
-            self.record.code = OK
-        self._answered = True
-        await self._part(body, more=False)
+        """Answer with a body that is there as a whole."""
+        await self._answer([body], status, [(b"content-type", kind), *(headers or [])])
 
     async def answer_in_parts(self, parts: Sequence[bytes]) -> None:
-        """Answer with a body in parts; others have their turns between its pieces."""
+        """Answer with a body in parts."""
+        await self._answer(parts, 200, [(b"content-type", JSON)])
+
+    async def _answer(self, parts: Sequence[bytes], status: int, headers: Headers) -> None:
+        """Send parts in pieces, each once the client has read most of those before; others have their turns between."""
         length = str(sum(map(len, parts))).encode()
-        await self._start(200, [(b"content-type", JSON), (b"content-length", length)])
-        if self.record is not None:
+        await self._start(status, [*headers, (b"content-length", length)])
+        if self.record is not None and status < 400:
             self.record.code = OK
         self._answered = True
         piece: list[bytes] = []
         size = 0
-        for part in parts:
-            piece.append(part)
-            size += len(part)
+        for some in (part[start : start + PIECE] for part in parts for start in range(0, len(part), PIECE)):
+            piece.append(some)
+            size += len(some)
             if size >= PIECE:
                 await self._part(b"".join(piece))
                 await asyncio.sleep(0)

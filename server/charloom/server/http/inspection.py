@@ -18,11 +18,16 @@ from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Body, Count, Items
 from charloom.server.http.choices import SPARE
 from charloom.server.http.exchange import Exchange, json_of
+from charloom.server.http.json_parts import Json, array, member, members
 from charloom.server.http.logprobs import token_text
 from charloom.server.http.sampling import UnknownCharacters
 
 NUMBER_BYTES = {"float": 26, "base64": 6}
 """The most bytes of an answer for a number."""
+HELD_BYTES = {"float": 26, "base64": 14}
+"""The most bytes that a number takes until the answer is sent: packed ones are there as rows, as one array, as text."""
+HELD_ROW, HELD_TOKEN = 96, 512
+"""Those of a token besides its numbers: in each array, and as text, log-probability and position."""
 
 
 class InspectBody(Body):
@@ -76,6 +81,8 @@ class Inspect:
             raise InvalidRequest(
                 "text", f"the answer could be too large; up to {most} tokens fit: ask for less of each"
             )
+        numbers = cell.hidden_size * HELD_BYTES[body.encoding_format] + HELD_ROW
+        self._engine.budget.hold(inspection.length * (len(inspection.layers) * len(arrays) * numbers + HELD_TOKEN))
         texts: list[str] = []
         logprobs: list[float] = []
         positions: list[int] = []
@@ -100,11 +107,16 @@ class Inspect:
                 "positions": positions,
             }
         )
-        told = b",".join(
-            json_of({"layer": layer, "name": name})[:-1] + b',"values":' + _values(found, body.encoding_format) + b"}"
+        told = [
+            members(
+                [
+                    [json_of({"layer": layer, "name": name})[1:-1]],
+                    member("values", _values(found, body.encoding_format)),
+                ]
+            )
             for (layer, name), found in rows.items()
-        )
-        await exchange.answer(head[:-1] + b',"activations":[' + told + b"]}")
+        ]
+        await exchange.answer_in_parts(members([[head[1:-1]], member("activations", array(told))]))
 
 
 def _row(values: Floats, encoding: str) -> bytes:
@@ -112,6 +124,6 @@ def _row(values: Floats, encoding: str) -> bytes:
     return json_of(values.tolist()) if encoding == "float" else values.astype("<f4").tobytes()
 
 
-def _values(rows: Sequence[bytes], encoding: str) -> bytes:
+def _values(rows: Sequence[bytes], encoding: str) -> Json:
     """All rows of one array, as JSON."""
-    return b"[" + b",".join(rows) + b"]" if encoding == "float" else b'"' + base64.b64encode(b"".join(rows)) + b'"'
+    return array([row] for row in rows) if encoding == "float" else [b'"', base64.b64encode(b"".join(rows)), b'"']
