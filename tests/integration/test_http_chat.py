@@ -120,6 +120,14 @@ def test_several_messages_and_a_content_of_parts(plain: httpx.Client) -> None:
     assert said(messages=developer, max_completion_tokens=20, max_tokens=None) == three[:1]
 
 
+def test_the_templates_own_stop_strings_do_not_count(plain: httpx.Client) -> None:
+    body = {"messages": SAID, "max_tokens": 3, "stop": list("abcdefghijklmnop")}
+    answer = plain.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    answer = plain.post("/v1/chat/completions", json={**body, "stop": list("abcdefghijklmnopq")})
+    assert refused(answer)[2:] == ("stop", "stop: 17 strings are too many; give up to 16")
+
+
 def test_the_assistants_last_message_goes_on(plain: httpx.Client) -> None:
     messages = [*SAID, {"role": "assistant", "content": "It is"}]
     answer = plain.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 20, "seed": 1})

@@ -193,6 +193,40 @@ def test_a_text_is_scored_by_echo_alone(plain: httpx.Client, grpc_client: Client
     assert answer["usage"]["completion_tokens"] == 0
 
 
+@pytest.mark.parametrize("scored", [{"logprobs": 0}, {"max_tokens": 0}, {"logprobs": 0, "max_tokens": 0}], ids=str)
+def test_a_prompt_is_scored_where_the_session_is_expected(plain: httpx.Client, scored: dict[str, int]) -> None:
+    name = f"expected{len(scored)}{scored.get('max_tokens')}"
+    assert plain.post("/v1/sessions", json={"session_id": name}).status_code == 201
+    assert plain.post(f"/v1/sessions/{name}/feed", json={"text": "def it"}).status_code == 200
+    body = {"session_id": name, "prompt": PROMPT, "max_tokens": 2, "echo": True, **scored}
+    stale = plain.post("/v1/completions", json={**body, "expected_position": 3})
+    assert refused(stale)[:2] == (409, "stale_position")
+    assert plain.get(f"/v1/sessions/{name}").json()["position"] == 6
+    (choice,) = completed(plain, **body, expected_position=6)["choices"]
+    assert choice["text"].startswith(PROMPT)
+    alone = plain.post("/v1/completions", json={**body, "session_id": None, "expected_position": 6})
+    assert refused(alone)[:3] == (400, "invalid_request", "expected_position")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"return_state": True}, "return_state"),
+        ({"min_tokens": 9}, "min_tokens"),
+        ({"resample": True}, "resample"),
+        ({"regex": "("}, "regex"),
+        ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice"),
+        ({"stop": [""]}, "stop[0]"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"logit_bias": {"a": 101}}, "logit_bias['a']"),
+        ({"allowed_characters": ""}, "allowed_characters"),
+    ],
+)
+def test_nothing_is_dropped_where_nothing_is_generated(plain: httpx.Client, fields: dict[str, Any], param: str) -> None:
+    answer = plain.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 0, "echo": True, **fields})
+    assert refused(answer)[:3] == (400, "invalid_request", param)
+
+
 def test_bias_is_by_token_id_and_by_characters(plain: httpx.Client, bundle: Bundle) -> None:
     token = int(bundle.vocabulary.encode("z")[0])
     for key in (str(token), f"{token:050}", "z"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -71,6 +72,8 @@ class GenerationRequest:
     """Refuse unless the session is there."""
     stop: Sequence[str] = ()
     """Strings that end the text."""
+    template_stop: Sequence[str] = ()
+    """Strings that end it as well, and that no caller has asked for: those that the model cannot write are left out."""
     include_stop: bool = False
     """Whether the text is to end with the stop string, or before it."""
     constraint: Constraint | None = None
@@ -103,6 +106,8 @@ class ReadingRequest:
     state: bytes = b""
     """A sealed state to start from, where there is no session."""
     text: Text = ""
+    expected_position: int | None = None
+    """Refuse unless the session is there."""
     skip_unknown: bool = False
     """Leave out characters that the model lacks, instead of refusing the request."""
     top_logprobs: int = 0
@@ -336,7 +341,7 @@ def within(field_name: str, value: int, lowest: int, highest: int) -> None:
 
 
 def _possible_stops(request: GenerationRequest, vocabulary: Vocabulary) -> list[str]:
-    """The stop strings that the model can generate."""
+    """The stop strings that the model can generate, those of the caller first."""
     if len(request.stop) > MOST_STOPS:
         raise InvalidRequest("stop", f"{len(request.stop)} strings are too many; give up to {MOST_STOPS}")
     possible = []
@@ -354,6 +359,10 @@ def _possible_stops(request: GenerationRequest, vocabulary: Vocabulary) -> list[
                     name, f"{shown(text)} can never be generated: {problem}; leave it out, or ask to skip such strings"
                 ) from problem
         else:
+            possible.append(text)
+    for text in request.template_stop:
+        with contextlib.suppress(UnknownSymbolsError):
+            vocabulary.spell(text)
             possible.append(text)
     return possible
 

@@ -37,6 +37,8 @@ from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.writer import SessionWriter
 from charloom.engine.shares import current_share
 
+NO_SESSION = "it needs a session_id; without session the position is 0"
+
 
 @dataclass(frozen=True)
 class GenerationStart:
@@ -148,6 +150,7 @@ class Starting:
 
         Raises:
             SessionBusy: it is to be written, and another call is using it.
+            StalePosition: as its name says.
         """
         await self._calls.begin()
         if request.key.id:
@@ -155,13 +158,17 @@ class Starting:
         if request.state:
             return ReadingStart(*self._unsealed(request.state, request.key.tenant, request.model))
         if not request.key.id:
+            if request.expected_position:
+                raise InvalidRequest("expected_position", NO_SESSION)
             model = self._models.named(request.model, request.digest)
             return ReadingStart(model, model.fresh(0))
         if not write:
             session = await self._sessions.get(request.key)
+            require_position(session, request.expected_position)
             return ReadingStart(self._sessions.model_of(session, request.model), session.snapshot)
         writer = await self._sessions.acquire(request.key)
         async with writer.given_back_on_error():
+            require_position(writer.session, request.expected_position)
             return ReadingStart(self._sessions.model_of(writer.session, request.model), writer.present, writer)
 
     async def automaton(
@@ -212,7 +219,7 @@ class Starting:
             raise InvalidRequest("new_session", "it needs a session_id, of your choice")
         if not request.state:
             if request.expected_position:
-                raise InvalidRequest("expected_position", "it needs a session_id; without session the position is 0")
+                raise InvalidRequest("expected_position", NO_SESSION)
             model = self._models.named(request.model, request.digest)
             return model, model.fresh(new_seed() if request.seed is None else request.seed)
         model, snapshot = self._unsealed(request.state, request.tenant, request.model)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from charloom.bundle import TRANSCRIPT, ChatTemplate, Role, UnknownSymbolsError, Vocabulary
+from charloom.bundle import TRANSCRIPT, ChatTemplate, Role, Vocabulary
 from charloom.engine.calls.requests import within
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
@@ -109,7 +108,7 @@ class Chat:
             ),
         )
         if request.constraint is None:  # which says itself where the text ends
-            request = replace(request, stop=(*request.stop, *_writable(template.stop, model.vocabulary)))
+            request = replace(request, template_stop=template.stop)
         try:
             generations = await begun(self._engine, request)
         except InvalidRequest as problem:
@@ -133,18 +132,6 @@ def _checked(body: ChatBody) -> int:
     top = body.top_logprobs or 0
     within("top_logprobs", top, 0, MOST_ALTERNATIVES)
     return top
-
-
-def _writable(texts: Sequence[str], vocabulary: Vocabulary) -> list[str]:
-    """Those that the model can write; no others can end its text."""
-    found = []
-    for text in texts:
-        try:
-            vocabulary.spell(text)
-        except UnknownSymbolsError:
-            continue
-        found.append(text)
-    return found
 
 
 class ChatForm(Form):

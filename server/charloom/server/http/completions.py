@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from charloom.bundle import Vocabulary
-from charloom.engine.calls.requests import GenerationRequest, ReadingRequest, Text, within
+from charloom.engine.calls.requests import GenerationRequest, ReadingRequest, Text, check, within
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_ALTERNATIVES, MOST_CONTINUATIONS
@@ -19,6 +19,7 @@ from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Count
 from charloom.server.http.choices import Form, Part, begun, most_tokens, streamed, whole
+from charloom.server.http.constraints import constraint_of
 from charloom.server.http.exchange import Exchange
 from charloom.server.http.json_parts import Json, member, members
 from charloom.server.http.logprobs import Columns
@@ -84,6 +85,8 @@ class Completions:
         if not (request.session_id or request.state):
             prompt, started = without_start(request.prompt, model.vocabulary)
             request = replace(request, prompt=prompt)
+        if body.max_tokens == 0:  # what generates nothing is held to the same as what does
+            check(replace(request, prompt="", max_tokens=1), self._engine.limits, model.vocabulary, model.decoder.lacks)
         scored = None
         if body.echo and (body.logprobs is not None or body.max_tokens == 0):
             if request.state:
@@ -115,6 +118,12 @@ def _check(body: CompletionBody) -> None:
         within("logprobs", body.logprobs, 0, MOST_ALTERNATIVES)
     if body.max_tokens == 0 and not (body.echo and body.n == 1 and body.best_of in (None, 1)):
         raise InvalidRequest("max_tokens", "0 is for one continuation with echo, which tells of the prompt alone")
+    if body.max_tokens == 0:
+        asked = {"return_state": body.return_state, "min_tokens": body.min_tokens, "resample": body.resample}
+        if (constraint := constraint_of(body)) is not None:
+            asked[constraint.field] = True
+        if (name := next((name for name, value in asked.items() if value), None)) is not None:
+            raise InvalidRequest(name, "max_tokens is 0, which generates nothing; leave one of the two out")
 
 
 def _reading(request: GenerationRequest) -> ReadingRequest:
@@ -128,6 +137,7 @@ def _reading(request: GenerationRequest) -> ReadingRequest:
         top_logprobs=request.top_logprobs,
         most_tokens=request.most_tokens,
         told=request.told,
+        expected_position=request.expected_position,
     )
 
 

@@ -214,3 +214,10 @@ def test_only_a_token_that_is_wrong_gets_a_name(monkeypatch: pytest.MonkeyPatch)
     assert named == []
     requests.check_text("prompt", [0, 1, VOCABULARY.size, -1], False, Limits(), VOCABULARY)
     assert named == ["prompt[2]"]
+
+
+def test_a_templates_stop_strings_stand_beside_those_of_a_request() -> None:
+    checked = check(asked(stop=["a"] * 16, template_stop=["b#", "bc"]), Limits(), VOCABULARY)
+    assert checked.stop == [*["a"] * 16, "bc"], "the model cannot write the other"
+    assert checked.stops is not None
+    assert checked.stops.patterns[-1] == VOCABULARY.encode("bc").tolist()
