@@ -230,6 +230,7 @@ class Reading:
                 raise SessionOfAnotherModel(other.id, other.model, model.name)
         states = [await self._caught_up(model, session.snapshot) for session in sessions]
         weights = np.array([weight for _, weight in sources])
+        weights /= weights.max()  # so that their sum is finite
         weights /= weights.sum()
         blended = replace(
             states[0],

@@ -172,6 +172,8 @@ async def test_blending_a_state_with_itself_is_that_state(engine: Engine) -> Non
     other = (await now(engine, two)).snapshot
     assert np.allclose(mixed.snapshot.state, 0.75 * state.state + 0.25 * other.state, atol=1e-6)
     assert len(await text_of(engine, mixed, 30)) == 30
+    huge = await engine.reading.blend([(one.key, 1e308), (one.key, 1e308)], Key("", ""), None, None)
+    assert np.allclose(huge.snapshot.state, state.state, atol=1e-6)
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, math.nan], [1.0, math.inf], [1.0, -1.0], [1.0] * 17])
