@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -72,3 +73,26 @@ def test_what_only_rises_does_not_fall_when_a_process_ends_or_does_not_answer() 
         assert found["charloom_tokens_totala"] == 7
         assert found["charloom_tokens_totalits own"] == 5
         assert (found["charloom_running"], found["charloom_processes"]) == (running, processes)
+
+
+def test_what_was_asked_before_a_process_ended_is_not_counted_after_its_end() -> None:
+    one, other = Process(), Process()
+    one.tokens.labels("a").inc(3)
+    other.tokens.labels("a").inc(4)
+    both = Told({1: one.text(), 2: other.text()}, {1, 2}, 0, 0)
+    later = threading.Thread(target=lambda: summed(metrics))
+    asked: list[Told] = []
+
+    def ask() -> Told:
+        asked.append(both)
+        if len(asked) == 2:  # its answers are on their way while the next one asks
+            later.start()
+            later.join(0.5)
+            return both
+        return both if len(asked) == 1 else Told({2: other.text()}, {2}, 1, 0)
+
+    metrics = SummedMetrics(ask)
+    for _ in range(2):
+        assert summed(metrics)["charloom_tokens_totala"] == 7
+    later.join()
+    assert summed(metrics)["charloom_tokens_totala"] == 7

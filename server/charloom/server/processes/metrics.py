@@ -69,8 +69,8 @@ class SummedMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All metrics, as they are now; of a process that does not answer, as they were."""
-        told = self._ask()
-        with self._lock:
+        with self._lock:  # one after the other, so that what a process told before its end is not counted after it
+            told = self._ask()
             self._last |= {pid: list(text_string_to_metric_families(text)) for pid, text in told.texts.items()}
             for pid in self._last.keys() - told.alive:
                 for family in self._last.pop(pid):
