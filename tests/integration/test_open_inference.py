@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +23,7 @@ from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from tests.integration.conftest import eventually
+from tests.integration.model_versions import Folder
 from tests.integration.open_inference import REFUSED, Change, text_of, with_parameter
 from tests.integration.open_inference import texts as texts_by
 
@@ -175,6 +176,46 @@ def test_a_start_in_the_middle_begins_anew(client: Any, bundle: Bundle) -> None:
     assert texts_of[0] == texts_of[1]
 
 
+@pytest.mark.parametrize(
+    ("text", "given"), [("\u2603", {}), ("the ", {"regex": "("}), ("the ", {"temperature": -1})], ids=repr
+)
+def test_a_start_that_is_refused_begins_nothing_and_ends_no_sequence(
+    client: Any, charloom: Client, bundle: Bundle, text: str, given: dict[str, Any]
+) -> None:
+    model = bundle.manifest.name
+    before = infer(client, model, "the ", sequence_id=21, sequence_start=True).as_numpy("position")[0]
+    for identity in (21, 22):
+        with pytest.raises(InferenceServerException):
+            infer(client, model, text, given, sequence_id=identity, sequence_start=True)
+    assert "sequence-22" not in {session.id for session in charloom.sessions()}
+    after = infer(client, model, "", sequence_id=21, sequence_end=True).as_numpy("position")[0]
+    assert after == before + 12
+
+
+def test_a_sequence_keeps_its_version_when_its_model_is_replaced(
+    folder: Folder, started: Callable[..., tuple[Server, Client]]
+) -> None:
+    server, _ = started()
+    with triton.InferenceServerClient(server.address) as client:
+
+        def version() -> str:
+            return str(client.get_model_metadata("small").versions[0])
+
+        old = version()
+        infer(client, "small", "the ", sequence_id=1, sequence_start=True, model_version=old)
+        folder.add("2")
+        eventually(lambda: version() != old)
+        for asked in (old, ""):
+            answer = infer(client, "small", "", sequence_id=1, model_version=asked).get_response()
+            assert answer.model_version == old
+        with pytest.raises(InferenceServerException, match=f"goes on in version '{old}', not '{version()}'"):
+            infer(client, "small", "", sequence_id=1, model_version=version())
+        with pytest.raises(InferenceServerException, match=f"is here in version '{version()}', not '{old}'"):
+            infer(client, "small", "", sequence_id=1, sequence_start=True, model_version=old)
+        last = infer(client, "small", "", sequence_id=1, sequence_end=True, model_version=old)
+        assert last.as_numpy("position")[0] == 4 + 4 * 12
+
+
 def test_a_stream_brings_the_text_in_pieces_and_says_which_is_the_last(
     stream: Stream, charloom: Client, bundle: Bundle
 ) -> None:
@@ -235,6 +276,27 @@ def test_an_error_names_its_request_and_the_stream_goes_on(stream: Stream, bundl
     assert "no model 'another'" in str(error)
     stream.ask(bundle.manifest.name, "", "good", {"max_tokens": 1})
     assert list(stream.answers(1)) == ["good"]
+
+
+def test_each_request_of_a_stream_counts_as_a_call(bundle: Bundle, decoder: Decoder) -> None:
+    settings, model = ServerSettings(grace_seconds=0, tenant_calls=2), bundle.manifest.name
+    with (
+        running_server([(bundle, decoder)], settings) as server,
+        triton.InferenceServerClient(server.address) as client,
+    ):
+        stream = Stream(client)
+        stream.ask(model, "", "long", {"max_tokens": 60_000})
+        assert stream.next()[0].get_response().id == "long"
+        stream.ask(model, "", "one too many", {"max_tokens": 1})
+        error = None
+        while error is None:
+            _, error = stream.next()
+        assert "your limit of calls is 2" in str(error)
+        calls = server.engine.totals.methods["inference.GRPCInferenceService/ModelInfer"]
+        eventually(lambda: calls.ended == {("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"): 1})
+        assert calls.running == 1
+        client.stop_stream(cancel_requests=True)
+        eventually(lambda: calls.running == 0)
 
 
 def test_a_client_that_goes_away_stops_what_it_asked_for(server: Server, bundle: Bundle) -> None:

@@ -112,6 +112,10 @@ class Engine:
         """Start generating one continuation, with which its session goes on; see `Generating.generate`."""
         return await self._generating.generate(request)
 
+    async def check(self, request: GenerationRequest) -> None:
+        """See that a text without session could begin now; see `Generating.check`."""
+        await self._generating.check(request)
+
     async def continuations(self, request: GenerationRequest) -> Sequence[Continuation]:
         """Start generating several continuations of one state; see `Generating.continuations`."""
         return await self._generating.continuations(request)

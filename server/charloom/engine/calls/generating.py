@@ -73,6 +73,16 @@ class Generating:
         writer.on_lost(generation.fail)
         return generation
 
+    async def check(self, request: GenerationRequest) -> None:
+        """See that a text without session could begin now; nothing begins.
+
+        Raises:
+            as `generate`.
+        """
+        start = await self._starting.preview(request)
+        with self._budget.held_for(self._needed(start)):
+            pass
+
     async def continuations(self, request: GenerationRequest) -> Sequence[Continuation]:
         """Start generating `n` continuations of one state, which is read and not changed.
 
@@ -136,22 +146,22 @@ class Generating:
         Raises:
             TooMuchMemory, Overloaded: there is not so much, ever or now.
         """
+        self._budget.hold(self._needed(start, count))
+
+    def _needed(self, start: GenerationStart, count: int = 1) -> int:
         checked = start.checked
         whole = start.request.most_tokens is not None or start.request.resample
         unread = None if whole else self._limits.unread_tokens
-        self._budget.hold(
-            of_generation(
-                start.model.decoder.shape,
-                len(checked.prompt),
-                checked.max_tokens,
-                checked.top_logprobs,
-                count,
-                unread=unread,
-                told=start.request.told,
-                learnt=start.snapshot.learnt_bytes,
-            )
-            + (0 if checked.automaton is None else AUTOMATON * checked.automaton.nbytes)
-        )
+        return of_generation(
+            start.model.decoder.shape,
+            len(checked.prompt),
+            checked.max_tokens,
+            checked.top_logprobs,
+            count,
+            unread=unread,
+            told=start.request.told,
+            learnt=start.snapshot.learnt_bytes,
+        ) + (0 if checked.automaton is None else AUTOMATON * checked.automaton.nbytes)
 
     def run(self, start: GenerationStart, sink: StateSink | None = None) -> Generation:
         """Put a generation on the loom.

@@ -125,7 +125,7 @@ class GrpcListener:
         watching_pb2_grpc.add_WatchingServiceServicer_to_server(WatchingService(engine, turn), services)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(runtime), services)
         tenants_pb2_grpc.add_TenantServiceServicer_to_server(TenantService(runtime), services)
-        inference = InferenceService(Inference(engine), turn)
+        inference = InferenceService(Inference(engine), turn, admission)
         services.add_generic_rpc_handlers((inference.handler(),))
         status_pb2_grpc.add_StatusServiceServicer_to_server(StatusService(runtime), services)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)

@@ -26,13 +26,13 @@ READY, UNAVAILABLE = "READY", "UNAVAILABLE"
 
 
 class VersionNotFound(EngineError):
-    """The model is here, but not in this version."""
+    """The model is here, or the sequence goes on, but not in this version."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "VERSION_NOT_FOUND"
 
-    def __init__(self, model: str, wanted: str, present: str) -> None:
-        super().__init__(f"model {model!r} is here in version {present!r}, not {shown(wanted)}; leave the version out")
+    def __init__(self, what: str, wanted: str, present: str) -> None:
+        super().__init__(f"{what} in version {present!r}, not {shown(wanted)}; leave the version out")
 
 
 class SequenceNotStarted(EngineError):
@@ -111,7 +111,7 @@ class Inference:
         """
         model = self.engine.model(name)
         if version not in ("", version_of(model)):
-            raise VersionNotFound(model.name, version, version_of(model))
+            raise VersionNotFound(f"model {model.name!r} is here", version, version_of(model))
         return model
 
     def model_ready(self, model: Model) -> bool:
@@ -128,7 +128,7 @@ class Inference:
     async def whole(self, request: InferenceRequest) -> Piece:
         """The whole text; arguments and errors as of `pieces`."""
         understood = self._asked(request)
-        (piece,) = [piece async for piece in self._pieces(replace(understood, pieces=False))]
+        (piece,) = [piece async for piece in self._pieces(replace(understood, pieces=False), request.version)]
         return piece
 
     async def pieces(self, request: InferenceRequest) -> AsyncIterator[Piece]:
@@ -138,24 +138,29 @@ class Inference:
             InvalidRequest, VersionNotFound, SequenceNotStarted: as their names say.
             and as `Engine.generate`.
         """
-        async for piece in self._pieces(self._asked(request)):
+        async for piece in self._pieces(self._asked(request), request.version):
             yield piece
 
     def _asked(self, request: InferenceRequest) -> Asked:
         if not request.model:
             raise InvalidRequest("model_name", "it is empty; name one of the models that RepositoryIndex lists")
-        model = self.model(request.model, request.version).used()
         understood = asked(request, current_caller().tenant)
+        if understood.sequence is not None and not understood.sequence.start:
+            return understood  # its session has a model, which may have been replaced meanwhile
+        model = self.model(request.model, request.version).used()
         return replace(understood, generation=replace(understood.generation, digest=model.digest))
 
-    async def _pieces(self, understood: Asked) -> AsyncIterator[Piece]:
+    async def _pieces(self, understood: Asked, version: str) -> AsyncIterator[Piece]:
         sequence, wanted = understood.sequence, understood.generation
-        if sequence is not None:
-            key = Key(wanted.tenant, f"{SESSION_PREFIX}{sequence.id}")
-            if sequence.start:
-                await self._start(key, wanted.model, sequence)
-            wanted = replace(wanted, session_id=key.id)
         try:
+            if sequence is not None:
+                key = Key(wanted.tenant, f"{SESSION_PREFIX}{sequence.id}")
+                if sequence.start:
+                    await self.engine.check(wanted)  # what is refused begins nothing, and ends no sequence that runs
+                    await self._start(key, wanted.model, sequence)
+                elif version:
+                    await self._require_version(key, wanted.model, sequence, version)
+                wanted = replace(wanted, session_id=key.id)
             generation = await self.engine.generate(wanted)
         except SessionNotFound:
             raise SequenceNotStarted("" if sequence is None else sequence.id) from None
@@ -164,6 +169,13 @@ class Inference:
             if piece.final and sequence is not None and sequence.end:
                 await self.engine.sessions.delete(key)
             yield piece
+
+    async def _require_version(self, key: Key, name: str, sequence: SequenceStep, version: str) -> None:
+        sessions = self.engine.sessions
+        model = sessions.model_of(await sessions.get(key), name)
+        if version != version_of(model):
+            what = f"sequence {shown(sequence.id)} of model {model.name!r} goes on"
+            raise VersionNotFound(what, version, version_of(model))
 
     async def _start(self, key: Key, model: str, sequence: SequenceStep) -> None:
         """Begin a sequence; one that runs is begun anew, as Triton does it."""

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
 
 from charloom import inference
-from charloom.engine.call_end import CallEnd, set_end
+from charloom.engine.call_end import CallEnd
 from charloom.engine.errors import EngineError
+from charloom.engine.telemetry import CallRecord, current_call
+from charloom.server.admission import Admission
+from charloom.server.codes import OK
+from charloom.server.grpc.caller import arrival_of
+from charloom.server.grpc.errors import failure_of
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.translation.inference import from_model, from_piece, to_inference
+from charloom.server.identity.scopes import METHODS
 from charloom.server.inference.inference import EXTENSIONS, Inference
-
-log = logging.getLogger(__name__)
+from charloom.server.telemetry.calls import tell_deadline
 
 MOST_AT_ONCE = 64
 """Requests of one stream that run at the same time; further ones are read when one of them has ended."""
+METHOD = f"{inference.SERVICE.full_name}/ModelInfer"
+"""What they are in records: a request is the same as a call of its own."""
 FINAL = "triton_final_response"
 """The parameter that is true in the last response to a request of a stream."""
 
@@ -31,11 +38,13 @@ class InferenceService:
     Args:
         answers: the same for all transports
         turn: waits for the requests of a stream
+        admission: lets each of these in
     """
 
-    def __init__(self, answers: Inference, turn: ClientTurn) -> None:
+    def __init__(self, answers: Inference, turn: ClientTurn, admission: Admission) -> None:
         self._answers = answers
         self._turn = turn
+        self._admission = admission
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The handler of its methods; there are no stubs, because its messages are in a pool of their own."""
@@ -89,7 +98,7 @@ class InferenceService:
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Answer requests as they come. Those of one sequence are answered one after another, all others at once."""
-        stream = _Stream(self._answers)
+        stream = _Stream(self._answers, self._admission, context)
         reading = asyncio.ensure_future(stream.read(requests, self._turn))
         try:
             while (response := await stream.next(reading)) is not None:
@@ -102,8 +111,11 @@ class InferenceService:
 class _Stream:
     """The requests of a ModelStreamInfer that run, and their responses."""
 
-    def __init__(self, answers: Inference) -> None:
+    def __init__(self, answers: Inference, admission: Admission, context: Any) -> None:
         self._answers = answers
+        self._admission = admission
+        self._context = context
+        self._arrival = arrival_of(context, admission)
         self._responses: asyncio.Queue[Any] = asyncio.Queue(1)
         """Short, so that a client that does not read stops what it asked for."""
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
@@ -174,19 +186,26 @@ class _Stream:
         if before is not None:
             await asyncio.wait([before])
         end = CallEnd()
-        set_end(end.add)  # what it holds is given back at its own end, and not at that of the stream
         try:
+            self._let_in(request, end)
             async for piece in self._answers.pieces(to_inference(request)):
                 response = from_piece(piece, request)
                 response.parameters[FINAL].bool_param = piece.final
                 await self._responses.put(inference.ModelStreamInferResponse(infer_response=response))
-        except EngineError as problem:
-            await self._responses.put(_failed(request, str(problem)))
-        except Exception:
-            log.exception("unexpected error in a request of a stream")
-            await self._responses.put(_failed(request, "unexpected error; the server's log has it"))
+            current_call().code = OK
+        except Exception as problem:
+            await self._responses.put(_failed(request, failure_of(problem).message))
         finally:
             end.come()
+
+    def _let_in(self, request: Any, end: CallEnd) -> None:
+        """Begin the call that a request is; what it holds is given back at its own end, not at that of the stream."""
+
+        def begun(record: CallRecord) -> None:
+            end.add(lambda: tell_deadline(record, self._context.time_remaining()))
+
+        arrival = replace(self._arrival, request_ids=(request.id,) if request.id else ())
+        self._admission.begin(METHOD, METHODS[METHOD], arrival, end.add, begun)
 
 
 def _sequence_of(request: Any) -> str:
