@@ -17,6 +17,7 @@ import torch
 
 from charloom.bundle import DecoderKind, read_bundle
 from charloom.cli.main import main
+from charloom.cli.training.lasting_console import UNREAD
 from charloom.training.checkpoint import load_trained
 from charloom.training.files import CheckpointError
 from charloom.training.watching import html_report
@@ -85,8 +86,9 @@ def test_evaluate_reads_another_text_and_does_not_keep_its_figures(
     assert not (copied_run / "losses.json").exists()
 
 
+@pytest.mark.parametrize("stopping", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
-    text: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    stopping: signal.Signals, text: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
@@ -95,7 +97,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
         def step(self: TerminalReporter, progress: Any) -> None:
             told(self, progress)
             if progress.step == 3:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(stopping)
 
         patched.setattr(TerminalReporter, "step", step)
         assert main(["train", str(text), "--run", str(run), *SETTINGS]) == 130
@@ -103,6 +105,33 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
     assert main(["train", str(text), "--run", str(run), "--resume"]) == 0  # the settings are the run's
     assert "done" in capsys.readouterr().out
     assert load_trained(run).facts["config"]["hidden_size"] == 16
+
+
+def test_a_run_under_nohup_outlives_its_terminal(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TerminalReporter, "step", lambda *_: signal.raise_signal(signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["train", str(text), "--run", str(tmp_path / "run"), *SETTINGS]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("output", ["a pager that was quit", "a full disk"])
+def test_a_run_goes_on_when_its_output_cannot_be_written(
+    output: str, text: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    if output == "a full disk":
+        written = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read, written = os.pipe()
+        os.close(read)
+    with monkeypatch.context() as patched, os.fdopen(written, "w") as stream:
+        patched.setattr(sys, "stdout", stream)
+        assert main(["train", str(text), "--run", str(run), *SETTINGS]) == 0
+    assert capsys.readouterr().err == f"charloom: {UNREAD}\n"
+    assert (run / "losses.json").exists()
+    assert (run / "report.html").exists()
 
 
 def test_a_command_that_is_shown_can_be_copied(

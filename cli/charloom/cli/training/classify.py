@@ -17,6 +17,7 @@ from charloom.bundle import BundleError, Unit
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.cli.text import add_file, read_file, read_text
+from charloom.cli.training.lasting_console import LastingConsole
 from charloom.cli.training.text_flags import text_settings
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.lab.tasks.classification import Classification
@@ -61,7 +62,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    console = _console()
+    console = LastingConsole()
     try:
         config = ClassificationConfig.model_validate(given_settings(arguments, ClassificationConfig))
     except ValidationError as problem:

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from charloom.bundle import BundleError, UnknownSymbolsError
 from charloom.cli import CommandError
 from charloom.cli.columns import columns
 from charloom.cli.flags import add_settings_flags, explain, given_settings
+from charloom.cli.training.lasting_console import LastingConsole
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.lab.studies.catalogue import STUDIES
 from charloom.lab.studies.reading import reading
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(columns([(name, study.line) for name, study in STUDIES.items()]))
         print("\nmake one with: charloom study NAME --out DIRECTORY")
         return 0
-    study, console = STUDIES[arguments.study], Console(highlight=False, markup=False, soft_wrap=True)
+    study, console = STUDIES[arguments.study], LastingConsole()
     use_threads(arguments)
     out = _directory(arguments.out)
     began = time.monotonic()

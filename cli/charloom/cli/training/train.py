@@ -16,6 +16,7 @@ from charloom.bundle import BundleError, UnknownSymbolsError
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags
 from charloom.cli.problems import words_of
+from charloom.cli.training.lasting_console import LastingConsole
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.cli.training.train_start import (
     config_of,
@@ -38,7 +39,8 @@ from charloom.training.presets import PRESETS
 from charloom.training.ranks import join_ranks, leave_ranks
 from charloom.training.watching.dashboard import loss_figures
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that stop a run in order: Ctrl-C, the end of a job, a closed terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +132,7 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     config = config_of(arguments, start)
     chosen_precision(config, torch.device(device))  # refused before the text is read
     ranks = join_ranks(device)
-    console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not ranks.first)
+    console = LastingConsole(quiet=not ranks.first)
     with run_directory_of(arguments, ranks) as (directory, lock):
         corpus = training_text(arguments, config, start, directory, ranks)
         if arguments.find_learning_rate:
@@ -199,7 +201,8 @@ def _tell_of_longer_run(trainer: Trainer, former: int, console: Console) -> None
 
 def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console: Console) -> int:
     config, ranks = trainer.config, trainer.ranks
-    former = {number: signal.signal(number, lambda *_: trainer.stop()) for number in _STOPPING}
+    stopping = [number for number in _STOPPING if number != signal.SIGHUP or not _is_ignored(number)]
+    former = {number: signal.signal(number, lambda *_: trainer.stop()) for number in stopping}
     try:
         with watching(trainer, console, tensorboard=arguments.tensorboard) as reporter:
             outcome = trainer.train(reporter)
@@ -226,6 +229,10 @@ def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console
     keep_report(trainer.run, console)
     console.print(f"next: charloom export {run_directory} BUNDLE")
     return 0
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 def _same(arguments: argparse.Namespace) -> str:
