@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,21 @@ from typing import Any
 import pytest
 import torch
 
-from charloom.training.checkpoint import BEST_FILE, LAST_FILE, load_trained, load_validation, read_checkpoint
+from charloom.training import loop
+from charloom.training.checkpoint import (
+    BEST_FILE,
+    LAST_FILE,
+    Checkpoint,
+    load_trained,
+    load_validation,
+    read_checkpoint,
+    write_checkpoint,
+)
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus
 from charloom.training.files import CheckpointError
 from charloom.training.loop import Trainer
+from charloom.training.records import Evaluation
 from tests.unit.training.training_runs import (
     HAS_BF16,
     Recorder,
@@ -103,6 +114,46 @@ def test_the_runs_compared_here_use_what_a_resume_must_restore(uninterrupted: di
         precision = "bf16" if name.endswith("bf16") else "fp32"
         assert read_checkpoint(run / LAST_FILE).facts["precision"] == precision
     assert {line["best"] for line in log_of(uninterrupted["plateau"])} == {True, False}
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("write", [1, 2, 3, 4])
+def test_a_run_that_is_killed_before_any_of_its_writes_goes_on_like_the_uninterrupted_one(
+    write: int,
+    corpus: Corpus,
+    uninterrupted: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, writes = tmp_path / "run", itertools.count(1)
+
+    def killed(path: Path, checkpoint: Checkpoint) -> None:
+        if next(writes) == write:
+            raise Killed
+        write_checkpoint(path, checkpoint)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "write_checkpoint", killed)
+        with pytest.raises(Killed):
+            train(config_of("cosine"), corpus, run)
+    outcome, _ = train(config_of("cosine"), corpus, run, resume=(run / LAST_FILE).exists())
+    assert outcome.finished
+    assert_same_run(run, uninterrupted["cosine"])
+
+
+def test_an_evaluation_is_told_when_its_weights_are_kept(corpus: Corpus, tmp_path: Path) -> None:
+    class Ending(Recorder):
+        def evaluation(self, evaluation: Evaluation) -> None:
+            raise Killed
+
+    run = tmp_path / "run"
+    with pytest.raises(Killed):
+        Trainer(config_of("cosine"), corpus, run).train(Ending())
+    (line,) = log_of(run)
+    assert [read_checkpoint(run / file).facts["step"] for file in (LAST_FILE, BEST_FILE)] == [line["step"]] * 2
 
 
 def test_resuming_a_finished_run_changes_nothing(

@@ -29,6 +29,7 @@ from charloom.training.checkpoint import (
     Checkpoint,
     load_weights,
     read_checkpoint,
+    read_facts,
     require_unused,
     save_validation,
     write_checkpoint,
@@ -172,11 +173,14 @@ class Trainer:
                 speed = (self.step - start_step) * self._tokens_per_step / max(1e-9, time.monotonic() - clock)
                 reporter.step(self._progress(result, rate, speed))
                 evaluate = self._evaluates_after(self.step)
-                if evaluate:
-                    self._evaluate(reporter, started, rate, speed)
+                evaluation = self._evaluate(started, rate, speed) if evaluate else None
                 if evaluate or self.step % self.config.checkpoint_every == 0:
                     self.seconds, saved_step = time.monotonic() - started, self.step
                     self._save()
+                if evaluation is not None:
+                    if evaluation.best:
+                        self._keep_best()
+                    reporter.evaluation(evaluation)
             if saved_step != self.step:
                 self.seconds = time.monotonic() - started
                 self._save()
@@ -208,6 +212,8 @@ class Trainer:
         write_vocabulary(self.run / VOCABULARY_FILE, self.corpus.vocabulary)
         save_validation(self.run, self.corpus.validation)
         replace_file(self.run / CONFIG_FILE, self.config.model_dump_json(indent=2).encode() + b"\n")
+        if self._lacks_best():
+            self._keep_best()
         for file in (LOG_FILE, WARNINGS_FILE):
             self._keep_up_to_here(self.run / file)
 
@@ -245,8 +251,8 @@ class Trainer:
             tokens_per_second=speed,
         )
 
-    def _evaluate(self, reporter: Reporter, started: float, rate: float, speed: float) -> None:
-        """Measure; tell, log and keep the best, if this process is the first."""
+    def _evaluate(self, started: float, rate: float, speed: float) -> Evaluation | None:
+        """Measure; the first process logs and returns what is found."""
         model = self.learner.evaluated
         loss = self.ranks.agree([tail_estimate(model, self.corpus.validation) if self.ranks.first else 0.0])[0]
         if not math.isfinite(loss):
@@ -258,7 +264,7 @@ class Trainer:
         # With fp16, a step whose gradient is not finite was left out, and is no trouble of the run.
         recent, self._recent = [r for r in self._recent if math.isfinite(r.norm)] or self._recent, []
         if not self.ranks.first:
-            return
+            return None
         evaluation = Evaluation(
             step=self.step,
             epoch=self.step / self.batches.per_epoch,
@@ -275,10 +281,20 @@ class Trainer:
             gates=gate_activations(model, self.corpus.validation[: ROWS * LENGTH]),
         )
         append_record(self.run / LOG_FILE, asdict(evaluation))
-        if best:
-            tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-            write_checkpoint(self.run / BEST_FILE, Checkpoint(tensors, self._facts(loss)))
-        reporter.evaluation(evaluation)
+        return evaluation
+
+    def _keep_best(self) -> None:
+        tensors = {f"model.{name}": tensor for name, tensor in self.learner.evaluated.state_dict().items()}
+        write_checkpoint(self.run / BEST_FILE, Checkpoint(tensors, self._facts(self.best_loss)))
+
+    def _lacks_best(self) -> bool:
+        """Whether the run was killed after the checkpoint of its best weights, before these had a file of their own."""
+        if self.stale or not math.isfinite(self.best_loss) or not self._evaluates_after(self.step):
+            return False
+        try:
+            return bool(read_facts(self.run / BEST_FILE).get("step") != self.step)
+        except CheckpointError:
+            return True
 
     def _sample(self, model: CharLSTM) -> str:
         uniforms = np.random.default_rng([self.config.seed, self.step]).random(SAMPLE_LENGTH, dtype=np.float32)
