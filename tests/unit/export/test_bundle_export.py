@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,14 +10,18 @@ import torch
 from safetensors.numpy import load_file
 
 from charloom.bundle import Bundle, DecoderKind, Tokens, read_bundle
+from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.device_decoder import DeviceDecoder
 from charloom.engine.decoding.inspector import Inspector
 from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.engine.engine import Engine
 from charloom.export import INT8_LIMIT, ExportError, export_bundle, exporter
 from charloom.training.checkpoint import TrainedModel, load_trained, load_validation
 from charloom.training.evaluate import tail_loss
 from tests.oracles.naive_decoder import NaiveDecoder
 from tests.unit.export.decoder_calls import naive, one_row
+from tests.unit.training.training_runs import corpus_of, tiny_config, train
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +104,26 @@ def test_the_limit_decides_and_an_empty_target_stays_as_it_was(
     assert list(target.iterdir()) == []
 
 
+def test_a_model_of_two_symbols_is_served_with_every_decoder(tmp_path: Path) -> None:
+    train(tiny_config(), corpus_of("abbabaab" * 300), tmp_path / "run")
+    export_bundle(load_trained(tmp_path / "run"), load_validation(tmp_path / "run"), tmp_path / "bundle", name="two")
+    bundle = read_bundle(tmp_path / "bundle")
+    torchscript = bundle.decoder_file(DecoderKind.TORCHSCRIPT)
+    decoders = [*(open_decoder(bundle, kind=kind) for kind in DecoderKind), DeviceDecoder(torchscript, "cpu", rows=4)]
+
+    async def told(decoder: Decoder) -> list[int]:
+        engine = Engine([(bundle, decoder)])
+        try:
+            request = GenerationRequest(max_tokens=8, logprobs=True, top_logprobs=5)
+            found = await (await engine.generate(request)).whole()
+        finally:
+            await engine.drain(0)
+        return [len(one.top) for one in found.logprobs]
+
+    for decoder in decoders:
+        assert asyncio.run(told(decoder)) == [2] * 8
+
+
 def test_a_model_whose_loss_is_no_number_is_refused(trained: TrainedModel, validation: Tokens, tmp_path: Path) -> None:
     trained.model.head.bias.data[3] = torch.nan
     with pytest.raises(ExportError):
@@ -117,6 +142,17 @@ def test_a_target_that_is_not_empty_is_refused_and_left_alone(
             export_bundle(trained, validation, target, name="small")
     assert (tmp_path / "bundle" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "keep"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("below", ["bundle", "deep/bundle"])
+def test_a_target_below_a_file_is_refused_and_the_file_is_not_to_blame(
+    below: str, trained: TrainedModel, validation: Tokens, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("keep")
+    with pytest.raises(
+        ExportError, match=r"there can be no .*bundle, because a part of it is a file .*choose another$"
+    ):
+        export_bundle(trained, validation, tmp_path / "file" / below, name="small")
 
 
 @pytest.mark.parametrize("kind", list(DecoderKind), ids=lambda kind: kind.value)

@@ -90,7 +90,12 @@ def new_directory(target: Path) -> Iterator[Path]:
     target = target.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ExportError(f"{target} exists and is not an empty directory; choose another, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as problem:
+        raise ExportError(
+            f"there can be no {target}, because a part of it is a file and not a directory; choose another"
+        ) from problem
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         directory = Path(temporary) / "bundle"
         directory.mkdir()

@@ -91,6 +91,7 @@ def random_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Input
         name: random.choice(np.array(entry.tried, entry.dtype), entry.shape(rows, vocabulary))
         for name, entry in INPUTS.items()
     }
+    sampling["top"] = sampling["top"].clip(max=vocabulary)
     return Inputs(
         token=random.integers(vocabulary, size=rows),
         state=_random_state(random, decoder.shape, rows),
