@@ -275,6 +275,10 @@ class TestScore:
         assert server.asked("Score")[-1].text == "ab"
         assert run("score", "--file", str(file), "--encoding", "klingon") == 1
         assert "unknown encoding: klingon; give one that Python knows" in capsys.readouterr().err
+        file.write_bytes(b"+2AA-")
+        assert run("score", "--file", str(file), "--encoding", "utf-7") == 1
+        error = capsys.readouterr().err
+        assert f"{file} is not UTF-7: it has U+D800, half of a surrogate pair, which is no character; " in error
 
     @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
     def test_utf_16_without_a_mark_is_refused_with_its_name(

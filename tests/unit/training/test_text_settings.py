@@ -82,6 +82,22 @@ def test_advice_names_the_encoding(raw: bytes, advice: str, tmp_path: Path) -> N
         list(pieces(tmp_path / "a.txt"))
 
 
+@pytest.mark.parametrize(
+    ("encoding", "raw", "why"),
+    [
+        ("utf-7", b"half of a pair: +2AA-", r"it has U\+D800, half of a surrogate pair"),
+        ("raw_unicode_escape", rb"half of a pair: \udc00", r"it has U\+DC00, half of a surrogate pair"),
+        ("punycode", b"\\", "Invalid extended code point"),
+    ],
+)
+def test_what_is_no_text_in_a_strange_encoding_is_refused_with_advice(
+    encoding: str, raw: bytes, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_bytes(raw)
+    with pytest.raises(CorpusError, match=rf"a\.txt is not {encoding.upper()}: .*{why}.*--encoding$"):
+        list(pieces(tmp_path / "a.txt", encoding))
+
+
 def test_a_few_zeros_are_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\0two\0three\0")
     assert list(pieces(tmp_path / "a.txt")) == ["one\0two\0three\0"]

@@ -174,7 +174,16 @@ def _decoded(
 ) -> str:
     """The text of the next bytes; `read` of the file's bytes have been given to the decoder with them."""
     try:
-        return decoder.decode(block, final)
+        text = decoder.decode(block, final)
+        if not _is_utf_8(encoding):
+            text.encode()
+        return text
+    except UnicodeEncodeError as problem:
+        half = ord(problem.object[problem.start])
+        raise CorpusError(
+            f"{file} is not {encoding.upper()}: it has U+{half:04X}, half of a surrogate pair, which is no character; "
+            "say which encoding it has with --encoding"
+        ) from problem
     except UnicodeDecodeError as problem:
         offset = read - len(problem.object) + problem.start
         advice = "say which encoding it has with --encoding"
@@ -183,6 +192,10 @@ def _decoded(
         raise CorpusError(
             f"{file} is not {encoding.upper()}: byte 0x{problem.object[problem.start]:02x} at offset {offset} "
             f"({problem.reason}); {advice}"
+        ) from problem
+    except UnicodeError as problem:
+        raise CorpusError(
+            f"{file} is not {encoding.upper()}: {problem}; say which encoding it has with --encoding"
         ) from problem
 
 
