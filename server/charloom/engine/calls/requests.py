@@ -271,13 +271,13 @@ def check_text(field_name: str, text: Text, skip_unknown: bool, limits: Limits, 
     check_length(field_name, text, limits)
     texts = current_call().texts
     if not isinstance(text, str):
-        size = vocabulary.size
-        wrong = next((number for number, token in enumerate(text) if not 0 <= token < size), None)
-        if wrong is not None:
-            within(f"{field_name}[{wrong}]", text[wrong], 0, size - 1)
+        tokens = np.array(text, np.int64)
+        wrong = np.flatnonzero((tokens < 0) | (tokens >= vocabulary.size))
+        if len(wrong):
+            within(f"{field_name}[{wrong[0]}]", int(tokens[wrong[0]]), 0, vocabulary.size - 1)
         if texts is not None:
             texts.read.add(vocabulary.decode(text))
-        return np.array(text, np.int64)
+        return tokens
     if texts is not None:
         texts.read.add(text)
     try:
