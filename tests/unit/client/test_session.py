@@ -16,6 +16,7 @@ from charloom.client import (
     InternalError,
     InvalidValue,
     NotFound,
+    Session,
     SessionExpired,
 )
 from charloom.v1 import sessions_pb2
@@ -55,6 +56,26 @@ def test_the_client_chooses_the_id_of_a_session_that_its_first_text_makes(server
 def test_no_server_no_session(nobody: str) -> None:
     with Client(nobody) as client, pytest.raises(ConnectionFailed):
         client.session()
+
+
+class Beginning:
+    """A call that runs; while it is cancelled, another one begins in its session, as in another thread."""
+
+    def __init__(self, session: Session, others: list[Beginning]) -> None:
+        self._session, self._others = session, others
+        self.cancelled = False
+        session._started(self)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self._others.append(Beginning(self._session, self._others))
+
+
+def test_a_session_ends_while_calls_begin(client: Client) -> None:
+    others: list[Beginning] = []
+    with client.session() as opened:
+        running = [Beginning(opened, others) for _ in range(3)]
+    assert [one.cancelled for one in running] == [True] * 3
 
 
 class TestEither:

@@ -40,7 +40,8 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         AsyncOpening.__init__(self, source)
         self._keep = keep
         self._deleted = False
-        self._running: weakref.WeakSet[AsyncRunning] = weakref.WeakSet()
+        # Its references are copied in one step, whatever other threads begin meanwhile; those of a WeakSet are not.
+        self._running: weakref.WeakKeyDictionary[AsyncRunning, None] = weakref.WeakKeyDictionary()
 
     @property
     def id(self) -> str:
@@ -236,7 +237,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
             _session_requests.make_first(options, self._new)
 
     def _started(self, running: AsyncRunning) -> None:
-        self._running.add(running)
+        self._running[running] = None
 
     def _learn(self, result: Result) -> None:
         if result.session is not None:
@@ -249,8 +250,9 @@ class AsyncSession(AsyncOpening, AsyncCalls):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for running in self._running:
-            running.cancel()
+        for reference in self._running.keyrefs():
+            if (running := reference()) is not None:
+                running.cancel()
         if self._keep or self._deleted or self._connection.closed:
             return
         try:

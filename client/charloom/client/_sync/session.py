@@ -37,7 +37,8 @@ class Session(Opening, Calls):
         Opening.__init__(self, source)
         self._keep = keep
         self._deleted = False
-        self._running: weakref.WeakSet[Running] = weakref.WeakSet()
+        # Its references are copied in one step, whatever other threads begin meanwhile; those of a WeakSet are not.
+        self._running: weakref.WeakKeyDictionary[Running, None] = weakref.WeakKeyDictionary()
 
     @property
     def id(self) -> str:
@@ -233,7 +234,7 @@ class Session(Opening, Calls):
             _session_requests.make_first(options, self._new)
 
     def _started(self, running: Running) -> None:
-        self._running.add(running)
+        self._running[running] = None
 
     def _learn(self, result: Result) -> None:
         if result.session is not None:
@@ -246,8 +247,9 @@ class Session(Opening, Calls):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for running in self._running:
-            running.cancel()
+        for reference in self._running.keyrefs():
+            if (running := reference()) is not None:
+                running.cancel()
         if self._keep or self._deleted or self._connection.closed:
             return
         try:
