@@ -80,6 +80,9 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
         charloom.local.open(max_rows=0)
     with pytest.raises(ValueError, match="no_such_setting"):
         charloom.local.open(no_such_setting=1)
+    for name, value in (("host", "0.0.0.0"), ("port", 50051), ("processes", 2)):
+        with pytest.raises(ValueError, match=f"{name}: this server is for this program alone"):
+            charloom.local.open(**{name: value})
 
 
 def test_a_program_that_does_not_close_it_ends_all_the_same() -> None:

@@ -16,6 +16,9 @@ from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.server.in_thread import server_in_thread
 from charloom.server.runtime import open_models
 
+_OF_SERVERS = {"host", "port", "processes"}
+"""Settings that say where others reach a server, and how it is spread."""
+
 
 class LocalClient(Client):
     """A `Client` with a server of its own; `open` makes it.
@@ -56,7 +59,8 @@ def open(
         bundle: the directory that `charloom export` wrote, or the name of the bundled model
         timeout: of each call in seconds, as in `Client`
         settings: of the server, under the names of the flags of `charloom serve`: `store="sqlite:mine.db"` keeps the
-            sessions. Environment and settings file are not asked.
+            sessions. Environment and settings file are not asked. There is no `host`, `port` or `processes`: nobody
+            else reaches this server.
 
     Raises:
         FileNotFoundError: there is no such bundle.
@@ -86,6 +90,11 @@ def _serve(bundle: str | PathLike[str], given: dict[str, Any]) -> tuple[ExitStac
 
 @contextmanager
 def _server(bundle: Path, given: dict[str, Any]) -> Iterator[str]:
+    for name in _OF_SERVERS & given.keys():
+        raise ValueError(
+            f"{name}: this server is for this program alone, and one process on a socket of its own; leave it out, or "
+            "start a server for others with charloom serve"
+        )
     with tempfile.TemporaryDirectory(prefix="charloom-") as folder:  # only this user can enter it
         settings = LocalSettings(**{"grace_seconds": 0.0, **given, "host": f"unix:{folder}/server"})
         with server_in_thread(open_models([bundle], settings), settings) as server:
