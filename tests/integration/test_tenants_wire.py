@@ -320,9 +320,11 @@ def test_the_commands_list_export_and_erase(
     status, _, said = run("erase", "", typed="\n")
     assert status == 1
     assert "give --yes" in said
-    status, _, said = run("erase", "shop", "--yes")
-    assert status == 1
-    assert "scope admin" in said
+    for words in (("erase", "shop", "--yes"), ("export", "shop", "--output", str(tmp_path / "refused.jsonl"))):
+        status, _, said = run(*words)
+        assert status == 1
+        assert "scope admin" in said
+    assert not (tmp_path / "refused.jsonl").exists()
 
 
 def test_sessions_that_cannot_be_read_are_named_and_erased(

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2
 
 from charloom.cli.main import main
 from charloom.client import request_id
@@ -19,6 +20,16 @@ from tests.unit.client.fake_answers import error_info, failing, session
 from tests.unit.client.fake_server import FakeServer
 
 GONE = failing(grpc.StatusCode.NOT_FOUND, "there is no session 's1' here", error_info("SESSION_NOT_FOUND"))
+TOO_MANY = failing(
+    grpc.StatusCode.INVALID_ARGUMENT,
+    "top: 20 is not allowed; from 0 to 3",
+    error_info("INVALID_REQUEST"),
+    error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field="top", description="20 is not allowed; from 0 to 3")
+        ]
+    ),
+)
 HEADINGS = ["ID", "MODEL", "POSITION", "EARLIEST", "SEED", "ADAPTIVE", "EXPIRES", "FROM"]
 SKIP = text_pb2.UNKNOWN_CHARACTERS_SKIP
 Capture = pytest.CaptureFixture[str]
@@ -365,6 +376,19 @@ class TestPeek:
     def test_twenty_are_asked_for_and_a_prompt_is_not_needed(self, run: Run, server: FakeServer) -> None:
         assert run("peek") == 0
         assert server.asked("Peek") == [reading_pb2.PeekRequest(options=generation_pb2.GenerationOptions(), top=20)]
+
+    def test_of_a_model_with_fewer_all_are_shown(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        def few(request: Any, context: Any) -> Any:
+            if request.top > 3:
+                TOO_MANY(request, context)
+            return distribution((b"a", math.log(0.5)), (b"b", math.log(0.25)), (b"c", math.log(0.25)))(request, context)
+
+        server.answers["Peek"] = few
+        assert run("peek") == 0
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["'a'", "'b'", "'c'"]
+        assert [request.top for request in server.asked("Peek")] == [20, 0]
+        assert run("peek", "--top", "20") == 1
+        assert "top: 20 is not allowed; from 0 to 3" in capsys.readouterr().err
 
     def test_where_all_are_shown_there_are_no_others(self, run: Run, server: FakeServer, capsys: Capture) -> None:
         server.answers["Peek"] = distribution((b"\n", math.log(0.75)), (b"\xc3", math.log(0.25)), (b"x", -30.0))

@@ -240,7 +240,7 @@ def lines(found: Activity, target: str) -> list[str]:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return columns([headings, *rows], numbers=True).splitlines()
+    return columns([headings, *rows], numbers=True).split("\n")
 
 
 def _latency(before: Histogram, now: Histogram) -> Latency:

@@ -85,12 +85,17 @@ def _export(tenant: Tenant, arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _opened(path: Path | None) -> Iterator[TextIO]:
-    """A new file for its owner alone: it holds what users wrote."""
+    """A new file for its owner alone: it holds what users wrote. Where the export fails there is none."""
     if path is None:
         yield sys.stdout
         return
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        yield file
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(opened, "w", encoding="utf-8") as file:
+            yield file
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _line(session: ExportedSession) -> dict[str, Any]:
