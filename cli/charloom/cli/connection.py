@@ -76,8 +76,11 @@ def access_given(arguments: argparse.Namespace) -> dict[str, Any]:
 def connected(arguments: argparse.Namespace) -> AbstractContextManager[Client]:
     """A client as the command line asks for it, see `connect`."""
     bundle: str | None = getattr(arguments, "bundle", None)
+    session: str | None = getattr(arguments, "session", None)
+    if session == "":
+        raise CommandError("--session is empty; give the id of a session, or leave it out")
     if bundle is not None:
-        if getattr(arguments, "session", None) is not None:
+        if session is not None:
             raise CommandError("--session needs a server that keeps it; leave out --bundle, or --session")
         return _local(bundle, arguments.timeout)
     return connect(arguments.target, arguments.timeout, **access_given(arguments))

@@ -50,13 +50,20 @@ def piped_text() -> str:
 def add_file(parser: argparse._ActionsContainer, help: str) -> None:
     """Declare `--file` and the `--encoding` of that file."""
     parser.add_argument("--file", type=Path, metavar="PATH", help=help)
-    parser.add_argument(
-        "--encoding", default="utf-8", help="encoding of --file, for example utf-16 or cp1252 (default: utf-8)"
-    )
+    parser.add_argument("--encoding", help="encoding of --file, for example utf-16 or cp1252 (default: utf-8)")
 
 
-def read_file(path: Path, encoding: str) -> str:
-    """The text of a file, without a byte order mark and with its line breaks as they are."""
+def refuse_two_texts(arguments: argparse.Namespace) -> None:
+    """Refuse a text beside `--file`, and an encoding without it."""
+    if arguments.file is not None and arguments.text is not None:
+        raise CommandError("give the text itself or --file, not both")
+    if arguments.file is None and arguments.encoding is not None:
+        raise CommandError("--encoding is that of --file; give a file too, or leave it out")
+
+
+def read_file(path: Path, encoding: str | None) -> str:
+    """The text of a file, without a byte order mark and with its line breaks as they are; UTF-8 unless it is told."""
+    encoding = "utf-8" if encoding is None else encoding
     content = path.read_bytes()
     try:
         text = content.decode(encoding).removeprefix(BYTE_ORDER_MARK)

@@ -110,6 +110,13 @@ class TestTheCommand:
         told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [(one["text"], one["label"]) for one in told] == [("ab", "short"), ("abcd", "long"), ("x", "short")]
 
+    def test_nothing_but_a_line_break_ends_a_line(self, server: FakeServer, capsys: Capture, tmp_path: Path) -> None:
+        names = tmp_path / "names.txt"
+        names.write_bytes("a\x0cb\u2028c\x85\r\n\r\nd\n".encode())
+        assert main(["label", "--lines", "--json", "--file", str(names), "--target", server.target]) == 0
+        told = capsys.readouterr().out.rstrip("\n").split("\n")
+        assert [json.loads(line)["text"] for line in told] == ["a\x0cb\u2028c\x85", "d"]
+
     def test_a_line_that_is_too_long_is_named_and_those_before_it_have_labels(
         self, server: FakeServer, capsys: Capture, tmp_path: Path
     ) -> None:

@@ -11,12 +11,25 @@ from grpc_health.v1 import health_pb2
 
 from charloom.cli.main import main
 from charloom.client import request_id
-from charloom.v1 import generation_pb2, models_pb2, text_pb2
+from charloom.v1 import generation_pb2, models_pb2, sessions_pb2, text_pb2
 from tests.unit.client.conftest import Run
-from tests.unit.client.fake_answers import PIECES, TEXT, draining, error_info, failing, model, result, several, stream
+from tests.unit.client.fake_answers import (
+    PIECES,
+    TEXT,
+    draining,
+    error_info,
+    failing,
+    in_turn,
+    model,
+    result,
+    session,
+    several,
+    stream,
+)
 from tests.unit.client.fake_server import FakeServer
 
 UNKNOWN = failing(grpc.StatusCode.INVALID_ARGUMENT, "prompt: 'é' at 0 is unknown", error_info("INVALID_REQUEST"))
+NOT_MADE = failing(grpc.StatusCode.NOT_FOUND, "there is no session", error_info("SESSION_NOT_FOUND"))
 
 
 class TestGenerate:
@@ -144,6 +157,25 @@ class TestGenerate:
         )
         (request,) = server.asked("Generate")
         assert (request.options.n, request.options.seed, request.options.session_id) == (3, 7, "s1")
+
+    @pytest.mark.parametrize("flags", [[], ["--json"], ["-n", "2"]])
+    @pytest.mark.parametrize("position", [0, 7])
+    def test_a_session_that_is_made_for_nothing_is_deleted_again(
+        self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str], flags: list[str], position: int
+    ) -> None:
+        known = sessions_pb2.GetSessionResponse(session=session("new", position=position))
+        server.answers["GetSession"] = in_turn(NOT_MADE, lambda *_: known)
+        server.answers["Generate"] = UNKNOWN
+        assert run("generate", "é", "--session", "new", *flags) == 1
+        said = capsys.readouterr().err
+        assert "charloom generate: prompt: 'é' at 0 is unknown" in said
+        assert len(server.asked("DeleteSession")) == (position == 0)
+        assert ("the session new is deleted again, because nothing was read" in said) == (position == 0)
+
+    def test_a_session_that_is_made_for_a_text_is_kept(self, run: Run, server: FakeServer) -> None:
+        server.answers["GetSession"] = NOT_MADE
+        assert run("generate", "Hi", "--session", "new") == 0
+        assert [name for name, _ in server.calls] == ["GetSession", "CreateSession", "Generate"]
 
     def test_resampled_continuations_are_printed_with_their_weights(
         self, run: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]

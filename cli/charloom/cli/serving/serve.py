@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT. Each kind of run imports its own: a parent of processes has no engine."""
-    if arguments.config:
+    if arguments.config == "":
+        raise CommandError("--config is empty; give a TOML file, or leave it out")
+    if arguments.config is not None:
         os.environ[CONFIG_VARIABLE] = arguments.config
     if arguments.check:
         from charloom.cli.serving.check import check

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,8 +15,11 @@ from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.sessions.tokens import table
 from charloom.cli.text import add_skip_unknown, piped_text, read_file, read_text, unknown_characters
-from charloom.client import Client, Completion, FinishReason, GenerateOptions, NotFound, Result, Session
+from charloom.client import CharloomError, Client, Completion, FinishReason, GenerateOptions, NotFound, Result, Session
 from charloom.controls import controls
+
+CLEANUP = 5.0
+"""Seconds that each call may take that takes back what was made."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,8 +146,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Stream text to stdout, or print it as a whole where that is asked for."""
     prompt = piped_text() if arguments.prompt is None else read_text(arguments.prompt)
     lead = prompt if arguments.echo else ""
-    if arguments.adaptive and not arguments.session:
+    if arguments.adaptive and arguments.session is None:
         raise CommandError("--adaptive is for a session that --session makes; give that too, or leave it out")
+    if arguments.json and arguments.echo:
+        raise CommandError("--json has the prompt beside the text; leave out --echo, or --json")
     options = sampling_options(arguments)
     options["model"] = arguments.model
     options["seed"] = arguments.seed
@@ -154,8 +160,7 @@ def run(arguments: argparse.Namespace) -> int:
     options["top_logprobs"] = arguments.top_logprobs
     if arguments.resample and arguments.continuations is None:
         raise CommandError("--resample takes several texts; give -n N")
-    with connected(arguments) as client:
-        source = _session(client, arguments) if arguments.session else client
+    with connected(arguments) as client, _source(client, arguments) as source:
         if arguments.continuations is not None:
             with source.continuations(
                 prompt, n=arguments.continuations, resample=arguments.resample, **options
@@ -193,8 +198,15 @@ def _told(result: Result) -> str:
     return f"seed {result.seed}, weight {result.resampled.weight:.3f}"
 
 
-def _session(client: Client, arguments: argparse.Namespace) -> Session:
-    """The session that was asked for; one that never existed is made, one that expired is not made again."""
+@contextlib.contextmanager
+def _source(client: Client, arguments: argparse.Namespace) -> Iterator[Client | Session]:
+    """What goes on: the client, or the session that was asked for.
+
+    A session that never existed is made, and deleted again if nothing comes of it; one that expired is not made again.
+    """
+    if arguments.session is None:
+        yield client
+        return
     try:
         session = client.open_session(arguments.session)
     except NotFound as problem:
@@ -206,12 +218,20 @@ def _session(client: Client, arguments: argparse.Namespace) -> Session:
                 f"session {arguments.session} is there already and does not learn; leave out --adaptive, or "
                 "give another --session"
             )
-        return session
+        yield session
+        return
     session = client.session(
         id=arguments.session, model=arguments.model, seed=arguments.seed, keep=True, adaptive=arguments.adaptive
     )
     print(f"a new session: {arguments.session}", file=sys.stderr)
-    return session
+    try:
+        yield session
+    except CharloomError:
+        with contextlib.suppress(CharloomError):
+            if session.refresh(timeout=CLEANUP).position == 0:
+                session.delete(timeout=CLEANUP)
+                print(f"the session {arguments.session} is deleted again, because nothing was read", file=sys.stderr)
+        raise
 
 
 def stats(text: str, result: Result) -> str:

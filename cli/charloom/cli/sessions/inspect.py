@@ -18,6 +18,9 @@ from charloom.cli.sessions.score import add_reading_arguments
 from charloom.cli.text import read_text, unknown_characters
 from charloom.client import Client, Inspection, ModelInfo
 
+ROWS = 12
+"""Units that are shown unless somebody says how many, or which."""
+
 
 class Kind(NamedTuple):
     """Something that each unit of a layer has for each token."""
@@ -59,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="auto|N,N,...",
         help="which units to show (default: auto, those that vary most)",
     )
-    parser.add_argument("--rows", type=int, default=12, metavar="N", help="how many units auto shows (default: 12)")
+    parser.add_argument("--rows", type=int, metavar="N", help="how many units auto shows (default: 12)")
     add_reading_arguments(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--png", type=Path, metavar="FILE", help="draw into this file instead (needs matplotlib)")
@@ -69,8 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show what some units do while the text is read."""
-    if arguments.rows < 1:
+    if arguments.rows is not None and arguments.rows < 1:
         raise CommandError(f"--rows {arguments.rows}: give at least 1")
+    if arguments.rows is not None and arguments.units:
+        raise CommandError("--rows says how many units auto shows, and --units which; leave one of the two out")
     text = read_text(arguments.text)
     with connected(arguments) as client:
         model, inspection = _inspect(client, text, arguments)
@@ -100,12 +105,12 @@ def _heatmap(model: ModelInfo, inspection: Inspection, arguments: argparse.Names
     ((layer, activations),) = inspection.layers.items()
     shown = dict(activations.gates) | {"cell": activations.cell, "hidden": activations.hidden}
     names = [name for name, found in shown.items() if len(found)]
-    gate = arguments.gate or ("cell" if "cell" in names else "hidden")
+    gate = ("cell" if "cell" in names else "hidden") if arguments.gate is None else arguments.gate
     if gate not in names:
         raise CommandError(f"--gate {gate}: {model.name} ({model.cell}) has {', '.join(names)}")
     kind = KINDS.get(gate, Kind(f"{gate} gate", 1.0, True))
     values = np.asarray(shown[gate], np.float32).T
-    units = arguments.units or np.argsort(-values.var(axis=1), kind="stable")[: arguments.rows].tolist()
+    units = arguments.units or np.argsort(-values.var(axis=1), kind="stable")[: arguments.rows or ROWS].tolist()
     if max(units) >= len(values):
         raise CommandError(f"--units {max(units)}: layer {layer} has units 0 to {len(values) - 1}")
     # What has no bounds gets those that fit, and the same on both sides.

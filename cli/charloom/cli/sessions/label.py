@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected
 from charloom.cli.sessions.lines import of_lines
-from charloom.cli.text import add_file, read_file, read_text, standard_input
+from charloom.cli.text import add_file, read_file, read_text, refuse_two_texts, standard_input
 from charloom.client import Client, LabelledText
 
 
@@ -31,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the label of a text, or of each line, or of a text that is still coming."""
-    if arguments.file is not None and arguments.text is not None:
-        raise CommandError("give the text itself or --file, not both")
+    refuse_two_texts(arguments)
     if arguments.stream and (arguments.file is not None or arguments.text not in (None, "-")):
         raise CommandError("--stream reads stdin; leave the text and --file out")
     with connected(arguments) as client:
@@ -54,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _of_lines(client: Client, text: str, model: str | None) -> Iterator[tuple[str, LabelledText]]:
     """What each line is that is not empty."""
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    every = (line.removesuffix("\r") for line in text.split("\n"))
+    lines = [(number, line) for number, line in enumerate(every, 1) if line.strip()]
     found = client.classify_many((line for _, line in lines), model=model)
     return of_lines(found, [number for number, _ in lines], "label")
 

@@ -10,7 +10,7 @@ from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.sessions.lines import of_lines
 from charloom.cli.sessions.tokens import table
-from charloom.cli.text import add_file, add_skip_unknown, read_file, read_text, unknown_characters
+from charloom.cli.text import add_file, add_skip_unknown, read_file, read_text, refuse_two_texts, unknown_characters
 from charloom.client import Client, Score
 
 
@@ -38,8 +38,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print how probable the text is."""
-    if arguments.file is not None and arguments.text is not None:
-        raise CommandError("give the text itself or --file, not both")
+    refuse_two_texts(arguments)
     text = read_text("-" if arguments.text is None else arguments.text) if arguments.file is None else None
     if arguments.lines and (arguments.each or arguments.top_logprobs):
         raise CommandError("--lines tells of each line as a whole; leave out --each and --top-logprobs, or --lines")
