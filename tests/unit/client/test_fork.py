@@ -25,8 +25,8 @@ sys.stdout.flush()
 child = os.fork()
 if not child:
     print(client.complete("in the child").text)
-    print(client.model("small").name)
-    sys.exit()
+    print(client.model("small").name, flush=True)
+    os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 print(client.complete("in the parent").text)
 """
