@@ -157,6 +157,17 @@ class TestEitherObserves:
                 async with either.observe():
                     pass
 
+    async def test_an_error_that_a_block_has_dealt_with_is_not_raised_again_at_its_end(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
+        """Whether reading told of it, or sending to a call that was over by then."""
+        server.answers["Observe"] = GONE
+        for number in range(50):
+            async with either.observe() as observer:
+                await asyncio.sleep(0.001 * (number % 5))
+                with pytest.raises(NotFound, match="no session"):
+                    await observer.read("Hi")
+
     async def test_an_answer_that_is_missing_is_a_fault_of_the_server(
         self, server: FakeServer, either: AsyncClient
     ) -> None:

@@ -154,6 +154,7 @@ class Duplex(Generic[Request, Response]):
         if self._failure is not None:
             raise self._failure
         if isinstance(self._call, grpc.RpcError) and not self._call.is_active() and not self._is_ok(self._call):
+            self.over = True  # whoever is told so now need not be told again at the end of a block
             raise self._error(self._call) from self._call
 
     @staticmethod
