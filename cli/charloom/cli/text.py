@@ -75,15 +75,10 @@ def read_file(path: Path, encoding: str | None) -> str:
             f"{path} is not {encoding.upper()}: {problem.reason} at byte {problem.start}; say which encoding it has "
             "with --encoding (with a byte order mark utf-16, of Western text most often cp1252)"
         ) from None
-    except UnicodeEncodeError as problem:
-        half = ord(problem.object[problem.start])
-        raise CommandError(
-            f"{path} is not {encoding.upper()}: it has U+{half:04X}, half of a surrogate pair, which is no character; "
-            "say which encoding it has with --encoding"
-        ) from None
     except UnicodeError as problem:
+        why = getattr(problem, "reason", problem)
         raise CommandError(
-            f"{path} is not {encoding.upper()}: {problem}; say which encoding it has with --encoding"
+            f"{path} is not {encoding.upper()}: {why}; say which encoding it has with --encoding"
         ) from None
     even, odd = (content[start::2].count(0) / max(len(content) // 2, 1) for start in (0, 1))
     if "\0" in text and max(even, odd) > ZEROS and min(even, odd) < 1 - ZEROS:

@@ -85,8 +85,8 @@ def test_advice_names_the_encoding(raw: bytes, advice: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("encoding", "raw", "why"),
     [
-        ("utf-7", b"half of a pair: +2AA-", r"it has U\+D800, half of a surrogate pair"),
-        ("raw_unicode_escape", rb"half of a pair: \udc00", r"it has U\+DC00, half of a surrogate pair"),
+        ("utf-7", b"half of a pair: +2AA-", "surrogates not allowed"),
+        ("raw_unicode_escape", rb"half of a pair: \udc00", "surrogates not allowed"),
         ("punycode", b"\\", "Invalid extended code point"),
     ],
 )

@@ -178,12 +178,6 @@ def _decoded(
         if not _is_utf_8(encoding):
             text.encode()
         return text
-    except UnicodeEncodeError as problem:
-        half = ord(problem.object[problem.start])
-        raise CorpusError(
-            f"{file} is not {encoding.upper()}: it has U+{half:04X}, half of a surrogate pair, which is no character; "
-            "say which encoding it has with --encoding"
-        ) from problem
     except UnicodeDecodeError as problem:
         offset = read - len(problem.object) + problem.start
         advice = "say which encoding it has with --encoding"
@@ -194,8 +188,9 @@ def _decoded(
             f"({problem.reason}); {advice}"
         ) from problem
     except UnicodeError as problem:
+        why = getattr(problem, "reason", problem)
         raise CorpusError(
-            f"{file} is not {encoding.upper()}: {problem}; say which encoding it has with --encoding"
+            f"{file} is not {encoding.upper()}: {why}; say which encoding it has with --encoding"
         ) from problem
 
 
