@@ -40,6 +40,28 @@ def test_export_from_a_bundle_keeps_its_name_decoders_and_figures(tmp_path: Path
     assert {file.name for file in (tmp_path / "less").iterdir()} == {"manifest.json", "vocabulary.json", "decoder.onnx"}
 
 
+def test_a_model_follows_others_of_its_symbols_and_those_that_they_follow(
+    run_directory: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    few = ("--decoders", "onnx-fp32", "--no-weights", "--no-inspector")
+    for name, follows in (("first", ()), ("second", ("first",)), ("third", ("second", "first"))):
+        named = [word for one in follows for word in ("--follows", str(tmp_path / one))]
+        assert main(["export", str(run_directory), str(tmp_path / name), *few, *named]) == 0
+    first, second, third = (read_bundle(tmp_path / name).manifest for name in ("first", "second", "third"))
+    assert (first.follows, second.follows) == ((), (first.digest,))
+    assert third.follows == (second.digest, first.digest)
+    assert main(["export", "--from", str(tmp_path / "second"), str(tmp_path / "again")]) == 0
+    again = read_bundle(tmp_path / "again").manifest
+    assert (again.continues, again.follows) == ((second.digest,), (first.digest,))
+
+
+def test_a_model_cannot_follow_one_of_other_symbols(run_directory: Path, tmp_path: Path, capsys: Capture) -> None:
+    error = refused(capsys, "export", run_directory, tmp_path / "new", "--follows", BUNDLED_MODEL.name)
+    assert "has another vocabulary (65 symbols, unit character) than the new model (" in error
+    assert "there is no" in refused(capsys, "export", run_directory, tmp_path / "new", "--follows", tmp_path / "none")
+    assert not (tmp_path / "new").exists()
+
+
 def test_export_from_what_is_no_bundle_or_has_too_little_is_refused(tmp_path: Path, capsys: Capture) -> None:
     assert "there is no manifest.json" in refused(capsys, "export", "--from", tmp_path, tmp_path / "new")
     assert f"or: {BUNDLED_MODEL.name}" in refused(capsys, "export", "--from", tmp_path / "nowhere", tmp_path / "new")

@@ -172,6 +172,8 @@ class Manifest(_Part):
     """What labels it gives, of a classifier; None: it is a language model."""
     continues: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(default=(), max_length=64)
     """Digests of bundles of the same weights in other files: their sessions and sealed states go on with this one."""
+    follows: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(default=(), max_length=64)
+    """Digests of models of the same symbols whose place this one took: their sessions can be moved to it."""
 
     @field_validator("cell")
     @classmethod
@@ -201,9 +203,14 @@ class Manifest(_Part):
         return self.vocabulary_size + own
 
     @property
+    def of_its_symbols(self) -> tuple[str, ...]:
+        """Digests of models that are known to have this vocabulary, its own first."""
+        return (self.digest, *self.continues, *self.follows)
+
+    @property
     def parts_left_out(self) -> set[str]:
         """Fields that are not written, so that versions that do not know them can read the manifests without them."""
-        return {name for name in ("chat", "labelling", "continues") if not getattr(self, name)}
+        return {name for name in ("chat", "labelling", "continues", "follows") if not getattr(self, name)}
 
     @property
     def decoders(self) -> tuple[DecoderKind, ...]:

@@ -171,8 +171,9 @@ class SessionServiceServicer:
         state, all of it where `earliest_position` is 0, else what is kept of it. Positions are counted from 0 again.
 
         Errors: NOT_FOUND as GetSession, and for an unknown model; INVALID_ARGUMENT where the model lacks a character;
-        FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model; ABORTED when a call
-        is using the session, or it is not at `expected_position`. The session stays as it was then.
+        FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model, and has none that
+        follows it; ABORTED when a call is using the session, or it is not at `expected_position`. The session stays as it
+        was then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -75,8 +75,9 @@ class SessionServiceStub:
     state, all of it where `earliest_position` is 0, else what is kept of it. Positions are counted from 0 again.
 
     Errors: NOT_FOUND as GetSession, and for an unknown model; INVALID_ARGUMENT where the model lacks a character;
-    FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model; ABORTED when a call
-    is using the session, or it is not at `expected_position`. The session stays as it was then.
+    FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model, and has none that
+    follows it; ABORTED when a call is using the session, or it is not at `expected_position`. The session stays as it
+    was then.
     """
     ForkSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]
     """Makes new sessions that go on from where this one stands, or stood; it stays as it is. A session that holds a long
@@ -152,8 +153,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     state, all of it where `earliest_position` is 0, else what is kept of it. Positions are counted from 0 again.
 
     Errors: NOT_FOUND as GetSession, and for an unknown model; INVALID_ARGUMENT where the model lacks a character;
-    FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model; ABORTED when a call
-    is using the session, or it is not at `expected_position`. The session stays as it was then.
+    FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model, and has none that
+    follows it; ABORTED when a call is using the session, or it is not at `expected_position`. The session stays as it
+    was then.
     """
     ForkSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]  # type: ignore[assignment]
     """Makes new sessions that go on from where this one stands, or stood; it stays as it is. A session that holds a long
@@ -274,8 +276,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         state, all of it where `earliest_position` is 0, else what is kept of it. Positions are counted from 0 again.
 
         Errors: NOT_FOUND as GetSession, and for an unknown model; INVALID_ARGUMENT where the model lacks a character;
-        FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model; ABORTED when a call
-        is using the session, or it is not at `expected_position`. The session stays as it was then.
+        FAILED_PRECONDITION (SESSION_OF_ANOTHER_MODEL) where this server never had the session's model, and has none that
+        follows it; ABORTED when a call is using the session, or it is not at `expected_position`. The session stays as it
+        was then.
         """
 
     @_abc_1.abstractmethod

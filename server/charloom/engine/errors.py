@@ -193,11 +193,10 @@ class SessionOfAnotherModel(EngineError):
     kind = ErrorKind.PRECONDITION
     reason = "SESSION_OF_ANOTHER_MODEL"
 
-    def __init__(self, session_id: str, its_model: str, wanted: str) -> None:
-        super().__init__(
-            f"session {session_id!r} belongs to model {its_model!r}, the request names {shown(wanted)}; "
-            "leave the model out, or create a session of the other model"
-        )
+    def __init__(self, session_id: str, its_model: str, other: str, *, absent: bool = False) -> None:
+        named = f"the request names {shown(other)}; leave the model out, or create a session of the other model"
+        here = f"this server has {shown(other)}; serve the session's again, or one exported with --follows, and move it"
+        super().__init__(f"session {session_id!r} belongs to model {its_model!r}, {here if absent else named}")
 
 
 class SessionBusy(EngineError):

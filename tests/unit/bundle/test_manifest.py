@@ -54,6 +54,7 @@ CHANGES: dict[str, list[Any]] = {
     "validation": [{"tail": {"checkpoint": 1.25}}, {"windows-256": {"checkpoint": 1.5}}],
     "chat": [TRANSCRIPT],
     "continues": [(SHA,), (OTHER_SHA, SHA)],
+    "follows": [(SHA,), (OTHER_SHA, SHA)],
     "labelling": [
         LABELLING,
         *[
@@ -83,7 +84,9 @@ def test_each_of_these_changes_has_a_digest_of_its_own() -> None:
 
 def test_the_digest_is_over_the_canonical_json_of_the_other_fields() -> None:
     signed = MANIFEST.with_digest()
-    assert signed.digest == digest_of(signed.model_dump(mode="json", exclude={"chat", "labelling", "continues"}))
+    assert signed.digest == digest_of(
+        signed.model_dump(mode="json", exclude={"chat", "labelling", "continues", "follows"})
+    )
     assert signed.computed_digest() == signed.digest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from charloom.bundle import (
     INSPECTOR_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
+    Bundle,
     Cell,
     ChatTemplate,
     DecoderKind,
     Manifest,
     Tokens,
+    Vocabulary,
     file_entry,
     sha256_of,
     write_manifest,
@@ -55,6 +57,7 @@ def export_bundle(
     include_inspector: bool = True,
     windows: float | None = None,
     chat: ChatTemplate | None = None,
+    follows: Sequence[Bundle] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Write a bundle into the new directory `target`, its ONNX decoders measured on the validation tokens.
@@ -69,15 +72,44 @@ def export_bundle(
         include_inspector: also write `inspector.onnx`, in int8 if there is an int8 decoder
         windows: loss of the checkpoint by the `windows-256` protocol, if it is known
         chat: how messages become text, of a model that has learnt to converse
+        follows: models of the same symbols whose place it takes
         tell: told one line per measurement
 
     Raises:
-        ExportError: the directory is not empty, or int8 costs more than `INT8_LIMIT`.
+        ExportError: the directory is not empty, int8 costs more than `INT8_LIMIT`, or one of `follows` has other
+            symbols.
     """
+    earlier = digests_of(follows, trained.vocabulary)
     with new_directory(target) as directory:
         return _write(
-            trained, validation, directory, name, decoders, include_weights, include_inspector, windows, chat, tell
+            trained,
+            validation,
+            directory,
+            name,
+            decoders,
+            include_weights,
+            include_inspector,
+            windows,
+            chat,
+            earlier,
+            tell,
         )
+
+
+def digests_of(bundles: Sequence[Bundle], vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The digests of models and of those before them, whose sessions another model of this vocabulary can take over.
+
+    Raises:
+        ExportError: one of them has other symbols.
+    """
+    for bundle in bundles:
+        if bundle.vocabulary.to_json() != vocabulary.to_json():
+            raise ExportError(
+                f"{bundle.path} has another vocabulary ({bundle.vocabulary.size} symbols, "
+                f"unit {bundle.vocabulary.unit.value}) than the new model ({vocabulary.size} symbols, "
+                f"unit {vocabulary.unit.value}), so it cannot be one that the new model follows; leave it out"
+            )
+    return tuple(dict.fromkeys(digest for bundle in bundles for digest in bundle.manifest.of_its_symbols))
 
 
 @contextmanager
@@ -116,6 +148,7 @@ def _write(
     include_inspector: bool,
     windows: float | None,
     chat: ChatTemplate | None,
+    follows: tuple[str, ...],
     tell: Callable[[str], None],
 ) -> Manifest:
     model, vocabulary = trained.model, trained.vocabulary
@@ -142,6 +175,7 @@ def _write(
         files={},
         training={key: trained.facts[key] for key in _PROVENANCE if key in trained.facts},
         chat=chat,
+        follows=follows,
     )
     reference = tail_loss(model, validation)
     tell(f"checkpoint   tail {reference:.4f} nats")

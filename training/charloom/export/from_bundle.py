@@ -10,7 +10,7 @@ with the new bundle.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import onnx
@@ -30,7 +30,7 @@ from charloom.bundle import (
     file_entry,
     write_manifest,
 )
-from charloom.export.exporter import ExportError, new_directory, write_decoder
+from charloom.export.exporter import ExportError, digests_of, new_directory, write_decoder
 from charloom.export.inspector import build_inspector
 from charloom.export.onnx_graph import build_decoder
 from charloom.export.weights import DecoderWeights, decoder_weights
@@ -48,6 +48,7 @@ def export_from_bundle(
     include_weights: bool = True,
     include_inspector: bool = True,
     chat: ChatTemplate | None = None,
+    follows: Sequence[Bundle] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Write the model of a bundle into the new directory `target`.
@@ -60,10 +61,12 @@ def export_from_bundle(
         include_weights: also copy `weights.safetensors` where the bundle has it
         include_inspector: also write `inspector.onnx`, in int8 if there is an int8 decoder; not of a classifier
         chat: how messages become text; None = as in the bundle
+        follows: other models of the same symbols whose place it takes, beside those that the bundle names
         tell: told one line per file
 
     Raises:
-        ExportError: the directory is not empty, or the bundle does not have what a file is made from.
+        ExportError: the directory is not empty, the bundle does not have what a file is made from, or one of `follows`
+            has other symbols.
         CheckpointError: its weights do not fit the settings in its manifest.
         BundleError: a file of it cannot be read, or its manifest tells settings that no network has.
     """
@@ -74,6 +77,7 @@ def export_from_bundle(
             f"{bundle.path} has no int8 decoder, and what one costs is measured on the validation text of a run; "
             "export it from the run, or leave it out with --decoders"
         )
+    earlier = digests_of(follows, bundle.vocabulary)
     source = _Source(bundle)
     with new_directory(target) as directory:
         copied = [VOCABULARY_FILE, *([WEIGHTS_FILE] if include_weights and WEIGHTS_FILE in old.files else [])]
@@ -107,6 +111,7 @@ def export_from_bundle(
                 chat=old.chat if chat is None else chat,
                 labelling=labelling,
                 continues=(old.digest, *old.continues),
+                follows=tuple(dict.fromkeys((*old.follows, *earlier))),
             ),
         )
 

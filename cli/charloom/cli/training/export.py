@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from charloom.bundle import BundleError, ChatTemplate, DecoderKind, Manifest, read_bundle
+from charloom.bundle import Bundle, BundleError, ChatTemplate, DecoderKind, Manifest, read_bundle
 from charloom.cli import CommandError
 from charloom.cli.flags import explain
 from charloom.cli.problems import words_of
@@ -64,6 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="JSON with what stands around each message of a conversation, for a model that has learnt to converse",
     )
+    parser.add_argument(
+        "--follows",
+        metavar="BUNDLE",
+        type=Path,
+        action="append",
+        default=[],
+        help="a bundle of the same symbols whose place the new one takes: sessions of it can be moved to the new model "
+        "by servers that never had the old one (`charloom sessions move`); can be given several times",
+    )
     add_threads_flag(parser)
 
 
@@ -101,9 +110,15 @@ def _chat(file: Path | None) -> ChatTemplate | None:
         raise CommandError(f"--chat-template {file}: {place}: {error['msg']}".replace(": :", ":")) from problem
 
 
+def _follows(arguments: argparse.Namespace) -> list[Bundle]:
+    return [read_bundle(bundle_path(path)) for path in arguments.follows]
+
+
 def _from_classifier(arguments: argparse.Namespace, decoders: list[DecoderKind] | None) -> Manifest:
     if arguments.chat_template is not None:
         raise CommandError("--chat-template is for language models; a classifier writes nothing")
+    if arguments.follows:
+        raise CommandError("--follows is for language models; a classifier has no sessions")
     return export_classifier(
         classifier_to_export(arguments.run_directory),
         arguments.bundle,
@@ -129,6 +144,7 @@ def _from_run(arguments: argparse.Namespace, decoders: list[DecoderKind] | None)
         include_inspector=arguments.inspector,
         windows=load_losses(run_directory, trained.facts["step"]).get("windows-256"),
         chat=_chat(arguments.chat_template),
+        follows=_follows(arguments),
         tell=print,
     )
 
@@ -142,6 +158,7 @@ def _from_bundle(arguments: argparse.Namespace, decoders: list[DecoderKind] | No
         include_weights=arguments.weights,
         include_inspector=arguments.inspector,
         chat=_chat(arguments.chat_template),
+        follows=_follows(arguments),
         tell=print,
     )
 

@@ -76,7 +76,7 @@ class Moving:
         vocabulary = self._models.vocabulary_of(session.model_digest)
         if vocabulary is None:
             its = f"{session.model} ({session.model_digest[:12]})"
-            raise SessionOfAnotherModel(session.id, its, f"{model.name} ({model.digest[:12]})")
+            raise SessionOfAnotherModel(session.id, its, f"{model.name} ({model.digest[:12]})", absent=True)
         try:
             tokens = model.vocabulary.encode(_text(session.history, vocabulary), skip_unknown=skip_unknown)
         except UnknownSymbolsError as problem:

@@ -276,8 +276,8 @@ class Models:
         return None if found is None else found.used()
 
     def vocabulary_of(self, digest: str) -> Vocabulary | None:
-        """The symbols of a model that is here, or was."""
-        here = (model.vocabulary for model in self.everything if model.goes_on_with(digest))
+        """The symbols of a model that is here, or was, or whose place one of those took."""
+        here = (model.vocabulary for model in self.everything if digest in model.bundle.manifest.of_its_symbols)
         return next(here, self._gone.get(digest))
 
     def require_not_retired(self, what: str, name: str, digest: str, advice: str) -> None:
@@ -333,7 +333,7 @@ class Models:
         over = [model for model in self._draining if not model.in_grace and not model.in_use]
         for model in over:
             self._draining.remove(model)
-            for digest in (*model.bundle.manifest.continues, model.digest):
+            for digest in reversed(model.bundle.manifest.of_its_symbols):
                 self._gone[digest] = model.vocabulary
         while len(self._gone) > REMEMBERED:
             del self._gone[next(iter(self._gone))]

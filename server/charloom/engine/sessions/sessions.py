@@ -123,13 +123,13 @@ class Sessions:
         model = self._models.with_digest(session.model_digest, adaptive=session.adaptive)
         if model is None:
             self._models.require_not_retired(
-                f"session {session.id!r}", session.model, session.model_digest, "move it to another (MoveSession)"
+                f"session {session.id!r}", session.model, session.model_digest, "move it to another (MoveSession; charloom sessions move)"
             )
             other = self._models.loaded(session.model)
             names = ", ".join(one.name for one in self._models)
             loaded = f"{other.name} ({other.digest[:12]})" if other else names
             its = f"{session.model} ({session.model_digest[:12]})" if other else session.model
-            raise SessionOfAnotherModel(session.id, its, loaded)
+            raise SessionOfAnotherModel(session.id, its, loaded, absent=True)
         require_fits(session, model.decoder.shape)
         return model
 

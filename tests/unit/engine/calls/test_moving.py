@@ -134,8 +134,27 @@ async def test_what_cannot_be_moved(engine: Engine, monkeypatch: pytest.MonkeyPa
     with pytest.raises(errors.SessionBusy):
         await engine.moving.move(KEY, "other")
     await writer.close_with(replace(session, model_digest="0" * 64))
-    with pytest.raises(errors.SessionOfAnotherModel, match="000000000000"):
+    with pytest.raises(errors.SessionOfAnotherModel, match=r"000000000000.*this server has.*--follows"):
         await engine.moving.move(KEY, "other")
+
+
+async def test_a_model_that_follows_another_takes_its_sessions_on_a_server_that_never_had_it(
+    bundle: Bundle, decoder: Decoder
+) -> None:
+    """As after a restart with a new model: the store has a session of the old one."""
+    old = "0" * 64
+    following = replace(bundle, manifest=bundle.manifest.model_copy(update={"follows": (old,)}))
+    engine = Engine([(following, decoder)], Limits(max_rows=4))
+    session = await having_read(engine, "a good man")
+    writer = await engine.sessions.acquire(KEY)
+    await writer.close_with(replace(session, model_digest=old))
+    with pytest.raises(ModelRetired, match="MoveSession"):
+        await engine.reading.feed(ReadingRequest(key=KEY, text="a"), None)
+    moved = await engine.moving.move(KEY)
+    assert (moved.model_digest, moved.snapshot.position) == (following.manifest.digest, 10)
+    np.testing.assert_array_equal(moved.snapshot.state, session.snapshot.state)
+    await engine.reading.feed(ReadingRequest(key=KEY, text="a"), None)
+    await engine.drain(0)
 
 
 async def test_an_adaptive_session_learns_from_its_text_again(engine: Engine) -> None:
