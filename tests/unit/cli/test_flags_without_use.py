@@ -33,6 +33,9 @@ EMPTY = "--session is empty; give the id of a session, or leave it out"
         (["rank", "a", "--session", "", *NOBODY], EMPTY),
         (["suggest", "a", "--session", "", *NOBODY], EMPTY),
         (["inspect", "a", "--session", "", *NOBODY], EMPTY),
+        (["sessions", "show", "", *NOBODY], "the id of a session is empty; give one, or leave --id out"),
+        (["sessions", "import", "-", "--id", "", *NOBODY], "the id of a session is empty; give one, or leave"),
+        (["sessions", "fork", "a", "--id", "b", "--id", "", *NOBODY], "the id of a session is empty; give one, or"),
     ],
 )
 def test_a_flag_without_use_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

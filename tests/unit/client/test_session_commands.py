@@ -312,7 +312,7 @@ class TestScore:
     def test_each_line_may_be_a_text_of_its_own(self, run: Run, server: FakeServer, capsys: Capture) -> None:
         assert run("score", "--lines", "--session", "s1", stdin="Hi\n\nthere\n") == 0
         assert capsys.readouterr() == ("  1.0000  Hi\n  1.0000  \n  1.0000  there\n", "")
-        assert run("score", "--lines", "--json", "a\nb") == 0
+        assert run("score", "--lines", "--json", "a\r\nb") == 0
         assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["a", "b"]
         assert server.asked("ScoreMany")[0].start.session_id == "s1"
         assert run("score", "--lines", "--each", "a") == 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected
-from charloom.cli.sessions.lines import of_lines
+from charloom.cli.sessions.lines import lines_of, of_lines
 from charloom.cli.text import add_file, read_file, read_text, refuse_two_texts, standard_input
 from charloom.client import Client, LabelledText
 
@@ -53,8 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _of_lines(client: Client, text: str, model: str | None) -> Iterator[tuple[str, LabelledText]]:
     """What each line is that is not empty."""
-    every = (line.removesuffix("\r") for line in text.split("\n"))
-    lines = [(number, line) for number, line in enumerate(every, 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(lines_of(text), 1) if line.strip()]
     found = client.classify_many((line for _, line in lines), model=model)
     return of_lines(found, [number for number, _ in lines], "label")
 

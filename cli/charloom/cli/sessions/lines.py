@@ -11,6 +11,12 @@ from charloom.client import InvalidArgument, QuotaExceeded
 Answer = TypeVar("Answer")
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, without the line breaks at their ends, be they those of Windows or of other systems."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]
+
+
 def of_lines(answers: Iterable[Answer], numbers: Sequence[int], kind: str) -> Iterator[Answer]:
     """The answers as they come.
 

@@ -8,7 +8,7 @@ import json
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected, plain
-from charloom.cli.sessions.lines import of_lines
+from charloom.cli.sessions.lines import lines_of, of_lines
 from charloom.cli.sessions.tokens import table
 from charloom.cli.text import add_file, add_skip_unknown, read_file, read_text, refuse_two_texts, unknown_characters
 from charloom.client import Client, Score
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     with connected(arguments) as client:
         if arguments.lines:
             whole = read_file(arguments.file, arguments.encoding) if text is None else text
-            return _print_lines(client, whole.split("\n") if whole else [], arguments)
+            return _print_lines(client, lines_of(whole), arguments)
         score = _score(client, read_file(arguments.file, arguments.encoding) if text is None else text, arguments)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(score), ensure_ascii=False, default=plain))
@@ -61,8 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_lines(client: Client, lines: list[str], arguments: argparse.Namespace) -> int:
     """Print how probable each line is, without the line break at its end."""
-    if lines and not lines[-1]:
-        del lines[-1]  # what is behind the last line break
     unknown = unknown_characters(arguments)
     if arguments.session is None:
         scores = client.score_many(lines, model=arguments.model, unknown_characters=unknown)

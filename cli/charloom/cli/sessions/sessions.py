@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen action."""
+    named = [getattr(arguments, "id", None), *(getattr(arguments, "ids", None) or ())]
+    if "" in named:
+        raise CommandError("the id of a session is empty; give one, or leave --id out")
     with connected(arguments) as client:
         ACTIONS[arguments.action].run(client, arguments)
     return 0
