@@ -9,11 +9,16 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     "shakespeare": {
-        "dropout": 0.55,
+        "cell": "layer-norm",
+        "layers": 1,
+        "hidden_size": 768,
+        "dropout": 0.45,
         "weight_decay": 0.1,
         "cold_start": 0.03,
+        "batch_size": 32,
         "sequence_length": 64,
-        "epochs": 32,
+        "learning_rate": 4e-3,
+        "epochs": 12,
     },
     "quick": {
         "hidden_size": 256,

@@ -123,7 +123,10 @@ class Sessions:
         model = self._models.with_digest(session.model_digest, adaptive=session.adaptive)
         if model is None:
             self._models.require_not_retired(
-                f"session {session.id!r}", session.model, session.model_digest, "move it to another (MoveSession; charloom sessions move)"
+                f"session {session.id!r}",
+                session.model,
+                session.model_digest,
+                "move it to another (MoveSession; charloom sessions move)",
             )
             other = self._models.loaded(session.model)
             names = ", ".join(one.name for one in self._models)
