@@ -52,7 +52,7 @@ def draw(page: Page, scheme: str) -> None:
     page.fill("#seed", "4")
     page.locator("#text").press_sequentially(BEGINNING)
     go_on(page, 430)
-    caret(page, 52)
+    caret(page, len(BEGINNING) + 1)
     take(page, f"notebook-{scheme}")
 
     page.click("#tab-cells")
