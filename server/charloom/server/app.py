@@ -190,7 +190,7 @@ async def serve(
     Args:
         models: bundles with their decoders
         settings: the settings
-        ready: called once the server takes calls
+        ready: called once the server takes calls, unless it is asked to stop before
         orders: says what to call when the server is asked to stop, and to load its models again; None: signals do
         group: as of `open_server`
 
@@ -200,20 +200,38 @@ async def serve(
         DecoderStuck: it has ended, and a thread goes on.
     """
     orders = orders or call_when_asked
-    server = await open_server(models, settings, group)
+    asked = asyncio.Event()
+    opening = asyncio.create_task(open_server(models, settings, group))
     del models  # a model that is replaced gives its memory back once nobody holds it
-    await server.start()
-    gc.freeze()  # what stays until the end would be looked at in each full collection, with the interpreter's lock held
+    serving: Server | None = None
+
+    def stop() -> None:
+        if not asked.is_set():
+            asked.set()
+            opening.cancel()  # it may wait for a store that does not answer; once it is done, this does nothing
+
+    def reload() -> None:
+        if serving is not None:
+            serving.reload_models()
+
+    orders(stop, reload)
     try:
-        asked = asyncio.Event()
-        orders(asked.set, server.reload_models)
-        ready(server)
-        await asked.wait()
-        log.info("stopping: running calls have %g s to end; a second signal ends them now", settings.grace_seconds)
-    finally:
-        orders(server.engine.end_now)
+        await asyncio.wait([opening])
+        if opening.cancelled():
+            return
+        server = await opening
+        await server.start()
+        # What stays until the end would be looked at in each full collection, with the interpreter's lock held.
+        gc.freeze()
         try:
-            await server.stop()
+            serving = server
+            if not asked.is_set():
+                ready(server)
+            await asked.wait()
+            log.info("stopping: running calls have %g s to end; a second signal ends them now", settings.grace_seconds)
         finally:
-            ignore_all()
+            orders(server.engine.end_now)
+            await server.stop()
+    finally:
+        ignore_all()
     log.info("stopped")
