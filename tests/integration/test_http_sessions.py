@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 
+from charloom.bundle import Bundle, DecoderKind, read_bundle
 from charloom.client import Client
+from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.errors import SessionExpired
 from charloom.server.app import Server
+from charloom.server.settings import ServerSettings
+from charloom.server.testing import running_server
 from tests.integration.http_client import client, refused
+from tests.integration.model_versions import Folder
+from tests.unit.bundle.bundle_files import change_manifest
+from tests.unit.export.random_bundle import without_weights
 
 TEXT = "The def statement "
 
@@ -133,6 +143,8 @@ def test_a_state_leaves_and_comes_back(plain: httpx.Client) -> None:
         ("/bad/feed", {}, "text"),
         ("/bad/feed", {"text": "a\u2603"}, "text"),
         ("/bad/rewind", {"position": -1}, "position"),
+        ("/bad/move", {"unknown_characters": "keep"}, "unknown_characters"),
+        ("/bad/move", {"expected_position": -1}, "expected_position"),
         ("/bad/fork", {"new_session_ids": ["a", "a"], "count": 2}, "new_session_ids"),
     ],
 )
@@ -160,3 +172,53 @@ def test_an_expired_session_is_gone(plain: httpx.Client) -> None:
     done(plain.post("/v1/sessions", json={"session_id": "brief", "time_to_live": 0.05}), 201)
     time.sleep(0.1)
     assert refused(plain.post("/v1/completions", json={"session_id": "brief"}))[:2] == (410, "session_expired")
+
+
+def test_a_session_is_moved_to_another_model(bundle: Bundle, decoder: Decoder, tmp_path: Path) -> None:
+    without_weights(tmp_path / "other", hidden=8)  # it knows lower case up to o
+    change_manifest(tmp_path / "other", lambda manifest: manifest.update(name="other"))
+    other = read_bundle(tmp_path / "other")
+    models = [(bundle, decoder), (other, open_decoder(other, kind=DecoderKind.ONNX_INT8))]
+    log = tmp_path / "audit.jsonl"
+    settings = ServerSettings(grace_seconds=0, http_port=0, audit_log=log)
+    with running_server(models, settings) as server, client(server) as plain:
+        done(plain.post("/v1/sessions", json={"session_id": "moves", "seed": 3}), 201)
+        done(plain.post("/v1/sessions/moves/feed", json={"text": "a good man; no"}))
+
+        def move(**body: Any) -> httpx.Response:
+            return plain.post("/v1/sessions/moves/move", json=body)
+
+        assert refused(plain.post("/v1/sessions/nowhere/move", json={}))[:2] == (404, "session_not_found")
+        assert not log.read_text()
+        assert refused(move(model="big"))[:2] == (404, "model_not_found")
+        assert refused(move(model="other", expected_position=3))[:2] == (409, "stale_position")
+        lacks = refused(move(model="other"))
+        assert lacks[:3] == (400, "invalid_request", "model")
+        assert "';'" in lacks[3]
+        moved = done(move(model="other", unknown_characters="skip", expected_position=14))
+        assert (moved["id"], moved["model"], moved["position"], moved["seed"]) == ("moves", "other", 13, 3)
+        assert moved["digest"] == other.manifest.digest
+        assert done(plain.post("/v1/completions", json={"session_id": "moves", "max_tokens": 5}))["choices"]
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {(line["act"], line["on"]) for line in lines} == {("move-session", "session 'moves'")}
+    assert [line["result"] for line in lines] == ["begun", "failed"] * 3 + ["begun", "done"]
+    assert (lines[-1]["model"], lines[-1]["digest"]) == ("other", other.manifest.digest)
+
+
+def test_a_session_whose_model_was_replaced_is_told_how_to_go_on(
+    folder: Folder, started: Callable[..., tuple[Server, Client]]
+) -> None:
+    server, grpc_client = started(model_grace_seconds=0, http_port=0)
+    with client(server) as plain:
+        done(plain.post("/v1/sessions", json={"session_id": "stays", "seed": 3}), 201)
+        done(plain.post("/v1/sessions/stays/feed", json={"text": "The "}))
+        folder.beside("2")
+        version = grpc_client.load_model("small/.2").version
+        goes_on = {"session_id": "stays", "max_tokens": 20}
+        gone = refused(plain.post("/v1/completions", json=goes_on))
+        assert gone[:2] == (400, "model_retired")
+        assert "POST .../move" in gone[3]
+        moved = done(plain.post("/v1/sessions/stays/move", json={}))
+        assert (moved["model"], moved["digest"], moved["position"]) == ("small", version.digest, 4)
+        whole = done(plain.post("/v1/completions", json={"prompt": "The ", "seed": 3, "max_tokens": 20}))
+        assert done(plain.post("/v1/completions", json=goes_on))["choices"][0]["text"] == whole["choices"][0]["text"]

@@ -122,8 +122,8 @@ class Sessions:
             raise SessionOfAnotherModel(session.id, session.model, wanted)
         model = self._models.with_digest(session.model_digest, adaptive=session.adaptive)
         if model is None:
-            whose, advice = f"session {session.id!r}", "move it to another (MoveSession; charloom sessions move)"
-            self._models.require_not_retired(whose, session.model, session.model_digest, advice)
+            advice = "move it to another (MoveSession, over HTTP POST .../move; charloom sessions move)"
+            self._models.require_not_retired(f"session {session.id!r}", session.model, session.model_digest, advice)
             other = self._models.loaded(session.model)
             names = ", ".join(one.name for one in self._models)
             loaded = f"{other.name} ({other.digest[:12]})" if other else names

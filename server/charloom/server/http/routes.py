@@ -62,7 +62,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
     completions, chat, embeddings = Completions(engine, largest), Chat(engine, largest), Embeddings(engine)
     suggesting = Suggesting(engine)
     classification, watching = Classification(engine), Watching(engine)
-    sessions, one = Sessions(engine), "/v1/sessions/{session_id}"
+    sessions, one = Sessions(runtime), "/v1/sessions/{session_id}"
     routes = (
         Route("GET", "/health", "Whether the server takes calls", models.health, HEALTH),
         Route("GET", "/v1/models", "The models", models.list, MODELS),
@@ -134,6 +134,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
         Route("DELETE", one, "Forget a session", sessions.delete, SESSION),
         Route("POST", f"{one}/feed", "Let a session read a text", sessions.feed, SESSION, of_sessions.Feeding),
         Route("POST", f"{one}/rewind", "Put a session back", sessions.rewind, SESSION, of_sessions.Rewinding),
+        Route("POST", f"{one}/move", "Move a session to another model", sessions.move, SESSION, of_sessions.Moving),
         Route("POST", f"{one}/fork", "Copy a session", sessions.fork, SESSIONS, of_sessions.Forking, status=201),
         Route("POST", f"{one}/export", "Seal a session's state", sessions.export, STATE, of_sessions.Sealing),
         *_open_inference(OpenInference(runtime)),

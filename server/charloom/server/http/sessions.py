@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import Field
 
 from charloom.engine.calls.requests import ReadingRequest, within
-from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_BLENDED, MOST_FORKS
 from charloom.engine.sessions.records import Unreadable
@@ -18,6 +17,8 @@ from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Body, Count, Items, Whole
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.sampling import UnknownCharacters, decoded_state
+from charloom.server.runtime import Runtime
+from charloom.server.session_moves import move_session
 
 DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
 LONGEST_TIME = 10**9
@@ -83,6 +84,14 @@ class Rewinding(Body):
     expected_position: Count | None = Field(None, description="refuse unless the session is there")
 
 
+class Moving(Body):
+    """Which model a session is moved to."""
+
+    model: str = Field("", description="empty for the one of the session's own name, or else the default one")
+    unknown_characters: UnknownCharacters = "refuse"
+    expected_position: Count | None = Field(None, description="refuse unless the session is there")
+
+
 class Forking(Body):
     """Copies of a session."""
 
@@ -100,11 +109,12 @@ class Sealing(Body):
 
 
 class Sessions:
-    """Makes, changes, copies, seals and deletes sessions of the caller's tenant."""
+    """Makes, changes, copies, moves, seals and deletes sessions of the caller's tenant."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._reading = engine.reading
-        self._sessions = engine.sessions
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._reading = runtime.engine.reading
+        self._sessions = runtime.engine.sessions
 
     async def create(self, exchange: Exchange, body: NewSession) -> None:
         """Make one with zero state."""
@@ -160,6 +170,17 @@ class Sessions:
     async def rewind(self, exchange: Exchange, body: Rewinding) -> None:
         """Put one back to an earlier position."""
         session = await self._sessions.rewind(_key(exchange), body.position, body.seed, body.expected_position)
+        await exchange.answer(json_of(told(session)))
+
+    async def move(self, exchange: Exchange, body: Moving) -> None:
+        """Let another model read the text of one, which goes on with that model."""
+        session = await move_session(
+            self._runtime,
+            _key(exchange),
+            body.model,
+            skip_unknown=body.unknown_characters == "skip",
+            expected_position=body.expected_position,
+        )
         await exchange.answer(json_of(told(session)))
 
     async def fork(self, exchange: Exchange, body: Forking) -> None:

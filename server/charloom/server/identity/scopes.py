@@ -75,6 +75,7 @@ ROUTES: Mapping[str, Scope | None] = {
     "DELETE /v1/sessions/{session_id}": Scope.SESSIONS,
     "POST /v1/sessions/{session_id}/feed": Scope.SESSIONS,
     "POST /v1/sessions/{session_id}/rewind": Scope.SESSIONS,
+    "POST /v1/sessions/{session_id}/move": Scope.SESSIONS,
     "POST /v1/sessions/{session_id}/fork": Scope.SESSIONS,
     "POST /v1/sessions/{session_id}/export": Scope.SESSIONS,
     "GET /v2/health/live": None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from charloom.engine.errors import shown
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
 from charloom.server.grpc.translation.sessions import (
@@ -17,16 +16,17 @@ from charloom.server.grpc.translation.sessions import (
 from charloom.server.grpc.translation.text import to_skip_unknown
 from charloom.server.grpc.translation.times import from_time, to_time_to_live
 from charloom.server.runtime import Runtime
+from charloom.server.session_moves import move_session
 from charloom.v1 import sessions_pb2, sessions_pb2_grpc
 
 
 class SessionService(sessions_pb2_grpc.SessionServiceServicer):
-    """Makes, changes, copies, seals and deletes sessions. A move to another model is in the audit log first."""
+    """Makes, changes, copies, moves, seals and deletes sessions."""
 
     def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._engine = runtime.engine
         self._sessions = runtime.engine.sessions
-        self._audit = runtime.audit
 
     async def CreateSession(
         self, request: sessions_pb2.CreateSessionRequest, context: Any
@@ -95,16 +95,13 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.MoveSessionRequest, context: Any
     ) -> sessions_pb2.MoveSessionResponse:
         """Move a session to another model."""
-        key = Key(current_caller().tenant, request.session_id)
-        await self._sessions.get(key)  # whoever asks for sessions that are not there adds nothing to the audit log
-        async with self._audit.act_of_call("move-session", f"session {shown(key.id)}", of=key.tenant) as more:
-            session = await self._engine.moving.move(
-                key,
-                request.model,
-                skip_unknown=to_skip_unknown(request.unknown_characters),
-                expected_position=request.expected_position if request.HasField("expected_position") else None,
-            )
-            more |= {"model": session.model, "digest": session.model_digest}
+        session = await move_session(
+            self._runtime,
+            Key(current_caller().tenant, request.session_id),
+            request.model,
+            skip_unknown=to_skip_unknown(request.unknown_characters),
+            expected_position=request.expected_position if request.HasField("expected_position") else None,
+        )
         return sessions_pb2.MoveSessionResponse(session=from_session(session))
 
     async def ForkSession(
