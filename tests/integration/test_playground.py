@@ -252,6 +252,7 @@ def test_the_cells_that_follow_a_part_of_the_text_are_found(opened: Visit, http_
     text = write(page, "The def ")
     page.click("#tab-cells")
     expect(page.locator("#units button")).to_have_count(14)
+    assert page.locator("#layer option").all_text_contents() == ["0", "1"]  # as in the SDK
     place_caret(page, 4)
     page.keyboard.down("Shift")
     for _ in range(9):
@@ -272,6 +273,7 @@ def test_the_cells_that_follow_a_part_of_the_text_are_found(opened: Visit, http_
     page.locator("#units button").first.click()
     expect(page.locator("#mirror [data-piece='6']")).to_have_class(re.compile(r"\ba-?\d"))
     expect(page.locator("#activation-legend")).to_be_visible()
+    expect(page.locator("#activation-name")).to_have_text(re.compile(r"unit \d+ of layer 1, c"))
     drawn = "canvas => new Set(canvas.getContext('2d').getImageData(0, 25, canvas.width, 100).data).size"
     assert page.locator("#heat").evaluate(drawn) > 10
     page.locator("#layer").select_option("0")

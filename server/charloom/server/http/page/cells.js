@@ -36,7 +36,7 @@ export class Cells {
   /** Another model has other layers and arrays. */
   modelChanged() {
     const { cell } = this._play.model;
-    const layers = Array.from({ length: cell.layers }, (_, layer) => new Option(`${layer + 1} of ${cell.layers}`, layer));
+    const layers = Array.from({ length: cell.layers }, (_, layer) => new Option(layer, layer));
     layers.at(-1).defaultSelected = true;
     element("layer").replaceChildren(...layers);
     const names = [...cell.arrays].reverse().concat(cell.gates);
@@ -153,7 +153,7 @@ export class Cells {
   _colour(unit) {
     this._unit = this._unit === unit ? null : unit;
     const { layer, array } = this._found;
-    element("activation-name").textContent = `unit ${unit} of layer ${layer + 1}, ${array}`;
+    element("activation-name").textContent = `unit ${unit} of layer ${layer}, ${array}`;
     this.visible = true;
     this._list();
     this._play.show();
