@@ -17,9 +17,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from charloom.bundle import Bundle, read_bundle
 from charloom.client import Client
+from charloom.engine.sessions.records import PLAIN
+from charloom.engine.sessions.stores.memory_file import OwnedSession, read_sessions, write_sessions
+from charloom.engine.shares import ONLY
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 from tests.integration.server_process import Start, request
 from tests.unit.bundle.bundle_files import change_manifest
+from tests.unit.engine.stores import Place, made
 
 
 def test_sigterm_ends_a_long_call_after_the_grace_time_with_its_session_told(start: Start) -> None:
@@ -123,12 +127,17 @@ def test_many_signals_at_once_still_end_it_in_order(start: Start) -> None:
     assert "Traceback" not in errors
 
 
-def test_a_signal_while_it_loads_ends_it_in_order(start: Start, tmp_path: Path, bundle: Bundle) -> None:
+def test_a_signal_while_libraries_are_imported_and_models_opened_ends_it_at_once() -> None:
     script = (
         "import os, signal, sys\n"
         "from charloom.cli.serving import one_process\n"
         "from charloom.cli.main import main\n"
-        "one_process.open_models = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "def imports(*_):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "    except BaseException as problem:\n"
+        "        raise ImportError('initialization failed') from problem  # as libraries in C++ do\n"
+        "one_process.open_models = imports\n"
         "main(['serve', '--port', '0'])\n"
         "sys.exit('it went on')"
     )
@@ -136,6 +145,31 @@ def test_a_signal_while_it_loads_ends_it_in_order(start: Start, tmp_path: Path, 
         command = [sys.executable, "-c", script, str(int(number))]
         done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_signals_while_a_thread_tries_the_model_end_it_in_order_with_what_it_had_taken_up(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    kept = tmp_path / "sessions"
+    write_sessions(kept, PLAIN, [OwnedSession(made(Place(), "a", ticks=3600), ONLY)])
+    script = (
+        "import os, signal, sys\n"
+        "from charloom.cli.main import main\n"
+        "from charloom.engine.decoding import first_steps\n"
+        "run = first_steps._Watched.run\n"
+        "def signalled(*given):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return run(*given)\n"
+        "first_steps._Watched.run = signalled\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    given = ["serve", str(bundle.path), "--host", f"unix:{tmp_path}/s", "--store", f"memory:{kept}"]
+    command = [sys.executable, "-c", script, *given, "--metrics-port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "Traceback" not in done.stderr
+    assert [one.session.id for one in read_sessions(kept, PLAIN)] == ["a"]
+    assert not (tmp_path / "s").exists()
 
 
 def test_sighup_reloads_what_has_changed_also_twice(start: Start, bundle: Bundle, copied: Callable[[], Path]) -> None:

@@ -216,10 +216,12 @@ async def serve(
 
     orders(stop, reload)
     try:
-        await asyncio.wait([opening])
-        if opening.cancelled():
-            return
-        server = await opening
+        try:
+            server = await opening
+        except asyncio.CancelledError:
+            if asked.is_set():
+                return
+            raise
         await server.start()
         # What stays until the end would be looked at in each full collection, with the interpreter's lock held.
         gc.freeze()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,49 @@ async def test_one_that_breaks_off_once_it_listens_has_written_them_too(
     with pytest.raises(BrokenPipeError):
         await serve([(bundle, decoder)], settings, nobody_reads)
     assert ids(kept) == ["a"]
+
+
+async def test_one_that_is_asked_to_stop_while_its_store_does_not_answer_waits_no_more(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignored: list[bool] = []
+    monkeypatch.setattr(app, "ignore_all", lambda: ignored.append(True))
+
+    async def never(*_: object) -> Server:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(app, "open_server", never)
+
+    def orders(stop: Callable[[], object], reload: Callable[[], object] = lambda: None) -> None:
+        for asked in (reload, stop, stop):
+            asyncio.get_running_loop().call_soon(asked)
+
+    await asyncio.wait_for(serve([(bundle, decoder)], ServerSettings(port=0), not_ready, orders), 60)
+    assert ignored
+
+
+async def test_one_that_is_asked_to_stop_before_it_listens_has_written_again_what_it_took_up(
+    bundle: Bundle, decoder: Decoder, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "ignore_all", lambda: None)
+    given: list[Callable[[], object]] = []
+    start = Server.start
+
+    async def asked_meanwhile(server: Server) -> None:
+        assert not kept.exists()
+        given[0]()
+        await start(server)
+
+    monkeypatch.setattr(Server, "start", asked_meanwhile)
+    settings = ServerSettings(host=f"unix:{kept.parent}/s", grace_seconds=0, store=f"memory:{kept}")
+    await serve([(bundle, decoder)], settings, not_ready, lambda stop, *_: given.append(stop))
+    assert ids(kept) == ["a"]
+    assert not Path(f"{kept.parent}/s").exists()
+
+
+def not_ready(server: Server) -> None:
+    raise AssertionError("it takes calls")
 
 
 async def test_what_is_there_at_the_start_is_none_of_the_garbage_collectors_business(

@@ -87,6 +87,31 @@ async def test_a_child_that_the_system_cannot_start_now_is_started_later(
     keeping.cancel()
 
 
+async def test_a_stop_finds_a_child_that_is_being_replaced_without_a_handler_of_signals_and_is_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("call_when_asked", "ignore_all"):  # the signals are those of the process that runs the tests
+        monkeypatch.setattr(f"charloom.server.processes.parent.{name}", lambda *asked: None)
+    serves = (
+        "import socket, sys\n"
+        "end = socket.socket(fileno=int(sys.argv[1])).makefile('rwb', 0)\n"
+        'end.write(b\'{"question": "ready", "given": {"address": "x"}}\\n\')\n'
+        "while b'stop' not in end.readline(): pass"
+    )
+
+    async def keep(parent: Parent, number: int) -> None:
+        if number == 2:
+            command = [sys.executable, "-c", "import time; time.sleep(600)"]
+            parent._children[3] = await Child.spawned(3, command, parent._answer)
+            parent._stopping.set()
+
+    monkeypatch.setattr(Parent, "_keep", keep)
+    settings = ServerSettings(processes=2, port=0, store=f"sqlite:{tmp_path / 'db'}")
+    parent = Parent(settings, [], [sys.executable, "-c", serves])
+    await parent.serve(lambda child: None)
+    assert [child.status for child in parent._children.values()] == [0, 0, -signal.SIGTERM]
+
+
 async def test_a_child_that_hangs_while_it_starts_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charloom.server.processes.child.START_SECONDS", 0.5)
     command = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"]

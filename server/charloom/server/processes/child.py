@@ -36,7 +36,7 @@ class Child:
         self.number = number
         self.link: Link
         self.told: dict[str, Any] = {}
-        """What it said of itself when it was ready."""
+        """What it said of itself when it was ready; empty until then."""
         self._process = process
         self._answer_it = answer
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -151,10 +151,12 @@ class Child:
 
     async def _answer(self, question: str, given: dict[str, Any]) -> Any:
         if question in ("ready", "failed"):
-            if not self._ready.done():
+            if self._ready.done():
+                return None
+            if question == "ready":
                 self.told = given
-                self._ready.set_result(None) if question == "ready" else self._ready.set_exception(
-                    ChildFailed(given["problem"])
-                )
+                self._ready.set_result(None)
+            else:
+                self._ready.set_exception(ChildFailed(given["problem"]))
             return None
         return await self._answer_it(self, question, given)

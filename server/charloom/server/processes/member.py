@@ -89,7 +89,7 @@ class Member:
         self._stop: Callable[[], object] = lambda: None
         self._reload: Callable[[], object] = lambda: None
         self._stage = self._wanted = 0
-        """1: serving, 2: stopping; and to the end of which of them it was told to come."""
+        """1: starting and serving, 2: stopping; and to the end of which of them it was told to come."""
         self._watching: Sequence[asyncio.Task[None]] = ()
 
     # As a `Group`.
