@@ -60,6 +60,17 @@ def test_a_short_session_has_four_calls(bench: Bench, server: Server, more: str)
     assert found["chars_per_s"] * found["seconds"] == pytest.approx(2 * 3 * 4 * load.SHORT_LENGTH, rel=0.1)
 
 
+def test_a_short_session_does_not_stay_with_the_server_for_long() -> None:
+    fake = FakeServer()
+    try:
+        assert main(["bench", "--target", fake.target, "--workload", "short", "--streams", "2"]) == 0
+    finally:
+        fake.stop()
+    made = [asked.options.new_session for asked in fake.asked("Generate") if asked.options.session_id]
+    assert len(made) >= 2 * load.SHORT_CALLS
+    assert {one.time_to_live.seconds for one in made} == {60}
+
+
 def test_arrivals_are_probes_among_streams_that_begin_again(bench: Bench, server: Server) -> None:
     found = bench(server, "--workload arrivals --streams 3 --length 100 --probes 8 --prompt 20")
     assert found["probes"] == 8

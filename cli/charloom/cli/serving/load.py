@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.protobuf import duration_pb2
 
 from charloom.client._access import Access
 from charloom.client._async.connection import AsyncConnection
@@ -25,12 +26,16 @@ from charloom.v1 import generation_pb2, text_pb2
 
 WORKLOADS = {
     "long": "clients that read long streams",
-    "short": "clients with a session each, four calls of a 32-character prompt and 64 generated characters",
+    "short": "clients with a session each, four calls of a 32-character prompt and 64 generated characters; a minute "
+    "after its last call a session is gone",
     "arrivals": "endless streams and, at random moments among them, single short calls (probes)",
 }
 LENGTHS = {"long": 1000, "arrivals": 50_000}
 """Default characters of a stream. Those of "arrivals" are nearly endless, yet within a server's usual limit."""
 SHORT_CALLS, SHORT_PROMPT, SHORT_LENGTH = 4, 32, 64
+SHORT_SECONDS = 60
+"""How long a session of "short" is kept without use. Nobody deletes it: that would be a part of what is measured, and a
+load that is broken off would leave it behind."""
 PROBE_LENGTH = 16
 PAUSE = 0.05
 """Seconds between two probes of an idle server; between those of a busy one it is 0 to this, at random."""
@@ -195,7 +200,8 @@ async def _long_stream(load: Load, connection: AsyncConnection, number: int) -> 
 
 async def _short_session(load: Load, connection: AsyncConnection, number: int) -> list[Seen]:
     # As the SDK has it: the first call makes the session.
-    session, new = secrets.token_urlsafe(16), generation_pb2.NewSession()
+    session = secrets.token_urlsafe(16)
+    new = generation_pb2.NewSession(time_to_live=duration_pb2.Duration(seconds=SHORT_SECONDS))
     options = _prompted(SHORT_PROMPT, session_id=session, new_session=new, seed=number, max_tokens=SHORT_LENGTH)
     return [await read(load, connection, options, Seen(time.perf_counter())) for _ in range(SHORT_CALLS)]
 
