@@ -33,6 +33,8 @@ EMPTY = "--session is empty; give the id of a session, or leave it out"
         (["rank", "a", "--session", "", *NOBODY], EMPTY),
         (["suggest", "a", "--session", "", *NOBODY], EMPTY),
         (["inspect", "a", "--session", "", *NOBODY], EMPTY),
+        (["sessions", "feed", "a", "b", "--adaptive", *NOBODY], "--adaptive is for a session that is made; give --cr"),
+        (["sessions", "feed", "a", "b", "--seconds", "0", *NOBODY], "--seconds is for a session that is made; give"),
         (["sessions", "show", "", *NOBODY], "the id of a session is empty; give one, or leave --id out"),
         (["sessions", "import", "-", "--id", "", *NOBODY], "the id of a session is empty; give one, or leave"),
         (["sessions", "fork", "a", "--id", "b", "--id", "", *NOBODY], "the id of a session is empty; give one, or"),

@@ -156,6 +156,36 @@ class TestSessions:
             sessions_pb2.FeedSessionRequest(session_id="s1", text="é\n"),
         ]
 
+    def test_feed_makes_the_session_where_it_is_told_to(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        def made(request: sessions_pb2.CreateSessionRequest, _: object) -> sessions_pb2.CreateSessionResponse:
+            one = session(request.session_id)
+            one.adaptive = request.adaptive
+            return sessions_pb2.CreateSessionResponse(session=one)
+
+        server.answers["CreateSession"] = made
+        flags = "--create --model small --adaptive --seconds 90 --skip-unknown"
+        assert run("sessions", "feed", "intro", "Once", *flags.split()) == 0
+        assert rows(capsys.readouterr().out)[1][::2][:2] == ["intro", "4"]
+        assert run("sessions", "feed", "plain", "-", "--create", stdin="a\n") == 0
+        assert server.asked("CreateSession") == [
+            sessions_pb2.CreateSessionRequest(
+                model="small", session_id="intro", time_to_live=duration_pb2.Duration(seconds=90), adaptive=True
+            ),
+            sessions_pb2.CreateSessionRequest(session_id="plain"),
+        ]
+        assert server.asked("FeedSession") == [
+            sessions_pb2.FeedSessionRequest(session_id="intro", text="Once", unknown_characters=SKIP),
+            sessions_pb2.FeedSessionRequest(session_id="plain", text="a\n"),
+        ]
+        assert server.asked("DeleteSession") == []
+
+    def test_feed_makes_none_whose_id_is_taken(self, run: Run, server: FakeServer, capsys: Capture) -> None:
+        said = "session 'intro' exists already"
+        server.answers["CreateSession"] = failing(grpc.StatusCode.ALREADY_EXISTS, said, error_info("SESSION_EXISTS"))
+        assert run("sessions", "feed", "intro", "Once", "--create") == 1
+        assert capsys.readouterr().err.startswith(f"charloom sessions: {said}")
+        assert server.asked("FeedSession") == server.asked("DeleteSession") == []
+
     def test_export_writes_a_file_that_import_reads(
         self, run: Run, server: FakeServer, tmp_path: Path, capsys: Capture
     ) -> None:

@@ -125,12 +125,29 @@ def _renew(client: Client, arguments: argparse.Namespace) -> None:
 def _add_feed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", metavar="TEXT", help="text to read; - reads stdin")
     add_skip_unknown(parser)
+    parser.add_argument("--create", action="store_true", help="make the session, which is not there yet")
+    parser.add_argument("--model", metavar="NAME", help="with --create: its model (default: the server's first one)")
+    parser.add_argument("--adaptive", action="store_true", help="with --create: let it learn from its text")
+    _add_seconds(parser, "with --create: how long it is kept without use (default: the server's)")
 
 
 def _feed(client: Client, arguments: argparse.Namespace) -> None:
-    text = read_text(arguments.text)
-    session = client.open_session(arguments.id)
-    _print_one(session.feed(text, unknown_characters=unknown_characters(arguments)), arguments)
+    text, unknown = read_text(arguments.text), unknown_characters(arguments)
+    of_new = {"model": arguments.model, "adaptive": arguments.adaptive or None, "seconds": arguments.seconds}
+    if arguments.create:
+        info = client.prime(
+            arguments.id,
+            text,
+            model=arguments.model,
+            time_to_live=arguments.seconds,
+            adaptive=arguments.adaptive,
+            unknown_characters=unknown,
+        )
+    elif given := [name for name, value in of_new.items() if value is not None]:
+        raise CommandError(f"--{given[0]} is for a session that is made; give --create too, or leave it out")
+    else:
+        info = client.open_session(arguments.id).feed(text, unknown_characters=unknown)
+    _print_one(info, arguments)
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -185,7 +202,7 @@ ACTIONS = {
     "rewind": _Action("put a session back to an earlier position", _rewind, _add_rewind),
     "move": _Action("let another model, or version, read a session's text and go on with it", _move, _add_move),
     "renew": _Action("put the expiry of a session off", _renew, _add_renew),
-    "feed": _Action("let a session read a text", _feed, _add_feed),
+    "feed": _Action("let a session, or a new one, read a text", _feed, _add_feed),
     "export": _Action("write the state of a session, encrypted, to a file", _export, _add_export, prints=False),
     "import": _Action("make a session of such a file", _import, _add_import, of_a_session=False),
 }

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from charloom.client import _responses, _session_requests, _unheeded, _values
 from charloom.client._errors import CharloomError, InvalidValue, Unimplemented
-from charloom.client._options import NOT_GIVEN, Timeout
+from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
 from charloom.client._settings import CLEANUP_TIMEOUT, PAGE_SIZE
@@ -95,6 +95,7 @@ class ClientSessions(Calls):
         model: str | None = None,
         time_to_live: float | None = None,
         adaptive: bool = False,
+        unknown_characters: UnknownCharacters | None = None,
         timeout: Timeout = NOT_GIVEN,
     ) -> SessionInfo:
         """Make a session of this id that has read a text, for others to start from: `session(start=id)`.
@@ -106,7 +107,7 @@ class ClientSessions(Calls):
             id=id, model=model, time_to_live=time_to_live, keep=True, adaptive=adaptive, timeout=timeout
         )
         try:
-            return session.feed(text, timeout=timeout)
+            return session.feed(text, unknown_characters=unknown_characters, timeout=timeout)
         except BaseException:
             # Without the text it would pass for primed.
             with contextlib.suppress(CharloomError):
