@@ -20,9 +20,9 @@ from charloom.bundle import Bundle, BundleError
 from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.engine.decoding.open_decoder import kind_to_open, open_decoder
 from charloom.engine.engine import Engine
-from charloom.engine.errors import Draining, EngineError, ErrorKind, InvalidRequest, shown
+from charloom.engine.errors import Draining, EngineError, ErrorKind, InvalidRequest, ModelNotFound, shown
 from charloom.engine.loom.models import Model, try_model
-from charloom.engine.model_errors import ModelBusy, ModelUnusable
+from charloom.engine.model_errors import LastModel, ModelBusy, ModelUnusable
 from charloom.server.identity.signatures import SigningProblem, read_trusted_bundle
 from charloom.server.model_folder import ModelFolder, Signature
 from charloom.server.settings import ServerSettings
@@ -163,7 +163,8 @@ class ModelChanges:
             ModelUnusable: the bundle cannot be used.
             ModelTooLarge: there is no memory for it.
         """
-        return await self._to_its_end(self.load_at(await _in_thread(lambda: self._allowed(path)), agreed))
+        allowed = await _in_thread(lambda: self._allowed(path))
+        return await self._to_its_end(Change.LOAD, path, self.load_at(allowed, agreed))
 
     async def reload(self, name: str, agreed: Agreed = at_once) -> Loaded:
         """Load a model again from where it came: its own folder, or its newest version in the folder of models.
@@ -172,7 +173,7 @@ class ModelChanges:
             ModelNotFound: there is none of this name.
             and as `load`.
         """
-        return await self._to_its_end(self._reload(self._engine.model(name), agreed))
+        return await self._to_its_end(Change.RELOAD, name, self._reload(self._engine.model(name), agreed))
 
     async def unload(self, name: str, agreed: Agreed = at_once) -> Loaded:
         """Let a model serve no new calls; sessions go on with it until its grace is over.
@@ -182,7 +183,7 @@ class ModelChanges:
             ModelBusy: it is being loaded.
             LastModel: there is no other.
         """
-        return await self._to_its_end(self._unload(name, agreed))
+        return await self._to_its_end(Change.UNLOAD, name, self._unload(name, agreed))
 
     # Wanted by the operator's folder and signals.
 
@@ -312,13 +313,15 @@ class ModelChanges:
             raise Draining
         return result
 
-    async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+    async def _to_its_end(self, change: Change, on: str, work: Coroutine[Any, Any, T]) -> T:
         """What a change brings; it goes on when whoever asked for it goes away.
 
         Raises:
             Draining: the end of the server has broken it off.
         """
-        task = self._start(change)
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._ended(task, f"{change.value} of {shown(on)}"))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -326,16 +329,12 @@ class ModelChanges:
                 raise Draining from None
             raise
 
-    def _start(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(change)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, task: asyncio.Task[Any], what: str) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (problem := task.exception()) is not None:
-            log.error("a model was not loaded: %s", problem)
+            # Of these only who asked has to know.
+            refused = isinstance(problem, (ModelNotFound, ModelBusy, LastModel, Draining))
+            log.log(logging.INFO if refused else logging.ERROR, "%s was not done: %s", what, problem)
 
     def _grace(self) -> str:
         return f"sessions go on with it for {self._settings.model_grace_seconds:g} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ from charloom.bundle import Bundle, read_bundle
 from charloom.engine.calls.inspection import InspectionRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
-from charloom.engine.errors import Draining
+from charloom.engine.errors import Draining, EngineError
 from charloom.engine.sessions.session import Key
 from charloom.server import model_changes
 from charloom.server.model_changes import ModelChanges, Stage
@@ -79,5 +80,25 @@ async def test_a_bundle_that_is_loaded_from_elsewhere_is_there_from_then_on(
     first = first.rename(tmp_path / "small" / ".1")
     assert (await changes.load("small/.1")).changed  # it drained, and serves again
     assert changes.paths == [str(first)]
+    changes.stop()
+    await engine.drain(0)
+
+
+async def test_the_log_says_what_was_asked_and_is_alarmed_only_by_what_an_operator_has_to_mend(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    engine = Engine([(bundle, decoder)])
+    changes = ModelChanges(engine, ServerSettings(model_folder=tmp_path), ModelFolder(tmp_path, read_bundle))
+    (tmp_path / "none").mkdir()
+    for change in (changes.unload("small"), changes.unload("big"), changes.load("none")):
+        with pytest.raises(EngineError):
+            await change
+    found = [(record.levelname, record.getMessage().partition(": ")[0]) for record in caplog.records]
+    assert found == [
+        ("INFO", "unload of 'small' was not done"),
+        ("INFO", "unload of 'big' was not done"),
+        ("ERROR", "load of 'none' was not done"),
+    ]
     changes.stop()
     await engine.drain(0)
