@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -53,12 +54,18 @@ class Score:
     perplexity: float
     """exp(nats_per_token)."""
 
+    @property
+    def logprob(self) -> float:
+        """Natural logarithm of its probability, in nats: the sum over its tokens; 0 for an empty text."""
+        return math.fsum(token.logprob for token in self.logprobs)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextScore:
     """How probable one of many texts is as a whole."""
 
     text: str
+    """The text, as it was given."""
 
     tokens: int
     """How many tokens it has."""

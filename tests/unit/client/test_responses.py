@@ -188,6 +188,12 @@ def test_a_score_has_every_value_of_its_message() -> None:
     assert (read.nats_per_token, read.bits_per_character, read.perplexity) == (1.5, 2.5, 4.5)
 
 
+def test_the_logprob_of_a_score_is_the_sum_over_its_tokens() -> None:
+    read = score(reading_pb2.ScoreResponse(logprobs=fake_answers.read("Hi", 1)))
+    assert read.logprob == read.logprobs[0].logprob + read.logprobs[1].logprob < 0
+    assert score(reading_pb2.ScoreResponse()).logprob == 0
+
+
 def test_a_peek_has_every_value_of_its_message() -> None:
     read = peek(reading_pb2.PeekResponse(text="ab", distributions=fake_answers.read("ab", 3), position=7))
     assert (read.text, read.position) == ("ab", 7)
