@@ -11,6 +11,7 @@ the network and a threshold of its own, which stay on the server: run it again, 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -18,6 +19,8 @@ from charloom.client import Client, Verdict
 
 AT_A_TIME = 100
 """Lines of one message."""
+WARM_UP = 10
+"""Lines of a source before its own threshold."""
 
 
 def batches(lines: Iterable[str]) -> Iterator[list[tuple[str, str]]]:
@@ -47,14 +50,20 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="show every line")
     arguments = parser.parse_args()
     drifting: set[str] = set()
-    with Client(arguments.target) as client, client.watch(arguments.name, rate=arguments.rate, warm_up=10) as watch:
+    judged = False
+    name, rate = arguments.name, arguments.rate
+    with Client(arguments.target) as client, client.watch(name, rate=rate, warm_up=WARM_UP) as watch:
         for lines in batches(sys.stdin):
             for verdict in watch.read(lines):
+                judged |= verdict.threshold is not None
                 if verdict.alert or arguments.all:
                     print(told(verdict), flush=True)
                 if verdict.drifting and verdict.source not in drifting:
                     drifting.add(verdict.source)
                     print(f"{verdict.source} is no more what it was", file=sys.stderr)
+    if not judged:
+        needed = max(WARM_UP, math.ceil(1 / rate))
+        print(f"no line was judged, for a threshold takes {needed:,} lines before; --all shows them", file=sys.stderr)
 
 
 if __name__ == "__main__":

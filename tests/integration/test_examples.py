@@ -33,11 +33,15 @@ def address() -> Iterator[str]:
         yield server.address
 
 
-def output_of(name: str, *flags: str, lines: str = "") -> str:
+def run(name: str, *flags: str, lines: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, input=lines, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
+
+
+def output_of(name: str, *flags: str, lines: str = "") -> str:
+    return run(name, *flags, lines=lines).stdout
 
 
 def test_every_example_is_run_here() -> None:
@@ -64,6 +68,14 @@ def test_the_odd_line_of_a_log_is_found(address: str) -> None:
     assert [line[14:] for line in found.splitlines()] == [odd]
     again = output_of("log_anomalies", "--target", address, "--rate", "0.05", lines=f"{odd[:-1]}!\n")
     assert again.startswith("! ")  # the server knows the source
+
+
+def test_a_log_too_short_to_judge_is_told_to_be(address: str) -> None:
+    done = run("log_anomalies", "--target", address, "--name", "short", lines="KING: What say you?\n")
+    assert (done.stdout, done.stderr) == (
+        "",
+        "no line was judged, for a threshold takes 100 lines before; --all shows them\n",
+    )
 
 
 def test_a_performance_is_played(address: str) -> None:

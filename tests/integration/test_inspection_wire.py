@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,11 +138,3 @@ async def test_the_sdk_and_the_command_show_the_same(server: Server, capsys: pyt
     assert told["bits"] == pytest.approx([-token.logprob / math.log(2) for token in found.tokens])
     assert main([*words, "--target", server.address]) == 0
     assert "small, layer 0: forget gate f\n" in capsys.readouterr().out
-
-
-def test_what_the_guide_shows_runs(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "inspecting.md").read_text("utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", guide, re.S)
-    assert "localhost:50051" in code
-    exec(compile(code.replace("localhost:50051", server.address), "inspecting.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("'T' ")
