@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import charloom.client
+import charloom.local
 from tests.contract.test_architecture import ROOT
 
 
@@ -17,6 +19,20 @@ def test_the_reference_is_up_to_date() -> None:
     command = [sys.executable, ROOT / "scripts" / "generate-reference", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_reference_of_the_sdk_has_every_public_name_and_no_private_one() -> None:
+    page = (ROOT / "docs/reference/sdk.md").read_text("utf-8")
+    for package in (charloom.client, charloom.local):
+        shown = rf"^(?:### (?:{package.__name__}\.)?|\| `)%s(?:$|`)"
+        assert [name for name in package.__all__ if not re.search(shown % name, page, re.M)] == []
+    signatures = re.findall(r"^```python\n(?:await |with )?(\w+\(.*?)^```", page, re.M | re.S)
+    assert len(signatures) > 50
+    assert [name for code in signatures for name in re.findall(r"\b_\w+|\b[A-Z]+_TIMEOUT\b", code)] == []
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page, flags=re.M | re.S), re.M)
+    places = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+    assert len(places) == len(set(places))
+    assert set(re.findall(r"\]\(#(.*?)\)", page)) <= set(places)
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ class RequestError(CharloomError):
         self.message = message
         self.code = code
         self.reason = reason
-        self.metadata = dict(metadata or {})
+        self.metadata: dict[str, str] = dict(metadata or {})
         self.violations = violations
         self.retry_after = retry_after
 

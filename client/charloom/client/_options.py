@@ -17,6 +17,7 @@ class NotGiven(enum.Enum):
 
 
 NOT_GIVEN = NotGiven.NOT_GIVEN
+"""A timeout that is left out: the client's own."""
 
 Timeout: TypeAlias = float | NotGiven | None
 """Seconds; `None` is no deadline; not given is the client's own."""

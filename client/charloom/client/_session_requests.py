@@ -26,6 +26,7 @@ class Identified(Protocol):
 
 
 SessionOrId = TypeVar("SessionOrId", bound=Identified | str)
+"""A session, or the id of one."""
 
 
 def create_session_request(

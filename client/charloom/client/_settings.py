@@ -15,6 +15,7 @@ from charloom.client._options import NotGiven, Timeout
 from charloom.client._statuses import from_rpc_error
 
 DEFAULT_TARGET = "localhost:50051"
+"""Where `charloom serve` listens unless it is told otherwise."""
 DEFAULT_TIMEOUT = 60.0
 # Cleaning up must not keep a program from ending: the server forgets the session later anyway.
 CLEANUP_TIMEOUT = 5.0
@@ -25,6 +26,7 @@ MESSAGES_AHEAD = 6
 MESSAGE_BYTES = 64 * 2**20
 
 ChannelOptions = Sequence[tuple[str, Any]]
+"""Options of gRPC's channels by their names there, such as `("grpc.max_receive_message_length", 2**27)`."""
 
 _SESSION = "charloom-session"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"

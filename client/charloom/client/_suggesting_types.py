@@ -11,6 +11,7 @@ class Suggestion:
     """A text that may come next."""
 
     text: str
+    """The text, without the prompt."""
 
     tokens: int
     """How many tokens it has."""
@@ -49,6 +50,7 @@ class RankedText:
     """How probable one of some texts is."""
 
     text: str
+    """The text, as it was given."""
 
     logprob: float
     """Natural logarithm of its probability under the model: the sum over its tokens."""

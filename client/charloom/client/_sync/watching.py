@@ -51,7 +51,7 @@ class Watch:
     def silent(self) -> list[str]:
         """Ask which sources of this watch have said nothing for `silent_after`; each is told once, until it speaks.
 
-        Of names of more than 200 characters the beginning is told. One task at a time, as `read`.
+        Of names of more than 200 characters the beginning is told. One thread at a time, as `read`.
         """
         more = True
         while more:
