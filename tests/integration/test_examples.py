@@ -63,7 +63,7 @@ def test_an_editor_undoes(address: str) -> None:
 def test_the_odd_line_of_a_log_is_found(address: str) -> None:
     usual = ["KING: What say you to the matter of the day?", "QUEEN: My lord, the people are not of your mind."]
     odd = "QUEEN: qx;;ZZk QJ!!x zqkq XX--vv jjq;;Z"
-    lines = "".join(f"{line}\n" for line in [*usual * 20, odd, *usual])
+    lines = "".join(f"{line}\n" for line in [*usual * 20, odd, usual[0]])  # another source is not disturbed by it
     found = output_of("log_anomalies", "--target", address, "--rate", "0.05", lines=lines)
     assert [line[14:] for line in found.splitlines()] == [odd]
     again = output_of("log_anomalies", "--target", address, "--rate", "0.05", lines=f"{odd[:-1]}!\n")
