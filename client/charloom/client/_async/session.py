@@ -31,7 +31,8 @@ class AsyncSession(AsyncOpening, AsyncCalls):
     ends what is still running and, unless it is to be kept, deletes the session from the server.
     It is opened by `async with` or by `await`:
 
-        async with client.session() as session: ...
+        async with client.session() as session:
+            ...
         session = await client.session(keep=True)
     """
 
