@@ -48,27 +48,9 @@ class Characters:
         return "".join(map(chr, self.points.tolist()))
 
     @functools.cached_property
-    def cases(self) -> tuple[CodePoints, CodePoints]:
-        """[N] and [N]: each as a small letter and as a capital, where that is one character."""
-        lower, upper = (
-            np.array(
-                [
-                    ord(new if len(new) == 1 else old)
-                    for old, new in zip(self.text, map(change, self.text), strict=True)
-                ],
-                np.uint32,
-            )
-            for change in (str.lower, str.upper)
-        )
-        return lower, upper
-
-    def between(self, low: int, high: int, *, any_case: bool) -> Mask:
-        """[N]: those with code points from `low` to `high`; if `any_case`, also those that change into one of them."""
-        result = np.zeros(len(self.points), bool)
-        result[slice(*np.searchsorted(self.points, [low, high + 1]))] = True
-        for form in self.cases if any_case else ():
-            result |= (form >= low) & (form <= high)
-        return result
+    def cased(self) -> Mask:
+        """[N]: those that have another case. Whether others are in a set, case has no part in."""
+        return np.array([one.lower() != one or one.upper() != one for one in self.text], bool)
 
 
 def every_character() -> Characters:
@@ -92,14 +74,25 @@ class CharacterSet(NamedTuple):
     def mask(self, characters: Characters) -> Mask:
         """[N]: which characters are in it."""
         result = np.zeros(len(characters.points), bool)
+        written = ""
         for kind, value in self.members:
             if kind in (ops.LITERAL, ops.RANGE):
                 low, high = value if kind is ops.RANGE else (value, value)
-                result |= characters.between(low, high, any_case=bool(self.flags & re.IGNORECASE))
+                result[slice(*np.searchsorted(characters.points, [low, high + 1]))] = True
+                written += rf"\U{low:08x}-\U{high:08x}"
             if kind is ops.CATEGORY:
                 for match in re.finditer(f"{_CATEGORIES[value]}+", characters.text, self.flags & re.ASCII):
                     result[match.start() : match.end()] = True
-        return ~result if self.members and self.members[0][0] is ops.NEGATE else result
+                written += _CATEGORIES[value]
+        negated = bool(self.members) and self.members[0][0] is ops.NEGATE
+        if negated:
+            result = ~result
+        if self.flags & re.IGNORECASE and written:
+            # What cases are the same, and of which alphabet, `re` alone knows.
+            matches = re.compile(f"[{'^' * negated}{written}]", self.flags).match
+            places = np.flatnonzero(characters.cased)
+            result[places] = [matches(characters.text[place]) is not None for place in places.tolist()]
+        return result
 
 
 class Classes(NamedTuple):

@@ -9,6 +9,7 @@ import json
 import re
 import resource
 import sys
+import traceback
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,27 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"], asked["seconds"] + 1))
     resource.setrlimit(resource.RLIMIT_AS, (asked["bytes"], asked["bytes"]))
+    sys.stdout.buffer.write(_answer(asked))
+
+
+def _answer(asked: dict[str, Any]) -> bytes:
+    """A line of JSON, and behind it what the automaton is made of, where there is one."""
     try:
         symbols = [symbol.encode("latin-1") for symbol in asked["symbols"]]
         made = _automaton(Kind(asked["kind"]), asked["content"], symbols, asked["bytewise"])
-    except (BadConstraint, MemoryError, RecursionError) as problem:
-        short = {MemoryError: "it takes too much memory", RecursionError: "it is nested too deeply"}
-        print(json.dumps({"problem": short.get(type(problem), str(problem))}))
-        return
-    sys.stdout.buffer.write(json.dumps({"states": len(made.distance)}).encode() + b"\n")
-    sys.stdout.buffer.write(np.ascontiguousarray(made.distance).tobytes() + np.ascontiguousarray(made.next).tobytes())
+        head = json.dumps({"states": len(made.distance)}).encode()
+        return head + b"\n" + np.ascontiguousarray(made.distance).tobytes() + np.ascontiguousarray(made.next).tobytes()
+    except BadConstraint as problem:
+        told = {"problem": str(problem)}
+    except MemoryError:
+        told = {"problem": "it takes too much memory"}
+    except RecursionError:
+        told = {"problem": "it is nested too deeply"}
+    except Exception as problem:  # a fault of ours, but it is the constraint that cannot be kept, and not the server
+        place = traceback.extract_tb(problem.__traceback__)[-1]
+        fault = f"{type(problem).__name__} at {place.filename}:{place.lineno}"
+        told = {"problem": "it cannot be kept; write it otherwise", "fault": fault}
+    return json.dumps(told).encode()
 
 
 def _automaton(kind: Kind, content: list[str], symbols: list[bytes], bytewise: bool) -> Automaton:

@@ -30,7 +30,7 @@ class Constraint:
 
 
 class BadConstraint(Exception):
-    """A constraint cannot be kept.
+    """A constraint cannot be kept. Its message can be sent, whatever of the constraint is in it.
 
     Args:
         problem: what is wrong, and what to do
@@ -38,4 +38,10 @@ class BadConstraint(Exception):
     """
 
     def __init__(self, problem: str, where: str = "") -> None:
-        super().__init__(f"{where}: {problem}" if where else problem)
+        super().__init__(f"{_sent(where, 100)}: {_sent(problem, 400)}" if where else _sent(problem, 500))
+
+
+def _sent(text: str, most: int) -> str:
+    """A text without half surrogates, and not longer than that."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -7,15 +7,19 @@ colon or a comma. Properties come in the order of the schema, and no others than
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from charloom.engine.constraints.constraint import BadConstraint
 from charloom.engine.constraints.regex_syntax import without_anchors
+from charloom.engine.errors import shown
 
 LONGEST_REGEX = 2**20
 """Characters; references can make a short schema a long expression."""
+LONGEST_NUMBER = 4_000
+"""Digits of a whole number; Python refuses to write one of more than 4,300."""
 MOST_NUMBERS = 10_000
 """Whole numbers between two bounds."""
 
@@ -55,7 +59,7 @@ def regex_of_schema(text: str, is_plain: Plain) -> str:
         BadConstraint: it is no schema, or has what cannot be kept.
     """
     try:
-        schema = json.loads(text)
+        schema = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_no_number)
         return _Schema(schema, is_plain).regex(schema, "#", ())
     except json.JSONDecodeError as problem:
         raise BadConstraint(f"it is no JSON: {problem.msg}", f"character {problem.pos}") from problem
@@ -158,9 +162,10 @@ class _Schema:
         if len(given) > 1:
             raise BadConstraint(f"{' and '.join(sorted(given))} are not kept together", where)
         if "format" in rules:
-            if rules["format"] not in _FORMATS:
+            name = rules["format"]
+            if not isinstance(name, str) or name not in _FORMATS:
                 raise BadConstraint(f"of formats, {', '.join(_FORMATS)} are kept; use a pattern", f"{where}/format")
-            return _FORMATS[rules["format"]]
+            return _FORMATS[name]
         if "pattern" in rules:
             return self._pattern(rules["pattern"], f"{where}/pattern")
         return f"{_CHARACTER}{self._bounds(rules, 'minLength', 'maxLength', where)}"
@@ -234,7 +239,7 @@ class _Schema:
         if not isinstance(rules.get("additionalProperties", False), bool):
             raise BadConstraint("properties that are not named are not kept", f"{where}/additionalProperties")
         required = self._list(rules, "required", where) if "required" in rules else []
-        if missing := [name for name in required if name not in properties]:
+        if missing := [name for name in required if not isinstance(name, str) or name not in properties]:
             raise BadConstraint(f"{json.dumps(missing[0])} is none of its properties", f"{where}/required")
         pairs = []
         for name, part in properties.items():
@@ -297,4 +302,20 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(value, types[kind])
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return kind == "number" or float(value).is_integer()
+    return kind == "number" or isinstance(value, int) or value.is_integer()
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > LONGEST_NUMBER:
+        raise BadConstraint(f"it has a number of {len(digits)} digits; up to {LONGEST_NUMBER} are allowed")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise BadConstraint(f"{shown(digits)} is too large for a number with a point or an exponent")
+    return value
+
+
+def _no_number(name: str) -> Any:
+    raise BadConstraint(f"{name} is no JSON; leave it out")

@@ -24,6 +24,7 @@ else:
     import sre_constants as ops
     import sre_parse as parser
 
+_ALPHABETS = re.ASCII | re.UNICODE
 MOST_NODES = 200_000
 """Of an automaton: repetitions are copies."""
 
@@ -51,6 +52,8 @@ class Nfa:
             raise BadConstraint(f"{problem}; escape what is meant as it is") from problem
         except (OverflowError, RecursionError) as problem:
             raise BadConstraint("it is nested too deeply, or repeats too often") from problem
+        except ValueError as problem:  # `int` of thousands of digits; flags such as those of (?a)(?u)
+            raise BadConstraint("it repeats too often, or its flags exclude each other") from problem
         self.sets: dict[CharacterSet, int] = {}
         """By what they hold: their numbers."""
         self.free: list[list[int]] = []
@@ -98,6 +101,8 @@ class Nfa:
             return self._read((ops.NEGATE, None), *newline, at=at, flags=flags)
         if kind is ops.SUBPATTERN:
             _, added, removed, items = value
+            if added & _ALPHABETS:  # one takes the place of the other
+                flags &= ~_ALPHABETS
             return self._sequence(items, at, (flags | added) & ~removed)
         if kind is ops.BRANCH:
             return self._node(*[self._sequence(items, self._node(at), flags) for items in value[1]])

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from charloom.engine.constraints import automata
 from charloom.engine.constraints.automata import automaton_of, minimal
+from charloom.engine.constraints.characters import every_character
 from charloom.engine.constraints.constraint import BadConstraint
+from charloom.engine.constraints.nfa import Nfa
 from charloom.engine.decoding.automaton import Automaton
 
 SYMBOLS = "abcé"
@@ -172,6 +174,8 @@ def test_twice_the_fewest_states_become_the_fewest() -> None:
         ("(" * 5_000 + ")" * 5_000, "nested too deeply"),
         ("a{1000000}", "its repetitions make it too large"),
         (r"\p{L}", "character 0: bad escape"),
+        ("a{" + "9" * 5_000 + "}", "it repeats too often"),
+        ("(?a)(?u)a", "its flags exclude each other"),
     ],
 )
 def test_what_cannot_be_kept_is_told_with_its_place(pattern: str, message: str) -> None:
@@ -191,12 +195,29 @@ def test_what_cannot_be_kept_is_told_with_its_place(pattern: str, message: str) 
         ("(?i)A|É", "a|é"),
         ("(?i:[A-B])", "[ab]"),
         (r"(?a:\w)", "[abc]"),
+        (r"(?a)(?u:\w)", "[abcé]"),
         ("(?x) a | b # or", "a|b"),
         ("(?P<name>a)b", "ab"),
     ],
 )
 def test_what_says_nothing_new_may_stand(pattern: str, same: str) -> None:
     assert texts_of(made(pattern)) == texts_of(made(same))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("(?ai)[a-z]", "(?i)[a-z]", "(?i)[^a-s]", "(?a)(?i:k)", "(?i)s", "(?i:[^k])", "(?i)ß", "(?ai)[^ſ]"),
+        *(r"(?i)[\dk-]", "(?i)[α-ω]", "(?i)ǆ", "(?i)i", "(?i)[^İı]", "(?i)[Ა-Ჰ]", "(?i)ﬅ", "(?is)."),
+    ],
+)
+def test_which_characters_are_the_same_but_for_case_is_what_python_says(pattern: str) -> None:
+    """Of all characters: k and the sign of the kelvin, s and the long s, and whatever else there is."""
+    (characters,) = Nfa(pattern).sets
+    everyone = every_character()
+    mask = np.zeros(len(everyone.points), bool)
+    mask[[match.start() for match in re.finditer(pattern, everyone.text)]] = True
+    assert (characters.mask(everyone) == mask).all()
 
 
 def test_the_table_has_room_for_so_many_states(monkeypatch: pytest.MonkeyPatch) -> None:

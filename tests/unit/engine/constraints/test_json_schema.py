@@ -163,11 +163,39 @@ def depth(value: Any) -> int:
         ({"type": "integer", "minimum": 5}, "#: a lowest number other than 0 needs a highest one"),
         ({"type": "object", "properties": {}, "required": ["a"]}, '#/required: "a" is none of its properties'),
         ({"enum": []}, "#/enum: it is to be a list"),
+        ({"type": "object", "properties": {}, "required": [["a"]]}, r'#/required: \["a"\] is none of its properties'),
+        ({"type": "string", "format": ["date"]}, "#/format: of formats"),
+        ({"type": "string", "maxLength": 10**400}, "it is nested too deeply, or repeats too often"),
+        ({"type": "integer", "exclusiveMinimum": 10**4000 - 1}, "a lowest number other than 0 needs a highest one"),
+        ({"type": "null", "\ud800" * 900: 1}, r"^#: (\\ud800){66}\\ud8\.\.\.$"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_by_its_place(schema: object, message: str) -> None:
     with pytest.raises(BadConstraint, match=message):
         made(schema)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"const": ' + "1" * 5000 + "}", "it has a number of 5000 digits; up to 4000 are allowed"),
+        ('{"enum": [1, -1e999]}', "'-1e999' is too large for a number"),
+        ('{"const": NaN}', "NaN is no JSON"),
+        ('{"enum": [1, -Infinity]}', "-Infinity is no JSON"),
+    ],
+)
+def test_a_number_that_python_cannot_write_as_json_is_refused(text: str, message: str) -> None:
+    with pytest.raises(BadConstraint, match=f"^{message}"):
+        regex_of_schema(text, is_plain)
+
+
+def test_a_whole_number_may_have_many_digits() -> None:
+    long, longest = "1" + "0" * 400, "9" * 4000
+    automaton = made({"type": "integer", "enum": [int(long)]})
+    assert text_of(automaton, random.Random(1)) == long
+    assert regex_of_schema(f'{{"minimum": {longest}, "maximum": {longest}, "type": "integer"}}', is_plain) == (
+        f"(?:(?:{longest}))"
+    )
 
 
 def test_a_schema_that_is_nested_without_end_is_refused() -> None:
