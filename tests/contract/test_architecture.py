@@ -310,6 +310,12 @@ def test_a_process_that_imports_a_part_does_not_load_what_it_does_without(module
     assert done.stdout.strip() == ""
 
 
+def test_processes_of_ours_are_started_in_one_way() -> None:
+    """Which imports nothing from the working directory."""
+    starting = {path.name for part in FOLDERS for path in modules(part) if "sys.executable" in path.read_text("utf-8")}
+    assert starting == {"python_process.py"}
+
+
 @pytest.mark.parametrize("part", FOLDERS)
 def test_no_module_has_grown_too_long(part: str) -> None:
     long = {

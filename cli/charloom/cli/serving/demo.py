@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from charloom.cli import CommandError
 from charloom.cli.connection import connect
 from charloom.cli.thread_limit import check_threads, grpc_threads
+from charloom.engine.python_process import python_running
 from charloom.models import BUNDLED_MODEL
 
 STOP_SECONDS = 15.0
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 @contextmanager
 def _server(bundle: str) -> Iterator[str]:
     """A server process on a free port; yields its address."""
-    command = [sys.executable, "-m", "charloom.cli.main", "serve", bundle, "--port", "0", "--log-format", "json"]
+    command = [*python_running("charloom.cli.main"), "serve", bundle, "--port", "0", "--log-format", "json"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

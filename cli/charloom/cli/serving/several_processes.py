@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from charloom.cli import CommandError
+from charloom.engine.python_process import python_running
 from charloom.server.listener import PortInUse
 from charloom.server.processes.child import Child, ChildFailed
 from charloom.server.processes.parent import Parent
 from charloom.server.settings import ServerSettings
 
-CHILD = (sys.executable, "-m", "charloom.cli.serving.child_process")
+CHILD = python_running("charloom.cli.serving.child_process")
 
 
 def serve_with_children(paths: Sequence[Path], settings: ServerSettings) -> None:
