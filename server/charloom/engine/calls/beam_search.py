@@ -141,7 +141,10 @@ class BeamSearch:
         for one, total in zip(self.open, ends, strict=True):
             if one.tokens and self.automaton.distance[one.state] == 0:
                 self._find(FoundText(total, one.tokens, ended=True))
-        totals = np.where(after < 0, -np.inf, known).reshape(-1)
+        allowed = after >= 0
+        if not self.partial:  # nor does a token bring a text on that could not be ended in time
+            allowed &= self.automaton.distance[after] < self.max_tokens - len(self.open[0].tokens)
+        totals = np.where(allowed, known, -np.inf).reshape(-1)
         possible = np.flatnonzero(totals > self._least)
         if len(possible) > self.beam + 1:
             # Only these need an order, with all that are as probable as the last of them: of equals the first win.
@@ -161,7 +164,7 @@ class BeamSearch:
             over = bool((self.automaton.next[state] < 0).all())
             if not over and len(tokens) < self.max_tokens:
                 self.open.append(child)
-            elif self.partial or self.automaton.distance[state] == 0:
+            else:
                 self._find(FoundText(child.logprob, tokens, ended=over))
         self.open = [one for one in self.open if one.logprob > self._least]
 

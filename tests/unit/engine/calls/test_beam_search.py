@@ -156,6 +156,16 @@ def test_what_does_not_match_in_time_is_left_out_where_all_of_it_has_to() -> Non
     assert {one.tokens for one in found} == {(2,), (3,)}
 
 
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_texts_that_cannot_end_in_time_take_no_room_from_those_that_can(most: int) -> None:
+    """Either "a", which the model hardly writes, or five other tokens."""
+    automaton = trie({(2,), (0, 0, 0, 0, 0), (1, 1, 1, 1, 1)})
+    table = np.log(np.broadcast_to(np.array([0.5, 0.3, 0.1, 0.1], np.float32), (4, 4, 4)))
+    search = searched(table, BeamSearch(automaton, START, 1, 1, most, partial=False))
+    assert [one.tokens for one in search.found] == [(2,)]
+    assert search.exact
+
+
 def test_what_is_inside_of_words_and_lines() -> None:
     word, line = Boundary.WORD, Boundary.LINE
     letters = CharacterVocabulary(sorted("\n '-_9aé\u0301\u2019"))
