@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import codecs
 import enum
+import functools
+import hashlib
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -130,6 +132,15 @@ class Vocabulary(ABC):
     @abstractmethod
     def symbol(self, token: int) -> bytes:
         """What a token stands for: UTF-8 of its character or word, or its byte."""
+
+    @functools.cached_property
+    def symbols_digest(self) -> bytes:
+        """SHA-256 of what all tokens stand for, in their order."""
+        found = hashlib.sha256()
+        for token in range(self.size):
+            symbol = self.symbol(token)
+            found.update(len(symbol).to_bytes(4, "little") + symbol)
+        return found.digest()
 
     @abstractmethod
     def decoder(self, tail: bytes = b"") -> TextDecoder:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from charloom.engine.loom.fair_queue import PRESENT_SECONDS, FairQueue, QueueFull, Ranking, of_most
+from charloom.engine.fair_queue import PRESENT_SECONDS, FairQueue, QueueFull, Ranking, of_most
 from charloom.engine.shares import Share, set_share
 
 CAPACITY, PLACES = 5, 4

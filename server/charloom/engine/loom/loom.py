@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from charloom.engine.decoding.decoder import Decoder, Outputs
 from charloom.engine.decoding.step_cost import StepCost, clock_of
 from charloom.engine.errors import Draining, Overloaded
+from charloom.engine.fair_queue import FairQueue, QueueFull, of_most
 from charloom.engine.limits import Limits
 from charloom.engine.loom.decoder_calls import DecoderCalls
-from charloom.engine.loom.fair_queue import FairQueue, QueueFull, of_most
 from charloom.engine.loom.jobs import Chunk, FinishReason, Job
 from charloom.engine.loom.live_rows import LiveRows
 from charloom.engine.loom.row import Delivery, Row, RowState

@@ -11,8 +11,8 @@ import pytest
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.fair_queue import CROWD
 from charloom.engine.loom import loom
-from charloom.engine.loom.fair_queue import CROWD
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.shares import Share
 from tests.oracles.one_text import generate_stepwise
