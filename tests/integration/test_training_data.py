@@ -17,7 +17,7 @@ import pytest
 from charloom.bundle import DecoderKind, read_bundle, read_vocabulary, write_vocabulary
 from charloom.cli.main import main
 from charloom.export import export_bundle
-from charloom.training.checkpoint import load_trained, load_validation
+from charloom.training.checkpoint import load_trained, load_validation, read_checkpoint, write_checkpoint
 from charloom.training.data import corpus as corpus_module
 from charloom.training.evaluate import tail_estimate
 from charloom.training.run_lock import RunLock
@@ -181,6 +181,44 @@ def test_a_vocabulary_is_taken_with_its_unit_and_form(
     (tmp_path / "strange.txt").write_text((folder / "c.txt").read_text("utf-8") + "ψψ夜", "utf-8")
     error = refused(capsys, "train", tmp_path / "strange.txt", "--run", tmp_path / "no", "--vocabulary", small_run)
     assert "3 character(s) of strange.txt are not in the model's vocabulary: 'ψ' (U+03C8) 2 times, '夜'" in error
+    assert not (tmp_path / "no").exists()
+
+
+def masked(run: Path, copy: Path) -> Path:
+    """The same run, as if it had learnt with its numbers masked."""
+    shutil.copytree(run, copy)
+    checkpoint = read_checkpoint(copy / "best.safetensors")
+    checkpoint.facts["config"]["mask"] = "numbers"
+    write_checkpoint(copy / "best.safetensors", checkpoint)
+    return copy
+
+
+def test_a_mask_is_taken_with_the_weights_and_with_the_vocabulary(
+    small_run: Path, folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    source, bundle = masked(small_run, tmp_path / "masked"), tmp_path / "model"
+    kinds = [DecoderKind.ONNX_FP32]
+    export_bundle(load_trained(source), load_validation(source), bundle, name="model", decoders=kinds)
+    given = [*SETTINGS[-2:], "--batch-size", 4, "--sequence-length", 16, "--epochs", 1, "--validation-share", 0.02]
+    sizes = SETTINGS[:6]
+    ways: list[tuple[list[Any], str]] = [
+        (["--initial-weights", source], "numbers"),
+        (["--initial-weights", bundle], "numbers"),
+        (["--initial-weights", small_run, "--preset", "log"], "none"),
+        (["--vocabulary", source, *sizes], "numbers"),
+        (["--vocabulary", source, "--mask", "digits", *sizes], "digits"),
+        (["--vocabulary", small_run, "--mask", "digits", *sizes], "digits"),
+    ]
+    for number, (flags, mask) in enumerate(ways):
+        run = tmp_path / f"run{number}"
+        assert train(folder / "c.txt", "--run", run, *flags, *given) == 0, flags
+        assert json.loads((run / "config.json").read_text())["mask"] == mask, flags
+    error = refused(capsys, "train", folder, "--run", tmp_path / "no", "--initial-weights", source, "--mask", "none")
+    assert f"--mask none: {source} has numbers; leave the flag out, or start from another one" in error
+    error = refused(
+        capsys, "train", folder, "--run", tmp_path / "no", "--initial-weights", source, "--teacher", small_run
+    )
+    assert f"of {source} learnt with --mask numbers, and the teacher {small_run} with none; give two" in error
     assert not (tmp_path / "no").exists()
 
 

@@ -16,37 +16,51 @@ from charloom.bundle import (
     WEIGHTS_FILE,
     Bundle,
     BundleError,
+    Mask,
     Vocabulary,
     read_bundle,
     read_vocabulary,
 )
 from charloom.network.config import ModelConfig
-from charloom.training.checkpoint import BEST_FILE, TrainedModel, load_trained, model_of, read_checkpoint
+from charloom.training.checkpoint import (
+    BEST_FILE,
+    TrainedModel,
+    load_trained,
+    model_of,
+    read_checkpoint,
+    read_facts,
+)
 from charloom.training.files import CheckpointError
 
 SHAPE = ("cell", "layers", "hidden_size", "embedding_size", "tie_weights")
 """The settings that decide which weights there are."""
 
 
-def initial_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary of a run or bundle.
+def initial_vocabulary(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
+    """The vocabulary of a run or bundle, and the settings that belong to it: unit, form, and mask if there is one.
 
     Raises:
         BundleError: the bundle is damaged, or the vocabulary.
         CheckpointError: it is neither a run nor a bundle.
     """
     if (path / MANIFEST_FILE).is_file():
-        return read_bundle(path).vocabulary
-    if (path / VOCABULARY_FILE).is_file():
-        return read_vocabulary(path / VOCABULARY_FILE)
-    raise CheckpointError(
-        f"{path} is neither a run nor a bundle: it has no {VOCABULARY_FILE}; "
-        "give a directory that `charloom train` or `charloom export` made"
-    )
+        bundle = read_bundle(path)
+        vocabulary, facts = bundle.vocabulary, bundle.manifest.training
+    elif (path / VOCABULARY_FILE).is_file():
+        vocabulary, best = read_vocabulary(path / VOCABULARY_FILE), path / BEST_FILE
+        facts = read_facts(best) if best.is_file() else {}
+    else:
+        raise CheckpointError(
+            f"{path} is neither a run nor a bundle: it has no {VOCABULARY_FILE}; "
+            "give a directory that `charloom train` or `charloom export` made"
+        )
+    settings: dict[str, Any] = {"unit": vocabulary.unit, "normalise": vocabulary.normalisation}
+    mask = _made_with(facts).get("mask", Mask.NONE)
+    return vocabulary, settings if mask == Mask.NONE else settings | {"mask": mask}
 
 
 def initial_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights of a bundle, or the best ones of a run, and the settings of `SHAPE` that they were made with.
+    """The weights of a bundle, or the best ones of a run, and the settings that they were made with: `SHAPE` and mask.
 
     Raises:
         BundleError: the bundle has no weights, or is damaged.
@@ -54,9 +68,9 @@ def initial_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not (path / MANIFEST_FILE).is_file():
         checkpoint = read_checkpoint(path / BEST_FILE)
-        return checkpoint.group("model"), _shape(checkpoint.facts)
+        return checkpoint.group("model"), _made_with(checkpoint.facts)
     bundle = read_bundle(path)
-    return bundle_weights(bundle), _shape(bundle.manifest.training)
+    return bundle_weights(bundle), _made_with(bundle.manifest.training)
 
 
 def weights_file(path: Path) -> Path:
@@ -120,6 +134,9 @@ def network_config(bundle: Bundle) -> ModelConfig:
         raise BundleError(bundle.path, f"{MANIFEST_FILE}, field {field}: {first['msg']}") from problem
 
 
-def _shape(facts: dict[str, Any]) -> dict[str, Any]:
+def _made_with(facts: dict[str, Any]) -> dict[str, Any]:
     config = facts.get("config")
-    return {name: config[name] for name in SHAPE if name in config} if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        return {}
+    shape = {name: config[name] for name in SHAPE if name in config}
+    return shape | {"mask": config.get("mask", Mask.NONE.value)}  # runs of 0.1 have none

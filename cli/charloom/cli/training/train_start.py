@@ -93,20 +93,24 @@ def start_of(arguments: argparse.Namespace) -> Start:
     source, weights_of = _source(arguments), arguments.initial_weights
     if source is None:
         return Start()
-    vocabulary = initial_vocabulary(source)
-    settings: dict[str, Any] = {"unit": vocabulary.unit, "normalise": vocabulary.normalisation}
+    vocabulary, settings = initial_vocabulary(source)
     if teachers is not None:
         require_vocabulary(f"the teacher {arguments.teacher[0]}", teachers.vocabulary, vocabulary, str(source))
         settings["mask"] = teachers.mask
     if weights_of is None:
         return Start(vocabulary, None, teachers, settings)
-    if initial_vocabulary(weights_of).to_json() != vocabulary.to_json():
+    if initial_vocabulary(weights_of)[0].to_json() != vocabulary.to_json():
         raise CommandError(
             f"the weights of {weights_of} belong to its own vocabulary, which is not that of {source}; "
             "leave out --vocabulary"
         )
-    weights, shape = initial_weights(weights_of)
-    return Start(vocabulary, weights, teachers, settings | shape)
+    weights, made_with = initial_weights(weights_of)
+    if teachers is not None and teachers.mask != made_with.get("mask", teachers.mask):
+        raise CommandError(
+            f"the weights of {weights_of} learnt with --mask {made_with['mask']}, and the teacher "
+            f"{arguments.teacher[0]} with {teachers.mask.value}; give two of the same"
+        )
+    return Start(vocabulary, weights, teachers, settings | made_with)
 
 
 def config_of(arguments: argparse.Namespace, start: Start) -> TrainingConfig:
@@ -124,8 +128,11 @@ def config_of(arguments: argparse.Namespace, start: Start) -> TrainingConfig:
     except ValidationError as problem:
         raise CommandError(explain(problem)) from problem
     for name in start.settings.keys() & given.keys():
+        if name == "mask" and start.weights is None and start.teachers is None:
+            continue  # a vocabulary alone goes with another mask too
         if getattr(config, name) != getattr(kept, name):
-            whose = arguments.teacher[0] if name == "mask" else arguments.initial_weights or _source(arguments)
+            teacher = arguments.teacher[0] if name == "mask" and arguments.teacher else None
+            whose = arguments.initial_weights or teacher or _source(arguments)
             raise CommandError(
                 f"--{name.replace('_', '-')} {given[name]}: {whose} has "
                 f"{kept.model_dump(mode='json')[name]}; leave the flag out, or start from another one"
