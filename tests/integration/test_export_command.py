@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,20 @@ def test_a_model_cannot_follow_one_of_other_symbols(run_directory: Path, tmp_pat
     error = refused(capsys, "export", run_directory, tmp_path / "new", "--follows", BUNDLED_MODEL.name)
     assert "has another vocabulary (65 symbols, unit character) than the new model (" in error
     assert "there is no" in refused(capsys, "export", run_directory, tmp_path / "new", "--follows", tmp_path / "none")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("source", [[], ["--from"]])
+def test_a_chat_template_that_the_model_cannot_read_is_refused(
+    source: list[str], run_directory: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    plain = {"before": "", "after": "\n"}
+    chat = {"system": plain, "user": plain | {"before": "<|§|>"}, "assistant": plain}
+    (tmp_path / "chat.json").write_text(json.dumps(chat))
+    given = ["--chat-template", tmp_path / "chat.json", *source]
+    error = refused(capsys, "export", WRITTEN_BEFORE if source else run_directory, tmp_path / "new", *given)
+    assert "cannot read the chat template: user.before is '<|§|>', and " in error
+    assert "'§' (U+00A7) at 2" in error
     assert not (tmp_path / "new").exists()
 
 

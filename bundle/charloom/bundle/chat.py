@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from charloom.bundle.errors import UnknownSymbolsError
+from charloom.bundle.vocabulary import Vocabulary
+
 Role = Literal["system", "user", "assistant"]
 Piece = Annotated[str, Field(max_length=256)]
 """Text around a message."""
@@ -45,6 +48,17 @@ class ChatTemplate(BaseModel):
         if not messages or messages[-1][0] != "assistant":
             return text + self.assistant.before
         return text.removesuffix(self.assistant.after) if self.assistant.after else text
+
+    def problem(self, vocabulary: Vocabulary) -> str | None:
+        """What a model of this vocabulary cannot read around messages, and in which part; None where it reads all."""
+        turns = {"system": self.system, "user": self.user, "assistant": self.assistant}
+        parts = {f"{role}.{side}": getattr(turn, side) for role, turn in turns.items() for side in ("before", "after")}
+        for name, text in parts.items():
+            try:
+                vocabulary.encode(text)
+            except UnknownSymbolsError as lacking:
+                return f"{name} is {text!r}, and {lacking}"
+        return None
 
 
 TRANSCRIPT = ChatTemplate(

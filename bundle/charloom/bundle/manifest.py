@@ -33,8 +33,12 @@ LARGEST_FILE = 2**34
 LARGEST_STATE = 2**18
 """Numbers in the state of one session, 1 MiB; every row of a batch has one."""
 
+MOST_EARLIER = 64
+"""Digests of earlier models in each of `continues` and `follows`; an export keeps the newest."""
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """What stands in answers, logs and paths as it is."""
+_Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class DecoderKind(str, enum.Enum):
@@ -170,10 +174,12 @@ class Manifest(_Part):
     """How messages become text, of a model that has learnt to converse."""
     labelling: Labelling | None = None
     """What labels it gives, of a classifier; None: it is a language model."""
-    continues: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(default=(), max_length=64)
-    """Digests of bundles of the same weights in other files: their sessions and sealed states go on with this one."""
-    follows: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(default=(), max_length=64)
-    """Digests of models of the same symbols whose place this one took: their sessions can be moved to it."""
+    continues: tuple[_Digest, ...] = Field(default=(), max_length=MOST_EARLIER)
+    """Digests of bundles of the same weights in other files: their sessions and sealed states go on with this one. The
+    newest first."""
+    follows: tuple[_Digest, ...] = Field(default=(), max_length=MOST_EARLIER)
+    """Digests of models of the same symbols whose place this one took: their sessions can be moved to it. The newest
+    first."""
 
     @field_validator("cell")
     @classmethod

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from charloom.bundle import Bundle, BundleError
+from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.engine.decoding.open_decoder import kind_to_open, open_decoder
 from charloom.engine.engine import Engine
@@ -93,6 +94,23 @@ Agreed = Callable[[], Awaitable[None]]
 
 async def at_once() -> None:
     """Nobody else has to agree."""
+
+
+def open_model(bundle: Bundle, settings: ServerSettings) -> Decoder:
+    """The decoder of a bundle; the log tells of a chat template that the model cannot read.
+
+    Raises:
+        BundleError: as `open_decoder`.
+    """
+    chat = bundle.manifest.chat
+    if chat is not None and (problem := chat.problem(bundle.vocabulary)):
+        log.warning(
+            "model %s cannot read its chat template, and refuses chats: %s; give it another one "
+            "(charloom export --from OLD NEW --chat-template FILE)",
+            bundle.manifest.name,
+            problem,
+        )
+    return open_decoder(bundle, kind=settings.decoder, device=settings.device)
 
 
 class ModelChanges:
@@ -273,9 +291,7 @@ class ModelChanges:
                 else:
                     engine.require_room(bundle, kind_to_open(bundle, settings.decoder, settings.device))
                     load.stage = Stage.OPENING
-                    decoder = await self._work(
-                        lambda: open_decoder(bundle, kind=settings.decoder, device=settings.device)
-                    )
+                    decoder = await self._work(lambda: open_model(bundle, settings))
                     load.stage = Stage.TRYING
                     tried = await self._work(lambda: try_model(bundle, decoder, engine.limits.max_rows, self._rest))
                     await agreed()

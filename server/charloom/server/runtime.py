@@ -10,7 +10,6 @@ from pathlib import Path
 
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
-from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError
 from charloom.engine.loom.models import Model
@@ -24,7 +23,7 @@ from charloom.server.audit import AuditLog, AuditLogUnavailable
 from charloom.server.group import Group
 from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_bundle
-from charloom.server.model_changes import ModelChanges
+from charloom.server.model_changes import ModelChanges, open_model
 from charloom.server.model_folder import ModelFolder
 from charloom.server.model_upkeep import ModelUpkeep
 from charloom.server.process_memory import give_memory_back, memory_in_use, memory_limit
@@ -150,7 +149,7 @@ def open_models(paths: Sequence[Path], settings: ServerSettings) -> list[tuple[B
         SigningProblem: the file of trusted keys cannot be used.
     """
     bundles = [read_trusted_bundle(path, settings.trusted_keys) for path in paths]
-    return [(b, open_decoder(b, kind=settings.decoder, device=settings.device)) for b in bundles]
+    return [(bundle, open_model(bundle, settings)) for bundle in bundles]
 
 
 def model_folder(settings: ServerSettings) -> ModelFolder | None:

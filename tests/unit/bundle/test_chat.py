@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from charloom.bundle import TRANSCRIPT, ChatTemplate, Manifest, write_manifest
+from charloom.bundle import TRANSCRIPT, ByteVocabulary, CharacterVocabulary, ChatTemplate, Manifest, write_manifest
 from charloom.bundle.chat import Turn
 from tests.unit.bundle.test_manifest import MANIFEST
 
@@ -31,6 +31,16 @@ def test_the_assistants_last_message_goes_on() -> None:
 def test_a_transcript_names_who_speaks() -> None:
     prompt = TRANSCRIPT.prompt([("system", "A play."), ("user", "Hello.")])
     assert prompt == "A play.\n\nUser: Hello.\nAssistant: "
+
+
+def test_what_a_vocabulary_lacks_around_messages_is_told_with_its_place() -> None:
+    """What a text stops at need not be there."""
+    assert TEMPLATE.problem(ByteVocabulary()) is None
+    assert TEMPLATE.problem(CharacterVocabulary(sorted("<>UA|."))) is None
+    assert TEMPLATE.model_copy(update={"stop": ("#",)}).problem(CharacterVocabulary(sorted("<>UA|."))) is None
+    problem = TEMPLATE.problem(CharacterVocabulary(sorted("<>UA.")))
+    assert problem is not None
+    assert problem.startswith("user.after is '|', and 1 character(s) are not in the model's vocabulary: '|' (U+007C)")
 
 
 def test_templates_are_checked() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from charloom.bundle import (
     BundleError,
     CellKind,
     DecoderKind,
+    Manifest,
     read_bundle,
 )
+from charloom.bundle.chat import Turn
 from charloom.cli import CommandError
 from charloom.cli.training import export
 from charloom.engine.decoding.decoder import Decoder
@@ -28,6 +32,7 @@ from charloom.engine.decoding.inspector import Inspector
 from charloom.engine.decoding.invariance import plain_inputs, random_inputs, reading_inputs
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.export import ExportError, export_from_bundle
+from charloom.export.exporter import digests_of
 from charloom.models import BUNDLED_MODEL
 from tests.unit.bundle.bundle_files import change_manifest
 from tests.unit.export.decoder_calls import one_row, zoneout_of
@@ -117,6 +122,36 @@ def test_the_manifest_is_of_schema_3_and_tells_the_same_of_the_model(path: Path,
     assert new.continues == (old.digest,)
     newer = export_from_bundle(read_bundle(tmp_path / "new"), tmp_path / "newer")
     assert newer.continues == (new.digest, old.digest)
+
+
+def test_of_more_earlier_models_than_a_manifest_names_the_newest_are_kept(tmp_path: Path) -> None:
+    old = read_bundle(WRITTEN_BEFORE)
+
+    def after(digests: Sequence[str], **more: Any) -> Bundle:
+        return replace(old, manifest=old.manifest.model_copy(update={"follows": tuple(digests), **more}))
+
+    ours, a, b, c = ([f"{letter}{number:063x}" for number in range(64)] for letter in "0abc")
+    named = [after(a[1:], digest=a[0], continues=tuple(b)), after(c[1:], digest=c[0])]
+    options: dict[str, Any] = {
+        "decoders": [DecoderKind.ONNX_FP32],
+        "include_weights": False,
+        "include_inspector": False,
+    }
+    export_from_bundle(after(ours, continues=tuple(b)), tmp_path / "new", follows=named, **options)
+    new = read_bundle(tmp_path / "new").manifest
+    assert new.continues == (old.manifest.digest, *b[:63])
+    assert new.follows[:10] == (a[0], c[0], b[0], a[1], c[1], ours[0], b[1], a[2], c[2], ours[1])
+    assert len(new.follows) == 64
+
+
+def test_a_model_may_follow_the_one_before_it_for_ever() -> None:
+    bundle = read_bundle(WRITTEN_BEFORE)
+    digests = [bundle.manifest.digest]
+    for night in range(100):
+        made = dict(bundle.manifest) | {"name": f"night-{night}", "follows": digests_of([bundle], bundle.vocabulary)}
+        bundle = replace(bundle, manifest=Manifest(**made).with_digest())
+        digests.insert(0, bundle.manifest.digest)
+    assert bundle.manifest.follows == tuple(digests[1:65])
 
 
 def test_int8_matrices_are_taken_over_bit_for_bit(int8_alone: Path, tmp_path: Path) -> None:
@@ -213,6 +248,13 @@ def test_a_template_of_chats_is_put_in_and_kept(tmp_path: Path) -> None:
     export_from_bundle(read_bundle(WRITTEN_BEFORE), tmp_path / "new", chat=TRANSCRIPT, **options)
     export_from_bundle(read_bundle(tmp_path / "new"), tmp_path / "newer", **options)
     assert read_bundle(tmp_path / "newer").manifest.chat == TRANSCRIPT
+
+
+def test_a_template_that_the_model_cannot_read_is_refused(tmp_path: Path) -> None:
+    chat = TRANSCRIPT.model_copy(update={"assistant": Turn(before="§: ", after="\n")})
+    with pytest.raises(ExportError, match=r"assistant\.before is '§: ', and 1 character.* '§' \(U\+00A7\) at 0; write"):
+        export_from_bundle(read_bundle(WRITTEN_BEFORE), tmp_path / "new", chat=chat)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_template_that_is_none_is_refused(tmp_path: Path) -> None:

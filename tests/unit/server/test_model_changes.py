@@ -6,19 +6,21 @@ import asyncio
 import logging
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from charloom.bundle import Bundle, read_bundle
+from charloom.bundle import TRANSCRIPT, Bundle, read_bundle
+from charloom.bundle.chat import Turn
 from charloom.engine.calls.inspection import InspectionRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import Draining, EngineError
 from charloom.engine.sessions.session import Key
 from charloom.server import model_changes
-from charloom.server.model_changes import ModelChanges, Stage
+from charloom.server.model_changes import ModelChanges, Stage, open_model
 from charloom.server.model_folder import ModelFolder
 from charloom.server.settings import ServerSettings
 from tests.unit.bundle.bundle_files import change_manifest
@@ -102,3 +104,19 @@ async def test_the_log_says_what_was_asked_and_is_alarmed_only_by_what_an_operat
     ]
     changes.stop()
     await engine.drain(0)
+
+
+@pytest.mark.parametrize("before", ["The ", "§"])
+def test_the_log_tells_of_a_chat_template_that_the_model_cannot_read(
+    before: str, bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(model_changes, "open_decoder", lambda *_, **__: decoder)
+    chat = TRANSCRIPT.model_copy(update={"system": Turn(before="", after=""), "user": Turn(before=before, after="")})
+    chat = chat.model_copy(update={"assistant": Turn(before="", after="")})
+    changed = replace(bundle, manifest=bundle.manifest.model_copy(update={"chat": chat}))
+    assert open_model(changed, ServerSettings()) is decoder
+    told = [record.message for record in caplog.records]
+    assert len(told) == (before == "§")
+    assert all(
+        "model small cannot read its chat template, and refuses chats: user.before is '§'" in one for one in told
+    )

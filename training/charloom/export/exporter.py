@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,6 +14,7 @@ from safetensors.torch import save
 
 from charloom.bundle import (
     INSPECTOR_FILE,
+    MOST_EARLIER,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
     Bundle,
@@ -76,9 +78,10 @@ def export_bundle(
         tell: told one line per measurement
 
     Raises:
-        ExportError: the directory is not empty, int8 costs more than `INT8_LIMIT`, or one of `follows` has other
-            symbols.
+        ExportError: the directory is not empty, int8 costs more than `INT8_LIMIT`, one of `follows` has other
+            symbols, or the model lacks symbols of `chat`.
     """
+    require_readable(chat, trained.vocabulary)
     earlier = digests_of(follows, trained.vocabulary)
     with new_directory(target) as directory:
         return _write(
@@ -96,8 +99,15 @@ def export_bundle(
         )
 
 
-def digests_of(bundles: Sequence[Bundle], vocabulary: Vocabulary) -> tuple[str, ...]:
+def digests_of(bundles: Sequence[Bundle], vocabulary: Vocabulary, known: Sequence[str] = ()) -> tuple[str, ...]:
     """The digests of models and of those before them, whose sessions another model of this vocabulary can take over.
+
+    They are `MOST_EARLIER` at most: those of the bundles first, then the newest that each of them and `known` tell.
+
+    Args:
+        bundles: of the models
+        vocabulary: of the model that takes over
+        known: digests that it follows already, the newest first
 
     Raises:
         ExportError: one of them has other symbols.
@@ -109,7 +119,23 @@ def digests_of(bundles: Sequence[Bundle], vocabulary: Vocabulary) -> tuple[str, 
                 f"unit {bundle.vocabulary.unit.value}) than the new model ({vocabulary.size} symbols, "
                 f"unit {vocabulary.unit.value}), so it cannot be one that the new model follows; leave it out"
             )
-    return tuple(dict.fromkeys(digest for bundle in bundles for digest in bundle.manifest.of_its_symbols))
+    named = [bundle.manifest.digest for bundle in bundles]
+    told = [earlier for bundle in bundles for earlier in (bundle.manifest.continues, bundle.manifest.follows)]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*told, known))
+    return tuple(dict.fromkeys(itertools.chain(named, filter(None, in_turn))))[:MOST_EARLIER]
+
+
+def require_readable(chat: ChatTemplate | None, vocabulary: Vocabulary) -> None:
+    """See that a model of this vocabulary can read what a template puts around messages.
+
+    Raises:
+        ExportError: it cannot.
+    """
+    if chat is not None and (problem := chat.problem(vocabulary)):
+        raise ExportError(
+            f"the model cannot read the chat template: {problem}; write the template with characters that the model "
+            "has learnt"
+        )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from onnx import TensorProto
 from charloom.bundle import (
     INSPECTOR_FILE,
     LABEL_HEAD_FILE,
+    MOST_EARLIER,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
     Bundle,
@@ -30,7 +31,7 @@ from charloom.bundle import (
     file_entry,
     write_manifest,
 )
-from charloom.export.exporter import ExportError, digests_of, new_directory, write_decoder
+from charloom.export.exporter import ExportError, digests_of, new_directory, require_readable, write_decoder
 from charloom.export.inspector import build_inspector
 from charloom.export.onnx_graph import build_decoder
 from charloom.export.weights import DecoderWeights, decoder_weights
@@ -65,8 +66,8 @@ def export_from_bundle(
         tell: told one line per file
 
     Raises:
-        ExportError: the directory is not empty, the bundle does not have what a file is made from, or one of `follows`
-            has other symbols.
+        ExportError: the directory is not empty, the bundle does not have what a file is made from, one of `follows`
+            has other symbols, or the model lacks symbols of `chat`.
         CheckpointError: its weights do not fit the settings in its manifest.
         BundleError: a file of it cannot be read, or its manifest tells settings that no network has.
     """
@@ -77,7 +78,8 @@ def export_from_bundle(
             f"{bundle.path} has no int8 decoder, and what one costs is measured on the validation text of a run; "
             "export it from the run, or leave it out with --decoders"
         )
-    earlier = digests_of(follows, bundle.vocabulary)
+    require_readable(chat, bundle.vocabulary)
+    earlier = digests_of(follows, bundle.vocabulary, old.follows)
     source = _Source(bundle)
     with new_directory(target) as directory:
         copied = [VOCABULARY_FILE, *([WEIGHTS_FILE] if include_weights and WEIGHTS_FILE in old.files else [])]
@@ -110,8 +112,8 @@ def export_from_bundle(
                 },
                 chat=old.chat if chat is None else chat,
                 labelling=labelling,
-                continues=(old.digest, *old.continues),
-                follows=tuple(dict.fromkeys((*old.follows, *earlier))),
+                continues=(old.digest, *old.continues)[:MOST_EARLIER],
+                follows=earlier,
             ),
         )
 
