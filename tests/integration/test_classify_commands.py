@@ -16,6 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from charloom.bundle import vocabulary_file
 from charloom.cli.main import main
 from charloom.lab.tasks.classification import Classification, Epoch
 from charloom.lab.tasks.classifier_runs import load_classifier, load_test
@@ -25,6 +26,7 @@ from charloom.lab.tasks.predict import TextClassifier
 from charloom.lab.tasks.scores import Scores
 from charloom.lab.tasks.terminal_report import TerminalReporter
 from charloom.training.checkpoint import read_checkpoint, write_checkpoint
+from charloom.training.data.corpus import CorpusError
 from charloom.training.learner import TrainingDiverged
 from tests.integration.commands import Capture, refused
 from tests.unit.lab.tasks.reviews import reviews, write_reviews
@@ -261,6 +263,14 @@ def tiny(run: Path, **settings: Any) -> Classification:
     made = [Text(text, int(label == "pos")) for text, label in reviews(40, seed=3)]
     config = ClassificationConfig.model_validate({"hidden_size": 4, "embedding_size": 4, "epochs": 3, **settings})
     return Classification(config, Parts(("neg", "pos"), made[:30], made[30:35], made[35:]), run)
+
+
+def test_a_vocabulary_that_no_model_can_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary_file, "LARGEST_VOCABULARY", 5)
+    with pytest.raises(
+        CorpusError, match=r"vocabulary of these texts is too large: its file has .*; train with --unit"
+    ):
+        tiny(tmp_path / "run", unit="word")
 
 
 def test_the_best_epoch_has_the_highest_accuracy_and_of_equals_the_lowest_loss(

@@ -33,7 +33,13 @@ from charloom.bundle.vocabulary import (
     Unit,
     Vocabulary,
 )
-from charloom.bundle.vocabulary_file import DEFAULT_WORDS, read_vocabulary, vocabulary_of, write_vocabulary
+from charloom.bundle.vocabulary_file import (
+    DEFAULT_WORDS,
+    read_vocabulary,
+    too_large,
+    vocabulary_of,
+    write_vocabulary,
+)
 from charloom.bundle.words import WordRule, WordVocabulary, split_words
 from charloom.bundle.writer import file_entry, write_manifest
 
@@ -82,6 +88,7 @@ __all__ = [
     "read_vocabulary",
     "sha256_of",
     "split_words",
+    "too_large",
     "vocabulary_of",
     "write_label_head",
     "write_manifest",

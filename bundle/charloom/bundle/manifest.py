@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from charloom.bundle.chat import ChatTemplate
-from charloom.bundle.vocabulary import Unit
+from charloom.bundle.vocabulary import MOST_SYMBOLS, Unit
 
 SCHEMA_VERSION: Literal[3] = 3
 """The schema that this version writes."""
@@ -156,7 +156,7 @@ class Manifest(_Part):
     digest: str = ""
     """sha256 over all other fields: one value names the model, weights and vocabulary included."""
     unit: Unit
-    vocabulary_size: int = Field(ge=1, le=2**20)
+    vocabulary_size: int = Field(ge=1, le=MOST_SYMBOLS)
     start_token: int = Field(ge=0)
     """The token before the first one: what a fresh session feeds first."""
     cell: Cell

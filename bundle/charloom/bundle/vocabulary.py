@@ -23,6 +23,8 @@ from charloom.bundle.errors import SHOWN_UNKNOWNS, UnknownSymbol, UnknownSymbols
 
 Tokens = npt.NDArray[np.int64]
 """Token ids, shape [T]."""
+MOST_SYMBOLS = 2**20
+"""Symbols of a model."""
 
 
 class Unit(str, enum.Enum):

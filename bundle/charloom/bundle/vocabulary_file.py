@@ -9,7 +9,14 @@ from pathlib import Path
 
 from charloom.bundle.errors import BundleError
 from charloom.bundle.json_file import read_json
-from charloom.bundle.vocabulary import ByteVocabulary, CharacterVocabulary, Normalisation, Unit, Vocabulary
+from charloom.bundle.vocabulary import (
+    MOST_SYMBOLS,
+    ByteVocabulary,
+    CharacterVocabulary,
+    Normalisation,
+    Unit,
+    Vocabulary,
+)
 from charloom.bundle.words import WordRule, WordVocabulary, split_words
 
 LARGEST_VOCABULARY = 2**25
@@ -23,6 +30,14 @@ def vocabulary_of(text: str, unit: Unit) -> Vocabulary:
     if unit is Unit.WORD:
         return WordVocabulary.of_counts(Counter(split_words(text)), DEFAULT_WORDS)
     return ByteVocabulary() if unit is Unit.BYTE else CharacterVocabulary.of_text(text)
+
+
+def too_large(vocabulary: Vocabulary) -> str | None:
+    """Why no model can have this vocabulary; None where one can."""
+    if vocabulary.size > MOST_SYMBOLS:
+        return f"it has {vocabulary.size:,} symbols, more than {MOST_SYMBOLS:,}"
+    size = len(_content(vocabulary).encode())
+    return None if size <= LARGEST_VOCABULARY else f"its file has {size:,} bytes, more than {LARGEST_VOCABULARY:,}"
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -48,7 +63,11 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     """Write a `vocabulary.json`, in one step."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(json.dumps(vocabulary.to_json(), ensure_ascii=False) + "\n", "utf-8")
+        temporary.write_text(_content(vocabulary), "utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _content(vocabulary: Vocabulary) -> str:
+    return json.dumps(vocabulary.to_json(), ensure_ascii=False) + "\n"

@@ -18,6 +18,8 @@ from charloom.bundle import (
     UnknownSymbol,
     UnknownSymbolsError,
     read_vocabulary,
+    too_large,
+    vocabulary_file,
     vocabulary_of,
     write_vocabulary,
 )
@@ -149,6 +151,19 @@ def test_a_file_that_describes_no_vocabulary_is_refused_by_name(content: str, tm
     (tmp_path / "vocabulary.json").write_text(content)
     with pytest.raises(BundleError, match=r"vocabulary\.json is not a vocabulary"):
         read_vocabulary(tmp_path / "vocabulary.json")
+
+
+def test_what_can_be_written_but_not_read_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary, path = vocabulary_of("あい", Unit.CHARACTER), tmp_path / "vocabulary.json"
+    write_vocabulary(path, vocabulary)
+    size = path.stat().st_size
+    monkeypatch.setattr(vocabulary_file, "LARGEST_VOCABULARY", size)
+    assert too_large(vocabulary) is None
+    assert read_vocabulary(path).size == 2
+    monkeypatch.setattr(vocabulary_file, "LARGEST_VOCABULARY", size - 1)
+    assert too_large(vocabulary) == f"its file has {size} bytes, more than {size - 1}"
+    with pytest.raises(BundleError, match=f"is not a vocabulary: it has {size} bytes, more than {size - 1}"):
+        read_vocabulary(path)
 
 
 def test_a_missing_vocabulary_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charloom.bundle import ByteVocabulary, CharacterVocabulary, Mask, Tokens, Unit
+from charloom.bundle import ByteVocabulary, CharacterVocabulary, Mask, Tokens, Unit, vocabulary_file
 from charloom.training.data import texts
 from charloom.training.data.corpus import Batches, Corpus, CorpusError, read_corpus
 from charloom.training.data.documents import Documents
@@ -160,6 +160,23 @@ def test_numbers_of_a_text_are_masked_wherever_it_is_cut(
     corpus = read_corpus(text, Unit.CHARACTER, 0.25, documents=documents, mask=Mask.NUMBERS)
     assert set(corpus.vocabulary.to_json()["symbols"]) <= set("took 0 ms at 0\n")  # type: ignore[call-overload]
     assert "took 0 ms at 0" in corpus.vocabulary.decode(corpus.train[:].tolist())
+
+
+@pytest.mark.parametrize(
+    ("limit", "problem"),
+    [("MOST_SYMBOLS", "it has 7 symbols, more than 5"), ("LARGEST_VOCABULARY", r"its file has \d+ bytes, more than 5")],
+)
+def test_a_vocabulary_that_no_model_can_have_is_refused_before_tokens_are_written(
+    limit: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary_file, limit, 5)
+    text = tmp_path / "text.txt"
+    text.write_text("one two three four\n" * 100)
+    with pytest.raises(
+        CorpusError, match=f"vocabulary of text.txt is too large: {problem}; lower --vocabulary-size, or"
+    ):
+        read_corpus(text, Unit.WORD, directory=tmp_path)
+    assert list(tmp_path.iterdir()) == [text]
 
 
 def test_tokens_that_were_kept_are_of_the_same_mask(tmp_path: Path) -> None:

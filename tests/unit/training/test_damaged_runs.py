@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from charloom.bundle import BundleError
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import (
@@ -91,5 +90,8 @@ def test_nested_json_in_the_other_files_of_a_run_is_refused_by_file(run: Path) -
     (run / "tokens.json").write_text(NESTED)
     assert read_tokens(run, {}) is None
     (run / "vocabulary.json").write_text(NESTED)
-    with pytest.raises(BundleError, match=r"vocabulary\.json is not a vocabulary: it is nested"):
+    with pytest.raises(
+        CheckpointError, match=r"vocabulary\.json is not a vocabulary: it is nested.*; restore"
+    ) as caught:
         load_trained(run)
+    assert "bundle" not in str(caught.value)

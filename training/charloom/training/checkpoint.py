@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from charloom.bundle import VOCABULARY_FILE, Vocabulary, parse_json, read_vocabulary
+from charloom.bundle import VOCABULARY_FILE, BundleError, Vocabulary, parse_json, read_vocabulary
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.training.data.corpus import Stream
@@ -110,14 +110,28 @@ class TrainedModel:
     facts: dict[str, Any]
 
 
+def run_vocabulary(run: Path) -> Vocabulary:
+    """The vocabulary of a run.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        return read_vocabulary(run / VOCABULARY_FILE)
+    except BundleError as problem:
+        raise CheckpointError(
+            f"run {run}: {problem.problem}; restore the file from a copy, or train again"
+        ) from problem
+
+
 def load_trained(run: Path, file: str = BEST_FILE) -> TrainedModel:
     """The model of a run directory, on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointError: the run has no such checkpoint, or it does not fit its own settings.
+        CheckpointError: the run has no such checkpoint, it does not fit its own settings, or the vocabulary is damaged.
     """
     checkpoint = read_checkpoint(run / file)
-    vocabulary = read_vocabulary(run / VOCABULARY_FILE)
+    vocabulary = run_vocabulary(run)
     try:
         config = ModelConfig.model_validate(
             {name: checkpoint.facts["config"][name] for name in ModelConfig.model_fields}

@@ -19,7 +19,6 @@ from charloom.bundle import (
     Mask,
     Vocabulary,
     read_bundle,
-    read_vocabulary,
 )
 from charloom.network.config import ModelConfig
 from charloom.training.checkpoint import (
@@ -29,6 +28,7 @@ from charloom.training.checkpoint import (
     model_of,
     read_checkpoint,
     read_facts,
+    run_vocabulary,
 )
 from charloom.training.files import CheckpointError
 
@@ -40,14 +40,14 @@ def initial_vocabulary(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
     """The vocabulary of a run or bundle, and the settings that belong to it: unit, form, and mask if there is one.
 
     Raises:
-        BundleError: the bundle is damaged, or the vocabulary.
-        CheckpointError: it is neither a run nor a bundle.
+        BundleError: the bundle is damaged.
+        CheckpointError: it is neither a run nor a bundle, or the run's vocabulary is damaged.
     """
     if (path / MANIFEST_FILE).is_file():
         bundle = read_bundle(path)
         vocabulary, facts = bundle.vocabulary, bundle.manifest.training
     elif (path / VOCABULARY_FILE).is_file():
-        vocabulary, best = read_vocabulary(path / VOCABULARY_FILE), path / BEST_FILE
+        vocabulary, best = run_vocabulary(path), path / BEST_FILE
         facts = read_facts(best) if best.is_file() else {}
     else:
         raise CheckpointError(

@@ -25,7 +25,6 @@ def classifier_to_export(run: Path) -> ClassifierToExport:
 
     Raises:
         CheckpointError: there is none, it is damaged, or it reads in both directions.
-        BundleError: its vocabulary is damaged.
     """
     trained = load_classifier(run)
     classifier = trained.classifier

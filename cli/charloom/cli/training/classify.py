@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
-from charloom.bundle import BundleError, Unit
+from charloom.bundle import Unit
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.cli.text import add_file, read_file, read_text
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     use_threads(arguments)
     try:
         return ACTIONS[arguments.action].run(arguments)
-    except (CorpusError, CheckpointError, TrainingDiverged, BundleError) as problem:
+    except (CorpusError, CheckpointError, TrainingDiverged) as problem:
         raise CommandError(str(problem)) from problem
 
 

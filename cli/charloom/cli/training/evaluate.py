@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from charloom.bundle import BundleError, Mask
+from charloom.bundle import Mask
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, given_settings
 from charloom.cli.training.text_flags import text_settings
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{len(tokens):,} {trained.vocabulary.unit.plural}")
             for protocol, loss in found.items():
                 print(f"{protocol:12} {loss_figures(loss)}")
-    except (CorpusError, CheckpointError, BundleError) as problem:
+    except (CorpusError, CheckpointError) as problem:
         raise CommandError(str(problem)) from problem
     if arguments.text is None:
         try:

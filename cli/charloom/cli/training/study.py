@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from charloom.bundle import BundleError, UnknownSymbolsError
+from charloom.bundle import UnknownSymbolsError
 from charloom.cli import CommandError
 from charloom.cli.columns import columns
 from charloom.cli.flags import add_settings_flags, explain, given_settings
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         result = study.measure(*sources, settings, console.print)
     except ValidationError as problem:
         raise CommandError(explain(problem)) from problem
-    except (StudyError, CheckpointError, CorpusError, BundleError, UnknownSymbolsError) as problem:
+    except (StudyError, CheckpointError, CorpusError, UnknownSymbolsError) as problem:
         raise CommandError(str(problem)) from problem
     content = {
         "study": arguments.study,

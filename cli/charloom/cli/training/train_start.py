@@ -14,11 +14,11 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from charloom.bundle import VOCABULARY_FILE, Vocabulary, read_vocabulary, write_vocabulary
+from charloom.bundle import VOCABULARY_FILE, Vocabulary, write_vocabulary
 from charloom.cli import CommandError
 from charloom.cli.flags import explain, given_settings
 from charloom.cli.text import standard_input
-from charloom.training.checkpoint import LAST_FILE, read_checkpoint, require_unused
+from charloom.training.checkpoint import LAST_FILE, read_checkpoint, require_unused, run_vocabulary
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus, read_corpus
 from charloom.training.data.texts import STDIN, digest_of, spool, text_files
@@ -87,7 +87,7 @@ def start_of(arguments: argparse.Namespace) -> Start:
     teachers = load_teachers(arguments.teacher) if arguments.teacher else None
     if run is not None and arguments.resume:
         facts = read_checkpoint(run / LAST_FILE).facts
-        return Start(read_vocabulary(run / VOCABULARY_FILE), None, teachers, facts["config"], facts["corpus"]["sha256"])
+        return Start(run_vocabulary(run), None, teachers, facts["config"], facts["corpus"]["sha256"])
     if run is not None:
         require_unused(run)
     source, weights_of = _source(arguments), arguments.initial_weights
@@ -177,7 +177,7 @@ def training_text(
     vocabulary, shared = start.vocabulary, arguments.run_directory is not None
     if shared and not ranks.first:
         ranks.wait()
-        vocabulary = read_vocabulary(directory / VOCABULARY_FILE)
+        vocabulary = run_vocabulary(directory)
     elif start.sha256 is not None:
         if STDIN in arguments.text and not (directory / INPUT_FILE).is_file():
             raise CheckpointError(

@@ -24,6 +24,7 @@ from charloom.lab.tasks.folders import Parts
 from charloom.lab.tasks.predict import Example, TextClassifier
 from charloom.lab.tasks.symbols import UNKNOWN, Symbols, padded
 from charloom.training.checkpoint import LOG_FILE
+from charloom.training.data.survey import require_room
 from charloom.training.learner import TrainingDiverged
 
 
@@ -75,13 +76,16 @@ class Classification:
 
     Raises:
         CheckpointError: the directory holds a run already, or cannot be made.
+        CorpusError: the vocabulary of the texts is too large.
     """
 
     def __init__(self, config: ClassificationConfig, parts: Parts, run: Path) -> None:
         start_run(run)
         self.config, self.run = config, run
         torch.manual_seed(config.seed)
-        symbols = Symbols(vocabulary_of("\n".join(text.content for text in parts.train), config.unit))
+        vocabulary = vocabulary_of("\n".join(text.content for text in parts.train), config.unit)
+        require_room(vocabulary, "these texts", "train with --unit character or byte")
+        symbols = Symbols(vocabulary)
         model = Classifier(symbols.size, len(parts.labels), config)
         self.classifier = TextClassifier(model, symbols, parts.labels, config.max_length)
         self.train_examples, self.validation, self.test = (

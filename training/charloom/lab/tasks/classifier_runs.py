@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from charloom.bundle import VOCABULARY_FILE, read_vocabulary, write_vocabulary
+from charloom.bundle import VOCABULARY_FILE, write_vocabulary
 from charloom.lab.tasks.classifier import Classifier
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.predict import Example, TextClassifier
@@ -27,6 +27,7 @@ from charloom.training.checkpoint import (
     LOG_FILE,
     Checkpoint,
     read_checkpoint,
+    run_vocabulary,
     with_weights,
     write_checkpoint,
 )
@@ -81,11 +82,10 @@ def load_classifier(run: Path) -> TrainedClassifier:
     """The classifier of a run directory, in evaluation mode.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
-        BundleError: the vocabulary is.
+        CheckpointError: there is none, or it or the vocabulary is damaged.
     """
     checkpoint = _read(run / CLASSIFIER_FILE)
-    symbols = Symbols(read_vocabulary(run / VOCABULARY_FILE))
+    symbols = Symbols(run_vocabulary(run))
     try:
         config = ClassificationConfig.model_validate(checkpoint.facts["config"])
         labels = tuple(map(str, checkpoint.facts["labels"]))

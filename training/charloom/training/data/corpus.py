@@ -16,7 +16,7 @@ import numpy.typing as npt
 from charloom.bundle import Mask, Normalisation, Tokens, Unit, Vocabulary
 from charloom.training.data.documents import Documents, Part, parts
 from charloom.training.data.stream import Ints, Stream
-from charloom.training.data.survey import Survey
+from charloom.training.data.survey import Survey, require_room
 from charloom.training.data.text_settings import PLAIN, TextSettings
 from charloom.training.data.texts import CorpusError, digest_of, name_of, read_text, text_files
 from charloom.training.data.token_files import read_tokens, smallest_type, write_tokens
@@ -95,6 +95,7 @@ def read_corpus(
         raise CorpusError(f"{name} has {what}: there is nothing to learn; give a text of different characters")
     if vocabulary is None:
         vocabulary = survey.vocabulary(unit, vocabulary_size, documents=documents is not Documents.STREAM)
+    require_room(vocabulary, name, "lower --vocabulary-size, or train with --unit character or byte")
     survey.check(vocabulary, name, "take them out of the text, or train without a given vocabulary")
     facts = _facts(sha256, vocabulary, documents, settings, mask) | {"characters": survey.characters}
     stream = _stream(files, vocabulary, documents, directory, facts, settings, mask)

@@ -17,6 +17,7 @@ from charloom.bundle import (
     Vocabulary,
     WordVocabulary,
     split_words,
+    too_large,
 )
 from charloom.training.data.documents import Part
 from charloom.training.data.texts import CorpusError
@@ -90,3 +91,13 @@ class Survey:
                 f"{sum(count for count, _ in often):,} character(s) of {name} are not in the model's vocabulary: "
                 f"{shown}{more}; {advice}"
             )
+
+
+def require_room(vocabulary: Vocabulary, name: str, advice: str) -> None:
+    """Refuse a text, which messages call `name`, whose vocabulary no model can have.
+
+    Raises:
+        CorpusError: it is such; the message ends with `advice`.
+    """
+    if problem := too_large(vocabulary):
+        raise CorpusError(f"the vocabulary of {name} is too large: {problem}; {advice}")
