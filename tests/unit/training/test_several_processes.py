@@ -6,9 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
+from torch import distributed as dist
+
 from charloom.cli.main import main
+from charloom.cli.training import train
 from charloom.training.checkpoint import BEST_FILE, LAST_FILE, read_checkpoint
 from tests.unit.training.training_runs import TINY_FLAGS, assert_close_runs
 
@@ -67,6 +72,33 @@ def test_a_run_of_two_processes_goes_on_in_one_and_the_other_way_round(text: Pat
     resumed = torchrun(text, "--run", one, "--resume", "--device", "cpu", "--threads", "1")
     assert resumed.returncode == 0, resumed.stderr
     assert_close_runs(one / LAST_FILE, whole / LAST_FILE, 1e-4)
+
+
+def test_processes_wait_as_long_as_the_first_one_works_and_not_for_its_measurement(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}
+    for name, value in (address | {"TORCHELASTIC_RUN_ID": "one", "LOCAL_RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
+    waits: list[timedelta] = []
+    in_group: list[bool] = []
+    codes: list[int] = []
+    join = dist.init_process_group
+
+    def joined(backend: str, timeout: timedelta) -> None:
+        waits.append(timeout)
+        join(backend, timeout=timeout)
+
+    def measured(*_: object) -> dict[str, float]:
+        in_group.append(dist.is_initialized())
+        return {"tail": 1.0}
+
+    monkeypatch.setattr(dist, "init_process_group", joined)
+    monkeypatch.setattr(train, "losses", measured)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    assert main(["train", str(text), "--run", str(tmp_path / "run"), *TINY_FLAGS]) == 0
+    assert (in_group, codes) == ([False], [0])
+    assert waits[0] >= timedelta(days=7)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused_by_all_of_them(text: Path, tmp_path: Path) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+LONGEST_WAIT = timedelta(days=14)
+"""Of processes for the first one, which alone reads texts, lets teachers predict, and measures: hours, of a large text.
+That one ended is no wait: torchrun ends the others then."""
 
 
 class Ranks:
@@ -49,16 +54,15 @@ def join_ranks(device: str) -> Ranks:
         return Ranks()
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=LONGEST_WAIT)
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
 def leave_ranks() -> bool:
-    """Part from the other processes; returns whether there were any."""
-    if not dist.is_initialized():
-        return False
-    dist.destroy_process_group()
-    return True
+    """Part from the other processes, if that is not done; returns whether `torchrun` started this one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _device() -> str:

@@ -160,9 +160,7 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     if start.weights is not None and ranks.first:
         loss = tail_estimate(trainer.learner.model, corpus.validation)
         console.print(f"epoch   0.00  step 0  validation {loss_figures(loss)}  (initial weights)")
-    code = _train(trainer, arguments, device, console)
-    ranks.wait()  # torchrun ends the others as soon as one ends badly, and a stopped run is no success to it
-    return code
+    return _train(trainer, arguments, device, console)
 
 
 def _describe(trainer: Trainer, device: str, console: Console) -> None:
@@ -215,9 +213,12 @@ def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console
             f"charloom train {shlex.join(map(str, arguments.text))} --run {run_directory} --resume{_same(arguments)}"
         )
         console.print(f"stopped at step {outcome.step}; go on with: {again}")
+        ranks.wait()  # torchrun ends the others as soon as one ends badly, and a stopped run is no success to it
         return 130
     if outcome.stopped_early:
         console.print(f"no progress in {config.early_stopping} evaluations: stopped early at step {outcome.step}")
+    ranks.wait()
+    leave_ranks()  # the others need not wait for the measurement
     if not ranks.first:
         return 0
     console.print("done; measuring the best weights by both validation protocols (charloom evaluate does it too)")
