@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from charloom.bundle import Unit, UnknownSymbolsError
+from charloom.bundle import Mask, Unit, UnknownSymbolsError
 from charloom.lab.studies.reading import reading
 from charloom.lab.studies.study import StudyError
 from charloom.training.checkpoint import load_validation
@@ -28,6 +28,13 @@ def test_a_byte_model_has_one_character_for_each_byte(tmp_path: Path) -> None:
     found = reading(tmp_path / "run", tmp_path / "a.txt")
     assert found.text == "sch\ufffd\ufffdn\n"
     assert len(found.tokens) == 7
+
+
+def test_a_file_is_masked_as_the_text_of_the_run_was(tmp_path: Path) -> None:
+    text = "took 0 ms of 0\n" * 60
+    train(tiny_config(mask=Mask.NUMBERS, epochs=1), corpus_of(text), tmp_path / "run")
+    (tmp_path / "a.txt").write_text("took 17 ms of 0x2f\n")
+    assert reading(tmp_path / "run", tmp_path / "a.txt").text == "took 0 ms of 0\n"
 
 
 def test_a_word_model_is_refused(tmp_path: Path) -> None:
