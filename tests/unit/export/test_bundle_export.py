@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from charloom.engine.decoding.device_decoder import DeviceDecoder
 from charloom.engine.decoding.inspector import Inspector
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.engine import Engine
-from charloom.export import INT8_LIMIT, ExportError, export_bundle, exporter
+from charloom.export import INT8_LIMIT, ExportError, export_bundle, exporter, graph
 from charloom.training.checkpoint import TrainedModel, load_trained, load_validation
 from charloom.training.evaluate import tail_loss
 from tests.oracles.naive_decoder import NaiveDecoder
@@ -122,6 +123,27 @@ def test_a_model_of_two_symbols_is_served_with_every_decoder(tmp_path: Path) -> 
 
     for decoder in decoders:
         assert asyncio.run(told(decoder)) == [2] * 8
+
+
+@pytest.mark.parametrize(
+    ("kinds", "inspector"), [([DecoderKind.ONNX_INT8], False), ([DecoderKind.ONNX_FP32], False), ([], True)]
+)
+def test_a_model_that_is_too_large_for_onnx_is_refused_before_it_is_measured(
+    kinds: list[DecoderKind],
+    inspector: bool,
+    trained: TrainedModel,
+    validation: Tokens,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(graph, "LARGEST_CONSTANTS", 10_000)
+    options: dict[str, Any] = {"name": "large", "tell": pytest.fail, "include_inspector": inspector}
+    with pytest.raises(ExportError, match=r"more than 10,000 bytes.*; export it with --decoders torchscript --no-insp"):
+        export_bundle(trained, validation, tmp_path / "bundle", decoders=kinds, **options)
+    assert list(tmp_path.iterdir()) == []
+    as_advised = {"decoders": [DecoderKind.TORCHSCRIPT], "include_inspector": False}
+    export_bundle(trained, validation, tmp_path / "bundle", name="large", **as_advised)
+    assert set(read_bundle(tmp_path / "bundle").manifest.decoders) == {DecoderKind.TORCHSCRIPT}
 
 
 def test_a_model_whose_loss_is_no_number_is_refused(trained: TrainedModel, validation: Tokens, tmp_path: Path) -> None:

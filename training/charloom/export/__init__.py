@@ -1,7 +1,8 @@
 """Export: a trained model as decoders that run K steps for B rows in one call."""
 
 from charloom.export.classifier import ClassifierToExport, export_classifier
-from charloom.export.exporter import INT8_LIMIT, ExportError, export_bundle
+from charloom.export.errors import ExportError
+from charloom.export.exporter import INT8_LIMIT, export_bundle
 from charloom.export.from_bundle import export_from_bundle
 
 __all__ = [

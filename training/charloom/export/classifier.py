@@ -33,7 +33,8 @@ from charloom.bundle import (
     write_manifest,
     write_vocabulary,
 )
-from charloom.export.exporter import ExportError, new_directory, write_decoder
+from charloom.export.errors import ExportError
+from charloom.export.exporter import new_directory, write_decoder
 from charloom.export.measure import final_hidden
 from charloom.export.weights import decoder_weights
 from charloom.network.model import CharLSTM
@@ -87,7 +88,8 @@ def export_classifier(
         tell: told one line per measurement
 
     Raises:
-        ExportError: the directory is not empty, or int8 costs more than `INT8_LABEL_LIMIT`.
+        ExportError: the directory is not empty, int8 costs more than `INT8_LABEL_LIMIT`, or the network is too large
+            for ONNX.
     """
     with new_directory(target) as directory:
         return _write(trained, directory, name, decoders, include_weights, tell)
@@ -129,14 +131,14 @@ def _write(
     test = dict(trained.labelling.test)
     reference = test["checkpoint"]
     tell(_line("checkpoint", reference))
-    weights = decoder_weights(network)
-    for kind in sorted(decoders, key=list(DecoderKind).index):
-        file = directory / kind.file
-        write_decoder(kind, weights, file, weights_sha256)
+    weights, kinds = decoder_weights(network), sorted(decoders, key=list(DecoderKind).index)
+    for kind in kinds:
+        write_decoder(kind, weights, directory / kind.file, weights_sha256)
+    for kind in kinds:
         if kind is DecoderKind.TORCHSCRIPT:
             tell(f"{kind.value:12} written")
             continue
-        test[kind.value] = found = _measured(trained, manifest, file)
+        test[kind.value] = found = _measured(trained, manifest, directory / kind.file)
         cost = found.loss - reference.loss
         tell(f"{_line(kind.value, found)}; {found.accuracy - reference.accuracy:+.4f}, {cost:+.5f} nats")
         if kind is DecoderKind.ONNX_INT8 and not cost <= INT8_LABEL_LIMIT:

@@ -29,6 +29,7 @@ from charloom.bundle import (
     write_manifest,
     write_vocabulary,
 )
+from charloom.export.errors import ExportError
 from charloom.export.inspector import build_inspector
 from charloom.export.measure import decoder_tail_loss
 from charloom.export.onnx_graph import build_decoder
@@ -42,10 +43,6 @@ INT8_LIMIT = 0.005
 """Most that int8 may cost on validation text, in nats per token."""
 _PROVENANCE = ("corpus", "teachers", "config", "step", "epoch", "precision", "torch", "python")
 """What the manifest takes over from the run."""
-
-
-class ExportError(Exception):
-    """A bundle was not written; the message says why and what to do."""
 
 
 def export_bundle(
@@ -79,7 +76,7 @@ def export_bundle(
 
     Raises:
         ExportError: the directory is not empty, int8 costs more than `INT8_LIMIT`, one of `follows` has other
-            symbols, or the model lacks symbols of `chat`.
+            symbols, the model lacks symbols of `chat`, or it is too large for ONNX.
     """
     require_readable(chat, trained.vocabulary)
     earlier = digests_of(follows, trained.vocabulary)
@@ -203,17 +200,21 @@ def _write(
         chat=chat,
         follows=follows,
     )
-    reference = tail_loss(model, validation)
+    weights, kinds = decoder_weights(model), sorted(decoders, key=list(DecoderKind).index)
+    for kind in kinds:
+        write_decoder(kind, weights, directory / kind.file, weights_sha256)
+    if include_inspector:
+        int8, metadata = DecoderKind.ONNX_INT8 in kinds, {"weights_sha256": weights_sha256}
+        inspector = build_inspector(weights, int8=int8, metadata=metadata)
+        (directory / INSPECTOR_FILE).write_bytes(inspector.SerializeToString())
+    reference = tail_loss(model, validation)  # takes long, and so comes after all that may be refused
     tell(f"checkpoint   tail {reference:.4f} nats")
     tail = {"checkpoint": reference}
-    weights = decoder_weights(model)
-    for kind in sorted(decoders, key=list(DecoderKind).index):
-        file = directory / kind.file
-        write_decoder(kind, weights, file, weights_sha256)
+    for kind in kinds:
         if kind is DecoderKind.TORCHSCRIPT:
             tell(f"{kind.value:12} written")
             continue
-        loss = decoder_tail_loss(file, manifest, validation)
+        loss = decoder_tail_loss(directory / kind.file, manifest, validation)
         tail[kind.value] = loss
         tell(f"{kind.value:12} tail {loss:.4f} nats, {loss - reference:+.5f} against the checkpoint")
         if kind is DecoderKind.ONNX_INT8 and not loss - reference <= INT8_LIMIT:
@@ -221,10 +222,6 @@ def _write(
                 f"int8 costs {loss - reference:.5f} nats on the validation text, more than the limit of {INT8_LIMIT}; "
                 "export without it: --decoders onnx-fp32,torchscript"
             )
-    if include_inspector:
-        int8, metadata = DecoderKind.ONNX_INT8 in decoders, {"weights_sha256": weights_sha256}
-        inspector = build_inspector(weights, int8=int8, metadata=metadata)
-        (directory / INSPECTOR_FILE).write_bytes(inspector.SerializeToString())
     if not include_weights:
         weights_file.unlink()
     return write_manifest(

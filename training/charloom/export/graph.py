@@ -11,7 +11,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, checker, helper, numpy_helper
 
+from charloom.export.errors import ExportError
+
 OPSET, IR_VERSION = 18, 9
+LARGEST_CONSTANTS = 2**31 - 2**24
+"""Bytes of all constants of a graph: protobuf writes less than 2 GiB, and the nodes take some."""
 Axes = list[str | int | None]
 FLOAT, INT64, INT32 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32
 BOOL, UINT8 = TensorProto.BOOL, TensorProto.UINT8
@@ -26,6 +30,7 @@ class GraphBuilder:
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._count = 0
+        self._bytes = 0
 
     def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """Add an operator; returns its output, which may be given a name."""
@@ -44,9 +49,20 @@ class GraphBuilder:
         return f"{kind.lower()}_{self._count}"
 
     def constant(self, name: str, value: npt.ArrayLike, kind: npt.DTypeLike | None = None) -> str:
-        """A constant, added with its first use."""
+        """A constant, added with its first use.
+
+        Raises:
+            ExportError: there are more bytes of constants than a file of ONNX holds.
+        """
         if name not in self._initializers:
-            self._initializers[name] = numpy_helper.from_array(np.asarray(value, dtype=kind), name)
+            array = np.asarray(value, dtype=kind)
+            self._bytes += array.nbytes
+            if self._bytes > LARGEST_CONSTANTS:
+                raise ExportError(
+                    f"the model is too large for ONNX: its matrices have more than {LARGEST_CONSTANTS:,} bytes, and an "
+                    "ONNX file holds no more; export it with --decoders torchscript --no-inspector"
+                )
+            self._initializers[name] = numpy_helper.from_array(array, name)
         return name
 
     def _int(self, value: int) -> str:
