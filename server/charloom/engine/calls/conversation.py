@@ -281,10 +281,6 @@ class _Segment:
         if not self.over:
             self._conversation.on_sent(snapshot)
 
-    @property
-    def waits(self) -> bool:
-        return False
-
     def on_cancelled(self) -> None:
         """The conversation goes on, and with it its session."""
 

@@ -17,6 +17,7 @@ from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
 from charloom.engine.loom.models import Model
 from charloom.engine.rates import Meter
 from charloom.engine.sessions.session import Session
+from charloom.engine.sessions.writer import log_failure
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import current_call
 
@@ -97,10 +98,6 @@ class Continuation(Protocol):
 class StateSink(Protocol):
     """Where a generation puts the states that it passes through."""
 
-    @property
-    def waits(self) -> bool:
-        """Whether `close` may have to wait. One that never does needs no task of its own: nothing can cancel it."""
-
     def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """Tokens were generated; `snapshot` is the state after them."""
 
@@ -111,7 +108,7 @@ class StateSink(Protocol):
         """The generation was given up; `close` follows once the loom has let go of it."""
 
     async def close(self, snapshot: Snapshot | None) -> Session | None:
-        """The generation has ended; called once.
+        """The generation has ended; called once. It comes to its end even where who waits for it is cancelled.
 
         Args:
             snapshot: the last state that counts; None where no text was handed out, so that nothing has changed
@@ -317,12 +314,9 @@ class Generation:
         snapshot = self._with_tail(finish.snapshot)
         if snapshot is not finish.snapshot:
             finish = replace(finish, snapshot=snapshot)
-        if self._sink is not None and not self._sink.waits:
+        if self._sink is not None:
             sink, self._sink = self._sink, None
             session = await sink.close(snapshot)
-        elif (closing := self._begin_closing(snapshot)) is not None:
-            # The reader may be cancelled while it waits; the sink has to finish all the same.
-            session = await asyncio.shield(closing)
         self.result = self._describe(finish, session)
 
     def _with_tail(self, snapshot: Snapshot) -> Snapshot:
@@ -330,15 +324,9 @@ class Generation:
         tail = self._decoder.tail
         return snapshot if snapshot.tail == tail else replace(snapshot, tail=tail)
 
-    def _begin_closing(self, snapshot: Snapshot | None) -> asyncio.Task[Session | None] | None:
-        """Close the sink in a task, unless it was closed before; returns the task, if there is one."""
+    def _begin_closing(self, snapshot: Snapshot | None) -> None:
+        """Close the sink in a task, unless it was closed before."""
         if self._sink is not None:
             sink, self._sink = self._sink, None
             self._closing = asyncio.get_running_loop().create_task(sink.close(snapshot))
-            self._closing.add_done_callback(_log_failure)
-        return self._closing
-
-
-def _log_failure(task: asyncio.Task[Session | None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.warning("a session was not committed: %s", task.exception())
+            self._closing.add_done_callback(log_failure)

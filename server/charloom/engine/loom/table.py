@@ -127,7 +127,9 @@ class RowTable:
         at.automaton[slot], at.allowed[slot] = FREE, 0.0
         if (automaton := row.job.automaton) is not None:
             at.automaton[slot] = self._automata.take(automaton) + row.job.automaton_state
-        at.scales[slot] = [getattr(row.job.sampling, control.option) for control in SCALES]
+        at.scales[slot] = [
+            control.of_row(getattr(row.job.sampling, control.option), self._vocabulary) for control in SCALES
+        ]
         self._lay_tape(row)
         self.attended(row)
 

@@ -7,7 +7,6 @@ the header too.
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import hashlib
 import os
@@ -118,13 +117,13 @@ def read_keys(path: Path) -> list[bytes]:
         OSError: the file cannot be read.
     """
     keys = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), start=1):
         text = line.split("#")[0].strip()
         if not text:
             continue
         try:
             key = base64.b64decode(text, validate=True)
-        except binascii.Error:
+        except ValueError:  # not in base64, or not even ASCII
             key = b""
         if len(key) != KEY_BYTES:
             raise ValueError(

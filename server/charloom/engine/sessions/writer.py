@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from charloom.engine.clock import utc_now
 from charloom.engine.decoding.snapshot import Snapshot
@@ -51,6 +52,7 @@ class SessionWriter:
         self._writing = asyncio.Lock()
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
         self._checkpoint: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[Session] | None = None
         self._over = asyncio.Event()
         self._lost: EngineError | None = None
         """What to tell the caller, once what this one writes is refused."""
@@ -74,11 +76,6 @@ class SessionWriter:
         self._tokens: list[int] = list(prompt)
         self._history = history
         self._call = call
-
-    @property
-    def waits(self) -> bool:
-        """Whether `close` may have to wait."""
-        return self._store.waits
 
     @property
     def present(self) -> Snapshot:
@@ -165,6 +162,8 @@ class SessionWriter:
     async def close(self, snapshot: Snapshot | None) -> Session:
         """Write the session's last state, and give it back with its whole time to live ahead.
 
+        That is done to its end even where who waits for it is cancelled.
+
         Args:
             snapshot: the state; None leaves the session as it was written last
 
@@ -173,9 +172,7 @@ class SessionWriter:
             SessionNotFound: or SessionExpired, SessionDeleted: it was forgotten or erased meanwhile.
             StoreUnavailable, StoreFull: it could not be written.
         """
-        async with self._writing:
-            session = self.session.renewed(utc_now()) if snapshot is None else self._grown(snapshot)
-            return await self._release(session)
+        return await self._end(lambda: self.session.renewed(utc_now()) if snapshot is None else self._grown(snapshot))
 
     @contextlib.asynccontextmanager
     async def given_back_on_error(self) -> AsyncIterator[None]:
@@ -194,9 +191,8 @@ class SessionWriter:
             log.warning("session %s was not given back: %s", self.session.id, problem)
 
     async def close_with(self, session: Session) -> Session:
-        """Write this and give it back; raises as `close`."""
-        async with self._writing:
-            return await self._release(session)
+        """Write this and give it back, as `close` does; raises as that."""
+        return await self._end(lambda: session)
 
     async def write(self, session: Session) -> None:
         """Write this and keep the session; raises as `close`."""
@@ -215,16 +211,31 @@ class SessionWriter:
             return False
         return True
 
-    async def _release(self, session: Session) -> Session:
+    async def _end(self, last: Callable[[], Session]) -> Session:
+        """Give the session back as what `last` returns once nothing else is being written."""
+        if not self._store.waits:  # nothing can cancel it
+            return await self._release(last)
+        # In a task of its own: the call may be cancelled while it waits, and nobody else gives the session back.
+        self._closing = asyncio.create_task(self._release(last))
         try:
-            await self._store.release(self.lease, session)
-        except SessionTakenOver:
-            raise await self.find_out_why() from None
-        finally:
-            self._ended(self)
-            self._over.set()
-            self._on_lost = None  # it has the call, which has this writer
-        return session
+            return await asyncio.shield(self._closing)
+        except asyncio.CancelledError:
+            self.ending = True
+            self._closing.add_done_callback(log_failure)
+            raise
+
+    async def _release(self, last: Callable[[], Session]) -> Session:
+        async with self._writing:
+            try:
+                session = last()
+                await self._store.release(self.lease, session)
+            except SessionTakenOver:
+                raise await self.find_out_why() from None
+            finally:
+                self._ended(self)
+                self._over.set()
+                self._on_lost = None  # it has the call, which has this writer
+            return session
 
     def _grown(self, snapshot: Snapshot) -> Session:
         tokens = self._tokens[: snapshot.position - self._states[0].position]
@@ -241,3 +252,9 @@ class SessionWriter:
             except EngineError as problem:
                 # What is missing is generated again, if it comes to that.
                 log.warning("session %s was not written on the way: %s", session.id, problem)
+
+
+def log_failure(closing: asyncio.Task[Any]) -> None:
+    """Tell of a session that could not be written at the end of its call, where no caller is left to tell."""
+    if not closing.cancelled() and closing.exception() is not None:
+        log.warning("a session was not committed: %s", closing.exception())
