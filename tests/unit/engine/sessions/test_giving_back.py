@@ -140,6 +140,7 @@ async def test_a_call_whose_beginning_fails_gives_the_session_back_all_the_same(
     await engine.sessions.all_written(60)
     assert engine.sessions.writing == 0
     assert (await engine.sessions.get(KEY)).snapshot.position == 0
+    await (await engine.sessions.acquire(KEY)).give_back()
 
 
 async def test_a_watch_that_is_cancelled_at_its_end_leaves_its_name_free(engine: Engine, store: Gated) -> None:

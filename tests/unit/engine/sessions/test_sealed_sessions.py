@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -84,6 +85,20 @@ async def test_keys_rotate(bundle: Bundle, decoder: Decoder, tmp_path: Path) -> 
         await engines[2].sessions.import_(token, Key("", ""), None)
     for engine in engines:
         await engine.drain(0)
+
+
+@pytest.mark.parametrize("line", ["ä" * 44, b"\xff" * 44, "é # ours"])
+def test_a_line_that_is_not_even_ascii_is_named(tmp_path: Path, line: str | bytes) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(b"# ours\n" + (line if isinstance(line, bytes) else line.encode()) + b"\n")
+    with pytest.raises(ValueError, match=re.escape(f"{file}, line 2: not a key of 32 bytes in base64")):
+        read_keys(file)
+
+
+def test_a_comment_beside_a_key_may_have_any_characters(tmp_path: Path) -> None:
+    file, key = tmp_path / "keys", new_keys()[0]
+    file.write_bytes(b"# M\xfcller\n" + base64.b64encode(key) + " # für später\n".encode())
+    assert read_keys(file) == [key]
 
 
 @pytest.mark.parametrize("text", ["", "# none\n", "short\n", base64.b64encode(bytes(31)).decode(), "not base64!"])
