@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from charloom.controls.adaptation import state_size
-from charloom.engine.decoding.decoder import Floats, Shape, States
+from charloom.engine.decoding.decoder import Floats, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,6 @@ class Snapshot:
         if not self.pending or max(self.pending) >= shape.vocabulary:
             return f"its pending tokens are not of the model's {shape.vocabulary} symbols"
         return ""
-
-    @property
-    def states(self) -> States:
-        """Of the one row that it is."""
-        return States(self.state[:, :, None], None if self.learnt is None else self.learnt[None])
 
 
 def _sizes(sizes: tuple[int, ...]) -> str:

@@ -142,9 +142,8 @@ class Loom:
                 displaced = self._waiting.put_together(rows, self._live.free)
             except QueueFull:
                 raise self.overloaded() from None
-            lost = []
+            lost = [self._delivery(row, row.dismiss(FinishReason.DISPLACED)) for row in displaced]
             for row in displaced:
-                lost.append(self._delivery(row, row.dismiss(FinishReason.DISPLACED, row.job.start.states)))
                 row.change(RowState.LEFT)
             self._news.notify()
         if lost:
@@ -239,15 +238,14 @@ class Loom:
     def _work(self) -> None:
         """Make ticks until the loom ends."""
         rows: Sequence[Row] = ()
+        more, brought = True, list[Delivery]()  # rows that have left are to be told by a worker that breaks then, too
         try:
-            while True:
-                changes, rows, more = self._next_rows()
-                if changes:
-                    self._deliver(changes)
-                if rows and (brought := self._tick(rows)):
-                    self._deliver(brought)
-                if not more:
-                    return
+            while more:
+                rows, more = self._next_rows(brought)
+                self._hand_over(brought)
+                if rows:
+                    self._tick(rows, brought)
+                    self._hand_over(brought)
                 # Only now may another worker have them: their chunks must be delivered in order.
                 self._let_go(rows)
                 rows = ()
@@ -256,8 +254,13 @@ class Loom:
             self._end_all(FinishReason.FAILED)
             self._let_go(rows)
             with self._news:
-                lost = self._change_rows()
-            self._deliver(lost)
+                self._change_rows(brought)
+            self._hand_over(brought)
+
+    def _hand_over(self, brought: list[Delivery]) -> None:
+        if brought:
+            self._deliver(tuple(brought))
+            brought.clear()
 
     def _let_go(self, rows: Sequence[Row]) -> None:
         with self._news:
@@ -267,27 +270,26 @@ class Loom:
             if self._draining:
                 self._news.notify_all()  # it may have been the last
 
-    def _next_rows(self) -> tuple[list[Delivery], Sequence[Row], bool]:
-        """What changed, the rows of the next tick, and whether to go on; waits while there is nothing of it."""
+    def _next_rows(self, deliveries: list[Delivery]) -> tuple[Sequence[Row], bool]:
+        """The rows of the next tick, and whether to go on; waits while there is nothing of it, and nothing changes."""
         with self._news:
             # Counted before the rows are looked at, so that a reader that takes tokens meanwhile wakes a worker.
             self._idle += 1
             try:
                 while True:
-                    deliveries = self._change_rows()
+                    self._change_rows(deliveries)
                     rows = self._pick_rows()
                     ended = self._draining and not self.live and not self._waiting
                     if rows or deliveries or ended:
                         if self._idle > 1 and self._live.ready:
                             self._news.notify()
-                        return deliveries, rows, not ended
+                        return rows, not ended
                     self._news.wait()
             finally:
                 self._idle -= 1
 
-    def _change_rows(self) -> list[Delivery]:
+    def _change_rows(self, deliveries: list[Delivery]) -> None:
         """The one point where rows join and leave."""
-        deliveries: list[Delivery] = []
         if self._look or self._ending:
             self._look = False
             for row in [*self._waiting, *self._live.ready, *self._live.paused]:
@@ -305,9 +307,13 @@ class Loom:
             free -= 1
             self._retry_after.served(len(self._waiting))
             joining.begun = time.monotonic()
-            self._table.join(joining)
+            try:
+                self._table.join(joining)
+            except Exception:  # nobody else knows of it any more
+                joining.change(RowState.LEFT)
+                deliveries.append(self._delivery(joining, joining.dismiss(FinishReason.FAILED)))
+                raise
             self._live.join(joining)
-        return deliveries
 
     def _pick_rows(self) -> Sequence[Row]:
         """The rows of a worker's next tick, those first that have waited longest.
@@ -336,7 +342,7 @@ class Loom:
         live.begin_tick(picked)
         return picked
 
-    def _tick(self, rows: Sequence[Row]) -> list[Delivery]:
+    def _tick(self, rows: Sequence[Row], deliveries: list[Delivery]) -> None:
         began = time.monotonic()
         try:
             with self._news:
@@ -348,40 +354,34 @@ class Loom:
             computed = self._clock() - computing
         except Exception:
             log.exception("the decoder failed on %d rows", len(rows))
-            if len(rows) == 1:
-                with self._news:
-                    return [self._dismiss(rows[0], FinishReason.FAILED)]
-            # One row's fault must not end the others: each is tried alone.
-            return [delivery for row in rows for delivery in self._tick([row])]
+            if len(rows) > 1:
+                for row in rows:  # one row's fault must not end the others: each is tried alone
+                    self._tick([row], deliveries)
+                return
+            with self._news:
+                deliveries.append(self._dismiss(rows[0], FinishReason.FAILED))
+            return
         with self._news:
             now = time.monotonic()
             self._cost.learn(len(rows), computed / len(outputs.tokens))
             self._waiting.charge(rows, now - began)
             self._totals.ticked(len(rows), int(outputs.taken.sum()), now - began)
-            return self._take_results(tick, outputs, now)
+            self._take_results(tick, outputs, now, deliveries)
 
-    def _take_results(self, tick: Tick, outputs: Outputs, now: float) -> list[Delivery]:
-        deliveries: list[Delivery] = []
+    def _take_results(self, tick: Tick, outputs: Outputs, now: float, deliveries: list[Delivery]) -> None:
         for index in self._table.take(tick, outputs, now):
             row = tick.rows[index]
             if row.cancelled:
                 continue  # nobody wants to know
             pause = message_pause(self._waiting.load(row), self._tick_seconds)
-            chunk = row.advance(self._table.unseen(row), index, tick.inputs.states, outputs, now, pause)
+            chunk = self._table.attend(tick, index, outputs, now, pause)
             if chunk is not None:
                 deliveries.append(self._delivery(row, chunk))
-            if chunk is not None and chunk.finish is not None:
-                self._leave(row)
-            else:
-                self._table.attended(row)
-        return deliveries
+                if chunk.finish is not None:
+                    self._leave(row)
 
     def _dismiss(self, row: Row, reason: FinishReason) -> Delivery:
-        if row.state is RowState.WAITING:
-            chunk = row.dismiss(reason, row.job.start.states)
-        else:
-            row.count(self._table.unseen(row))
-            chunk = row.dismiss(reason, self._table.present(row))
+        chunk = row.dismiss(reason) if row.state is RowState.WAITING else self._table.dismiss(row, reason)
         self._leave(row)
         return self._delivery(row, chunk)
 

@@ -118,8 +118,8 @@ class Row:
 
     def __post_init__(self) -> None:
         job = self.job
-        self.told = job.top_logprobs or 0
-        """How many alternatives are asked of each of its tokens."""
+        self.told = min(job.top_logprobs or 0, self.vocabulary)
+        """How many alternatives each of its tokens is told with."""
         self.forced: Ints = job.forced()
         self.steps = len(self.forced) + job.max_tokens
         """In all."""
@@ -227,8 +227,8 @@ class Row:
             sampling["bias"][index] = self.job.bias
         if self._counts is not None:
             sampling["counts"][index] = self._counts
-        if self.job.top_logprobs:
-            sampling["top"][0] = max(sampling["top"][0], self.job.top_logprobs)
+        if self.told:
+            sampling["top"][0] = max(sampling["top"][0], self.told)
 
     def count(self, tokens: list[int]) -> list[int]:
         """Know of these tokens, fed and generated, in order; returns the generated ones."""
@@ -260,7 +260,7 @@ class Row:
         if self.started and not started:
             self._first = now
         if self.job.top_logprobs is not None:
-            logprobs = logprobs_of(outputs, index, len(tokens), self.job.top_logprobs)
+            logprobs = logprobs_of(outputs, index, len(tokens), self.told)
             if self.job.scored:
                 # Those of tokens that only bring the state up to the present are not asked for.
                 fed = len(tokens) - len(generated)
@@ -294,10 +294,15 @@ class Row:
         self.due, self._told = now + next_message(0, self.steps - self.done, 0.0, pause), now
         return self._tell(settled, after, index)
 
-    def dismiss(self, reason: FinishReason, present: States) -> Chunk:
-        """End it before its next tick, in its state, that of one row. Only a draining job is told its last tokens."""
+    def dismiss(self, reason: FinishReason, present: States | None = None) -> Chunk:
+        """End it before its next tick.
+
+        Args:
+            reason: why
+            present: its state, that of one row; None: it is not told its last tokens, or there are none
+        """
         finish = self._finish(reason, time.monotonic())
-        if reason is FinishReason.DRAINING and self.fed >= self._replayed:
+        if present is not None and self.fed >= self._replayed:
             return self._tell(self._settled(None), present, 0, finish)
         return Chunk((), self.job.start.position + self.prompt_fed + self._delivered, finish)
 
@@ -325,15 +330,16 @@ class Row:
 
     def _tell(self, settled: int, present: States, row: int, finish: Finish | None = None) -> Chunk:
         """Tell the tokens up to the first `settled` ones."""
-        count, self._delivered = settled - self._delivered, settled
-        told, self._unsent = self._unsent[:count], self._unsent[count:]
-        logprobs = NONE_TOLD
+        position = self._position_of(settled)
+        # First: where there is no memory for a copy, nothing has been told.
+        snapshot = self._snapshot(position, present, row) if finish or self.job.snapshots else None
+        logprobs, count = NONE_TOLD, settled - self._delivered
         if self._unsent_logprobs:
             unsent = Logprobs.joined(self._unsent_logprobs)
-            count = len(unsent) if self.job.scored else count
-            logprobs, self._unsent_logprobs = unsent[:count].packed(), [unsent[count:]]
-        position = self._position_of(settled)
-        snapshot = self._snapshot(position, present, row) if finish or self.job.snapshots else None
+            most = len(unsent) if self.job.scored else count
+            logprobs, self._unsent_logprobs = unsent[:most].packed(), [unsent[most:]]
+        self._delivered = settled
+        told, self._unsent = self._unsent[:count], self._unsent[count:]
         if finish and snapshot:
             finish = replace(finish, snapshot=snapshot, generated=settled)
         return Chunk(told, position, finish, snapshot, logprobs)

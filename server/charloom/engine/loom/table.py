@@ -9,6 +9,7 @@ All of it belongs to the loom's lock. Axis letters: S slots, B rows of a tick, K
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,8 +32,11 @@ from charloom.engine.decoding.decoder import (
     neutral,
 )
 from charloom.engine.decoding.uniforms import Uniforms
+from charloom.engine.loom.jobs import Chunk, FinishReason
 from charloom.engine.loom.row import Bound, Row
 from charloom.engine.loom.schedule import MOST_STEPS, steps_told, tick_steps
+
+log = logging.getLogger(__name__)
 
 TAPE = MOST_STEPS
 """Places of a tape that hold tokens to come."""
@@ -127,11 +131,9 @@ class RowTable:
         at.automaton[slot], at.allowed[slot] = FREE, 0.0
         if (automaton := row.job.automaton) is not None:
             at.automaton[slot] = self._automata.take(automaton) + row.job.automaton_state
-        at.scales[slot] = [
-            control.of_row(getattr(row.job.sampling, control.option), self._vocabulary) for control in SCALES
-        ]
+        at.scales[slot] = [getattr(row.job.sampling, control.option) for control in SCALES]
         self._lay_tape(row)
-        self.attended(row)
+        self._attended(row)
 
     def leave(self, row: Row) -> None:
         """Take its slot back."""
@@ -141,21 +143,42 @@ class RowTable:
             self._automata.release(row.job.automaton)
         row.slot = -1
 
-    def attended(self, row: Row) -> None:
+    def _attended(self, row: Row) -> None:
         """Note what the row says about when to attend to it next."""
         at, slot = self._at, row.slot
         # In this order: the reader may take tokens meanwhile, and a row that is at its end has to be attended to.
         at.attend_step[slot], at.attend_time[slot] = row.attend_step, row.due
         at.end[slot], at.goal[slot] = row.end_step, row.goal
 
-    def unseen(self, row: Row) -> list[int]:
+    def attend(self, tick: Tick, number: int, outputs: Outputs, now: float, pause: float) -> Chunk | None:
+        """Attend to a row of a tick after it, as `Row.advance`; it ends as FAILED where that cannot be done."""
+        row = tick.rows[number]
+        try:
+            chunk = row.advance(self._unseen(row), number, tick.inputs.states, outputs, now, pause)
+        except Exception:
+            log.exception("a row could not take what its tick brought")
+            return self.dismiss(row, FinishReason.FAILED)
+        if chunk is None or chunk.finish is None:
+            self._attended(row)
+        return chunk
+
+    def _unseen(self, row: Row) -> list[int]:
         """A row's tokens, fed and generated, since it was told of some last; it is told how it is bound too."""
         row.bound = self._bound(row)
         origin, done = int(self._at.origin[row.slot]), int(self._at.done[row.slot])
         tokens: list[int] = self._at.tape[row.slot, row.done - origin : done - origin].tolist()
         return tokens
 
-    def present(self, row: Row) -> States:
+    def dismiss(self, row: Row, reason: FinishReason) -> Chunk:
+        """End a row before its next tick, as FAILED where its state cannot be had; only DRAINING needs that."""
+        try:
+            row.count(self._unseen(row))
+            return row.dismiss(reason, self._present(row) if reason is FinishReason.DRAINING else None)
+        except Exception:
+            log.exception("the state of a row that ends could not be had")
+            return row.dismiss(FinishReason.FAILED)
+
+    def _present(self, row: Row) -> States:
         """Its state, as of one row."""
         learnt = self._learnt.get(row.slot)
         return States(self.states.gather([row.slot]), None if learnt is None else learnt[None])
@@ -240,7 +263,7 @@ class RowTable:
 
     def _turn(self, row: Row) -> None:
         """Go on with a new tape."""
-        row.count(self.unseen(row))
+        row.count(self._unseen(row))
         self._lay_tape(row)
 
     def _lay_tape(self, row: Row) -> None:

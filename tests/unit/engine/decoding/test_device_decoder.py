@@ -24,11 +24,11 @@ from charloom.engine.decoding.invariance import (
     random_inputs,
 )
 from charloom.engine.decoding.sampling import Sampling
-from charloom.engine.loom.jobs import Stops
+from charloom.engine.loom.jobs import FinishReason, Stops
 from tests.oracles.one_text import generate_stepwise
 from tests.unit.devices import CUDA, DEVICES
 from tests.unit.engine.decoding.recorded_graphs import record_graphs
-from tests.unit.engine.looms import Harness
+from tests.unit.engine.looms import Harness, eventually
 from tests.unit.export.decoder_calls import assert_same_rows, exported, picked_rows, random_model, with_sampling
 
 ROWS = 8
@@ -293,3 +293,15 @@ def test_a_text_that_is_resumed_on_a_loom_is_the_text_that_was_never_stopped(
     for other in others:
         other.wait()
     harness.loom.drain(1)
+
+
+def test_jobs_that_run_and_jobs_that_wait_are_told_that_it_drains(device: DeviceDecoder, bundle: Bundle) -> None:
+    harness = Harness(device, bundle.manifest.start_token, max_rows=1)
+    running = harness.submit(seed=1, max_tokens=10**6)
+    assert running.began.wait(60)
+    waiting = [harness.submit(seed=seed, max_tokens=10**6) for seed in (2, 3)]
+    eventually(lambda: harness.loom.waiting == 2)
+    assert harness.loom.drain(0)
+    assert [reader.wait().reason for reader in (running, *waiting)] == [FinishReason.DRAINING] * 3
+    assert running.wait().snapshot.position == len(running.tokens) > 0
+    assert [(reader.wait().snapshot.seed, reader.wait().snapshot.position) for reader in waiting] == [(2, 0), (3, 0)]

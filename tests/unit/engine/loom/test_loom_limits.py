@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 
 from charloom.bundle import Bundle
-from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
+from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs, StatePool
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import Draining, Overloaded
 from charloom.engine.loom import decoder_calls, loom, schedule
-from charloom.engine.loom.jobs import FinishReason
+from charloom.engine.loom.jobs import FinishReason, Job
 from charloom.engine.loom.row import Delivery, RowState
 from charloom.engine.shares import Share
 from tests.oracles.one_text import generate_stepwise
-from tests.unit.engine.looms import Harness, Slow, eventually, hand_out
+from tests.unit.engine.looms import Harness, JobReader, Slow, eventually, hand_out
 
 
 def test_a_cancelled_job_leaves_within_a_tick_and_keeps_what_was_delivered(decoder: Decoder, bundle: Bundle) -> None:
@@ -150,6 +153,103 @@ def test_a_loom_whose_worker_breaks_fails_its_jobs_and_refuses_more(decoder: Dec
         harness.submit(max_tokens=1)
     harness.loom.drain(1)
     assert not harness.loom.working
+
+
+class Faulty(Slow):
+    """A decoder with a place for states whose methods fail where a test says so, by their names."""
+
+    fails_at: Callable[[str], bool] = staticmethod(lambda name: False)
+
+    def state_pool(self) -> StatePool:
+        pool, decoder = super().state_pool(), self
+
+        class Pool:
+            def __getattr__(self, name: str) -> Any:
+                own = getattr(pool, name)
+
+                def call(*given: Any) -> Any:
+                    if decoder.fails_at(name):
+                        raise MemoryError(name)
+                    return own(*given)
+
+                return call if callable(own) else own
+
+        return Pool()  # type: ignore[return-value]
+
+
+def put_together(harness: Harness, *jobs: Job) -> list[JobReader]:
+    """In one tick."""
+    readers = [JobReader() for _ in jobs]
+    for reader, row in zip(readers, harness.loom.submit_together(list(zip(jobs, readers, strict=True))), strict=True):
+        reader.begin(row)
+    return readers
+
+
+def test_a_row_whose_state_cannot_be_copied_fails_alone(decoder: Decoder, bundle: Bundle) -> None:
+    faulty, copies = Faulty(decoder, 0.001), itertools.count(1)
+    faulty.fails_at = lambda name: name == "to_host" and next(copies) == 2
+    harness = Harness(faulty, bundle.manifest.start_token)
+    nothing = np.zeros(0, np.int64)
+    short, bad, long = put_together(
+        harness,
+        Job(harness.fresh(1), nothing, 1, Sampling()),
+        Job(harness.fresh(2), nothing, 50, Sampling(), snapshots=True),
+        Job(harness.fresh(3), nothing, 50, Sampling()),
+    )
+    assert short.wait().reason is FinishReason.LENGTH
+    failed = bad.wait()
+    assert (failed.reason, failed.generated, bad.tokens) == (FinishReason.FAILED, 0, [])
+    assert long.wait().reason is FinishReason.LENGTH
+    assert long.tokens == generate_stepwise(decoder, harness.fresh(3), [], 50, Sampling())[0]
+    assert harness.loom.working
+    harness.loom.drain(1)
+    assert harness.loom.live == harness.loom.slots == 0
+
+
+def test_rows_that_had_ended_when_their_worker_broke_are_told_how(decoder: Decoder, bundle: Bundle) -> None:
+    class OneAtATime(Faulty):
+        def run(self, inputs: Inputs) -> Outputs:
+            if len(inputs.token) > 1:
+                raise RuntimeError("too many")
+            return super().run(inputs)
+
+    faulty, writes = OneAtATime(decoder), itertools.count(1)
+    faulty.fails_at = lambda name: name == "scatter" and next(writes) == 2
+    harness = Harness(faulty, bundle.manifest.start_token)
+    nothing = np.zeros(0, np.int64)
+    done, other = put_together(harness, *(Job(harness.fresh(n), nothing, 1, Sampling()) for n in (1, 2)))
+    assert other.wait().reason is FinishReason.FAILED
+    assert done.wait().reason is FinishReason.LENGTH
+    assert len(done.tokens) == 1
+    with pytest.raises(Draining):
+        harness.submit(max_tokens=1)
+    harness.loom.drain(1)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_jobs_are_told_their_end_where_a_device_is_lost(ends: bool, decoder: Decoder, bundle: Bundle) -> None:
+    """Those that run, and those that wait; while the loom works, and at its end."""
+    faulty = Faulty(decoder, 0.002)
+    harness = Harness(faulty, bundle.manifest.start_token, max_rows=2)
+    readers = [harness.submit(seed=n, max_tokens=10**6) for n in range(2)]
+    assert all(reader.began.wait(60) for reader in readers)
+    readers.append(harness.submit(seed=3, max_tokens=10**6))
+    if ends:
+        faulty.gate = threading.Event()
+        faulty.entered.clear()
+        assert faulty.entered.wait(60)
+    faulty.fails_at = lambda name: name in ("take", "gather", "scatter", "to_host")
+    if ends:
+        assert faulty.gate is not None
+        harness.loom.end_now()
+        faulty.gate.set()
+    reasons = [reader.wait().reason for reader in readers]
+    waiting = FinishReason.DRAINING if ends else FinishReason.FAILED
+    assert reasons == [FinishReason.FAILED, FinishReason.FAILED, waiting]
+    assert not ends or readers[2].wait().snapshot.position == 0
+    eventually(lambda: not harness.loom.working)
+    with pytest.raises(Draining):
+        harness.submit(max_tokens=1)
 
 
 def test_draining_lets_jobs_end_and_refuses_new_ones(decoder: Decoder, bundle: Bundle) -> None:

@@ -68,10 +68,10 @@ def test_paused_jobs_do_not_keep_others_from_running(
     eventually(lambda: all(reader.row is not None and reader.row.state is RowState.PAUSED for reader in lazy))
     looks, change_rows = 0, harness.loom._change_rows
 
-    def looked() -> list[Delivery]:
+    def looked(deliveries: list[Delivery]) -> None:
         nonlocal looks
         looks += 1
-        return change_rows()
+        change_rows(deliveries)
 
     monkeypatch.setattr(harness.loom, "_change_rows", looked)
     time.sleep(0.3)
