@@ -145,10 +145,15 @@ class AutomatonTable:
                 self._free.append((begin, end))
 
 
-@functools.lru_cache(maxsize=512)
 def unconstrained(rows: int, vocabulary: int) -> Constraints:
-    """For a call in which nobody asks; made once and not to be written to."""
-    return AutomatonTable(vocabulary).rows(np.full(rows, FREE, np.int64), np.ones(rows, np.int64))
+    """For a call in which nobody asks; not to be written to."""
+    return _without_automata(vocabulary).rows(np.full(rows, FREE, np.int64), np.ones(rows, np.int64))
+
+
+@functools.lru_cache(maxsize=16)
+def _without_automata(vocabulary: int) -> AutomatonTable:
+    """A table, made once: it is large where the vocabulary is, however few the rows are."""
+    return AutomatonTable(vocabulary)
 
 
 def table_of(automata: Sequence[Automaton | None], left: npt.ArrayLike, vocabulary: int) -> Constraints:

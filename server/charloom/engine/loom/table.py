@@ -8,7 +8,6 @@ All of it belongs to the loom's lock. Axis letters: S slots, B rows of a tick, K
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from charloom.controls import ENDED, FREE, Effect, controls
+from charloom.controls import ENDED, FREE, INPUTS, Effect, controls
 from charloom.controls.adaptation import state_size
 from charloom.engine.decoding.automaton import AutomatonTable
 from charloom.engine.decoding.decoder import (
@@ -118,6 +117,8 @@ class RowTable:
         self._learnt: dict[int, Floats] = {}
         """[S] by slot, of the rows that learn"""
         self._at = Columns.empty()
+        self._neutral = neutral(0, shape.vocabulary)
+        """For as many rows as any tick had in which nobody asked for anything; not to be written to."""
 
     def join(self, row: Row) -> None:
         """Give a row a slot."""
@@ -131,7 +132,9 @@ class RowTable:
         at.automaton[slot], at.allowed[slot] = FREE, 0.0
         if (automaton := row.job.automaton) is not None:
             at.automaton[slot] = self._automata.take(automaton) + row.job.automaton_state
-        at.scales[slot] = [getattr(row.job.sampling, control.option) for control in SCALES]
+        at.scales[slot] = [
+            control.of_row(getattr(row.job.sampling, control.option), self._vocabulary) for control in SCALES
+        ]
         self._lay_tape(row)
         self._attended(row)
 
@@ -278,15 +281,15 @@ class RowTable:
 
     def _sampling(self, rows: Sequence[Row], index: Ints) -> dict[str, Any]:
         asking = [(number, row) for number, row in enumerate(rows) if not row.job.plain]
-        sampling = neutral(len(rows), self._vocabulary) if asking else dict(_nothing_asked(len(rows), self._vocabulary))
+        sampling = neutral(len(rows), self._vocabulary) if asking else self._nothing_asked(len(rows))
         for place, control in enumerate(SCALES):
             sampling[control.name] = self._at.scales[index, place]
         for number, row in asking:
             row.ask(sampling, number)
         return sampling
 
-
-@functools.lru_cache(maxsize=512)
-def _nothing_asked(rows: int, vocabulary: int) -> dict[str, Any]:
-    """As `neutral`, made once and not to be written to."""
-    return neutral(rows, vocabulary)
+    def _nothing_asked(self, rows: int) -> dict[str, Any]:
+        """As `neutral`, in memory that ticks share: with a large vocabulary it is much for each row."""
+        if rows > len(self._neutral["bias"]):
+            self._neutral = neutral(rows, self._vocabulary)
+        return {name: array[:rows] if INPUTS[name].axes[0] == "B" else array for name, array in self._neutral.items()}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from charloom.bundle import Bundle
 from charloom.engine.constraints.automata import automaton_of
-from charloom.engine.decoding.automaton import FIRST, Automaton, AutomatonTable
+from charloom.engine.decoding.automaton import FIRST, Automaton, AutomatonTable, unconstrained
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
@@ -86,6 +86,18 @@ def test_many_jobs_at_once_match_and_are_what_they_are_alone(
         ended += reason is FinishReason.STOP
     assert ended > len(jobs) / 2
     assert all(allowed is None for *_, allowed, _ in alone[len(jobs) :])
+
+
+def test_a_temperature_that_float32_cannot_divide_by_is_greedy(
+    harness: Harness, automata: dict[str, Automaton]
+) -> None:
+    def told_at(temperature: float) -> list[tuple[list[int], FinishReason, int, float | None, int]]:
+        sampling = Sampling(temperature=temperature)
+        jobs = [{"automaton": one, "sampling": sampling, "max_tokens": 30} for one in (None, *automata.values())]
+        return [told(reader) for reader in [harness.submit(**job) for job in jobs]]  # type: ignore[arg-type]
+
+    greedy = told_at(0)
+    assert all(told_at(temperature) == greedy for temperature in (1e-31, 1e-36, 1e-44))
 
 
 @pytest.mark.parametrize("tick_seconds", [1e-6, 0.0004, 0.02])
@@ -271,3 +283,10 @@ def test_automata_that_leave_make_room_for_others(bundle: Bundle) -> None:
         state = int(table.next[state, token])
     assert table.is_over(state)
     assert table.distance[state] == 0
+
+
+def test_calls_without_constraints_have_one_table_for_any_number_of_rows() -> None:
+    few, many = unconstrained(1, 65), unconstrained(256, 65)
+    assert few.next is many.next
+    assert (len(few.state), len(many.state), len(many.left)) == (1, 256, 256)
+    assert unconstrained(1, 66).next.shape[1] == 66

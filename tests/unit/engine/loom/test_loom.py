@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 
 from charloom.bundle import Bundle
-from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.loom.jobs import FinishReason
 from tests.oracles.one_text import generate_stepwise
@@ -104,6 +106,35 @@ def test_the_first_token_comes_in_a_chunk_of_its_own(harness: Harness) -> None:
     assert len(reader.chunks[0].tokens) == 1
     assert len(reader.chunks) < 100, "tokens are delivered in chunks, not one by one"
     assert 0 <= finish.queued <= finish.first_token <= finish.total
+
+
+def test_no_more_alternatives_are_told_than_there_are_tokens(harness: Harness) -> None:
+    size = harness.decoder.shape.vocabulary
+    many = harness.submit(prompt=[1, 2], max_tokens=0, top_logprobs=size + 5, scored=True)
+    few = harness.submit(prompt=[1, 2], max_tokens=3, top_logprobs=size)
+    assert many.wait().reason is few.wait().reason is FinishReason.LENGTH
+    for reader, count in ((many, 2), (few, 3)):
+        told = [one for chunk in reader.chunks for one in chunk.logprobs]
+        assert [len(one.top) for one in told] == [size] * count
+
+
+def test_a_tick_in_which_nobody_asks_for_anything_takes_no_memory_for_it(decoder: Decoder, bundle: Bundle) -> None:
+    seen: list[Mapping[str, Any]] = []
+
+    class Seeing(Slow):
+        def run(self, inputs: Inputs) -> Outputs:
+            seen.append(inputs.sampling)
+            return super().run(inputs)
+
+    harness = Harness(Seeing(decoder), bundle.manifest.start_token)
+    for rows in (3, 1, 2):
+        for reader in harness.submit_together([[1]] * rows):
+            reader.wait()
+    for name in ("bias", "counts"):
+        arrays = [one[name] for one in seen]
+        assert [len(array) for array in arrays] == [3, 1, 2]
+        assert all(np.shares_memory(array, arrays[0]) and not array.any() for array in arrays)
+    harness.loom.drain(1)
 
 
 def test_positions_are_absolute_and_gapless(harness: Harness) -> None:
