@@ -21,7 +21,7 @@ from charloom.training.checkpoint import (
 )
 from charloom.training.data.corpus import Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
-from charloom.training.learner import TrainingDiverged
+from charloom.training.learner import StepResult, StepSums, TrainingDiverged
 from charloom.training.loop import Trainer
 from tests.unit.training.training_runs import (
     PRECISIONS,
@@ -139,6 +139,19 @@ def test_each_evaluation_is_a_line_of_the_log_as_it_was_reported(corpus: Corpus,
         previous = evaluation.step
     assert previous == recorder.steps[-1].step  # the last step is evaluated
     assert recorder.evaluations[-1].epoch == 2.0
+
+
+def test_steps_whose_gradient_is_not_finite_count_only_where_there_is_no_other() -> None:
+    norms = [math.nan, math.inf, 2, 0.5, math.inf]
+    steps = [StepResult(float(number), norm, {"head": norm}) for number, norm in enumerate(norms)]
+    sums = StepSums()
+    for step in steps[:2]:
+        sums.add(step, 1.0)
+    assert (sums.steps, sums.loss, sums.clipped) == (2, 1.0, 1)
+    for step in steps[2:]:
+        sums.add(step, 1.0)
+    assert sums == StepSums(steps=2, loss=5.0, norms={"head": 2.5}, clipped=1, finite=True)
+    assert StepSums.of(asdict(sums), 1.0) == StepSums.of(json.loads(json.dumps(steps)), 1.0) == sums
 
 
 def test_the_best_checkpoint_is_that_of_the_lowest_evaluation(

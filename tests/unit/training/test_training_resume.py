@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from charloom.training import loop
+from charloom.training import checkpoint, loop
 from charloom.training.checkpoint import (
     BEST_FILE,
     LAST_FILE,
@@ -114,6 +115,46 @@ def test_the_runs_compared_here_use_what_a_resume_must_restore(uninterrupted: di
         precision = "bf16" if name.endswith("bf16") else "fp32"
         assert read_checkpoint(run / LAST_FILE).facts["precision"] == precision
     assert {line["best"] for line in log_of(uninterrupted["plateau"])} == {True, False}
+
+
+@pytest.mark.parametrize("stop", [5, 13], ids=["before-the-first-evaluation", "after-it"])
+def test_a_checkpoint_of_before_with_each_step_since_the_evaluation_is_resumed_exactly(
+    stop: int, corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    config, run = config_of("plateau"), tmp_path / "run"
+    _, recorder = train(config, corpus, run, stop_after=stop)
+    evaluated = recorder.evaluations[-1].step if recorder.evaluations else 0
+    saved = read_checkpoint(run / LAST_FILE)
+    steps = [[s.loss, s.gradient_norm, s.gradient_norms] for s in recorder.steps[evaluated:]]
+    assert saved.facts["recent"]["steps"] == len(steps) == stop - evaluated
+    saved.facts["recent"] = steps
+    del saved.facts["plateau"]["warmup"]
+    write_checkpoint(run / LAST_FILE, saved)
+    train(config, corpus, run, resume=True)
+    assert_same_run(run, uninterrupted["plateau"])
+
+
+def test_a_checkpoint_does_not_grow_with_the_steps_since_the_last_evaluation(corpus: Corpus, tmp_path: Path) -> None:
+    sizes = []
+    for stop in (1, 25):
+        train(tiny_config(precision="fp32"), corpus, tmp_path / str(stop), stop_after=stop)
+        sizes.append((tmp_path / str(stop) / LAST_FILE).stat().st_size)
+    assert sizes[1] < sizes[0] + 100
+
+
+def test_a_checkpoint_that_its_format_refuses_is_told_and_leaves_the_one_before(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    train(config_of("cosine"), corpus, run, stop_after=3)
+
+    def refused(*_: object, **__: object) -> bytes:
+        raise SafetensorError("the header is too large")
+
+    monkeypatch.setattr(checkpoint, "save", refused)
+    with pytest.raises(CheckpointError, match=r"cannot write .*last\.safetensors: the header is too large; what was"):
+        train(config_of("cosine"), corpus, run, resume=True)
+    assert read_checkpoint(run / LAST_FILE).facts["step"] == 3
 
 
 class Killed(BaseException):

@@ -50,9 +50,19 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint in one step."""
+    """Write a checkpoint in one step.
+
+    Raises:
+        CheckpointError: it cannot be written; what was saved there before is whole.
+    """
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
-    replace_file(path, save(tensors, metadata={"schema": SCHEMA, "facts": json.dumps(checkpoint.facts)}))
+    try:
+        content = save(tensors, metadata={"schema": SCHEMA, "facts": json.dumps(checkpoint.facts)})
+    except SafetensorError as problem:
+        raise CheckpointError(
+            f"cannot write {path}: {problem}; what was saved there before, if anything, is whole and can be exported"
+        ) from problem
+    replace_file(path, content)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

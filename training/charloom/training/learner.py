@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,44 @@ class StepResult(NamedTuple):
     """Global norm of the gradient, before clipping"""
     norms: dict[str, float]
     """By part of the model"""
+
+
+@dataclass
+class StepSums:
+    """What the steps since the last evaluation add up to, saved with each checkpoint: of one size, however many.
+
+    With fp16, a step whose gradient is not finite was left out, and is no trouble of the run: it counts only where
+    there is no other.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    norms: dict[str, float] = field(default_factory=dict)
+    clipped: int = 0
+    finite: bool = False
+    """Whether these are steps whose gradient was finite"""
+
+    @classmethod
+    def of(cls, saved: dict[str, Any] | list[Any], gradient_clip: float) -> StepSums:
+        """What `asdict` gave; or the steps themselves, which earlier versions saved."""
+        if isinstance(saved, dict):
+            return cls(**saved)
+        made = cls()
+        for result in saved:
+            made.add(StepResult(*result), gradient_clip)
+        return made
+
+    def add(self, result: StepResult, gradient_clip: float) -> None:
+        """Count a step."""
+        finite = math.isfinite(result.norm)
+        if self.finite and not finite:
+            return
+        if finite and not self.finite:
+            self.steps, self.loss, self.norms, self.clipped, self.finite = 0, 0.0, {}, 0, True
+        self.steps += 1
+        self.loss += result.loss
+        self.norms = {name: self.norms.get(name, 0.0) + norm for name, norm in result.norms.items()}
+        self.clipped += result.norm > gradient_clip
 
 
 class Learner:

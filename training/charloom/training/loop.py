@@ -38,7 +38,7 @@ from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Batches, Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.files import CheckpointError, append_record, json_line, read_records, replace_file
-from charloom.training.learner import Learner, StepResult, TrainingDiverged
+from charloom.training.learner import Learner, StepResult, StepSums, TrainingDiverged
 from charloom.training.ranks import Ranks
 from charloom.training.records import Evaluation, Outcome, Progress, Reporter
 from charloom.training.run_lock import RunLock
@@ -115,7 +115,7 @@ class Trainer:
         """Of a resumed run that is to be longer than it was meant to be."""
         self.teachers = [] if teachers is None else teachers.facts
         """What identifies each model that this one learns from."""
-        self._recent: list[StepResult] = []
+        self._recent = StepSums()
         self._stop = False
         try:
             self.learner = Learner(corpus.vocabulary.size, config, torch.device(device), self.ranks)
@@ -226,7 +226,7 @@ class Trainer:
         except TrainingDiverged as problem:
             raise self._diverged(str(problem)) from problem
         self.step += 1
-        self._recent.append(result)
+        self._recent.add(result, self.config.gradient_clip)
         return result, rate
 
     def _diverged(self, what: str) -> TrainingDiverged:
@@ -261,19 +261,18 @@ class Trainer:
         self.best_loss = min(self.best_loss, loss)
         self.stale = 0 if best else self.stale + 1
         self.plateau.observe(loss, self.config)
-        # With fp16, a step whose gradient is not finite was left out, and is no trouble of the run.
-        recent, self._recent = [r for r in self._recent if math.isfinite(r.norm)] or self._recent, []
+        recent, self._recent = self._recent, StepSums()
         if not self.ranks.first:
             return None
         evaluation = Evaluation(
             step=self.step,
             epoch=self.step / self.batches.per_epoch,
-            train_loss=float(np.mean([result.loss for result in recent])),
+            train_loss=recent.loss / recent.steps,
             validation_loss=loss,
             best=best,
             learning_rate=rate,
-            gradient_norms={name: float(np.mean([r.norms[name] for r in recent])) for name in recent[0].norms},
-            clipped_share=float(np.mean([result.norm > self.config.gradient_clip for result in recent])),
+            gradient_norms={name: total / recent.steps for name, total in recent.norms.items()},
+            clipped_share=recent.clipped / recent.steps,
             tokens_per_second=speed,
             seconds=time.monotonic() - started,
             memory_bytes=psutil.Process().memory_info().rss,
@@ -341,7 +340,7 @@ class Trainer:
             "plateau": asdict(self.plateau),
             "stale": self.stale,
             "seconds": self.seconds,
-            "recent": self._recent,
+            "recent": asdict(self._recent),
         }
         if self.ranks.first:
             write_checkpoint(self.run / LAST_FILE, Checkpoint(tensors, facts))
@@ -375,7 +374,7 @@ class Trainer:
         self.learner.load(groups, facts["learner"])
         self.plateau, self.stale = Plateau(**facts["plateau"]), facts["stale"]
         self.step, self.best_loss, self.seconds = facts["step"], facts["validation_loss"], facts["seconds"]
-        self._recent = [StepResult(*result) for result in facts["recent"]]
+        self._recent = StepSums.of(facts["recent"], self.config.gradient_clip)
 
     def _keep_up_to_here(self, log: Path) -> None:
         """Drop what a killed run wrote after its last checkpoint: it will be made again."""
