@@ -27,7 +27,9 @@ from charloom.lab.tasks.scores import Scores
 from charloom.lab.tasks.terminal_report import TerminalReporter
 from charloom.training.checkpoint import read_checkpoint, write_checkpoint
 from charloom.training.data.corpus import CorpusError
+from charloom.training.files import CheckpointError
 from charloom.training.learner import TrainingDiverged
+from charloom.training.run_lock import RunLock
 from tests.integration.commands import Capture, refused
 from tests.unit.lab.tasks.reviews import reviews, write_reviews
 
@@ -271,6 +273,30 @@ def test_a_vocabulary_that_no_model_can_have_is_refused(tmp_path: Path, monkeypa
         CorpusError, match=r"vocabulary of these texts is too large: its file has .*; train with --unit"
     ):
         tiny(tmp_path / "run", unit="word")
+
+
+def test_one_training_at_a_time_has_a_directory(tmp_path: Path) -> None:
+    first = tiny(tmp_path / "run", epochs=1)
+    with pytest.raises(CheckpointError, match=r"another process is training in .*run; choose another --run"):
+        tiny(tmp_path / "run")
+    first.train(Recorder())
+    RunLock(tmp_path / "run").release()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("manifest.json", "holds a bundle; choose another"), ("log.jsonl", "holds files that are of no run: log.jsonl")],
+)
+def test_a_directory_with_other_files_is_refused_and_left_as_it_was(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(CheckpointError, match=message):
+        tiny(tmp_path)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {name: "mine"}
+
+
+def test_a_training_that_ended_before_its_first_epoch_may_begin_again(tmp_path: Path) -> None:
+    tiny(tmp_path / "run")
+    tiny(tmp_path / "run", epochs=1).train(Recorder())
 
 
 def test_the_best_epoch_has_the_highest_accuracy_and_of_equals_the_lowest_loss(

@@ -255,6 +255,13 @@ def test_options_that_contradict_each_other_are_refused_before_the_text_is_read(
     error = refused(capsys, "train", tmp_path / "is-not-read.txt", "--run", tmp_path / "run", *given)
     assert message.format(run=small_run) in error
     assert not (tmp_path / "run").exists()
+def test_a_bundle_or_a_project_is_not_trained_over(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    for name, message in {"manifest.json": "holds a bundle", "config.json": "holds files that are of no run"}.items():
+        (tmp_path / name).write_text("mine")
+        for text in (folder, tmp_path / "is-not-read.txt"):
+            assert message in refused(capsys, "train", text, "--run", tmp_path, *ONE_EPOCH)
+        assert [file.name for file in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
 
 
 def test_standard_input_is_read_once(tmp_path: Path, capsys: Capture) -> None:

@@ -256,6 +256,32 @@ def test_a_directory_with_nothing_but_a_best_checkpoint_is_not_overwritten(
         Trainer(config_of("cosine"), corpus, run)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["manifest.json", "vocabulary.json"], "{run} holds a bundle; choose another --run"),
+        (["log.jsonl"], "{run} holds files that are of no run: log.jsonl; choose a new or empty directory as --run"),
+        (["config.json", "input.txt", "src"], "{run} holds files that are of no run: config.json and 2 more; choose a"),
+    ],
+)
+def test_a_directory_with_other_files_is_refused_and_left_as_it_was(
+    names: list[str], message: str, corpus: Corpus, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    for _ in range(2):
+        with pytest.raises(CheckpointError) as caught:
+            Trainer(config_of("cosine"), corpus, tmp_path)
+        assert str(caught.value).startswith(message.format(run=tmp_path))
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(names, "mine")
+
+
+def test_a_directory_with_hidden_files_is_empty(corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / ".gitkeep").touch()
+    train(config_of("cosine"), corpus, tmp_path, stop_after=1)
+    assert (tmp_path / LAST_FILE).is_file()
+
+
 def test_a_directory_in_use_is_refused_and_its_run_is_not_disturbed(corpus: Corpus, tmp_path: Path) -> None:
     run, config = tmp_path / "run", tiny_config(epochs=1)
     refusals: list[str] = []

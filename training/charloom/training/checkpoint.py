@@ -239,20 +239,6 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], whose: str) -> No
         raise CheckpointError(f"{whose} do not fit the settings: {' '.join(str(problem).split())}") from problem
 
 
-def require_unused(run: Path) -> None:
-    """See that a directory is free for a new run.
-
-    Raises:
-        CheckpointError: it holds one.
-    """
-    if (run / LAST_FILE).exists():
-        raise CheckpointError(f"{run} already holds a run; resume it with --resume, or choose another --run")
-    if (run / BEST_FILE).exists():
-        raise CheckpointError(f"{run} holds the weights of another run; remove them, or choose another --run")
-    if (run / CLASSIFIER_FILE).exists():
-        raise CheckpointError(f"{run} already holds a classifier; choose another --run")
-
-
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state, flat, by `<parameter index>.<name>`."""
     state = optimizer.state_dict()["state"]

@@ -30,7 +30,6 @@ from charloom.training.checkpoint import (
     load_weights,
     read_checkpoint,
     read_facts,
-    require_unused,
     save_validation,
     write_checkpoint,
 )
@@ -41,7 +40,7 @@ from charloom.training.files import CheckpointError, append_record, json_line, r
 from charloom.training.learner import Learner, StepResult, StepSums, TrainingDiverged
 from charloom.training.ranks import Ranks
 from charloom.training.records import Evaluation, Outcome, Progress, Reporter
-from charloom.training.run_lock import RunLock
+from charloom.training.run_lock import RunLock, require_unused
 from charloom.training.schedules import Plateau, learning_rate
 from charloom.training.teachers import (
     SOFT_TARGETS_FILE,
@@ -105,6 +104,8 @@ class Trainer:
                     f"the teacher learnt with --mask {teachers.mask.value}, and this run has {config.mask.value}; "
                     "give both the same"
                 )
+        if not resume:
+            require_unused(run)  # before the lock, which is a file too
         self._lock = RunLock(run) if lock is None and self.ranks.first else None
         self.plateau = Plateau()
         self.step = 0

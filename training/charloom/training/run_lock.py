@@ -1,4 +1,4 @@
-"""A run directory belongs to one process at a time."""
+"""A run directory belongs to one run, and to one process at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,34 @@ import os
 import weakref
 from pathlib import Path
 
+from charloom.bundle import MANIFEST_FILE
+from charloom.training.checkpoint import BEST_FILE, CLASSIFIER_FILE, LAST_FILE
 from charloom.training.files import CheckpointError
+
+LOCK_FILE = ".lock"
+"""The first file of a run: what a directory holds beside it was left by a run that never came to a checkpoint."""
+
+
+def require_unused(run: Path) -> None:
+    """See that a directory is free for a new run: it is not there, is empty, or such a run was begun in it.
+
+    Raises:
+        CheckpointError: it holds a run, a bundle or other files.
+    """
+    if (run / LAST_FILE).exists():
+        raise CheckpointError(f"{run} already holds a run; resume it with --resume, or choose another --run")
+    if (run / BEST_FILE).exists():
+        raise CheckpointError(f"{run} holds the weights of another run; remove them, or choose another --run")
+    if (run / CLASSIFIER_FILE).exists():
+        raise CheckpointError(f"{run} already holds a classifier; choose another --run")
+    if (run / MANIFEST_FILE).exists():
+        raise CheckpointError(f"{run} holds a bundle; choose another --run")
+    others = sorted(file.name for file in run.iterdir() if file.name[0] != ".") if run.is_dir() else []
+    if others and not (run / LOCK_FILE).exists():
+        more = f" and {len(others) - 1} more" if others[1:] else ""
+        raise CheckpointError(
+            f"{run} holds files that are of no run: {others[0]}{more}; choose a new or empty directory as --run"
+        )
 
 
 class RunLock:
@@ -22,7 +49,7 @@ class RunLock:
         """Whether the directory is there because of this lock"""
         try:
             run.mkdir(parents=True, exist_ok=True)
-            lock = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            lock = os.open(run / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as problem:
             raise CheckpointError(
                 f"{run} cannot be a run directory: {problem.strerror}; choose another --run"

@@ -18,7 +18,7 @@ from charloom.bundle import VOCABULARY_FILE, Vocabulary, write_vocabulary
 from charloom.cli import CommandError
 from charloom.cli.flags import explain, given_settings
 from charloom.cli.text import standard_input
-from charloom.training.checkpoint import LAST_FILE, read_checkpoint, require_unused, run_vocabulary
+from charloom.training.checkpoint import LAST_FILE, read_checkpoint, run_vocabulary
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus, read_corpus
 from charloom.training.data.texts import STDIN, digest_of, spool, text_files
@@ -26,7 +26,7 @@ from charloom.training.files import CheckpointError
 from charloom.training.initial import initial_vocabulary, initial_weights
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import Ranks
-from charloom.training.run_lock import RunLock
+from charloom.training.run_lock import RunLock, require_unused
 from charloom.training.teachers import Teachers, load_teachers, require_vocabulary
 
 INPUT_FILE = "input.txt"

@@ -75,12 +75,12 @@ class Classification:
         run: the run directory; it is made, and must not hold a run
 
     Raises:
-        CheckpointError: the directory holds a run already, or cannot be made.
+        CheckpointError: the directory holds a run or other files already, is in use, or cannot be made.
         CorpusError: the vocabulary of the texts is too large.
     """
 
     def __init__(self, config: ClassificationConfig, parts: Parts, run: Path) -> None:
-        start_run(run)
+        self._lock = start_run(run)
         self.config, self.run = config, run
         torch.manual_seed(config.seed)
         vocabulary = vocabulary_of("\n".join(text.content for text in parts.train), config.unit)
@@ -111,6 +111,12 @@ class Classification:
         Raises:
             TrainingDiverged: the loss is not finite.
         """
+        try:
+            return self._train(reporter)
+        finally:
+            self._lock.release()
+
+    def _train(self, reporter: Reporter) -> Outcome:
         started, best = time.monotonic(), None
         for number in range(1, self.config.epochs + 1):
             random = np.random.default_rng([self.config.seed, number])

@@ -32,6 +32,7 @@ from charloom.training.checkpoint import (
     write_checkpoint,
 )
 from charloom.training.files import CheckpointError, replace_file
+from charloom.training.run_lock import RunLock, require_unused
 
 TEST_FILE = "test.safetensors"
 
@@ -44,19 +45,27 @@ class TrainedClassifier:
     facts: dict[str, Any]
 
 
-def start_run(run: Path) -> None:
-    """Make a run directory.
+def start_run(run: Path) -> RunLock:
+    """Make a run directory, and hold it.
 
     Raises:
-        CheckpointError: it holds a run already, or cannot be made.
+        CheckpointError: it holds a run or other files already, is in use, or cannot be made.
     """
+    _require_unused(run)
+    lock = RunLock(run)
     try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise CheckpointError(f"{run} cannot be a run directory: {problem.strerror}; choose another --run") from problem
+        _require_unused(run)  # another process may have filled it until now
+        replace_file(run / LOG_FILE, b"")
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _require_unused(run: Path) -> None:
     if any((run / name).exists() for name in (CLASSIFIER_FILE, LAST_FILE, BEST_FILE)):
         raise CheckpointError(f"{run} already holds a run; choose another --run")
-    replace_file(run / LOG_FILE, b"")
+    require_unused(run)
 
 
 def save_start(run: Path, config: ClassificationConfig, classifier: TextClassifier, test: Sequence[Example]) -> None:
