@@ -18,6 +18,7 @@ import torch
 from charloom.bundle import DecoderKind, read_bundle
 from charloom.cli.main import main
 from charloom.cli.training.lasting_console import UNREAD
+from charloom.training import loop
 from charloom.training.checkpoint import load_trained
 from charloom.training.files import CheckpointError
 from charloom.training.watching import html_report
@@ -338,6 +339,24 @@ def test_a_finished_run_goes_on_when_it_is_given_more_epochs(text: Path, tmp_pat
     assert load_trained(run).facts["config"]["epochs"] in (2, 4)
     assert "epochs (run: 4, given: 3)" in refused(capsys, *again, "--epochs", "3")
     assert "hidden_size (run: 16, given: 8)" in refused(capsys, *again, "--epochs", "5", "--hidden-size", "8")
+
+
+def test_a_longer_run_says_what_becomes_of_the_plateau_and_of_early_stopping(
+    text: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "tail_estimate", lambda *_: 2.0)
+    settings = [*SETTINGS, "--schedule", "plateau", "--plateau-patience", "0", "--early-stopping", "2"]
+    again = ["train", str(text), "--run", str(tmp_path / "run"), *settings]
+    assert main([*again, "--epochs", "4"]) == 0
+    told = r"no progress in 2 evaluations: stopped early at step \d+; --resume with more than (\d) --epochs goes on\n"
+    assert re.findall(told, capsys.readouterr().out) == ["4"]
+    assert main([*again, "--epochs", "6", "--resume"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "6 epochs instead of 4: the learning rate stays as it is until the validation loss stops falling; the 2 "
+        "evaluations of --early-stopping are counted anew\n"
+    ) in out
+    assert re.findall(told, out) == ["6"]
 
 
 def test_a_file_whose_name_is_no_utf8_becomes_a_run_and_a_bundle(text: Path, tmp_path: Path, capsys: Capture) -> None:

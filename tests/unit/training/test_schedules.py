@@ -56,6 +56,14 @@ def test_the_plateau_factor_does_not_touch_cosine() -> None:
     assert learning_rate(10, 100, config(), Plateau(factor=0.25)) == pytest.approx(PEAK)
 
 
+def test_a_run_that_is_made_longer_keeps_its_warm_up_with_the_plateau() -> None:
+    settings, plateau = config(schedule="plateau", warmup_steps=200), Plateau(factor=0.25, warmup=15)
+    assert learning_rate(7, 2250, settings, plateau) == pytest.approx(PEAK * 8 / 15)
+    assert learning_rate(150, 2250, settings, plateau) == pytest.approx(PEAK / 4)
+    cosine = config(warmup_steps=200)
+    assert learning_rate(150, 2250, cosine, plateau) == learning_rate(150, 2250, cosine, Plateau())
+
+
 def factors(losses: list[float], **changes: object) -> list[float]:
     settings, plateau, found = config(schedule="plateau", **changes), Plateau(), []
     for loss in losses:

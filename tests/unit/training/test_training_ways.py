@@ -16,9 +16,10 @@ from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Batches, Corpus, read_corpus
 from charloom.training.find_rate import find_learning_rate
 from charloom.training.learner import Learner
+from charloom.training.loop import Trainer
 from charloom.training.presets import PRESETS
 from charloom.training.watching.history import read_evaluations
-from tests.unit.training.training_runs import TINY_FLAGS, checkpoint_tensors, corpus_of, tiny_config, train
+from tests.unit.training.training_runs import TINY_FLAGS, Recorder, checkpoint_tensors, corpus_of, tiny_config, train
 
 CPU = torch.device("cpu")
 
@@ -135,6 +136,41 @@ def test_a_run_without_progress_stops_early_and_a_resumed_one_stays_stopped(
     assert (outcome.finished, outcome.stopped_early, outcome.best_loss) == (True, True, 1.9)
     again, recorder = train(config, corpus, tmp_path / "run", resume=True)
     assert (again.stopped_early, recorder.steps) == (True, [])
+
+
+def test_a_run_that_stopped_early_is_made_longer_and_keeps_its_best_weights_meanwhile(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([2.0, 2.5, 2.5, 2.6, 1.9, 2.0, 2.0])
+    monkeypatch.setattr(loop, "tail_estimate", lambda *_: next(values))
+    run = tmp_path / "run"
+    outcome, _ = train(tiny_config(epochs=5, early_stopping=2), corpus, run)
+    assert (outcome.stopped_early, len(read_evaluations(run))) == (True, 3)
+    best, longer = (run / BEST_FILE).read_bytes(), tiny_config(epochs=9, early_stopping=2)
+    trainer = Trainer(longer, corpus, run, resume=True)
+    trainer.stop()
+    assert not trainer.train(Recorder()).finished  # before a step
+    outcome, recorder = train(longer, corpus, run, resume=True, stop_after=outcome.step + 1)
+    assert (outcome.finished, (run / BEST_FILE).read_bytes()) == (False, best)
+    outcome, recorder = train(longer, corpus, run, resume=True)
+    assert [e.validation_loss for e in recorder.evaluations] == [2.6, 1.9, 2.0, 2.0]
+    assert (outcome.stopped_early, outcome.best_loss) == (True, 1.9)
+
+
+def test_a_longer_run_goes_on_with_the_rate_that_the_plateau_left(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "tail_estimate", lambda *_: 2.0)
+    settings = {"schedule": "plateau", "plateau_patience": 0, "warmup_steps": 200}
+    _, recorder = train(tiny_config(epochs=2, **settings), corpus, tmp_path / "run")
+    ended = recorder.steps[-1].step
+    assert ended < 200  # all of it would be the warm-up of the longer run
+    for epochs in (60, 61):
+        _, recorder = train(
+            tiny_config(epochs=epochs, **settings), corpus, tmp_path / "run", resume=True, stop_after=ended + 1
+        )
+        ended += 1
+        assert [step.learning_rate for step in recorder.steps] == pytest.approx([0.01 / 2])
 
 
 def test_the_rate_that_is_found_learns_and_ten_times_more_is_near_the_breaking_point() -> None:

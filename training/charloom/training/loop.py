@@ -41,7 +41,7 @@ from charloom.training.learner import Learner, StepResult, StepSums, TrainingDiv
 from charloom.training.ranks import Ranks
 from charloom.training.records import Evaluation, Outcome, Progress, Reporter
 from charloom.training.run_lock import RunLock, require_unused
-from charloom.training.schedules import Plateau, learning_rate
+from charloom.training.schedules import Plateau, learning_rate, warmup_steps
 from charloom.training.teachers import (
     SOFT_TARGETS_FILE,
     SoftTargets,
@@ -62,7 +62,7 @@ class Trainer:
         corpus: what to train on
         run: the run directory; it is made, and must not hold a run unless `resume` is true
         resume: go on from `last.safetensors`; the result is the same as if the run had never stopped. It may be given
-            more epochs than it was meant to have; then the learning rate follows the longer schedule from here on
+            more epochs than it was meant to have: a cosine is then the longer one, and early stopping counts anew
         device: where to compute
         ranks: the processes that share the work; all of them make a trainer of the same arguments
         weights: of another model, to start from
@@ -167,6 +167,8 @@ class Trainer:
             leaving.enter_context(_denormals_flushed())
             if self.ranks.first:
                 self._prepare_directory()
+            if self.former_epochs is not None:
+                self.stale = 0
             started, start_step = time.monotonic() - self.seconds, self.step
             clock, saved_step = time.monotonic(), -1
             while self.step < self.total_steps and not self._stopped_early and not self._asked_to_stop():
@@ -292,7 +294,7 @@ class Trainer:
         if self.stale or not math.isfinite(self.best_loss) or not self._evaluates_after(self.step):
             return False
         try:
-            return bool(read_facts(self.run / BEST_FILE).get("step") != self.step)
+            return bool(read_facts(self.run / BEST_FILE).get("validation_loss") != self.best_loss)
         except CheckpointError:
             return True
 
@@ -374,6 +376,8 @@ class Trainer:
         groups = {name: checkpoint.group(name) for name in ("optimizer", "average", "state")}
         self.learner.load(groups, facts["learner"])
         self.plateau, self.stale = Plateau(**facts["plateau"]), facts["stale"]
+        if self.former_epochs is not None and self.plateau.warmup is None:
+            self.plateau.warmup = warmup_steps(self.batches.per_epoch * self.former_epochs, self.config)
         self.step, self.best_loss, self.seconds = facts["step"], facts["validation_loss"], facts["seconds"]
         self._recent = StepSums.of(facts["recent"], self.config.gradient_clip)
 

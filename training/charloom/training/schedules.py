@@ -17,6 +17,8 @@ class Plateau:
     best: float = math.inf
     stale: int = 0
     """Evaluations since the last progress."""
+    warmup: int | None = None
+    """Steps of warm-up of a run that was made longer: those that it began with; None = as its length says."""
 
     def observe(self, loss: float, config: TrainingConfig) -> None:
         """Take note of a validation loss; reduce the factor when it did not fall for too long."""
@@ -29,9 +31,16 @@ class Plateau:
             self.stale = 0
 
 
+def warmup_steps(total_steps: int, config: TrainingConfig) -> int:
+    """Steps of warm-up in a run of so many steps."""
+    return min(config.warmup_steps, total_steps // 10)
+
+
 def learning_rate(step: int, total_steps: int, config: TrainingConfig, plateau: Plateau) -> float:
     """The learning rate of a step: linear warm-up, then cosine decay or the plateau's factor."""
-    warmup = min(config.warmup_steps, total_steps // 10)
+    warmup = warmup_steps(total_steps, config)
+    if config.schedule == "plateau" and plateau.warmup is not None:
+        warmup = plateau.warmup
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     if config.schedule == "plateau":

@@ -194,6 +194,8 @@ def _tell_of_longer_run(trainer: Trainer, former: int, console: Console) -> None
             f"the learning rate follows the cosine of {config.epochs} epochs from here on: {now:.1e} instead of "
             f"{before:.1e}, so that the loss may rise at first"
         )
+    if config.early_stopping:
+        schedule += f"; the {config.early_stopping} evaluations of --early-stopping are counted anew"
     console.print(f"{config.epochs} epochs instead of {former}: {schedule}")
 
 
@@ -216,7 +218,10 @@ def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console
         ranks.wait()  # torchrun ends the others as soon as one ends badly, and a stopped run is no success to it
         return 130
     if outcome.stopped_early:
-        console.print(f"no progress in {config.early_stopping} evaluations: stopped early at step {outcome.step}")
+        console.print(
+            f"no progress in {config.early_stopping} evaluations: stopped early at step {outcome.step}; "
+            f"--resume with more than {config.epochs} --epochs goes on"
+        )
     ranks.wait()
     leave_ranks()  # the others need not wait for the measurement
     if not ranks.first:
