@@ -160,6 +160,8 @@ def test_evaluate_reads_another_folder(trained: Path, tmp_path: Path, capsys: Ca
     write_reviews(tmp_path, [("It is awful.", "neg"), ("A good film.", "pos"), ("My first. It is very good.", "pos")])
     assert main(["classify", "evaluate", str(trained), "--folder", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["confusion"] == [[1, 0], [0, 2]]
+    error = refused(capsys, "classify", "evaluate", trained, "--include", "*.md")
+    assert "--include says how the files of --folder are read; give those too, or leave it out" in error
     shutil.rmtree(tmp_path / "neg")
     assert "has no sub-folder 'neg'" in refused(capsys, "classify", "evaluate", trained, "--folder", tmp_path)
 

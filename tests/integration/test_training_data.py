@@ -240,6 +240,18 @@ def test_a_mask_is_taken_with_the_weights_and_with_the_vocabulary(
         (["--initial-weights", "OTHER"], "there is no checkpoint"),
         (["--resume", "--vocabulary", "RUN"], "--vocabulary: a resumed run goes on with its own; leave it out"),
         (["--resume", "--initial-weights", "RUN"], "--initial-weights: a resumed run goes on with its own"),
+        (["--plateau-patience", "0"], "--plateau-patience: the schedule is cosine; give --schedule plateau, or leave"),
+        (["--plateau-factor", "0.1", "--schedule", "cosine"], "--plateau-factor: the schedule is cosine"),
+        (
+            ["--schedule", "plateau", "--early-stopping", "3"],
+            "--early-stopping 3: the run would end before --schedule plateau reduces the rate, with evaluation 3 "
+            "without progress; give at least 4, or a lower --plateau-patience",
+        ),
+        (
+            ["--variational-dropout", "--dropout", "0"],
+            "there is no dropout; give --dropout above 0, or leave it out",
+        ),
+        (["--preset", "tiny", "--variational-dropout"], "--variational-dropout: there is no dropout"),
         (["--documents", "page"], "--documents page: Input should be 'stream', 'file', 'blank-line' or 'line'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -255,6 +267,18 @@ def test_options_that_contradict_each_other_are_refused_before_the_text_is_read(
     error = refused(capsys, "train", tmp_path / "is-not-read.txt", "--run", tmp_path / "run", *given)
     assert message.format(run=small_run) in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", [["--include", "*.md"], ["--skip-bad"]], ids=" ".join)
+def test_flags_that_choose_files_of_a_folder_are_refused_without_one(
+    flags: list[str], folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    message = f"{flags[0]}: it chooses among the files of a folder, and none is given; give a folder, or leave it out"
+    assert message in refused(capsys, "train", folder / "a.txt", "-", "--run", tmp_path / "run", *flags)
+    assert message in refused(capsys, "evaluate", tmp_path / "run", "--text", folder / "a.txt", *flags)
+    assert "there is no file" in refused(capsys, "train", folder, "--run", tmp_path / "run", "--include", "*.no")
+
+
 def test_a_bundle_or_a_project_is_not_trained_over(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     for name, message in {"manifest.json": "holds a bundle", "config.json": "holds files that are of no run"}.items():
         (tmp_path / name).write_text("mine")

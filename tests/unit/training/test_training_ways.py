@@ -173,6 +173,15 @@ def test_a_longer_run_goes_on_with_the_rate_that_the_plateau_left(
         assert [step.learning_rate for step in recorder.steps] == pytest.approx([0.01 / 2])
 
 
+def test_a_run_of_before_whose_settings_would_be_refused_now_goes_on(text: Path, tmp_path: Path) -> None:
+    idle = {"schedule": "plateau", "early_stopping": 2, "dropout": 0, "variational_dropout": True, "include": "*.md"}
+    config, run = tiny_config(epochs=1, precision="fp32", validation_share=0.04, **idle), tmp_path / "run"
+    train(config, read_corpus(text, config.unit, 0.04), run, stop_after=3)
+    flags = ["--early-stopping", "2", "--variational-dropout", "--include", "*.md", "--plateau-patience", "2"]
+    machine = ["--device", "cpu", "--threads", "1"]
+    assert main(["train", str(text), "--run", str(run), "--resume", *flags, *machine]) == 0
+
+
 def test_the_rate_that_is_found_learns_and_ten_times_more_is_near_the_breaking_point() -> None:
     corpus = corpus_of("the cat sat on the mat, and the dog lay under the table.\n" * 100)
     config = tiny_config(precision="fp32", epochs=1)

@@ -18,7 +18,7 @@ from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.cli.text import add_file, read_file, read_text
 from charloom.cli.training.lasting_console import LastingConsole
-from charloom.cli.training.text_flags import text_settings
+from charloom.cli.training.text_flags import refuse_unread, text_settings
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.lab.tasks.classification import Classification
 from charloom.lab.tasks.classifier_runs import load_classifier, load_test
@@ -109,6 +109,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    refuse_unread(arguments, "folder")
     trained = load_classifier(arguments.run_directory).classifier
     if arguments.folder is None:
         examples = load_test(arguments.run_directory, trained)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from charloom.bundle import Mask
 from charloom.cli import CommandError
-from charloom.cli.flags import add_settings_flags, given_settings
-from charloom.cli.training.text_flags import text_settings
+from charloom.cli.flags import add_settings_flags
+from charloom.cli.training.text_flags import refuse_unread, refuse_without_folder, text_settings
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.training.checkpoint import load_trained, load_validation, save_losses
 from charloom.training.data.corpus import CorpusError, read_stream
@@ -34,9 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure the best weights of a run by both protocols; keep the figures for the export."""
-    if arguments.text is None and (given := given_settings(arguments, TextSettings)):
-        flag = next(iter(given)).replace("_", "-")
-        raise CommandError(f"--{flag} says how the files of --text are read; give those too, or leave it out")
+    refuse_unread(arguments, "text")
+    refuse_without_folder(arguments, arguments.text or ())
     use_threads(arguments)
     try:
         trained = load_trained(arguments.run_directory)

@@ -18,6 +18,7 @@ from charloom.bundle import VOCABULARY_FILE, Vocabulary, write_vocabulary
 from charloom.cli import CommandError
 from charloom.cli.flags import explain, given_settings
 from charloom.cli.text import standard_input
+from charloom.cli.training.text_flags import refuse_without_folder
 from charloom.training.checkpoint import LAST_FILE, read_checkpoint, run_vocabulary
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus, read_corpus
@@ -66,6 +67,8 @@ def refuse_contradictions(arguments: argparse.Namespace) -> None:
     for flag in ("vocabulary", "initial_weights"):
         if getattr(arguments, flag) is not None and arguments.resume:
             raise CommandError(f"--{flag.replace('_', '-')}: a resumed run goes on with its own; leave it out")
+    if not arguments.resume:
+        refuse_without_folder(arguments, arguments.text)
     given = _source(arguments)
     if given and "vocabulary_size" in arguments:
         raise CommandError(f"--vocabulary-size: the vocabulary of {given} has its size; leave one of the two out")
@@ -137,7 +140,26 @@ def config_of(arguments: argparse.Namespace, start: Start) -> TrainingConfig:
                 f"--{name.replace('_', '-')} {given[name]}: {whose} has "
                 f"{kept.model_dump(mode='json')[name]}; leave the flag out, or start from another one"
             )
+    _refuse_idle(config, given)
     return config
+
+
+def _refuse_idle(config: TrainingConfig, given: dict[str, Any]) -> None:
+    """Refuse flags that can do nothing beside the other settings; runs of before that have such are resumed."""
+    for name in ("plateau_patience", "plateau_factor"):
+        if name in given and config.schedule != "plateau":
+            raise CommandError(
+                f"--{name.replace('_', '-')}: the schedule is {config.schedule}; "
+                "give --schedule plateau, or leave it out"
+            )
+    if config.schedule == "plateau" and 0 < config.early_stopping <= config.plateau_patience + 1:
+        raise CommandError(
+            f"--early-stopping {config.early_stopping}: the run would end before --schedule plateau reduces the rate, "
+            f"with evaluation {config.plateau_patience + 1} without progress; "
+            f"give at least {config.plateau_patience + 2}, or a lower --plateau-patience"
+        )
+    if config.variational_dropout and not config.dropout:
+        raise CommandError("--variational-dropout: there is no dropout; give --dropout above 0, or leave it out")
 
 
 @contextlib.contextmanager
