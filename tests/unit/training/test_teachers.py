@@ -113,7 +113,7 @@ def test_soft_targets_are_the_mean_of_what_teachers_predict_with_the_state_carri
         parameter.data.neg_()
     tokens = corpus.vocabulary.encode(source(4801, seed=3))
     text = Stream(tokens, np.array([0, 700, 2400, 2401]) if documents else None)
-    teachers = Teachers(models, corpus.vocabulary, [{"name": "one"}, {"name": "other"}])
+    teachers = Teachers(models, corpus.vocabulary, [{"name": "one", "sha256": "1"}, {"name": "other", "sha256": "2"}])
     found = write_soft_targets(tmp_path, text, teachers, CPU)
     resets = text.resets(np.arange(4800)[None])
     with torch.no_grad():
@@ -250,6 +250,17 @@ def test_a_run_keeps_its_teachers(whole: Path, teacher: Path, corpus: Corpus, tm
     student(tmp_path / "plain", corpus, stop_after=1)
     with pytest.raises(CheckpointError, match=r"not the teachers that .* began with \(none"):
         student(tmp_path / "plain", corpus, teacher)
+
+
+def test_a_teacher_whose_directory_was_renamed_is_the_same(
+    whole: Path, teacher: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    student(run, corpus, teacher, stop_after=2)
+    damaged(run, DAMAGES["empty"])
+    student(run, corpus, Path(shutil.copytree(teacher, tmp_path / "renamed")), stop_after=4)
+    student(run, corpus)
+    assert_same_checkpoint(run / LAST_FILE, whole / LAST_FILE)
 
 
 def test_a_teacher_that_predicts_nan_is_refused_and_leaves_nothing(

@@ -282,6 +282,12 @@ def test_a_directory_with_hidden_files_is_empty(corpus: Corpus, tmp_path: Path) 
     assert (tmp_path / LAST_FILE).is_file()
 
 
+def test_a_run_without_an_evaluation_is_told_to_go_on(corpus: Corpus, tmp_path: Path) -> None:
+    train(config_of("cosine"), corpus, tmp_path / "run", stop_after=1)
+    with pytest.raises(CheckpointError, match=r"was stopped before its first evaluation; go on with it \(`charloom"):
+        load_trained(tmp_path / "run")
+
+
 def test_a_directory_in_use_is_refused_and_its_run_is_not_disturbed(corpus: Corpus, tmp_path: Path) -> None:
     run, config = tmp_path / "run", tiny_config(epochs=1)
     refusals: list[str] = []

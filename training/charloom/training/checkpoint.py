@@ -72,6 +72,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: it is missing, truncated, or of a foreign schema.
     """
     if not path.is_file():
+        if path.name == BEST_FILE and (path.parent / LAST_FILE).is_file():
+            raise CheckpointError(
+                f"there is no checkpoint {path}: {path.parent} was stopped before its first evaluation; "
+                "go on with it (`charloom train --resume`)"
+            )
         raise CheckpointError(f"there is no checkpoint {path}; give the directory of a run that `charloom train` made")
     try:
         with safe_open(path, framework="pt") as file:

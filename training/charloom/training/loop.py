@@ -46,6 +46,7 @@ from charloom.training.teachers import (
     SOFT_TARGETS_FILE,
     SoftTargets,
     Teachers,
+    digests,
     read_soft_targets,
     require_vocabulary,
     write_soft_targets,
@@ -365,7 +366,7 @@ class Trainer:
         if changed:
             raise CheckpointError(f"a resumed run keeps its settings; these differ: {', '.join(changed)}")
         began_with = facts.get("teachers", [])
-        if self.teachers and self.teachers != began_with:
+        if self.teachers and digests(self.teachers) != digests(began_with):
             names = ", ".join(one["name"] for one in began_with) or "none"
             raise CheckpointError(
                 f"these are not the teachers that {self.run} began with ({names}, in this order, with the weights of "

@@ -47,7 +47,7 @@ class Teachers:
     models: Sequence[CharLSTM]
     vocabulary: Vocabulary
     facts: list[dict[str, str]]
-    """What identifies each: the name of its run or bundle, and the sha256 of the file with its weights"""
+    """Of each, the sha256 of the file with its weights, which identifies it, and the name of its run or bundle"""
     mask: Mask = Mask.NONE
     """Which numbers were made alike in the text that they learnt"""
 
@@ -69,6 +69,11 @@ def load_teachers(paths: Sequence[Path]) -> Teachers:
         raise CheckpointError(f"the teachers learnt with different --mask ({told}); give teachers of one")
     facts = [{"name": path.resolve().name, "sha256": digest_of([weights_file(path)])} for path in paths]
     return Teachers([one.model for one in trained], vocabulary, facts, masks[0])
+
+
+def digests(teachers: list[dict[str, str]]) -> list[str]:
+    """What identifies teachers, whatever their directories are called by now."""
+    return [one["sha256"] for one in teachers]
 
 
 def require_vocabulary(teacher: str, its: Vocabulary, wanted: Vocabulary, whose: str) -> None:
@@ -94,12 +99,12 @@ def read_soft_targets(
         directory: of the run
         text: N tokens
         vocabulary: of V symbols
-        teachers: what identifies them
+        teachers: their facts
     """
-    facts = _facts(text, vocabulary.size, teachers)
     try:
         said = parse_json((directory / FACTS_FILE).read_bytes())
-        if facts != {name: said[name] for name in facts}:
+        facts = _facts(text, vocabulary.size, said["teachers"])
+        if digests(said["teachers"]) != digests(teachers) or facts != {name: said[name] for name in facts}:
             return None
         file = directory / SOFT_TARGETS_FILE
         shape = (len(text) - 1, vocabulary.size)
