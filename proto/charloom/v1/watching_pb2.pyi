@@ -104,7 +104,7 @@ class WatchStart(_message.Message):
     mask: Global___NumberMask.ValueType
     """What becomes of numbers before the model reads them."""
     rate: _builtins.float
-    """The share of lines that may be alerts while nothing unusual happens, from 0.000001 to 0.5. 0.001 if not set."""
+    """The share of lines that may be alerts while nothing unusual happens, from 0.0001 to 0.5. 0.001 if not set."""
     warm_up: _builtins.int
     """Lines of a source before it is judged by its own; never fewer than 1 / rate. Until then it is judged by all sources
     of the watch together, once these have as many. 100 if not set.

@@ -44,7 +44,7 @@ from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.writer import SessionWriter
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import Totals, current_call
-from charloom.engine.watching.calibration import Calibration
+from charloom.engine.watching.calibration import LOWEST_RATE, Calibration
 from charloom.engine.watching.line import ReadLine, Scored
 from charloom.engine.watching.silence import Silence
 
@@ -136,8 +136,10 @@ class Watching:
         """
         if not _NAME.fullmatch(request.name):
             raise InvalidRequest("name", f"{shown(request.name)} is not allowed; up to 32 letters, digits, '_' and '-'")
-        if not 1e-6 <= request.rate <= 0.5:
-            raise InvalidRequest("rate", f"{shown_number(request.rate)} is not allowed; from 0.000001 to 0.5")
+        if not LOWEST_RATE <= request.rate <= 0.5:
+            why = "for by the lines of a source that count, rarer alerts cannot be told"
+            shown_rate = shown_number(request.rate)
+            raise InvalidRequest("rate", f"{shown_rate} is not allowed; from {LOWEST_RATE:g} to 0.5, {why}")
         if not 1 <= request.warm_up <= 1_000_000:
             raise InvalidRequest("warm_up", f"{request.warm_up} is not allowed; from 1 to 1000000")
         silent_after = request.silent_after

@@ -23,6 +23,9 @@ LOWEST, HIGHEST = 1e-3, 1e3
 """Scores, in nats, beyond which it makes no difference: what bounds the number of bins."""
 MEMORY = 20_000
 """Lines that count; when there are more, all that is known counts half."""
+LOWEST_RATE = 2 / MEMORY
+"""Of alerts: one in as many lines as count at least, once all have come to count half. Of 560,000 random scores 1.04
+times as many were alerts; at half that rate 1.4 times as many as were asked for, as rarer ones cannot be told."""
 LOOK_BACK = 64
 """Lines over which drift is looked for, about."""
 DRIFT = 0.4
@@ -58,7 +61,10 @@ class Calibration:
         """Which score is exceeded by no more than this share of the lines; None where too few are known."""
         if self.lines < lines_for(rate, warm_up):
             return None
-        value = self._sketch.get_quantile_value(1 - rate)
+        # Of the line that comes and those before, it is to be among the highest: so it counts as one of them.
+        count = float(self._store.count)
+        above = max(0.0, rate * (count + 1) - 1)
+        value = self._sketch.get_quantile_value(1 - above / max(1.0, count - 1))
         return None if value is None else value * (1 + ACCURACY)
 
     def add(self, score: float) -> None:

@@ -157,6 +157,8 @@ async def test_lines_of_ten_megabytes_are_cut_and_lines_without_text_are_read(en
         ({"name": "a.b"}, "name"),
         ({"name": ""}, "name"),
         ({"rate": 0.0}, "rate"),
+        ({"rate": 0.000099}, "rate"),
+        ({"rate": 0.51}, "rate"),
         ({"rate": float("nan")}, "rate"),
         ({"warm_up": 0}, "warm_up"),
     ],
@@ -164,6 +166,22 @@ async def test_lines_of_ten_megabytes_are_cut_and_lines_without_text_are_read(en
 async def test_values_out_of_range_are_refused(engine: Engine, changes: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field}: "):
         await engine.watching.begin(replace(REQUEST, **changes))  # type: ignore[arg-type]
+
+
+async def test_the_rarest_alerts_are_one_in_as_many_lines_as_count(engine: Engine) -> None:
+    (verdict,) = await watched(engine, lines("a", "one"), request=replace(REQUEST, rate=0.0001))
+    assert verdict.threshold is None
+
+
+async def test_a_source_goes_on_where_its_rate_was_lower_than_is_allowed_now(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(watching, "LOWEST_RATE", 1e-6)
+        await watched(engine, lines("a", "one", "two"), request=replace(REQUEST, rate=1e-6))
+    with pytest.raises(InvalidRequest, match=r"^rate: 1e-06 is not allowed; from 0\.0001 to 0\.5, for by the lines"):
+        await watched(engine, lines("a", "six"), request=replace(REQUEST, rate=1e-6))
+    assert (await watched(engine, lines("a", "six")))[0].lines == 3
 
 
 @pytest.mark.parametrize("after", [timedelta(seconds=0.9), timedelta(0), timedelta(days=31), timedelta(seconds=-1)])

@@ -38,6 +38,16 @@ def test_as_many_lines_are_alerts_as_were_asked_for(rate: float) -> None:
     assert 0.7 * rate - 3 * (rate / 4000) ** 0.5 < alerts / 4000 < rate + 3 * (rate / 4000) ** 0.5
 
 
+@pytest.mark.parametrize(("known", "rate", "alerts"), [(189, 0.01, 2), (99, 0.1, 10), (60, 0.02, 2), (129, 0.3, 39)])
+def test_the_line_that_comes_counts_as_one_of_those_that_are_known(known: int, rate: float, alerts: int) -> None:
+    """Of `known` + 1 lines any may be the last; as many of them are alerts as was asked for, rounded up."""
+    scores = 1.05 ** np.arange(known) * 0.002
+    threshold = calibrated(scores).threshold(rate, 1)
+    assert threshold is not None
+    assert (scores > threshold).sum() + 1 == alerts
+    assert alerts - 1 < rate * (known + 1) <= alerts
+
+
 def test_a_line_that_comes_again_and_again_is_no_alert() -> None:
     found = calibrated([0.7] * 500)
     threshold = found.threshold(0.01, 100)
