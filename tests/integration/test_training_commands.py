@@ -353,8 +353,8 @@ def test_a_longer_run_says_what_becomes_of_the_plateau_and_of_early_stopping(
     assert main([*again, "--epochs", "6", "--resume"]) == 0
     out = capsys.readouterr().out
     assert (
-        "6 epochs instead of 4: the learning rate stays as it is until the validation loss stops falling; the 2 "
-        "evaluations of --early-stopping are counted anew\n"
+        "6 epochs instead of 4: the learning rate stays as it is until the validation loss stops falling; "
+        "--early-stopping 2 counts evaluations anew\n"
     ) in out
     assert re.findall(told, out) == ["6"]
 

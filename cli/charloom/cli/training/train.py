@@ -195,7 +195,7 @@ def _tell_of_longer_run(trainer: Trainer, former: int, console: Console) -> None
             f"{before:.1e}, so that the loss may rise at first"
         )
     if config.early_stopping:
-        schedule += f"; the {config.early_stopping} evaluations of --early-stopping are counted anew"
+        schedule += f"; --early-stopping {config.early_stopping} counts evaluations anew"
     console.print(f"{config.epochs} epochs instead of {former}: {schedule}")
 
 
