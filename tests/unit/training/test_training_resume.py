@@ -261,7 +261,10 @@ def test_a_directory_with_nothing_but_a_best_checkpoint_is_not_overwritten(
     [
         (["manifest.json", "vocabulary.json"], "{run} holds a bundle; choose another --run"),
         (["log.jsonl"], "{run} holds files that are of no run: log.jsonl; choose a new or empty directory as --run"),
-        (["config.json", "input.txt", "src"], "{run} holds files that are of no run: config.json and 2 more; choose a"),
+        (
+            ["train.log", "config.json", "input.txt", "src"],
+            "{run} holds files that are of no run: config.json and 2 more; choose a",
+        ),
     ],
 )
 def test_a_directory_with_other_files_is_refused_and_left_as_it_was(
@@ -276,8 +279,9 @@ def test_a_directory_with_other_files_is_refused_and_left_as_it_was(
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(names, "mine")
 
 
-def test_a_directory_with_hidden_files_is_empty(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_directory_with_hidden_files_and_what_a_shell_logs_there_is_empty(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / ".gitkeep").touch()
+    (tmp_path / "train.log").touch()
     train(config_of("cosine"), corpus, tmp_path, stop_after=1)
     assert (tmp_path / LAST_FILE).is_file()
 

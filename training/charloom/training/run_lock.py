@@ -13,6 +13,8 @@ from charloom.training.files import CheckpointError
 
 LOCK_FILE = ".lock"
 """The first file of a run: what a directory holds beside it was left by a run that never came to a checkpoint."""
+LOG_SUFFIX = ".log"
+"""Of files that may be in the directory of a new run: what the command prints is often sent there."""
 
 
 def require_unused(run: Path) -> None:
@@ -29,7 +31,8 @@ def require_unused(run: Path) -> None:
         raise CheckpointError(f"{run} already holds a classifier; choose another --run")
     if (run / MANIFEST_FILE).exists():
         raise CheckpointError(f"{run} holds a bundle; choose another --run")
-    others = sorted(file.name for file in run.iterdir() if file.name[0] != ".") if run.is_dir() else []
+    files = run.iterdir() if run.is_dir() else ()
+    others = sorted(file.name for file in files if file.name[0] != "." and file.suffix != LOG_SUFFIX)
     if others and not (run / LOCK_FILE).exists():
         more = f" and {len(others) - 1} more" if others[1:] else ""
         raise CheckpointError(
