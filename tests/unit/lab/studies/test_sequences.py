@@ -11,15 +11,22 @@ from charloom.lab.studies.sequences import (
     DateSettings,
     ReversalSettings,
     SequenceResult,
+    TranslationSettings,
     draw,
     measure_dates,
     measure_reversal,
+    measure_translation,
     mirrored_attention,
     tables,
 )
 from charloom.lab.tasks.pairs import Reversal
 from charloom.lab.tasks.sequences import Answer, SequenceSettings, train
 
+ADJECTIVES = {"red": "roj", "white": "blanc", "black": "negr", "old": "viej", "new": "nuev", "small": "pequeñ"}
+ADJECTIVES |= {"tall": "alt", "good": "buen", "bad": "mal", "pretty": "bonit", "cheap": "barat", "rich": "ric"}
+NOUNS = {"cat": "gato", "house": "casa", "dog": "perro", "table": "mesa", "book": "libro", "window": "ventana"}
+NOUNS |= {"car": "carro", "door": "puerta", "boy": "chico", "girl": "chica", "glass": "vaso", "bed": "cama"}
+LEARNS = {"hidden_size": 64, "steps": 150, "learning_rate": 1e-2}
 SMALL = ["--steps", "2", "--hidden-size", "4", "--embedding-size", "4", "--examples", "3", "--threads", "1"]
 
 
@@ -50,6 +57,58 @@ def test_dates_of_days_never_seen_are_read() -> None:
     found = measure_dates(DateSettings(steps=180), lambda line: None)
     assert found.exact > 0.95
     assert found.mirrored is None
+
+
+@pytest.fixture
+def phrases(tmp_path: Path) -> Path:
+    """Two words that change places, and their endings agree."""
+    file = tmp_path / "phrases.tsv"
+    lines = [
+        f"{adjective} {noun}\t{name} {word}{name[-1]}\tsome licence"
+        for adjective, word in ADJECTIVES.items()
+        for noun, name in NOUNS.items()
+    ]
+    file.write_text("\n".join(lines), "utf-8")
+    return file
+
+
+def test_phrases_that_were_held_out_are_translated(phrases: Path) -> None:
+    said: list[str] = []
+    found = measure_translation(TranslationSettings(pairs=phrases, **LEARNS), said.append)
+    assert said[0] == "130 pairs to train on, 14 held out"
+    assert found.examples == 14
+    assert found.exact > 0.8
+    assert found.character_errors < 0.05
+    assert found.unknown == 0
+    assert found.losses[-1] < 0.1 < found.losses[0]
+
+
+def test_characters_that_training_has_not_are_counted_and_shown(phrases: Path, tmp_path: Path) -> None:
+    lines = phrases.read_text("utf-8").split("\n")
+    phrases.write_text("\n".join(line.replace("\t", f" {chr(0x4E00 + at)}\t", 1) for at, line in enumerate(lines)))
+    found = measure_translation(
+        TranslationSettings(pairs=phrases, steps=1, hidden_size=4, examples=8), lambda line: None
+    )
+    assert (found.examples, found.unknown) == (8, 8)
+    figures, _ = tables(found)
+    assert list(figures.columns[-1].cells) == ["8"]
+    assert "unknown" in str(figures.columns[-1].header)
+    draw(found, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+
+
+def test_the_command_translates_from_a_file(phrases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["study", "translation", "--out", str(tmp_path), *SMALL]
+    assert main([*command, "--pairs", str(phrases)]) == 0
+    assert "130 pairs to train on, 14 held out" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "translation.json").read_text("utf-8"))
+    assert saved["settings"]["pairs"] == str(phrases)
+    assert (saved["result"]["examples"], len(saved["result"]["answers"])) == (3, 3)
+    assert (tmp_path / "translation.png").read_bytes().startswith(b"\x89PNG")
+    assert main(command) == 1
+    assert "give it with --pairs" in capsys.readouterr().err
+    assert main([*command, "--pairs", str(phrases), "--longest", "5"]) == 1
+    assert "the longest of the file, and --longest is 5" in capsys.readouterr().err
 
 
 def test_the_picture_and_the_tables_show_what_was_written(reversal: SequenceResult, tmp_path: Path) -> None:

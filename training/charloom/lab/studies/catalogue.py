@@ -50,4 +50,11 @@ STUDIES = {
         sequences.draw,
         sequences.tables,
     ),
+    "translation": Study(
+        "how attention translates sentences, learnt from a file of pairs",
+        sequences.TranslationSettings,
+        sequences.measure_translation,
+        sequences.draw,
+        sequences.tables,
+    ),
 }

@@ -69,5 +69,16 @@ def confusion_of(truth: Sequence[int], predicted: Sequence[int], labels: int) ->
     return counts
 
 
+def edits(written: str, right: str) -> int:
+    """Fewest characters to insert, delete or replace to make one text the other (Levenshtein's distance)."""
+    characters = np.array([ord(character) for character in right], np.int64)
+    places = np.arange(len(right) + 1)
+    row = places
+    for at, character in enumerate(written, 1):
+        kept = np.minimum(row[1:] + 1, row[:-1] + (characters != ord(character)))
+        row = np.minimum.accumulate(np.append(at, kept) - places) + places
+    return int(row[-1])
+
+
 def _ratios(parts: npt.NDArray[np.int64], wholes: npt.NDArray[np.int64]) -> list[float]:
     return [int(part) / int(whole) if whole else 0.0 for part, whole in zip(parts, wholes, strict=True)]

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from charloom.bundle import CharacterVocabulary
 from charloom.lab.tasks.attention import AttentionModel
 from charloom.lab.tasks.pairs import Pair, PairTask
+from charloom.lab.tasks.scores import edits
 from charloom.lab.tasks.symbols import END, PADDING, Padded, Symbols, padded
 
 
@@ -91,9 +92,27 @@ class Trained:
         """Share of the held-out examples that were written without a mistake."""
         return sum(answer.written == answer.target for answer in self.answers) / len(self.answers)
 
+    @property
+    def character_errors(self) -> float:
+        """Characters to correct in what was written, as a share of the characters that are right."""
+        wrong = sum(edits(answer.written, answer.target) for answer in self.answers)
+        return wrong / sum(len(answer.target) for answer in self.answers)
 
-def train(task: PairTask, settings: SequenceSettings, say: Callable[[str], None] = lambda line: None) -> Trained:
-    """Train a model on new examples in each batch; tells how far it is ten times."""
+
+def train(
+    task: PairTask,
+    settings: SequenceSettings,
+    say: Callable[[str], None] = lambda line: None,
+    held_out: Sequence[Pair] = (),
+) -> Trained:
+    """Train a model on new examples in each batch; tells how far it is ten times.
+
+    Args:
+        task: where the examples come from
+        settings: see there
+        say: takes a line
+        held_out: examples to measure with, if not `settings.examples` that the task draws
+    """
     transducer = Transducer(task, settings)
     model, random = transducer.model, Random(settings.seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
@@ -113,7 +132,7 @@ def train(task: PairTask, settings: SequenceSettings, say: Callable[[str], None]
         if (step + 1) % max(1, settings.steps // 10) == 0:
             say(f"step {step + 1} of {settings.steps}  {losses[-1]:.4f} nats per symbol")
     tests = Random(settings.seed + 1)
-    held_out = [task.pair(tests, held_out=True) for _ in range(settings.examples)]
+    held_out = held_out or [task.pair(tests, held_out=True) for _ in range(settings.examples)]
     return Trained(transducer, losses, transducer.answers(held_out))
 
 

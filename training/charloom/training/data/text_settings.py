@@ -7,20 +7,12 @@ import codecs
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
-class TextSettings(BaseModel):
-    """Which files of a folder are meant, and what their bytes say."""
+class EncodingSettings(BaseModel):
+    """What the bytes of text files say."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoding: str = Field("utf-8", description="encoding of the text files, for example utf-16 or cp1252")
-    include: str = Field(
-        "*.txt",
-        description="names of the files that are read of a folder, in capitals or not; several patterns with commas "
-        "between them; hidden files and folders are never read",
-    )
-    skip_bad: bool = Field(
-        False, description="leave out files of a folder that are empty or not of this encoding, and tell how many"
-    )
 
     @field_validator("encoding")
     @classmethod
@@ -31,6 +23,19 @@ class TextSettings(BaseModel):
         except LookupError as problem:
             raise ValueError(f"{problem}; give one that Python knows, for example utf-8, utf-16 or cp1252") from None
         return info.name
+
+
+class TextSettings(EncodingSettings):
+    """Which files of a folder are meant, and what their bytes say."""
+
+    include: str = Field(
+        "*.txt",
+        description="names of the files that are read of a folder, in capitals or not; several patterns with commas "
+        "between them; hidden files and folders are never read",
+    )
+    skip_bad: bool = Field(
+        False, description="leave out files of a folder that are empty or not of this encoding, and tell how many"
+    )
 
     @field_validator("include")
     @classmethod
