@@ -64,7 +64,7 @@ def test_no_line_is_refused(plain: httpx.Client) -> None:
     [
         ({"name": "a/b"}, "name", "32 letters"),
         ({"name": None}, "name", "required"),
-        ({"rate": 0.9}, "rate", "0.000001 to 0.5"),
+        ({"rate": 0.9}, "rate", "0.0001 to 0.5"),
         ({"warm_up": 0}, "warm_up", "1 to 1000000"),
         ({"warm_up": 2.5}, "warm_up", "integer"),
         ({"mask": "words"}, "mask", "'numbers'"),

@@ -44,7 +44,7 @@ from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.writer import SessionWriter
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import Totals, current_call
-from charloom.engine.watching.calibration import LOWEST_RATE, Calibration
+from charloom.engine.watching.calibration import LOWEST_RATE, MEMORY, Calibration
 from charloom.engine.watching.line import ReadLine, Scored
 from charloom.engine.watching.silence import Silence
 
@@ -137,7 +137,7 @@ class Watching:
         if not _NAME.fullmatch(request.name):
             raise InvalidRequest("name", f"{shown(request.name)} is not allowed; up to 32 letters, digits, '_' and '-'")
         if not LOWEST_RATE <= request.rate <= 0.5:
-            why = "for by the lines of a source that count, rarer alerts cannot be told"
+            why = f"since at most {MEMORY:,} lines of a source count, too few for a lower rate"
             shown_rate = shown_number(request.rate)
             raise InvalidRequest("rate", f"{shown_rate} is not allowed; from {LOWEST_RATE:g} to 0.5, {why}")
         if not 1 <= request.warm_up <= 1_000_000:
