@@ -64,7 +64,7 @@ def automaton_of(pattern: str, symbols: Sequence[bytes], *, bytewise: bool) -> A
 
 def is_plain(pattern: str) -> bool:
     """Whether no text of a pattern has a quotation mark, a backslash or a control character."""
-    ways, accepting, classes = _determined(Nfa(pattern), Characters(np.arange(0x100, dtype=np.uint32)))
+    ways, accepting, classes = _determined(Nfa(pattern), every_character())
     made = minimal(ways, accepting)
     special = [classes.of(chr(point)) for point in [*range(0x20), 0x22, 0x5C, *range(0x7F, 0xA0)]]
     return made is None or bool((made.next[:, special] < 0).all())

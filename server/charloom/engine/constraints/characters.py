@@ -53,6 +53,7 @@ class Characters:
         return np.array([one.lower() != one or one.upper() != one for one in self.text], bool)
 
 
+@functools.cache
 def every_character() -> Characters:
     """All that Unicode has a place for."""
     return Characters(np.concatenate([np.arange(0xD800), np.arange(0xE000, 0x110000)]).astype(np.uint32))

@@ -141,6 +141,8 @@ class _Schema:
             raise BadConstraint(advice or "anything would be allowed here; give it a type", where)
         types = self._types(rules, where)
         kept = {"type"}.union(*(_KEYWORDS[one] for one in types))
+        if "number" in types:
+            kept -= _KEYWORDS["integer"]  # they would bind these numbers too
         if unknown := sorted(rules.keys() - kept):
             raise BadConstraint(f"{unknown[0]} is not kept; leave it out", where)
         return _any(self._of_type(one, rules, where, within) for one in types)
@@ -210,14 +212,14 @@ class _Schema:
         more = rules.get("items", None)
         if more is None and most is None and not first:
             raise BadConstraint("anything would be allowed in this array; give it items", where)
-        if more in (None, False):
+        if more is None or more is False:
             most = len(first) if most is None else min(most, len(first))
         if fewest > (most if most is not None else fewest):
             raise BadConstraint("no array has so many items", f"{where}/minItems")
         if most is not None and len(first) > most:
             made = made[:most]
         result = ""
-        if more not in (None, False) and (most is None or most > len(made)):
+        if more is not None and more is not False and (most is None or most > len(made)):
             one = f"(?:{self.regex(more, f'{where}/items', within)})"
             low = max(0, fewest - len(made))
             high = "" if most is None else str(most - len(made))

@@ -74,7 +74,8 @@ FIRST = max(FREE, ENDED) + 1
 class AutomatonTable:
     """The automata of live rows, one below the other in one table, so that a row's state says which is its own.
 
-    A place that nobody uses any more is used again; the table doubles where there is none, and never shrinks.
+    A place that nobody uses any more is used again. The table doubles where there is none, and is cut where what is
+    used fills less than a quarter of it: each constrained call looks through all of it.
 
     Args:
         vocabulary: V
@@ -112,7 +113,14 @@ class AutomatonTable:
             self._at[automaton] = (begin, users - 1)
             return
         del self._at[automaton]
-        self._give(begin, begin + len(automaton.distance))
+        end = begin + len(automaton.distance)
+        self.distance[begin:end] = NEVER
+        self._give(begin, end)
+        used, size = self._free[-1]
+        if size == len(self.distance) and 4 * used < size:
+            # Ticks in progress go on with the arrays that they were given.
+            self.next, self.distance = self.next[: 2 * used].copy(), self.distance[: 2 * used].copy()
+            self._free[-1] = (used, 2 * used)
 
     def is_over(self, state: int) -> bool:
         """Whether a text in this state has ended, or can only end."""

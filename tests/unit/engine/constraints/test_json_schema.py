@@ -18,7 +18,7 @@ from charloom.engine.constraints.constraint import BadConstraint
 from charloom.engine.constraints.json_schema import DEEPEST, regex_of_any_object, regex_of_schema
 from charloom.engine.decoding.automaton import Automaton
 
-SYMBOLS = [chr(point).encode() for point in [0x0A, *range(0x20, 0x7F), 0xE9, 0x4E00]]
+SYMBOLS = [chr(point).encode() for point in [0x0A, *range(0x20, 0x7F), 0xE9, 0x201C, 0x201D, 0x4E00]]
 NAMES = ["a", "b c", 'q"q', "é", "back\\slash"]
 VALUES: list[Any] = [None, True, False, 0, -3, 2.5, "", "x", 'say "no"', "tab\t", [1, []], {"k": [None]}]
 
@@ -28,7 +28,9 @@ LEAVES: st.SearchStrategy[dict[str, Any]] = st.one_of(
         lambda two: {"type": "string", "minLength": two[0], "maxLength": two[0] + two[1]}
     ),
     st.sampled_from(["uuid", "date", "time", "date-time"]).map(lambda name: {"type": "string", "format": name}),
-    st.sampled_from(["^[a-z]{2}$", "^(no|yes)[0-9]*$", "^$"]).map(lambda one: {"type": "string", "pattern": one}),
+    st.sampled_from(["^[a-z]{2}$", "^(no|yes)[0-9]*$", "^$", "^“[a-z]*”$"]).map(
+        lambda one: {"type": "string", "pattern": one}
+    ),
     st.tuples(st.integers(-30, 30), st.integers(0, 40)).map(
         lambda two: {"type": "integer", "minimum": two[0], "exclusiveMaximum": two[0] + two[1] + 1}
     ),
@@ -160,6 +162,10 @@ def depth(value: Any) -> int:
         ({"$ref": "#/$defs/b"}, "#: there is no #/\\$defs/b"),
         ({"type": "string", "format": "email"}, "#/format: of formats"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "#/maxLength: it is less than minLength"),
+        ({"type": "string", "pattern": "^“[^”]*”$"}, "#/pattern: it allows quotation marks"),
+        ({"type": "string", "pattern": "^é\n?$"}, "#/pattern: it allows quotation marks, backslashes or control"),
+        ({"type": ["integer", "number"], "minimum": 0}, "#: minimum is not kept"),
+        ({"type": "array", "items": 0, "maxItems": 1}, "#/items: a schema that says what is allowed is an object"),
         ({"type": "integer", "minimum": 5}, "#: a lowest number other than 0 needs a highest one"),
         ({"type": "object", "properties": {}, "required": ["a"]}, '#/required: "a" is none of its properties'),
         ({"enum": []}, "#/enum: it is to be a list"),

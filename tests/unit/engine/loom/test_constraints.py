@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from charloom.bundle import Bundle
 from charloom.engine.constraints.automata import automaton_of
 from charloom.engine.decoding.automaton import FIRST, Automaton, AutomatonTable, unconstrained
-from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.decoder import NEVER, Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.loom.jobs import FinishReason
@@ -283,6 +283,24 @@ def test_automata_that_leave_make_room_for_others(bundle: Bundle) -> None:
         state = int(table.next[state, token])
     assert table.is_over(state)
     assert table.distance[state] == 0
+
+
+def test_automata_that_have_left_take_neither_memory_nor_time(bundle: Bundle) -> None:
+    table = AutomatonTable(bundle.vocabulary.size)
+    small, large = automaton("ab", bundle), automaton("[a-z]{200}", bundle)
+    kept, begin = table.take(small), table.take(large)
+    running, most = table.rows(np.array([begin]), np.array([9])), table.distance.max()
+    table.release(large)
+    assert len(table.distance) < 4 * (FIRST + len(small.distance))
+    assert len(table.next) == len(table.distance)
+    assert (table.next[kept : kept + len(small.distance)] < len(table.distance)).all()
+    assert len(running.next) > len(large.distance)  # a call that runs has what it was given
+    second = table.take(large)
+    assert table.distance.max() == most
+    table.take(automaton("b", bundle))  # behind it, so that the table stays as long as it is
+    table.release(large)
+    assert second < len(table.distance)
+    assert table.distance[table.distance < NEVER].max() == small.distance.max()
 
 
 def test_calls_without_constraints_have_one_table_for_any_number_of_rows() -> None:
