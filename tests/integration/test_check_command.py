@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -93,6 +94,17 @@ def test_every_mistake_is_told_at_once(check: Check, tmp_path: Path, unchanged: 
     assert "cannot read /no-key" in wrong["certificate"]
     assert "charloom keys create makes it" in wrong["--keys"]
     assert "is not a database; name another file" in wrong["--store"]
+
+
+def test_trusted_keys_that_cannot_be_read_are_told_once(check: Check, bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(bundle.path, tmp_path / "models" / "small" / "1")
+    status, _, wrong = check(
+        *("--model-folder", tmp_path / "models", "--trusted-keys", tmp_path / "none.pem"),
+        paths=[],
+    )
+    assert status == 1
+    assert wrong.keys() == {"--trusted-keys"}
+    assert "cannot read" in wrong["--trusted-keys"]
 
 
 def test_all_mistakes_of_the_settings_themselves_are_told(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,7 +223,8 @@ class ModelChanges:
         """Look at the folder of models, in a thread; one look at a time.
 
         Raises:
-            ModelUnusable: another look does not come to an end, because the disk does not answer.
+            ModelUnusable: another look does not come to an end, because the disk does not answer; or the file of
+                trusted keys cannot be used.
             and what `look` raises.
         """
         folder = self.folder
@@ -234,6 +235,8 @@ class ModelChanges:
             raise ModelUnusable(f"{folder.path} does not answer; is its disk there?") from None
         try:
             return await _in_thread(lambda: look(folder))
+        except SigningProblem as problem:
+            raise ModelUnusable(problem) from problem
         finally:
             self._folder_lock.release()
 

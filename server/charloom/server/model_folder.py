@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from charloom.bundle import Bundle, BundleError
+from charloom.server.identity.signatures import SigningProblem
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class ModelFolder:
 
     Args:
         path: the folder
-        read: reads and checks a bundle
+        read: reads and checks a bundle; raises SigningProblem where none can be checked
 
     Versions are ordered as people do it: 9 before 10, 1.9 before 1.10.
     """
@@ -39,12 +40,15 @@ class ModelFolder:
         """By name, the versions among which one was chosen last: they are not looked at again until they change."""
         self._unreadable: set[Path] = set()
         """Folders of which the log has been told."""
+        self._unchecked = ""
+        """Why nothing could be checked at the latest look, as the log was told."""
 
     def first(self) -> list[Path]:
         """The newest complete version of each model.
 
         Raises:
             BundleError: the folder cannot be read.
+            SigningProblem: the file of trusted keys cannot be used.
         """
         if not self.path.is_dir():
             raise BundleError(self.path, "--model-folder is not a folder", "give one with NAME/VERSION/ in it")
@@ -52,13 +56,23 @@ class ModelFolder:
         return [version for name, versions in self._models() if (version := self._choose(name, versions)) is not None]
 
     def changed(self) -> list[Path]:
-        """The newest complete versions of the models that have changed, and then stayed the same from look to look."""
+        """The newest complete versions of the models that have changed, and then stayed the same from look to look.
+
+        While the trusted keys cannot be read there are none, and they are looked at again.
+        """
         found = []
+        unchecked = ""
         for name, versions in self._models():
             signature = _signature(versions)
             before, self._seen[name] = self._seen.get(name), signature
             if signature == before and signature != self.chosen.get(name):
-                found.append(self._choose(name, versions))
+                try:
+                    found.append(self._choose(name, versions))
+                except SigningProblem as problem:
+                    unchecked = str(problem)
+        if unchecked and unchecked != self._unchecked:
+            log.warning("what has changed in %s waits until signatures can be checked: %s", self.path, unchecked)
+        self._unchecked = unchecked
         return [version for version in found if version is not None]
 
     def remember(self, serving: Sequence[Path], chosen: Mapping[str, Signature]) -> None:
@@ -79,11 +93,16 @@ class ModelFolder:
         return path.resolve().is_relative_to(self.path.resolve())
 
     def newest(self, name: str) -> Path | None:
-        """The newest complete version of a model."""
+        """The newest complete version of a model.
+
+        Raises:
+            SigningProblem: the file of trusted keys cannot be used.
+        """
         return self._choose(name, dict(self._models()).get(name, []))
 
     def _choose(self, name: str, versions: list[Path]) -> Path | None:
-        self.chosen[name] = _signature(versions)
+        signature = _signature(versions)
+        chosen: Path | None = None
         for version in versions:
             try:
                 bundle = self._read(version)
@@ -95,8 +114,10 @@ class ModelFolder:
                     "version %s of model %s is left alone until it is complete: %s", version.name, name, problem
                 )
             else:
-                return version
-        return None
+                chosen = version
+                break
+        self.chosen[name] = signature
+        return chosen
 
     def _models(self) -> Iterator[tuple[str, list[Path]]]:
         """Each model with its versions, the newest first."""

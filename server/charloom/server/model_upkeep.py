@@ -14,6 +14,7 @@ from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError, shown
 from charloom.engine.model_errors import ModelBusy, ModelTooLarge
 from charloom.server.audit import AuditLog, AuditLogUnavailable
+from charloom.server.identity.signatures import SigningProblem
 from charloom.server.model_changes import ModelChanges
 from charloom.server.model_folder import Signature
 
@@ -24,7 +25,7 @@ LOOK_SECONDS = 1.0
 SLOW_LOOK_SECONDS = 30.0
 """After how long the log is told that a look at the folder has not come to an end."""
 AUDIT_SECONDS = 10.0
-"""After how long a load is tried again that could not be written into the audit log."""
+"""After how long a load is tried again that could not be written into the audit log, or for want of trusted keys."""
 FOLDER, SIGNAL = "model folder", "SIGHUP"
 """Who it is that has models loaded, as the audit log tells it."""
 
@@ -174,7 +175,7 @@ class ModelUpkeep:
         if isinstance(problem, ModelTooLarge):
             needed = problem.needed
             return lambda: self._engine.budget.has_room(needed)
-        if isinstance(problem, AuditLogUnavailable):
+        if isinstance(problem, AuditLogUnavailable) or isinstance(problem.__cause__, SigningProblem):
             at = time.monotonic() + AUDIT_SECONDS
             return lambda: time.monotonic() >= at
         return None

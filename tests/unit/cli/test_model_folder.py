@@ -28,6 +28,16 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert bundles_of_folder(ServerSettings(), empty=True) == []
 
 
+def test_trusted_keys_that_cannot_be_read_are_told(bundle: Bundle, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    settings = ServerSettings(model_folder=models, trusted_keys=tmp_path / "none.pem")
+    shutil.copytree(bundle.path, models / "small" / "1")
+    with pytest.raises(CommandError, match=r"cannot read .*none\.pem"):
+        bundles_of_folder(settings, empty=True)
+    with pytest.raises(CommandError, match=r"cannot read .*none\.pem"):
+        bundles_of_others([models / "small" / ".2"], settings)
+
+
 def test_a_version_that_serves_and_is_gone_is_the_newest_one_of_its_model(
     bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from charloom.bundle import read_bundle
+from charloom.server.identity.signatures import SigningProblem
 from charloom.server.model_folder import ModelFolder
 
 
@@ -50,3 +51,36 @@ def test_what_another_process_has_chosen_is_looked_at_again_once_it_changes(tmp_
     alone = ModelFolder(tmp_path, named)
     alone.remember([first], {})
     assert [alone.changed() for _ in range(2)] == [[third], []]
+
+
+def test_what_has_changed_waits_for_trusted_keys_that_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    problem: list[str] = []
+
+    def read(path: Path) -> Any:
+        if problem and path.parent.name == problem[0]:
+            raise SigningProblem("cannot read trusted.pem: No such file or directory")
+        return named(path)
+
+    def added(name: str, number: str) -> Path:
+        path = tmp_path / name / number
+        path.mkdir(parents=True)
+        (path / "manifest.json").touch()
+        return path
+
+    folder = ModelFolder(tmp_path, read)
+    assert folder.first() == []
+    problem.append("other")
+    other, small = added("other", "1"), added("small", "1")
+    assert [folder.changed() for _ in range(4)] == [[], [small], [], []]
+    for look in (folder.first, lambda: folder.newest("other")):
+        with pytest.raises(SigningProblem):
+            look()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"what has changed in {tmp_path} waits until signatures can be checked: "
+        "cannot read trusted.pem: No such file or directory"
+    ]
+    problem.clear()
+    assert [folder.changed() for _ in range(2)] == [[other], []]

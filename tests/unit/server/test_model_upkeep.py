@@ -19,9 +19,11 @@ from charloom.engine.engine import Engine
 from charloom.engine.errors import shown
 from charloom.server import model_changes, model_upkeep
 from charloom.server.audit import AuditLog
+from charloom.server.identity.signatures import new_signing_key, public_pem, sign
 from charloom.server.model_changes import ModelChanges
 from charloom.server.model_folder import ModelFolder
 from charloom.server.model_upkeep import ModelUpkeep
+from charloom.server.runtime import model_folder
 from charloom.server.settings import ServerSettings
 from tests.unit.bundle.bundle_files import change_manifest
 
@@ -113,6 +115,37 @@ async def test_a_folder_that_does_not_answer_is_told_once_and_holds_up_nothing_e
     assert caplog.text.count(said) == 1
     answers.set()
     await until(lambda: "the folder of models answers again" in caplog.text)
+    watching.cancel()
+    upkeep.stop()
+    changes.stop()
+    await upkeep.stopped(30)
+    await engine.drain(0)
+
+
+async def test_what_could_not_be_loaded_for_want_of_trusted_keys_is_once_they_are_back(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(model_upkeep, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(model_upkeep, "AUDIT_SECONDS", 0.01)
+    monkeypatch.setattr(model_changes, "open_decoder", lambda *_, **__: decoder)
+    key, trusted, models = new_signing_key(tmp_path / "key.pem"), tmp_path / "trusted.pem", tmp_path / "models"
+    first = version(bundle, models, "small", "1")
+    settings = ServerSettings(model_folder=models, trusted_keys=trusted)
+    engine = Engine([(read_bundle(first), decoder)])
+    changes = ModelChanges(engine, settings, model_folder(settings))
+    upkeep = ModelUpkeep(engine, changes, AuditLog())
+    with pytest.raises(model_changes.ModelUnusable, match="cannot read"):
+        await changes.reload("small")
+    upkeep.reload_all()
+    await until(lambda: "model small was not loaded: nothing has changed: cannot read" in caplog.text)
+    watching = asyncio.create_task(upkeep.watch())
+    for name, number in (("small", "2"), ("other", "1")):
+        hidden = version(bundle, models, name, f".{number}")
+        sign(read_bundle(hidden), key)
+        hidden.rename(hidden.with_name(number))
+    await until(lambda: "waits until signatures can be checked" in caplog.text)
+    trusted.write_bytes(public_pem(key))
+    await until(lambda: sorted(changes.paths) == [str(models / "other" / "1"), str(models / "small" / "2")])
     watching.cancel()
     upkeep.stop()
     changes.stop()

@@ -19,6 +19,7 @@ from charloom.cli.thread_limit import check_threads, threads_of_server
 from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.server.checking import Finding, look_at_everything
+from charloom.server.identity.signatures import SigningProblem
 from charloom.server.settings import ServerSettings, read_settings
 
 
@@ -57,7 +58,8 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     try:
         paths += bundles_of_folder(settings, empty=bool(arguments.bundles))
     except CommandError as problem:
-        yield Finding("--model-folder", str(problem), problem)
+        if not isinstance(problem.__cause__, SigningProblem):  # which is told of --trusted-keys
+            yield Finding("--model-folder", str(problem), problem)
     if not (arguments.bundles or settings.model_folder):
         paths = [BUNDLED_MODEL]
     count = settings.processes * threads_of_server(len(paths), settings.limits().workers)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from charloom.bundle import BundleError
 from charloom.cli import CommandError
+from charloom.server.identity.signatures import SigningProblem
 from charloom.server.runtime import model_folder
 from charloom.server.settings import ServerSettings
 
@@ -22,14 +23,14 @@ def bundles_of_folder(settings: ServerSettings, *, empty: bool) -> list[Path]:
         empty: whether none may be there yet, because other bundles serve
 
     Raises:
-        CommandError: there is none, or the folder cannot be read.
+        CommandError: there is none, or the folder or the file of trusted keys cannot be read.
     """
     folder = model_folder(settings)
     if folder is None:
         return []
     try:
         paths = folder.first()
-    except BundleError as problem:
+    except (BundleError, SigningProblem) as problem:
         raise CommandError(str(problem)) from problem
     if not (paths or empty):
         raise CommandError(f"--model-folder {folder.path} has no complete version of any model, NAME/VERSION/, in it")
@@ -41,12 +42,18 @@ def bundles_of_others(paths: Sequence[Path], settings: ServerSettings) -> list[P
 
     A version that is in the folder of models no more, because it was renamed or removed while it serves, is the newest
     one of its model there.
+
+    Raises:
+        CommandError: the file of trusted keys cannot be read.
     """
     folder = model_folder(settings)
     found: list[Path] = []
     for path in paths:
         if folder is not None and folder.has(path) and not path.exists():
-            newest = folder.newest(path.parent.name)
+            try:
+                newest = folder.newest(path.parent.name)
+            except SigningProblem as problem:
+                raise CommandError(str(problem)) from problem
             if newest is not None:
                 log.warning("%s serves and is not there any more; this process serves %s instead", path, newest)
             path = newest or path

@@ -146,9 +146,10 @@ def read_trusted_bundle(path: Path, trusted_keys: Path | None) -> Bundle:
         BundleError: it cannot be used, or none has.
         SigningProblem: the file of keys cannot be used.
     """
+    trusted = None if trusted_keys is None else read_trusted_keys(trusted_keys)
     bundle = read_bundle(path)
-    if trusted_keys is not None:
-        require_signature(bundle, read_trusted_keys(trusted_keys))
+    if trusted is not None:
+        require_signature(bundle, trusted)
     return bundle
 
 
