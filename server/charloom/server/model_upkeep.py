@@ -62,6 +62,7 @@ class ModelUpkeep:
         self._slow = False
         """Whether the log was told that the present look has not come to an end."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     async def watch(self) -> None:
         """Follow the folder of models, and let go of models that drain, until it is cancelled."""
@@ -69,6 +70,8 @@ class ModelUpkeep:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self._let_go()
+                if self._stopped:
+                    continue
                 self._try_again()
                 if self._changes.folder is not None:
                     self._look_at_folder()
@@ -100,6 +103,7 @@ class ModelUpkeep:
 
     def stop(self) -> None:
         """Begin no more, and break off what goes on."""
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
 
@@ -143,6 +147,8 @@ class ModelUpkeep:
 
     def _begin(self, name: str, load: _Load) -> None:
         self._refused.pop(name, None)
+        if self._stopped:
+            return
         if name in self._loading:
             log.info("model %s is being loaded; it is once more after that", name)
             self._loading[name] = load

@@ -153,6 +153,35 @@ async def test_what_could_not_be_loaded_for_want_of_trusted_keys_is_once_they_ar
     await engine.drain(0)
 
 
+async def test_once_stopped_it_begins_no_load_while_the_server_drains(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(model_upkeep, "LOOK_SECONDS", 0.01)
+    first = version(bundle, tmp_path, "small", "1")
+    engine = Engine([(read_bundle(first), decoder)])
+    changes = ModelChanges(engine, ServerSettings(model_folder=tmp_path), ModelFolder(tmp_path, read_bundle))
+    upkeep = ModelUpkeep(engine, changes, AuditLog())
+    rounds, let_go = list[int](), engine.let_go_of_models
+
+    async def counted() -> Any:
+        rounds.append(1)
+        return await let_go()
+
+    monkeypatch.setattr(engine, "let_go_of_models", counted)
+    watching = asyncio.create_task(upkeep.watch())
+    await until(lambda: len(rounds) > 2)
+    upkeep.stop()
+    changes.stop()
+    version(bundle, tmp_path, "small", ".2").rename(tmp_path / "small" / "2")
+    rounds.clear()
+    await until(lambda: len(rounds) > 10)
+    upkeep.reload_all()
+    await until(lambda: not upkeep._tasks)
+    assert "was not loaded" not in caplog.text
+    watching.cancel()
+    await engine.drain(0)
+
+
 async def test_another_process_is_told_what_serves_and_not_what_is_chosen_and_still_being_loaded(
     bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
