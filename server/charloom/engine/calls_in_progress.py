@@ -11,6 +11,7 @@ from functools import partial
 
 from charloom.engine.call_end import AtEnd, end_of_call
 from charloom.engine.errors import Draining
+from charloom.engine.quotas import QuotaExceeded
 from charloom.engine.rates import Rates
 
 
@@ -36,8 +37,14 @@ class CallsInProgress:
             QuotaExceeded: its caller owes too many tokens.
             Draining: no more calls begin.
         """
-        await self._rates.admit()
         at_end = end_of_call()
+        if at_end in self._begun:
+            return
+        try:
+            await self._rates.admit()
+        except QuotaExceeded:
+            if at_end not in self._begun:  # else another text of the call was let in meanwhile, and they are its tokens
+                raise
         if at_end in self._begun:
             return
         if self._draining:

@@ -10,7 +10,12 @@ import pytest
 from charloom.engine.call_end import CallEnd, set_end
 from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.errors import Draining
-from charloom.engine.rates import Rates
+from charloom.engine.quotas import Quota, QuotaExceeded
+from charloom.engine.rates import BURST_SECONDS, Ledger, Rates
+from charloom.engine.shares import Share, set_share
+
+RATE = 100.0
+SHOP = Share("tenant shop", quota=Quota(tokens_per_second=RATE))
 
 
 @pytest.fixture
@@ -66,3 +71,38 @@ async def test_it_does_not_wait_for_calls_whose_end_nobody_tells_or_that_are_ove
     await asyncio.wait_for(calls.drain(60), 30)
     with pytest.raises(Draining):
         await begin(calls, None)
+
+
+async def test_a_call_is_not_refused_for_the_tokens_that_it_used_itself() -> None:
+    rates = Rates(clock=lambda: 1000.0)
+    calls, end = CallsInProgress(rates), CallEnd()
+    set_share(SHOP)
+    await begin(calls, end)
+    rates.spend(SHOP, int(RATE * (BURST_SECONDS + 100)))
+    await begin(calls, end)
+    with pytest.raises(QuotaExceeded):
+        await begin(calls, CallEnd())
+    with pytest.raises(QuotaExceeded):
+        await begin(calls, None)
+    end.come()
+    with pytest.raises(QuotaExceeded):
+        await begin(calls, end)
+
+
+async def test_nor_where_its_texts_begin_together_and_the_ledger_answers_late() -> None:
+    class Late(Ledger):
+        async def spend(self, name: str, tokens: float, rate: float, burst: float) -> float:
+            await asyncio.sleep(0)
+            return burst
+
+    rates = Rates(Late(), clock=lambda: 1000.0)
+    calls = CallsInProgress(rates)
+    set_share(SHOP)
+    set_end(CallEnd().add)
+
+    async def text() -> None:
+        await calls.begin()
+        rates.spend(SHOP, int(RATE * (BURST_SECONDS + 100)))
+
+    await asyncio.gather(text(), text())
+    rates.close()
