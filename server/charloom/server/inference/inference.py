@@ -10,9 +10,11 @@ from charloom.engine.call_end import at_end_of_call
 from charloom.engine.calls.generation import Generation
 from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError, ErrorKind, InvalidRequest, SessionExists, SessionNotFound, shown
+from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
+from charloom.server.identity.scopes import Scope
 from charloom.server.inference.requests import OUTPUTS, TEXT_INPUT, Asked, InferenceRequest, SequenceStep, asked
 from charloom.server.inference.tensors import Tensor, Value
 
@@ -23,6 +25,7 @@ SESSION_PREFIX = "sequence-"
 PLATFORM = "charloom_lstm"
 EXTENSIONS = ("sequence", "sequence(string_id)", "parameters")
 READY, UNAVAILABLE = "READY", "UNAVAILABLE"
+_WHOLE = frozenset({FinishReason.LENGTH.value, FinishReason.STOP.value})
 
 
 class VersionNotFound(EngineError):
@@ -65,6 +68,11 @@ class Piece:
     def final(self) -> bool:
         """Whether it is the last one."""
         return bool(self.finish)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the last one, and the text has come to its own end: a server that stops may cut it."""
+        return self.finish in _WHOLE
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -136,6 +144,7 @@ class Inference:
 
         Raises:
             InvalidRequest, VersionNotFound, SequenceNotStarted: as their names say.
+            ScopeMissing: it begins or ends a sequence, which makes or deletes a session; the caller may not.
             and as `Engine.generate`.
         """
         async for piece in self._pieces(self._asked(request), request.version):
@@ -144,7 +153,10 @@ class Inference:
     def _asked(self, request: InferenceRequest) -> Asked:
         if not request.model:
             raise InvalidRequest("model_name", "it is empty; name one of the models that RepositoryIndex lists")
-        understood = asked(request, current_caller().tenant)
+        caller = current_caller()
+        understood = asked(request, caller.tenant)
+        if understood.sequence is not None and (understood.sequence.start or understood.sequence.end):
+            caller.require(Scope.SESSIONS)
         if understood.sequence is not None and not understood.sequence.start:
             return understood  # its session has a model, which may have been replaced meanwhile
         model = self.model(request.model, request.version).used()
@@ -166,7 +178,7 @@ class Inference:
             raise SequenceNotStarted("" if sequence is None else sequence.id) from None
         at_end_of_call(generation.cancel)
         async for piece in _told(generation, understood):
-            if piece.final and sequence is not None and sequence.end:
+            if piece.whole and sequence is not None and sequence.end:
                 await self.engine.sessions.delete(key)
             yield piece
 
