@@ -101,6 +101,24 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, content: Any, said: 
     assert "secret" not in str(problem.value)
 
 
+def test_names_are_not_compared_each_with_all_others() -> None:
+    """Keys may be thousands, and the file is read on the event loop when it changes."""
+    compared = 0
+
+    class Name(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    _, key = made("shop", [Scope.READ], NOW, None)
+    keys = tuple(key.model_copy(update={"id": Name(f"{number:08x}")}) for number in range(500))
+    assert len(KeyFile(keys=keys).keys) == 500
+    assert compared < 5000
+
+
 def test_a_file_that_is_missing_is_no_file_or_readable_by_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyFileProblem, match="charloom keys create makes it"):
         read_key_file(tmp_path / "none.json")

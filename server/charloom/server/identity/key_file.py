@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -127,7 +128,7 @@ class KeyFile(BaseModel):
             ("certificates with the name", [one.name for one in self.certificates]),
             ("sets of limits of the tenant", [one.tenant for one in self.limits]),
         ):
-            twice = next((name for name in names if names.count(name) > 1), None)
+            twice = next((name for name, times in Counter(names).items() if times > 1), None)
             if twice is not None:
                 raise ValueError(f"there are two {what} {twice}; remove one")
         return self
