@@ -86,7 +86,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "grpc": {"identity", "inference", "telemetry"},
         "http": {"identity", "inference"},
         "identity": set(),
-        "inference": set(),
+        "inference": {"identity"},
         "processes": {"telemetry"},
         "telemetry": set(),
     },
