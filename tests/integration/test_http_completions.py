@@ -15,6 +15,7 @@ import pytest
 
 from charloom.bundle import Bundle, read_bundle
 from charloom.client import Client
+from charloom.engine.calls.price import JSON as JSON_PRICE
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.errors import DecoderFailure, Overloaded
 from charloom.engine.loom.models import try_model
@@ -182,6 +183,26 @@ def test_echo_tells_the_log_probabilities_of_the_prompt_too(
     assert columns["text_offset"] == list(range(len(text)))
     scored = grpc_client.score(text)
     assert columns["token_logprobs"] == pytest.approx([token.logprob for token in scored.logprobs], abs=1e-6)
+
+
+def test_an_echo_is_paid_for_as_often_as_an_answer_has_it_at_a_time(
+    http_server: Server, plain: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget, held = http_server.engine.budget, list[int]()
+    monkeypatch.setattr(budget, "hold", held.append)
+
+    def cost(**more: Any) -> int:
+        """What reading the prompt holds, which comes before its continuations."""
+        held.clear()
+        body = {"prompt": PROMPT, "max_tokens": 1, "echo": True, "logprobs": 20, "seed": 1, **more}
+        assert plain.post("/v1/completions", json=body).status_code == 200
+        return held[0]
+
+    once = cost()
+    each = len(PROMPT) * (JSON_PRICE.token + 20 * JSON_PRICE.alternative)
+    assert cost(n=9) > once + 8 * each
+    assert cost(n=2, best_of=9) < once + 2 * each
+    assert cost(n=9, stream=True) == once
 
 
 def test_a_text_is_scored_by_echo_alone(plain: httpx.Client, grpc_client: Client) -> None:

@@ -73,12 +73,19 @@ def of_generation(
 
 
 def of_reading(
-    shape: Shape, tokens: int, top_logprobs: int | None, texts: int = 1, *, told: Told = BINARY, learnt: int = 0
+    shape: Shape,
+    tokens: int,
+    top_logprobs: int | None,
+    texts: int = 1,
+    *,
+    told: Told = BINARY,
+    times: int = 1,
+    learnt: int = 0,
 ) -> int:
     """Bytes that a call may need which reads so many tokens in so many texts at a time, and tells their
-    log-probabilities if `top_logprobs` is not None; `told` says how.
+    log-probabilities if `top_logprobs` is not None; `told` says how, and `times` how often an answer has them.
     """
-    answer = 0 if top_logprobs is None else tokens * _token(top_logprobs, told)
+    answer = 0 if top_logprobs is None else times * tokens * _token(top_logprobs, told)
     return CALL + texts * _row(shape, learnt) + (READ + FED) * tokens + answer
 
 

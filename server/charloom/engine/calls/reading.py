@@ -169,8 +169,8 @@ class Reading:
         if not len(text):
             return ScoredText(NONE_TOLD, start.snapshot.position), vocabulary
         learnt = start.snapshot.learnt_bytes
-        shape, told = start.model.decoder.shape, request.told
-        self.budget.hold(of_reading(shape, len(text), request.top_logprobs, told=told, learnt=learnt))
+        shape, told, times = start.model.decoder.shape, request.told, request.times
+        self.budget.hold(of_reading(shape, len(text), request.top_logprobs, told=told, times=times, learnt=learnt))
         after, logprobs = await self.read(start.model, text, start.snapshot, request.top_logprobs)
         return ScoredText(logprobs, after.position), vocabulary
 

@@ -116,6 +116,8 @@ class ReadingRequest:
     """For an answer that is sent as a whole; None: any number."""
     told: Told = BINARY
     """How the answer tells log-probabilities, which decides what memory the call may need."""
+    times: int = 1
+    """How often the answer has them."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,11 @@ LOGPROB, ALTERNATIVE = 125, 30
 """Bytes of an answer for a token's log-probabilities and offset, and for each alternative's, besides their texts."""
 SPARE = 2**21
 """Bytes for what an answer holds besides its tokens."""
+ECHOED = 4096
+"""Of a prompt in one event of a stream: log-probabilities with all alternatives, or else characters, about."""
 UNFINISHED = '"finish_reason":null'
+PROMPT_ALONE = f'"finish_reason":"{FinishReason.LENGTH.value}"'
+"""How a choice ends for which nothing is generated."""
 
 
 @dataclass(frozen=True)
@@ -184,27 +188,66 @@ async def streamed(parts: Sequence[Part], form: Form, logprobs: bool, include_us
         include_usage: whether the last chunk tells how many tokens there were
     """
     usage = Usage()
-    choices: list[AsyncIterator[bytes]] = []
+    sources: list[AsyncIterator[bytes]] = []
+    count = 0
     for part in parts:
-        if not part.generations and part.scored is not None:
-            choices.append(_prompt_alone(part, form, logprobs, len(choices), usage))
-        for number, generation in enumerate(part.generations):
-            choices.append(_events(part, generation, form, logprobs, len(choices), usage, counts_prompt=not number))
-    async for event in choices[0] if len(choices) == 1 else merged(choices):
+        numbers = range(count, count + max(1, len(part.generations)))
+        sources.append(_of_part(part, form, logprobs, numbers, usage))
+        count = numbers.stop
+    async for event in _merged(sources):
         yield event
     if include_usage:
         yield form.event(more=f',"usage":{usage.told()}')
 
 
+def _merged(sources: Sequence[AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
+    return sources[0] if len(sources) == 1 else merged(sources)
+
+
+async def _of_part(part: Part, form: Form, logprobs: bool, numbers: range, usage: Usage) -> AsyncIterator[bytes]:
+    """The events of the choices that come of a prompt, which have these numbers.
+
+    The echo is made once, a piece at a time, and told of all of them before the next piece: no more of it is in memory,
+    however many choices there are and however slowly they are read.
+    """
+    if part.echo:
+        async for text, told, last in _echo(part, form, logprobs):
+            ending = UNFINISHED if part.generations or not last else PROMPT_ALONE
+            for number in numbers:
+                yield form.event(form.chunk(number, text, told, ending))
+                await asyncio.sleep(0)  # others have their turns between
+    if not part.generations:
+        usage.prompt += 0 if part.scored is None else len(part.scored.logprobs)
+        return
+    choices = [
+        _events(part, generation, form, logprobs, number, usage, counts_prompt=number == numbers.start)
+        for number, generation in zip(numbers, part.generations, strict=True)
+    ]
+    async for event in _merged(choices):
+        yield event
+
+
+async def _echo(part: Part, form: Form, logprobs: bool) -> AsyncIterator[tuple[str, Json, bool]]:
+    """The prompt in pieces, at least one, each with its log-probabilities if they are told, and whether it is the
+    last.
+    """
+    if part.scored is None or not logprobs:
+        for start in range(0, max(1, len(part.text)), ECHOED):
+            yield part.text[start : start + ECHOED], NULL, start + ECHOED >= len(part.text)
+        return
+    columns, decoder, found = _columns(part, form), part.model.vocabulary.decoder(), part.scored.logprobs
+    each = max(1, ECHOED // (1 + len(found[0].top))) if found else 1
+    for start in range(0, max(1, len(found)), each):
+        some = found[start : start + each]
+        yield decoder.feed(some.tokens), await columns.told(some), start + each >= len(found)
+
+
 async def _events(
     part: Part, generation: Continuation, form: Form, logprobs: bool, index: int, usage: Usage, *, counts_prompt: bool
 ) -> AsyncIterator[bytes]:
-    columns = _columns(part, form) if logprobs else None
+    columns = form.columns(part.model.vocabulary, len(part.text), started=False) if logprobs else None
     if (first := form.first(index)) is not None:
         yield form.event(first)
-    if part.echo:
-        told = NULL if columns is None or part.scored is None else await columns.told(part.scored.logprobs)
-        yield form.event(form.chunk(index, part.text, told, UNFINISHED))
     async for delta in generation:
         told = NULL if columns is None else await columns.told(delta.logprobs)
         yield form.event(form.chunk(index, delta.text, told, UNFINISHED))
@@ -221,16 +264,12 @@ def _columns(part: Part, form: Form) -> LogprobsTeller:
     return form.columns(part.model.vocabulary, offset, started=part.started and part.scored is not None)
 
 
-async def _prompt_alone(part: Part, form: Form, logprobs: bool, index: int, usage: Usage) -> AsyncIterator[bytes]:
-    yield form.event(form.chunk(index, *await _scored(part, form, logprobs, usage)))
-
-
 async def _scored(part: Part, form: Form, logprobs: bool, usage: Usage) -> tuple[str, Json, str]:
     """Text, log-probabilities and ending of a prompt after which nothing is generated."""
     assert part.scored is not None
     usage.prompt += len(part.scored.logprobs)
     told = await _columns(part, form).told(part.scored.logprobs) if logprobs else NULL
-    return part.text, told, f'"finish_reason":"{FinishReason.LENGTH.value}"'
+    return part.text, told, PROMPT_ALONE
 
 
 async def whole(parts: Sequence[Part], form: Form, logprobs: bool, n: int) -> Json:
@@ -244,13 +283,14 @@ async def whole(parts: Sequence[Part], form: Form, logprobs: bool, n: int) -> Js
     """
     usage = Usage()
     choices: list[Json] = []
+    # All are read at once: a text that nobody reads is held up, and may be dismissed.
+    deltas = iter(await asyncio.gather(*(generation.whole() for part in parts for generation in part.generations)))
     for part in parts:
         if not part.generations:
             choices.append(form.whole(len(choices), *await _scored(part, form, logprobs, usage)))
             continue
-        deltas = await asyncio.gather(*(generation.whole() for generation in part.generations))
         made = []
-        for generation, delta in zip(part.generations, deltas, strict=True):
+        for generation, delta in zip(part.generations, deltas, strict=False):
             assert generation.result is not None
             usage.completion += generation.result.finish.generated
             made.append((generation.result, delta))

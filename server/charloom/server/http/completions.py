@@ -91,7 +91,8 @@ class Completions:
         if body.echo and (body.logprobs is not None or body.max_tokens == 0):
             if request.state:
                 raise InvalidRequest("echo", "log-probabilities of a prompt that goes on from a state are not told")
-            scored, _ = await self._engine.reading.score(_reading(request))
+            # Each choice of an answer has it; a stream tells it of all of them at once.
+            scored, _ = await self._engine.reading.score(_reading(request, times=1 if body.stream else body.n))
             if request.session_id:  # the generation has to start where the prompt was read from
                 request = replace(request, expected_position=scored.position - len(scored.logprobs))
         if body.max_tokens == 0:
@@ -126,7 +127,7 @@ def _check(body: CompletionBody) -> None:
             raise InvalidRequest(name, "max_tokens is 0, which generates nothing; leave one of the two out")
 
 
-def _reading(request: GenerationRequest) -> ReadingRequest:
+def _reading(request: GenerationRequest, times: int) -> ReadingRequest:
     """The prompt of a request as a text to score."""
     return ReadingRequest(
         key=Key(request.tenant, request.session_id),
@@ -137,6 +138,7 @@ def _reading(request: GenerationRequest) -> ReadingRequest:
         top_logprobs=request.top_logprobs,
         most_tokens=request.most_tokens,
         told=request.told,
+        times=times,
         expected_position=request.expected_position,
     )
 
