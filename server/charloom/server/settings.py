@@ -19,6 +19,7 @@ from charloom.server.model_weights import weights_of
 from charloom.server.origins import Origins, is_local
 from charloom.server.process_cores import default_workers
 from charloom.server.process_parts import LEAST_MEMORY, MOST_PROCESSES, hindrances, part_of
+from charloom.server.same_ports import same_ports
 from charloom.server.variables import PREFIX, Variables
 
 CONFIG_VARIABLE = "CHARLOOM_CONFIG"
@@ -288,7 +289,8 @@ class ServerSettings(BaseSettings):
 
     def _contradictions(self) -> list[str]:
         """What does not go together, a sentence each that says what to do."""
-        found = list(hindrances(self.processes, self.model_dump()))
+        values = self.model_dump()
+        found = [*hindrances(self.processes, values), *same_ports(values)]
         most = (self.max_message_bytes - 2**20) // 4  # up to 4 bytes a character in UTF-8, and the other options
         if self.max_prompt_characters > most:
             found.append(

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from charloom.bundle import DecoderKind
 from charloom.cli.flags import explain
 from charloom.engine.quotas import UNLIMITED, Quota
+from charloom.server.same_ports import same_ports
 from charloom.server.settings import ServerSettings, read_settings
 
 
@@ -174,6 +175,37 @@ def test_an_unknown_name_in_the_file_is_told_as_such_and_not_as_a_flag(
     with pytest.raises(ValidationError) as refused:
         read_settings({})
     assert explain(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ({"http_port": 50051}, ["--port and --http-port"]),
+        ({"http_port": 50051, "http_host": "localhost"}, ["--port and --http-port"]),
+        ({"metrics_port": 50051, "metrics_host": "0.0.0.0"}, ["--port and --metrics-port"]),
+        ({"host": "::1", "metrics_port": 50051, "metrics_host": "::"}, ["--port and --metrics-port"]),
+        (
+            {"port": 7, "http_port": 7, "metrics_port": 7},
+            ["--port and --http-port", "--port and --metrics-port", "--http-port and --metrics-port"],
+        ),
+        ({"http_port": 8080, "metrics_port": 8080}, ["--http-port and --metrics-port"]),
+        ({"port": 0, "http_port": 0, "metrics_port": 0}, []),
+        ({"http_port": 50051, "http_host": "127.0.0.2"}, []),
+        ({"http_port": 50051, "http_host": "::1"}, []),
+        ({"host": "unix:/tmp/50051", "http_port": 50051}, []),
+        ({"host": "one.host", "http_port": 50051}, []),
+    ],
+)
+def test_each_listener_has_a_port_of_its_own(given: dict[str, Any], same: list[str]) -> None:
+    found = list(same_ports(ServerSettings.model_construct(**given).model_dump()))
+    assert [said.partition(" are both ")[0] for said in found] == same
+    if not same:
+        ServerSettings(**given, insecure=True)
+        return
+    with pytest.raises(ValidationError) as refused:
+        ServerSettings(**given, insecure=True)
+    for said in found:
+        assert said in explain(refused.value)
 
 
 @pytest.mark.parametrize(
