@@ -17,7 +17,14 @@ from charloom.server.identity.certificates import watched_certificates
 from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_keys
-from charloom.server.runtime import budget_of, memory_of_process, open_models, records_of, sealing_keys
+from charloom.server.runtime import (
+    budget_of,
+    memory_of_process,
+    open_models,
+    records_of,
+    require_memory,
+    sealing_keys,
+)
 from charloom.server.settings import ServerSettings
 from charloom.server.telemetry.tracing import open_export
 from charloom.server.unix_socket import require_place, socket_path
@@ -111,11 +118,7 @@ def _memory(settings: ServerSettings) -> str:
     left = budget_of(limit)
     if limit is None or left is None:
         return "nobody says how much there is; calls may use any amount"
-    if not left:
-        raise ValueError(
-            f"the decoders alone take the {limit / 2**20:,.0f} MiB that the server may use, so that every call would "
-            "be refused; raise --memory-bytes or the limit of the control group"
-        )
+    require_memory(settings, left)
     return f"{left / 2**20:,.0f} of {limit / 2**20:,.0f} MiB for calls and sessions"
 
 

@@ -168,6 +168,28 @@ def budget_of(limit: int | None) -> int | None:
     return None if limit is None else max(0, int((limit - memory_in_use()) * (1 - UNFORESEEN)))
 
 
+def require_memory(settings: ServerSettings, left: int | None) -> None:
+    """See that calls can be served at all.
+
+    Args:
+        settings: of the server
+        left: bytes that calls may use, as `budget_of` has them; None: nobody knows a limit
+
+    Raises:
+        ValueError: there is no memory for any call.
+    """
+    limit = memory_of_process(settings)
+    if limit is None or left is None or left > 0:
+        return
+    who, advice = "the server", "raise --memory-bytes or the limit of the control group"
+    if settings.processes > 1:
+        who, advice = "each process of the server", f"lower --processes, or {advice}"
+    raise ValueError(
+        f"the decoders alone take the {limit / 2**20:,.0f} MiB that {who} may use, so that every call would be "
+        f"refused; {advice}"
+    )
+
+
 def memory_of_process(settings: ServerSettings) -> int | None:
     """Bytes that this process may use: its part of what the server may; None: nobody knows a limit."""
     limit = settings.memory_bytes or memory_limit()
@@ -203,24 +225,30 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
 
     Raises:
         ValueError: there is no model, or two have the same name; the file with the keys cannot be used, or the audit
-            log; or the store's name is none.
+            log; or the store's name is none; or no memory is left for calls.
         OSError: the store cannot be used.
     """
+    memory = budget_of(memory_of_process(settings))
+    require_memory(settings, memory)
     try:
         audit = AuditLog(settings.audit_log)
     except AuditLogUnavailable as problem:
         raise ValueError(str(problem)) from problem
     keys = sealing_keys(settings)
-    before = memory_in_use()
-    memory = budget_of(memory_of_process(settings))
     records = records_of(settings, keys)
     store = await open_store(settings.store, settings.max_sessions, records, memory_for_sessions(memory))
     try:
         budget = MemoryBudget(memory, lambda: store.memory + engine.more_model_memory + started)
         sealer = Sealer(group.sealing_keys if keys is None else keys)
         ledger = store if isinstance(store, Ledger) else None
+        before = memory_in_use()
         engine = Engine(models, settings.limits(), store, sealer, budget, ledger)
         started = max(0, memory_in_use() - before)  # the first steps of the decoders, which are not for calls
+        try:
+            require_memory(settings, None if memory is None else memory - started)
+        except ValueError:
+            await engine.drain(0)
+            raise
         changes = ModelChanges(engine, settings, model_folder(settings), group.chosen)
         group.join(changes)
     except BaseException:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -89,6 +90,31 @@ async def test_a_runtime_that_cannot_be_made_leaves_no_open_store(
     with pytest.raises(ValueError, match="two bundles are named"):
         await open_runtime([(bundle, decoder), (bundle, decoder)], ServerSettings(), Alone())
     assert store.closed
+
+
+@pytest.mark.parametrize("in_use", [[500], [100, 440]])  # by the decoders, and after their first steps
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_server_without_memory_for_any_call_does_not_start(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_use: list[int], processes: int
+) -> None:
+    in_use, engines = in_use.copy(), list[Engine]()
+    monkeypatch.setattr(runtime, "memory_limit", lambda: 500 * processes * 2**20)
+    monkeypatch.setattr(runtime, "memory_in_use", lambda: in_use[0] * 2**20)
+    made = runtime.Engine
+
+    def engine_that_takes_memory(*given: Any) -> Engine:
+        in_use.pop(0)
+        engines.append(made(*given))
+        return engines[0]
+
+    monkeypatch.setattr(runtime, "Engine", engine_that_takes_memory)
+    settings = ServerSettings(processes=processes, store=f"sqlite:{tmp_path}/sessions.db")
+    with pytest.raises(
+        ValueError, match=r"the decoders alone take the 500 MiB that .*every call would be refused; "
+    ) as said:
+        await open_runtime([(bundle, decoder)], settings, Alone())
+    assert ("lower --processes" in str(said.value)) is (processes > 1)
+    assert [engine.working for engine in engines] == [False] * len(engines)
 
 
 async def test_what_the_first_steps_have_taken_is_not_for_calls(
