@@ -141,6 +141,12 @@ def test_decoders_that_leave_no_memory_are_told(check: Check, monkeypatch: pytes
     assert "raise --memory-bytes" in wrong["memory"]
 
 
+def test_weights_of_names_that_no_model_has_are_told(check: Check) -> None:
+    status, good, _ = check("--model-weights", "smal=3")
+    assert status == 0
+    assert good["--model-weights"].startswith("no model is named 'smal'")
+
+
 async def test_a_database_in_use_stays_as_it_is(tmp_path: Path) -> None:
     """Its log is not written to it, and none is made beside it."""
     path, place = tmp_path / "sessions.db", Place()

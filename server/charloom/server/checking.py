@@ -24,6 +24,7 @@ from charloom.server.runtime import (
     records_of,
     require_memory,
     sealing_keys,
+    weights_without_model,
 )
 from charloom.server.settings import ServerSettings
 from charloom.server.telemetry.tracing import open_export
@@ -65,6 +66,8 @@ def look_at_everything(paths: Sequence[Path], settings: ServerSettings) -> Itera
         yield look(f"bundle {path}", lambda path=path: _bundle(path, settings, opened))  # type: ignore[misc]
     if len(opened) > 1:
         yield look("names of models", lambda: _names(opened))
+    if settings.model_weights and len(opened) == len(paths):
+        yield Finding("--model-weights", weights_without_model(settings, opened) or settings.model_weights)
     if opened:
         yield look("memory", lambda: _memory(settings))
     if settings.tls_cert is not None:

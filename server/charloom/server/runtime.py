@@ -210,6 +210,13 @@ def records_of(settings: ServerSettings, keys: SealingKeys | None) -> Records:
     return PLAIN if keys is None else Records(keys, writes_plain=not settings.encrypt_records)
 
 
+def weights_without_model(settings: ServerSettings, bundles: Sequence[Bundle]) -> str:
+    """What to tell of weights whose names no model has, as misspelt ones; empty where there are none."""
+    unused = settings.limits().model_weights.keys() - {bundle.manifest.name for bundle in bundles}
+    names = ", ".join(map(repr, sorted(unused)))
+    return f"no model is named {names}; a weight counts once there is one of its name" if names else ""
+
+
 def memory_for_sessions(budget: int | None) -> int | None:
     """Bytes that sessions in memory may take of what calls may use; None: any number."""
     return None if budget is None else budget // 2
@@ -230,6 +237,8 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
     """
     memory = budget_of(memory_of_process(settings))
     require_memory(settings, memory)
+    if said := weights_without_model(settings, [bundle for bundle, _ in models]):
+        log.warning("--model-weights: %s", said)
     try:
         audit = AuditLog(settings.audit_log)
     except AuditLogUnavailable as problem:

@@ -117,6 +117,18 @@ async def test_a_server_without_memory_for_any_call_does_not_start(
     assert [engine.working for engine in engines] == [False] * len(engines)
 
 
+async def test_weights_of_names_that_no_model_has_are_told(
+    bundle: Bundle, decoder: Decoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    for weights in ("small=2", "small=2,smal=3,other=0.5"):
+        opened = await open_runtime([(bundle, decoder)], ServerSettings(model_weights=weights), Alone())
+        await opened.drain()
+        await opened.close(0)
+    assert [record.getMessage() for record in caplog.records if "weight" in record.getMessage()] == [
+        "--model-weights: no model is named 'other', 'smal'; a weight counts once there is one of its name"
+    ]
+
+
 async def test_what_the_first_steps_have_taken_is_not_for_calls(
     bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
