@@ -203,7 +203,10 @@ class DeadlineExceeded(RequestError):
 
 
 class Cancelled(RequestError):
-    """The call was cancelled. A session holds the state after the last character that arrived."""
+    """The call was cancelled, or its client closed. A session holds the state after the last character that arrived.
+
+    A task that is cancelled itself gets asyncio's `CancelledError`, also while its client is being closed.
+    """
 
 
 class PermissionDenied(RequestError):

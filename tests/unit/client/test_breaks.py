@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -230,6 +232,26 @@ async def test_a_call_that_its_caller_cancelled_is_no_break(server: FakeServer, 
         call.cancel()
         with pytest.raises(Cancelled):
             await anext(call)
+
+
+@every_call
+@with_both_kinds_of_streams
+async def test_a_task_that_is_cancelled_while_its_client_is_closed_ends(
+    server: FakeServer, async_client: AsyncClient, call: Any
+) -> None:
+    """An error of the call would let a task go on that treats one call after the other."""
+
+    async def work() -> None:
+        await call(async_client)
+
+    silent(server)
+    task = asyncio.create_task(work())
+    while not server.calls:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await async_client.close()
+    with pytest.raises(asyncio.CancelledError if sys.version_info >= (3, 11) else Cancelled):
+        await task
 
 
 @with_both_kinds_of_streams

@@ -11,7 +11,7 @@ import grpc.aio
 
 from charloom.client import _model_responses
 from charloom.client._async.duplex import AsyncDuplex
-from charloom.client._async.event_loop import require_running
+from charloom.client._async.event_loop import is_cancelled, require_running
 from charloom.client._async.reading import AsyncCall
 from charloom.client._async.resuming import AsyncResumingCall
 from charloom.client._async.shared_stream import AsyncSharedStreams
@@ -141,7 +141,7 @@ class AsyncConnection(Settings):
             raise begun.failure(error) from error
         except asyncio.CancelledError:
             # Closing the channel looks the same to the waiting task as being cancelled itself.
-            if self.closed:
+            if self.closed and not is_cancelled():
                 raise cancelled(begun.request_id) from None
             raise
 
@@ -170,7 +170,7 @@ class AsyncConnection(Settings):
         except grpc.RpcError as error:
             raise begun.failure(error) from error
         except asyncio.CancelledError:
-            if self.closed:
+            if self.closed and not is_cancelled():
                 raise cancelled(begun.request_id) from None
             raise
         finally:

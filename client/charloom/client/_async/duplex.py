@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from charloom.client._async.event_loop import require_running
+from charloom.client._async.event_loop import is_cancelled, require_running
 from charloom.client._errors import CharloomError
 from charloom.client._settings import Peer
 from charloom.client._statuses import cancelled, from_rpc_error
@@ -190,7 +190,7 @@ class AsyncDuplex(Generic[Request, Response]):
 
     def _tell_cancellations_apart(self) -> None:
         # grpc.aio raises CancelledError for a cancelled call too, where nobody cancelled the task.
-        if self._is_stopped():
+        if self._is_stopped() and not is_cancelled():
             self.over = True
             self._failure = cancelled(self._peer.request_id)
             raise self._failure from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, Protocol
 
 import grpc
 
-from charloom.client._async.event_loop import require_running
+from charloom.client._async.event_loop import is_cancelled, require_running
 from charloom.client._errors import CharloomError
 from charloom.client._settings import Peer
 from charloom.client._statuses import cancelled, from_rpc_error
@@ -82,7 +82,7 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
                 raise
             except asyncio.CancelledError:
                 # grpc.aio raises this for a cancelled call too, where nobody cancelled the task.
-                if self._is_stopped():
+                if self._is_stopped() and not is_cancelled():
                     self._failure = cancelled(self._peer.request_id)
                     raise self._failure from None
                 self.cancel()
