@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from charloom.client._errors import CharloomError, ConnectionFailed, RequestError
+from charloom.client._errors import CharloomError, ConnectionFailed, Overloaded, RequestError
 from charloom.client._settings import Peer
 from charloom.client._statuses import cancelled, from_rpc_error
 from charloom.v1 import generation_pb2
@@ -145,13 +145,18 @@ class Resumption:
         if stopped:
             raise cancelled(self._peer.request_id)
         now = self._pace.clock()
+        pause = self._backoff * self._pace.jitter(0.5, 1.0)
+        self._backoff = min(2 * self._backoff, LONGEST)
         if self._first is None:
             self._first = failure
             self._give_up = now + self._pace.patience if self._end is None else self._end
-        pause = self._backoff * self._pace.jitter(0.5, 1.0)
-        self._backoff = min(2 * self._backoff, LONGEST)
+        told = self._first
+        if isinstance(failure, Overloaded):
+            # A little more than it asks for, because it is full of streams that broke at the same time.
+            pause += failure.retry_after or 0.0
+            failure.__cause__, told = self._first, failure
         if now + pause >= self._give_up:
-            raise self._first
+            raise told
         self.pause = pause
         return None
 
@@ -162,6 +167,9 @@ class Resumption:
             return begun or not _never_connected(failure)
         if isinstance(failure, RequestError) and failure.code is grpc.StatusCode.UNAVAILABLE:
             return begun or failure.reason in _TAKEN_BACK
+        if isinstance(failure, Overloaded):
+            # One that is asked to go on is full for a moment. Of a call that runs, or a new one, this is the answer.
+            return self._first is not None and failure.retry_after is not None
         return False
 
     def _is_worth_asking_another(self, message: generation_pb2.GenerateResponse) -> bool:

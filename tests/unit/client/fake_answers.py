@@ -279,6 +279,11 @@ def error_info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
     return error_details_pb2.ErrorInfo(reason=reason, domain="charloom", metadata=metadata)
 
 
+def retry_info(seconds: float) -> error_details_pb2.RetryInfo:
+    delay = duration_pb2.Duration(nanos=int(seconds * 1e9) % 10**9, seconds=int(seconds))
+    return error_details_pb2.RetryInfo(retry_delay=delay)
+
+
 def abort(context: grpc.ServicerContext, code: grpc.StatusCode, text: str, *details: message.Message) -> NoReturn:
     packed = [any_pb2.Any() for _ in details]
     for one, detail in zip(packed, details, strict=True):

@@ -34,7 +34,17 @@ from charloom.client._resumption import PATIENCE, Pace, Resumption
 from charloom.client._sync.connection import Connection
 from charloom.client._sync.resuming import ResumingCall
 from charloom.v1 import generation_pb2
-from tests.unit.client.fake_answers import PIECES, TEXT, breaking, draining, error_info, failing, in_turn, stream
+from tests.unit.client.fake_answers import (
+    PIECES,
+    TEXT,
+    breaking,
+    draining,
+    error_info,
+    failing,
+    in_turn,
+    retry_info,
+    stream,
+)
 from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.proxy import Proxy
 from tests.unit.client.twins import Somewhere, with_and_without
@@ -248,6 +258,15 @@ class TestBreaks:
     ) -> None:
         server.answers["Generate"] = in_turn(breaking(2, code, "Received RST_STREAM", *details), stream)
         check_whole(read(), 1)
+
+    @pytest.mark.parametrize("reason", ["OVERLOADED", "QUOTA_EXCEEDED"])
+    def test_a_server_that_is_full_for_a_moment_is_asked_again(
+        self, server: FakeServer, read: Read, reason: str
+    ) -> None:
+        full = failing(CODE.RESOURCE_EXHAUSTED, "many calls are waiting", error_info(reason), retry_info(0.01))
+        server.answers["Generate"] = in_turn(LOST, full, full, stream)
+        check_whole(read(), 1)
+        assert [one.resume_position for one in server.asked("Generate")] == [0, 8, 8, 8]
 
     def test_a_server_that_was_killed_is_found_again(self, server: FakeServer, proxy: Proxy, read: Read) -> None:
         def hold(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:

@@ -12,10 +12,10 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
-from charloom.client import Cancelled, CharloomError, Conflict, ConnectionFailed, NotFound, Unavailable
+from charloom.client import Cancelled, CharloomError, Conflict, ConnectionFailed, NotFound, Overloaded, Unavailable
 from charloom.client._resumption import PATIENCE, Pace, Resumption
 from charloom.v1 import generation_pb2
-from tests.unit.client.fake_answers import error_info
+from tests.unit.client.fake_answers import error_info, retry_info
 from tests.unit.client.twins import Somewhere
 
 CODE = grpc.StatusCode
@@ -49,14 +49,19 @@ def clock() -> Clock:
     return Clock()
 
 
-def error(code: grpc.StatusCode, reason: str = "", domain: str = "charloom") -> grpc.aio.AioRpcError:
+def error(
+    code: grpc.StatusCode, reason: str = "", domain: str = "charloom", retry_after: float | None = None
+) -> grpc.aio.AioRpcError:
     trailer = grpc.aio.Metadata()
     if reason:
         info = error_info(reason)
         info.domain = domain
-        detail = any_pb2.Any()
-        detail.Pack(info)
-        status = status_pb2.Status(code=code.value[0], message=reason, details=[detail])
+        details = [any_pb2.Any()]
+        details[0].Pack(info)
+        if retry_after is not None:
+            details.append(any_pb2.Any())
+            details[1].Pack(retry_info(retry_after))
+        status = status_pb2.Status(code=code.value[0], message=reason, details=details)
         trailer.add("grpc-status-details-bin", status.SerializeToString())
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailer, details=reason or "broken")
 
@@ -246,6 +251,53 @@ class TestTheNextTry:
         for position in (9, 10):
             way.arrived(generation_pb2.GenerateResponse(position=position))
         assert way.count == 1
+
+
+def full(retry_after: float | None = 2.0, reason: str = "OVERLOADED") -> grpc.aio.AioRpcError:
+    return error(CODE.RESOURCE_EXHAUSTED, reason, retry_after=retry_after)
+
+
+class TestAFullServer:
+    @pytest.mark.parametrize("reason", ["OVERLOADED", "QUOTA_EXCEEDED", "STORE_FULL"])
+    def test_it_is_asked_again_a_little_after_the_time_that_it_names(self, clock: Clock, reason: str) -> None:
+        way = clock.begun()
+        way.broke(error(CODE.UNAVAILABLE), stopped=False)
+        for pause in (2.1, 2.2, 2.4):
+            way.request()
+            assert way.broke(full(reason=reason), stopped=False) is None
+            assert way.pause == pytest.approx(pause)
+
+    def test_so_it_is_for_a_text_that_another_server_took_back(self, clock: Clock) -> None:
+        way = clock.resumption()
+        way.broke(error(CODE.UNAVAILABLE, "DRAINING"), stopped=False)
+        way.request()
+        way.broke(full(), stopped=False)
+        assert way.pause == 2.1
+
+    def test_where_it_names_none_that_is_the_end(self, clock: Clock) -> None:
+        way = clock.begun()
+        way.broke(error(CODE.UNAVAILABLE), stopped=False)
+        way.request()
+        with pytest.raises(Overloaded) as caught:
+            way.broke(full(None), stopped=False)
+        assert isinstance(caught.value.__cause__, ConnectionFailed)
+
+    def test_what_is_no_break_is_told_at_once(self, clock: Clock) -> None:
+        """A new call that is refused, and one that the server itself ends."""
+        for way in (clock.resumption(), clock.begun()):
+            with pytest.raises(Overloaded):
+                way.broke(full(), stopped=False)
+            assert way.pause is None
+
+    def test_with_too_little_time_left_it_is_told_with_the_break(self, clock: Clock) -> None:
+        for seconds, wait in ((10.0, 9.9), (None, PATIENCE - 0.1)):
+            way = clock.begun(seconds=seconds)
+            way.broke(error(CODE.UNAVAILABLE), stopped=False)
+            way.request()
+            with pytest.raises(Overloaded) as caught:
+                way.broke(full(wait), stopped=False)
+            assert caught.value.retry_after == pytest.approx(wait)
+            assert isinstance(caught.value.__cause__, ConnectionFailed)
 
 
 class TestGivingUp:

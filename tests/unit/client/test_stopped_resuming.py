@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -23,7 +24,7 @@ from charloom.client._resumption import Resumption
 from charloom.client._sync.resuming import ResumingCall
 from charloom.v1 import generation_pb2
 from tests.integration.conftest import eventually
-from tests.unit.client.fake_answers import PIECES, breaking, failing, in_turn
+from tests.unit.client.fake_answers import PIECES, breaking, error_info, failing, in_turn, retry_info
 from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.twins import Somewhere, with_and_without
 
@@ -31,6 +32,7 @@ shared_stream = with_and_without
 
 CODE = grpc.StatusCode
 LOST = breaking(1, CODE.UNAVAILABLE, "connection reset")
+FULL = failing(CODE.RESOURCE_EXHAUSTED, "many calls are waiting", error_info("OVERLOADED"), retry_info(3600))
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +169,37 @@ class TestStopping:
             with pytest.raises(asyncio.CancelledError):
                 await reader
             await asyncio.to_thread(no_more_tries, server)
+
+    async def test_asyncio_cancelling_stream_and_task_cancels_the_task(
+        self, server: FakeServer, async_client: AsyncClient
+    ) -> None:
+        async with _broken(server, async_client) as text:
+            reader = asyncio.create_task(text.result())
+            await asyncio.to_thread(asked_again, server)
+            text.cancel()
+            reader.cancel()
+            with pytest.raises(asyncio.CancelledError if sys.version_info >= (3, 11) else Cancelled):
+                await reader
+
+    async def test_closing_the_client_ends_a_wait_of_an_hour(
+        self, server: FakeServer, client: Client, async_client: AsyncClient
+    ) -> None:
+        """As long as a server may ask for that is full."""
+        server.answers["Generate"] = in_turn(LOST, FULL, LOST, FULL)
+
+        def read() -> None:
+            with pytest.raises(Cancelled):
+                client.generate("Hi", timeout=7200).result()
+
+        reader = asyncio.create_task(asyncio.to_thread(read))
+        await asyncio.to_thread(asked_again, server, 2)
+        client.close()
+        await reader
+        other = asyncio.create_task(async_client.generate("Hi", timeout=7200).result())
+        await asyncio.to_thread(asked_again, server, 4)
+        await async_client.close()
+        with pytest.raises(Cancelled):
+            await other
 
     async def test_asyncio_closing_the_client_ends_the_wait(
         self, server: FakeServer, async_client: AsyncClient

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import time
 from collections.abc import Callable
 
 import grpc
 import grpc.aio
 
 from charloom.client._async.reading import AsyncCall
-from charloom.client._resumption import Resumption
+from charloom.client._resumption import LONGEST, Resumption
 from charloom.client._settings import Peer
 from charloom.client._statuses import cancelled
 from charloom.v1 import generation_pb2
@@ -26,7 +26,7 @@ class AsyncResumingCall:
         self._open = open
         self._resumption = resumption
         self._peer = peer
-        self._cancelled = asyncio.Event()
+        self._cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._call = open(resumption.request(), resumption.seconds_left())
 
     @property
@@ -36,7 +36,8 @@ class AsyncResumingCall:
 
     def cancel(self) -> None:
         """End the call, or the wait for the next one."""
-        self._cancelled.set()
+        if not self._cancelled.done():
+            self._cancelled.set_result(None)
         self._call.cancel()
 
     async def read(self) -> object:
@@ -58,11 +59,13 @@ class AsyncResumingCall:
         return grpc.aio.EOF
 
     async def _make_again(self, pause: float) -> None:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._cancelled.wait(), pause)
+        until = time.monotonic() + pause
+        # In steps, because nobody tells of a client that is closed.
+        while not self._is_stopped() and (left := until - time.monotonic()) > 0:
+            await asyncio.wait([self._cancelled], timeout=min(left, LONGEST))
         if self._is_stopped():
             raise cancelled(self._peer.request_id)
         self._call = self._open(self._resumption.request(), self._resumption.seconds_left())
 
     def _is_stopped(self) -> bool:
-        return self._cancelled.is_set() or self._peer.closed
+        return self._cancelled.done() or self._peer.closed

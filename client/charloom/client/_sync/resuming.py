@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import grpc
 
-from charloom.client._resumption import Resumption
+from charloom.client._resumption import LONGEST, Resumption
 from charloom.client._settings import Peer
 from charloom.client._statuses import cancelled
 from charloom.client._sync.reading import Call
@@ -53,7 +54,10 @@ class ResumingCall:
         raise StopIteration
 
     def _make_again(self, pause: float) -> None:
-        self._cancelled.wait(pause)
+        until = time.monotonic() + pause
+        # In steps, because nobody tells of a client that is closed.
+        while not self._is_stopped() and (left := until - time.monotonic()) > 0:
+            self._cancelled.wait(min(left, LONGEST))
         if self._is_stopped():
             raise cancelled(self._peer.request_id)
         self._call = self._open(self._resumption.request(), self._resumption.seconds_left())
