@@ -312,11 +312,12 @@ class TestPrime:
     def test_a_session_is_made_kept_and_fed(self, server: FakeServer, run: Run) -> None:
         info = run(lambda client: client.prime("primed", "Once", model="small", time_to_live=5))
         assert (info.id, info.position) == ("primed", 4)
-        assert server.asked("CreateSession") == [
-            sessions_pb2.CreateSessionRequest(
-                model="small", session_id="primed", time_to_live=duration_pb2.Duration(seconds=5)
-            )
-        ]
+        (asked,) = server.asked("CreateSession")
+        assert asked.HasField("seed")
+        asked.ClearField("seed")
+        assert asked == sessions_pb2.CreateSessionRequest(
+            model="small", session_id="primed", time_to_live=duration_pb2.Duration(seconds=5)
+        )
         assert server.asked("FeedSession") == [sessions_pb2.FeedSessionRequest(session_id="primed", text="Once")]
         assert server.asked("DeleteSession") == []
 
@@ -337,6 +338,30 @@ class TestPrime:
         with pytest.raises(AlreadyExists):
             run(lambda client: client.prime("primed", "Once"))
         assert [name for name, _ in server.calls] == ["CreateSession"]
+
+    @pytest.mark.parametrize("own", [True, False])
+    def test_what_was_made_without_an_answer_does_not_stay_behind(
+        self, server: FakeServer, run: Run, own: bool
+    ) -> None:
+        """But one that somebody else made of that id does."""
+
+        def get(request: Any, _: Any) -> sessions_pb2.GetSessionResponse:
+            found = session(request.session_id)
+            found.seed = (server.asked("CreateSession")[0].seed + (not own)) % 2**64
+            return sessions_pb2.GetSessionResponse(session=found)
+
+        server.answers["CreateSession"] = failing(CODE.UNAVAILABLE, "connection reset")
+        server.answers["GetSession"] = get
+        with pytest.raises(ConnectionFailed, match="connection reset"):
+            run(lambda client: client.prime("primed", "Once"))
+        assert [one.session_id for one in server.asked("DeleteSession")] == ["primed"] * own
+
+    def test_a_session_that_was_not_made_hides_nothing(self, server: FakeServer, run: Run) -> None:
+        server.answers["CreateSession"] = failing(CODE.UNAVAILABLE, "connection reset")
+        server.answers["GetSession"] = failing(CODE.NOT_FOUND, "none", error_info("SESSION_NOT_FOUND"))
+        with pytest.raises(ConnectionFailed, match="connection reset"):
+            run(lambda client: client.prime("primed", "Once"))
+        assert server.asked("DeleteSession") == []
 
     def test_a_text_that_is_none_makes_no_session(self, server: FakeServer, run: Run) -> None:
         with pytest.raises(InvalidValue, match="text: 5 is not a string"):

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Iterator, Mapping
 
 from charloom.client import _responses, _session_requests, _unheeded, _values
-from charloom.client._errors import CharloomError, InvalidValue, Unimplemented
+from charloom.client._errors import AlreadyExists, CharloomError, InvalidArgument, InvalidValue, Unimplemented
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
@@ -100,17 +101,29 @@ class ClientSessions(Calls):
     ) -> SessionInfo:
         """Make a session of this id that has read a text, for others to start from: `session(start=id)`.
 
-        It is kept. The timeout is that of each of two calls; if the second one fails, the session is deleted again.
+        It is kept. The timeout is that of each of two calls; if one of them fails, the session is deleted again.
         """
         _values.text("text", text)
-        session = self.session(
-            id=id, model=model, time_to_live=time_to_live, keep=True, adaptive=adaptive, timeout=timeout
-        )
+        seed = secrets.randbits(64)
+        # Without the text it would pass for primed. A client that was closed meanwhile can delete nothing.
+        leaving = contextlib.suppress(CharloomError, RuntimeError)
+        try:
+            session = self.session(
+                id=id, model=model, seed=seed, time_to_live=time_to_live, keep=True, adaptive=adaptive, timeout=timeout
+            )
+        except (AlreadyExists, InvalidArgument, InvalidValue):
+            raise
+        except BaseException:
+            # It may have been made without an answer; if it has another seed, somebody else made it.
+            with leaving:
+                made = self._get(id, CLEANUP_TIMEOUT)
+                if made.seed == seed:
+                    self._delete(id, CLEANUP_TIMEOUT)
+            raise
         try:
             return session.feed(text, unknown_characters=unknown_characters, timeout=timeout)
         except BaseException:
-            # Without the text it would pass for primed.
-            with contextlib.suppress(CharloomError):
+            with leaving:
                 session.delete(timeout=CLEANUP_TIMEOUT)
             raise
 
