@@ -37,14 +37,17 @@ def read_text(given: str) -> str:
 
 
 def piped_text() -> str:
-    """What is piped into the command, or redirected from a file; nothing at a terminal, or where stdin is closed."""
+    """What is piped into the command, or redirected from a file; nothing at a terminal, or where stdin is closed.
+
+    A socket is as good as a pipe: Node.js and inetd give their programs one.
+    """
     if sys.stdin is None:
         return ""
     try:
         kind = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):  # it is no file at all
         return ""
-    return read_text("-") if stat.S_ISFIFO(kind) or stat.S_ISREG(kind) else ""
+    return read_text("-") if stat.S_ISFIFO(kind) or stat.S_ISREG(kind) or stat.S_ISSOCK(kind) else ""
 
 
 def add_file(parser: argparse._ActionsContainer, help: str) -> None:

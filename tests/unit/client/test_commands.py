@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -239,6 +240,16 @@ class TestGenerate:
     def test_a_dash_reads_the_prompt_from_stdin(self, run: Run, server: FakeServer) -> None:
         run("generate", "-", stdin="two\nlines\n")
         assert server.asked("Generate")[0].options.prompt == "two\nlines\n"
+
+    def test_a_prompt_may_come_through_a_socket(self, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As Node.js and inetd give one to their programs."""
+        here, there = socket.socketpair()
+        with here, there, there.makefile("r", encoding="utf-8") as stdin:
+            here.sendall("Zoë:\n".encode())
+            here.shutdown(socket.SHUT_WR)
+            monkeypatch.setattr("sys.stdin", stdin)
+            assert main(["generate", "--target", server.target]) == 0
+        assert server.asked("Generate")[0].options.prompt == "Zoë:\n"
 
     def test_stdin_that_is_no_text_is_said(
         self, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

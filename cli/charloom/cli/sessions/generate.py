@@ -25,7 +25,10 @@ CLEANUP = 5.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument(
-        "prompt", nargs="?", metavar="PROMPT", help="text to go on from; - reads stdin, as does piping into the command"
+        "prompt",
+        nargs="?",
+        metavar="PROMPT",
+        help="text to go on from; - reads stdin, as does giving none where stdin is a pipe, a file or a socket",
     )
     add_generation_arguments(parser)
     parser.add_argument(
