@@ -83,8 +83,13 @@ class TestScoreMany:
         assert [one.text for one in both[0]] == LINES
 
     def test_a_text_that_cannot_be_read_ends_it_and_is_named_by_its_number_in_the_call(self, client: Client) -> None:
+        """All before it have their scores by then, those of its own message too."""
+        scores = client.score_many([*LINES[:203], "\u2603", "a"])
+        assert [next(scores).text for _ in range(203)] == LINES[:203]
         with pytest.raises(InvalidArgument, match=r"texts\[203\]"):
-            list(client.score_many([*LINES[:203], "\u2603"]))
+            next(scores)
+        with pytest.raises(InvalidArgument, match=r"texts\[0\]"):
+            next(iter(client.score_many(["\u2603", "a"])))
         assert next(iter(client.score_many(["\u2603"], unknown_characters="skip"))).tokens == 0
 
     def test_what_is_no_such_call_is_refused(self, reading: reading_pb2_grpc.ReadingServiceStub) -> None:

@@ -191,7 +191,7 @@ class ScoreManyResponse(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextScore]:
-        """Of each text of the request, in order."""
+        """Of each text of the request, in order. Where a text was refused, of those before it."""
 
     def __init__(
         self,

@@ -77,8 +77,10 @@ class ReadingServiceServicer:
 
     def ScoreMany(self, request_iterator, context):
         """Tells how probable many texts are, each after the same state: for files of lines, faster than Score of each. A session
-        is read and not changed. Messages are answered in order, and a few of them read at a time. A text that cannot be read
-        ends the call, and the error names it by its number in the call, from 0; of its message nothing is answered.
+        is read and not changed. Messages are answered in order, and a few of them read at a time.
+
+        A text that cannot be read ends the call, and the error names it by its number in the call, from 0. All texts before
+        it have been answered by then, whatever message they came in, so a client that leaves it out can go on behind it.
 
         Errors: as Generate; INVALID_ARGUMENT when the first message does not carry `start`, or a later one does.
         """

@@ -163,7 +163,7 @@ class AsyncCalls:
 
         Each is read from a fresh state or the session's, which stays as it is. They are taken some hundreds ahead of
         the scores, so there may be any number of them. One that cannot be read ends the call with an error that names
-        it by its number, from 0.
+        it by its number, from 0; all before it have their scores by then, and whoever leaves it out can go on behind.
 
         Args:
             texts: the texts, for example the lines of a file

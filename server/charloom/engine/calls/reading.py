@@ -25,6 +25,7 @@ from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
+    EngineError,
     InvalidRequest,
     SessionOfAnotherModel,
     shown_number,
@@ -34,6 +35,7 @@ from charloom.engine.loom.jobs import Job
 from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
 from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
+from charloom.engine.quotas import QuotaExceeded
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.checks import require_position, require_seed
 from charloom.engine.sessions.seeds import new_seed
@@ -248,6 +250,16 @@ class Reading:
         return (await self.read(model, np.zeros(0, np.int64), snapshot))[0]
 
 
+@dataclass(frozen=True)
+class ScoredTexts:
+    """What the model makes of some of many texts."""
+
+    scored: Sequence[ScoredText]
+    """Of each, or of those before the first one that was refused."""
+    refused: EngineError | None
+    """Why that was; None: none was."""
+
+
 class ManyScores:
     """How probable texts are, each after the same state; made by `Reading.score_many`.
 
@@ -265,23 +277,28 @@ class ManyScores:
         self._count = 0
         """Texts that were given so far."""
 
-    async def read(self, texts: Sequence[str]) -> list[ScoredText]:
+    async def read(self, texts: Sequence[str]) -> ScoredTexts:
         """The score of each of the next texts, which are read together; bit for bit that of each alone where the
-        decoder is batch-invariant.
+        decoder is batch-invariant. One that is refused is named by its number since the beginning.
 
         Raises:
-            InvalidRequest: they are too many, or too long, or the model lacks a character of one, which is named by its
-                number since the beginning; none was read then.
+            InvalidRequest: they are too many, or too long together; none was read then.
             as `Reading.read`, and TooMuchMemory.
         """
         reading, model = self._reading, self.model
         check_together("texts", texts, reading.limits)
         first, self._count = self._count, self._count + len(texts)
-        tokens = [
-            check_text(f"texts[{number}]", text, self._request.skip_unknown, reading.limits, model.vocabulary)
-            for number, text in enumerate(texts, first)
-        ]
-        scores = [ScoredText(NONE_TOLD, self._start.position)] * len(texts)
+        tokens: list[Ints] = []
+        refused: EngineError | None = None
+        for number, text in enumerate(texts, first):
+            try:
+                tokens.append(
+                    check_text(f"texts[{number}]", text, self._request.skip_unknown, reading.limits, model.vocabulary)
+                )
+            except (InvalidRequest, QuotaExceeded) as problem:
+                refused = problem
+                break
+        scores = [ScoredText(NONE_TOLD, self._start.position)] * len(tokens)
         places = [place for place, one in enumerate(tokens) if len(one)]
         if places:
             needed = of_summing(
@@ -291,7 +308,7 @@ class ManyScores:
                 found = await reading.read_together(model, [(self._start, tokens[place]) for place in places], 0)
             for place, (after, logprobs) in zip(places, found, strict=True):
                 scores[place] = ScoredText(logprobs, after.position)
-        return scores
+        return ScoredTexts(scores, refused)
 
 
 def check_count(field_name: str, texts: Sequence[str]) -> None:

@@ -79,6 +79,8 @@ class Suggesting:
         request = ReadingRequest(key=key, model=body.model, skip_unknown=body.unknown_characters == "skip")
         scores = await self._engine.reading.score_many(request)
         found = await scores.read(body.texts)
+        if found.refused is not None:
+            raise found.refused
         data = [
             {
                 "object": "score",
@@ -89,9 +91,9 @@ class Suggesting:
                 "bits_per_character": one.bits_per_character(scores.model.vocabulary),
                 "perplexity": one.perplexity,
             }
-            for number, one in enumerate(found)
+            for number, one in enumerate(found.scored)
         ]
-        read = sum(len(one.logprobs) for one in found)
+        read = sum(len(one.logprobs) for one in found.scored)
         usage = {"prompt_tokens": read, "total_tokens": read}
         await exchange.answer(json_of({"object": "list", "model": scores.model.name, "data": data, "usage": usage}))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from charloom.engine.call_end import at_end_of_call
+from charloom.engine.calls.reading import ScoredTexts
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import current_caller
@@ -42,13 +43,16 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
             raise InvalidRequest("start", "the first message has to carry it")
         scores = await self._engine.reading.score_many(to_reading(first.start, current_caller().tenant))
 
-        async def answer(request: reading_pb2.ScoreManyRequest) -> reading_pb2.ScoreManyResponse:
+        async def answer(request: reading_pb2.ScoreManyRequest) -> ScoredTexts:
             if not request.HasField("texts"):
                 raise InvalidRequest("texts", "each message but the first has to carry it")
-            return from_scores(await scores.read(request.texts.texts), scores.model.vocabulary)
+            return await scores.read(request.texts.texts)
 
         async for found in self._turn.answers(requests, answer, AT_ONCE):
-            yield found
+            if found.scored:
+                yield from_scores(found.scored, scores.model.vocabulary)
+            if found.refused is not None:
+                raise found.refused
 
     async def Peek(self, request: reading_pb2.PeekRequest, context: Any) -> Answer:
         """Tell what would come next."""
