@@ -40,14 +40,19 @@ class Transcript:
     def __init__(self, on_result: OnResult) -> None:
         self._on_result = on_result
         self._pieces: list[str] = []
+        # So many of them as one text. Replaced as a whole, because any thread may ask for the text.
+        self._joined = (0, "")
         self._logprobs: list[TokenLogprob] = []
         self._result: Result | None = None
         self.position = 0
 
     @property
     def text(self) -> str:
-        self._pieces = ["".join(self._pieces)]
-        return self._pieces[0]
+        count, text = self._joined
+        if more := self._pieces[count:]:
+            text += "".join(more)
+            self._joined = (count + len(more), text)
+        return text
 
     @property
     def logprobs(self) -> tuple[TokenLogprob, ...]:
@@ -85,7 +90,8 @@ class Transcripts:
 
     @property
     def texts(self) -> list[str]:
-        return [self._transcripts[index].text for index in range(self._n)]
+        # Only `add` makes transcripts, which may be at work in another thread.
+        return [one.text if (one := self._transcripts.get(index)) else "" for index in range(self._n)]
 
     @property
     def ended(self) -> bool:
@@ -93,7 +99,7 @@ class Transcripts:
 
     @property
     def _results(self) -> int:
-        return sum(transcript.ended for transcript in self._transcripts.values())
+        return sum(transcript.ended for transcript in list(self._transcripts.values()))
 
     def add(self, message: generation_pb2.GenerateResponse) -> tuple[int, str] | None:
         """Take in one message; returns whose it is, and its text, if it has any."""

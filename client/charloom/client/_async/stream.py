@@ -31,7 +31,7 @@ class AsyncTextStream(AsyncReading[str, Result]):
 
     @property
     def text(self) -> str:
-        """The text so far."""
+        """The text so far; any thread may ask for it."""
         return self._transcript.text
 
     @property

@@ -32,7 +32,7 @@ class TextStream(Reading[str, Result]):
 
     @property
     def text(self) -> str:
-        """The text so far."""
+        """The text so far; any thread may ask for it."""
         return self._transcript.text
 
     @property
