@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -15,11 +16,14 @@ import pytest
 import yaml
 
 from charloom.bundle import Bundle
+from charloom.cli.flags import given_settings
+from charloom.cli.serving.serve import add_arguments
 from charloom.client import Client, Unauthenticated
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.identity.key_file import PREFIX, read_key_file
 from charloom.server.identity.sealing_keys import SealingKeys
-from charloom.server.settings import ServerSettings
+from charloom.server.origins import is_local
+from charloom.server.settings import ServerSettings, read_settings
 from charloom.server.testing import running_server
 from tests.integration.conftest import eventually
 from tests.integration.test_monitoring import ALERTS, DEPLOY, RULES, found, program, prometheus
@@ -40,10 +44,35 @@ def test_the_compose_file_is_one_and_names_files_that_are_there() -> None:
 def test_the_server_of_the_compose_file_has_settings_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SERVICES["server"]["environment"].items():
         monkeypatch.setenv(name, value)
-    settings = ServerSettings(host="0.0.0.0", insecure=True)
+    settings = settings_of(SERVICES["server"]["command"])
     named = {name.removeprefix("CHARLOOM_").lower() for name in SERVICES["server"]["environment"]}
     assert named <= set(ServerSettings.model_fields)
     assert (settings.http_port, settings.metrics_port, settings.store) == (8000, 9464, "redis://redis:6379/0")
+
+
+def settings_of(command: list[str]) -> ServerSettings:
+    """Of `serve` with these arguments, in this environment."""
+    assert command[0] == "serve"
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return read_settings(given_settings(parser.parse_args(command[1:]), ServerSettings))
+
+
+def test_others_than_its_container_reach_the_server_of_the_compose_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SERVICES["server"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    settings = settings_of(SERVICES["server"]["command"])
+    hosts = {
+        settings.port: settings.host,
+        settings.http_port: settings.http_host,
+        settings.metrics_port: settings.metrics_host,
+    }
+    published = {int(port.rpartition(":")[2]) for port in SERVICES["server"]["ports"]}
+    assert published == {settings.port, settings.http_port}
+    scrapes = yaml.safe_load((COMPOSE / "prometheus.yaml").read_text("utf-8"))["scrape_configs"]
+    ((scraped,),) = (one["targets"] for one in scrapes[0]["static_configs"])
+    for port in (*published, int(scraped.rpartition(":")[2])):
+        assert not is_local(hosts[port]), port
 
 
 def test_the_prometheus_of_the_compose_file_has_a_configuration_that_it_takes(tmp_path: Path) -> None:
@@ -97,7 +126,7 @@ def test_the_services_of_the_compose_file_work_together(
     for name, value in SERVICES["server"]["environment"].items():
         here = value.replace("//redis:6379", f"//127.0.0.1:{redis.port}").replace("/run/secrets", str(secrets))
         monkeypatch.setenv(name, "0" if name.endswith("_PORT") else here)
-    settings = ServerSettings(metrics_host="127.0.0.1", grace_seconds=0)
+    settings = ServerSettings(metrics_host="127.0.0.1", http_host="127.0.0.1", grace_seconds=0)
     shutil.copy(ALERTS, tmp_path)
     config = (COMPOSE / "prometheus.yaml").read_text("utf-8").replace("5s", "300ms")
     with running_server([(bundle, decoder)], settings) as server:
