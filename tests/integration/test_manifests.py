@@ -177,3 +177,11 @@ def test_envoy_finds_the_replicas_and_the_service_finds_envoy() -> None:
     (listener,) = config["static_resources"]["listeners"]
     assert listener["address"]["socket_address"]["port_value"] == ports[front["spec"]["ports"][0]["targetPort"]]
     assert config["admin"]["address"]["socket_address"]["port_value"] == ports["admin"]
+
+
+def test_no_client_can_take_a_replica_out_by_calls_that_fail() -> None:
+    """Envoy's outlier detection counts what a client can cause: codes, deadlines, resets. Health checks decide."""
+    for cluster in yaml.safe_load(ENVOY_CONFIG.read_text("utf-8"))["static_resources"]["clusters"]:
+        assert "outlier_detection" not in cluster
+        assert cluster["health_checks"]
+    assert " observe " not in (DEPLOY / "haproxy.cfg.template").read_text("utf-8")  # the same, in HAProxy
