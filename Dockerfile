@@ -78,7 +78,7 @@ ENV PATH=/opt/charloom/bin:$PATH \
 USER 10001:10001
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
-    CMD ["charloom", "health", "--target", "localhost:50051"]
+    CMD ["charloom", "health", "--any-certificate", "--target", "localhost:50051"]
 ENTRYPOINT ["charloom"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "50051"]
 

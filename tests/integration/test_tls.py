@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import subprocess
@@ -107,6 +108,46 @@ def test_mutual_tls_wants_a_certificate_of_the_right_authority(
     assert "does it want a certificate of the client" in failure(mutual, ca=authority.file)
     foreign, its_key = Authority(folder, "foreign.pem").issue("foreign", "shop.example")
     assert "no answer" in failure(mutual, ca=authority.file, cert=foreign, key=its_key)
+
+
+def image_health_check(server: Server, *more: str) -> int:
+    """The exit status of the image's health check, asked where this server is."""
+    written = (Path(__file__).resolve().parents[2] / "Dockerfile").read_text("utf-8").partition("HEALTHCHECK")[2]
+    command = json.loads(written.partition("CMD ")[2].partition("\n")[0])
+    assert command[0] == "charloom"
+    address = f"localhost:{server.port}"
+    return main([address if word == "localhost:50051" else word for word in command[1:]] + ["--timeout", "60", *more])
+
+
+@pytest.mark.parametrize("names", [["charloom.example"], ["*.charloom.example"], ["203.0.113.7"]])
+def test_the_images_health_check_takes_a_certificate_for_another_name(
+    authority: Authority, bundle: Bundle, decoder: Decoder, capsys: pytest.CaptureFixture[str], names: list[str]
+) -> None:
+    chain, key = authority.issue("outside", *names)
+    with running_server([(bundle, decoder)], ServerSettings(grace_seconds=0, tls_cert=chain, tls_key=key)) as server:
+        assert image_health_check(server) == 0
+    assert capsys.readouterr().out == "SERVING\n"
+    assert image_health_check(server) == 1
+    assert "no answer from" in capsys.readouterr().err
+
+
+def test_the_images_health_check_needs_no_tls(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert image_health_check(server) == 0
+    assert capsys.readouterr() == ("SERVING\n", "")
+
+
+def test_the_images_health_check_finds_a_server_that_wants_a_certificate(
+    mutual: Server, authority: Authority, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert image_health_check(mutual) == 0
+    assert "the server answers, and wants a certificate" in capsys.readouterr().out
+    cert, key = authority.issue("probe", "probe.example")
+    assert image_health_check(mutual, "--cert", str(cert), "--key", str(key)) == 0
+    assert capsys.readouterr().out == "SERVING\n"
+    assert image_health_check(mutual, "--cert", str(cert)) == 1
+    assert "a certificate needs its key" in capsys.readouterr().err
+    foreign, its_key = Authority(folder, "foreign.pem").issue("foreign", "probe.example")
+    assert image_health_check(mutual, "--cert", str(foreign), "--key", str(its_key)) == 1
 
 
 @pytest.mark.parametrize(

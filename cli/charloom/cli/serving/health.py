@@ -3,19 +3,96 @@
 from __future__ import annotations
 
 import argparse
+import socket
+import ssl
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
-from charloom.cli.connection import add_connection_arguments, connected
+import grpc
+
+from charloom.cli import CommandError
+from charloom.cli.connection import access_given, add_connection_arguments, connect
 from charloom.client import HealthStatus
+
+_NAMES = ("DNS", "IP Address", "commonName")
+"""What a certificate can be for, as Python's `ssl` calls it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_connection_arguments(parser, timeout=3.0)
+    parser.add_argument(
+        "--any-certificate",
+        action="store_true",
+        help="for probes on the server's own machine: find out whether it speaks TLS, take whatever certificate it "
+        "shows, and send no token; without --cert and --key, a server that wants them is only found to answer",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what the server says about itself; 0 only if it serves."""
-    with connected(arguments) as client:
+    access = access_given(arguments)
+    if arguments.any_certificate:
+        found = _access_found(arguments.target, arguments.timeout or None, arguments.cert, arguments.key)
+        if found is None:
+            print("the server answers, and wants a certificate; whether it serves is told with --cert and --key")
+            return 0
+        access = found
+    with connect(arguments.target, arguments.timeout, **access) as client:
         status = client.health()
     print(status.value)
     return 0 if status is HealthStatus.SERVING else 1
+
+
+def _access_found(target: str, timeout: float | None, cert: str | None, key: str | None) -> dict[str, Any] | None:
+    """What `Client` needs to call a server, whose certificate is taken for the one to expect.
+
+    Args:
+        target: the server
+        timeout: of each of two connections, in seconds; None: no limit
+        cert: PEM file of a certificate to show; None: there is none
+        key: PEM file of its key
+
+    Returns:
+        Arguments; none where the server does not answer, or speaks no TLS. None: it wants a certificate.
+
+    Raises:
+        CommandError: the certificate is not valid now; or `cert` or `key` is given without the other.
+        OSError: `cert` or `key` cannot be read.
+    """
+    if (cert is None) != (key is None):
+        raise CommandError("one of --cert and --key is given without the other; a certificate needs its key")
+    host, _, port = target.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():  # a Unix socket, which has no TLS, or only gRPC knows
+        return {}
+    address = host.strip("[]"), int(port)
+    try:
+        shown = ssl.get_server_certificate(address, timeout=timeout)  # type: ignore[arg-type]  # None is no limit
+    except OSError:
+        return {}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=shown)
+    context.set_alpn_protocols(["h2"])
+    welcome = b""
+    try:
+        with socket.create_connection(address, timeout) as connection, context.wrap_socket(connection) as encrypted:
+            found = encrypted.getpeercert() or {}
+            # A server of gRPC speaks first; one that misses a certificate ends the connection.
+            with suppress(ConnectionError):
+                welcome = encrypted.recv(1)
+    except ssl.SSLCertVerificationError as problem:
+        raise CommandError(f"the server's certificate cannot be used: {problem.verify_message}") from problem
+    except OSError:
+        return {}
+    if not welcome and cert is None:
+        return None
+    told: list[Any] = [*found.get("subjectAltName", ()), *(pair for part in found.get("subject", ()) for pair in part)]
+    name = next((value for kind in _NAMES for its, value in told if its == kind), host)
+    own = [None if path is None else Path(path).read_bytes() for path in (key, cert)]
+    return {
+        "credentials": grpc.ssl_channel_credentials(shown.encode(), *own),
+        "channel_options": [("grpc.ssl_target_name_override", name)],
+    }
