@@ -16,6 +16,8 @@ from charloom.cli.problems import words_of
 from charloom.cli.variables import OF_CLIENTS
 from charloom.client import DEFAULT_TARGET, CharloomError, Client, RequestError
 
+TIMEOUT = 60.0
+"""Seconds that a call may take, where nothing else is said."""
 _ACCESS = (
     ("ca", "FILE", "PEM file of the authorities that the server's certificate may come from"),
     ("cert", "FILE", "PEM file of a certificate to show to the server"),
@@ -27,9 +29,11 @@ _ACCESS = (
 
 
 def add_connection_arguments(
-    parser: argparse.ArgumentParser, *, timeout: float = 60.0, serverless: bool = False
+    parser: argparse.ArgumentParser, *, timeout: float | None = TIMEOUT, serverless: bool = False, but: str = ""
 ) -> None:
     """Declare `--target`, `--timeout` and who the client is; `timeout` is the default in seconds.
+
+    With None it is `TIMEOUT` too, but the command can tell whether one was given; `but` says what that is for.
 
     A command that makes sense without a server that goes on (`serverless`) has `--bundle` too.
     """
@@ -64,7 +68,7 @@ def add_connection_arguments(
         type=_seconds,
         default=timeout,
         metavar="SECONDS",
-        help=f"how long a call may take; 0 is no limit (default: {timeout:g})",
+        help=f"how long a call may take; 0 is no limit (default: {TIMEOUT if timeout is None else timeout:g}{but})",
     )
 
 
@@ -75,6 +79,7 @@ def access_given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def connected(arguments: argparse.Namespace) -> AbstractContextManager[Client]:
     """A client as the command line asks for it, see `connect`."""
+    timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
     bundle: str | None = getattr(arguments, "bundle", None)
     session: str | None = getattr(arguments, "session", None)
     if session == "":
@@ -82,12 +87,12 @@ def connected(arguments: argparse.Namespace) -> AbstractContextManager[Client]:
     if bundle is not None:
         if session is not None:
             raise CommandError("--session needs a server that keeps it; leave out --bundle, or --session")
-        return _local(bundle, arguments.timeout)
-    return connect(arguments.target, arguments.timeout, **access_given(arguments))
+        return _local(bundle, timeout)
+    return connect(arguments.target, timeout, **access_given(arguments))
 
 
 @contextmanager
-def connect(target: str, timeout: float | None = 60.0, **access: Any) -> Iterator[Client]:
+def connect(target: str, timeout: float | None = TIMEOUT, **access: Any) -> Iterator[Client]:
     """A client for the command; its errors become messages for the person. A timeout of 0 is no limit."""
     with _told_to_a_person(), Client(target, timeout=timeout or None, **access) as client:
         yield client

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
+from charloom.cli.serving import top
 from charloom.cli.serving.activity import MOST_TENANTS, Latency, activity, lines
-from charloom.client import Histogram, MethodStatus, ModelStatus, ServerStatus, TenantStatus
+from charloom.client import (
+    Client,
+    ConnectionFailed,
+    DeadlineExceeded,
+    Histogram,
+    MethodStatus,
+    ModelStatus,
+    ServerStatus,
+    TenantStatus,
+    Unavailable,
+)
 
 BOUNDS = (0.001, 0.01, 0.1)
 
@@ -122,3 +134,26 @@ def test_no_name_can_steer_the_terminal() -> None:
     evil = status(11.0, 2)
     evil = replace(evil, models=(replace(evil.models[0], name="\x1b[2J\nsmall"),))
     assert all(line.isprintable() for line in lines(activity(status(10.0, 1), evil), "here:50051"))
+
+
+def test_a_screen_goes_on_where_the_server_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = [
+        DeadlineExceeded("it took too long"),
+        Unavailable("it stops"),
+        ConnectionFailed("nobody"),
+        KeyboardInterrupt(),
+    ]
+    answers = iter([status(1.0, 1), status(2.0, 2), *gone])
+    shown = list[list[str]]()
+
+    class Server:
+        def status(self) -> ServerStatus:
+            answer = next(answers)
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    monkeypatch.setattr(top, "_draw", shown.append)
+    with pytest.raises(KeyboardInterrupt):
+        top._show(cast("Client", Server()), 0.0, "here")
+    assert [one[0] for one in shown[1:]] == ["here: it took too long", "here: it stops", "here: nobody"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,19 @@ class TestTheCommand:
         monkeypatch.setattr("sys.stdin", io.StringIO(" \na\nbcd\n"))
         assert main(["label", "--stream", "--target", server.target]) == 0
         assert capsys.readouterr().out.splitlines() == ["-\t0.0000", "long\t0.7500", "long\t0.7500"]
+
+    def test_a_stream_takes_any_time_unless_one_is_given(
+        self, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        left = {}
+        for given in ("", "--timeout=0", "--timeout=50"):
+            monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
+            assert main(["label", "--stream", "--target", server.target, *given.split()]) == 0
+            left[given] = server.remaining["ClassifyStream"] or math.inf  # gRPC says so, or some years
+        assert left[""] > 1e8 < left["--timeout=0"]
+        assert left["--timeout=50"] <= 50
+        assert main(["label", "a", "--target", server.target]) == 0
+        assert 0 < (server.remaining["Classify"] or 0) <= 60
 
     @pytest.mark.parametrize(
         ("given", "words"),

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from charloom.cli.connection import add_connection_arguments, connected
 from charloom.cli.serving.activity import Activity, activity, as_json, lines
-from charloom.client import Client, ConnectionFailed
+from charloom.client import Client, ConnectionFailed, DeadlineExceeded, Unavailable
 
 _BEGIN, _END = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 """A screen of its own without a cursor, and back."""
@@ -56,7 +56,7 @@ def _show(client: Client, interval: float, target: str) -> None:
             for found in _activities(client, interval):
                 seen = True
                 _draw(lines(found, target))
-        except ConnectionFailed as problem:
+        except (ConnectionFailed, Unavailable, DeadlineExceeded) as problem:
             if not seen:
                 raise
             _draw([f"{target}: {problem}", "", "trying again"])

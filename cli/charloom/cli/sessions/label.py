@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", metavar="NAME", help="name of the classifier (default: the server's first one)")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each label")
-    add_connection_arguments(parser, serverless=True)
+    add_connection_arguments(parser, timeout=None, serverless=True, but="; no limit for --stream")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError("--stream reads stdin; leave the text and --file out")
     with connected(arguments) as client:
         if arguments.stream:
-            for found in _as_it_comes(client, arguments.model):
+            for found in _as_it_comes(client, arguments):
                 _print(found, arguments, one_line=True)
             return 0
         if arguments.file is not None:
@@ -58,9 +58,9 @@ def _of_lines(client: Client, text: str, model: str | None) -> Iterator[tuple[st
     return of_lines(found, [number for number, _ in lines], "label")
 
 
-def _as_it_comes(client: Client, model: str | None) -> Iterator[LabelledText]:
+def _as_it_comes(client: Client, arguments: argparse.Namespace) -> Iterator[LabelledText]:
     """After each line of standard input, what all of it so far is."""
-    with client.classify_stream(model=model) as labeller:
+    with client.classify_stream(model=arguments.model, timeout=arguments.timeout or None) as labeller:
         try:
             for line in standard_input("give the text as an argument"):
                 yield labeller.read(line)
