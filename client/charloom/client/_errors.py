@@ -198,7 +198,8 @@ class Unavailable(RequestError):
 class DeadlineExceeded(RequestError):
     """The call did not finish in time. A session holds the state after the last character that arrived.
 
-    CLIENT_IDLE is an observation or a conversation whose client sent nothing for as long as the server allows.
+    CLIENT_IDLE is an observation, a conversation, a watch or a text that gets labels as it comes, whose client sent
+    nothing for as long as the server allows.
     """
 
 

@@ -24,6 +24,7 @@ from charloom.v1 import (
     sessions_pb2,
     suggesting_pb2,
     text_pb2,
+    watching_pb2,
 )
 
 PIECES = ("Once ", "upon", " a time")
@@ -372,6 +373,16 @@ def classify_many(
     next(requests)
     for texts in until_too_long(requests, context):
         yield classification_pb2.ClassifyManyResponse(labelled=map(labelled, texts))
+
+
+def watch(
+    requests: Iterator[watching_pb2.WatchRequest], context: grpc.ServicerContext
+) -> Iterator[watching_pb2.WatchResponse]:
+    """The usual verdicts: a line with an A is an alert."""
+    next(requests)
+    for request in requests:
+        verdicts = [watching_pb2.WatchVerdict(threshold=1, alert="A" in line.text) for line in request.lines.lines]
+        yield watching_pb2.WatchResponse(verdicts=verdicts)
 
 
 def failing(code: grpc.StatusCode, text: str, *details: message.Message) -> Answer:

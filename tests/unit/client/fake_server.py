@@ -29,6 +29,8 @@ from charloom.v1 import (
     sessions_pb2_grpc,
     suggesting_pb2,
     suggesting_pb2_grpc,
+    watching_pb2,
+    watching_pb2_grpc,
 )
 from tests.unit.client.fake_answers import (
     PIECES,
@@ -48,6 +50,7 @@ from tests.unit.client.fake_answers import (
     session,
     several,
     stream,
+    watch,
 )
 from tests.unit.client.fake_many_calls import many_calls
 
@@ -59,6 +62,7 @@ SERVICES = {
     suggesting_pb2: (suggesting_pb2_grpc, "SuggestingService"),
     conversation_pb2: (conversation_pb2_grpc, "ConversationService"),
     models_pb2: (models_pb2_grpc, "ModelService"),
+    watching_pb2: (watching_pb2_grpc, "WatchingService"),
     health_pb2: (health_pb2_grpc, "Health"),
 }
 
@@ -125,6 +129,7 @@ class FakeServer:
                 position=7,
             ),
             "Converse": converse,
+            "Watch": watch,
             "ListModels": lambda _, __: models_pb2.ListModelsResponse(models=[model(), model("other")]),
             "GetModel": lambda request, _: models_pb2.GetModelResponse(model=model(request.name or "small")),
             "Check": lambda _, __: health_pb2.HealthCheckResponse(status="SERVING"),

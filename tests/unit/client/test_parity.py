@@ -18,6 +18,7 @@ from charloom.client import (
     AsyncSession,
     AsyncTenant,
     AsyncTextStream,
+    AsyncWatch,
     Client,
     Continuations,
     Conversation,
@@ -26,6 +27,7 @@ from charloom.client import (
     Session,
     Tenant,
     TextStream,
+    Watch,
 )
 from charloom.client._options import GenerateOptions, SamplingOptions
 from charloom.v1 import (
@@ -49,6 +51,7 @@ PAIRS = [
     (Conversation, AsyncConversation),
     (Observer, AsyncObserver),
     (Labeller, AsyncLabeller),
+    (Watch, AsyncWatch),
     (Tenant, AsyncTenant),
 ]
 pairs = pytest.mark.parametrize(("blocking", "asynchronous"), PAIRS)

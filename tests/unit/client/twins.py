@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from charloom import client as sdk
-from charloom.client import Client, Continuations, Conversation, Labeller, Observer, Session, TextStream
+from charloom.client import Client, Continuations, Conversation, Labeller, Observer, Session, TextStream, Watch
 
-KINDS = (Client, Session, TextStream, Continuations, Conversation, Observer, Labeller)
+KINDS = (Client, Session, TextStream, Continuations, Conversation, Observer, Labeller, Watch)
 
 
 @pytest.fixture(params=[False, True], ids=["own_streams", "shared_stream"])

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from charloom.client import _watching_messages
@@ -38,15 +38,22 @@ class Watch:
         """Judge lines, each a pair of its source and its text without a line break. One thread at a time.
 
         No line is refused: of a very long one the beginning is read, and bytes that are not UTF-8 are read as U+FFFD.
-        After an error, some sources may have read their lines and others not.
+        After an error, some sources may have read their lines and others not; of more than 1,024 lines or 49,152
+        characters, `read_by_message` tells those that were answered.
         """
-        found = list[Verdict]()
+        return [verdict for verdicts in self.read_by_message(lines) for verdict in verdicts]
+
+    def read_by_message(self, lines: Sequence[tuple[str, str | bytes]]) -> Iterator[list[Verdict]]:
+        """Judge lines as `read` does; yields the verdicts on the lines of each message when they come, in order.
+
+        After an error, the lines that had their verdicts need not be judged again. Of the message that failed, some
+        sources may have read their lines and others not; what follows it was not sent.
+        """
         for request in _watching_messages.batches(lines):
             self._duplex.send(request)
             verdicts, silent = _watching_messages.answered(self._start, request, self._duplex.receive())
-            found += verdicts
             self._silent += silent
-        return found
+            yield verdicts
 
     def silent(self) -> list[str]:
         """Ask which sources of this watch have said nothing for `silent_after`; each is told once, until it speaks.
