@@ -5,7 +5,8 @@
 
 What stands before the first colon of a line is its source, as in "sshd: connection closed". Each source has a state of
 the network and a threshold of its own, which stay on the server: run it again, and it goes on with what it knows.
-`charloom watch` does the same for files that are rotated, with webhooks; docs/watching-streams.md tells how it works.
+`charloom watch` does the same for files that are rotated, with webhooks, and also where no line comes for so long that
+the server ends the watch; docs/watching-streams.md tells how it works.
 """
 
 from __future__ import annotations

@@ -269,3 +269,15 @@ def test_whatever_happens_to_a_file_each_line_is_told_once(
         getattr(log, step)()
     log.end()
     assert log.told == log.expected
+
+
+def test_after_each_line_another_one_goes_on_with_those_behind_it(tail_of: Open, log: Path) -> None:
+    write(log, b"a\n" + b"b" * (LONGEST_LINE + 9) + b"\nc\n\nd\n" + b"e" * (2 * LONGEST_LINE))
+    whole, tail = read(tail_of(log)), tail_of(log)
+    count = 0
+    while lines := tail.read():
+        for line in lines:
+            count += 1
+            assert read(tail_of(log, tail.after(line))) == whole[count:]
+        assert tail.after(lines[-1]) == tail.position
+    assert count == 6

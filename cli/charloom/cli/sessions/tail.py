@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -178,8 +178,15 @@ class Tail:
         """After the lines that `read` has given out; None while there is no file."""
         if self._file is None:
             return None
-        head = hashlib.sha256(self._head[: self._lines.offset]).hexdigest()
+        head = self._head_before(self._lines.offset)
         return Position(os.fstat(self._file.fileno()).st_ino, self._lines.offset, self._lines.skipping, head)
+
+    def after(self, line: TailedLine) -> Position | None:
+        """After one of the lines that `read` has given out last; as `position` after the last of them."""
+        found = self.position
+        if found is None or line.end >= found.offset:
+            return found
+        return replace(found, offset=line.end, skipping=False, head=self._head_before(line.end))
 
     @property
     def there(self) -> bool:
@@ -210,6 +217,9 @@ class Tail:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _head_before(self, offset: int) -> str:
+        return hashlib.sha256(self._head[:offset]).hexdigest()
 
     def _begin_anew(self, offset: int | None) -> list[TailedLine]:
         """Go on at the beginning of the same file, or (None) of another one; returns what was half written."""

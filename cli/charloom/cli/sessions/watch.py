@@ -11,32 +11,26 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.sessions.lasting_watch import POLL, LastingWatch
 from charloom.cli.sessions.tail import Lines, Position, Tail, TailedLine, require_place
 from charloom.cli.sessions.webhook import Webhook, address
-from charloom.client import Client, Conflict, ConnectionFailed, Unavailable, Verdict, Watch
+from charloom.client import Client, Verdict
 
 FOUND_ALERTS = 3
 """Exit status where there were alerts, or silent sources."""
-POLL, IDLE = 0.25, 20.0
-"""Seconds between two looks at a file, and after which a watch without lines is closed, until there are some."""
-PATIENCE = 30.0
-"""Most seconds between two tries to reach a server that went away."""
 BATCH = 256
-"""Lines that are judged at a time."""
+"""Lines that are judged at a time, at most."""
 MOST_SILENT = 30 * 86_400
 """Seconds without a line that a server can be asked to tell, at most."""
-LISTEN = 1.0
-"""Seconds between two questions which sources are silent; that many keep the watch open."""
 MARKED = 4.6
 """Nats from which on a character is marked: the model gave it one in a hundred."""
-T = TypeVar("T")
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -96,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="print every line, not alerts alone")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each line")
     parser.add_argument("--webhook", type=address, metavar="URL", help="post alerts there, as JSON")
-    add_connection_arguments(parser, serverless=True)
+    add_connection_arguments(parser, serverless=True, but="; a watch has no limit")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -148,12 +142,12 @@ class Watcher:
 
     def watch(self, client: Client) -> None:
         """Until the end of the file, or until it is stopped."""
-        server = _Server(client, self._options(), self, patient=self._arguments.follow)
-        with server:
+        options, patient = self._options(), self._arguments.follow
+        with LastingWatch(client, options, lambda: self.stopping, patient=patient) as watch:
             if self._arguments.file == "-":
-                self._read_stdin(server)
+                self._read_stdin(watch)
             else:
-                self._read_file(server)
+                self._read_file(watch)
 
     def _options(self) -> dict[str, Any]:
         arguments = self._arguments
@@ -168,48 +162,49 @@ class Watcher:
             "adaptive": arguments.adaptive,
         }
 
-    def _read_stdin(self, server: _Server) -> None:
+    def _read_stdin(self, watch: LastingWatch) -> None:
         if sys.stdin is None:
             raise CommandError("standard input is closed; give a file")
         lines = Lines()
         while not self.stopping:
-            self._tell_silent(server.silent())
+            self._tell_silent(watch.silent())
             if not select.select([sys.stdin], [], [], POLL)[0]:
+                watch.rest()
                 continue
             data = os.read(sys.stdin.fileno(), 65_536)
             found = list(lines.feed(data)) if data else [last for last in (lines.last(),) if last is not None]
             taken = [self._taken(line, f"stdin:{line.end}") for line in found]
-            for start in range(0, len(taken), BATCH):
-                self._tell(server.read(taken[start : start + BATCH]))
+            while taken:
+                taken = taken[self._judge(watch, taken) :]
             if not data:
                 return
 
-    def _read_file(self, server: _Server) -> None:
+    def _read_file(self, watch: LastingWatch) -> None:
         arguments, path = self._arguments, Path(self._arguments.file)
         kept: Path | None = arguments.position
         noted = Position.read(kept) if kept else None
-        tail = Tail(path, noted)
-        if not (arguments.follow or tail.there):
-            raise CommandError(f"there is no file {path}; give another, or --follow to wait for it")
-        gone = False
-        while not self.stopping:
-            found = tail.read(to_the_end=not arguments.follow)
-            inode = tail.position.inode if tail.position else 0
-            taken = [self._taken(line, f"{inode}:{line.end}") for line in found]
-            for start in range(0, len(taken), BATCH):
-                self._tell(server.read(taken[start : start + BATCH]))
-            self._tell_silent(server.silent())
-            if kept is not None and tail.position not in (None, noted):
-                noted = tail.position
-                noted.write(kept)
-            if not found:
-                if not arguments.follow:
-                    break
-                if gone != (not tail.there):
-                    gone = not gone
-                    print(f"{path} is {'gone; waiting for it' if gone else 'there again'}", file=sys.stderr)
-                server.rest()
-        tail.close()
+        with closing(Tail(path, noted)) as tail:
+            if not (arguments.follow or tail.there):
+                raise CommandError(f"there is no file {path}; give another, or --follow to wait for it")
+            gone = False
+            while not self.stopping:
+                found = tail.read(to_the_end=not arguments.follow)
+                inode = tail.position.inode if tail.position else 0
+                taken = [self._taken(line, f"{inode}:{line.end}") for line in found]
+                told = 0
+                while told < len(taken):
+                    told += self._judge(watch, taken[told:])
+                    noted = _noted(kept, tail.after(found[told - 1]), noted)
+                self._tell_silent(watch.silent())
+                noted = _noted(kept, tail.position, noted)
+                if not found:
+                    if not arguments.follow:
+                        break
+                    if gone != (not tail.there):
+                        gone = not gone
+                        print(f"{path} is {'gone; waiting for it' if gone else 'there again'}", file=sys.stderr)
+                    watch.rest()
+                    time.sleep(POLL)
 
     def _taken(self, line: TailedLine, id: str) -> Taken:
         arguments, content, source = self._arguments, line.content, self._source
@@ -221,6 +216,12 @@ class Watcher:
             fields = content.split(None, arguments.skip_fields)
             content = fields[arguments.skip_fields] if len(fields) > arguments.skip_fields else b""
         return Taken(source, content, line.cut, id)
+
+    def _judge(self, watch: LastingWatch, taken: Sequence[Taken]) -> int:
+        """Tell what the server makes of the first lines, as many as it answers together; returns how many these are."""
+        verdicts = watch.read([(line.source, line.content) for line in taken[:BATCH]])
+        self._tell(list(zip(taken, verdicts, strict=False)))
+        return len(verdicts)
 
     def _tell(self, judged: Sequence[tuple[Taken, Verdict]]) -> None:
         alerts = []
@@ -270,77 +271,12 @@ def _source(arguments: argparse.Namespace) -> str:
     return source
 
 
-class _Server:
-    """A watch that is open while there are lines, and opened again where a connection breaks.
-
-    Args:
-        client: of the server
-        options: of `Client.watch`
-        watcher: says when to stop
-        patient: whether to wait for a server that went away
-    """
-
-    def __init__(self, client: Client, options: dict[str, Any], watcher: Watcher, *, patient: bool) -> None:
-        self._client, self._options, self._watcher, self._patient = client, options, watcher, patient
-        self._watch: Watch | None = None
-        self._used = self._listened = 0.0
-
-    def read(self, lines: Sequence[Taken]) -> list[tuple[Taken, Verdict]]:
-        """What the server makes of some lines."""
-        verdicts = self._asked(lambda watch: watch.read([(line.source, line.content) for line in lines]))
-        return list(zip(lines, verdicts, strict=True))
-
-    def silent(self) -> list[str]:
-        """Sources that have fallen silent, if that is asked for; asked once in a while."""
-        due = time.monotonic() - self._listened >= LISTEN
-        if self._options["silent_after"] is None or self._watch is None or not due:
-            return []
-        self._listened = time.monotonic()
-        return self._asked(lambda watch: watch.silent())
-
-    def _asked(self, ask: Callable[[Watch], T]) -> T:
-        """What the server answers; asked again, where it went away, until the command is stopped."""
-        wait = 1.0
-        while True:
-            if self._watch is None:
-                self._watch = self._client.watch(**self._options)
-            try:
-                answer = ask(self._watch)
-            except (ConnectionFailed, Unavailable, Conflict) as problem:
-                self._drop()
-                # A server may take a moment to see that the call before has broken off, which still has the name.
-                waits = self._used > 0 or not isinstance(problem, Conflict)
-                if not (self._patient and waits) or self._watcher.stopping:
-                    raise
-                print(f"{problem}; trying again in {wait:g} s", file=sys.stderr)
-                until = time.monotonic() + wait
-                while time.monotonic() < until and not self._watcher.stopping:
-                    time.sleep(POLL)
-                wait = min(2 * wait, PATIENCE)
-            else:
-                self._used = time.monotonic()
-                return answer
-
-    def rest(self) -> None:
-        """Wait for lines."""
-        if self._watch is not None and time.monotonic() - self._used > IDLE:
-            self._watch.close()
-            self._watch = None
-        time.sleep(POLL)
-
-    def _drop(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-
-    def __enter__(self) -> _Server:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self._drop()
-        elif self._watch is not None:
-            self._watch.close()
+def _noted(kept: Path | None, position: Position | None, before: Position | None) -> Position | None:
+    """Have a file hold a position, where there is a file and it holds another one; returns what it holds."""
+    if kept is None or position is None or position == before:
+        return before
+    position.write(kept)
+    return position
 
 
 def marked(text: str, surprisals: Sequence[float], *, coloured: bool) -> str:

@@ -1,0 +1,115 @@
+"""A watch for as long as there are lines: closed while there are none, and opened again where it broke off.
+
+Does not know: where lines come from, nor what becomes of verdicts.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from charloom.client import (
+    CharloomError,
+    Client,
+    Conflict,
+    ConnectionFailed,
+    DeadlineExceeded,
+    Unavailable,
+    Verdict,
+    Watch,
+)
+
+POLL, IDLE = 0.25, 20.0
+"""Seconds between two looks at what is waited for, and after which a watch without lines is closed."""
+PATIENCE = 30.0
+"""Most seconds between two tries to reach a server that went away."""
+LISTEN = 1.0
+"""Seconds between two questions which sources are silent; that many keep the watch open."""
+T = TypeVar("T")
+
+
+class LastingWatch:
+    """A watch that is open while there are lines, and opened again where a connection breaks.
+
+    Args:
+        client: of the server
+        options: of `Client.watch`
+        stopping: whether the command is to end
+        patient: whether to wait for a server that went away
+    """
+
+    def __init__(self, client: Client, options: dict[str, Any], stopping: Callable[[], bool], *, patient: bool) -> None:
+        self._client, self._options, self._stopping, self._patient = client, options, stopping, patient
+        self._watch: Watch | None = None
+        self._used = self._listened = 0.0
+
+    def read(self, lines: Sequence[tuple[str, bytes]]) -> list[Verdict]:
+        """Verdicts on the first of these sources and lines, as many as one message carries.
+
+        So a line that was answered is never sent again, whatever becomes of the next message.
+        """
+        return self._asked(lambda watch: next(watch.read_by_message(lines)))
+
+    def silent(self) -> list[str]:
+        """Sources that have fallen silent, if that is asked for; asked once in a while."""
+        due = time.monotonic() - self._listened >= LISTEN
+        if self._options["silent_after"] is None or self._watch is None or not due:
+            return []
+        self._listened = time.monotonic()
+        return self._asked(lambda watch: watch.silent())
+
+    def _asked(self, ask: Callable[[Watch], T]) -> T:
+        """What the server answers; asked again, where it went away, until the command is stopped."""
+        wait = 1.0
+        while True:
+            fresh = self._watch is None
+            watch = self._watch = self._watch or self._client.watch(**self._options)
+            try:
+                answer = ask(watch)
+            except DeadlineExceeded as problem:
+                self._drop()
+                # A watch that had no line for long the server ends; it goes on with the next one.
+                if fresh or problem.reason != "CLIENT_IDLE":
+                    raise
+            except (ConnectionFailed, Unavailable, Conflict) as problem:
+                self._drop()
+                # A server may take a moment to see that the call before has broken off, which still has the name.
+                waits = self._used > 0 or not isinstance(problem, Conflict)
+                if not (self._patient and waits) or self._stopping():
+                    raise
+                print(f"{problem}; trying again in {wait:g} s", file=sys.stderr)
+                until = time.monotonic() + wait
+                while time.monotonic() < until and not self._stopping():
+                    time.sleep(POLL)
+                wait = min(2 * wait, PATIENCE)
+            else:
+                self._used = time.monotonic()
+                return answer
+
+    def rest(self) -> None:
+        """Close the watch if there were no lines for a while."""
+        if time.monotonic() - self._used > IDLE:
+            self._close()
+
+    def _close(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            with suppress(CharloomError):  # all lines are answered, so it may have broken off
+                watch.close()
+
+    def _drop(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def __enter__(self) -> LastingWatch:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._drop()
+        else:
+            self._close()
