@@ -2,13 +2,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context
+from dataclasses import replace
 
 import pytest
 
+from charloom.bundle import Bundle
 from charloom.engine.call_end import set_end
 from charloom.engine.calls.price import BINARY, JSON, Told, of_generation, of_reading
-from charloom.engine.decoding.decoder import Shape
+from charloom.engine.calls.requests import GenerationRequest
+from charloom.engine.decoding.decoder import Decoder, Shape
+from charloom.engine.engine import Engine
 from charloom.engine.errors import Overloaded
+from charloom.engine.limits import LONGEST_STOP, MOST_STOPS
 from charloom.engine.memory_budget import MemoryBudget, TooMuchMemory
 from charloom.engine.shares import Share, set_share
 
@@ -116,6 +121,17 @@ def test_the_price_grows_with_everything_that_takes_memory() -> None:
         assert dear > cheap
     assert of_generation(SHAPE, 10, 100, 20) > of_generation(SHAPE, 10, 100, 0)
     assert of_reading(SHAPE, 100, 20) > of_reading(SHAPE, 100, 0) > of_reading(SHAPE, 100, None)
+
+
+async def test_stop_strings_cost_what_they_take(bundle: Bundle, decoder: Decoder) -> None:
+    engine = Engine([(bundle, decoder)], budget=MemoryBudget(300_000))
+    try:
+        request = GenerationRequest(max_tokens=1, stop=["a"] * MOST_STOPS)
+        await engine.check(request)
+        with pytest.raises(TooMuchMemory):
+            await engine.check(replace(request, stop=["a" * LONGEST_STOP] * MOST_STOPS))
+    finally:
+        await engine.drain(0)
 
 
 def test_a_stream_costs_no_more_than_what_its_reader_may_leave_unread() -> None:

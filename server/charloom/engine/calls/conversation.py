@@ -196,6 +196,7 @@ class Conversation:
         length = most if self._left is None else self._left
         request = replace(self._request, max_tokens=max(1, length))
         checked = check(request, self._limits, self._model.vocabulary, self._model.decoder.lacks)
+        checked = replace(checked, stops=self._start.checked.stops)  # they are the same, and their automaton is made
         if self._left is not None:
             return checked
         # Of a generation no longer than a stop string, all could be left to the next one.

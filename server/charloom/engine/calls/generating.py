@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from charloom.engine.calls.generation import Continuation, Generation, GenerationResult, StateSink
-from charloom.engine.calls.price import AUTOMATON, of_generation
+from charloom.engine.calls.price import AUTOMATON, STOP, of_generation
 from charloom.engine.calls.reading import Reading
 from charloom.engine.calls.requests import GenerationRequest, refuse_fields, within
 from charloom.engine.calls.resampling import ResampledText, ResampledTexts
@@ -150,9 +150,12 @@ class Generating:
 
     def _needed(self, start: GenerationStart, count: int = 1) -> int:
         checked = start.checked
+        automata = 0 if checked.stops is None else STOP * sum(map(len, checked.stops.patterns))
+        if checked.automaton is not None:
+            automata += AUTOMATON * checked.automaton.nbytes
         whole = start.request.most_tokens is not None or start.request.resample
         unread = None if whole else self._limits.unread_tokens
-        return of_generation(
+        return automata + of_generation(
             start.model.decoder.shape,
             len(checked.prompt),
             checked.max_tokens,
@@ -161,7 +164,7 @@ class Generating:
             unread=unread,
             told=start.request.told,
             learnt=start.snapshot.learnt_bytes,
-        ) + (0 if checked.automaton is None else AUTOMATON * checked.automaton.nbytes)
+        )
 
     def run(self, start: GenerationStart, sink: StateSink | None = None) -> Generation:
         """Put a generation on the loom.

@@ -28,6 +28,8 @@ NEXT = 64
 """Of a token that may come next, in all arrays of its probability."""
 AUTOMATON = 3
 """Copies of an automaton: the compiler's, the loom's, and the loom's old table while it grows."""
+STOP = 64
+"""Of a token of a stop string: its number, and in the automaton that all rows share."""
 FLIGHT = 2048
 """Tokens of a stream that are in messages on their way, besides those that wait for its reader."""
 

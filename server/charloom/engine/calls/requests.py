@@ -163,7 +163,7 @@ class CheckedRequest:
         """Most tokens of a text that begins with these: up to the end of a stop string that they have, if it stays."""
         if self.stops is None or not self.stops.include:
             return self.max_tokens
-        matcher = StopMatcher(self.stops.patterns, include=True, min_tokens=self.stops.min_tokens)
+        matcher = StopMatcher(self.stops.automaton, include=True, min_tokens=self.stops.min_tokens)
         match = matcher.push(generated.tolist())
         return self.max_tokens if match is None else match.end
 

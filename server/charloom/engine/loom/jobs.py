@@ -14,6 +14,7 @@ from charloom.engine.decoding.decoder import Floats, Ints
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
+from charloom.engine.loom.stops import StopAutomaton
 
 
 class FinishReason(enum.Enum):
@@ -41,6 +42,11 @@ class Stops:
     """Whether the text is to end with the stop string, or before it."""
     min_tokens: int = 0
     """A stop string that would leave a shorter text does not count."""
+
+    @functools.cached_property
+    def automaton(self) -> StopAutomaton:
+        """Of the patterns: one for all jobs that end with them."""
+        return StopAutomaton(self.patterns)
 
 
 @dataclass(frozen=True)

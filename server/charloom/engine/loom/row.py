@@ -135,7 +135,7 @@ class Row:
         self._matcher: StopMatcher | None = None
         if job.stops:
             stops = job.stops
-            self._matcher = StopMatcher(stops.patterns, include=stops.include, min_tokens=stops.min_tokens)
+            self._matcher = StopMatcher(stops.automaton, include=stops.include, min_tokens=stops.min_tokens)
             self._matcher.push(job.generated_earlier.tolist())
         if job.automaton is not None:
             self.bound = Bound(over=False, allowed=0.0)

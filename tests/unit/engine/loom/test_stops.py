@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charloom.bundle import Bundle
+from charloom.engine.calls.price import STOP
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.loom.jobs import FinishReason, Stops
-from charloom.engine.loom.stops import Match, StopMatcher
+from charloom.engine.loom.stops import Match, StopAutomaton, StopMatcher
 from tests.oracles.one_text import generate_stepwise
 from tests.unit.engine.looms import Harness, JobReader, Slow
 
@@ -37,7 +39,8 @@ def plainly(patterns: list[str], text: str, *, include: bool, min_tokens: int) -
 def test_the_first_match_is_found_wherever_the_text_is_cut(
     patterns: list[str], text: str, cuts: list[int], include: bool, least: int
 ) -> None:
-    matcher = StopMatcher([list(map(ord, pattern)) for pattern in patterns], include=include, min_tokens=least)
+    automaton = StopAutomaton([list(map(ord, pattern)) for pattern in patterns])
+    matcher = StopMatcher(automaton, include=include, min_tokens=least)
     found: Match | None = None
     done = 0
     for cut in [*cuts, len(text)]:
@@ -51,6 +54,21 @@ def test_the_first_match_is_found_wherever_the_text_is_cut(
     assert (found and (found.start, found.end)) == expected
     if found:
         assert text[found.start : found.end] == patterns[found.pattern]
+
+
+@pytest.mark.parametrize("size", [65, 256, 100_000])
+def test_an_automaton_takes_no_more_memory_than_its_price(size: int) -> None:
+    draw = np.random.default_rng(1)
+    patterns = draw.integers(0, size, (16, 1024)).tolist()
+    tracemalloc.start()
+    try:
+        automaton = StopAutomaton(patterns)
+        taken, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert StopMatcher(automaton, include=False, min_tokens=0).push(patterns[5]) == Match(5, 0, 1024)
+    assert taken < STOP * 16 * 1024 / 3, "the numbers of the tokens take the others"
+    assert most < 3 * STOP * 16 * 1024
 
 
 SEED, LENGTH = 11, 400
