@@ -82,7 +82,7 @@ class Engine:
         self.classifying = Classifying(self._models, self.reading, self._calls, self.totals)
         self.watching = Watching(self._models, self.sessions, self.reading, self._calls, self.totals)
         self.moving = Moving(self._models, self.sessions, self.reading, self._calls)
-        self.inspections = Inspections(self._starting, self.limits, self.rates)
+        self.inspections = Inspections(self._starting, self.reading, self.rates)
         self._generating = Generating(self._starting, self.reading, sealed, self.budget, self.limits, self.rates)
 
     @property

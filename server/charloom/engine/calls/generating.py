@@ -98,6 +98,7 @@ class Generating:
         start = await self._starting.preview(request)
         self.hold(start, request.n)
         asked, prompt = start.checked, start.checked.prompt
+        start = replace(start, snapshot=await self._reading.caught_up(start.model, start.snapshot))
         # The prompt is read once for all, unless they must know its tokens.
         if len(prompt) and not start.checked.sampling.penalises:
             snapshot, _ = await self._reading.read(start.model, prompt, start.snapshot)
@@ -164,6 +165,7 @@ class Generating:
             unread=unread,
             told=start.request.told,
             learnt=start.snapshot.learnt_bytes,
+            behind=start.snapshot.behind,
         )
 
     def run(self, start: GenerationStart, sink: StateSink | None = None) -> Generation:
@@ -203,5 +205,5 @@ class Generating:
         job, meter = checked.job(snapshot, snapshots=sink is not None), self._rates.meter(current_share())
         generation = Generation(model, job, sink, describe, start.arrived, meter)
         if meter is not None:
-            meter.spend(len(checked.prompt))
+            meter.spend(snapshot.behind + len(checked.prompt))
         return generation

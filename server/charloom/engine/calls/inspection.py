@@ -9,12 +9,14 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from charloom.bundle import INSPECTOR_FILE, BundleError
+from charloom.engine.calls.price import of_inspecting
+from charloom.engine.calls.reading import Reading
 from charloom.engine.calls.requests import ReadingRequest, check_text, within
 from charloom.engine.calls.starting import Starting
 from charloom.engine.decoding.decoder import Floats, Ints
@@ -28,7 +30,7 @@ from charloom.engine.errors import (
     Overloaded,
     ReaderStalled,
 )
-from charloom.engine.limits import MOST_ALTERNATIVES, MOST_INSPECTED, MOST_INSPECTIONS, Limits
+from charloom.engine.limits import MOST_ALTERNATIVES, MOST_INSPECTED, MOST_INSPECTIONS
 from charloom.engine.loom.models import Model
 from charloom.engine.rates import Rates
 from charloom.engine.shares import current_share
@@ -36,7 +38,9 @@ from charloom.engine.shares import current_share
 log = logging.getLogger(__name__)
 
 CHUNK = 64
-"""Tokens in one call of the inspector: what is in memory at a time, and how long other inspections wait."""
+"""Most tokens in one call of the inspector: what is in memory at a time, and how long other inspections wait."""
+CHUNK_LOGITS = 2**20
+"""Logits that they may have: of a large vocabulary, fewer tokens are in one call."""
 PATIENCE = 5.0
 """Seconds that a reader may leave a token untaken when others need its place."""
 
@@ -49,6 +53,8 @@ class InspectionRequest(ReadingRequest):
     """Which ones to show; none stands for all."""
     top_next: int = 0
     """How many of the most probable tokens to tell after each token."""
+    distribution: bool = False
+    """Whether to tell the log-probabilities of all tokens after each token."""
 
 
 class InspectedToken(NamedTuple):
@@ -63,8 +69,8 @@ class InspectedToken(NamedTuple):
     """[L, G, H], behind their sigmoid or tanh, in the order in which the manifest names them"""
     state: Floats
     """[A, L, H], after it"""
-    distribution: Floats
-    """[V]: log-probabilities of what comes after it"""
+    distribution: Floats | None
+    """[V]: log-probabilities of what comes after it; None where they were not asked for"""
     next: Sequence[tuple[int, float]]
     """The most probable tokens after it with their log-probabilities, the most probable first."""
 
@@ -79,20 +85,25 @@ class Inspection:
     length: int
     """Tokens of the text."""
     tokens: AsyncIterator[InspectedToken]
-    """What each token does, as it is read. It may raise Overloaded or ModelNotInspectable first, and ReaderStalled or
-    Draining later."""
+    """What each token does, as it is read. It may raise Overloaded, TooMuchMemory or ModelNotInspectable first, and
+    ReaderStalled or Draining later."""
 
 
 class Inspections:
     """Inspects an engine's models, from the states of its sessions, which stay as they are.
 
     All of it is computed by one thread, so that generation keeps the other cores.
+
+    Args:
+        starting: decides where each call starts
+        reading: reads what a state has still to read
+        rates: how fast callers may go
     """
 
-    def __init__(self, starting: Starting, limits: Limits, rates: Rates) -> None:
+    def __init__(self, starting: Starting, reading: Reading, rates: Rates) -> None:
         self._starting = starting
+        self._reading = reading
         self._rates = rates
-        self._limits = limits
         self._inspectors: dict[Model, Inspector] = {}
         """Opened by the thread when they are needed first: a server that nobody asks keeps no second copy of weights"""
         self._told: set[Model] = set()
@@ -116,6 +127,7 @@ class Inspections:
             InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel, StoreUnavailable, Draining: as their
             names say.
             ModelNotInspectable: the bundle has no inspector.
+            as `Reading.read`, and TooMuchMemory: its state has tokens still to read.
         """
         start = await self._starting.reading(request)
         model = start.model
@@ -124,7 +136,7 @@ class Inspections:
                 model.name,
                 f"its bundle has no {INSPECTOR_FILE}; export the model again, without --no-inspector, and serve that",
             )
-        text = check_text("text", request.text, request.skip_unknown, self._limits, model.vocabulary)
+        text = check_text("text", request.text, request.skip_unknown, self._reading.limits, model.vocabulary)
         if len(text) > MOST_INSPECTED:
             raise InvalidRequest(
                 "text",
@@ -140,7 +152,8 @@ class Inspections:
         model.loom.admit(current_share())
         self._rates.spend(current_share(), len(text))
         layers = sorted(set(request.layers)) or list(range(count))
-        return Inspection(model, layers, len(text), self._read(model, text, start.snapshot, layers, request.top_next))
+        present = await self._reading.caught_up(model, start.snapshot) if len(text) else start.snapshot
+        return Inspection(model, layers, len(text), self._read(model, text, present, replace(request, layers=layers)))
 
     def forget(self, model: Model) -> None:
         """Close the inspector of a model that no call uses any more."""
@@ -161,18 +174,17 @@ class Inspections:
             self._end(place, Draining())
 
     async def _read(
-        self, model: Model, text: Ints, start: Snapshot, layers: Sequence[int], top: int
+        self, model: Model, text: Ints, start: Snapshot, request: InspectionRequest
     ) -> AsyncIterator[InspectedToken]:
         if not len(text):
             return
         tokens = np.concatenate([np.array(start.pending, np.int64), text])
         unread = _Unread(tokens, start.position - len(start.pending), start.state)
-        place = self._place()
+        shape, gates = model.decoder.shape, len(model.bundle.manifest.cell.gates)
+        place = self._place(of_inspecting(shape, gates, len(text), _chunk(shape.vocabulary)))
         try:
             while len(unread.tokens):
-                running = asyncio.get_running_loop().run_in_executor(
-                    self._thread, self._run, model, unread, layers, top
-                )
+                running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, model, unread, request)
                 found, unread = await running
                 place.found.extend(token for token in found if token.position > start.position)
                 del found  # so that it goes when the place is lost
@@ -185,8 +197,10 @@ class Inspections:
         finally:
             self._end(place, None)
 
-    def _place(self) -> _Place:
-        """A place among those that run; where there is none, that of one whose reader does not read."""
+    def _place(self, needed: int) -> _Place:
+        """A place among those that run, with so many bytes; where there is none, that of one whose reader does not
+        read.
+        """
         if self._stopped:
             raise Draining()
         if self.running >= MOST_INSPECTIONS:
@@ -196,6 +210,7 @@ class Inspections:
                 raise Overloaded(f"{self.running} inspections are running already", retry_after=1.0)
             self._end(longest, ReaderStalled())
         place = _Place()
+        place.memory.enter_context(self._reading.budget.held_for(needed))
         self._places.append(place)
         self._idle.clear()
         return place
@@ -206,12 +221,11 @@ class Inspections:
             self._places.remove(place)
             place.problem = problem
             place.found.clear()
+            place.memory.close()
         if not self._places:
             self._idle.set()
 
-    def _run(
-        self, model: Model, unread: _Unread, layers: Sequence[int], top: int
-    ) -> tuple[list[InspectedToken], _Unread]:
+    def _run(self, model: Model, unread: _Unread, request: InspectionRequest) -> tuple[list[InspectedToken], _Unread]:
         """Read the next tokens; in the thread."""
         if model not in self._inspectors:
             try:
@@ -225,7 +239,8 @@ class Inspections:
                     "its bundle was changed or moved while the server runs; reload the model, or load it from where it "
                     "is now",
                 ) from problem
-        chunk = unread.tokens[:CHUNK]
+        size, layers = _chunk(model.decoder.shape.vocabulary), request.layers
+        chunk = unread.tokens[:size]
         found = self._inspectors[model].run(chunk, unread.state)
         logits = found.logits - found.logits.max(axis=1, keepdims=True)
         distributions = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -237,13 +252,14 @@ class Inspections:
                 unread.position + number + 1,
                 found.gates[number, layers],
                 found.state[number][:, layers],
-                distributions[number],
-                _most_probable(distributions[number], top),
+                distributions[number] if request.distribution else None,
+                _most_probable(distributions[number], request.top_next),
             )
             for number, (token, before) in enumerate(zip(chunk.tolist(), befores, strict=True))
         ]
         position = unread.position + len(chunk)
-        return inspected, _Unread(unread.tokens[CHUNK:], position, found.state[-1], distributions[-1])
+        # Copies, so that nothing of all the others is kept.
+        return inspected, _Unread(unread.tokens[size:], position, found.state[-1].copy(), distributions[-1].copy())
 
 
 class _Unread(NamedTuple):
@@ -268,6 +284,13 @@ class _Place:
         """When the last token was handed out, until the reader comes for the next"""
         self.problem: EngineError | None = None
         """Why it has lost its place"""
+        self.memory = contextlib.ExitStack()
+        """What it holds"""
+
+
+def _chunk(vocabulary: int) -> int:
+    """Tokens in one call of the inspector."""
+    return max(1, min(CHUNK, CHUNK_LOGITS // vocabulary))
 
 
 def _most_probable(distribution: Floats, count: int) -> list[tuple[int, float]]:

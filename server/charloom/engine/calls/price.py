@@ -57,6 +57,7 @@ def of_generation(
     unread: int | None = None,
     told: Told = BINARY,
     learnt: int = 0,
+    behind: int = 0,
 ) -> int:
     """Bytes that a call may need which generates.
 
@@ -69,9 +70,11 @@ def of_generation(
         unread: tokens that a stream may leave unread; None: all are kept until the last is there
         told: how log-probabilities are told
         learnt: bytes of what each has learnt
+        behind: as of `Snapshot.behind`; they are read once
     """
     kept = tokens if unread is None else min(tokens, unread + FLIGHT)
-    return CALL + READ * prompt + count * (_row(shape, learnt) + FED * prompt + kept * _token(top_logprobs, told))
+    each = _row(shape, learnt) + FED * prompt + kept * _token(top_logprobs, told)
+    return CALL + READ * prompt + (READ + FED) * behind + count * each
 
 
 def of_reading(
@@ -83,12 +86,14 @@ def of_reading(
     told: Told = BINARY,
     times: int = 1,
     learnt: int = 0,
+    behind: int = 0,
 ) -> int:
-    """Bytes that a call may need which reads so many tokens in so many texts at a time, and tells their
-    log-probabilities if `top_logprobs` is not None; `told` says how, and `times` how often an answer has them.
+    """Bytes that a call may need which reads so many tokens in so many texts at a time, besides those that are `behind`
+    (`Snapshot.behind`), and tells their log-probabilities if `top_logprobs` is not None; `told` says how, and `times`
+    how often an answer has them.
     """
     answer = 0 if top_logprobs is None else times * tokens * _token(top_logprobs, told)
-    return CALL + texts * _row(shape, learnt) + (READ + FED) * tokens + answer
+    return CALL + texts * _row(shape, learnt) + (READ + FED) * (tokens + behind) + answer
 
 
 def of_summing(shape: Shape, tokens: int, texts: int, *, learnt: int = 0) -> int:
@@ -108,6 +113,15 @@ def of_watching(sources: int, lines: int, characters: int) -> int:
 def of_suggesting(shape: Shape, prompt: int, beam: int, *, learnt: int = 0) -> int:
     """Bytes that a call may need which keeps so many texts open, with all that may come next after each."""
     return CALL + (READ + FED) * prompt + beam * (_row(shape, learnt) + OPEN + NEXT * shape.vocabulary)
+
+
+def of_inspecting(shape: Shape, gates: int, text: int, chunk: int) -> int:
+    """Bytes that a call may need which shows what each token of a text does, computed so many tokens at a time, in a
+    network with so many gates.
+    """
+    # Logits, what is computed from them, and log-probabilities; gates and states, and those of the layers asked for.
+    numbers = 3 * shape.vocabulary + 2 * (gates + shape.arrays) * shape.layers * shape.hidden
+    return CALL + (READ + FED) * text + 4 * chunk * numbers
 
 
 def _row(shape: Shape, learnt: int) -> int:

@@ -133,7 +133,7 @@ class Reading:
         scored = top_logprobs is not None
         jobs = [Job(start, text, 0, PLAIN, top_logprobs=top_logprobs, scored=scored) for start, text in texts]
         together = JobsTogether(model, jobs)
-        self._rates.spend(share, sum(len(text) for _, text in texts))
+        self._rates.spend(share, sum(start.behind + len(text) for start, text in texts))
         return [(_without_tail(one.finish.snapshot), one.logprobs) for one in await together.ended()]
 
     async def feed(self, request: ReadingRequest, expected_position: int | None) -> Session:
@@ -151,8 +151,7 @@ class Reading:
             text = check_text("text", request.text, request.skip_unknown, self.limits, model.vocabulary)
             after = None
             if len(text):
-                learnt = writer.present.learnt_bytes
-                with self.budget.held_for(of_reading(model.decoder.shape, len(text), None, learnt=learnt)):
+                with self.budget.held_for(_needed(model, writer.present, len(text))):
                     after, _ = await self.read(model, text, writer.present)
                 writer.on_tokens(text.tolist(), after)
         return await writer.close(after)
@@ -170,9 +169,7 @@ class Reading:
         check_answer("text", len(text), request.most_tokens, vocabulary, IN_PARTS)
         if not len(text):
             return ScoredText(NONE_TOLD, start.snapshot.position), vocabulary
-        learnt = start.snapshot.learnt_bytes
-        shape, told, times = start.model.decoder.shape, request.told, request.times
-        self.budget.hold(of_reading(shape, len(text), request.top_logprobs, told=told, times=times, learnt=learnt))
+        self.budget.hold(_needed(start.model, start.snapshot, len(text), request))
         after, logprobs = await self.read(start.model, text, start.snapshot, request.top_logprobs)
         return ScoredText(logprobs, after.position), vocabulary
 
@@ -182,7 +179,8 @@ class Reading:
         Raises:
             as `score`.
         """
-        return ManyScores(self, request, await self._starting.reading(request))
+        start = await self._starting.reading(request)
+        return ManyScores(self, request, start.model, await self.caught_up(start.model, start.snapshot))
 
     async def state_after(self, request: ReadingRequest) -> tuple[Floats, int]:
         """The state, [A, L, H], of a network that has read all of a text, and how many tokens that took.
@@ -192,8 +190,7 @@ class Reading:
         """
         start = await self._starting.reading(request)
         text = check_text("text", request.text, request.skip_unknown, self.limits, start.model.vocabulary)
-        learnt = start.snapshot.learnt_bytes
-        self.budget.hold(of_reading(start.model.decoder.shape, len(text) + 1, None, learnt=learnt))
+        self.budget.hold(_needed(start.model, start.snapshot, len(text) + 1))
         # The last token of a text waits until there is one after it; which one makes no difference.
         after, _ = await self.read(start.model, np.append(text, start.model.vocabulary.start_token), start.snapshot)
         return after.state, len(text)
@@ -216,7 +213,9 @@ class Reading:
             InvalidRequest: too few or too many sources, or their weights, or the seed.
             SessionNotFound: one of them is not there.
             SessionOfAnotherModel: they are of different models.
+            as `Reading.read`, and TooMuchMemory: one of them has tokens still to read.
         """
+        await self._calls.begin()
         require_seed(seed)
         if not 2 <= len(sources) <= MOST_BLENDED:
             raise InvalidRequest("sources", f"there are {len(sources)}; give from 2 to {MOST_BLENDED}")
@@ -230,7 +229,7 @@ class Reading:
         for other in sessions[1:]:
             if self._sessions.model_of(other) is not model:
                 raise SessionOfAnotherModel(other.id, other.model, model.name)
-        states = [await self._caught_up(model, session.snapshot) for session in sessions]
+        states = [await self.caught_up(model, session.snapshot) for session in sessions]
         weights = np.array([weight for _, weight in sources])
         weights /= weights.max()  # so that their sum is finite
         weights /= weights.sum()
@@ -243,11 +242,17 @@ class Reading:
         )
         return await self._sessions.create_from(key, model, blended, time_to_live)
 
-    async def _caught_up(self, model: Model, snapshot: Snapshot) -> Snapshot:
-        """The same state with one pending token."""
-        if len(snapshot.pending) == 1:
+    async def caught_up(self, model: Model, snapshot: Snapshot) -> Snapshot:
+        """The same state with one pending token, so that not all that starts from it reads the others.
+
+        Raises:
+            as `read`, and TooMuchMemory.
+        """
+        if not snapshot.behind:
             return snapshot
-        return (await self.read(model, np.zeros(0, np.int64), snapshot))[0]
+        with self.budget.held_for(_needed(model, snapshot, 0)):
+            after, _ = await self.read(model, np.zeros(0, np.int64), snapshot)
+        return replace(after, tail=snapshot.tail)
 
 
 @dataclass(frozen=True)
@@ -266,14 +271,14 @@ class ManyScores:
     Args:
         reading: reads them
         request: how
-        start: from where
+        model, start: from where
     """
 
-    def __init__(self, reading: Reading, request: ReadingRequest, start: ReadingStart) -> None:
-        self.model = start.model
+    def __init__(self, reading: Reading, request: ReadingRequest, model: Model, start: Snapshot) -> None:
+        self.model = model
         self._reading = reading
         self._request = request
-        self._start = start.snapshot
+        self._start = start
         self._count = 0
         """Texts that were given so far."""
 
@@ -334,6 +339,15 @@ def check_together(field_name: str, texts: Sequence[str], limits: Limits) -> Non
         )
 
 
+def _needed(model: Model, start: Snapshot, tokens: int, request: ReadingRequest | None = None) -> int:
+    """Bytes that reading so many tokens from a state may need; their log-probabilities are told as `request` says."""
+    shape, learnt, behind = model.decoder.shape, start.learnt_bytes, start.behind
+    if request is None:
+        return of_reading(shape, tokens, None, learnt=learnt, behind=behind)
+    top, told, times = request.top_logprobs, request.told, request.times
+    return of_reading(shape, tokens, top, told=told, times=times, learnt=learnt, behind=behind)
+
+
 def _without_tail(snapshot: Snapshot) -> Snapshot:
     """The same state after a text that was read, which leaves no character unfinished."""
     return replace(snapshot, tail=b"") if snapshot.tail else snapshot
@@ -370,10 +384,7 @@ class Observation:
         check_answer("text", len(tokens), request.most_tokens, self.model.vocabulary, IN_PARTS)
         if not len(tokens):
             return ScoredText(NONE_TOLD, self._present.position)
-        learnt = self._present.learnt_bytes
-        shape, told = self.model.decoder.shape, request.told
-        needed = of_reading(shape, len(tokens), request.top_logprobs, told=told, learnt=learnt)
-        with self._reading.budget.held_for(needed):
+        with self._reading.budget.held_for(_needed(self.model, self._present, len(tokens), request)):
             present, logprobs = await self._reading.read(self.model, tokens, self._present, request.top_logprobs)
         self._present, self._changed = present, True
         if self._writer is not None:

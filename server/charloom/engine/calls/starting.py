@@ -94,8 +94,16 @@ class Starting:
             require_id("call_id", request.call_id)
         arrived = request.resume_position or 0
         if not request.session_id:
+            if request.resume_position is not None and request.seed is None and not request.state:
+                raise InvalidRequest(
+                    "resume_position",
+                    "without session and state the text is generated again, which needs the seed that it began with; "
+                    "begin with a seed of your choice",
+                )
             model, snapshot = self._without_session(request)
-            return GenerationStart(model, snapshot, request, await self._check(request, model), None, arrived)
+            checked = await self._check(request, model)
+            _require_within(request, snapshot.position, checked)
+            return GenerationStart(model, snapshot, request, checked, None, arrived)
         if request.resume_position is not None and not request.call_id:
             raise InvalidRequest("resume_position", "it needs the call_id of the call that it resumes")
         writer = await self._acquire(request, request)
@@ -269,6 +277,7 @@ def _continued(session: Session, request: GenerationRequest, checked: CheckedReq
     snapshot = _seeded(session.snapshot, request.seed)
     if arrived is not None and arrived < snapshot.position:
         raise InvalidRequest("resume_position", f"the call began at position {snapshot.position}")
+    _require_within(request, snapshot.position, checked)
     call = Call(request.call_id, snapshot.position, snapshot.seed) if request.call_id else None
     return _Rest(snapshot, session.history, call, checked)
 
@@ -281,6 +290,7 @@ def _resumed(session: Session, call: Call, request: GenerationRequest, checked: 
     begins = call.start + len(checked.prompt)
     if session.snapshot.position > begins + checked.max_tokens:
         raise InvalidRequest("call_id", "the call of this id had a larger max_tokens; give a new call a new id")
+    _require_within(request, call.start, checked)
     session.history.until(call.start)  # what the call has read and generated must be known
     generated = session.history.between(begins, session.snapshot.position)
     # Where nothing is left to generate, its last token is generated again, for the sake of how it ended.
@@ -288,6 +298,13 @@ def _resumed(session: Session, call: Call, request: GenerationRequest, checked: 
     history = session.history.until(position)
     left = checked.after(history.between(call.start, position))
     return _Rest(history.present(call.seed, model.vocabulary), history, call, left)
+
+
+def _require_within(request: GenerationRequest, start: int, checked: CheckedRequest) -> None:
+    """See that a call that began at this position could have come as far as its caller says."""
+    most = start + len(checked.prompt) + checked.max_tokens
+    if request.resume_position is not None and request.resume_position > most:
+        raise InvalidRequest("resume_position", f"{request.resume_position} is too far: the call ends by {most}")
 
 
 def _seeded(snapshot: Snapshot, seed: int | None) -> Snapshot:

@@ -224,10 +224,11 @@ class Suggesting:
         return [after for after, _ in read]
 
     async def _after(self, model: Model, prompt: Ints, snapshot: Snapshot) -> Snapshot:
-        """The state after a prompt, which may be empty."""
+        """The state after a prompt, which may be empty, with one pending token."""
+        present = await self._reading.caught_up(model, snapshot)
         if not len(prompt):
-            return snapshot
-        after, _ = await self._reading.read(model, prompt, snapshot)
+            return present
+        after, _ = await self._reading.read(model, prompt, present)
         return after
 
 

@@ -324,7 +324,7 @@ class Watch:
                 for source in sources[start : start + MOST_SOURCES]
                 if len(text := np.concatenate([read[number].tokens for number in source.numbers]))
             ]
-            tokens = sum(len(text) for _, text in busy)
+            tokens = sum(source.after.behind + len(text) for source, text in busy)
             learnt = max((source.after.learnt_bytes for source, _ in busy), default=0)
             needed = of_summing(self.model.decoder.shape, tokens, len(busy), learnt=learnt)
             with self._reading.budget.held_for(needed):

@@ -33,6 +33,11 @@ class Snapshot:
         return replace(_zero(shape, start_token, adaptive), seed=seed)
 
     @property
+    def behind(self) -> int:
+        """Pending tokens that are read before any new one: all but one, which is read with what comes next."""
+        return len(self.pending) - 1
+
+    @property
     def learnt_bytes(self) -> int:
         """Memory that `learnt` takes."""
         return 0 if self.learnt is None else self.learnt.nbytes

@@ -185,7 +185,8 @@ class Session:
         """About how many bytes it takes, if it shares no state with another session."""
         snapshots = (self.snapshot, *self.history.checkpoints)
         states = {id(one.state): one.state.nbytes + one.learnt_bytes for one in snapshots}
-        return FIELDS + sum(states.values()) + len(self.history.tokens) + len(self.notes)
+        behind = {id(one.pending): 8 * one.behind for one in snapshots}
+        return FIELDS + sum(states.values()) + sum(behind.values()) + len(self.history.tokens) + len(self.notes)
 
     @property
     def adaptive(self) -> bool:

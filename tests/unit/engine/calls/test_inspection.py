@@ -21,6 +21,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.inspector import Activations, Inspector
 from charloom.engine.engine import Engine
 from charloom.engine.limits import MOST_INSPECTED, MOST_INSPECTIONS
+from charloom.engine.memory_budget import MemoryBudget, TooMuchMemory
 from charloom.engine.sessions.session import Key
 from charloom.export.inspector import build_inspector
 from charloom.export.weights import decoder_weights
@@ -49,7 +50,7 @@ def assert_same(one: list[InspectedToken], other: list[InspectedToken]) -> None:
     """Within rounding: a session's state is from the decoder."""
     assert [(token.token, token.position) for token in one] == [(token.token, token.position) for token in other]
     for left, right in zip(one, other, strict=True):
-        for name in ("logprob", "gates", "state", "distribution"):
+        for name in ("logprob", "gates", "state"):
             np.testing.assert_allclose(getattr(left, name), getattr(right, name), atol=1e-5, err_msg=name)
 
 
@@ -63,14 +64,17 @@ async def test_its_probabilities_are_those_of_a_score(engine: Engine) -> None:
 
 
 async def test_the_distribution_after_a_token_has_the_next_one_and_sums_to_one(engine: Engine) -> None:
-    found = await inspected(engine, NO_SESSION, TEXT, top_next=3)
+    found = await inspected(engine, NO_SESSION, TEXT, top_next=3, distribution=True)
     for one, following in itertools.pairwise(found):
+        assert one.distribution is not None
         assert following.logprob == one.distribution[following.token]
     for one in found:
+        assert one.distribution is not None
         assert np.exp(one.distribution).sum() == pytest.approx(1, abs=1e-5)
         best = sorted(enumerate(one.distribution.tolist()), key=lambda entry: -entry[1])[:3]
         assert one.next == best
-    assert (await inspected(engine, NO_SESSION, "a"))[0].next == []
+    (plain,) = await inspected(engine, NO_SESSION, "a")
+    assert (plain.next, plain.distribution) == ([], None)
 
 
 @pytest.mark.parametrize("cut", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 150])
@@ -135,6 +139,57 @@ async def test_no_more_than_some_run_and_each_gives_its_place_back(engine: Engin
     assert len([token async for token in begun[1]]) == len(TEXT) - 1  # the others were not disturbed
     for tokens in begun[2:]:
         await tokens.aclose()  # type: ignore[attr-defined]
+
+
+async def test_each_holds_the_memory_of_what_is_computed_while_it_has_its_place(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = decoder.shape
+    numbers = 3 * shape.vocabulary + 2 * (4 + shape.arrays) * shape.layers * shape.hidden
+    budget = MemoryBudget(20 * CHUNK * 4 * numbers)
+    engine = Engine([(bundle, decoder)], budget=budget)
+    try:
+        request = InspectionRequest(NO_SESSION, text=TEXT)
+        begun = [(await engine.inspections.inspect(request)).tokens for _ in range(MOST_INSPECTIONS)]
+        assert budget.held == 0
+        for tokens in begun:
+            await anext(tokens)
+        assert budget.held >= MOST_INSPECTIONS * CHUNK * 4 * numbers
+        held = budget.held
+        monkeypatch.setattr(inspection, "PATIENCE", 0.0)
+        assert len(await inspected(engine, NO_SESSION, TEXT)) == len(TEXT)
+        assert budget.held == held * (MOST_INSPECTIONS - 1) // MOST_INSPECTIONS, "one has lost its place"
+        for tokens in begun:
+            await tokens.aclose()  # type: ignore[attr-defined]
+        assert budget.held == 0
+    finally:
+        await engine.drain(0)
+    engine = Engine([(bundle, decoder)], budget=MemoryBudget(CHUNK * 4 * numbers))
+    try:
+        with pytest.raises(TooMuchMemory):
+            await inspected(engine, NO_SESSION, TEXT)
+        assert engine.inspections.running == 0
+    finally:
+        await engine.drain(0)
+
+
+async def test_of_a_large_vocabulary_fewer_tokens_are_computed_at_a_time(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, most = await inspected(engine, NO_SESSION, TEXT), 0
+    run = Inspector.run
+
+    def seen(self: Inspector, tokens: Any, state: Any) -> Activations:
+        nonlocal most
+        most = max(most, len(tokens))
+        return run(self, tokens, state)
+
+    monkeypatch.setattr(Inspector, "run", seen)
+    for few, logits in ((7, 7 * engine.models[0].vocabulary.size), (1, 1)):
+        monkeypatch.setattr(inspection, "CHUNK_LOGITS", logits)
+        assert_same(await inspected(engine, NO_SESSION, TEXT), expected)
+        assert most == few
+        most = 0
 
 
 async def test_the_inspector_is_opened_once_when_it_is_needed_and_used_by_one_at_a_time(

@@ -93,6 +93,30 @@ async def test_a_stateless_call_is_resumed_by_generating_it_again(engine: Engine
     assert again.text == text[60:]
 
 
+async def test_a_stateless_call_without_its_seed_is_not_resumed(engine: Engine) -> None:
+    with pytest.raises(errors.InvalidRequest, match=r"^resume_position: .* needs the seed"):
+        await engine.generate(GenerationRequest(prompt="abc", max_tokens=100, resume_position=63))
+    session = await engine.sessions.create(seed=13)
+    state, _ = await engine.sessions.export(session.key, None)  # it has a seed of its own
+    request = GenerationRequest(prompt="abc", max_tokens=100, state=state)
+    text = (await (await engine.generate(request)).whole()).text
+    again = await (await engine.generate(replace(request, resume_position=63))).whole()
+    assert again.text == text[60:]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_position_that_the_call_cannot_reach_is_refused(engine: Engine, *, kept: bool) -> None:
+    request = GenerationRequest(prompt="abc", max_tokens=10, seed=13)
+    if kept:
+        session = await engine.sessions.create(seed=13)
+        request = replace(request, session_id=session.id, call_id="x")
+        await (await engine.generate(request)).whole()
+    with pytest.raises(errors.InvalidRequest, match=r"^resume_position: 14 is too far: the call ends by 13"):
+        await engine.generate(replace(request, resume_position=14))
+    assert (await (await engine.generate(replace(request, resume_position=13))).whole()).text == ""
+    assert engine.sessions.writing == 0
+
+
 async def test_a_call_that_still_runs_is_taken_over_by_itself(engine: Engine) -> None:
     session = await engine.sessions.create(seed=14)
     request = GenerationRequest(session_id=session.id, max_tokens=3000, call_id="x")

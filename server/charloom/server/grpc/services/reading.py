@@ -91,4 +91,4 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         """Show what each token of a text does inside the network."""
         inspection = await self._engine.inspections.inspect(to_inspection(request, current_caller().tenant))
         async for token in inspection.tokens:
-            yield from_inspected(token, inspection.layers, inspection.model.bundle, distribution=request.distribution)
+            yield from_inspected(token, inspection.layers, inspection.model.bundle)

@@ -43,6 +43,7 @@ def to_inspection(request: reading_pb2.InspectRequest, tenant: str) -> Inspectio
         skip_unknown=to_skip_unknown(request.unknown_characters),
         layers=request.layers,
         top_next=request.top_next,
+        distribution=request.distribution,
     )
 
 
@@ -77,9 +78,7 @@ _STATE_FIELDS = {"h": "hidden", "c": "cell"}
 """State arrays that have a field."""
 
 
-def from_inspected(
-    found: InspectedToken, layers: Sequence[int], bundle: Bundle, *, distribution: bool
-) -> reading_pb2.InspectResponse:
+def from_inspected(found: InspectedToken, layers: Sequence[int], bundle: Bundle) -> reading_pb2.InspectResponse:
     """The message for what a token did in these layers."""
     vocabulary, cell = bundle.vocabulary, bundle.manifest.cell
     return reading_pb2.InspectResponse(
@@ -90,7 +89,7 @@ def from_inspected(
             for layer, gates, *state in zip(layers, found.gates.tolist(), *found.state.tolist(), strict=True)
         ],
         next=[from_alternative(vocabulary, *other) for other in found.next],
-        distribution=found.distribution.tolist() if distribution else (),
+        distribution=() if found.distribution is None else found.distribution.tolist(),
     )
 
 
