@@ -90,6 +90,10 @@ class Engine:
         """All models that serve, the default one first."""
         return list(self._models)
 
+    def order(self, names: Sequence[str] = ()) -> list[str]:
+        """Names of models in their order; see `Models.order`."""
+        return self._models.order(names)
+
     @property
     def draining_models(self) -> list[Model]:
         """Those that were replaced or unloaded, and are not gone yet."""

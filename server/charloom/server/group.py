@@ -35,6 +35,10 @@ class Group(Protocol):
         """What states are sealed with where the settings name no keys: the same for all."""
 
     @property
+    def names(self) -> Sequence[str]:
+        """Of models, in the order that the others have them in, as of `Engine.order`; empty as `chosen` is."""
+
+    @property
     def chosen(self) -> Mapping[str, Signature]:
         """What the others have chosen from the folder of models; empty where this process starts with them."""
 
@@ -65,6 +69,7 @@ class Alone:
 
     def __init__(self) -> None:
         self.sealing_keys: Sequence[bytes] = new_keys()
+        self.names: Sequence[str] = ()
         self.chosen: Mapping[str, Signature] = {}
         self._models: ModelChanges | None = None
         self._tells: dict[str, Tell] = {}

@@ -86,6 +86,34 @@ async def test_a_bundle_that_is_loaded_from_elsewhere_is_there_from_then_on(
     await engine.drain(0)
 
 
+async def test_a_model_that_is_loaded_again_has_the_place_that_it_had(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_changes, "open_decoder", lambda *_, **__: decoder)
+
+    def version(name: str, number: str) -> tuple[Bundle, Decoder]:
+        path = shutil.copytree(bundle.path, tmp_path / name / number)
+        change_manifest(path, lambda manifest: manifest.update(name=name, training={"version": number}))
+        return read_bundle(path), decoder
+
+    first, second = version("first", "1"), version("second", "1")
+    version("first", "2"), version("third", "1")
+    engine, late = Engine([first, second]), Engine([second])
+    late.order(engine.order())  # one of several processes, that was started while "first" was unloaded
+    for one in (engine, late):
+        changes = ModelChanges(one, ServerSettings(model_folder=tmp_path), ModelFolder(tmp_path, read_bundle))
+        await changes.load("third/1")
+        for path in ("first/1", "first/1", "first/2"):  # of which the second drains and serves again
+            if one.models[0].name == "first":
+                await changes.unload("first")
+                assert one.model("").name == "second"
+            await changes.load(path)
+            assert [model.name for model in one.models] == ["first", "second", "third"]
+            assert one.model("").name == "first"
+        changes.stop()
+        await one.drain(0)
+
+
 async def test_the_log_says_what_was_asked_and_is_alarmed_only_by_what_an_operator_has_to_mend(
     bundle: Bundle, decoder: Decoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

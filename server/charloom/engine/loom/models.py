@@ -187,7 +187,7 @@ class Models:
         self._parts: dict[str, Part] = {}
         """Of the cores, by name: the versions of a model share one."""
         self._totals: dict[str, LoomTotals] = {}
-        """By name: what counts only rises must not begin again with each version."""
+        """By name, in the order of `order`: what counts only rises must not begin again with each version."""
         if not models:
             raise ValueError("an engine needs at least one model")
         require_different_names([bundle for bundle, _ in models])
@@ -196,8 +196,13 @@ class Models:
         self._memory_at_first = self.memory
 
     def __iter__(self) -> Iterator[Model]:
-        """Those that serve."""
-        return iter(self._models.values())
+        """Those that serve, in the order of `order`."""
+        return iter([self._models[name] for name in self._totals if name in self._models])
+
+    def order(self, names: Sequence[str] = ()) -> list[str]:
+        """Names of models, also of those that are unloaded and keep their place: `names`, then as they first served."""
+        self._totals = {name: self._totals.get(name) or LoomTotals() for name in (*names, *self._totals)}
+        return list(self._totals)
 
     @property
     def draining(self) -> Sequence[Model]:
