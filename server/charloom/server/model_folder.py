@@ -19,7 +19,7 @@ from charloom.server.identity.signatures import SigningProblem
 log = logging.getLogger(__name__)
 
 Signature = str
-"""Something that differs once any file of any version was written or replaced."""
+"""Something that differs once any file of any version was written or replaced, or has other permissions."""
 
 
 class ModelFolder:
@@ -150,7 +150,8 @@ def _signature(versions: list[Path]) -> Signature:
             with os.scandir(version) as entries:
                 for entry in sorted(entries, key=lambda one: one.name):
                     status = entry.stat()
-                    file = (status.st_ino, status.st_size, status.st_mtime_ns)
+                    access = (status.st_mode, status.st_uid, status.st_gid)
+                    file = (status.st_ino, status.st_size, status.st_mtime_ns, *access)
                     found.append((f"{version.name}/{entry.name}", file))
         except OSError as problem:
             found.append((version.name, problem.errno))

@@ -84,3 +84,18 @@ def test_what_has_changed_waits_for_trusted_keys_that_cannot_be_read(
     ]
     problem.clear()
     assert [folder.changed() for _ in range(2)] == [[other], []]
+
+
+def test_a_version_that_could_not_be_read_is_looked_at_again_with_other_permissions(tmp_path: Path) -> None:
+    def read(path: Path) -> Any:
+        if not (path / "manifest.json").stat().st_mode & 0o004:
+            raise PermissionError("Permission denied")
+        return named(path)
+
+    version = tmp_path / "small" / "1"
+    version.mkdir(parents=True)
+    (version / "manifest.json").touch(0o600)
+    folder = ModelFolder(tmp_path, read)
+    assert [folder.changed() for _ in range(3)] == [[], [], []]
+    (version / "manifest.json").chmod(0o644)
+    assert [folder.changed() for _ in range(3)] == [[], [version], []]
