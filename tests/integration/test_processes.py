@@ -196,6 +196,9 @@ def test_a_process_that_is_replaced_serves_what_the_others_do_after_changes_by_r
             for client in clients.values():
                 eventually(lambda client=client: len(client.models()) == 3, 120)
                 assert {model.name: model.digest for model in client.models()} == expected
+            client.load_model("unloaded/1")
+            for client in clients.values():  # in one order, also where it was unloaded before the process was there
+                assert [model.name for model in client.models()] == ["small", "rolled", "unloaded", "other"]
         assert server.stop() == 0
 
 

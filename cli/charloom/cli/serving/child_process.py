@@ -44,8 +44,9 @@ def _serve(end: socket.socket, settings: ServerSettings, given: dict[str, Any]) 
     from charloom.server.app import Server
     from charloom.server.processes.member import Member
 
-    serving = given["serving"] or {"bundles": [], "chosen": {}}
-    member = Member(end, [base64.b64decode(key) for key in given["sealing_keys"]], serving["chosen"])
+    serving = given["serving"] or {"bundles": [], "names": [], "chosen": {}}
+    keys = [base64.b64decode(key) for key in given["sealing_keys"]]
+    member = Member(end, keys, serving["names"], serving["chosen"])
 
     def ready(server: Server) -> None:
         member.ready(server, models=described(server), address=server.address, http_address=server.http_address)

@@ -68,11 +68,19 @@ class Member:
     Args:
         end: of the link to the parent
         sealing_keys: what states are sealed with where the settings name no keys
+        names: of models, as the others have them in order
         chosen: what the others have chosen from the folder of models
     """
 
-    def __init__(self, end: socket.socket, sealing_keys: Sequence[bytes], chosen: Mapping[str, Signature]) -> None:
+    def __init__(
+        self,
+        end: socket.socket,
+        sealing_keys: Sequence[bytes],
+        names: Sequence[str],
+        chosen: Mapping[str, Signature],
+    ) -> None:
         self.sealing_keys = sealing_keys
+        self.names = names
         self.chosen = chosen
         self._end = end
         self.broken = False
