@@ -14,13 +14,14 @@ import pytest
 
 from charloom.cli.main import main
 from charloom.cli.sessions.lasting_watch import LastingWatch
-from charloom.client import AsyncClient, Client, Unavailable
+from charloom.client import AsyncClient, Client, Overloaded, Unavailable
 from tests.unit.client.conftest import Run
-from tests.unit.client.fake_answers import Answer, abort, error_info, failing, in_turn, watch
+from tests.unit.client.fake_answers import Answer, abort, error_info, failing, in_turn, retry_info, watch
 from tests.unit.client.fake_server import FakeServer
 
 DRAINING = (grpc.StatusCode.UNAVAILABLE, "the server is stopping", error_info("DRAINING"))
 IDLE = (grpc.StatusCode.DEADLINE_EXCEEDED, "the call had waited", error_info("CLIENT_IDLE"))
+FULL = (grpc.StatusCode.RESOURCE_EXHAUSTED, "all rows are taken", error_info("OVERLOADED"))
 LOOKS = "charloom.cli.sessions.lasting_watch.IDLE"
 
 
@@ -72,6 +73,25 @@ def test_a_server_that_is_restarted_while_there_are_no_lines_is_not_missed(
             assert len(watching.read([("app", text)])) == 1
             watching.rest()
     assert read_lines(server) == ["one", "two"]
+
+
+def test_a_full_server_is_waited_for_as_long_as_it_says(
+    server: FakeServer, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers["Watch"] = in_turn(failing(*FULL, retry_info(1.25)), watch)
+    with LastingWatch(client, {"name": "web", "silent_after": None}, lambda: False, patient=True) as watching:
+        assert len(watching.read([("app", b"one")])) == 1
+    assert "trying again in 1.25 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("patient", "told"), [(False, [retry_info(9.0)]), (True, [])])
+def test_a_refusal_ends_a_watch_that_waits_for_nothing_or_where_no_time_helps(
+    server: FakeServer, client: Client, patient: bool, told: list[Any]
+) -> None:
+    server.answers["Watch"] = failing(*FULL, *told)
+    options = {"name": "web", "silent_after": None}
+    with LastingWatch(client, options, lambda: False, patient=patient) as watching, pytest.raises(Overloaded):
+        watching.read([("app", b"one")])
 
 
 def test_a_watch_that_breaks_off_behind_its_last_line_has_its_summary(

@@ -17,6 +17,7 @@ from charloom.client import (
     Conflict,
     ConnectionFailed,
     DeadlineExceeded,
+    Overloaded,
     Unavailable,
     Verdict,
     Watch,
@@ -38,7 +39,7 @@ class LastingWatch:
         client: of the server
         options: of `Client.watch`
         stopping: whether the command is to end
-        patient: whether to wait for a server that went away
+        patient: whether to wait for a server that went away, or is full
     """
 
     def __init__(self, client: Client, options: dict[str, Any], stopping: Callable[[], bool], *, patient: bool) -> None:
@@ -74,12 +75,12 @@ class LastingWatch:
                 # A watch that had no line for long the server ends; it goes on with the next one.
                 if fresh or problem.reason != "CLIENT_IDLE":
                     raise
-            except (ConnectionFailed, Unavailable, Conflict) as problem:
+            except (ConnectionFailed, Unavailable, Conflict, Overloaded) as problem:
                 self._drop()
-                # A server may take a moment to see that the call before has broken off, which still has the name.
-                waits = self._used > 0 or not isinstance(problem, Conflict)
-                if not (self._patient and waits) or self._stopping():
+                if not (self._patient and self._may_help(problem)) or self._stopping():
                     raise
+                if isinstance(problem, Overloaded):
+                    wait = max(wait, problem.retry_after or 0.0)
                 print(f"{problem}; trying again in {wait:g} s", file=sys.stderr)
                 until = time.monotonic() + wait
                 while time.monotonic() < until and not self._stopping():
@@ -88,6 +89,13 @@ class LastingWatch:
             else:
                 self._used = time.monotonic()
                 return answer
+
+    def _may_help(self, problem: CharloomError) -> bool:
+        """Whether time may help."""
+        if isinstance(problem, Conflict):
+            # A server may take a moment to see that the call before has broken off, which still has the name.
+            return self._used > 0
+        return not isinstance(problem, Overloaded) or problem.retry_after is not None
 
     def rest(self) -> None:
         """Close the watch if there were no lines for a while."""
