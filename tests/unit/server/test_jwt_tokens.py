@@ -136,8 +136,25 @@ def test_a_public_key_is_no_secret_to_sign_with(tokens: JwtTokens) -> None:
 
 
 def test_one_key_needs_no_name(tmp_path: Path) -> None:
-    tokens = JwtTokens(ISSUER, AUDIENCE, FileKeys(written(tmp_path / "jwks.json", jwks(RS256="one"))))
-    assert tokens.holder(token(name=None))[0] == "shop"
+    content = jwks(RS256="one")
+    for with_algorithm in (True, False):
+        tokens = JwtTokens(ISSUER, AUDIENCE, FileKeys(written(tmp_path / "jwks.json", content)))
+        assert tokens.holder(token(name=None))[0] == "shop", with_algorithm
+        content["keys"][0].pop("alg", None)
+
+
+def test_an_rsa_key_that_names_no_algorithm_is_for_both_of_rsa_and_one_that_does_for_that_alone(tmp_path: Path) -> None:
+    both, one = (jwks(RS256=name)["keys"][0] for name in ("both", "one"))
+    del both["alg"]
+    broken = {"kid": "broken", "kty": "RSA", "n": 7}
+    path = written(tmp_path / "jwks.json", {"keys": [broken, both, one, *jwks(ES256="two")["keys"]]})
+    tokens = JwtTokens(ISSUER, AUDIENCE, FileKeys(path))
+    for algorithm in ("RS256", "PS256"):
+        assert tokens.holder(token(algorithm, "both", PRIVATE["RS256"]))[0] == "shop"
+    assert tokens.holder(token("RS256", "one"))[0] == "shop"
+    for algorithm, name in (("PS256", "one"), ("RS512", "both"), ("RS256", "two")):
+        with pytest.raises(CredentialsInvalid):
+            tokens.holder(token(algorithm, name, PRIVATE["RS256"]))
 
 
 @pytest.mark.parametrize(
@@ -146,6 +163,9 @@ def test_one_key_needs_no_name(tmp_path: Path) -> None:
         ("", "is no JSON Web Key Set"),
         ([], "is no JSON Web Key Set"),
         ({"keys": []}, "is no JSON Web Key Set"),
+        ({}, "is no JSON Web Key Set"),
+        ({"keys": 7}, "is no JSON Web Key Set"),
+        ({"keys": [{"kty": "RSA"}]}, "is no JSON Web Key Set"),
         ({"keys": [{"kty": "oct", "k": "AAAA", "alg": "HS256"}]}, "has no public key for one of RS256"),
         ({"keys": ["x" * 2_000_000]}, "has more than"),
     ],

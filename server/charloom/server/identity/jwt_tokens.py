@@ -7,14 +7,15 @@ audience and expiry. Its claim `tenant` says whose sessions are used, `scope` (R
 from __future__ import annotations
 
 import http.client
+import json
 import logging
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import jwt
@@ -37,8 +38,10 @@ FETCH_SECONDS = 10.0
 OLD_SECONDS, MISSED_SECONDS = 300.0, 10.0
 """After which time the set of a URL is fetched again: in any case, and when a token names a key that it lacks."""
 
-Keys = Mapping[str, jwt.PyJWK]
-"""By their ids; one without an id has an empty one."""
+OF_RSA = ("RS256", "PS256")
+"""What an RSA key is for that does not say it."""
+Keys = Mapping[str, Mapping[str, jwt.PyJWK]]
+"""By their ids, and by the algorithms that they are for; one without an id has an empty one."""
 
 
 class JwksProblem(ValueError):
@@ -127,7 +130,8 @@ class JwtTokens:
             CredentialsInvalid: it is not believed, or names no tenant.
         """
         try:
-            key = self._key(jwt.get_unverified_header(text).get("kid", ""))
+            header = jwt.get_unverified_header(text)
+            key = self._key(header.get("kid", ""), header.get("alg"))
             claims = jwt.decode(
                 text,
                 key,
@@ -147,15 +151,17 @@ class JwtTokens:
         names = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
         return str(tenant), frozenset(one for one in Scope if one.value in names), str(subject)
 
-    def _key(self, name: object) -> jwt.PyJWK:
+    def _key(self, name: object, algorithm: object) -> jwt.PyJWK:
         keys = self._keys.value()
         if name == "" and len(keys) == 1:
-            return next(iter(keys.values()))
-        found = keys.get(name) if isinstance(name, str) else None
-        if found is None:
+            (found,) = keys.values()
+        elif isinstance(name, str) and name in keys:
+            found = keys[name]
+        else:
             self._keys.missed()
             raise CredentialsInvalid("the key of the token that you show is not known here, or not yet")
-        return found
+        # One that is for another algorithm does not check the token, and says so.
+        return next((key for known, key in found.items() if known == algorithm), next(iter(found.values())))
 
 
 def _of_file(path: Path) -> Keys:
@@ -184,10 +190,22 @@ def _keys_in(content: bytes, where: str) -> Keys:
     if len(content) > LARGEST_SET:
         raise JwksProblem(f"{where} has more than {LARGEST_SET} bytes, which no set of keys needs")
     try:
-        found = jwt.PyJWKSet.from_json(content.decode())
+        found = jwt.PyJWKSet(list(_with_algorithms(json.loads(content.decode()).get("keys") or [])))
     except (jwt.PyJWTError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as problem:
         raise JwksProblem(f"{where} is no JSON Web Key Set: {problem}") from problem
-    usable = {key.key_id or "": key for key in found.keys if key.algorithm_name in ALGORITHMS}
+    usable: dict[str, dict[str, jwt.PyJWK]] = {}
+    for key in found.keys:
+        if key.algorithm_name in ALGORITHMS:
+            usable.setdefault(key.key_id or "", {})[key.algorithm_name] = key
     if not usable:
         raise JwksProblem(f"{where} has no public key for one of {', '.join(ALGORITHMS)}")
     return usable
+
+
+def _with_algorithms(keys: Iterable[Any]) -> Iterator[Any]:
+    """The keys of a set; an RSA key without `alg` once for each of `OF_RSA`, of which PyJWT would take the first."""
+    for key in keys:
+        if isinstance(key, dict) and key.get("kty") == "RSA" and not key.get("alg"):
+            yield from ({**key, "alg": algorithm} for algorithm in OF_RSA)
+        else:
+            yield key
