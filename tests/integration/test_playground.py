@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import httpx2 as httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect
 
 from charloom.bundle import Bundle
 from charloom.client import Client
@@ -212,6 +213,91 @@ def test_a_link_and_the_copied_programs_make_the_same_text(
         done = subprocess.run(["bash", "-ec", copied("curl")], capture_output=True, text=True, timeout=60, check=True)
         told = re.findall(r'"text": ?"((?:[^"\\]|\\.)*)"', done.stdout)
         assert "".join(json.loads(f'"{part}"') for part in told) == text
+
+
+def holding(page: Page) -> list[str]:
+    """Let calls that write text wait until the page breaks them off; returns their prompts, as they come."""
+    prompts: list[str] = []
+
+    def hold(route: Route) -> None:
+        body = json.loads(route.request.post_data or "{}")
+        if body.get("stream"):
+            prompts.append(body["prompt"])
+        else:
+            route.continue_()
+
+    page.route("**/v1/completions", hold)
+    return prompts
+
+
+def go_to(page: Page, fragment: str) -> None:
+    """Open another link in the page."""
+    page.evaluate("fragment => { location.hash = fragment; }", fragment)
+
+
+def stop(page: Page) -> None:
+    """Stop, and the text can be edited again."""
+    page.click("#stop")
+    expect(page.locator("#stop")).to_be_disabled()
+    expect(page.locator("#go")).to_be_enabled()
+
+
+def test_stop_ends_branches(opened: Visit, http_server: Server) -> None:
+    page = opened(http_server)
+    text = write(page, "The def", length=20)
+    holding(page)
+    page.click("#tab-tree")
+    page.click("#branch")
+    expect(page.locator("#branches li")).to_have_count(4)
+    stop(page)
+    expect(page.locator("#status")).to_have_text(f"3 branches from character {len(text)}.")
+    expect(page.locator("#text")).to_have_value(text)
+
+
+def test_stop_and_another_link_end_the_text_of_a_link(opened: Visit, http_server: Server) -> None:
+    page = opened(http_server)
+    prompts = holding(page)
+    with page.expect_request("**/v1/completions"):
+        go_to(page, "#t=a&g=20,seed:7&t=b&g=20,seed:7")
+    with page.expect_event("requestfailed"), page.expect_request("**/v1/completions"):
+        go_to(page, "#t=The+&g=20,seed:7&t=c&g=20,seed:7")
+    stop(page)
+    expect(page.locator("#status")).to_have_text("Stopped after 0 characters.")
+    assert prompts == ["a", "The "]
+    page.unroute("**/v1/completions")
+    go_to(page, "#t=The+&g=20,seed:7")
+    with Client(http_server.address) as sdk:
+        expect(page.locator("#text")).to_have_value("The " + sdk.complete("The ", max_tokens=20, seed=7).text)
+
+
+def test_a_link_to_a_long_text_asks_and_writes_it_in_several_calls(opened: Visit, http_server: Server) -> None:
+    page = opened(http_server)
+    fragment = "#t=The+&g=4100,seed:7,temperature:0.7"
+    asked = "This link has the model write 4,100 characters. Stop ends it at any time. Write them?"
+    said: list[str] = []
+    page.once("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    go_to(page, fragment)
+    expect(page.locator("#status")).to_have_text("The 4,100 characters of the link were not written.")
+    expect(page.locator("#text")).to_have_value("")
+    page.once("dialog", lambda dialog: (said.append(dialog.message), dialog.accept()))
+    go_to(page, f"{fragment},top_p:1")
+    with Client(http_server.address) as sdk:
+        text = sdk.complete("The ", max_tokens=4100, seed=7, temperature=0.7).text
+    expect(page.locator("#text")).to_have_value(f"The {text}")
+    assert said == [asked, asked]
+
+
+def test_only_a_refusal_that_a_key_can_change_asks_for_one(opened: Visit, http_server: Server) -> None:
+    page = opened(http_server)
+    for code, shown in (("tenant_not_allowed", False), ("scope_missing", True)):
+        told = json.dumps({"error": {"message": f"it is {code}", "code": code}})
+        page.route("**/v1/models", partial(Route.fulfill, status=403, body=told))
+        go_to(page, f"#{code}")
+        expect(page.locator("#status.wrong")).to_have_text(f"it is {code}")
+        assert page.locator("#door").is_visible() == shown
+        page.unroute("**/v1/models")
+    assert opened.refusals == [403, 403]
+    opened.refusals.clear()
 
 
 def test_the_tree_keeps_branches_as_sessions(opened: Visit, http_server: Server) -> None:

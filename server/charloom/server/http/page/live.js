@@ -20,7 +20,7 @@ export class Live {
     this._running = false;
     this._ended = Promise.resolve();
     this._stale = false; // whether what is not shown yet was made with other settings
-    element("run").addEventListener("click", () => (this.running ? this.stop() : this.start()));
+    element("run").addEventListener("click", () => (this.running ? this.stop() : this._play.busy || this.start()));
     element("speed").addEventListener("input", () => {
       element("speed-told").value = `${this._speed}/s`;
     });

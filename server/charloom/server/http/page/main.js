@@ -7,7 +7,7 @@ import { asCurl, asPython, fragmentOf, readFragment, sameVersion } from "./link.
 import { Live, changesOf } from "./live.js";
 import { surprisalClass } from "./look.js";
 import { Notebook } from "./notebook.js";
-import { Passage, asked, bitsOf, meanBits } from "./passage.js";
+import { LONGEST, Passage, asked, bitsOf, meanBits } from "./passage.js";
 import { Settings } from "./settings.js";
 import { Tree } from "./tree.js";
 
@@ -78,10 +78,26 @@ class Playground {
     } catch (problem) {
       this.say(problem.message);
       element("status").classList.add("wrong");
-      if (problem.status === 401 || problem.status === 403) element("door").hidden = false;
+      if (problem.status === 401 || problem.code === "scope_missing") element("door").hidden = false;
       if (problem.status === undefined) throw problem; // a fault of this page
       return undefined;
     }
+  }
+
+  /**
+   * Do something during which the text cannot be edited. Stop ends it, and so does another link.
+   * @param act gets the signal that says so
+   * @returns whether people see the same text still, and can edit it again
+   */
+  async working(told, act) {
+    const { _begun: begun } = this;
+    const abort = (this._abort = new AbortController());
+    this.busy = true;
+    this.say(told);
+    await this.tried(() => act(abort.signal));
+    if (this._abort !== abort) return false; // another text is being written by now
+    this.busy = false;
+    return this._begun === begun;
   }
 
   /** Draw what there is; with a number, the pieces before that one. */
@@ -110,15 +126,12 @@ class Playground {
     if (this.busy) return;
     const { passage } = this;
     clearTimeout(this._scoring);
-    this._abort = new AbortController();
-    this.busy = true;
-    this.say("Writing…");
     const { chosen, length } = this.settings;
-    await this.tried(async () => {
-      await passage.generate(chosen, length, () => this.show(), this._abort.signal);
+    const still = await this.working("Writing…", async (signal) => {
+      await passage.generate(chosen, length, () => this.show(), signal);
       this.say(`${passage.pieces.filter(({ by }) => by === chosen).length} characters more.`);
     });
-    this.busy = false;
+    if (!still) return;
     this.show();
     this.field.caret = passage.pieces.length;
     this.caretMoved(passage.pieces.length);
@@ -266,13 +279,15 @@ class Playground {
   /** Find the models, and make the text that the link stands for. */
   async begin() {
     this._abort?.abort();
+    const begun = (this._begun = {});
+    const link = linked(); // now: what is shown becomes the address again soon
     const found = await this.tried(() => call("GET", "v1/models"));
-    if (!found) return;
+    if (!found || this._begun !== begun) return; // or the next link is there already
+    this._abort?.abort();
     element("door").hidden = true;
     this.say("");
     this.models = found.data.filter(({ task }) => task === "language-model");
     element("model").replaceChildren(...this.models.map(({ id }) => new Option(id, id)));
-    const link = linked();
     const model = this.models.find(({ id }) => id === link.model) ?? this.models[0];
     element("model").value = model.id;
     if (link.settings) [this.settings.chosen, this.settings.length] = [link.settings, link.length];
@@ -280,22 +295,35 @@ class Playground {
     this._tree.begin(this.passage);
     this._cells.modelChanged();
     await this.turnToView(VIEWS.includes(link.view) ? link.view : "notebook");
-    if (link.recipe.length) await this._replay(link, model);
+    if (this._begun !== begun) return;
+    if (link.recipe.length && this._mayReplay(link)) await this._replay(link, model);
     else this.field.focus();
     document.body.dataset.ready = "yes";
   }
 
+  /** Whether to write what a link asks for; people are asked about more than the form would write at once. */
+  _mayReplay({ recipe }) {
+    const most = recipe.reduce((sum, { count = 0 }) => sum + count, 0);
+    if (most <= LONGEST) return true;
+    const long = `${most.toLocaleString("en")} characters`;
+    if (confirm(`This link has the model write ${long}. Stop ends it at any time. Write them?`)) return true;
+    this.say(`The ${long} of the link were not written.`);
+    return false;
+  }
+
   async _replay(link, model) {
-    this.busy = true;
     const { passage } = this;
-    await this.tried(async () => {
-      await passage.replay(link.recipe, () => this.show());
-      await passage.score();
-      if (link.digest && !sameVersion(model.digest, link.digest)) {
-        this.say("This link was made with another version of the model; the text may be another one.");
+    const still = await this.working("Writing the text of the link…", async (signal) => {
+      await passage.replay(link.recipe, () => this.show(), signal);
+      if (signal.aborted) {
+        this.say(`Stopped after ${passage.pieces.length} characters.`);
+        return;
       }
+      await passage.score();
+      const same = !link.digest || sameVersion(model.digest, link.digest);
+      this.say(same ? "" : "This link was made with another version of the model; the text may be another one.");
     });
-    this.busy = false;
+    if (!still) return;
     this.field.caret = link.at ?? passage.pieces.length;
     this.show();
     this.caretMoved(this.field.caret);

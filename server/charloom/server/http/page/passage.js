@@ -6,6 +6,8 @@
 import { call, events } from "./api.js";
 
 export const ALTERNATIVES = 12;
+/** Most tokens of a call. */
+export const LONGEST = 4000;
 const BITS = 1 / Math.LN2;
 const NOT_KEPT = "position_not_kept";
 const IN_USE_MS = [20, 50, 100, 200, 400, 800];
@@ -125,11 +127,14 @@ export class Passage {
     return steps.map(({ text, by, position, from }) => (by ? { by, count: position - from } : { text }));
   }
 
-  /** Make a text again. */
-  async replay(recipe, onMore) {
+  /** Make a text again: the same, in however many calls; `signal` ends it where it has come to. */
+  async replay(recipe, onMore, signal) {
     for (const { text, by, count } of recipe) {
-      if (by) await this.generate(by, count, onMore);
-      else this.pending += text;
+      if (signal?.aborted) return;
+      if (!by) this.pending += text;
+      for (let left = by ? count : 0; left > 0 && !signal?.aborted; left -= LONGEST) {
+        await this.generate(by, Math.min(left, LONGEST), onMore, signal);
+      }
     }
   }
 

@@ -1,5 +1,7 @@
 // The controls of the settings: how tokens are chosen, and how many. Knows nothing of the text.
 
+import { LONGEST } from "./passage.js";
+
 const element = (id) => document.getElementById(id);
 const SEEDS = 100_000;
 
@@ -39,7 +41,7 @@ export class Settings {
 
   /** How many tokens to go on by. */
   get length() {
-    return Math.min(4000, Math.max(1, Math.floor(Number(element("length").value))));
+    return Math.min(LONGEST, Math.max(1, Math.floor(Number(element("length").value))));
   }
 
   set length(length) {

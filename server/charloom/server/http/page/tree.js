@@ -42,24 +42,24 @@ export class Tree {
     const { passage, settings } = play;
     const at = Math.min(play.field.caret, passage.pieces.length);
     const count = Math.min(8, Math.max(1, Number(element("branch-count").value)));
-    play.busy = true;
-    play.say("Branching…");
-    await play.tried(async () => {
+    const still = await play.working("Branching…", async (signal) => {
       if (passage.pending) await passage.score();
+      if (signal.aborted) return;
       const { chosen, length } = settings;
       const branches = await passage.fork(at, Array.from({ length: count }, () => play.newId()));
+      if (!this._passages.includes(passage)) return; // another link was opened meanwhile
       this._passages.push(...branches);
       this._compared = new Set(branches.slice(0, 2));
       play.turnTo(branches[0]);
       await Promise.all(
         branches.map((branch, number) =>
           // The text that is there already goes on with the seed itself.
-          branch.generate({ ...chosen, seed: chosen.seed + 1 + number }, length, () => play.show()),
+          branch.generate({ ...chosen, seed: chosen.seed + 1 + number }, length, () => play.show(), signal),
         ),
       );
       play.say(`${count} branches from character ${at}.`);
     });
-    play.busy = false;
+    if (!still) return;
     play.show();
     play.field.caret = at;
     play.caretMoved(at);
