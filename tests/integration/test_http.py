@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import socket
 import ssl
 import threading
@@ -361,6 +363,21 @@ def test_streams_end_in_order_when_the_server_stops(
     assert done == "[DONE]"
     reasons = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
     assert reasons == ["draining"] * 4
+
+
+def test_a_stop_ends_the_call_of_a_client_that_does_not_read(
+    bundle: Bundle, decoder: Decoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ServerSettings(grace_seconds=0, http_port=0)
+    asked = {"prompt": "x" * 10_000, "echo": True, "logprobs": 20, "n": 8, "max_tokens": 1, "stream": True}
+    body = json.dumps(asked).encode()  # asks for more than fits on the way to who does not read
+    lines = ("Content-Type: application/json", f"Content-Length: {len(body)}")
+    with running_server([(bundle, decoder)], settings) as server, connection(server) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.sendall(head(server, "POST /v1/completions", *lines) + body)
+        assert sock.recv(15) == b"HTTP/1.1 200 OK"
+    assert server.engine.totals.methods["POST /v1/completions"].ended == {("CANCELLED", ""): 1}
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_server_that_stops_says_when_to_come_back(bundle: Bundle, decoder: Decoder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import Iterator
 from typing import Any
@@ -24,15 +25,19 @@ class Connection(H11Protocol):
     _read_timer: asyncio.TimerHandle | None = None
     _unread = 0
     """Bytes that it had to send when its timer was set."""
+    _eof = False
+    """Whether the client sends no more, so that the connection ends once all is sent."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._socket: asyncio.trsock.TransportSocket = transport.get_extra_info("socket")
         self.app_state = {"connection": self}
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_head()
         self._forget_reader()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -42,6 +47,15 @@ class Connection(H11Protocol):
             self._forget_head()
         elif self._head_timer is None:
             self._expect_head()
+        self._expect_end()
+
+    def eof_received(self) -> None:
+        self._eof = True
+        self._expect_end()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_end()
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self.abort)
@@ -58,13 +72,27 @@ class Connection(H11Protocol):
     def resume_writing(self) -> None:
         self._forget_reader()
         super().resume_writing()
+        self._expect_end()
+
+    def _expect_end(self) -> None:
+        """Of a connection that ends once all is sent, see that it is read, however little is left."""
+        if self._read_timer is None and self._ending():
+            self._expect_reader()
+
+    def _ending(self) -> bool:
+        return self._eof or self.transport.is_closing()
+
+    def _unsent(self) -> int:
+        """Bytes that are still to be sent. 0 where TLS is ending: what it has handed on nobody can see."""
+        return 0 if self.scheme == "https" and self._ending() else self.transport.get_write_buffer_size()
 
     def _expect_reader(self) -> None:
-        self._unread = self.transport.get_write_buffer_size()
+        self._forget_reader()
+        self._unread = self._unsent()
         self._read_timer = self.loop.call_later(STALLED_SECONDS, self._check_reader)
 
     def _check_reader(self) -> None:
-        if self.transport.get_write_buffer_size() < self._unread:
+        if self._unsent() < self._unread:
             self._expect_reader()
         else:
             self.abort()
@@ -76,14 +104,18 @@ class Connection(H11Protocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """End an idle connection; one whose client has not even read its answer waits for nothing more."""
-        if self.transport.get_write_buffer_size():
+        if self._unsent():
             self.abort()
         else:
             super().timeout_keep_alive_handler()
+            self._expect_end()
 
     def abort(self) -> None:
         """End the connection at once; what was not sent is dropped."""
         self.transport.abort()
+        if self.scheme == "https":  # asyncio's TLS, once it was closed twice, no longer knows its connection
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def certificate_names(self) -> list[str] | None:
         """The names in the client's certificate, which TLS has checked; None without one."""
@@ -105,7 +137,8 @@ class UvicornServer(Server):
     def end_connections(self) -> None:
         """End those that are left."""
         for connection in list(self.server_state.connections):
-            connection.transport.abort()
+            assert isinstance(connection, Connection)
+            connection.abort()
 
 
 def uvicorn_server(application: Any, tls: ssl.SSLContext | None) -> UvicornServer:

@@ -12,7 +12,9 @@ from charloom.server.http.exchange import REQUEST_ID_HEADER, WARNING_HEADER, Exc
 from charloom.server.http.problems import Refused
 
 ANY = "*"
-ALLOWED_HEADERS = "authorization, content-type, charloom-tenant, x-request-id"
+ALLOWED_HEADERS = frozenset({"authorization", "content-type", "charloom-tenant", "x-request-id"})
+LONGEST_NAMES = 4096
+"""Characters of the names of headers for which a browser asks leave; those of OpenAI's client take some 200."""
 PREFLIGHT_SECONDS = 600
 
 
@@ -42,7 +44,8 @@ class Sites:
                 "this server does not go by the name in Host; its operator can add it (--http-hosts)",
             )
         origin = exchange.headers.get("origin")
-        if origin is None or origin == f"{exchange.scope['scheme']}://{named[0]}":
+        own = (f"{exchange.scope['scheme']}://{named[0]}", f"https://{named[0]}")  # a proxy may end TLS before this
+        if origin is None or origin in own:
             return
         if origin not in self._origins and ANY not in self._origins:
             raise Refused(
@@ -50,7 +53,7 @@ class Sites:
                 "UNKNOWN_ORIGIN",
                 "pages of other sites may not call this server; its operator can allow it (--http-origins)",
             )
-        told = f"{REQUEST_ID_HEADER}, {WARNING_HEADER.decode()}, retry-after"
+        told = f"{REQUEST_ID_HEADER}, {WARNING_HEADER.decode()}, retry-after, x-should-retry"
         exchange.extra += [
             (b"access-control-allow-origin", origin.encode("latin-1")),
             (b"access-control-expose-headers", told.encode()),
@@ -58,11 +61,14 @@ class Sites:
         ]
 
     async def preflight(self, exchange: Exchange) -> None:
-        """Answer what a browser asks before it lets a page call."""
+        """Answer what a browser asks before it lets a page call, which may send what headers it likes."""
+        asked = exchange.headers.get("access-control-request-headers", "")
+        allowed = ALLOWED_HEADERS | (_names(asked) if len(asked) <= LONGEST_NAMES else frozenset())
         headers = [
             (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
-            (b"access-control-allow-headers", ALLOWED_HEADERS.encode()),
+            (b"access-control-allow-headers", ", ".join(sorted(allowed)).encode("latin-1")),
             (b"access-control-max-age", str(PREFLIGHT_SECONDS).encode()),
+            (b"vary", b"access-control-request-headers"),
         ]
         await exchange.answer(b"", headers=headers)
 

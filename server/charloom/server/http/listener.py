@@ -21,6 +21,8 @@ BYTES_OF_CHARACTER = 12
 SPARE = 2**21
 """Bytes for what a body holds besides its texts and its state."""
 BACKLOG = 2048
+END_SECONDS = 1.0
+"""How long the calls of connections that were ended may take to notice, before uvicorn cancels them."""
 
 
 class HttpListener:
@@ -82,7 +84,11 @@ class HttpListener:
         """Take no more calls, and end those that are left after `seconds`."""
         if self._serving is None:
             return
-        self._server.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]  # any number will do
+        graceful = seconds + END_SECONDS
+        self._server.config.timeout_graceful_shutdown = graceful  # type: ignore[assignment]  # any number will do
         self._server.should_exit = True
+        # As if their clients had gone: uvicorn would cancel the calls, and log each as a failure of the application.
+        ending = asyncio.get_running_loop().call_later(seconds, self._server.end_connections)
         await self._serving
+        ending.cancel()
         self._server.end_connections()
