@@ -372,7 +372,8 @@ def test_a_stop_ends_the_call_of_a_client_that_does_not_read(
     asked = {"prompt": "x" * 10_000, "echo": True, "logprobs": 20, "n": 8, "max_tokens": 1, "stream": True}
     body = json.dumps(asked).encode()  # asks for more than fits on the way to who does not read
     lines = ("Content-Type: application/json", f"Content-Length: {len(body)}")
-    with running_server([(bundle, decoder)], settings) as server, connection(server) as sock:
+    with contextlib.ExitStack() as longer, running_server([(bundle, decoder)], settings) as server:
+        sock = longer.enter_context(connection(server))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.sendall(head(server, "POST /v1/completions", *lines) + body)
         assert sock.recv(15) == b"HTTP/1.1 200 OK"
