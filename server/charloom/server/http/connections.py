@@ -30,7 +30,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._socket: asyncio.trsock.TransportSocket = transport.get_extra_info("socket")
+        self._socket: socket.socket = transport.get_extra_info("socket")
         self.app_state = {"connection": self}
         self._expect_head()
 
