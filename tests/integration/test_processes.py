@@ -176,6 +176,26 @@ def test_models_change_in_all_processes_or_in_none(bundle: Bundle, copied: Calla
         assert server.stop() == 0
 
 
+def test_a_process_that_finds_other_files_than_those_that_serve_takes_no_calls_until_all_have_loaded_them(
+    bundle: Bundle, copied: Callable[[], Path], tmp_path: Path
+) -> None:
+    path = copied()
+    with serving(path, tmp_path) as server:
+        change_manifest(path, lambda manifest: manifest.update(training={}))
+        victim = server.children[0]
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: "the other processes serve what was there before" in server.log, 120)
+        assert server.log.count("takes calls") == 2
+        with Client(server.address) as client:
+            assert client.models()[0].digest == bundle.manifest.digest
+            assert client.reload_model("small").changed
+        eventually(lambda: server.log.count("takes calls") == 3, 120)
+        with server.clients() as clients:
+            digest = read_bundle(path).manifest.digest
+            assert [client.models()[0].digest for client in clients.values()] == [digest, digest]
+        assert server.stop() == 0
+
+
 def test_a_process_that_is_replaced_serves_what_the_others_do_after_changes_by_request(
     bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -161,6 +161,11 @@ class ModelChanges:
         """Where the models that serve came from, the default one first."""
         return [str(model.bundle.path.absolute()) for model in self._engine.models]
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Those of the models that serve, by where they came from."""
+        return {str(model.bundle.path.absolute()): model.digest for model in self._engine.models}
+
     # Asked for. A change goes on when whoever asked for it goes away.
 
     async def change(self, change: Change, on: str, agreed: Agreed = at_once) -> Loaded:

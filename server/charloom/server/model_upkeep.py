@@ -84,9 +84,9 @@ class ModelUpkeep:
             log.info("model %s (%s) is gone", model.name, model.digest[:12])
 
     async def serves(self) -> dict[str, Any]:
-        """What another process of the server has to know to serve the same: the bundles, the order of all names, and
-        what was chosen from the folder of models; of a model that is being loaded from there, or is to be, it chooses
-        by itself.
+        """What another process of the server has to know to serve the same: the bundles, with their digests, for other
+        files may be there by now; the order of all names; and what was chosen from the folder of models. Of a model
+        that is being loaded from there, or is to be, it chooses by itself.
 
         Raises:
             ModelUnusable: the folder does not answer.
@@ -96,7 +96,12 @@ class ModelUpkeep:
             chosen = await self._changes.in_folder(lambda folder: folder.chosen.copy())
         going_on = self._loading.keys() | self._refused.keys()
         chosen = {name: signature for name, signature in chosen.items() if name not in going_on}
-        return {"bundles": self._changes.paths, "names": self._engine.order(), "chosen": chosen}
+        return {
+            "bundles": self._changes.paths,
+            "digests": self._changes.digests,
+            "names": self._engine.order(),
+            "chosen": chosen,
+        }
 
     def reload_all(self) -> None:
         """Load all models again, and what the folder of models has; what is being loaded, once more after that."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from charloom.bundle import Bundle
+from charloom.bundle import Bundle, BundleError
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError
@@ -141,14 +141,30 @@ class Runtime:
             await self.engine.sessions.keep_leases()
 
 
-def open_models(paths: Sequence[Path], settings: ServerSettings) -> list[tuple[Bundle, Decoder]]:
+def open_models(
+    paths: Sequence[Path], settings: ServerSettings, digests: Mapping[str, str] | None = None
+) -> list[tuple[Bundle, Decoder]]:
     """Open bundles and their decoders.
 
+    Args:
+        paths: of the bundles
+        settings: how they are checked and opened
+        digests: by path, what the other processes of the server serve from there
+
     Raises:
-        BundleError: one of them cannot be used, or is not signed as the settings want it.
+        BundleError: one of them cannot be used, is not signed as the settings want it, or is not what others serve.
         SigningProblem: the file of trusted keys cannot be used.
     """
     bundles = [read_trusted_bundle(path, settings.trusted_keys) for path in paths]
+    for path, bundle in zip(paths, bundles, strict=True):
+        name, digest = bundle.manifest.name, bundle.manifest.digest
+        served = (digests or {}).get(str(path), digest)
+        if served != digest:
+            raise BundleError(
+                path,
+                f"it was replaced ({digest[:12]}), and the other processes serve what was there before ({served[:12]})",
+                f"let them load it too: charloom models reload {name}; or put back what was there",
+            )
     return [(bundle, open_model(bundle, settings)) for bundle in bundles]
 
 

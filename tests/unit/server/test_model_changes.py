@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from charloom.bundle import TRANSCRIPT, Bundle, read_bundle
+from charloom.bundle import TRANSCRIPT, Bundle, BundleError, read_bundle
 from charloom.bundle.chat import Turn
 from charloom.engine.calls.inspection import InspectionRequest
 from charloom.engine.decoding.decoder import Decoder
@@ -22,6 +22,7 @@ from charloom.engine.sessions.session import Key
 from charloom.server import model_changes
 from charloom.server.model_changes import ModelChanges, Stage, open_model
 from charloom.server.model_folder import ModelFolder
+from charloom.server.runtime import open_models
 from charloom.server.settings import ServerSettings
 from tests.unit.bundle.bundle_files import change_manifest
 
@@ -148,3 +149,17 @@ def test_the_log_tells_of_a_chat_template_that_the_model_cannot_read(
     assert all(
         "model small cannot read its chat template, and refuses chats: user.before is '§'" in one for one in told
     )
+
+
+def test_a_process_opens_what_the_others_serve_and_no_files_that_came_in_their_place(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_changes, "open_decoder", lambda *_, **__: decoder)
+    path = shutil.copytree(bundle.path, tmp_path / "small")
+    served = {str(path): bundle.manifest.digest}
+    assert open_models([path], ServerSettings(), served)
+    change_manifest(path, lambda manifest: manifest.update(training={"version": "2"}))
+    with pytest.raises(BundleError, match=r"was replaced .* charloom models reload small; or put back") as refused:
+        open_models([path], ServerSettings(), served)
+    assert str(path) in str(refused.value)
+    assert open_models([path], ServerSettings(), {})

@@ -202,13 +202,14 @@ async def test_another_process_is_told_what_serves_and_not_what_is_chosen_and_st
     monkeypatch.setattr(model_changes, "open_decoder", lambda *_, **__: decoder)
     await changes.load("small/1")
     serves = await upkeep.serves()
-    chosen = {"small": folder.chosen["small"]}
-    assert serves == {"bundles": [str(older)], "names": ["small"], "chosen": chosen}
+    digests = {str(older): read_bundle(older).manifest.digest}
+    expected = {"bundles": [str(older)], "digests": digests, "names": ["small"]}
+    assert serves == {**expected, "chosen": {"small": folder.chosen["small"]}}
     monkeypatch.setattr(model_changes, "open_decoder", slow)
     third = version(bundle, tmp_path, "small", ".3").rename(tmp_path / "small" / "3")
     watching = asyncio.create_task(upkeep.watch())
     await until(opening.is_set)
-    assert await upkeep.serves() == {"bundles": [str(older)], "names": ["small"], "chosen": {}}
+    assert await upkeep.serves() == {**expected, "chosen": {}}
     go_on.set()
     await until(lambda: changes.paths == [str(third)])
     await until(lambda: not upkeep._loading)

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from charloom.server.processes.child import Child, ChildFailed
-from charloom.server.processes.link import Link
+from charloom.server.processes.link import Link, Refused
 from charloom.server.processes.parent import Parent
 from charloom.server.settings import ServerSettings
 
 Does = Callable[[str, dict[str, Any]], Awaitable[Any]]
+SERVES = {"bundles": ["/models/small"], "digests": {"/models/small": "d1"}, "chosen": {}}
 
 
 async def child_of(parent: Parent, number: int, does: Does) -> tuple[Child, Link]:
@@ -30,6 +31,180 @@ async def child_of(parent: Parent, number: int, does: Does) -> tuple[Child, Link
     link = await Link.over(theirs, does)
     await link.ask("ready")
     return child, link
+
+
+class Fake:
+    """A child with a link, and no process; what it is told it keeps."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.serving: Any = None
+        """What it is told to serve."""
+        self.serves: Any = SERVES
+        """What it says that it serves; an exception is raised."""
+        self.starts, self.prepares = asyncio.Event(), asyncio.Event()
+        """Set: it does so at once."""
+        self.starts.set()
+        self.prepares.set()
+        self.link: Link
+        self.returncode: int | None = None
+        self.pid = 1
+        self._gone = asyncio.Event()
+
+    async def __call__(self, question: str, given: dict[str, Any]) -> Any:
+        self.heard.append(question)
+        if question == "start":
+            self.serving = given["serving"]
+            await self.starts.wait()
+            await self.link.ask("ready", address="x")
+        elif question == "prepare":
+            await self.prepares.wait()
+        elif question == "models":
+            if isinstance(self.serves, Exception):
+                raise self.serves
+            return self.serves
+        elif question == "stop":
+            self.kill(0)
+        return None
+
+    def kill(self, status: int = -9) -> None:
+        """End, as a process does."""
+        self.returncode = status if self.returncode is None else self.returncode
+        self._gone.set()
+
+    terminate = kill
+
+    async def wait(self) -> None:
+        """Until it has ended."""
+        await self._gone.wait()
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Parent:
+    return Parent(ServerSettings(processes=2, port=0, store=f"sqlite:{tmp_path / 'db'}"), [], [])
+
+
+@pytest.fixture
+async def fakes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[int, Fake]]:
+    """The children that are started, by their numbers; those that a test puts there are taken."""
+    made: dict[int, Fake] = {}
+    links: list[Link] = []
+
+    async def spawned(number: int, command: object, answer: Any) -> Child:
+        fake: Any = made.setdefault(number, Fake())
+        ours, theirs = socket.socketpair()
+        child = Child(number, fake, answer)
+        child.link, fake.link = await Link.over(ours, child._answer), await Link.over(theirs, fake)
+        links.extend((child.link, fake.link))
+        return child
+
+    monkeypatch.setattr(Child, "spawned", spawned)
+    yield made
+    for link in links:
+        link.close()
+    await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+async def test_a_child_starts_while_a_change_waits_for_a_disk_and_takes_part_in_it(
+    parent: Parent, fakes: dict[int, Fake]
+) -> None:
+    slow = fakes[1] = Fake()
+    slow.prepares.clear()
+    await parent._start(1)
+    change = asyncio.create_task(slow.link.ask("change", change="load", on="/models/small", token=0))
+    await until(lambda: "prepare" in slow.heard)
+    await asyncio.wait_for(parent._start(2), 30)
+    assert fakes[2].serving == SERVES
+    slow.serves = {**SERVES, "digests": {"/models/small": "d2"}}
+    slow.prepares.set()
+    assert await asyncio.wait_for(change, 30) is None
+    assert fakes[2].heard == ["start", "prepare", "decide"]
+    assert parent._serving == slow.serves  # where all end at once, this is what starts
+
+
+async def test_a_child_whose_start_a_change_has_overtaken_is_started_again(
+    parent: Parent, fakes: dict[int, Fake]
+) -> None:
+    late = fakes[2] = Fake()
+    late.starts.clear()
+    await parent._start(1)
+    starting = asyncio.create_task(parent._start(2))
+    await until(lambda: "start" in late.heard)
+    assert await fakes[1].link.ask("change", change="unload", on="small", token=0) is None
+    with pytest.raises(ChildFailed, match="models have changed meanwhile"):
+        await starting
+    assert late.returncode == -signal.SIGKILL
+    fakes[2] = Fake()
+    fakes[1].serves = {"bundles": [], "digests": {}, "chosen": {"small": "seen"}}
+    await parent._start(2)
+    assert fakes[2].serving == fakes[1].serves
+
+
+async def test_a_change_that_a_disk_holds_up_is_given_up_in_all_and_the_next_one_done(
+    parent: Parent, fakes: dict[int, Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("charloom.server.processes.parent.LOAD_SECONDS", 0.05)
+    stuck = fakes[2] = Fake()
+    await parent._start(1)
+    await parent._start(2)
+    stuck.prepares.clear()
+    refused = await asyncio.wait_for(fakes[1].link.ask("change", change="load", on="x", token=0), 30)
+    assert refused == "process 2 was not done within 0.05 s; does the disk of the model answer?"
+    monkeypatch.setattr("charloom.server.processes.parent.LOAD_SECONDS", 60.0)
+    stuck.prepares.set()
+    assert await fakes[1].link.ask("change", change="unload", on="small", token=1) is None
+
+
+async def test_a_child_that_starts_is_told_a_reload_once_it_takes_calls(parent: Parent, fakes: dict[int, Fake]) -> None:
+    late = fakes[2] = Fake()
+    late.starts.clear()
+    await parent._start(1)
+    starting = asyncio.create_task(parent._start(2))
+    await until(lambda: "start" in late.heard)
+    parent._reload()
+    await until(lambda: "reload" in fakes[1].heard)
+    assert "reload" not in late.heard
+    late.starts.set()
+    await starting
+    await until(lambda: "reload" in late.heard)
+
+
+async def test_a_change_waits_until_all_children_have_taken_calls_once(
+    parent: Parent, fakes: dict[int, Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("call_when_asked", "ignore_all"):  # the signals are those of the process that runs the tests
+        monkeypatch.setattr(f"charloom.server.processes.parent.{name}", lambda *asked: None)
+    late = fakes[2] = Fake()
+    late.starts.clear()
+    serving = asyncio.create_task(parent.serve(lambda child: None))
+    await until(lambda: parent.ready)
+    change = asyncio.create_task(fakes[1].link.ask("change", change="load", on="x", token=0))
+    await until(lambda: parent._changes)
+    late.starts.set()
+    assert await change is None
+    assert [said for said in late.heard if said != "alive"] == ["start", "prepare", "decide"]
+    parent._stopping.set()
+    await serving
+
+
+async def test_a_child_is_told_digests_while_others_serve_them_and_none_where_nobody_does(
+    parent: Parent, fakes: dict[int, Fake]
+) -> None:
+    await parent._start(1)
+    await parent._start(2)
+    assert fakes[2].serving == SERVES
+    fakes[1].serves = Refused("the folder does not answer")
+    fakes[2].serves = None  # it stops
+    with pytest.raises(ChildFailed, match="the others do not say what they serve: the folder does not answer"):
+        await parent._start(3)
+    fakes[1].serves = None
+    await parent._start(4)
+    assert fakes[4].serving == {**SERVES, "digests": {}}
 
 
 async def test_a_change_is_decided_even_where_the_child_that_asked_ends_meanwhile(tmp_path: Path) -> None:
@@ -84,6 +259,7 @@ async def test_a_child_that_the_system_cannot_start_now_is_started_later(
     child.link = link
     keeping = asyncio.create_task(parent._keep(1))
     await asyncio.wait_for(tried_again.wait(), 30)
+    assert not parent._children  # a stop meanwhile is in order: it does not find the one that was killed
     keeping.cancel()
 
 
@@ -93,10 +269,11 @@ async def test_a_stop_finds_a_child_that_is_being_replaced_without_a_handler_of_
     for name in ("call_when_asked", "ignore_all"):  # the signals are those of the process that runs the tests
         monkeypatch.setattr(f"charloom.server.processes.parent.{name}", lambda *asked: None)
     serves = (
-        "import socket, sys\n"
+        "import json, socket, sys\n"
         "end = socket.socket(fileno=int(sys.argv[1])).makefile('rwb', 0)\n"
         'end.write(b\'{"question": "ready", "given": {"address": "x"}}\\n\')\n'
-        "while b'stop' not in end.readline(): pass"
+        "while (said := json.loads(end.readline()))['question'] != 'stop':\n"
+        "    if 'number' in said: end.write(json.dumps({'number': said['number'], 'answer': None}).encode() + b'\\n')"
     )
 
     async def keep(parent: Parent, number: int) -> None:

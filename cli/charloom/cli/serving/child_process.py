@@ -44,7 +44,7 @@ def _serve(end: socket.socket, settings: ServerSettings, given: dict[str, Any]) 
     from charloom.server.app import Server
     from charloom.server.processes.member import Member
 
-    serving = given["serving"] or {"bundles": [], "names": [], "chosen": {}}
+    serving = given["serving"] or {"bundles": [], "digests": {}, "names": [], "chosen": {}}
     keys = [base64.b64decode(key) for key in given["sealing_keys"]]
     member = Member(end, keys, serving["names"], serving["chosen"])
 
@@ -54,7 +54,7 @@ def _serve(end: socket.socket, settings: ServerSettings, given: dict[str, Any]) 
     paths = bundles_of_others([Path(path) for path in serving["bundles"]], settings)
     if not paths:
         paths = bundles_to_serve([Path(path) for path in given["bundles"]], settings)
-    serve_paths(paths, settings, ready, member.orders, member)
+    serve_paths(paths, settings, ready, member.orders, member, serving["digests"])
     return int(member.broken)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,8 +48,9 @@ def serve_paths(
     ready: Callable[[Server], None],
     orders: Orders | None = None,
     group: Group | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> None:
-    """Open bundles and serve them until the end; arguments as of `charloom.server.app.serve`.
+    """Open bundles and serve them until the end; arguments as of `open_models` and `charloom.server.app.serve`.
 
     Raises:
         CommandError: that cannot be done.
@@ -57,7 +58,7 @@ def serve_paths(
     check_threads(threads_of_server(len(paths), settings.limits().workers))
     try:
         with _traced(settings):
-            asyncio.run(serve(open_models(paths, settings), settings, ready, orders, group))
+            asyncio.run(serve(open_models(paths, settings, digests), settings, ready, orders, group))
     except (BundleStuck, DecoderStuck) as problem:
         print(f"charloom serve: {problem}", file=sys.stderr, flush=True)
         os._exit(1)  # its thread is inside a library and lets no interpreter end in order

@@ -82,7 +82,8 @@ class Child:
     @property
     def serves(self) -> bool:
         """Whether it takes calls."""
-        return self._ready.done() and self.status is None and not self.link.closed.is_set()
+        ready = self._ready.done() and self._ready.exception() is None
+        return ready and self.status is None and not self.link.closed.is_set()
 
     async def started(self) -> None:
         """Wait until it takes calls.
@@ -100,6 +101,15 @@ class Child:
             self._ready.result()
         finally:
             ended.cancel()
+
+    def give_up(self, problem: str) -> None:
+        """Let its start fail, where it does not take calls yet."""
+        if not self._ready.done():
+            self._ready.set_exception(ChildFailed(problem))
+
+    def reload(self) -> None:
+        """Let it load its models again; once it takes calls, where it does not yet."""
+        self._ready.add_done_callback(lambda ready: self.link.tell("reload"))
 
     async def ended(self) -> None:
         """Wait until the process is gone."""
@@ -128,8 +138,9 @@ class Child:
 
     async def end(self, seconds: float) -> None:
         """Let it stop, and kill it where that takes longer."""
-        self.link.tell("stop")
-        if not self._ready.done():  # it does not listen to us yet
+        if self.serves:
+            self.link.tell("stop")
+        else:  # it does not listen to us yet
             self._signal(self._process.terminate)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.ended(), seconds)
@@ -150,13 +161,12 @@ class Child:
             send()
 
     async def _answer(self, question: str, given: dict[str, Any]) -> Any:
-        if question in ("ready", "failed"):
-            if self._ready.done():
-                return None
-            if question == "ready":
+        if question == "failed":
+            self.give_up(given["problem"])
+            return None
+        if question == "ready":
+            if not self._ready.done():
                 self.told = given
                 self._ready.set_result(None)
-            else:
-                self._ready.set_exception(ChildFailed(given["problem"]))
             return None
         return await self._answer_it(self, question, given)

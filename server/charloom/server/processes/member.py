@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from charloom.engine.errors import Draining, EngineError
+from charloom.engine.model_errors import ModelBusy
 from charloom.server.app import Server
 from charloom.server.group import ProcessRefused, Tell
 from charloom.server.model_changes import Change, Loaded, ModelChanges
@@ -33,9 +34,10 @@ class NotAgreed(Exception):
 
 
 class _Act:
-    """A change that this process takes part in."""
+    """A change that this process takes part in; `on` as of `Group.change`."""
 
-    def __init__(self) -> None:
+    def __init__(self, on: str) -> None:
+        self.on = on
         self.reached = asyncio.Event()
         """Set once it waits for the decision."""
         self.decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -121,6 +123,12 @@ class Member:
 
     async def change(self, change: Change, on: str) -> Loaded:
         """See `Group`."""
+        assert self._models is not None  # it has joined before calls are taken
+        if self._wanted:
+            raise Draining
+        # The parent has one change at a time, and whoever asks again is told before it waits for the first to end.
+        if self._models.changing(on) or any(act.on == on for act in self._acts.values()):
+            raise ModelBusy(on)
         token = next(self._tokens)
         self._own[token] = None
         try:
@@ -132,6 +140,8 @@ class Member:
             del self._own[token]
         if act is None:
             raise Draining
+        if refused is not None and not act.done.done():
+            raise ProcessRefused(refused)
         try:
             return await act.result()
         except NotAgreed:
@@ -190,8 +200,11 @@ class Member:
             raise Refused(f"{question!r} is no question")
         return None
 
-    async def _serves(self) -> dict[str, Any]:
+    async def _serves(self) -> dict[str, Any] | None:
+        """What another process has to know to serve the same; None of one that stops, and changes no more."""
         assert self._server is not None  # it is asked once it is ready
+        if self._wanted:
+            return None
         try:
             return await self._server.serves()
         except EngineError as problem:
@@ -199,7 +212,7 @@ class Member:
 
     async def _prepare(self, number: int, change: Change, on: str, token: int | None) -> None:
         assert self._models is not None
-        act = self._acts[number] = _Act()
+        act = self._acts[number] = _Act(on)
         if token in self._own:
             self._own[token] = act
         act.done = asyncio.create_task(self._models.change(change, on, act.agreed))
@@ -214,8 +227,11 @@ class Member:
             await self._outcome(act)
 
     async def _outcome(self, act: _Act) -> None:
+        """Wait for the end of a change; that this process stops keeps no other from it."""
         try:
             await act.result()
+        except Draining:
+            pass
         except (EngineError, NotAgreed) as problem:
             raise Refused(str(problem)) from problem
 

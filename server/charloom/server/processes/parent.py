@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import logging
 import secrets
@@ -32,6 +33,8 @@ from charloom.server.telemetry.metrics_listener import MetricsListener
 log = logging.getLogger(__name__)
 
 KEY_BYTES = 32
+LOAD_SECONDS = 600.0
+"""How long a child may take to read, open and try a model, until a change is given up in all."""
 TELL_SECONDS = 5.0
 """How long a child may take to say what it does; one that is too slow is left out."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -60,11 +63,14 @@ class Parent:
         self._children: dict[int, Child] = {}
         """By their number from 1; those that are starting too."""
         self._serving: dict[str, Any] | None = None
-        """What the children serve now, as far as is known, as `ModelUpkeep.serves` has it; None: what they find."""
+        """What the children served when one was asked last, as `ModelUpkeep.serves` has it; None: what they find."""
         self._numbers = itertools.count()
         self._changes: set[asyncio.Task[str | None]] = set()
         self._changing = asyncio.Lock()
-        """Held while models change, and while a child starts, which is to serve what the others do."""
+        """Held while models change, one change at a time, and until all children have taken calls once."""
+        self._settled = asyncio.Event()
+        """Not set while children do what was decided, so that nobody knows what they serve."""
+        self._settled.set()
         self._stopping = asyncio.Event()
         self._listener: MetricsListener | None = None
         self._replaced = self._hung = 0
@@ -91,8 +97,9 @@ class Parent:
             self._hold_ports()
             numbers = range(1, self._settings.processes + 1)
             starting = [self._start(number) for number in numbers]
-            if not await self._unless_stopped(starting):
-                return
+            async with self._changing:
+                if not await self._unless_stopped(starting):
+                    return
             await self._tell_metrics()
             announce(self._children[1])
             call_when_asked(self._stopping.set, self._reload)
@@ -153,15 +160,17 @@ class Parent:
 
     async def _start(self, number: int) -> None:
         child = self._children[number] = await Child.spawned(number, self._command, self._answer)
-        child.link.tell(
-            "start",
-            number=number,
-            settings=self._settings.model_dump(mode="json"),
-            bundles=self._bundles,
-            serving=self._serving,
-            sealing_keys=self._keys,
-        )
         try:
+            # Not before: a change or a reload that comes after it was asked finds the child here.
+            serving = await self._models()
+            child.link.tell(
+                "start",
+                number=number,
+                settings=self._settings.model_dump(mode="json"),
+                bundles=self._bundles,
+                serving=serving,
+                sealing_keys=self._keys,
+            )
             await child.started()
         except ChildFailed:
             await child.gone()
@@ -180,6 +189,7 @@ class Parent:
             await child.ended()
             if self._stopping.is_set():
                 return
+            del self._children[number]
             await child.gone()
             log.error("process %d (%d) has ended with %s; another takes its place", number, child.pid, child.ending)
             self._replaced += 1
@@ -188,23 +198,36 @@ class Parent:
                 pause = 0.0 if settled else min(LONGEST_PAUSE, max(SHORTEST_PAUSE, 2 * pause))
                 await asyncio.sleep(pause)
                 try:
-                    async with self._changing:
-                        await self._learn_models()
-                        await self._start(number)
+                    await self._start(number)
                 except (ChildFailed, OSError) as problem:  # the system may have no process, or no file, to give
                     began = time.monotonic()
                     log.error("process %d cannot start: %s", number, problem)
                 else:
                     break
 
-    async def _learn_models(self) -> None:
-        """Ask what is served, for a child that starts: models may have changed by themselves too."""
+    async def _models(self) -> dict[str, Any] | None:
+        """What a child that starts is to serve: what the others do; where there are none, what they did, with the files
+        that are there now.
+
+        Raises:
+            ChildFailed: others serve, and none says what.
+        """
+        await self._settled.wait()
+        unknown: Refused | None = None
         for child in self.ready:
             try:
-                self._serving = await child.link.ask("models")
-            except (LinkClosed, Refused):
+                serving = await child.link.ask("models")
+            except LinkClosed:
                 continue
-            return
+            except Refused as problem:
+                unknown = problem
+                continue
+            if serving is not None:  # it does not stop, so that it takes part in changes
+                self._serving = serving
+                return self._serving
+        if unknown is not None:
+            raise ChildFailed(f"the others do not say what they serve: {unknown}")
+        return self._serving and {**self._serving, "digests": {}}
 
     # Told to all.
 
@@ -213,8 +236,8 @@ class Parent:
         return self._settings.grace_seconds + ENDING_SECONDS
 
     def _reload(self) -> None:
-        for child in self.ready:
-            child.link.tell("reload")
+        for child in self._children.values():
+            child.reload()
 
     def _end_now(self) -> None:
         for child in self._children.values():
@@ -253,30 +276,48 @@ class Parent:
     async def _change(self, asking: Child, change: str, on: str, token: int) -> str | None:
         """Let all children change their models, or none; returns why none does."""
         async with self._changing:
-            number, children = next(self._numbers), self.ready
-            refused = await asyncio.gather(
-                *(
-                    _refusal(child, "prepare", number=number, change=change, on=on, token=token)
-                    if child is asking
-                    else _refusal(child, "prepare", number=number, change=change, on=on, token=None)
-                    for child in children
-                )
-            )
-            go = not any(refused)
-            followed = await asyncio.gather(*(_refusal(child, "decide", number=number, go=go) for child in children))
-            for child, problem in zip(children, followed, strict=True):
+            number = next(self._numbers)
+            refused: dict[Child, str | None] = {}
+
+            async def prepare(child: Child) -> None:
+                own = token if child is asking else None
+                given = {"number": number, "change": change, "on": on, "token": own}
+                refused[child] = await _refusal(child, "prepare", LOAD_SECONDS, **given)
+
+            # Children start meanwhile; those that have come to take calls take part.
+            while (new := [child for child in self.ready if child not in refused]) and not any(refused.values()):
+                await asyncio.gather(*map(prepare, new))
+            go = not any(refused.values())
+            if go:
+                for child in self._children.values():  # one that starts may serve what was served before
+                    child.give_up("models have changed meanwhile")
+
+            async def decide(child: Child) -> None:
+                # Where nothing changes, one whose disk does not answer has nothing to say to that.
+                problem = await _refusal(child, "decide", None if go else TELL_SECONDS, number=number, go=go)
                 if go and problem:  # the others have changed: it is replaced by one that serves what they do
                     log.error("process %d could not follow the others: %s", child.number, problem)
                     child.kill()
-            return next(filter(None, refused), None)
+
+            self._settled.clear()
+            try:
+                await asyncio.gather(*map(decide, refused))
+            finally:
+                self._settled.set()
+            if go:
+                with contextlib.suppress(ChildFailed, asyncio.TimeoutError):
+                    await asyncio.wait_for(self._models(), TELL_SECONDS)
+            return next(filter(None, refused.values()), None)
 
 
-async def _refusal(child: Child, question: str, **given: Any) -> str | None:
-    """Why a child does not do it; None where it does, or is gone and will be replaced."""
+async def _refusal(child: Child, question: str, seconds: float | None, **given: Any) -> str | None:
+    """Why a child does not do it within `seconds`; None where it does, or is gone and will be replaced."""
     try:
-        await child.link.ask(question, **given)
+        await asyncio.wait_for(child.link.ask(question, **given), seconds)
     except Refused as problem:
         return str(problem)
+    except asyncio.TimeoutError:
+        return f"process {child.number} was not done within {seconds:g} s; does the disk of the model answer?"
     except LinkClosed:
         return None
     return None
