@@ -118,6 +118,7 @@ class Conversation:
 
         Raises:
             InvalidRequest: the text is too long, or the model lacks a character.
+            TooMuchMemory, Overloaded, Draining, DecoderFailure: as their names say.
             SessionTakenOver, SessionDeleted: the session has another writer, or was erased; so do all commands that
                 begin anything.
         """
@@ -125,7 +126,7 @@ class Conversation:
         tokens = check_text("inject", text, self._request.skip_unknown, self._limits, self._model.vocabulary)
         running, position = self._stop(), self.position
         if len(tokens):
-            self._present, _ = await self._reading.read(self._model, tokens, self._present)
+            self._present = await self._reading.read_priced(self._model, tokens, self._present)
             if self._writer is not None:
                 self._writer.on_tokens(tokens.tolist(), self._present)
         if running:

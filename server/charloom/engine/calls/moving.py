@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 
 from charloom.bundle import UnknownSymbolsError, Vocabulary
-from charloom.engine.calls.price import of_reading
 from charloom.engine.calls.reading import Reading
 from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.clock import utc_now
@@ -92,9 +91,7 @@ class Moving:
         start = after = model.fresh(session.snapshot.seed, adaptive=session.adaptive)
         history = History.fresh(model.decoder.shape, model.bundle.manifest.start_token, adaptive=session.adaptive)
         if len(tokens):
-            needed = of_reading(model.decoder.shape, len(tokens), None, learnt=start.learnt_bytes)
-            with self._reading.budget.held_for(needed):
-                after, _ = await self._reading.read(model, np.asarray(tokens), start)
+            after = await self._reading.read_priced(model, np.asarray(tokens), start)
             history = history.grown(tokens.tolist(), [start, after], self._reading.limits.rewind_tokens)
         moved = session.changed(utc_now(), after, history)
         return replace(moved, model=model.name, model_digest=model.digest)

@@ -114,6 +114,11 @@ class Reading:
         (found,) = await self.read_together(model, [(start, text)], top_logprobs)
         return found
 
+    async def read_priced(self, model: Model, text: Ints, start: Snapshot) -> Snapshot:
+        """The state after a text, whose memory is held while it is read; raises as `read`, and TooMuchMemory."""
+        with self.budget.held_for(_needed(model, start, len(text))):
+            return (await self.read(model, text, start))[0]
+
     async def read_together(
         self, model: Model, texts: Sequence[tuple[Snapshot, Ints]], top_logprobs: int | None = None
     ) -> list[tuple[Snapshot, Logprobs]]:
@@ -134,7 +139,8 @@ class Reading:
         jobs = [Job(start, text, 0, PLAIN, top_logprobs=top_logprobs, scored=scored) for start, text in texts]
         together = JobsTogether(model, jobs)
         self._rates.spend(share, sum(start.behind + len(text) for start, text in texts))
-        return [(_without_tail(one.finish.snapshot), one.logprobs) for one in await together.ended()]
+        # A text that was read leaves no character unfinished.
+        return [(replace(one.finish.snapshot, tail=b""), one.logprobs) for one in await together.ended()]
 
     async def feed(self, request: ReadingRequest, expected_position: int | None) -> Session:
         """Let a session read a text.
@@ -151,8 +157,7 @@ class Reading:
             text = check_text("text", request.text, request.skip_unknown, self.limits, model.vocabulary)
             after = None
             if len(text):
-                with self.budget.held_for(_needed(model, writer.present, len(text))):
-                    after, _ = await self.read(model, text, writer.present)
+                after = await self.read_priced(model, text, writer.present)
                 writer.on_tokens(text.tolist(), after)
         return await writer.close(after)
 
@@ -250,9 +255,7 @@ class Reading:
         """
         if not snapshot.behind:
             return snapshot
-        with self.budget.held_for(_needed(model, snapshot, 0)):
-            after, _ = await self.read(model, np.zeros(0, np.int64), snapshot)
-        return replace(after, tail=snapshot.tail)
+        return replace(await self.read_priced(model, np.zeros(0, np.int64), snapshot), tail=snapshot.tail)
 
 
 @dataclass(frozen=True)
@@ -346,11 +349,6 @@ def _needed(model: Model, start: Snapshot, tokens: int, request: ReadingRequest 
         return of_reading(shape, tokens, None, learnt=learnt, behind=behind)
     top, told, times = request.top_logprobs, request.told, request.times
     return of_reading(shape, tokens, top, told=told, times=times, learnt=learnt, behind=behind)
-
-
-def _without_tail(snapshot: Snapshot) -> Snapshot:
-    """The same state after a text that was read, which leaves no character unfinished."""
-    return replace(snapshot, tail=b"") if snapshot.tail else snapshot
 
 
 class Observation:

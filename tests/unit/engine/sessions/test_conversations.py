@@ -20,6 +20,7 @@ from charloom.engine.limits import Limits
 from charloom.engine.loom import jobs
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.stops import StopAutomaton
+from charloom.engine.memory_budget import MemoryBudget, TooMuchMemory
 from charloom.engine.quotas import Quota
 from charloom.engine.sessions import writer
 from charloom.engine.shares import Share, set_share
@@ -164,6 +165,22 @@ async def test_a_bad_command_changes_nothing(engine: Engine) -> None:
     for field in ("n", "max_tokens", "min_tokens"):
         with pytest.raises(errors.InvalidRequest, match=field):
             await engine.converse(GenerationRequest(session_id=session.id, **{field: 3}))  # type: ignore[arg-type]
+
+
+async def test_a_text_that_is_injected_has_its_price(bundle: Bundle, decoder: Decoder) -> None:
+    engine = Engine([(bundle, decoder)], Limits(max_tokens=10), budget=MemoryBudget(2_000_000))
+    try:
+        session = await engine.sessions.create(seed=1)
+        talk = await engine.converse(GenerationRequest(session_id=session.id, prompt="ab"))
+        with pytest.raises(TooMuchMemory):
+            await talk.inject("a" * 60_000)
+        assert await talk.inject("c") == 2
+        assert await talk.end() is not None
+        with pytest.raises(TooMuchMemory):
+            await engine.converse(GenerationRequest(session_id=session.id, prompt="a" * 60_000))
+        assert (engine.sessions.writing, engine.budget.held) == (0, 0)
+    finally:
+        await engine.drain(0)
 
 
 async def test_commands_take_no_stop_string_apart_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
