@@ -69,6 +69,15 @@ class MemoryBudget:
             self._take(share, needed)
             at_end(lambda: self._give_back(share, needed))
 
+    def require_possible(self, needed: int) -> None:
+        """See that one call may need so many bytes at all.
+
+        Raises:
+            TooMuchMemory: it may not.
+        """
+        if self.most is not None and needed > (allowed := int(self.most * (1 - SPARED))):
+            raise TooMuchMemory(needed, allowed)
+
     def require_room(self, model: str, needed: int) -> None:
         """See that there is memory for a further model.
 
@@ -97,8 +106,7 @@ class MemoryBudget:
 
     def _take(self, share: Share, needed: int) -> None:
         assert self.most is not None
-        if needed > self.most * (1 - SPARED):
-            raise TooMuchMemory(needed, int(self.most * (1 - SPARED)))
+        self.require_possible(needed)
         if not self._held.fits(share, needed) or self.held + needed > self.most - self._others():
             raise Overloaded(
                 f"the call may need {_shown(needed)} of memory, and other calls and sessions may need "

@@ -96,9 +96,9 @@ class Generating:
         if request.resume_position is not None:
             raise InvalidRequest("resume_position", "only one continuation can be resumed; leave n out")
         start = await self._starting.preview(request)
+        start = replace(start, snapshot=await self._reading.caught_up(start.model, start.snapshot))
         self.hold(start, request.n)
         asked, prompt = start.checked, start.checked.prompt
-        start = replace(start, snapshot=await self._reading.caught_up(start.model, start.snapshot))
         # The prompt is read once for all, unless they must know its tokens.
         if len(prompt) and not start.checked.sampling.penalises:
             snapshot, _ = await self._reading.read(start.model, prompt, start.snapshot)

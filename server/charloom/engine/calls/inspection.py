@@ -150,9 +150,9 @@ class Inspections:
             within(f"layers[{place}]", layer, 0, count - 1)
         within("top_next", request.top_next, 0, MOST_ALTERNATIVES)
         model.loom.admit(current_share())
-        self._rates.spend(current_share(), len(text))
         layers = sorted(set(request.layers)) or list(range(count))
         present = await self._reading.caught_up(model, start.snapshot) if len(text) else start.snapshot
+        self._rates.spend(current_share(), len(text))  # only now: what is read waits until nothing is owed
         return Inspection(model, layers, len(text), self._read(model, text, present, replace(request, layers=layers)))
 
     def forget(self, model: Model) -> None:
@@ -203,6 +203,7 @@ class Inspections:
         """
         if self._stopped:
             raise Draining()
+        self._reading.budget.require_possible(needed)
         if self.running >= MOST_INSPECTIONS:
             waiting = [place for place in self._places if place.waits_since is not None]
             longest = min(waiting, key=lambda place: place.waits_since or 0.0, default=None)

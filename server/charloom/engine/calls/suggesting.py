@@ -147,9 +147,10 @@ class Suggesting:
             texts.append(check_text(name, candidate, request.skip_unknown, self._limits, vocabulary))
             if not len(texts[-1]):
                 raise InvalidRequest(name, "nothing of it is left to read; leave it out")
-        tokens, learnt = len(prompt) + sum(map(len, texts)), start.snapshot.learnt_bytes
+        present = await self._reading.caught_up(model, start.snapshot)
+        tokens, learnt = len(prompt) + sum(map(len, texts)), present.learnt_bytes
         self._budget.hold(of_summing(model.decoder.shape, tokens, len(texts), learnt=learnt))
-        snapshot = await self._after(model, prompt, start.snapshot)
+        snapshot = await self._after(model, prompt, present)
         read = await self._reading.read_together(model, [(snapshot, text) for text in texts], 0)
         sums = [math.fsum(logprobs.values) for _, logprobs in read]
         shares = np.exp(np.array(sums) - max(sums))
@@ -177,11 +178,12 @@ class Suggesting:
             automaton = await self._starting.automaton(
                 request.constraint, vocabulary, request.max_tokens, skip_unknown=request.start.skip_unknown
             )
-        learnt = start.snapshot.learnt_bytes
+        present = await self._reading.caught_up(model, start.snapshot)
+        learnt = present.learnt_bytes
         self._budget.hold(
             of_suggesting(model.decoder.shape, len(prompt), request.width, learnt=learnt) + automaton.nbytes
         )
-        snapshot = await self._after(model, prompt, start.snapshot)
+        snapshot = await self._after(model, prompt, present)
         search = BeamSearch(
             automaton,
             snapshot,
@@ -224,11 +226,10 @@ class Suggesting:
         return [after for after, _ in read]
 
     async def _after(self, model: Model, prompt: Ints, snapshot: Snapshot) -> Snapshot:
-        """The state after a prompt, which may be empty, with one pending token."""
-        present = await self._reading.caught_up(model, snapshot)
+        """The state after a prompt, which may be empty."""
         if not len(prompt):
-            return present
-        after, _ = await self._reading.read(model, prompt, present)
+            return snapshot
+        after, _ = await self._reading.read(model, prompt, snapshot)
         return after
 
 

@@ -186,7 +186,30 @@ async def test_an_inspector_reads_nothing_but_the_text(
     begun = await engine.inspections.inspect(InspectionRequest(session.key, text="cat"))
     assert [token.position async for token in begun.tokens] == [BEHIND + 1, BEHIND + 2, BEHIND + 3]
     assert read == [4], "the text, and the token before it"
-    assert sum(counted) == session.snapshot.behind + 3
+    # The text last: what is read waits until nothing is owed.
+    assert list(filter(None, counted)) == list(filter(None, [session.snapshot.behind, 3]))
+
+
+@pytest.mark.parametrize("use", [rank, rank_after_a_prompt, suggest, continue_thrice, continue_thrice_with_penalties])
+async def test_what_reads_it_again_first_has_given_that_memory_back_when_it_holds_its_own(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, use: Use
+) -> None:
+    session, now, most = await put_back(engine), [], []
+
+    @contextlib.contextmanager
+    def held_for(needed: int) -> Iterator[None]:
+        hold(needed)
+        yield
+        now.remove(needed)
+
+    def hold(needed: int) -> None:
+        now.append(needed)
+        most.append(len(now))
+
+    monkeypatch.setattr(engine.budget, "hold", hold)
+    monkeypatch.setattr(engine.budget, "held_for", held_for)
+    await use(engine, session)
+    assert most == [1, 1]
 
 
 async def test_a_character_that_is_not_complete_stays(engine: Engine) -> None:

@@ -274,6 +274,22 @@ async def test_who_does_not_read_loses_the_place_when_others_need_it(
     assert engine.inspections.running == 0
 
 
+async def test_one_that_no_memory_would_do_for_takes_nobody_s_place(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = InspectionRequest(NO_SESSION, text=TEXT)
+    begun = [(await engine.inspections.inspect(request)).tokens for _ in range(MOST_INSPECTIONS)]
+    for tokens in begun:
+        await anext(tokens)
+    monkeypatch.setattr(inspection, "PATIENCE", 0.0)
+    monkeypatch.setattr(engine.budget, "most", 1000)
+    with pytest.raises(TooMuchMemory):
+        await inspected(engine, NO_SESSION, TEXT)
+    monkeypatch.undo()
+    for tokens in begun:
+        assert len([token async for token in tokens]) == len(TEXT) - 1
+
+
 async def test_it_needs_no_thread_that_was_not_there_before(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
