@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -119,7 +119,7 @@ def image_health_check(server: Server, *more: str) -> int:
     return main([address if word == "localhost:50051" else word for word in command[1:]] + ["--timeout", "60", *more])
 
 
-@pytest.mark.parametrize("names", [["charloom.example"], ["*.charloom.example"], ["203.0.113.7"]])
+@pytest.mark.parametrize("names", [["charloom.example"], ["*.charloom.example"], ["203.0.113.7"], ["2001:db8::1"]])
 def test_the_images_health_check_takes_a_certificate_for_another_name(
     authority: Authority, bundle: Bundle, decoder: Decoder, capsys: pytest.CaptureFixture[str], names: list[str]
 ) -> None:
@@ -129,6 +129,62 @@ def test_the_images_health_check_takes_a_certificate_for_another_name(
     assert capsys.readouterr().out == "SERVING\n"
     assert image_health_check(server) == 1
     assert "no answer from" in capsys.readouterr().err
+
+
+def test_the_images_health_check_says_what_a_certificate_lacks(
+    authority: Authority, bundle: Bundle, decoder: Decoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain, key = authority.issue("mail", "operator@charloom.example")
+    with running_server([(bundle, decoder)], ServerSettings(grace_seconds=0, tls_cert=chain, tls_key=key)) as server:
+        assert image_health_check(server) == 1
+    assert "certificate has no DNS name, address or common name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["ipv4:127.0.0.1:{}", "dns:localhost:{}", "dns:///localhost:{}"])
+def test_a_health_check_takes_a_target_in_all_forms(
+    encrypted: Server, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    arguments = ["health", "--any-certificate", "--timeout", "60", "--target", target.format(encrypted.port)]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "SERVING\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "said"), [("a..b:50051", "no answer from a..b:50051"), ("localhost:65536", "is no port")]
+)
+def test_a_health_check_of_what_can_be_no_server_says_so(
+    capsys: pytest.CaptureFixture[str], target: str, said: str
+) -> None:
+    assert main(["health", "--any-certificate", "--timeout", "60", "--target", target]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_health_check_finds_a_server_that_refuses_by_an_alert(
+    authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As proxies do that end TLS, in words of TLS 1.3; servers of gRPC only close the connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("strict", "localhost"))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority.file)
+
+    def refuse() -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection.dup() as spare:  # closed only after the client's end, so that the alert gets there
+                with suppress(OSError), context.wrap_socket(connection, server_side=True):
+                    pass
+                with suppress(OSError):
+                    while spare.recv(4096):
+                        pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        target = f"localhost:{listener.getsockname()[1]}"
+        assert main(["health", "--any-certificate", "--timeout", "60", "--target", target]) == 0
+        thread.join()
+    assert "the server answers, and wants a certificate" in capsys.readouterr().out
 
 
 def test_the_images_health_check_needs_no_tls(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
+import re
 import socket
 import ssl
 from contextlib import suppress
@@ -15,8 +17,10 @@ from charloom.cli import CommandError
 from charloom.cli.connection import access_given, add_connection_arguments, connect
 from charloom.client import HealthStatus
 
+_ADDRESS = re.compile(r"(?:dns:(?:///)?|ipv[46]:)?([^/]+):([0-9]{1,5})")
+"""Host and port of a target; a Unix socket, which has no TLS, and what only gRPC knows have neither."""
 _NAMES = ("DNS", "IP Address", "commonName")
-"""What a certificate can be for, as Python's `ssl` calls it."""
+"""What a certificate can be for, as Python's `ssl` calls it, of that which gRPC looks at."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--any-certificate",
         action="store_true",
         help="for probes on the server's own machine: find out whether it speaks TLS, take whatever certificate it "
-        "shows, and send no token; without --cert and --key, a server that wants them is only found to answer",
+        "shows, for any DNS name, address or common name, and send no token; without --cert and --key, a server that "
+        "wants them is only found to answer",
     )
 
 
@@ -58,18 +63,19 @@ def _access_found(target: str, timeout: float | None, cert: str | None, key: str
         Arguments; none where the server does not answer, or speaks no TLS. None: it wants a certificate.
 
     Raises:
-        CommandError: the certificate is not valid now; or `cert` or `key` is given without the other.
+        CommandError: the certificate is not valid now, or has no name that gRPC looks at; or `cert` or `key` is given
+            without the other.
         OSError: `cert` or `key` cannot be read.
     """
     if (cert is None) != (key is None):
         raise CommandError("one of --cert and --key is given without the other; a certificate needs its key")
-    host, _, port = target.rpartition(":")
-    if not host or "/" in host or not port.isdecimal():  # a Unix socket, which has no TLS, or only gRPC knows
+    named = _ADDRESS.fullmatch(target)
+    if named is None or int(named[2]) >= 2**16:
         return {}
-    address = host.strip("[]"), int(port)
+    address = named[1].strip("[]"), int(named[2])
     try:
         shown = ssl.get_server_certificate(address, timeout=timeout)  # type: ignore[arg-type]  # None is no limit
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for what cannot be the name of a host
         return {}
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -81,7 +87,7 @@ def _access_found(target: str, timeout: float | None, cert: str | None, key: str
         with socket.create_connection(address, timeout) as connection, context.wrap_socket(connection) as encrypted:
             found = encrypted.getpeercert() or {}
             # A server of gRPC speaks first; one that misses a certificate ends the connection.
-            with suppress(ConnectionError):
+            with suppress(ConnectionError, ssl.SSLError):
                 welcome = encrypted.recv(1)
     except ssl.SSLCertVerificationError as problem:
         raise CommandError(f"the server's certificate cannot be used: {problem.verify_message}") from problem
@@ -90,7 +96,11 @@ def _access_found(target: str, timeout: float | None, cert: str | None, key: str
     if not welcome and cert is None:
         return None
     told: list[Any] = [*found.get("subjectAltName", ()), *(pair for part in found.get("subject", ()) for pair in part)]
-    name = next((value for kind in _NAMES for its, value in told if its == kind), host)
+    kind, name = next(((kind, value) for kind in _NAMES for its, value in told if its == kind), ("", ""))
+    if not kind:
+        raise CommandError("the server's certificate has no DNS name, address or common name; gRPC wants one of them")
+    if kind == "IP Address":
+        name = str(ipaddress.ip_address(name))  # gRPC knows an IPv6 address by its short form alone
     own = [None if path is None else Path(path).read_bytes() for path in (key, cert)]
     return {
         "credentials": grpc.ssl_channel_credentials(shown.encode(), *own),
