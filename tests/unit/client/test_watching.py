@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import grpc
 import pytest
 
 from charloom.cli.main import main
-from charloom.cli.sessions.lasting_watch import LastingWatch
+from charloom.cli.sessions.lasting_watch import LastingWatch, Stopped
 from charloom.client import AsyncClient, Client, Overloaded, Unavailable
 from tests.unit.client.conftest import Run
 from tests.unit.client.fake_answers import Answer, abort, error_info, failing, in_turn, retry_info, watch
@@ -92,6 +93,51 @@ def test_a_refusal_ends_a_watch_that_waits_for_nothing_or_where_no_time_helps(
     options = {"name": "web", "silent_after": None}
     with LastingWatch(client, options, lambda: False, patient=patient) as watching, pytest.raises(Overloaded):
         watching.read([("app", b"one")])
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_one_that_is_stopped_while_its_server_is_away_asks_no_more(
+    server: FakeServer, client: Client, looks: int
+) -> None:
+    """At once, or in the pause before the next try."""
+    server.answers["Watch"] = in_turn(failing(*FULL, retry_info(3600.0)), watch)
+    stopping = itertools.chain([False] * looks, itertools.repeat(True)).__next__
+    with LastingWatch(client, {"name": "web", "silent_after": None}, stopping, patient=True) as watching:
+        with pytest.raises(Stopped):
+            watching.read([("app", b"one")])
+        assert server.calls == []
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "summary"),
+    [("A\n", ["--silent-after", "5"], "1 line, 1 alert, 0 silences"), ("A\none\n", [], "1 line, 1 alert")],
+)
+def test_a_command_that_is_stopped_so_ends_in_order(
+    server: FakeServer,
+    run: Run,
+    log: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    options: list[str],
+    summary: str,
+) -> None:
+    """Be it asked for lines or for silent sources; the next one goes on where it was."""
+
+    def stopping(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        yield from watch(itertools.islice(requests, 2), context)
+        os.kill(os.getpid(), signal.SIGTERM)
+        abort(context, *DRAINING)
+
+    server.answers["Watch"] = in_turn(stopping, watch)
+    monkeypatch.setattr("charloom.cli.sessions.watch.BATCH", 1)
+    log.write_text(text)
+    kept = ["--position", str(tmp_path / "kept")]
+    assert run("watch", str(log), "--follow", *kept, *options) == 3
+    assert capsys.readouterr().err.splitlines()[-1] == summary
+    assert run("watch", str(log), *kept) == 0
+    assert read_lines(server) == text.split()
 
 
 def test_a_watch_that_breaks_off_behind_its_last_line_has_its_summary(

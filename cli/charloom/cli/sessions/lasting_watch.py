@@ -32,6 +32,10 @@ LISTEN = 1.0
 T = TypeVar("T")
 
 
+class Stopped(Exception):
+    """The command is to end, and the server that it waits for is away: what was asked has no answer."""
+
+
 class LastingWatch:
     """A watch that is open while there are lines, and opened again where a connection breaks.
 
@@ -51,11 +55,18 @@ class LastingWatch:
         """Verdicts on the first of these sources and lines, as many as one message carries.
 
         So a line that was answered is never sent again, whatever becomes of the next message.
+
+        Raises:
+            Stopped: the server went away and the command is to end.
         """
         return self._asked(lambda watch: next(watch.read_by_message(lines)))
 
     def silent(self) -> list[str]:
-        """Sources that have fallen silent, if that is asked for; asked once in a while."""
+        """Sources that have fallen silent, if that is asked for; asked once in a while.
+
+        Raises:
+            as `read`.
+        """
         due = time.monotonic() - self._listened >= LISTEN
         if self._options["silent_after"] is None or self._watch is None or not due:
             return []
@@ -77,7 +88,7 @@ class LastingWatch:
                     raise
             except (ConnectionFailed, Unavailable, Conflict, Overloaded) as problem:
                 self._drop()
-                if not (self._patient and self._may_help(problem)) or self._stopping():
+                if not (self._patient and self._may_help(problem)):
                     raise
                 if isinstance(problem, Overloaded):
                     wait = max(wait, problem.retry_after or 0.0)
@@ -85,6 +96,8 @@ class LastingWatch:
                 until = time.monotonic() + wait
                 while time.monotonic() < until and not self._stopping():
                     time.sleep(POLL)
+                if self._stopping():
+                    raise Stopped from problem
                 wait = min(2 * wait, PATIENCE)
             else:
                 self._used = time.monotonic()

@@ -12,13 +12,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected
-from charloom.cli.sessions.lasting_watch import POLL, LastingWatch
+from charloom.cli.sessions.lasting_watch import POLL, LastingWatch, Stopped
 from charloom.cli.sessions.tail import Lines, Position, Tail, TailedLine, require_place
 from charloom.cli.sessions.webhook import Webhook, address
 from charloom.client import Client, Verdict
@@ -143,7 +143,8 @@ class Watcher:
     def watch(self, client: Client) -> None:
         """Until the end of the file, or until it is stopped."""
         options, patient = self._options(), self._arguments.follow
-        with LastingWatch(client, options, lambda: self.stopping, patient=patient) as watch:
+        # What had no answer when it was stopped is not told, and comes after the position that was noted last.
+        with suppress(Stopped), LastingWatch(client, options, lambda: self.stopping, patient=patient) as watch:
             if self._arguments.file == "-":
                 self._read_stdin(watch)
             else:
