@@ -16,9 +16,11 @@ from google.protobuf import duration_pb2
 from charloom.client import (
     AlreadyExists,
     AsyncClient,
+    CharloomError,
     Client,
     ConnectionFailed,
     DataLoss,
+    DeadlineExceeded,
     InternalError,
     InvalidArgument,
     InvalidValue,
@@ -362,6 +364,34 @@ class TestPrime:
         with pytest.raises(ConnectionFailed, match="connection reset"):
             run(lambda client: client.prime("primed", "Once"))
         assert server.asked("DeleteSession") == []
+
+    @pytest.mark.parametrize(
+        ("code", "reason"),
+        [
+            (CODE.PERMISSION_DENIED, "SCOPE_MISSING"),
+            (CODE.UNAUTHENTICATED, "KEY_UNKNOWN"),
+            (CODE.RESOURCE_EXHAUSTED, "OVERLOADED"),
+            (CODE.NOT_FOUND, "MODEL_NOT_FOUND"),
+        ],
+    )
+    def test_after_a_refusal_nothing_is_looked_for(
+        self, server: FakeServer, run: Run, code: grpc.StatusCode, reason: str
+    ) -> None:
+        server.answers["CreateSession"] = failing(code, "refused", error_info(reason))
+        with pytest.raises(CharloomError, match="refused"):
+            run(lambda client: client.prime("primed", "Once"))
+        assert [name for name, _ in server.calls] == ["CreateSession"]
+
+    def test_a_server_that_hangs_is_given_some_seconds_to_say_whether_it_made_one(
+        self, server: FakeServer, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for half in ("_async", "_sync"):
+            monkeypatch.setattr(f"charloom.client.{half}.client_sessions.CLEANUP_TIMEOUT", 0.5)
+        server.answers["CreateSession"] = server.answers["GetSession"] = lambda *_: server.ended.wait(120)
+        with pytest.raises(DeadlineExceeded):
+            run(lambda client: client.prime("primed", "Once", timeout=0.5))
+        assert {name for name, _ in server.calls} <= {"CreateSession", "GetSession"}
+        assert all(left is not None and left < 1 for left in server.remaining.values())
 
     def test_a_text_that_is_none_makes_no_session(self, server: FakeServer, run: Run) -> None:
         with pytest.raises(InvalidValue, match="text: 5 is not a string"):

@@ -9,13 +9,25 @@ from collections.abc import AsyncIterator, Mapping
 from charloom.client import _responses, _session_requests, _unheeded, _values
 from charloom.client._async.calls import AsyncCalls
 from charloom.client._async.session import AsyncSession
-from charloom.client._errors import AlreadyExists, CharloomError, InvalidArgument, InvalidValue, Unimplemented
+from charloom.client._errors import (
+    Cancelled,
+    CharloomError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InternalError,
+    InvalidValue,
+    Unavailable,
+    Unimplemented,
+)
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
 from charloom.client._settings import CLEANUP_TIMEOUT, PAGE_SIZE
 from charloom.client._tenant_types import KeptSession
 from charloom.v1 import sessions_pb2
+
+_UNCERTAIN = (ConnectionFailed, DeadlineExceeded, Unavailable, Cancelled, InternalError)
+"""After these a call may have been carried out; all other errors are a refusal."""
 
 
 class AsyncClientSessions(AsyncCalls):
@@ -100,7 +112,8 @@ class AsyncClientSessions(AsyncCalls):
     ) -> SessionInfo:
         """Make a session of this id that has read a text, for others to start from: `session(start=id)`.
 
-        It is kept. The timeout is that of each of two calls; if one of them fails, the session is deleted again.
+        It is kept. The timeout is that of each of two calls; if one of them fails or is cancelled, the session is
+        deleted again, for which a server that does not answer is given some seconds more.
         """
         _values.text("text", text)
         seed = secrets.randbits(64)
@@ -110,9 +123,9 @@ class AsyncClientSessions(AsyncCalls):
             session = await self.session(
                 id=id, model=model, seed=seed, time_to_live=time_to_live, keep=True, adaptive=adaptive, timeout=timeout
             )
-        except (AlreadyExists, InvalidArgument, InvalidValue):
-            raise
-        except BaseException:
+        except BaseException as problem:
+            if isinstance(problem, Exception) and not isinstance(problem, _UNCERTAIN):
+                raise
             # It may have been made without an answer; if it has another seed, somebody else made it.
             with leaving:
                 made = await self._get(id, CLEANUP_TIMEOUT)
