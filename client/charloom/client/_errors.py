@@ -198,7 +198,7 @@ class Unavailable(RequestError):
 class DeadlineExceeded(RequestError):
     """The call did not finish in time. A session holds the state after the last character that arrived.
 
-    CLIENT_IDLE is an observation, a conversation, a watch or a text that gets labels as it comes, whose client sent
+    CLIENT_IDLE is a call whose client sends as it goes on, such as a conversation, a watch or `score_many`, and sent
     nothing for as long as the server allows.
     """
 

@@ -218,8 +218,8 @@ class ServerSettings(BaseSettings):
         1800.0,
         gt=0,
         le=LONGEST_TIMER,
-        description="how long a call that takes more as it goes on (observation, conversation, watch, labels of a "
-        "stream, GenerateMany) waits for its client until it ends",
+        description="how long a call whose client sends as it goes on, such as a conversation, a watch or ScoreMany, "
+        "waits for the next message until it ends",
     )
     grace_seconds: float = Field(
         5.0, ge=0, le=86_400, description="after SIGTERM, how long running calls may go on before they are ended"
