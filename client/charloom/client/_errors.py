@@ -206,7 +206,9 @@ class DeadlineExceeded(RequestError):
 class Cancelled(RequestError):
     """The call was cancelled, or its client closed. A session holds the state after the last character that arrived.
 
-    A task that is cancelled itself gets asyncio's `CancelledError`, also while its client is being closed.
+    A task that is cancelled itself gets asyncio's `CancelledError`, also while its client is being closed. One that
+    caught that error and goes on calls `asyncio.Task.uncancel` first (Python 3.11 or later), or it gets that error also
+    where it cancels a stream of its own later.
     """
 
 
