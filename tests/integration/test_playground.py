@@ -215,6 +215,21 @@ def test_a_link_and_the_copied_programs_make_the_same_text(
         assert "".join(json.loads(f'"{part}"') for part in told) == text
 
 
+def test_a_long_typed_text_is_told_from_what_the_model_writes(opened: Visit, http_server: Server) -> None:
+    page = opened(http_server)
+    typed = ("The def statement is a " * 44)[:1000]
+    page.fill("#seed", "7")
+    page.fill("#length", "10")
+    page.locator("#text").fill(typed)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#status")).to_have_text(re.compile("characters more"))
+    assert page.locator("#mirror .typed[data-piece]").count() == len(typed)
+    page.click("[data-copy=link]")
+    expect(page.locator("#status")).to_contain_text("Copied")
+    link = str(page.evaluate("navigator.clipboard.readText()"))
+    assert re.findall(r"&([tg])=([\w+]+)", link) == [("t", typed.replace(" ", "+")), ("g", "10")]
+
+
 def holding(page: Page) -> list[str]:
     """Let calls that write text wait until the page breaks them off; returns their prompts, as they come."""
     prompts: list[str] = []

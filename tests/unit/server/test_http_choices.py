@@ -125,6 +125,18 @@ async def test_an_echo_of_any_length_is_that_of_the_whole_answer(scored: bool, l
     assert offsets == ([list(range(length + 1))] * 3 if scored else [None] * 3)
 
 
+@pytest.mark.parametrize(("texts", "scored"), [((), True), (("b",), True), (("b",), False), (("b", "c"), False)])
+async def test_an_echo_is_one_event_unless_several_choices_have_its_log_probabilities(
+    texts: tuple[str, ...], scored: bool
+) -> None:
+    """A client of one choice knows by that where its prompt ends, which may have become longer or shorter."""
+    prompt = "a" * (3 * ECHOED + 1)
+    form = CompletionForm("small", "digest")
+    events = [event async for event in streamed([part_of(prompt, *texts, scored=scored)], form, scored, False)]
+    echoed = choices_of(events[: max(1, len(texts))])
+    assert [choice["text"] for choice in echoed.values()] == [prompt] * max(1, len(texts))
+
+
 async def test_a_prompt_alone_ends_with_its_last_piece_and_counts() -> None:
     prompt = "ab" * ECHOED
     *events, last = [

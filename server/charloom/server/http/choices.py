@@ -33,7 +33,7 @@ LOGPROB, ALTERNATIVE = 125, 30
 SPARE = 2**21
 """Bytes for what an answer holds besides its tokens."""
 ECHOED = 4096
-"""Of a prompt in one event of a stream: log-probabilities with all alternatives, or else characters, about."""
+"""Log-probabilities of a prompt, all alternatives among them, in one event of a stream of several choices, about."""
 UNFINISHED = '"finish_reason":null'
 PROMPT_ALONE = f'"finish_reason":"{FinishReason.LENGTH.value}"'
 """How a choice ends for which nothing is generated."""
@@ -207,11 +207,11 @@ def _merged(sources: Sequence[AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
 async def _of_part(part: Part, form: Form, logprobs: bool, numbers: range, usage: Usage) -> AsyncIterator[bytes]:
     """The events of the choices that come of a prompt, which have these numbers.
 
-    The echo is made once, a piece at a time, and told of all of them before the next piece: no more of it is in memory,
+    The echo is made once, and each piece of it told of all of them before the next one: it is in memory once at most,
     however many choices there are and however slowly they are read.
     """
     if part.echo:
-        async for text, told, last in _echo(part, form, logprobs):
+        async for text, told, last in _echo(part, form, logprobs, len(numbers)):
             ending = UNFINISHED if part.generations or not last else PROMPT_ALONE
             for number in numbers:
                 yield form.event(form.chunk(number, text, told, ending))
@@ -227,16 +227,16 @@ async def _of_part(part: Part, form: Form, logprobs: bool, numbers: range, usage
         yield event
 
 
-async def _echo(part: Part, form: Form, logprobs: bool) -> AsyncIterator[tuple[str, Json, bool]]:
+async def _echo(part: Part, form: Form, logprobs: bool, choices: int) -> AsyncIterator[tuple[str, Json, bool]]:
     """The prompt in pieces, at least one, each with its log-probabilities if they are told, and whether it is the
-    last.
+    last. It is in one piece unless log-probabilities are told of several choices, so that a client of a single one,
+    as the playground, knows where the prompt ends.
     """
     if part.scored is None or not logprobs:
-        for start in range(0, max(1, len(part.text)), ECHOED):
-            yield part.text[start : start + ECHOED], NULL, start + ECHOED >= len(part.text)
+        yield part.text, NULL, True
         return
     columns, decoder, found = _columns(part, form), part.model.vocabulary.decoder(), part.scored.logprobs
-    each = max(1, ECHOED // (1 + len(found[0].top))) if found else 1
+    each = max(1, ECHOED // (1 + len(found[0].top)) if found and choices > 1 else len(found))
     for start in range(0, max(1, len(found)), each):
         some = found[start : start + each]
         yield decoder.feed(some.tokens), await columns.told(some), start + each >= len(found)

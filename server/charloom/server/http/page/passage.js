@@ -225,7 +225,7 @@ export class Passage {
       const prompt = this._unread;
       const body = { session_id: this.id, prompt, max_tokens: count, logprobs: ALTERNATIVES };
       Object.assign(body, await asked(settings, this.model));
-      let typed = prompt !== "";
+      let typed = prompt !== ""; // the echo of a single choice is one event
       this._standing = NaN; // until the call tells where it has ended
       try {
         for await (const event of events("v1/completions", { ...body, echo: typed }, signal)) {
