@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 import httpx2 as httpx
+import pytest
 
 from charloom.server.app import Server
 
@@ -16,6 +17,30 @@ JSON = {"content-type": "application/json"}
 def client(server: Server, **options: Any) -> httpx.Client:
     """A client of the HTTP port."""
     return httpx.Client(base_url=f"http://{server.http_address}", timeout=60, **options)
+
+
+def counted(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The tokens that callers have read or generated from now on, as their limits count them."""
+    found: list[int] = []
+    spend = server.engine.rates.spend
+
+    def seen(share: Any, tokens: int) -> float:
+        if tokens:
+            found.append(tokens)
+        return spend(share, tokens)
+
+    monkeypatch.setattr(server.engine.rates, "spend", seen)
+    return found
+
+
+def put_back(api: httpx.Client, session_id: str, text: str) -> None:
+    """Make a session that was put back before the last character of a text, and has the others still to read."""
+    for path, body in (
+        ("", {"session_id": session_id}),
+        (f"/{session_id}/feed", {"text": text}),
+        (f"/{session_id}/rewind", {"position": len(text) - 1}),
+    ):
+        assert api.post(f"/v1/sessions{path}", json=body).status_code in (200, 201)
 
 
 def refused(answer: httpx.Response) -> tuple[int, str, str | None, str]:

@@ -25,7 +25,7 @@ from charloom.server.http import choices
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from tests.integration.conftest import eventually
-from tests.integration.http_client import client, events, refused, running
+from tests.integration.http_client import client, counted, events, refused, running
 from tests.unit.bundle.bundle_files import change_manifest
 
 PROMPT = "The def statement "
@@ -212,6 +212,17 @@ def test_a_text_is_scored_by_echo_alone(plain: httpx.Client, grpc_client: Client
     mean = -math.fsum(choice["logprobs"]["token_logprobs"]) / len(PROMPT)
     assert mean == pytest.approx(grpc_client.score(PROMPT).nats_per_token, abs=1e-9)
     assert answer["usage"]["completion_tokens"] == 0
+
+
+def test_a_prompt_is_not_scored_for_a_call_that_is_refused(
+    http_server: Server, plain: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = counted(http_server, monkeypatch)
+    body = {"prompt": PROMPT, "echo": True, "logprobs": 0, "max_tokens": 2}
+    assert refused(plain.post("/v1/completions", json={**body, "min_tokens": 3}))[2] == "min_tokens"
+    assert read == []
+    completed(plain, **body)
+    assert sum(read) >= len(PROMPT)
 
 
 @pytest.mark.parametrize("scored", [{"logprobs": 0}, {"max_tokens": 0}, {"logprobs": 0, "max_tokens": 0}], ids=str)

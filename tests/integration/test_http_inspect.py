@@ -20,7 +20,7 @@ from charloom.server.process_memory import memory_in_use
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from tests.integration.conftest import eventually
-from tests.integration.http_client import client, connection, head, refused, running
+from tests.integration.http_client import client, connection, counted, head, put_back, refused, running
 
 TEXT = "The def statement"
 ARRAYS = ["input", "forget", "candidate", "output", "h", "c"]
@@ -114,7 +114,9 @@ def test_what_cannot_be_shown_is_refused(plain: httpx.Client, body: dict[str, An
     assert says in message
 
 
-def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(bundle: Bundle, decoder: Decoder) -> None:
+def test_an_answer_that_would_be_too_large_is_refused_before_anything_is_read(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = ServerSettings(grace_seconds=0, http_port=0, max_message_bytes=16 * 2**20, max_prompt_characters=4096)
     with running_server([(bundle, decoder)], settings) as server, client(server) as api:
         answer = api.post("/v1/inspect", json={"text": "x" * 4000})
@@ -122,4 +124,11 @@ def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(bund
         most = (16 * 2**20 - 2**21) // (2 * 6 * 48 * 26)
         assert f"up to {most} tokens fit" in answer.text
         inspected(api, text="x" * most)
+        put_back(api, "read", TEXT)
+        read = counted(server, monkeypatch)
+        for body in ({"text": "x" * 4000}, {"text": "x", "arrays": ["memory"]}):
+            assert refused(api.post("/v1/inspect", json={"session_id": "read", **body}))[0] == 400
+        assert read == []
+        inspected(api, session_id="read", text="x")
+        assert sum(read) > 1
         assert server.engine.inspections.running == 0

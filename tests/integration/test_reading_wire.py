@@ -17,6 +17,7 @@ from charloom.server.app import Server
 from charloom.v1 import generation_pb2, reading_pb2, reading_pb2_grpc, sessions_pb2, text_pb2
 from tests.integration.conftest import eventually, refused
 from tests.integration.http_client import client as http_client
+from tests.integration.http_client import counted, put_back
 from tests.integration.http_client import refused as http_refused
 from tests.integration.wire_sessions import (
     INVALID,
@@ -117,8 +118,16 @@ class TestScoreMany:
                 (one.logprob, one.perplexity) for one in found
             ]
             assert answer["usage"]["prompt_tokens"] == sum(map(len, LINES[:7]))
-            refusal = plain.post("/v1/score", json={"texts": ["a", "\u2603"]})
+
+    def test_http_reads_nothing_for_what_it_refuses(self, http_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        with http_client(http_server) as plain:
+            put_back(plain, "scored", LINES[0])
+            read = counted(http_server, monkeypatch)
+            refusal = plain.post("/v1/score", json={"texts": ["a", "\u2603"], "session_id": "scored"})
             assert http_refused(refusal)[:3] == (400, "invalid_request", "texts[1]")
+            assert read == []
+            assert plain.post("/v1/score", json={"texts": ["a", "is"], "session_id": "scored"}).status_code == 200
+            assert sum(read) > len("ais")
 
 
 async def collected(client: AsyncClient) -> list[object]:

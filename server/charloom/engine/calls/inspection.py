@@ -85,8 +85,8 @@ class Inspection:
     length: int
     """Tokens of the text."""
     tokens: AsyncIterator[InspectedToken]
-    """What each token does, as it is read. It may raise Overloaded, TooMuchMemory or ModelNotInspectable first, and
-    ReaderStalled or Draining later."""
+    """What each token does, as it is read; nothing is, nor counted, before the first is asked for. It may raise as
+    `Reading.read`, TooMuchMemory or ModelNotInspectable first, and ReaderStalled or Draining later."""
 
 
 class Inspections:
@@ -127,7 +127,7 @@ class Inspections:
             InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel, StoreUnavailable, Draining: as their
             names say.
             ModelNotInspectable: the bundle has no inspector.
-            as `Reading.read`, and TooMuchMemory: its state has tokens still to read.
+            Overloaded: too many calls are waiting.
         """
         start = await self._starting.reading(request)
         model = start.model
@@ -151,9 +151,8 @@ class Inspections:
         within("top_next", request.top_next, 0, MOST_ALTERNATIVES)
         model.loom.admit(current_share())
         layers = sorted(set(request.layers)) or list(range(count))
-        present = await self._reading.caught_up(model, start.snapshot) if len(text) else start.snapshot
-        self._rates.spend(current_share(), len(text))  # only now: what is read waits until nothing is owed
-        return Inspection(model, layers, len(text), self._read(model, text, present, replace(request, layers=layers)))
+        tokens = self._read(model, text, start.snapshot, replace(request, layers=layers))
+        return Inspection(model, layers, len(text), tokens)
 
     def forget(self, model: Model) -> None:
         """Close the inspector of a model that no call uses any more."""
@@ -178,11 +177,13 @@ class Inspections:
     ) -> AsyncIterator[InspectedToken]:
         if not len(text):
             return
+        start = await self._reading.caught_up(model, start)
         tokens = np.concatenate([np.array(start.pending, np.int64), text])
         unread = _Unread(tokens, start.position - len(start.pending), start.state)
         shape, gates = model.decoder.shape, len(model.bundle.manifest.cell.gates)
         place = self._place(of_inspecting(shape, gates, len(text), _chunk(shape.vocabulary)))
         try:
+            self._rates.spend(current_share(), len(text))  # only now: what is read waits until nothing is owed
             while len(unread.tokens):
                 running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, model, unread, request)
                 found, unread = await running

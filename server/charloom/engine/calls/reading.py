@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import math
 from collections.abc import Sequence
@@ -12,12 +13,7 @@ import numpy as np
 
 from charloom.bundle import Vocabulary
 from charloom.engine.calls.price import of_reading, of_summing
-from charloom.engine.calls.requests import (
-    ReadingRequest,
-    check_answer,
-    check_text,
-    check_top_logprobs,
-)
+from charloom.engine.calls.requests import ReadingRequest, check_answer, check_text, check_top_logprobs
 from charloom.engine.calls.starting import ReadingStart, Starting
 from charloom.engine.calls.together import JobsTogether
 from charloom.engine.calls_in_progress import CallsInProgress
@@ -185,7 +181,7 @@ class Reading:
             as `score`.
         """
         start = await self._starting.reading(request)
-        return ManyScores(self, request, start.model, await self.caught_up(start.model, start.snapshot))
+        return ManyScores(self, request, start.model, start.snapshot)
 
     async def state_after(self, request: ReadingRequest) -> tuple[Floats, int]:
         """The state, [A, L, H], of a network that has read all of a text, and how many tokens that took.
@@ -284,13 +280,15 @@ class ManyScores:
         self._start = start
         self._count = 0
         """Texts that were given so far."""
+        self._catching_up = asyncio.Lock()
 
-    async def read(self, texts: Sequence[str]) -> ScoredTexts:
+    async def read(self, texts: Sequence[str], *, whole: bool = False) -> ScoredTexts:
         """The score of each of the next texts, which are read together; bit for bit that of each alone where the
         decoder is batch-invariant. One that is refused is named by its number since the beginning.
 
         Raises:
-            InvalidRequest: they are too many, or too long together; none was read then.
+            InvalidRequest, QuotaExceeded: they are too many, or too long together; or one is refused, and they are to
+                be read as a `whole` or not at all; none was read then.
             as `Reading.read`, and TooMuchMemory.
         """
         reading, model = self._reading, self.model
@@ -304,11 +302,15 @@ class ManyScores:
                     check_text(f"texts[{number}]", text, self._request.skip_unknown, reading.limits, model.vocabulary)
                 )
             except (InvalidRequest, QuotaExceeded) as problem:
+                if whole:
+                    raise
                 refused = problem
                 break
         scores = [ScoredText(NONE_TOLD, self._start.position)] * len(tokens)
         places = [place for place, one in enumerate(tokens) if len(one)]
         if places:
+            async with self._catching_up:
+                self._start = await reading.caught_up(model, self._start)
             needed = of_summing(
                 model.decoder.shape, sum(map(len, tokens)), len(places), learnt=self._start.learnt_bytes
             )

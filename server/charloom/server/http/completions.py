@@ -85,10 +85,11 @@ class Completions:
         if not (request.session_id or request.state):
             prompt, started = without_start(request.prompt, model.vocabulary)
             request = replace(request, prompt=prompt)
-        if body.max_tokens == 0:  # what generates nothing is held to the same as what does
-            check(replace(request, prompt="", max_tokens=1), self._engine.limits, model.vocabulary, model.decoder.lacks)
         scored = None
         if body.echo and (body.logprobs is not None or body.max_tokens == 0):
+            # Nothing is read for what is refused; what generates nothing is held to the same as what does.
+            wanted = replace(request, prompt="", max_tokens=1 if body.max_tokens == 0 else body.max_tokens)
+            check(wanted, self._engine.limits, model.vocabulary, model.decoder.lacks)
             if request.state:
                 raise InvalidRequest("echo", "log-probabilities of a prompt that goes on from a state are not told")
             # Each choice of an answer has it; a stream tells it of all of them at once.

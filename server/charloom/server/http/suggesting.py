@@ -78,9 +78,7 @@ class Suggesting:
         key = Key(current_caller().tenant, body.session_id)
         request = ReadingRequest(key=key, model=body.model, skip_unknown=body.unknown_characters == "skip")
         scores = await self._engine.reading.score_many(request)
-        found = await scores.read(body.texts)
-        if found.refused is not None:
-            raise found.refused
+        found = await scores.read(body.texts, whole=True)
         data = [
             {
                 "object": "score",
