@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,16 @@ def test_evaluate_reads_another_text_and_does_not_keep_its_figures(
     assert not (copied_run / "losses.json").exists()
 
 
-@pytest.mark.parametrize("stopping", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def stopping(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal that is not ignored, as SIGHUP is where the tests themselves run under nohup."""
+    number: signal.Signals = request.param
+    before = signal.getsignal(number)
+    signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+    yield number
+    signal.signal(number, before)
+
+
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
     stopping: signal.Signals, text: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
