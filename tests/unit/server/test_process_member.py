@@ -13,7 +13,7 @@ from charloom.engine.errors import Draining
 from charloom.engine.model_errors import ModelBusy
 from charloom.server.group import ProcessRefused
 from charloom.server.model_changes import Agreed, Change
-from charloom.server.processes.link import Link
+from charloom.server.processes.link import Link, Refused
 from charloom.server.processes.member import Member
 
 LOAD = {"number": 0, "change": "load", "on": "small/2", "token": 0}
@@ -24,9 +24,11 @@ class Models:
 
     def __init__(self) -> None:
         self.answers = asyncio.Event()
-        """Whether their disk does."""
+        """Whether the disk of the model of `LOAD` does."""
         self.answers.set()
         self.stopped = False
+        self.loads: list[str] = []
+        """Those that go on, and for which others wait."""
 
     def changing(self, name: str) -> bool:
         """None is changed by anybody else."""
@@ -34,7 +36,8 @@ class Models:
 
     async def change(self, change: Change, on: str, agreed: Agreed) -> str:
         """Takes as long as the disk."""
-        await self.answers.wait()
+        if on == LOAD["on"]:
+            await self.answers.wait()
         if self.stopped:
             raise Draining
         await agreed()
@@ -132,3 +135,29 @@ async def test_whoever_asked_is_told_that_a_change_was_given_up_though_the_disk_
         await asyncio.wait_for(change, 30)
     models.answers.set()
     await asyncio.gather(prepares, return_exceptions=True)
+
+
+async def test_no_load_waits_for_one_that_was_given_up_and_goes_on(joined: Joined) -> None:
+    member, models, parent, *_ = joined
+
+    async def prepared(number: int, change: str, on: str) -> None:
+        try:
+            await asyncio.wait_for(parent.ask("prepare", number=number, change=change, on=on, token=None), 30)
+        finally:
+            await parent.ask("decide", number=number, go=False)
+
+    models.answers.clear()
+    stuck = asyncio.create_task(parent.ask("prepare", **LOAD))
+    while not member._acts:
+        await asyncio.sleep(0.01)
+    parent.tell("decide", number=0, go=False)
+    await prepared(1, "load", "other/1")  # the disk answers nobody who reads: that holds up no other load
+    with pytest.raises(Refused, match=r"a load of 'small/2' that was given up still goes on in process \d+; try again"):
+        await prepared(2, "load", "small/2")
+    models.loads.append("small")
+    with pytest.raises(Refused, match="a load of 'small/2' that was given up"):
+        await prepared(3, "load", "other/1")
+    await prepared(4, "unload", "other")
+    models.answers.set()
+    await asyncio.gather(stuck, return_exceptions=True)
+    await prepared(5, "load", "other/1")

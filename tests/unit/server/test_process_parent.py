@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from charloom.server.processes import parent as parent_module
 from charloom.server.processes.child import Child, ChildFailed
 from charloom.server.processes.link import Link, Refused
 from charloom.server.processes.parent import Parent
@@ -46,6 +47,8 @@ class Fake:
         """Set: it does so at once."""
         self.starts.set()
         self.prepares.set()
+        self.fails = ""
+        """Why it cannot start."""
         self.link: Link
         self.returncode: int | None = None
         self.pid = 1
@@ -56,7 +59,10 @@ class Fake:
         if question == "start":
             self.serving = given["serving"]
             await self.starts.wait()
-            await self.link.ask("ready", address="x")
+            if self.fails:
+                await self.link.ask("failed", problem=self.fails)
+            else:
+                await self.link.ask("ready", address="x")
         elif question == "prepare":
             await self.prepares.wait()
         elif question == "models":
@@ -72,7 +78,9 @@ class Fake:
         self.returncode = status if self.returncode is None else self.returncode
         self._gone.set()
 
-    terminate = kill
+    def terminate(self) -> None:
+        """End, as a process does that is asked to."""
+        self.kill(-15)
 
     async def wait(self) -> None:
         """Until it has ended."""
@@ -138,7 +146,7 @@ async def test_a_child_whose_start_a_change_has_overtaken_is_started_again(
     assert await fakes[1].link.ask("change", change="unload", on="small", token=0) is None
     with pytest.raises(ChildFailed, match="models have changed meanwhile"):
         await starting
-    assert late.returncode == -signal.SIGKILL
+    assert late.returncode == -signal.SIGTERM  # in order: it may take calls, and the word of it be on its way
     fakes[2] = Fake()
     fakes[1].serves = {"bundles": [], "digests": {}, "chosen": {"small": "seen"}}
     await parent._start(2)
@@ -148,16 +156,53 @@ async def test_a_child_whose_start_a_change_has_overtaken_is_started_again(
 async def test_a_change_that_a_disk_holds_up_is_given_up_in_all_and_the_next_one_done(
     parent: Parent, fakes: dict[int, Fake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("charloom.server.processes.parent.LOAD_SECONDS", 0.05)
+    refusal = parent_module._refusal
+
+    async def impatient(child: Child, question: str, seconds: float | None, **given: Any) -> str | None:
+        late = child.number == 2 and question == "prepare"
+        return await refusal(child, question, 0.05 if late else seconds, **given)
+
     stuck = fakes[2] = Fake()
     await parent._start(1)
     await parent._start(2)
     stuck.prepares.clear()
-    refused = await asyncio.wait_for(fakes[1].link.ask("change", change="load", on="x", token=0), 30)
+    with monkeypatch.context() as patched:
+        patched.setattr(parent_module, "_refusal", impatient)
+        refused = await asyncio.wait_for(fakes[1].link.ask("change", change="load", on="x", token=0), 30)
     assert refused == "process 2 was not done within 0.05 s; does the disk of the model answer?"
-    monkeypatch.setattr("charloom.server.processes.parent.LOAD_SECONDS", 60.0)
     stuck.prepares.set()
     assert await fakes[1].link.ask("change", change="unload", on="small", token=1) is None
+
+
+async def test_a_change_that_no_child_can_take_part_in_is_not_done_and_ends_none_that_starts(
+    parent: Parent, fakes: dict[int, Fake]
+) -> None:
+    late = fakes[2] = Fake()
+    late.starts.clear()
+    await parent._start(1)
+    starting = asyncio.create_task(parent._start(2))
+    await until(lambda: "start" in late.heard)
+    async with parent._changing:
+        change = asyncio.create_task(parent._change(parent._children[1], "load", "x", 0))
+        fakes[1].kill()
+    assert await change == "no process of this server takes calls now; try again"
+    late.starts.set()
+    await starting
+    assert late.heard == ["start"]
+
+
+async def test_a_child_that_could_not_start_is_none_of_those_that_are_told_anything(
+    parent: Parent, fakes: dict[int, Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("charloom.server.processes.parent.SHORTEST_PAUSE", 0.01)
+    await parent._start(1)
+    keeping = asyncio.create_task(parent._keep(1))
+    first, failing = fakes[1], Fake()
+    failing.fails = "its bundle is gone"
+    fakes[1] = failing
+    first.kill()
+    await asyncio.wait_for(until(lambda: failing.heard and not parent._children), 30)
+    keeping.cancel()
 
 
 async def test_a_child_that_starts_is_told_a_reload_once_it_takes_calls(parent: Parent, fakes: dict[int, Fake]) -> None:

@@ -18,6 +18,10 @@ class ChildFailed(ValueError):
     """A child cannot start, or did not end in order."""
 
 
+class Overtaken(ChildFailed):
+    """Models have changed while a child started. It may take calls already, with those that served before."""
+
+
 BEAT_SECONDS = 5.0
 """How often a child is asked whether it is alive, and how long it has to answer."""
 MISSED_BEATS = 3
@@ -102,10 +106,10 @@ class Child:
         finally:
             ended.cancel()
 
-    def give_up(self, problem: str) -> None:
+    def give_up(self, problem: ChildFailed) -> None:
         """Let its start fail, where it does not take calls yet."""
         if not self._ready.done():
-            self._ready.set_exception(ChildFailed(problem))
+            self._ready.set_exception(problem)
 
     def reload(self) -> None:
         """Let it load its models again; once it takes calls, where it does not yet."""
@@ -162,7 +166,7 @@ class Child:
 
     async def _answer(self, question: str, given: dict[str, Any]) -> Any:
         if question == "failed":
-            self.give_up(given["problem"])
+            self.give_up(ChildFailed(given["problem"]))
             return None
         if question == "ready":
             if not self._ready.done():

@@ -12,13 +12,14 @@ import base64
 import contextlib
 import itertools
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from charloom.engine.errors import Draining, EngineError
-from charloom.engine.model_errors import ModelBusy
+from charloom.engine.errors import Draining, EngineError, shown
+from charloom.engine.model_errors import ModelBusy, ModelUnusable
 from charloom.server.app import Server
 from charloom.server.group import ProcessRefused, Tell
 from charloom.server.model_changes import Change, Loaded, ModelChanges
@@ -93,6 +94,8 @@ class Member:
         self._tells: dict[str, Tell] = {}
         self._acts: dict[int, _Act] = {}
         """Those that are not decided, by the parent's number."""
+        self._given_up: set[_Act] = set()
+        """Those that were decided against and go on, as their disk does not answer."""
         self._tokens = itertools.count()
         self._own: dict[int, _Act | None] = {}
         """Those that callers of this process wait for."""
@@ -215,14 +218,27 @@ class Member:
         act = self._acts[number] = _Act(on)
         if token in self._own:
             self._own[token] = act
-        act.done = asyncio.create_task(self._models.change(change, on, act.agreed))
+        act.done = asyncio.create_task(self._do(self._models, change, on, act))
         await act.prepared()
         if act.done.done():
             await self._outcome(act)
 
+    async def _do(self, models: ModelChanges, change: Change, on: str, act: _Act) -> Loaded:
+        # There is one load at a time: behind one that hangs, others would all be given up after as long a wait.
+        late = next((one.on for one in self._given_up if one.on == on or models.loads), None)
+        if late is not None and change is not Change.UNLOAD:
+            raise ModelUnusable(
+                f"a load of {shown(late)} that was given up still goes on in process {os.getpid()}; try again once its "
+                f"disk answers, or let another process take its place (kill {os.getpid()})"
+            )
+        return await models.change(change, on, act.agreed)
+
     async def _decide(self, number: int, go: bool) -> None:
         act = self._acts.pop(number)
         act.decided.set_result(go)
+        if not go:
+            self._given_up.add(act)
+            act.done.add_done_callback(lambda done: self._given_up.discard(act))
         with contextlib.suppress(*(() if go else (Refused,))):
             await self._outcome(act)
 

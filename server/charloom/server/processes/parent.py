@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from charloom.server.merged import together
 from charloom.server.process_parts import METRICS
-from charloom.server.processes.child import Child, ChildFailed
+from charloom.server.processes.child import Child, ChildFailed, Overtaken
 from charloom.server.processes.link import LinkClosed, Refused
 from charloom.server.processes.metrics import SummedMetrics, Told
 from charloom.server.processes.ports import held
@@ -172,6 +172,9 @@ class Parent:
                 sealing_keys=self._keys,
             )
             await child.started()
+        except Overtaken:
+            await child.end(self._grace)
+            raise
         except ChildFailed:
             await child.gone()
             raise
@@ -201,6 +204,7 @@ class Parent:
                     await self._start(number)
                 except (ChildFailed, OSError) as problem:  # the system may have no process, or no file, to give
                     began = time.monotonic()
+                    self._children.pop(number, None)
                     log.error("process %d cannot start: %s", number, problem)
                 else:
                     break
@@ -287,10 +291,12 @@ class Parent:
             # Children start meanwhile; those that have come to take calls take part.
             while (new := [child for child in self.ready if child not in refused]) and not any(refused.values()):
                 await asyncio.gather(*map(prepare, new))
+            if not refused:  # whoever asked has ended, and those that start can take no part
+                return "no process of this server takes calls now; try again"
             go = not any(refused.values())
             if go:
                 for child in self._children.values():  # one that starts may serve what was served before
-                    child.give_up("models have changed meanwhile")
+                    child.give_up(Overtaken("models have changed meanwhile"))
 
             async def decide(child: Child) -> None:
                 # Where nothing changes, one whose disk does not answer has nothing to say to that.
