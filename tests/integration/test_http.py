@@ -381,6 +381,24 @@ def test_a_stop_ends_the_call_of_a_client_that_does_not_read(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+def test_a_stop_that_ends_connections_at_once_takes_no_more_first(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taking: list[bool] = []
+    end_connections = connections.UvicornServer.end_connections
+
+    def ends(self: connections.UvicornServer) -> None:
+        taking.extend(listening.is_serving() for listening in self.servers)
+        end_connections(self)
+
+    monkeypatch.setattr(app, "CLOSING_SECONDS", 0)
+    monkeypatch.setattr(connections.UvicornServer, "end_connections", ends)
+    settings = ServerSettings(grace_seconds=0, http_port=0)
+    with running_server([(bundle, decoder)], settings) as server, client(server) as api:
+        assert api.get("/health").status_code == 200
+    assert set(taking) == {False}
+
+
 def test_a_server_that_stops_says_when_to_come_back(bundle: Bundle, decoder: Decoder) -> None:
     settings = ServerSettings(grace_seconds=0, http_port=0)
     with running_server([(bundle, decoder)], settings) as server, client(server) as api:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +119,7 @@ class ModelUpkeep:
             await asyncio.wait(self._tasks, timeout=seconds)
 
     async def _reload_all(self) -> None:
-        newest = []
+        newest: list[Path] = []
         if self._changes.folder is not None:
             try:
                 newest = await self._changes.in_folder(lambda folder: folder.first())
@@ -129,8 +129,7 @@ class ModelUpkeep:
         for model in self._engine.models:
             if model.name not in names:
                 self._begin(model.name, _Load(model.bundle.path, SIGNAL))
-        for path in newest:
-            self._begin(path.parent.name, _Load(path, SIGNAL))
+        self._begin_all(newest, SIGNAL)
 
     def _look_at_folder(self) -> None:
         if self._look is None or self._look.done():
@@ -140,8 +139,7 @@ class ModelUpkeep:
             log.warning("the folder of models does not answer since %g s, and what serves goes on", SLOW_LOOK_SECONDS)
 
     async def _load_changed(self) -> None:
-        for path in await self._changes.in_folder(lambda folder: folder.changed()):
-            self._begin(path.parent.name, _Load(path, FOLDER))
+        self._begin_all(await self._changes.in_folder(lambda folder: folder.changed()), FOLDER)
         if self._slow:
             self._slow = False
             log.info("the folder of models answers again")
@@ -150,6 +148,12 @@ class ModelUpkeep:
         for name, (load, ready) in list(self._refused.items()):
             if ready():
                 self._begin(name, load)
+
+    def _begin_all(self, paths: Sequence[Path], by: str) -> None:
+        """Load versions of the folder; new names come in its order, in all processes, whichever load ends first."""
+        self._engine.order([*self._engine.order(), *(path.parent.name for path in paths)])
+        for path in paths:
+            self._begin(path.parent.name, _Load(path, by))
 
     def _begin(self, name: str, load: _Load) -> None:
         self._refused.pop(name, None)

@@ -182,6 +182,39 @@ async def test_once_stopped_it_begins_no_load_while_the_server_drains(
     await engine.drain(0)
 
 
+async def test_new_models_of_the_folder_come_in_its_order_whichever_load_ends_first(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = version(bundle, tmp_path, "small", "1")
+    engine = Engine([(read_bundle(first), decoder)])
+    changes = ModelChanges(engine, ServerSettings(model_folder=tmp_path), ModelFolder(tmp_path, read_bundle))
+    upkeep = ModelUpkeep(engine, changes, AuditLog())
+    monkeypatch.setattr(model_changes, "open_decoder", lambda *_, **__: decoder)
+    load_at = changes.load_at
+
+    async def slow(path: Path) -> Any:
+        if path.parent.name in ("b", "d"):
+            await until(lambda: path.parent.name.translate(after) in {model.name for model in engine.models})
+        return await load_at(path)
+
+    after = str.maketrans("bd", "ce")
+    monkeypatch.setattr(changes, "load_at", slow)
+    for name in ("b", "c"):
+        version(bundle, tmp_path, name, "1")
+    for _ in range(2):  # it is to have stayed the same from look to look
+        await upkeep._load_changed()
+    await until(lambda: not upkeep._loading)
+    assert [model.name for model in engine.models] == ["small", "b", "c"]
+    for name in ("d", "e"):
+        version(bundle, tmp_path, name, "1")
+    upkeep.reload_all()
+    await until(lambda: not upkeep._tasks)
+    assert [model.name for model in engine.models] == ["small", "b", "c", "d", "e"]
+    upkeep.stop()
+    changes.stop()
+    await engine.drain(0)
+
+
 async def test_another_process_is_told_what_serves_and_not_what_is_chosen_and_still_being_loaded(
     bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

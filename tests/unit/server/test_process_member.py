@@ -144,7 +144,7 @@ async def test_no_load_waits_for_one_that_was_given_up_and_goes_on(joined: Joine
         try:
             await asyncio.wait_for(parent.ask("prepare", number=number, change=change, on=on, token=None), 30)
         finally:
-            await parent.ask("decide", number=number, go=False)
+            await asyncio.wait_for(parent.ask("decide", number=number, go=False), 30)
 
     models.answers.clear()
     stuck = asyncio.create_task(parent.ask("prepare", **LOAD))

@@ -200,7 +200,7 @@ class Models:
         return iter([self._models[name] for name in self._totals if name in self._models])
 
     def order(self, names: Sequence[str] = ()) -> list[str]:
-        """Names of models, also of those that are unloaded and keep their place: `names`, then as they first served."""
+        """Names of models, also of those that do not serve and keep their place: `names`, then as they first served."""
         self._totals = {name: self._totals.get(name) or LoomTotals() for name in (*names, *self._totals)}
         return list(self._totals)
 

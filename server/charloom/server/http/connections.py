@@ -134,6 +134,12 @@ class UvicornServer(Server):
         """Leave the signals as they are."""
         yield
 
+    def take_no_more(self) -> None:
+        """Accept no more connections, and end. By itself uvicorn accepts them until its next tick."""
+        self.should_exit = True
+        for listening in self.servers if self.started else ():
+            listening.close()
+
     def end_connections(self) -> None:
         """End those that are left."""
         for connection in list(self.server_state.connections):
