@@ -16,6 +16,7 @@ import pytest
 
 from charloom.client import (
     AsyncClient,
+    AsyncTextStream,
     Cancelled,
     Client,
     _resumption,
@@ -43,6 +44,13 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def asked_again(server: FakeServer, times: int = 3) -> None:
     """Wait until a broken call has been tried again, and is likely to be in a pause."""
     eventually(lambda: len(server.asked("Generate")) >= times)
+
+
+async def reading(server: FakeServer, text: AsyncTextStream) -> asyncio.Task[Any]:
+    """A task that reads a broken text to its end, once the call has been tried again."""
+    reader = asyncio.create_task(text.result())
+    await asyncio.to_thread(asked_again, server)
+    return reader
 
 
 def no_more_tries(server: FakeServer) -> None:
@@ -153,8 +161,7 @@ class TestStopping:
         self, server: FakeServer, async_client: AsyncClient
     ) -> None:
         async with _broken(server, async_client) as text:
-            reader = asyncio.create_task(text.result())
-            await asyncio.to_thread(asked_again, server)
+            reader = await reading(server, text)
             text.cancel()
             with pytest.raises(Cancelled):
                 await asyncio.wait_for(reader, 30)
@@ -163,8 +170,7 @@ class TestStopping:
         self, server: FakeServer, async_client: AsyncClient
     ) -> None:
         async with _broken(server, async_client) as text:
-            reader = asyncio.create_task(text.result())
-            await asyncio.to_thread(asked_again, server)
+            reader = await reading(server, text)
             reader.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reader
@@ -174,8 +180,7 @@ class TestStopping:
         self, server: FakeServer, async_client: AsyncClient
     ) -> None:
         async with _broken(server, async_client) as text:
-            reader = asyncio.create_task(text.result())
-            await asyncio.to_thread(asked_again, server)
+            reader = await reading(server, text)
             text.cancel()
             reader.cancel()
             with pytest.raises(asyncio.CancelledError if sys.version_info >= (3, 11) else Cancelled):
@@ -205,8 +210,7 @@ class TestStopping:
         self, server: FakeServer, async_client: AsyncClient
     ) -> None:
         async with _broken(server, async_client) as text:
-            reader = asyncio.create_task(text.result())
-            await asyncio.to_thread(asked_again, server)
+            reader = await reading(server, text)
             await async_client.close()
             with pytest.raises(Cancelled):
                 await reader

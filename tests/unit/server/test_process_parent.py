@@ -118,6 +118,16 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.01)
 
 
+async def second_child_starting(parent: Parent, fakes: dict[int, Fake]) -> tuple[Fake, asyncio.Task[None]]:
+    """The second of two children, which has heard that it is to start, and its start; the first one takes calls."""
+    late = fakes[2] = Fake()
+    late.starts.clear()
+    await parent._start(1)
+    starting = asyncio.create_task(parent._start(2))
+    await until(lambda: "start" in late.heard)
+    return late, starting
+
+
 async def test_a_child_starts_while_a_change_waits_for_a_disk_and_takes_part_in_it(
     parent: Parent, fakes: dict[int, Fake]
 ) -> None:
@@ -138,11 +148,7 @@ async def test_a_child_starts_while_a_change_waits_for_a_disk_and_takes_part_in_
 async def test_a_child_whose_start_a_change_has_overtaken_is_started_again(
     parent: Parent, fakes: dict[int, Fake]
 ) -> None:
-    late = fakes[2] = Fake()
-    late.starts.clear()
-    await parent._start(1)
-    starting = asyncio.create_task(parent._start(2))
-    await until(lambda: "start" in late.heard)
+    late, starting = await second_child_starting(parent, fakes)
     assert await fakes[1].link.ask("change", change="unload", on="small", token=0) is None
     with pytest.raises(ChildFailed, match="models have changed meanwhile"):
         await starting
@@ -177,11 +183,7 @@ async def test_a_change_that_a_disk_holds_up_is_given_up_in_all_and_the_next_one
 async def test_a_change_that_no_child_can_take_part_in_is_not_done_and_ends_none_that_starts(
     parent: Parent, fakes: dict[int, Fake]
 ) -> None:
-    late = fakes[2] = Fake()
-    late.starts.clear()
-    await parent._start(1)
-    starting = asyncio.create_task(parent._start(2))
-    await until(lambda: "start" in late.heard)
+    late, starting = await second_child_starting(parent, fakes)
     async with parent._changing:
         change = asyncio.create_task(parent._change(parent._children[1], "load", "x", 0))
         fakes[1].kill()
@@ -206,11 +208,7 @@ async def test_a_child_that_could_not_start_is_none_of_those_that_are_told_anyth
 
 
 async def test_a_child_that_starts_is_told_a_reload_once_it_takes_calls(parent: Parent, fakes: dict[int, Fake]) -> None:
-    late = fakes[2] = Fake()
-    late.starts.clear()
-    await parent._start(1)
-    starting = asyncio.create_task(parent._start(2))
-    await until(lambda: "start" in late.heard)
+    late, starting = await second_child_starting(parent, fakes)
     parent._reload()
     await until(lambda: "reload" in fakes[1].heard)
     assert "reload" not in late.heard
