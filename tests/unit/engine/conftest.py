@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.loom import jobs
+from charloom.engine.loom.stops import StopAutomaton
 from charloom.engine.sessions.stores import redis_connections, sqlite_file, sqlite_reserve, sqlite_transactions
 from tests.unit.engine.looms import Harness
 from tests.unit.engine.redis_server import RedisServer
@@ -20,6 +22,20 @@ def harness(decoder: Decoder, bundle: Bundle) -> Iterator[Harness]:
     harness = Harness(decoder, bundle.manifest.start_token)
     yield harness
     harness.loom.drain(0)
+
+
+@pytest.fixture
+def stop_automata(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Those that are made from stop strings from now on."""
+    made: list[object] = []
+
+    class Noted(StopAutomaton):
+        def __init__(self, patterns: Sequence[Sequence[int]]) -> None:
+            made.append(self)
+            super().__init__(patterns)
+
+    monkeypatch.setattr(jobs, "StopAutomaton", Noted)
+    return made
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,7 @@ from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest, StalePosition
 from charloom.engine.limits import Limits
-from charloom.engine.loom import jobs
 from charloom.engine.loom.jobs import FinishReason
-from charloom.engine.loom.stops import StopAutomaton
 
 VOCABULARY = CharacterVocabulary(sorted("\n abcdefghij"))
 
@@ -187,19 +185,11 @@ async def test_continuations_are_the_texts_of_their_seeds_and_leave_the_session_
 
 
 async def test_stop_strings_are_taken_apart_once_for_all_continuations(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, stop_automata: list[object]
 ) -> None:
-    made: list[Sequence[Sequence[int]]] = []
-
-    class Counted(StopAutomaton):
-        def __init__(self, patterns: Sequence[Sequence[int]]) -> None:
-            made.append(patterns)
-            super().__init__(patterns)
-
-    monkeypatch.setattr(jobs, "StopAutomaton", Counted)
     for one in await engine.continuations(asked(n=8, seed=1, max_tokens=20, stop=["ab", "b"], include_stop=True)):
         await one.whole()
-    assert len(made) == 1
+    assert len(stop_automata) == 1
 
 
 async def test_continuations_of_a_session_that_moved_on_are_refused(engine: Engine) -> None:

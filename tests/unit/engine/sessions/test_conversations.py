@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
 
 import pytest
 
@@ -17,9 +16,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
 from charloom.engine.limits import Limits
-from charloom.engine.loom import jobs
 from charloom.engine.loom.jobs import FinishReason
-from charloom.engine.loom.stops import StopAutomaton
 from charloom.engine.memory_budget import MemoryBudget, TooMuchMemory
 from charloom.engine.quotas import Quota
 from charloom.engine.sessions import writer
@@ -183,22 +180,14 @@ async def test_a_text_that_is_injected_has_its_price(bundle: Bundle, decoder: De
         await engine.drain(0)
 
 
-async def test_commands_take_no_stop_string_apart_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Sequence[Sequence[int]]] = []
-
-    class Counted(StopAutomaton):
-        def __init__(self, patterns: Sequence[Sequence[int]]) -> None:
-            made.append(patterns)
-            super().__init__(patterns)
-
-    monkeypatch.setattr(jobs, "StopAutomaton", Counted)
+async def test_commands_take_no_stop_string_apart_again(engine: Engine, stop_automata: list[object]) -> None:
     talk = await engine.converse(GenerationRequest(seed=3, stop=["abcabcabc"]))
     for temperature in (0.5, 1.0, 1.5):
         await talk.generate(0)
         await talk.set_sampling(Sampling(temperature=temperature))
         await talk.inject("a")
     await talk.end()
-    assert len(made) == 1
+    assert len(stop_automata) == 1
 
 
 @pytest.mark.parametrize("command", ["generate", "sampling", "inject"])
