@@ -58,7 +58,7 @@ async def short_session(engine: Engine, number: int) -> list[Seen]:
     calls = []
     for _ in range(SHORT_CALLS):
         calls.append(seen := Seen(time.perf_counter()))
-        async for delta in await engine.generate(request):
+        async for delta in await engine.generating.generate(request):
             seen.messages += 1
             seen.times.append(time.perf_counter())
             seen.characters += len(delta.text)

@@ -103,7 +103,7 @@ def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text
                 stop=call.stop,
                 include_stop=call.include_stop,
             )
-            generation = await engine.generate(request)
+            generation = await engine.generating.generate(request)
             text, deltas = "", 0
             if call.cancelled_after == 0:
                 generation.cancel()
@@ -164,11 +164,11 @@ def test_a_session_has_one_generation_and_the_next_waits_for_a_cancelled_one(bun
     async def main() -> None:
         engine = Engine([(bundle, decoder)])
         session = await engine.sessions.create(seed=1)
-        generation = await engine.generate(GenerationRequest(session_id=session.id, max_tokens=60_000))
+        generation = await engine.generating.generate(GenerationRequest(session_id=session.id, max_tokens=60_000))
         with pytest.raises(SessionBusy):
-            await engine.generate(GenerationRequest(session_id=session.id))
+            await engine.generating.generate(GenerationRequest(session_id=session.id))
         generation.cancel()
-        following = await engine.generate(GenerationRequest(session_id=session.id, max_tokens=10))
+        following = await engine.generating.generate(GenerationRequest(session_id=session.id, max_tokens=10))
         assert len("".join([delta.text async for delta in following])) == 10
         await engine.drain(1)
 

@@ -11,7 +11,6 @@ from charloom.bundle import Bundle, DecoderKind, Task
 from charloom.engine.calls.classification import Classifying
 from charloom.engine.calls.conversation import Conversation
 from charloom.engine.calls.generating import Generating
-from charloom.engine.calls.generation import Continuation, Generation
 from charloom.engine.calls.inspection import Inspections
 from charloom.engine.calls.moving import Moving
 from charloom.engine.calls.reading import Reading
@@ -83,7 +82,7 @@ class Engine:
         self.watching = Watching(self._models, self.sessions, self.reading, self._calls, self.totals)
         self.moving = Moving(self._models, self.sessions, self.reading, self._calls)
         self.inspections = Inspections(self._starting, self.reading, self.rates)
-        self._generating = Generating(self._starting, self.reading, sealed, self.budget, self.limits, self.rates)
+        self.generating = Generating(self._starting, self.reading, sealed, self.budget, self.limits, self.rates)
 
     @property
     def models(self) -> list[Model]:
@@ -112,25 +111,9 @@ class Engine:
         """The model that a sealed state belongs to; raises as `SealedStates.unseal`."""
         return self._sealed.unseal(state, tenant).model
 
-    async def generate(self, request: GenerationRequest) -> Generation:
-        """Start generating one continuation, with which its session goes on; see `Generating.generate`."""
-        return await self._generating.generate(request)
-
-    async def check(self, request: GenerationRequest) -> None:
-        """See that a text without session could begin now; see `Generating.check`."""
-        await self._generating.check(request)
-
-    async def continuations(self, request: GenerationRequest) -> Sequence[Continuation]:
-        """Start generating several continuations of one state; see `Generating.continuations`."""
-        return await self._generating.continuations(request)
-
-    async def peek(self, request: GenerationRequest, top: int) -> Generation:
-        """Start generating with the distribution at each position; nothing changes; see `Generating.peek`."""
-        return await self._generating.peek(request, top)
-
     async def converse(self, request: GenerationRequest) -> Conversation:
         """Begin a text that is steered while it is generated; see `Conversation.begin`."""
-        return await Conversation.begin(request, self._starting, self._generating, self.reading, self.limits)
+        return await Conversation.begin(request, self._starting, self.generating, self.reading, self.limits)
 
     @property
     def usage(self) -> float:

@@ -125,7 +125,7 @@ def test_a_call_that_asks_a_decoder_for_a_control_that_it_lacks_is_refused(bundl
     async def ask() -> None:
         engine = Engine([(bundle, open_decoder(bundle))])
         try:
-            await engine.generate(GenerationRequest(sampling=FondSampling(fondness=0.5)))
+            await engine.generating.generate(GenerationRequest(sampling=FondSampling(fondness=0.5)))
         finally:
             await engine.drain(0)
 

@@ -57,7 +57,7 @@ async def test_sessions_and_sealed_states_go_on_as_they_would_have(again: Bundle
 async def test_what_the_bundle_before_could_not_do_its_sessions_can_now(again: Bundle, tmp_path: Path) -> None:
     engine = engine_of(again, tmp_path)
     constraint = Constraint(Kind.CHOICES, ("yes", "no"))
-    generation = await engine.generate(GenerationRequest(session_id="kept", constraint=constraint))
+    generation = await engine.generating.generate(GenerationRequest(session_id="kept", constraint=constraint))
     assert (await generation.whole()).text in ("yes", "no")
     await engine.drain(0)
 

@@ -127,9 +127,9 @@ async def test_stop_strings_cost_what_they_take(bundle: Bundle, decoder: Decoder
     engine = Engine([(bundle, decoder)], budget=MemoryBudget(300_000))
     try:
         request = GenerationRequest(max_tokens=1, stop=["a"] * MOST_STOPS)
-        await engine.check(request)
+        await engine.generating.check(request)
         with pytest.raises(TooMuchMemory):
-            await engine.check(replace(request, stop=["a" * LONGEST_STOP] * MOST_STOPS))
+            await engine.generating.check(replace(request, stop=["a" * LONGEST_STOP] * MOST_STOPS))
     finally:
         await engine.drain(0)
 

@@ -74,7 +74,7 @@ async def engines(bundle: Bundle, decoder: Decoder, stores: list[Mortal]) -> Asy
 
 
 async def whole(engine: Engine, request: GenerationRequest) -> str:
-    return (await (await engine.generate(request)).whole()).text
+    return (await (await engine.generating.generate(request)).whole()).text
 
 
 async def test_what_one_replica_does_the_other_goes_on_with(engines: list[Engine]) -> None:

@@ -45,7 +45,7 @@ def engine_of(kind: DecoderKind, store: Store | None = None) -> Engine:
 
 
 async def text_of(engine: Engine, **asked: Any) -> str:
-    return (await (await engine.generate(GenerationRequest(**asked))).whole()).text
+    return (await (await engine.generating.generate(GenerationRequest(**asked))).whole()).text
 
 
 @pytest.mark.parametrize("kind", list(DecoderKind))

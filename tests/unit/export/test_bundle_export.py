@@ -116,7 +116,7 @@ def test_a_model_of_two_symbols_is_served_with_every_decoder(tmp_path: Path) -> 
         engine = Engine([(bundle, decoder)])
         try:
             request = GenerationRequest(max_tokens=8, logprobs=True, top_logprobs=5)
-            found = await (await engine.generate(request)).whole()
+            found = await (await engine.generating.generate(request)).whole()
         finally:
             await engine.drain(0)
         return [len(one.top) for one in found.logprobs]

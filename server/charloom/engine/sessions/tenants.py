@@ -65,10 +65,6 @@ class Tenants:
         self._sealed = sealed
         self._limits = limits
 
-    async def page(self, tenant: str, after: str, count: int) -> list[Session | Unreadable]:
-        """Up to `count` of its sessions whose ids come after `after`, in the order of their ids."""
-        return await self._store.page(tenant, after, count)
-
     def require_export(self, time_to_live: timedelta | None) -> None:
         """Check what an export asks for.
 

@@ -170,9 +170,9 @@ def largest_symbol(vocabulary: Vocabulary) -> int:
 async def begun(engine: Engine, request: GenerationRequest) -> Sequence[Continuation]:
     """The continuations that a request asks for, which end with the call at the latest."""
     if request.n == 1:
-        generations: Sequence[Continuation] = [await engine.generate(request)]
+        generations: Sequence[Continuation] = [await engine.generating.generate(request)]
     else:
-        generations = await engine.continuations(request)
+        generations = await engine.generating.continuations(request)
     for generation in generations:
         at_end_of_call(generation.cancel)
     return generations

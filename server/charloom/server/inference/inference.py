@@ -145,7 +145,7 @@ class Inference:
         Raises:
             InvalidRequest, VersionNotFound, SequenceNotStarted: as their names say.
             ScopeMissing: it begins or ends a sequence, which makes or deletes a session; the caller may not.
-            and as `Engine.generate`.
+            and as `Generating.generate`.
         """
         async for piece in self._pieces(self._asked(request), request.version):
             yield piece
@@ -168,12 +168,13 @@ class Inference:
             if sequence is not None:
                 key = Key(wanted.tenant, f"{SESSION_PREFIX}{sequence.id}")
                 if sequence.start:
-                    await self.engine.check(wanted)  # what is refused begins nothing, and ends no sequence that runs
+                    # What is refused begins nothing, and ends no sequence that runs.
+                    await self.engine.generating.check(wanted)
                     await self._start(key, wanted.model, sequence)
                 elif version:
                     await self._require_version(key, wanted.model, sequence, version)
                 wanted = replace(wanted, session_id=key.id)
-            generation = await self.engine.generate(wanted)
+            generation = await self.engine.generating.generate(wanted)
         except SessionNotFound:
             raise SequenceNotStarted("" if sequence is None else sequence.id) from None
         at_end_of_call(generation.cancel)

@@ -118,7 +118,7 @@ async def suggest(engine: Engine, session: Session) -> object:
 
 async def continue_thrice(engine: Engine, session: Session, **options: Any) -> object:
     request = GenerationRequest(session_id=session.id, n=3, max_tokens=5, seed=1, **options)
-    return [(await one.whole()).text for one in await engine.continuations(request)]
+    return [(await one.whole()).text for one in await engine.generating.continuations(request)]
 
 
 async def continue_thrice_with_penalties(engine: Engine, session: Session) -> object:
@@ -126,12 +126,12 @@ async def continue_thrice_with_penalties(engine: Engine, session: Session) -> ob
 
 
 async def peek(engine: Engine, session: Session) -> object:
-    return (await (await engine.peek(GenerationRequest(session_id=session.id, seed=1), 3)).whole()).text
+    return (await (await engine.generating.peek(GenerationRequest(session_id=session.id, seed=1), 3)).whole()).text
 
 
 async def generate(engine: Engine, session: Session) -> object:
     request = GenerationRequest(session_id=session.id, max_tokens=5, prompt="The", seed=1)
-    return (await (await engine.generate(request)).whole()).text
+    return (await (await engine.generating.generate(request)).whole()).text
 
 
 async def blend(engine: Engine, session: Session) -> object:

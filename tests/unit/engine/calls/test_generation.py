@@ -35,7 +35,7 @@ def expected(bundle: Bundle, decoder: Decoder, seed: int, length: int) -> tuple[
 
 async def begin(engine: Engine, session: Session, max_tokens: int, prompt: str = "") -> Generation:
     request = GenerationRequest(session_id=session.id, max_tokens=max_tokens, prompt=prompt)
-    return await engine.generate(request)
+    return await engine.generating.generate(request)
 
 
 async def test_a_slow_reader_that_goes_away_leaves_its_session_behind_what_it_got(

@@ -129,7 +129,7 @@ async def engine(bundle: Bundle, decoder: Decoder) -> AsyncIterator[Engine]:
 
 
 async def whole(engine: Engine, request: GenerationRequest) -> str:
-    return (await (await engine.generate(request)).whole()).text
+    return (await (await engine.generating.generate(request)).whole()).text
 
 
 async def test_characters_that_are_not_allowed_are_never_generated(engine: Engine) -> None:
@@ -147,7 +147,7 @@ async def test_a_stop_string_ends_text_and_session_before_it_or_after_it(engine:
     for include in (False, True):
         session = await engine.sessions.create(seed=3)
         request = asked(session_id=session.id, max_tokens=300, stop=["~" * 3, stop], include_stop=include)
-        generation = await engine.generate(replace(request, skip_unknown=True))
+        generation = await engine.generating.generate(replace(request, skip_unknown=True))
         told = (await generation.whole()).text
         assert told == plain[: end + (3 if include else 0)]
         result = generation.result
@@ -168,7 +168,7 @@ async def test_continuations_are_the_texts_of_their_seeds_and_leave_the_session_
     await whole(engine, GenerationRequest(session_id=session.id, prompt="once upon", max_tokens=20))
     before = await engine.sessions.get(session.key)
     request = GenerationRequest(session_id=session.id, prompt=" a time", max_tokens=40, sampling=sampling, n=4)
-    generations = await engine.continuations(request)
+    generations = await engine.generating.continuations(request)
     texts = [delta.text for delta in await asyncio.gather(*(generation.whole() for generation in generations))]
     assert (await engine.sessions.get(session.key)) == before
     assert len(set(texts)) == 4
@@ -187,7 +187,9 @@ async def test_continuations_are_the_texts_of_their_seeds_and_leave_the_session_
 async def test_stop_strings_are_taken_apart_once_for_all_continuations(
     engine: Engine, stop_automata: list[object]
 ) -> None:
-    for one in await engine.continuations(asked(n=8, seed=1, max_tokens=20, stop=["ab", "b"], include_stop=True)):
+    for one in await engine.generating.continuations(
+        asked(n=8, seed=1, max_tokens=20, stop=["ab", "b"], include_stop=True)
+    ):
         await one.whole()
     assert len(stop_automata) == 1
 
@@ -195,12 +197,12 @@ async def test_stop_strings_are_taken_apart_once_for_all_continuations(
 async def test_continuations_of_a_session_that_moved_on_are_refused(engine: Engine) -> None:
     session = await engine.sessions.create()
     with pytest.raises(StalePosition):
-        await engine.continuations(GenerationRequest(session_id=session.id, expected_position=5, n=2))
+        await engine.generating.continuations(GenerationRequest(session_id=session.id, expected_position=5, n=2))
 
 
 async def test_logprobs_come_with_their_tokens(engine: Engine, bundle: Bundle) -> None:
     request = asked(max_tokens=60, seed=4, logprobs=True, top_logprobs=3, stop=["qqqqq"])
-    generation = await engine.generate(request)
+    generation = await engine.generating.generate(request)
     delta = await generation.whole()
     assert bundle.vocabulary.decode([found.token for found in delta.logprobs]) == delta.text
     for found in delta.logprobs:
@@ -209,7 +211,7 @@ async def test_logprobs_come_with_their_tokens(engine: Engine, bundle: Bundle) -
         assert values == sorted(values, reverse=True)
         assert found.logprob <= values[0]
         assert found.logprob == dict(found.top).get(found.token, found.logprob)
-    alone = await (await engine.generate(replace(request, top_logprobs=0))).whole()
+    alone = await (await engine.generating.generate(replace(request, top_logprobs=0))).whole()
     assert [found.logprob for found in alone.logprobs] == [found.logprob for found in delta.logprobs]
     assert not any(found.top for found in alone.logprobs)
 

@@ -54,7 +54,7 @@ async def written(texts: Sequence[Continuation]) -> list[tuple[TextDelta, Genera
 
 
 async def resampled(engine: Engine, asked: GenerationRequest) -> list[tuple[TextDelta, GenerationResult]]:
-    return await written(await engine.continuations(asked))
+    return await written(await engine.generating.continuations(asked))
 
 
 @given(st.lists(st.floats(-30, 0), min_size=1, max_size=64), st.floats(0, 1, exclude_max=True))
@@ -146,7 +146,7 @@ async def test_they_are_what_token_by_token_gives(engine: Engine, bundle: Bundle
 
 async def test_other_calls_and_logprobs_change_nothing(engine: Engine) -> None:
     alone = await resampled(engine, request(8, 5))
-    others = [engine.continuations(request(8, seed, logprobs=True)) for seed in (4, 5, 6)]
+    others = [engine.generating.continuations(request(8, seed, logprobs=True)) for seed in (4, 5, 6)]
     several = await asyncio.gather(*(written(texts) for texts in await asyncio.gather(*others)))
     beside = several[1]
     assert [delta.text for delta, _ in beside] == [delta.text for delta, _ in alone]
@@ -232,7 +232,7 @@ async def test_weighted_they_are_the_texts_of_the_model_that_match(
             assert result.resampled is not None
             weighted[delta.text] += result.resampled.weight / calls  # type: ignore[assignment]
             estimates.append(result.resampled.match_logprob)
-        for one in await engine.continuations(GenerationRequest(**{**vars(asked), "resample": False})):
+        for one in await engine.generating.continuations(GenerationRequest(**{**vars(asked), "resample": False})):
             independent[(await one.whole()).text] += 1
 
     def off(found: Counter[str]) -> float:
@@ -252,12 +252,12 @@ async def test_weighted_they_are_the_texts_of_the_model_that_match(
 )
 async def test_resampling_takes_several_and_a_constraint(engine: Engine, more: dict[str, object], why: str) -> None:
     with pytest.raises(InvalidRequest, match=why):
-        await engine.continuations(request(**{"n": 4, "seed": 1, **more}))  # type: ignore[arg-type]
+        await engine.generating.continuations(request(**{"n": 4, "seed": 1, **more}))  # type: ignore[arg-type]
 
 
 async def test_cancelling_one_takes_all_out_of_the_batch(bundle: Bundle, decoder: Decoder) -> None:
     engine = Engine([(bundle, Slow(decoder, 0.005))])
-    texts = await engine.continuations(
+    texts = await engine.generating.continuations(
         request(16, 1, constraint=Constraint(Kind.REGEX, ("[a-z ]{9000}",)), max_tokens=9000)
     )
     await asyncio.sleep(0.05)
@@ -271,7 +271,7 @@ async def test_cancelling_one_takes_all_out_of_the_batch(bundle: Bundle, decoder
 
 async def test_a_server_that_stops_ends_them_with_an_error(bundle: Bundle, decoder: Decoder) -> None:
     engine = Engine([(bundle, Slow(decoder, 0.005))])
-    texts = await engine.continuations(
+    texts = await engine.generating.continuations(
         request(4, 1, constraint=Constraint(Kind.REGEX, ("[a-z ]{9000}",)), max_tokens=9000)
     )
     whole = asyncio.ensure_future(texts[0].whole())

@@ -32,7 +32,7 @@ async def engine(bundle: Bundle, decoder: Decoder) -> AsyncIterator[Engine]:
 
 async def begin(engine: Engine) -> Generation:
     set_share(SHOP)
-    return await engine.generate(GenerationRequest(max_tokens=60_000))
+    return await engine.generating.generate(GenerationRequest(max_tokens=60_000))
 
 
 async def characters(generations: list[Generation], seconds: float) -> int:

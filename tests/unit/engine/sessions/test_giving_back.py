@@ -77,7 +77,7 @@ async def conversing(engine: Engine) -> Ending:
 
 
 async def generating(engine: Engine) -> Ending:
-    generation = await engine.generate(GenerationRequest(session_id=KEY.id, max_tokens=4))
+    generation = await engine.generating.generate(GenerationRequest(session_id=KEY.id, max_tokens=4))
     return generation.whole
 
 

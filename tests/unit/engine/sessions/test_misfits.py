@@ -55,7 +55,7 @@ async def test_a_sealed_state(engine: Engine, sealer: Sealer, says: str, change:
     with pytest.raises(SealedStateCorrupt, match=says):
         await engine.sessions.import_(token, Key("", "new"), None)
     with pytest.raises(SealedStateCorrupt, match=says):
-        await engine.generate(GenerationRequest(state=token))
+        await engine.generating.generate(GenerationRequest(state=token))
     good, _ = sealer.seal(
         SealedState(model.fresh(1, adaptive=True), model.name, model.digest, "k"), "", timedelta(hours=1)
     )

@@ -30,7 +30,7 @@ async def test_a_call_that_broke_off_is_resumed_where_its_reader_stands(
     request = replace(SHAPINGS[shaping], prompt=prompt, max_tokens=400, call_id="one")
     alone = await engine.sessions.create(seed=12)
     await text_of(engine, alone, 20)
-    generation = await engine.generate(replace(request, session_id=alone.id))
+    generation = await engine.generating.generate(replace(request, session_id=alone.id))
     text, wanted = (await generation.whole()).text, (await now(engine, alone)).snapshot
     result = generation.result
     assert result is not None
@@ -38,7 +38,7 @@ async def test_a_call_that_broke_off_is_resumed_where_its_reader_stands(
     for committed in ("whole", "part", "nothing"):
         session = await engine.sessions.create(seed=12)
         await text_of(engine, session, 20)
-        first = await engine.generate(replace(request, session_id=session.id))
+        first = await engine.generating.generate(replace(request, session_id=session.id))
         if committed == "whole":
             await first.whole()
         elif committed == "part":
@@ -50,7 +50,7 @@ async def test_a_call_that_broke_off_is_resumed_where_its_reader_stands(
             first.cancel()
         else:
             break  # only where sessions outlive their server: see the tests of replicas
-        again = await engine.generate(replace(request, session_id=session.id, resume_position=arrived))
+        again = await engine.generating.generate(replace(request, session_id=session.id, resume_position=arrived))
         assert (await again.whole()).text == text[got:]
         after = await now(engine, session)
         assert same(after.snapshot, wanted)
@@ -74,9 +74,9 @@ async def test_a_call_whose_text_has_ended_with_a_stop_string_is_resumed_at_its_
     request = GenerationRequest(
         session_id=session.id, max_tokens=400, stop=("zz", "e"), include_stop=include, min_tokens=20, call_id="one"
     )
-    generation = await engine.generate(request)
+    generation = await engine.generating.generate(request)
     text = (await generation.whole()).text
-    again = await engine.generate(replace(request, resume_position=len(text)))
+    again = await engine.generating.generate(replace(request, resume_position=len(text)))
     assert (await again.whole()).text == ""
     assert generation.result is not None
     assert again.result is not None
@@ -88,19 +88,19 @@ async def test_a_call_whose_text_has_ended_with_a_stop_string_is_resumed_at_its_
 
 async def test_a_stateless_call_is_resumed_by_generating_it_again(engine: Engine) -> None:
     request = GenerationRequest(prompt="abc", max_tokens=100, seed=13)
-    text = (await (await engine.generate(request)).whole()).text
-    again = await (await engine.generate(replace(request, resume_position=3 + 60))).whole()
+    text = (await (await engine.generating.generate(request)).whole()).text
+    again = await (await engine.generating.generate(replace(request, resume_position=3 + 60))).whole()
     assert again.text == text[60:]
 
 
 async def test_a_stateless_call_without_its_seed_is_not_resumed(engine: Engine) -> None:
     with pytest.raises(errors.InvalidRequest, match=r"^resume_position: .* needs the seed"):
-        await engine.generate(GenerationRequest(prompt="abc", max_tokens=100, resume_position=63))
+        await engine.generating.generate(GenerationRequest(prompt="abc", max_tokens=100, resume_position=63))
     session = await engine.sessions.create(seed=13)
     state, _ = await engine.sessions.export(session.key, None)  # it has a seed of its own
     request = GenerationRequest(prompt="abc", max_tokens=100, state=state)
-    text = (await (await engine.generate(request)).whole()).text
-    again = await (await engine.generate(replace(request, resume_position=63))).whole()
+    text = (await (await engine.generating.generate(request)).whole()).text
+    again = await (await engine.generating.generate(replace(request, resume_position=63))).whole()
     assert again.text == text[60:]
 
 
@@ -110,21 +110,21 @@ async def test_a_position_that_the_call_cannot_reach_is_refused(engine: Engine, 
     if kept:
         session = await engine.sessions.create(seed=13)
         request = replace(request, session_id=session.id, call_id="x")
-        await (await engine.generate(request)).whole()
+        await (await engine.generating.generate(request)).whole()
     with pytest.raises(errors.InvalidRequest, match=r"^resume_position: 14 is too far: the call ends by 13"):
-        await engine.generate(replace(request, resume_position=14))
-    assert (await (await engine.generate(replace(request, resume_position=13))).whole()).text == ""
+        await engine.generating.generate(replace(request, resume_position=14))
+    assert (await (await engine.generating.generate(replace(request, resume_position=13))).whole()).text == ""
     assert engine.sessions.writing == 0
 
 
 async def test_a_call_that_still_runs_is_taken_over_by_itself(engine: Engine) -> None:
     session = await engine.sessions.create(seed=14)
     request = GenerationRequest(session_id=session.id, max_tokens=3000, call_id="x")
-    first = await engine.generate(request)
+    first = await engine.generating.generate(request)
     begun = (await anext(first)).text
     with pytest.raises(errors.SessionBusy):
         await text_of(engine, session, 1)
-    again = await engine.generate(replace(request, resume_position=len(begun)))
+    again = await engine.generating.generate(replace(request, resume_position=len(begun)))
     with pytest.raises(errors.SessionTakenOver):
         [delta async for delta in first]
     rest = (await again.whole()).text
@@ -135,15 +135,15 @@ async def test_a_call_that_still_runs_is_taken_over_by_itself(engine: Engine) ->
 async def test_what_is_resumed_must_be_the_same_call(engine: Engine) -> None:
     session = await engine.sessions.create(seed=15)
     request = GenerationRequest(session_id=session.id, max_tokens=50, call_id="x", prompt="abc")
-    await (await engine.generate(request)).whole()
+    await (await engine.generating.generate(request)).whole()
     for wrong in ({"prompt": "abd"}, {"max_tokens": 20}):
         with pytest.raises(errors.InvalidRequest, match="call_id"):
-            await engine.generate(replace(request, resume_position=40, **wrong))  # type: ignore[arg-type]
+            await engine.generating.generate(replace(request, resume_position=40, **wrong))  # type: ignore[arg-type]
     with pytest.raises(errors.StalePosition):
-        await engine.generate(replace(request, call_id="y", resume_position=40))
+        await engine.generating.generate(replace(request, call_id="y", resume_position=40))
     with pytest.raises(errors.InvalidRequest, match="resume_position"):
-        await engine.generate(replace(request, call_id="", resume_position=40))
+        await engine.generating.generate(replace(request, call_id="", resume_position=40))
     await text_of(engine, session, 5)  # another call came after it
     with pytest.raises(errors.StalePosition):
-        await engine.generate(replace(request, resume_position=40))
+        await engine.generating.generate(replace(request, resume_position=40))
     assert (await now(engine, session)).snapshot.position == 58

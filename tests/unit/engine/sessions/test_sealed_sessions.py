@@ -27,11 +27,11 @@ async def test_a_sealed_state_goes_on_as_the_session(engine: Engine, bundle: Bun
     imported, exact = await engine.sessions.import_(token, Key("", "copy"), None)
     assert exact
     stateless = GenerationRequest(state=token, max_tokens=40, return_state=True)
-    generation = await engine.generate(stateless)
+    generation = await engine.generating.generate(stateless)
     text = (await generation.whole()).text
     assert generation.result is not None
     further = GenerationRequest(state=generation.result.state, max_tokens=40)
-    text += (await (await engine.generate(further)).whole()).text
+    text += (await (await engine.generating.generate(further)).whole()).text
     assert text == await text_of(engine, session, 80) == await text_of(engine, imported, 80)
     assert len(token) < imported.snapshot.state.nbytes + 400
 

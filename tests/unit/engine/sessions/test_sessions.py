@@ -189,7 +189,7 @@ async def test_weights_that_cannot_be(engine: Engine, weights: list[float]) -> N
 async def test_tenants_do_not_see_each_other(engine: Engine) -> None:
     mine = await engine.sessions.create(tenant="a", session_id="s", seed=1)
     theirs = await engine.sessions.create(tenant="b", session_id="s", seed=2)
-    await (await engine.generate(GenerationRequest(tenant="a", session_id="s", max_tokens=9))).whole()
+    await (await engine.generating.generate(GenerationRequest(tenant="a", session_id="s", max_tokens=9))).whole()
     assert [(await engine.sessions.get(key)).snapshot.position for key in (mine.key, theirs.key)] == [9, 0]
     assert [one.tenant for one in await engine.sessions.page("b", "", 10)] == ["b"]
     with pytest.raises(errors.SessionNotFound):
@@ -220,7 +220,9 @@ async def test_a_score_is_what_generating_says_of_the_same_text(engine: Engine) 
     session = await engine.sessions.create(seed=8)
     await text_of(engine, session, 30)
     before = await now(engine, session)
-    generation = await engine.generate(GenerationRequest(session_id=session.id, max_tokens=80, logprobs=True))
+    generation = await engine.generating.generate(
+        GenerationRequest(session_id=session.id, max_tokens=80, logprobs=True)
+    )
     delta = await generation.whole()
     await engine.sessions.rewind(session.key, 30, None, None)  # several tokens are pending now
     reading, _ = await engine.reading.score(ReadingRequest(session.key, text=delta.text, top_logprobs=3))
@@ -235,15 +237,15 @@ async def test_a_peek_sees_what_would_come_and_the_whole_distribution(engine: En
     session = await engine.sessions.create(seed=9)
     await text_of(engine, session, 30)
     request = GenerationRequest(session_id=session.id, max_tokens=5)
-    peeked = await (await engine.peek(request, 0)).whole()
+    peeked = await (await engine.generating.peek(request, 0)).whole()
     assert [len(one.top) for one in peeked.logprobs] == [bundle.vocabulary.size] * 5
     assert all(abs(sum(math.exp(p) for _, p in one.top) - 1) < 1e-5 for one in peeked.logprobs)
-    assert len((await (await engine.peek(replace(request, max_tokens=None), 2)).whole()).text) == 1
+    assert len((await (await engine.generating.peek(replace(request, max_tokens=None), 2)).whole()).text) == 1
     assert (await now(engine, session)).version == 1
     assert await text_of(engine, session, 5) == peeked.text
     for wrong in ({"n": 2}, {"stop": ("a",)}, {"return_state": True}, {"max_tokens": 257}):
         with pytest.raises(errors.InvalidRequest):
-            await engine.peek(replace(request, **wrong), 0)  # type: ignore[arg-type]
+            await engine.generating.peek(replace(request, **wrong), 0)  # type: ignore[arg-type]
 
 
 async def test_observing_piece_by_piece_is_scoring_the_whole(engine: Engine) -> None:

@@ -95,7 +95,7 @@ async def test_an_export_has_the_text_that_is_kept_and_a_state_that_goes_on(engi
     text = ""
     for _ in range(2):
         request = GenerationRequest(session_id=session.id, tenant="shop", prompt="to be ", max_tokens=1000)
-        text += "to be " + (await (await engine.generate(request)).whole()).text
+        text += "to be " + (await (await engine.generating.generate(request)).whole()).text
     (one,) = await exported(engine, "shop")
     assert one.session.history.earliest > 0
     assert one.text == text[one.session.history.earliest :]
@@ -127,7 +127,7 @@ async def test_an_erasure_ends_the_calls_that_are_writing_a_session(engine: Engi
     sessions = [await engine.sessions.create(tenant="shop", session_id=id) for id in ("a", "b")]
     others = await engine.sessions.create(tenant="bank", session_id="a")
     running, bystander = [
-        await engine.generate(GenerationRequest(session_id="a", tenant=tenant, max_tokens=Limits.max_tokens))
+        await engine.generating.generate(GenerationRequest(session_id="a", tenant=tenant, max_tokens=Limits.max_tokens))
         for tenant in ("shop", "bank")
     ]
     await anext(running)
@@ -221,13 +221,13 @@ async def test_a_call_of_a_session_that_was_made_anew_under_an_erased_id_goes_on
 ) -> None:
     request, erase = GenerationRequest(session_id="a", tenant="shop", max_tokens=300), store.erase
     await engine.sessions.create(tenant="shop", session_id="a", seed=1)
-    old, new = await engine.generate(replace(request, max_tokens=60_000)), list[Generation]()
+    old, new = await engine.generating.generate(replace(request, max_tokens=60_000)), list[Generation]()
 
     async def erases(tenant: str, count: int) -> list[Erased]:
         batch = await erase(tenant, count)
         if batch:
             await engine.sessions.create(tenant="shop", session_id="a", seed=2)
-            new.append(await engine.generate(request))
+            new.append(await engine.generating.generate(request))
         return batch
 
     monkeypatch.setattr(store, "erase", erases)

@@ -12,7 +12,7 @@ from charloom.engine.sessions.session import Session
 
 async def text_of(engine: Engine, session: Session | None, length: int, **options: object) -> str:
     request = GenerationRequest(session_id=session.id if session else "", max_tokens=length, **options)  # type: ignore[arg-type]
-    return (await (await engine.generate(request)).whole()).text
+    return (await (await engine.generating.generate(request)).whole()).text
 
 
 async def now(engine: Engine, session: Session) -> Session:

@@ -85,9 +85,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
     async def _generations(self, asked: GenerationRequest) -> Sequence[Continuation]:
         if asked.n == 1:
-            generations: Sequence[Continuation] = [await self._engine.generate(asked)]
+            generations: Sequence[Continuation] = [await self._engine.generating.generate(asked)]
         else:
-            generations = await self._engine.continuations(asked)
+            generations = await self._engine.generating.continuations(asked)
         for generation in generations:
             at_end_of_call(generation.cancel)
         return generations

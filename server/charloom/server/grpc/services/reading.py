@@ -58,7 +58,7 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         """Tell what would come next."""
         most = self._size.continuations(request.options, request.top)
         asked = to_request(request.options, current_caller().tenant, most_tokens=most)
-        generation = await self._engine.peek(asked, request.top)
+        generation = await self._engine.generating.peek(asked, request.top)
         at_end_of_call(generation.cancel)
         piece = await generation.whole()
         assert generation.result is not None

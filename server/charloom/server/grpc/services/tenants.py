@@ -23,6 +23,7 @@ class TenantService(tenants_pb2_grpc.TenantServiceServicer):
 
     def __init__(self, runtime: Runtime) -> None:
         self._tenants = runtime.engine.tenants
+        self._sessions = runtime.engine.sessions
         self._audit = runtime.audit
 
     async def ListTenantData(
@@ -30,7 +31,7 @@ class TenantService(tenants_pb2_grpc.TenantServiceServicer):
     ) -> tenants_pb2.ListTenantDataResponse:
         """List a page of what is kept."""
         tenant, size = to_tenant(request), to_page_size(request.page_size)
-        kept = await self._tenants.page(tenant, to_last_id(request.page_token), size + 1)
+        kept = await self._sessions.page(tenant, to_last_id(request.page_token), size + 1)
         return tenants_pb2.ListTenantDataResponse(
             sessions=[from_kept(one) for one in kept[:size]],
             next_page_token=from_last_id(kept[size - 1].id) if len(kept) > size else "",
