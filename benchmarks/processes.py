@@ -34,8 +34,12 @@ class Process:
     pid: int
 
     def pids(self) -> list[int]:
-        """It and its children: a server may have several processes."""
-        return [self.pid, *map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())]
+        """It and its children: a server may have several processes. None once it has ended and was waited for."""
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        except FileNotFoundError:
+            return []
+        return [self.pid, *map(int, children)]
 
     def cpu_seconds(self) -> float:
         """Time on processors so far, all threads of all its processes."""
@@ -46,7 +50,7 @@ class Process:
         return sum(_cpu_seconds(Path(f"/proc/{pid}/task/{pid}/stat")) for pid in self.pids())
 
     def memory_kib(self) -> int:
-        """Resident memory of all its processes, by `memory_measure`."""
+        """Resident memory of all its processes, by `memory_measure`; those that have ended have none."""
         return sum(map(_memory_kib, self.pids()))
 
     @property
@@ -201,9 +205,13 @@ def _cpu_seconds(stat: Path) -> float:
 
 
 def _memory_kib(pid: int) -> int:
-    if memory_measure() == "PSS":
-        return _kib(Path(f"/proc/{pid}/smaps_rollup").read_text(), "Pss")
-    return _kib(Path(f"/proc/{pid}/status").read_text(), "VmRSS")
+    """0 of a process that has ended: until it is waited for, its files are there and tell nothing of memory."""
+    try:
+        if memory_measure() == "PSS":
+            return _kib(Path(f"/proc/{pid}/smaps_rollup").read_text(), "Pss")
+        return _kib(Path(f"/proc/{pid}/status").read_text(), "VmRSS")
+    except (OSError, KeyError):
+        return 0
 
 
 def _kib(text: str, name: str) -> int:

@@ -72,8 +72,7 @@ def memory_of(server: Process, samples: list[int]) -> Iterator[None]:
 
     def run() -> None:
         while server.alive and not over.wait(0.1):
-            with contextlib.suppress(OSError):
-                samples.append(server.memory_kib())
+            samples.append(server.memory_kib())
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -132,8 +131,10 @@ def tried(attack: Attack, seconds: float) -> dict[str, Any]:
         alive = server.alive
         left_seconds, left_cpu_seconds = work_left(server)
         after = server.memory_kib()
-        with Client(server.target) as client:
-            goes_on = {id: client.open_session(id).complete(max_tokens=30).text for id in expected}
+        goes_on: dict[str, str] = {}
+        if alive:
+            with Client(server.target) as client:
+                goes_on = {id: client.open_session(id).complete(max_tokens=30).text for id in expected}
     seen = [bystander.between(*times[at : at + 2]) for at in (0, 2, 4)]
     return {
         "attack": attack.name,

@@ -75,13 +75,15 @@ def test_the_memory_of_a_server_is_that_of_its_children_too() -> None:
         assert process.memory_kib() > 2**16
 
 
-def test_a_dead_process_that_nobody_waited_for_is_not_alive() -> None:
+def test_a_dead_process_that_nobody_waited_for_is_not_alive_and_has_no_memory() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     end = time.monotonic() + 60
     while Process("", child.pid).alive:
         assert time.monotonic() < end
         time.sleep(0.01)
+    assert Process("", child.pid).memory_kib() == 0
     assert child.wait() == 0
+    assert Process("", child.pid).memory_kib() == 0
 
 
 def test_cpu_time_is_that_of_the_process() -> None:
