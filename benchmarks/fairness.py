@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +45,25 @@ def run(
         seconds: length
         keys: of the polite clients, then of the greedy one; none: they show none
         cores: what a neighbour in place of the greedy client uses
-    """
-    greedy: dict[str, Any] = {}
 
-    def take() -> None:
+    Raises:
+        RuntimeError: the polite clients failed, or what is beside them; the message has what it said.
+    """
+
+    def take() -> dict[str, Any]:
         flags = ["--kind", str(kind), "--seconds", str(seconds + 2 * AHEAD)]
         if cores is not None:
             flags = ["--kind", "neighbour", "--seconds", str(seconds + 2 * AHEAD), "--cores", str(cores)]
         elif keys:
             flags += ["--connections", str(TENANTS_CONNECTIONS), "--tokens", keys[-1]]
-        greedy.update(output_of("-m", "benchmarks.callers", "--target", server.target, *flags))
+        return output_of("-m", "benchmarks.callers", "--target", server.target, *flags)
 
-    taking = threading.Thread(target=take)
-    if kind:
-        taking.start()
-        taking.join(AHEAD)
-    flags = ["--kind", "polite", "--seconds", str(seconds), "--clients", str(CLIENTS), "--tokens", *keys[:-1]]
-    found = output_of("-m", "benchmarks.callers", "--target", server.target, *flags)
-    if kind:
-        taking.join()
-    found["greedy"] = greedy
+    with ThreadPoolExecutor(1) as pool:
+        taking = [pool.submit(take)] if kind else []
+        wait(taking, AHEAD)
+        flags = ["--kind", "polite", "--seconds", str(seconds), "--clients", str(CLIENTS), "--tokens", *keys[:-1]]
+        found = output_of("-m", "benchmarks.callers", "--target", server.target, *flags)
+        found["greedy"] = taking[0].result() if taking else {}
     say(f"{kind or 'alone'}{'' if cores is None else f', a neighbour that uses {cores} cores'}: {found}")
     return found
 

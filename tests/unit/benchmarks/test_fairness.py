@@ -2,7 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from benchmarks import fairness
 from benchmarks.fairness import compared
+from benchmarks.processes import Process
 
 
 def polite(speeds: list[float], p99: float | None, greedy: float | None = None) -> dict[str, Any]:
@@ -31,3 +35,16 @@ def test_one_that_gets_nothing_keeps_nothing() -> None:
     alone = polite([100.0] * 4, 20.0)
     found = compared(alone, polite([0.0] * 4, None, greedy=10_000.0), alone)
     assert (found["kept_of_fair_share"], found["ttfc_p99_ratio"]) == (0.0, None)
+
+
+def test_a_greedy_client_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def output_of(*words: str) -> dict[str, Any]:
+        if "polite" in words:
+            return polite([500.0] * 4, 30.0)
+        raise RuntimeError("benchmarks.callers failed: no answer")
+
+    monkeypatch.setattr(fairness, "output_of", output_of)
+    server = Process("here:1", 1)
+    assert fairness.run(server, None, 1, []) == polite([500.0] * 4, 30.0)
+    with pytest.raises(RuntimeError, match="callers failed: no answer"):
+        fairness.run(server, "streams", 1, [])
