@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class Group(Process):
     """All of them, once it is ready."""
 
     def pids(self) -> list[int]:
-        """Those."""
+        """The processes that were there once it was ready."""
         return [*self.members]
 
 
@@ -204,14 +204,14 @@ def _is_ready(port: int, model: str) -> bool:
 
 
 def _members(group: int) -> tuple[int, ...]:
-    """The processes of a group."""
+    """The processes of a group that run: some that have ended may be waited for by nobody."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):  # it has ended
             continue
-        if int(fields[2]) == group:
+        if int(fields[2]) == group and fields[0] != "Z":
             found.append(int(folder.name))
     return tuple(found)
 
@@ -221,7 +221,8 @@ def _end(launcher: subprocess.Popen[bytes]) -> None:
     wanted = signal.SIGTERM
     end = time.monotonic() + 20
     while _members(launcher.pid):
-        os.killpg(launcher.pid, wanted)
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.killpg(launcher.pid, wanted)
         launcher.poll()
         time.sleep(0.2)
         if time.monotonic() > end:

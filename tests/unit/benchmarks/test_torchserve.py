@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import torchserve_server
 from benchmarks.reference import SYMBOLS, reference_model
 from benchmarks.reporting import table_of
 from benchmarks.torchserve import result, table
@@ -127,3 +130,13 @@ def test_what_the_peer_lacks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr("shutil.which", lambda name: None if name == "nowhere" else name)
     assert missing("nowhere") == "nowhere: there is no such Python"
     assert "has no ts, model_archiver:" in str(missing(sys.executable))
+
+
+def test_a_group_of_which_nothing_runs_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert torchserve_server._members(ended.pid) == ()
+    ended.wait()
+    seen = iter([(ended.pid,), ()])
+    monkeypatch.setattr(torchserve_server, "_members", lambda _: next(seen))
+    torchserve_server._end(ended)
