@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import os
-import random
 import shutil
 import socket
 import string
@@ -18,14 +17,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.ending import ends_on_sigterm
-from benchmarks.processes import STOPPING_SECONDS, Process
+from benchmarks.processes import HOST, STOPPING_SECONDS, Process, free_ports
 
-HOST = "127.0.0.1"
 TEMPLATE = Path(__file__).resolve().parent.parent / "deploy" / "haproxy.cfg.template"
 PROGRAMS = ("redis-server", "haproxy")
-PORTS = range(20_000, 32_768)
-"""Where free ports are looked for. Higher ones are given to outgoing connections: a replica that is started again could
-find its own in use."""
 STARTING_SECONDS = 60.0
 POLL_SECONDS = 0.02
 
@@ -300,22 +295,6 @@ def find_program(name: str) -> str:
     if path is None:
         raise MissingProgram(f"{name} is not there: install the Debian packages {' and '.join(PROGRAMS)}")
     return path
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ports on which nobody listens."""
-    found: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
-        if len(found) == count:
-            break
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-        found.append(port)
-    return found
 
 
 def answers_ping(port: int) -> bool:

@@ -34,8 +34,8 @@ from typing import Any, Protocol
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.cluster import HOST, ScaleOut, free_ports
-from benchmarks.processes import Process, hardware, serving
+from benchmarks.cluster import ScaleOut
+from benchmarks.processes import HOST, Process, free_ports, hardware, serving
 from benchmarks.reporting import Budget, at_least_one, finish, new_parser, say, shown_times, some_minutes
 from charloom.cli.serving.load import milliseconds
 from charloom.client import AlreadyExists, AsyncClient, AsyncSession, ConnectionFailed, Unavailable

@@ -12,8 +12,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.http import free_port
-from benchmarks.processes import serving
+from benchmarks.processes import free_ports, serving
 from benchmarks.reporting import at_least_one, new_parser, some_minutes
 from charloom.models import BUNDLED_MODEL
 
@@ -60,7 +59,7 @@ def main() -> int:
     parser.add_argument("--seed", type=at_least_one, default=1, help="of the requests (default: 1)")
     parser.add_argument("--phases", default=PHASES, help=f"of schemathesis (default: {PHASES})")
     arguments = parser.parse_args()
-    port = free_port()
+    (port,) = free_ports(1)
     with serving(BUNDLED_MODEL, "--http-port", str(port), "--max-tokens", "200"):
         done = checked(
             f"127.0.0.1:{port}",

@@ -11,7 +11,6 @@ the server that has an HTTP port to those of the one that has none; with "_media
 
 from __future__ import annotations
 
-import socket
 import statistics
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import CpuMeter, Process, bench, hardware, output_of, serving
+from benchmarks.processes import CpuMeter, Process, bench, free_ports, hardware, output_of, serving
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import at_least_one, best, finish, new_parser, say
 
@@ -27,12 +26,6 @@ LENGTH = 1000
 """Characters of a stream."""
 
 Figures = dict[str, Any]
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 def measured(server: Process, http: str | None, streams: int, rounds: int) -> Figures:
@@ -67,7 +60,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=at_least_one, default=8, help="streams of each, one by one (default: 8)")
     parser.add_argument("--repeat", type=at_least_one, default=3, help="runs of each load (default: 3)")
     arguments = parser.parse_args()
-    port = free_port()
+    (port,) = free_ports(1)
     runs: dict[str, list[Figures]] = {"http": [], "grpc": [], "grpc_alone": []}
     with ExitStack() as stack:
         bundle = write_reference_bundle(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "reference")

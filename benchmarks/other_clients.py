@@ -21,8 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.http import free_port
-from benchmarks.processes import serving
+from benchmarks.processes import free_ports, serving
 from benchmarks.reporting import finish, new_parser, say
 from charloom.client import Client
 from charloom.models import BUNDLED_MODEL
@@ -137,7 +136,7 @@ def main() -> int:
     parser = new_parser(__doc__)
     parser.add_argument("--directory", type=Path, help="keep the environments here (default: they are removed)")
     arguments = parser.parse_args()
-    port = free_port()
+    (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
     with ExitStack() as stack:
         folder = arguments.directory or Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,10 @@ import numpy as np
 from benchmarks.ending import ends_on_sigterm
 from charloom.server.processor import processor
 
+HOST = "127.0.0.1"
+PORTS = range(20_000, 32_768)
+"""Where free ports are looked for. Higher ones are given to outgoing connections: a server that is started later, or
+once more, could find its own in use."""
 STOPPING_SECONDS = 30.0
 """How long a server may take to end before it is killed."""
 SAMPLE_SECONDS = 0.02
@@ -171,6 +177,22 @@ def output_of(*command: str, within: float | None = None, python: str = sys.exec
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports on which nobody listens."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        if len(found) == count:
+            break
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        found.append(port)
     return found
 
 

@@ -22,9 +22,9 @@ from typing import Any
 
 import grpc
 
-from benchmarks.cluster import HOST, POLL_SECONDS, answers_ping, find_program, free_ports
+from benchmarks.cluster import POLL_SECONDS, answers_ping, find_program
 from benchmarks.ending import ends_on_sigterm
-from benchmarks.processes import hardware, serving
+from benchmarks.processes import HOST, free_ports, hardware, serving
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import at_least_one, finish, new_parser, say
 from charloom.cli.serving.load import milliseconds

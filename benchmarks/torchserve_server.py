@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ending import ends_on_sigterm
-from benchmarks.http import free_port
-from benchmarks.processes import Process, cores
+from benchmarks.processes import Process, cores, free_ports
 from benchmarks.reference import HIDDEN, SYMBOLS, reference_weights
 from charloom.engine.decoding.automaton import unconstrained
 from charloom.engine.decoding.decoder import neutral, nobody_learns
@@ -145,7 +144,7 @@ def torchserve(python: str, folder: Path, setups: Sequence[Setup]) -> Iterator[G
         for model in setup.models:
             _archive(python, store, model, files, setup.configuration)
     (folder / "log4j2.xml").write_text(LOGGING)
-    port, management, *others = (free_port() for _ in range(5))
+    port, management, *others = free_ports(5)
     properties = {
         "inference_address": f"http://127.0.0.1:{port}",
         "management_address": f"http://127.0.0.1:{management}",

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import hardware, serving
+from benchmarks.processes import free_ports, hardware, serving
 from benchmarks.reporting import finish, new_parser, say, some_minutes
 from benchmarks.watch_sources import made_bundle
 
@@ -96,8 +95,7 @@ def main() -> int:
 def soaked(bundle: Path, folder: Path, seconds: float) -> dict[str, Any]:
     """What was written, done and told."""
     log, told = folder / "growing.log", folder / "told"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     server_flags = ("--port", str(port), "--store", f"sqlite:{folder / 'sessions.db'}")
     command = [
         sys.executable,

@@ -9,27 +9,20 @@ import struct
 import threading
 
 from benchmarks.chaos.attack import Attack, Did, by_threads
+from benchmarks.processes import HOST, free_ports
 
 CONNECTIONS = 200
 """Of each thread, with a body that comes slowly."""
 IDLE_CONNECTIONS = 1_000
 """Of each thread."""
 PATIENCE_SECONDS = 5.0
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
-
-
-PORT = _free_port()
+(PORT,) = free_ports(1)
 FLAGS = ("--http-port", str(PORT))
 
 
 def connected() -> socket.socket:
     """A connection to the HTTP port."""
-    return socket.create_connection(("127.0.0.1", PORT), timeout=PATIENCE_SECONDS)
+    return socket.create_connection((HOST, PORT), timeout=PATIENCE_SECONDS)
 
 
 def head(*fields: str) -> bytes:

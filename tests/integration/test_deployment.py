@@ -25,7 +25,8 @@ import grpc
 import pytest
 import yaml
 
-from benchmarks.cluster import PROGRAMS, MissingProgram, ScaleOut, find_program, free_ports
+from benchmarks.cluster import PROGRAMS, MissingProgram, ScaleOut, find_program
+from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import AsyncClient, Client, FinishReason
 from charloom.models import BUNDLED_MODEL

@@ -15,7 +15,7 @@ import yaml
 from google.rpc import error_details_pb2, status_pb2
 from playwright.sync_api import Browser, Error, Page
 
-from benchmarks.cluster import free_ports
+from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import Client
 from charloom.engine.decoding.decoder import Decoder

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.cluster import free_ports
+from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import Client, DataLoss, NotFound, PermissionDenied, RequestError
 from charloom.engine.decoding.decoder import Decoder

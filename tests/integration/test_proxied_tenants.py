@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from benchmarks.cluster import MissingProgram, find_program, free_ports
+from benchmarks.cluster import MissingProgram, find_program
+from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import Client, InvalidArgument
 from charloom.engine.decoding.decoder import Decoder

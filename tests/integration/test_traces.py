@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
-from benchmarks.cluster import free_ports
+from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import Client, DeadlineExceeded, NotFound, Observer, request_id
 from charloom.engine.decoding.decoder import Decoder

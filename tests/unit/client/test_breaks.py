@@ -18,7 +18,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from benchmarks.cluster import free_ports
+from benchmarks.processes import free_ports
 from charloom.client import (
     AsyncClient,
     Cancelled,
