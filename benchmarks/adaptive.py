@@ -60,11 +60,12 @@ def main() -> None:
         found["loss"][name] = parts_of(losses(decoder, tokens, learns=learns))
         say(f"{name}: {found['loss'][name]}")
     found["steps"] = {}
-    with tempfile.TemporaryDirectory() as directory:
-        reference = read_bundle(write_reference_bundle(Path(directory) / "bundle"))
-        for rows in options.rows if options.steps else ():
-            found["steps"][str(rows)] = compared(calls_of(reference, rows), options.rounds)
-            say(f"{rows} rows: {found['steps'][str(rows)]}")
+    if options.steps:
+        with tempfile.TemporaryDirectory() as directory:
+            reference = read_bundle(write_reference_bundle(Path(directory) / "bundle"))
+            for rows in options.rows:
+                found["steps"][str(rows)] = compared(calls_of(reference, rows), options.rounds)
+                say(f"{rows} rows: {found['steps'][str(rows)]}")
     parts = list(found["loss"]["ordinary"])
     table: list[list[object]] = [["nats per token", *parts]]
     table += [[name, *(loss[part] for part in parts)] for name, loss in found["loss"].items()]

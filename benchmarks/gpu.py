@@ -154,7 +154,7 @@ def measure_decoder(found: Found, file: Path, arguments: argparse.Namespace) -> 
 
 
 def measure_streams(found: Found, bundle: Path, arguments: argparse.Namespace) -> None:
-    """All that needs one."""
+    """What needs a server: streams over gRPC."""
     most = max(1024, *arguments.streams)
     limits = {"max-rows": most, "max-waiting": 2 * most, "max-calls": 2 * most, "max-streams": most}
     flags = [word for name, value in limits.items() for word in (f"--{name}", str(value))]

@@ -15,7 +15,6 @@ and of all threads of all processes.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import CpuMeter, Process, bench, hardware, serving
+from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import at_least_one, finish, new_parser, say, shown_times
 from benchmarks.state import STORES, store_url
 
@@ -82,8 +82,7 @@ def main() -> int:
     runs: dict[str, dict[str, list[Figures]]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bundle = folder / "bundle"
-        subprocess.run([sys.executable, "-m", "benchmarks.reference", str(bundle)], check=True)
+        bundle = write_reference_bundle(folder / "bundle")
         servers: dict[str, Process] = {}
         for processes in (1, arguments.processes):
             for kind in STORES:

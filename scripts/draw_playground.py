@@ -40,20 +40,20 @@ def go_on(page: Page, length: int) -> None:
     expect(page.locator("#status")).to_contain_text("characters more")
 
 
-def take(page: Page, name: str) -> None:
+def take(page: Page, file: Path) -> None:
     """Keep what the page looks like."""
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    picture.save(folder / f"playground-{name}.png", optimize=True)
+    picture.save(file, optimize=True)
 
 
-def draw(page: Page, scheme: str) -> None:
-    """All views."""
+def draw(page: Page, scheme: str, folder: Path) -> None:
+    """All views, each to a picture in the folder."""
     page.wait_for_selector("body[data-ready]")
     page.fill("#seed", "4")
     page.locator("#text").press_sequentially(BEGINNING)
     go_on(page, 430)
     caret(page, len(BEGINNING) + 1)
-    take(page, f"notebook-{scheme}")
+    take(page, folder / f"playground-notebook-{scheme}.png")
 
     page.click("#tab-cells")
     expect(page.locator("#units button")).to_have_count(14)
@@ -63,7 +63,7 @@ def draw(page: Page, scheme: str) -> None:
     expect(page.locator("#units-told")).to_contain_text("by correlation")
     page.locator("#units button").first.click()
     page.mouse.move(1, 1)
-    take(page, f"cells-{scheme}")
+    take(page, folder / f"playground-cells-{scheme}.png")
     page.locator("#units button").first.click()
 
     page.click("#tab-tree")
@@ -71,7 +71,7 @@ def draw(page: Page, scheme: str) -> None:
     caret(page, 76)
     page.click("#branch")
     expect(page.locator("#status")).to_contain_text("3 branches")
-    take(page, f"tree-{scheme}")
+    take(page, folder / f"playground-tree-{scheme}.png")
 
     page.locator("#branches .open").first.click()
     page.click("#tab-live")
@@ -84,7 +84,7 @@ def draw(page: Page, scheme: str) -> None:
         page.locator(f"#mirror [data-piece='{count}']").wait_for(state="attached")
         if temperature:
             page.locator("#temperature").fill(temperature)
-    take(page, f"live-{scheme}")
+    take(page, folder / f"playground-live-{scheme}.png")
     page.click("#run")
 
 
@@ -97,5 +97,5 @@ if __name__ == "__main__":
             context = browser.new_context(viewport=SIZE, color_scheme=scheme)  # type: ignore[arg-type]
             page = context.new_page()
             page.goto(f"http://{server.http_address}/")
-            draw(page, scheme)
+            draw(page, scheme, folder)
         browser.close()
