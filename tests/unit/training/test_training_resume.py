@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from charloom.bundle import Mask
 from charloom.training import checkpoint, loop
 from charloom.training.checkpoint import (
     BEST_FILE,
@@ -240,9 +242,48 @@ def test_other_settings_are_refused_each_with_both_values(corpus: Corpus, uninte
     assert "learning_rate" not in message
 
 
+def with_config(run: Path, directory: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of a run whose last checkpoint tells other settings."""
+    copied = copy_of(run, directory)
+    checkpoint = read_checkpoint(copied / LAST_FILE)
+    change(checkpoint.facts["config"])
+    write_checkpoint(copied / LAST_FILE, checkpoint)
+    return copied
+
+
+def test_a_setting_that_the_run_does_not_know_had_its_default(
+    corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    run = with_config(uninterrupted["cosine"], tmp_path, lambda config: config.pop("mask"))  # as version 0.1 wrote it
+    message = resume_refusal(config_of("cosine").model_copy(update={"mask": Mask.NUMBERS}), corpus, run)
+    assert "a resumed run keeps its settings; these differ: mask (run: 'none', given: 'numbers')" in message
+    outcome, _ = train(config_of("cosine"), corpus, run, resume=True)
+    assert outcome.finished
+
+
+def test_a_run_with_settings_that_this_version_lacks_is_refused(
+    corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    run = with_config(uninterrupted["cosine"], tmp_path, lambda config: config.update(heads=8))
+    message = resume_refusal(config_of("cosine"), corpus, run)
+    assert f"the checkpoint {run / LAST_FILE} has no usable settings" in message
+    assert "heads Extra inputs are not permitted" in message
+    assert "resume it with the version that wrote it" in message
+
+
+def test_the_best_weights_in_place_of_the_last_checkpoint_cannot_be_resumed(
+    corpus: Corpus, uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    run = copy_of(uninterrupted["cosine"], tmp_path)
+    (run / LAST_FILE).write_bytes((run / BEST_FILE).read_bytes())
+    message = resume_refusal(config_of("cosine"), corpus, run)
+    assert f"{run / LAST_FILE} has weights alone, as best.safetensors has, and cannot be resumed" in message
+    assert f"start a new run with --initial-weights {run}" in message
+
+
 def test_a_directory_that_holds_a_run_is_not_overwritten(corpus: Corpus, uninterrupted: dict[str, Path]) -> None:
     before = (uninterrupted["cosine"] / LAST_FILE).read_bytes()
-    with pytest.raises(CheckpointError, match=r"already holds a run; resume it with --resume, or choose another"):
+    with pytest.raises(CheckpointError, match=r"already holds a run; resume it with `charloom train --resume`, or"):
         Trainer(config_of("cosine"), corpus, uninterrupted["cosine"])
     assert (uninterrupted["cosine"] / LAST_FILE).read_bytes() == before
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from charloom.bundle import VOCABULARY_FILE, BundleError, Vocabulary, parse_json, read_vocabulary
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
+from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Stream
 from charloom.training.files import CheckpointError, replace_file, replacing
 
@@ -91,6 +93,28 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if metadata.get("schema") != SCHEMA:
         raise CheckpointError(f"{path} has schema {metadata.get('schema')!r}, this version reads {SCHEMA!r}")
     return Checkpoint(tensors, _facts(metadata, path))
+
+
+def read_last(run: Path) -> tuple[Checkpoint, TrainingConfig]:
+    """What a run is resumed from, and its settings; one that its version did not have is as it is by default.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it has weights alone, or settings that this version does not know.
+    """
+    path = run / LAST_FILE
+    checkpoint = read_checkpoint(path)
+    if "learner" not in checkpoint.facts:
+        raise CheckpointError(
+            f"{path} has weights alone, as {BEST_FILE} has, and cannot be resumed; "
+            f"export it, or start a new run with --initial-weights {run}"
+        )
+    try:
+        return checkpoint, TrainingConfig.model_validate(checkpoint.facts.get("config"))
+    except ValidationError as problem:
+        said = " ".join(str(problem).split())
+        raise CheckpointError(
+            f"the checkpoint {path} has no usable settings ({said}); resume it with the version that wrote it"
+        ) from problem
 
 
 def read_facts(path: Path) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from charloom.training.checkpoint import (
     WARNINGS_FILE,
     Checkpoint,
     load_weights,
-    read_checkpoint,
     read_facts,
+    read_last,
     save_validation,
     write_checkpoint,
 )
@@ -350,19 +350,18 @@ class Trainer:
             write_checkpoint(self.run / LAST_FILE, Checkpoint(tensors, facts))
 
     def _resume(self) -> None:
-        path = self.run / LAST_FILE
-        checkpoint = read_checkpoint(path)
+        checkpoint, config = read_last(self.run)
         facts = checkpoint.facts
         if facts["corpus"]["sha256"] != self.corpus.sha256:
             raise CheckpointError(f"{self.run} was trained on another text; resume it with the same file")
-        settings = self.config.model_dump(mode="json")
+        began, settings = (each.model_dump(mode="json") for each in (config, self.config))
         changed = [
             f"{name} (run: {value!r}, given: {settings[name]!r})"
-            for name, value in facts["config"].items()
+            for name, value in began.items()
             if settings[name] != value and not (name == "epochs" and settings[name] > value)
         ]
-        if settings["epochs"] > facts["config"]["epochs"]:
-            self.former_epochs = facts["config"]["epochs"]
+        if settings["epochs"] > began["epochs"]:
+            self.former_epochs = began["epochs"]
         if changed:
             raise CheckpointError(f"a resumed run keeps its settings; these differ: {', '.join(changed)}")
         began_with = facts.get("teachers", [])
@@ -373,7 +372,7 @@ class Trainer:
                 "then); leave --teacher out: a run keeps what its teachers predicted"
             )
         self.teachers = began_with
-        load_weights(self.learner.model, checkpoint.group("model"), f"the weights in {path}")
+        load_weights(self.learner.model, checkpoint.group("model"), f"the weights in {self.run / LAST_FILE}")
         groups = {name: checkpoint.group(name) for name in ("optimizer", "average", "state")}
         self.learner.load(groups, facts["learner"])
         self.plateau, self.stale = Plateau(**facts["plateau"]), facts["stale"]

@@ -19,7 +19,7 @@ from charloom.cli import CommandError
 from charloom.cli.flags import explain, given_settings
 from charloom.cli.text import standard_input
 from charloom.cli.training.text_flags import refuse_without_folder
-from charloom.training.checkpoint import LAST_FILE, read_checkpoint, run_vocabulary
+from charloom.training.checkpoint import read_last, run_vocabulary
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus, read_corpus
 from charloom.training.data.texts import STDIN, digest_of, spool, text_files
@@ -89,8 +89,8 @@ def start_of(arguments: argparse.Namespace) -> Start:
     run: Path | None = arguments.run_directory
     teachers = load_teachers(arguments.teacher) if arguments.teacher else None
     if run is not None and arguments.resume:
-        facts = read_checkpoint(run / LAST_FILE).facts
-        return Start(run_vocabulary(run), None, teachers, facts["config"], facts["corpus"]["sha256"])
+        last, began = read_last(run)
+        return Start(run_vocabulary(run), None, teachers, began.model_dump(), last.facts["corpus"]["sha256"])
     if run is not None:
         require_unused(run)
     source, weights_of = _source(arguments), arguments.initial_weights
