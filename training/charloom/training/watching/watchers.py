@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +16,8 @@ from charloom.training.watching.history import add_warning
 class Watching:
     """A reporter that passes on to all watchers what it is told, and what an adviser makes of it.
 
-    A watcher that fails, because its disk is full for example, is left out from then on, and the others are warned:
-    a run that took hours is worth more than what is shown of it.
+    A watcher that fails, because its disk is full for example, is closed and left out from then on, and the others are
+    warned: a run that took hours is worth more than what is shown of it.
 
     Args:
         watchers: who is told; they are closed in the end
@@ -60,6 +61,8 @@ class Watching:
                 tell(watcher)
             except Exception as problem:
                 self._watchers.remove(watcher)
+                with contextlib.suppress(Exception):
+                    watcher.close()
                 name, why = type(watcher).__name__, f"{type(problem).__name__}: {problem}"
                 text = f"the run goes on without {name}, which failed: {why}"
                 failed.append(Advice(self._step, "watcher failed", 1.0, text))
