@@ -18,6 +18,7 @@ from rich.console import Console
 
 from charloom.bundle import vocabulary_file
 from charloom.cli.main import main
+from charloom.lab.tasks import classification
 from charloom.lab.tasks.classification import Classification, Epoch
 from charloom.lab.tasks.classifier_runs import load_classifier, load_test
 from charloom.lab.tasks.config import ClassificationConfig
@@ -301,6 +302,27 @@ def test_a_training_that_ended_before_its_first_epoch_may_begin_again(tmp_path: 
     tiny(tmp_path / "run", epochs=1).train(Recorder())
 
 
+def test_a_training_that_cannot_begin_leaves_the_directory_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise CheckpointError("cannot write it: No space left on device")
+
+    monkeypatch.setattr(classification, "save_start", full)
+    with pytest.raises(CheckpointError, match="No space left") as caught:
+        tiny(tmp_path / "run")
+    RunLock(tmp_path / "run").release()
+    assert caught.traceback  # which keeps alive what failed
+
+
+def test_a_log_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    training = tiny(tmp_path / "run", epochs=1)
+    (tmp_path / "run" / "log.jsonl").unlink()
+    (tmp_path / "run" / "log.jsonl").mkdir()
+    with pytest.raises(CheckpointError, match=r"cannot write .*log\.jsonl: Is a directory"):
+        training.train(Recorder())
+
+
 def test_the_best_epoch_has_the_highest_accuracy_and_of_equals_the_lowest_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,8 +384,8 @@ def test_train_refuses_bad_settings_in_one_line(
 def test_a_run_is_not_overwritten_and_what_is_none_is_refused(
     trained: Path, run_directory: Path, folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    for run in (trained, run_directory):
-        assert "already holds a run" in refused(capsys, "classify", "train", folder, "--run", run)
+    for run, held in ((trained, "a classifier; choose another"), (run_directory, "a run; resume it with `charloom")):
+        assert f"already holds {held}" in refused(capsys, "classify", "train", folder, "--run", run)
     (tmp_path / "file").write_text("")
     assert "cannot be a run directory" in refused(capsys, "classify", "train", folder, "--run", tmp_path / "file")
     error = refused(capsys, "classify", "predict", run_directory, "A text")

@@ -202,7 +202,7 @@ def test_train_refuses_a_bad_text_in_one_line(
 
 def test_train_refuses_a_directory_that_holds_a_run(text: Path, run_directory: Path, capsys: Capture) -> None:
     error = refused(capsys, "train", text, "--run", run_directory, *SETTINGS)
-    assert "already holds a run; resume it with --resume, or choose another --run" in error
+    assert "already holds a run; resume it with `charloom train --resume`, or choose another --run" in error
 
 
 def test_a_resume_refuses_another_text_and_other_settings(

@@ -12,7 +12,7 @@ from charloom.bundle import Bundle, DecoderKind, Unit, read_bundle, vocabulary_o
 from charloom.cli.training.classifier_export import classifier_to_export
 from charloom.export import export_classifier
 from charloom.lab.tasks.classifier import Classifier
-from charloom.lab.tasks.classifier_runs import save_classifier, save_start, start_run
+from charloom.lab.tasks.classifier_runs import save_classifier, save_start
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.folders import Text
 from charloom.lab.tasks.predict import TextClassifier
@@ -48,7 +48,7 @@ def write_run(run: Path, classifier: TextClassifier, unit: Unit = Unit.CHARACTER
         {"unit": unit, "max_length": classifier.max_length, **shape, **settings}
     )
     texts = [Text(text, number % len(classifier.labels)) for number, text in enumerate(TEXTS)]
-    start_run(run)
+    run.mkdir(parents=True, exist_ok=True)
     save_start(run, config, classifier, classifier.examples(texts))
     save_classifier(run, classifier, {"config": config.model_dump(mode="json")})
     return run

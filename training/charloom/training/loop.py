@@ -40,7 +40,7 @@ from charloom.training.files import CheckpointError, append_record, json_line, r
 from charloom.training.learner import Learner, StepResult, StepSums, TrainingDiverged
 from charloom.training.ranks import Ranks
 from charloom.training.records import Evaluation, Outcome, Progress, Reporter
-from charloom.training.run_lock import RunLock, require_unused
+from charloom.training.run_lock import RunLock, lock_new_run
 from charloom.training.schedules import Plateau, learning_rate, warmup_steps
 from charloom.training.teachers import (
     SOFT_TARGETS_FILE,
@@ -68,7 +68,8 @@ class Trainer:
         ranks: the processes that share the work; all of them make a trainer of the same arguments
         weights: of another model, to start from
         teachers: models to learn from beside the text; a resumed run has its soft targets, and needs none
-        lock: what holds the run directory already; by default the trainer does, until `train` returns
+        lock: what holds the run directory already, a new run's by `lock_new_run`; by default the trainer does, until
+            `train` returns
 
     Raises:
         CheckpointError: the directory holds a run already, is in use, or the run there cannot be resumed with these
@@ -105,9 +106,9 @@ class Trainer:
                     f"the teacher learnt with --mask {teachers.mask.value}, and this run has {config.mask.value}; "
                     "give both the same"
                 )
-        if not resume:
-            require_unused(run)  # before the lock, which is a file too
-        self._lock = RunLock(run) if lock is None and self.ranks.first else None
+        self._lock: RunLock | None = None
+        if lock is None and self.ranks.first:
+            self._lock = RunLock(run) if resume else lock_new_run(run)
         self.plateau = Plateau()
         self.step = 0
         self.best_loss = math.inf
@@ -123,8 +124,6 @@ class Trainer:
             self.learner = Learner(corpus.vocabulary.size, config, torch.device(device), self.ranks)
             if resume:
                 self._resume()
-            else:
-                require_unused(run)
             if weights is not None:
                 load_weights(self.learner.model, weights, "the initial weights")
             if self.teachers:

@@ -24,7 +24,9 @@ def require_unused(run: Path) -> None:
         CheckpointError: it holds a run, a bundle or other files.
     """
     if (run / LAST_FILE).exists():
-        raise CheckpointError(f"{run} already holds a run; resume it with --resume, or choose another --run")
+        raise CheckpointError(
+            f"{run} already holds a run; resume it with `charloom train --resume`, or choose another --run"
+        )
     if (run / BEST_FILE).exists():
         raise CheckpointError(f"{run} holds the weights of another run; remove them, or choose another --run")
     if (run / CLASSIFIER_FILE).exists():
@@ -38,6 +40,22 @@ def require_unused(run: Path) -> None:
         raise CheckpointError(
             f"{run} holds files that are of no run: {others[0]}{more}; choose a new or empty directory as --run"
         )
+
+
+def lock_new_run(run: Path) -> RunLock:
+    """Hold a directory for a new run, making it if it is not there.
+
+    Raises:
+        CheckpointError: it holds a run, a bundle or other files, another process holds it, or it cannot be a directory.
+    """
+    require_unused(run)  # before the lock, which is a file too
+    lock = RunLock(run)
+    try:
+        require_unused(run)  # another process may have filled it until now
+    except BaseException:
+        lock.release()
+        raise
+    return lock
 
 
 class RunLock:

@@ -27,7 +27,7 @@ from charloom.training.files import CheckpointError
 from charloom.training.initial import initial_vocabulary, initial_weights
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import Ranks
-from charloom.training.run_lock import RunLock, require_unused
+from charloom.training.run_lock import RunLock, lock_new_run, require_unused
 from charloom.training.teachers import Teachers, load_teachers, require_vocabulary
 
 INPUT_FILE = "input.txt"
@@ -173,10 +173,10 @@ def run_directory_of(arguments: argparse.Namespace, ranks: Ranks) -> Iterator[tu
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary), None
         return
-    lock = RunLock(run) if ranks.first else None
+    lock = None
+    if ranks.first:
+        lock = RunLock(run) if arguments.resume else lock_new_run(run)
     try:
-        if lock is not None and not arguments.resume:
-            require_unused(run)  # another process may have filled it until now
         yield run, lock
     except BaseException:
         if lock is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -18,14 +17,16 @@ from charloom.bundle import Tokens, vocabulary_of
 from charloom.lab.tasks.batches import Batch, buckets, padding_share
 from charloom.lab.tasks.calibration import fitted_temperature
 from charloom.lab.tasks.classifier import Classifier
-from charloom.lab.tasks.classifier_runs import save_classifier, save_start, start_run
+from charloom.lab.tasks.classifier_runs import save_classifier, save_start
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.folders import Parts
 from charloom.lab.tasks.predict import Example, TextClassifier
 from charloom.lab.tasks.symbols import UNKNOWN, Symbols, padded
 from charloom.training.checkpoint import LOG_FILE
 from charloom.training.data.survey import require_room
+from charloom.training.files import append_record
 from charloom.training.learner import TrainingDiverged
+from charloom.training.run_lock import lock_new_run
 
 
 @dataclass(frozen=True)
@@ -80,28 +81,32 @@ class Classification:
     """
 
     def __init__(self, config: ClassificationConfig, parts: Parts, run: Path) -> None:
-        self._lock = start_run(run)
+        self._lock = lock_new_run(run)
         self.config, self.run = config, run
-        torch.manual_seed(config.seed)
-        vocabulary = vocabulary_of("\n".join(text.content for text in parts.train), config.unit)
-        require_room(vocabulary, "these texts", "train with --unit character or byte")
-        symbols = Symbols(vocabulary)
-        model = Classifier(symbols.size, len(parts.labels), config)
-        self.classifier = TextClassifier(model, symbols, parts.labels, config.max_length)
-        self.train_examples, self.validation, self.test = (
-            self.classifier.examples(part) for part in (parts.train, parts.validation, parts.test)
-        )
-        self.lengths = [len(example.tokens) for example in self.train_examples]
-        everything = [text for part in (parts.train, parts.validation, parts.test) for text in part]
-        self.cut = self.classifier.too_long(everything)
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": config.weight_decay},
-                {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-        )
-        save_start(run, config, self.classifier, self.test)
+        try:
+            torch.manual_seed(config.seed)
+            vocabulary = vocabulary_of("\n".join(text.content for text in parts.train), config.unit)
+            require_room(vocabulary, "these texts", "train with --unit character or byte")
+            symbols = Symbols(vocabulary)
+            model = Classifier(symbols.size, len(parts.labels), config)
+            self.classifier = TextClassifier(model, symbols, parts.labels, config.max_length)
+            self.train_examples, self.validation, self.test = (
+                self.classifier.examples(part) for part in (parts.train, parts.validation, parts.test)
+            )
+            self.lengths = [len(example.tokens) for example in self.train_examples]
+            everything = [text for part in (parts.train, parts.validation, parts.test) for text in part]
+            self.cut = self.classifier.too_long(everything)
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": config.weight_decay},
+                    {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
+                ],
+                lr=config.learning_rate,
+            )
+            save_start(run, config, self.classifier, self.test)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def train(self, reporter: Reporter) -> Outcome:
         """Train until validation gets no better for `patience` epochs, or for `epochs`; the best weights are kept.
@@ -110,6 +115,7 @@ class Classification:
 
         Raises:
             TrainingDiverged: the loss is not finite.
+            CheckpointError: the run directory cannot be written.
         """
         try:
             return self._train(reporter)
@@ -137,8 +143,7 @@ class Classification:
                 padding=padding_share(self.lengths, batches),
                 seconds=time.monotonic() - started,
             )
-            with (self.run / LOG_FILE).open("a", encoding="utf-8") as log:
-                log.write(json.dumps(asdict(epoch)) + "\n")
+            append_record(self.run / LOG_FILE, asdict(epoch))
             if better:
                 best = epoch
                 self._save(epoch)

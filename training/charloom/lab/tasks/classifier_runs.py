@@ -20,10 +20,8 @@ from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.predict import Example, TextClassifier
 from charloom.lab.tasks.symbols import Symbols
 from charloom.training.checkpoint import (
-    BEST_FILE,
     CLASSIFIER_FILE,
     CONFIG_FILE,
-    LAST_FILE,
     LOG_FILE,
     Checkpoint,
     read_checkpoint,
@@ -32,7 +30,6 @@ from charloom.training.checkpoint import (
     write_checkpoint,
 )
 from charloom.training.files import CheckpointError, replace_file
-from charloom.training.run_lock import RunLock, require_unused
 
 TEST_FILE = "test.safetensors"
 
@@ -45,31 +42,9 @@ class TrainedClassifier:
     facts: dict[str, Any]
 
 
-def start_run(run: Path) -> RunLock:
-    """Make a run directory, and hold it.
-
-    Raises:
-        CheckpointError: it holds a run or other files already, is in use, or cannot be made.
-    """
-    _require_unused(run)
-    lock = RunLock(run)
-    try:
-        _require_unused(run)  # another process may have filled it until now
-        replace_file(run / LOG_FILE, b"")
-    except BaseException:
-        lock.release()
-        raise
-    return lock
-
-
-def _require_unused(run: Path) -> None:
-    if any((run / name).exists() for name in (CLASSIFIER_FILE, LAST_FILE, BEST_FILE)):
-        raise CheckpointError(f"{run} already holds a run; choose another --run")
-    require_unused(run)
-
-
 def save_start(run: Path, config: ClassificationConfig, classifier: TextClassifier, test: Sequence[Example]) -> None:
-    """Write what does not change during training."""
+    """Write what does not change during training, and the log, which is empty then."""
+    replace_file(run / LOG_FILE, b"")  # a run that never came to its first weights may have left one
     write_vocabulary(run / VOCABULARY_FILE, classifier.symbols.vocabulary)
     replace_file(run / CONFIG_FILE, config.model_dump_json(indent=2).encode() + b"\n")
     tensors = {
