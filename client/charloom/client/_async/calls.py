@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +19,7 @@ from charloom.client import (
 from charloom.client._async.connection import AsyncConnection
 from charloom.client._async.continuations import AsyncContinuations
 from charloom.client._async.conversation import AsyncConversation
+from charloom.client._async.duplex import AsyncDuplex
 from charloom.client._async.many import many
 from charloom.client._async.observation import AsyncObserver
 from charloom.client._async.stream import AsyncTextStream
@@ -29,7 +29,7 @@ from charloom.client._session_types import DeletionReceipt, SessionInfo
 from charloom.client._suggesting_types import RankedText, Suggestions
 from charloom.client._text_types import Peek, Score, TextScore
 from charloom.client._types import Completion, Result
-from charloom.v1 import generation_pb2, sessions_pb2
+from charloom.v1 import generation_pb2, reading_pb2, sessions_pb2
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -133,7 +133,7 @@ class AsyncCalls:
         """
         start = _conversation_requests.start(prompt, options, self._session_id)
         self._make_first(start.start)
-        duplex = self._connection.converse(start, timeout)
+        duplex = self._connection.duplex(self._connection.conversation.Converse, start, timeout)
         conversation = AsyncConversation(duplex, _unheeded.checked(start.start, self._learn))
         self._started(conversation)
         return conversation
@@ -173,7 +173,10 @@ class AsyncCalls:
 
         """
         start = _reading_requests.score_many_start(model, unknown_characters, self._session_id)
-        begin = functools.partial(self._connection.score_many, start, timeout)
+
+        def begin() -> AsyncDuplex[reading_pb2.ScoreManyRequest, reading_pb2.ScoreManyResponse]:
+            return self._connection.duplex(self._connection.reading.ScoreMany, start, timeout)
+
         return many(begin, texts, _reading_requests.score_many_texts, _responses.text_scores)
 
     async def rank(
@@ -288,7 +291,7 @@ class AsyncCalls:
         self, model: str | None, unknown_characters: UnknownCharacters | None, top_logprobs: int, timeout: Timeout
     ) -> AsyncObserver:
         start = _reading_requests.observe_start(model, unknown_characters, top_logprobs, self._session_id)
-        observer = AsyncObserver(self._connection.observe(start, timeout))
+        observer = AsyncObserver(self._connection.duplex(self._connection.reading.Observe, start, timeout))
         self._started(observer)
         return observer
 

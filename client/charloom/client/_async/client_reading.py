@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from charloom.client import _classification, _watching_messages
 from charloom.client._async.calls import AsyncCalls
+from charloom.client._async.duplex import AsyncDuplex
 from charloom.client._async.labelling import AsyncLabeller
 from charloom.client._async.many import many
 from charloom.client._async.observation import AsyncObserver
@@ -16,6 +16,7 @@ from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._text_types import Score
 from charloom.client._watching_types import Mask
+from charloom.v1 import classification_pb2
 
 
 class AsyncClientReading(AsyncCalls):
@@ -119,7 +120,7 @@ class AsyncClientReading(AsyncCalls):
         first = _watching_messages.start(
             name, model, mask, rate, warm_up, time_to_live, characters, silent_after, adaptive
         )
-        return AsyncWatch(self._connection.watch(first, timeout), first.start)
+        return AsyncWatch(self._connection.duplex(self._connection.watching.Watch, first, timeout), first.start)
 
     async def classify(self, text: str, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> LabelledText:
         """The label that a classifier gives a text, and how probable each is.
@@ -156,7 +157,11 @@ class AsyncClientReading(AsyncCalls):
             FailedPrecondition: the model is no classifier.
 
         """
-        begin = functools.partial(self._connection.label_many, _classification.classify_many_start(model), timeout)
+        start = _classification.classify_many_start(model)
+
+        def begin() -> AsyncDuplex[classification_pb2.ClassifyManyRequest, classification_pb2.ClassifyManyResponse]:
+            return self._connection.duplex(self._connection.classification.ClassifyMany, start, timeout)
+
         return many(begin, texts, _classification.classify_many_texts, _classification.labelled_texts)
 
     def classify_stream(self, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> AsyncLabeller:
@@ -167,4 +172,5 @@ class AsyncClientReading(AsyncCalls):
             timeout: of all parts together, in seconds.
 
         """
-        return AsyncLabeller(self._connection.label(_classification.classify_start(model), timeout))
+        start = _classification.classify_start(model)
+        return AsyncLabeller(self._connection.duplex(self._connection.classification.ClassifyStream, start, timeout))

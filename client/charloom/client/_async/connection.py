@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from charloom.client import _model_responses
 from charloom.client._async.duplex import AsyncDuplex
@@ -21,20 +22,16 @@ from charloom.client._settings import HEALTH_CHECK, Begun, Settings
 from charloom.client._shared_stream import LARGEST
 from charloom.client._statuses import cancelled
 from charloom.v1 import (
-    classification_pb2,
     classification_pb2_grpc,
-    conversation_pb2,
     conversation_pb2_grpc,
     generation_pb2,
     generation_pb2_grpc,
     models_pb2_grpc,
-    reading_pb2,
     reading_pb2_grpc,
     sessions_pb2_grpc,
     status_pb2_grpc,
     suggesting_pb2_grpc,
     tenants_pb2_grpc,
-    watching_pb2,
     watching_pb2_grpc,
 )
 
@@ -45,6 +42,7 @@ if TYPE_CHECKING:
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_Asked = TypeVar("_Asked", bound=Message)
 
 
 class AsyncConnection(Settings):
@@ -111,11 +109,13 @@ class AsyncConnection(Settings):
         return classification_pb2_grpc.ClassificationServiceStub(self._channel)
 
     @functools.cached_property
-    def _conversation(self) -> conversation_pb2_grpc.ConversationServiceAsyncStub:
+    def conversation(self) -> conversation_pb2_grpc.ConversationServiceAsyncStub:
+        """Stub of the conversation service."""
         return conversation_pb2_grpc.ConversationServiceStub(self._channel)
 
     @functools.cached_property
-    def _watching(self) -> watching_pb2_grpc.WatchingServiceAsyncStub:
+    def watching(self) -> watching_pb2_grpc.WatchingServiceAsyncStub:
+        """Stub of the watching service."""
         return watching_pb2_grpc.WatchingServiceStub(self._channel)
 
     @functools.cached_property
@@ -201,61 +201,15 @@ class AsyncConnection(Settings):
     def _generate_many(
         self, first: generation_pb2.GenerateManyRequest
     ) -> AsyncDuplex[generation_pb2.GenerateManyRequest, generation_pb2.GenerateManyResponse]:
-        begun = self.begin()
-        return AsyncDuplex(self.generation.GenerateMany(metadata=begun.metadata), first, begun)
+        return self.duplex(self.generation.GenerateMany, first, None)
 
-    def observe(
-        self, start: reading_pb2.ObserveRequest, timeout: Timeout
-    ) -> AsyncDuplex[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]:
-        """Begin a call of Observe."""
+    def duplex(
+        self, method: grpc.aio.StreamStreamMultiCallable[_Asked, _Response], start: _Asked, timeout: Timeout
+    ) -> AsyncDuplex[_Asked, _Response]:
+        """Begin a call where both sides send messages as they please; `start` is the first."""
         self.require_open()
         begun = self.begin()
-        call = self.reading.Observe(timeout=self.seconds(timeout), metadata=begun.metadata)
-        return AsyncDuplex(call, start, begun)
-
-    def score_many(
-        self, start: reading_pb2.ScoreManyRequest, timeout: Timeout
-    ) -> AsyncDuplex[reading_pb2.ScoreManyRequest, reading_pb2.ScoreManyResponse]:
-        """Begin a call of ScoreMany."""
-        self.require_open()
-        begun = self.begin()
-        call = self.reading.ScoreMany(timeout=self.seconds(timeout), metadata=begun.metadata)
-        return AsyncDuplex(call, start, begun)
-
-    def label(
-        self, start: classification_pb2.ClassifyStreamRequest, timeout: Timeout
-    ) -> AsyncDuplex[classification_pb2.ClassifyStreamRequest, classification_pb2.ClassifyStreamResponse]:
-        """Begin a call of ClassifyStream."""
-        self.require_open()
-        begun = self.begin()
-        call = self.classification.ClassifyStream(timeout=self.seconds(timeout), metadata=begun.metadata)
-        return AsyncDuplex(call, start, begun)
-
-    def label_many(
-        self, start: classification_pb2.ClassifyManyRequest, timeout: Timeout
-    ) -> AsyncDuplex[classification_pb2.ClassifyManyRequest, classification_pb2.ClassifyManyResponse]:
-        """Begin a call of ClassifyMany."""
-        self.require_open()
-        begun = self.begin()
-        call = self.classification.ClassifyMany(timeout=self.seconds(timeout), metadata=begun.metadata)
-        return AsyncDuplex(call, start, begun)
-
-    def converse(
-        self, start: conversation_pb2.ConverseRequest, timeout: Timeout
-    ) -> AsyncDuplex[conversation_pb2.ConverseRequest, conversation_pb2.ConverseResponse]:
-        """Begin a call of Converse."""
-        self.require_open()
-        begun = self.begin()
-        call = self._conversation.Converse(timeout=self.seconds(timeout), metadata=begun.metadata)
-        return AsyncDuplex(call, start, begun)
-
-    def watch(
-        self, start: watching_pb2.WatchRequest, timeout: Timeout
-    ) -> AsyncDuplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse]:
-        """Begin a call of Watch."""
-        self.require_open()
-        begun = self.begin()
-        call = self._watching.Watch(timeout=self.seconds(timeout), metadata=begun.metadata)
+        call = method(timeout=self.seconds(timeout), metadata=begun.metadata)
         return AsyncDuplex(call, start, begun)
 
     async def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:

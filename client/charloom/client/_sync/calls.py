@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,12 +24,13 @@ from charloom.client._suggesting_types import RankedText, Suggestions
 from charloom.client._sync.connection import Connection
 from charloom.client._sync.continuations import Continuations
 from charloom.client._sync.conversation import Conversation
+from charloom.client._sync.duplex import Duplex
 from charloom.client._sync.many import many
 from charloom.client._sync.observation import Observer
 from charloom.client._sync.stream import TextStream
 from charloom.client._text_types import Peek, Score, TextScore
 from charloom.client._types import Completion, Result
-from charloom.v1 import generation_pb2, sessions_pb2
+from charloom.v1 import generation_pb2, reading_pb2, sessions_pb2
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -134,7 +134,7 @@ class Calls:
         """
         start = _conversation_requests.start(prompt, options, self._session_id)
         self._make_first(start.start)
-        duplex = self._connection.converse(start, timeout)
+        duplex = self._connection.duplex(self._connection.conversation.Converse, start, timeout)
         conversation = Conversation(duplex, _unheeded.checked(start.start, self._learn))
         self._started(conversation)
         return conversation
@@ -174,7 +174,10 @@ class Calls:
 
         """
         start = _reading_requests.score_many_start(model, unknown_characters, self._session_id)
-        begin = functools.partial(self._connection.score_many, start, timeout)
+
+        def begin() -> Duplex[reading_pb2.ScoreManyRequest, reading_pb2.ScoreManyResponse]:
+            return self._connection.duplex(self._connection.reading.ScoreMany, start, timeout)
+
         return many(begin, texts, _reading_requests.score_many_texts, _responses.text_scores)
 
     def rank(
@@ -289,7 +292,7 @@ class Calls:
         self, model: str | None, unknown_characters: UnknownCharacters | None, top_logprobs: int, timeout: Timeout
     ) -> Observer:
         start = _reading_requests.observe_start(model, unknown_characters, top_logprobs, self._session_id)
-        observer = Observer(self._connection.observe(start, timeout))
+        observer = Observer(self._connection.duplex(self._connection.reading.Observe, start, timeout))
         self._started(observer)
         return observer
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 from charloom.client import _classification, _watching_messages
@@ -11,12 +10,14 @@ from charloom.client._classification_types import LabelledText
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._sync.calls import Calls
+from charloom.client._sync.duplex import Duplex
 from charloom.client._sync.labelling import Labeller
 from charloom.client._sync.many import many
 from charloom.client._sync.observation import Observer
 from charloom.client._sync.watching import Watch
 from charloom.client._text_types import Score
 from charloom.client._watching_types import Mask
+from charloom.v1 import classification_pb2
 
 
 class ClientReading(Calls):
@@ -120,7 +121,7 @@ class ClientReading(Calls):
         first = _watching_messages.start(
             name, model, mask, rate, warm_up, time_to_live, characters, silent_after, adaptive
         )
-        return Watch(self._connection.watch(first, timeout), first.start)
+        return Watch(self._connection.duplex(self._connection.watching.Watch, first, timeout), first.start)
 
     def classify(self, text: str, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> LabelledText:
         """The label that a classifier gives a text, and how probable each is.
@@ -157,7 +158,11 @@ class ClientReading(Calls):
             FailedPrecondition: the model is no classifier.
 
         """
-        begin = functools.partial(self._connection.label_many, _classification.classify_many_start(model), timeout)
+        start = _classification.classify_many_start(model)
+
+        def begin() -> Duplex[classification_pb2.ClassifyManyRequest, classification_pb2.ClassifyManyResponse]:
+            return self._connection.duplex(self._connection.classification.ClassifyMany, start, timeout)
+
         return many(begin, texts, _classification.classify_many_texts, _classification.labelled_texts)
 
     def classify_stream(self, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> Labeller:
@@ -168,4 +173,5 @@ class ClientReading(Calls):
             timeout: of all parts together, in seconds.
 
         """
-        return Labeller(self._connection.label(_classification.classify_start(model), timeout))
+        start = _classification.classify_start(model)
+        return Labeller(self._connection.duplex(self._connection.classification.ClassifyStream, start, timeout))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from charloom.client import _model_responses
 from charloom.client._access import Access
@@ -22,20 +23,16 @@ from charloom.client._sync.reading import Call
 from charloom.client._sync.resuming import ResumingCall
 from charloom.client._sync.shared_stream import SharedStreams
 from charloom.v1 import (
-    classification_pb2,
     classification_pb2_grpc,
-    conversation_pb2,
     conversation_pb2_grpc,
     generation_pb2,
     generation_pb2_grpc,
     models_pb2_grpc,
-    reading_pb2,
     reading_pb2_grpc,
     sessions_pb2_grpc,
     status_pb2_grpc,
     suggesting_pb2_grpc,
     tenants_pb2_grpc,
-    watching_pb2,
     watching_pb2_grpc,
 )
 
@@ -44,6 +41,7 @@ if TYPE_CHECKING:
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_Asked = TypeVar("_Asked", bound=Message)
 
 
 class Connection(Settings):
@@ -133,11 +131,13 @@ class Connection(Settings):
         return classification_pb2_grpc.ClassificationServiceStub(self._channel)
 
     @functools.cached_property
-    def _conversation(self) -> conversation_pb2_grpc.ConversationServiceStub:
+    def conversation(self) -> conversation_pb2_grpc.ConversationServiceStub:
+        """Stub of the conversation service."""
         return conversation_pb2_grpc.ConversationServiceStub(self._channel)
 
     @functools.cached_property
-    def _watching(self) -> watching_pb2_grpc.WatchingServiceStub:
+    def watching(self) -> watching_pb2_grpc.WatchingServiceStub:
+        """Stub of the watching service."""
         return watching_pb2_grpc.WatchingServiceStub(self._channel)
 
     @functools.cached_property
@@ -214,82 +214,17 @@ class Connection(Settings):
     def _generate_many(
         self, first: generation_pb2.GenerateManyRequest
     ) -> Duplex[generation_pb2.GenerateManyRequest, generation_pb2.GenerateManyResponse]:
-        begun = self.begin()
+        return self.duplex(self.generation.GenerateMany, first, None)
 
-        def begin(requests: Iterator[generation_pb2.GenerateManyRequest]) -> Any:
-            return self.generation.GenerateMany(requests, metadata=begun.metadata)
-
-        return Duplex(begin, first, begun)
-
-    def observe(
-        self, start: reading_pb2.ObserveRequest, timeout: Timeout
-    ) -> Duplex[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]:
-        """Begin a call of Observe."""
+    def duplex(
+        self, method: grpc.StreamStreamMultiCallable[_Asked, _Response], start: _Asked, timeout: Timeout
+    ) -> Duplex[_Asked, _Response]:
+        """Begin a call where both sides send messages as they please; `start` is the first."""
         self.require_open()
         begun, seconds = self.begin(), self.seconds(timeout)
 
-        def begin(requests: Iterator[reading_pb2.ObserveRequest]) -> Any:
-            return self.reading.Observe(requests, timeout=seconds, metadata=begun.metadata)
-
-        return Duplex(begin, start, begun)
-
-    def score_many(
-        self, start: reading_pb2.ScoreManyRequest, timeout: Timeout
-    ) -> Duplex[reading_pb2.ScoreManyRequest, reading_pb2.ScoreManyResponse]:
-        """Begin a call of ScoreMany."""
-        self.require_open()
-        begun, seconds = self.begin(), self.seconds(timeout)
-
-        def begin(requests: Iterator[reading_pb2.ScoreManyRequest]) -> Any:
-            return self.reading.ScoreMany(requests, timeout=seconds, metadata=begun.metadata)
-
-        return Duplex(begin, start, begun)
-
-    def label(
-        self, start: classification_pb2.ClassifyStreamRequest, timeout: Timeout
-    ) -> Duplex[classification_pb2.ClassifyStreamRequest, classification_pb2.ClassifyStreamResponse]:
-        """Begin a call of ClassifyStream."""
-        self.require_open()
-        begun, seconds = self.begin(), self.seconds(timeout)
-
-        def begin(requests: Iterator[classification_pb2.ClassifyStreamRequest]) -> Any:
-            return self.classification.ClassifyStream(requests, timeout=seconds, metadata=begun.metadata)
-
-        return Duplex(begin, start, begun)
-
-    def label_many(
-        self, start: classification_pb2.ClassifyManyRequest, timeout: Timeout
-    ) -> Duplex[classification_pb2.ClassifyManyRequest, classification_pb2.ClassifyManyResponse]:
-        """Begin a call of ClassifyMany."""
-        self.require_open()
-        begun, seconds = self.begin(), self.seconds(timeout)
-
-        def begin(requests: Iterator[classification_pb2.ClassifyManyRequest]) -> Any:
-            return self.classification.ClassifyMany(requests, timeout=seconds, metadata=begun.metadata)
-
-        return Duplex(begin, start, begun)
-
-    def converse(
-        self, start: conversation_pb2.ConverseRequest, timeout: Timeout
-    ) -> Duplex[conversation_pb2.ConverseRequest, conversation_pb2.ConverseResponse]:
-        """Begin a call of Converse."""
-        self.require_open()
-        begun, seconds = self.begin(), self.seconds(timeout)
-
-        def begin(requests: Iterator[conversation_pb2.ConverseRequest]) -> Any:
-            return self._conversation.Converse(requests, timeout=seconds, metadata=begun.metadata)
-
-        return Duplex(begin, start, begun)
-
-    def watch(
-        self, start: watching_pb2.WatchRequest, timeout: Timeout
-    ) -> Duplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse]:
-        """Begin a call of Watch."""
-        self.require_open()
-        begun, seconds = self.begin(), self.seconds(timeout)
-
-        def begin(requests: Iterator[watching_pb2.WatchRequest]) -> Any:
-            return self._watching.Watch(requests, timeout=seconds, metadata=begun.metadata)
+        def begin(requests: Iterator[_Asked]) -> Any:
+            return method(requests, timeout=seconds, metadata=begun.metadata)
 
         return Duplex(begin, start, begun)
 
