@@ -118,8 +118,7 @@ class Settings:
         """Begin a call.
 
         Args:
-            request: says for proxies that keep a session with one server which session it is about; None: it says so
-                later.
+            request: what is asked first; a proxy can keep its session with one server. None: of no session.
 
         """
         return Begun(self, self._metadata, request)
@@ -137,7 +136,7 @@ class Begun:
         self._connection = connection
         self.request_id = _request_ids.next_id()
         """Of the call, and of what is made again of it."""
-        session = getattr(getattr(request, "options", request), "session_id", "")
+        session = _session_of(request)
         # One that is no session's id is for the server to refuse.
         sticky = ((_SESSION, session),) if session.isascii() and session.isprintable() and session else ()
         self.trace = _trace_context.carried()
@@ -158,3 +157,11 @@ class Begun:
     def failure(self, error: grpc.RpcError) -> CharloomError:
         """What gRPC raised, as an error of the SDK."""
         return from_rpc_error(error, self.target, stopped=self.closed, request_id=self.request_id)
+
+
+def _session_of(request: Any) -> str:
+    """The id of the session that a request is about, which its start or its options may say; "" where none does."""
+    part = request
+    while part is not None and not hasattr(part, "session_id"):
+        part = getattr(part, "start", None) or getattr(part, "options", None)
+    return "" if part is None else part.session_id

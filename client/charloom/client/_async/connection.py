@@ -208,7 +208,7 @@ class AsyncConnection(Settings):
     ) -> AsyncDuplex[_Asked, _Response]:
         """Begin a call where both sides send messages as they please; `start` is the first."""
         self.require_open()
-        begun = self.begin()
+        begun = self.begin(start)
         call = method(timeout=self.seconds(timeout), metadata=begun.metadata)
         return AsyncDuplex(call, start, begun)
 

@@ -221,7 +221,7 @@ class Connection(Settings):
     ) -> Duplex[_Asked, _Response]:
         """Begin a call where both sides send messages as they please; `start` is the first."""
         self.require_open()
-        begun, seconds = self.begin(), self.seconds(timeout)
+        begun, seconds = self.begin(start), self.seconds(timeout)
 
         def begin(requests: Iterator[_Asked]) -> Any:
             return method(requests, timeout=seconds, metadata=begun.metadata)
