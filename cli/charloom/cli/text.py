@@ -56,6 +56,18 @@ def add_file(parser: argparse._ActionsContainer, help: str) -> None:
     parser.add_argument("--encoding", help="encoding of --file, for example utf-16 or cp1252 (default: utf-8)")
 
 
+def given_text(arguments: argparse.Namespace) -> str:
+    """The text of `--file`, or `arguments.text`; without either, or for a dash, that of standard input.
+
+    Raises:
+        CommandError: there are two texts, or an encoding without a file, or it cannot be read as text.
+    """
+    refuse_two_texts(arguments)
+    if arguments.file is not None:
+        return read_file(arguments.file, arguments.encoding)
+    return read_text("-" if arguments.text is None else arguments.text)
+
+
 def refuse_two_texts(arguments: argparse.Namespace) -> None:
     """Refuse a text beside `--file`, and an encoding without it."""
     if arguments.file is not None and arguments.text is not None:

@@ -19,6 +19,8 @@ EMPTY = "--session is empty; give the id of a session, or leave it out"
         ),
         (["score", "a", "--encoding", "cp1252", *NOBODY], "--encoding is that of --file; give a file too"),
         (["label", "a", "--encoding", "cp1252", *NOBODY], "--encoding is that of --file; give a file too"),
+        (["label", "--stream", "--encoding", "cp1252", *NOBODY], "--encoding is that of --file; give a file too"),
+        (["classify", "predict", "run", "a", "--encoding", "cp1252"], "--encoding is that of --file; give a file too"),
         (
             ["inspect", "a", "--units", "3", "--rows", "5", *NOBODY],
             "--rows says how many units auto shows, and",

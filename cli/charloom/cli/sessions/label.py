@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected
 from charloom.cli.sessions.lines import lines_of, of_lines
-from charloom.cli.text import add_file, read_file, read_text, refuse_two_texts, standard_input
+from charloom.cli.text import add_file, given_text, refuse_two_texts, standard_input
 from charloom.client import Client, LabelledText
 
 
@@ -31,23 +31,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the label of a text, or of each line, or of a text that is still coming."""
-    refuse_two_texts(arguments)
-    if arguments.stream and (arguments.file is not None or arguments.text not in (None, "-")):
-        raise CommandError("--stream reads stdin; leave the text and --file out")
+    if arguments.stream:
+        return _label_stdin(arguments)
+    text = given_text(arguments)
     with connected(arguments) as client:
-        if arguments.stream:
-            for found in _as_it_comes(client, arguments):
-                _print(found, arguments, one_line=True)
-            return 0
-        if arguments.file is not None:
-            text = read_file(arguments.file, arguments.encoding)
-        else:
-            text = read_text("-" if arguments.text is None else arguments.text)
         if not arguments.lines:
             _print(client.classify(text, model=arguments.model), arguments)
             return 0
         for line, found in _of_lines(client, text, arguments.model):
             _print(found, arguments, line, one_line=True)
+    return 0
+
+
+def _label_stdin(arguments: argparse.Namespace) -> int:
+    """Print the label of what standard input has so far, after each of its lines."""
+    refuse_two_texts(arguments)
+    if arguments.file is not None or arguments.text not in (None, "-"):
+        raise CommandError("--stream reads stdin; leave the text and --file out")
+    with connected(arguments) as client:
+        for found in _as_it_comes(client, arguments):
+            _print(found, arguments, one_line=True)
     return 0
 
 

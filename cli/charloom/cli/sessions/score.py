@@ -10,7 +10,7 @@ from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.sessions.lines import lines_of, of_lines
 from charloom.cli.sessions.tokens import table
-from charloom.cli.text import add_file, add_skip_unknown, read_file, read_text, refuse_two_texts, unknown_characters
+from charloom.cli.text import add_file, add_skip_unknown, given_text, unknown_characters
 from charloom.client import Client, Score
 
 
@@ -38,15 +38,13 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print how probable the text is."""
-    refuse_two_texts(arguments)
-    text = read_text("-" if arguments.text is None else arguments.text) if arguments.file is None else None
     if arguments.lines and (arguments.each or arguments.top_logprobs):
         raise CommandError("--lines tells of each line as a whole; leave out --each and --top-logprobs, or --lines")
+    text = given_text(arguments)
     with connected(arguments) as client:
         if arguments.lines:
-            whole = read_file(arguments.file, arguments.encoding) if text is None else text
-            return _print_lines(client, lines_of(whole), arguments)
-        score = _score(client, read_file(arguments.file, arguments.encoding) if text is None else text, arguments)
+            return _print_lines(client, lines_of(text), arguments)
+        score = _score(client, text, arguments)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(score), ensure_ascii=False, default=plain))
         return 0

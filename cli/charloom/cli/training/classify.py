@@ -16,7 +16,7 @@ from rich.console import Console
 from charloom.bundle import Unit
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
-from charloom.cli.text import add_file, read_file, read_text
+from charloom.cli.text import add_file, given_text
 from charloom.cli.training.lasting_console import LastingConsole
 from charloom.cli.training.text_flags import refuse_unread, text_settings
 from charloom.cli.training.threads import add_threads_flag, use_threads
@@ -146,11 +146,8 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    if arguments.file is not None and arguments.text is not None:
-        raise CommandError("give the text itself or --file, not both")
+    text = given_text(arguments)
     trained = load_classifier(arguments.run_directory).classifier
-    given = "-" if arguments.text is None else arguments.text
-    text = read_text(given) if arguments.file is None else read_file(arguments.file, arguments.encoding)
     found = trained.predict(text)
     _warn(found, trained.symbols.vocabulary.unit)
     if arguments.json:
