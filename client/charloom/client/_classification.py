@@ -41,11 +41,9 @@ def classify_many_texts(texts: Sequence[str]) -> classification_pb2.ClassifyMany
     return classification_pb2.ClassifyManyRequest(texts=classification_pb2.ClassifyManyTexts(texts=texts))
 
 
-def labelled_texts(
-    texts: Sequence[str], message: classification_pb2.ClassifyManyResponse
-) -> Sequence[tuple[str, LabelledText]]:
-    """Read what the texts of a message are."""
-    return list(zip(texts, map(labelled, message.labelled), strict=False))  # `many` sees that they are as many
+def labelled_text(text: str, message: classification_pb2.LabelledText) -> tuple[str, LabelledText]:
+    """Read what one of many texts is."""
+    return text, labelled(message)
 
 
 def labelled(message: classification_pb2.LabelledText) -> LabelledText:

@@ -94,19 +94,16 @@ def score(message: reading_pb2.ScoreResponse) -> Score:
     )
 
 
-def text_scores(texts: Sequence[str], message: reading_pb2.ScoreManyResponse) -> Sequence[TextScore]:
-    """Read how probable the texts of a message are."""
-    return [
-        TextScore(
-            text=text,
-            tokens=one.tokens,
-            logprob=one.logprob,
-            nats_per_token=one.nats_per_token,
-            bits_per_character=one.bits_per_character,
-            perplexity=one.perplexity,
-        )
-        for text, one in zip(texts, message.scores, strict=False)  # `many` sees that they are as many
-    ]
+def text_score(text: str, message: reading_pb2.TextScore) -> TextScore:
+    """Read how probable one of many texts is."""
+    return TextScore(
+        text=text,
+        tokens=message.tokens,
+        logprob=message.logprob,
+        nats_per_token=message.nats_per_token,
+        bits_per_character=message.bits_per_character,
+        perplexity=message.perplexity,
+    )
 
 
 def peek(message: reading_pb2.PeekResponse) -> Peek:

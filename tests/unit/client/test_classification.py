@@ -68,11 +68,19 @@ class TestTheSdk:
             with pytest.raises(InvalidArgument, match=rf"texts\[{bad}\]: too long"):
                 await anext(coming)
 
-    async def test_many_texts_that_are_none_and_too_few_answers(self, server: FakeServer, either: AsyncClient) -> None:
+    async def test_many_texts_that_are_none_and_answers_that_are_not_as_many(
+        self, server: FakeServer, either: AsyncClient
+    ) -> None:
         with pytest.raises(InvalidValue, match=r"texts\[1\]: 5 is not a string"):
             [one async for one in either.classify_many(["a", 5])]  # type: ignore[list-item]
         server.answers["ClassifyMany"] = lambda requests, _: iter(list(requests)[:0])
         with pytest.raises(InternalError, match="told of 0 of 1 texts"):
+            [one async for one in either.classify_many(["a"])]
+        server.answers["ClassifyMany"] = lambda requests, _: (
+            classification_pb2.ClassifyManyResponse(labelled=[classification_pb2.LabelledText()] * 3)
+            for _ in [list(requests)]
+        )
+        with pytest.raises(InternalError, match="told of 3 of 1 texts"):
             [one async for one in either.classify_many(["a"])]
 
     async def test_errors(self, server: FakeServer, either: AsyncClient) -> None:

@@ -58,6 +58,15 @@ class TestScoreMany:
         with pytest.raises(InternalError, match="told of 0 of 1 texts"):
             [one async for one in either.score_many(["a"])]
 
+    async def test_a_server_that_tells_too_much(self, server: FakeServer, either: AsyncClient) -> None:
+        server.answers["ScoreMany"] = lambda requests, _: (
+            reading_pb2.ScoreManyResponse(scores=[reading_pb2.TextScore()] * 3) for _ in [list(requests)]
+        )
+        scores = either.score_many(["a"])
+        assert (await anext(scores)).text == "a"
+        with pytest.raises(InternalError, match="told of 3 of 1 texts"):
+            await anext(scores)
+
     async def test_errors(self, server: FakeServer, either: AsyncClient) -> None:
         server.answers["ScoreMany"] = GONE
         with pytest.raises(NotFound):

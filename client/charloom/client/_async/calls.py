@@ -177,7 +177,8 @@ class AsyncCalls:
         def begin() -> AsyncDuplex[reading_pb2.ScoreManyRequest, reading_pb2.ScoreManyResponse]:
             return self._connection.duplex(self._connection.reading.ScoreMany, start, timeout)
 
-        return many(begin, texts, _reading_requests.score_many_texts, _responses.text_scores)
+        request = _reading_requests.score_many_texts
+        return many(begin, texts, request, lambda answer: answer.scores, _responses.text_score)
 
     async def rank(
         self,

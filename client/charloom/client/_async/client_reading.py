@@ -162,7 +162,8 @@ class AsyncClientReading(AsyncCalls):
         def begin() -> AsyncDuplex[classification_pb2.ClassifyManyRequest, classification_pb2.ClassifyManyResponse]:
             return self._connection.duplex(self._connection.classification.ClassifyMany, start, timeout)
 
-        return many(begin, texts, _classification.classify_many_texts, _classification.labelled_texts)
+        request = _classification.classify_many_texts
+        return many(begin, texts, request, lambda answer: answer.labelled, _classification.labelled_text)
 
     def classify_stream(self, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> AsyncLabeller:
         """Label a text as it comes: after each part, what `classify` would tell of the text so far.

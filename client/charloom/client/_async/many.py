@@ -14,6 +14,7 @@ from charloom.client._settings import MESSAGES_AHEAD
 
 Asked = TypeVar("Asked", bound=Message)
 Answered = TypeVar("Answered")
+Item = TypeVar("Item")
 Told = TypeVar("Told")
 
 
@@ -21,7 +22,8 @@ async def many(
     begin: Callable[[], AsyncDuplex[Asked, Answered]],
     texts: Iterable[str],
     request: Callable[[Sequence[str]], Asked],
-    read: Callable[[Sequence[str], Answered], Sequence[Told]],
+    items: Callable[[Answered], Sequence[Item]],
+    tell: Callable[[str, Item], Told],
 ) -> AsyncIterator[Told]:
     """What is told of each text, in order, while texts are taken some messages ahead of the answers.
 
@@ -29,7 +31,8 @@ async def many(
         begin: begins the call
         texts: the texts
         request: the message of some of them
-        read: what its answer tells of them: of all, or where the server refused one, of those before it
+        items: what its answer has of them: of all, or where the server refused one, of those before it
+        tell: what is told of a text by what the answer has of it
 
     Raises:
         InvalidValue: one of the texts is none, or one that a message cannot carry.
@@ -50,12 +53,12 @@ async def many(
                 if len(unanswered) <= MESSAGES_AHEAD:
                     continue
             asked, answer = unanswered.popleft(), await duplex.receive()
-            told = () if answer is None else read(asked, answer)
-            for one in told:
-                yield one
-            if len(told) != len(asked):
+            found = () if answer is None else items(answer)
+            for text, one in zip(asked, found, strict=False):
+                yield tell(text, one)
+            if len(found) != len(asked):
                 await duplex.receive()  # raises what the server refused
-                raise miscounted(len(told), len(asked))
+                raise miscounted(len(found), len(asked))
         await duplex.close()
         while not duplex.over:
             await duplex.receive()

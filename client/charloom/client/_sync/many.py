@@ -15,6 +15,7 @@ from charloom.client._sync.duplex import Duplex
 
 Asked = TypeVar("Asked", bound=Message)
 Answered = TypeVar("Answered")
+Item = TypeVar("Item")
 Told = TypeVar("Told")
 
 
@@ -22,7 +23,8 @@ def many(
     begin: Callable[[], Duplex[Asked, Answered]],
     texts: Iterable[str],
     request: Callable[[Sequence[str]], Asked],
-    read: Callable[[Sequence[str], Answered], Sequence[Told]],
+    items: Callable[[Answered], Sequence[Item]],
+    tell: Callable[[str, Item], Told],
 ) -> Iterator[Told]:
     """What is told of each text, in order, while texts are taken some messages ahead of the answers.
 
@@ -30,7 +32,8 @@ def many(
         begin: begins the call
         texts: the texts
         request: the message of some of them
-        read: what its answer tells of them: of all, or where the server refused one, of those before it
+        items: what its answer has of them: of all, or where the server refused one, of those before it
+        tell: what is told of a text by what the answer has of it
 
     Raises:
         InvalidValue: one of the texts is none, or one that a message cannot carry.
@@ -51,12 +54,12 @@ def many(
                 if len(unanswered) <= MESSAGES_AHEAD:
                     continue
             asked, answer = unanswered.popleft(), duplex.receive()
-            told = () if answer is None else read(asked, answer)
-            for one in told:
-                yield one
-            if len(told) != len(asked):
+            found = () if answer is None else items(answer)
+            for text, one in zip(asked, found, strict=False):
+                yield tell(text, one)
+            if len(found) != len(asked):
                 duplex.receive()  # raises what the server refused
-                raise miscounted(len(told), len(asked))
+                raise miscounted(len(found), len(asked))
         duplex.close()
         while not duplex.over:
             duplex.receive()
