@@ -135,14 +135,10 @@ class Vocabulary(ABC):
     def symbol(self, token: int) -> bytes:
         """What a token stands for: UTF-8 of its character or word, or its byte."""
 
-    @functools.cached_property
+    @property
+    @abstractmethod
     def symbols_digest(self) -> bytes:
-        """SHA-256 of what all tokens stand for, in their order."""
-        found = hashlib.sha256()
-        for token in range(self.size):
-            symbol = self.symbol(token)
-            found.update(len(symbol).to_bytes(4, "little") + symbol)
-        return found.digest()
+        """Tells apart vocabularies of one unit that differ in what a token stands for."""
 
     @abstractmethod
     def decoder(self, tail: bytes = b"") -> TextDecoder:
@@ -175,6 +171,12 @@ class SymbolVocabulary(Vocabulary):
 
     def symbol(self, token: int) -> bytes:
         return self.symbols[token].encode()
+
+    @functools.cached_property
+    def symbols_digest(self) -> bytes:
+        # Without a loop over the symbols: there may be very many, and calls wait for it.
+        lengths = np.fromiter(map(len, self.symbols), np.int64, self.size)
+        return hashlib.sha256(lengths.tobytes() + "".join(self.symbols).encode()).digest()
 
     def decoder(self, tail: bytes = b"") -> TextDecoder:
         return SymbolDecoder(self.symbols)
@@ -257,6 +259,10 @@ class ByteVocabulary(Vocabulary):
 
     def symbol(self, token: int) -> bytes:
         return bytes([token])
+
+    @property
+    def symbols_digest(self) -> bytes:
+        return b""  # all have the same
 
     def decoder(self, tail: bytes = b"") -> TextDecoder:
         return _ByteDecoder(tail)

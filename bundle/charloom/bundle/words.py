@@ -136,14 +136,16 @@ class WordVocabulary(SymbolVocabulary):
         characters = self.normalisation.apply(characters)
         wanted = {ord(character) for character in characters}
         letters, tokens = self._letters
-        unknown = wanted - set(letters.tolist())
+        unknown = wanted - self._known
         if unknown and not skip_unknown:
             places = [
                 UnknownSymbol(character, at) for at, character in enumerate(characters) if ord(character) in unknown
             ]
             raise UnknownSymbolsError(places[:SHOWN_UNKNOWNS], len(places))
-        others = np.isin(letters, list(wanted), invert=True)
-        return np.setdiff1d(np.arange(1, self.size), tokens[others])
+        allowed = np.ones(self.size, bool)
+        allowed[self.unknown] = False
+        allowed[tokens[np.isin(letters, list(wanted), invert=True)]] = False
+        return np.flatnonzero(allowed)
 
     def to_json(self) -> dict[str, object]:
         content = super().to_json()
@@ -152,7 +154,14 @@ class WordVocabulary(SymbolVocabulary):
     def tokens_with(self, characters: str) -> Tokens:
         letters, tokens = self._letters
         wanted = [ord(character) for character in self.normalisation.apply(characters)]
-        return np.unique(tokens[np.isin(letters, wanted)])
+        found = np.zeros(self.size, bool)
+        found[tokens[np.isin(letters, wanted)]] = True
+        return np.flatnonzero(found)
+
+    @functools.cached_property
+    def _known(self) -> frozenset[int]:
+        """The code points that occur in symbols."""
+        return frozenset(np.unique(self._letters[0]).tolist())
 
     @functools.cached_property
     def _letters(self) -> tuple[Tokens, Tokens]:

@@ -95,6 +95,21 @@ def test_tokens_are_found_by_their_characters(characters: str) -> None:
             vocabulary.tokens_of(characters)
 
 
+def test_not_all_symbols_are_looked_at_one_by_one_for_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unlisted(np.ndarray):  # type: ignore[type-arg]
+        def tolist(self) -> None:
+            raise AssertionError
+
+    vocabulary = words("a", "ab", "b")
+    assert vocabulary.tokens_of("b").tolist() == [3]
+    letters, tokens = vocabulary._letters
+    vars(vocabulary)["_letters"] = letters.view(Unlisted), tokens
+    assert vocabulary.tokens_of("a").tolist() == [1]
+    monkeypatch.setattr(WordVocabulary, "symbol", None)
+    assert vocabulary.symbols_digest != words("aa", "b", "b1").symbols_digest
+    assert words("a", "b_c").symbols_digest != words("a_b", "c").symbols_digest
+
+
 def test_the_start_token_is_the_newline_or_the_space_or_the_unknown_one() -> None:
     assert words("a", "\n").start_token == 2
     assert words("a", " ").start_token == 2

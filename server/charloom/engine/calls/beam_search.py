@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import bisect
 import enum
-import functools
 import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -40,9 +40,22 @@ class Boundary(enum.Enum):
     """After as many tokens as it may have."""
 
 
-@functools.lru_cache(maxsize=64)
+_made: WeakKeyDictionary[Vocabulary, dict[Boundary, Automaton]] = WeakKeyDictionary()
+"""Automata of boundaries, for as long as somebody has the vocabulary."""
+
+
 def boundary_automaton(boundary: Boundary, vocabulary: Vocabulary) -> Automaton:
-    """The automaton of a boundary: first anything that is outside, then what is inside."""
+    """The automaton of a boundary: first anything that is outside, then what is inside.
+
+    It is made once for a vocabulary, which takes seconds where that is large: call it in a thread.
+    """
+    made = _made.setdefault(vocabulary, {})
+    if boundary not in made:
+        made[boundary] = _automaton_of(boundary, vocabulary)
+    return made[boundary]
+
+
+def _automaton_of(boundary: Boundary, vocabulary: Vocabulary) -> Automaton:
     size = vocabulary.size
     if boundary is Boundary.LENGTH:
         return Automaton(np.zeros((1, size), np.int32), np.zeros(1, np.int32))

@@ -171,8 +171,9 @@ class Suggesting:
         start = await self._starting.reading(request.start)
         model, vocabulary = start.model, start.model.vocabulary
         prompt = check_text("prompt", request.start.text, request.start.skip_unknown, self._limits, vocabulary)
-        automaton = boundary_automaton(request.boundary, vocabulary)
-        if request.constraint is not None:
+        if request.constraint is None:
+            automaton = await asyncio.to_thread(boundary_automaton, request.boundary, vocabulary)
+        else:
             if request.constraint.content == ("",):
                 raise InvalidRequest(request.constraint.field, "it is empty; leave it out")
             automaton = await self._starting.automaton(

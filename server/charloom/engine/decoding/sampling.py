@@ -102,9 +102,9 @@ def bias_of(sampling: Sampling, vocabulary: Vocabulary, *, skip_unknown: bool) -
     if not asked and vocabulary.unknown is None:
         return None
 
-    def tokens(field: str, of: Callable[..., Ints], text: str) -> list[int]:
+    def tokens(field: str, of: Callable[..., Ints], text: str) -> Ints:
         try:
-            return sorted(set(of(text, skip_unknown=skip_unknown).tolist()))
+            return of(text, skip_unknown=skip_unknown)
         except UnknownSymbolsError as problem:
             raise InvalidRequest(f"sampling.{field}", f"{problem}; leave them out, or ask to skip them") from problem
 
@@ -114,13 +114,13 @@ def bias_of(sampling: Sampling, vocabulary: Vocabulary, *, skip_unknown: bool) -
             raise InvalidRequest(
                 "sampling.logit_bias", "an entry names no characters; give at least one, or leave it out"
             )
-        bias[tokens("logit_bias", vocabulary.spell, characters)] += amount
+        bias[tokens("logit_bias", vocabulary.spell, characters)] += amount  # once, however often one is named
     if sampling.allowed_characters is not None:
         allowed = np.zeros(vocabulary.size, bool)
         allowed[tokens("allowed_characters", vocabulary.tokens_of, sampling.allowed_characters)] = True
         bias[~allowed] = -np.inf
-    # What the model lacks it will not generate anyway.
-    bias[vocabulary.tokens_with(sampling.forbidden_characters)] = -np.inf
+    if sampling.forbidden_characters:  # what the model lacks it will not generate anyway
+        bias[vocabulary.tokens_with(sampling.forbidden_characters)] = -np.inf
     if vocabulary.unknown is not None:
         bias[vocabulary.unknown] = -np.inf
     if np.isneginf(bias).all():

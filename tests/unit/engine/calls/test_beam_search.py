@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -187,3 +189,14 @@ def test_of_texts_that_are_equally_probable_the_first_stay_open(beam: int) -> No
     search.grow(equal, [START])
     assert [one.tokens for one in search.open] == [(1,), (2,), (3,)][:beam]
     assert search.given_up == pytest.approx(math.log(0.25 if beam < 3 else 0.1))
+
+
+def test_an_automaton_is_made_once_and_is_gone_with_its_vocabulary() -> None:
+    vocabulary = CharacterVocabulary(list(SYMBOLS))
+    made = boundary_automaton(Boundary.WORD, vocabulary)
+    assert boundary_automaton(Boundary.WORD, vocabulary) is made
+    assert boundary_automaton(Boundary.WORD, VOCABULARY) is not made
+    gone = weakref.ref(vocabulary), weakref.ref(made)
+    del vocabulary, made
+    gc.collect()
+    assert [one() for one in gone] == [None, None]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charloom.bundle import Bundle, CharacterVocabulary
+from charloom.bundle import Bundle, CharacterVocabulary, WordVocabulary
 from charloom.engine.calls import requests
 from charloom.engine.calls.requests import GenerationRequest, check
 from charloom.engine.decoding.decoder import Decoder
@@ -113,6 +113,16 @@ def test_what_a_model_lacks_can_be_skipped_in_every_text_of_a_request() -> None:
 def test_line_breaks_of_windows_are_refused_with_the_flag_that_leaves_them_out() -> None:
     with pytest.raises(InvalidRequest, match=r"'\\r' \(U\+000D\) at 1 .*Windows.*--skip-unknown"):
         check(asked(prompt="a\r"), Limits(), VOCABULARY)
+
+
+def test_a_call_that_forbids_nothing_does_not_look_at_all_characters_of_the_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = WordVocabulary(["\N{REPLACEMENT CHARACTER}", " ", "a"])
+    monkeypatch.setattr(WordVocabulary, "tokens_with", None)
+    bias = check(asked(logit_bias=(("a a", 1.5),)), Limits(), words).bias
+    assert bias is not None
+    assert bias.tolist() == [float("-inf"), 1.5, 1.5]
 
 
 def test_what_a_model_lacks_may_be_forbidden() -> None:
