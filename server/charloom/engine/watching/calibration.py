@@ -65,7 +65,8 @@ class Calibration:
         count = float(self._store.count)
         above = max(0.0, rate * (count + 1) - 1)
         value = self._sketch.get_quantile_value(1 - above / max(1.0, count - 1))
-        return None if value is None else value * (1 + ACCURACY)
+        # What the sketch gives is below the upper edge of its bin by its accuracy: no score of that bin is above.
+        return None if value is None else value / (1 - ACCURACY)
 
     def add(self, score: float) -> None:
         """A line has come."""

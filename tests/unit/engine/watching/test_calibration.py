@@ -55,6 +55,13 @@ def test_a_line_that_comes_again_and_again_is_no_alert() -> None:
     assert 0.7 < threshold < 0.7 * (1 + ACCURACY) ** 2
 
 
+def test_of_lines_that_come_again_none_is_always_an_alert() -> None:
+    for score in np.geomspace(2.0, 2.0 * (1 + 2 * ACCURACY), 1000):  # at every place of a bin
+        threshold = calibrated([score] * 20).threshold(0.05, 1)
+        assert threshold is not None
+        assert score <= threshold
+
+
 def test_drift_is_told_where_lines_are_no_more_what_they_were() -> None:
     chance = np.random.default_rng(2)
     found = calibrated(chance.gamma(2.0, 1.0, size=1000))
