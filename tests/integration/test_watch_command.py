@@ -96,6 +96,30 @@ def test_nothing_unusual_is_no_alert(server: Server, log: Path, capsys: pytest.C
     assert len({fact["id"] for fact in facts}) == 20
 
 
+@pytest.mark.parametrize(("given", "kept"), [([], 86_400), (["--time-to-live", "600"], 600)])
+def test_what_is_known_of_a_source_is_kept_over_night(
+    server: Server, log: Path, capsys: pytest.CaptureFixture[str], given: list[str], kept: int
+) -> None:
+    log.write_text(USUAL)
+    watched(server, str(log), "--name", f"kept{kept}", *given)
+    asked = ["--target", server.address]
+    capsys.readouterr()
+    assert main(["sessions", "list", *asked, "--json"]) == 0
+    mine = [one for one in json.loads(capsys.readouterr().out) if one["id"].startswith(f"watch.kept{kept}")]
+    assert mine
+    assert {one["time_to_live"] for one in mine} == {kept}
+    assert main(["sessions", "list", *asked]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(f"watch.kept{kept}")]
+    assert {row[-1] for row in rows} == {"-"}, "it is a copy of no session"
+
+
+def test_text_for_a_session_that_is_not_there_is_told_the_flag(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sessions", "feed", "none", "hi", "--target", server.address]) == 1
+    assert "there is no session 'none'; add --create to make it" in capsys.readouterr().err
+
+
 def test_a_log_too_short_to_be_judged_is_said_to_be(
     server: Server, log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,13 +331,13 @@ def test_a_file_that_vanishes_is_waited_for(server: Server, log: Path, tmp_path:
         subprocess.Popen([*command, "--json", "--all"], stdout=sink, stderr=trouble) as process,
     ):
         try:
-            eventually(lambda: "is gone; waiting for it" in errors.read_text())
+            eventually(lambda: "does not exist; waiting for it" in errors.read_text())
             for text in ("one", "two"):
                 log.write_text(f"{text}\n")
                 eventually(lambda expected=text: told()[-1:] == [expected])
                 log.unlink()
                 gone = 2 if text == "one" else 3
-                eventually(lambda times=gone: errors.read_text().count("is gone") == times)
+                eventually(lambda times=gone: errors.read_text().count("does not exist") == times)
         finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0

@@ -29,6 +29,8 @@ BATCH = 256
 """Lines that are judged at a time, at most."""
 MOST_SILENT = 30 * 86_400
 """Seconds without a line that a server can be asked to tell, at most."""
+KEPT = 86_400
+"""Seconds for which a source is kept without a line: so a log that rests at night is still known in the morning."""
 MARKED = 4.6
 """Nats from which on a character is marked: the model gave it one in a hundred."""
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -77,6 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=100,
         metavar="N",
         help="lines of a source before its own threshold; default: 100",
+    )
+    parser.add_argument(
+        "--time-to-live",
+        type=int,
+        default=KEPT,
+        metavar="SECONDS",
+        help="how long the server keeps what it knows of a source after its last line (default: a day)",
     )
     parser.add_argument(
         "--silent-after",
@@ -159,6 +168,7 @@ class Watcher:
             "rate": arguments.rate,
             "warm_up": arguments.warm_up,
             "characters": True,
+            "time_to_live": arguments.time_to_live,
             "silent_after": arguments.silent_after,
             "adaptive": arguments.adaptive,
         }
@@ -203,7 +213,7 @@ class Watcher:
                         break
                     if gone != (not tail.there):
                         gone = not gone
-                        print(f"{path} is {'gone; waiting for it' if gone else 'there again'}", file=sys.stderr)
+                        print(f"{path} {'does not exist; waiting for it' if gone else 'is there'}", file=sys.stderr)
                     watch.rest()
                     time.sleep(POLL)
 
