@@ -10,6 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from charloom.client import AsyncClient, Client
 from charloom.local._settings import LocalSettings
 from charloom.models import BUNDLED_MODEL, bundle_path
@@ -18,6 +20,7 @@ from charloom.server.runtime import open_models
 
 _OF_SERVERS = {"host", "port", "processes"}
 """Settings that say where others reach a server, and how it is spread."""
+_UNKNOWN = "there is no such setting; charloom serve --help lists them, here with _ in place of -"
 
 
 class LocalClient(Client):
@@ -96,6 +99,17 @@ def _server(bundle: Path, given: dict[str, Any]) -> Iterator[str]:
             "start a server for others with charloom serve"
         )
     with tempfile.TemporaryDirectory(prefix="charloom-") as folder:  # only this user can enter it
-        settings = LocalSettings(**{"grace_seconds": 0.0, **given, "host": f"unix:{folder}/server"})
+        settings = _settings(given, f"unix:{folder}/server")
         with server_in_thread(open_models([bundle], settings), settings) as server:
             yield server.address
+
+
+def _settings(given: dict[str, Any], host: str) -> LocalSettings:
+    try:
+        return LocalSettings(**{"grace_seconds": 0.0, **given, "host": host})
+    except ValidationError as problem:
+        told = []
+        for mistake in problem.errors():
+            unknown = mistake["type"] == "extra_forbidden"
+            told.append(": ".join([*map(str, mistake["loc"]), _UNKNOWN if unknown else mistake["msg"]]))
+        raise ValueError("; ".join(told)) from problem

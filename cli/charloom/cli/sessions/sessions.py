@@ -15,7 +15,7 @@ from charloom.cli import CommandError
 from charloom.cli.columns import columns
 from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.text import add_skip_unknown, read_text, standard_input, unknown_characters
-from charloom.client import Client, SessionInfo
+from charloom.client import Client, NotFound, SessionInfo
 
 _HEADINGS = ("ID", "MODEL", "POSITION", "EARLIEST", "SEED", "ADAPTIVE", "EXPIRES", "FROM")
 
@@ -146,7 +146,10 @@ def _feed(client: Client, arguments: argparse.Namespace) -> None:
     elif given := [name for name, value in of_new.items() if value is not None]:
         raise CommandError(f"--{given[0]} is for a session that is made; give --create too, or leave it out")
     else:
-        info = client.open_session(arguments.id).feed(text, unknown_characters=unknown)
+        try:
+            info = client.open_session(arguments.id).feed(text, unknown_characters=unknown)
+        except NotFound as problem:
+            raise CommandError(f"there is no session {arguments.id!r}; add --create to make it") from problem
     _print_one(info, arguments)
 
 
@@ -227,7 +230,6 @@ def _print_json(value: object) -> None:
 
 
 def _row(session: SessionInfo) -> tuple[str, ...]:
-    origin = session.origin
     return (
         session.id,
         session.model,
@@ -236,8 +238,16 @@ def _row(session: SessionInfo) -> tuple[str, ...]:
         str(session.seed),
         "yes" if session.adaptive else "no",
         _time(session.expire_time),
-        "-" if origin is None else f"{origin.session_id or 'elsewhere'} at {origin.position}",
+        _origin(session),
     )
+
+
+def _origin(session: SessionInfo) -> str:
+    """Which session it is a copy of, if of any; one that was made from the zero state, as a watch does, has none."""
+    origin = session.origin
+    if origin is None or not (origin.session_id or origin.position):
+        return "-"
+    return f"{origin.session_id or 'elsewhere'} at {origin.position}"
 
 
 def _time(time: datetime) -> str:

@@ -80,7 +80,8 @@ class Moving:
             tokens = model.vocabulary.encode(_text(session.history, vocabulary), skip_unknown=skip_unknown)
         except UnknownSymbolsError as problem:
             raise InvalidRequest(
-                "model", f"{problem}; choose another, or ask to skip them (unknown_characters; --skip-unknown)"
+                "model",
+                f'{problem}; choose another, or skip them: unknown_characters="skip", or --skip-unknown of the command',
             ) from problem
         if session.adaptive and not model.learns:
             raise InvalidRequest(

@@ -286,7 +286,8 @@ def check_text(field_name: str, text: Text, skip_unknown: bool, limits: Limits, 
         return vocabulary.encode(text, skip_unknown=skip_unknown)
     except UnknownSymbolsError as problem:
         raise InvalidRequest(
-            field_name, f"{problem}; change them, or ask to skip them (unknown_characters; --skip-unknown)"
+            field_name,
+            f'{problem}; change them, or skip them: unknown_characters="skip", or --skip-unknown of the command',
         ) from problem
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 STRETCH = 4
 """Tokens of the stretch that counts. Chosen on logs without labels and on the first half of BGL
-(docs/watching-streams.md), where the sum and the mean of a line fell behind: the sum follows its length, and the mean
+(docs/watching-measured.md), where the sum and the mean of a line fell behind: the sum follows its length, and the mean
 hides one strange word in a long line."""
 UNKNOWN_NATS = math.log(0x110000)
 """What a character costs that the model has no symbol for: as one of all code points, each as probable as any other."""
