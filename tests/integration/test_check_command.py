@@ -109,12 +109,23 @@ def test_trusted_keys_that_cannot_be_read_are_told_once(check: Check, bundle: Bu
 
 def test_all_mistakes_of_the_settings_themselves_are_told(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHARLOOM_MAX_ROWS", "none")
-    status, good, wrong = check("--host", "0.0.0.0", "--device", "tpu", "--jwt-keys", "x")
-    assert (status, good) == (1, {})
+    status, _, wrong = check("--host", "0.0.0.0", "--device", "tpu", "--jwt-keys", "x")
+    assert (status, wrong.keys()) == (1, {"settings"})
     told = wrong["settings"].splitlines()
     assert len(told) == 4
     for part in ("--max-rows none", "--device tpu", "--jwt-issuer and --jwt-audience", "--host 0.0.0.0"):
         assert any(part in line for line in told)
+
+
+def test_settings_that_are_wrong_hide_no_other_mistake(check: Check, bundle: Bundle, tmp_path: Path) -> None:
+    status, good, wrong = check(
+        *("--host", "0.0.0.0", "--store", f"sqlite:{tmp_path}/none/x.db", "--processes", "2", "--max-rows", "0"),
+        *("--keys", tmp_path / "nokeys.json", "--tls-client-ca", tmp_path / "ca.pem"),
+    )
+    assert (status, wrong.keys()) == (1, {"settings", "--store", "--keys"})
+    assert len(wrong["settings"].splitlines()) == 3
+    assert "there is no file" in wrong["--keys"]
+    assert {f"bundle {bundle.path}", "--host"} <= good.keys()
 
 
 def test_what_would_be_open_to_strangers_is_told(check: Check) -> None:

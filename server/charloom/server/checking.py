@@ -7,7 +7,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from charloom.bundle import Bundle, BundleError
 from charloom.engine.loom.models import require_different_names, try_model
@@ -29,6 +29,12 @@ from charloom.server.runtime import (
 from charloom.server.settings import ServerSettings
 from charloom.server.telemetry.tracing import open_export
 from charloom.server.unix_socket import require_place, socket_path
+
+
+class UsableSettings(ServerSettings):
+    """Settings with mistakes, of which a value that cannot be used counts as not given."""
+
+    refused: ClassVar[bool] = False
 
 
 class Finding(NamedTuple):
@@ -70,12 +76,12 @@ def look_at_everything(paths: Sequence[Path], settings: ServerSettings) -> Itera
         yield Finding("--model-weights", weights_without_model(settings, opened) or settings.model_weights)
     if opened:
         yield look("memory", lambda: _memory(settings))
-    if settings.tls_cert is not None:
+    if settings.tls_cert is not None and settings.tls_key is not None:
         yield look("certificate", lambda: _certificate(settings))
     if settings.keys is not None:
         without_tokens = settings.model_copy(update={"jwt_keys": None})
         yield look("--keys", lambda: _read(gate_of(without_tokens), f"as in {settings.keys}"))
-    if settings.jwt_keys is not None:
+    if settings.jwt_keys is not None and settings.jwt_issuer is not None and settings.jwt_audience is not None:
         tokens_only = settings.model_copy(update={"keys": None})
         yield look("--jwt-keys", lambda: _read(gate_of(tokens_only), f"as at {settings.jwt_keys}"))
     if settings.sealing_keys is not None:

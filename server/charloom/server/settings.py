@@ -7,14 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
-from typing_extensions import Self
 
 from charloom.bundle import DecoderKind
 from charloom.engine.limits import Limits
 from charloom.engine.quotas import HIGHEST_RATE, LOWEST_RATE, Quota
+from charloom.server.mistakes import NamesItsMistakes
 from charloom.server.model_weights import weights_of
 from charloom.server.origins import Origins, is_local
 from charloom.server.process_cores import default_workers
@@ -28,7 +27,7 @@ LONGEST_TIMER = 604_800
 """Of a connection or a call that waits, in seconds: a week. gRPC counts milliseconds in 32 bits."""
 
 
-class ServerSettings(BaseSettings):
+class ServerSettings(NamesItsMistakes):
     """Everything that can be set about a server, besides the bundles."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
@@ -266,27 +265,6 @@ class ServerSettings(BaseSettings):
     def _weights_are_numbers(cls, value: str) -> str:
         weights_of(value)
         return value
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _without_mistakes(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Name all mistakes at once: a value that cannot be used is left out when the others are compared."""
-        mistakes: list[InitErrorDetails] = []
-        try:
-            settings = handler(values)
-        except ValidationError as problem:
-            for error in problem.errors():
-                mistakes.append(InitErrorDetails(type=error["type"], loc=error["loc"], input=error["input"]))
-                if "ctx" in error:
-                    mistakes[-1]["ctx"] = error["ctx"]
-            wrong = {error["loc"][0] for error in mistakes}
-            settings = handler({name: value for name, value in values.items() if name not in wrong})
-        for said in settings._contradictions():
-            kind = PydanticCustomError("contradiction", "{said}", {"said": said})
-            mistakes.append(InitErrorDetails(type=kind, loc=(), input=None))
-        if mistakes:
-            raise ValidationError.from_exception_data(cls.__name__, mistakes)
-        return settings
 
     def _contradictions(self) -> list[str]:
         """What does not go together, a sentence each that says what to do."""

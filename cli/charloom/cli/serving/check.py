@@ -18,7 +18,7 @@ from charloom.cli.serving.folder import bundles_of_folder
 from charloom.cli.thread_limit import check_threads, threads_of_server
 from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.models import BUNDLED_MODEL, bundle_path
-from charloom.server.checking import Finding, look_at_everything
+from charloom.server.checking import Finding, UsableSettings, look_at_everything
 from charloom.server.identity.signatures import SigningProblem
 from charloom.server.settings import ServerSettings, read_settings
 
@@ -39,16 +39,20 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
+    given = given_settings(arguments, ServerSettings)
+    settings: ServerSettings
     try:
-        settings = read_settings(given_settings(arguments, ServerSettings))
+        settings = read_settings(given)
     except ValidationError as problem:
         yield from (Finding("settings", said, problem) for said in mistakes(problem))
-        return
+        settings = UsableSettings(**given)
     except (OSError, ValueError) as problem:
         yield Finding("settings", words_of(problem), problem)
         return
-    doors = settings.open_doors()
-    yield Finding("settings", f"for other machines too, and {' and '.join(doors)} (--insecure)" if doors else "good")
+    else:
+        doors = settings.open_doors()
+        open_to = f"for other machines too, and {' and '.join(doors)} (--insecure)"
+        yield Finding("settings", open_to if doors else "good")
     paths: list[Path] = []
     for given in arguments.bundles:
         try:
