@@ -146,6 +146,23 @@ def test_every_answer_of_a_call_has_its_id(plain: httpx.Client) -> None:
     assert failed.headers["x-request-id"] == failed.json()["error"]["request_id"] != ""
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("GET", "/v3", {}),
+        ("GET", "/v1/completions", {}),
+        ("GET", "/health?api_key=x", {}),
+        ("GET", "/v1/models", {"host": "evil.example"}),
+    ],
+)
+def test_what_is_refused_before_it_is_a_call_has_an_id_too(
+    plain: httpx.Client, method: str, path: str, headers: dict[str, str]
+) -> None:
+    failed = plain.request(method, path, headers=headers)
+    assert failed.headers["x-request-id"] == failed.json()["error"]["request_id"] != ""
+    assert plain.request(method, path, headers=headers | {"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+
+
 def test_calls_are_counted_with_those_of_grpc(http_server: Server, plain: httpx.Client) -> None:
     def ended() -> int:
         method = http_server.engine.totals.methods.get("POST /v1/completions")

@@ -17,6 +17,7 @@ from charloom.engine.call_end import CallEnd
 from charloom.engine.telemetry import CallRecord
 from charloom.server.codes import OK
 from charloom.server.http.problems import TOO_LARGE, Failure, Headers, Refused, error_form, failure_of
+from charloom.server.telemetry.calls import request_id_of
 
 REQUEST_ID_HEADER, WARNING_HEADER = "x-request-id", b"charloom-warning"
 JSON = b"application/json"
@@ -64,7 +65,10 @@ class Exchange:
     def begun(self, record: CallRecord) -> None:
         """It is a call, with this record."""
         self.record = record
-        self.extra.append((REQUEST_ID_HEADER.encode(), record.request_id.encode()))
+        self._names(record.request_id)
+
+    def _names(self, request_id: str) -> None:
+        self.extra.append((REQUEST_ID_HEADER.encode(), request_id.encode()))
 
     def ignores(self, fields: list[str]) -> None:
         """Say that fields of the request mean nothing here; the answer names them."""
@@ -170,9 +174,13 @@ class Exchange:
 
     def _failed(self, problem: Exception) -> Failure:
         failure = failure_of(problem)
-        if self.record is not None:
+        if self.record is None:  # refused before it was a call; clients and proxies look for an id all the same
+            request_id = request_id_of(self.headers.getlist(REQUEST_ID_HEADER))
+            self._names(request_id)
+        else:
             self.record.failed(failure.code, failure.reason)
-            failure.content["request_id"] = self.record.request_id
+            request_id = self.record.request_id
+        failure.content["request_id"] = request_id
         return failure
 
     async def stream(self, events: AsyncIterator[bytes]) -> None:
