@@ -68,7 +68,7 @@ def test_anything_else_is_refused(shown: Shown, problem: type[EngineError], said
 
 
 def test_a_scope_that_is_missing_is_named() -> None:
-    with pytest.raises(ScopeMissing) as refused:
+    with pytest.raises(ScopeMissing, match="your credentials do not have the scope admin") as refused:
         CLOSED.admit(token(TEXT), Scope.ADMIN)
     assert refused.value.facts == {"scope": "admin"}
 
@@ -125,7 +125,7 @@ def test_where_nobody_is_asked_only_the_operators_administer(settings: dict[str,
     if allowed:
         gate.admit(Shown(), Scope.ADMIN)
     else:
-        with pytest.raises(ScopeMissing):
+        with pytest.raises(ScopeMissing, match=r"gives only to a key; .*charloom keys create"):
             gate.admit(Shown(), Scope.ADMIN)
 
 

@@ -26,14 +26,25 @@ class CredentialsInvalid(EngineError):
 
 
 class ScopeMissing(EngineError):
-    """The caller is known, and may not do this."""
+    """The caller may not do this.
+
+    Args:
+        scope: that the call needs
+        known: whether the caller has shown credentials; those who show none lack only `admin`
+    """
 
     kind = ErrorKind.FORBIDDEN
     reason = "SCOPE_MISSING"
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scope: str, *, known: bool = True) -> None:
         self._scope = scope
-        super().__init__(f"your credentials do not have the scope {scope}, which this call needs")
+        super().__init__(
+            f"your credentials do not have the scope {scope}, which this call needs"
+            if known
+            else f"this call needs the scope {scope}, which a server that other machines or a proxy reach gives only "
+            "to a key; start it with --keys FILE and show a key made by charloom keys create --tenant NAME --scopes "
+            f"{scope}"
+        )
 
     @property
     def facts(self) -> dict[str, str]:

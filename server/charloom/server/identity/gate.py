@@ -107,7 +107,7 @@ class Gate:
         if named and found.tenant != named:
             raise TenantNotAllowed(f"your credentials are not those of the tenant that {TENANT_KEY} names")
         if scope not in found.scopes:
-            raise ScopeMissing(scope.value)
+            raise ScopeMissing(scope.value, known=bool(found.credential))
         return found
 
     def _known(self, shown: Shown) -> Identity | None:
