@@ -126,26 +126,27 @@ def _broken(code: grpc.StatusCode, message: str, target: str, *, stopped: bool) 
     if code is grpc.StatusCode.CANCELLED and stopped:
         return None
     if code is grpc.StatusCode.UNAVAILABLE:
+        known = next((cause for words, cause in _TLS_PROBLEMS.items() if words in message), None)
+        if known is not None:
+            return ConnectionFailed(f"{known} ({target}: {message})")
+        closed = _CLOSED_HINT if "Socket closed" in message else ""
         return ConnectionFailed(
             f"no answer from {target} ({message}); is a server running there, and is the address host:port "
-            f"or unix:PATH?{_tls_hint(message)}{_target.proxy_hint(target)}"
+            f"or unix:PATH?{closed}{_target.proxy_hint(target)}"
         )
     if code in _BREAKS or (_RESET in message and code is not grpc.StatusCode.DEADLINE_EXCEEDED):
         return ConnectionFailed(f"the connection to {target} broke ({code.name}: {message})")
     return None
 
 
-# In gRPC's words about a connection that came to nothing, and what it may be about.
+# In gRPC's words about a connection that came to nothing, and what that says.
 _TLS_PROBLEMS = {
     "WRONG_VERSION_NUMBER": "the server does not speak TLS; leave tls out",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not valid, or from an authority that ca does not name",
-    "Hostname Verification": "the server's certificate is for another name than the target's",
-    "Socket closed": "if the server speaks TLS: is tls on, and does it want a certificate of the client?",
+    "Hostname Verification": "the server's certificate is for another name than the target's; call it by a name that "
+    "is in it",
 }
-
-
-def _tls_hint(message: str) -> str:
-    return next((f" ({hint})" for words, hint in _TLS_PROBLEMS.items() if words in message), "")
+_CLOSED_HINT = " (if the server speaks TLS: is tls on, and does it want a certificate of the client?)"
 
 
 def _stream_refused(code: grpc.StatusCode, message: str) -> Overloaded | None:
