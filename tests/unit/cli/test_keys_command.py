@@ -180,6 +180,25 @@ def test_limits_are_set_one_by_one_shown_and_forgotten(run: Run, file: Path) -> 
     assert [one.tenant for one in read_key_file(file).limits] == ["bank"]
 
 
+def test_a_single_limit_is_taken_back(run: Run, file: Path) -> None:
+    run("limits", "shop", "--sessions", "100", "--tokens-per-second", "0.5")
+    status, out, _ = run("limits", "shop", "--tokens-per-second", "none")
+    assert (status, "100" in out, "0.5" in out) == (0, True, False)
+    assert read_key_file(file).limits == (TenantLimits(tenant="shop", sessions=100),)
+    status, _, err = run("limits", "shop", "--sessions", "none", "--calls", "none")
+    assert (status, err) == (0, "shop has no limits of its own, only those of charloom serve\n")
+    assert read_key_file(file).limits == ()
+
+
+@pytest.mark.parametrize("action", ["revoke", "rotate"])
+def test_who_takes_a_certificate_for_a_key_is_told_how_to_remove_it(run: Run, action: str) -> None:
+    run("certificate", "worker.example", "--tenant", "shop")
+    status, _, err = run(action, "worker.example")
+    assert status == 1
+    assert "charloom keys certificate worker.example --remove" in err
+    assert run("certificate", "worker.example", "--remove")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

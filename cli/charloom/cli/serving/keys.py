@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -22,6 +23,7 @@ from charloom.server.audit import AuditLog, AuditLogUnavailable, More
 from charloom.server.identity.key_file import (
     Certificate,
     Key,
+    KeyFile,
     KeyFileEditor,
     KeyFileProblem,
     TenantLimits,
@@ -42,6 +44,8 @@ _LIMITS = {
     "prompt_characters": "longest prompt",
 }
 """The fields of `TenantLimits`, and what their flags say."""
+_NONE = "none"
+"""In place of a number: no limit of the tenant's own."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = timedelta(days=36_500)
 
@@ -96,9 +100,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = action("limits", "set limits of a tenant, or show those of all", _limits)
     limits.add_argument("tenant", nargs="?", type=_tenant, metavar="TENANT", help="whose")
     for name, text in _LIMITS.items():
-        kind = float if name == "tokens_per_second" else int
-        limits.add_argument("--" + name.replace("_", "-"), type=kind, metavar="NUMBER", help=text)
-    limits.add_argument("--reset", action="store_true", help="forget the limits that this tenant has so far")
+        kind = _float if name == "tokens_per_second" else _int
+        help_text = f"{text}; {_NONE}: as many as charloom serve says"
+        limits.add_argument("--" + name.replace("_", "-"), type=kind, metavar="NUMBER", help=help_text)
+    limits.add_argument("--reset", action="store_true", help="forget all limits that this tenant has so far")
     limits.add_argument("--json", action="store_true", help="print JSON instead of a table")
     listing = action("list", "show the keys, without their secrets, names of certificates, limits", _list)
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -142,7 +147,7 @@ def _rotate(arguments: argparse.Namespace) -> None:
         _audited(arguments, "rotate-key", f"key {arguments.id}") as more,
         KeyFileEditor(arguments.file).editing() as file,
     ):
-        old = _known(file.content.keys, arguments.id, arguments.file)
+        old = _known(file.content, arguments.id, arguments.file)
         if old.state(now) != "active":
             raise CommandError(f"the key {old.id} is {old.state(now)} already; make one with charloom keys create")
         good_for = arguments.expires or (None if old.expires is None else old.expires - old.created)
@@ -162,7 +167,7 @@ def _revoke(arguments: argparse.Namespace) -> None:
         _audited(arguments, "revoke-key", f"key {arguments.id}") as more,
         KeyFileEditor(arguments.file).editing() as file,
     ):
-        old = _known(file.content.keys, arguments.id, arguments.file)
+        old = _known(file.content, arguments.id, arguments.file)
         more["of"] = old.tenant
         if old.revoked is None:
             gone = old.model_copy(update={"revoked": now})
@@ -214,24 +219,25 @@ def _limits(arguments: argparse.Namespace) -> None:
         print(f"{arguments.tenant} has no limits of its own, only those of charloom serve", file=sys.stderr)
 
 
-def _set_limits(arguments: argparse.Namespace, given: dict[str, float]) -> None:
+def _set_limits(arguments: argparse.Namespace, given: dict[str, float | str]) -> None:
     if arguments.tenant is None:
         raise CommandError("TENANT is missing; name the tenant whose limits these are")
-    said = {name: f"{most:.15g}" for name, most in given.items()}
+    said = {name: most if isinstance(most, str) else f"{most:.15g}" for name, most in given.items()}
     with (
         _audited(arguments, "set-limits", f"tenant {arguments.tenant}", **said),
         KeyFileEditor(arguments.file).editing(create=True) as file,
     ):
         old = None if arguments.reset else file.content.limits_of(arguments.tenant)
         before = {} if old is None else old.model_dump(exclude={"tenant"}, exclude_none=True)
+        kept = {name: most for name, most in (before | given).items() if most != _NONE}
         try:
-            limits = TenantLimits(tenant=arguments.tenant, **(before | given))
+            limits = TenantLimits(tenant=arguments.tenant, **kept)
         except ValidationError as problem:
             first = problem.errors(include_input=False)[0]
             flag = "--" + str(first["loc"][0]).replace("_", "-")
             raise CommandError(f"{flag}: {first['msg'].replace('Input', 'it')}") from problem
         others = tuple(one for one in file.content.limits if one.tenant != arguments.tenant)
-        own = (limits,) if before | given else ()
+        own = (limits,) if kept else ()
         file.content = file.content.model_copy(update={"limits": (*others, *own)})
 
 
@@ -274,10 +280,15 @@ def _tell(text: str, key: Key, file: Path) -> None:
     )
 
 
-def _known(keys: Sequence[Key], key_id: str, file: Path) -> Key:
-    for key in keys:
+def _known(content: KeyFile, key_id: str, file: Path) -> Key:
+    for key in content.keys:
         if key.id == key_id:
             return key
+    if content.certificate(key_id) is not None:
+        raise CommandError(
+            f"{key_id} is the name of a certificate, and no key; charloom keys certificate {shlex.quote(key_id)} "
+            "--remove lets its clients in no longer"
+        )
     raise CommandError(f"{file} has no key {key_id}; charloom keys list shows those that it has")
 
 
@@ -295,6 +306,17 @@ def _tenant(text: str) -> str:
     except InvalidRequest as problem:
         raise argparse.ArgumentTypeError(problem.problem) from problem
     return text
+
+
+def _int(text: str) -> int | str:
+    return _NONE if text == _NONE else int(text)
+
+
+def _float(text: str) -> float | str:
+    return _NONE if text == _NONE else float(text)
+
+
+_int.__name__, _float.__name__ = "int", "float"  # argparse names them where a text is none
 
 
 def _scopes(text: str) -> tuple[Scope, ...]:
