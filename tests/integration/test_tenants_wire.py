@@ -310,6 +310,7 @@ def test_the_commands_list_export_and_erase(
             assert status == 1
             assert "Erase 2 sessions of the tenant 'shop' for good?" in said
             assert "nothing was erased" in said
+            assert "give --yes to erase without being asked" in said
         assert len(list(shop.sessions())) == 2
         status, receipt, _ = run("erase", "shop", typed="shop\n")
         assert status == 0

@@ -115,6 +115,7 @@ def test_callers_who_have_no_tenant_need_no_table_of_tenants() -> None:
     assert "refused 1.0/s (OVERLOADED 1.0)" in shown
     assert "5.5 ms" in shown
     assert "sessions 1,234, 2 in use" in shown
+    assert "WAITING  ROWS  CHARS/S" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 

@@ -197,7 +197,7 @@ def lines(found: Activity, target: str) -> list[str]:
         f"memory of calls {_size(found.call_bytes)}{most}",
         "",
         *_table(
-            ("MODEL", "RUNNING", "WAITING", "PLACES", "CHARS/S", "READ/S", "ROWS/TICK"),
+            ("MODEL", "RUNNING", "WAITING", "ROWS", "CHARS/S", "READ/S", "ROWS/TICK"),
             [
                 (
                     *(one.name, str(one.running), str(one.waiting), str(one.places)),

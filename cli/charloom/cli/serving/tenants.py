@@ -79,7 +79,7 @@ def _export(tenant: Tenant, arguments: argparse.Namespace) -> int:
                 problems += 1
                 print(f"charloom tenants: {session.id} is not exported whole: {session.problem}", file=sys.stderr)
             print(json.dumps(_line(session), ensure_ascii=False, default=plain), file=file)
-    print(f"{count} sessions, {problems} of them not whole", file=sys.stderr)
+    print(f"{_sessions(count)}, {problems} of them not whole", file=sys.stderr)
     return int(problems > 0)
 
 
@@ -114,14 +114,14 @@ def _erase(tenant: Tenant, arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         if not tenant.name:
             raise CommandError("nothing was erased: the tenant without a name has none to type; give --yes")
-        count = sum(1 for _ in tenant.sessions())
-        print(
-            f"Erase {count} sessions of the tenant {tenant.name!r} for good? Type its name: ", end="", file=sys.stderr
-        )
+        count = _sessions(sum(1 for _ in tenant.sessions()))
+        print(f"Erase {count} of the tenant {tenant.name!r} for good? Type its name: ", end="", file=sys.stderr)
         sys.stderr.flush()
         typed = standard_input("give --yes").readline()
         if not typed or typed.rstrip("\n") != tenant.name:
-            raise CommandError("nothing was erased, because that is not its name")
+            raise CommandError(
+                "nothing was erased, because that is not its name; give --yes to erase without being asked"
+            )
     receipt = tenant.erase()
     if arguments.json:
         print(json.dumps(dataclasses.asdict(receipt), default=plain))
@@ -139,3 +139,7 @@ def _erase(tenant: Tenant, arguments: argparse.Namespace) -> int:
         )
     )
     return 0
+
+
+def _sessions(count: int) -> str:
+    return f"{count} session{'' if count == 1 else 's'}"
