@@ -84,7 +84,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "network": {"cells": set()},
     "server": {
         "grpc": {"identity", "inference", "telemetry"},
-        "http": {"identity", "inference"},
+        "http": {"identity", "inference", "telemetry"},
         "identity": set(),
         "inference": {"identity"},
         "processes": {"telemetry"},
