@@ -28,7 +28,7 @@ import torch
 import charloom.local
 from charloom.cli.training.classifier_export import classifier_to_export
 from charloom.export import export_classifier
-from charloom.lab.tasks.classification import Classification, Epoch
+from charloom.lab.tasks.classification import ClassifierTrainer, Epoch
 from charloom.lab.tasks.classifier_runs import load_classifier
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.folders import Parts, Text
@@ -123,7 +123,7 @@ def main() -> None:
     config = ClassificationConfig(bidirectional=False, hidden_size=96, embedding_size=24, epochs=arguments.epochs)
     with tempfile.TemporaryDirectory() as folder:
         run, bundle = Path(folder) / "run", arguments.model or Path(folder) / "names"
-        training = Classification(config, parts, run)
+        training = ClassifierTrainer(config, parts, run)
         training.train(Lines())
         classifier = load_classifier(run).classifier
         judged = classifier.judge(training.test)

@@ -19,7 +19,7 @@ from rich.console import Console
 from charloom.bundle import vocabulary_file
 from charloom.cli.main import main
 from charloom.lab.tasks import classification
-from charloom.lab.tasks.classification import Classification, Epoch
+from charloom.lab.tasks.classification import ClassifierTrainer, Epoch
 from charloom.lab.tasks.classifier_runs import load_classifier, load_test
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.folders import Parts, Text, read_parts
@@ -264,10 +264,10 @@ def test_a_terminal_gets_a_bar_and_the_same_lines() -> None:
         assert part in shown
 
 
-def tiny(run: Path, **settings: Any) -> Classification:
+def tiny(run: Path, **settings: Any) -> ClassifierTrainer:
     made = [Text(text, int(label == "pos")) for text, label in reviews(40, seed=3)]
     config = ClassificationConfig.model_validate({"hidden_size": 4, "embedding_size": 4, "epochs": 3, **settings})
-    return Classification(config, Parts(("neg", "pos"), made[:30], made[30:35], made[35:]), run)
+    return ClassifierTrainer(config, Parts(("neg", "pos"), made[:30], made[30:35], made[35:]), run)
 
 
 def test_a_vocabulary_that_no_model_can_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from charloom.network.dropout import dropout, kept
+from charloom.network.dropout import dropout, keep_mask
 
 CPU = torch.device("cpu")
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 def test_so_many_values_are_dropped(share: float) -> None:
     torch.manual_seed(1)
     count = 1_000_003
-    mask = kept(torch.Size((count,)), share, CPU)
+    mask = keep_mask(torch.Size((count,)), share, CPU)
     assert mask.dtype == torch.bool
     deviation = (count * share * (1 - share)) ** 0.5
     assert abs(int((~mask).sum()) - count * share) <= 5 * deviation + count / 2**17  # the share's rounding
@@ -42,7 +42,7 @@ def test_what_is_kept_is_scaled_and_passes_its_gradient(dtype: torch.dtype, shar
 def test_neighbours_are_independent() -> None:
     """Four values share one random number: any two of them, and the same place of two numbers, agree by chance."""
     torch.manual_seed(1)
-    mask = kept(torch.Size((400_000,)), 0.5, CPU).float() * 2 - 1
+    mask = keep_mask(torch.Size((400_000,)), 0.5, CPU).float() * 2 - 1
     for distance in range(1, 9):
         correlation = float((mask[distance:] * mask[:-distance]).mean())
         assert abs(correlation) < 5 / 400_000**0.5, distance
@@ -52,7 +52,7 @@ def test_the_seed_decides_and_nothing_else() -> None:
     masks = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        masks.append(kept(torch.Size((3, 1001)), 0.5, CPU))
+        masks.append(keep_mask(torch.Size((3, 1001)), 0.5, CPU))
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
 

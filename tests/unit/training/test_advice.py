@@ -16,7 +16,7 @@ from charloom.training.loop import Trainer
 from charloom.training.records import Advice, Evaluation, Progress
 from charloom.training.watching.advice import Adviser
 from charloom.training.watching.history import read_warnings
-from charloom.training.watching.watchers import WarningsFile, Watching
+from charloom.training.watching.watchers import WarningsFile, Watchers
 from tests.unit.training.training_runs import PRECISIONS, Recorder, corpus_of, tiny_config
 
 
@@ -44,7 +44,7 @@ def advised(text: str, run: Path, *, share: float = 0.1, **settings: Any) -> dic
     """What a real run is warned of, by cause."""
     config, watcher = tiny_config(**settings), Advised()
     trainer = Trainer(config, corpus_of(text, share=share), run)
-    with Watching([watcher, WarningsFile(run)], Adviser(config)) as watching:
+    with Watchers([watcher, WarningsFile(run)], Adviser(config)) as watching:
         trainer.train(watching)
     assert read_warnings(run) == watcher.advised
     return {advice.cause: advice for advice in watcher.advised}
@@ -92,7 +92,7 @@ def test_a_gradient_hundreds_of_times_the_usual_is_told(precision: str, text_fil
                 with torch.no_grad():
                     trainer.learner.model.head.weight *= 300
 
-    with Watching([Magnify(), watcher], Adviser(config)) as watching:
+    with Watchers([Magnify(), watcher], Adviser(config)) as watching:
         trainer.train(watching)
     found = {advice.cause: advice for advice in watcher.advised}
     assert 16 <= found["exploding gradient"].step <= 20

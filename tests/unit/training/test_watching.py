@@ -27,7 +27,7 @@ from charloom.training.watching.dashboard import Dashboard, printable, sparkline
 from charloom.training.watching.history import add_warning, read_evaluations, read_warnings
 from charloom.training.watching.html_report import HtmlReport, report_page, write_report
 from charloom.training.watching.terminal import TerminalReporter
-from charloom.training.watching.watchers import WarningsFile, Watching
+from charloom.training.watching.watchers import WarningsFile, Watchers
 from tests.unit.training.test_advice import Advised
 from tests.unit.training.training_runs import checkpoint_tensors, corpus_of, tiny_config
 
@@ -45,7 +45,7 @@ def finished(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with all the files of a watched one. Tests that change it copy it first."""
     run = tmp_path_factory.mktemp("watching") / "run & <more>"
     trainer = Trainer(tiny_config(**SETTINGS), corpus_of(text), run)
-    with Watching([WarningsFile(run), HtmlReport(run)], Adviser(trainer.config)) as watching:
+    with Watchers([WarningsFile(run), HtmlReport(run)], Adviser(trainer.config)) as watching:
         trainer.train(watching)
     return run
 
@@ -86,7 +86,7 @@ def test_a_watcher_that_fails_is_closed_and_left_out_and_the_run_is_the_same(
 ) -> None:
     run, failing, other = tmp_path / "run", Failing(at), Advised()
     trainer = Trainer(tiny_config(**SETTINGS), corpus_of(text), run)
-    with Watching([failing, other, WarningsFile(run)], Adviser(trainer.config)) as watching:
+    with Watchers([failing, other, WarningsFile(run)], Adviser(trainer.config)) as watching:
         outcome = trainer.train(watching)
     assert outcome.finished
     assert failing.calls == failing.closed == (2 if at == "close" else 1)  # a close that failed is tried once more
@@ -107,7 +107,7 @@ def test_a_person_who_stops_the_run_is_heard(text: str, tmp_path: Path) -> None:
 
     watcher = Interrupting()
     trainer = Trainer(tiny_config(**SETTINGS), corpus_of(text), tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt), Watching([watcher], Adviser(trainer.config)) as watching:
+    with pytest.raises(KeyboardInterrupt), Watchers([watcher], Adviser(trainer.config)) as watching:
         trainer.train(watching)
     assert watcher.closed == 1
 
@@ -121,7 +121,7 @@ def test_a_run_goes_on_when_its_page_cannot_be_written(
     monkeypatch.setattr(html_report, "replace_file", full)
     run, other = tmp_path / "run", Advised()
     trainer = Trainer(tiny_config(**SETTINGS), corpus_of(text), run)
-    with Watching([HtmlReport(run), other], Adviser(trainer.config)) as watching:
+    with Watchers([HtmlReport(run), other], Adviser(trainer.config)) as watching:
         assert trainer.train(watching).finished
     assert [advice.cause for advice in other.advised] == ["watcher failed"]
     assert not (run / "report.html").exists()
@@ -376,7 +376,7 @@ def test_event_files_hold_what_the_run_told(text: str, tmp_path: Path) -> None:
     def train(stop_after: int | None, resume: bool) -> None:
         trainer = Trainer(config, corpus, run, resume=resume)
         watcher._on_step = lambda step: trainer.stop() if step == stop_after else None
-        with Watching([TensorBoard(run, trainer.step), watcher], Adviser(config)) as watching:
+        with Watchers([TensorBoard(run, trainer.step), watcher], Adviser(config)) as watching:
             trainer.train(watching)
             if stop_after is None:
                 watching._advise([Advice(9, "flat loss", 1.0, "change something")])

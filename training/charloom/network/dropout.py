@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-STEPS = 1 << 16
+LEVELS = 1 << 16
 """A share is rounded to one in so many."""
 
 
@@ -21,18 +21,18 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu":
         return nn.functional.dropout(x, share)
-    return x * kept(x.shape, share, x.device).to(x.dtype).mul_(STEPS / (STEPS - _dropped(share)))
+    return x * keep_mask(x.shape, share, x.device).to(x.dtype).mul_(LEVELS / (LEVELS - _dropped(share)))
 
 
-def kept(shape: torch.Size, share: float, device: torch.device) -> Tensor:
+def keep_mask(shape: torch.Size, share: float, device: torch.device) -> Tensor:
     """A mask of this shape: each value is False with probability `share`, below 1, and else True."""
     if device.type != "cpu":
         return torch.rand(shape, device=device) >= share
     count = math.prod(shape)
     bits = torch.empty(math.ceil(count / 4), dtype=torch.int64).random_(-(2**63), None)
-    return bits.view(torch.int16)[:count].view(shape) >= _dropped(share) - STEPS // 2
+    return bits.view(torch.int16)[:count].view(shape) >= _dropped(share) - LEVELS // 2
 
 
 def _dropped(share: float) -> int:
-    """Of so many STEPS; never all of them."""
-    return min(round(share * STEPS), STEPS - 1)
+    """Of so many LEVELS; never all of them."""
+    return min(round(share * LEVELS), LEVELS - 1)

@@ -57,7 +57,7 @@ def find_learning_rate(config: TrainingConfig, corpus: Corpus, device: str = "cp
     rates = [WARMING_RATE] * WARMING + np.geomspace(LOWEST, HIGHEST, steps).tolist()
     for step, rate in enumerate(rates):
         if batches.starts_epoch(step):
-            learner.forget()
+            learner.reset_states()
         try:
             loss = learner.step(step, batches.batch(step), rate).loss
         except TrainingDiverged:

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from charloom.network.dropout import kept
+from charloom.network.dropout import keep_mask
 from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from charloom.training.config import SettingsError, TrainingConfig
@@ -115,7 +115,7 @@ class Learner:
         self._optimizer = self._make_optimizer()
         self._average = _averaged(self.model, config.average_decay) if config.average_decay else None
         self.states: list[Tensor] = []
-        self.forget()
+        self.reset_states()
 
     @property
     def evaluated(self) -> CharLSTM:
@@ -126,7 +126,7 @@ class Learner:
         assert isinstance(averaged, CharLSTM)
         return averaged
 
-    def forget(self) -> None:
+    def reset_states(self) -> None:
         """Start all rows from the zero state."""
         rows = self.config.batch_size // self._parts
         self.states = [self.model.zero_state(rows) for _ in range(self.config.accumulate)]
@@ -147,7 +147,7 @@ class Learner:
             with self._without_exchange(not last):
                 loss += self._backward(index, micro, batch) / self.config.accumulate
         if self.ranks.count > 1:
-            loss = self.ranks.agree([loss])[0] / self.ranks.count
+            loss = self.ranks.summed([loss])[0] / self.ranks.count
         if not math.isfinite(loss):
             raise TrainingDiverged(f"the loss is {loss} at step {index}")
         self._scaler.unscale_(self._optimizer)
@@ -174,7 +174,7 @@ class Learner:
         self._seed_masks(_seed(self.config.seed, index, part))
         state = self.states[micro]
         if self.config.cold_start:
-            warm = kept(torch.Size((rows, 1)), self.config.cold_start, self.device)
+            warm = keep_mask(torch.Size((rows, 1)), self.config.cold_start, self.device)
             state = state * warm
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             logits, state = self._forward(inputs, state, resets)

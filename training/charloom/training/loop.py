@@ -209,7 +209,7 @@ class Trainer:
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was asked; all of them learn it before the same step."""
-        return self.ranks.agree([self._stop])[0] > 0
+        return self.ranks.summed([self._stop])[0] > 0
 
     def _prepare_directory(self) -> None:
         write_vocabulary(self.run / VOCABULARY_FILE, self.corpus.vocabulary)
@@ -222,7 +222,7 @@ class Trainer:
 
     def _train_step(self) -> tuple[StepResult, float]:
         if self.batches.starts_epoch(self.step):
-            self.learner.forget()
+            self.learner.reset_states()
         rate = learning_rate(self.step, self.total_steps, self.config, self.plateau)
         try:
             result = self.learner.step(self.step, self.batches.batch(self.step), rate)
@@ -257,7 +257,7 @@ class Trainer:
     def _evaluate(self, started: float, rate: float, speed: float) -> Evaluation | None:
         """Measure; the first process logs and returns what is found."""
         model = self.learner.evaluated
-        loss = self.ranks.agree([tail_estimate(model, self.corpus.validation) if self.ranks.first else 0.0])[0]
+        loss = self.ranks.summed([tail_estimate(model, self.corpus.validation) if self.ranks.first else 0.0])[0]
         if not math.isfinite(loss):
             raise self._diverged(f"the validation loss is {loss} after step {self.step}")
         best = loss < self.best_loss

@@ -26,7 +26,7 @@ class Ranks:
         """Whether this process speaks and writes for all."""
         return self.index == 0
 
-    def agree(self, values: Sequence[float]) -> list[float]:
+    def summed(self, values: Sequence[float]) -> list[float]:
         """The sum of each value over all processes."""
         if self.count == 1:
             return list(values)

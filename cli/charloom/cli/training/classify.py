@@ -20,7 +20,7 @@ from charloom.cli.text import add_file, given_text
 from charloom.cli.training.lasting_console import LastingConsole
 from charloom.cli.training.text_flags import refuse_unread, text_settings
 from charloom.cli.training.threads import add_threads_flag, use_threads
-from charloom.lab.tasks.classification import Classification
+from charloom.lab.tasks.classification import ClassifierTrainer
 from charloom.lab.tasks.classifier_runs import load_classifier, load_test
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.folders import read_labelled, read_parts
@@ -70,7 +70,7 @@ def _train(arguments: argparse.Namespace) -> int:
     labels = None if arguments.labels is None else arguments.labels.split(",")
     parts = read_parts(arguments.folder, config, labels)
     run = arguments.run_directory
-    training = Classification(config, parts, run)
+    training = ClassifierTrainer(config, parts, run)
     console.print(
         f"{', '.join(parts.labels)}: {len(parts.train):,} texts to train on, {len(parts.validation):,} to validate, "
         f"{len(parts.test):,} to test\n"

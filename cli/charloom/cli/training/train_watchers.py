@@ -16,7 +16,7 @@ from charloom.training.watching.dashboard import Dashboard
 from charloom.training.watching.history import read_evaluations, read_warnings
 from charloom.training.watching.html_report import HtmlReport, write_report
 from charloom.training.watching.terminal import TerminalReporter
-from charloom.training.watching.watchers import WarningsFile, Watching
+from charloom.training.watching.watchers import WarningsFile, Watchers
 
 
 def require_tensorboard() -> None:
@@ -29,11 +29,11 @@ def require_tensorboard() -> None:
         ) from missing
 
 
-def watching(trainer: Trainer, console: Console, *, tensorboard: bool) -> Watching:
+def watching(trainer: Trainer, console: Console, *, tensorboard: bool) -> Watchers:
     """All watchers of a run that is about to start or to go on; of several processes only the first has some."""
     run, unit = trainer.run, trainer.config.unit.plural.removesuffix("s")
     if not trainer.ranks.first:
-        return Watching([], Adviser(trainer.config))
+        return Watchers([], Adviser(trainer.config))
     evaluations = [evaluation for evaluation in read_evaluations(run) if evaluation.step <= trainer.step]
     warnings = [advice for advice in read_warnings(run) if advice.step <= trainer.step]
     dashboard = Dashboard(run.name, unit, trainer.total_steps, trainer.step, evaluations)
@@ -43,7 +43,7 @@ def watching(trainer: Trainer, console: Console, *, tensorboard: bool) -> Watchi
 
         watchers.append(TensorBoard(run, trainer.step))
     watchers.append(TerminalReporter(console, dashboard, unit))
-    return Watching(watchers, Adviser(trainer.config, evaluations, warnings))
+    return Watchers(watchers, Adviser(trainer.config, evaluations, warnings))
 
 
 def keep_report(run: Path, console: Console) -> None:

@@ -67,7 +67,7 @@ class Outcome:
     """Whether it ended because validation got no better."""
 
 
-class Classification:
+class ClassifierTrainer:
     """One run: a model, its texts and its optimiser.
 
     Args:
@@ -128,7 +128,7 @@ class Classification:
             random = np.random.default_rng([self.config.seed, number])
             batches = buckets(self.lengths, self.config.batch_size, random)
             losses = []
-            for done, loss in enumerate(self._losses(batches, random), 1):
+            for done, loss in enumerate(self._train_epoch(batches, random), 1):
                 losses.append(loss)
                 reporter.step(number, done, len(batches), loss)
             scores = self.classifier.scores(self.validation)
@@ -160,7 +160,7 @@ class Classification:
         size = self.config.batch_size
         return padding_share(self.lengths, [order[start : start + size] for start in range(0, len(order), size)])
 
-    def _losses(self, batches: Sequence[Batch], random: np.random.Generator) -> Iterator[float]:
+    def _train_epoch(self, batches: Sequence[Batch], random: np.random.Generator) -> Iterator[float]:
         """Train on each batch; yields its loss."""
         model = self.classifier.model
         model.train()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from charloom.network.dropout import dropout, kept
+from charloom.network.dropout import dropout, keep_mask
 
 V = TypeVar("V")
 
@@ -103,12 +103,12 @@ class Layer(nn.Module):
         weight = recurrent.detach().to(base.dtype).t()
         state = tuple(state)
         dtype = state[-1].dtype
-        kept = None if resets is None else (~resets).to(dtype).t().unsqueeze(2).unbind(0)
+        unreset = None if resets is None else (~resets).to(dtype).t().unsqueeze(2).unbind(0)
         zoneout = _Zoneout(self, len(base), state[0]) if any(self.zoneout) else None
         outputs: list[Tensor] = []
         for number, (below, from_base) in enumerate(zip(inputs.unbind(0), base.unbind(0), strict=True)):
-            if kept is not None:
-                state = tuple(part * kept[number] for part in state)
+            if unreset is not None:
+                state = tuple(part * unreset[number] for part in state)
             h = state[0]
             history.append(h.detach())
             product = torch.addmm(from_base, h.to(base.dtype), weight).to(dtype)
@@ -169,7 +169,7 @@ class _Zoneout:
         self._updated: list[tuple[Tensor, ...]] | None = None
         if layer.training:
             shape = torch.Size((steps, *like.shape))
-            self._updated = [kept(shape, share, like.device).unbind(0) for share in self._shares]
+            self._updated = [keep_mask(shape, share, like.device).unbind(0) for share in self._shares]
 
     def __call__(self, step: int, old: Sequence[Tensor], new: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if self._updated is None:

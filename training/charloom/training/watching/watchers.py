@@ -13,7 +13,7 @@ from charloom.training.watching.advice import Adviser
 from charloom.training.watching.history import add_warning
 
 
-class Watching:
+class Watchers:
     """A reporter that passes on to all watchers what it is told, and what an adviser makes of it.
 
     A watcher that fails, because its disk is full for example, is closed and left out from then on, and the others are
@@ -29,7 +29,7 @@ class Watching:
         self._adviser = adviser
         self._step = 0
 
-    def __enter__(self) -> Watching:
+    def __enter__(self) -> Watchers:
         return self
 
     def __exit__(
