@@ -1,6 +1,6 @@
 """Static int8: weights with one scale per output column, activations with one fixed scale.
 
-Every product of the decoder has h as its input, and |h| < 1 always, so the activation scale 1/127 needs no
+Every product of the decoder has h as its input, and |h| <= 1 always, so the activation scale 1/127 needs no
 calibration and no look at the batch: a row's result does not depend on the other rows.
 """
 

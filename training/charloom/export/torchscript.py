@@ -41,6 +41,7 @@ class ScriptedDecoder(nn.Module):
 
     def __init__(self, weights: DecoderWeights) -> None:
         super().__init__()
+        # The server reads these four as the decoder's shape.
         self.arrays, self.layers = len(weights.cell.arrays), len(weights.layers)
         self.hidden, self.vocabulary = weights.hidden, weights.vocabulary
         self.ended = ENDED
@@ -104,14 +105,14 @@ class ScriptedDecoder(nn.Module):
                 for array, new in enumerate(made):
                     new_parts[array * self.layers + layer] = new
             logits = torch.addmm(self.head_bias, below, self.head)
-            predicted = (logits, logits, logits, logits, logits)
+            predicted = (logits, logits, logits, logits, logits)  # of the types that TorchScript wants in both branches
             if adaptive:
                 predicted = self.adaptation.predict(logits[adaptive_rows], adaptation)
                 logits = logits.index_copy(0, adaptive_rows, predicted[0])
             wanted = penalise(logits, counts, repetition, presence, frequency) if penalised else logits
             scaled = scale(wanted + bias, temperature)
             probability_left = torch.zeros_like(temperature)
-            after, allowed = next_state, next_state >= 0
+            after, allowed = next_state, next_state >= 0  # the same
             if constrained:
                 after = next_state[automaton]
                 allowed = distance[after.long()] < (left - step).unsqueeze(1)

@@ -16,7 +16,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cell: CellKind = Field(CellKind.LSTM, description="the recurrent cell")
-    layers: int = Field(2, ge=1, le=16, description="LSTM layers, L")
+    layers: int = Field(2, ge=1, le=16, description="recurrent layers, L")
     hidden_size: int = Field(512, ge=1, le=8192, description="units per layer, H")
     embedding_size: int = Field(128, ge=1, le=8192, description="size of a symbol's embedding, E")
     dropout: float = Field(

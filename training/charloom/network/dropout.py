@@ -34,5 +34,5 @@ def keep_mask(shape: torch.Size, share: float, device: torch.device) -> Tensor:
 
 
 def _dropped(share: float) -> int:
-    """Of so many LEVELS; never all of them."""
+    """How many of LEVELS equal parts are dropped; never all."""
     return min(round(share * LEVELS), LEVELS - 1)

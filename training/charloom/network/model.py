@@ -22,7 +22,8 @@ class CharLSTM(nn.Module):
 
     Dropout is applied to the embeddings, between layers and before the output layer, not to the recurrent connections
     (Zaremba et al., 2014, "Recurrent Neural Network Regularization"); `config.variational_dropout` has one mask for all
-    steps of a sequence (Gal and Ghahramani, 2016). `layers` says what can reach into the recurrence.
+    steps of a sequence (Gal and Ghahramani, 2016). Weight drop and zoneout are
+    in `charloom.network.cells.layer`.
     """
 
     def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:

@@ -1,6 +1,7 @@
 """Choosing the next token: the sampling contract, stated in torch.
 
-Written in the subset that TorchScript compiles, because the exported decoder runs this very function.
+Written in the subset that TorchScript compiles, because the exported decoder runs `penalise`, `scale`, `allow` and
+`pick`; `choose` is for the plain generator.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import distributed as dist
 
 LONGEST_WAIT = timedelta(days=14)
 """Of processes for the first one, which alone reads texts, lets teachers predict, and measures: hours, of a large text.
-That one ended is no wait: torchrun ends the others then."""
+A process that died is not waited for: torchrun ends the others."""
 
 
 class Ranks:

@@ -87,7 +87,7 @@ class ScriptedStep(nn.Module):
             self.bias = fixed(weights["bias"])
 
     def one_product(self, below: Tensor, h: Tensor) -> Tensor:
-        """All products of a step in one, [B, PH]; the function below has the same as graph."""
+        """All products of a step in one, [B, PH]; the function below writes the same into a graph."""
         if self.first:  # a constant to TorchScript, which leaves out the other branch
             return torch.addmm(below, h, self.matrix)
         return torch.addmm(self.bias, torch.cat([below, h], dim=1), self.matrix)
