@@ -55,7 +55,7 @@ def exported(model: CharLSTM, kind: DecoderKind, directory: Path) -> Decoder:
 
 def naive(model: CharLSTM) -> NaiveDecoder:
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    return NaiveDecoder(weights, model.config.cell, model.config.zoneout(model.cell.arrays))
+    return NaiveDecoder(weights, model.config.cell, model.config.zoneout)
 
 
 def one_row(shape: Shape, **given: Any) -> Inputs:

@@ -43,7 +43,7 @@ def equations(model: CharLSTM, tokens: list[int], state: Tensor) -> Activations:
     """The cell's own equations, in float64."""
     weights = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
     layers = [parameters_of(weights, layer) for layer in range(model.config.layers)]
-    shares = model.config.zoneout(model.cell.arrays)
+    shares = model.config.zoneout
     carried = state[:, :, 0].double().numpy().copy()
     found: list[tuple[Floats, ...]] = []
     for token in tokens:

@@ -27,7 +27,7 @@ def layer_of(cell: CellKind, **settings: float) -> Layer:
     torch.manual_seed(1)
     sizes = {"hidden_size": H, "embedding_size": X, "cell": cell} | settings
     config, kind = ModelConfig.model_validate(sizes), ALL_CELLS[cell]
-    layer = kind.layer(X, H, config.weight_drop, config.zoneout(kind.arrays)).double().eval()
+    layer = kind.layer(X, H, config.weight_drop, config.zoneout).double().eval()
     for parameter in layer.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     return layer

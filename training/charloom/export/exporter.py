@@ -229,7 +229,7 @@ def _write(
         manifest.model_copy(
             update={
                 "files": {file.name: file_entry(file) for file in sorted(directory.iterdir())},
-                "validation": {"tail": tail} | ({"windows-256": {"checkpoint": windows}} if windows else {}),
+                "validation": {"tail": tail} | ({} if windows is None else {"windows-256": {"checkpoint": windows}}),
             }
         ),
     )

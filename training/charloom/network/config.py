@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from charloom.bundle import CellKind
@@ -38,10 +36,6 @@ class ModelConfig(BaseModel):
             raise ValueError(f"zoneout_cell needs a cell state, and {self.cell.value} has none; use zoneout_hidden")
         return self
 
-    def zoneout(self, arrays: Sequence[str]) -> tuple[float, ...]:
-        """The share for each state array of a cell, by name: h is the output, any other one cell state."""
-        return tuple(self.zoneout_hidden if name == "h" else self.zoneout_cell for name in arrays)
-
     @model_validator(mode="after")
     def _tied_sizes_fit(self) -> ModelConfig:
         if self.tie_weights and self.embedding_size != self.hidden_size:
@@ -49,3 +43,8 @@ class ModelConfig(BaseModel):
                 f"tie_weights needs embedding_size ({self.embedding_size}) equal to hidden_size ({self.hidden_size})"
             )
         return self
+
+    @property
+    def zoneout(self) -> tuple[float, ...]:
+        """The share for each state array of the cell: h is the output, any other one cell state."""
+        return tuple(self.zoneout_hidden if name == "h" else self.zoneout_cell for name in CELLS[self.cell].arrays)

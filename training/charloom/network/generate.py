@@ -27,7 +27,7 @@ def generate(
     """Feed `prompt` after `start_token` from the zero state, then sample one token per uniform number, but not `never`.
 
     Args:
-        model: in float32, on the CPU
+        model: in float32, on the CPU; it is left in evaluation mode
         prompt: tokens
         uniforms: in [0, 1 - 2^-23]
         start_token: what the zero state goes on from
@@ -43,7 +43,6 @@ def generate(
         raise TypeError(f"generate() has no control {', '.join(sorted(unknown))}")
     values = {one.name: torch.tensor([one.type(asked.get(one.option, one.neutral))]) for one in used}
     filtered = any(values[control.name].item() != control.neutral for control in filters)
-    was_training = model.training
     model.eval()
     bias = torch.zeros(1, model.vocabulary_size)
     if never is not None:
@@ -56,5 +55,4 @@ def generate(
         token = choose(last, torch.tensor([uniform]), bias=bias, filtered=filtered, **values)
         tokens.append(int(token))
         logits, state = model(token.unsqueeze(1), state)
-    model.train(was_training)
     return tokens

@@ -32,7 +32,7 @@ class CharLSTM(nn.Module):
         self.vocabulary_size = vocabulary_size
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
         sizes = [config.embedding_size, *[config.hidden_size] * (config.layers - 1)]
-        own = (config.hidden_size, config.weight_drop, config.zoneout(self.cell.arrays))
+        own = (config.hidden_size, config.weight_drop, config.zoneout)
         self.layers = nn.ModuleList([self.cell.layer(size, *own) for size in sizes])
         self.head = nn.Linear(config.hidden_size, vocabulary_size)
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(config.embedding_size))
