@@ -19,7 +19,6 @@ from torch import Tensor
 from charloom.bundle import VOCABULARY_FILE, write_vocabulary
 from charloom.network.generate import generate
 from charloom.network.model import CharLSTM
-from charloom.network.trace import LENGTH, ROWS, gate_activations
 from charloom.training.checkpoint import (
     BEST_FILE,
     CONFIG_FILE,
@@ -37,6 +36,7 @@ from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Batches, Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.files import CheckpointError, append_record, json_line, read_records, replace_file
+from charloom.training.gates import gate_activations
 from charloom.training.learner import Learner, StepResult, StepSums, TrainingDiverged
 from charloom.training.ranks import Ranks
 from charloom.training.records import Evaluation, Outcome, Progress, Reporter
@@ -280,7 +280,7 @@ class Trainer:
             seconds=time.monotonic() - started,
             memory_bytes=psutil.Process().memory_info().rss,
             sample=self._sample(model),
-            gates=gate_activations(model, self.corpus.validation[: ROWS * LENGTH]),
+            gates=gate_activations(model, self.corpus.validation),
         )
         append_record(self.run / LOG_FILE, asdict(evaluation))
         return evaluation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from charloom.network.trace import Activations
+from charloom.training.gates import Activations
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from charloom.network.trace import Activations
 from charloom.training.checkpoint import LOG_FILE, WARNINGS_FILE
 from charloom.training.files import CheckpointError, append_record, read_records
+from charloom.training.gates import Activations
 from charloom.training.records import Advice, Evaluation
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from charloom.network.trace import Activations
+from charloom.training.gates import Activations
 from charloom.training.records import Advice, Evaluation, Progress
 
 DIRECTORY = "tensorboard"
