@@ -23,7 +23,7 @@ from charloom.training import loop
 from charloom.training.checkpoint import load_trained
 from charloom.training.files import CheckpointError
 from charloom.training.watching import html_report
-from charloom.training.watching.dashboard import loss_figures
+from charloom.training.watching.figures import loss_figures
 from charloom.training.watching.history import read_warnings
 from charloom.training.watching.terminal import TerminalReporter
 from tests.integration.commands import Capture, refused

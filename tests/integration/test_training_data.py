@@ -21,7 +21,7 @@ from charloom.training.checkpoint import load_trained, load_validation, read_che
 from charloom.training.data import corpus as corpus_module
 from charloom.training.evaluate import tail_estimate
 from charloom.training.run_lock import RunLock
-from charloom.training.watching.dashboard import loss_figures
+from charloom.training.watching.figures import loss_figures
 from charloom.training.watching.terminal import TerminalReporter
 from tests.integration.commands import Capture, refused
 from tests.integration.test_training_commands import SETTINGS

@@ -23,7 +23,8 @@ from charloom.training.records import Advice, Evaluation, Progress
 from charloom.training.watching import html_report
 from charloom.training.watching.advice import Adviser
 from charloom.training.watching.charts import Line, line_chart
-from charloom.training.watching.dashboard import Dashboard, printable, sparkline
+from charloom.training.watching.dashboard import Dashboard, sparkline
+from charloom.training.watching.figures import printable
 from charloom.training.watching.history import add_warning, read_evaluations, read_warnings
 from charloom.training.watching.html_report import HtmlReport, report_page, write_report
 from charloom.training.watching.terminal import TerminalReporter

@@ -18,7 +18,7 @@ from charloom.training.data.documents import Documents
 from charloom.training.data.text_settings import TextSettings
 from charloom.training.evaluate import losses
 from charloom.training.files import CheckpointError
-from charloom.training.watching.dashboard import loss_figures
+from charloom.training.watching.figures import loss_figures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,7 @@ from charloom.training.loop import Trainer
 from charloom.training.precision import chosen_precision
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import join_ranks, leave_ranks
-from charloom.training.watching.dashboard import loss_figures
+from charloom.training.watching.figures import loss_figures
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop a run in order: Ctrl-C, the end of a job, a closed terminal."""

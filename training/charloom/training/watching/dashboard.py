@@ -13,6 +13,7 @@ import psutil
 from rich.text import Text
 
 from charloom.training.records import Advice, Evaluation, Progress
+from charloom.training.watching.figures import bits, clock, kind_title, perplexity, printable
 
 SMOOTHED = 20
 """Steps over which the present loss is averaged."""
@@ -20,28 +21,6 @@ SAMPLE_LINES, WARNING_LINES, SHOWN_WARNINGS = 5, 3, 2
 BLOCKS = "▁▂▃▄▅▆▇█"
 LABEL = 11
 """Columns of the names on the left."""
-
-
-def kind_title(kind: str) -> str:
-    """The title of one kind of activations."""
-    return "|h|" if kind == "hidden" else kind
-
-
-def loss_figures(nats: float) -> str:
-    """A loss in the three units that people compare."""
-    return f"{nats:.4f} nats  {nats / math.log(2):.4f} bits  perplexity {math.exp(min(nats, 50)):.3f}"
-
-
-def clock(seconds: float) -> str:
-    """A time as hours, minutes and seconds."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def printable(text: str) -> list[str]:
-    """The lines of a text that a model made; what could steer a terminal is shown as a dot."""
-    return ["".join(c if c.isprintable() else "·" for c in line) for line in text.split("\n")]
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -148,7 +127,7 @@ class Dashboard:
                 )
 
     def _loss(self, label: str, nats: float, note: str, style: str = "") -> Text:
-        figures = f"{nats:9.4f}{nats / math.log(2):11.4f}{math.exp(min(nats, 50)):12.3f}"
+        figures = f"{nats:9.4f}{bits(nats):11.4f}{perplexity(nats):12.3f}"
         return Text.assemble((f"{label:{LABEL}}", "cyan"), (figures, style), (f"   {note}", "dim"))
 
     def _gradient(self, width: int) -> Iterator[Text]:

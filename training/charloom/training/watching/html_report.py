@@ -19,7 +19,7 @@ from charloom.training.config import TrainingConfig
 from charloom.training.files import CheckpointError, replace_file
 from charloom.training.records import Advice, Evaluation, Progress
 from charloom.training.watching.charts import Line, histogram, legend, line_chart
-from charloom.training.watching.dashboard import clock, kind_title, loss_figures
+from charloom.training.watching.figures import bits, clock, kind_title, loss_figures, perplexity
 from charloom.training.watching.history import read_evaluations, read_warnings
 
 SHOWN_SAMPLES = 6
@@ -118,8 +118,8 @@ def _summary(evaluations: Sequence[Evaluation], config: dict[str, Any]) -> str:
     unit = "token" if config.get("unit") == "word" else str(config.get("unit", "token"))
     tiles = [
         (f"{best.validation_loss:.4f}", f"best validation loss, nats (epoch {best.epoch:.2f})"),
-        (f"{best.validation_loss / math.log(2):.4f}", f"bits per {unit}"),
-        (f"{math.exp(min(best.validation_loss, 50)):.3f}", "perplexity"),
+        (f"{bits(best.validation_loss):.4f}", f"bits per {unit}"),
+        (f"{perplexity(best.validation_loss):.3f}", "perplexity"),
         (f"{last.epoch:.2f} of {config.get('epochs', '?')}", f"epochs, {last.step:,} steps"),
         (clock(last.seconds), "of training"),
         (f"{last.tokens_per_second:,.0f}", f"{unit}s per second"),
@@ -156,7 +156,7 @@ def _charts(evaluations: Sequence[Evaluation]) -> str:
                 "training": [e.train_loss for e in evaluations],
                 "validation": [e.validation_loss for e in evaluations],
             },
-            second=("bits", 1 / math.log(2)),
+            second=("bits", bits(1.0)),
         ),
         chart("Learning rate", "rate", {"rate": [e.learning_rate for e in evaluations]}, from_zero=True),
         chart("Gradient norm, by part, before clipping", "norm", parts, log=True),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from charloom.training.gates import Activations
 from charloom.training.records import Advice, Evaluation, Progress
+from charloom.training.watching.figures import bits, perplexity
 
 DIRECTORY = "tensorboard"
 """In the run directory."""
@@ -43,8 +43,8 @@ class TensorBoard:
         scalars = {
             "loss/training": evaluation.train_loss,
             "loss/validation": loss,
-            "bits/validation": loss / math.log(2),
-            "perplexity/validation": math.exp(min(loss, 50)),
+            "bits/validation": bits(loss),
+            "perplexity/validation": perplexity(loss),
             "clipped_share": evaluation.clipped_share,
             "memory_bytes": evaluation.memory_bytes,
             "epoch": evaluation.epoch,

@@ -8,7 +8,8 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from charloom.training.records import DIVERGED, Advice, Evaluation, Progress
-from charloom.training.watching.dashboard import Dashboard, clock, loss_figures, printable
+from charloom.training.watching.dashboard import Dashboard
+from charloom.training.watching.figures import clock, loss_figures, printable
 
 PAUSE = 0.5
 """Seconds between two pictures, at least."""
