@@ -25,7 +25,6 @@ from typing import Any
 from benchmarks.processes import hardware
 from benchmarks.reporting import Budget, at_least_one, counts, finish, new_parser, say, some_minutes
 from benchmarks.training_runs import MINUTES, claim, has_ended, train
-from charloom.bundle import Mask
 from charloom.training.checkpoint import LOSSES_FILE, load_trained
 from charloom.training.data.corpus import read_stream
 from charloom.training.data.documents import Documents
@@ -98,9 +97,8 @@ def measured(run: Path, test: Path | None) -> dict[str, float]:
     if not kept.is_file():
         say(f"{run.name}: measuring on the test part")
         trained = load_trained(run)
-        config = trained.facts["config"]
-        documents, mask = Documents(config["documents"]), Mask(config.get("mask", Mask.NONE))  # older runs have none
-        tokens = read_stream([test], trained.vocabulary, documents, mask=mask)
+        documents = Documents(trained.facts["config"]["documents"])
+        tokens = read_stream([test], trained.vocabulary, documents, mask=trained.mask)
         replace_file(kept, json.dumps(losses(trained.model, tokens)).encode())
     return found | {f"test {name}": loss for name, loss in json.loads(kept.read_text()).items()}
 

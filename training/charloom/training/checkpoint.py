@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from charloom.bundle import VOCABULARY_FILE, BundleError, Vocabulary, parse_json, read_vocabulary
+from charloom.bundle import VOCABULARY_FILE, BundleError, Mask, Vocabulary, parse_json, read_vocabulary
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.training.config import TrainingConfig
@@ -147,6 +147,11 @@ class TrainedModel:
     model: CharLSTM
     vocabulary: Vocabulary
     facts: dict[str, Any]
+
+    @property
+    def mask(self) -> Mask:
+        """Which numbers were made alike in the text that it learnt; version 0.1 had no such setting."""
+        return Mask(self.facts["config"].get("mask", Mask.NONE))
 
 
 def run_vocabulary(run: Path) -> Vocabulary:

@@ -61,7 +61,7 @@ def load_teachers(paths: Sequence[Path]) -> Teachers:
     """
     trained = [load_model(path) for path in paths]
     vocabulary = trained[0].vocabulary
-    masks = [Mask(one.facts["config"].get("mask", Mask.NONE)) for one in trained]  # runs of 0.1 have none
+    masks = [one.mask for one in trained]
     for path, one in zip(paths, trained, strict=True):
         require_vocabulary(f"the teacher {path}", one.vocabulary, vocabulary, f"the teacher {paths[0]}")
     if len(set(masks)) > 1:

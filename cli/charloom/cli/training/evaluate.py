@@ -7,7 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-from charloom.bundle import Mask
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags
 from charloom.cli.training.text_flags import refuse_unread, refuse_without_folder, text_settings
@@ -42,9 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.text is None:
             tokens = load_validation(arguments.run_directory)
         else:
-            config = trained.facts["config"]  # of an older run without what came later
-            documents, mask = Documents(config.get("documents", "stream")), Mask(config.get("mask", "none"))
-            tokens = read_stream(arguments.text, trained.vocabulary, documents, text_settings(arguments), mask)
+            documents = Documents(trained.facts["config"].get("documents", "stream"))  # which an older run may lack
+            tokens = read_stream(arguments.text, trained.vocabulary, documents, text_settings(arguments), trained.mask)
         found = losses(trained.model, tokens)
         if arguments.json:
             print(json.dumps(found))

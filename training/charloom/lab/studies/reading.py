@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from charloom.bundle import Mask, Tokens, Unit
+from charloom.bundle import Tokens, Unit
 from charloom.lab.studies.study import StudyError
 from charloom.lab.studies.trace import Trace, trace
 from charloom.network.model import CharLSTM
@@ -53,7 +53,6 @@ def reading(run: Path | None, text: Path | None) -> Reading:
     vocabulary = trained.vocabulary
     if vocabulary.unit is Unit.WORD:
         raise StudyError(f"{run} is a model of words; the studies show characters: give a run with another --unit")
-    mask = Mask(trained.facts["config"].get("mask", Mask.NONE))  # runs of 0.1 have none
-    tokens = load_validation(run)[:] if text is None else vocabulary.encode(mask.apply(read_text(text)))
+    tokens = load_validation(run)[:] if text is None else vocabulary.encode(trained.mask.apply(read_text(text)))
     symbols = [vocabulary.symbol(token).decode("utf-8", "replace") for token in range(vocabulary.size)]
     return Reading(trained.model, tokens, "".join(symbols[token] for token in tokens))
