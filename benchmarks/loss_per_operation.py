@@ -29,7 +29,8 @@ from charloom.engine.decoding.speed import tokens_per_second
 from charloom.export import ExportError, export_bundle
 from charloom.export.weights import DecoderWeights, decoder_weights
 from charloom.lab.pictures import COLOURS, picture
-from charloom.training.checkpoint import load_trained, load_validation
+from charloom.training.checkpoint import load_trained
+from charloom.training.run_directory import load_validation
 
 REPEATS = 3
 KINDS = (DecoderKind.ONNX_FP32, DecoderKind.ONNX_INT8)

@@ -25,11 +25,12 @@ from typing import Any
 from benchmarks.processes import hardware
 from benchmarks.reporting import Budget, at_least_one, counts, finish, new_parser, say, some_minutes
 from benchmarks.training_runs import MINUTES, claim, has_ended, train
-from charloom.training.checkpoint import LOSSES_FILE, load_trained
+from charloom.training.checkpoint import load_trained
 from charloom.training.data.corpus import read_stream
 from charloom.training.data.documents import Documents
 from charloom.training.evaluate import losses
 from charloom.training.files import replace_file
+from charloom.training.run_directory import LOSSES_FILE
 
 VALIDATION_SHARE = 0.1
 """Of the whole text"""

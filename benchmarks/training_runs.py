@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reporting import Budget, say
-from charloom.training.checkpoint import LAST_FILE, LOSSES_FILE
 from charloom.training.files import replace_file
+from charloom.training.run_directory import LAST_FILE, LOSSES_FILE
 
 CHARLOOM = (sys.executable, "-m", "charloom.cli.main")
 PLAN_FILE = "plan.json"

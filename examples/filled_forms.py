@@ -21,11 +21,12 @@ import torch
 import charloom.local
 from charloom.bundle import DecoderKind, Unit
 from charloom.export import export_bundle
-from charloom.training.checkpoint import load_trained, load_validation
+from charloom.training.checkpoint import load_trained
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import read_corpus
 from charloom.training.loop import Trainer
 from charloom.training.records import Evaluation, Progress
+from charloom.training.run_directory import load_validation
 
 CITIES = ("Zürich", "Łódź", "Kraków", "Tromsø", "Málaga", "Köln")
 GOODS = ("tea", "coffee", "bread", "cheese", "apples")

@@ -24,11 +24,12 @@ import torch
 import charloom.local
 from charloom.bundle import DecoderKind, Unit
 from charloom.export import export_bundle
-from charloom.training.checkpoint import load_trained, load_validation
+from charloom.training.checkpoint import load_trained
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import read_corpus
 from charloom.training.loop import Trainer
 from charloom.training.records import Evaluation, Progress
+from charloom.training.run_directory import load_validation
 
 HALF = "(?:NNN|N2N|NN2|N3)".replace("N", "[A-Ga-g]")
 BAR = f"{HALF}{HALF}"

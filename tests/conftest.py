@@ -22,11 +22,12 @@ from charloom.engine.decoding.first_steps import FirstSteps, Pace, at_once, firs
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.loom import models
 from charloom.export import export_bundle
-from charloom.training.checkpoint import load_trained, load_validation
+from charloom.training.checkpoint import load_trained
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import read_corpus
 from charloom.training.loop import Trainer
 from charloom.training.records import Evaluation, Progress
+from charloom.training.run_directory import load_validation
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Small models gain nothing from more threads, and lose much when the machine is busy: here and in the processes that

@@ -16,10 +16,11 @@ from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.export import export_bundle
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from charloom.training.checkpoint import load_trained, load_validation
+from charloom.training.checkpoint import load_trained
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import read_corpus
 from charloom.training.loop import Trainer
+from charloom.training.run_directory import load_validation
 from tests.conftest import SMALL, Silent
 
 TEXT = "Ночь, улица, фонарь, аптека. 夜は短し歩けよ乙女。 Füße 👩‍🚀!\n" * 400

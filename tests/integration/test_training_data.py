@@ -17,9 +17,10 @@ import pytest
 from charloom.bundle import DecoderKind, read_bundle, read_vocabulary, write_vocabulary
 from charloom.cli.main import main
 from charloom.export import export_bundle
-from charloom.training.checkpoint import load_trained, load_validation, read_checkpoint, write_checkpoint
+from charloom.training.checkpoint import load_trained, read_checkpoint, write_checkpoint
 from charloom.training.data import corpus as corpus_module
 from charloom.training.evaluate import tail_estimate
+from charloom.training.run_directory import load_validation
 from charloom.training.run_lock import RunLock
 from charloom.training.watching.figures import loss_figures
 from charloom.training.watching.terminal import TerminalReporter

@@ -21,10 +21,11 @@ from charloom.engine.errors import InvalidRequest, SessionOfAnotherModel
 from charloom.export import export_bundle
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from charloom.training.checkpoint import load_trained, load_validation
+from charloom.training.checkpoint import load_trained
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import read_corpus
 from charloom.training.loop import Trainer
+from charloom.training.run_directory import load_validation
 from tests.conftest import SMALL, Silent
 
 SYMBOLS = 120

@@ -19,7 +19,8 @@ from charloom.cli.main import main
 from charloom.export.weights import decoder_weights
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
-from charloom.training.checkpoint import LAST_FILE, load_trained, load_validation, read_checkpoint
+from charloom.training.checkpoint import load_trained, read_checkpoint
+from charloom.training.run_directory import LAST_FILE, load_validation
 from tests.unit.training.training_runs import TINY_FLAGS
 
 SMALL = ["--hidden-size", "8", "--embedding-size", "4", "--batch-size", "8", "--sequence-length", "16"]

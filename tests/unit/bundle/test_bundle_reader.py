@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from charloom.bundle import Bundle, BundleError, DecoderKind, read_bundle
-from charloom.training.checkpoint import CLASSIFIER_FILE, LAST_FILE
+from charloom.training.run_directory import CLASSIFIER_FILE, LAST_FILE
 from tests.unit.bundle.bundle_files import change_manifest, replace_file
 
 Copied = Callable[[], Path]

@@ -23,8 +23,9 @@ from charloom.engine.sessions.session import Key
 from charloom.engine.sessions.stores.redis import RedisStore
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.sessions.stores.store import Store
-from charloom.training.checkpoint import load_trained, load_validation, read_checkpoint
+from charloom.training.checkpoint import load_trained, read_checkpoint
 from charloom.training.evaluate import tail_loss
+from charloom.training.run_directory import load_validation
 from tests.unit.engine.redis_server import RedisServer
 
 FOLDER = Path(__file__).resolve().parents[2] / "fixtures" / "written-by-0.1"

@@ -18,8 +18,9 @@ from charloom.engine.decoding.inspector import Inspector
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.engine import Engine
 from charloom.export import INT8_LIMIT, ExportError, export_bundle, exporter, graph
-from charloom.training.checkpoint import TrainedModel, load_trained, load_validation
+from charloom.training.checkpoint import TrainedModel, load_trained
 from charloom.training.evaluate import tail_loss
+from charloom.training.run_directory import load_validation
 from tests.oracles.naive_decoder import NaiveDecoder
 from tests.unit.export.decoder_calls import naive, one_row
 from tests.unit.training.training_runs import corpus_of, tiny_config, train

@@ -14,16 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
-from charloom.training.checkpoint import (
-    SCHEMA,
-    load_losses,
-    load_trained,
-    model_of,
-    read_checkpoint,
-    read_facts,
-)
+from charloom.training.checkpoint import SCHEMA, load_trained, model_of, read_checkpoint, read_facts
 from charloom.training.data.token_files import read_tokens
 from charloom.training.files import CheckpointError, read_records
+from charloom.training.run_directory import load_losses
 
 NESTED = "[" * 100_000 + "]" * 100_000
 

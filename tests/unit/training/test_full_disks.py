@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from charloom.cli.main import main
-from charloom.training.checkpoint import LAST_FILE, read_checkpoint
+from charloom.training.checkpoint import read_checkpoint
+from charloom.training.run_directory import LAST_FILE
 from tests.unit.training.training_runs import TINY_FLAGS, assert_close_runs
 
 

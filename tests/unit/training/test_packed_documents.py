@@ -15,11 +15,12 @@ from charloom.export import export_bundle
 from charloom.export.measure import decoder_tail_loss
 from charloom.network.model import CharLSTM
 from charloom.training import evaluate
-from charloom.training.checkpoint import load_trained, load_validation, save_validation
+from charloom.training.checkpoint import load_trained
 from charloom.training.data.corpus import Batches, Stream, read_corpus
 from charloom.training.data.documents import Documents
 from charloom.training.evaluate import tail_estimate, tail_loss, windows_loss
 from charloom.training.loop import Trainer
+from charloom.training.run_directory import load_validation, save_validation
 from tests.unit.training.training_runs import Recorder, random_model, tiny_config
 
 VOCABULARY = 7

@@ -14,7 +14,8 @@ from torch import distributed as dist
 
 from charloom.cli.main import main
 from charloom.cli.training import train
-from charloom.training.checkpoint import BEST_FILE, LAST_FILE, read_checkpoint
+from charloom.training.checkpoint import read_checkpoint
+from charloom.training.run_directory import BEST_FILE, LAST_FILE
 from tests.unit.training.training_runs import TINY_FLAGS, assert_close_runs
 
 CHARLOOM = (sys.executable, "-W", "ignore", "-m", "charloom.cli.main")

@@ -22,10 +22,11 @@ from charloom.export import export_bundle
 from charloom.models import BUNDLED_MODEL
 from charloom.training import loop
 from charloom.training import teachers as teachers_module
-from charloom.training.checkpoint import BEST_FILE, LAST_FILE, load_trained, load_validation, read_checkpoint
+from charloom.training.checkpoint import load_trained, read_checkpoint
 from charloom.training.data.corpus import Batches, Corpus, Stream
 from charloom.training.files import CheckpointError
 from charloom.training.loop import Trainer
+from charloom.training.run_directory import BEST_FILE, LAST_FILE, load_validation
 from charloom.training.teachers import (
     FACTS_FILE,
     SOFT_TARGETS_FILE,

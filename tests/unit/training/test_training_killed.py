@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from charloom.cli.main import main
-from charloom.training.checkpoint import BEST_FILE, LAST_FILE, load_trained, read_checkpoint
+from charloom.training.checkpoint import load_trained, read_checkpoint
+from charloom.training.run_directory import BEST_FILE, LAST_FILE
 from tests.unit.training.training_runs import assert_same_checkpoint
 
 MACHINE = ["--threads", "1", "--device", "cpu"]

@@ -12,17 +12,12 @@ import torch
 from charloom.bundle import DecoderKind, Unit, read_bundle
 from charloom.export import export_bundle
 from charloom.training import loop
-from charloom.training.checkpoint import (
-    BEST_FILE,
-    LAST_FILE,
-    load_trained,
-    load_validation,
-    read_checkpoint,
-)
+from charloom.training.checkpoint import load_trained, read_checkpoint
 from charloom.training.data.corpus import Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.learner import StepResult, StepSums, TrainingDiverged
 from charloom.training.loop import Trainer
+from charloom.training.run_directory import BEST_FILE, LAST_FILE, load_validation
 from tests.unit.training.training_runs import (
     PRECISIONS,
     Recorder,

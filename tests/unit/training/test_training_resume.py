@@ -14,20 +14,13 @@ from safetensors import SafetensorError
 
 from charloom.bundle import Mask
 from charloom.training import checkpoint, loop
-from charloom.training.checkpoint import (
-    BEST_FILE,
-    LAST_FILE,
-    Checkpoint,
-    load_trained,
-    load_validation,
-    read_checkpoint,
-    write_checkpoint,
-)
+from charloom.training.checkpoint import Checkpoint, load_trained, read_checkpoint, write_checkpoint
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus
 from charloom.training.files import CheckpointError
 from charloom.training.loop import Trainer
 from charloom.training.records import Evaluation
+from charloom.training.run_directory import BEST_FILE, LAST_FILE, load_validation
 from tests.unit.training.training_runs import (
     HAS_BF16,
     Recorder,

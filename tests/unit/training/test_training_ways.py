@@ -11,13 +11,14 @@ import torch
 
 from charloom.cli.main import main
 from charloom.training import loop
-from charloom.training.checkpoint import BEST_FILE, LAST_FILE, load_trained, read_checkpoint
+from charloom.training.checkpoint import load_trained, read_checkpoint
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Batches, Corpus, read_corpus
 from charloom.training.find_rate import find_learning_rate
 from charloom.training.learner import Learner
 from charloom.training.loop import Trainer
 from charloom.training.presets import PRESETS
+from charloom.training.run_directory import BEST_FILE, LAST_FILE
 from charloom.training.watching.history import read_evaluations
 from tests.unit.training.training_runs import TINY_FLAGS, Recorder, checkpoint_tensors, corpus_of, tiny_config, train
 

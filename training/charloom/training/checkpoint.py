@@ -1,8 +1,4 @@
-"""Checkpoints: one safetensors file each, tensors and JSON metadata, no pickle; replaced in one step.
-
-A run directory holds `last.safetensors` (everything that an exact resume needs) and `best.safetensors` (the weights
-with the lowest validation loss), beside `config.json`, `vocabulary.json` and `log.jsonl`.
-"""
+"""Checkpoints: one safetensors file each, tensors and JSON metadata, no pickle; replaced in one step."""
 
 from __future__ import annotations
 
@@ -11,11 +7,8 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -26,15 +19,10 @@ from charloom.bundle import VOCABULARY_FILE, BundleError, Mask, Vocabulary, pars
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.training.config import TrainingConfig
-from charloom.training.data.corpus import Stream
-from charloom.training.files import CheckpointError, replace_file, replacing
+from charloom.training.files import CheckpointError, replace_file
+from charloom.training.run_directory import BEST_FILE, LAST_FILE
 
 SCHEMA = "charloom.checkpoint/2"
-LAST_FILE, BEST_FILE, CONFIG_FILE, LOG_FILE = "last.safetensors", "best.safetensors", "config.json", "log.jsonl"
-VALIDATION_FILE, VALIDATION_STARTS_FILE = "validation.npy", "validation-documents.npy"
-LOSSES_FILE = "losses.json"
-CLASSIFIER_FILE = "classifier.safetensors"
-WARNINGS_FILE, REPORT_FILE = "warnings.jsonl", "report.html"
 Made = TypeVar("Made", bound=nn.Module)
 
 
@@ -185,57 +173,6 @@ def load_trained(run: Path, file: str = BEST_FILE) -> TrainedModel:
         raise CheckpointError(f"the checkpoint {run / file} has no usable settings ({said})") from problem
     model = model_of(vocabulary.size, config, checkpoint.group("model"), f"the weights in {run / file}")
     return TrainedModel(model.eval(), vocabulary, checkpoint.facts)
-
-
-def save_validation(run: Path, validation: Stream) -> None:
-    """Keep the validation tokens in the run, so that evaluation and export need nothing but the run."""
-    _save_array(run / VALIDATION_FILE, validation.tokens)
-    if validation.starts is None:
-        (run / VALIDATION_STARTS_FILE).unlink(missing_ok=True)
-    else:
-        _save_array(run / VALIDATION_STARTS_FILE, validation.starts)
-
-
-def load_validation(run: Path) -> Stream:
-    """The validation tokens of a run, [M], and where documents start among them.
-
-    Raises:
-        CheckpointError: the run has none.
-    """
-    try:
-        tokens = np.load(run / VALIDATION_FILE, mmap_mode="r", allow_pickle=False)
-        starts = run / VALIDATION_STARTS_FILE
-        return Stream(tokens, np.load(starts, mmap_mode="r", allow_pickle=False) if starts.exists() else None)
-    except (OSError, ValueError, EOFError) as problem:
-        raise CheckpointError(f"cannot read the validation tokens of {run}: {problem}") from problem
-
-
-def _save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    with replacing(path) as file:
-        # Given the file itself, numpy would write past Python, and not notice a full disk.
-        np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
-
-
-def save_losses(run: Path, step: int, losses: dict[str, float]) -> None:
-    """Keep the losses of the best weights, by protocol, with the step that these weights are from."""
-    replace_file(run / LOSSES_FILE, json.dumps({"step": step, "losses": losses}).encode())
-
-
-def load_losses(run: Path, step: int) -> dict[str, float]:
-    """The losses of the weights of this step; empty where they were not measured.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    path = run / LOSSES_FILE
-    if not path.is_file():
-        return {}
-    try:
-        content = parse_json(path.read_bytes())
-        losses = {str(name): float(loss) for name, loss in content["losses"].items()}
-        return losses if content["step"] == step else {}
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise CheckpointError(f"{path} is damaged ({problem}); run `charloom evaluate {run}` again") from problem
 
 
 def model_of(vocabulary_size: int, config: ModelConfig, weights: dict[str, Tensor], whose: str) -> CharLSTM:

@@ -22,7 +22,6 @@ from charloom.bundle import (
 )
 from charloom.network.config import ModelConfig
 from charloom.training.checkpoint import (
-    BEST_FILE,
     TrainedModel,
     load_trained,
     model_of,
@@ -31,6 +30,7 @@ from charloom.training.checkpoint import (
     run_vocabulary,
 )
 from charloom.training.files import CheckpointError
+from charloom.training.run_directory import BEST_FILE
 
 SHAPE = ("cell", "layers", "hidden_size", "embedding_size", "tie_weights")
 """The settings that decide which weights there are."""

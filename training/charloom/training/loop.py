@@ -19,19 +19,7 @@ from torch import Tensor
 from charloom.bundle import VOCABULARY_FILE, write_vocabulary
 from charloom.network.generate import generate
 from charloom.network.model import CharLSTM
-from charloom.training.checkpoint import (
-    BEST_FILE,
-    CONFIG_FILE,
-    LAST_FILE,
-    LOG_FILE,
-    WARNINGS_FILE,
-    Checkpoint,
-    load_weights,
-    read_facts,
-    read_last,
-    save_validation,
-    write_checkpoint,
-)
+from charloom.training.checkpoint import Checkpoint, load_weights, read_facts, read_last, write_checkpoint
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Batches, Corpus, CorpusError
 from charloom.training.evaluate import tail_estimate
@@ -40,6 +28,7 @@ from charloom.training.gates import gate_activations
 from charloom.training.learner import Learner, StepResult, StepSums, TrainingDiverged
 from charloom.training.ranks import Ranks
 from charloom.training.records import Evaluation, Outcome, Progress, Reporter
+from charloom.training.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE, LOG_FILE, WARNINGS_FILE, save_validation
 from charloom.training.run_lock import RunLock, lock_new_run
 from charloom.training.schedules import Plateau, learning_rate, warmup_steps
 from charloom.training.teachers import (

@@ -8,8 +8,8 @@ import weakref
 from pathlib import Path
 
 from charloom.bundle import MANIFEST_FILE
-from charloom.training.checkpoint import BEST_FILE, CLASSIFIER_FILE, LAST_FILE
 from charloom.training.files import CheckpointError
+from charloom.training.run_directory import BEST_FILE, CLASSIFIER_FILE, LAST_FILE
 
 LOCK_FILE = ".lock"
 """The first file of a run: what a directory holds beside it was left by a run that never came to a checkpoint."""

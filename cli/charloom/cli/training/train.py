@@ -26,7 +26,7 @@ from charloom.cli.training.train_start import (
     training_text,
 )
 from charloom.cli.training.train_watchers import keep_report, require_tensorboard, watching
-from charloom.training.checkpoint import load_trained, save_losses
+from charloom.training.checkpoint import load_trained
 from charloom.training.config import SettingsError, TrainingConfig
 from charloom.training.data.corpus import Corpus, CorpusError
 from charloom.training.evaluate import losses, tail_estimate
@@ -37,6 +37,7 @@ from charloom.training.loop import Trainer
 from charloom.training.precision import chosen_precision
 from charloom.training.presets import PRESETS
 from charloom.training.ranks import join_ranks, leave_ranks
+from charloom.training.run_directory import save_losses
 from charloom.training.watching.figures import loss_figures
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

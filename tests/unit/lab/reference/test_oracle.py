@@ -21,7 +21,8 @@ from charloom.lab.reference.numerical import disagreement
 from charloom.lab.reference.numpy_language_model import log_softmax
 from charloom.lab.reference.numpy_lstm import LSTM, Array, Trace, from_stacked
 from charloom.network.model import CharLSTM
-from charloom.training.checkpoint import load_trained, load_validation
+from charloom.training.checkpoint import load_trained
+from charloom.training.run_directory import load_validation
 from tests.unit.export.decoder_calls import one_row, random_model
 
 Weights = Mapping[str, NDArray[np.floating]]

@@ -9,8 +9,9 @@ from charloom.bundle import Tokens, Unit
 from charloom.lab.studies.study import StudyError
 from charloom.lab.studies.trace import Trace, trace
 from charloom.network.model import CharLSTM
-from charloom.training.checkpoint import load_trained, load_validation
+from charloom.training.checkpoint import load_trained
 from charloom.training.data.corpus import read_text
+from charloom.training.run_directory import load_validation
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.folders import Parts
 from charloom.lab.tasks.predict import Example, TextClassifier
 from charloom.lab.tasks.symbols import UNKNOWN, Symbols, padded
-from charloom.training.checkpoint import LOG_FILE
 from charloom.training.data.survey import require_room
 from charloom.training.files import append_record
 from charloom.training.learner import TrainingDiverged
+from charloom.training.run_directory import LOG_FILE
 from charloom.training.run_lock import lock_new_run
 
 

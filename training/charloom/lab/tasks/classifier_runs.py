@@ -19,17 +19,9 @@ from charloom.lab.tasks.classifier import Classifier
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.predict import Example, TextClassifier
 from charloom.lab.tasks.symbols import Symbols
-from charloom.training.checkpoint import (
-    CLASSIFIER_FILE,
-    CONFIG_FILE,
-    LOG_FILE,
-    Checkpoint,
-    read_checkpoint,
-    run_vocabulary,
-    with_weights,
-    write_checkpoint,
-)
+from charloom.training.checkpoint import Checkpoint, read_checkpoint, run_vocabulary, with_weights, write_checkpoint
 from charloom.training.files import CheckpointError, replace_file
+from charloom.training.run_directory import CLASSIFIER_FILE, CONFIG_FILE, LOG_FILE
 
 TEST_FILE = "test.safetensors"
 

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from charloom.training.checkpoint import LOG_FILE, WARNINGS_FILE
 from charloom.training.files import CheckpointError, append_record, read_records
 from charloom.training.gates import Activations
 from charloom.training.records import Advice, Evaluation
+from charloom.training.run_directory import LOG_FILE, WARNINGS_FILE
 
 
 def read_evaluations(run: Path) -> list[Evaluation]:

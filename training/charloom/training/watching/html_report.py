@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from charloom.bundle import parse_json
-from charloom.training.checkpoint import BEST_FILE, CONFIG_FILE, LAST_FILE, LOSSES_FILE, REPORT_FILE, read_facts
+from charloom.training.checkpoint import read_facts
 from charloom.training.config import TrainingConfig
 from charloom.training.files import CheckpointError, replace_file
 from charloom.training.records import Advice, Evaluation, Progress
+from charloom.training.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE, LOSSES_FILE, REPORT_FILE
 from charloom.training.watching.charts import Line, histogram, legend, line_chart
 from charloom.training.watching.figures import bits, clock, kind_title, loss_figures, perplexity
 from charloom.training.watching.history import read_evaluations, read_warnings
