@@ -27,7 +27,7 @@ from charloom.lab.tasks.predict import TextClassifier
 from charloom.lab.tasks.scores import Scores
 from charloom.lab.tasks.terminal_report import TerminalReporter
 from charloom.training.checkpoint import read_checkpoint, write_checkpoint
-from charloom.training.data.corpus import CorpusError
+from charloom.training.data.texts import CorpusError
 from charloom.training.files import CheckpointError
 from charloom.training.learner import TrainingDiverged
 from charloom.training.run_lock import RunLock

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from charloom.bundle import ByteVocabulary, CharacterVocabulary, Mask, Tokens, Unit, vocabulary_file
 from charloom.training.data import texts
-from charloom.training.data.corpus import Batches, Corpus, CorpusError, read_corpus
+from charloom.training.data.corpus import Batches, Corpus, read_corpus
 from charloom.training.data.documents import Documents
+from charloom.training.data.texts import CorpusError
 
 
 def corpus_in(directory: Path, content: bytes | str, unit: Unit = Unit.CHARACTER, share: float = 0.1) -> Corpus:

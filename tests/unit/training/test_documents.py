@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from charloom.bundle import CharacterVocabulary, Normalisation, Unit, WordVocabulary
 from charloom.training.data import texts
-from charloom.training.data.corpus import CorpusError, Stream, read_corpus, read_stream
+from charloom.training.data.corpus import read_corpus, read_stream
 from charloom.training.data.documents import Documents, parts
-from charloom.training.data.texts import digest_of, name_of, pieces, spool, text_files
+from charloom.training.data.stream import Stream
+from charloom.training.data.texts import CorpusError, digest_of, name_of, pieces, spool, text_files
 
 TEXTS = st.lists(st.text("ab é\u0301\n\r\t夜'", min_size=1).filter(lambda text: text.strip("\ufeff")), min_size=1)
 

@@ -23,7 +23,8 @@ from charloom.models import BUNDLED_MODEL
 from charloom.training import loop
 from charloom.training import teachers as teachers_module
 from charloom.training.checkpoint import load_trained, read_checkpoint
-from charloom.training.data.corpus import Batches, Corpus, Stream
+from charloom.training.data.corpus import Batches, Corpus
+from charloom.training.data.stream import Stream
 from charloom.training.files import CheckpointError
 from charloom.training.loop import Trainer
 from charloom.training.run_directory import BEST_FILE, LAST_FILE, load_validation

@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from charloom.bundle import Unit
-from charloom.training.data.corpus import CorpusError, read_corpus
+from charloom.training.data.corpus import read_corpus
 from charloom.training.data.text_settings import TextSettings
-from charloom.training.data.texts import name_of, pieces, text_files
+from charloom.training.data.texts import CorpusError, name_of, pieces, text_files
 
 
 def make(folder: Path, files: dict[str, bytes]) -> Path:

@@ -13,7 +13,8 @@ from charloom.bundle import DecoderKind, Unit, read_bundle
 from charloom.export import export_bundle
 from charloom.training import loop
 from charloom.training.checkpoint import load_trained, read_checkpoint
-from charloom.training.data.corpus import Corpus, CorpusError
+from charloom.training.data.corpus import Corpus
+from charloom.training.data.texts import CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.learner import StepResult, StepSums, TrainingDiverged
 from charloom.training.loop import Trainer

@@ -13,7 +13,7 @@ from charloom.engine.decoding.decoder import Inputs, neutral
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import load_trained
-from charloom.training.data.corpus import CorpusError
+from charloom.training.data.texts import CorpusError
 from charloom.training.evaluate import losses, tail_estimate, tail_loss, window_batches, windows_loss
 from charloom.training.run_directory import load_validation
 from tests.oracles.naive_decoder import NaiveDecoder

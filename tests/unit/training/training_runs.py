@@ -22,7 +22,8 @@ from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import read_checkpoint
 from charloom.training.config import TrainingConfig
-from charloom.training.data.corpus import Corpus, Stream
+from charloom.training.data.corpus import Corpus
+from charloom.training.data.stream import Stream
 from charloom.training.loop import Trainer
 from charloom.training.precision import can_train
 from charloom.training.records import Evaluation, Outcome, Progress

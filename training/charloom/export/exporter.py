@@ -36,7 +36,7 @@ from charloom.export.onnx_graph import build_decoder
 from charloom.export.torchscript import build_torchscript
 from charloom.export.weights import DecoderWeights, decoder_weights
 from charloom.training.checkpoint import TrainedModel
-from charloom.training.data.corpus import Stream
+from charloom.training.data.stream import Stream
 from charloom.training.evaluate import tail_loss
 
 INT8_LIMIT = 0.005

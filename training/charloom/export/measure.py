@@ -18,7 +18,7 @@ import onnxruntime
 from charloom.bundle import Manifest, Tokens
 from charloom.controls import ADAPTATION_INPUTS, CONSTRAINT_INPUTS, FREE, INPUTS
 from charloom.controls.adaptation import state_size
-from charloom.training.data.corpus import Stream
+from charloom.training.data.stream import Stream
 
 ROWS = 64
 """Texts that are read at a time."""

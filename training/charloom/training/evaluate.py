@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from charloom.bundle import Tokens
 from charloom.network.model import CharLSTM
-from charloom.training.data.corpus import CorpusError, Stream
-from charloom.training.data.stream import Ints
+from charloom.training.data.stream import Ints, Stream
+from charloom.training.data.texts import CorpusError
 
 WINDOW = 256
 """Length of a window of the `windows-256` protocol."""

@@ -21,7 +21,8 @@ from charloom.network.generate import generate
 from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import Checkpoint, load_weights, read_facts, read_last, write_checkpoint
 from charloom.training.config import TrainingConfig
-from charloom.training.data.corpus import Batches, Corpus, CorpusError
+from charloom.training.data.corpus import Batches, Corpus
+from charloom.training.data.texts import CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.files import CheckpointError, append_record, json_line, read_records, replace_file
 from charloom.training.gates import gate_activations

@@ -27,8 +27,8 @@ from charloom.lab.tasks.folders import read_labelled, read_parts
 from charloom.lab.tasks.predict import Example, Prediction, TextClassifier, scores_of
 from charloom.lab.tasks.scores import Scores
 from charloom.lab.tasks.terminal_report import TerminalReporter, score_line, score_table
-from charloom.training.data.corpus import CorpusError
 from charloom.training.data.text_settings import TextSettings
+from charloom.training.data.texts import CorpusError
 from charloom.training.files import CheckpointError
 from charloom.training.learner import TrainingDiverged
 from charloom.training.run_directory import CLASSIFIER_FILE

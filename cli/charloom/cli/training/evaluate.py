@@ -12,9 +12,10 @@ from charloom.cli.flags import add_settings_flags
 from charloom.cli.training.text_flags import refuse_unread, refuse_without_folder, text_settings
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.training.checkpoint import load_trained
-from charloom.training.data.corpus import CorpusError, read_stream
+from charloom.training.data.corpus import read_stream
 from charloom.training.data.documents import Documents
 from charloom.training.data.text_settings import TextSettings
+from charloom.training.data.texts import CorpusError
 from charloom.training.evaluate import losses
 from charloom.training.files import CheckpointError
 from charloom.training.run_directory import load_validation, save_losses

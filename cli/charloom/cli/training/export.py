@@ -19,7 +19,7 @@ from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.export import ExportError, export_bundle, export_classifier, export_from_bundle
 from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.training.checkpoint import load_trained
-from charloom.training.data.corpus import CorpusError
+from charloom.training.data.texts import CorpusError
 from charloom.training.files import CheckpointError
 from charloom.training.run_directory import CLASSIFIER_FILE, load_losses, load_validation
 

@@ -19,7 +19,7 @@ from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.lab.studies.catalogue import STUDIES
 from charloom.lab.studies.reading import reading
 from charloom.lab.studies.study import StudyError
-from charloom.training.data.corpus import CorpusError
+from charloom.training.data.texts import CorpusError
 from charloom.training.files import CheckpointError
 
 

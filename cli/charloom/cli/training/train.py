@@ -28,7 +28,8 @@ from charloom.cli.training.train_start import (
 from charloom.cli.training.train_watchers import keep_report, require_tensorboard, watching
 from charloom.training.checkpoint import load_trained
 from charloom.training.config import SettingsError, TrainingConfig
-from charloom.training.data.corpus import Corpus, CorpusError
+from charloom.training.data.corpus import Corpus
+from charloom.training.data.texts import CorpusError
 from charloom.training.evaluate import losses, tail_estimate
 from charloom.training.files import CheckpointError
 from charloom.training.find_rate import find_learning_rate

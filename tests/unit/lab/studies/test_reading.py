@@ -7,7 +7,7 @@ import pytest
 from charloom.bundle import Mask, Unit, UnknownSymbolsError
 from charloom.lab.studies.reading import reading
 from charloom.lab.studies.study import StudyError
-from charloom.training.data.corpus import CorpusError
+from charloom.training.data.texts import CorpusError
 from charloom.training.files import CheckpointError
 from charloom.training.run_directory import load_validation
 from tests.unit.training.training_runs import corpus_of, tiny_config, train

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.folders import Text, read_parts
-from charloom.training.data.corpus import CorpusError
+from charloom.training.data.texts import CorpusError
 
 CONFIG = ClassificationConfig()
 

@@ -9,7 +9,7 @@ from charloom.lab.tasks import parallel
 from charloom.lab.tasks.pairs import Pair
 from charloom.lab.tasks.parallel import read_parallel
 from charloom.lab.tasks.scores import edits
-from charloom.training.data.corpus import CorpusError
+from charloom.training.data.texts import CorpusError
 
 LINES = [f"word {number}\tWort {number}" for number in range(50)]
 

@@ -10,7 +10,7 @@ from charloom.lab.studies.study import StudyError
 from charloom.lab.studies.trace import Trace, trace
 from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import load_trained
-from charloom.training.data.corpus import read_text
+from charloom.training.data.texts import read_text
 from charloom.training.run_directory import load_validation
 
 

@@ -14,9 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from charloom.lab.tasks.config import ClassificationConfig
-from charloom.training.data.corpus import CorpusError, read_text
 from charloom.training.data.text_settings import PLAIN, TextSettings
-from charloom.training.data.texts import included
+from charloom.training.data.texts import CorpusError, included, read_text
 
 
 class Text(NamedTuple):

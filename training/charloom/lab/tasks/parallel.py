@@ -8,8 +8,7 @@ from pathlib import Path
 from random import Random
 
 from charloom.lab.tasks.pairs import Pair
-from charloom.training.data.corpus import CorpusError
-from charloom.training.data.texts import pieces
+from charloom.training.data.texts import CorpusError, pieces
 
 MOST_CHARACTERS = 100_000_000
 """Of a file."""

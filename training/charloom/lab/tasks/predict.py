@@ -20,7 +20,7 @@ from charloom.lab.tasks.classifier import Classifier
 from charloom.lab.tasks.folders import Text
 from charloom.lab.tasks.scores import Scores, confusion_of
 from charloom.lab.tasks.symbols import UNKNOWN, Symbols, padded
-from charloom.training.data.corpus import CorpusError
+from charloom.training.data.texts import CorpusError
 
 
 class Example(NamedTuple):

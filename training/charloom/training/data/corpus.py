@@ -18,10 +18,8 @@ from charloom.training.data.documents import Documents, Part, parts
 from charloom.training.data.stream import Ints, Stream
 from charloom.training.data.survey import Survey, require_room
 from charloom.training.data.text_settings import PLAIN, TextSettings
-from charloom.training.data.texts import CorpusError, digest_of, name_of, read_text, text_files
+from charloom.training.data.texts import CorpusError, digest_of, name_of, text_files
 from charloom.training.data.token_files import read_tokens, smallest_type, write_tokens
-
-__all__ = ["Batch", "Batches", "Corpus", "CorpusError", "Stream", "read_corpus", "read_stream", "read_text"]
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,7 @@ def read_corpus(
         return Corpus(vocabulary, *stream.split(validation_share), sha256, said["characters"], name, skipped)
     if vocabulary is not None:
         unit, normalisation = vocabulary.unit, vocabulary.normalisation
-    survey = Survey(
-        parts(files, documents, uncut=_uncut(unit, normalisation), encoding=settings.encoding, mask=mask),
-        unit,
-        normalisation,
-    )
+    survey = _surveyed(files, documents, unit, normalisation, settings, mask)
     if len(survey.symbols) < 2:
         what = f"nothing but {survey.symbols[0]!r}" if survey.symbols else "no documents"
         raise CorpusError(f"{name} has {what}: there is nothing to learn; give a text of different characters")
@@ -114,16 +108,24 @@ def read_stream(
     Raises:
         CorpusError: the text cannot be read, or the vocabulary lacks characters of it.
     """
-    files, unit, normalisation = text_files(inputs, settings).files, vocabulary.unit, vocabulary.normalisation
-    survey = Survey(
-        parts(files, documents, uncut=_uncut(unit, normalisation), encoding=settings.encoding, mask=mask),
-        unit,
-        normalisation,
-    )
+    files = text_files(inputs, settings).files
+    survey = _surveyed(files, documents, vocabulary.unit, vocabulary.normalisation, settings, mask)
     survey.check(vocabulary, name_of(inputs), "take them out of the text")
     if not survey.symbols:
         raise CorpusError(f"{name_of(inputs)} has no documents; give a text that has")
     return _stream(files, vocabulary, documents, None, {}, settings, mask)
+
+
+def _surveyed(
+    files: Sequence[Path],
+    documents: Documents,
+    unit: Unit,
+    normalisation: Normalisation,
+    settings: TextSettings,
+    mask: Mask,
+) -> Survey:
+    text = parts(files, documents, uncut=_uncut(unit, normalisation), encoding=settings.encoding, mask=mask)
+    return Survey(text, unit, normalisation)
 
 
 def _uncut(unit: Unit, normalisation: Normalisation) -> bool:
