@@ -137,6 +137,22 @@ def test_soft_targets_are_the_mean_of_what_teachers_predict_with_the_state_carri
     assert read_soft_targets(tmp_path, text, corpus.vocabulary, teachers.facts[::-1]) is None
 
 
+def test_the_soft_targets_of_a_run_are_read_once_at_a_start(
+    teacher: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, read = teachers_module.digest_of, []
+
+    def counted(files: list[Path]) -> str:
+        read.extend(file.name for file in files if file.name == SOFT_TARGETS_FILE)
+        return digest(files)
+
+    monkeypatch.setattr(teachers_module, "digest_of", counted)
+    student(tmp_path / "run", corpus, teacher, stop_after=1)
+    assert len(read) == 1
+    student(tmp_path / "run", corpus, stop_after=2)
+    assert len(read) == 2
+
+
 def test_each_place_of_a_batch_has_the_prediction_made_there() -> None:
     """At whatever offset an epoch begins; tokens and soft targets here say their own place."""
     soft = np.repeat(np.arange(999, dtype=np.float16)[:, None], 3, axis=1)

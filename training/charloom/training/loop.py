@@ -128,17 +128,19 @@ class Trainer:
 
     def _soft_targets(self, teachers: Teachers | None) -> SoftTargets:
         """What the teachers predict of the training part; the first process lets them, where the run has it not yet."""
-        asked = self.run, self.corpus.train, self.corpus.vocabulary, self.teachers
-        if self.ranks.first and read_soft_targets(*asked) is None:
+        if not self.ranks.first:
+            self.ranks.wait()
+        found = read_soft_targets(self.run, self.corpus.train, self.corpus.vocabulary, self.teachers)
+        if self.ranks.first and found is None:
             if teachers is None:
                 names = " ".join(one["name"] for one in self.teachers)
                 raise CheckpointError(
                     f"{self.run / SOFT_TARGETS_FILE} is missing or damaged; "
                     f"give the run's teachers again, and it is computed anew: --teacher {names}"
                 )
-            write_soft_targets(self.run, self.corpus.train, teachers, self.learner.device)
-        self.ranks.wait()
-        found = read_soft_targets(*asked)
+            found = write_soft_targets(self.run, self.corpus.train, teachers, self.learner.device)
+        if self.ranks.first:
+            self.ranks.wait()
         assert found is not None
         return found
 
