@@ -15,7 +15,6 @@ import torch
 
 from charloom.bundle import (
     VOCABULARY_FILE,
-    Cell,
     CharacterVocabulary,
     DecoderKind,
     Manifest,
@@ -24,8 +23,7 @@ from charloom.bundle import (
     write_manifest,
     write_vocabulary,
 )
-from charloom.export.onnx_graph import build_decoder
-from charloom.export.torchscript import build_torchscript
+from charloom.export.bundle_parts import cell_of, write_decoder
 from charloom.export.weights import DecoderWeights, decoder_weights
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
@@ -53,14 +51,9 @@ def write_reference_bundle(directory: Path, *, torchscript: bool = False) -> Pat
     directory.mkdir()
     model, vocabulary = reference_model(), CharacterVocabulary(SYMBOLS)
     write_vocabulary(directory / VOCABULARY_FILE, vocabulary)
-    if torchscript:
-        path = directory / DecoderKind.TORCHSCRIPT.file
-        script = build_torchscript(decoder_weights(model))
-        torch.jit.save(script, path, _extra_files={"weights_sha256": FINGERPRINT})
-    for kind in (DecoderKind.ONNX_INT8, DecoderKind.ONNX_FP32):
-        int8 = kind is DecoderKind.ONNX_INT8
-        graph = build_decoder(decoder_weights(model), int8=int8, metadata={"weights_sha256": FINGERPRINT})
-        (directory / kind.file).write_bytes(graph.SerializeToString())
+    for kind in DecoderKind:
+        if torchscript or kind is not DecoderKind.TORCHSCRIPT:
+            write_decoder(kind, decoder_weights(model), directory / kind.file, FINGERPRINT)
     write_manifest(
         directory,
         Manifest(
@@ -68,14 +61,7 @@ def write_reference_bundle(directory: Path, *, torchscript: bool = False) -> Pat
             unit=Unit.CHARACTER,
             vocabulary_size=vocabulary.size,
             start_token=vocabulary.start_token,
-            cell=Cell(
-                arrays=model.cell.arrays,
-                gates=model.cell.gates,
-                layers=LAYERS,
-                hidden_size=HIDDEN,
-                embedding_size=EMBEDDING,
-                parameters=model.parameter_count(),
-            ),
+            cell=cell_of(model, model.parameter_count()),
             weights_sha256=FINGERPRINT,
             files={file.name: file_entry(file) for file in directory.iterdir()},
         ),

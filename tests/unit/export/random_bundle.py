@@ -18,7 +18,7 @@ from charloom.bundle import (
     write_manifest,
     write_vocabulary,
 )
-from charloom.export.exporter import write_decoder
+from charloom.export.bundle_parts import write_decoder
 from charloom.export.inspector import build_inspector
 from charloom.export.weights import decoder_weights
 from tests.unit.export.decoder_calls import random_model

@@ -32,7 +32,7 @@ from charloom.engine.decoding.inspector import Inspector
 from charloom.engine.decoding.invariance import plain_inputs, random_inputs, reading_inputs
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.export import ExportError, export_from_bundle
-from charloom.export.exporter import digests_of
+from charloom.export.bundle_parts import digests_of
 from charloom.models import BUNDLED_MODEL
 from tests.unit.bundle.bundle_files import change_manifest
 from tests.unit.export.decoder_calls import one_row, zoneout_of

@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.torch import save
 
 from charloom.bundle import (
     VOCABULARY_FILE,
     WEIGHTS_FILE,
-    Cell,
     DecoderKind,
     Labelling,
     LabelScores,
@@ -28,13 +26,12 @@ from charloom.bundle import (
     Tokens,
     Vocabulary,
     file_entry,
-    sha256_of,
     write_label_head,
     write_manifest,
     write_vocabulary,
 )
+from charloom.export.bundle_parts import cell_of, new_directory, write_decoder, write_weights
 from charloom.export.errors import ExportError
-from charloom.export.exporter import new_directory, write_decoder
 from charloom.export.measure import final_hidden
 from charloom.export.weights import decoder_weights
 from charloom.network.model import CharLSTM
@@ -92,71 +89,50 @@ def export_classifier(
             for ONNX.
     """
     with new_directory(target) as directory:
-        return _write(trained, directory, name, decoders, include_weights, tell)
-
-
-def _write(
-    trained: ClassifierToExport,
-    directory: Path,
-    name: str,
-    decoders: Collection[DecoderKind],
-    include_weights: bool,
-    tell: Callable[[str], None],
-) -> Manifest:
-    network, vocabulary = trained.network, trained.vocabulary
-    write_vocabulary(directory / VOCABULARY_FILE, vocabulary)
-    write_label_head(directory, trained.head)
-    weights_file = directory / WEIGHTS_FILE
-    weights_file.write_bytes(save({key: tensor.clone().contiguous() for key, tensor in network.state_dict().items()}))
-    weights_sha256 = sha256_of(weights_file)
-    manifest = Manifest(
-        name=name,
-        unit=vocabulary.unit,
-        vocabulary_size=vocabulary.size,
-        start_token=vocabulary.start_token,
-        cell=Cell(
-            kind=network.config.cell,
-            arrays=network.cell.arrays,
-            gates=network.cell.gates,
-            layers=network.config.layers,
-            hidden_size=network.config.hidden_size,
-            embedding_size=network.config.embedding_size,
-            parameters=trained.parameters,
-        ),
-        weights_sha256=weights_sha256,
-        files={},
-        training=dict(trained.facts),
-        labelling=trained.labelling,
-    )
-    test = dict(trained.labelling.test)
-    reference = test["checkpoint"]
-    tell(_line("checkpoint", reference))
-    weights, kinds = decoder_weights(network), sorted(decoders, key=list(DecoderKind).index)
-    for kind in kinds:
-        write_decoder(kind, weights, directory / kind.file, weights_sha256)
-    for kind in kinds:
-        if kind is DecoderKind.TORCHSCRIPT:
-            tell(f"{kind.value:12} written")
-            continue
-        test[kind.value] = found = _measured(trained, manifest, directory / kind.file)
-        cost = found.loss - reference.loss
-        tell(f"{_line(kind.value, found)}; {found.accuracy - reference.accuracy:+.4f}, {cost:+.5f} nats")
-        if kind is DecoderKind.ONNX_INT8 and not cost <= INT8_LABEL_LIMIT:
-            raise ExportError(
-                f"int8 costs {cost:.5f} nats per text on the texts of the test, more than the limit of "
-                f"{INT8_LABEL_LIMIT}; export without it: --decoders onnx-fp32,torchscript"
-            )
-    if not include_weights:
-        weights_file.unlink()
-    return write_manifest(
-        directory,
-        manifest.model_copy(
-            update={
-                "files": {file.name: file_entry(file) for file in sorted(directory.iterdir())},
-                "labelling": trained.labelling.model_copy(update={"test": test}),
-            }
-        ),
-    )
+        network, vocabulary = trained.network, trained.vocabulary
+        write_vocabulary(directory / VOCABULARY_FILE, vocabulary)
+        write_label_head(directory, trained.head)
+        weights_sha256 = write_weights(directory, network)
+        manifest = Manifest(
+            name=name,
+            unit=vocabulary.unit,
+            vocabulary_size=vocabulary.size,
+            start_token=vocabulary.start_token,
+            cell=cell_of(network, trained.parameters),
+            weights_sha256=weights_sha256,
+            files={},
+            training=dict(trained.facts),
+            labelling=trained.labelling,
+        )
+        test = dict(trained.labelling.test)
+        reference = test["checkpoint"]
+        tell(_line("checkpoint", reference))
+        weights, kinds = decoder_weights(network), sorted(decoders, key=list(DecoderKind).index)
+        for kind in kinds:
+            write_decoder(kind, weights, directory / kind.file, weights_sha256)
+        for kind in kinds:
+            if kind is DecoderKind.TORCHSCRIPT:
+                tell(f"{kind.value:12} written")
+                continue
+            test[kind.value] = found = _measured(trained, manifest, directory / kind.file)
+            cost = found.loss - reference.loss
+            tell(f"{_line(kind.value, found)}; {found.accuracy - reference.accuracy:+.4f}, {cost:+.5f} nats")
+            if kind is DecoderKind.ONNX_INT8 and not cost <= INT8_LABEL_LIMIT:
+                raise ExportError(
+                    f"int8 costs {cost:.5f} nats per text on the texts of the test, more than the limit of "
+                    f"{INT8_LABEL_LIMIT}; export without it: --decoders onnx-fp32,torchscript"
+                )
+        if not include_weights:
+            (directory / WEIGHTS_FILE).unlink()
+        return write_manifest(
+            directory,
+            manifest.model_copy(
+                update={
+                    "files": {file.name: file_entry(file) for file in sorted(directory.iterdir())},
+                    "labelling": trained.labelling.model_copy(update={"test": test}),
+                }
+            ),
+        )
 
 
 def _measured(trained: ClassifierToExport, manifest: Manifest, decoder: Path) -> LabelScores:

@@ -31,8 +31,8 @@ from charloom.bundle import (
     file_entry,
     write_manifest,
 )
+from charloom.export.bundle_parts import digests_of, new_directory, require_readable, write_decoder
 from charloom.export.errors import ExportError
-from charloom.export.exporter import digests_of, new_directory, require_readable, write_decoder
 from charloom.export.inspector import build_inspector
 from charloom.export.onnx_graph import build_decoder
 from charloom.export.weights import DecoderWeights, decoder_weights
