@@ -12,7 +12,6 @@ from itertools import accumulate
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from charloom.controls.adaptation import (
     BIAS_RATE,
@@ -44,8 +43,7 @@ class AdaptationGraph(ConstraintGraph):
         """A branch with logits, what was predicted, and maybe other logits."""
         table: Axes = ["B", self._weights.vocabulary]
         kinds: list[tuple[int, Axes]] = [(FLOAT, table), (INT64, ["M", 4 * len(ORDERS)]), (FLOAT, table)]
-        told = [helper.make_tensor_value_info(n, *kind) for n, kind in zip(outputs, kinds, strict=False)]
-        return helper.make_graph(nodes, name, [], told)
+        return self._body_of(name, nodes, [(each, *kind) for each, kind in zip(outputs, kinds, strict=False)])
 
     def _no_prediction(self) -> str:
         return self.constant("no_prediction", np.zeros((0, 4 * len(ORDERS))), np.int64)
@@ -126,5 +124,4 @@ class AdaptationGraph(ConstraintGraph):
         return self._learning("nothing_learnt", nodes, output)
 
     def _learning(self, name: str, nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
-        told = helper.make_tensor_value_info(output, FLOAT, ["M", state_size(self._weights.vocabulary)])
-        return helper.make_graph(nodes, name, [], [told])
+        return self._body_of(name, nodes, [(output, FLOAT, ["M", state_size(self._weights.vocabulary)])])

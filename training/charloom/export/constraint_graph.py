@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from charloom.controls import ENDED
 from charloom.export.graph import BOOL, INT32, UINT8, Axes
@@ -47,7 +46,7 @@ class ConstraintGraph(NetworkGraph):
                 allowed = self.op("Not", self.op("Equal", after, self.constant("int32_ended", ENDED, np.int32)))
         shape: Axes = ["B", self._weights.vocabulary]
         name = f"allowed_{'with_few' if remaining else 'with_many'}_tokens_left"
-        return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(allowed, BOOL, shape)])
+        return self._body_of(name, nodes, [(allowed, BOOL, shape)])
 
     def _allowed(self, scaled: str, allowed: str, may_end: str) -> tuple[str, str]:
         """What a constraint makes of the logits, and `allowed`; see `charloom.network.sampling.allow`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,17 +87,19 @@ class GraphBuilder:
         finally:
             self._nodes = outer
 
+    def _body_of(
+        self, name: str, nodes: list[onnx.NodeProto], outputs: Sequence[Value], inputs: Sequence[Value] = ()
+    ) -> onnx.GraphProto:
+        """Nodes as a graph without constants: a branch, or the body of a loop."""
+        told, given = ([helper.make_tensor_value_info(*value) for value in values] for values in (outputs, inputs))
+        return helper.make_graph(nodes, name, given, told)
+
     def _finished(
         self, name: str, inputs: list[Value], outputs: list[Value], metadata: dict[str, str]
     ) -> onnx.ModelProto:
         """The collected nodes as a checked model."""
-        graph = helper.make_graph(
-            self._nodes,
-            name,
-            [helper.make_tensor_value_info(*value) for value in inputs],
-            [helper.make_tensor_value_info(*value) for value in outputs],
-            list(self._initializers.values()),
-        )
+        graph = self._body_of(name, self._nodes, outputs, inputs)
+        graph.initializer.extend(self._initializers.values())
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="charloom"
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from charloom.export.graph import BOOL, FLOAT, INT64, Axes, Value
 from charloom.export.network_graph import NetworkGraph
@@ -63,9 +62,4 @@ class _Builder(NetworkGraph):
             ]
         inputs: list[Value] = [("step", INT64, []), ("continue_in", BOOL, [])]
         inputs += [(name, FLOAT, row) for name in self._flat(old)]
-        return helper.make_graph(
-            nodes,
-            "step",
-            [helper.make_tensor_value_info(*value) for value in inputs],
-            [helper.make_tensor_value_info(*value) for value in outputs],
-        )
+        return self._body_of("step", nodes, outputs, inputs)

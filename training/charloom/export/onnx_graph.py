@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from charloom.controls import ADAPTATION_INPUTS, CONSTRAINT_INPUTS, ENDED, FREE, INPUTS, Effect, controls
 from charloom.controls.adaptation import state_size
@@ -235,8 +234,7 @@ class _Builder(SamplingGraph):
     def _after_step(self, name: str, nodes: list[onnx.NodeProto], outputs: list[str]) -> onnx.GraphProto:
         kinds: list[Axes] = [["B", self._weights.hidden]] * (len(outputs) - 1)
         kinds.append(["M", state_size(self._weights.vocabulary)])
-        told = [helper.make_tensor_value_info(n, FLOAT, kind) for n, kind in zip(outputs, kinds, strict=True)]
-        return helper.make_graph(nodes, name, [], told)
+        return self._body_of(name, nodes, [(each, FLOAT, kind) for each, kind in zip(outputs, kinds, strict=True)])
 
     def _body(
         self, name: str, nodes: list[onnx.NodeProto], outputs: list[str], *, full: bool = False
@@ -247,20 +245,14 @@ class _Builder(SamplingGraph):
         table: Axes = ["B", self._weights.vocabulary]
         carried: list[Value] = [("continue_in", BOOL, []), ("token_in", INT64, rows)]
         carried += [(part, FLOAT, state) for part in self._flat(self._state_names())]
-        carried += (
-            [("counts_in", FLOAT, table), ("taken_in", INT64, rows), ("automaton_in", INT64, rows)] if full else []
-        )
-        carried += [("adaptation_in", FLOAT, ["M", state_size(self._weights.vocabulary)])] if full else []
         gathered: list[tuple[int, Axes]] = [(INT64, rows), (FLOAT, rows)]
-        gathered += [(INT64, ["B", None]), (FLOAT, ["B", None]), (FLOAT, rows)] if full else []
+        if full:
+            carried += [("counts_in", FLOAT, table), ("taken_in", INT64, rows), ("automaton_in", INT64, rows)]
+            carried += [("adaptation_in", FLOAT, ["M", state_size(self._weights.vocabulary)])]
+            gathered += [(INT64, ["B", None]), (FLOAT, ["B", None]), (FLOAT, rows)]
         inputs: list[Value] = [("step", INT64, []), *carried]
         kinds = [*[value[1:] for value in carried], *gathered][: len(outputs)]
-        return helper.make_graph(
-            nodes,
-            name,
-            [helper.make_tensor_value_info(*value) for value in inputs],
-            [helper.make_tensor_value_info(n, *kind) for n, kind in zip(outputs, kinds, strict=True)],
-        )
+        return self._body_of(name, nodes, [(each, *kind) for each, kind in zip(outputs, kinds, strict=True)], inputs)
 
     def _picked(self, scaled: str, step: str) -> str:
         """A token for each row, from logits after bias, temperature and constraint."""
@@ -303,5 +295,4 @@ class _Builder(SamplingGraph):
 
     def _choice(self, name: str, nodes: list[onnx.NodeProto], outputs: list[str]) -> onnx.GraphProto:
         kinds = (INT64, BOOL, INT64, INT64, FLOAT)
-        told = [helper.make_tensor_value_info(n, kind, ["B"]) for n, kind in zip(outputs, kinds, strict=True)]
-        return helper.make_graph(nodes, name, [], told)
+        return self._body_of(name, nodes, [(each, kind, ["B"]) for each, kind in zip(outputs, kinds, strict=True)])

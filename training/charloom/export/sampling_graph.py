@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from charloom.export.adaptation_graph import AdaptationGraph
 from charloom.export.graph import FLOAT, UINT8, Axes
@@ -109,4 +108,4 @@ class SamplingGraph(AdaptationGraph):
 
     def _branch(self, nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
         shape: Axes = ["B", self._weights.vocabulary]
-        return helper.make_graph(nodes, f"branch_{output}", [], [helper.make_tensor_value_info(output, FLOAT, shape)])
+        return self._body_of(f"branch_{output}", nodes, [(output, FLOAT, shape)])
