@@ -22,16 +22,14 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import grpc
 
 from benchmarks.label_reference import SYMBOLS, write_label_bundle
 from benchmarks.processes import hardware, running, serving
-from benchmarks.reporting import at_least_one, finish, new_parser, say
+from benchmarks.reporting import Figures, at_least_one, finish, new_parser, say
 from charloom.v1 import classification_pb2, classification_pb2_grpc
 
-Figures = dict[str, Any]
 LENGTHS = {"names": (6, 20), "texts": (500, 500)}
 MESSAGE, STREAMS, AHEAD = 64, 4, 2
 """Texts of a message of many; calls with many texts at a time; and messages of each that have no answer yet."""

@@ -11,7 +11,6 @@ one JSON object; the exit status is 1 if a parser failed.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import random
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import hardware
-from benchmarks.reporting import finish, new_parser, say, some_minutes
+from benchmarks.reporting import finish, names_of, new_parser, say, some_minutes
 
 CORPUS = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "fuzz"
 NAMES = ("bundle", "graph", "token", "record")
@@ -134,23 +133,13 @@ def _child(name: str, *arguments: str) -> str:
     return done.stderr
 
 
-def names(text: str) -> list[str]:
-    """The parsers of a flag."""
-    found = text.split(",")
-    if unknown := set(found) - set(NAMES):
-        raise argparse.ArgumentTypeError(
-            f"there is no parser {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}"
-        )
-    return found
-
-
 def main() -> int:
     """Fuzz and print."""
     if sys.argv[1:2] == ["--only"]:
         fuzz(sys.argv[2], sys.argv[3:])
     parser = new_parser(__doc__)
     parser.add_argument("--minutes", type=some_minutes, default=10.0, help="for each (default: 10)")
-    parser.add_argument("--parsers", type=names, default=[*NAMES], help=f"which (default: {','.join(NAMES)})")
+    parser.add_argument("--parsers", type=names_of(NAMES), default=[*NAMES], help=f"which (default: {','.join(NAMES)})")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     for name in arguments.parsers:

@@ -16,16 +16,13 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from benchmarks.processes import CpuMeter, Process, bench, free_ports, hardware, output_of, serving
 from benchmarks.reference import write_reference_bundle
-from benchmarks.reporting import at_least_one, best, finish, new_parser, say
+from benchmarks.reporting import Figures, at_least_one, best, finish, new_parser, say
 
 LENGTH = 1000
 """Characters of a stream."""
-
-Figures = dict[str, Any]
 
 
 def measured(server: Process, http: str | None, streams: int, rounds: int) -> Figures:

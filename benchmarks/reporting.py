@@ -6,9 +6,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
+Figures = dict[str, Any]
+"""What was measured, by the names that the JSON object has."""
 T = TypeVar("T")
 
 
@@ -65,6 +67,12 @@ def best(runs: Iterable[T], of: Callable[[T], float]) -> T:
     return max(runs, key=of)
 
 
+def best_and_median(runs: Iterable[Figures], of: Callable[[Figures], float]) -> Figures:
+    """The run with the largest figure and the middle one, of two the lower, and how many runs there were."""
+    ranked = sorted(runs, key=of)
+    return {"best": ranked[-1], "median": ranked[(len(ranked) - 1) // 2], "runs": len(ranked)}
+
+
 def shown_times(found: dict[str, float] | None) -> str:
     """Median and 99th percentile as a cell."""
     return f"{found['p50']:,.1f} / {found['p99']:,.1f}" if found else "-"
@@ -87,6 +95,20 @@ def at_least_one(text: str) -> int:
     if len(found) > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return found[0]
+
+
+def names_of(choices: Collection[str]) -> Callable[[str], list[str]]:
+    """What reads a flag such as `--loads short,long`: some of these names."""
+
+    def names(text: str) -> list[str]:
+        found = text.split(",")
+        if unknown := set(found).difference(choices):
+            raise argparse.ArgumentTypeError(
+                f"{', '.join(map(repr, sorted(unknown)))}: choose from {', '.join(choices)}"
+            )
+        return found
+
+    return names
 
 
 def some_minutes(text: str) -> float:

@@ -25,13 +25,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.ceiling import ceiling, characters_per_second, step_microseconds
 from benchmarks.processes import CpuMeter, Process, bench, cores, hardware, running, serving
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import (
     Budget,
+    Figures,
     at_least_one,
     best,
     counts,
@@ -46,8 +46,6 @@ from charloom.bundle import DecoderKind
 LONG, LONG_ROUNDS, SHORT_ROUNDS, OBVIOUS_LONG = 1000, 8, 3, 50
 BUSY = 64
 """Streams at which everything is measured."""
-
-Figures = dict[str, Any]
 
 
 @dataclass

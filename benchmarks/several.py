@@ -20,14 +20,12 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from benchmarks.processes import CpuMeter, Process, bench, hardware, serving
 from benchmarks.reference import write_reference_bundle
-from benchmarks.reporting import at_least_one, finish, new_parser, say, shown_times
+from benchmarks.reporting import Figures, at_least_one, best_and_median, finish, names_of, new_parser, say, shown_times
 from benchmarks.state import STORES, store_url
 
-Figures = dict[str, Any]
 LOADS: dict[str, str] = {"short": "calls_per_s", "long": "chars_per_s"}
 """Workloads of `charloom bench`, and the figure that counts."""
 
@@ -42,9 +40,8 @@ def figures_of(run: Figures, workload: str) -> Figures:
 
 
 def ranked(runs: Sequence[Figures], workload: str) -> Figures:
-    """The best run and the middle one; with two, the slower."""
-    by_rank = sorted((figures_of(run, workload) for run in runs), key=lambda found: float(found[LOADS[workload]]))
-    return {"best": by_rank[-1], "median": by_rank[(len(by_rank) - 1) // 2], "runs": len(by_rank)}
+    """The best run and the middle one."""
+    return best_and_median((figures_of(run, workload) for run in runs), lambda found: float(found[LOADS[workload]]))
 
 
 def measure(server: Process, workload: str, arguments: argparse.Namespace) -> Figures:
@@ -77,7 +74,7 @@ def main() -> int:
     parser.add_argument("--connections", type=at_least_one, default=16, help="of these clients (default: 16)")
     parser.add_argument("--rounds", type=at_least_one, default=3, help="sessions of each client in a run (default: 3)")
     parser.add_argument("--repeat", type=at_least_one, default=3, help="runs of each load (default: 3)")
-    parser.add_argument("--loads", type=some_loads, default=list(LOADS), help="short, long, or both (default: both)")
+    parser.add_argument("--loads", type=names_of(LOADS), default=[*LOADS], help="short, long, or both (default: both)")
     arguments = parser.parse_args()
     runs: dict[str, dict[str, list[Figures]]] = {}
     with ExitStack() as stack:
@@ -102,14 +99,6 @@ def main() -> int:
     found = {name: {workload: ranked(of, workload) for workload, of in loads.items()} for name, loads in runs.items()}
     finish({"servers": found, "hardware": hardware()}, table(found), only_json=arguments.json)
     return 0
-
-
-def some_loads(text: str) -> list[str]:
-    """The names of a flag such as `--loads short,long`."""
-    found = text.split(",")
-    if not set(found) <= LOADS.keys():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of: {', '.join(LOADS)}")
-    return found
 
 
 if __name__ == "__main__":

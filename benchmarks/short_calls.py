@@ -34,7 +34,7 @@ from typing import Any
 
 from benchmarks.ceiling import characters_per_second
 from benchmarks.processes import CpuMeter, Process, bench, cores, hardware, output_of, serving
-from benchmarks.reporting import at_least_one, counts, finish, new_parser, say, shown_times
+from benchmarks.reporting import Figures, at_least_one, best_and_median, counts, finish, new_parser, say, shown_times
 from charloom.cli.serving.load import SHORT_LENGTH, SHORT_PROMPT
 
 STEPS = SHORT_PROMPT + SHORT_LENGTH
@@ -45,8 +45,6 @@ PROBES = 60
 """Single calls on an idle server."""
 
 KINDS = ("grpc", "shared_stream", "in_process")
-
-Figures = dict[str, Any]
 
 
 @dataclass
@@ -108,9 +106,8 @@ def figures_of(run: Figures) -> Figures:
 
 
 def ranked(runs: Sequence[Figures]) -> Figures:
-    """The figures of the run with the highest ratio, and of the middle one; with two runs, of the lower."""
-    found = sorted((figures_of(run) for run in runs), key=lambda figures: float(figures["ratio"]))
-    return {"best": found[-1], "median": found[(len(found) - 1) // 2], "runs": len(found)}
+    """The figures of the run with the highest ratio, and of the middle one."""
+    return best_and_median(map(figures_of, runs), lambda figures: float(figures["ratio"]))
 
 
 def result(version: Version) -> Figures:

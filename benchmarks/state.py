@@ -26,7 +26,7 @@ from benchmarks.cluster import POLL_SECONDS, answers_ping, find_program
 from benchmarks.ending import ends_on_sigterm
 from benchmarks.processes import HOST, free_ports, hardware, serving
 from benchmarks.reference import write_reference_bundle
-from benchmarks.reporting import at_least_one, finish, new_parser, say
+from benchmarks.reporting import at_least_one, finish, names_of, new_parser, say
 from charloom.cli.serving.load import milliseconds
 from charloom.v1 import sessions_pb2, sessions_pb2_grpc
 
@@ -111,18 +111,15 @@ def store_url(store: str, folder: Path) -> Iterator[str]:
 def main() -> int:
     """Measure and print."""
     parser = new_parser(__doc__)
-    parser.add_argument("--stores", default=",".join(STORES), help="which stores (default: all)")
+    parser.add_argument("--stores", type=names_of(STORES), default=[*STORES], help="which stores (default: all)")
     parser.add_argument("--count", type=at_least_one, default=2000, help="calls of each kind (default: 2000)")
     arguments = parser.parse_args()
-    stores = arguments.stores.split(",")
-    if not set(stores) <= set(STORES):
-        parser.error(f"--stores: choose from {', '.join(STORES)}")
     found: dict[str, Any] = {}
     table: list[tuple[object, ...]] = [("store", "call", "per second", "p50 ms", "p99 ms")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle = write_reference_bundle(folder / "reference")
-        for store in stores:
+        for store in arguments.stores:
             with store_url(store, folder) as url, serving(bundle, "--store", url) as server:
                 found[store] = asyncio.run(figures(server.target, arguments.count))
             say(f"{store}: {found[store]}")

@@ -23,7 +23,6 @@ client.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 import tempfile
@@ -31,19 +30,26 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.processes import CpuMeter, Process, bench, hardware, output_of, serving
 from benchmarks.reference import write_reference_bundle
-from benchmarks.reporting import at_least_one, counts, finish, new_parser, say, shown_times
+from benchmarks.reporting import (
+    Figures,
+    at_least_one,
+    best_and_median,
+    counts,
+    finish,
+    names_of,
+    new_parser,
+    say,
+    shown_times,
+)
 from benchmarks.torchserve_server import MOST_CALLS, Setup, missing, torchserve
 
 CLIENTS = MOST_CALLS
 DECODERS = ("torch-int8", "torch-fp32", "onnx-int8")
 OURS, SHARED = "ours", "shared_stream"
 KEPT = ("chars_per_s", "calls_per_s", "messages_per_call", "ttfc_ms", "seconds")
-
-Figures = dict[str, Any]
 
 
 def measured(server: Process, load: Callable[[], Figures]) -> Figures:
@@ -57,17 +63,18 @@ def measured(server: Process, load: Callable[[], Figures]) -> Figures:
 
 
 def result(runs: Mapping[str, Sequence[Figures]]) -> Figures:
-    """All figures, see the text of this module; of two runs the slower is the median."""
-    ranked = {name: sorted(found, key=_speed) for name, found in runs.items()}
-    best = {name: found[-1] for name, found in ranked.items()}
-    median = {name: found[(len(found) - 1) // 2] for name, found in ranked.items()}
-    fastest = max((name for name in runs if name not in (OURS, SHARED)), key=lambda name: _speed(best[name]))
-    shown = {name: {"best": best[name], "median": median[name], "runs": len(found)} for name, found in ranked.items()}
+    """All figures, see the text of this module."""
+    shown = {name: best_and_median(found, _speed) for name, found in runs.items()}
+    fastest = max((name for name in runs if name not in (OURS, SHARED)), key=lambda name: _speed(shown[name]["best"]))
+
+    def ratio(name: str, which: str) -> float:
+        return round(_speed(shown[name][which]) / _speed(shown[fastest][which]), 2)
+
     return {
-        "ratio": round(_speed(best[OURS]) / _speed(best[fastest]), 2),
-        "ratio_median": round(_speed(median[OURS]) / _speed(median[fastest]), 2),
-        "shared_stream_ratio": round(_speed(best[SHARED]) / _speed(best[fastest]), 2),
-        "shared_stream_ratio_median": round(_speed(median[SHARED]) / _speed(median[fastest]), 2),
+        "ratio": ratio(OURS, "best"),
+        "ratio_median": ratio(OURS, "median"),
+        "shared_stream_ratio": ratio(SHARED, "best"),
+        "shared_stream_ratio_median": ratio(SHARED, "median"),
         "fastest": fastest,
         OURS: shown.pop(OURS),
         SHARED: shown.pop(SHARED),
@@ -92,21 +99,13 @@ def _speed(run: Figures) -> float:
     return float(run["chars_per_s"])
 
 
-def decoders(text: str) -> list[str]:
-    """The names of a flag such as `--decoders torch-int8,onnx-int8`."""
-    found = text.split(",")
-    if unknown := set(found).difference(DECODERS):
-        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: the decoders are {', '.join(DECODERS)}")
-    return found
-
-
 def main() -> int:
     """Measure and print."""
     parser = new_parser(__doc__)
     parser.add_argument("--torchserve-python", metavar="PYTHON", required=True, help="of TorchServe's environment")
     parser.add_argument("--rounds", type=at_least_one, default=3, help="sessions of each client in a run (default: 3)")
     parser.add_argument("--repeat", type=at_least_one, default=3, help="runs of each server (default: 3)")
-    parser.add_argument("--decoders", type=decoders, default=[*DECODERS], help="TorchServe's (default: all)")
+    parser.add_argument("--decoders", type=names_of(DECODERS), default=[*DECODERS], help="TorchServe's (default: all)")
     parser.add_argument("--workers", type=counts, default=[2], help="of TorchServe (default: 2)")
     parser.add_argument("--steps", type=counts, default=[48], help="of a round of its batch (default: 48)")
     parser.add_argument("--delay", type=counts, default=[5], help="ms that its workers wait for calls (default: 5)")

@@ -40,8 +40,6 @@ LOGGING = """<Configuration status="warn">
 """
 """Errors, and what workers print; TorchServe otherwise logs several lines for each call."""
 
-Figures = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Setup:
@@ -65,7 +63,7 @@ class Setup:
         return [f"{self.name}-{worker}" for worker in range(self.workers)]
 
     @property
-    def configuration(self) -> Figures:
+    def configuration(self) -> dict[str, Any]:
         """Of each of its models."""
         handler = {
             "decoder": self.decoder,
@@ -119,7 +117,7 @@ def write_model(folder: Path) -> list[Path]:
         head=weights.head,
         head_bias=weights.head_bias,
     )
-    free: Figures = neutral(MOST_CALLS, vocabulary) | unconstrained(MOST_CALLS, vocabulary).by_name()
+    free: dict[str, Any] = neutral(MOST_CALLS, vocabulary) | unconstrained(MOST_CALLS, vocabulary).by_name()
     np.savez(folder / "inputs.npz", logprobs=np.array(False), **free, **nobody_learns(vocabulary))
     graph = build_decoder(weights, int8=True, metadata={})
     (folder / "decoder.onnx").write_bytes(graph.SerializeToString())
@@ -176,7 +174,7 @@ def torchserve(python: str, folder: Path, setups: Sequence[Setup]) -> Iterator[G
             _end(launcher)
 
 
-def _archive(python: str, store: Path, model: str, files: Sequence[Path], configuration: Figures) -> None:
+def _archive(python: str, store: Path, model: str, files: Sequence[Path], configuration: dict[str, Any]) -> None:
     written = store.parent / f"{model}.yaml"
     written.write_text(json.dumps(configuration))  # which is YAML too
     words: dict[str, object] = {

@@ -13,7 +13,17 @@ import pytest
 
 from benchmarks import processes
 from benchmarks.processes import CpuMeter, Process, running
-from benchmarks.reporting import Budget, at_least_one, best, counts, finish, some_minutes, table_of
+from benchmarks.reporting import (
+    Budget,
+    at_least_one,
+    best,
+    best_and_median,
+    counts,
+    finish,
+    names_of,
+    some_minutes,
+    table_of,
+)
 
 ROWS = [("streams", "characters/s"), (1, 9284), (256, 1_000_000)]
 
@@ -33,6 +43,18 @@ def test_a_table_has_columns() -> None:
 
 def test_the_best_run_has_the_largest_figure() -> None:
     assert best([{"x": 1}, {"x": 3}, {"x": 2}], lambda run: run["x"]) == {"x": 3}
+
+
+def test_the_middle_run_of_two_is_the_slower() -> None:
+    found = best_and_median([{"x": 2}, {"x": 1}], lambda run: float(run["x"]))
+    assert found == {"best": {"x": 2}, "median": {"x": 1}, "runs": 2}
+
+
+def test_lists_of_names() -> None:
+    names = names_of(["short", "long"])
+    assert names("long,short") == ["long", "short"]
+    with pytest.raises(argparse.ArgumentTypeError, match=r"^'', 'wide': choose from short, long$"):
+        names("long,wide,")
 
 
 def test_lists_of_counts() -> None:
