@@ -29,7 +29,7 @@ from benchmarks.reporting import at_least_one, counts, finish, new_parser, say
 from charloom.bundle import Bundle, DecoderKind, Tokens, read_bundle
 from charloom.engine.decoding.adaptation import fresh
 from charloom.engine.decoding.decoder import Adaptation, Floats, Inputs, neutral
-from charloom.engine.decoding.invariance import plain_inputs
+from charloom.engine.decoding.invariance import generating_inputs
 from charloom.engine.decoding.onnx_decoder import OnnxDecoder
 
 CALL = 64
@@ -120,7 +120,7 @@ def parts_of(found: Floats) -> dict[str, float]:
 def calls_of(bundle: Bundle, rows: int) -> dict[str, Call]:
     """What is timed: the bare step, and calls that generate without and with learning."""
     decoder = OnnxDecoder(bundle.decoder_file(DecoderKind.ONNX_INT8), DecoderKind.ONNX_INT8.value)
-    free = plain_inputs(decoder, rows, STEPS)._replace(forced=np.full((STEPS, rows), -1), logprobs=False)
+    free = generating_inputs(decoder, rows, STEPS)
     calls: dict[str, Call] = {"bare": (bare_step(int8=True, rows=rows), 1)}
     calls["generating"] = (partial(decoder.run, free), STEPS)
     for name, learning in (("one", 1), ("all", rows)):

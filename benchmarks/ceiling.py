@@ -15,7 +15,7 @@ import onnxruntime
 
 from benchmarks.reference import HIDDEN, LAYERS, SYMBOLS, reference_weights
 from charloom.bundle import DecoderKind
-from charloom.engine.decoding.invariance import plain_inputs
+from charloom.engine.decoding.invariance import generating_inputs
 from charloom.engine.decoding.onnx_decoder import OnnxDecoder
 from charloom.engine.decoding.speed import calls_per_second
 from charloom.export.onnx_graph import build_bare_step
@@ -50,8 +50,7 @@ def step_microseconds(bundle: Path, kind: DecoderKind, *, seconds: float = SECON
     decoder = OnnxDecoder(bundle / kind.file, kind.value)
     found: dict[str, dict[str, float]] = {"step_us": {}, "bare_step_us": {}}
     for rows in COST_BATCHES:
-        inputs = plain_inputs(decoder, rows, STEPS)
-        inputs = inputs._replace(forced=np.full((STEPS, rows), -1), logprobs=False)  # reading would cost less
+        inputs = generating_inputs(decoder, rows, STEPS)  # reading would cost less
         calls = calls_per_second(partial(decoder.run, inputs), threads=1, seconds=seconds)
         bare = calls_per_second(bare_step(int8=kind is DecoderKind.ONNX_INT8, rows=rows), threads=1, seconds=seconds)
         found["step_us"][str(rows)] = round(1e6 / (calls * STEPS), 1)

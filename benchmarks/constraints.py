@@ -38,7 +38,7 @@ from charloom.bundle import Bundle, DecoderKind, Vocabulary, read_bundle
 from charloom.client import Client
 from charloom.engine.constraints.automata import automaton_of
 from charloom.engine.decoding.automaton import Automaton, table_of
-from charloom.engine.decoding.invariance import plain_inputs
+from charloom.engine.decoding.invariance import generating_inputs
 from charloom.engine.decoding.onnx_decoder import OnnxDecoder
 from charloom.models import BUNDLED_MODEL
 
@@ -97,7 +97,7 @@ def calls_of(bundle: Bundle, rows: int) -> dict[str, Call]:
     """What is timed: the bare step, and calls that generate without and with constraints."""
     kind = DecoderKind.ONNX_INT8
     decoder = OnnxDecoder(bundle.path / kind.file, kind.value)
-    free = plain_inputs(decoder, rows, STEPS)._replace(forced=np.full((STEPS, rows), -1), logprobs=False)
+    free = generating_inputs(decoder, rows, STEPS)
     automata = [made(pattern, bundle.vocabulary) for pattern in STEP_PATTERNS]
     constraints = table_of(
         [automata[row % len(automata)] for row in range(rows)], [10_000] * rows, decoder.shape.vocabulary

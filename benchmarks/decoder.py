@@ -19,15 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from benchmarks.ceiling import STEPS, bare_step
 from benchmarks.processes import hardware
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import at_least_one, counts, finish, new_parser, say
 from charloom.bundle import DecoderKind
-from charloom.engine.decoding.decoder import Inputs
-from charloom.engine.decoding.invariance import plain_inputs, reading_inputs
+from charloom.engine.decoding.invariance import generating_inputs, reading_inputs
 from charloom.engine.decoding.onnx_decoder import OnnxDecoder
 
 SECONDS = 0.03
@@ -71,16 +68,11 @@ def calls_of(bundles: dict[str, Path], kind: DecoderKind, rows: int) -> dict[str
     for name, bundle in bundles.items():
         decoder = OnnxDecoder(bundle / kind.file, kind.value)
         for what, inputs in (
-            ("generating", _generating(decoder, rows)),
+            ("generating", generating_inputs(decoder, rows, STEPS)),
             ("reading", reading_inputs(decoder, rows, STEPS)),
         ):
             calls[name + what] = (partial(decoder.run, inputs), STEPS)
     return calls
-
-
-def _generating(decoder: OnnxDecoder, rows: int) -> Inputs:
-    inputs = plain_inputs(decoder, rows, STEPS)
-    return inputs._replace(forced=np.full((STEPS, rows), -1), logprobs=False)
 
 
 def compared(calls: dict[str, Call], rounds: int) -> dict[str, dict[str, float]]:

@@ -40,6 +40,11 @@ def plain_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs
     return inputs._replace(steps=np.full(rows, steps), sampling=neutral(rows, decoder.shape.vocabulary))
 
 
+def generating_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs:
+    """Arbitrary inputs in which every row generates at all steps, and nobody asks for log-probabilities."""
+    return plain_inputs(decoder, rows, steps, seed)._replace(forced=np.full((steps, rows), -1), logprobs=False)
+
+
 def reading_inputs(decoder: Steps, rows: int, steps: int, seed: int = 0) -> Inputs:
     """Arbitrary inputs in which every row is fed at all steps, and nobody asks for log-probabilities."""
     tokens = np.random.default_rng(seed).integers(decoder.shape.vocabulary, size=(steps, rows))

@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-
 from charloom.engine.decoding.decoder import Steps
-from charloom.engine.decoding.invariance import plain_inputs
+from charloom.engine.decoding.invariance import generating_inputs
 
 STEPS = 32
 """Of one call."""
@@ -25,8 +23,7 @@ def tokens_per_second(decoder: Steps, *, rows: int, threads: int, seconds: float
         threads: calls at a time
         seconds: how long it is measured
     """
-    inputs = plain_inputs(decoder, rows, STEPS)
-    inputs = inputs._replace(forced=np.full((STEPS, rows), -1), logprobs=False)  # reading would cost less
+    inputs = generating_inputs(decoder, rows, STEPS)  # reading would cost less
     return rows * STEPS * calls_per_second(partial(decoder.run, inputs), threads=threads, seconds=seconds)
 
 
