@@ -28,6 +28,7 @@ import grpc
 from benchmarks.label_reference import SYMBOLS, write_label_bundle
 from benchmarks.processes import hardware, running, serving
 from benchmarks.reporting import Figures, at_least_one, finish, new_parser, say
+from charloom.cli.serving.load import milliseconds
 from charloom.v1 import classification_pb2, classification_pb2_grpc
 
 LENGTHS = {"names": (6, 20), "texts": (500, 500)}
@@ -105,14 +106,10 @@ async def asked_many(target: str, kind: str, seconds: float) -> Figures:
 
 def figures(times: Sequence[float], labels: int, seconds: float) -> Figures:
     """Of a run, from the times that its calls or messages took, each with so many labels."""
-    if len(times) < 2:
-        raise SystemExit(f"{len(times)} answers came in {seconds} s; give more --seconds")
-    percentiles = statistics.quantiles(times, n=100)
-    return {
-        "per_s": round(len(times) * labels / seconds),
-        "p50_ms": round(1000 * percentiles[49], 2),
-        "p99_ms": round(1000 * percentiles[98], 2),
-    }
+    took = milliseconds(times)
+    if took is None:
+        raise SystemExit(f"no answers came in {seconds} s; give more --seconds")
+    return {"per_s": round(len(times) * labels / seconds), "p50_ms": took["p50"], "p99_ms": took["p99"]}
 
 
 def result(ours: Sequence[Figures], obvious: Sequence[Sequence[Figures]]) -> Figures:

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.ending import ends_on_sigterm
-from benchmarks.processes import HOST, STOPPING_SECONDS, Process, free_ports
+from benchmarks.processes import CHARLOOM, HOST, STOPPING_SECONDS, Process, free_ports
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "deploy" / "haproxy.cfg.template"
 PROGRAMS = ("redis-server", "haproxy")
@@ -60,18 +60,8 @@ class ScaleOut:
         self.address = f"{HOST}:{port or own}"
         """Where clients connect."""
         self._targets = [f"{HOST}:{port}" for port in ports]
-        self._serve = [
-            sys.executable,
-            "-m",
-            "charloom.cli.main",
-            "serve",
-            str(bundle),
-            "--host",
-            HOST,
-            "--trust-proxy",
-            HOST,
-            *flags,
-        ]
+        own_flags = ("--host", HOST, "--trust-proxy", HOST)
+        self._serve = [sys.executable, *CHARLOOM, "serve", str(bundle), *own_flags, *flags]
         self._private: tempfile.TemporaryDirectory[str] | None = None
         self._redis: _Program | None = None
         self._proxy: _Program | None = None

@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.callers import channel_of
-from benchmarks.processes import Process, hardware, serving
+from benchmarks.processes import Process, hardware, serving, status_kib
 from benchmarks.reporting import Budget, at_least_one, finish, new_parser, say
+from charloom.cli.serving.load import milliseconds
 from charloom.models import BUNDLED_MODEL
 from charloom.v1 import (
     generation_pb2,
@@ -174,9 +174,8 @@ async def status_of(channel: grpc.aio.Channel) -> status_pb2.GetStatusResponse:
 
 
 def in_ms(seconds: Sequence[float]) -> dict[str, float]:
-    """Quantiles, in milliseconds."""
-    p50, p99, most = (round(1000 * float(np.quantile(seconds, q)), 1) for q in (0.5, 0.99, 1))
-    return {"p50": p50, "p99": p99, "max": most}
+    """Median, 99th percentile and most, in milliseconds."""
+    return (milliseconds(seconds) or {}) | {"max": round(1000 * max(seconds), 2)}
 
 
 async def measured(server: Process, *flags: str) -> Told:
@@ -186,15 +185,7 @@ async def measured(server: Process, *flags: str) -> Told:
     clients = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
     ends, told = await watched(server.target, clients)
     await asyncio.wait_for(nothing_held(server.target), FREE_SECONDS)
-    return {**told, "peak_kib": kib(server.pid, "VmHWM"), "ends": ends}
-
-
-def kib(pid: int, name: str) -> int:
-    """Resident memory of a process: VmRSS as it is, VmHWM at most."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1])
-    raise ValueError(f"nothing is known of process {pid}")
+    return {**told, "peak_kib": status_kib(server.pid, "VmHWM"), "ends": ends}
 
 
 def be_clients(arguments: argparse.Namespace) -> dict[str, int]:
@@ -227,7 +218,7 @@ def main() -> int:
     flags = ["--tokens", str(arguments.tokens), "--seconds", str(arguments.seconds)]
     runs = []
     with serving(BUNDLED_MODEL, "--memory-bytes", str(1024 * limit)) as server:
-        before = kib(server.pid, "VmRSS")
+        before = status_kib(server.pid, "VmRSS")
         for seed in range(arguments.mixes):
             if not time_left.seconds:
                 say(f"{arguments.minutes} minutes are over after {seed} of {arguments.mixes} mixes")

@@ -30,7 +30,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, Servic
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from benchmarks.processes import Process, hardware, memory_measure, new_key, running
+from benchmarks.processes import Process, hardware, memory_measure, new_key, serving
 from benchmarks.reporting import Budget, at_least_one, finish, new_parser, say, some_minutes
 from charloom import inference, v1
 from charloom.client import Client
@@ -306,8 +306,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         keys = keys_in(Path(folder) / "keys.json")
-        flags = ("--port", "0", "--keys", str(Path(folder) / "keys.json"), *LIMITS)
-        with running("-m", "charloom.cli.main", "serve", str(BUNDLED_MODEL), *flags) as server:
+        with serving(BUNDLED_MODEL, "--keys", str(Path(folder) / "keys.json"), *LIMITS) as server:
             budget = Budget(arguments.minutes)
             fuzz, memory = asyncio.run(fuzzed(server, arguments.seed, keys, arguments.requests, budget))
             alive = server.alive

@@ -22,6 +22,8 @@ import numpy as np
 from benchmarks.ending import ends_on_sigterm
 from charloom.server.processor import processor
 
+CHARLOOM = ("-m", "charloom.cli.main")
+"""The command, as the words after a Python."""
 HOST = "127.0.0.1"
 PORTS = range(20_000, 32_768)
 """Where free ports are looked for. Higher ones are given to outgoing connections: a server that is started later, or
@@ -132,13 +134,13 @@ def running(*command: str, python: str = sys.executable) -> Iterator[Process]:
 @contextmanager
 def serving(bundle: Path, *flags: str, python: str = sys.executable) -> Iterator[Process]:
     """Run `charloom serve` with a bundle on a free port; `python` as of `running`."""
-    with running("-m", "charloom.cli.main", "serve", str(bundle), "--port", "0", *flags, python=python) as server:
+    with running(*CHARLOOM, "serve", str(bundle), "--port", "0", *flags, python=python) as server:
         yield server
 
 
 def new_key(file: Path, tenant: str, scopes: str) -> str:
     """A key, made by the command; the file need not be there."""
-    command = [sys.executable, "-m", "charloom.cli.main", "keys", "create", "--file", str(file)]
+    command = [sys.executable, *CHARLOOM, "keys", "create", "--file", str(file)]
     done = subprocess.run(
         [*command, "--tenant", tenant, "--scopes", scopes], capture_output=True, text=True, check=True
     )
@@ -160,7 +162,7 @@ def bench(target: str, *, within: float | None = None, **flags: object) -> dict[
     words: list[str] = []
     for name, value in flags.items():
         words += [f"--{name.replace('_', '-')}"] if value is True else [f"--{name}", str(value)]
-    return output_of("-m", "charloom.cli.main", "bench", "--target", target, "--json", *words, within=within)
+    return output_of(*CHARLOOM, "bench", "--target", target, "--json", *words, within=within)
 
 
 def output_of(*command: str, within: float | None = None, python: str = sys.executable) -> dict[str, Any]:
@@ -194,6 +196,16 @@ def free_ports(count: int) -> list[int]:
                 continue
         found.append(port)
     return found
+
+
+def status_kib(pid: int, name: str) -> int:
+    """Resident memory of one process: VmRSS as it is, VmHWM at most.
+
+    Raises:
+        OSError: there is no such process.
+        KeyError: it has ended, and has no memory.
+    """
+    return _kib(Path(f"/proc/{pid}/status").read_text(), name)
 
 
 def memory_measure() -> str:
@@ -231,7 +243,7 @@ def _memory_kib(pid: int) -> int:
     try:
         if memory_measure() == "PSS":
             return _kib(Path(f"/proc/{pid}/smaps_rollup").read_text(), "Pss")
-        return _kib(Path(f"/proc/{pid}/status").read_text(), "VmRSS")
+        return status_kib(pid, "VmRSS")
     except (OSError, KeyError):
         return 0
 

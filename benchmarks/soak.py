@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.processes import Process, bench, hardware, memory_measure, serving
+from benchmarks.processes import CHARLOOM, Process, bench, hardware, memory_measure, serving
 from benchmarks.reference import write_reference_bundle
 from benchmarks.reporting import best, finish, new_parser, say, some_minutes
 from charloom.client import CharloomError, Client, Conflict
@@ -85,9 +85,7 @@ def kill_a_client(target: str, number: int) -> None:
     """Start a client that streams into a session, kill it in the middle, and delete the session."""
     name = f"killed-{number}"
     command = ["generate", "--target", target, "--max-tokens", "60000", "--session", name]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "charloom.cli.main", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([sys.executable, *CHARLOOM, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     process.stdout.read(1)
     process.kill()

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.processes import hardware, serving
+from benchmarks.processes import CHARLOOM, hardware, serving
 from benchmarks.reporting import at_least_one, finish, new_parser, say
 from charloom.client import Client
 from charloom.models import BUNDLED_MODEL
@@ -40,7 +40,7 @@ def first_printed(words: Sequence[str], before: int) -> float:
     """Seconds from the start of a command to the character that it prints after so many others."""
     began = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, "-m", "charloom.cli.main", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, *CHARLOOM, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as running:
         assert running.stdout is not None
         found = running.stdout.read(before + 1)

@@ -10,7 +10,6 @@ part of the text's keys that a writer need not press who takes the first suggest
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 from benchmarks.processes import hardware, serving
 from benchmarks.reporting import at_least_one, finish, new_parser
+from charloom.cli.serving.load import milliseconds
 from charloom.client import Client
 from charloom.models import BUNDLED_MODEL
 
@@ -26,12 +26,6 @@ TEXT = (
     "And all the clouds that lour'd upon our house\nIn the deep bosom of the ocean buried.\n"
 )
 """The beginning of a play that the bundled model has read."""
-
-
-def percentiles(times: list[float]) -> dict[str, float]:
-    """Median and 99th percentile in milliseconds."""
-    cut = statistics.quantiles(times, n=100, method="inclusive")
-    return {"p50": round(1000 * cut[49], 2), "p99": round(1000 * cut[98], 2)}
 
 
 def rest_of_word(text: str) -> str:
@@ -60,9 +54,9 @@ def measured(client: Client, keys: str, count: int, beam: int, boundary: Literal
                 skip = len(rest) + 1
                 saved += len(rest) - 1  # one key takes the suggestion
     return {
-        "suggest_ms": percentiles(suggesting),
-        "feed_ms": percentiles(feeding),
-        "key_ms": percentiles([fed + found for fed, found in zip(feeding, suggesting, strict=True)]),
+        "suggest_ms": milliseconds(suggesting),
+        "feed_ms": milliseconds(feeding),
+        "key_ms": milliseconds([fed + found for fed, found in zip(feeding, suggesting, strict=True)]),
         "exact": round(exact / len(keys), 3),
         "saved": round(saved / len(keys), 3),
         "keys": len(keys),

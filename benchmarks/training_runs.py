@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import CHARLOOM
 from benchmarks.reporting import Budget, say
 from charloom.training.files import replace_file
 from charloom.training.run_directory import LAST_FILE, LOSSES_FILE
 
-CHARLOOM = (sys.executable, "-m", "charloom.cli.main")
 PLAN_FILE = "plan.json"
 MINUTES = 85.0
 """Of a piece, by default; saving and measuring come on top."""
@@ -60,7 +60,7 @@ def train(run: Path, text: Path, flags: Sequence[str], budget: Budget, threads: 
     if threads is not None:
         given += ["--threads", str(threads)]
     say(f"charloom {shlex.join(given)}")
-    with subprocess.Popen([*CHARLOOM, *given], stdout=sys.stderr) as child:
+    with subprocess.Popen([sys.executable, *CHARLOOM, *given], stdout=sys.stderr) as child:
         try:
             child.wait(budget.seconds)
         except subprocess.TimeoutExpired:

@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import free_ports, hardware, serving
+from benchmarks.processes import CHARLOOM, HOST, free_ports, hardware, serving
 from benchmarks.reporting import finish, new_parser, say, some_minutes
 from benchmarks.watch_sources import made_bundle
 
@@ -97,24 +97,8 @@ def soaked(bundle: Path, folder: Path, seconds: float) -> dict[str, Any]:
     log, told = folder / "growing.log", folder / "told"
     (port,) = free_ports(1)
     server_flags = ("--port", str(port), "--store", f"sqlite:{folder / 'sessions.db'}")
-    command = [
-        sys.executable,
-        "-m",
-        "charloom.cli.main",
-        "watch",
-        str(log),
-        "--follow",
-        "--json",
-        "--all",
-    ]
-    command += [
-        "--target",
-        f"127.0.0.1:{port}",
-        "--position",
-        str(folder / "position"),
-        "--name",
-        "soak",
-    ]
+    command = [sys.executable, *CHARLOOM, "watch", str(log), "--follow", "--json", "--all", "--name", "soak"]
+    command += ["--target", f"{HOST}:{port}", "--position", str(folder / "position")]
     writer, end = Writer(log, told), time.monotonic() + seconds
     restarts = server_restarts = 0
     with ExitStack() as running:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.processes import Process, hardware, memory_measure, serving
+from benchmarks.processes import CHARLOOM, Process, hardware, memory_measure, serving
 from benchmarks.reporting import at_least_one, counts, finish, new_parser, say
 from charloom.client import Client
 
@@ -85,7 +85,7 @@ def made_bundle(folder: Path) -> Path:
         ["train", str(text), "--run", str(folder / "run"), "--preset", "log", "--threads", "1"],
         ["export", str(folder / "run"), str(folder / "bundle")],
     ):
-        subprocess.run([sys.executable, "-m", "charloom.cli.main", *command], check=True, capture_output=True)
+        subprocess.run([sys.executable, *CHARLOOM, *command], check=True, capture_output=True)
     return folder / "bundle"
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks.chaos import exhausted, http1, http2, networks
 from benchmarks.chaos.attack import Attack
 from benchmarks.chaos.bystander import Bystander
-from benchmarks.processes import Process, hardware, memory_measure, running
+from benchmarks.processes import CHARLOOM, Process, hardware, memory_measure, running
 from benchmarks.reporting import at_least_one, finish, new_parser, say
 from charloom.client import Client
 from charloom.models import BUNDLED_MODEL
@@ -47,7 +47,7 @@ NAMESPACED = {*networks.ATTACKS, *(attack for attack in exhausted.ATTACKS if att
 def server_of(attack: Attack, folder: Path) -> contextlib.AbstractContextManager[Process]:
     """A server to be attacked."""
     flags = [flag.format(folder=folder) for flag in attack.flags]
-    command = ["-m", "charloom.cli.main", "serve", str(BUNDLED_MODEL), "--port", "0", *flags]
+    command = [*CHARLOOM, "serve", str(BUNDLED_MODEL), "--port", "0", *flags]
     if attack.user is None:
         return running(*command)
     user = str(attack.user)

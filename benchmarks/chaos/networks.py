@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.chaos.attack import Attack, Did
-from benchmarks.processes import Process
+from benchmarks.processes import CHARLOOM, Process
 
 NEAR, FAR, BITS = "10.199.0.1", "10.199.0.2", 30
 CLIENTS = 8
@@ -91,7 +91,7 @@ def far_side(near: int, port: str, late: float, lost: float) -> None:
         raise OSError(ctypes.get_errno(), "no network of its own")
     run("ip", "link", "set", "lo", "up")
     far = tun("far", FAR)
-    command = [sys.executable, "-m", "charloom.cli.main", "bench", "--target", f"{NEAR}:{port}"]
+    command = [sys.executable, *CHARLOOM, "bench", "--target", f"{NEAR}:{port}"]
     flags = ["--streams", str(CLIENTS), "--rounds", "1000", "--json"]
     quiet = subprocess.DEVNULL
     with subprocess.Popen([*command, *flags], stdin=quiet, stdout=quiet, stderr=quiet) as clients:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from statistics import mean, stdev
@@ -79,7 +78,7 @@ def test_a_run_that_fails_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest
 
 def instead(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Let a process that runs this code stand for the command."""
-    monkeypatch.setattr(training_runs, "CHARLOOM", (sys.executable, "-c", f"import sys; {code}"))
+    monkeypatch.setattr(training_runs, "CHARLOOM", ("-c", f"import sys; {code}"))
 
 
 def test_a_folder_belongs_to_one_plan(tmp_path: Path) -> None:
