@@ -64,7 +64,7 @@ class _Bucket:
         """When it had this level."""
         self.untold = 0.0
         """Tokens that the ledger does not know of."""
-        self.told = -math.inf
+        self.asked_at = -math.inf
         """When it was asked last."""
         self.generations = 0
         """How many run."""
@@ -134,7 +134,7 @@ class Rates:
         if self._ledger is not None:
             bucket.untold += tokens
             if bucket.timer is None:
-                loop, wait = asyncio.get_running_loop(), bucket.told + SYNC_SECONDS - self._clock()
+                loop, wait = asyncio.get_running_loop(), bucket.asked_at + SYNC_SECONDS - self._clock()
                 bucket.timer = loop.call_later(max(0.0, wait), self._tell, share.name, bucket, self._ledger)
         return max(0.0, -bucket.level / bucket.rate)
 
@@ -155,7 +155,12 @@ class Rates:
         """A caller's bucket, after the ledger was asked where that is a while ago; None where it has no such limit."""
         bucket = self._bucket(share)
         ledger = self._ledger
-        if bucket is not None and ledger is not None and not self._away and self._clock() - bucket.told > SYNC_SECONDS:
+        if (
+            bucket is not None
+            and ledger is not None
+            and not self._away
+            and self._clock() - bucket.asked_at > SYNC_SECONDS
+        ):
             await asyncio.shield(self._tell(share.name, bucket, ledger))
         return bucket
 
@@ -201,7 +206,7 @@ class Rates:
             bucket.level = min(bucket.burst, left - bucket.untold)
             self._note(None)
         finally:
-            bucket.told, bucket.telling = self._clock(), None
+            bucket.asked_at, bucket.telling = self._clock(), None
 
     def _note(self, problem: object) -> None:
         if problem is not None and not self._away:

@@ -106,7 +106,7 @@ class Inspections:
         self._rates = rates
         self._inspectors: dict[Model, Inspector] = {}
         """Opened by the thread when they are needed first: a server that nobody asks keeps no second copy of weights"""
-        self._told: set[Model] = set()
+        self._reported: set[Model] = set()
         """Models whose inspector could not be opened: the log has why, and callers are not told where bundles are"""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inspection")
         self._thread.submit(bool)  # starts it, while the system has a thread to give
@@ -157,7 +157,7 @@ class Inspections:
     def forget(self, model: Model) -> None:
         """Close the inspector of a model that no call uses any more."""
         self._inspectors.pop(model, None)
-        self._told.discard(model)
+        self._reported.discard(model)
 
     async def drain(self, seconds: float) -> None:
         """Let running inspections end for up to `seconds`, then end them as Draining; new ones are not admitted."""
@@ -233,8 +233,8 @@ class Inspections:
             try:
                 self._inspectors[model] = Inspector(model.bundle)
             except BundleError as problem:
-                if model not in self._told:
-                    self._told.add(model)
+                if model not in self._reported:
+                    self._reported.add(model)
                     log.error("model %s cannot be inspected: %s", model.name, problem)
                 raise ModelNotInspectable(
                     model.name,

@@ -94,7 +94,9 @@ class Job:
         return self.earlier[len(self.earlier) - self.earlier_generated :]
 
     def forced(self) -> Ints:
-        """All tokens to feed: those that the state has not read yet, past the first, then the prompt."""
+        """All tokens to feed: those that the state has not read yet, past the first (`start.behind` of them), then the
+        prompt.
+        """
         return np.concatenate([np.array(self.start.pending[1:], np.int64), self.prompt])
 
 

@@ -337,7 +337,7 @@ class Loom:
             picked = [row for row in picked if row.share.name != crowd]
             picked += crowded[: crowd_rows(len(crowded), CROWD_TICK * self._tick_seconds, self._cost.expected)]
             self._crowds.add(threading.get_ident())
-        if picked and len(together := alike([row.told for row in picked])) < len(picked):
+        if picked and len(together := alike([row.alternatives for row in picked])) < len(picked):
             picked = [picked[place] for place in together]
         live.begin_tick(picked)
         return picked

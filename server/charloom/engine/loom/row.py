@@ -118,18 +118,16 @@ class Row:
 
     def __post_init__(self) -> None:
         job = self.job
-        self.told = min(job.top_logprobs or 0, self.vocabulary)
+        self.alternatives = min(job.top_logprobs or 0, self.vocabulary)
         """How many alternatives each of its tokens is told with."""
         self.forced: Ints = job.forced()
         self.steps = len(self.forced) + job.max_tokens
         """In all."""
         self.token = job.start.pending[0]
         """The next input."""
-        self._replayed = len(job.start.pending) - 1
-        self._first = 0.0
+        self._first_token_at = 0.0
         self._delivered = 0
-        self._told = 0.0
-        """When the last chunk left."""
+        self._last_chunk_at = 0.0
         self._unsent: list[int] = []
         self._unsent_logprobs: list[Logprobs] = []
         self._matcher: StopMatcher | None = None
@@ -174,7 +172,7 @@ class Row:
     @property
     def position(self) -> int:
         """Absolute position after the tokens that the network has read or made."""
-        return self.job.start.position - self._replayed + self.done
+        return self.job.start.position - self.job.start.behind + self.done
 
     @property
     def started(self) -> bool:
@@ -227,8 +225,8 @@ class Row:
             sampling["bias"][index] = self.job.bias
         if self._counts is not None:
             sampling["counts"][index] = self._counts
-        if self.told:
-            sampling["top"][0] = max(sampling["top"][0], self.told)
+        if self.alternatives:
+            sampling["top"][0] = max(sampling["top"][0], self.alternatives)
 
     def count(self, tokens: list[int]) -> list[int]:
         """Know of these tokens, fed and generated, in order; returns the generated ones."""
@@ -258,13 +256,13 @@ class Row:
         came_from, last, started = self.position, self.token, self.started
         generated = self.count(tokens)
         if self.started and not started:
-            self._first = now
+            self._first_token_at = now
         if self.job.top_logprobs is not None:
-            logprobs = logprobs_of(outputs, index, len(tokens), self.told)
+            logprobs = logprobs_of(outputs, index, len(tokens), self.alternatives)
             if self.job.scored:
                 # Those of tokens that only bring the state up to the present are not asked for.
                 fed = len(tokens) - len(generated)
-                self._unsent_logprobs.append(logprobs[max(0, self._replayed - (self.fed - fed)) : fed])
+                self._unsent_logprobs.append(logprobs[max(0, self.job.start.behind - (self.fed - fed)) : fed])
             else:
                 self._unsent_logprobs.append(logprobs[len(tokens) - len(generated) :])
         match = self._matcher.push(generated) if self._matcher else None
@@ -288,10 +286,11 @@ class Row:
             return None
         if self._delivered and settled - self.taken < self.unread_limit:
             left = self.steps - self.done
-            self.due = self._told + next_message(settled - self._delivered, left, now - self._told, pause)
+            waited = now - self._last_chunk_at
+            self.due = self._last_chunk_at + next_message(settled - self._delivered, left, waited, pause)
             if now < self.due:
                 return None
-        self.due, self._told = now + next_message(0, self.steps - self.done, 0.0, pause), now
+        self.due, self._last_chunk_at = now + next_message(0, self.steps - self.done, 0.0, pause), now
         return self._tell(settled, after, index)
 
     def dismiss(self, reason: FinishReason, present: States | None = None) -> Chunk:
@@ -302,14 +301,14 @@ class Row:
             present: its state, that of one row; None: it is not told its last tokens, or there are none
         """
         finish = self._finish(reason, time.monotonic())
-        if present is not None and self.fed >= self._replayed:
+        if present is not None and self.fed >= self.job.start.behind:
             return self._tell(self._settled(None), present, 0, finish)
         return Chunk((), self.job.start.position + self.prompt_fed + self._delivered, finish)
 
     @property
     def prompt_fed(self) -> int:
         """Tokens of the prompt that were fed."""
-        return max(0, self.fed - self._replayed)
+        return max(0, self.fed - self.job.start.behind)
 
     def _occurrences(self, tokens: Sequence[int] | Ints) -> Floats:
         return np.bincount(np.asarray(tokens, np.int64), minlength=self.vocabulary).astype(np.float32)
@@ -368,7 +367,7 @@ class Row:
             generated=self._delivered,
             fed=self.prompt_fed,
             queued=(self.begun or now) - self.submitted,
-            first_token=(self._first or now) - self.submitted,
+            first_token=(self._first_token_at or now) - self.submitted,
             total=now - self.submitted,
             stop=stop,
             allowed=None if self.bound is None else self.bound.allowed,

@@ -19,7 +19,7 @@ FIRST_TOKEN = 64
 """How many rows one counts for that has no token yet, because somebody waits for it."""
 LONGEST_TICK = 3
 """How many times as long as its target a tick may be, where most of its rows end within that time."""
-MOST_TOLD = 2**17
+MOST_TICK_ALTERNATIVES = 2**17
 """Alternatives of tokens that a tick tells, of all its rows and steps: to sort them takes some tens of milliseconds."""
 WORTH = 0.15
 """What further workers must bring, as a part of what they would bring if the work were divided without loss."""
@@ -115,24 +115,25 @@ def tick_steps(
     return int(ends[np.argmax(useful / taken)])
 
 
-def alike(told: Sequence[int]) -> Sequence[int]:
+def alike(alternatives: Sequence[int]) -> Sequence[int]:
     """Which of some rows can be in one tick, the first of them included.
 
     All rows of a tick tell as many alternatives of a token as the one of which most are asked. Where these are too
     many, as all symbols of a large vocabulary are, only rows of which as many are asked as of the first go with it.
 
     Args:
-        told: alternatives that are asked of each row, at least one row
+        alternatives: how many are asked of each row, at least one row
     """
-    if len(told) * max(told) <= MOST_TOLD:
-        return range(len(told))
-    first = told[0]
-    return [place for place, one in enumerate(told) if one == first][: max(1, MOST_TOLD // max(1, first))]
+    if len(alternatives) * max(alternatives) <= MOST_TICK_ALTERNATIVES:
+        return range(len(alternatives))
+    first = alternatives[0]
+    same = [place for place, one in enumerate(alternatives) if one == first]
+    return same[: max(1, MOST_TICK_ALTERNATIVES // max(1, first))]
 
 
-def steps_told(told: Sequence[int]) -> int:
-    """Most steps of a tick of rows of which so many alternatives are asked; at least 1."""
-    return max(1, MOST_TOLD // max(1, len(told) * max(told)))
+def most_steps(alternatives: Sequence[int]) -> int:
+    """Most steps of a tick of rows of which so many alternatives of a token are asked; at least 1."""
+    return max(1, MOST_TICK_ALTERNATIVES // max(1, len(alternatives) * max(alternatives)))
 
 
 def overhead(rows: int) -> float:

@@ -33,7 +33,7 @@ from charloom.engine.decoding.decoder import (
 from charloom.engine.decoding.uniforms import Uniforms
 from charloom.engine.loom.jobs import Chunk, FinishReason
 from charloom.engine.loom.row import Bound, Row
-from charloom.engine.loom.schedule import MOST_STEPS, steps_told, tick_steps
+from charloom.engine.loom.schedule import MOST_STEPS, most_steps, tick_steps
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ class RowTable:
         done, end, goal = at.done[index], at.end[index], at.goal[index]
         left = end - done
         count = tick_steps(goal - done, left, goal < end, step_seconds, target_seconds, longest)
-        count = min(count, steps_told([row.told for row in rows]))
+        count = min(count, most_steps([row.alternatives for row in rows]))
         steps = np.minimum(left, count)
         first = done - at.origin[index]
         full = first + steps > TAPE

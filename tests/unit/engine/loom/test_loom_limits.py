@@ -291,7 +291,7 @@ def test_a_search_through_a_large_vocabulary_does_not_slow_down_streams(
     decoder: Decoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows tell more than a tick may; the streams beside them tell nothing, and are in ticks without them."""
-    monkeypatch.setattr(schedule, "MOST_TOLD", 4 * decoder.shape.vocabulary)
+    monkeypatch.setattr(schedule, "MOST_TICK_ALTERNATIVES", 4 * decoder.shape.vocabulary)
     seen = []
 
     class Telling(Slow):

@@ -16,15 +16,15 @@ from charloom.engine.loom.schedule import (
     MESSAGE_SECONDS,
     MESSAGE_TOKENS,
     MOST_STEPS,
-    MOST_TOLD,
+    MOST_TICK_ALTERNATIVES,
     PAUSES,
     TICK_SECONDS,
     alike,
     crowd_rows,
     message_pause,
+    most_steps,
     next_message,
     overhead,
-    steps_told,
     tick_steps,
     ticks_at_once,
 )
@@ -162,12 +162,12 @@ def test_a_crowd_ticks_with_as_many_rows_as_have_some_steps_in_its_time() -> Non
 
 
 def test_rows_that_tell_a_large_vocabulary_are_in_ticks_of_their_own() -> None:
-    large = MOST_TOLD // 4
+    large = MOST_TICK_ALTERNATIVES // 4
     assert list(alike([0, 5, 0])) == [0, 1, 2]
     assert alike([large] * 6) == [0, 1, 2, 3]
     assert alike([0, large, 0, large, 0]) == [0, 2, 4]
     assert alike([large, 0, large, 0, 0]) == [0, 2]
-    assert alike([2 * MOST_TOLD, 0]) == alike([2 * MOST_TOLD] * 2) == [0]
+    assert alike([2 * MOST_TICK_ALTERNATIVES, 0]) == alike([2 * MOST_TICK_ALTERNATIVES] * 2) == [0]
     assert list(alike([65] * 256)) == list(range(256))
 
 
@@ -176,7 +176,7 @@ def test_no_tick_tells_more_than_it_may_but_what_one_row_asks(told: list[int]) -
     places = alike(told)
     assert places[0] == 0
     chosen = [told[place] for place in places]
-    assert len(chosen) * max(chosen) * steps_told(chosen) <= max(MOST_TOLD, told[0])
+    assert len(chosen) * max(chosen) * most_steps(chosen) <= max(MOST_TICK_ALTERNATIVES, told[0])
 
 
 def test_few_streams_get_a_message_per_tick_and_many_share_a_rate() -> None:
