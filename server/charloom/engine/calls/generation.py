@@ -155,14 +155,18 @@ class Generation:
         """Until it is closed."""
         self._describe = describe
         self._meter = meter
-        self._has = arrived
+        self._arrived = arrived
         self._text: list[str] = []
         self._logprobs: list[Logprobs] = []
-        self._unread = self._taken = 0
+        self._unread = 0
+        """Tokens that came since the last delta."""
+        self._taken = 0
+        """Tokens in deltas of which the loom is not told yet."""
         self._slowed: asyncio.TimerHandle | None = None
         """Until the loom is told of the tokens taken."""
         self._position = 0
-        self._arrived = asyncio.Event()
+        """After the last token that came."""
+        self._something_new = asyncio.Event()
         self._latest: Snapshot | None = None
         self._handed_out: Snapshot | None = None
         self._finish: Finish | None = None
@@ -179,7 +183,7 @@ class Generation:
     def _receive(self, chunk: Chunk) -> None:
         """Take a chunk; called on the event loop, in order."""
         try:
-            known = min(len(chunk.tokens), max(0, self._has - (chunk.position - len(chunk.tokens))))
+            known = min(len(chunk.tokens), max(0, self._arrived - (chunk.position - len(chunk.tokens))))
             if known:
                 self._decoder.feed(chunk.tokens[:known])
             text = self._decoder.feed(chunk.tokens[known:])
@@ -220,7 +224,7 @@ class Generation:
                 )
             if self._cancelled or self._failure:
                 self._begin_closing(self._handed_out)
-        self._arrived.set()
+        self._something_new.set()
 
     def cancel(self) -> None:
         """Stop generating; what was not handed out is dropped. After the end this does nothing."""
@@ -263,7 +267,7 @@ class Generation:
                 break
             if self._finish is not None:
                 await self._end()
-            if self._latest is not None and self._position >= self._has:
+            if self._latest is not None and self._position >= self._arrived:
                 self._handed_out = self._latest
                 if self._finish is None and self._sink is not None:
                     self._sink.on_sent(self._latest)
@@ -276,8 +280,8 @@ class Generation:
 
     async def _next_delta(self) -> TextDelta:
         """All that arrived since the last call, once there is something new."""
-        await self._arrived.wait()
-        self._arrived.clear()
+        await self._something_new.wait()
+        self._something_new.clear()
         delta = TextDelta("".join(self._text), self._position, Logprobs.joined(self._logprobs))
         unread, self._unread = self._unread, 0
         self._text, self._logprobs = [], []
@@ -286,7 +290,7 @@ class Generation:
         elif unread:
             self._row.took(unread)
         if self._finish is not None:
-            self._arrived.set()  # the end stays the end
+            self._something_new.set()  # the end stays the end
         return delta
 
     def _slow_down(self, taken: int, meter: Meter) -> None:
