@@ -83,7 +83,8 @@ def _determined(nfa: Nfa, characters: Characters) -> tuple[Int32s, npt.NDArray[n
     count = int(classes.number.max(initial=-1)) + 1
     start = nfa.closure([0])
     found, ways = {start: 0}, []
-    for state in (waiting := [start]):
+    waiting = [start]  # grows while it is read
+    for state in waiting:
         after: dict[int, set[int]] = {}
         for node in state:
             if (read := nfa.reading[node]) is not None:

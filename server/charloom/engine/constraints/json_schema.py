@@ -189,14 +189,12 @@ class _Schema:
         return whole
 
     def _integer(self, rules: Mapping[str, Any], where: str) -> str:
-        low = self._bound(rules, "minimum", where), self._bound(rules, "exclusiveMinimum", where)
-        high = self._bound(rules, "maximum", where), self._bound(rules, "exclusiveMaximum", where)
-        lowest = max(
-            (value for value in (low[0], None if low[1] is None else low[1] + 1) if value is not None), default=None
-        )
-        highest = min(
-            (value for value in (high[0], None if high[1] is None else high[1] - 1) if value is not None), default=None
-        )
+        def bounds(name: str, exclusive: str, step: int) -> list[int]:
+            found = self._bound(rules, name, where), self._bound(rules, exclusive, where)
+            return [value + past for value, past in zip(found, (0, step), strict=True) if value is not None]
+
+        lowest = max(bounds("minimum", "exclusiveMinimum", 1), default=None)
+        highest = min(bounds("maximum", "exclusiveMaximum", -1), default=None)
         if highest is None:
             if lowest not in (None, 0):
                 raise BadConstraint("a lowest number other than 0 needs a highest one", where)
@@ -262,7 +260,7 @@ class _Schema:
     def _types(self, rules: Mapping[str, Any], where: str) -> Sequence[str]:
         types = rules["type"] if isinstance(rules["type"], list) else [rules["type"]]
         for one in types:
-            if one not in _KEYWORDS if isinstance(one, str) else True:
+            if not isinstance(one, str) or one not in _KEYWORDS:
                 raise BadConstraint(f"{json.dumps(one)} is no type", f"{where}/type")
         if not types:
             raise BadConstraint("nothing is allowed here", f"{where}/type")

@@ -200,8 +200,7 @@ class Outputs(NamedTuple):
         return Outputs(**{name: of(getattr(self, name), axis) for name, axis in OUTPUT_ROW_AXIS.items()})
 
 
-OUTPUT_ROW_AXIS = {"state": 2} | dict.fromkeys(("taken", "automaton", "adaptation"), 0)
-OUTPUT_ROW_AXIS = {name: OUTPUT_ROW_AXIS.get(name, 1) for name in Outputs._fields}
+OUTPUT_ROW_AXIS = dict.fromkeys(Outputs._fields, 1) | {"state": 2, "taken": 0, "automaton": 0, "adaptation": 0}
 """Which axis of each output counts the rows."""
 
 
