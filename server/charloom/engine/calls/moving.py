@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from charloom.bundle import UnknownSymbolsError, Vocabulary
+from charloom.bundle import UnknownSymbolsError
 from charloom.engine.calls.reading import Reading
 from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.clock import utc_now
@@ -77,7 +77,7 @@ class Moving:
             its = f"{session.model} ({session.model_digest[:12]})"
             raise SessionOfAnotherModel(session.id, its, f"{model.name} ({model.digest[:12]})", absent=True)
         try:
-            tokens = model.vocabulary.encode(_text(session.history, vocabulary), skip_unknown=skip_unknown)
+            tokens = model.vocabulary.encode(session.history.text(vocabulary), skip_unknown=skip_unknown)
         except UnknownSymbolsError as problem:
             raise InvalidRequest(
                 "model",
@@ -96,8 +96,3 @@ class Moving:
             history = history.grown(tokens.tolist(), [start, after], self._reading.limits.rewind_tokens)
         moved = session.changed(utc_now(), after, history)
         return replace(moved, model=model.name, model_digest=model.digest)
-
-
-def _text(history: History, vocabulary: Vocabulary) -> str:
-    first = history.checkpoints[0]
-    return vocabulary.decoder(first.tail).feed(history.between(first.position, history.position).tolist())

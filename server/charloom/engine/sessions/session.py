@@ -82,6 +82,11 @@ class History:
         decoder.feed(unread)
         return replace(last, pending=(*last.pending, *unread), position=self.position, seed=seed, tail=decoder.tail)
 
+    def text(self, vocabulary: Vocabulary) -> str:
+        """All that is kept of the text; bytes of an unfinished last character are left out."""
+        decoder = vocabulary.decoder(self.checkpoints[0].tail)
+        return decoder.feed(self.between(self.earliest, self.position).tolist())
+
     def grown(self, tokens: Sequence[int], states: Sequence[Snapshot], keep: int, call: Call | None = None) -> History:
         """The history after some more tokens.
 

@@ -129,9 +129,7 @@ class Tenants:
             model = self._sessions.model_of(session)
         except (SessionOfAnotherModel, ModelRetired) as problem:
             return ExportedSession(session, problem=str(problem))
-        history = session.history
-        decoder = model.vocabulary.decoder(history.checkpoints[0].tail)
-        text = decoder.feed(history.between(history.earliest, history.position).tolist())
+        text = session.history.text(model.vocabulary)
         state, expires = self._sealed.seal(model, session.snapshot, session.tenant, time_to_live)
         return ExportedSession(session, text, state, expires)
 
