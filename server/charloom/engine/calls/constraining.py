@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from charloom.bundle import UnknownSymbolsError, Vocabulary
+from charloom.bundle import Vocabulary
 from charloom.controls import CONSTRAINT_INPUTS
-from charloom.engine.calls.requests import CheckedRequest, GenerationRequest
+from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, spelt
 from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.constraints.constraint import BadConstraint, Constraint, Kind
 from charloom.engine.decoding.automaton import Automaton
-from charloom.engine.errors import InvalidRequest, shown
+from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import LONGEST_CONSTRAINT, MOST_CHOICES
 
 
@@ -112,18 +112,11 @@ def _check(request: GenerationRequest, constraint: Constraint, lacks: frozenset[
 
 def _spellable(constraint: Constraint, skip_unknown: bool, vocabulary: Vocabulary) -> Constraint:
     """Those of the texts to choose from that the model can write, in its form."""
-    kept = []
-    for number, text in enumerate(constraint.content):
-        try:
-            vocabulary.spell(text)
-        except UnknownSymbolsError as problem:
-            if not skip_unknown:
-                raise InvalidRequest(
-                    f"{constraint.field}[{number}]",
-                    f"{shown(text)} can never be generated: {problem}; leave it out, or ask to skip such texts",
-                ) from problem
-        else:
-            kept.append(vocabulary.normalisation.apply(text))
+    kept = [
+        vocabulary.normalisation.apply(text)
+        for number, text in enumerate(constraint.content)
+        if spelt(f"{constraint.field}[{number}]", text, vocabulary, skip_unknown=skip_unknown) is not None
+    ]
     if not kept:
         raise InvalidRequest(constraint.field, "the model can write none of these texts; give one that it can")
     return replace(constraint, content=tuple(kept))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -239,15 +238,14 @@ def check(
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("top_logprobs", "it needs logprobs; set that too, or leave both out")
     prompt = check_text("prompt", request.prompt, request.skip_unknown, limits, vocabulary)
-    stop = _possible_stops(request, vocabulary)
-    patterns = [vocabulary.spell(text).tolist() for text in stop]
+    stops = _possible_stops(request, vocabulary)
     return CheckedRequest(
         prompt=prompt,
         max_tokens=max_tokens,
         sampling=request.sampling,
         bias=bias_of(request.sampling, vocabulary, skip_unknown=request.skip_unknown),
-        stop=stop,
-        stops=Stops(patterns, request.include_stop, request.min_tokens) if patterns else None,
+        stop=[text for text, _ in stops],
+        stops=Stops([tokens for _, tokens in stops], request.include_stop, request.min_tokens) if stops else None,
         top_logprobs=min(request.top_logprobs, vocabulary.size) if request.logprobs else None,
     )
 
@@ -343,8 +341,24 @@ def within(field_name: str, value: int, lowest: int, highest: int) -> None:
         raise InvalidRequest(field_name, f"{value} is not allowed; from {lowest} to {highest}")
 
 
-def _possible_stops(request: GenerationRequest, vocabulary: Vocabulary) -> list[str]:
-    """The stop strings that the model can generate, those of the caller first."""
+def spelt(field_name: str, text: str, vocabulary: Vocabulary, *, skip_unknown: bool) -> Ints | None:
+    """The tokens that the model would write a text with; None where it cannot, and such texts are left out.
+
+    Raises:
+        InvalidRequest: it cannot, and they are not.
+    """
+    try:
+        return vocabulary.spell(text)
+    except UnknownSymbolsError as problem:
+        if skip_unknown:
+            return None
+        raise InvalidRequest(
+            field_name, f"{shown(text)} can never be generated: {problem}; leave it out, or ask to skip such texts"
+        ) from problem
+
+
+def _possible_stops(request: GenerationRequest, vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:
+    """The stop strings that the model can generate, each with its tokens, those of the caller first."""
     if len(request.stop) > MOST_STOPS:
         raise InvalidRequest("stop", f"{len(request.stop)} strings are too many; give up to {MOST_STOPS}")
     possible = []
@@ -354,20 +368,9 @@ def _possible_stops(request: GenerationRequest, vocabulary: Vocabulary) -> list[
             raise InvalidRequest(name, "it is empty, and would stop everything; leave it out")
         if len(text) > LONGEST_STOP:
             raise InvalidRequest(name, f"it has {len(text)} characters; up to {LONGEST_STOP} are allowed")
-        try:
-            vocabulary.spell(text)
-        except UnknownSymbolsError as problem:
-            if not request.skip_unknown:
-                raise InvalidRequest(
-                    name, f"{shown(text)} can never be generated: {problem}; leave it out, or ask to skip such strings"
-                ) from problem
-        else:
-            possible.append(text)
-    for text in request.template_stop:
-        with contextlib.suppress(UnknownSymbolsError):
-            vocabulary.spell(text)
-            possible.append(text)
-    return possible
+        possible.append((text, spelt(name, text, vocabulary, skip_unknown=request.skip_unknown)))
+    possible += [(text, spelt("stop", text, vocabulary, skip_unknown=True)) for text in request.template_stop]
+    return [(text, tokens.tolist()) for text, tokens in possible if tokens is not None]
 
 
 _NOTHING_ASKED = GenerationRequest()
