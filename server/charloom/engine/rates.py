@@ -153,14 +153,10 @@ class Rates:
 
     async def _asked(self, share: Share) -> _Bucket | None:
         """A caller's bucket, after the ledger was asked where that is a while ago; None where it has no such limit."""
-        bucket = self._bucket(share)
-        ledger = self._ledger
-        if (
-            bucket is not None
-            and ledger is not None
-            and not self._away
-            and self._clock() - bucket.asked_at > SYNC_SECONDS
-        ):
+        bucket, ledger = self._bucket(share), self._ledger
+        if bucket is None or ledger is None or self._away:
+            return bucket
+        if self._clock() - bucket.asked_at > SYNC_SECONDS:
             await asyncio.shield(self._tell(share.name, bucket, ledger))
         return bucket
 

@@ -94,9 +94,7 @@ class Job:
         return self.earlier[len(self.earlier) - self.earlier_generated :]
 
     def forced(self) -> Ints:
-        """All tokens to feed: those that the state has not read yet, past the first (`start.behind` of them), then the
-        prompt.
-        """
+        """All tokens to feed: the `start.behind` pending ones past the first, then the prompt."""
         return np.concatenate([np.array(self.start.pending[1:], np.int64), self.prompt])
 
 

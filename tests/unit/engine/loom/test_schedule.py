@@ -172,11 +172,11 @@ def test_rows_that_tell_a_large_vocabulary_are_in_ticks_of_their_own() -> None:
 
 
 @given(st.lists(st.sampled_from([0, 1, 20, 256, 10_000, 200_000]), min_size=1, max_size=300))
-def test_no_tick_tells_more_than_it_may_but_what_one_row_asks(told: list[int]) -> None:
-    places = alike(told)
+def test_no_tick_tells_more_than_it_may_but_what_one_row_asks(asked: list[int]) -> None:
+    places = alike(asked)
     assert places[0] == 0
-    chosen = [told[place] for place in places]
-    assert len(chosen) * max(chosen) * most_steps(chosen) <= max(MOST_TICK_ALTERNATIVES, told[0])
+    chosen = [asked[place] for place in places]
+    assert len(chosen) * max(chosen) * most_steps(chosen) <= max(MOST_TICK_ALTERNATIVES, asked[0])
 
 
 def test_few_streams_get_a_message_per_tick_and_many_share_a_rate() -> None:
