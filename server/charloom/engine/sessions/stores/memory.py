@@ -24,7 +24,7 @@ from charloom.engine.parts import Parts
 from charloom.engine.quotas import Kept, QuotaExceeded, require_kept
 from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Key, Session
-from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS, Erased, Lease
+from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS, Erased, Lease, full
 from charloom.engine.shares import Share, current_share
 
 MOST_TOMBSTONES, TOMBSTONE_BYTES = 100_000, 450
@@ -205,9 +205,7 @@ class MemoryStore:
         require_kept(share.quota, self._kept(share), more)
         fits = self._parts.fits(share, more.sessions)
         if not fits or (self._most_memory is not None and not self._bytes.fits(share, more.bytes)):
-            raise Overloaded(
-                f"{len(self._sessions)} sessions are kept already, as many as this server has room for", retry_after=60
-            )
+            raise full(len(self._sessions))
 
     def _keep(self, session: Session, owner: Share) -> None:
         key = session.key

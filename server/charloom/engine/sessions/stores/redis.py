@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from charloom.engine.clock import from_microseconds, to_microseconds, utc_now
 from charloom.engine.errors import (
     EngineError,
-    Overloaded,
     SessionBusy,
     SessionDeleted,
     SessionExists,
@@ -49,7 +48,7 @@ from charloom.engine.sessions.records import PLAIN, Records, Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.sessions.stores import redis_scripts as lua
 from charloom.engine.sessions.stores.redis_connections import Connections, said
-from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Erased, Lease
+from charloom.engine.sessions.stores.store import LEASE_SECONDS, TOMBSTONE_SECONDS, Erased, Lease, full
 from charloom.engine.shares import Share, current_share
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ class RedisStore:
         if what == b"quota":
             require_kept(quota, Kept(*rest), Kept(len(sessions), size))
         if what != b"done":
-            raise Overloaded(f"{rest[0]} sessions are kept already, as many as this server keeps", retry_after=60)
+            raise full(rest[0])
 
     async def get(self, key: Key) -> Session:
         """See `Store`."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sqlite3
 
-from charloom.engine.errors import EngineError, Overloaded
+from charloom.engine.errors import EngineError
 from charloom.engine.parts import fits
 from charloom.engine.quotas import Kept, QuotaExceeded, require_kept
 from charloom.engine.sessions.session import Session
+from charloom.engine.sessions.stores.store import full
 from charloom.engine.shares import Share
 
 _OWNER = "CASE {0} WHEN '' THEN '' ELSE 'tenant ' || {0} END"
@@ -101,4 +102,4 @@ def refusal(connection: sqlite3.Connection, capacity: int, share: Share, more: K
     part = 1 / (owners + (not kept.sessions))
     if fits(capacity, 2 * capacity, total, kept.sessions, part, more.sessions):
         return None
-    return Overloaded(f"{total} sessions are kept already, as many as this server keeps", retry_after=60)
+    return full(total)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from charloom.engine.quotas import Kept
+from charloom.engine.errors import Overloaded
+from charloom.engine.quotas import KEPT_RETRY_SECONDS, Kept
 from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.engine.shares import Share
@@ -138,3 +139,8 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Let go of files and connections."""
+
+
+def full(kept: int) -> Overloaded:
+    """What to say where no more sessions are kept than these."""
+    return Overloaded(f"{kept} sessions are kept already, as many as this server has room for", KEPT_RETRY_SECONDS)
