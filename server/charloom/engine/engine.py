@@ -19,6 +19,7 @@ from charloom.engine.calls.starting import Starting
 from charloom.engine.calls.suggesting import Suggesting
 from charloom.engine.calls.watching import Watching
 from charloom.engine.calls_in_progress import CallsInProgress
+from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Model, Models, TriedModel, memory_of
@@ -74,10 +75,11 @@ class Engine:
         self.rates = Rates(ledger)
         """How fast callers may go."""
         self._calls = CallsInProgress(self.rates)
-        self._starting = Starting(self._models, self.sessions, sealed, self.limits, self._calls)
+        compiler = Compiler()
+        self._starting = Starting(self._models, self.sessions, sealed, self.limits, self._calls, compiler)
         self.budget = budget or MemoryBudget()
         self.reading = Reading(self._starting, self.sessions, self.limits, self.budget, self.rates, self._calls)
-        self.suggesting = Suggesting(self._starting, self.reading, self.budget, self.limits)
+        self.suggesting = Suggesting(self._starting, self.reading, compiler, self.budget, self.limits)
         self.classifying = Classifying(self._models, self.reading, self._calls, self.totals)
         self.watching = Watching(self._models, self.sessions, self.reading, self._calls, self.totals)
         self.moving = Moving(self._models, self.sessions, self.reading, self._calls)

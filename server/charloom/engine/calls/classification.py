@@ -16,8 +16,8 @@ import numpy as np
 
 from charloom.bundle import SHOWN_UNKNOWNS, LabelHead, Labelling, Task, Unit, UnknownSymbol
 from charloom.engine.calls.price import of_reading
-from charloom.engine.calls.reading import Reading, check_count
-from charloom.engine.calls.requests import check_length
+from charloom.engine.calls.reading import Reading
+from charloom.engine.calls.requests import check_count, check_length
 from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.snapshot import Snapshot

@@ -13,7 +13,7 @@ import numpy as np
 
 from charloom.bundle import Vocabulary
 from charloom.engine.calls.price import of_reading, of_summing
-from charloom.engine.calls.requests import ReadingRequest, check_answer, check_text, check_top_logprobs
+from charloom.engine.calls.requests import ReadingRequest, check_answer, check_text, check_together, check_top_logprobs
 from charloom.engine.calls.starting import ReadingStart, Starting
 from charloom.engine.calls.together import JobsTogether
 from charloom.engine.calls_in_progress import CallsInProgress
@@ -26,7 +26,7 @@ from charloom.engine.errors import (
     SessionOfAnotherModel,
     shown_number,
 )
-from charloom.engine.limits import MOST_BLENDED, MOST_TOGETHER, Limits
+from charloom.engine.limits import MOST_BLENDED, Limits
 from charloom.engine.loom.jobs import Job
 from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
 from charloom.engine.loom.models import Model
@@ -319,29 +319,6 @@ class ManyScores:
             for place, (after, logprobs) in zip(places, found, strict=True):
                 scores[place] = ScoredText(logprobs, after.position)
         return ScoredTexts(scores, refused)
-
-
-def check_count(field_name: str, texts: Sequence[str]) -> None:
-    """Check how many texts are to be read at a time, at least one.
-
-    Raises:
-        InvalidRequest: too many, or none.
-    """
-    if not 1 <= len(texts) <= MOST_TOGETHER:
-        raise InvalidRequest(field_name, f"there are {len(texts)}; give from 1 to {MOST_TOGETHER}")
-
-
-def check_together(field_name: str, texts: Sequence[str], limits: Limits) -> None:
-    """Check how many texts are to be read at a time, at least one, and how long they are together.
-
-    Raises:
-        InvalidRequest: too many, or too long.
-    """
-    check_count(field_name, texts)
-    if (length := sum(map(len, texts))) > limits.max_prompt_characters:
-        raise InvalidRequest(
-            field_name, f"they have {length} characters together, more than {limits.max_prompt_characters}; give fewer"
-        )
 
 
 def _needed(model: Model, start: Snapshot, tokens: int, request: ReadingRequest | None = None) -> int:

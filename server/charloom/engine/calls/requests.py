@@ -20,6 +20,7 @@ from charloom.engine.limits import (
     MOST_ALTERNATIVES,
     MOST_CONTINUATIONS,
     MOST_STOPS,
+    MOST_TOGETHER,
     Limits,
 )
 from charloom.engine.loom.jobs import Job, Stops
@@ -305,6 +306,29 @@ def check_length(field_name: str, text: Text, limits: Limits) -> None:
             field_name,
             f"it has {len(text)} {what}, more than {limits.max_prompt_characters}; "
             "shorten it, or start the server with a higher --max-prompt-characters",
+        )
+
+
+def check_count(field_name: str, texts: Sequence[str]) -> None:
+    """Check how many texts are to be read at a time, at least one.
+
+    Raises:
+        InvalidRequest: too many, or none.
+    """
+    if not 1 <= len(texts) <= MOST_TOGETHER:
+        raise InvalidRequest(field_name, f"there are {len(texts)}; give from 1 to {MOST_TOGETHER}")
+
+
+def check_together(field_name: str, texts: Sequence[str], limits: Limits) -> None:
+    """Check how many texts are to be read at a time, at least one, and how long they are together.
+
+    Raises:
+        InvalidRequest: too many, or too long.
+    """
+    check_count(field_name, texts)
+    if (length := sum(map(len, texts))) > limits.max_prompt_characters:
+        raise InvalidRequest(
+            field_name, f"they have {length} characters together, more than {limits.max_prompt_characters}; give fewer"
         )
 
 

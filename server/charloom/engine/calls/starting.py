@@ -11,13 +11,10 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from charloom.bundle import Vocabulary
-from charloom.engine.calls.constraining import automaton_of, with_automaton
+from charloom.engine.calls.constraining import with_automaton
 from charloom.engine.calls.requests import CheckedRequest, GenerationRequest, ReadingRequest, check
 from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.constraints.compiler import Compiler
-from charloom.engine.constraints.constraint import Constraint
-from charloom.engine.decoding.automaton import Automaton
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import (
     InvalidRequest,
@@ -74,14 +71,20 @@ class Starting:
     """
 
     def __init__(
-        self, models: Models, sessions: Sessions, sealed: SealedStates, limits: Limits, calls: CallsInProgress
+        self,
+        models: Models,
+        sessions: Sessions,
+        sealed: SealedStates,
+        limits: Limits,
+        calls: CallsInProgress,
+        compiler: Compiler,
     ) -> None:
         self._calls = calls
         self._models = models
         self._sessions = sessions
         self._sealed = sealed
         self._limits = limits
-        self._compiler = Compiler()
+        self._compiler = compiler
 
     async def generation(self, request: GenerationRequest) -> GenerationStart:
         """Where a generation starts that its session goes on with.
@@ -178,19 +181,6 @@ class Starting:
         async with writer.given_back_on_error():
             require_position(writer.session, request.expected_position)
             return ReadingStart(self._sessions.model_of(writer.session, request.model), writer.present, writer)
-
-    async def automaton(
-        self, constraint: Constraint, vocabulary: Vocabulary, max_tokens: int, *, skip_unknown: bool
-    ) -> Automaton:
-        """The automaton of what a text of up to so many tokens is to match.
-
-        Raises:
-            InvalidRequest: it cannot be kept, or not within max_tokens.
-        """
-        never = () if vocabulary.unknown is None else (vocabulary.unknown,)
-        return await automaton_of(
-            constraint, self._compiler, vocabulary, never=never, max_tokens=max_tokens, skip_unknown=skip_unknown
-        )
 
     async def _acquire(self, request: GenerationRequest, begins_with: GenerationRequest) -> SessionWriter:
         """The session that goes on with a call, made first where the call says so.

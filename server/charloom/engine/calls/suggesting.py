@@ -11,10 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from charloom.engine.calls.beam_search import BeamSearch, Boundary, boundary_automaton
+from charloom.engine.calls.constraining import automaton_of
 from charloom.engine.calls.price import of_suggesting, of_summing
-from charloom.engine.calls.reading import Reading, check_together
-from charloom.engine.calls.requests import ReadingRequest, check_text, within
+from charloom.engine.calls.reading import Reading
+from charloom.engine.calls.requests import ReadingRequest, check_text, check_together, within
 from charloom.engine.calls.starting import Starting
+from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.constraints.constraint import Constraint
 from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.snapshot import Snapshot
@@ -113,13 +115,17 @@ class Suggesting:
     Args:
         starting: decides where each call starts
         reading: reads texts
+        compiler: makes automata
         budget: the memory that calls may use
         limits: of the engine
     """
 
-    def __init__(self, starting: Starting, reading: Reading, budget: MemoryBudget, limits: Limits) -> None:
+    def __init__(
+        self, starting: Starting, reading: Reading, compiler: Compiler, budget: MemoryBudget, limits: Limits
+    ) -> None:
         self._starting = starting
         self._reading = reading
+        self._compiler = compiler
         self._budget = budget
         self._limits = limits
 
@@ -176,8 +182,13 @@ class Suggesting:
         else:
             if request.constraint.content == ("",):
                 raise InvalidRequest(request.constraint.field, "it is empty; leave it out")
-            automaton = await self._starting.automaton(
-                request.constraint, vocabulary, request.max_tokens, skip_unknown=request.start.skip_unknown
+            automaton = await automaton_of(
+                request.constraint,
+                self._compiler,
+                vocabulary,
+                never=() if vocabulary.unknown is None else (vocabulary.unknown,),
+                max_tokens=request.max_tokens,
+                skip_unknown=request.start.skip_unknown,
             )
         present = await self._reading.caught_up(model, start.snapshot)
         learnt = present.learnt_bytes

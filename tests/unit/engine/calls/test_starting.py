@@ -15,6 +15,7 @@ from charloom.engine import errors
 from charloom.engine.calls.requests import GenerationRequest, ReadingRequest
 from charloom.engine.calls.starting import Starting
 from charloom.engine.calls_in_progress import CallsInProgress
+from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
 from charloom.engine.loom.models import Models, try_model
@@ -48,7 +49,7 @@ def sessions(models: Models, sealed: SealedStates) -> Sessions:
 
 @pytest.fixture
 def starting(models: Models, sessions: Sessions, sealed: SealedStates) -> Starting:
-    return Starting(models, sessions, sealed, Limits(), CallsInProgress(Rates()))
+    return Starting(models, sessions, sealed, Limits(), CallsInProgress(Rates()), Compiler())
 
 
 async def written(
