@@ -1,8 +1,9 @@
-"""JSON that others may have written: bounded in depth and size, and of characters that UTF-8 can carry."""
+"""JSON files: read where others may have written them, bounded in depth and size; written as a whole or not at all."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,16 @@ def parse_json(text: str | bytes) -> Any:
         if not level:
             return content
     raise ValueError(f"it is nested more than {DEEPEST} levels")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: where that fails, what was there stays, and no part of the text."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _parts(value: Any) -> Iterable[Any]:

@@ -88,7 +88,7 @@ class FileEntry(_Part):
     """One file of the bundle."""
 
     bytes: int = Field(ge=0, le=LARGEST_FILE)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: _Digest
 
 
 class Cell(_Part):
@@ -160,7 +160,7 @@ class Manifest(_Part):
     start_token: int = Field(ge=0)
     """The token before the first one: what a fresh session feeds first."""
     cell: Cell
-    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    weights_sha256: _Digest
     """Of `weights.safetensors`, even where the bundle leaves it out; each decoder repeats it in its metadata."""
     files: dict[str, FileEntry]
     training: dict[str, Any] = Field(default_factory=dict)

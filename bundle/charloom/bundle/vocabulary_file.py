@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
 from charloom.bundle.errors import BundleError
-from charloom.bundle.json_file import read_json
+from charloom.bundle.json_file import read_json, write_whole
 from charloom.bundle.vocabulary import (
     MOST_SYMBOLS,
     ByteVocabulary,
@@ -61,12 +60,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     """Write a `vocabulary.json`, in one step."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(_content(vocabulary), "utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, _content(vocabulary))
 
 
 def _content(vocabulary: Vocabulary) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from charloom.bundle.json_file import write_whole
 from charloom.bundle.manifest import MANIFEST_FILE, FileEntry, Manifest
 from charloom.bundle.reader import sha256_of
 
@@ -17,7 +17,6 @@ def file_entry(path: Path) -> FileEntry:
 def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
     """Fill in the digest and put `manifest.json` into `directory` in one step."""
     manifest = manifest.with_digest()
-    temporary = directory / f".{MANIFEST_FILE}.partial"
-    temporary.write_text(manifest.model_dump_json(indent=2, exclude=manifest.parts_left_out) + "\n", "utf-8")
-    os.replace(temporary, directory / MANIFEST_FILE)
+    text = manifest.model_dump_json(indent=2, exclude=manifest.parts_left_out) + "\n"
+    write_whole(directory / MANIFEST_FILE, text)
     return manifest

@@ -1,12 +1,25 @@
 from __future__ import annotations
 
+import errno
+import os
 import warnings
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from pydantic import ValidationError
 
-from charloom.bundle import TRANSCRIPT, Cell, DecoderKind, FileEntry, Labelling, LabelScores, Manifest, Unit
+from charloom.bundle import (
+    TRANSCRIPT,
+    Cell,
+    DecoderKind,
+    FileEntry,
+    Labelling,
+    LabelScores,
+    Manifest,
+    Unit,
+    write_manifest,
+)
 from tests.unit.bundle.bundle_files import digest_of
 
 SHA = "0123456789abcdef" * 4
@@ -100,3 +113,17 @@ def test_the_decoders_are_those_with_a_file_the_preferred_one_first() -> None:
 def test_a_name_that_is_no_plain_word_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="name"):
         Manifest.model_validate(MANIFEST.model_dump() | {"name": name})
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_bundle_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_manifest(tmp_path, MANIFEST)
+    before = (tmp_path / "manifest.json").read_text("utf-8")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_manifest(tmp_path, MANIFEST.model_copy(update={"name": "other"}))
+    assert [(file.name, file.read_text("utf-8")) for file in tmp_path.iterdir()] == [("manifest.json", before)]
