@@ -25,6 +25,8 @@ Tokens = npt.NDArray[np.int64]
 """Token ids, shape [T]."""
 MOST_SYMBOLS = 2**20
 """Symbols of a model."""
+_NO_TOKEN = -1
+"""In place of a token that there is not."""
 
 
 class Unit(str, enum.Enum):
@@ -167,7 +169,7 @@ class SymbolVocabulary(Vocabulary):
 
     @property
     def start_token(self) -> int:
-        return first_token(self.symbols)
+        return start_token_of(self.symbols)
 
     def symbol(self, token: int) -> bytes:
         return self.symbols[token].encode()
@@ -183,10 +185,6 @@ class SymbolVocabulary(Vocabulary):
 
     def to_json(self) -> dict[str, object]:
         return super().to_json() | {"symbols": list(self.symbols)}
-
-
-UNKNOWN = -1
-"""In place of a token that there is not."""
 
 
 class CharacterVocabulary(SymbolVocabulary):
@@ -210,7 +208,7 @@ class CharacterVocabulary(SymbolVocabulary):
             raise ValueError("the symbols of a character vocabulary are distinct and in ascending order")
         self.symbols = tuple(symbols)
         # By code point; the last entry is for all that are larger than any of the symbols.
-        self._token_of = np.full(int(code_points[-1]) + 2, UNKNOWN, np.int64)
+        self._token_of = np.full(int(code_points[-1]) + 2, _NO_TOKEN, np.int64)
         self._token_of[code_points] = np.arange(len(code_points))
 
     @classmethod
@@ -232,7 +230,7 @@ class CharacterVocabulary(SymbolVocabulary):
         wanted = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         # A table and no search, for which NumPy would let go of the interpreter's lock, however short the text is.
         tokens: Tokens = self._token_of[np.minimum(wanted, len(self._token_of) - 1)]
-        known = tokens != UNKNOWN
+        known = tokens != _NO_TOKEN
         if bool(known.all()):
             return MarkedText(tokens)
         tokens[~known] = unknown
@@ -268,7 +266,7 @@ class ByteVocabulary(Vocabulary):
         return _ByteDecoder(tail)
 
 
-def first_token(symbols: Sequence[str]) -> int:
+def start_token_of(symbols: Sequence[str]) -> int:
     """The token that stands before the first one of a text: the newline, or else the space, or else the first one."""
     for symbol in ("\n", " "):
         if symbol in symbols:

@@ -1,4 +1,4 @@
-"""How an adaptive session learns from its text: the constants of the rule, and the places of its state.
+"""How an adaptive session learns from its text: the constants of the rule, and the layout of its state.
 
 The rule itself is stated in NumPy by `charloom.engine.decoding.adaptation`, and written as a graph by
 `charloom.export.adaptation_graph`.
@@ -30,7 +30,7 @@ LARGEST_STATE = 2**14
 """Numbers of a state, 64 KiB."""
 
 
-class Places(NamedTuple):
+class Layout(NamedTuple):
     """What a state holds, one after the other: how many numbers of each."""
 
     seen: int
@@ -43,12 +43,12 @@ class Places(NamedTuple):
     """[D] the last tokens, the latest first, each plus 1; 0 before the text"""
 
 
-def places(vocabulary: int) -> Places:
+def layout(vocabulary: int) -> Layout:
     """The parts of a state."""
-    whole = Places(len(ORDERS) * BUCKETS, len(ORDERS) * TRUSTS * LEVELS, vocabulary, LONGEST)
+    whole = Layout(len(ORDERS) * BUCKETS, len(ORDERS) * TRUSTS * LEVELS, vocabulary, LONGEST)
     return whole if sum(whole) <= LARGEST_STATE else whole._replace(bias=0)
 
 
 def state_size(vocabulary: int) -> int:
     """S, numbers of a state; they are float32."""
-    return sum(places(vocabulary))
+    return sum(layout(vocabulary))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from charloom.bundle import DecoderKind
-from charloom.controls.adaptation import LARGEST_STATE, places
+from charloom.controls.adaptation import LARGEST_STATE, layout
 from charloom.engine.decoding.adaptation import fresh
 from charloom.engine.decoding.decoder import Adaptation, Decoder, Inputs, neutral
 from charloom.engine.decoding.invariance import constrained_inputs, first_rows, learning_inputs, random_inputs
@@ -123,8 +123,8 @@ def test_before_the_first_token_they_are_like_any_others(
 def test_a_vocabulary_that_is_too_large_for_a_bias_has_none(kind: DecoderKind, tmp_path: Path) -> None:
     vocabulary = 12_000
     model = random_model(1, hidden=4, embedding=2, vocabulary=vocabulary)
-    assert (places(vocabulary).bias, places(10_000).bias) == (0, 10_000)
-    assert sum(places(10_000)) <= LARGEST_STATE
+    assert (layout(vocabulary).bias, layout(10_000).bias) == (0, 10_000)
+    assert sum(layout(10_000)) <= LARGEST_STATE
     decoder, oracle = exported(model, kind, tmp_path), naive(model)
     inputs = learning_inputs(decoder, 4, 5)
     result, expected = decoder.run(inputs), oracle.run(inputs)

@@ -21,7 +21,7 @@ from charloom.controls.adaptation import (
     ORDERS,
     TRUSTS,
     WEIGHT_RATE,
-    places,
+    layout,
     state_size,
 )
 from charloom.export.constraint_graph import ConstraintGraph
@@ -35,8 +35,8 @@ class AdaptationGraph(ConstraintGraph):
         return self.op("LogSoftmax", logits, axis=1)
 
     def _part(self, state: str, number: int) -> str:
-        """A part of the states [M, S], as `charloom.controls.adaptation.Places` counts them."""
-        borders = [0, *accumulate(places(self._weights.vocabulary))]
+        """A part of the states [M, S], as `charloom.controls.adaptation.Layout` counts them."""
+        borders = [0, *accumulate(layout(self._weights.vocabulary))]
         return self.op("Slice", state, self.ints(borders[number]), self.ints(borders[number + 1]), self.ints(1))
 
     def _looking(self, name: str, nodes: list[onnx.NodeProto], outputs: list[str]) -> onnx.GraphProto:
@@ -53,7 +53,7 @@ class AdaptationGraph(ConstraintGraph):
         state, whether anything is known of them, what they predict, and where the weights stand.
         """
         contexts = np.arange(len(ORDERS))[None]
-        first_weight = places(self._weights.vocabulary).seen
+        first_weight = layout(self._weights.vocabulary).seen
         with self._subgraph() as nodes:
             own = self.op("Gather", logits, "adaptive_rows", axis=0)
             history = self.op("Cast", self._part("adaptation_in", 3), to=INT64)
@@ -72,7 +72,7 @@ class AdaptationGraph(ConstraintGraph):
             weight = self.op("Add", kind, self.op("Cast", level, to=INT64))
             added = self.op("GatherElements", "adaptation_in", weight, axis=1)
             added = self.op("Mul", added, self.op("Cast", known, to=FLOAT))
-            if places(self._weights.vocabulary).bias:
+            if layout(self._weights.vocabulary).bias:
                 own = self.op("Add", own, self._part("adaptation_in", 2))
             result = self.op("ScatterElements", own, token, added, axis=1, reduction="add")
             adapted = self.op("ScatterND", logits, self._column("adaptive_rows"), result)
@@ -86,7 +86,7 @@ class AdaptationGraph(ConstraintGraph):
 
     def _learnt(self, prediction: str, adapted: str, next_token: str, going: str) -> onnx.GraphProto:
         """The states [M, S] after a step in which these tokens came [B], of rows that take it [B]."""
-        sizes, size = places(self._weights.vocabulary), state_size(self._weights.vocabulary)
+        sizes, size = layout(self._weights.vocabulary), state_size(self._weights.vocabulary)
         with self._subgraph() as nodes:
             place, known, token, weight = self.ops("Split", 4, prediction, axis=1, num_outputs=4)
             known = self.op("Cast", known, to=FLOAT)

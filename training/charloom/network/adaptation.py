@@ -19,7 +19,7 @@ from charloom.controls.adaptation import (
     ORDERS,
     TRUSTS,
     WEIGHT_RATE,
-    places,
+    layout,
 )
 
 
@@ -28,7 +28,7 @@ class Adaptation(nn.Module):
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        self.sizes = list(places(vocabulary))
+        self.sizes = list(layout(vocabulary))
         self.contexts, self.buckets, self.trusts, self.levels = len(ORDERS), BUCKETS, TRUSTS, LEVELS
         self.weight_rate, self.bias_rate = WEIGHT_RATE, BIAS_RATE
         self.coefficients = nn.Parameter(torch.tensor(COEFFICIENTS), requires_grad=False)

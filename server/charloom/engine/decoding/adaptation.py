@@ -26,14 +26,14 @@ from charloom.controls.adaptation import (
     ORDERS,
     TRUSTS,
     WEIGHT_RATE,
-    places,
+    layout,
     state_size,
 )
 from charloom.engine.decoding.decoder import Floats, Ints
 
 
-class Parts(NamedTuple):
-    """The parts of some states; `charloom.controls.adaptation.Places` tells what they are."""
+class LearntState(NamedTuple):
+    """The parts of some states; `charloom.controls.adaptation.Layout` tells what they are."""
 
     seen: Floats
     """[B, N * BUCKETS]"""
@@ -49,13 +49,13 @@ class Prediction(NamedTuple):
     """What the contexts of some rows predict."""
 
     place: Ints
-    """[B, N] of each context in `Parts.seen`"""
+    """[B, N] of each context in `LearntState.seen`"""
     known: Floats
     """[B, N] 1 where something has come after the context, else 0"""
     token: Ints
     """[B, N] what came; 0 where nothing has"""
     weight: Ints
-    """[B, N] the place of its weight in `Parts.weights`"""
+    """[B, N] the place of its weight in `LearntState.weights`"""
     logits: Floats
     """[B, V] the logits with all that is added"""
 
@@ -104,8 +104,8 @@ def learn(state: Floats, prediction: Prediction, chosen: Ints) -> Floats:
     return np.concatenate([seen, weights, bias, history], axis=1).astype(np.float32)
 
 
-def _parts(state: Floats, vocabulary: int) -> Parts:
-    return Parts(*np.split(state, np.cumsum(places(vocabulary))[:-1], axis=1))
+def _parts(state: Floats, vocabulary: int) -> LearntState:
+    return LearntState(*np.split(state, np.cumsum(layout(vocabulary))[:-1], axis=1))
 
 
 def _log_sum(logits: Floats) -> Floats:

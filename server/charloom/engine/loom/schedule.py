@@ -12,8 +12,8 @@ from charloom.engine.decoding.decoder import Ints
 
 MOST_STEPS = 256
 """Steps of the longest tick, whatever they cost."""
-TICK_SECONDS, ROW_SECONDS = 0.0003, 0.000015
-"""What a tick takes beside its steps, about, and for each of its rows: the call of the decoder, and what is done
+TICK_OVERHEAD, ROW_OVERHEAD = 0.0003, 0.000015
+"""What a tick takes beside its steps, in seconds, and for each of its rows: the call of the decoder, and what is done
 between two. It is several times what the same code takes alone: a step leaves none of it in the processor's caches."""
 FIRST_TOKEN = 64
 """How many rows one counts for that has no token yet, because somebody waits for it."""
@@ -56,7 +56,7 @@ def ticks_at_once(
     for more in range(best + 1, min(workers, rows) + 1):
         split = expected(math.ceil(rows / more))
         worth = seconds / split - 1 >= WORTH * (more / best - 1)
-        if worth and (seconds - split) * steps >= TICK_SECONDS * (more - best):
+        if worth and (seconds - split) * steps >= TICK_OVERHEAD * (more - best):
             best, seconds = more, split
     return best
 
@@ -138,7 +138,7 @@ def most_steps(alternatives: Sequence[int]) -> int:
 
 def overhead(rows: int) -> float:
     """Seconds that a tick takes beside its steps."""
-    return TICK_SECONDS + rows * ROW_SECONDS
+    return TICK_OVERHEAD + rows * ROW_OVERHEAD
 
 
 def message_pause(streams: int, tick_seconds: float) -> float:

@@ -18,7 +18,7 @@ from charloom.engine.loom.schedule import (
     MOST_STEPS,
     MOST_TICK_ALTERNATIVES,
     PAUSES,
-    TICK_SECONDS,
+    TICK_OVERHEAD,
     alike,
     crowd_rows,
     message_pause,
@@ -137,7 +137,7 @@ def test_rows_with_few_steps_left_are_done_together() -> None:
     """As those of a search: a second tick would take longer than what it saves."""
     cost = line(75, 23).__getitem__
     saved = cost(16) - cost(8)
-    enough = math.ceil(TICK_SECONDS * 1e6 / saved)
+    enough = math.ceil(TICK_OVERHEAD * 1e6 / saved)
     assert [
         ticks_at_once(16, 2, 256, lambda rows: 1e-6 * cost(rows), steps) for steps in (1, enough - 1, enough, 96)
     ] == [1, 1, 2, 2]
