@@ -35,6 +35,7 @@ transport finds its own code in a table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum, auto
 from typing import ClassVar
@@ -304,8 +305,8 @@ class SealedStateVersion(EngineError):
     kind = ErrorKind.INVALID
     reason = "SEALED_STATE_VERSION"
 
-    def __init__(self, version: int, known: int) -> None:
-        super().__init__(f"the state has version {version}, this server opens version {known}")
+    def __init__(self, version: int, known: Sequence[int]) -> None:
+        super().__init__(f"the state has version {version}, this server opens versions {' and '.join(map(str, known))}")
 
 
 class SealedStateExpired(EngineError):

@@ -51,7 +51,7 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (errors.StoreUnavailable("refused"), StatusCode.UNAVAILABLE),
     (errors.StoreFull("no memory"), StatusCode.RESOURCE_EXHAUSTED),
     (errors.SealedStateCorrupt("it is not what was sealed"), StatusCode.DATA_LOSS),
-    (errors.SealedStateVersion(2, 1), StatusCode.INVALID_ARGUMENT),
+    (errors.SealedStateVersion(3, (1, 2)), StatusCode.INVALID_ARGUMENT),
     (errors.SealedStateExpired(MOMENT), StatusCode.FAILED_PRECONDITION),
     (errors.SealedStateOfAnotherTenant(), StatusCode.PERMISSION_DENIED),
     (errors.SealedStateOfAnotherModel("m", "0123"), StatusCode.FAILED_PRECONDITION),

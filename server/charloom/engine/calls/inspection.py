@@ -160,7 +160,7 @@ class Inspections:
         self._reported.discard(model)
 
     async def drain(self, seconds: float) -> None:
-        """Let running inspections end for up to `seconds`, then end them as Draining; new ones are not admitted."""
+        """Let running inspections end for up to `seconds`, then end them as Draining, and from then on all new ones."""
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # before Python 3.11 they are two
             await asyncio.wait_for(self._idle.wait(), seconds)
         self.end_now()

@@ -210,6 +210,8 @@ class Reading:
     ) -> Session:
         """Make a session whose state is the weighted mean of others' states.
 
+        Position and pending token are the first source's; its history begins there.
+
         Raises:
             InvalidRequest: too few or too many sources, or their weights, or the seed.
             SessionNotFound: one of them is not there.

@@ -34,6 +34,9 @@ from charloom.engine.loom.logprobs import Logprobs
 from charloom.engine.loom.models import Model
 from charloom.engine.memory_budget import MemoryBudget
 
+FEW = 2**14
+"""Log-probabilities of a step of a search that are sorted at once, which takes less than a turn of a thread does."""
+
 
 class RankedText(NamedTuple):
     """How probable a text is."""
@@ -44,10 +47,6 @@ class RankedText(NamedTuple):
     """How many it has."""
     probability: float
     """Its own, if one of the candidates comes."""
-
-
-FEW = 2**14
-"""Log-probabilities of a step of a search that are sorted at once, which takes less than a turn of a thread does."""
 
 
 @dataclass(frozen=True)

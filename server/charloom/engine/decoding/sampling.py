@@ -56,7 +56,7 @@ class Sampling:
             )
         for characters, amount in self.logit_bias:
             if not (math.isfinite(amount) and abs(amount) <= LARGEST_BIAS):
-                _check(f"logit_bias[{shown(characters)}]", amount, False, "from -100 to 100")
+                _check(f"logit_bias[{shown(characters)}]", amount, False, f"from {-LARGEST_BIAS:g} to {LARGEST_BIAS:g}")
         _check_length("logit_bias", sum(len(characters) for characters, _ in self.logit_bias))
         _check_length("allowed_characters", len(self.allowed_characters or ""))
         _check_length("forbidden_characters", len(self.forbidden_characters))

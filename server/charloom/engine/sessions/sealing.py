@@ -86,7 +86,7 @@ class Sealer:
             raise SealedStateCorrupt("it is no state of this kind, or not all of it")
         _, version, named, nonce = _HEADER.unpack_from(token)
         if version not in (_VERSION, _LEARNING):
-            raise SealedStateVersion(version, _LEARNING)
+            raise SealedStateVersion(version, (_VERSION, _LEARNING))
         key = next((key for key in self.keys if key_id(key) == named), None)
         if key is None:
             raise SealedStateCorrupt("this server lacks the key that it names")
