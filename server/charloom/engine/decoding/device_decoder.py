@@ -194,14 +194,10 @@ class _Lane:
         if self._constrains:
             free = unconstrained(rows, shape.vocabulary).by_name()
             self._buffers |= {name: torch.from_numpy(array).to(device, copy=True) for name, array in free.items()}
-        self._free = {name: self._buffers[name] for name in CONSTRAINT_INPUTS if self._constrains}
-        """The buffers of the constraints where nobody has one. Captured graphs read them: they stay where they are."""
-        self._nobody: dict[str, Tensor] = {}
-        """The buffers of what rows have learnt where none learns."""
-        if lacks.isdisjoint(ADAPTATION_INPUTS):
+        self._learns = lacks.isdisjoint(ADAPTATION_INPUTS)
+        if self._learns:
             nobody = nobody_learns(shape.vocabulary)
-            self._nobody = {name: torch.from_numpy(array).to(device, copy=True) for name, array in nobody.items()}
-        self._buffers |= self._nobody
+            self._buffers |= {name: torch.from_numpy(array).to(device, copy=True) for name, array in nobody.items()}
 
     def begin(self, inputs: Inputs, first: int, full: bool) -> dict[str, Tensor]:
         """Take the steps of the rows from `first` on, as many as there is room for.
@@ -213,66 +209,65 @@ class _Lane:
         needed = self._sampling if full else [one.name for one in controls(Effect.SCALES) if one.name in self._sampling]
         rows = slice(first, first + self._rows)
         count = len(inputs.token[rows])
+        # Captured graphs read those of the lane: what this call has in place of some is its own.
+        buffers = dict(self._buffers)
         with self._on_stream():
-            self._buffers["token"][:count].copy_(self._moved(inputs.token[rows]))
+            buffers["token"][:count].copy_(self._moved(inputs.token[rows]))
             for name in needed:
-                self._buffers[name][:count].copy_(self._moved(sampling[name][rows]))
-            self._buffers["state"][:, :, :count].copy_(self._moved(inputs.state[:, :, rows]))
+                buffers[name][:count].copy_(self._moved(sampling[name][rows]))
+            buffers["state"][:, :, :count].copy_(self._moved(inputs.state[:, :, rows]))
             per_step = {name: self._moved(getattr(inputs, name)[:, rows]) for name in _PER_STEP}
             # Rows that only fill up the batch take no steps.
-            self._buffers["steps"].zero_()
-            self._buffers["steps"][:count].copy_(self._moved(inputs.steps[rows]))
+            buffers["steps"].zero_()
+            buffers["steps"][:count].copy_(self._moved(inputs.steps[rows]))
             if constrained := inputs.constraints if full and has_constraints(inputs) else None:
-                self._take_constraints(constrained, rows)
-            learning = inputs.adaptation if self._nobody else None
+                buffers |= self._of_constraints(constrained, rows)
+            learning = inputs.adaptation if self._learns else None
             if learning is not None:
                 learning = Adaptation(learning.learns[rows], learning.state[rows])
-                self._buffers |= {name: self._moved(array) for name, array in learning.by_name().items()}
+                buffers |= {name: self._moved(array) for name, array in learning.by_name().items()}
             found: list[list[Tensor]] = []
             done = 0
-            ends = self._buffers["steps"].clone()
+            ends = buffers["steps"].clone()
             while done < len(inputs.forced):
                 size = next(size for size in BLOCKS if size <= len(inputs.forced) - done)
                 for name, values in per_step.items():
-                    self._buffers[name][:size, :count].copy_(values[done : done + size])
+                    buffers[name][:size, :count].copy_(values[done : done + size])
                 if constrained is None and learning is None:
                     *results, _ = self._block(size, full)()
                 elif constrained is None:
                     # Not captured: another number of rows learn in every call.
-                    *results, _ = self._steps(size, full, adaptive=True)()
+                    *results, _ = self._steps(buffers, size, full, adaptive=True)()
                 else:
-                    was = self._buffers["automaton"].clone()
+                    was = buffers["automaton"].clone()
                     # Not captured: the table has another size, and another place, in every call.
-                    *results, taken = self._steps(size, full, constrained=True, adaptive=learning is not None)()
-                    now_ended = (was != ENDED) & (self._buffers["automaton"] == ENDED)
+                    run = self._steps(buffers, size, full, constrained=True, adaptive=learning is not None)
+                    *results, taken = run()
+                    now_ended = (was != ENDED) & (buffers["automaton"] == ENDED)
                     ends = torch.where(now_ended, taken + done, ends)
-                    self._buffers["left"].sub_(size)
+                    buffers["left"].sub_(size)
                 found.append([part[:, :count].clone() for part in results])
-                self._buffers["steps"].sub_(size)
+                buffers["steps"].sub_(size)
                 done += size
             tokens, logprob, top_tokens, top_logprob, allowed = (torch.cat(parts) for parts in zip(*found, strict=True))
-            state = self._buffers["state"][:, :, :count].clone()
-            automaton = self._buffers["automaton"] if self._constrains else torch.zeros_like(ends)
+            state = buffers["state"][:, :, :count].clone()
+            automaton = buffers["automaton"] if self._constrains else torch.zeros_like(ends)
             automaton = automaton[:count].clone()
-            if constrained is not None:
-                self._buffers |= self._free
             adaptation = torch.zeros(count, 0)
             if learning is not None:
                 adaptation = self._moved(np.zeros_like(learning.state))
-                adaptation[self._buffers["adaptive_rows"]] = self._buffers["adaptation"]
-                self._buffers |= self._nobody
+                adaptation[buffers["adaptive_rows"]] = buffers["adaptation"]
         outputs = (tokens, logprob, state, top_tokens[:, :, :top], top_logprob[:, :, :top])
         return dict(zip(Outputs._fields, (*outputs, ends[:count], automaton, allowed, adaptation), strict=True))
 
-    def _take_constraints(self, constraints: Constraints, rows: slice) -> None:
-        """Have those of some rows in buffers of their own; rows that fill up the batch are free."""
-        for name, array in constraints.by_name().items():
-            moved = self._moved(array)
-            if name in ("automaton", "left"):
-                self._buffers[name] = self._free[name].clone()
-                self._buffers[name][: len(array[rows])].copy_(moved[rows])
-            else:
-                self._buffers[name] = moved
+    def _of_constraints(self, constraints: Constraints, rows: slice) -> dict[str, Tensor]:
+        """Buffers of the constraints of some rows; rows that fill up the batch are free."""
+        taken = {name: self._moved(array) for name, array in constraints.by_name().items()}
+        for name in ("automaton", "left"):
+            own = taken[name][rows]
+            taken[name] = self._buffers[name].clone()
+            taken[name][: len(own)].copy_(own)
+        return taken
 
     def wait(self) -> None:
         """Until all that was begun is done."""
@@ -300,22 +295,22 @@ class _Lane:
         """What takes `size` steps in the buffers; see `_steps`."""
         key = (size, full)
         if key not in self._blocks:
-            run = self._steps(size, full)
+            run = self._steps(self._buffers, size, full)
             captured = self._graphs and self._stream is not None
             self._blocks[key] = self._captured(run) if captured else run
         return self._blocks[key]
 
     def _steps(
-        self, size: int, full: bool, *, constrained: bool = False, adaptive: bool = False
+        self, buffers: dict[str, Tensor], size: int, full: bool, *, constrained: bool = False, adaptive: bool = False
     ) -> Callable[[], Sequence[Tensor]]:
         """The same, one kernel after another; returns tokens, logprob, top_tokens, top_logprob, allowed and taken."""
-        buffers, alternatives = self._buffers, self._alternatives if full else 0
+        alternatives = self._alternatives if full else 0
         inputs = buffers if full else buffers | {"bias": torch.zeros_like(buffers["bias"])}
         views = {name: array[:size] if name in _PER_STEP else array for name, array in inputs.items()}
         asked = {"filtered": full, "penalised": full}
         if self._constrains:
             asked["constrained"] = constrained
-        if self._nobody:
+        if self._learns:
             asked["adaptive"] = adaptive
 
         def run() -> Sequence[Tensor]:

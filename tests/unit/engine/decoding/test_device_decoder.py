@@ -215,6 +215,16 @@ def test_a_call_that_fails_gives_its_lanes_back(file: Path, where: str) -> None:
     assert_same(decoder.run(inputs), expected)
 
 
+@MAKES
+def test_a_call_that_fails_leaves_nothing_of_its_own_to_later_ones(make: Make, file: Path, where: str) -> None:
+    decoder, other = DeviceDecoder(file, where, rows=ROWS), DeviceDecoder(file, where, rows=ROWS)
+    broken = make(decoder, ROWS, 5)
+    with pytest.raises(RuntimeError):
+        decoder.run(broken._replace(uniform=broken.uniform[:, :2]))
+    inputs = random_inputs(decoder, ROWS, 5)
+    assert_same(decoder.run(inputs), other.run(inputs))
+
+
 def test_the_first_calls_of_several_decoders_at_once(file: Path, where: str) -> None:
     """On a CUDA device each captures its graphs, of which a process may make one at a time, while others replay."""
     decoders = [DeviceDecoder(file, where, rows=ROWS) for _ in range(2)]
