@@ -137,6 +137,12 @@ class Vocabulary(ABC):
     def symbol(self, token: int) -> bytes:
         """What a token stands for: UTF-8 of its character or word, or its byte."""
 
+    @functools.cached_property
+    def symbol_sizes(self) -> Tokens:
+        """Bytes of all symbols, [V], the largest first."""
+        sizes = np.fromiter(map(len, map(self.symbol, range(self.size))), np.int64, self.size)
+        return np.sort(sizes)[::-1]
+
     @property
     @abstractmethod
     def symbols_digest(self) -> bytes:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from charloom.bundle import CharacterVocabulary, WordVocabulary
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import InvalidRequest
 from charloom.server.grpc.translation.encoded import encoded_item
 from charloom.server.grpc.translation.generation import from_sampling, to_sampling
 from charloom.server.grpc.translation.status import together
+from charloom.server.grpc.translation.text import largest_logprob, largest_text
 from charloom.server.grpc.translation.times import from_seconds, from_time
-from charloom.v1 import generation_pb2, status_pb2
+from charloom.server.http.choices import largest_symbol
+from charloom.v1 import generation_pb2, status_pb2, text_pb2
 
 
 @pytest.mark.parametrize(
@@ -106,3 +111,25 @@ def test_items_of_a_list_that_are_put_together_from_parts_are_those_of_protobuf(
     parts = [[item.SerializeToString()[:7], item.SerializeToString()[7:]] for item in items]
     made = b"".join(part for item in parts for part in encoded_item(item))
     assert made == generation_pb2.CompleteResponse(completions=items).SerializeToString()
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("longest", [1, 114, 120, 130, 16_378, 20_000])
+def test_the_largest_log_probability_is_that_of_the_longest_symbols(longest: int, *, constrained: bool) -> None:
+    vocabulary = WordVocabulary(["\N{REPLACEMENT CHARACTER}", "b", "é", "a" * longest, "b" * (longest + 1), "cd"])
+    symbols = sorted(map(vocabulary.symbol, range(vocabulary.size)), key=len, reverse=True)
+    for top in range(vocabulary.size + 1):
+        told = [text_pb2.Alternative(symbol=symbol, logprob=-1) for symbol in symbols]
+        message = text_pb2.TokenLogprob(chosen=told[0], top=told[:top], allowed_logprob=-1 if constrained else None)
+        whole = generation_pb2.GenerateResponse(logprobs=[message])
+        assert largest_logprob(vocabulary, top, constrained=constrained) == whole.ByteSize()
+
+
+def test_sizes_of_answers_keep_no_vocabulary() -> None:
+    vocabulary = CharacterVocabulary("abc")
+    assert largest_text(vocabulary) == largest_symbol(vocabulary) == 3
+    assert largest_logprob(vocabulary, 2, constrained=True) == 2 + 3 * 10 + 5
+    gone = weakref.ref(vocabulary)
+    del vocabulary
+    gc.collect()
+    assert gone() is None

@@ -161,10 +161,9 @@ def most_tokens(
     return most
 
 
-@functools.lru_cache(maxsize=64)
 def largest_symbol(vocabulary: Vocabulary) -> int:
     """Bytes of the longest symbol; a byte that is no UTF-8 becomes U+FFFD, of three."""
-    return max(3, *(len(vocabulary.symbol(token)) for token in range(vocabulary.size)))
+    return max(3, int(vocabulary.symbol_sizes[0]))
 
 
 async def begun(engine: Engine, request: GenerationRequest) -> Sequence[Continuation]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import heapq
-
 from charloom.bundle import Vocabulary
+from charloom.engine.decoding.decoder import Ints
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.loom.logprobs import Logprobs
 from charloom.v1 import text_pb2
 
+_FLOAT = 5
+"""Bytes of a field that is a float."""
 _UNKNOWN_CHARACTERS = frozenset(text_pb2.UnknownCharacters.values())
 
 
@@ -41,7 +41,6 @@ def from_alternative(vocabulary: Vocabulary, token: int, logprob: float) -> text
     return text_pb2.Alternative(symbol=vocabulary.symbol(token), logprob=logprob)
 
 
-@functools.lru_cache(maxsize=256)
 def largest_logprob(vocabulary: Vocabulary, top: int, *, constrained: bool) -> int:
     """The most bytes that the log-probability of one token takes in a message.
 
@@ -50,20 +49,15 @@ def largest_logprob(vocabulary: Vocabulary, top: int, *, constrained: bool) -> i
         top: how many alternatives are told with it
         constrained: whether it says what a constraint allowed, too
     """
-    longest = heapq.nlargest(max(top, 1), map(vocabulary.symbol, range(vocabulary.size)), key=len)
-    alternatives = [text_pb2.Alternative(symbol=symbol, logprob=-1) for symbol in longest]
-    largest = text_pb2.TokenLogprob(chosen=alternatives[0], top=alternatives[:top])
-    if constrained:
-        largest.allowed_logprob = -1
-    return _in_a_list(largest.ByteSize())
+    alternatives = _as_field(_as_field(vocabulary.symbol_sizes[: max(top, 1)]) + _FLOAT)
+    return int(_as_field(alternatives[0] + alternatives[:top].sum() + _FLOAT * constrained))
 
 
-@functools.lru_cache(maxsize=256)
 def largest_text(vocabulary: Vocabulary) -> int:
     """The most bytes that one token adds to a text; a byte that is no UTF-8 becomes U+FFFD, of three bytes."""
-    return max(3, *(len(vocabulary.symbol(token)) for token in range(vocabulary.size)))
+    return max(3, int(vocabulary.symbol_sizes[0]))
 
 
-def _in_a_list(size: int) -> int:
-    """Bytes of a message of this size as an item of a list: its number, its length in groups of 7 bits, itself."""
-    return 1 + -(-size.bit_length() // 7) + size
+def _as_field(size: Ints) -> Ints:
+    """Bytes of fields of these sizes in a message: each has its number, its length in groups of 7 bits, itself."""
+    return 2 + size + (size >= 2**7) + (size >= 2**14) + (size >= 2**21)
