@@ -165,10 +165,7 @@ class FairQueue(Generic[T]):
         if self._size >= self._capacity + max(0, free) and (most := self._most_waiting.first) is not None:
             displaced = next(reversed(self._callers[most].waiting))
             self.remove(displaced)
-        caller = self._caller(item.share)
-        caller.waiting[item] = None
-        self._size += 1
-        self._rank(caller)
+        self._add(item)
         return displaced
 
     def put_together(self, items: Sequence[T], free: int = 0) -> list[T]:
@@ -188,8 +185,8 @@ class FairQueue(Generic[T]):
             except QueueFull:
                 for earlier in items[:number]:
                     self.remove(earlier)
-                for one in reversed(displaced):  # the newest last, as before
-                    self.put(one, free)
+                for one in reversed(displaced):  # the newest last, as before, whether there is room or not
+                    self._add(one)
                 raise
             if one is not None:
                 displaced.append(one)
@@ -283,6 +280,12 @@ class FairQueue(Generic[T]):
         """How many places would be taken if all callers had as many as that of this job, which has one."""
         caller = self._callers[item.share.name]
         return math.ceil(caller.places * self._weights / caller.share.weight)
+
+    def _add(self, item: T) -> None:
+        caller = self._caller(item.share)
+        caller.waiting[item] = None
+        self._size += 1
+        self._rank(caller)
 
     def _caller(self, share: Share) -> _Caller[T]:
         caller = self._callers.get(share.name)

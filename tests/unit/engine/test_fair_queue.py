@@ -260,6 +260,16 @@ def test_of_jobs_that_come_together_all_find_room_or_nobody_makes_any() -> None:
     assert [*queue] == [*greedy[:3], *polite]
 
 
+def test_jobs_that_made_room_in_vain_are_back_where_more_wait_than_there_is_room_for() -> None:
+    queue: FairQueue[Item] = FairQueue(2)
+    jobs = [Item("a", number) for number in range(4)]
+    queue.put_together(jobs, free=2)
+    with pytest.raises(QueueFull):
+        queue.put_together([Item("b", number) for number in range(4)], free=0)  # the places were taken meanwhile
+    assert [*queue] == jobs
+    assert len(queue) == 4
+
+
 def test_jobs_that_find_a_place_at_once_need_no_room_to_wait() -> None:
     queue: FairQueue[Item] = FairQueue(2)
     jobs = [Item("a", number) for number in range(6)]

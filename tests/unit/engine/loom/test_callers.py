@@ -11,6 +11,7 @@ import pytest
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.errors import Overloaded
 from charloom.engine.fair_queue import CROWD
 from charloom.engine.loom import loom
 from charloom.engine.loom.jobs import FinishReason
@@ -36,6 +37,35 @@ def test_a_job_that_another_caller_displaces_ends_at_once_and_is_not_run(decoder
     assert max(slow.rows) == 1
     harness.loom.drain(1)
     assert harness.loom.live == harness.loom.slots == 0
+
+
+def test_jobs_of_another_caller_that_make_room_in_vain_come_to_their_end(decoder: Decoder, bundle: Bundle) -> None:
+    """More wait than there is room for, since paused rows have taken the places that were free when they came."""
+    slow = Slow(decoder)
+    harness = Harness(slow, bundle.manifest.start_token, max_rows=3, max_waiting=2, unread_limit=8)
+    paused = [harness.submit(seed=number, max_tokens=100, takes=False) for number in range(2)]
+    eventually(lambda: harness.loom.live == 2 and harness.loom.taken_places == 0)
+    slow.gate = threading.Event()
+    slow.entered.clear()
+    running = harness.submit(max_tokens=100)
+    assert slow.entered.wait(60)
+    waiting = [harness.submit(seed=number, max_tokens=5) for number in range(4)]
+    for reader in paused:
+        assert reader.row is not None
+        reader.takes = True
+        reader.row.took(len(reader.tokens))
+    # A worker looks at the rows between two ticks.
+    before, slow.gate = slow.gate, threading.Event()
+    before.set()
+    eventually(lambda: harness.loom.taken_places == 3)
+    assert (harness.loom.waiting, harness.loom.taken_places) == (4, 3)
+    with pytest.raises(Overloaded):
+        harness.submit_together([[1], [2], [3], [4]], Share("other"))
+    assert harness.loom.waiting == 4
+    slow.gate.set()
+    for reader in (*paused, running, *waiting):
+        assert reader.wait().reason is FinishReason.LENGTH
+    harness.loom.drain(1)
 
 
 def test_a_caller_whose_rows_hold_all_places_keeps_nobody_out(decoder: Decoder, bundle: Bundle) -> None:
