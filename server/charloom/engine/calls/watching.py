@@ -41,7 +41,7 @@ from charloom.engine.loom.models import Model, Models
 from charloom.engine.sessions.checks import require_fits
 from charloom.engine.sessions.session import History, Key, Session
 from charloom.engine.sessions.sessions import Sessions
-from charloom.engine.sessions.writer import SessionWriter
+from charloom.engine.sessions.writer import SessionWriter, end_together
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import Totals, current_call
 from charloom.engine.watching.calibration import LOWEST_RATE, MEMORY, Calibration
@@ -50,6 +50,8 @@ from charloom.engine.watching.silence import Silence
 
 MOST_SOURCES = 256
 """Sources that are read at a time: rows of the loom."""
+WRITTEN_TOGETHER = 64
+"""Sources that are written at a time: a store may have one commit for all of them."""
 AT_A_TIME, LINE = 8192, 256
 """Characters of lines that are prepared or judged without a break, some milliseconds; a line counts as so many more."""
 SHORTEST_SILENCE, LONGEST_SILENCE = timedelta(seconds=1), timedelta(days=30)
@@ -166,7 +168,7 @@ class Watching:
             return Watch(request, model, self._sessions, everything, self._reading, self._totals)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Source:
     """A source that a batch of lines has lines of."""
 
@@ -258,11 +260,12 @@ class Watch:
             async for number, line in _gently(lines):
                 verdicts[number] = self._judged(scored[number], read[number].cut, sources[line.source].calibration)
             while sources:
-                _, source = sources.popitem()
-                await source.writer.close_with(_changed(source.writer.session, source.after, source.calibration))
+                some = [sources.popitem()[1] for _ in range(min(len(sources), WRITTEN_TOGETHER))]
+                await end_together(
+                    one.writer.close_with(_changed(one.writer.session, one.after, one.calibration)) for one in some
+                )
         finally:
-            for source in sources.values():
-                await source.writer.give_back()
+            await end_together(one.writer.give_back() for one in sources.values())
         return [verdicts[number] for number in range(len(lines))]
 
     def silent(self) -> list[str]:
@@ -330,12 +333,12 @@ class Watch:
             with self._reading.budget.held_for(needed):
                 texts = [(source.after, text) for source, text in busy]
                 told = await self._reading.read_together(self.model, texts, 0) if texts else []
-            nats: dict[int, npt.NDArray[np.float64]] = {}
+            nats: dict[_Source, npt.NDArray[np.float64]] = {}
             for (source, _), (after, logprobs) in zip(busy, told, strict=True):
                 source.after = after
-                nats[id(source)] = -np.array(logprobs.values)
+                nats[source] = -np.array(logprobs.values)
             for source in sources[start : start + MOST_SOURCES]:
-                left = nats.get(id(source), np.zeros(0))
+                left = nats.get(source, np.zeros(0))
                 for number in source.numbers:
                     count = len(read[number].tokens)
                     found[number] = read[number].scored(left[:count])

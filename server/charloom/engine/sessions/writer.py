@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from charloom.engine.clock import utc_now
@@ -252,6 +252,20 @@ class SessionWriter:
             except EngineError as problem:
                 # What is missing is generated again, if it comes to that.
                 log.warning("session %s was not written on the way: %s", session.id, problem)
+
+
+async def end_together(endings: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Give several sessions back at the same time: all of them, even where who waits for it is cancelled.
+
+    Args:
+        endings: as `SessionWriter.close`, of a writer each
+
+    Raises:
+        what the first of them that failed has raised, once all have ended.
+    """
+    for ended in await asyncio.shield(asyncio.gather(*endings, return_exceptions=True)):
+        if isinstance(ended, BaseException):
+            raise ended
 
 
 def log_failure(closing: asyncio.Task[Any]) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
@@ -16,12 +17,14 @@ from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.calls.watching import SourceLine, Verdict, Watch, WatchRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
-from charloom.engine.errors import InvalidRequest, SessionBusy, SessionOfAnotherModel, StoreUnavailable
+from charloom.engine.errors import InvalidRequest, Overloaded, SessionBusy, SessionOfAnotherModel, StoreUnavailable
 from charloom.engine.limits import LONGEST_LINE, MOST_LINES
 from charloom.engine.memory_budget import MemoryBudget, TooMuchMemory
 from charloom.engine.quotas import Quota
 from charloom.engine.sessions.record import from_session, to_session
-from charloom.engine.sessions.session import Key
+from charloom.engine.sessions.session import Key, Session
+from charloom.engine.sessions.stores.memory import MemoryStore
+from charloom.engine.sessions.stores.store import Lease
 from charloom.engine.shares import Share, set_share
 from tests.unit.engine.looms import Slow
 from tests.unit.engine.stores import Place
@@ -308,6 +311,81 @@ async def test_a_call_that_goes_away_gives_its_sources_back(bundle: Bundle, deco
     await watch.end()
     assert engine.sessions.writing == 0
     assert [one.lines for one in await watched(engine, lines("a", "one"))] == [1]
+    await engine.drain(0)
+
+
+class Waiting(MemoryStore):
+    """Sessions end once the gate is open, as in a store elsewhere."""
+
+    waits = True
+
+    def __init__(self) -> None:
+        super().__init__(100)
+        self.gate = asyncio.Event()
+        self.ending = 0
+
+    async def release(self, lease: Lease, session: Session) -> None:
+        self.ending += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.ending -= 1
+        await super().release(lease, session)
+
+
+async def cancelled_while_sessions_end(engine: Engine, store: Waiting, count: int) -> None:
+    """A call with lines of five sources is cancelled while so many of them are ending; then they can end."""
+    watch = await engine.watching.begin(REQUEST)
+    reading = asyncio.create_task(watch.read([SourceLine(f"s{number}", "one") for number in range(5)]))
+    while not store.ending:
+        await asyncio.sleep(0.001)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert store.ending == count
+    reading.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    store.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await watch.end()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert engine.sessions.writing == 0
+
+
+async def test_a_call_that_fails_and_goes_away_while_it_gives_its_sources_back_gives_all_back(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine([(bundle, decoder)], store=(store := Waiting()))
+    monkeypatch.setattr(engine.reading, "read_together", AsyncMock(side_effect=Overloaded("too many wait", 1.0)))
+    await cancelled_while_sessions_end(engine, store, 5)
+    await engine.drain(0)
+
+
+async def test_a_call_that_goes_away_while_sources_are_written_writes_these_and_gives_the_others_back(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "WRITTEN_TOGETHER", 3)
+    engine = Engine([(bundle, decoder)], store=(store := Waiting()))
+    await cancelled_while_sessions_end(engine, store, 3)
+    sessions = [await engine.sessions.get(Key("", f"watch.logs.s{number}")) for number in range(5)]
+    assert sorted(session.snapshot.position for session in sessions) == [0, 0, 4, 4, 4]
+    await engine.drain(0)
+
+
+async def test_where_sources_cannot_be_written_the_call_fails_and_holds_none_of_them(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine([(bundle, decoder)], store=(store := Waiting()))
+    watch = await engine.watching.begin(REQUEST)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "release", AsyncMock(side_effect=StoreUnavailable("gone")))
+        with pytest.raises(StoreUnavailable, match="gone"):
+            await watch.read([SourceLine(f"s{number}", "one") for number in range(5)])
+    assert engine.sessions.writing == 1
+    store.gate.set()
+    await watch.end()
     await engine.drain(0)
 
 
