@@ -6,6 +6,7 @@ import logging
 import socket
 import urllib.request
 from collections.abc import Iterator
+from unittest.mock import AsyncMock
 
 import grpc
 import pytest
@@ -117,15 +118,12 @@ async def test_the_sessions_of_the_store_are_counted_now_and_then(
         client.session(),
     ):
         eventually(lambda: value(server, "charloom_sessions") == 2)
-
-        async def count() -> int:
-            raise StoreUnavailable("gone")
-
-        monkeypatch.setattr(server.engine.sessions, "count", count)
-        eventually(lambda: ("charloom_sessions", ()) not in scraped(server))
-        monkeypatch.undo()
-        monkeypatch.setattr(engine_metrics, "COUNT_SECONDS", 0.02)
-        eventually(lambda: value(server, "charloom_sessions") == 2)
+        counted = server.engine.sessions.count
+        for problem in (StoreUnavailable("gone"), RuntimeError("can't start new thread")):
+            monkeypatch.setattr(server.engine.sessions, "count", AsyncMock(side_effect=problem))
+            eventually(lambda: ("charloom_sessions", ()) not in scraped(server))
+            monkeypatch.setattr(server.engine.sessions, "count", counted)
+            eventually(lambda: value(server, "charloom_sessions") == 2)
 
 
 def test_whoever_never_ends_a_scrape_hurts_nobody(

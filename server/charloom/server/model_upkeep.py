@@ -14,6 +14,7 @@ from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError, shown
 from charloom.engine.model_errors import ModelBusy, ModelTooLarge
 from charloom.server.audit import AuditLog, AuditLogUnavailable
+from charloom.server.every import every
 from charloom.server.identity.signatures import SigningProblem
 from charloom.server.model_changes import ModelChanges
 from charloom.server.model_folder import Signature
@@ -66,22 +67,16 @@ class ModelUpkeep:
 
     async def watch(self) -> None:
         """Follow the folder of models, and let go of models that drain, until it is cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            try:
-                await self._let_go()
-                if self._stopped:
-                    continue
-                self._try_again()
-                if self._changes.folder is not None:
-                    self._look_at_folder()
-            except Exception:
-                log.exception("the models were not looked at; they are again in %g s", LOOK_SECONDS)
+        await every(LOOK_SECONDS, self._watch_once, "the models were not looked at")
 
-    async def _let_go(self) -> None:
-        # Apart, because a frame that goes on would keep the last model.
+    async def _watch_once(self) -> None:
         for model in await self._engine.let_go_of_models():
             log.info("model %s (%s) is gone", model.name, model.digest[:12])
+        if self._stopped:
+            return
+        self._try_again()
+        if self._changes.folder is not None:
+            self._look_at_folder()
 
     async def serves(self) -> dict[str, Any]:
         """What another process of the server has to know to serve the same: the bundles, with their digests, for other

@@ -20,6 +20,7 @@ from charloom.engine.sessions.sealing import Sealer
 from charloom.engine.sessions.stores.open_store import open_store
 from charloom.engine.sessions.stores.store import LEASE_SECONDS
 from charloom.server.audit import AuditLog, AuditLogUnavailable
+from charloom.server.every import every
 from charloom.server.group import Group
 from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_bundle
@@ -70,9 +71,9 @@ class Runtime:
     def start(self) -> None:
         """Begin the upkeep."""
         self._upkeep = [
-            asyncio.create_task(self._sweep()),
-            asyncio.create_task(self._keep_leases()),
-            asyncio.create_task(self._give_memory_back()),
+            asyncio.create_task(every(SWEEP_SECONDS, self._sweep, "expired sessions were not swept")),
+            asyncio.create_task(every(LEASE_SECONDS / 4, self.engine.sessions.keep_leases, "leases were not renewed")),
+            asyncio.create_task(every(MEMORY_SECONDS, self._give_memory_back, "free memory was not given back")),
             asyncio.create_task(self.model_upkeep.watch()),
         ]
 
@@ -83,12 +84,13 @@ class Runtime:
             before, problem = usable, None
             try:
                 await self.engine.sessions.check_store()
-            except EngineError as found:
+            except Exception as found:
                 problem = found
             usable = problem is None
             if usable is not before:
                 if problem is not None:
-                    log.error("calls with sessions fail: %s", problem)
+                    foreseen = isinstance(problem, EngineError)
+                    log.error("calls with sessions fail: %s", problem, exc_info=None if foreseen else problem)
                 elif before is not None:
                     log.info("the session store answers again")
                 yield usable
@@ -121,24 +123,15 @@ class Runtime:
         self.audit.close()
 
     async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            try:
-                await self.engine.sessions.sweep()
-            except EngineError as problem:
-                log.warning("expired sessions were not swept: %s", problem)
-            if not self.engine.working:
-                self.failed.set()
+        if not self.engine.working:
+            self.failed.set()
+        try:
+            await self.engine.sessions.sweep()
+        except EngineError as problem:
+            log.warning("expired sessions were not swept: %s", problem)
 
     async def _give_memory_back(self) -> None:
-        while True:
-            await asyncio.to_thread(give_memory_back)
-            await asyncio.sleep(MEMORY_SECONDS)
-
-    async def _keep_leases(self) -> None:
-        while True:
-            await asyncio.sleep(LEASE_SECONDS / 4)
-            await self.engine.sessions.keep_leases()
+        await asyncio.to_thread(give_memory_back)
 
 
 def open_models(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import StoreUnavailable
 from charloom.engine.sessions.stores.memory import MemoryStore
-from charloom.engine.sessions.stores.store import Store
+from charloom.engine.sessions.stores.store import Lease, Store
 from charloom.server import runtime
 from charloom.server.audit import AuditLog
 from charloom.server.group import Alone
@@ -23,18 +23,25 @@ from charloom.server.settings import ServerSettings
 
 
 class SlowToRecover(MemoryStore):
-    """A store that fails its first two sweeps, and tells when it is closed."""
+    """A store that fails its first two sweeps and renewals of leases, and tells when it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, problem: Exception | None = None) -> None:
         super().__init__(10)
-        self.sweeps = 0
+        self.problem = problem or StoreUnavailable("refused")
+        self.sweeps = self.renewals = 0
         self.closed = False
 
     async def sweep(self) -> int:
         self.sweeps += 1
         if self.sweeps <= 2:
-            raise StoreUnavailable("refused")
+            raise self.problem
         return await super().sweep()
+
+    async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
+        self.renewals += 1
+        if self.renewals <= 2:
+            raise self.problem
+        return await super().renew(leases)
 
     async def close(self) -> None:
         self.closed = True
@@ -42,8 +49,9 @@ class SlowToRecover(MemoryStore):
 
 
 @pytest.fixture(autouse=True)
-def _sweep_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "SWEEP_SECONDS", 0.001)
+def _keep_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    for often in ("SWEEP_SECONDS", "LEASE_SECONDS", "MEMORY_SECONDS", "STORE_SECONDS"):
+        monkeypatch.setattr(runtime, often, 0.004)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -55,19 +63,62 @@ def runtime_of(engine: Engine) -> Runtime:
     return Runtime(engine, ModelChanges(engine, ServerSettings(), None), Alone(), AuditLog(), grace_seconds=0)
 
 
+@pytest.mark.parametrize("problem", [StoreUnavailable("refused"), RuntimeError("can't start new thread")])
 async def test_the_upkeep_survives_a_store_that_does_not_answer(
-    bundle: Bundle, decoder: Decoder, caplog: pytest.LogCaptureFixture
+    bundle: Bundle, decoder: Decoder, caplog: pytest.LogCaptureFixture, problem: Exception
 ) -> None:
-    store = SlowToRecover()
-    running = runtime_of(Engine([(bundle, decoder)], store=store))
+    store = SlowToRecover(problem)
+    engine = Engine([(bundle, decoder)], store=store)
+    running = runtime_of(engine)
+    writer = await engine.sessions.acquire((await engine.sessions.create()).key)
     with caplog.at_level(logging.WARNING):
         running.start()
-        await until(lambda: store.sweeps >= 4)
-    assert len([record for record in caplog.records if "were not swept" in record.message]) == 2
+        await until(lambda: store.sweeps >= 4 and store.renewals >= 4)
+    for lost in ("were not swept", "leases were not renewed"):
+        assert len([record for record in caplog.records if lost in record.message]) == 2
     assert not running.failed.is_set()
+    await writer.give_back()
     await running.drain()
+    await asyncio.wait_for(running.failed.wait(), 60)
     await running.close(1)
     assert store.closed
+
+
+async def test_free_memory_is_given_back_where_that_failed_before(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = list[int]()
+
+    def fails_once() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError("out of luck")
+
+    monkeypatch.setattr(runtime, "give_memory_back", fails_once)
+    running = runtime_of(Engine([(bundle, decoder)]))
+    running.start()
+    await until(lambda: len(tries) >= 3)
+    await running.drain()
+    await running.close(1)
+
+
+@pytest.mark.parametrize("problem", [StoreUnavailable("refused"), RuntimeError("can't start new thread")])
+async def test_a_store_that_cannot_be_asked_is_told_and_asked_again(
+    bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    engine = Engine([(bundle, decoder)])
+    running, check = runtime_of(engine), engine.sessions.check_store
+
+    async def fails() -> None:
+        raise problem
+
+    monkeypatch.setattr(engine.sessions, "check_store", fails)
+    states = running.store_states()
+    assert not await anext(states)
+    monkeypatch.setattr(engine.sessions, "check_store", check)
+    assert await anext(states)
+    await running.drain()
+    await running.close(1)
 
 
 async def test_an_engine_without_workers_is_a_failed_runtime(bundle: Bundle, decoder: Decoder) -> None:

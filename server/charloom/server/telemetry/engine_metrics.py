@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError
+from charloom.server.every import every
 from charloom.server.telemetry.metrics import EngineCollector
 
 COUNT_SECONDS = 15.0
@@ -34,7 +35,9 @@ class EngineMetrics:
 
     def start(self) -> None:
         """Begin to count sessions."""
-        self._counting = asyncio.create_task(self._count_sessions())
+        self._counting = asyncio.create_task(
+            every(COUNT_SECONDS, self._count_sessions, "sessions were not counted", at_once=True)
+        )
 
     async def text(self) -> bytes:
         """All of them, as Prometheus reads them."""
@@ -47,9 +50,10 @@ class EngineMetrics:
 
     async def _count_sessions(self) -> None:
         """Ask the store now and then: a scrape is not to wait for it, nor are many to ask it often."""
-        while True:
-            try:
-                self._collector.sessions = await self._engine.sessions.count()
-            except EngineError:  # that the store does not answer is told as such
-                self._collector.sessions = None
-            await asyncio.sleep(COUNT_SECONDS)
+        count: int | None = None
+        try:
+            count = await self._engine.sessions.count()
+        except EngineError:  # that the store does not answer is told as such
+            pass
+        finally:
+            self._collector.sessions = count
