@@ -36,7 +36,7 @@ class LiveRows:
 
     @property
     def free(self) -> int:
-        """Places that nobody has; below 0, how many more than there are are in use."""
+        """Places that are left; below 0, by how many the rows exceed them."""
         return self.places - self.unpaused
 
     def join(self, row: Row) -> None:
