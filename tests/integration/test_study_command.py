@@ -88,8 +88,17 @@ def test_a_file_in_the_place_of_the_directory_is_refused_before_anything_is_meas
     assert file.read_text() == "kept"
 
 
+def test_lists_are_shown_as_they_are_given(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["study", "copy", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--delays N,N,... blanks between the symbols and their recall (default: 10,50,100,200)" in said
+
+
 def test_settings_out_of_range_are_said_by_their_flags(tmp_path: Path, capsys: Capture) -> None:
-    assert "--delays" in refused(capsys, "study", "copy", "--out", tmp_path, "--delays", "10,x")
+    for wrong in ("10,x", "5 10", "0,5", "-1"):
+        error = refused(capsys, "study", "copy", "--out", tmp_path, f"--delays={wrong}")
+        assert f"--delays {wrong}: give whole numbers above 0, with commas between them, such as 10,50" in error
     assert "--seeds 0: Input should be greater than" in refused(
         capsys, "study", "gradients", "--out", tmp_path, "--seeds", 0
     )

@@ -16,6 +16,8 @@ def add_settings_flags(parser: argparse._ActionsContainer, settings: type[BaseMo
         flag = "--" + name.replace("_", "-")
         default = field.get_default(call_default_factory=True, validated_data={})
         shown = default.value if isinstance(default, enum.Enum) else default
+        if isinstance(shown, tuple):
+            shown = ",".join(map(str, shown))
         text = (field.description or "") if shown is None else f"{field.description} (default: {shown})"
         text = text.replace("%", "%%")
         if field.annotation is bool:
@@ -42,7 +44,7 @@ def mistakes(problem: ValidationError) -> list[str]:
     """What is wrong with which flag, a sentence each."""
     parts = []
     for error in problem.errors():
-        name = ".".join(str(part) for part in error["loc"])
+        name = ".".join(part for part in error["loc"] if isinstance(part, str))  # without places in a list
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":  # no flag has such a name: it is of a file
             parts.append(_unknown(name, error["input"]))
@@ -65,4 +67,6 @@ def _metavar(annotation: Any) -> str:
         return "{" + ",".join(str(choice) for choice in get_args(annotation)) + "}"
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return "{" + ",".join(str(member.value) for member in annotation) + "}"
+    if get_origin(annotation) is tuple:
+        return "N,N,..."
     return {int: "N", float: "X"}.get(annotation, "VALUE")

@@ -15,7 +15,12 @@ Say = Callable[[str], None]
 
 
 def _split(value: object) -> object:
-    return value.split(",") if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isascii() and part.isdecimal() and part.strip("0") for part in parts):
+        raise ValueError("give whole numbers above 0, with commas between them, such as 10,50")
+    return parts
 
 
 Lengths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split), Field(min_length=1)]
