@@ -22,6 +22,16 @@ def test_an_empty_folder_will_do_only_beside_other_bundles(bundle: Bundle, tmp_p
     assert bundles_of_folder(settings, empty=False) == [tmp_path / "small" / "1"]
 
 
+def test_a_bundle_in_the_place_of_a_model_or_of_the_folder_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    mine = tmp_path / "models" / "mine"
+    shutil.copytree(bundle.path, mine)
+    with pytest.raises(CommandError) as refused:
+        bundles_of_folder(ServerSettings(model_folder=tmp_path / "models"), empty=False)
+    assert f"{mine} is a bundle itself; move its files to {mine / '1'}, or serve it with" in str(refused.value)
+    with pytest.raises(CommandError, match=f"it is a bundle itself; serve it with `charloom serve {mine}`"):
+        bundles_of_folder(ServerSettings(model_folder=mine), empty=False)
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="--model-folder is not a folder"):
         bundles_of_folder(ServerSettings(model_folder=tmp_path / "none"), empty=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from charloom.bundle import BundleError
+from charloom.bundle import MANIFEST_FILE, BundleError
 from charloom.cli import CommandError
 from charloom.server.identity.signatures import SigningProblem
 from charloom.server.runtime import model_folder
@@ -33,8 +34,21 @@ def bundles_of_folder(settings: ServerSettings, *, empty: bool) -> list[Path]:
     except (BundleError, SigningProblem) as problem:
         raise CommandError(str(problem)) from problem
     if not (paths or empty):
-        raise CommandError(f"--model-folder {folder.path} has no complete version of any model, NAME/VERSION/, in it")
+        raise CommandError(
+            f"--model-folder {folder.path} has no complete version of any model, NAME/VERSION/, in it"
+            f"{_misplaced(folder.path)}"
+        )
     return paths
+
+
+def _misplaced(folder: Path) -> str:
+    """What to do about a bundle that is one level too high, or two."""
+    if (folder / MANIFEST_FILE).is_file():
+        return f": it is a bundle itself; serve it with `charloom serve {shlex.quote(str(folder))}`"
+    for path in sorted(manifest.parent for manifest in folder.glob(f"*/{MANIFEST_FILE}")):
+        serve = f"charloom serve {shlex.quote(str(path))}"
+        return f": {path} is a bundle itself; move its files to {path / '1'}, or serve it with `{serve}`"
+    return ""
 
 
 def bundles_of_others(paths: Sequence[Path], settings: ServerSettings) -> list[Path]:
