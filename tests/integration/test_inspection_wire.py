@@ -138,3 +138,6 @@ async def test_the_sdk_and_the_command_show_the_same(server: Server, capsys: pyt
     assert told["bits"] == pytest.approx([-token.logprob / math.log(2) for token in found.tokens])
     assert main([*words, "--target", server.address]) == 0
     assert "small, layer 0: forget gate f\n" in capsys.readouterr().out
+    for wrong in ("-1", "2"):
+        assert main(["inspect", "a", "--layer", wrong, "--target", server.address]) == 1
+        assert f"charloom inspect: --layer {wrong}: small has layers 0 to 1\n" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from typing import Any
 from charloom.cli import CommandError
 from charloom.cli.problems import words_of
 from charloom.cli.variables import OF_CLIENTS
-from charloom.client import DEFAULT_TARGET, CharloomError, Client, RequestError
+from charloom.client import DEFAULT_TARGET, CharloomError, Client, ConnectionFailed, RequestError
 
 TIMEOUT = 60.0
 """Seconds that a call may take, where nothing else is said."""
@@ -88,13 +88,22 @@ def connected(arguments: argparse.Namespace) -> AbstractContextManager[Client]:
         if session is not None:
             raise CommandError("--session needs a server that keeps it; leave out --bundle, or --session")
         return _local(bundle, timeout)
-    return connect(arguments.target, timeout, **access_given(arguments))
+    serverless = hasattr(arguments, "bundle") and session is None
+    hint = "; start one with `charloom serve`, or add `--bundle shakespeare`" if serverless else ""
+    return connect(arguments.target, timeout, hint, **access_given(arguments))
 
 
 @contextmanager
-def connect(target: str, timeout: float | None = TIMEOUT, **access: Any) -> Iterator[Client]:
-    """A client for the command; its errors become messages for the person. A timeout of 0 is no limit."""
-    with _told_to_a_person(), Client(target, timeout=timeout or None, **access) as client:
+def connect(target: str, timeout: float | None = TIMEOUT, hint: str = "", **access: Any) -> Iterator[Client]:
+    """A client for the command; its errors become messages for the person.
+
+    Args:
+        target: the server's address
+        timeout: of a call, in seconds; 0 is no limit
+        hint: what to do where no server may be running, to stand behind the message
+        access: who the client is, arguments of `Client`
+    """
+    with _told_to_a_person(hint), Client(target, timeout=timeout or None, **access) as client:
         yield client
 
 
@@ -115,10 +124,13 @@ def _local(bundle: str, timeout: float) -> Iterator[Client]:
 
 
 @contextmanager
-def _told_to_a_person() -> Iterator[None]:
-    """Make messages of the SDK's errors."""
+def _told_to_a_person(hint: str = "") -> Iterator[None]:
+    """Make messages of the SDK's errors; `hint` follows where the question is whether a server is running."""
     try:
         yield
+    except ConnectionFailed as problem:
+        asked = "is a server running there" in str(problem)
+        raise CommandError(f"{problem}{hint if asked else ''}") from problem
     except RequestError as problem:
         # Where no server has answered, none has an id to look for.
         named = f" [request {problem.request_id}]" if problem.request_id else ""

@@ -95,7 +95,11 @@ def _inspect(client: Client, text: str, arguments: argparse.Namespace) -> tuple[
     unknown = unknown_characters(arguments)
     session = None if arguments.session is None else client.open_session(arguments.session)
     model = client.model((arguments.model or "") if session is None else session.info.model)
-    layers = [model.layers - 1 if arguments.layer is None else arguments.layer]
+    layer = model.layers - 1 if arguments.layer is None else arguments.layer
+    if not 0 <= layer < model.layers:
+        has = "one layer, 0" if model.layers == 1 else f"layers 0 to {model.layers - 1}"
+        raise CommandError(f"--layer {layer}: {model.name} has {has}")
+    layers = [layer]
     if session is not None:
         return model, session.inspect(text, unknown_characters=unknown, layers=layers)
     return model, client.inspect(text, model=model.name, unknown_characters=unknown, layers=layers)
