@@ -19,7 +19,8 @@ ACTIONS = {
     "list": "the models that serve (default)",
     "versions": "what serves, drains and is being loaded",
     "load": "load the bundle PATH of the server, NAME/VERSION below its --model-folder, or absolute",
-    "reload": "load the models NAME, or all, again from where they came",
+    "reload": "load the models NAME, or all, anew: the newest version in --model-folder, even after a load of an older "
+    "one, or else the bundle that the model came from",
     "unload": "let the model NAME serve no new calls; running ones and sessions go on",
 }
 
