@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from charloom.client import _classification
-from charloom.client._async.text_reader import AsyncTextReader
+from charloom.client._async.exchange import AsyncExchange
 from charloom.client._classification_types import LabelledText
 from charloom.v1 import classification_pb2
 
 
-class AsyncLabeller(
-    AsyncTextReader[classification_pb2.ClassifyStreamRequest, classification_pb2.ClassifyStreamResponse]
-):
+class AsyncLabeller(AsyncExchange[classification_pb2.ClassifyStreamRequest, classification_pb2.ClassifyStreamResponse]):
     """Reads a text as it comes and tells after each part how probable each label is by then.
 
     An asynchronous context manager that closes the call at the end of its block, and cancels it if the block fails.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from charloom.client import _reading_requests, _responses
-from charloom.client._async.text_reader import AsyncTextReader
+from charloom.client._async.exchange import AsyncExchange
 from charloom.client._text_types import Observed
 from charloom.v1 import reading_pb2
 
 
-class AsyncObserver(AsyncTextReader[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]):
+class AsyncObserver(AsyncExchange[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]):
     """Reads text as it comes and tells how surprising each token of it is.
 
     An asynchronous context manager that closes the observation at the end of its block, and cancels it if the block

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from charloom.client import _classification
 from charloom.client._classification_types import LabelledText
-from charloom.client._sync.text_reader import TextReader
+from charloom.client._sync.exchange import Exchange
 from charloom.v1 import classification_pb2
 
 
-class Labeller(TextReader[classification_pb2.ClassifyStreamRequest, classification_pb2.ClassifyStreamResponse]):
+class Labeller(Exchange[classification_pb2.ClassifyStreamRequest, classification_pb2.ClassifyStreamResponse]):
     """Reads a text as it comes and tells after each part how probable each label is by then.
 
     A context manager that closes the call at the end of its block, and cancels it if the block fails.

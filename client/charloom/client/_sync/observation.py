@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from charloom.client import _reading_requests, _responses
-from charloom.client._sync.text_reader import TextReader
+from charloom.client._sync.exchange import Exchange
 from charloom.client._text_types import Observed
 from charloom.v1 import reading_pb2
 
 
-class Observer(TextReader[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]):
+class Observer(Exchange[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]):
     """Reads text as it comes and tells how surprising each token of it is.
 
     A context manager that closes the observation at the end of its block, and cancels it if the block

@@ -1,4 +1,4 @@
-"""Text that a server reads as it comes, answering each part, over asyncio."""
+"""Parts that a server answers one by one as they come, over asyncio."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Asked = TypeVar("Asked", bound=Message)
 Answered = TypeVar("Answered")
 
 
-class AsyncTextReader(Generic[Asked, Answered]):
-    """Reads text as it comes; those who inherit say what is told of it.
+class AsyncExchange(Generic[Asked, Answered]):
+    """Sends parts that are answered one by one; those who inherit say what they are and what is told of them.
 
     An asynchronous context manager that closes the call at the end of its block, and cancels it if the block fails.
     """
