@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
 
 from charloom.client import _watching_messages
 from charloom.client._async.duplex import AsyncDuplex
+from charloom.client._async.exchange import AsyncExchange
 from charloom.client._watching_types import Verdict
 from charloom.v1 import watching_pb2
 
-if TYPE_CHECKING:
-    from types import TracebackType
 
-    from typing_extensions import Self
-
-
-class AsyncWatch:
+class AsyncWatch(AsyncExchange[watching_pb2.WatchRequest, watching_pb2.WatchResponse]):
     """Judges lines as they come; the server keeps what it knows of their sources.
 
     An asynchronous context manager that closes the watch at the end of its block, and cancels it if the block fails.
@@ -29,7 +24,7 @@ class AsyncWatch:
         duplex: AsyncDuplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse],
         start: watching_pb2.WatchStart,
     ) -> None:
-        self._duplex = duplex
+        super().__init__(duplex)
         self._start = start
         self._silent: list[str] = []
 
@@ -68,24 +63,3 @@ class AsyncWatch:
             more = len(silent) == _watching_messages.MOST_SILENT
         found, self._silent = self._silent, []
         return found
-
-    async def close(self) -> None:
-        """End the watch and wait until the server has done so too. May be called twice."""
-        await self._duplex.close()
-        while not (self._duplex.over or self._duplex.cancelled):
-            await self._duplex.receive()
-
-    def cancel(self) -> None:
-        """End the watch at once; what was answered stays. May be called twice."""
-        self._duplex.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            await self.close()
-        else:
-            self.cancel()

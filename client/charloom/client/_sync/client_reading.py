@@ -113,7 +113,8 @@ class ClientReading(Calls):
                 judged by all sources together. Default is 100.
             time_to_live: seconds that a source is kept that says nothing; default is the server's.
             characters: also tell how surprising each character is.
-            silent_after: seconds without a line after which `Watch.silent` tells a source; default is never.
+            silent_after: seconds without a line after which `Watch.silent` tells a source; default is never. What
+                it has to tell is kept until it is called, so call it from time to time.
             adaptive: let sources that are new learn from their lines, so that what they repeat surprises less.
             timeout: of the watch as a whole, in seconds; default is none.
 

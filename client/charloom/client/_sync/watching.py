@@ -4,20 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from charloom.client import _watching_messages
 from charloom.client._sync.duplex import Duplex
+from charloom.client._sync.exchange import Exchange
 from charloom.client._watching_types import Verdict
 from charloom.v1 import watching_pb2
 
-if TYPE_CHECKING:
-    from types import TracebackType
 
-    from typing_extensions import Self
-
-
-class Watch:
+class Watch(Exchange[watching_pb2.WatchRequest, watching_pb2.WatchResponse]):
     """Judges lines as they come; the server keeps what it knows of their sources.
 
     A context manager that closes the watch at the end of its block, and cancels it if the block fails.
@@ -30,7 +25,7 @@ class Watch:
         duplex: Duplex[watching_pb2.WatchRequest, watching_pb2.WatchResponse],
         start: watching_pb2.WatchStart,
     ) -> None:
-        self._duplex = duplex
+        super().__init__(duplex)
         self._start = start
         self._silent: list[str] = []
 
@@ -69,24 +64,3 @@ class Watch:
             more = len(silent) == _watching_messages.MOST_SILENT
         found, self._silent = self._silent, []
         return found
-
-    def close(self) -> None:
-        """End the watch and wait until the server has done so too. May be called twice."""
-        self._duplex.close()
-        while not (self._duplex.over or self._duplex.cancelled):
-            self._duplex.receive()
-
-    def cancel(self) -> None:
-        """End the watch at once; what was answered stays. May be called twice."""
-        self._duplex.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-        else:
-            self.cancel()
