@@ -25,6 +25,7 @@ from charloom.client._async.stream import AsyncTextStream
 from charloom.client._async.tenant import AsyncTenant
 from charloom.client._async.watching import AsyncWatch
 from charloom.client._classification_types import LabelledText, LabelScores, UnknownPart
+from charloom.client._connection import DEFAULT_TARGET
 from charloom.client._conversation_types import Applied, ConversationEvent, ConversationText, Ended
 from charloom.client._errors import (
     AlreadyExists,
@@ -54,7 +55,6 @@ from charloom.client._inspection_types import Activations, InspectedToken, Inspe
 from charloom.client._options import NOT_GIVEN, GenerateOptions, NotGiven, SamplingOptions, UnknownCharacters
 from charloom.client._request_ids import request_id
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
-from charloom.client._settings import DEFAULT_TARGET
 from charloom.client._status_types import Histogram, MethodStatus, ModelStatus, ServerStatus, TenantStatus
 from charloom.client._suggesting_types import RankedText, Suggestion, Suggestions
 from charloom.client._sync.client import Client

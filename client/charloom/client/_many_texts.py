@@ -14,6 +14,8 @@ from charloom.client._errors import InternalError, InvalidValue
 
 MESSAGE_TEXTS, MESSAGE_CHARACTERS = 64, 16_384
 """Texts of a message, and their characters where it has more than one."""
+MESSAGES_AHEAD = 6
+"""Messages that wait for their answer: more than the server reads at a time, so that it never waits."""
 
 
 def messages(texts: Iterable[str]) -> Iterator[list[str]]:

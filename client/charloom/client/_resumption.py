@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import grpc
 
+from charloom.client._connection import CallContext
 from charloom.client._errors import CharloomError, ConnectionFailed, Overloaded, RequestError
-from charloom.client._settings import Peer
 from charloom.client._statuses import cancelled, from_rpc_error
 from charloom.v1 import generation_pb2
 
@@ -49,7 +49,7 @@ class Resumption:
     Args:
         request: the first one, with a `call_id`.
         seconds: until the deadline of the stream as a whole; `None` is no deadline.
-        peer: the call, for messages.
+        context: the call, for messages.
         enabled: whether to resume at all.
         pace: its clock and its patience.
 
@@ -59,13 +59,13 @@ class Resumption:
         self,
         request: generation_pb2.GenerateRequest,
         seconds: float | None,
-        peer: Peer,
+        context: CallContext,
         *,
         enabled: bool,
         pace: Pace = _PACE,
     ) -> None:
         self._request = request
-        self._peer = peer
+        self._context = context
         self._enabled = enabled
         self._pace = pace
         self._end = None if seconds is None else pace.clock() + seconds
@@ -136,14 +136,14 @@ class Resumption:
         """
         if self._draining is not None and not stopped:
             return self._ask_another_once(self._draining)
-        failure = from_rpc_error(error, self._peer.target, stopped=stopped, request_id=self._peer.request_id)
+        failure = from_rpc_error(error, self._context.target, stopped=stopped, request_id=self._context.request_id)
         failure.__cause__ = error
         if not (self._enabled and self._is_break(failure)):
             # Nothing but the failure itself says what is wrong now, for example that the session is gone.
             failure.__cause__ = self._first or error
             raise failure
         if stopped:
-            raise cancelled(self._peer.request_id)
+            raise cancelled(self._context.request_id)
         now = self._pace.clock()
         pause = self._backoff * self._pace.jitter(0.5, 1.0)
         self._backoff = min(2 * self._backoff, LONGEST)

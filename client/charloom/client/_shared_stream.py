@@ -11,15 +11,15 @@ import grpc.aio
 from google.rpc import status_pb2  # type: ignore[import-untyped,unused-ignore]
 from grpc_status import rpc_status
 
+from charloom.client._connection import CallContext
 from charloom.client._errors import CharloomError
-from charloom.client._settings import Begun
 from charloom.v1 import generation_pb2
 
 LARGEST = 2**16
 """Bytes of a request that goes on a shared stream; a larger one gets a stream of its own, and holds nobody up."""
 MOST_AT_ONCE = 100
 """Calls that one message begins, and that it cancels; the server takes ten times as many."""
-MESSAGE_BYTES = 2**20
+BATCH_BYTES = 2**20
 """Of the calls that one message begins; the server reads twice as many, and ends the whole stream at a larger one."""
 AGE = 60.0
 """Seconds after which new calls get a new stream: so that their connection can be another one, and that few of them
@@ -30,11 +30,11 @@ _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
 
 
 def call_of(
-    number: int, request: generation_pb2.GenerateRequest, seconds: float | None, begun: Begun
+    number: int, request: generation_pb2.GenerateRequest, seconds: float | None, context: CallContext
 ) -> generation_pb2.GenerateCall:
     """A call among those of a stream, with a deadline in seconds if it has one."""
     call = generation_pb2.GenerateCall(
-        number=number, request=request, request_id=begun.request_id, trace=dict(begun.trace)
+        number=number, request=request, request_id=context.request_id, trace=dict(context.trace)
     )
     if seconds is not None:
         call.timeout.FromNanoseconds(int(seconds * 1e9))
@@ -47,7 +47,7 @@ def taken(
     """Messages that begin some calls, by number, and cancel others that were begun before; both are taken out."""
     while begun or cancelled:
         first: list[generation_pb2.GenerateCall] = []
-        room = MESSAGE_BYTES
+        room = BATCH_BYTES
         for call in itertools.islice(begun.values(), MOST_AT_ONCE):
             if (room := room - call.ByteSize()) < 0 and first:
                 break

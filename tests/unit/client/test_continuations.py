@@ -21,7 +21,7 @@ from charloom.client import (
 from charloom.v1 import generation_pb2
 from tests.unit.client.fake_answers import abort, continuation, error_info, failing, result, several, stream
 from tests.unit.client.fake_server import FakeServer
-from tests.unit.client.twins import Somewhere, with_and_without
+from tests.unit.client.twins import somewhere, with_and_without
 
 shared_stream = with_and_without
 
@@ -227,7 +227,7 @@ class TestBlocking:
 
         call = Call()
         with pytest.raises(KeyboardInterrupt):
-            Continuations(call, Somewhere(), 2, lambda result: None).completions()
+            Continuations(call, somewhere(), 2, lambda result: None).completions()
         assert call.cancelled
 
 

@@ -15,7 +15,7 @@ from charloom.client._async.duplex import AsyncDuplex
 from charloom.v1 import conversation_pb2, conversation_pb2_grpc, reading_pb2
 from tests.unit.client.fake_answers import abort, error_info
 from tests.unit.client.fake_server import FakeServer
-from tests.unit.client.twins import Somewhere
+from tests.unit.client.twins import somewhere
 
 
 @pytest.fixture
@@ -81,6 +81,6 @@ async def test_where_there_is_no_such_attribute_write_it_is() -> None:
 
     written: list[str] = []
     first, second = (reading_pb2.ObserveRequest(text=text) for text in ("one", "two"))
-    duplex: AsyncDuplex[Any, Any] = AsyncDuplex(Call(), first, Somewhere())  # type: ignore[arg-type]
+    duplex: AsyncDuplex[Any, Any] = AsyncDuplex(Call(), first, somewhere())  # type: ignore[arg-type]
     assert await duplex.send(second) == 1
     assert written == ["one", "two"]

@@ -27,7 +27,7 @@ from charloom.client._sync.duplex import Duplex
 from charloom.v1 import reading_pb2, text_pb2
 from tests.unit.client.fake_answers import abort, error_info, failing, observe
 from tests.unit.client.fake_server import FakeServer
-from tests.unit.client.twins import Somewhere, interrupt_soon
+from tests.unit.client.twins import interrupt_soon, somewhere
 
 GONE = failing(grpc.StatusCode.NOT_FOUND, "there is no session", error_info("SESSION_NOT_FOUND"))
 
@@ -283,7 +283,7 @@ def test_a_call_that_is_over_before_anyone_listens_lets_its_thread_go() -> None:
             return False
 
     taken: list[Iterator[int]] = []
-    Duplex(lambda requests: taken.append(requests) or Over(), 7, Somewhere())  # type: ignore[arg-type, func-returns-value]
+    Duplex(lambda requests: taken.append(requests) or Over(), 7, somewhere())  # type: ignore[arg-type, func-returns-value]
     assert list(taken[0]) == [7]
 
 
@@ -312,7 +312,7 @@ def test_a_call_that_fails_while_a_message_is_sent_says_why() -> None:
         def trailing_metadata(self) -> tuple[()]:
             return ()
 
-    duplex: Duplex[Any, Any] = Duplex(lambda _: Failing(), 7, Somewhere())  # type: ignore[arg-type, return-value]
+    duplex: Duplex[Any, Any] = Duplex(lambda _: Failing(), 7, somewhere())  # type: ignore[arg-type, return-value]
     with pytest.raises(DeadlineExceeded):
         duplex.send(8)
 

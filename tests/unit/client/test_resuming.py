@@ -47,7 +47,7 @@ from tests.unit.client.fake_answers import (
 )
 from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.proxy import Proxy
-from tests.unit.client.twins import Somewhere, with_and_without
+from tests.unit.client.twins import somewhere, with_and_without
 
 shared_stream = with_and_without
 
@@ -363,8 +363,8 @@ class TestBreaks:
 def to_the_end(target: str, resumption: Resumption) -> None:
     connection = Connection(target, None, Access(None, ()), ())
     try:
-        begun = connection.begin()
-        call = ResumingCall(functools.partial(connection.generate, begun), resumption, begun)
+        context = connection.new_call()
+        call = ResumingCall(functools.partial(connection.generate, context), resumption, context)
         while True:
             next(call)
     finally:
@@ -375,8 +375,8 @@ def to_the_end_asyncio(target: str, resumption: Resumption) -> None:
     async def read() -> None:
         connection = AsyncConnection(target, None, Access(None, ()), ())
         try:
-            begun = connection.begin()
-            call = AsyncResumingCall(functools.partial(connection.generate, begun), resumption, begun)
+            context = connection.new_call()
+            call = AsyncResumingCall(functools.partial(connection.generate, context), resumption, context)
             while await call.read() is not grpc.aio.EOF:
                 pass
         finally:
@@ -411,7 +411,7 @@ class TestGivingUp:
         server.answers["Generate"] = in_turn(LOST, clock.before(0.35 * PATIENCE, LOST))
         request = generation_pb2.GenerateRequest(call_id="c1")
         with pytest.raises(ConnectionFailed):
-            read_to_the_end(server.target, Resumption(request, None, Somewhere(server.target), enabled=True))
+            read_to_the_end(server.target, Resumption(request, None, somewhere(server.target), enabled=True))
         assert len(server.asked("Generate")) == 4
 
     @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from charloom.client import Cancelled, CharloomError, Conflict, ConnectionFailed
 from charloom.client._resumption import PATIENCE, Pace, Resumption
 from charloom.v1 import generation_pb2
 from tests.unit.client.fake_answers import error_info, retry_info
-from tests.unit.client.twins import Somewhere
+from tests.unit.client.twins import somewhere
 
 CODE = grpc.StatusCode
 DRAINING = generation_pb2.FINISH_REASON_DRAINING
@@ -34,7 +34,7 @@ class Clock:
             call_id="c1", options=generation_pb2.GenerationOptions(prompt="Hi", session_id=session, seed=7)
         )
         pace = Pace(clock=lambda: self.now, jitter=self.jitter)
-        made = Resumption(request, seconds, Somewhere(), enabled=enabled, pace=pace)
+        made = Resumption(request, seconds, somewhere(), enabled=enabled, pace=pace)
         made.request()
         return made
 

@@ -27,7 +27,7 @@ from charloom.v1 import generation_pb2
 from tests.integration.conftest import eventually
 from tests.unit.client.fake_answers import PIECES, breaking, error_info, failing, in_turn, retry_info
 from tests.unit.client.fake_server import FakeServer
-from tests.unit.client.twins import Somewhere, with_and_without
+from tests.unit.client.twins import somewhere, with_and_without
 
 shared_stream = with_and_without
 
@@ -134,8 +134,8 @@ class TestStopping:
             return made[-1]
 
         made: list[Broken] = []
-        way = Resumption(generation_pb2.GenerateRequest(), None, Somewhere(), enabled=True)
-        resuming = ResumingCall(make, way, Somewhere())
+        way = Resumption(generation_pb2.GenerateRequest(), None, somewhere(), enabled=True)
+        resuming = ResumingCall(make, way, somewhere())
         with pytest.raises(Cancelled):
             next(resuming)
         assert [one.cancelled for one in made] == [True, True]

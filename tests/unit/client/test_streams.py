@@ -21,7 +21,7 @@ from charloom.client import (
 from charloom.v1 import generation_pb2, text_pb2
 from tests.unit.client.fake_answers import PIECES, TEXT, abort, draining, error_info, result, stream
 from tests.unit.client.fake_server import FakeServer
-from tests.unit.client.twins import Somewhere, interrupt_soon, with_and_without
+from tests.unit.client.twins import interrupt_soon, somewhere, with_and_without
 
 shared_stream = with_and_without
 
@@ -256,7 +256,7 @@ class TestBlocking:
 
         call = Call()
         with pytest.raises(SystemExit):
-            next(TextStream(call, Somewhere(), lambda result: None))
+            next(TextStream(call, somewhere(), lambda result: None))
         assert call.cancelled
 
 

@@ -11,13 +11,14 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Generator, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from charloom import client as sdk
 from charloom.client import Client, Continuations, Conversation, Labeller, Observer, Session, TextStream, Watch
+from charloom.client._access import Access
+from charloom.client._connection import BaseConnection, CallContext
 
 KINDS = (Client, Session, TextStream, Continuations, Conversation, Observer, Labeller, Watch)
 
@@ -28,13 +29,9 @@ def with_and_without(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-@dataclass
-class Somewhere:
-    """A connection to nobody, for a call that a test makes up."""
-
-    target: str = "somewhere"
-    closed: bool = False
-    request_id: str = "r1"
+def somewhere(target: str = "somewhere") -> CallContext:
+    """Of a call that a test makes up, on a connection that nothing is sent on."""
+    return BaseConnection(target, None, Access(None, ()), ()).new_call()
 
 
 def interrupt_soon() -> None:

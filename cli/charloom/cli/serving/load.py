@@ -233,7 +233,7 @@ async def read(load: Load, connection: AsyncConnection, options: generation_pb2.
     request = generation_pb2.GenerateRequest(options=options)
     call: AsyncCall
     if load.shared_stream:
-        call = connection.generate(connection.begin(), request, load.timeout)
+        call = connection.generate(connection.new_call(), request, load.timeout)
     else:
         call = connection.generation.Generate(request, timeout=load.timeout, metadata=load.access.metadata)
     try:

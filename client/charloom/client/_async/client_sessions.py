@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from charloom.client import _responses, _session_requests, _unheeded, _values
 from charloom.client._async.calls import AsyncCalls
 from charloom.client._async.session import AsyncSession
+from charloom.client._connection import CLEANUP_TIMEOUT, PAGE_SIZE
 from charloom.client._errors import (
     Cancelled,
     CharloomError,
@@ -22,7 +23,6 @@ from charloom.client._errors import (
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
-from charloom.client._settings import CLEANUP_TIMEOUT, PAGE_SIZE
 from charloom.client._tenant_types import KeptSession
 from charloom.v1 import sessions_pb2
 

@@ -16,9 +16,9 @@ from charloom.client._async.event_loop import is_cancelled, require_running
 from charloom.client._async.reading import AsyncCall
 from charloom.client._async.resuming import AsyncResumingCall
 from charloom.client._async.shared_stream import AsyncSharedStreams
+from charloom.client._connection import HEALTH_CHECK, BaseConnection, CallContext
 from charloom.client._options import Timeout
 from charloom.client._resumption import Resumption
-from charloom.client._settings import HEALTH_CHECK, Begun, Settings
 from charloom.client._shared_stream import LARGEST
 from charloom.client._statuses import cancelled
 from charloom.v1 import (
@@ -45,7 +45,7 @@ _Response = TypeVar("_Response")
 _Asked = TypeVar("_Asked", bound=Message)
 
 
-class AsyncConnection(Settings):
+class AsyncConnection(BaseConnection):
     """The channel is made at the first call, because it belongs to the event loop that runs then."""
 
     _made: grpc.aio.Channel | None = None
@@ -132,17 +132,17 @@ class AsyncConnection(Settings):
     ) -> _Response:
         """Make a call with one answer."""
         self.require_open()
-        begun = self.begin(request)
+        context = self.new_call(request)
         try:
             return await method(
-                request, timeout=self.seconds(timeout), metadata=begun.metadata, wait_for_ready=wait_for_ready
+                request, timeout=self.seconds(timeout), metadata=context.metadata, wait_for_ready=wait_for_ready
             )
         except grpc.RpcError as error:
-            raise begun.failure(error) from error
+            raise context.failure(error) from error
         except asyncio.CancelledError:
             # Closing the channel looks the same to the waiting task as being cancelled itself.
             if self.closed and not is_cancelled():
-                raise cancelled(begun.request_id) from None
+                raise cancelled(context.request_id) from None
             raise
 
     async def gather(
@@ -162,37 +162,39 @@ class AsyncConnection(Settings):
     ) -> AsyncIterator[_Response]:
         """Make a call with several answers; who takes no more of them ends it."""
         self.require_open()
-        begun = self.begin(request)
-        call = method(request, timeout=self.seconds(timeout), metadata=begun.metadata)
+        context = self.new_call(request)
+        call = method(request, timeout=self.seconds(timeout), metadata=context.metadata)
         try:
             async for answer in call:
                 yield answer
         except grpc.RpcError as error:
-            raise begun.failure(error) from error
+            raise context.failure(error) from error
         except asyncio.CancelledError:
             if self.closed and not is_cancelled():
-                raise cancelled(begun.request_id) from None
+                raise cancelled(context.request_id) from None
             raise
         finally:
             call.cancel()
 
-    def generate(self, begun: Begun, request: generation_pb2.GenerateRequest, timeout: Timeout) -> AsyncCall:
+    def generate(self, context: CallContext, request: generation_pb2.GenerateRequest, timeout: Timeout) -> AsyncCall:
         """Make a call of Generate."""
         self.require_open()
-        return self._generate(begun, request, self.seconds(timeout))
+        return self._generate(context, request, self.seconds(timeout))
 
     def generate_resuming(
-        self, begun: Begun, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
+        self, context: CallContext, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
     ) -> AsyncResumingCall:
         """Make a call of Generate that is made again where it breaks off, if it is to `resume`."""
         self.require_open()
-        resumption = Resumption(request, self.seconds(timeout), begun, enabled=resume)
-        return AsyncResumingCall(functools.partial(self._generate, begun), resumption, begun)
+        resumption = Resumption(request, self.seconds(timeout), context, enabled=resume)
+        return AsyncResumingCall(functools.partial(self._generate, context), resumption, context)
 
-    def _generate(self, begun: Begun, request: generation_pb2.GenerateRequest, seconds: float | None) -> AsyncCall:
+    def _generate(
+        self, context: CallContext, request: generation_pb2.GenerateRequest, seconds: float | None
+    ) -> AsyncCall:
         if self.shares_stream and request.ByteSize() <= LARGEST:
-            return self._shared.generate(request, seconds, begun)
-        return self.generation.Generate(request, timeout=seconds, metadata=begun.metadata)
+            return self._shared.generate(request, seconds, context)
+        return self.generation.Generate(request, timeout=seconds, metadata=context.metadata)
 
     @functools.cached_property
     def _shared(self) -> AsyncSharedStreams:
@@ -208,9 +210,9 @@ class AsyncConnection(Settings):
     ) -> AsyncDuplex[_Asked, _Response]:
         """Begin a call where both sides send messages as they please; `start` is the first."""
         self.require_open()
-        begun = self.begin(start)
-        call = method(timeout=self.seconds(timeout), metadata=begun.metadata)
-        return AsyncDuplex(call, start, begun)
+        context = self.new_call(start)
+        call = method(timeout=self.seconds(timeout), metadata=context.metadata)
+        return AsyncDuplex(call, start, context)
 
     async def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
         """Ask the server for the health of the whole of it."""

@@ -15,8 +15,8 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from charloom.client._async.event_loop import is_cancelled, require_running
+from charloom.client._connection import CallContext
 from charloom.client._errors import CharloomError
-from charloom.client._settings import Peer
 from charloom.client._statuses import cancelled, from_rpc_error
 
 Request = TypeVar("Request", bound=Message)
@@ -54,14 +54,14 @@ class AsyncDuplex(Generic[Request, Response]):
         self,
         call: AsyncDuplexCall[Request],
         first: Request,
-        peer: Peer,
+        context: CallContext,
     ) -> None:
         self.over = False
         """Whether the server has closed the call, well or badly, and the reader knows."""
         self._loop = asyncio.get_running_loop()
         self._call = call
         self._first: Request | None = first
-        self._peer = peer
+        self._context = context
         self.cancelled = False
         self._closed = False
         self._connected = False
@@ -184,7 +184,7 @@ class AsyncDuplex(Generic[Request, Response]):
     def _fail(self, error: grpc.RpcError) -> NoReturn:
         self.over = True
         self._failure = from_rpc_error(
-            error, self._peer.target, stopped=self._is_stopped(), request_id=self._peer.request_id
+            error, self._context.target, stopped=self._is_stopped(), request_id=self._context.request_id
         )
         raise self._failure from error
 
@@ -192,12 +192,12 @@ class AsyncDuplex(Generic[Request, Response]):
         # grpc.aio raises CancelledError for a cancelled call too, where nobody cancelled the task.
         if self._is_stopped() and not is_cancelled():
             self.over = True
-            self._failure = cancelled(self._peer.request_id)
+            self._failure = cancelled(self._context.request_id)
             raise self._failure from None
         self.cancel()
 
     def _is_stopped(self) -> bool:
-        return self.cancelled or self._peer.closed
+        return self.cancelled or self._context.closed
 
     def __del__(self) -> None:
         # The channel of grpc.aio keeps a call alive that nobody else knows any more. The collector may run in any

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Generic, Protocol
 import grpc
 
 from charloom.client._async.event_loop import is_cancelled, require_running
+from charloom.client._connection import CallContext
 from charloom.client._errors import CharloomError
-from charloom.client._settings import Peer
 from charloom.client._statuses import cancelled, from_rpc_error
 from charloom.client._transcript import Outcome_co, Piece_co, Record
 from charloom.v1 import generation_pb2
@@ -38,11 +38,11 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
     def __init__(
         self,
         call: AsyncCall,
-        peer: Peer,
+        context: CallContext,
         record: Record[Piece_co, Outcome_co],
     ) -> None:
         self._call = call
-        self._peer = peer
+        self._context = context
         self._record = record
         self._failure: CharloomError | None = None
         self._cancelled = False
@@ -73,7 +73,7 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
                 piece = self._record.add(message)
             except grpc.RpcError as error:
                 self._failure = from_rpc_error(
-                    error, self._peer.target, stopped=self._is_stopped(), request_id=self._peer.request_id
+                    error, self._context.target, stopped=self._is_stopped(), request_id=self._context.request_id
                 )
                 raise self._failure from error
             except CharloomError as failure:
@@ -83,7 +83,7 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
             except asyncio.CancelledError:
                 # grpc.aio raises this for a cancelled call too, where nobody cancelled the task.
                 if self._is_stopped() and not is_cancelled():
-                    self._failure = cancelled(self._peer.request_id)
+                    self._failure = cancelled(self._context.request_id)
                     raise self._failure from None
                 self.cancel()
                 raise
@@ -105,7 +105,7 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
             self.cancel()
 
     def _is_stopped(self) -> bool:
-        return self._cancelled or self._peer.closed
+        return self._cancelled or self._context.closed
 
     def __del__(self) -> None:
         # The channel of grpc.aio keeps a call alive that nobody else knows any more. The collector may run in any

@@ -10,8 +10,8 @@ import grpc
 import grpc.aio
 
 from charloom.client._async.reading import AsyncCall
+from charloom.client._connection import CallContext
 from charloom.client._resumption import LONGEST, Resumption
-from charloom.client._settings import Peer
 from charloom.client._statuses import cancelled
 from charloom.v1 import generation_pb2
 
@@ -22,10 +22,10 @@ Open = Callable[[generation_pb2.GenerateRequest, float | None], AsyncCall]
 class AsyncResumingCall:
     """An asyncio call that is one to its reader, however often it was made; the twin of `ResumingCall`."""
 
-    def __init__(self, open: Open, resumption: Resumption, peer: Peer) -> None:
+    def __init__(self, open: Open, resumption: Resumption, context: CallContext) -> None:
         self._open = open
         self._resumption = resumption
-        self._peer = peer
+        self._context = context
         self._cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._call = open(resumption.request(), resumption.seconds_left())
 
@@ -64,8 +64,8 @@ class AsyncResumingCall:
         while not self._is_stopped() and (left := until - time.monotonic()) > 0:
             await asyncio.wait([self._cancelled], timeout=min(left, LONGEST))
         if self._is_stopped():
-            raise cancelled(self._peer.request_id)
+            raise cancelled(self._context.request_id)
         self._call = self._open(self._resumption.request(), self._resumption.seconds_left())
 
     def _is_stopped(self) -> bool:
-        return self._cancelled.done() or self._peer.closed
+        return self._cancelled.done() or self._context.closed

@@ -11,11 +11,11 @@ from charloom.client._async.calls import AsyncCalls, AsyncRunning
 from charloom.client._async.connection import AsyncConnection
 from charloom.client._async.observation import AsyncObserver
 from charloom.client._async.opening import AsyncOpening, AsyncSource
+from charloom.client._connection import CLEANUP_TIMEOUT
 from charloom.client._errors import CharloomError, NotFound
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._session_types import DeletionReceipt, Opened, SealedState, SessionInfo
-from charloom.client._settings import CLEANUP_TIMEOUT
 from charloom.client._text_types import Score
 from charloom.client._types import Result
 from charloom.v1 import generation_pb2

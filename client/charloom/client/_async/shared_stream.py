@@ -14,8 +14,8 @@ import grpc.aio
 
 from charloom.client import _shared_stream
 from charloom.client._async.duplex import AsyncDuplex
+from charloom.client._connection import CallContext
 from charloom.client._errors import CharloomError
-from charloom.client._settings import Begun
 from charloom.client._statuses import cancelled
 from charloom.v1 import generation_pb2
 
@@ -37,12 +37,14 @@ class AsyncSharedStreams:
         self._tasks: set[asyncio.Task[None]] = set()
         """Of the streams that are not over."""
 
-    def generate(self, request: generation_pb2.GenerateRequest, seconds: float | None, begun: Begun) -> AsyncSharedCall:
+    def generate(
+        self, request: generation_pb2.GenerateRequest, seconds: float | None, context: CallContext
+    ) -> AsyncSharedCall:
         """Make a call, with a deadline in seconds if it has one."""
         if self._present is None or not self._present.takes_calls():
             # In a context of its own: it is part of no trace, and has not the request id of its first call.
             self._present = contextvars.Context().run(self._begin_stream)
-        return self._present.begin(_shared_stream.call_of(next(self._numbers), request, seconds, begun), seconds)
+        return self._present.begin(_shared_stream.call_of(next(self._numbers), request, seconds, context), seconds)
 
     def _begin_stream(self) -> _Stream:
         stream = _Stream(self._open(generation_pb2.GenerateManyRequest()))

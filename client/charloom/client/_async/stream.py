@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from charloom.client._async.reading import AsyncReading
 from charloom.client._async.resuming import AsyncResumingCall
-from charloom.client._settings import Peer
+from charloom.client._connection import CallContext
 from charloom.client._text_types import TokenLogprob
 from charloom.client._transcript import OnResult, Transcript
 from charloom.client._types import Result
@@ -24,10 +24,10 @@ class AsyncTextStream(AsyncReading[str, Result]):
     text that arrived before it.
     """
 
-    def __init__(self, call: AsyncResumingCall, peer: Peer, on_result: OnResult) -> None:
+    def __init__(self, call: AsyncResumingCall, context: CallContext, on_result: OnResult) -> None:
         self._resuming = call
         self._transcript = Transcript(on_result)
-        super().__init__(call, peer, self._transcript)
+        super().__init__(call, context, self._transcript)
 
     @property
     def text(self) -> str:

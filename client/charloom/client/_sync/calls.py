@@ -77,9 +77,9 @@ class Calls:
         """
         request = _requests.resumable_request(prompt, options, self._session_id)
         self._make_first(request.options)
-        begun = self._connection.begin(request)
-        call = self._connection.generate_resuming(begun, request, timeout, resume=_values.flag("resume", resume))
-        stream = TextStream(call, begun, _unheeded.checked(request.options, self._learn))
+        context = self._connection.new_call(request)
+        call = self._connection.generate_resuming(context, request, timeout, resume=_values.flag("resume", resume))
+        stream = TextStream(call, context, _unheeded.checked(request.options, self._learn))
         self._started(stream)
         return stream
 
@@ -118,10 +118,10 @@ class Calls:
         request = _requests.continuations_request(prompt, n, resample, options, self._session_id)
         if request.options.n == 1:
             self._make_first(request.options)
-        begun = self._connection.begin(request)
-        call = self._connection.generate(begun, request, timeout)
+        context = self._connection.new_call(request)
+        call = self._connection.generate(context, request, timeout)
         on_result = _unheeded.checked(request.options, self._learn)
-        continuations = Continuations(call, begun, request.options.n, on_result)
+        continuations = Continuations(call, context, request.options.n, on_result)
         self._started(continuations)
         return continuations
 

@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from charloom.client._access import access
+from charloom.client._connection import DEFAULT_TARGET, DEFAULT_TIMEOUT, ChannelOptions
 from charloom.client._errors import CharloomError
 from charloom.client._options import NOT_GIVEN, Timeout
 from charloom.client._readiness import NOT_READY, POLL, Patience
-from charloom.client._settings import DEFAULT_TARGET, DEFAULT_TIMEOUT, ChannelOptions
 from charloom.client._sync.client_administration import ClientAdministration
 from charloom.client._sync.client_reading import ClientReading
 from charloom.client._sync.client_sessions import ClientSessions

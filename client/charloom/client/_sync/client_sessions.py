@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 
 from charloom.client import _responses, _session_requests, _unheeded, _values
+from charloom.client._connection import CLEANUP_TIMEOUT, PAGE_SIZE
 from charloom.client._errors import (
     Cancelled,
     CharloomError,
@@ -21,7 +22,6 @@ from charloom.client._errors import (
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._session_requests import SessionOrId
 from charloom.client._session_types import DeletionReceipt, Opened, SessionInfo
-from charloom.client._settings import CLEANUP_TIMEOUT, PAGE_SIZE
 from charloom.client._sync.calls import Calls
 from charloom.client._sync.session import Session
 from charloom.client._tenant_types import KeptSession

@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 
 from charloom.client import _model_responses
 from charloom.client._access import Access
+from charloom.client._connection import HEALTH_CHECK, BaseConnection, CallContext, ChannelOptions
 from charloom.client._options import Timeout
 from charloom.client._resumption import Resumption
-from charloom.client._settings import HEALTH_CHECK, Begun, ChannelOptions, Settings
 from charloom.client._shared_stream import LARGEST
 from charloom.client._sync.duplex import Duplex
 from charloom.client._sync.reading import Call
@@ -44,7 +44,7 @@ _Response = TypeVar("_Response")
 _Asked = TypeVar("_Asked", bound=Message)
 
 
-class Connection(Settings):
+class Connection(BaseConnection):
     """The channel is made at once, and used by any thread; in the child of a fork another one is, when it is used."""
 
     def __init__(
@@ -154,15 +154,15 @@ class Connection(Settings):
     ) -> _Response:
         """Make a call with one answer."""
         self.require_open()
-        begun = self.begin(request)
+        context = self.new_call(request)
         # Through a future, because only that can be cancelled when Ctrl-C interrupts the wait.
         future = method.future(
-            request, timeout=self.seconds(timeout), metadata=begun.metadata, wait_for_ready=wait_for_ready
+            request, timeout=self.seconds(timeout), metadata=context.metadata, wait_for_ready=wait_for_ready
         )
         try:
             return future.result()
         except grpc.RpcError as error:
-            raise begun.failure(error) from error
+            raise context.failure(error) from error
         except BaseException:
             future.cancel()
             raise
@@ -184,32 +184,32 @@ class Connection(Settings):
     ) -> Iterator[_Response]:
         """Make a call with several answers; who takes no more of them ends it."""
         self.require_open()
-        begun = self.begin(request)
-        call = method(request, timeout=self.seconds(timeout), metadata=begun.metadata)
+        context = self.new_call(request)
+        call = method(request, timeout=self.seconds(timeout), metadata=context.metadata)
         try:
             yield from call
         except grpc.RpcError as error:
-            raise begun.failure(error) from error
+            raise context.failure(error) from error
         finally:
             call.cancel()
 
-    def generate(self, begun: Begun, request: generation_pb2.GenerateRequest, timeout: Timeout) -> Call:
+    def generate(self, context: CallContext, request: generation_pb2.GenerateRequest, timeout: Timeout) -> Call:
         """Make a call of Generate."""
         self.require_open()
-        return self._generate(begun, request, self.seconds(timeout))
+        return self._generate(context, request, self.seconds(timeout))
 
     def generate_resuming(
-        self, begun: Begun, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
+        self, context: CallContext, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
     ) -> ResumingCall:
         """Make a call of Generate that is made again where it breaks off, if it is to `resume`."""
         self.require_open()
-        resumption = Resumption(request, self.seconds(timeout), begun, enabled=resume)
-        return ResumingCall(functools.partial(self._generate, begun), resumption, begun)
+        resumption = Resumption(request, self.seconds(timeout), context, enabled=resume)
+        return ResumingCall(functools.partial(self._generate, context), resumption, context)
 
-    def _generate(self, begun: Begun, request: generation_pb2.GenerateRequest, seconds: float | None) -> Call:
+    def _generate(self, context: CallContext, request: generation_pb2.GenerateRequest, seconds: float | None) -> Call:
         if self.shares_stream and request.ByteSize() <= LARGEST:
-            return self._shared.generate(request, seconds, begun)
-        return self.generation.Generate(request, timeout=seconds, metadata=begun.metadata)
+            return self._shared.generate(request, seconds, context)
+        return self.generation.Generate(request, timeout=seconds, metadata=context.metadata)
 
     def _generate_many(
         self, first: generation_pb2.GenerateManyRequest
@@ -221,12 +221,12 @@ class Connection(Settings):
     ) -> Duplex[_Asked, _Response]:
         """Begin a call where both sides send messages as they please; `start` is the first."""
         self.require_open()
-        begun, seconds = self.begin(start), self.seconds(timeout)
+        context, seconds = self.new_call(start), self.seconds(timeout)
 
         def begin(requests: Iterator[_Asked]) -> Any:
-            return method(requests, timeout=seconds, metadata=begun.metadata)
+            return method(requests, timeout=seconds, metadata=context.metadata)
 
-        return Duplex(begin, start, begun)
+        return Duplex(begin, start, context)
 
     def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
         """Ask the server for the health of the whole of it."""

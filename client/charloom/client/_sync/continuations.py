@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from charloom.client._settings import Peer
+from charloom.client._connection import CallContext
 from charloom.client._sync.reading import Call, Reading
 from charloom.client._transcript import OnResult, Transcripts
 from charloom.client._types import Completion
@@ -23,9 +23,9 @@ class Continuations(Reading[tuple[int, str], list[Completion]]):
     texts that arrived before it.
     """
 
-    def __init__(self, call: Call, peer: Peer, n: int, on_result: OnResult) -> None:
+    def __init__(self, call: Call, context: CallContext, n: int, on_result: OnResult) -> None:
         self._transcripts = Transcripts(n, on_result)
-        super().__init__(call, peer, self._transcripts)
+        super().__init__(call, context, self._transcripts)
 
     @property
     def texts(self) -> list[str]:

@@ -13,8 +13,8 @@ from typing import Generic, Protocol, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from charloom.client._connection import CallContext
 from charloom.client._errors import CharloomError
-from charloom.client._settings import Peer
 from charloom.client._statuses import from_rpc_error
 
 Request = TypeVar("Request", bound=Message)
@@ -82,8 +82,10 @@ class Outbox(Generic[Request]):
 class Duplex(Generic[Request, Response]):
     """A blocking call. `receive` is for one thread at a time, all else for any."""
 
-    def __init__(self, open: Callable[[Iterator[Request]], DuplexCall[Response]], first: Request, peer: Peer) -> None:
-        self._peer = peer
+    def __init__(
+        self, open: Callable[[Iterator[Request]], DuplexCall[Response]], first: Request, context: CallContext
+    ) -> None:
+        self._context = context
         self._outbox: Outbox[Request] = Outbox()
         self._outbox.put(first)
         self._failure: CharloomError | None = None
@@ -147,7 +149,10 @@ class Duplex(Generic[Request, Response]):
 
     def _error(self, error: grpc.RpcError) -> CharloomError:
         return from_rpc_error(
-            error, self._peer.target, stopped=self.cancelled or self._peer.closed, request_id=self._peer.request_id
+            error,
+            self._context.target,
+            stopped=self.cancelled or self._context.closed,
+            request_id=self._context.request_id,
         )
 
     def _require_well(self) -> None:

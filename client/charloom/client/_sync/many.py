@@ -9,8 +9,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from charloom.client._many_texts import messages, miscounted
-from charloom.client._settings import MESSAGES_AHEAD
+from charloom.client._many_texts import MESSAGES_AHEAD, messages, miscounted
 from charloom.client._sync.duplex import Duplex
 
 Asked = TypeVar("Asked", bound=Message)

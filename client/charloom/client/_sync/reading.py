@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Generic, Protocol
 
 import grpc
 
+from charloom.client._connection import CallContext
 from charloom.client._errors import CharloomError
-from charloom.client._settings import Peer
 from charloom.client._statuses import from_rpc_error
 from charloom.client._transcript import Outcome_co, Piece_co, Record
 from charloom.v1 import generation_pb2
@@ -35,9 +35,9 @@ class Call(Protocol):
 class Reading(Generic[Piece_co, Outcome_co]):
     """A blocking call, read piece by piece, by one thread at a time; any may cancel it."""
 
-    def __init__(self, call: Call, peer: Peer, record: Record[Piece_co, Outcome_co]) -> None:
+    def __init__(self, call: Call, context: CallContext, record: Record[Piece_co, Outcome_co]) -> None:
         self._call = call
-        self._peer = peer
+        self._context = context
         self._record = record
         # Every later look at the call meets the same error again.
         self._failure: CharloomError | None = None
@@ -78,9 +78,9 @@ class Reading(Generic[Piece_co, Outcome_co]):
             except grpc.RpcError as error:
                 self._failure = from_rpc_error(
                     error,
-                    self._peer.target,
-                    stopped=self._cancelled or self._peer.closed,
-                    request_id=self._peer.request_id,
+                    self._context.target,
+                    stopped=self._cancelled or self._context.closed,
+                    request_id=self._context.request_id,
                 )
                 raise self._failure from error
             except CharloomError as failure:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import grpc
 
+from charloom.client._connection import CallContext
 from charloom.client._resumption import LONGEST, Resumption
-from charloom.client._settings import Peer
 from charloom.client._statuses import cancelled
 from charloom.client._sync.reading import Call
 from charloom.v1 import generation_pb2
@@ -21,10 +21,10 @@ Open = Callable[[generation_pb2.GenerateRequest, float | None], Call]
 class ResumingCall:
     """A blocking call that is one to its reader, however often it was made. May be cancelled by another thread."""
 
-    def __init__(self, open: Open, resumption: Resumption, peer: Peer) -> None:
+    def __init__(self, open: Open, resumption: Resumption, context: CallContext) -> None:
         self._open = open
         self._resumption = resumption
-        self._peer = peer
+        self._context = context
         self._cancelled = threading.Event()
         self._call = open(resumption.request(), resumption.seconds_left())
 
@@ -59,11 +59,11 @@ class ResumingCall:
         while not self._is_stopped() and (left := until - time.monotonic()) > 0:
             self._cancelled.wait(min(left, LONGEST))
         if self._is_stopped():
-            raise cancelled(self._peer.request_id)
+            raise cancelled(self._context.request_id)
         self._call = self._open(self._resumption.request(), self._resumption.seconds_left())
         if self._cancelled.is_set():
             # By another thread, which may have cancelled the call before this one.
             self._call.cancel()
 
     def _is_stopped(self) -> bool:
-        return self._cancelled.is_set() or self._peer.closed
+        return self._cancelled.is_set() or self._context.closed

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from charloom.client import _responses, _session_requests
+from charloom.client._connection import CLEANUP_TIMEOUT
 from charloom.client._errors import CharloomError, NotFound
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._session_types import DeletionReceipt, Opened, SealedState, SessionInfo
-from charloom.client._settings import CLEANUP_TIMEOUT
 from charloom.client._sync.calls import Calls, Running
 from charloom.client._sync.connection import Connection
 from charloom.client._sync.observation import Observer

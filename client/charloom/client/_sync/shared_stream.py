@@ -14,8 +14,8 @@ from collections.abc import Callable
 import grpc
 
 from charloom.client import _shared_stream
+from charloom.client._connection import CallContext
 from charloom.client._errors import CharloomError
-from charloom.client._settings import Begun
 from charloom.client._sync.duplex import Duplex
 from charloom.v1 import generation_pb2
 
@@ -39,10 +39,12 @@ class SharedStreams:
         self._lock = threading.Lock()
         self._present: _Stream | None = None
 
-    def generate(self, request: generation_pb2.GenerateRequest, seconds: float | None, begun: Begun) -> SharedCall:
+    def generate(
+        self, request: generation_pb2.GenerateRequest, seconds: float | None, context: CallContext
+    ) -> SharedCall:
         """Make a call, with a deadline in seconds if it has one."""
         with self._lock:
-            asked = _shared_stream.call_of(next(self._numbers), request, seconds, begun)
+            asked = _shared_stream.call_of(next(self._numbers), request, seconds, context)
             call = None if self._present is None else self._present.begin(asked, seconds)
             if call is None:
                 # In a context of its own: it is part of no trace, and has not the request id of its first call.

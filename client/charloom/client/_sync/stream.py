@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from charloom.client._settings import Peer
+from charloom.client._connection import CallContext
 from charloom.client._sync.reading import Reading
 from charloom.client._sync.resuming import ResumingCall
 from charloom.client._text_types import TokenLogprob
@@ -25,10 +25,10 @@ class TextStream(Reading[str, Result]):
     text that arrived before it.
     """
 
-    def __init__(self, call: ResumingCall, peer: Peer, on_result: OnResult) -> None:
+    def __init__(self, call: ResumingCall, context: CallContext, on_result: OnResult) -> None:
         self._resuming = call
         self._transcript = Transcript(on_result)
-        super().__init__(call, peer, self._transcript)
+        super().__init__(call, context, self._transcript)
 
     @property
     def text(self) -> str:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from charloom.client import _responses, _session_requests, _values
+from charloom.client._connection import PAGE_SIZE
 from charloom.client._options import NOT_GIVEN, Timeout
-from charloom.client._settings import PAGE_SIZE
 from charloom.client._sync.connection import Connection
 from charloom.client._tenant_types import ErasureReceipt, ExportedSession, KeptSession
 from charloom.v1 import tenants_pb2

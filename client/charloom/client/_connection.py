@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 
@@ -20,8 +20,6 @@ DEFAULT_TIMEOUT = 60.0
 # Cleaning up must not keep a program from ending: the server forgets the session later anyway.
 CLEANUP_TIMEOUT = 5.0
 PAGE_SIZE = 500
-# Messages of texts to score that wait for their answer: more than the server reads at a time, so that it never waits.
-MESSAGES_AHEAD = 6
 # Of one message, either way; the server's default is the same.
 MESSAGE_BYTES = 64 * 2**20
 
@@ -73,23 +71,7 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
 }
 
 
-class Peer(Protocol):
-    """What a call that is running needs to know of itself, and of the connection it runs on."""
-
-    @property
-    def target(self) -> str:
-        """The server's address, for messages."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether the client was closed, which ends its calls."""
-
-    @property
-    def request_id(self) -> str:
-        """Of the call, for errors."""
-
-
-class Settings:
+class BaseConnection:
     """What the blocking and the asyncio connection are told alike."""
 
     def __init__(
@@ -114,14 +96,14 @@ class Settings:
         """The deadline of a call: its own timeout, or else the client's."""
         return self._timeout if isinstance(timeout, NotGiven) else _values.deadline(timeout)
 
-    def begin(self, request: Any = None) -> Begun:
-        """Begin a call.
+    def new_call(self, request: Any = None) -> CallContext:
+        """What goes with a call that begins now.
 
         Args:
             request: what is asked first; a proxy can keep its session with one server. None: of no session.
 
         """
-        return Begun(self, self._metadata, request)
+        return CallContext(self, self._metadata, request)
 
     def require_open(self) -> None:
         """Refuse a call of a client that was closed."""
@@ -129,10 +111,10 @@ class Settings:
             raise RuntimeError(_CLOSED)
 
 
-class Begun:
-    """A call that begins: what goes with it, and what its reader needs to know. A `Peer`."""
+class CallContext:
+    """What goes with a call, and what its reader needs to know of it."""
 
-    def __init__(self, connection: Settings, metadata: tuple[tuple[str, str], ...], request: Any) -> None:
+    def __init__(self, connection: BaseConnection, metadata: tuple[tuple[str, str], ...], request: Any) -> None:
         self._connection = connection
         self.request_id = _request_ids.next_id()
         """Of the call, and of what is made again of it."""
