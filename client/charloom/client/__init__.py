@@ -51,7 +51,9 @@ from charloom.client._errors import (
     Unavailable,
     Unimplemented,
 )
+from charloom.client._generation_types import Completion, FinishReason, Resampled, Result, Sampling, Timings, Usage
 from charloom.client._inspection_types import Activations, InspectedToken, Inspection
+from charloom.client._model_types import HealthStatus, LoadedModel, ModelInfo, ModelState, ModelVersion, Task, Unit
 from charloom.client._options import NOT_GIVEN, GenerateOptions, NotGiven, SamplingOptions, UnknownCharacters
 from charloom.client._request_ids import request_id
 from charloom.client._session_types import DeletionReceipt, Origin, SealedState, SessionInfo
@@ -68,22 +70,6 @@ from charloom.client._sync.tenant import Tenant
 from charloom.client._sync.watching import Watch
 from charloom.client._tenant_types import ErasureReceipt, ExportedSession, KeptSession
 from charloom.client._text_types import Alternative, Observed, Peek, Score, TextScore, TokenLogprob
-from charloom.client._types import (
-    Completion,
-    FinishReason,
-    HealthStatus,
-    LoadedModel,
-    ModelInfo,
-    ModelState,
-    ModelVersion,
-    Resampled,
-    Result,
-    Sampling,
-    Task,
-    Timings,
-    Unit,
-    Usage,
-)
 from charloom.client._watching_types import Verdict
 
 __all__ = [

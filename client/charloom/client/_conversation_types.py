@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from charloom.client._types import Result
+from charloom.client._generation_types import Result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

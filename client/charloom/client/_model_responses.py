@@ -7,7 +7,7 @@ from datetime import timezone
 from google.protobuf import wrappers_pb2
 
 from charloom.client._classification_types import LabelScores
-from charloom.client._types import HealthStatus, LoadedModel, ModelInfo, ModelState, ModelVersion, Task, Unit
+from charloom.client._model_types import HealthStatus, LoadedModel, ModelInfo, ModelState, ModelVersion, Task, Unit
 from charloom.v1 import models_pb2
 
 _UNITS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from charloom.client._errors import CharloomError, ConnectionFailed, DeadlineExceeded, Unavailable
-from charloom.client._types import HealthStatus
+from charloom.client._model_types import HealthStatus
 
 POLL = 0.1
 """Seconds between two questions to a server that answers but does not serve yet."""

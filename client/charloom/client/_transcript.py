@@ -10,8 +10,8 @@ import grpc
 
 from charloom.client import _responses
 from charloom.client._errors import InternalError
+from charloom.client._generation_types import Completion, Result
 from charloom.client._text_types import TokenLogprob
-from charloom.client._types import Completion, Result
 from charloom.v1 import generation_pb2
 
 OnResult = Callable[[Result], None]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import grpc
 
 from charloom.client._errors import Unimplemented
+from charloom.client._generation_types import Result
 from charloom.client._session_types import SessionInfo
 from charloom.client._transcript import OnResult
-from charloom.client._types import Result
 from charloom.v1 import generation_pb2
 
 OLDER = "the server is older than this client"

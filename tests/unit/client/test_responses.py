@@ -28,18 +28,9 @@ from charloom.client import (
     Usage,
 )
 from charloom.client._model_responses import health_status, model_info
-from charloom.client._responses import (
-    conversation_event,
-    deletion_receipt,
-    forks,
-    observed,
-    peek,
-    result,
-    score,
-    sealed_state,
-    session_info,
-    token_logprob,
-)
+from charloom.client._reading_responses import observed, peek, score
+from charloom.client._responses import conversation_event, result, token_logprob
+from charloom.client._session_responses import deletion_receipt, forks, sealed_state, session_info
 from charloom.v1 import conversation_pb2, generation_pb2, models_pb2, reading_pb2, sessions_pb2, text_pb2
 
 from . import fake_answers

@@ -12,9 +12,9 @@ from charloom.client._async.client_sessions import AsyncClientSessions
 from charloom.client._async.connection import AsyncConnection
 from charloom.client._connection import DEFAULT_TARGET, DEFAULT_TIMEOUT, ChannelOptions
 from charloom.client._errors import CharloomError
+from charloom.client._model_types import HealthStatus
 from charloom.client._options import NOT_GIVEN, Timeout
 from charloom.client._readiness import NOT_READY, POLL, Patience
-from charloom.client._types import HealthStatus
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -5,10 +5,10 @@ from __future__ import annotations
 from charloom.client import _model_responses, _values
 from charloom.client._async.calls import AsyncCalls
 from charloom.client._async.tenant import AsyncTenant
+from charloom.client._model_types import LoadedModel, ModelInfo, ModelVersion
 from charloom.client._options import NOT_GIVEN, Timeout
 from charloom.client._status_responses import server_status
 from charloom.client._status_types import ServerStatus
-from charloom.client._types import LoadedModel, ModelInfo, ModelVersion
 from charloom.v1 import models_pb2
 from charloom.v1.status_pb2 import GetStatusRequest
 

@@ -6,7 +6,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
 
-from charloom.client import _responses, _session_requests, _unheeded, _values
+from charloom.client import _session_requests, _session_responses, _unheeded, _values
 from charloom.client._async.calls import AsyncCalls
 from charloom.client._async.session import AsyncSession
 from charloom.client._connection import CLEANUP_TIMEOUT, PAGE_SIZE
@@ -87,7 +87,7 @@ class AsyncClientSessions(AsyncCalls):
 
         async def create() -> Opened:
             answer = await self._connection.call(self._connection.sessions.CreateSession, request, timeout)
-            info = _responses.session_info(answer.session)
+            info = _session_responses.session_info(answer.session)
             if adaptive:
                 try:
                     _unheeded.require_adaptive(info)
@@ -170,7 +170,7 @@ class AsyncClientSessions(AsyncCalls):
 
         async def restore() -> Opened:
             answer = await self._connection.call(self._connection.sessions.ImportSession, request, timeout)
-            return Opened(_responses.session_info(answer.session), answer.exact)
+            return Opened(_session_responses.session_info(answer.session), answer.exact)
 
         return AsyncSession(self._connection, restore, keep=keep)
 
@@ -196,7 +196,7 @@ class AsyncClientSessions(AsyncCalls):
 
         async def blend() -> Opened:
             answer = await self._connection.call(self._connection.sessions.BlendSessions, request, timeout)
-            return Opened(_responses.session_info(answer.session))
+            return Opened(_session_responses.session_info(answer.session))
 
         return AsyncSession(self._connection, blend, keep=keep)
 
@@ -221,8 +221,8 @@ class AsyncClientSessions(AsyncCalls):
         request = sessions_pb2.ListSessionsRequest(page_size=PAGE_SIZE)
         while True:
             page = await self._connection.call(self._connection.sessions.ListSessions, request, timeout)
-            for message in _responses.in_order(page):
-                yield _responses.listed_session(message)
+            for message in _session_responses.in_order(page):
+                yield _session_responses.listed_session(message)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

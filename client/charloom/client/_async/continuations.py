@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from charloom.client._async.reading import AsyncCall, AsyncReading
 from charloom.client._connection import CallContext
+from charloom.client._generation_types import Completion
 from charloom.client._transcript import OnResult, Transcripts
-from charloom.client._types import Completion
 
 
 class AsyncContinuations(AsyncReading[tuple[int, str], list[Completion]]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from charloom.client import _reading_requests, _responses
+from charloom.client import _reading_requests, _reading_responses
 from charloom.client._async.exchange import AsyncExchange
 from charloom.client._text_types import Observed
 from charloom.v1 import reading_pb2
@@ -21,4 +21,4 @@ class AsyncObserver(AsyncExchange[reading_pb2.ObserveRequest, reading_pb2.Observ
     async def read(self, text: str) -> Observed:
         """Read a text, and wait for what the model makes of it. One task at a time."""
         await self._duplex.send(_reading_requests.observe_text(text))
-        return _responses.observed(await self._duplex.receive())
+        return _reading_responses.observed(await self._duplex.receive())

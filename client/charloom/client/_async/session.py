@@ -6,18 +6,18 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from charloom.client import _responses, _session_requests
+from charloom.client import _session_requests, _session_responses
 from charloom.client._async.calls import AsyncCalls, AsyncRunning
 from charloom.client._async.connection import AsyncConnection
 from charloom.client._async.observation import AsyncObserver
 from charloom.client._async.opening import AsyncOpening, AsyncSource
 from charloom.client._connection import CLEANUP_TIMEOUT
 from charloom.client._errors import CharloomError, NotFound
+from charloom.client._generation_types import Result
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._session_types import DeletionReceipt, Opened, SealedState, SessionInfo
 from charloom.client._text_types import Score
-from charloom.client._types import Result
 from charloom.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
             self.id, text, unknown_characters=unknown_characters, expected_position=expected_position
         )
         answer = await self._connection.call(self._connection.sessions.FeedSession, request, timeout)
-        return self._know(_responses.session_info(answer.session))
+        return self._know(_session_responses.session_info(answer.session))
 
     async def score(
         self,
@@ -126,7 +126,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
             self.id, position, seed=seed, expected_position=expected_position
         )
         answer = await self._connection.call(self._connection.sessions.RewindSession, request, timeout)
-        return self._know(_responses.session_info(answer.session))
+        return self._know(_session_responses.session_info(answer.session))
 
     async def move(
         self,
@@ -152,7 +152,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
             self.id, model, unknown_characters=unknown_characters, expected_position=expected_position
         )
         answer = await self._connection.call(self._connection.sessions.MoveSession, request, timeout)
-        return self._know(_responses.session_info(answer.session))
+        return self._know(_session_responses.session_info(answer.session))
 
     def fork(
         self,
@@ -207,7 +207,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         """Put the expiry off, and set how many seconds the session is kept without use; default is as before."""
         request = _session_requests.update_session_request(self.id, time_to_live)
         answer = await self._connection.call(self._connection.sessions.UpdateSession, request, timeout)
-        return self._know(_responses.session_info(answer.session))
+        return self._know(_session_responses.session_info(answer.session))
 
     async def export(self, time_to_live: float | None = None, *, timeout: Timeout = NOT_GIVEN) -> SealedState:
         """Give out the state, encrypted, for any server with the same key and model. The session stays as it is.
@@ -216,7 +216,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         """
         request = _session_requests.export_session_request(self.id, time_to_live)
         answer = await self._connection.call(self._connection.sessions.ExportSession, request, timeout)
-        return _responses.sealed_state(answer)
+        return _session_responses.sealed_state(answer)
 
     async def refresh(self, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Ask the server for the session as it is now. Does not renew its expiry."""

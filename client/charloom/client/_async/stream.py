@@ -5,9 +5,9 @@ from __future__ import annotations
 from charloom.client._async.reading import AsyncReading
 from charloom.client._async.resuming import AsyncResumingCall
 from charloom.client._connection import CallContext
+from charloom.client._generation_types import Result
 from charloom.client._text_types import TokenLogprob
 from charloom.client._transcript import OnResult, Transcript
-from charloom.client._types import Result
 
 
 class AsyncTextStream(AsyncReading[str, Result]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from charloom.client import _responses, _session_requests, _values
+from charloom.client import _session_requests, _session_responses, _values
 from charloom.client._async.connection import AsyncConnection
 from charloom.client._connection import PAGE_SIZE
 from charloom.client._options import NOT_GIVEN, Timeout
@@ -36,7 +36,7 @@ class AsyncTenant:
         while True:
             page = await self._connection.call(self._connection.tenants.ListTenantData, request, timeout)
             for session in page.sessions:
-                yield _responses.kept_session(session)
+                yield _session_responses.kept_session(session)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
@@ -56,7 +56,7 @@ class AsyncTenant:
         request = _session_requests.export_tenant_request(self._name, time_to_live)
         async for message in self._connection.stream(self._connection.tenants.ExportTenant, request, timeout):
             for session in message.sessions:
-                yield _responses.exported_session(session)
+                yield _session_responses.exported_session(session)
 
     async def erase(self, *, timeout: Timeout = None) -> ErasureReceipt:
         """Forget all sessions for good, also those that the server cannot read, and those that calls are using.
@@ -64,6 +64,6 @@ class AsyncTenant:
         Nothing is left to erase at the second time, and the receipt says so. By default there is no timeout.
         """
         request = tenants_pb2.EraseTenantRequest(tenant=self._name)
-        return _responses.erasure_receipt(
+        return _session_responses.erasure_receipt(
             await self._connection.call(self._connection.tenants.EraseTenant, request, timeout)
         )

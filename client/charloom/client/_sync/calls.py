@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from charloom.client import (
     _conversation_requests,
     _reading_requests,
+    _reading_responses,
     _requests,
-    _responses,
     _session_requests,
+    _session_responses,
     _suggesting_requests,
     _suggesting_responses,
     _unheeded,
     _values,
 )
+from charloom.client._generation_types import Completion, Result
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, GenerateOptions, Timeout, UnknownCharacters
 from charloom.client._session_types import DeletionReceipt, SessionInfo
@@ -29,7 +31,6 @@ from charloom.client._sync.many import many
 from charloom.client._sync.observation import Observer
 from charloom.client._sync.stream import TextStream
 from charloom.client._text_types import Peek, Score, TextScore
-from charloom.client._types import Completion, Result
 from charloom.v1 import generation_pb2, reading_pb2, sessions_pb2
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Calls:
         at each position the `top` most probable ones, or all.
         """
         request = _reading_requests.peek_request(prompt, top, options, self._session_id)
-        found = _responses.peek(self._connection.call(self._connection.reading.Peek, request, timeout))
+        found = _reading_responses.peek(self._connection.call(self._connection.reading.Peek, request, timeout))
         _unheeded.require_constrained(request.options, found.allowed_logprob)
         return found
 
@@ -179,7 +180,7 @@ class Calls:
             return self._connection.duplex(self._connection.reading.ScoreMany, start, timeout)
 
         request = _reading_requests.score_many_texts
-        return many(begin, texts, request, lambda answer: answer.scores, _responses.text_score)
+        return many(begin, texts, request, lambda answer: answer.scores, _reading_responses.text_score)
 
     def rank(
         self,
@@ -272,7 +273,7 @@ class Calls:
         timeout: Timeout,
     ) -> Score:
         request = _reading_requests.score_request(text, model, unknown_characters, top_logprobs, self._session_id)
-        return _responses.score(self._connection.call(self._connection.reading.Score, request, timeout))
+        return _reading_responses.score(self._connection.call(self._connection.reading.Score, request, timeout))
 
     def _inspect(
         self,
@@ -287,7 +288,9 @@ class Calls:
         request = _reading_requests.inspect_request(
             text, model, unknown_characters, layers, top_next, distributions, self._session_id
         )
-        return _responses.inspection(self._connection.gather(self._connection.reading.Inspect, request, timeout))
+        return _reading_responses.inspection(
+            self._connection.gather(self._connection.reading.Inspect, request, timeout)
+        )
 
     def _observe(
         self, model: str | None, unknown_characters: UnknownCharacters | None, top_logprobs: int, timeout: Timeout
@@ -300,13 +303,13 @@ class Calls:
     def _get(self, id: str, timeout: Timeout) -> SessionInfo:
         request = _session_requests.get_session_request(id)
         answer = self._connection.call(self._connection.sessions.GetSession, request, timeout)
-        return _responses.session_info(answer.session)
+        return _session_responses.session_info(answer.session)
 
     def _delete(self, id: str, timeout: Timeout) -> DeletionReceipt:
         request = _session_requests.delete_session_request(id)
         answer = self._connection.call(self._connection.sessions.DeleteSession, request, timeout)
-        return _responses.deletion_receipt(answer)
+        return _session_responses.deletion_receipt(answer)
 
     def _fork(self, request: sessions_pb2.ForkSessionRequest, count: int, timeout: Timeout) -> Sequence[SessionInfo]:
         answer = self._connection.call(self._connection.sessions.ForkSession, request, timeout)
-        return _responses.forks(answer, count)
+        return _session_responses.forks(answer, count)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from charloom.client._access import access
 from charloom.client._connection import DEFAULT_TARGET, DEFAULT_TIMEOUT, ChannelOptions
 from charloom.client._errors import CharloomError
+from charloom.client._model_types import HealthStatus
 from charloom.client._options import NOT_GIVEN, Timeout
 from charloom.client._readiness import NOT_READY, POLL, Patience
 from charloom.client._sync.client_administration import ClientAdministration
 from charloom.client._sync.client_reading import ClientReading
 from charloom.client._sync.client_sessions import ClientSessions
 from charloom.client._sync.connection import Connection
-from charloom.client._types import HealthStatus
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
 
-from charloom.client import _responses, _session_requests, _unheeded, _values
+from charloom.client import _session_requests, _session_responses, _unheeded, _values
 from charloom.client._connection import CLEANUP_TIMEOUT, PAGE_SIZE
 from charloom.client._errors import (
     Cancelled,
@@ -88,7 +88,7 @@ class ClientSessions(Calls):
 
         def create() -> Opened:
             answer = self._connection.call(self._connection.sessions.CreateSession, request, timeout)
-            info = _responses.session_info(answer.session)
+            info = _session_responses.session_info(answer.session)
             if adaptive:
                 try:
                     _unheeded.require_adaptive(info)
@@ -171,7 +171,7 @@ class ClientSessions(Calls):
 
         def restore() -> Opened:
             answer = self._connection.call(self._connection.sessions.ImportSession, request, timeout)
-            return Opened(_responses.session_info(answer.session), answer.exact)
+            return Opened(_session_responses.session_info(answer.session), answer.exact)
 
         return Session(self._connection, restore, keep=keep)
 
@@ -197,7 +197,7 @@ class ClientSessions(Calls):
 
         def blend() -> Opened:
             answer = self._connection.call(self._connection.sessions.BlendSessions, request, timeout)
-            return Opened(_responses.session_info(answer.session))
+            return Opened(_session_responses.session_info(answer.session))
 
         return Session(self._connection, blend, keep=keep)
 
@@ -222,8 +222,8 @@ class ClientSessions(Calls):
         request = sessions_pb2.ListSessionsRequest(page_size=PAGE_SIZE)
         while True:
             page = self._connection.call(self._connection.sessions.ListSessions, request, timeout)
-            for message in _responses.in_order(page):
-                yield _responses.listed_session(message)
+            for message in _session_responses.in_order(page):
+                yield _session_responses.listed_session(message)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

@@ -37,7 +37,7 @@ from charloom.v1 import (
 )
 
 if TYPE_CHECKING:
-    from charloom.client._types import HealthStatus
+    from charloom.client._model_types import HealthStatus
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from charloom.client._connection import CallContext
+from charloom.client._generation_types import Completion
 from charloom.client._sync.reading import Call, Reading
 from charloom.client._transcript import OnResult, Transcripts
-from charloom.client._types import Completion
 
 
 class Continuations(Reading[tuple[int, str], list[Completion]]):

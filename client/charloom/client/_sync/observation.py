@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from charloom.client import _reading_requests, _responses
+from charloom.client import _reading_requests, _reading_responses
 from charloom.client._sync.exchange import Exchange
 from charloom.client._text_types import Observed
 from charloom.v1 import reading_pb2
@@ -22,4 +22,4 @@ class Observer(Exchange[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]
     def read(self, text: str) -> Observed:
         """Read a text, and wait for what the model makes of it. One thread at a time."""
         self._duplex.send(_reading_requests.observe_text(text))
-        return _responses.observed(self._duplex.receive())
+        return _reading_responses.observed(self._duplex.receive())

@@ -7,9 +7,10 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from charloom.client import _responses, _session_requests
+from charloom.client import _session_requests, _session_responses
 from charloom.client._connection import CLEANUP_TIMEOUT
 from charloom.client._errors import CharloomError, NotFound
+from charloom.client._generation_types import Result
 from charloom.client._inspection_types import Inspection
 from charloom.client._options import NOT_GIVEN, Timeout, UnknownCharacters
 from charloom.client._session_types import DeletionReceipt, Opened, SealedState, SessionInfo
@@ -18,7 +19,6 @@ from charloom.client._sync.connection import Connection
 from charloom.client._sync.observation import Observer
 from charloom.client._sync.opening import Opening, Source
 from charloom.client._text_types import Score
-from charloom.client._types import Result
 from charloom.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Session(Opening, Calls):
             self.id, text, unknown_characters=unknown_characters, expected_position=expected_position
         )
         answer = self._connection.call(self._connection.sessions.FeedSession, request, timeout)
-        return self._know(_responses.session_info(answer.session))
+        return self._know(_session_responses.session_info(answer.session))
 
     def score(
         self,
@@ -122,7 +122,7 @@ class Session(Opening, Calls):
             self.id, position, seed=seed, expected_position=expected_position
         )
         answer = self._connection.call(self._connection.sessions.RewindSession, request, timeout)
-        return self._know(_responses.session_info(answer.session))
+        return self._know(_session_responses.session_info(answer.session))
 
     def move(
         self,
@@ -148,7 +148,7 @@ class Session(Opening, Calls):
             self.id, model, unknown_characters=unknown_characters, expected_position=expected_position
         )
         answer = self._connection.call(self._connection.sessions.MoveSession, request, timeout)
-        return self._know(_responses.session_info(answer.session))
+        return self._know(_session_responses.session_info(answer.session))
 
     def fork(
         self,
@@ -203,7 +203,7 @@ class Session(Opening, Calls):
         """Put the expiry off, and set how many seconds the session is kept without use; default is as before."""
         request = _session_requests.update_session_request(self.id, time_to_live)
         answer = self._connection.call(self._connection.sessions.UpdateSession, request, timeout)
-        return self._know(_responses.session_info(answer.session))
+        return self._know(_session_responses.session_info(answer.session))
 
     def export(self, time_to_live: float | None = None, *, timeout: Timeout = NOT_GIVEN) -> SealedState:
         """Give out the state, encrypted, for any server with the same key and model. The session stays as it is.
@@ -212,7 +212,7 @@ class Session(Opening, Calls):
         """
         request = _session_requests.export_session_request(self.id, time_to_live)
         answer = self._connection.call(self._connection.sessions.ExportSession, request, timeout)
-        return _responses.sealed_state(answer)
+        return _session_responses.sealed_state(answer)
 
     def refresh(self, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
         """Ask the server for the session as it is now. Does not renew its expiry."""

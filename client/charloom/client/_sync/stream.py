@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from charloom.client._connection import CallContext
+from charloom.client._generation_types import Result
 from charloom.client._sync.reading import Reading
 from charloom.client._sync.resuming import ResumingCall
 from charloom.client._text_types import TokenLogprob
 from charloom.client._transcript import OnResult, Transcript
-from charloom.client._types import Result
 
 
 class TextStream(Reading[str, Result]):
