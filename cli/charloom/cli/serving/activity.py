@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from charloom.cli.columns import columns
+from charloom.cli.output import columns
 from charloom.client import Histogram, MethodStatus, ModelStatus, ServerStatus, TenantStatus
 
 MOST_TENANTS = 20

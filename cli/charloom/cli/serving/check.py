@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from charloom.cli import CommandError
-from charloom.cli.columns import wrapped
+from charloom.cli.output import wrapped
 from charloom.cli.flags import given_settings, mistakes
 from charloom.cli.problems import words_of
 from charloom.cli.serving.folder import bundles_of_folder

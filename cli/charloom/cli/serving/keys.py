@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from charloom.cli import CommandError
-from charloom.cli.columns import columns
+from charloom.cli.output import columns
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.checks import require_id
 from charloom.server.audit import AuditLog, AuditLogUnavailable, More

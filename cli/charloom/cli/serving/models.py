@@ -8,7 +8,7 @@ import json
 import sys
 
 from charloom.cli import CommandError
-from charloom.cli.columns import columns
+from charloom.cli.output import columns
 from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.client import Client, LoadedModel, ModelInfo, ModelState, ModelVersion, RequestError
 

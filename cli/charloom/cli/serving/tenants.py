@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from charloom.cli import CommandError
-from charloom.cli.columns import columns
+from charloom.cli.output import columns
 from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.text import standard_input
 from charloom.client import ExportedSession, KeptSession, Tenant

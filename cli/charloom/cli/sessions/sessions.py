@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from charloom.cli import CommandError
-from charloom.cli.columns import columns
+from charloom.cli.output import columns
 from charloom.cli.connection import add_connection_arguments, connected, plain
 from charloom.cli.text import add_skip_unknown, read_text, standard_input, unknown_characters
 from charloom.client import Client, NotFound, SessionInfo

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from charloom.bundle import UnknownSymbolsError
 from charloom.cli import CommandError
-from charloom.cli.columns import columns
+from charloom.cli.output import columns
 from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.cli.training.lasting_console import LastingConsole
 from charloom.cli.training.threads import add_threads_flag, use_threads

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from charloom.cli import columns as module
-from charloom.cli.columns import columns, wrapped
+from charloom.cli import output as module
+from charloom.cli.output import columns, wrapped
 
 
 def test_text_begins_and_numbers_end_below_one_another() -> None:
