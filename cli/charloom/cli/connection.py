@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import enum
 import math
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime
 from typing import Any
 
 from charloom.cli import CommandError
@@ -137,17 +135,6 @@ def _told_to_a_person(hint: str = "") -> Iterator[None]:
         raise CommandError(f"{problem}{named}") from problem
     except CharloomError as problem:
         raise CommandError(str(problem)) from problem
-
-
-def plain(value: object) -> object:
-    r"""What `json.dumps` does not know: times as ISO 8601, enums as their text, bytes that are no UTF-8 as `\xc3`."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, bytes):
-        return value.decode(errors="backslashreplace")
-    raise TypeError(f"no JSON for {type(value).__name__}")
 
 
 def _switch(variable: str) -> bool | None:

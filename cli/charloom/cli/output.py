@@ -1,11 +1,43 @@
-"""Text for a terminal: tables, and long lines."""
+"""What commands print: JSON for programs; tables, and long lines, for a terminal."""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import json
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from datetime import datetime
+from typing import TextIO
+
+
+def print_json(value: object, file: TextIO | None = None, *, flush: bool = False) -> None:
+    """Print a value, which may be or hold what the SDK returns, as JSON in one line.
+
+    Args:
+        value: what `json.dumps` takes, or `plain` makes it take
+        file: where to; None: standard output
+        flush: whether who reads it has it at once
+    """
+    print(json.dumps(value, ensure_ascii=False, default=plain), file=file, flush=flush)
+
+
+def plain(value: object) -> object:
+    r"""What `json.dumps` does not know: dataclasses as their fields, times as ISO 8601, bytes as text.
+
+    Bytes that are no UTF-8 are as `\xc3`.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    raise TypeError(f"no JSON for {type(value).__name__}")
 
 
 def columns(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:

@@ -1,11 +1,48 @@
 from __future__ import annotations
 
+import enum
+import io
 import os
+from dataclasses import dataclass
+from datetime import datetime, timezone
 
 import pytest
 
 from charloom.cli import output as module
-from charloom.cli.output import columns, wrapped
+from charloom.cli.output import columns, print_json, wrapped
+
+
+class Kind(enum.Enum):
+    ONE = "one"
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    kind: Kind
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    text: str
+    symbol: bytes
+    inner: Inner
+
+
+def test_what_the_sdk_returns_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    inner = Inner(Kind.ONE, datetime(2026, 1, 2, tzinfo=timezone.utc))
+    shown = '{"kind": "one", "at": "2026-01-02T00:00:00+00:00"}'
+    print_json(Outer("é\n", b"a\xc3", inner))
+    print_json([inner, {"inner": inner, "none": None}])
+    assert capsys.readouterr().out.splitlines() == [
+        f'{{"text": "é\\n", "symbol": "a\\\\xc3", "inner": {shown}}}',
+        f'[{shown}, {{"inner": {shown}, "none": null}}]',
+    ]
+    file = io.StringIO()
+    print_json((1, "a"), file)
+    assert file.getvalue() == '[1, "a"]\n'
+    with pytest.raises(TypeError, match="no JSON for object"):
+        print_json(object())
 
 
 def test_text_begins_and_numbers_end_below_one_another() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +13,7 @@ import grpc
 
 from charloom.cli import CommandError
 from charloom.cli.connection import access_given, add_connection_arguments, connected
+from charloom.cli.output import columns, print_json
 from charloom.cli.serving.load import LENGTHS, WORKLOADS, Load, run_load
 from charloom.client import InvalidValue, Overloaded
 from charloom.client._access import access
@@ -70,7 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
     except grpc.aio.AioRpcError as problem:
         said = f"{problem.code().name}: {problem.details()}"
         raise CommandError(f"a call to {load.target} failed and the load was broken off: {said}") from None
-    print(json.dumps(figures) if arguments.json else table(load, figures))
+    if arguments.json:
+        print_json(figures)
+    else:
+        print(table(load, figures))
     return 0
 
 
@@ -117,9 +121,8 @@ def table(load: Load, figures: dict[str, Any]) -> str:
     lines.append(("this client", f"{figures['client_cpu']} cores"))
     if figures["refused"]:
         lines.append(("refused", f"{figures['refused']:,} calls, {_times(figures['refusal_ms'])}"))
-    width = max(len(name) for name, _ in lines)
     title = f"{load.workload}, {load.streams} streams at a time, from {load.target}, {figures['seconds']:.1f} s"
-    return "\n".join([title, *(f"  {name.ljust(width)}  {value}" for name, value in lines)])
+    return f"{title}\n{textwrap.indent(columns(lines), '  ')}"
 
 
 def _times(found: dict[str, float] | None) -> str:

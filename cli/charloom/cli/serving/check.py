@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from charloom.cli import CommandError
-from charloom.cli.output import wrapped
 from charloom.cli.flags import given_settings, mistakes
+from charloom.cli.output import wrapped
 from charloom.cli.problems import words_of
 from charloom.cli.serving.folder import bundles_of_folder
 from charloom.cli.thread_limit import check_threads, threads_of_server

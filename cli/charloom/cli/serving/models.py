@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import sys
 
 from charloom.cli import CommandError
-from charloom.cli.output import columns
-from charloom.cli.connection import add_connection_arguments, connected, plain
+from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.output import columns, print_json
 from charloom.client import Client, LoadedModel, ModelInfo, ModelState, ModelVersion, RequestError
 
 _HEADINGS = ("NAME", "UNIT", "SYMBOLS", "NETWORK", "PARAMETERS", "DECODER", "DEVICE", "STATE", "VALIDATION")
@@ -69,7 +67,7 @@ def _reload(client: Client, arguments: argparse.Namespace) -> int:
 
 def _print_loaded(loaded: list[LoadedModel], arguments: argparse.Namespace) -> None:
     if arguments.json:
-        _print_json(loaded)
+        print_json(loaded)
         return
     for version, changed in ((one.version, one.changed) for one in loaded):
         now = "serves now" if changed else "served already"
@@ -78,7 +76,7 @@ def _print_loaded(loaded: list[LoadedModel], arguments: argparse.Namespace) -> N
 
 def _print_versions(versions: list[ModelVersion], arguments: argparse.Namespace) -> None:
     if arguments.json:
-        _print_json(versions)
+        print_json(versions)
     else:
         print(columns([_VERSION_HEADINGS, *map(_version_row, versions)]))
 
@@ -93,13 +91,9 @@ def _version_row(version: ModelVersion) -> tuple[str, ...]:
 def _print_models(models: list[ModelInfo], arguments: argparse.Namespace) -> None:
     """The default one first."""
     if arguments.json:
-        _print_json(models)
+        print_json(models)
     else:
         print(columns([_HEADINGS, *map(_row, models)]))
-
-
-def _print_json(shown: list[ModelInfo] | list[ModelVersion] | list[LoadedModel]) -> None:
-    print(json.dumps([dataclasses.asdict(one) for one in shown], ensure_ascii=False, default=plain))
 
 
 def _row(model: ModelInfo) -> tuple[str, ...]:

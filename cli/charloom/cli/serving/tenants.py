@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from charloom.cli import CommandError
-from charloom.cli.output import columns
-from charloom.cli.connection import add_connection_arguments, connected, plain
+from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.output import columns, print_json
 from charloom.cli.text import standard_input
 from charloom.client import ExportedSession, KeptSession, Tenant
 
@@ -56,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(tenant: Tenant, arguments: argparse.Namespace) -> int:
     kept = list(tenant.sessions())
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(one) for one in kept], ensure_ascii=False, default=plain))
+        print_json(kept)
     else:
         print(columns([_HEADINGS, *map(_row, kept)]))
     return 0
@@ -78,7 +76,7 @@ def _export(tenant: Tenant, arguments: argparse.Namespace) -> int:
             if session.problem is not None:
                 problems += 1
                 print(f"charloom tenants: {session.id} is not exported whole: {session.problem}", file=sys.stderr)
-            print(json.dumps(_line(session), ensure_ascii=False, default=plain), file=file)
+            print_json(_line(session), file)
     print(f"{_sessions(count)}, {problems} of them not whole", file=sys.stderr)
     return int(problems > 0)
 
@@ -102,7 +100,7 @@ def _line(session: ExportedSession) -> dict[str, Any]:
     sealed = session.sealed
     return {
         "id": session.id,
-        "info": None if session.info is None else dataclasses.asdict(session.info),
+        "info": session.info,
         "problem": session.problem,
         "text": session.text,
         "state": None if sealed is None else base64.b64encode(sealed.state).decode(),
@@ -124,7 +122,7 @@ def _erase(tenant: Tenant, arguments: argparse.Namespace) -> int:
             )
     receipt = tenant.erase()
     if arguments.json:
-        print(json.dumps(dataclasses.asdict(receipt), default=plain))
+        print_json(receipt)
         return 0
     print(
         columns(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 from charloom.cli import CommandError
-from charloom.cli.connection import add_connection_arguments, connected, plain
+from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.output import print_json
 from charloom.cli.sessions.tokens import table
 from charloom.cli.text import add_skip_unknown, piped_text, read_file, read_text, unknown_characters
 from charloom.client import CharloomError, Client, Completion, FinishReason, GenerateOptions, NotFound, Result, Session
@@ -189,9 +189,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_json(prompt: str, completions: Sequence[Completion], *, several: bool) -> None:
-    shown = [dataclasses.asdict(completion) for completion in completions]
-    parts = {"completions": shown} if several else shown[0]
-    print(json.dumps({"prompt": prompt, **parts}, ensure_ascii=False, default=plain))
+    parts = {"completions": completions} if several else dataclasses.asdict(completions[0])
+    print_json({"prompt": prompt, **parts})
 
 
 def _told(result: Result) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,8 @@ import numpy as np
 from rich.console import Console
 
 from charloom.cli import CommandError
-from charloom.cli.connection import add_connection_arguments, connected, plain
+from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.output import print_json
 from charloom.cli.sessions.heatmap import Heatmap, draw
 from charloom.cli.sessions.score import add_reading_arguments
 from charloom.cli.text import read_text, unknown_characters
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError("there is nothing to inspect; give a text with characters that the model knows")
     heatmap = _heatmap(model, inspection, arguments)
     if arguments.json:
-        print(json.dumps(_plain(heatmap), ensure_ascii=False, default=plain))
+        print_json(_plain(heatmap))
     elif arguments.png is None:
         draw(heatmap, Console(highlight=False))
     else:

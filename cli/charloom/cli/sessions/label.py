@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator
 
 from charloom.cli import CommandError
 from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.output import print_json
 from charloom.cli.sessions.lines import lines_of, of_lines
 from charloom.cli.text import add_file, given_text, refuse_two_texts, standard_input
 from charloom.client import Client, LabelledText
@@ -74,7 +74,7 @@ def _as_it_comes(client: Client, arguments: argparse.Namespace) -> Iterator[Labe
 def _print(found: LabelledText, arguments: argparse.Namespace, text: str = "", *, one_line: bool = False) -> None:
     if arguments.json:
         told = dataclasses.asdict(found) | ({"text": text} if text else {})
-        print(json.dumps(told, ensure_ascii=False), flush=True)
+        print_json(told, flush=True)
         return
     best = max(found.probabilities.values(), default=0.0)
     if one_line:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 
-from charloom.cli.connection import add_connection_arguments, connected, plain
+from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.output import print_json
 from charloom.cli.sessions.score import add_reading_arguments
 from charloom.cli.sessions.tokens import chart
 from charloom.cli.text import read_text, unknown_characters
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             peek = peeked(0)  # the model has fewer symbols
     if arguments.json:
-        print(json.dumps(dataclasses.asdict(peek), ensure_ascii=False, default=plain))
+        print_json(peek)
         return 0
     for distribution in peek.distributions:
         print(chart(distribution))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 
 from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.output import print_json
 from charloom.cli.sessions.score import add_reading_arguments
 from charloom.cli.text import read_text, unknown_characters
 
@@ -32,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
             unknown_characters=unknown_characters(arguments),
         )
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(one) for one in ranked], ensure_ascii=False))
+        print_json(ranked)
         return 0
     for one in sorted(ranked, key=lambda one: one.logprob, reverse=True):
         print(f"{one.probability:8.2%}  {one.logprob:10.4f}  {one.logprob_per_token:8.4f}  {one.text!r}")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 
 from charloom.cli import CommandError
-from charloom.cli.connection import add_connection_arguments, connected, plain
+from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.output import print_json
 from charloom.cli.sessions.lines import lines_of, of_lines
 from charloom.cli.sessions.tokens import table
 from charloom.cli.text import add_file, add_skip_unknown, given_text, unknown_characters
@@ -46,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             return _print_lines(client, lines_of(text), arguments)
         score = _score(client, text, arguments)
     if arguments.json:
-        print(json.dumps(dataclasses.asdict(score), ensure_ascii=False, default=plain))
+        print_json(score)
         return 0
     if arguments.each:
         print(table(score.logprobs))
@@ -66,7 +65,7 @@ def _print_lines(client: Client, lines: list[str], arguments: argparse.Namespace
         scores = client.open_session(arguments.session).score_many(lines, unknown_characters=unknown)
     for score in of_lines(scores, range(1, len(lines) + 1), "score"):
         if arguments.json:
-            print(json.dumps(dataclasses.asdict(score), ensure_ascii=False))
+            print_json(score)
         else:
             print(f"{score.bits_per_character:8.4f}  {score.text}")
     return 0

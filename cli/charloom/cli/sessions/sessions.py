@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 from charloom.cli import CommandError
-from charloom.cli.output import columns
-from charloom.cli.connection import add_connection_arguments, connected, plain
+from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.output import columns, print_json
 from charloom.cli.text import add_skip_unknown, read_text, standard_input, unknown_characters
 from charloom.client import Client, NotFound, SessionInfo
 
@@ -62,7 +60,7 @@ def _show(client: Client, arguments: argparse.Namespace) -> None:
 def _delete(client: Client, arguments: argparse.Namespace) -> None:
     receipt = client.delete_session(arguments.id)
     if arguments.json:
-        _print_json(dataclasses.asdict(receipt))
+        print_json(receipt)
     else:
         print(f"{receipt.session.id} is deleted; it stood at position {receipt.session.position}")
 
@@ -213,20 +211,16 @@ ACTIONS = {
 
 def _print_all(sessions: Sequence[SessionInfo], arguments: argparse.Namespace) -> None:
     if arguments.json:
-        _print_json([dataclasses.asdict(session) for session in sessions])
+        print_json(sessions)
     else:
         print(columns([_HEADINGS, *map(_row, sessions)]))
 
 
 def _print_one(session: SessionInfo, arguments: argparse.Namespace) -> None:
     if arguments.json:
-        _print_json(dataclasses.asdict(session))
+        print_json(session)
     else:
         print(columns([_HEADINGS, _row(session)]))
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, ensure_ascii=False, default=plain))
 
 
 def _row(session: SessionInfo) -> tuple[str, ...]:

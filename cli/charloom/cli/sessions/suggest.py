@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 from pathlib import Path
 
 from charloom.cli.connection import add_connection_arguments, connected
+from charloom.cli.output import print_json
 from charloom.cli.sessions.score import add_reading_arguments
 from charloom.cli.text import read_file, read_text, unknown_characters
 
@@ -49,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
             unknown_characters=unknown_characters(arguments),
         )
     if arguments.json:
-        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+        print_json(found)
         return 0
     for one in found.texts:
         print(f"{one.probability:8.2%}  {one.text!r}{'' if one.ended else ' ...'}")

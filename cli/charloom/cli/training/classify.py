@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from rich.console import Console
 from charloom.bundle import Unit
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags, explain, given_settings
+from charloom.cli.output import print_json
 from charloom.cli.text import add_file, given_text
 from charloom.cli.training.lasting_console import LastingConsole
 from charloom.cli.training.text_flags import refuse_unread, text_settings
@@ -133,7 +133,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             "labels": {label: {"precision": p, "recall": r, "f1": f1} for label, p, r, f1 in by_label},
             "confusion": scores.confusion.tolist(),
         }
-        print(json.dumps(found, ensure_ascii=False))
+        print_json(found)
         return 0
     _print_scores(_console(), trained, examples)
     return 0
@@ -151,7 +151,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     found = trained.predict(text)
     _warn(found, trained.symbols.vocabulary.unit)
     if arguments.json:
-        print(json.dumps(found._asdict(), ensure_ascii=False))
+        print_json(found._asdict())
         return 0
     print(found.label)
     for label, chance in sorted(found.probabilities.items(), key=lambda item: -item[1]):

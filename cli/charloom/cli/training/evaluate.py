@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags
+from charloom.cli.output import print_json
 from charloom.cli.training.text_flags import refuse_unread, refuse_without_folder, text_settings
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.training.checkpoint import load_trained
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             tokens = read_stream(arguments.text, trained.vocabulary, documents, text_settings(arguments), trained.mask)
         found = losses(trained.model, tokens)
         if arguments.json:
-            print(json.dumps(found))
+            print_json(found)
         else:
             print(f"{len(tokens):,} {trained.vocabulary.unit.plural}")
             for protocol, loss in found.items():

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from charloom.bundle import UnknownSymbolsError
 from charloom.cli import CommandError
-from charloom.cli.output import columns
 from charloom.cli.flags import add_settings_flags, explain, given_settings
+from charloom.cli.output import columns
 from charloom.cli.training.lasting_console import LastingConsole
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.lab.studies.catalogue import STUDIES
