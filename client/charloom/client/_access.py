@@ -34,7 +34,7 @@ def access(
     key: str | os.PathLike[str] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> Access:
-    """Check the arguments of a client that have to do with who it is; it says what each of them is."""
+    """Check who a client is and how it connects; the arguments are those of `Client`."""
     metadata = []
     if tenant is not None:
         metadata.append((_TENANT, _values.printable("tenant", tenant)))

@@ -173,7 +173,7 @@ class Resumption:
         return False
 
     def _is_worth_asking_another(self, message: generation_pb2.GenerateResponse) -> bool:
-        """Whether a server stops midway that holds a session, which another one may go on with.
+        """Whether a stopping server cut a session's text short, so that another server may go on with it.
 
         One that stops where the last one did was asked in vain.
         """

@@ -88,7 +88,7 @@ _REFUSED_BY_PROXY = re.compile(r"\bstatus: 413\b")
 
 
 def from_rpc_error(error: grpc.RpcError, target: str, *, stopped: bool = False, request_id: str = "") -> CharloomError:
-    """Turn what gRPC raised, blocking or asyncio, into one of the classes above.
+    """Turn what gRPC raised, blocking or asyncio, into one of the classes of `_errors`.
 
     Args:
         error: of gRPC.

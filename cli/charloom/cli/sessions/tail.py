@@ -129,22 +129,19 @@ class Lines:
             room = max(0, LONGEST_LINE + 1 - len(self._rest))
             complete = end >= 0
             taken = len(piece) + complete
+            self._at += taken
             if self.skipping:
-                self._at += taken
                 self.skipping = not complete
             elif complete and len(self._rest) + len(piece) <= LONGEST_LINE:
-                self._at += taken
                 content = bytes(self._rest + piece)
                 self._rest.clear()
                 yield TailedLine(content.removesuffix(b"\r"), False, self._at)
             elif len(self._rest) + len(piece) > LONGEST_LINE:
-                self._at += taken
                 content = bytes(self._rest + piece[:room])[:LONGEST_LINE]
                 self._rest.clear()
                 self.skipping = not complete
                 yield TailedLine(content, True, self._at)
             else:
-                self._at += taken
                 self._rest += piece
             start += taken
 
@@ -201,14 +198,14 @@ class Tail:
             return []
         if self._truncated():
             # What was half written before will not be completed.
-            return self._begin_anew(0) or self.read(to_the_end=to_the_end)
+            return self._restart() or self.read(to_the_end=to_the_end)
         over = self._replaced()  # asked first: what is written until then belongs to the file
         while data := self._file.read(BLOCK):
             self._head += data[: _HEAD - len(self._head)] if len(self._head) < _HEAD else b""
             if found := list(self._lines.feed(data)):
                 return found
         if over:
-            return self._begin_anew(None) or self.read(to_the_end=to_the_end)
+            return self._open_next() or self.read(to_the_end=to_the_end)
         last = self._lines.last() if to_the_end else None
         return [] if last is None else [last]
 
@@ -221,17 +218,20 @@ class Tail:
     def _head_before(self, offset: int) -> str:
         return hashlib.sha256(self._head[:offset]).hexdigest()
 
-    def _begin_anew(self, offset: int | None) -> list[TailedLine]:
-        """Go on at the beginning of the same file, or (None) of another one; returns what was half written."""
-        last = self._lines.last()
+    def _restart(self) -> list[TailedLine]:
+        """Go on at the beginning of the same file; returns what was half written."""
         assert self._file is not None
-        if offset is None:
-            following = self._next()
-            self.close()
-            self._open(following)
-        else:
-            self._lines, self._head = Lines(), b""
-            self._file.seek(offset)
+        last = self._lines.last()
+        self._lines, self._head = Lines(), b""
+        self._file.seek(0)
+        return [] if last is None else [last]
+
+    def _open_next(self) -> list[TailedLine]:
+        """Go on at the beginning of the file that follows; returns what was half written."""
+        last = self._lines.last()
+        following = self._next()
+        self.close()
+        self._open(following)
         return [] if last is None else [last]
 
     def _truncated(self) -> bool:

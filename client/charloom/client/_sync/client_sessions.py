@@ -62,7 +62,7 @@ class ClientSessions(Calls):
                 known; before it, all else that a session does raises `NotFound`.
             adaptive: let it learn from its text as it reads and writes it. One that starts from another learns if that
                 one does.
-            timeout: of this call alone, in seconds.
+            timeout: of this call alone, in seconds; no meaning with `at_first_text`.
 
         Raises:
             Unimplemented: it was to be adaptive, and the server is too old for that; no session is left there.
