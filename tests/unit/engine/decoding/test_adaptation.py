@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charloom.controls.adaptation import BUCKETS, LARGEST_STATE, LEVELS, ORDERS, TRUSTS, places, state_size
+from charloom.controls.adaptation import BUCKETS, LARGEST_STATE, LEVELS, ORDERS, TRUSTS, layout, state_size
 from charloom.engine.decoding.adaptation import fresh, learn, predict
 from charloom.engine.decoding.decoder import Floats
 
@@ -58,9 +58,9 @@ def test_rows_do_not_know_of_each_other(texts: list[list[int]]) -> None:
 
 @given(TEXTS)
 @settings(deadline=None)
-def test_all_that_it_holds_is_what_its_places_say(text: list[int]) -> None:
+def test_all_that_it_holds_is_what_its_layout_says(text: list[int]) -> None:
     state, _ = read(text)
-    seen, _, bias, history = np.split(state[0], np.cumsum(places(VOCABULARY))[:-1])
+    seen, _, bias, history = np.split(state[0], np.cumsum(layout(VOCABULARY))[:-1])
     assert (seen == np.round(seen)).all()
     assert 0 <= seen.min() <= seen.max() <= TRUSTS * VOCABULARY
     assert (np.count_nonzero(seen.reshape(len(ORDERS), BUCKETS), axis=1) <= len(text)).all()
