@@ -219,6 +219,10 @@ def site() -> Iterator[Site]:
         thread.join()
 
 
+def no_thread(**_: object) -> threading.Thread:
+    raise RuntimeError("there is no thread to give")
+
+
 def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
     while not condition():
@@ -251,6 +255,9 @@ def test_keys_at_a_url_are_fetched_again_without_waiting_for_them(
     until(lambda: "stay as they were" in caplog.text)
     assert tokens.holder(token())
     site.content = json.dumps(jwks(RS256="one", ES256="two")).encode()
+    with monkeypatch.context() as full:
+        full.setattr(jwt_tokens.threading, "Thread", no_thread)
+        until(lambda: not believed("two") and "stay as they were: there is no thread to give" in caplog.text)
     until(lambda: believed("two"))
 
 

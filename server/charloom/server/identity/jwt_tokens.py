@@ -98,17 +98,27 @@ class UrlKeys:
         self._refresh(MISSED_SECONDS)
 
     def _refresh(self, age: float) -> None:
-        if time.monotonic() - self._fetched >= age and self._fetching.acquire(blocking=False):
+        if time.monotonic() - self._fetched < age or not self._fetching.acquire(blocking=False):
+            return
+        try:
             threading.Thread(target=self._fetch, name="charloom-jwks", daemon=True).start()
+        except RuntimeError as problem:  # the system has no thread to give now
+            self._tried(problem)
 
     def _fetch(self) -> None:
+        problem: JwksProblem | None = None
         try:
             self._keys = _of_url(self._url)
-        except JwksProblem as problem:
-            log.error("the keys of tokens stay as they were: %s", problem)
+        except JwksProblem as found:
+            problem = found
         finally:
-            self._fetched = time.monotonic()
-            self._fetching.release()
+            self._tried(problem)
+
+    def _tried(self, problem: Exception | None) -> None:
+        if problem is not None:
+            log.error("the keys of tokens stay as they were: %s", problem)
+        self._fetched = time.monotonic()
+        self._fetching.release()
 
 
 class JwtTokens:
