@@ -67,6 +67,19 @@ def test_little_memory_holds_fewer_sessions(
     assert found["sessions_in_memory"] == int(2**20 * 0.85) // 2 // found["session_bytes"]
 
 
+def test_each_of_several_processes_has_its_part_of_the_memory(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runtime, "memory_in_use", lambda: 2**28)
+    settings = {"MEMORY_BYTES": 2**32, "PROCESSES": 4, "STORE": f"sqlite:{tmp_path / 'sessions.db'}"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"CHARLOOM_{name}", str(value))
+    assert main(["doctor", str(bundle.path)]) == 0
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["memory"].strip() == "1,024 MiB for each of 4 processes"
+    assert lines["for calls, sessions"].strip() == f"{768 * 0.85:,.0f} MiB beside the decoder"
+
+
 def test_a_long_session_takes_about_what_is_told(
     bundle: Bundle, decoder: Decoder, capsys: pytest.CaptureFixture[str]
 ) -> None:

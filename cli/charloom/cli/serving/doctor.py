@@ -23,9 +23,9 @@ from charloom.engine.loom.models import try_model
 from charloom.engine.sessions.session import History, long_memory
 from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.server.process_cores import core_quota, cores
-from charloom.server.process_memory import memory_free, memory_limit
+from charloom.server.process_memory import memory_free
 from charloom.server.processor import Processor, processor
-from charloom.server.runtime import budget_of, memory_for_sessions, open_models
+from charloom.server.runtime import budget_of, memory_for_sessions, memory_of_process, open_models
 from charloom.server.settings import ServerSettings, read_settings
 
 ROWS = 64
@@ -123,10 +123,10 @@ def examine(path: Path, settings: ServerSettings) -> Findings:
     [(bundle, decoder)] = open_models([path], settings)
     limits = settings.limits()
     model = _measured(bundle, decoder, settings)
-    limit = settings.memory_bytes or memory_limit()
+    limit = memory_of_process(settings)
     budget = budget_of(limit)
     arrays, layers, hidden, _ = decoder.shape
-    token_bytes = int(History.fresh(decoder.shape, 0).kind[-1])
+    token_bytes = History.fresh(decoder.shape, 0).token_bytes
     each = long_memory(4 * arrays * layers * hidden, token_bytes, limits.rewind_tokens)
     room = memory_for_sessions(budget)
     version, gpus = _gpus()
@@ -179,12 +179,13 @@ def report(findings: Findings, settings: ServerSettings) -> str:
     chip, model, unit = findings.processor, findings.model, f"{findings.model.unit}s"
     quota = "no quota" if findings.core_quota is None else f"a quota of {findings.core_quota:g}"
     workers = f"{findings.workers} worker{'s' if findings.workers > 1 else ''}"
+    whose = "this process" if settings.processes == 1 else f"each of {settings.processes} processes"
     lines = [
         ("processor", f"{chip.name or 'unknown'} ({chip.architecture})"),
         ("vector instructions", " ".join(chip.vector_instructions) or "none known"),
         ("cores", f"{findings.cores}, {quota}; {workers} for each model"),
         ("GPU", _gpu_line(findings)),
-        ("memory", f"{_size(findings.memory_limit)} for this process"),
+        ("memory", f"{_size(findings.memory_limit)} for {whose}"),
         ("free on the machine", _size(findings.memory_free)),
         ("for calls, sessions", f"{_size(findings.memory_for_calls)} beside the decoder"),
         (

@@ -49,10 +49,11 @@ class History:
     @property
     def position(self) -> int:
         """The present one."""
-        return self.earliest + len(self.tokens) // self._width
+        return self.earliest + len(self.tokens) // self.token_bytes
 
     @property
-    def _width(self) -> int:
+    def token_bytes(self) -> int:
+        """What each of `tokens` takes."""
         return int(self.kind[-1])
 
     def between(self, start: int, end: int) -> Ints:
@@ -60,7 +61,7 @@ class History:
         return np.frombuffer(self._token_bytes(start, end), self.kind).astype(np.int64)
 
     def _token_bytes(self, start: int, end: int) -> bytes:
-        width, first = self._width, self.earliest
+        width, first = self.token_bytes, self.earliest
         return self.tokens[(start - first) * width : (end - first) * width]
 
     def until(self, position: int) -> History:
