@@ -350,5 +350,13 @@ async def test_a_process_that_ended_its_link_and_goes_on_hangs_too(monkeypatch: 
     await child.gone()
 
 
+async def test_nothing_is_left_of_a_child_that_the_system_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = socket.socketpair()
+    monkeypatch.setattr("charloom.server.processes.child.socket.socketpair", lambda: pair)
+    with pytest.raises(FileNotFoundError):
+        await Child.spawned(1, ["/nowhere"], no_answer)
+    assert [end.fileno() for end in pair] == [-1, -1]
+
+
 async def no_answer(*_: object) -> None:
     raise AssertionError("it asks nothing")

@@ -66,6 +66,14 @@ def test_the_signature_of_another_bundle_is_none(own: Bundle, tmp_path: Path) ->
         require_signature(own, [key.public_key()])
 
 
+def test_nothing_is_left_of_a_signature_that_cannot_be_written(own: Bundle, tmp_path: Path) -> None:
+    (own.path / SIGNATURE_FILE).mkdir()
+    before = sorted(own.path.iterdir())
+    with pytest.raises(OSError, match=SIGNATURE_FILE):
+        sign(own, new_signing_key(tmp_path / "key.pem"))
+    assert sorted(own.path.iterdir()) == before
+
+
 def test_files_of_keys_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     new_signing_key(tmp_path / "key.pem")
     with pytest.raises(SigningProblem, match="is there already"):

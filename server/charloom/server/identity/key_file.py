@@ -9,7 +9,6 @@ import hmac
 import os
 import re
 import secrets
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from typing_extensions import Self
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.quotas import HIGHEST_RATE, LOWEST_RATE, Quota
 from charloom.engine.sessions.checks import require_id
+from charloom.server.identity.replacement import replacement_of
 from charloom.server.identity.scopes import Scope
 from charloom.server.identity.secret_files import require_secret
 
@@ -232,22 +232,15 @@ class KeyFileEditor:
             os.close(folder)
 
     def _write(self) -> None:
-        number, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
-        try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                if self._path.exists():  # a group that may read it goes on to
-                    status = self._path.stat()
-                    os.fchmod(number, status.st_mode & 0o777)
-                    os.fchown(number, -1, status.st_gid)
-                # Servers of version 0.1 read no file with limits, and any other.
-                without = set() if self.content.limits else {"limits"}
-                file.write(self.content.model_dump_json(indent=1, exclude_none=True, exclude=without) + "\n")
-                file.flush()
-                os.fsync(number)
-            os.replace(name, self._path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with replacement_of(self._path) as file:
+            if self._path.exists():  # a group that may read it goes on to
+                status = self._path.stat()
+                os.fchmod(file.fileno(), status.st_mode & 0o777)
+                os.fchown(file.fileno(), -1, status.st_gid)
+            # Servers of version 0.1 read no file with limits, and any other.
+            without = set() if self.content.limits else {"limits"}
+            content = self.content.model_dump_json(indent=1, exclude_none=True, exclude=without) + "\n"
+            file.write(content.encode())
 
 
 def utc_now() -> datetime:

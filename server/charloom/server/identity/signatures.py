@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import tempfile
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from charloom.bundle import Bundle, BundleError, read_bundle
+from charloom.server.identity.replacement import replacement_of
 from charloom.server.identity.secret_files import require_secret
 
 SIGNATURE_FILE = "manifest.sig"
@@ -97,14 +97,16 @@ def read_trusted_keys(path: Path) -> list[Ed25519PublicKey]:
 
 
 def sign(bundle: Bundle, key: Ed25519PrivateKey) -> Path:
-    """Write the signature of a bundle into its folder; returns the file."""
+    """Write the signature of a bundle into its folder; returns the file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     signature = base64.b64encode(key.sign(_message(bundle))) + b"\n"
     path = bundle.path / SIGNATURE_FILE
-    number, name = tempfile.mkstemp(prefix=f".{SIGNATURE_FILE}.", dir=bundle.path)
-    with os.fdopen(number, "wb") as file:
-        os.fchmod(number, 0o644)
+    with replacement_of(path) as file:
+        os.fchmod(file.fileno(), 0o644)
         file.write(signature)
-    os.replace(name, path)
     return path
 
 

@@ -47,19 +47,27 @@ class Child:
 
     @classmethod
     async def spawned(cls, number: int, command: Sequence[str], answer: Answer) -> Child:
-        """A new process with a link to it. It has its own session, so that a terminal signals the parent alone."""
+        """A new process with a link to it. It has its own session, so that a terminal signals the parent alone.
+
+        Raises:
+            OSError: the system has no process to give now.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             # What is set of the server, its parent tells it.
             environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                start_new_session=True,
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    str(theirs.fileno()),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env=environment,
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
         child = cls(number, process, answer)
         child.link = await Link.over(ours, child._answer)
         return child
