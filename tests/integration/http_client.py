@@ -3,20 +3,58 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 
 from charloom.server.app import Server
+from charloom.server.http.answers import Schema
+from charloom.server.http.routes import routes_of
+from charloom.server.settings import ServerSettings
 
 JSON = {"content-type": "application/json"}
 
 
 def client(server: Server, **options: Any) -> httpx.Client:
-    """A client of the HTTP port."""
-    return httpx.Client(base_url=f"http://{server.http_address}", timeout=60, **options)
+    """A client of the HTTP port, which sees that answers have the members that the OpenAPI document tells."""
+    hooks = {"response": [as_documented(server)]}
+    return httpx.Client(base_url=f"http://{server.http_address}", timeout=60, event_hooks=hooks, **options)
+
+
+def as_documented(server: Server) -> Callable[[httpx.Response], None]:
+    """What sees that an answer has the members that the document tells, and no others."""
+    routes = [
+        (re.compile(re.sub(r"{\w+}", "[^/]+", route.path)), route)
+        for route in routes_of(server._runtime, ServerSettings(playground=False))
+    ]
+
+    def check(answer: httpx.Response) -> None:
+        method, path = answer.request.method, answer.request.url.path
+        route = next((one for form, one in routes if one.method == method and form.fullmatch(path)), None)
+        if route is not None and answer.is_success and answer.headers.get("content-type") == "application/json":
+            answer.read()
+            assert not (found := list(differences(answer.json(), route.answers))), (route.name, found)
+
+    return check
+
+
+def differences(value: Any, schema: Schema, where: str = "") -> Iterator[str]:
+    """What an answer lacks of its schema, and what it has besides."""
+    if "anyOf" in schema:
+        yield from min((list(differences(value, one, where)) for one in schema["anyOf"]), key=len)
+    elif isinstance(value, list) and "items" in schema:
+        for number, one in enumerate(value):
+            yield from differences(one, schema["items"], f"{where}[{number}]")
+    elif isinstance(value, dict) and "properties" in schema:
+        told = schema["properties"]
+        yield from (f"{where}.{name} is not there" for name in schema["required"] if name not in value)
+        yield from (f"{where}.{name} is not told" for name in value if name not in told)
+        for name in value.keys() & told.keys():
+            yield from differences(value[name], told[name], f"{where}.{name}")
 
 
 def counted(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[int]:

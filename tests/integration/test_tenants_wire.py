@@ -22,12 +22,14 @@ from charloom.bundle import Bundle
 from charloom.cli.main import main
 from charloom.client import AsyncClient, Client, NotFound, PermissionDenied, Unavailable
 from charloom.engine.decoding.decoder import Decoder
+from charloom.server.http.answers import SESSIONS
 from charloom.server.identity.key_file import KeyFileEditor, made, utc_now
 from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import sessions_pb2, sessions_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 from tests.integration.conftest import eventually, refused
+from tests.integration.http_client import differences
 
 
 class Place(NamedTuple):
@@ -194,6 +196,7 @@ def test_a_session_whose_record_cannot_be_read_is_named_and_the_listing_goes_on(
     assert [one["id"] for one in over_http["data"]] == [first]
     assert [(one["id"], "cannot be read" in one["problem"]) for one in over_http["unreadable"]] == [(second, True)]
     assert (over_http["last_id"], over_http["has_more"]) == (second, True)
+    assert not list(differences(over_http, SESSIONS))
 
 
 def test_nobody_without_the_scope_sees_or_erases_anything(place: Place) -> None:

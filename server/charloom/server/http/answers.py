@@ -234,6 +234,7 @@ SESSION = members(
         "earliest_position": WHOLE,
         "version": WHOLE,
         "seed": WHOLE,
+        "adaptive": TRUTH,
         "created_at": NUMBER,
         "updated_at": NUMBER,
         "expires_at": NUMBER,
@@ -244,7 +245,12 @@ SESSION = members(
     deleted=TRUTH,
     deleted_at=NUMBER,
 )
-SESSIONS = members({"object": TEXT, "data": many(SESSION)}, last_id=some(TEXT), has_more=TRUTH)
+SESSIONS = members(
+    {"object": TEXT, "data": many(SESSION)},
+    last_id=some(TEXT),
+    has_more=TRUTH,
+    unreadable=many(members({"id": TEXT, "problem": TEXT})),
+)
 STATE = members({"state": TEXT, "expires_at": NUMBER})
 INFERENCE_ERROR = members({"error": TEXT})
 LIVE = members({"live": TRUTH})
