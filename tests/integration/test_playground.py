@@ -348,6 +348,35 @@ def test_the_tree_keeps_branches_as_sessions(opened: Visit, http_server: Server)
         assert ids[3] not in {found.id for found in sdk.sessions()}
 
 
+def test_a_branch_whose_session_cannot_be_deleted_is_not_told_as_deleted(opened: Visit, http_server: Server) -> None:
+    page = opened(http_server)
+    write(page, "The def", length=20)
+    page.click("#tab-tree")
+    page.click("#branch")
+    expect(page.locator("#status")).to_contain_text("3 branches")
+    told = json.dumps({"error": {"message": "the store is away", "code": "store_unavailable"}})
+    page.route("**/v1/sessions/*", partial(Route.fulfill, status=503, body=told))
+    page.locator("#branches .forget").nth(3).click()
+    expect(page.locator("#status.wrong")).to_have_text("the store is away")
+    assert opened.refusals == [503]
+    opened.refusals.clear()
+
+
+def test_another_model_begins_without_the_units_of_the_one_before(opened: Visit, http_server: Server) -> None:
+    page = opened(http_server)
+    write(page, "The def ")
+    page.click("#tab-cells")
+    page.locator("#units button").first.click()
+    expect(page.locator("#activation-legend")).to_be_visible()
+    page.route("**/v1/inspect", lambda route: None)  # never answered
+    page.locator("#model").dispatch_event("change")
+    expect(page.locator("#units button")).to_have_count(0)
+    expect(page.locator("#map-units li")).to_have_count(0)
+    expect(page.locator("#surprisal-legend")).to_be_visible()
+    page.locator("#heat").hover(position={"x": 30, "y": 40})
+    page.locator("#text").hover()
+
+
 def test_the_cells_that_follow_a_part_of_the_text_are_found(opened: Visit, http_server: Server) -> None:
     page = opened(http_server)
     text = write(page, "The def ")

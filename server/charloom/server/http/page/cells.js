@@ -28,9 +28,15 @@ export class Cells {
   set visible(visible) {
     this._visible = visible;
     element("map").hidden = !visible;
-    element("activation-legend").hidden = !visible || this._unit === null;
-    element("surprisal-legend").hidden = visible && this._unit !== null;
+    this._legend();
     if (visible) this._ask();
+  }
+
+  /** What the colours of the text mean. */
+  _legend() {
+    const coloured = this._visible && this._unit !== null;
+    element("activation-legend").hidden = !coloured;
+    element("surprisal-legend").hidden = coloured;
   }
 
   /** Another model has other layers and arrays. */
@@ -43,7 +49,10 @@ export class Cells {
     element("array").replaceChildren(
       ...names.map((name) => new Option(LONG_NAMES[name] ?? `${name}${cell.gates.includes(name) ? " gate" : ""}`, name)),
     );
-    this._found = this._unit = null;
+    this._found = this._unit = this._ranked = null;
+    element("units").replaceChildren();
+    element("map-units").replaceChildren();
+    this._legend();
   }
 
   /** How pieces look where a unit colours the text; null where none does. */

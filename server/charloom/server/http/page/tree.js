@@ -124,8 +124,11 @@ export class Tree {
     this._compared.delete(passage);
     if (passage === play.passage) play.turnTo(this._passages.includes(passage.parent) ? passage.parent : this._passages[0]);
     else this.update();
-    await play.tried(() => passage.forget());
-    play.say(`Deleted branch ${passage.id.split(".").at(-1)}, and its session.`);
+    const gone = await play.tried(async () => {
+      await passage.forget();
+      return true;
+    });
+    if (gone) play.say(`Deleted branch ${passage.id.split(".").at(-1)}, and its session.`);
     element("branches").querySelector(".open")?.focus();
   }
 
