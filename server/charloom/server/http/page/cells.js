@@ -1,9 +1,9 @@
 // The cells: what units of a layer do under the text, and which of them follow a part of it.
 
 import { call } from "./api.js";
+import { barButton, element, made } from "./dom.js";
 import { LEVELS, activationClass, level, shown } from "./look.js";
 
-const element = (id) => document.getElementById(id);
 const ROWS = 14;
 const WAIT_MS = 250;
 const LONGEST = 4000; // tokens that the server inspects at a time, about
@@ -129,33 +129,18 @@ export class Cells {
   _list() {
     const focused = document.activeElement?.dataset?.unit;
     const buttons = this._ranked.map(({ unit, score }) => {
-      const button = document.createElement("button");
-      button.type = "button";
+      const figure = (this._selected && score > 0 ? "+" : "") + score.toFixed(2).replace("-", "−");
+      const label = `Unit ${unit}, ${this._selected ? "correlation" : "deviation"} ${figure}`;
+      const part = Math.abs(score) / Math.abs(this._ranked[0].score || 1);
+      const button = barButton({ label, what: unit, part, figure, kind: score < 0 ? "negative" : "" });
       button.dataset.unit = unit;
       button.setAttribute("aria-pressed", unit === this._unit);
-      const told = (this._selected && score > 0 ? "+" : "") + score.toFixed(2).replace("-", "−");
-      button.setAttribute("aria-label", `Unit ${unit}, ${this._selected ? "correlation" : "deviation"} ${told}`);
-      for (const [name, content] of [["what", unit], ["bar", ""], ["how", told]]) {
-        const part = document.createElement("span");
-        part.className = `${name}${score < 0 ? " negative" : ""}`;
-        part.textContent = content;
-        if (name === "bar") part.style.setProperty("--part", Math.abs(score) / Math.abs(this._ranked[0].score || 1));
-        button.append(part);
-      }
       button.addEventListener("click", () => this._colour(unit));
-      const item = document.createElement("li");
-      item.append(button);
-      return item;
+      return made("li", {}, button);
     });
     element("units").replaceChildren(...buttons);
     if (focused) element("units").querySelector(`[data-unit="${focused}"]`)?.focus();
-    element("map-units").replaceChildren(
-      ...this._ranked.map(({ unit }) => {
-        const item = document.createElement("li");
-        item.textContent = unit;
-        return item;
-      }),
-    );
+    element("map-units").replaceChildren(...this._ranked.map(({ unit }) => made("li", {}, unit)));
   }
 
   /** Colour the text by a unit; the same one again ends it. */

@@ -3,15 +3,13 @@
 // The server is asked for a little more than is shown. When a setting changes, what is not shown yet is dropped, the
 // session goes back to what is, and goes on from its state with the new settings.
 
-import { alike } from "./passage.js";
+import { element, made } from "./dom.js";
+import { alike, pause } from "./passage.js";
 import { difference } from "./settings.js";
 
-const element = (id) => document.getElementById(id);
 const AHEAD_SECONDS = 1;
 const LEAST_CHUNK = 16;
 const WAIT_MS = 30;
-
-const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
 export class Live {
   constructor(play) {
@@ -150,15 +148,7 @@ export class Live {
     const list = element("changes");
     if (list.childElementCount === changes.length && list.dataset.last === String(changes.at(-1)?.number)) return;
     list.dataset.last = String(changes.at(-1)?.number);
-    list.replaceChildren(
-      ...changes.map(({ number, what }) => {
-        const item = document.createElement("li");
-        const place = document.createElement("b");
-        place.textContent = number;
-        item.append(place, ` ${what}`);
-        return item;
-      }),
-    );
+    list.replaceChildren(...changes.map(({ number, what }) => made("li", {}, made("b", {}, number), ` ${what}`)));
   }
 }
 

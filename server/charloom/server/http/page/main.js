@@ -2,6 +2,7 @@
 
 import { call, key } from "./api.js";
 import { Cells } from "./cells.js";
+import { element } from "./dom.js";
 import { Field } from "./field.js";
 import { asCurl, asPython, fragmentOf, readFragment, sameVersion } from "./link.js";
 import { Live, changesOf } from "./live.js";
@@ -11,7 +12,6 @@ import { LONGEST, Passage, asked, bitsOf, meanBits } from "./passage.js";
 import { Settings } from "./settings.js";
 import { Tree } from "./tree.js";
 
-const element = (id) => document.getElementById(id);
 const SCORE_MS = 350;
 const LINK_MS = 300;
 const COPIED_MS = 1500;

@@ -1,9 +1,9 @@
 // The notebook: what could stand in a place, how probable each is, and going on with another one from there.
 
+import { barButton, element, made } from "./dom.js";
 import { bitsOf } from "./passage.js";
 import { named, percent, shown, spoken } from "./look.js";
 
-const element = (id) => document.getElementById(id);
 const SHOWN = 10;
 const PEEK_MS = 250;
 
@@ -48,23 +48,13 @@ export class Notebook {
 
   _fill(number, top, own) {
     const buttons = top.slice(0, SHOWN).map(([text, logprob]) => {
-      const button = document.createElement("button");
-      const probability = Math.exp(logprob);
-      button.type = "button";
+      const part = Math.exp(logprob);
+      const figure = percent(part);
+      const button = barButton({ label: `${spoken(text)}, ${figure}`, what: shown(text), part, figure });
       button.disabled = text.startsWith("bytes:") || this._play.busy;
-      button.setAttribute("aria-label", `${spoken(text)}, ${percent(probability)}`);
       if (text === own) button.setAttribute("aria-current", "true");
-      for (const [name, content] of [["what", shown(text)], ["bar", ""], ["how", percent(probability)]]) {
-        const part = document.createElement("span");
-        part.className = name;
-        part.textContent = content;
-        if (name === "bar") part.style.setProperty("--part", probability);
-        button.append(part);
-      }
       button.addEventListener("click", () => this._choose(number, text));
-      const item = document.createElement("li");
-      item.append(button);
-      return item;
+      return made("li", {}, button);
     });
     this._list.replaceChildren(...buttons);
   }

@@ -21,7 +21,8 @@ export const meanBits = (pieces) => pieces.reduce((sum, piece) => sum + bitsOf(p
 /** Whether two settings give the same text. */
 export const alike = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
-const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+/** Wait. */
+export const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
 /** The fields of a request that settings stand for. */
 export async function asked({ seed, temperature, top_p, bias }, model) {

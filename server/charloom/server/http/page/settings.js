@@ -1,8 +1,8 @@
 // The controls of the settings: how tokens are chosen, and how many. Knows nothing of the text.
 
+import { element } from "./dom.js";
 import { LONGEST } from "./passage.js";
 
-const element = (id) => document.getElementById(id);
 const SEEDS = 100_000;
 
 export class Settings {

@@ -1,15 +1,8 @@
 // The tree: continuations from one place, each a text with a session of its own; which to work on, and how they differ.
 
+import { element, made } from "./dom.js";
 import { bitsOf, meanBits } from "./passage.js";
 import { surprisalClass } from "./look.js";
-
-const element = (id) => document.getElementById(id);
-
-const made = (tag, properties = {}, ...content) => {
-  const one = Object.assign(document.createElement(tag), properties);
-  one.append(...content);
-  return one;
-};
 
 export class Tree {
   constructor(play) {
