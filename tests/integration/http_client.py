@@ -45,7 +45,8 @@ def as_documented(server: Server) -> Callable[[httpx.Response], None]:
 def differences(value: Any, schema: Schema, where: str = "") -> Iterator[str]:
     """What an answer lacks of its schema, and what it has besides."""
     if "anyOf" in schema:
-        yield from min((list(differences(value, one, where)) for one in schema["anyOf"]), key=len)
+        possible = [one for one in schema["anyOf"] if (one.get("type") == "null") == (value is None)]
+        yield from min((list(differences(value, one, where)) for one in possible), key=len, default=())
     elif isinstance(value, list) and "items" in schema:
         for number, one in enumerate(value):
             yield from differences(one, schema["items"], f"{where}[{number}]")

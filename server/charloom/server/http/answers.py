@@ -94,9 +94,14 @@ _COLUMNS = members(
 COMPLETION = _completion({"text": TEXT, "logprobs": some(_COLUMNS)})
 _ENTRY = {"token": TEXT, "logprob": NUMBER, "bytes": many(WHOLE)}
 _ENTRIES = members(
-    {"content": many(members({**_ENTRY, "top_logprobs": many(members(_ENTRY))}, allowed_logprob=NUMBER))}
+    {
+        "content": many(members({**_ENTRY, "top_logprobs": many(members(_ENTRY))}, allowed_logprob=NUMBER)),
+        "refusal": some(TEXT),
+    }
 )
-CHAT = _completion({"message": members({"role": TEXT, "content": TEXT}), "logprobs": some(_ENTRIES)})
+CHAT = _completion(
+    {"message": members({"role": TEXT, "content": TEXT, "refusal": some(TEXT)}), "logprobs": some(_ENTRIES)}
+)
 _READ = members({"prompt_tokens": WHOLE, "total_tokens": WHOLE})
 EMBEDDINGS = members(
     {
