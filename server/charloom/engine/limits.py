@@ -26,6 +26,8 @@ MOST_PEEKED = 256
 """Tokens that one call may look ahead."""
 MOST_FORKS = 1000
 """Copies of a session that one call may make."""
+DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
+"""Sessions of a page of their list, where a call does not say, and at most."""
 MOST_BLENDED = 16
 """Sessions whose states may be blended to one."""
 MOST_LINES, LONGEST_LINE = 1024, 4096

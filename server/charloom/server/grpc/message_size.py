@@ -5,7 +5,8 @@ from __future__ import annotations
 from charloom.bundle import Bundle, Vocabulary
 from charloom.engine.calls.requests import MostTokens
 from charloom.engine.engine import Engine
-from charloom.server.grpc.translation.text import largest_logprob, largest_text
+from charloom.server.continuations import largest_symbol
+from charloom.server.grpc.translation.text import largest_logprob
 from charloom.v1 import generation_pb2
 
 SPARE, SPARE_OF_EACH = 2**21, 2**16
@@ -57,7 +58,7 @@ class MessageSize:
         room = (self._limit - SPARE) // count - SPARE_OF_EACH - options.ByteSize()
 
         def most(vocabulary: Vocabulary) -> int:
-            each = largest_text(vocabulary)
+            each = largest_symbol(vocabulary)
             if top is not None:
                 told = min(top or vocabulary.size, vocabulary.size)
                 each += largest_logprob(vocabulary, told, constrained=options.HasField("constraint"))

@@ -15,8 +15,9 @@ from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_ALTERNATIVES, MOST_CONTINUATIONS
 from charloom.engine.loom.models import Model
 from charloom.server.caller import current_caller
+from charloom.server.continuations import begin_continuations
 from charloom.server.http.bodies import Body, Count, Items
-from charloom.server.http.choices import ESCAPED, UNFINISHED, Form, Part, begun, most_tokens, streamed, whole
+from charloom.server.http.choices import ESCAPED, UNFINISHED, Form, Part, most_tokens, streamed, whole
 from charloom.server.http.exchange import Exchange
 from charloom.server.http.json_parts import NULL, Json, member, members
 from charloom.server.http.logprobs import Entries
@@ -110,7 +111,7 @@ class Chat:
         if request.constraint is None:  # which says itself where the text ends
             request = replace(request, template_stop=template.stop)
         try:
-            generations = await begun(self._engine, request)
+            generations = await begin_continuations(self._engine, request)
         except InvalidRequest as problem:
             if problem.field != "prompt":
                 raise

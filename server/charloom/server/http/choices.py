@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from charloom.bundle import Vocabulary
-from charloom.engine.call_end import at_end_of_call
 from charloom.engine.calls.generation import Continuation, GenerationResult, TextDelta
 from charloom.engine.calls.reading import ScoredText
-from charloom.engine.calls.requests import GenerationRequest, MostTokens, Text
-from charloom.engine.engine import Engine
+from charloom.engine.calls.requests import MostTokens, Text
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
 from charloom.engine.loom.models import Model
+from charloom.server.continuations import largest_symbol
 from charloom.server.http.json_parts import NULL, Json, array, member, members
 from charloom.server.merged import merged
 
@@ -159,22 +158,6 @@ def most_tokens(
         return max(0, largest - SPARE) // (sequences * each)
 
     return most
-
-
-def largest_symbol(vocabulary: Vocabulary) -> int:
-    """Bytes of the longest symbol; a byte that is no UTF-8 becomes U+FFFD, of three."""
-    return max(3, int(vocabulary.symbol_sizes[0]))
-
-
-async def begun(engine: Engine, request: GenerationRequest) -> Sequence[Continuation]:
-    """The continuations that a request asks for, which end with the call at the latest."""
-    if request.n == 1:
-        generations: Sequence[Continuation] = [await engine.generating.generate(request)]
-    else:
-        generations = await engine.generating.continuations(request)
-    for generation in generations:
-        at_end_of_call(generation.cancel)
-    return generations
 
 
 async def streamed(parts: Sequence[Part], form: Form, logprobs: bool, include_usage: bool) -> AsyncIterator[bytes]:

@@ -17,8 +17,9 @@ from charloom.engine.limits import MOST_ALTERNATIVES, MOST_CONTINUATIONS
 from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
+from charloom.server.continuations import begin_continuations
 from charloom.server.http.bodies import Count
-from charloom.server.http.choices import Form, Part, begun, most_tokens, streamed, whole
+from charloom.server.http.choices import Form, Part, most_tokens, streamed, whole
 from charloom.server.http.constraints import constraint_of
 from charloom.server.http.exchange import Exchange
 from charloom.server.http.json_parts import Json, member, members
@@ -98,7 +99,7 @@ class Completions:
                 request = replace(request, expected_position=scored.position - len(scored.logprobs))
         if body.max_tokens == 0:
             return Part(model, request.prompt, (), scored, body.echo, started)
-        generations = await begun(self._engine, request)
+        generations = await begin_continuations(self._engine, request)
         return Part(generations[0].model, request.prompt, generations, scored, body.echo, started)
 
 

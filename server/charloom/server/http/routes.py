@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterator, Sequence
 
+from charloom.engine.limits import LARGEST_PAGE
 from charloom.server.http import sessions as of_sessions
 from charloom.server.http.answers import (
     CHAT,
@@ -109,7 +110,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
             "A page of sessions, in the order of their ids",
             sessions.list,
             SESSIONS,
-            query={"limit": {"type": "integer", "minimum": 1, "maximum": of_sessions.LARGEST_PAGE}, "after": TEXT},
+            query={"limit": {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE}, "after": TEXT},
         ),
         Route(
             "POST",

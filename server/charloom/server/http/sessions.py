@@ -10,7 +10,7 @@ from pydantic import Field
 
 from charloom.engine.calls.requests import ReadingRequest, within
 from charloom.engine.errors import InvalidRequest
-from charloom.engine.limits import MOST_BLENDED, MOST_FORKS
+from charloom.engine.limits import DEFAULT_PAGE, LARGEST_PAGE, MOST_BLENDED, MOST_FORKS
 from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.server.caller import current_caller
@@ -20,7 +20,6 @@ from charloom.server.http.sampling import UnknownCharacters, decoded_state
 from charloom.server.runtime import Runtime
 from charloom.server.session_moves import move_session
 
-DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
 LONGEST_TIME = 10**9
 """Seconds that a `timedelta` surely holds; what a server allows is less."""
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from charloom.engine.call_end import at_end_of_call
 from charloom.engine.calls.generation import Continuation, TextDelta
-from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.engine import Engine
 from charloom.server.admission import Admission
 from charloom.server.caller import current_caller
+from charloom.server.continuations import begin_continuations
 from charloom.server.grpc.caller import arrival_of
 from charloom.server.grpc.message_size import MessageSize
 from charloom.server.grpc.services.many_calls import ManyCalls, Turns
@@ -64,7 +63,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             call_id=request.call_id,
             resume_position=request.resume_position if request.HasField("resume_position") else None,
         )
-        generations = await self._generations(asked)
+        generations = await begin_continuations(self._engine, asked)
         replies = [_replies(generation, index) for index, generation in enumerate(generations)]
         return replies[0] if len(replies) == 1 else merged(replies)
 
@@ -73,7 +72,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         options = request.options
         most = self._size.continuations(options, options.top_logprobs if options.logprobs else None)
         asked = to_request(options, current_caller().tenant, most_tokens=most)
-        generations = await self._generations(asked)
+        generations = await begin_continuations(self._engine, asked)
         pieces = await asyncio.gather(*(generation.whole() for generation in generations))
         answer: list[bytes] = []
         for generation in generations:
@@ -82,15 +81,6 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             completion = generation_pb2.Completion(text=piece.text, result=from_result(generation.result))
             answer += encoded_item(await encoded_parts(completion, piece.logprobs, generation.vocabulary))
         return b"".join(answer)
-
-    async def _generations(self, asked: GenerationRequest) -> Sequence[Continuation]:
-        if asked.n == 1:
-            generations: Sequence[Continuation] = [await self._engine.generating.generate(asked)]
-        else:
-            generations = await self._engine.generating.continuations(asked)
-        for generation in generations:
-            at_end_of_call(generation.cancel)
-        return generations
 
 
 async def _replies(generation: Continuation, index: int) -> AsyncGenerator[Answer, None]:

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 
 from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.errors import InvalidRequest
+from charloom.engine.limits import DEFAULT_PAGE, LARGEST_PAGE
 from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.server.grpc.translation.text import to_skip_unknown
 from charloom.server.grpc.translation.times import from_seconds, from_time
 from charloom.v1 import sessions_pb2
-
-DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
 
 
 def to_feeding(request: sessions_pb2.FeedSessionRequest, tenant: str) -> ReadingRequest:

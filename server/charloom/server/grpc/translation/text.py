@@ -53,11 +53,6 @@ def largest_logprob(vocabulary: Vocabulary, top: int, *, constrained: bool) -> i
     return int(_as_field(alternatives[0] + alternatives[:top].sum() + _FLOAT * constrained))
 
 
-def largest_text(vocabulary: Vocabulary) -> int:
-    """The most bytes that one token adds to a text; a byte that is no UTF-8 becomes U+FFFD, of three bytes."""
-    return max(3, int(vocabulary.symbol_sizes[0]))
-
-
 def _as_field(size: Ints) -> Ints:
     """Bytes of fields of these sizes in a message: each has its number, its length in groups of 7 bits, itself."""
     return 2 + size + (size >= 2**7) + (size >= 2**14) + (size >= 2**21)
