@@ -35,15 +35,12 @@ class ClassificationService(classification_pb2_grpc.ClassificationServiceService
         self, requests: AsyncIterator[classification_pb2.ClassifyStreamRequest], context: Any
     ) -> AsyncIterator[classification_pb2.ClassifyStreamResponse]:
         """Tell the label of a text as it comes."""
-        first = await self._turn.next(requests)
-        if first is None or not first.HasField("start"):
-            raise InvalidRequest("start", "the first message has to carry it")
-        text = await self._classifying.begin(first.start.model)
+        start = await self._turn.start(requests)
+        text = await self._classifying.begin(start.model)
         try:
             while (request := await self._turn.next(requests)) is not None:
-                if not request.HasField("text"):
-                    raise InvalidRequest("text", "each message but the first has to carry it")
-                yield classification_pb2.ClassifyStreamResponse(labelled=from_labelled(await text.read(request.text)))
+                found = await text.read(self._turn.field(request, "text"))
+                yield classification_pb2.ClassifyStreamResponse(labelled=from_labelled(found))
         finally:
             self._classifying.given(text.latest, text.model)
 
@@ -51,16 +48,12 @@ class ClassificationService(classification_pb2_grpc.ClassificationServiceService
         self, requests: AsyncIterator[classification_pb2.ClassifyManyRequest], context: Any
     ) -> AsyncIterator[classification_pb2.ClassifyManyResponse]:
         """Give many texts labels."""
-        first = await self._turn.next(requests)
-        if first is None or not first.HasField("start"):
-            raise InvalidRequest("start", "the first message has to carry it")
-        many = await self._classifying.many(first.start.model)
+        start = await self._turn.start(requests)
+        many = await self._classifying.many(start.model)
         most = self._size.labelled(many.model.bundle)
 
         async def answer(request: classification_pb2.ClassifyManyRequest) -> LabelledTexts:
-            if not request.HasField("texts"):
-                raise InvalidRequest("texts", "each message but the first has to carry it")
-            texts = request.texts.texts
+            texts = self._turn.field(request, "texts").texts
             if len(texts) > most:
                 raise InvalidRequest(
                     "texts", f"the answer to {len(texts)} could be too large with the labels of this model; give {most}"

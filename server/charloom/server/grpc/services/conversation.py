@@ -31,10 +31,8 @@ class ConversationService(conversation_pb2_grpc.ConversationServiceServicer):
 
     async def Converse(self, requests: Commands, context: Any) -> Replies:
         """Apply commands as they come, and stream the text between them."""
-        first = await self._turn.next(requests)
-        if first is None or not first.HasField("start"):
-            raise InvalidRequest("start", "the first message has to carry it")
-        conversation = await self._engine.converse(to_request(first.start, current_caller().tenant))
+        start = await self._turn.start(requests)
+        conversation = await self._engine.converse(to_request(start, current_caller().tenant))
         try:
             yield conversation_pb2.ConverseResponse(position=conversation.position, applied=0)
             async for reply in self._replies(conversation, requests):

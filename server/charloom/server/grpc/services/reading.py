@@ -9,7 +9,6 @@ from typing import Any
 from charloom.engine.call_end import at_end_of_call
 from charloom.engine.calls.reading import ScoredTexts
 from charloom.engine.engine import Engine
-from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import current_caller
 from charloom.server.grpc.message_size import MessageSize
 from charloom.server.grpc.services.turn import AT_ONCE, ClientTurn
@@ -38,15 +37,11 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
         self, requests: AsyncIterator[reading_pb2.ScoreManyRequest], context: Any
     ) -> AsyncIterator[reading_pb2.ScoreManyResponse]:
         """Tell how probable many texts are."""
-        first = await self._turn.next(requests)
-        if first is None or not first.HasField("start"):
-            raise InvalidRequest("start", "the first message has to carry it")
-        scores = await self._engine.reading.score_many(to_reading(first.start, current_caller().tenant))
+        start = await self._turn.start(requests)
+        scores = await self._engine.reading.score_many(to_reading(start, current_caller().tenant))
 
         async def answer(request: reading_pb2.ScoreManyRequest) -> ScoredTexts:
-            if not request.HasField("texts"):
-                raise InvalidRequest("texts", "each message but the first has to carry it")
-            return await scores.read(request.texts.texts)
+            return await scores.read(self._turn.field(request, "texts").texts)
 
         async for found in self._turn.answers(requests, answer, AT_ONCE):
             if found.scored:
@@ -69,17 +64,13 @@ class ReadingService(reading_pb2_grpc.ReadingServiceServicer):
 
     async def Observe(self, requests: AsyncIterator[reading_pb2.ObserveRequest], context: Any) -> AsyncIterator[Answer]:
         """Tell how surprising text is, as it comes."""
-        first = await self._turn.next(requests)
-        if first is None or not first.HasField("start"):
-            raise InvalidRequest("start", "the first message has to carry it")
-        most = self._size.logprobs(first.start.top_logprobs)
-        asked = replace(to_reading(first.start, current_caller().tenant), most_tokens=most)
+        start = await self._turn.start(requests)
+        most = self._size.logprobs(start.top_logprobs)
+        asked = replace(to_reading(start, current_caller().tenant), most_tokens=most)
         observation = await self._engine.reading.observe(asked)
         try:
             while (request := await self._turn.next(requests)) is not None:
-                if not request.HasField("text"):
-                    raise InvalidRequest("text", "each message but the first has to carry it")
-                reading = await observation.read(request.text)
+                reading = await observation.read(self._turn.field(request, "text"))
                 answer = reading_pb2.ObserveResponse(position=reading.position)
                 yield await encoded(answer, reading.logprobs, observation.model.vocabulary)
         finally:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
-from charloom.engine.errors import ClientIdle, Draining
+from charloom.engine.errors import ClientIdle, Draining, InvalidRequest
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,6 +46,29 @@ class ClientTurn:
             return coming.result()
         finally:
             coming.cancel()
+
+    async def start(self, requests: AsyncIterator[Any]) -> Any:
+        """The start that the first request carries.
+
+        Raises:
+            InvalidRequest: it carries none, or there is no request.
+            and as `next`.
+        """
+        first = await self.next(requests)
+        if first is None or not first.HasField("start"):
+            raise InvalidRequest("start", "the first message has to carry it")
+        return first.start
+
+    @staticmethod
+    def field(request: Any, name: str) -> Any:
+        """What a later request carries.
+
+        Raises:
+            InvalidRequest: it carries something else.
+        """
+        if not request.HasField(name):
+            raise InvalidRequest(name, "each message but the first has to carry it")
+        return getattr(request, name)
 
     async def answers(
         self, requests: AsyncIterator[T], answer: Callable[[T], Coroutine[Any, Any, R]], most: int

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from charloom.engine.engine import Engine
-from charloom.engine.errors import InvalidRequest
 from charloom.server.caller import current_caller
 from charloom.server.grpc.services.turn import ClientTurn
 from charloom.server.grpc.translation.watching import from_verdicts, to_lines, to_watch
@@ -24,15 +23,11 @@ class WatchingService(watching_pb2_grpc.WatchingServiceServicer):
         self, requests: AsyncIterator[watching_pb2.WatchRequest], context: Any
     ) -> AsyncIterator[watching_pb2.WatchResponse]:
         """Judge lines as they come."""
-        first = await self._turn.next(requests)
-        if first is None or not first.HasField("start"):
-            raise InvalidRequest("start", "the first message has to carry it")
-        watch = await self._engine.watching.begin(to_watch(first.start, current_caller().tenant))
+        start = await self._turn.start(requests)
+        watch = await self._engine.watching.begin(to_watch(start, current_caller().tenant))
         try:
             while (request := await self._turn.next(requests)) is not None:
-                if not request.HasField("lines"):
-                    raise InvalidRequest("lines", "each message but the first has to carry them")
-                verdicts = await watch.read(to_lines(request.lines))
-                yield from_verdicts(verdicts, watch.silent(), first.start)
+                verdicts = await watch.read(to_lines(self._turn.field(request, "lines")))
+                yield from_verdicts(verdicts, watch.silent(), start)
         finally:
             await watch.end()
