@@ -360,7 +360,7 @@ def test_a_call_uses_one_version_of_its_model_whatever_is_loaded_meanwhile(
         ({"state": "?"}, "state", "not base64"),
         ({"session_id": "s", "prompt": ["a", "b"]}, "prompt", "one prompt"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "valid boolean"),
-        ({"unknown_characters": "drop"}, "unknown_characters", "'refuse' or 'skip'"),
+        ({"unknown_characters": "drop"}, "unknown_characters", "'reject', 'refuse' or 'skip'"),
     ],
 )
 def test_a_wrong_field_is_named(plain: httpx.Client, body: dict[str, Any], param: str, says: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from charloom.server.http.bodies import Body, parsed_json
+from charloom.server.http.bodies import Body, ReadingBody, parsed_json
 from charloom.server.http.chat import MOST_MESSAGES, ChatBody
 from charloom.server.http.completions import CompletionBody
 from charloom.server.http.problems import Refused
@@ -46,6 +46,12 @@ def test_a_value_of_several_kinds_is_told_by_the_kind_that_it_is(form: type[Body
         parsed_json(json.dumps(body).encode(), form)
     assert str(refused.value) == said
     assert refused.value.param == said.partition(":")[0]
+
+
+@pytest.mark.parametrize(("given", "skips"), [({}, False), ("reject", False), ("refuse", False), ("skip", True)])
+def test_unknown_characters_are_named_as_in_the_sdk_and_as_before(given: Any, skips: bool) -> None:
+    content = json.dumps({"unknown_characters": given} if given else {}).encode()
+    assert parsed_json(content, ReadingBody)[0].skip_unknown is skips
 
 
 importlib.import_module("charloom.server.http.routes")  # and with it the forms of all bodies

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -42,6 +42,19 @@ class Body(BaseModel):
         if not isinstance(value, dict):
             return value
         return {name: part for name, part in value.items() if part is not None}
+
+
+class ReadingBody(Body):
+    """What has a model read text."""
+
+    unknown_characters: Literal["reject", "refuse", "skip"] = Field(
+        "reject", description="what is done with characters that the model lacks; `refuse` is an older name of `reject`"
+    )
+
+    @property
+    def skip_unknown(self) -> bool:
+        """Whether characters that the model lacks are left out."""
+        return self.unknown_characters == "skip"
 
 
 B = TypeVar("B", bound=Body)

@@ -10,7 +10,7 @@ from charloom.engine.calls.classification import EMPTY, LabelledText
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.server.http.bodies import Body
-from charloom.server.http.exchange import Exchange, json_of
+from charloom.server.http.exchange import Exchange, list_of
 
 
 def _texts(value: Any) -> list[str]:
@@ -46,8 +46,7 @@ class Classification:
             raise found.refused
         data = [_told(number, one) for number, one in enumerate(found.labelled)]
         read = sum(one.tokens - one.left_out for one in found.labelled)
-        usage = {"prompt_tokens": read, "total_tokens": read}
-        await exchange.answer(json_of({"object": "list", "model": many.model.name, "data": data, "usage": usage}))
+        await exchange.answer(list_of(many.model, data, read))
 
 
 def _told(number: int, found: LabelledText) -> dict[str, Any]:

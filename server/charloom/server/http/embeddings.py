@@ -19,7 +19,7 @@ from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Body, Count
-from charloom.server.http.exchange import Exchange, json_of
+from charloom.server.http.exchange import Exchange, list_of
 from charloom.server.http.sampling import TEXTS_SCHEMA, texts_of
 from charloom.server.merged import together
 
@@ -57,9 +57,7 @@ class Embeddings:
             {"object": "embedding", "index": number, "embedding": _told(vector, body.encoding_format)}
             for number, (vector, _) in enumerate(found)
         ]
-        read = sum(tokens for _, tokens in found)
-        usage = {"prompt_tokens": read, "total_tokens": read}
-        await exchange.answer(json_of({"object": "list", "data": data, "model": model.name, "usage": usage}))
+        await exchange.answer(list_of(model, data, sum(tokens for _, tokens in found)))
 
     async def _read(self, model: Model, number: int, text: Text) -> tuple[Floats, int]:
         """The vector of a text, and how many tokens it has."""

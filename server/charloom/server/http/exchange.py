@@ -14,6 +14,7 @@ from starlette.datastructures import Headers as RequestHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from charloom.engine.call_end import CallEnd
+from charloom.engine.loom.models import Model
 from charloom.engine.telemetry import CallRecord
 from charloom.server.codes import OK
 from charloom.server.http.problems import TOO_LARGE, Failure, Headers, Refused, error_form, failure_of
@@ -243,6 +244,7 @@ def json_of(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def event_of(value: Any) -> bytes:
-    """A value as the data of an event."""
-    return b"data: " + json_of(value) + b"\n\n"
+def list_of(model: Model, data: Sequence[Any], read: int, **more: Any) -> bytes:
+    """The answer with what a model makes of texts, in their order; `read`: tokens that it has read."""
+    usage = {"prompt_tokens": read, "total_tokens": read}
+    return json_of({"object": "list", "model": model.name, **more, "data": data, "usage": usage})

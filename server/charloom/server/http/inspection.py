@@ -15,12 +15,11 @@ from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
-from charloom.server.http.bodies import Body, Count, Items
+from charloom.server.http.bodies import Count, Items, ReadingBody
 from charloom.server.http.choices import SPARE
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.json_parts import Json, array, member, members
 from charloom.server.http.logprobs import token_text
-from charloom.server.http.sampling import UnknownCharacters
 
 NUMBER_BYTES = {"float": 26, "base64": 6}
 """The most bytes of an answer for a number."""
@@ -30,15 +29,12 @@ HELD_ROW, HELD_TOKEN = 96, 512
 """Those of a token besides its numbers: in each array, and as text, log-probability and position."""
 
 
-class InspectBody(Body):
+class InspectBody(ReadingBody):
     """A text to read with the network laid open."""
 
     model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
     session_id: str = Field("", description="reads on from where this session stands, and leaves it there")
     text: str
-    unknown_characters: UnknownCharacters = Field(
-        "refuse", description="what is done with characters that the model lacks"
-    )
     layers: Items[Count] = Field(default_factory=list, description="from 0 on; all if there are none")
     arrays: Items[str] = Field(
         default_factory=list, description="gates and states, as `cell` in /v1/models names them; all if there are none"
@@ -66,7 +62,7 @@ class Inspect:
             key=Key(current_caller().tenant, body.session_id),
             model=body.model,
             text=body.text,
-            skip_unknown=body.unknown_characters == "skip",
+            skip_unknown=body.skip_unknown,
             layers=body.layers,
         )
         inspection = await self._engine.inspections.inspect(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from charloom.engine.errors import InvalidRequest, shown
 from charloom.engine.limits import MOST_BIASES
 from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Key
-from charloom.server.http.bodies import Body, Count, Items, Whole, at_most
+from charloom.server.http.bodies import Body, Count, Items, ReadingBody, Whole, at_most
 from charloom.server.http.constraints import ConstrainedBody, constraint_of
 
 CONTROLS = (
@@ -32,10 +32,6 @@ CONTROLS = (
     "forbidden_characters",
 )
 """Fields that the engine's `Sampling` has under the same names."""
-
-
-UnknownCharacters = Literal["refuse", "skip"]
-"""What is done with characters that the model lacks."""
 
 
 def texts_of(value: Any) -> list[Text]:
@@ -76,7 +72,7 @@ class StreamOptions(Body):
     """Whether a last chunk is to tell how many tokens there were."""
 
 
-class GenerationBody(ConstrainedBody):
+class GenerationBody(ReadingBody, ConstrainedBody):
     """What every route that generates takes."""
 
     model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
@@ -103,9 +99,6 @@ class GenerationBody(ConstrainedBody):
     state: str = Field("", description="a sealed state to start from, in base64")
     return_state: bool = Field(False, description="whether to seal the state at the end")
     expected_position: Count | None = Field(None, description="refuse unless the session is there")
-    unknown_characters: UnknownCharacters = Field(
-        "refuse", description="what is done with characters that the model lacks"
-    )
     user: str = Field("", description="taken, as others take it, and not used")
 
 
@@ -133,7 +126,7 @@ def request_of(body: GenerationBody, model: Model, tenant: str, **more: Any) -> 
         tenant=tenant,
         state=decoded_state(body.state),
         return_state=body.return_state,
-        skip_unknown=body.unknown_characters == "skip",
+        skip_unknown=body.skip_unknown,
         min_tokens=body.min_tokens,
         sampling=Sampling(**given),
         seed=body.seed,

@@ -14,9 +14,9 @@ from charloom.engine.limits import DEFAULT_PAGE, LARGEST_PAGE, MOST_BLENDED, MOS
 from charloom.engine.sessions.records import Unreadable
 from charloom.engine.sessions.session import Key, Session
 from charloom.server.caller import current_caller
-from charloom.server.http.bodies import Body, Count, Items, Whole
+from charloom.server.http.bodies import Body, Count, Items, ReadingBody, Whole
 from charloom.server.http.exchange import Exchange, json_of
-from charloom.server.http.sampling import UnknownCharacters, decoded_state
+from charloom.server.http.sampling import decoded_state
 from charloom.server.runtime import Runtime
 from charloom.server.session_moves import move_session
 
@@ -67,11 +67,10 @@ class Renewal(Body):
     time_to_live: float | None = Field(None, description="seconds that it is kept without use; as before if left out")
 
 
-class Feeding(Body):
+class Feeding(ReadingBody):
     """Text for a session to read."""
 
     text: str
-    unknown_characters: UnknownCharacters = "refuse"
     expected_position: Count | None = Field(None, description="refuse unless the session is there")
 
 
@@ -83,11 +82,10 @@ class Rewinding(Body):
     expected_position: Count | None = Field(None, description="refuse unless the session is there")
 
 
-class Moving(Body):
+class Moving(ReadingBody):
     """Which model a session is moved to."""
 
     model: str = Field("", description="empty for the one of the session's own name, or else the default one")
-    unknown_characters: UnknownCharacters = "refuse"
     expected_position: Count | None = Field(None, description="refuse unless the session is there")
 
 
@@ -162,8 +160,7 @@ class Sessions:
 
     async def feed(self, exchange: Exchange, body: Feeding) -> None:
         """Let one read a text, without generating."""
-        skip = body.unknown_characters == "skip"
-        request = ReadingRequest(key=_key(exchange), text=body.text, skip_unknown=skip)
+        request = ReadingRequest(key=_key(exchange), text=body.text, skip_unknown=body.skip_unknown)
         await exchange.answer(json_of(told(await self._reading.feed(request, body.expected_position))))
 
     async def rewind(self, exchange: Exchange, body: Rewinding) -> None:
@@ -177,7 +174,7 @@ class Sessions:
             self._runtime,
             _key(exchange),
             body.model,
-            skip_unknown=body.unknown_characters == "skip",
+            skip_unknown=body.skip_unknown,
             expected_position=body.expected_position,
         )
         await exchange.answer(json_of(told(session)))

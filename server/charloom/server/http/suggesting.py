@@ -16,33 +16,27 @@ from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import DEFAULT_BEAM, DEFAULT_SUGGESTED, DEFAULT_SUGGESTIONS
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
-from charloom.server.http.bodies import Body, Count, Items
+from charloom.server.http.bodies import Count, Items, ReadingBody
 from charloom.server.http.constraints import MatchingBody, constraint_of
-from charloom.server.http.exchange import Exchange, json_of
-from charloom.server.http.sampling import UnknownCharacters, decoded_state
+from charloom.server.http.exchange import Exchange, list_of
+from charloom.server.http.sampling import decoded_state
 
 
-class SuggestingBody(Body):
+class SuggestingBody(ReadingBody):
     """What comes before the texts."""
 
     model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
     prompt: str = Field("", description="what is read first")
     session_id: str = Field("", description="the session to start from; it stays as it is")
     state: str = Field("", description="a sealed state to start from, in base64")
-    unknown_characters: UnknownCharacters = Field(
-        "refuse", description="what is done with characters that the model lacks"
-    )
 
 
-class ScoreBody(Body):
+class ScoreBody(ReadingBody):
     """Texts, each to be read by itself."""
 
     model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
     texts: Items[str] = Field(description="the texts")
     session_id: str = Field("", description="the session from whose state each is read; it stays as it is")
-    unknown_characters: UnknownCharacters = Field(
-        "refuse", description="what is done with characters that the model lacks"
-    )
 
 
 class RankBody(SuggestingBody):
@@ -76,7 +70,7 @@ class Suggesting:
     async def score(self, exchange: Exchange, body: ScoreBody) -> None:
         """How probable each of some texts is, as a whole."""
         key = Key(current_caller().tenant, body.session_id)
-        request = ReadingRequest(key=key, model=body.model, skip_unknown=body.unknown_characters == "skip")
+        request = ReadingRequest(key=key, model=body.model, skip_unknown=body.skip_unknown)
         scores = await self._engine.reading.score_many(request)
         found = await scores.read(body.texts, whole=True)
         data = [
@@ -92,8 +86,7 @@ class Suggesting:
             for number, one in enumerate(found.scored)
         ]
         read = sum(len(one.logprobs) for one in found.scored)
-        usage = {"prompt_tokens": read, "total_tokens": read}
-        await exchange.answer(json_of({"object": "list", "model": scores.model.name, "data": data, "usage": usage}))
+        await exchange.answer(list_of(scores.model, data, read))
 
     async def rank(self, exchange: Exchange, body: RankBody) -> None:
         """How probable each of some texts is."""
@@ -109,18 +102,7 @@ class Suggesting:
             }
             for number, one in enumerate(ranking.candidates)
         ]
-        usage = {"prompt_tokens": read, "total_tokens": read}
-        await exchange.answer(
-            json_of(
-                {
-                    "object": "list",
-                    "model": ranking.model.name,
-                    "position": ranking.position,
-                    "data": data,
-                    "usage": usage,
-                }
-            )
-        )
+        await exchange.answer(list_of(ranking.model, data, read, position=ranking.position))
 
     async def suggest(self, exchange: Exchange, body: SuggestBody) -> None:
         """The most probable texts."""
@@ -142,20 +124,8 @@ class Suggesting:
             }
             for number, one in enumerate(found.texts)
         ]
-        usage = {"prompt_tokens": found.prompt_tokens, "total_tokens": found.prompt_tokens}
-        await exchange.answer(
-            json_of(
-                {
-                    "object": "list",
-                    "model": found.model.name,
-                    "position": found.position,
-                    "beam": request.width,
-                    "exact": found.exact,
-                    "data": data,
-                    "usage": usage,
-                }
-            )
-        )
+        more = {"position": found.position, "beam": request.width, "exact": found.exact}
+        await exchange.answer(list_of(found.model, data, found.prompt_tokens, **more))
 
 
 def _start(body: SuggestingBody) -> ReadingRequest:
@@ -164,5 +134,5 @@ def _start(body: SuggestingBody) -> ReadingRequest:
         model=body.model,
         state=decoded_state(body.state),
         text=body.prompt,
-        skip_unknown=body.unknown_characters == "skip",
+        skip_unknown=body.skip_unknown,
     )

@@ -11,25 +11,21 @@ from pydantic import Field
 
 from charloom.engine.calls.requests import check_text
 from charloom.engine.engine import Engine
-from charloom.server.http.bodies import Body, Items
+from charloom.server.http.bodies import Body, Items, ReadingBody
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.logprobs import token_text
-from charloom.server.http.sampling import UnknownCharacters
 from charloom.server.http.start import START, start_id, without_start
 
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class TokenizeBody(Body):
+class TokenizeBody(ReadingBody):
     """A text."""
 
     model: str = Field("", description="a model of /v1/models; empty for the default one")
     prompt: str
     add_special_tokens: bool = Field(False, description="whether the start stands before the tokens")
     return_token_strs: bool = Field(False, description="whether to tell the tokens as texts too")
-    unknown_characters: UnknownCharacters = Field(
-        "refuse", description="what is done with characters that the model lacks"
-    )
 
 
 class DetokenizeBody(Body):
@@ -48,9 +44,8 @@ class Tokenizers:
     async def tokenize(self, exchange: Exchange, body: TokenizeBody) -> None:
         """The tokens of a text."""
         vocabulary, limits = self._engine.model(body.model).vocabulary, self._engine.limits
-        skip = body.unknown_characters == "skip"
         text = body.prompt.removeprefix(START)
-        tokens = check_text("prompt", text, skip, limits, vocabulary).tolist()
+        tokens = check_text("prompt", text, body.skip_unknown, limits, vocabulary).tolist()
         texts = [token_text(vocabulary, token) for token in tokens]
         if body.add_special_tokens or text != body.prompt:
             tokens, texts = [start_id(vocabulary), *tokens], [START, *texts]

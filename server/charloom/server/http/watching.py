@@ -12,7 +12,7 @@ from charloom.engine.engine import Engine
 from charloom.engine.limits import MOST_LINES
 from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Body, Count, Items
-from charloom.server.http.exchange import Exchange, json_of
+from charloom.server.http.exchange import Exchange, list_of
 from charloom.server.http.sessions import time_of
 
 
@@ -69,8 +69,7 @@ class Watching:
             for number, (line, verdict) in enumerate(zip(body.lines, verdicts, strict=True))
         ]
         read = sum(verdict.scored.tokens for verdict in verdicts)
-        usage = {"prompt_tokens": read, "total_tokens": read}
-        await exchange.answer(json_of({"object": "list", "model": watch.model.name, "data": data, "usage": usage}))
+        await exchange.answer(list_of(watch.model, data, read))
 
 
 def _told(number: int, source: str, verdict: Verdict, *, characters: bool) -> dict[str, Any]:

@@ -181,8 +181,8 @@ def _texts(name: str, value: Parameter) -> tuple[str, ...]:
 
 
 def _skips(name: str, value: Parameter) -> bool:
-    if value not in ("refuse", "skip"):
-        raise InvalidRequest(f"parameters[{name!r}]", f"{shown(str(value))} is neither 'refuse' nor 'skip'")
+    if value not in ("reject", "refuse", "skip"):
+        raise InvalidRequest(f"parameters[{name!r}]", f"{shown(str(value))} is neither 'reject' nor 'skip'")
     return value == "skip"
 
 
