@@ -67,9 +67,8 @@ def from_piece(piece: Piece, request: Any) -> Any:
     response = inference.ModelInferResponse(
         model_name=piece.model.name, model_version=version_of(piece.model), id=request.id
     )
-    for name in ("sequence_id",):
-        if name in request.parameters:
-            response.parameters[name].CopyFrom(request.parameters[name])
+    if "sequence_id" in request.parameters:
+        response.parameters["sequence_id"].CopyFrom(request.parameters["sequence_id"])
     for tensor in piece.tensors:
         output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         if request.raw_input_contents:
