@@ -12,7 +12,7 @@ import httpx2 as httpx
 import pytest
 
 from charloom.server.app import Server
-from charloom.server.http.answers import Schema
+from charloom.server.http.response_schemas import Schema
 from charloom.server.http.routes import routes_of
 from charloom.server.settings import ServerSettings
 
@@ -37,7 +37,7 @@ def as_documented(server: Server) -> Callable[[httpx.Response], None]:
         route = next((one for form, one in routes if one.method == method and form.fullmatch(path)), None)
         if route is not None and answer.is_success and answer.headers.get("content-type") == "application/json":
             answer.read()
-            assert not (found := list(differences(answer.json(), route.answers))), (route.name, found)
+            assert not (found := list(differences(answer.json(), route.response_schema))), (route.name, found)
 
     return check
 

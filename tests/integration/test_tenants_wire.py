@@ -22,7 +22,7 @@ from charloom.bundle import Bundle
 from charloom.cli.main import main
 from charloom.client import AsyncClient, Client, NotFound, PermissionDenied, Unavailable
 from charloom.engine.decoding.decoder import Decoder
-from charloom.server.http.answers import SESSIONS
+from charloom.server.http.response_schemas import SESSIONS
 from charloom.server.identity.key_file import KeyFileEditor, made, utc_now
 from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings

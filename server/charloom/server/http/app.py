@@ -12,11 +12,11 @@ from starlette.routing import Route as PathPattern
 from starlette.types import Receive, Scope, Send
 
 from charloom.server.admission import FORWARDED_KEY, Admission, Arrival
-from charloom.server.http.answers import Schema
 from charloom.server.http.bodies import Body, parsed
 from charloom.server.http.exchange import REQUEST_ID_HEADER, Exchange
 from charloom.server.http.hosts import Sites
 from charloom.server.http.problems import Refused
+from charloom.server.http.response_schemas import Schema
 from charloom.server.identity.gate import AUTHORIZATION_KEY, TENANT_KEY
 from charloom.server.identity.key_file import FORM
 from charloom.server.identity.scopes import ROUTES
@@ -36,21 +36,21 @@ class Route:
     path: str
     """With parameters, as `/v1/sessions/{session_id}`."""
     summary: str
-    answer: Callable[[Exchange, Any], Awaitable[None]]
+    handler: Callable[[Exchange, Any], Awaitable[None]]
     """Answers a request, given its body."""
-    answers: Schema
+    response_schema: Schema
     """What its answers look like."""
     body: type[Body] | None = None
     """What the body is; None: it has none."""
     body_needed: bool = True
     """Whether the body has to be there; one that is left out is as one without fields."""
-    read: Callable[[bytes, Mapping[str, str], Any], tuple[Any, list[str]]] = parsed
+    parse: Callable[[bytes, Mapping[str, str], Any], tuple[Any, list[str]]] = parsed
     """Makes of the body's bytes and the headers what is answered, and the fields that mean nothing here."""
     query: Mapping[str, Schema] = field(default_factory=dict)
     """Parameters that its URL may have."""
     status: int = 200
     """Of its answers."""
-    other_type: str = ""
+    other_content_type: str = ""
     """The content type of answers that are no JSON, where it is asked for such."""
 
     @property
@@ -104,12 +104,12 @@ class Application:
         if route.body is not None:
             content = await exchange.body(self._largest_body())
             if content or route.body_needed:
-                body, unknown = route.read(content, exchange.headers, route.body)
+                body, unknown = route.parse(content, exchange.headers, route.body)
                 exchange.ignores(unknown)
             else:
                 body = route.body()
         async with exchange.watched():
-            await route.answer(exchange, body)
+            await route.handler(exchange, body)
 
     def _arrival(self, exchange: Exchange) -> Arrival:
         """What a call says of itself, and where it comes from."""
@@ -131,12 +131,12 @@ class Application:
         for route, pattern in self._routes:
             match, found = pattern.matches(exchange.scope)
             if match is Match.FULL:
-                exchange.path = found["path_params"]
+                exchange.path_params = found["path_params"]
                 return route
             if match is Match.PARTIAL:
                 others.append(route.method)
         if others:
-            exchange.extra.append((b"allow", ", ".join(others).encode()))
+            exchange.extra_headers.append((b"allow", ", ".join(others).encode()))
             raise Refused(405, "WRONG_METHOD", f"this path answers {' and '.join(others)}")
         raise Refused(404, "UNKNOWN_PATH", "there is nothing at this path; /openapi.json lists what there is")
 

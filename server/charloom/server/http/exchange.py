@@ -48,10 +48,10 @@ class Exchange:
         self.scope = scope
         self.headers = RequestHeaders(scope=scope)
         self.query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        self.path: dict[str, str] = {}
+        self.path_params: dict[str, str] = {}
         """Parameters of the route's path."""
         self.record: CallRecord | None = None
-        self.extra: Headers = []
+        self.extra_headers: Headers = []
         """Headers of the answer, whatever it is."""
         self.gone = False
         """Whether the client has closed the connection."""
@@ -69,7 +69,7 @@ class Exchange:
         self._names(record.request_id)
 
     def _names(self, request_id: str) -> None:
-        self.extra.append((REQUEST_ID_HEADER.encode(), request_id.encode()))
+        self.extra_headers.append((REQUEST_ID_HEADER.encode(), request_id.encode()))
 
     def ignores(self, fields: list[str]) -> None:
         """Say that fields of the request mean nothing here; the answer names them."""
@@ -142,9 +142,11 @@ class Exchange:
         finally:
             watching.cancel()
 
-    async def answer(self, body: bytes, status: int = 200, headers: Headers | None = None, kind: bytes = JSON) -> None:
+    async def answer(
+        self, body: bytes, status: int = 200, headers: Headers | None = None, content_type: bytes = JSON
+    ) -> None:
         """Answer with a body that is there as a whole."""
-        await self._answer([body], status, [(b"content-type", kind), *(headers or [])])
+        await self._answer([body], status, [(b"content-type", content_type), *(headers or [])])
 
     async def answer_in_parts(self, parts: Sequence[bytes]) -> None:
         """Answer with a body in parts."""
@@ -194,8 +196,8 @@ class Exchange:
             await asyncio.wait([first], timeout=PING_SECONDS)
             if first.done():
                 first.result()  # an error still has a status of its own
-            kind = (b"content-type", b"text/event-stream; charset=utf-8")
-            await self._start(200, [kind, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")])
+            content_type = (b"content-type", b"text/event-stream; charset=utf-8")
+            await self._start(200, [content_type, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")])
             pinging = asyncio.create_task(self._ping())
             try:
                 await self._send_all(first, events)
@@ -235,7 +237,7 @@ class Exchange:
             names = ", ".join(ascii(name) for name in self._unknown)[:LONGEST_WARNING]
             warning = [(WARNING_HEADER, f"these fields mean nothing here and were ignored: {names}".encode())]
         await self._send(
-            {"type": "http.response.start", "status": status, "headers": [*headers, *warning, *self.extra]}
+            {"type": "http.response.start", "status": status, "headers": [*headers, *warning, *self.extra_headers]}
         )
 
 

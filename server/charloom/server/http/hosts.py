@@ -54,7 +54,7 @@ class Sites:
                 "pages of other sites may not call this server; its operator can allow it (--http-origins)",
             )
         told = f"{REQUEST_ID_HEADER}, {WARNING_HEADER.decode()}, retry-after, x-should-retry"
-        exchange.extra += [
+        exchange.extra_headers += [
             (b"access-control-allow-origin", origin.encode("latin-1")),
             (b"access-control-expose-headers", told.encode()),
             (b"vary", b"origin"),

@@ -72,7 +72,7 @@ class OpenInference:
 
     async def infer(self, exchange: Exchange, asked: Infer) -> None:
         """Answer with the whole text."""
-        model, version = exchange.path["model"], exchange.path.get("version", "")
+        model, version = exchange.path_params["model"], exchange.path_params.get("version", "")
         request, binary = to_inference(asked, model, version), binary_outputs(asked.body)
         piece = await self._answers.whole(request)
         head, octets = from_piece(piece, asked.body, binary)
@@ -80,10 +80,10 @@ class OpenInference:
             await exchange.answer(head)
             return
         length = (HEAD_LENGTH.encode(), str(len(head)).encode())
-        await exchange.answer(head + octets, headers=[length], kind=OCTETS.encode())
+        await exchange.answer(head + octets, headers=[length], content_type=OCTETS.encode())
 
     def _model(self, exchange: Exchange) -> Model:
-        return self._answers.model(exchange.path["model"], exchange.path.get("version", ""))
+        return self._answers.model(exchange.path_params["model"], exchange.path_params.get("version", ""))
 
 
 def _described(tensor: Tensor) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Models:
 
     async def get(self, exchange: Exchange, body: None) -> None:
         """The one that the path names."""
-        await exchange.answer(json_of(self._described(self._engine.model(exchange.path["model"]))))
+        await exchange.answer(json_of(self._described(self._engine.model(exchange.path_params["model"]))))
 
     async def health(self, exchange: Exchange, body: None) -> None:
         """Whether new calls are taken."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from charloom.server.http.answers import ERROR, INFERENCE_ERROR
 from charloom.server.http.app import Route
 from charloom.server.http.exchange import REQUEST_ID_HEADER, Exchange, json_of
 from charloom.server.http.problems import ErrorForm, error_form
+from charloom.server.http.response_schemas import ERROR, INFERENCE_ERROR
 from charloom.server.identity.scopes import ROUTES
 
 REFERENCE = "#/components/schemas/{model}"
@@ -67,9 +67,9 @@ def _allow_null(schema: dict[str, Any]) -> None:
 
 def _operation(route: Route) -> dict[str, Any]:
     scope = ROUTES[route.name]
-    content: dict[str, Any] = {"application/json": {"schema": route.answers}}
-    if route.other_type:
-        content[route.other_type] = {}
+    content: dict[str, Any] = {"application/json": {"schema": route.response_schema}}
+    if route.other_content_type:
+        content[route.other_content_type] = {}
     error = REFERENCE.format(model=error_form(route.path).value)
     refusal = {"content": {"application/json": {"schema": {"$ref": error}}}}
     operation: dict[str, Any] = {

@@ -25,7 +25,7 @@ class Page:
 
     def __init__(self) -> None:
         folder = resources.files("charloom.server.http") / FOLDER
-        self._files = {file.name: (_kind(file.name), file.read_bytes()) for file in folder.iterdir()}
+        self._files = {file.name: (_content_type(file.name), file.read_bytes()) for file in folder.iterdir()}
 
     async def index(self, exchange: Exchange, body: None) -> None:
         """The page itself."""
@@ -33,18 +33,18 @@ class Page:
 
     async def file(self, exchange: Exchange, body: None) -> None:
         """A script, style or picture of it."""
-        await self._answer(exchange, exchange.path["file"])
+        await self._answer(exchange, exchange.path_params["file"])
 
     async def _answer(self, exchange: Exchange, name: str) -> None:
         if name not in self._files:
             raise Refused(404, "UNKNOWN_PATH", "the page has no such file")
-        kind, content = self._files[name]
-        await exchange.answer(content, headers=HEADERS, kind=kind)
+        content_type, content = self._files[name]
+        await exchange.answer(content, headers=HEADERS, content_type=content_type)
 
 
-def _kind(name: str) -> bytes:
+def _content_type(name: str) -> bytes:
     """The content type of a file; scripts and styles are refused by browsers under any other."""
     if name.endswith(".js"):
         return b"text/javascript; charset=utf-8"  # the system's table may say otherwise
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return f"{kind}; charset=utf-8".encode()
+    content_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return f"{content_type}; charset=utf-8".encode()

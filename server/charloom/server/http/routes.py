@@ -7,7 +7,18 @@ from collections.abc import Iterator, Sequence
 
 from charloom.engine.limits import LARGEST_PAGE
 from charloom.server.http import sessions as of_sessions
-from charloom.server.http.answers import (
+from charloom.server.http.app import Route
+from charloom.server.http.chat import Chat, ChatBody
+from charloom.server.http.classification import Classification, ClassifyBody
+from charloom.server.http.completions import CompletionBody, Completions
+from charloom.server.http.embeddings import EmbeddingBody, Embeddings
+from charloom.server.http.inference import OCTETS, OpenInference
+from charloom.server.http.inference_bodies import IndexBody, InferBody, read_infer, read_json
+from charloom.server.http.inspection import Inspect, InspectBody
+from charloom.server.http.models import Models
+from charloom.server.http.openapi import Document
+from charloom.server.http.page import Page
+from charloom.server.http.response_schemas import (
     CHAT,
     COMPLETION,
     DOCUMENT,
@@ -35,17 +46,6 @@ from charloom.server.http.answers import (
     TOKENS,
     VERDICTS,
 )
-from charloom.server.http.app import Route
-from charloom.server.http.chat import Chat, ChatBody
-from charloom.server.http.classification import Classification, ClassifyBody
-from charloom.server.http.completions import CompletionBody, Completions
-from charloom.server.http.embeddings import EmbeddingBody, Embeddings
-from charloom.server.http.inference import OCTETS, OpenInference
-from charloom.server.http.inference_bodies import IndexBody, InferBody, read_infer, read_json
-from charloom.server.http.inspection import Inspect, InspectBody
-from charloom.server.http.models import Models
-from charloom.server.http.openapi import Document
-from charloom.server.http.page import Page
 from charloom.server.http.sessions import Sessions
 from charloom.server.http.suggesting import RankBody, ScoreBody, SuggestBody, Suggesting
 from charloom.server.http.tokenizers import DetokenizeBody, TokenizeBody, Tokenizers
@@ -75,7 +75,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
             completions.answer,
             COMPLETION,
             CompletionBody,
-            other_type=EVENTS,
+            other_content_type=EVENTS,
         ),
         Route(
             "POST",
@@ -84,7 +84,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
             chat.answer,
             CHAT,
             ChatBody,
-            other_type=EVENTS,
+            other_content_type=EVENTS,
         ),
         Route("POST", "/v1/embeddings", "Texts as vectors", embeddings.answer, EMBEDDINGS, EmbeddingBody),
         Route("POST", "/v1/score", "How probable texts are, each by itself", suggesting.score, SCORES, ScoreBody),
@@ -171,8 +171,8 @@ def _open_inference(served: OpenInference) -> Iterator[Route]:
             served.infer,
             INFERENCE,
             InferBody,
-            read=read_infer,
-            other_type=OCTETS,
+            parse=read_infer,
+            other_content_type=OCTETS,
         )
     yield Route(
         "POST",
@@ -182,5 +182,5 @@ def _open_inference(served: OpenInference) -> Iterator[Route]:
         REPOSITORY,
         IndexBody,
         body_needed=False,
-        read=read_json,
+        parse=read_json,
     )

@@ -215,7 +215,7 @@ class Sessions:
 
 
 def _key(exchange: Exchange) -> Key:
-    return Key(current_caller().tenant, exchange.path["session_id"])
+    return Key(current_caller().tenant, exchange.path_params["session_id"])
 
 
 def time_of(seconds: float | None) -> timedelta | None:
