@@ -12,7 +12,7 @@ from charloom.engine.shares import Share, name_of_tenant
 from charloom.engine.telemetry import CallRecord
 from charloom.server.call_limit import CallLimit
 from charloom.server.caller import Caller, set_caller
-from charloom.server.identity.gate import Identity, Shown
+from charloom.server.identity.gate import Credentials, Identity
 from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.scopes import Scope
 from charloom.server.identity.watched import LOOK_SECONDS
@@ -62,14 +62,14 @@ class Admission:
         self._limit = CallLimit(settings.max_calls, settings.processes)
         self.certificates = settings.tls_client_ca is not None
         """Whether clients may show certificates."""
-        told = [log_call] if settings.log_calls else []
+        on_end = [log_call] if settings.log_calls else []
         self.carriers: Collection[str] = ()
         """Headers, or metadata, that say which trace a call belongs to."""
         if settings.traces:
             traces = open_traces()
-            told.append(traces.tell)
+            on_end.append(traces.tell)
             self.carriers = traces.carriers
-        self._observed = Calls(engine.totals, told, timelines=settings.traces, texts=settings.log_text)
+        self._observed = Calls(engine.totals, on_end, timelines=settings.traces, texts=settings.log_text)
 
     def begin(
         self, method: str, scope: Scope, arrival: Arrival, at_end: AtEnd, begun: Callable[[CallRecord], None]
@@ -114,11 +114,11 @@ class Admission:
 
     def _identity(self, arrival: Arrival, scope: Scope) -> Identity:
         trusted = self._origins.trusts(arrival.host)
-        return self._gate.admit(Shown(arrival.tokens, arrival.tenants, arrival.certificate, trusted), scope)
+        return self._gate.admit(Credentials(arrival.tokens, arrival.tenants, arrival.certificate, trusted), scope)
 
     def _caller(self, arrival: Arrival, scope: Scope) -> Caller:
         identity = self._identity(arrival, scope)
         origin = self._origins.of(arrival.host, arrival.port, ",".join(arrival.forwarded))
-        name = name_of_tenant(identity.tenant) if identity.proven else origin
+        name = name_of_tenant(identity.tenant) if identity.authenticated else origin
         share = Share(name, quota=self._gate.quota_of(identity))
         return Caller(identity.tenant, share, identity.credential or origin or "unix", identity.scopes)

@@ -48,23 +48,23 @@ class Server:
         admission = Admission(runtime.engine, settings)
         self._grpc = GrpcListener(runtime, settings, admission)
         self._http = None if settings.http_port is None else _http_listener(runtime, settings, admission)
-        self._metrics: Listener | None = None
-        self._told: EngineMetrics | None = None
+        self._metrics_listener: Listener | None = None
+        self._engine_metrics: EngineMetrics | None = None
         if settings.metrics_port is not None:
             self._tell_metrics(settings, settings.metrics_port)
-        listeners = (self._grpc, self._http, self._metrics)
+        listeners = (self._grpc, self._http, self._metrics_listener)
         self._listeners: Sequence[Listener] = [one for one in listeners if one is not None]
 
     def _tell_metrics(self, settings: ServerSettings, port: int) -> None:
         from charloom.server.telemetry.engine_metrics import EngineMetrics
 
-        self._told = EngineMetrics(self.engine, per_tenant=settings.metrics_per_tenant)
+        self._engine_metrics = EngineMetrics(self.engine, per_tenant=settings.metrics_per_tenant)
         if settings.processes > 1:  # whoever wants them asks the parent, who adds them up
-            self._runtime.group.tells(METRICS, self._told.text)
+            self._runtime.group.answer_with(METRICS, self._engine_metrics.text)
             return
         from charloom.server.telemetry.metrics_listener import MetricsListener
 
-        self._metrics = MetricsListener(self._told.registry, settings.metrics_host, port)
+        self._metrics_listener = MetricsListener(self._engine_metrics.registry, settings.metrics_host, port)
 
     @property
     def engine(self) -> Engine:
@@ -84,7 +84,7 @@ class Server:
     @property
     def metrics_address(self) -> str:
         """Host and port for metrics, once started; empty where there are none."""
-        return "" if self._metrics is None else self._metrics.address
+        return "" if self._metrics_listener is None else self._metrics_listener.address
 
     @property
     def port(self) -> int:
@@ -99,8 +99,8 @@ class Server:
             ValueError: what a listener needs cannot be used, for example its certificates.
         """
         self._runtime.start()
-        if self._told is not None:
-            self._told.start()
+        if self._engine_metrics is not None:
+            self._engine_metrics.start()
         try:
             for listener in self._listeners:
                 await listener.start()
@@ -130,8 +130,8 @@ class Server:
             await listener.announce_stop()
         await self._runtime.drain()
         await asyncio.gather(*(listener.close(CLOSING_SECONDS) for listener in self._listeners))
-        if self._told is not None:
-            self._told.close()
+        if self._engine_metrics is not None:
+            self._engine_metrics.close()
         await self._runtime.close(CLOSING_SECONDS)
         if self._runtime.stuck:
             names = ", ".join(model.name for model in self._runtime.stuck)

@@ -13,7 +13,7 @@ from charloom.engine.sessions.sealing import new_keys
 from charloom.server.model_changes import Change, Loaded, ModelChanges
 from charloom.server.model_folder import Signature
 
-Tell = Callable[[], Awaitable[bytes]]
+Answer = Callable[[], Awaitable[bytes]]
 """What this process has to say, when it is asked."""
 
 
@@ -45,7 +45,7 @@ class Group(Protocol):
     def join(self, models: ModelChanges) -> None:
         """Say what changes the models of this process; called once."""
 
-    def tells(self, question: str, tell: Tell) -> None:
+    def answer_with(self, question: str, answer: Answer) -> None:
         """Say how this process answers a question."""
 
     async def ask_all(self, question: str) -> Sequence[bytes]:
@@ -72,19 +72,19 @@ class Alone:
         self.names: Sequence[str] = ()
         self.chosen: Mapping[str, Signature] = {}
         self._models: ModelChanges | None = None
-        self._tells: dict[str, Tell] = {}
+        self._answers: dict[str, Answer] = {}
 
     def join(self, models: ModelChanges) -> None:
         """See `Group`."""
         self._models = models
 
-    def tells(self, question: str, tell: Tell) -> None:
+    def answer_with(self, question: str, answer: Answer) -> None:
         """See `Group`."""
-        self._tells[question] = tell
+        self._answers[question] = answer
 
     async def ask_all(self, question: str) -> Sequence[bytes]:
         """See `Group`."""
-        return [await self._tells[question]()]
+        return [await self._answers[question]()]
 
     async def change(self, change: Change, on: str) -> Loaded:
         """See `Group`."""

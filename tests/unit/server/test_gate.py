@@ -13,7 +13,7 @@ import pytest
 from charloom.engine.errors import EngineError, InvalidRequest
 from charloom.engine.quotas import Quota
 from charloom.server.identity.errors import CredentialsInvalid, CredentialsMissing, ScopeMissing, TenantNotAllowed
-from charloom.server.identity.gate import EVERYTHING, Gate, Identity, Shown
+from charloom.server.identity.gate import EVERYTHING, Credentials, Gate, Identity
 from charloom.server.identity.key_file import Certificate, KeyFile, TenantLimits, made
 from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.scopes import Scope
@@ -32,35 +32,35 @@ KEYS: Watched[KeyFile] = Watched([Path("/none")], lambda: FILE, "keys")
 CLOSED, OPEN = Gate(KEYS, now=lambda: NOW), Gate()
 
 
-def token(text: str) -> Shown:
-    return Shown(tokens=[f"Bearer {text}"])
+def token(text: str) -> Credentials:
+    return Credentials(tokens=[f"Bearer {text}"])
 
 
 def test_a_key_lets_its_tenant_in_with_its_scopes() -> None:
     scopes = frozenset({Scope.READ, Scope.GENERATE})
     assert CLOSED.admit(token(TEXT), Scope.READ) == Identity("shop", scopes, credential=f"key {KEY.id}")
-    assert CLOSED.admit(Shown(tokens=[f"bearer  {TEXT} "]), Scope.GENERATE).tenant == "shop"
-    assert CLOSED.admit(Shown([f"Bearer {TEXT}"], ["shop"]), Scope.READ).tenant == "shop"
+    assert CLOSED.admit(Credentials(tokens=[f"bearer  {TEXT} "]), Scope.GENERATE).tenant == "shop"
+    assert CLOSED.admit(Credentials([f"Bearer {TEXT}"], ["shop"]), Scope.READ).tenant == "shop"
 
 
 @pytest.mark.parametrize(
     ("shown", "problem", "said"),
     [
-        (Shown(), CredentialsMissing, "give the key"),
+        (Credentials(), CredentialsMissing, "give the key"),
         (token(TEXT[:-1]), CredentialsInvalid, "is not known here"),
         (token(""), CredentialsInvalid, "is not known here"),
         (token(GONE_TEXT), CredentialsInvalid, "is revoked"),
         (token(OLD_TEXT), CredentialsInvalid, "is expired"),
-        (Shown(tokens=[TEXT]), CredentialsInvalid, 'not "Bearer KEY"'),
-        (Shown(tokens=[f"Bearer {TEXT}"] * 2), CredentialsInvalid, "2 values"),
-        (Shown(certificate=["svc.other"]), CredentialsInvalid, "certificate"),
-        (Shown([f"Bearer {TEXT}"], ["other"]), TenantNotAllowed, "not those of the tenant"),
-        (Shown(tenants=["shop"]), CredentialsMissing, "give the key"),
-        (Shown([f"Bearer {TEXT}"], ["shop", "shop"]), InvalidRequest, "2 values"),
-        (Shown([f"Bearer {TEXT}"], ["a/b"]), InvalidRequest, "not allowed"),
+        (Credentials(tokens=[TEXT]), CredentialsInvalid, 'not "Bearer KEY"'),
+        (Credentials(tokens=[f"Bearer {TEXT}"] * 2), CredentialsInvalid, "2 values"),
+        (Credentials(certificate=["svc.other"]), CredentialsInvalid, "certificate"),
+        (Credentials([f"Bearer {TEXT}"], ["other"]), TenantNotAllowed, "not those of the tenant"),
+        (Credentials(tenants=["shop"]), CredentialsMissing, "give the key"),
+        (Credentials([f"Bearer {TEXT}"], ["shop", "shop"]), InvalidRequest, "2 values"),
+        (Credentials([f"Bearer {TEXT}"], ["a/b"]), InvalidRequest, "not allowed"),
     ],
 )
-def test_anything_else_is_refused(shown: Shown, problem: type[EngineError], said: str) -> None:
+def test_anything_else_is_refused(shown: Credentials, problem: type[EngineError], said: str) -> None:
     with pytest.raises(problem) as refused:
         CLOSED.admit(shown, Scope.READ)
     assert said in str(refused.value)
@@ -74,35 +74,35 @@ def test_a_scope_that_is_missing_is_named() -> None:
 
 
 def test_a_key_counts_before_a_certificate() -> None:
-    found = CLOSED.admit(Shown(certificate=["a", "svc.shop"]), Scope.INSPECT)
+    found = CLOSED.admit(Credentials(certificate=["a", "svc.shop"]), Scope.INSPECT)
     assert (found.tenant, found.credential) == ("shop", "certificate svc.shop")
     with pytest.raises(CredentialsInvalid):
-        CLOSED.admit(Shown(tokens=["Bearer wrong"], certificate=["svc.shop"]), Scope.INSPECT)
+        CLOSED.admit(Credentials(tokens=["Bearer wrong"], certificate=["svc.shop"]), Scope.INSPECT)
 
 
 def test_a_proxy_that_is_trusted_names_the_tenant() -> None:
     for gate in (OPEN, CLOSED):
-        found = gate.admit(Shown(tenants=["acme"], trusted=True), Scope.SESSIONS)
+        found = gate.admit(Credentials(tenants=["acme"], trusted=True), Scope.SESSIONS)
         assert found == Identity("acme", EVERYTHING - {Scope.ADMIN})
         with pytest.raises(ScopeMissing):
-            gate.admit(Shown(tenants=["acme"], trusted=True), Scope.ADMIN)
-        shown = Shown(tenants=["acme"], certificate=["proxy.example"], trusted=True)  # the proxy's own, for TLS
+            gate.admit(Credentials(tenants=["acme"], trusted=True), Scope.ADMIN)
+        shown = Credentials(tenants=["acme"], certificate=["proxy.example"], trusted=True)  # the proxy's own, for TLS
         assert gate.admit(shown, Scope.SESSIONS) == found
     with pytest.raises(CredentialsInvalid):
-        CLOSED.admit(Shown(tenants=["acme"], certificate=["proxy.example"]), Scope.READ)
+        CLOSED.admit(Credentials(tenants=["acme"], certificate=["proxy.example"]), Scope.READ)
     with pytest.raises(CredentialsInvalid):
-        CLOSED.admit(Shown(certificate=["proxy.example"], trusted=True), Scope.READ)
+        CLOSED.admit(Credentials(certificate=["proxy.example"], trusted=True), Scope.READ)
     with pytest.raises(CredentialsMissing):
-        CLOSED.admit(Shown(trusted=True), Scope.READ)
+        CLOSED.admit(Credentials(trusted=True), Scope.READ)
     with pytest.raises(CredentialsInvalid):  # a key that comes with the tenant is looked at all the same
-        CLOSED.admit(Shown(["Bearer wrong"], ["acme"], trusted=True), Scope.READ)
+        CLOSED.admit(Credentials(["Bearer wrong"], ["acme"], trusted=True), Scope.READ)
 
 
 def test_a_server_that_asks_nobody_takes_no_tenant_from_a_stranger() -> None:
-    found = OPEN.admit(Shown(), Scope.ADMIN)
-    assert (found.tenant, found.proven) == ("", False)
+    found = OPEN.admit(Credentials(), Scope.ADMIN)
+    assert (found.tenant, found.authenticated) == ("", False)
     with pytest.raises(TenantNotAllowed, match="--trust-proxy"):
-        OPEN.admit(Shown(tenants=["acme"]), Scope.READ)
+        OPEN.admit(Credentials(tenants=["acme"]), Scope.READ)
 
 
 @pytest.mark.parametrize(
@@ -118,15 +118,15 @@ def test_a_server_that_asks_nobody_takes_no_tenant_from_a_stranger() -> None:
 def test_where_nobody_is_asked_only_the_operators_administer(settings: dict[str, Any], allowed: bool) -> None:
     gate = gate_of(ServerSettings(**settings))
     for scope in EVERYTHING - {Scope.ADMIN}:
-        gate.admit(Shown(), scope)
-        gate.admit(Shown(trusted=True), scope)
+        gate.admit(Credentials(), scope)
+        gate.admit(Credentials(trusted=True), scope)
     with pytest.raises(ScopeMissing):  # a proxy forwards the calls of people who are not known here
-        gate.admit(Shown(trusted=True), Scope.ADMIN)
+        gate.admit(Credentials(trusted=True), Scope.ADMIN)
     if allowed:
-        gate.admit(Shown(), Scope.ADMIN)
+        gate.admit(Credentials(), Scope.ADMIN)
     else:
         with pytest.raises(ScopeMissing, match=r"gives only to a key; .*charloom keys create"):
-            gate.admit(Shown(), Scope.ADMIN)
+            gate.admit(Credentials(), Scope.ADMIN)
 
 
 @pytest.mark.parametrize(
@@ -182,5 +182,5 @@ def test_limits_are_those_of_the_tenant_and_where_it_has_none_those_of_the_serve
     gate = Gate(watched, now=lambda: NOW, quota=Quota(sessions=10, calls=5))
     assert gate.quota_of(gate.admit(token(TEXT), Scope.READ)) == Quota(sessions=3, calls=5)
     assert gate.quota_of(Identity("other", EVERYTHING)) == gate.quota
-    assert gate.quota_of(Identity("shop", EVERYTHING, proven=False)) == gate.quota, "anybody can say so"
+    assert gate.quota_of(Identity("shop", EVERYTHING, authenticated=False)) == gate.quota, "anybody can say so"
     assert Gate(quota=Quota(calls=5)).quota_of(Identity("shop", EVERYTHING)) == Quota(calls=5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from charloom.server.inference.requests import InferenceRequest, asked
+from charloom.server.inference.requests import InferenceRequest, parse_request
 from charloom.server.inference.tensors import Tensor
 
 
@@ -21,11 +21,11 @@ def test_a_list_of_texts_in_json_is_several(value: str, stop: tuple[str, ...]) -
     """Half of a character is no text, and nothing could encode it."""
     inputs = [Tensor("text_input", "BYTES", [1], [b"a"])]
     request = InferenceRequest("", "", "", {"stop": value}, inputs, [])
-    assert asked(request, "").generation.stop == stop
+    assert parse_request(request, "").generation.stop == stop
 
 
 @pytest.mark.parametrize(("value", "skips"), [("reject", False), ("refuse", False), ("skip", True)])
 def test_unknown_characters_are_named_as_in_the_sdk_and_as_before(value: str, skips: bool) -> None:
     inputs = [Tensor("text_input", "BYTES", [1], [b"a"])]
     request = InferenceRequest("", "", "", {"unknown_characters": value}, inputs, [])
-    assert asked(request, "").generation.skip_unknown is skips
+    assert parse_request(request, "").generation.skip_unknown is skips

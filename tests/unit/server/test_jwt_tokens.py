@@ -23,7 +23,7 @@ from jwt.algorithms import get_default_algorithms
 
 from charloom.server.identity import jwt_tokens
 from charloom.server.identity.errors import CredentialsInvalid
-from charloom.server.identity.gate import Gate, Shown
+from charloom.server.identity.gate import Credentials, Gate
 from charloom.server.identity.jwt_tokens import FileKeys, JwksProblem, JwtTokens, UrlKeys
 from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.scopes import Scope
@@ -298,11 +298,11 @@ def test_the_gate_takes_keys_and_tokens(tmp_path: Path, caplog: pytest.LogCaptur
     path = written(tmp_path / "jwks.json", jwks(RS256="one"))
     gate: Gate = gate_of(ServerSettings(jwt_keys=str(path), jwt_issuer=ISSUER, jwt_audience=AUDIENCE))
     text = token()
-    found = gate.admit(Shown(tokens=[f"Bearer {text}"]), Scope.READ)
-    assert (found.tenant, found.proven) == ("shop", True)
+    found = gate.admit(Credentials(tokens=[f"Bearer {text}"]), Scope.READ)
+    assert (found.tenant, found.authenticated) == ("shop", True)
     for wrong in (f"Bearer charloom_{'0' * 8}_{'0' * 64}", "Bearer x"):
         with pytest.raises(CredentialsInvalid):
-            gate.admit(Shown(tokens=[wrong]), Scope.READ)
+            gate.admit(Credentials(tokens=[wrong]), Scope.READ)
     assert text not in caplog.text
 
 

@@ -13,12 +13,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from charloom.bundle import CharacterVocabulary, WordVocabulary
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.errors import InvalidRequest
+from charloom.server.continuations import largest_symbol
 from charloom.server.grpc.translation.encoded import encoded_item
 from charloom.server.grpc.translation.generation import from_sampling, to_sampling
 from charloom.server.grpc.translation.status import together
-from charloom.server.grpc.translation.text import largest_logprob, largest_text
+from charloom.server.grpc.translation.text import largest_logprob
 from charloom.server.grpc.translation.times import from_seconds, from_time
-from charloom.server.http.choices import largest_symbol
 from charloom.v1 import generation_pb2, status_pb2, text_pb2
 
 
@@ -127,7 +127,7 @@ def test_the_largest_log_probability_is_that_of_the_longest_symbols(longest: int
 
 def test_sizes_of_answers_keep_no_vocabulary() -> None:
     vocabulary = CharacterVocabulary("abc")
-    assert largest_text(vocabulary) == largest_symbol(vocabulary) == 3
+    assert largest_symbol(vocabulary) == 3
     assert largest_logprob(vocabulary, 2, constrained=True) == 2 + 3 * 10 + 5
     gone = weakref.ref(vocabulary)
     del vocabulary

@@ -33,7 +33,7 @@ class Tokens(Protocol):
         """
 
 
-class Shown(NamedTuple):
+class Credentials(NamedTuple):
     """What a call shows of who makes it."""
 
     tokens: Sequence[str] = ()
@@ -51,7 +51,7 @@ class Identity(NamedTuple):
 
     tenant: str
     scopes: frozenset[Scope] = EVERYTHING
-    proven: bool = True
+    authenticated: bool = True
     """Whether the tenant is more than what the call says of itself."""
     credential: str = ""
     """What it has shown, without any secret: "key ID", "certificate NAME" or "token SUBJECT"; empty for nothing."""
@@ -77,10 +77,10 @@ class Gate:
 
     def quota_of(self, identity: Identity) -> Quota:
         """The limits of somebody who was let in."""
-        own = self.keys.value().limits_of(identity.tenant) if self.keys is not None and identity.proven else None
+        own = self.keys.value().limits_of(identity.tenant) if self.keys is not None and identity.authenticated else None
         return self.quota if own is None else own.over(self.quota)
 
-    def admit(self, shown: Shown, scope: Scope) -> Identity:
+    def admit(self, credentials: Credentials, scope: Scope) -> Identity:
         """Who makes a call that needs a scope.
 
         Raises:
@@ -89,16 +89,17 @@ class Gate:
             TenantNotAllowed: it names a tenant that its caller is not.
             InvalidRequest: the tenant's name is malformed, or there are several.
         """
-        named = _only(shown.tenants)
+        named = _only(credentials.tenants)
         asks = self.keys is not None or self.tokens is not None
-        nobody = Identity("", self.anybody - {Scope.ADMIN} if shown.trusted else self.anybody, proven=False)
-        found = self._known(shown) if asks else nobody
+        anybody = self.anybody - {Scope.ADMIN} if credentials.trusted else self.anybody
+        nobody = Identity("", anybody, authenticated=False)
+        found = self._known(credentials) if asks else nobody
         if found is None:
-            if not (shown.trusted and named):
+            if not (credentials.trusted and named):
                 raise CredentialsMissing
             found = nobody
-        if named and not found.proven:
-            if not shown.trusted:
+        if named and not found.authenticated:
+            if not credentials.trusted:
                 raise TenantNotAllowed(
                     f"this server does not take the tenant from {TENANT_KEY}; it does from a proxy that its setting "
                     "--trust-proxy names, and otherwise the key says whose it is (--keys)"
@@ -110,17 +111,17 @@ class Gate:
             raise ScopeMissing(scope.value, known=bool(found.credential))
         return found
 
-    def _known(self, shown: Shown) -> Identity | None:
+    def _known(self, credentials: Credentials) -> Identity | None:
         """Whom the credentials belong to; None where there are none."""
-        if shown.tokens:
-            return self._of_token(shown.tokens)
-        if shown.certificate is None:
+        if credentials.tokens:
+            return self._of_token(credentials.tokens)
+        if credentials.certificate is None:
             return None
         file = self.keys.value() if self.keys is not None else KeyFile()
-        for name in shown.certificate:
+        for name in credentials.certificate:
             if (entry := file.certificate(name)) is not None:
                 return Identity(entry.tenant, frozenset(entry.scopes), credential=f"certificate {name}")
-        if shown.trusted and shown.tenants:
+        if credentials.trusted and credentials.tenants:
             return None  # the connection is the proxy's own
         raise CredentialsInvalid("the certificate that you show is of a name that is not known here")
 

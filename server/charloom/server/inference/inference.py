@@ -15,7 +15,14 @@ from charloom.engine.loom.models import Model
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
 from charloom.server.identity.scopes import Scope
-from charloom.server.inference.requests import OUTPUTS, TEXT_INPUT, Asked, InferenceRequest, SequenceStep, asked
+from charloom.server.inference.requests import (
+    OUTPUTS,
+    TEXT_INPUT,
+    InferenceRequest,
+    ParsedRequest,
+    SequenceStep,
+    parse_request,
+)
 from charloom.server.inference.tensors import Tensor, Value
 
 log = logging.getLogger(__name__)
@@ -135,8 +142,8 @@ class Inference:
 
     async def whole(self, request: InferenceRequest) -> Piece:
         """The whole text; arguments and errors as of `pieces`."""
-        understood = self._asked(request)
-        (piece,) = [piece async for piece in self._pieces(replace(understood, pieces=False), request.version)]
+        parsed = self._parsed(request)
+        (piece,) = [piece async for piece in self._pieces(replace(parsed, pieces=False), request.version)]
         return piece
 
     async def pieces(self, request: InferenceRequest) -> AsyncIterator[Piece]:
@@ -147,23 +154,23 @@ class Inference:
             ScopeMissing: it begins or ends a sequence, which makes or deletes a session; the caller may not.
             and as `Generating.generate`.
         """
-        async for piece in self._pieces(self._asked(request), request.version):
+        async for piece in self._pieces(self._parsed(request), request.version):
             yield piece
 
-    def _asked(self, request: InferenceRequest) -> Asked:
+    def _parsed(self, request: InferenceRequest) -> ParsedRequest:
         if not request.model:
             raise InvalidRequest("model_name", "it is empty; name one of the models that RepositoryIndex lists")
         caller = current_caller()
-        understood = asked(request, caller.tenant)
-        if understood.sequence is not None and (understood.sequence.start or understood.sequence.end):
+        parsed = parse_request(request, caller.tenant)
+        if parsed.sequence is not None and (parsed.sequence.start or parsed.sequence.end):
             caller.require(Scope.SESSIONS)
-        if understood.sequence is not None and not understood.sequence.start:
-            return understood  # its session has a model, which may have been replaced meanwhile
+        if parsed.sequence is not None and not parsed.sequence.start:
+            return parsed  # its session has a model, which may have been replaced meanwhile
         model = self.model(request.model, request.version).used()
-        return replace(understood, generation=replace(understood.generation, digest=model.digest))
+        return replace(parsed, generation=replace(parsed.generation, digest=model.digest))
 
-    async def _pieces(self, understood: Asked, version: str) -> AsyncIterator[Piece]:
-        sequence, wanted = understood.sequence, understood.generation
+    async def _pieces(self, parsed: ParsedRequest, version: str) -> AsyncIterator[Piece]:
+        sequence, wanted = parsed.sequence, parsed.generation
         try:
             if sequence is not None:
                 key = Key(wanted.tenant, f"{SESSION_PREFIX}{sequence.id}")
@@ -178,7 +185,7 @@ class Inference:
         except SessionNotFound:
             raise SequenceNotStarted("" if sequence is None else sequence.id) from None
         at_end_of_call(generation.cancel)
-        async for piece in _told(generation, understood):
+        async for piece in _told(generation, parsed):
             if piece.whole and sequence is not None and sequence.end:
                 await self.engine.sessions.delete(key)
             yield piece
@@ -200,26 +207,26 @@ class Inference:
             await self.engine.sessions.create(tenant=key.tenant, model=model, session_id=key.id)
 
 
-async def _told(generation: Generation, understood: Asked) -> AsyncIterator[Piece]:
+async def _told(generation: Generation, parsed: ParsedRequest) -> AsyncIterator[Piece]:
     """The pieces of a generation, up to the final one; there is none where the client has gone."""
-    if not understood.pieces:
+    if not parsed.pieces:
         delta = await generation.whole()
-        yield _piece(generation, delta.text, delta.position, understood)
+        yield _piece(generation, delta.text, delta.position, parsed)
         return
     async for delta in generation:
-        yield _piece(generation, delta.text, delta.position, understood)
+        yield _piece(generation, delta.text, delta.position, parsed)
         if generation.result is not None:
             return
     if generation.result is not None:
-        yield _piece(generation, "", 0, understood)
+        yield _piece(generation, "", 0, parsed)
 
 
-def _piece(generation: Generation, text: str, position: int, understood: Asked) -> Piece:
+def _piece(generation: Generation, text: str, position: int, parsed: ParsedRequest) -> Piece:
     result = generation.result
     finish = "" if result is None else result.finish.reason.value
     if result is not None:
         position = result.finish.snapshot.position
-    return Piece(generation.model, text, position, finish, tuple(understood.outputs))
+    return Piece(generation.model, text, position, finish, tuple(parsed.outputs))
 
 
 def version_of(model: Model) -> str:

@@ -49,8 +49,8 @@ class SequenceStep:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request, understood. Its `generation` names no session yet."""
+class ParsedRequest:
+    """A request, parsed. Its `generation` names no session yet."""
 
     generation: GenerationRequest
     sequence: SequenceStep | None
@@ -59,8 +59,8 @@ class Asked:
     """Whether a stream gets the text as it is generated, or at once."""
 
 
-def asked(request: InferenceRequest, tenant: str) -> Asked:
-    """Understand a request.
+def parse_request(request: InferenceRequest, tenant: str) -> ParsedRequest:
+    """What a request asks for.
 
     Raises:
         InvalidRequest: something about it is wrong.
@@ -92,7 +92,7 @@ def asked(request: InferenceRequest, tenant: str) -> Asked:
         sampling=Sampling(**sampling),
         **values,
     )
-    return Asked(generation, sequence, _outputs(request.outputs), pieces)
+    return ParsedRequest(generation, sequence, _outputs(request.outputs), pieces)
 
 
 def _constraint(given: dict[str, Parameter]) -> Constraint | None:

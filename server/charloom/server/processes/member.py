@@ -21,7 +21,7 @@ from typing import Any
 from charloom.engine.errors import Draining, EngineError, shown
 from charloom.engine.model_errors import ModelBusy, ModelUnusable
 from charloom.server.app import Server
-from charloom.server.group import ProcessRefused, Tell
+from charloom.server.group import Answer, ProcessRefused
 from charloom.server.model_changes import Change, Loaded, ModelChanges
 from charloom.server.model_folder import Signature
 from charloom.server.processes.link import Link, LinkClosed, Refused
@@ -91,7 +91,7 @@ class Member:
         self._link: asyncio.Future[Link]
         self._models: ModelChanges | None = None
         self._server: Server | None = None
-        self._tells: dict[str, Tell] = {}
+        self._answers: dict[str, Answer] = {}
         self._acts: dict[int, _Act] = {}
         """Those that are not decided, by the parent's number."""
         self._given_up: set[_Act] = set()
@@ -112,9 +112,9 @@ class Member:
         self._models = models
         self._link = asyncio.get_running_loop().create_future()
 
-    def tells(self, question: str, tell: Tell) -> None:
+    def answer_with(self, question: str, answer: Answer) -> None:
         """See `Group`."""
-        self._tells[question] = tell
+        self._answers[question] = answer
 
     async def ask_all(self, question: str) -> Sequence[bytes]:
         """See `Group`."""
@@ -122,7 +122,7 @@ class Member:
         with contextlib.suppress(LinkClosed):
             said = await (await self._parent()).ask("ask all", about=question)
         # Where nobody answers in time, or the parent is gone, there is still what this process knows.
-        return [base64.b64decode(one) for one in said] or [await self._tells[question]()]
+        return [base64.b64decode(one) for one in said] or [await self._answers[question]()]
 
     async def change(self, change: Change, on: str) -> Loaded:
         """See `Group`."""
@@ -194,7 +194,7 @@ class Member:
         elif question == "models":
             return await self._serves()
         elif question == "tell":
-            return base64.b64encode(await self._tells[given["about"]]()).decode()
+            return base64.b64encode(await self._answers[given["about"]]()).decode()
         elif question == "prepare":
             await self._prepare(given["number"], Change(given["change"]), given["on"], given["token"])
         elif question == "decide":

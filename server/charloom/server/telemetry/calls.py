@@ -25,7 +25,7 @@ class Calls:
 
     Args:
         totals: where they are counted
-        told: called with each record once its call has ended
+        on_end: called with each record once its call has ended
         timelines: whether they are to have timelines
         texts: whether they are to have texts
     """
@@ -33,13 +33,13 @@ class Calls:
     def __init__(
         self,
         totals: Totals,
-        told: Sequence[Callable[[CallRecord], None]] = (),
+        on_end: Sequence[Callable[[CallRecord], None]] = (),
         *,
         timelines: bool = False,
         texts: bool = False,
     ) -> None:
         self._totals = totals
-        self._told = told
+        self._on_end = on_end
         self._timelines = timelines
         self._texts = texts
 
@@ -67,7 +67,7 @@ class Calls:
     def end(self, call: CallRecord) -> None:
         """The call has ended, however."""
         self._totals.ended(call)
-        for tell in self._told:
+        for tell in self._on_end:
             tell(call)
 
 

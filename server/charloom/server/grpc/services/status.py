@@ -20,7 +20,7 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
     def __init__(self, runtime: Runtime) -> None:
         self._engine = runtime.engine
         self._group = runtime.group
-        self._group.tells(STATUS, self._own)
+        self._group.answer_with(STATUS, self._own)
 
     async def GetStatus(self, request: status_pb2.GetStatusRequest, context: Any) -> status_pb2.GetStatusResponse:
         """Tell them as they are now; also where the session store does not answer."""
