@@ -18,6 +18,7 @@ from charloom.server.http.inspection import Inspect, InspectBody
 from charloom.server.http.models import Models
 from charloom.server.http.openapi import Document
 from charloom.server.http.page import Page
+from charloom.server.http.reading import Reading, ScoreBody
 from charloom.server.http.response_schemas import (
     CHAT,
     COMPLETION,
@@ -47,7 +48,7 @@ from charloom.server.http.response_schemas import (
     VERDICTS,
 )
 from charloom.server.http.sessions import Sessions
-from charloom.server.http.suggesting import RankBody, ScoreBody, SuggestBody, Suggesting
+from charloom.server.http.suggesting import RankBody, SuggestBody, Suggesting
 from charloom.server.http.tokenizers import DetokenizeBody, TokenizeBody, Tokenizers
 from charloom.server.http.watching import WatchBody, Watching
 from charloom.server.runtime import Runtime
@@ -61,7 +62,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
     engine, largest = runtime.engine, settings.max_message_bytes
     models, tokenizers = Models(runtime), Tokenizers(engine)
     completions, chat, embeddings = Completions(engine, largest), Chat(engine, largest), Embeddings(engine)
-    suggesting = Suggesting(engine)
+    reading, suggesting = Reading(engine), Suggesting(engine)
     classification, watching = Classification(engine), Watching(engine)
     sessions, one = Sessions(runtime), "/v1/sessions/{session_id}"
     routes = (
@@ -87,7 +88,7 @@ def routes_of(runtime: Runtime, settings: ServerSettings) -> Sequence[Route]:
             other_content_type=EVENTS,
         ),
         Route("POST", "/v1/embeddings", "Texts as vectors", embeddings.answer, EMBEDDINGS, EmbeddingBody),
-        Route("POST", "/v1/score", "How probable texts are, each by itself", suggesting.score, SCORES, ScoreBody),
+        Route("POST", "/v1/score", "How probable texts are, each by itself", reading.score, SCORES, ScoreBody),
         Route("POST", "/v1/rank", "How probable each of some texts is", suggesting.rank, RANKING, RankBody),
         Route("POST", "/v1/classify", "Labels for texts", classification.answer, LABELS, ClassifyBody),
         Route("POST", "/v1/watch", "Which lines of logs are unlike those before", watching.answer, VERDICTS, WatchBody),

@@ -1,4 +1,4 @@
-"""POST /v1/score, /v1/rank and /v1/suggest: how probable texts are, and which are the most probable ones."""
+"""POST /v1/rank and /v1/suggest: how probable texts are after a state, and which are the most probable ones."""
 
 from __future__ import annotations
 
@@ -31,14 +31,6 @@ class SuggestingBody(ReadingBody):
     state: str = Field("", description="a sealed state to start from, in base64")
 
 
-class ScoreBody(ReadingBody):
-    """Texts, each to be read by itself."""
-
-    model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
-    texts: Items[str] = Field(description="the texts")
-    session_id: str = Field("", description="the session from whose state each is read; it stays as it is")
-
-
 class RankBody(SuggestingBody):
     """Texts to compare."""
 
@@ -66,27 +58,6 @@ class Suggesting:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    async def score(self, exchange: Exchange, body: ScoreBody) -> None:
-        """How probable each of some texts is, as a whole."""
-        key = Key(current_caller().tenant, body.session_id)
-        request = ReadingRequest(key=key, model=body.model, skip_unknown=body.skip_unknown)
-        scores = await self._engine.reading.score_many(request)
-        found = await scores.read(body.texts, whole=True)
-        data = [
-            {
-                "object": "score",
-                "index": number,
-                "tokens": len(one.logprobs),
-                "logprob": -one.nats,
-                "nats_per_token": one.nats_per_token,
-                "bits_per_character": one.bits_per_character(scores.model.vocabulary),
-                "perplexity": one.perplexity,
-            }
-            for number, one in enumerate(found.scored)
-        ]
-        read = sum(len(one.logprobs) for one in found.scored)
-        await exchange.answer(list_of(scores.model, data, read))
 
     async def rank(self, exchange: Exchange, body: RankBody) -> None:
         """How probable each of some texts is."""
