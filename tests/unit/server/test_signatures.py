@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from charloom.bundle import Bundle, BundleError, read_bundle
 from charloom.cli.main import main
+from charloom.server.identity import signatures
 from charloom.server.identity.signatures import (
     SIGNATURE_FILE,
     SigningProblem,
@@ -72,6 +75,19 @@ def test_nothing_is_left_of_a_signature_that_cannot_be_written(own: Bundle, tmp_
     with pytest.raises(OSError, match=SIGNATURE_FILE):
         sign(own, new_signing_key(tmp_path / "key.pem"))
     assert sorted(own.path.iterdir()) == before
+
+
+def test_nothing_is_left_of_a_key_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int, mode: str) -> None:
+        os.close(number)
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signatures, "open", full, raising=False)
+        with pytest.raises(OSError, match="the disk is full"):
+            new_signing_key(tmp_path / "key.pem")
+    assert not list(tmp_path.iterdir())
+    new_signing_key(tmp_path / "key.pem")
 
 
 def test_files_of_keys_that_cannot_be_used_are_named(tmp_path: Path) -> None:

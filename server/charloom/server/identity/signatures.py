@@ -33,16 +33,22 @@ def new_signing_key(path: Path) -> Ed25519PrivateKey:
 
     Raises:
         SigningProblem: the file is there already.
+        OSError: it cannot be written; nothing is left of it.
     """
     key = Ed25519PrivateKey.generate()
     content = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as problem:
         raise SigningProblem(f"{path} is there already; name another file, or sign with --key {path}") from problem
+    try:
+        with open(number, "wb") as file:
+            file.write(content)
+    except BaseException:
+        path.unlink()
+        raise
     return key
 
 
