@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from charloom.engine.errors import DecoderFailure, Overloaded
+from charloom.engine.telemetry import CallRecord
 from charloom.server.http import exchange
 from charloom.server.http.exchange import DONE, PIECE, PING, Exchange
 
@@ -64,9 +65,12 @@ async def test_an_error_after_it_is_an_event_before_the_end() -> None:
         yield b"data: 1\n\n"
         raise DecoderFailure("broke")
 
-    await exchange_of(sent).stream(events())
+    call = exchange_of(sent)
+    call.begun(CallRecord("POST /", "one"))
+    await call.stream(events())
     assert sent[2]["body"] == (
-        b'data: {"error":{"message":"broke","type":"server_error","param":null,"code":"decoder_failure"}}\n\n'
+        b'data: {"error":{"message":"broke","type":"server_error","param":null,"code":"decoder_failure",'
+        b'"request_id":"one"}}\n\n'
     )
     assert sent[3] == {"type": "http.response.body", "body": DONE, "more_body": False}
 
