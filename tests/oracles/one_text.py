@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, repeat
 
 import numpy as np
 
@@ -22,6 +23,18 @@ def generate_stepwise(
     bias: Floats | None = None,
 ) -> tuple[list[int], Snapshot]:
     """Feed `prompt`, then generate `max_tokens`; returns the generated tokens and where that leaves the session."""
+    found = list(islice(one_by_one(decoder, start, prompt, sampling, bias), max_tokens + 1))
+    return [there.pending[0] for there in found[1:]], found[-1]
+
+
+def one_by_one(
+    decoder: Decoder,
+    start: Snapshot,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    bias: Floats | None = None,
+) -> Iterator[Snapshot]:
+    """Where a session stands once `prompt` was fed, and then after each token that is generated, without end."""
     state = start.state[:, :, None]
     adaptation = None if start.learnt is None else Adaptation(np.array([True]), start.learnt[None])
     token, *replayed = start.pending
@@ -32,8 +45,10 @@ def generate_stepwise(
     fields |= {one.name: np.array([getattr(sampling, one.option)], one.dtype) for one in controls()}
     if bias is not None:
         fields["bias"] = bias[None]
-    generated: list[int] = []
-    for step, forced in enumerate([*replayed, *prompt, *[-1] * max_tokens]):
+    for step, forced in enumerate(chain([*replayed, *prompt], repeat(-1))):
+        if step >= len(replayed) + len(prompt):
+            learnt = None if adaptation is None else adaptation.state[0]
+            yield Snapshot(state[:, :, 0].copy(), (token,), position, start.seed, start.tail, learnt)
         outputs = decoder.run(
             Inputs(
                 token=np.array([token]),
@@ -51,7 +66,3 @@ def generate_stepwise(
         position += 1
         if step >= len(replayed):
             counts[0, token] += 1
-        if forced < 0:
-            generated.append(token)
-    learnt = None if adaptation is None else adaptation.state[0]
-    return generated, Snapshot(state[:, :, 0].copy(), (token,), position, start.seed, start.tail, learnt)

@@ -20,7 +20,7 @@ from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.engine import Engine
 from charloom.engine.errors import SessionBusy
 from charloom.engine.limits import Limits
-from tests.oracles.one_text import generate_stepwise
+from tests.oracles.one_text import generate_stepwise, one_by_one
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,18 @@ def test_any_schedule_of_calls_and_cancellations_gives_each_session_its_own_text
                     generation.cancel()
             fed = bundle.vocabulary.encode(call.prompt).tolist()
             length = len(text) if call.cancelled_after is not None else call.length
-            tokens, after = generate_stepwise(decoder, oracle, fed, length, call.sampling)
+            expected, stands = "", []
+            for there in one_by_one(decoder, oracle, fed, call.sampling):
+                if stands:
+                    expected += bundle.vocabulary.decode([there.pending[0]])
+                stands.append(there)
+                if len(expected) == length or expected.endswith(call.stop):
+                    break
             if call.cancelled_after is None:
-                assert text == stopped(bundle.vocabulary.decode(tokens), call)
+                assert text == stopped(expected, call)
             if text or generation.result is not None:  # the session stands behind the last character handed out
-                if len(text) < length:
-                    tokens, after = generate_stepwise(decoder, oracle, fed, len(text), call.sampling)
-                assert text == bundle.vocabulary.decode(tokens)
-                oracle = after
+                assert text == expected[: len(text)]
+                oracle = stands[len(text)]
             now = (await engine.sessions.get(session.key)).snapshot
             assert now.position == oracle.position
             replayed = caught_up(now)
