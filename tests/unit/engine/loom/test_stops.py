@@ -15,6 +15,7 @@ from charloom.bundle import Bundle
 from charloom.engine.calls.price import STOP
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
+from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.loom.jobs import FinishReason, Stops
 from charloom.engine.loom.stops import Match, StopAutomaton, StopMatcher
 from tests.oracles.one_text import generate_stepwise
@@ -75,12 +76,17 @@ SEED, LENGTH = 11, 400
 
 
 @pytest.fixture(scope="module")
-def whole(decoder: Decoder, bundle: Bundle) -> list[int]:
-    """What is generated without stop strings."""
+def unstopped(decoder: Decoder, bundle: Bundle) -> tuple[list[int], Snapshot]:
+    """What is generated without stop strings, and where that leaves a session."""
     start = Harness(decoder, bundle.manifest.start_token)
-    tokens, _ = generate_stepwise(decoder, start.fresh(SEED), [3, 4], LENGTH, Sampling())
     start.loom.drain(1)
-    return tokens
+    return generate_stepwise(decoder, start.fresh(SEED), [3, 4], LENGTH, Sampling())
+
+
+@pytest.fixture(scope="module")
+def whole(unstopped: tuple[list[int], Snapshot]) -> list[int]:
+    """What is generated without stop strings."""
+    return unstopped[0]
 
 
 def first(whole: Sequence[int], pattern: Sequence[int], least: int = 0) -> int:
@@ -93,8 +99,9 @@ def first(whole: Sequence[int], pattern: Sequence[int], least: int = 0) -> int:
 @pytest.mark.parametrize("length", [1, 2, 5, 40])
 @pytest.mark.parametrize("tick", [1e-6, 0.002, 0.05])
 def test_a_job_ends_at_its_stop_string_and_its_state_at_the_end_of_its_text(
-    decoder: Decoder, bundle: Bundle, whole: list[int], include: bool, length: int, tick: float
+    decoder: Decoder, bundle: Bundle, unstopped: tuple[list[int], Snapshot], include: bool, length: int, tick: float
 ) -> None:
+    whole, _ = unstopped
     pattern = whole[200 : 200 + length]
     at = first(whole, pattern)
     told = at + length if include else at
@@ -105,14 +112,14 @@ def test_a_job_ends_at_its_stop_string_and_its_state_at_the_end_of_its_text(
     assert reader.tokens == whole[:told]
     assert (finish.reason, finish.stop, finish.generated) == (FinishReason.STOP, 1, told)
     assert finish.snapshot.position == 2 + told
-    assert_goes_on(harness, reader, whole, told)
+    assert_goes_on(harness, reader, unstopped, told)
 
 
-def assert_goes_on(harness: Harness, reader: JobReader, whole: list[int], told: int) -> None:
+def assert_goes_on(harness: Harness, reader: JobReader, unstopped: tuple[list[int], Snapshot], told: int) -> None:
     """From the snapshots of the last chunk and of every other one, the text goes on as if it had never been stopped."""
     assert reader.finish is not None
     snapshots = [(chunk.snapshot, chunk.position) for chunk in reader.chunks] + [(reader.finish.snapshot, 2 + told)]
-    expected = generate_stepwise(harness.decoder, harness.fresh(SEED), [3, 4], LENGTH, Sampling())[1]
+    whole, expected = unstopped
     for snapshot, position in snapshots[-5:]:
         assert snapshot is not None
         assert snapshot.position == position
@@ -127,9 +134,10 @@ def assert_goes_on(harness: Harness, reader: JobReader, whole: list[int], told: 
 
 @pytest.mark.parametrize("tick", [1e-6, 0.002])
 def test_text_that_may_become_a_stop_string_is_held_back_and_told_when_it_does_not(
-    decoder: Decoder, bundle: Bundle, whole: list[int], tick: float
+    decoder: Decoder, bundle: Bundle, unstopped: tuple[list[int], Snapshot], tick: float
 ) -> None:
     """The pattern is what comes, but for its last token; so the job holds back and then tells all of it."""
+    whole, _ = unstopped
     almost = [*whole[100:130], (whole[130] + 1) % decoder.shape.vocabulary]
     harness = Harness(decoder, bundle.manifest.start_token, tick_seconds=tick)
     reader = harness.submit(seed=SEED, prompt=[3, 4], max_tokens=LENGTH, stops=Stops([almost]), snapshots=True)
@@ -137,7 +145,7 @@ def test_text_that_may_become_a_stop_string_is_held_back_and_told_when_it_does_n
     assert reader.tokens == whole
     ends = {chunk.position - 2 for chunk in reader.chunks}
     assert not ends & set(range(102, 130)), "a beginning of the stop string was told before it was decided"
-    assert_goes_on(harness, reader, whole, LENGTH)
+    assert_goes_on(harness, reader, unstopped, LENGTH)
 
 
 def test_what_is_held_back_at_the_end_is_told(decoder: Decoder, bundle: Bundle, whole: list[int]) -> None:
