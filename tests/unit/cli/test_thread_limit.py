@@ -79,14 +79,24 @@ def with_tasks(most: int, *command: str) -> list[str]:
 
 ONE_OF_EACH_KIND = {(command.room, command.extra, name in FLAGS): name for name, command in COMMANDS.items()}
 """What they import, and so which threads they start, follows from these."""
+OF_TORCH = [name for name, flags in FLAGS.items() if "--threads" in flags]
+"""Those that also ask for threads of torch, whose import takes seconds of processor time."""
 
 
 @limited
 @pytest.mark.parametrize(
-    ("name", "tasks"), [*((name, 1) for name in COMMANDS), *itertools.product(ONE_OF_EACH_KIND.values(), (4, 8))]
+    ("name", "tasks"),
+    [
+        *((name, 1) for name in COMMANDS if name not in OF_TORCH or name in ONE_OF_EACH_KIND.values()),
+        *(
+            (name, tasks)
+            for name, tasks in itertools.product(ONE_OF_EACH_KIND.values(), (4, 8))
+            if name not in OF_TORCH
+        ),
+    ],
 )
 def test_a_command_that_may_start_too_few_threads_says_so(name: str, tasks: int, home: str) -> None:
-    torch = 3 + BESIDE if "--threads" in FLAGS.get(name, []) else 0
+    torch = 3 + BESIDE if name in OF_TORCH else 0
     if COMMANDS[name].room == "training" and tasks > numpy_threads() + torch:
         pytest.skip("it needs no more")
     environment = os.environ | {"HOME": home, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -96,6 +106,25 @@ def test_a_command_that_may_start_too_few_threads_says_so(name: str, tasks: int,
     assert done.stderr.startswith(f"charloom {name}: it needs ")
     assert done.stderr.endswith(f" can be started; {ADVICE}\n")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_a_command_asks_for_the_threads_of_torch(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("charloom.cli.main.numpy_threads", lambda: 0)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    assert main([name, *FLAGS[name]]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (
+        f"charloom {name}: it needs {3 + BESIDE} more threads, and only 0 can be started; {ADVICE}\n"
+    )
 
 
 @limited
