@@ -108,7 +108,7 @@ def test_refusals_are_counted_and_not_measured_as_calls(bench: Bench, full_serve
 
 
 def test_arrivals_at_a_full_server_are_refused_and_come_to_an_end(bench: Bench, full_server: Server) -> None:
-    found = bench(full_server, "--workload arrivals --streams 4 --probes 5")
+    found = bench(full_server, "--workload arrivals --streams 4 --probes 5 --length 200")
     assert found["probes"] == 5
     assert found["refused"] > 2
 
