@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -235,20 +236,22 @@ def test_words_are_learnt_too_and_unknown_ones_are_told(folder: Path, tmp_path: 
     assert "1 token(s) are unknown to the model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("epochs", [0, 1])
-def test_an_interrupted_training_says_what_is_kept(
-    epochs: int, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+def test_a_stopped_training_says_what_is_kept(
+    epochs: int, number: signal.Signals, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def step(self: TerminalReporter, epoch: int, batch: int, batches: int, loss: float) -> None:
         if epoch > epochs:
-            raise KeyboardInterrupt
+            assert callable(signal.getsignal(number))  # by default it would end the tests
+            signal.raise_signal(number)
 
     monkeypatch.setattr(TerminalReporter, "step", step)
     write_reviews(tmp_path / "texts", reviews(60, seed=2))
     run = tmp_path / "run"
     assert main(["classify", "train", str(tmp_path / "texts"), "--run", str(run), "--hidden-size", "4"]) == 130
-    kept = f"the best weights so far are kept in {run}" if epochs else f"no epoch was finished in {run}"
-    assert f"stopped; {kept}\n" in capsys.readouterr().out
+    kept = f"the best weights so far are kept: charloom classify evaluate {run}" if epochs else "nothing was kept"
+    assert f"stopped in epoch {epochs + 1}; {kept}\n" in capsys.readouterr().out
     assert (run / "classifier.safetensors").exists() == bool(epochs)
 
 
@@ -389,7 +392,8 @@ def test_a_run_is_not_overwritten_and_what_is_none_is_refused(
     (tmp_path / "file").write_text("")
     assert "cannot be a run directory" in refused(capsys, "classify", "train", folder, "--run", tmp_path / "file")
     error = refused(capsys, "classify", "predict", run_directory, "A text")
-    assert "classifier.safetensors; give the directory of a run that `charloom classify train` made" in error
+    told = "is a run of `charloom train`; give the directory of a run that `charloom classify train` made"
+    assert f"classifier.safetensors: {run_directory} {told}" in error
     assert "give the text itself or --file, not both" in refused(
         capsys, "classify", "predict", trained, "text", "--file", "x.txt"
     )

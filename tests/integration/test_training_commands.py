@@ -19,6 +19,7 @@ import torch
 from charloom.bundle import DecoderKind, read_bundle
 from charloom.cli.main import main
 from charloom.cli.training.lasting_console import UNREAD
+from charloom.models import BUNDLED_MODEL
 from charloom.training import loop
 from charloom.training.checkpoint import load_trained
 from charloom.training.files import CheckpointError
@@ -164,7 +165,7 @@ def test_a_command_that_is_shown_can_be_copied(
         (["--unit", "line"], "--unit line: Input should be 'character', 'byte' or 'word'"),
         (["--seed", "-1"], "--seed -1: Input should be greater than or equal to 0"),
         (["--layers", "0", "--epochs", "0"], "--epochs 0: Input should be greater than or equal to 1"),
-        (["--tie-weights"], "tie_weights needs embedding_size (128) equal to hidden_size (512)"),
+        (["--tie-weights"], "--tie-weights needs --embedding-size (128) equal to --hidden-size (512)"),
         (["--threads", "0"], "--threads 0: give at least 1"),
         (["--device", "cuda"], "--device cuda: no CUDA device is available"),
         (["--batch-size", "5000"], "fewer than the"),
@@ -288,6 +289,31 @@ def test_evaluate_and_export_refuse_what_is_no_run(command: str, tmp_path: Path,
     rest = [tmp_path / "bundle"] if command == "export" else []
     error = refused(capsys, command, tmp_path / "nothing", *rest)
     assert f"there is no checkpoint {tmp_path / 'nothing' / 'best.safetensors'}" in error
+
+
+def test_a_bundle_or_a_classifier_in_the_place_of_a_run_is_told(tmp_path: Path, capsys: Capture) -> None:
+    for command in (["evaluate", BUNDLED_MODEL], ["export", BUNDLED_MODEL, tmp_path / "bundle"]):
+        assert f"{BUNDLED_MODEL} is a bundle; give the directory of its run, or add --from" in refused(capsys, *command)
+    (tmp_path / "classifier.safetensors").write_bytes(b"")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1, "accuracy": 0.5}\n')
+    told = f"{tmp_path} is a run of `charloom classify train`; "
+    assert f"{told}only runs of `charloom train` have a report" in refused(capsys, "report", tmp_path)
+    assert f"{told}`charloom classify evaluate`" in refused(capsys, "evaluate", tmp_path)
+
+
+def test_the_bundled_model_gives_its_vocabulary_by_name_and_cannot_teach(
+    text: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    run = tmp_path / "run"
+    for flag in ("--teacher", "--initial-weights"):
+        error = refused(capsys, "train", text, "--run", run, flag, "shakespeare")
+        assert f"{flag} shakespeare: the bundled model has no weights, so that nothing can learn from it" in error
+    plain = tmp_path / "plain.txt"
+    plain.write_text("The cat sat on the mat.\n" * 200)
+    assert main(["train", str(plain), "--run", str(run), "--vocabulary", "shakespeare", *SETTINGS]) == 0
+    bundled = (BUNDLED_MODEL / "vocabulary.json").read_bytes()
+    assert (run / "vocabulary.json").read_bytes() == bundled
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])

@@ -58,7 +58,9 @@ def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
 
 
 def test_zoneout_of_a_cell_state_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValidationError, match="zoneout_cell needs a cell state, and gru has none; use zoneout_hidden"):
+    with pytest.raises(
+        ValidationError, match="--zoneout-cell needs a cell state, and gru has none; use --zoneout-hidden"
+    ):
         TrainingConfig(cell=CellKind.GRU, zoneout_cell=0.1)
 
 

@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from charloom.bundle import VOCABULARY_FILE, BundleError, Mask, Vocabulary, parse_json, read_vocabulary
+from charloom.bundle import MANIFEST_FILE, VOCABULARY_FILE, BundleError, Mask, Vocabulary, parse_json, read_vocabulary
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.training.config import TrainingConfig
 from charloom.training.files import CheckpointError, replace_file
-from charloom.training.run_directory import BEST_FILE, LAST_FILE
+from charloom.training.run_directory import BEST_FILE, CLASSIFIER_FILE, LAST_FILE
 
 SCHEMA = "charloom.checkpoint/2"
 Made = TypeVar("Made", bound=nn.Module)
@@ -67,7 +67,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 f"there is no checkpoint {path}: {path.parent} was stopped before its first evaluation; "
                 "go on with it (`charloom train --resume`)"
             )
-        raise CheckpointError(f"there is no checkpoint {path}; give the directory of a run that `charloom train` made")
+        raise CheckpointError(f"there is no checkpoint {path}{_mistaken(path.parent)}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -81,6 +81,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if metadata.get("schema") != SCHEMA:
         raise CheckpointError(f"{path} has schema {metadata.get('schema')!r}, this version reads {SCHEMA!r}")
     return Checkpoint(tensors, _facts(metadata, path))
+
+
+def _mistaken(run: Path) -> str:
+    """What a directory without such a checkpoint is, and what to do."""
+    if (run / CLASSIFIER_FILE).is_file():
+        return f": {run} is a run of `charloom classify train`; `charloom classify evaluate` and `predict` use it"
+    if (run / MANIFEST_FILE).is_file():
+        return f": {run} is a bundle; give the directory of its run, or add --from to `charloom export`"
+    return "; give the directory of a run that `charloom train` made"
 
 
 def read_last(run: Path) -> tuple[Checkpoint, TrainingConfig]:

@@ -18,6 +18,7 @@ from charloom.cli.flags import add_settings_flags, explain, given_settings
 from charloom.cli.output import print_json
 from charloom.cli.text import add_file, given_text
 from charloom.cli.training.lasting_console import LastingConsole
+from charloom.cli.training.stopping import interrupt, stopped_by_signals
 from charloom.cli.training.text_flags import refuse_unread, text_settings
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.lab.tasks.classification import ClassifierTrainer
@@ -81,12 +82,14 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     if training.cut:
         console.print(f"{_cut(training.cut, config.max_length, config.unit)} (--max-length changes it)")
+    reporter = TerminalReporter(console)
     try:
-        with TerminalReporter(console) as reporter:
+        with stopped_by_signals(interrupt), reporter:
             outcome = training.train(reporter)
     except KeyboardInterrupt:
         kept = (run / CLASSIFIER_FILE).exists()
-        console.print(f"stopped; {'the best weights so far are kept' if kept else 'no epoch was finished'} in {run}")
+        use = f"the best weights so far are kept: charloom classify evaluate {shlex.quote(str(run))}"
+        console.print(f"stopped in epoch {reporter.finished + 1}; {use if kept else 'nothing was kept'}")
         raise
     why = "validation gets no better" if outcome.early else "that was the last epoch"
     console.print(f"{why}; the test, with the weights of epoch {outcome.best.epoch}:")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 
@@ -17,15 +16,18 @@ from charloom.cli import CommandError
 from charloom.cli.flags import add_settings_flags
 from charloom.cli.problems import words_of
 from charloom.cli.training.lasting_console import LastingConsole
+from charloom.cli.training.stopping import stopped_by_signals
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.cli.training.train_start import (
     config_of,
     refuse_contradictions,
     run_directory_of,
+    run_or_bundle,
     start_of,
     training_text,
 )
 from charloom.cli.training.train_watchers import keep_report, require_tensorboard, watching
+from charloom.models import BUNDLED_MODEL
 from charloom.training.checkpoint import load_trained
 from charloom.training.config import SettingsError, TrainingConfig
 from charloom.training.data.corpus import Corpus
@@ -40,9 +42,6 @@ from charloom.training.presets import PRESETS
 from charloom.training.ranks import join_ranks, leave_ranks
 from charloom.training.run_directory import save_losses
 from charloom.training.watching.figures import loss_figures
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that stop a run in order: Ctrl-C, the end of a job, a closed terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,20 +69,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vocabulary",
         metavar="RUN|BUNDLE",
-        type=Path,
-        help="use the vocabulary of a run or bundle, instead of one of this text",
+        type=run_or_bundle,
+        help=f"use the vocabulary of a run or bundle ({BUNDLED_MODEL.name} is the bundled one), instead of one of this "
+        "text",
     )
     parser.add_argument(
         "--initial-weights",
         metavar="RUN|BUNDLE",
-        type=Path,
+        type=run_or_bundle,
         help="start from the weights of a run or bundle, with its vocabulary and sizes",
     )
     parser.add_argument(
         "--teacher",
         metavar="RUN|BUNDLE",
         nargs="+",
-        type=Path,
+        type=run_or_bundle,
         default=[],
         help="learn also what these models predict (the mean of their probabilities), with their vocabulary",
     )
@@ -203,14 +203,11 @@ def _tell_of_longer_run(trainer: Trainer, former: int, console: Console) -> None
 
 def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console: Console) -> int:
     config, ranks = trainer.config, trainer.ranks
-    stopping = [number for number in _STOPPING if number != signal.SIGHUP or not _is_ignored(number)]
-    former = {number: signal.signal(number, lambda *_: trainer.stop()) for number in stopping}
-    try:
-        with watching(trainer, console, tensorboard=arguments.tensorboard) as reporter:
-            outcome = trainer.train(reporter)
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    with (
+        stopped_by_signals(trainer.stop),
+        watching(trainer, console, tensorboard=arguments.tensorboard) as reporter,
+    ):
+        outcome = trainer.train(reporter)
     run_directory = shlex.quote(str(trainer.run))
     if not outcome.finished:
         again = (
@@ -237,10 +234,6 @@ def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console
     keep_report(trainer.run, console)
     console.print(f"next: charloom export {run_directory} BUNDLE")
     return 0
-
-
-def _is_ignored(number: signal.Signals) -> bool:
-    return signal.getsignal(number) is signal.SIG_IGN
 
 
 def _same(arguments: argparse.Namespace) -> str:

@@ -19,6 +19,7 @@ from charloom.cli import CommandError
 from charloom.cli.flags import explain, given_settings
 from charloom.cli.text import standard_input
 from charloom.cli.training.text_flags import refuse_without_folder
+from charloom.models import BUNDLED_MODEL
 from charloom.training.checkpoint import read_last, run_vocabulary
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Corpus, read_corpus
@@ -47,6 +48,12 @@ class Start:
     """Of the text of the run to resume."""
 
 
+def run_or_bundle(given: str) -> Path:
+    """The directory of a run or bundle; the bundled model can be given by its name."""
+    path = Path(given)
+    return BUNDLED_MODEL if given == BUNDLED_MODEL.name and not path.exists() else path
+
+
 def refuse_contradictions(arguments: argparse.Namespace) -> None:
     """Refuse flags that cannot go together, before any work is done."""
     if arguments.text.count(STDIN) > 1:
@@ -67,6 +74,12 @@ def refuse_contradictions(arguments: argparse.Namespace) -> None:
     for flag in ("vocabulary", "initial_weights"):
         if getattr(arguments, flag) is not None and arguments.resume:
             raise CommandError(f"--{flag.replace('_', '-')}: a resumed run goes on with its own; leave it out")
+    for flag, paths in (("teacher", arguments.teacher), ("initial-weights", [arguments.initial_weights])):
+        if BUNDLED_MODEL in paths:
+            raise CommandError(
+                f"--{flag} {BUNDLED_MODEL.name}: the bundled model has no weights, so that nothing can learn from it; "
+                "give a run, or a bundle that was exported with its weights"
+            )
     if not arguments.resume:
         refuse_without_folder(arguments, arguments.text)
     given = _source(arguments)

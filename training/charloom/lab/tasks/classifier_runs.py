@@ -21,7 +21,7 @@ from charloom.lab.tasks.predict import Example, TextClassifier
 from charloom.lab.tasks.symbols import Symbols
 from charloom.training.checkpoint import Checkpoint, read_checkpoint, run_vocabulary, with_weights, write_checkpoint
 from charloom.training.files import CheckpointError, replace_file
-from charloom.training.run_directory import CLASSIFIER_FILE, CONFIG_FILE, LOG_FILE
+from charloom.training.run_directory import BEST_FILE, CLASSIFIER_FILE, CONFIG_FILE, LAST_FILE, LOG_FILE
 
 TEST_FILE = "test.safetensors"
 
@@ -100,7 +100,11 @@ def load_test(run: Path, classifier: TextClassifier) -> list[Example]:
 
 def _read(path: Path) -> Checkpoint:
     if not path.is_file():
-        raise CheckpointError(f"there is no {path}; give the directory of a run that `charloom classify train` made")
+        other = any((path.parent / file).is_file() for file in (BEST_FILE, LAST_FILE))
+        what = f": {path.parent} is a run of `charloom train`" if other else ""
+        raise CheckpointError(
+            f"there is no {path}{what}; give the directory of a run that `charloom classify train` made"
+        )
     try:
         return read_checkpoint(path)
     except CheckpointError as problem:

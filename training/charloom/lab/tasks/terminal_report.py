@@ -18,6 +18,8 @@ class TerminalReporter:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self.finished = 0
+        """Epochs that have ended"""
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -45,6 +47,7 @@ class TerminalReporter:
 
     def epoch(self, epoch: Epoch) -> None:
         """Print the figures."""
+        self.finished = epoch.epoch
         mark = "  (best)" if epoch.best else ""
         self._console.print(
             f"epoch {epoch.epoch:3}  train {epoch.train_loss:.4f} nats  validation {epoch.validation_loss:.4f} nats  "

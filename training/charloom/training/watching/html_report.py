@@ -18,7 +18,7 @@ from charloom.training.checkpoint import read_facts
 from charloom.training.config import TrainingConfig
 from charloom.training.files import CheckpointError, replace_file
 from charloom.training.records import Advice, Evaluation, Progress
-from charloom.training.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE, LOSSES_FILE, REPORT_FILE
+from charloom.training.run_directory import BEST_FILE, CLASSIFIER_FILE, CONFIG_FILE, LAST_FILE, LOSSES_FILE, REPORT_FILE
 from charloom.training.watching.charts import Line, histogram, legend, line_chart
 from charloom.training.watching.figures import bits, clock, kind_title, loss_figures, perplexity
 from charloom.training.watching.history import read_evaluations, read_warnings
@@ -65,6 +65,10 @@ def report_page(run: Path) -> str:
     Raises:
         CheckpointError: there is no run, or its files are damaged.
     """
+    if (run / CLASSIFIER_FILE).is_file():
+        raise CheckpointError(
+            f"{run} is a run of `charloom classify train`; only runs of `charloom train` have a report"
+        )
     config = _json(run / CONFIG_FILE)
     if config is None:
         raise CheckpointError(f"there is no run in {run}; give the directory of a run that `charloom train` made")
