@@ -296,7 +296,7 @@ def test_only_the_torch_decoder_brings_torch_into_the_engine() -> None:
         ("charloom.cli.serving.serve", "torch onnx safetensors onnxruntime grpc"),
         ("charloom.cli.serving.several_processes", "torch onnx safetensors onnxruntime grpc"),
         ("charloom.cli.serving.one_process", "torch onnx safetensors"),
-        ("charloom.server.runtime", "grpc google torch"),
+        ("charloom.server.open_runtime", "grpc google torch"),
         ("charloom.training.loop", "grpc onnxruntime"),
         ("charloom.lab.tasks.classification", "grpc onnxruntime matplotlib"),
         ("charloom.lab.reference.numpy_training", "torch matplotlib"),

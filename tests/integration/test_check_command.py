@@ -14,7 +14,7 @@ from charloom.bundle import Bundle
 from charloom.cli.main import main
 from charloom.engine.sessions.stores.open_store import look_at_store
 from charloom.engine.sessions.stores.sqlite import SqliteStore
-from charloom.server import runtime
+from charloom.server import open_runtime
 from tests.authority import Authority
 from tests.unit.engine.redis_server import RedisServer, free_port
 from tests.unit.engine.stores import Place, made
@@ -146,7 +146,7 @@ def test_bundles_are_opened_and_tried(check: Check, copied: Callable[[], Path], 
 
 
 def test_decoders_that_leave_no_memory_are_told(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "memory_in_use", lambda: 2**29)
+    monkeypatch.setattr(open_runtime, "memory_in_use", lambda: 2**29)
     status, _, wrong = check("--memory-bytes", str(2**28))
     assert status == 1
     assert "raise --memory-bytes" in wrong["memory"]

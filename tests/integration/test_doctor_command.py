@@ -13,7 +13,7 @@ from charloom.cli.main import main
 from charloom.cli.serving import doctor
 from charloom.client import Client
 from charloom.engine.decoding.decoder import Decoder
-from charloom.server import control_group, runtime
+from charloom.server import control_group, open_runtime
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 
@@ -60,7 +60,7 @@ def test_half_a_core_is_told_and_has_one_worker(
 def test_little_memory_holds_fewer_sessions(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runtime, "memory_in_use", lambda: 2**28)
+    monkeypatch.setattr(open_runtime, "memory_in_use", lambda: 2**28)
     monkeypatch.setenv("CHARLOOM_MEMORY_BYTES", str(2**28 + 2**20))
     assert main(["doctor", str(bundle.path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -70,7 +70,7 @@ def test_little_memory_holds_fewer_sessions(
 def test_each_of_several_processes_has_its_part_of_the_memory(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runtime, "memory_in_use", lambda: 2**28)
+    monkeypatch.setattr(open_runtime, "memory_in_use", lambda: 2**28)
     settings = {"MEMORY_BYTES": 2**32, "PROCESSES": 4, "STORE": f"sqlite:{tmp_path / 'sessions.db'}"}
     for name, value in settings.items():
         monkeypatch.setenv(f"CHARLOOM_{name}", str(value))

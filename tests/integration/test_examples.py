@@ -19,7 +19,7 @@ import pytest
 
 from charloom.bundle import read_bundle
 from charloom.models import BUNDLED_MODEL
-from charloom.server.runtime import open_models
+from charloom.server.open_runtime import open_models
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 

@@ -15,7 +15,7 @@ import pytest
 import charloom.local
 from charloom.client import Client, InvalidArgument
 from charloom.models import BUNDLED_MODEL
-from charloom.server.runtime import open_models
+from charloom.server.open_runtime import open_models
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 

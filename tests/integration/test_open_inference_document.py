@@ -12,7 +12,7 @@ import pytest
 
 from charloom.models import BUNDLED_MODEL
 from charloom.server.app import Server
-from charloom.server.runtime import open_models
+from charloom.server.open_runtime import open_models
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 

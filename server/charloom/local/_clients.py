@@ -16,7 +16,7 @@ from charloom.client import AsyncClient, Client
 from charloom.local._settings import LocalSettings
 from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.server.in_thread import server_in_thread
-from charloom.server.runtime import open_models
+from charloom.server.open_runtime import open_models
 
 _OF_SERVERS = {"host", "port", "processes"}
 """Settings that say where others reach a server, and how it is spread."""

@@ -15,8 +15,9 @@ from charloom.server.admission import Admission
 from charloom.server.group import Alone, Group
 from charloom.server.grpc.listener import GrpcListener
 from charloom.server.listener import Listener
+from charloom.server.open_runtime import open_runtime
 from charloom.server.process_parts import METRICS
-from charloom.server.runtime import Runtime, open_runtime
+from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
 from charloom.server.signals import Orders, call_when_asked, ignore_all
 

@@ -17,7 +17,7 @@ from charloom.server.identity.certificates import watched_certificates
 from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.identity.signatures import read_trusted_keys
-from charloom.server.runtime import (
+from charloom.server.open_runtime import (
     budget_of,
     memory_of_process,
     open_models,

@@ -22,7 +22,7 @@ from charloom.engine.sessions.session import Key
 from charloom.server import model_changes
 from charloom.server.model_changes import ModelChanges, Stage, open_model
 from charloom.server.model_folder import ModelFolder
-from charloom.server.runtime import open_models
+from charloom.server.open_runtime import open_models
 from charloom.server.settings import ServerSettings
 from tests.unit.bundle.bundle_files import change_manifest
 

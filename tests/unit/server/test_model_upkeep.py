@@ -23,7 +23,7 @@ from charloom.server.identity.signatures import new_signing_key, public_pem, sig
 from charloom.server.model_changes import ModelChanges
 from charloom.server.model_folder import ModelFolder
 from charloom.server.model_upkeep import ModelUpkeep
-from charloom.server.runtime import model_folder
+from charloom.server.open_runtime import model_folder
 from charloom.server.settings import ServerSettings
 from tests.unit.bundle.bundle_files import change_manifest
 

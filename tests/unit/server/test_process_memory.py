@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from charloom.server import control_group, process_memory
+from charloom.server.open_runtime import budget_of
 from charloom.server.process_memory import memory_in_use, memory_limit
-from charloom.server.runtime import budget_of
 
 
 def test_a_process_uses_some_of_what_it_may_use() -> None:

@@ -14,11 +14,13 @@ from charloom.engine.engine import Engine
 from charloom.engine.errors import StoreUnavailable
 from charloom.engine.sessions.stores.memory import MemoryStore
 from charloom.engine.sessions.stores.store import Lease, Store
+from charloom.server import open_runtime as opening
 from charloom.server import runtime
 from charloom.server.audit import AuditLog
 from charloom.server.group import Alone
 from charloom.server.model_changes import ModelChanges
-from charloom.server.runtime import UNFORESEEN, Runtime, open_runtime
+from charloom.server.open_runtime import UNFORESEEN, open_runtime
+from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
 
 
@@ -137,7 +139,7 @@ async def test_a_runtime_that_cannot_be_made_leaves_no_open_store(
     async def opened(name: str, max_sessions: int, records: object, most_memory: int | None) -> Store:
         return cast(Store, store)
 
-    monkeypatch.setattr(runtime, "open_store", opened)
+    monkeypatch.setattr(opening, "open_store", opened)
     with pytest.raises(ValueError, match="two bundles are named"):
         await open_runtime([(bundle, decoder), (bundle, decoder)], ServerSettings(), Alone())
     assert store.closed
@@ -149,16 +151,16 @@ async def test_a_server_without_memory_for_any_call_does_not_start(
     bundle: Bundle, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_use: list[int], processes: int
 ) -> None:
     in_use, engines = in_use.copy(), list[Engine]()
-    monkeypatch.setattr(runtime, "memory_limit", lambda: 500 * processes * 2**20)
-    monkeypatch.setattr(runtime, "memory_in_use", lambda: in_use[0] * 2**20)
-    made = runtime.Engine
+    monkeypatch.setattr(opening, "memory_limit", lambda: 500 * processes * 2**20)
+    monkeypatch.setattr(opening, "memory_in_use", lambda: in_use[0] * 2**20)
+    made = opening.Engine
 
     def engine_that_takes_memory(*given: Any) -> Engine:
         in_use.pop(0)
         engines.append(made(*given))
         return engines[0]
 
-    monkeypatch.setattr(runtime, "Engine", engine_that_takes_memory)
+    monkeypatch.setattr(opening, "Engine", engine_that_takes_memory)
     settings = ServerSettings(processes=processes, store=f"sqlite:{tmp_path}/sessions.db")
     with pytest.raises(
         ValueError, match=r"the decoders alone take the 500 MiB that .*every call would be refused; "
@@ -184,14 +186,14 @@ async def test_what_the_first_steps_have_taken_is_not_for_calls(
     bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mebi, used = 2**20, [100, 130]
-    monkeypatch.setattr(runtime, "memory_in_use", lambda: used[0] * mebi)
-    made = runtime.Engine
+    monkeypatch.setattr(opening, "memory_in_use", lambda: used[0] * mebi)
+    made = opening.Engine
 
     def engine_that_takes_memory(*given: Any) -> Engine:
         used.pop(0)
         return made(*given)
 
-    monkeypatch.setattr(runtime, "Engine", engine_that_takes_memory)
+    monkeypatch.setattr(opening, "Engine", engine_that_takes_memory)
     opened = await open_runtime([(bundle, decoder)], ServerSettings(memory_bytes=500 * mebi), Alone())
     try:
         budget = opened.engine.budget

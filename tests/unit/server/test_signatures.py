@@ -24,7 +24,7 @@ from charloom.server.identity.signatures import (
     require_signature,
     sign,
 )
-from charloom.server.runtime import open_models
+from charloom.server.open_runtime import open_models
 from charloom.server.settings import ServerSettings
 
 

@@ -22,10 +22,10 @@ from charloom.engine.decoding.speed import tokens_per_second
 from charloom.engine.loom.models import try_model
 from charloom.engine.sessions.session import History, long_memory
 from charloom.models import BUNDLED_MODEL, bundle_path
+from charloom.server.open_runtime import budget_of, memory_for_sessions, memory_of_process, open_models
 from charloom.server.process_cores import core_quota, cores
 from charloom.server.process_memory import memory_free
 from charloom.server.processor import Processor, processor
-from charloom.server.runtime import budget_of, memory_for_sessions, memory_of_process, open_models
 from charloom.server.settings import ServerSettings, read_settings
 
 ROWS = 64

@@ -10,7 +10,7 @@ from pathlib import Path
 from charloom.bundle import MANIFEST_FILE, BundleError
 from charloom.cli import CommandError
 from charloom.server.identity.signatures import SigningProblem
-from charloom.server.runtime import model_folder
+from charloom.server.open_runtime import model_folder
 from charloom.server.settings import ServerSettings
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from charloom.models import BUNDLED_MODEL
 from charloom.server.app import DecoderStuck, Server, serve
 from charloom.server.group import Group
 from charloom.server.listener import PortInUse
-from charloom.server.runtime import open_models
+from charloom.server.open_runtime import open_models
 from charloom.server.settings import ServerSettings
 from charloom.server.signals import Orders
 from charloom.server.telemetry.tracing import open_export
