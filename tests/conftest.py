@@ -20,7 +20,7 @@ from charloom.bundle import Bundle, DecoderKind, read_bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.first_steps import FirstSteps, Pace, at_once, first_steps
 from charloom.engine.decoding.open_decoder import open_decoder
-from charloom.engine.loom import models
+from charloom.engine.loom import model
 from charloom.export import export_bundle
 from charloom.training.checkpoint import load_trained
 from charloom.training.config import TrainingConfig
@@ -95,7 +95,7 @@ def _first_steps_are_taken_once() -> Iterator[None]:
         return deepcopy(of_decoder[most_rows])  # what a step costs is learnt further
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(models, "first_steps", once)
+        patched.setattr(model, "first_steps", once)
         yield
 
 

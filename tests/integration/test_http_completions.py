@@ -18,7 +18,7 @@ from charloom.client import Client
 from charloom.engine.calls.price import JSON as JSON_PRICE
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.errors import DecoderFailure, Overloaded
-from charloom.engine.loom.models import try_model
+from charloom.engine.loom.model import try_model
 from charloom.engine.rates import Rates
 from charloom.server.app import Server
 from charloom.server.http import choices

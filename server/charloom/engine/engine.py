@@ -22,7 +22,8 @@ from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
-from charloom.engine.loom.models import Model, Models, TriedModel, memory_of
+from charloom.engine.loom.model import Model, TriedModel, memory_of
+from charloom.engine.loom.models import Models
 from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.rates import Ledger, Rates
 from charloom.engine.sessions.sealed_states import SealedStates

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from charloom.bundle import Bundle, BundleError
-from charloom.engine.loom.models import require_different_names, try_model
+from charloom.engine.loom.model import require_different_names, try_model
 from charloom.engine.sessions.stores.open_store import look_at_store
 from charloom.server.audit import require_log
 from charloom.server.identity.certificates import watched_certificates

@@ -22,7 +22,7 @@ from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.engine.decoding.open_decoder import kind_to_open, open_decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import Draining, EngineError, ErrorKind, InvalidRequest, ModelNotFound, shown
-from charloom.engine.loom.models import Model, try_model
+from charloom.engine.loom.model import Model, try_model
 from charloom.engine.model_errors import LastModel, ModelBusy, ModelUnusable
 from charloom.server.identity.signatures import SigningProblem, read_trusted_bundle
 from charloom.server.model_folder import ModelFolder, Signature

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.sessions.stores.store import LEASE_SECONDS
 from charloom.server.audit import AuditLog
 from charloom.server.every import every

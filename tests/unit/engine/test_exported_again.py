@@ -16,7 +16,7 @@ from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
 from charloom.engine.errors import SessionOfAnotherModel
 from charloom.engine.limits import Limits
-from charloom.engine.loom.models import try_model
+from charloom.engine.loom.model import try_model
 from charloom.engine.model_errors import ModelRetired
 from charloom.engine.sessions.sealing import Sealer, read_keys
 from charloom.engine.sessions.session import Key

@@ -19,7 +19,7 @@ from charloom.cli.problems import words_of
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.first_steps import BundleStuck
 from charloom.engine.decoding.speed import tokens_per_second
-from charloom.engine.loom.models import try_model
+from charloom.engine.loom.model import try_model
 from charloom.engine.sessions.session import History, long_memory
 from charloom.models import BUNDLED_MODEL, bundle_path
 from charloom.server.open_runtime import budget_of, memory_for_sessions, memory_of_process, open_models

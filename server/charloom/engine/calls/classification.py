@@ -22,7 +22,8 @@ from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.decoding.decoder import Ints
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import EngineError, InvalidRequest
-from charloom.engine.loom.models import Model, Models
+from charloom.engine.loom.model import Model
+from charloom.engine.loom.models import Models
 from charloom.engine.quotas import QuotaExceeded
 from charloom.engine.telemetry import Totals, current_call
 

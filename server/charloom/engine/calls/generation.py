@@ -14,7 +14,7 @@ from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import DecoderFailure, EngineError, ReaderStalled
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job
 from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.rates import Meter
 from charloom.engine.sessions.session import Session
 from charloom.engine.sessions.writer import log_failure

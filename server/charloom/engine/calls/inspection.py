@@ -31,7 +31,7 @@ from charloom.engine.errors import (
     ReaderStalled,
 )
 from charloom.engine.limits import MOST_ALTERNATIVES, MOST_INSPECTED, MOST_INSPECTIONS
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.rates import Rates
 from charloom.engine.shares import current_share
 

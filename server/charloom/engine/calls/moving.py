@@ -11,7 +11,8 @@ from charloom.engine.calls.reading import Reading
 from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.clock import utc_now
 from charloom.engine.errors import InvalidRequest, SessionOfAnotherModel
-from charloom.engine.loom.models import Model, Models
+from charloom.engine.loom.model import Model
+from charloom.engine.loom.models import Models
 from charloom.engine.sessions.checks import require_position
 from charloom.engine.sessions.session import History, Key, Session
 from charloom.engine.sessions.sessions import Sessions

@@ -29,7 +29,7 @@ from charloom.engine.errors import (
 from charloom.engine.limits import MOST_BLENDED, Limits
 from charloom.engine.loom.jobs import Job
 from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.quotas import QuotaExceeded
 from charloom.engine.rates import Rates

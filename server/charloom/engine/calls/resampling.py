@@ -34,7 +34,7 @@ from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.decoding.uniforms import Uniforms
 from charloom.engine.loom.jobs import Finish, FinishReason
 from charloom.engine.loom.logprobs import Logprobs
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.seeds import next_seed
 from charloom.engine.shares import current_share

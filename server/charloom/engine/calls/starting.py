@@ -25,7 +25,8 @@ from charloom.engine.errors import (
     StalePosition,
 )
 from charloom.engine.limits import Limits
-from charloom.engine.loom.models import Model, Models
+from charloom.engine.loom.model import Model
+from charloom.engine.loom.models import Models
 from charloom.engine.sessions.checks import require_id, require_position
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.seeds import new_seed

@@ -31,7 +31,7 @@ from charloom.engine.limits import (
     Limits,
 )
 from charloom.engine.loom.logprobs import Logprobs
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.memory_budget import MemoryBudget
 
 FEW = 2**14

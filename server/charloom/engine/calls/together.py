@@ -10,7 +10,7 @@ from typing import NamedTuple
 from charloom.engine.errors import DecoderFailure, Draining, EngineError
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job
 from charloom.engine.loom.logprobs import Logprobs
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.shares import current_share
 from charloom.engine.telemetry import current_call
 

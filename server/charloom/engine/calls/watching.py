@@ -37,7 +37,8 @@ from charloom.engine.errors import (
     shown_number,
 )
 from charloom.engine.limits import LONGEST_LINE, MOST_LINES
-from charloom.engine.loom.models import Model, Models
+from charloom.engine.loom.model import Model
+from charloom.engine.loom.models import Models
 from charloom.engine.sessions.checks import require_fits
 from charloom.engine.sessions.session import History, Key, Session
 from charloom.engine.sessions.sessions import Sessions

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.errors import SealedStateCorrupt, SealedStateOfAnotherModel
 from charloom.engine.limits import Limits
-from charloom.engine.loom.models import Model, Models
+from charloom.engine.loom.model import Model
+from charloom.engine.loom.models import Models
 from charloom.engine.sessions.checks import require_time_to_live
 from charloom.engine.sessions.sealing import SealedState, Sealer
 

@@ -21,7 +21,8 @@ from charloom.engine.errors import (
     SessionTakenOver,
 )
 from charloom.engine.limits import MOST_FORKS, Limits
-from charloom.engine.loom.models import Model, Models
+from charloom.engine.loom.model import Model
+from charloom.engine.loom.models import Models
 from charloom.engine.sessions.checks import (
     require_fits,
     require_id,

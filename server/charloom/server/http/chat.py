@@ -13,7 +13,7 @@ from charloom.engine.calls.requests import within
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_ALTERNATIVES, MOST_CONTINUATIONS
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.server.caller import current_caller
 from charloom.server.continuations import begin_continuations
 from charloom.server.http.bodies import Body, Count, Items

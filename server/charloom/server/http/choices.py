@@ -20,7 +20,7 @@ from charloom.engine.calls.reading import ScoredText
 from charloom.engine.calls.requests import MostTokens, Text
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.loom.logprobs import NONE_TOLD, Logprobs
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.server.continuations import largest_symbol
 from charloom.server.http.json_parts import NULL, Json, array, member, members
 from charloom.server.merged import merged

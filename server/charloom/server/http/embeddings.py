@@ -15,7 +15,7 @@ from charloom.engine.decoding.decoder import Floats
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest
 from charloom.engine.limits import MOST_CONTINUATIONS
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
 from charloom.server.http.bodies import Body, Count

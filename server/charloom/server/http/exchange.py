@@ -14,7 +14,7 @@ from starlette.datastructures import Headers as RequestHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from charloom.engine.call_end import CallEnd
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.telemetry import CallRecord
 from charloom.server.codes import OK
 from charloom.server.http.problems import TOO_LARGE, Failure, Headers, Refused, error_form, failure_of

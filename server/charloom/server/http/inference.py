@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.inference_bodies import (
     HEAD_LENGTH,

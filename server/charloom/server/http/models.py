@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from charloom.engine.errors import Draining
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.server.http.exchange import Exchange, json_of
 from charloom.server.http.problems import Refused
 from charloom.server.runtime import Runtime

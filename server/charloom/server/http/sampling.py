@@ -15,7 +15,7 @@ from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
 from charloom.engine.errors import InvalidRequest, shown
 from charloom.engine.limits import MOST_BIASES
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.sessions.session import Key
 from charloom.server.http.bodies import Body, Count, Items, ReadingBody, Whole, at_most
 from charloom.server.http.constraints import ConstrainedBody, constraint_of

@@ -11,7 +11,7 @@ from charloom.engine.calls.generation import Generation
 from charloom.engine.engine import Engine
 from charloom.engine.errors import EngineError, ErrorKind, InvalidRequest, SessionExists, SessionNotFound, shown
 from charloom.engine.loom.jobs import FinishReason
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.sessions.session import Key
 from charloom.server.caller import current_caller
 from charloom.server.identity.scopes import Scope

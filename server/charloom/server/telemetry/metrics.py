@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from charloom.engine.engine import Engine
 from charloom.engine.loom.loom import Loom
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.loom.totals import LoomTotals
 from charloom.engine.telemetry import Histogram
 

@@ -18,7 +18,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.engine import Engine
 from charloom.engine.limits import Limits
-from charloom.engine.loom.models import try_model
+from charloom.engine.loom.model import try_model
 from charloom.engine.model_errors import ModelRetired
 from charloom.engine.sessions.session import Key, Session
 from tests.unit.bundle.bundle_files import change_manifest

@@ -18,7 +18,8 @@ from charloom.engine.calls_in_progress import CallsInProgress
 from charloom.engine.constraints.compiler import Compiler
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
-from charloom.engine.loom.models import Models, try_model
+from charloom.engine.loom.model import try_model
+from charloom.engine.loom.models import Models
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.sealing import Sealer, new_keys

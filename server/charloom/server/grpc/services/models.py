@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from charloom.engine.errors import InvalidRequest, shown
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.server.audit import More
 from charloom.server.grpc.translation.models import from_load, from_model, from_version
 from charloom.server.model_changes import Change

@@ -9,7 +9,7 @@ from datetime import timedelta
 from charloom.bundle import CharacterVocabulary, Labelling, Task, Unit
 from charloom.engine.clock import utc_now
 from charloom.engine.limits import Limits
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.server.grpc.translation.times import from_time
 from charloom.server.model_changes import Load
 from charloom.v1 import models_pb2

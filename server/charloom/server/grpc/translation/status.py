@@ -8,7 +8,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from charloom.engine.engine import Engine
-from charloom.engine.loom.models import Model
+from charloom.engine.loom.model import Model
 from charloom.engine.telemetry import Histogram, MethodTotals, TenantTotals
 from charloom.v1 import status_pb2
 
