@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Sequence
 
@@ -23,8 +24,10 @@ from charloom.engine.loom.row import Delivery
 from charloom.engine.loom.totals import LoomTotals
 from charloom.engine.model_errors import LastModel, ModelOfAnotherTask, ModelRetired
 
+log = logging.getLogger(__name__)
+
 REMEMBERED = 16
-"""Digests of models that are gone of which the symbols are kept, so that their sessions can be moved."""
+"""Models that are gone of which the symbols are kept, so that their sessions can be moved."""
 
 
 class Models:
@@ -40,8 +43,8 @@ class Models:
         self._limits = limits
         self._models: dict[str, Model] = {}
         self._draining: list[Model] = []
-        self._gone: dict[str, Vocabulary] = {}
-        """By digest, the latest last."""
+        self._gone: dict[frozenset[str], Vocabulary] = {}
+        """By the digests that have a model's symbols, the model that went last last."""
         self._cores = Cores(limits.workers)
         self._parts: dict[str, Part] = {}
         """Of the cores, by name: the versions of a model share one."""
@@ -142,7 +145,8 @@ class Models:
     def vocabulary_of(self, digest: str) -> Vocabulary | None:
         """The symbols of a model that is here, or was, or whose place one of those took."""
         here = (model.vocabulary for model in self.everything if digest in model.bundle.manifest.of_its_symbols)
-        return next(here, self._gone.get(digest))
+        gone = (vocabulary for digests, vocabulary in self._gone.items() if digest in digests)
+        return next(here, next(gone, None))
 
     def require_not_retired(self, what: str, name: str, digest: str, advice: str) -> None:
         """Tell apart what no model here can go on with: where that is one that was here.
@@ -197,8 +201,9 @@ class Models:
         over = [model for model in self._draining if not model.in_grace and not model.in_use]
         for model in over:
             self._draining.remove(model)
-            for digest in reversed(model.bundle.manifest.of_its_symbols):
-                self._gone[digest] = model.vocabulary
+            digests = frozenset(model.bundle.manifest.of_its_symbols)
+            self._gone.pop(digests, None)
+            self._gone[digests] = model.vocabulary
         while len(self._gone) > REMEMBERED:
             del self._gone[next(iter(self._gone))]
         return over
@@ -250,7 +255,10 @@ def _hand_out(deliveries: Sequence[Delivery]) -> None:
         receiver = row.receiver
         if chunk.finish is not None:
             row.receiver = _nothing_follows  # no circle, which would keep the model until garbage is collected
-        receiver(chunk)
+        try:
+            receiver(chunk)
+        except Exception:  # the other calls are to have theirs
+            log.exception("a call did not take what the loom has brought")
 
 
 def _nothing_follows(chunk: Chunk) -> None:
