@@ -92,9 +92,14 @@ class Engine:
         """All models that serve, the default one first."""
         return list(self._models)
 
-    def order(self, names: Sequence[str] = ()) -> list[str]:
+    @property
+    def order(self) -> list[str]:
         """Names of models in their order; see `Models.order`."""
-        return self._models.order(names)
+        return self._models.order
+
+    def put_first(self, names: Sequence[str]) -> None:
+        """Let models of these names come first; see `Models.put_first`."""
+        self._models.put_first(names)
 
     @property
     def draining_models(self) -> list[Model]:

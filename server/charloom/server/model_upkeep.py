@@ -94,7 +94,7 @@ class ModelUpkeep:
         return {
             "bundles": self._changes.paths,
             "digests": self._changes.digests,
-            "names": self._engine.order(),
+            "names": self._engine.order,
             "chosen": chosen,
         }
 
@@ -146,7 +146,7 @@ class ModelUpkeep:
 
     def _begin_all(self, paths: Sequence[Path], by: str) -> None:
         """Load versions of the folder; new names come in its order, in all processes, whichever load ends first."""
-        self._engine.order([*self._engine.order(), *(path.parent.name for path in paths)])
+        self._engine.put_first([*self._engine.order, *(path.parent.name for path in paths)])
         for path in paths:
             self._begin(path.parent.name, _Load(path, by))
 

@@ -157,7 +157,7 @@ async def open_runtime(models: Sequence[tuple[Bundle, Decoder]], settings: Serve
         ledger = store if isinstance(store, Ledger) else None
         before = memory_in_use()
         engine = Engine(models, settings.limits(), store, sealer, budget, ledger)
-        engine.order(group.names)
+        engine.put_first(group.names)
         started = max(0, memory_in_use() - before)  # the first steps of the decoders, which are not for calls
         try:
             require_memory(settings, None if memory is None else memory - started)

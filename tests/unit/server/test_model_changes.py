@@ -100,7 +100,7 @@ async def test_a_model_that_is_loaded_again_has_the_place_that_it_had(
     first, second = version("first", "1"), version("second", "1")
     version("first", "2"), version("third", "1")
     engine, late = Engine([first, second]), Engine([second])
-    late.order(engine.order())  # one of several processes, that was started while "first" was unloaded
+    late.put_first(engine.order)  # one of several processes, that was started while "first" was unloaded
     for one in (engine, late):
         changes = ModelChanges(one, ServerSettings(model_folder=tmp_path), ModelFolder(tmp_path, read_bundle))
         await changes.load("third/1")

@@ -49,7 +49,8 @@ class Models:
         self._parts: dict[str, Part] = {}
         """Of the cores, by name: the versions of a model share one."""
         self._totals: dict[str, LoomTotals] = {}
-        """By name, in the order of `order`: what counts only rises must not begin again with each version."""
+        """By name: what counts only rises must not begin again with each version."""
+        self._order: list[str] = []
         if not models:
             raise ValueError("an engine needs at least one model")
         require_different_names([bundle for bundle, _ in models])
@@ -59,12 +60,16 @@ class Models:
 
     def __iter__(self) -> Iterator[Model]:
         """Those that serve, in the order of `order`."""
-        return iter([self._models[name] for name in self._totals if name in self._models])
+        return iter([self._models[name] for name in self._order if name in self._models])
 
-    def order(self, names: Sequence[str] = ()) -> list[str]:
-        """Names of models, also of those that do not serve and keep their place: `names`, then as they first served."""
-        self._totals = {name: self._totals.get(name) or LoomTotals() for name in (*names, *self._totals)}
-        return list(self._totals)
+    @property
+    def order(self) -> list[str]:
+        """Names of models in their order, also of those that do not serve and keep their place."""
+        return list(self._order)
+
+    def put_first(self, names: Sequence[str]) -> None:
+        """Let models of these names come first, whether they serve or not; then the others, in the order they have."""
+        self._order = list(dict.fromkeys((*names, *self._order)))
 
     @property
     def draining(self) -> Sequence[Model]:
@@ -222,6 +227,7 @@ class Models:
     def _made(self, tried: TriedModel) -> Model:
         limits, name = self._limits, tried.bundle.manifest.name
         totals = self._totals.setdefault(name, LoomTotals())
+        self.put_first([*self._order, name])
         loom = Loom(
             self._in_turn(name, tried.decoder),
             self._deliver,
