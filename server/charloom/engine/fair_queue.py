@@ -43,7 +43,7 @@ class QueueFull(Exception):
     """There is no room to wait, and nobody waits with more jobs than whoever asks."""
 
 
-class Ranking(Generic[K]):
+class IndexedHeap(Generic[K]):
     """Keys by a number that changes, the least first; of equals, the one whose number was set first.
 
     A change costs O(log n) on average: earlier numbers stay in the heap until they come up, or are too many.
@@ -121,10 +121,10 @@ class FairQueue(Generic[T]):
         self._weights = 0.0
         self._callers: dict[str, _Caller[T]] = {}
         """Those that have anything here."""
-        self._least_places: Ranking[str] = Ranking()
+        self._least_places: IndexedHeap[str] = IndexedHeap()
         """Callers with waiting jobs."""
-        self._most_waiting: Ranking[str] = Ranking()
-        self._least_served: Ranking[str] = Ranking()
+        self._most_waiting: IndexedHeap[str] = IndexedHeap()
+        self._least_served: IndexedHeap[str] = IndexedHeap()
         self._absent: dict[str, float] = {}
         """What callers that have left were served beyond the others."""
         self._left: dict[str, float] = {}
@@ -343,7 +343,7 @@ def of_most(items: Sequence[T], count: int) -> list[T]:
     of: dict[str, deque[T]] = {}
     for item in items if count > 0 else ():
         of.setdefault(item.share.name, deque()).append(item)
-    most: Ranking[str] = Ranking()
+    most: IndexedHeap[str] = IndexedHeap()
     for name, own in of.items():
         most.set(name, -len(own) / own[0].share.weight)
     chosen: list[T] = []

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from charloom.engine.fair_queue import PRESENT_SECONDS, FairQueue, QueueFull, Ranking, of_most
+from charloom.engine.fair_queue import PRESENT_SECONDS, FairQueue, IndexedHeap, QueueFull, of_most
 from charloom.engine.shares import Share, set_share
 
 CAPACITY, PLACES = 5, 4
@@ -352,33 +352,33 @@ def test_the_oldest_of_whoever_has_most_are_chosen() -> None:
     assert len(of_most(items, 100)) == len(items)
 
 
-def test_a_ranking_keeps_no_more_than_it_needs() -> None:
-    ranking: Ranking[int] = Ranking()
+def test_a_heap_keeps_no_more_than_it_needs() -> None:
+    heap: IndexedHeap[int] = IndexedHeap()
     for number in range(10_000):
-        ranking.set(number % 3, float(number))
-    assert len(ranking._heap) <= 2 * 3 + 16
-    assert (len(ranking), ranking.first) == (3, 9997 % 3)
-    ranking.drop(9997 % 3)
-    assert ranking.first == 9998 % 3
+        heap.set(number % 3, float(number))
+    assert len(heap._heap) <= 2 * 3 + 16
+    assert (len(heap), heap.first) == (3, 9997 % 3)
+    heap.drop(9997 % 3)
+    assert heap.first == 9998 % 3
 
 
 @given(st.lists(st.tuples(st.sampled_from(["set", "rise", "drop"]), st.integers(0, 5), st.integers(1, 9))))
-def test_a_ranking_knows_the_least_whatever_was_set_risen_and_dropped(steps: list[tuple[str, int, int]]) -> None:
-    ranking: Ranking[int] = Ranking()
+def test_a_heap_knows_the_least_whatever_was_set_risen_and_dropped(steps: list[tuple[str, int, int]]) -> None:
+    heap: IndexedHeap[int] = IndexedHeap()
     wanted: dict[int, int] = {}
     for what, key, number in steps:
         if what == "drop":
-            ranking.drop(key)
+            heap.drop(key)
             wanted.pop(key, None)
         elif what == "set" or key not in wanted:
-            ranking.set(key, number)
+            heap.set(key, number)
             wanted[key] = number
         else:
             wanted[key] += number
-            ranking.rise(key, wanted[key])
-        first = ranking.first
+            heap.rise(key, wanted[key])
+        first = heap.first
         assert first is None if not wanted else first is not None and wanted[first] == min(wanted.values())
-        assert len(ranking) == len(wanted)
+        assert len(heap) == len(wanted)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])

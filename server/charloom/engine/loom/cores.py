@@ -27,36 +27,36 @@ class Cores:
         """Above 0 only where nobody waits."""
         self._now = 0.0
         """Where the model that was given a turn last stood: seconds for its weight."""
-        self._parts: list[Part] = []
+        self._flows: list[Flow] = []
 
-    def part(self, weight: float) -> Part:
-        """A further model's part.
+    def flow(self, weight: float) -> Flow:
+        """A further model's flow.
 
         Args:
             weight: above 0; of two models that always have work, one of twice the weight gets twice the time
         """
-        part = Part(self, weight)
+        flow = Flow(self, weight)
         with self._lock:
-            self._parts.append(part)
-        return part
+            self._flows.append(flow)
+        return flow
 
-    def take(self, part: Part) -> None:
+    def take(self, flow: Flow) -> None:
         """Wait for a turn, which has to be given back."""
         with self._lock:
             if self._free:
                 self._free -= 1
-                self._begin(part)
+                self._begin(flow)
                 return
             turn = threading.Lock()
             turn.acquire()
-            part.waiting.append(turn)
+            flow.waiting.append(turn)
         turn.acquire()
 
-    def give_back(self, part: Part, seconds: float) -> None:
+    def give_back(self, flow: Flow, seconds: float) -> None:
         """End a turn that took so long, and let another begin."""
         with self._lock:
-            part.used += seconds / part.weight
-            waiting = [one for one in self._parts if one.waiting]
+            flow.used += seconds / flow.weight
+            waiting = [one for one in self._flows if one.waiting]
             if not waiting:
                 self._free += 1
                 return
@@ -64,12 +64,12 @@ class Cores:
             self._begin(first)
             first.waiting.popleft().release()
 
-    def _begin(self, part: Part) -> None:
-        self._now = part.used = max(part.used, self._now)
+    def _begin(self, flow: Flow) -> None:
+        self._now = flow.used = max(flow.used, self._now)
 
 
-class Part:
-    """What a model has had, and who waits for it; made by `Cores.part`."""
+class Flow:
+    """What a model has had, and who waits for it; made by `Cores.flow`."""
 
     def __init__(self, cores: Cores, weight: float) -> None:
         self.cores = cores
@@ -84,12 +84,12 @@ class InTurn:
 
     Args:
         decoder: who computes
-        part: of its model
+        flow: of its model
     """
 
-    def __init__(self, decoder: Decoder, part: Part) -> None:
+    def __init__(self, decoder: Decoder, flow: Flow) -> None:
         self._decoder = decoder
-        self._part = part
+        self._flow = flow
         self.kind, self.device, self.shape = decoder.kind, decoder.device, decoder.shape
         self.weights_sha256, self.lacks = decoder.weights_sha256, decoder.lacks
 
@@ -99,10 +99,10 @@ class InTurn:
 
     def run(self, inputs: Inputs) -> Outputs:
         """Call the decoder, in turn."""
-        part, cores = self._part, self._part.cores
-        cores.take(part)
+        flow, cores = self._flow, self._flow.cores
+        cores.take(flow)
         began = time.monotonic()
         try:
             return self._decoder.run(inputs)
         finally:
-            cores.give_back(part, time.monotonic() - began)
+            cores.give_back(flow, time.monotonic() - began)

@@ -16,7 +16,7 @@ from charloom.bundle import Bundle, DecoderKind, Task, Vocabulary
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.errors import ModelNotFound
 from charloom.engine.limits import Limits
-from charloom.engine.loom.cores import Cores, InTurn, Part
+from charloom.engine.loom.cores import Cores, Flow, InTurn
 from charloom.engine.loom.jobs import Chunk
 from charloom.engine.loom.loom import Loom
 from charloom.engine.loom.model import Model, TriedModel, memory_of, require_different_names, try_model
@@ -46,7 +46,7 @@ class Models:
         self._gone: dict[frozenset[str], Vocabulary] = {}
         """By the digests that have a model's symbols, the model that went last last."""
         self._cores = Cores(limits.workers)
-        self._parts: dict[str, Part] = {}
+        self._flows: dict[str, Flow] = {}
         """Of the cores, by name: the versions of a model share one."""
         self._totals: dict[str, LoomTotals] = {}
         """By name: what counts only rises must not begin again with each version."""
@@ -246,9 +246,9 @@ class Models:
         """Sharing the cores with the other models, if it uses any."""
         if decoder.device != "cpu":
             return decoder
-        if name not in self._parts:
-            self._parts[name] = self._cores.part(self._limits.model_weights.get(name, 1.0))
-        return InTurn(decoder, self._parts[name])
+        if name not in self._flows:
+            self._flows[name] = self._cores.flow(self._limits.model_weights.get(name, 1.0))
+        return InTurn(decoder, self._flows[name])
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """On the worker's thread: one wake-up of the event loop for everything that a tick brought."""

@@ -8,25 +8,25 @@ from typing import Any
 import pytest
 
 from charloom.engine.decoding.decoder import Decoder
-from charloom.engine.loom.cores import Cores, InTurn, Part
+from charloom.engine.loom.cores import Cores, Flow, InTurn
 from tests.unit.engine.looms import eventually
 
 WAITING = 20
 
 
-def order_of(cores: Cores, held: Part, parts: dict[str, Part]) -> list[str]:
-    """Whose turns follow, of `WAITING` threads of each part, each with a turn of a second, while one turn is held."""
+def order_of(cores: Cores, held: Flow, flows: dict[str, Flow]) -> list[str]:
+    """Whose turns follow, of `WAITING` threads of each flow, each with a turn of a second, while one turn is held."""
     order: list[str] = []
 
     def call(name: str) -> None:
-        cores.take(parts[name])
+        cores.take(flows[name])
         order.append(name)
-        cores.give_back(parts[name], 1.0)
+        cores.give_back(flows[name], 1.0)
 
-    threads = [threading.Thread(target=call, args=(name,)) for name in parts for _ in range(WAITING)]
+    threads = [threading.Thread(target=call, args=(name,)) for name in flows for _ in range(WAITING)]
     for thread in threads:
         thread.start()
-    eventually(lambda: all(len(part.waiting) == WAITING for part in parts.values()))
+    eventually(lambda: all(len(flow.waiting) == WAITING for flow in flows.values()))
     cores.give_back(held, 1.0)
     for thread in threads:
         thread.join()
@@ -36,35 +36,35 @@ def order_of(cores: Cores, held: Part, parts: dict[str, Part]) -> list[str]:
 @pytest.mark.parametrize(("weight", "turns"), [(1.0, 9), (2.0, 12), (0.5, 6)])
 def test_models_that_wait_have_turns_by_their_weights(weight: float, turns: int) -> None:
     cores = Cores(1)
-    parts = {"a": cores.part(weight), "b": cores.part(1.0)}
-    first = cores.part(1.0)
+    flows = {"a": cores.flow(weight), "b": cores.flow(1.0)}
+    first = cores.flow(1.0)
     cores.take(first)
-    order = order_of(cores, first, parts)
+    order = order_of(cores, first, flows)
     assert len(order) == 2 * WAITING
     assert order[:18].count("a") == turns
 
 
 def test_who_had_no_work_has_saved_nothing_for_later() -> None:
     cores = Cores(1)
-    parts = {"busy": cores.part(1.0), "idle": cores.part(1.0)}
+    flows = {"busy": cores.flow(1.0), "idle": cores.flow(1.0)}
     for _ in range(100):
-        cores.take(parts["busy"])
-        cores.give_back(parts["busy"], 1.0)
-    cores.take(parts["busy"])
-    order = order_of(cores, parts["busy"], parts)
+        cores.take(flows["busy"])
+        cores.give_back(flows["busy"], 1.0)
+    cores.take(flows["busy"])
+    order = order_of(cores, flows["busy"], flows)
     assert 9 <= order[:20].count("busy") <= 11
 
 
 def test_turns_that_are_free_are_given_at_once() -> None:
     cores = Cores(3)
-    part, other = cores.part(1.0), cores.part(1.0)
+    flow, other = cores.flow(1.0), cores.flow(1.0)
     for _ in range(2):
-        cores.take(part)
+        cores.take(flow)
     cores.take(other)
-    for one in (part, part, other):
+    for one in (flow, flow, other):
         cores.give_back(one, 1.0)
     for _ in range(3):
-        cores.take(part)
+        cores.take(flow)
 
 
 def test_no_more_calls_than_cores_and_all_of_them_are_made(decoder: Decoder) -> None:
@@ -86,7 +86,7 @@ def test_no_more_calls_than_cores_and_all_of_them_are_made(decoder: Decoder) -> 
                 running -= 1
                 done += 1
 
-    decoders = [InTurn(Counted(), cores.part(weight)) for weight in (1.0, 3.0)]
+    decoders = [InTurn(Counted(), cores.flow(weight)) for weight in (1.0, 3.0)]
     inputs: Any = None
 
     def calls(one: InTurn) -> None:
@@ -104,7 +104,7 @@ def test_no_more_calls_than_cores_and_all_of_them_are_made(decoder: Decoder) -> 
 
 def test_a_call_that_fails_gives_its_turn_back(decoder: Decoder) -> None:
     cores = Cores(1)
-    one, nothing = InTurn(decoder, cores.part(1.0)), None
+    one, nothing = InTurn(decoder, cores.flow(1.0)), None
     for _ in range(3):
         with pytest.raises(AttributeError):
             one.run(nothing)  # type: ignore[arg-type]
