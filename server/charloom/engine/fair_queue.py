@@ -1,8 +1,8 @@
 """Jobs that wait, and what each caller has already: so that the loom is shared between callers, not by arrival.
 
-Three things are scarce, and each goes to whoever has least of it for its weight: room to wait, places among the live
-rows, and the decoder's time. Time is divided by start-time fair queueing (Goyal, Vin and Cheng, 1996): a caller that
-comes, or comes back, begins level with the one that was served least, so nobody saves up time by staying away.
+Three things are scarce, and each goes to whoever has least of it: room to wait, places among the live rows, and the
+decoder's time. Time is divided by start-time fair queueing (Goyal, Vin and Cheng, 1996): a caller that comes, or comes
+back, begins level with the one that was served least, so nobody saves up time by staying away.
 
 A job that comes finds the decoder busy until a tick ends, which no order of jobs can help. So the queue tells too when
 the jobs to be served next are a *crowd*: many of one caller, while another with few is here, or was a moment ago.
@@ -92,18 +92,10 @@ class IndexedHeap(Generic[K]):
 class _Caller(Generic[T]):
     share: Share
     served: float
-    """Seconds of the decoder for its weight, from a beginning that all callers have in common."""
+    """Seconds of the decoder, from a beginning that all callers have in common."""
     waiting: dict[T, None] = field(default_factory=dict)
     """In the order in which they came."""
     places: int = 0
-
-    @property
-    def occupied(self) -> float:
-        return self.places / self.share.weight
-
-    @property
-    def queued(self) -> float:
-        return len(self.waiting) / self.share.weight
 
 
 class FairQueue(Generic[T]):
@@ -118,7 +110,6 @@ class FairQueue(Generic[T]):
         self._capacity = capacity
         self._clock = clock
         self._size = 0
-        self._weights = 0.0
         self._callers: dict[str, _Caller[T]] = {}
         """Those that have anything here."""
         self._least_places: IndexedHeap[str] = IndexedHeap()
@@ -147,7 +138,7 @@ class FairQueue(Generic[T]):
         if self._size < self._capacity + max(0, free) or most is None:
             return
         own, largest = self._callers.get(share.name), self._callers[most]
-        if (len(own.waiting) if own else 0) + 1 > (len(largest.waiting) - 1) * share.weight / largest.share.weight:
+        if (len(own.waiting) if own else 0) + 1 > len(largest.waiting) - 1:
             raise QueueFull
 
     def put(self, item: T, free: int = 0) -> T | None:
@@ -206,7 +197,7 @@ class FairQueue(Generic[T]):
         if name is None or free <= -places:
             return None
         caller = self._callers[name]
-        if free < 1 and caller.places and caller.places + 1 > places * caller.share.weight / self._weights:
+        if free < 1 and caller.places and (caller.places + 1) * len(self._callers) > places:
             return None
         item = next(iter(caller.waiting))
         del caller.waiting[item]
@@ -232,8 +223,8 @@ class FairQueue(Generic[T]):
         """Which of these jobs, all with places, are to be served together.
 
         The caller that was served least leads: all its jobs that are here, and of each other caller no more than it
-        has places for its weight, whether all of them are here or not. So few jobs need not wait for many, and many get
-        the time that the few leave over.
+        has places, whether all of them are here or not. So few jobs need not wait for many, and many get the time that
+        the few leave over.
 
         Args:
             items: those of each caller in the order in which they are to be served
@@ -245,25 +236,22 @@ class FairQueue(Generic[T]):
         if len(of) < 2:
             return list(items[:most])
         order = sorted(of, key=lambda name: self._callers[name].served)
-        each = self._callers[order[0]].occupied
-        picked: list[T] = []
-        for name in order:
-            picked += of[name][: max(1, round(each * self._callers[name].share.weight))]
-        return picked[:most]
+        each = self._callers[order[0]].places
+        return [item for name in order for item in of[name][:each]][:most]
 
     def crowd(self, items: Sequence[T]) -> str | None:
         """The caller whose jobs are a crowd among these, which are to be served together.
 
-        It has more than `CROWD` of them, and more than `CROWD` times the places of another caller for their weights.
+        It has more than `CROWD` of them, and more than `CROWD` times the places of another caller.
         """
         (name, count), *_ = Counter(item.share.name for item in items).most_common(1) or [("", 0)]
         if count <= CROWD:
             return None
-        least = min((other.occupied for one, other in self._callers.items() if one != name), default=math.inf)
+        least = min((other.places for one, other in self._callers.items() if one != name), default=math.inf)
         self._expire_left()
         if self._left:
-            least = min(least, 1.0)
-        return name if self._callers[name].occupied > CROWD * least else None
+            least = min(least, 1)
+        return name if self._callers[name].places > CROWD * least else None
 
     def charge(self, items: Sequence[T], seconds: float) -> None:
         """Say that these jobs, all with places, were served together for so long."""
@@ -273,13 +261,12 @@ class FairQueue(Generic[T]):
             counts[item.share.name] = counts.get(item.share.name, 0) + 1
         for name, count in counts.items():
             caller = self._callers[name]
-            caller.served += each * count / caller.share.weight
+            caller.served += each * count
             self._least_served.rise(name, caller.served)
 
     def load(self, item: T) -> int:
         """How many places would be taken if all callers had as many as that of this job, which has one."""
-        caller = self._callers[item.share.name]
-        return math.ceil(caller.places * self._weights / caller.share.weight)
+        return self._callers[item.share.name].places * len(self._callers)
 
     def _add(self, item: T) -> None:
         caller = self._caller(item.share)
@@ -294,15 +281,14 @@ class FairQueue(Generic[T]):
             level = self._callers[least].served if least is not None else 0.0
             self._left.pop(share.name, None)
             caller = self._callers[share.name] = _Caller(share, max(level, self._absent.pop(share.name, 0.0)))
-            self._weights += share.weight
             self._least_served.set(share.name, caller.served)
         return caller
 
     def _rank(self, caller: _Caller[T]) -> None:
         name = caller.share.name
         if caller.waiting:
-            self._least_places.set(name, caller.occupied)
-            self._most_waiting.set(name, -caller.queued)
+            self._least_places.set(name, caller.places)
+            self._most_waiting.set(name, -len(caller.waiting))
         else:
             self._least_places.drop(name)
             self._most_waiting.drop(name)
@@ -314,11 +300,9 @@ class FairQueue(Generic[T]):
         del self._callers[name]
         self._expire_left()
         self._left[name] = self._clock()
-        self._weights -= caller.share.weight
         self._least_served.drop(name)
         least = self._least_served.first
         if least is None:
-            self._weights = 0.0  # exactly, however many roundings there were
             self._absent.clear()
             return
         level = self._callers[least].served
@@ -345,13 +329,13 @@ def of_most(items: Sequence[T], count: int) -> list[T]:
         of.setdefault(item.share.name, deque()).append(item)
     most: IndexedHeap[str] = IndexedHeap()
     for name, own in of.items():
-        most.set(name, -len(own) / own[0].share.weight)
+        most.set(name, -len(own))
     chosen: list[T] = []
     while len(chosen) < count and (first := most.first) is not None:
         item = of[first].popleft()
         chosen.append(item)
         if of[first]:
-            most.set(first, -len(of[first]) / item.share.weight)
+            most.set(first, -len(of[first]))
         else:
             most.drop(first)
     return chosen

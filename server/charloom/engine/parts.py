@@ -25,7 +25,7 @@ class Parts:
     """Counts for each caller what it has.
 
     There is room until all is taken; then still for a caller that has less than its part, which is all of it divided by
-    the weights of those that have any, up to a bound of all. So whoever takes everything keeps nobody else out.
+    the number of those that have any, up to a bound of all. So whoever takes everything keeps nobody else out.
 
     Args:
         most: how much there is
@@ -36,7 +36,6 @@ class Parts:
         self._most = most
         self._beyond = 2 * most if beyond is None else beyond
         self._total = 0
-        self._weights = 0.0
         self._of: dict[str, int] = {}
 
     @property
@@ -51,13 +50,11 @@ class Parts:
     def fits(self, share: Share, count: int = 1) -> bool:
         """Whether a caller may have so much more."""
         own = self.of(share)
-        weights = self._weights + (0.0 if own else share.weight)
-        return fits(self._most, self._beyond, self._total, own, share.weight / weights, count)
+        callers = len(self._of) + (share.name not in self._of)
+        return fits(self._most, self._beyond, self._total, own, 1 / callers, count)
 
     def add(self, share: Share, count: int = 1) -> None:
         """A caller has so much more."""
-        if share.name not in self._of:
-            self._weights += share.weight
         self._of[share.name] = self._of.get(share.name, 0) + count
         self._total += count
 
@@ -67,4 +64,3 @@ class Parts:
         self._total -= count
         if not self._of[share.name]:
             del self._of[share.name]
-            self._weights = self._weights - share.weight if self._of else 0.0

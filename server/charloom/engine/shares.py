@@ -6,7 +6,6 @@ said it of is that of one caller.
 
 from __future__ import annotations
 
-import math
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -17,8 +16,6 @@ class Share(NamedTuple):
     """A caller, as far as the engine divides itself between callers."""
 
     name: str = ""
-    weight: float = 1.0
-    """How much it gets, in proportion to others."""
     quota: Quota = UNLIMITED
     """What it may have at most, whatever others do."""
 
@@ -35,13 +32,7 @@ def name_of_tenant(tenant: str) -> str:
 
 
 def set_share(share: Share) -> None:
-    """Say whose share the call that runs in this task uses.
-
-    Raises:
-        ValueError: the weight is not a finite number above 0, which would be a caller that is never served.
-    """
-    if not (math.isfinite(share.weight) and share.weight > 0):
-        raise ValueError(f"a share has a finite weight above 0, not {share.weight!r}")
+    """Say whose share the call that runs in this task uses."""
     _share.set(share)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from charloom.engine.parts import Parts
 from charloom.engine.shares import Share
 
-GREEDY, POLITE, HEAVY = Share("greedy"), Share("polite"), Share("heavy", 2.0)
+GREEDY, POLITE = Share("greedy"), Share("polite")
 
 
 def taken(parts: Parts, share: Share) -> int:
@@ -26,12 +26,6 @@ def test_whoever_comes_later_gets_its_part_all_the_same() -> None:
     assert not parts.fits(GREEDY)
 
 
-def test_weights_divide_it() -> None:
-    parts = Parts(9)
-    taken(parts, GREEDY)
-    assert taken(parts, HEAVY) == 6
-
-
 def test_many_callers_have_no_more_than_twice_as_much() -> None:
     parts = Parts(16)
     for number in range(100):
@@ -51,9 +45,9 @@ def test_several_at_once_fit_or_none() -> None:
 def test_what_is_given_back_is_there_again_and_nothing_is_kept_of_who_has_none() -> None:
     parts = Parts(10)
     for _ in range(3):
-        for share in (GREEDY, HEAVY):
+        for share in (GREEDY, POLITE):
             parts.add(share, taken(Parts(3), share))
-        for share in (GREEDY, HEAVY):
+        for share in (GREEDY, POLITE):
             parts.remove(share, 3)
     assert parts.total == 0
     assert taken(parts, POLITE) == 10

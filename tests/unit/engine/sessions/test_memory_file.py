@@ -43,7 +43,7 @@ def files(folder: Path) -> list[str]:
 
 async def test_the_next_server_goes_on_with_them(place: BetweenServers) -> None:
     store = place.make()
-    set_share(Share("tenant shop", 2.0))
+    set_share(Share("tenant shop"))
     sessions = [made(place, "b"), made(place, "a", "shop"), made(place, "é", "shop")]
     await store.add(sessions)
     lease = await store.acquire(Key("shop", "a"), "call")

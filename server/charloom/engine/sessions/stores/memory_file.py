@@ -165,7 +165,7 @@ def look_at_file(path: Path, records: Records) -> str:
 def _parts(kept: list[OwnedSession], records: Records) -> Iterator[bytes]:
     yield _HEADER.pack(_MAGIC, _VERSION, len(kept))
     for session, owner in kept:
-        told = {"tenant": session.tenant, "id": session.id, "owner": owner.name, "weight": owner.weight}
+        told = {"tenant": session.tenant, "id": session.id, "owner": owner.name}
         text, record = json.dumps(told).encode(), records.pack(session)
         yield _LENGTHS.pack(len(text), len(record))
         yield text
@@ -202,7 +202,7 @@ def _sessions(file: _Digested, records: Records) -> Iterable[OwnedSession]:
         length, record = _LENGTHS.unpack(file.take(_LENGTHS.size))
         try:
             told = json.loads(file.take(length))
-            key, owner = Key(told["tenant"], told["id"]), Share(told["owner"], told["weight"])
+            key, owner = Key(told["tenant"], told["id"]), Share(told["owner"])
         except (KeyError, TypeError, ValueError, RecursionError) as problem:
             raise ValueError("it was damaged") from problem
         found = records.read(key, file.take(record))

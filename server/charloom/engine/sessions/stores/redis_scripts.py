@@ -143,7 +143,7 @@ def script(method: str) -> str:
 
 
 # After the lease and the tombstone: capacity; owner; how many sessions and bytes it may have, nothing for any number;
-# bytes of the new ones together; and five values of each. Here all callers weigh the same.
+# bytes of the new ones together; and five values of each.
 ADD = """
 local capacity, owner, most, most_bytes = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local bytes, wanted, count = tonumber(ARGV[7]), {}, (#ARGV - 7) / 5

@@ -85,7 +85,7 @@ def kept_for(connection: sqlite3.Connection, share: Share) -> Kept:
 
 
 def refusal(connection: sqlite3.Connection, capacity: int, share: Share, more: Kept) -> EngineError | None:
-    """Why so much more is not kept for a caller; None where it is. All callers weigh the same here.
+    """Why so much more is not kept for a caller; None where it is.
 
     Args:
         connection: to the file
