@@ -1,4 +1,4 @@
-"""What the README and the guides show works: Python, and the commands in the guides to tasks, studies and tuning."""
+"""What the README and the guides show works: Python, and the commands in the guides to training, models and tuning."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ COMMANDS = [
     line.split("#")[0].strip()
     for document in (
         README,
-        *((ROOT / "docs" / name).read_text("utf-8") for name in ("tasks.md", "studies.md", "tuning.md")),
+        *(
+            (ROOT / "docs" / name).read_text("utf-8")
+            for name in ("models.md", "studies.md", "tasks.md", "training.md", "tuning.md")
+        ),
     )
     for block in re.findall(r"```sh\n(.*?)```", document, re.S)
     for line in block.splitlines()
