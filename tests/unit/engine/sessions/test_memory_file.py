@@ -19,6 +19,9 @@ from charloom.engine.sessions.stores.open_store import look_at_store, open_store
 from charloom.engine.shares import Share, set_share
 from tests.unit.engine.stores import ENCRYPTED, Place, grown, made, same
 
+WITH_WEIGHTS = Path(__file__).resolve().parents[3] / "fixtures" / "memory-file-with-weights"
+"""Two sessions, b and a of shop, in a file of November 2026."""
+
 
 class BetweenServers(Place):
     """A server after the other, with one file."""
@@ -58,6 +61,17 @@ async def test_the_next_server_goes_on_with_them(place: BetweenServers) -> None:
     assert [same(await store.get(one.key), one) for one in (sessions[0], sessions[2])] == [True, True]
     kept = sum([(await store.get(one.key)).memory for one in sessions])
     assert (await store.kept(Share("tenant shop")), store.memory) == (Kept(3, kept), kept)
+    await store.close()
+
+
+async def test_a_file_of_a_server_whose_callers_had_weights_is_read(tmp_path: Path) -> None:
+    place = BetweenServers(tmp_path / "sessions", PLAIN)
+    place.path.write_bytes(WITH_WEIGHTS.read_bytes())
+    place.path.chmod(0o600)
+    store = place.make()
+    for session in (made(place, "b"), made(place, "a", "shop")):
+        assert same(await store.get(session.key), session)
+    assert (await store.kept(Share("tenant shop"))).sessions == 2
     await store.close()
 
 
