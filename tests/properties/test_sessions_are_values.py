@@ -133,7 +133,7 @@ def test_any_interleaving_leaves_each_session_its_own(
             wanted = oracle.after(mine)
             assert (found.position, found.seed) == (wanted.position, wanted.seed)
             assert (found.learnt is not None) is mine.adaptive
-            text = (await (await engines[-1].generate(request(name, 12))).whole()).text
+            text = (await (await engines[-1].generating.generate(request(name, 12))).whole()).text
             assert text == oracle.generated(mine, "", 12)[0]
         for one in engines:
             await close(one)
@@ -147,13 +147,13 @@ def test_any_interleaving_leaves_each_session_its_own(
         if kind == "generate":
             length, prompt = int(str(rest[1])), str(rest[2])
             text, added = oracle.generated(mine, prompt, length)
-            assert (await (await at.generate(request(key.id, length, prompt=prompt))).whole()).text == text
+            assert (await (await at.generating.generate(request(key.id, length, prompt=prompt))).whole()).text == text
             mine.tokens += added
         elif kind in ("abandon", "resume"):
             length = int(str(rest[1]))
             text, added = oracle.generated(mine, "", length)
             asked = request(key.id, length, call_id=f"call-{number}")
-            generation = await at.generate(asked)
+            generation = await at.generating.generate(asked)
             first = (await anext(generation)).text
             generation.cancel()
             assert text.startswith(first)
@@ -163,7 +163,7 @@ def test_any_interleaving_leaves_each_session_its_own(
             if kind == "resume":
                 arrived = min(int(str(rest[2])), len(first))
                 start = len(mine.tokens) - len(first)
-                resumed = await at.generate(replace(asked, resume_position=start + arrived))
+                resumed = await at.generating.generate(replace(asked, resume_position=start + arrived))
                 assert (await resumed.whole()).text == text[arrived:]
                 mine.tokens = [*mine.tokens[:start], *added]
         elif kind == "feed":
@@ -201,7 +201,7 @@ def test_any_interleaving_leaves_each_session_its_own(
             session = await at.sessions.get(key)
             again = to_session(from_session(session))
             assert from_session(again) == from_session(session)
-            peeked = (await (await at.peek(request(key.id, 3), 1)).whole()).text
+            peeked = (await (await at.generating.peek(request(key.id, 3), 1)).whole()).text
             assert peeked == oracle.generated(mine, "", 3)[0]
 
     async def kept(at: Engine, key: Key, mine: Told, position: int) -> bool:

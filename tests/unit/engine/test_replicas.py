@@ -96,10 +96,10 @@ async def test_what_one_replica_does_the_other_goes_on_with(engines: list[Engine
 async def test_a_session_has_one_writer_among_all_replicas(engines: list[Engine]) -> None:
     one, two = engines
     session = await one.sessions.create()
-    generation = await one.generate(GenerationRequest(session_id=session.id, max_tokens=60_000))
+    generation = await one.generating.generate(GenerationRequest(session_id=session.id, max_tokens=60_000))
     await anext(generation)
     for call in (
-        two.generate(GenerationRequest(session_id=session.id)),
+        two.generating.generate(GenerationRequest(session_id=session.id)),
         two.reading.feed(ReadingRequest(session.key, text="a"), None),
         two.sessions.rewind(session.key, 0, None, None),
         two.sessions.delete(session.key),
@@ -124,7 +124,7 @@ async def test_a_dead_replicas_stream_goes_on_elsewhere_and_its_writes_are_refus
     expected = await whole(two, replace(request, session_id=alone.id))
     session = await one.sessions.create(seed=2)
     asked = replace(request, session_id=session.id, call_id="call")
-    generation = await one.generate(asked)
+    generation = await one.generating.generate(asked)
     store = stores[0]
     text, position = "", 0
     async for delta in generation:
@@ -136,8 +136,8 @@ async def test_a_dead_replicas_stream_goes_on_elsewhere_and_its_writes_are_refus
     if not written:
         assert store.writes == 0
     with pytest.raises(errors.SessionBusy):
-        await two.generate(replace(asked, call_id="another"))
-    resumed = await two.generate(replace(asked, resume_position=position))
+        await two.generating.generate(replace(asked, call_id="another"))
+    resumed = await two.generating.generate(replace(asked, resume_position=position))
     text += (await resumed.whole()).text
     assert text == expected
     now = await two.sessions.get(session.key)
@@ -152,9 +152,9 @@ async def test_a_replica_that_was_cut_off_learns_that_it_is_not_the_writer_any_m
     one, two = engines
     session = await one.sessions.create()
     asked = GenerationRequest(session_id=session.id, max_tokens=60_000, call_id="call")
-    generation = await one.generate(asked)
+    generation = await one.generating.generate(asked)
     first = await anext(generation)
-    other = await two.generate(replace(asked, resume_position=first.position))
+    other = await two.generating.generate(replace(asked, resume_position=first.position))
     await one.sessions.keep_leases()
     with pytest.raises(errors.SessionTakenOver):
         [delta async for delta in generation]
@@ -209,15 +209,15 @@ async def test_leases_that_are_renewed_last_and_others_end(bundle: Bundle, decod
     stores = [SqliteStore(tmp_path / "sessions.db", 100, lease_seconds=LEASE, steady=clock.steady) for _ in range(2)]
     one, two = (Engine([(bundle, decoder)], None, store) for store in stores)
     session = await one.sessions.create(seed=3)
-    generation = await one.generate(GenerationRequest(session_id=session.id, max_tokens=60_000))
+    generation = await one.generating.generate(GenerationRequest(session_id=session.id, max_tokens=60_000))
     await anext(generation)
     for _ in range(5):
         clock.uptime += LEASE / 2
         await one.sessions.keep_leases()
     with pytest.raises(errors.SessionBusy):
-        await two.generate(GenerationRequest(session_id=session.id))
+        await two.generating.generate(GenerationRequest(session_id=session.id))
     clock.uptime += LEASE + 1  # nobody renews
-    following = await two.generate(GenerationRequest(session_id=session.id, max_tokens=5))
+    following = await two.generating.generate(GenerationRequest(session_id=session.id, max_tokens=5))
     await following.whole()
     generation.cancel()
     await one.sessions.all_written(1)
@@ -233,7 +233,7 @@ async def test_a_call_that_was_over_when_its_replica_died_is_answered_again(engi
     asked = GenerationRequest(session_id=session.id, max_tokens=300, call_id="call", stop=("zqzq",))
     text = await whole(one, asked)
     for arrived in (None, 1, 299, 300):
-        again = await two.generate(replace(asked, resume_position=arrived))
+        again = await two.generating.generate(replace(asked, resume_position=arrived))
         assert (await again.whole()).text == text[arrived or 0 :]
         assert again.result is not None
         assert again.result.session is not None
@@ -246,7 +246,7 @@ async def test_a_session_whose_store_fails_on_the_way_ends_as_unavailable_and_ca
     one, two = engines
     session, alone = await one.sessions.create(seed=5), await one.sessions.create(seed=5)
     asked = GenerationRequest(session_id=session.id, max_tokens=500, call_id="call")
-    generation = await one.generate(asked)
+    generation = await one.generating.generate(asked)
     store = stores[0]
     store.dead = True
     text = ""
