@@ -104,7 +104,7 @@ def test_an_empty_text_has_nothing_to_show(plain: httpx.Client) -> None:
         ({"text": "x", "layers": [2]}, "layers[0]", "2 is not allowed; from 0 to 1"),
         ({"text": "x" * 4097}, "text", "more than 4096"),
         ({"text": "x", "encoding_format": "hex"}, "encoding_format", "'float' or 'base64'"),
-        ({"text": "\u2603"}, "text", "change them, or ask to skip them"),
+        ({"text": "\u2603"}, "text", "change them, or skip them: unknown_characters"),
     ],
     ids=range(6),
 )

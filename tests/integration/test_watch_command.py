@@ -113,13 +113,6 @@ def test_what_is_known_of_a_source_is_kept_over_night(
     assert {row[-1] for row in rows} == {"-"}, "it is a copy of no session"
 
 
-def test_text_for_a_session_that_is_not_there_is_told_the_flag(
-    server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["sessions", "feed", "none", "hi", "--target", server.address]) == 1
-    assert "there is no session 'none'; add --create to make it" in capsys.readouterr().err
-
-
 def test_a_log_too_short_to_be_judged_is_said_to_be(
     server: Server, log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -231,7 +231,7 @@ class TestSessions:
         assert run("sessions", "export", "s1", "--output", str(tmp_path)) == 1
         assert "charloom sessions: " in capsys.readouterr().err
 
-    @pytest.mark.parametrize("words", ["show s1", "rewind s1 0", "fork s1", "renew s1", "feed s1 Hi", "export s1"])
+    @pytest.mark.parametrize("words", ["show s1", "rewind s1 0", "fork s1", "renew s1", "export s1"])
     def test_a_session_that_is_gone_is_one_line(
         self, run: Run, server: FakeServer, capsys: Capture, words: str
     ) -> None:
@@ -239,6 +239,13 @@ class TestSessions:
         with request_id("r1"):
             assert run("sessions", *words.split()) == 1
         assert capsys.readouterr() == ("", "charloom sessions: there is no session 's1' here [request r1]\n")
+
+    def test_text_for_a_session_that_is_gone_names_the_flag_that_makes_one(
+        self, run: Run, server: FakeServer, capsys: Capture
+    ) -> None:
+        server.answers["GetSession"] = GONE
+        assert run("sessions", "feed", "s1", "Hi") == 1
+        assert capsys.readouterr() == ("", "charloom sessions: there is no session 's1'; add --create to make it\n")
 
     @pytest.mark.parametrize(
         ("words", "message"),

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import jwt
 import pytest
@@ -235,8 +236,11 @@ def test_keys_at_a_url_are_fetched_again_without_waiting_for_them(
 ) -> None:
     monkeypatch.setattr(jwt_tokens, "MISSED_SECONDS", 0.0)
     url = f"http://127.0.0.1:{site.server_port}/jwks"
-    with pytest.raises(JwksProblem, match="cannot fetch"):
+    with pytest.raises(JwksProblem, match="cannot fetch") as refused:
         UrlKeys(url)
+    answer = refused.value.__cause__
+    assert isinstance(answer, HTTPError)
+    assert answer.closed, "its connection would stay until the garbage is collected"
     site.content = json.dumps(jwks(RS256="one")).encode()
     tokens = JwtTokens(ISSUER, AUDIENCE, UrlKeys(url))
     asked = site.asked

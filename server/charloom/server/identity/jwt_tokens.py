@@ -186,9 +186,11 @@ def _of_url(url: str) -> Keys:
     try:
         with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer:
             return _keys_in(answer.read(LARGEST_SET + 1), url)
+    except JwksProblem:
+        raise
     except (OSError, ValueError) as problem:
-        if isinstance(problem, JwksProblem):
-            raise
+        if isinstance(problem, urllib.error.HTTPError):
+            problem.close()  # it holds the connection
         raise JwksProblem(f"cannot fetch {url}: {problem}") from problem
     except http.client.HTTPException as problem:
         raise JwksProblem(
