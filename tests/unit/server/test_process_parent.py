@@ -278,8 +278,9 @@ async def test_a_change_is_decided_even_where_the_child_that_asked_ends_meanwhil
         link.close()
 
 
-async def test_a_child_that_the_system_cannot_start_now_is_started_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("problem", [BlockingIOError("there is no process to give"), RuntimeError("unforeseen")])
+async def test_a_child_that_cannot_be_started_now_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
 ) -> None:
     tries, tried_again = 0, asyncio.Event()
 
@@ -288,7 +289,7 @@ async def test_a_child_that_the_system_cannot_start_now_is_started_later(
         tries += 1
         if tries == 2:
             tried_again.set()
-        raise BlockingIOError("there is no process to give")
+        raise problem
 
     async def ended() -> int:
         return 0

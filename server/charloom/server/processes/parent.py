@@ -175,7 +175,7 @@ class Parent:
         except Overtaken:
             await child.end(self._grace)
             raise
-        except ChildFailed:
+        except Exception:
             await child.gone()
             raise
         log.info("process %d (%d) takes calls", number, child.pid)
@@ -202,10 +202,12 @@ class Parent:
                 await asyncio.sleep(pause)
                 try:
                     await self._start(number)
-                except (ChildFailed, OSError) as problem:  # the system may have no process, or no file, to give
+                except Exception as problem:  # whatever it was, the server goes on to want this process
                     began = time.monotonic()
                     self._children.pop(number, None)
-                    log.error("process %d cannot start: %s", number, problem)
+                    # The system may have no process, or no file, to give.
+                    foreseen = isinstance(problem, ChildFailed | OSError)
+                    log.error("process %d cannot start: %s", number, problem, exc_info=None if foreseen else problem)
                 else:
                     break
 
