@@ -294,6 +294,8 @@ def test_evaluate_and_export_refuse_what_is_no_run(command: str, tmp_path: Path,
 def test_a_bundle_or_a_classifier_in_the_place_of_a_run_is_told(tmp_path: Path, capsys: Capture) -> None:
     for command in (["evaluate", BUNDLED_MODEL], ["export", BUNDLED_MODEL, tmp_path / "bundle"]):
         assert f"{BUNDLED_MODEL} is a bundle; give the directory of its run, or add --from" in refused(capsys, *command)
+    error = refused(capsys, "export", BUNDLED_MODEL.name, tmp_path / "bundle")
+    assert "shakespeare is the bundled model, not the directory of a run; add --from" in error
     (tmp_path / "classifier.safetensors").write_bytes(b"")
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "log.jsonl").write_text('{"epoch": 1, "accuracy": 0.5}\n')

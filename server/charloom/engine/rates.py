@@ -190,18 +190,19 @@ class Rates:
 
     async def _told(self, name: str, bucket: _Bucket, ledger: Ledger) -> None:
         untold, bucket.untold = bucket.untold, 0.0
+        left: float | None = None
         try:
             asking = ledger.spend(name, untold, bucket.rate, bucket.burst)
             left = await asyncio.wait_for(asking, LEDGER_SECONDS)
         except (EngineError, asyncio.TimeoutError) as problem:
-            # What was used meanwhile is told later, but no more of it than a full bucket.
-            bucket.untold = min(bucket.burst, bucket.untold + untold)
             self._note(problem if isinstance(problem, EngineError) else f"no answer within {LEDGER_SECONDS:g} s")
         else:
             bucket.fill(bucket.rate, self._clock())
             bucket.level = min(bucket.burst, left - bucket.untold)
             self._note(None)
         finally:
+            if left is None:  # it is told later what was used, but no more of it than a full bucket
+                bucket.untold = min(bucket.burst, bucket.untold + untold)
             bucket.asked_at, bucket.telling = self._clock(), None
 
     def _note(self, problem: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -113,6 +114,24 @@ class TestStreams:
         assert (await either.complete("Hi")).text == TEXT
         await unread.result()
         assert len(unread.text) == 64 * 2**17 + len(TEXT)
+
+    def test_of_a_client_that_gets_no_thread_is_given_up(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        unread: list[Any] = []
+
+        start = threading.Thread.start
+
+        def refused(thread: Any) -> None:
+            if thread.name != "charloom-shared-stream":
+                return start(thread)
+            unread.append(thread._target.__self__)
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refused)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                client.complete("Hi")
+        assert [stream._duplex.cancelled for stream in unread] == [True]
+        assert client.complete("Hi").text == TEXT
 
     def test_threads_of_one_client(self, streams: Streams, client: Client) -> None:
         def ask(number: int) -> list[str]:

@@ -144,6 +144,26 @@ async def test_while_the_ledger_is_away_each_server_counts_alone_and_says_so_onc
     rates.close()
 
 
+async def test_what_was_used_is_told_later_where_the_ledger_fails_unexpectedly() -> None:
+    class Failing(Broken):
+        async def spend(self, name: str, tokens: float, rate: float, burst: float) -> float:
+            self.asked += 1
+            if not self.works:
+                raise ZeroDivisionError
+            self.spent += tokens
+            return burst - self.spent
+
+    ledger = Failing()
+    rates = Rates(ledger, Clock())
+    rates.spend(SHOP, 30)
+    await until(lambda: ledger.asked > 0)
+    ledger.works = True
+    rates.spend(SHOP, 1)
+    await until(lambda: ledger.spent > 0)
+    assert ledger.spent == 31
+    rates.close()
+
+
 async def test_a_bucket_that_is_forgotten_while_the_ledger_is_asked_refuses_nobody() -> None:
     class Forgetting(Ledger):
         async def spend(self, name: str, tokens: float, rate: float, burst: float) -> float:

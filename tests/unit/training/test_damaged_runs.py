@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
-from charloom.training.checkpoint import SCHEMA, load_trained, model_of, read_checkpoint, read_facts
+from charloom.training.checkpoint import SCHEMA, load_trained, model_of, read_checkpoint, read_facts, read_last
 from charloom.training.data.token_files import read_tokens
 from charloom.training.files import CheckpointError, read_records
 from charloom.training.run_directory import load_losses
@@ -48,6 +48,7 @@ def test_facts_that_are_none_are_refused_by_file(facts: str, run: Path) -> None:
         lambda facts: facts.update(config=[]),
         lambda facts: facts["config"].pop("layers"),
         lambda facts: facts["config"].update(hidden_size=2**31),
+        lambda facts: facts["config"].update(mask="one of a later version"),
     ],
 )
 def test_settings_that_no_network_has_are_refused_by_file(
@@ -59,6 +60,15 @@ def test_settings_that_no_network_has_are_refused_by_file(
     with pytest.raises(CheckpointError, match=r"best\.safetensors has no usable settings") as caught:
         load_trained(run)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("corpus", [None, [], {}])
+def test_a_checkpoint_that_does_not_tell_its_text_cannot_be_resumed(corpus: object, run: Path) -> None:
+    path = run / "last.safetensors"
+    facts = read_facts(path) | {"corpus": corpus}
+    save_file(load_file(path), path, metadata={"schema": SCHEMA, "facts": json.dumps(facts)})
+    with pytest.raises(CheckpointError, match=r"last\.safetensors does not tell which text it learnt"):
+        read_last(run)
 
 
 def test_weights_of_another_size_are_refused_before_memory_is_taken_for_a_model() -> None:

@@ -105,6 +105,11 @@ def read_last(run: Path) -> tuple[Checkpoint, TrainingConfig]:
             f"{path} has weights alone, as {BEST_FILE} has, and cannot be resumed; "
             f"export it, or start a new run with --initial-weights {run}"
         )
+    corpus = checkpoint.facts.get("corpus")
+    if not isinstance(corpus, dict) or "sha256" not in corpus:
+        raise CheckpointError(
+            f"the checkpoint {path} does not tell which text it learnt, field corpus.sha256; restore it from a copy"
+        )
     try:
         return checkpoint, TrainingConfig.model_validate(checkpoint.facts.get("config"))
     except ValidationError as problem:
@@ -177,6 +182,7 @@ def load_trained(run: Path, file: str = BEST_FILE) -> TrainedModel:
         config = ModelConfig.model_validate(
             {name: checkpoint.facts["config"][name] for name in ModelConfig.model_fields}
         )
+        Mask(checkpoint.facts["config"].get("mask", Mask.NONE))  # a later version may have others
     except (KeyError, TypeError, ValueError) as problem:
         said = " ".join(str(problem).split())
         raise CheckpointError(f"the checkpoint {run / file} has no usable settings ({said})") from problem

@@ -134,6 +134,8 @@ def _from_run(arguments: argparse.Namespace, decoders: list[DecoderKind] | None)
     run_directory: Path = arguments.run_directory
     if (run_directory / CLASSIFIER_FILE).is_file():
         return _from_classifier(arguments, decoders)
+    if run_directory == Path(BUNDLED_MODEL.name) and not run_directory.exists():
+        raise CommandError(f"{run_directory} is the bundled model, not the directory of a run; add --from")
     trained = load_trained(run_directory)
     return export_bundle(
         trained,

@@ -125,7 +125,11 @@ class _Stream:
     def begin_first(self, asked: generation_pb2.GenerateCall, seconds: float | None) -> SharedCall:
         """Begin the first call; only then is the stream read, so that it cannot have ended before."""
         call = self._begin(asked, seconds)
-        threading.Thread(target=self._receive, name="charloom-shared-stream", daemon=True).start()
+        try:
+            threading.Thread(target=self._receive, name="charloom-shared-stream", daemon=True).start()
+        except RuntimeError:  # no thread can be had: nobody would read the stream
+            self._duplex.cancel()
+            raise
         return call
 
     def begin(self, asked: generation_pb2.GenerateCall, seconds: float | None) -> SharedCall | None:

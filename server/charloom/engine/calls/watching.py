@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,18 +47,18 @@ from charloom.engine.telemetry import Totals, current_call
 from charloom.engine.watching.calibration import LOWEST_RATE, MEMORY, Calibration
 from charloom.engine.watching.line import ReadLine, Scored
 from charloom.engine.watching.silence import Silence
+from charloom.engine.watching.source_id import source_id
 
 MOST_SOURCES = 256
 """Sources that are read at a time: rows of the loom."""
-WRITTEN_TOGETHER = 64
-"""Sources that are written at a time: a store may have one commit for all of them."""
+SOURCES_TOGETHER = 64
+"""Sources that are opened or written at a time: a store may have one commit for all of them."""
 AT_A_TIME, LINE = 8192, 256
 """Characters of lines that are prepared or judged without a break, some milliseconds; a line counts as so many more."""
 SHORTEST_SILENCE, LONGEST_SILENCE = timedelta(seconds=1), timedelta(days=30)
 _STEP = 64 * 1024
 """Bytes by which the memory of a call grows that remembers when its sources were heard."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,24}")
 
 
 @dataclass(frozen=True)
@@ -250,10 +249,10 @@ class Watch:
         verdicts: dict[int, Verdict] = {}
         sources: dict[str, _Source] = {}
         try:
+            names = list(dict.fromkeys(line.source for line in lines))
+            for start in range(0, len(names), SOURCES_TOGETHER):
+                await self._open(names[start : start + SOURCES_TOGETHER], sources)
             async for number, line in _gently(lines):
-                if line.source not in sources:
-                    sources[line.source] = await self._open(line.source)
-                    self._heard(line.source)
                 sources[line.source].numbers.append(number)
             # What sources have learnt is known only now that they are open; each has it before and after its lines.
             with self._reading.budget.held_for(2 * sum(one.after.learnt_bytes for one in sources.values())):
@@ -261,7 +260,7 @@ class Watch:
             async for number, line in _gently(lines):
                 verdicts[number] = self._judged(scored[number], read[number].cut, sources[line.source].calibration)
             while sources:
-                some = [sources.popitem()[1] for _ in range(min(len(sources), WRITTEN_TOGETHER))]
+                some = [sources.popitem()[1] for _ in range(min(len(sources), SOURCES_TOGETHER))]
                 await end_together(
                     one.writer.close_with(_changed(one.writer.session, one.after, one.calibration)) for one in some
                 )
@@ -287,7 +286,7 @@ class Watch:
     def _heard(self, source: str) -> None:
         if self._silence is None:
             return
-        self._silence.heard(_id_of(source), source, monotonic())
+        self._silence.heard(source_id(source), source, monotonic())
         if self._silence.memory > self._held:
             self._reading.budget.hold(_STEP)
             self._held += _STEP
@@ -302,10 +301,22 @@ class Watch:
         if total > most:
             raise InvalidRequest("lines", f"they have {total} characters, more than {most}; give fewer at a time")
 
-    async def _open(self, name: str) -> _Source:
+    async def _open(self, names: Sequence[str], sources: dict[str, _Source]) -> None:
+        """Open sources and add them; those that were opened are among them even where another one could not be."""
+
+        async def opened(name: str) -> None:
+            sources[name] = await self._source(name)
+            self._heard(name)
+
+        # Where this is cancelled, it ends when all of them have ended.
+        for ended in await asyncio.gather(*map(opened, names), return_exceptions=True):
+            if isinstance(ended, BaseException):
+                raise ended
+
+    async def _source(self, name: str) -> _Source:
         """A source as it is, or a new one."""
         request, model = self._request, self.model
-        key = Key(request.tenant, f"watch.{request.name}.{_id_of(name)}")
+        key = Key(request.tenant, f"watch.{request.name}.{source_id(name)}")
         try:
             writer = await self._sessions.acquire(key)
         except SessionNotFound:
@@ -373,13 +384,6 @@ async def _gently(lines: Sequence[SourceLine]) -> AsyncIterator[tuple[int, Sourc
             left = AT_A_TIME
         left -= LINE + min(len(line.text), LONGEST_LINE)
         yield number, line
-
-
-def _id_of(source: str) -> str:
-    """The end of a source's session id: its name where that can be one, or else, after a dot, a hash of it."""
-    if _PLAIN.fullmatch(source):
-        return source
-    return "." + hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
 
 def _calibration(session: Session) -> Calibration:

@@ -333,6 +333,43 @@ class Waiting(MemoryStore):
         await super().release(lease, session)
 
 
+class Opening(MemoryStore):
+    """Sessions are taken once the gate is open; then the third is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(100)
+        self.gate = asyncio.Event()
+        self.taken = 0
+
+    async def acquire(self, key: Key, call_id: str) -> Lease:
+        self.taken += key.id != "watch.logs"
+        number = self.taken
+        if number:
+            await self.gate.wait()
+        if number == 3:
+            raise StoreUnavailable("gone")
+        return await super().acquire(key, call_id)
+
+
+@pytest.mark.parametrize("how", ["refused", "cancelled"])
+async def test_sources_are_opened_together_and_given_back_where_one_cannot_be(
+    bundle: Bundle, decoder: Decoder, how: str
+) -> None:
+    engine = Engine([(bundle, decoder)], store=(store := Opening()))
+    watch = await engine.watching.begin(REQUEST)
+    reading = asyncio.create_task(watch.read([SourceLine(f"s{number}", "one") for number in range(5)]))
+    while store.taken < 5:
+        await asyncio.sleep(0.001)
+    store.gate.set()
+    if how == "cancelled":
+        reading.cancel()
+    with pytest.raises(asyncio.CancelledError if how == "cancelled" else StoreUnavailable):
+        await reading
+    assert engine.sessions.writing == 1, "the watch itself"
+    await watch.end()
+    await engine.drain(0)
+
+
 async def cancelled_while_sessions_end(engine: Engine, store: Waiting, count: int) -> None:
     """A call with lines of five sources is cancelled while so many of them are ending; then they can end."""
     watch = await engine.watching.begin(REQUEST)
@@ -366,7 +403,7 @@ async def test_a_call_that_fails_and_goes_away_while_it_gives_its_sources_back_g
 async def test_a_call_that_goes_away_while_sources_are_written_writes_these_and_gives_the_others_back(
     bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "WRITTEN_TOGETHER", 3)
+    monkeypatch.setattr(watching, "SOURCES_TOGETHER", 3)
     engine = Engine([(bundle, decoder)], store=(store := Waiting()))
     await cancelled_while_sessions_end(engine, store, 3)
     sessions = [await engine.sessions.get(Key("", f"watch.logs.s{number}")) for number in range(5)]

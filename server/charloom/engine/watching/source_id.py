@@ -1,0 +1,15 @@
+"""How a source is named in the ids of sessions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,24}")
+
+
+def source_id(source: str) -> str:
+    """A source's name where that can be part of a session's id, or else a dot and a hash of it."""
+    if _PLAIN.fullmatch(source):
+        return source
+    return "." + hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:20]
