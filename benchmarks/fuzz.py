@@ -6,7 +6,7 @@ A real server process that asks for a key, with a small store; some requests hav
 A request is a message with values from the edges of each field's type, one with bytes changed or cut off, or no
 message at all; metadata are odd at times, and calls are given up at times. What has to hold: no INTERNAL and no
 UNKNOWN (each is a fault that the server did not foresee), a server that lives and answers an ordinary call at the
-end, and memory that does not grow by more than `--max-growth` over the second half. "codes" counts answers,
+end (else "at_its_death" has the requests that it was answering when it died), and memory that does not grow by more than `--max-growth` over the second half. "codes" counts answers,
 and apart those of calls that share a stream; "given_up" calls without one. The last line is one JSON object; the exit
 status is 1 if a requirement fails.
 """
@@ -191,32 +191,46 @@ class Fuzz:
         channels: to the server
         requests: makes them
         keys: to show, the one of all scopes first
+        alive: whether the server is
     """
 
-    def __init__(self, channels: Sequence[grpc.aio.Channel], requests: Requests, keys: Sequence[str]) -> None:
-        self._channels, self._requests, self._keys = channels, requests, keys
+    def __init__(
+        self,
+        channels: Sequence[grpc.aio.Channel],
+        requests: Requests,
+        keys: Sequence[str],
+        alive: Callable[[], bool],
+    ) -> None:
+        self._channels, self._requests, self._keys, self._alive = channels, requests, keys, alive
+        self._unanswered: dict[int, str] = {}
         self.sent = self.given_up = 0
         self.codes: Counter[str] = Counter()
         self.faults: list[str] = []
+        self.at_its_death: list[str] = []
+        """The requests that the server was answering when it died."""
 
     async def run(self, most: int, budget: Budget) -> None:
         """Send up to so many requests, many at once."""
 
         async def send(number: int) -> None:
-            while self.sent < most and budget.seconds:
+            while self.sent < most and budget.seconds and not self.at_its_death:
                 self.sent += 1
                 if self.sent % SAY == 0:
                     say(f"{self.sent:,} requests: {dict(self.codes.most_common())}")
-                await self._one(self._channels[number % len(self._channels)])
+                try:
+                    await self._one(self._channels[number % len(self._channels)], number)
+                finally:
+                    self._unanswered.pop(number, None)
 
         await asyncio.gather(*(send(number) for number in range(AT_ONCE)))
 
-    async def _one(self, channel: grpc.aio.Channel) -> None:
+    async def _one(self, channel: grpc.aio.Channel, number: int) -> None:
         requests, method = self._requests, self._requests.method()
         path = f"/{method.containing_service.full_name}/{method.name}"
         metadata = requests.metadata(self._keys)
         count = requests.number(4) if method.client_streaming else 1
         contents = [requests.message(method) for _ in range(count)]
+        self._unanswered[number] = f"{method.name}: {contents!r:.500}"
         timeout = 0.05 if requests.chance(0.03) else 20.0
         abandons = requests.chance(0.05)
         try:
@@ -242,6 +256,8 @@ class Fuzz:
             if problem.details() == WRITTEN_LATE:
                 self.given_up += 1
                 return
+            if problem.code() is grpc.StatusCode.UNAVAILABLE and not self.at_its_death and not self._alive():
+                self.at_its_death = list(self._unanswered.values())
             self.codes[problem.code().name] += 1
             self._note_fault(method.name, problem.code(), problem.details(), contents)
         except asyncio.CancelledError:
@@ -284,7 +300,7 @@ async def fuzzed(server: Process, seed: int, keys: Sequence[str], most: int, bud
     """Send the requests; with the memory of the server in KiB at the beginning, in the middle and at the end."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.aio.insecure_channel(server.target, options) for _ in range(4)]
-    fuzz = Fuzz(channels, Requests(seed, list(states_of(server, keys[0]))), keys)
+    fuzz = Fuzz(channels, Requests(seed, list(states_of(server, keys[0]))), keys, lambda: server.alive)
     memory = [server.memory_kib()]
     for part in (most // 2, most):
         await fuzz.run(part, budget)
@@ -326,12 +342,15 @@ def main() -> int:
         "memory_mib": [round(one / 1024, 1) for one in memory],
         "growth_mib": growth,
         "alive": alive,
+        "at_its_death": fuzz.at_its_death,
         "answers": len(text) == 20,
     }
     table = [("answer", "requests"), *fuzz.codes.most_common(), ("calls that were given up", fuzz.given_up)]
     finish(figures, table, only_json=arguments.json)
     for fault in fuzz.faults[:20]:
         say(fault)
+    for request in fuzz.at_its_death:
+        say(f"unanswered when the server died: {request}")
     return int(bool(fuzz.faults) or not alive or len(text) != 20 or growth > arguments.max_growth)
 
 
