@@ -6,9 +6,9 @@ A real server process that asks for a key, with a small store; some requests hav
 A request is a message with values from the edges of each field's type, one with bytes changed or cut off, or no
 message at all; metadata are odd at times, and calls are given up at times. What has to hold: no INTERNAL and no
 UNKNOWN (each is a fault that the server did not foresee), a server that lives and answers an ordinary call at the
-end (else "at_its_death" has the requests that it was answering when it died), and memory that does not grow by more than `--max-growth` over the second half. "codes" counts answers,
-and apart those of calls that share a stream; "given_up" calls without one. The last line is one JSON object; the exit
-status is 1 if a requirement fails.
+end (else "at_its_death" has the requests that it was answering when it died), and memory that does not grow by more
+than `--max-growth` over the second half. "codes" counts answers, and apart those of calls that share a stream;
+"given_up" calls without one. The last line is one JSON object; the exit status is 1 if a requirement fails.
 """
 
 from __future__ import annotations
