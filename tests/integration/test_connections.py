@@ -113,23 +113,31 @@ def test_a_client_may_ping_as_often_as_the_server_says_while_nothing_is_sent(
         ("grpc.http2.max_pings_without_data", 0),
     ]
     settings = ServerSettings(grace_seconds=0, client_ping_seconds=allowed)
-    with (
-        running_server([(bundle, decoder)], settings) as server,
-        grpc.insecure_channel(server.address, options=pinging) as channel,
-    ):
-        sent.put(conversation_pb2.ConverseRequest(start=generation_pb2.GenerationOptions(prompt="a")))
-        stub = conversation_pb2_grpc.ConversationServiceStub(channel)
-        with pytest.raises(grpc.RpcError) as end:
-            list(stub.Converse(iter(sent.get, None), timeout=60 if cut else 3))
-        code = end.value.code()  # type: ignore[attr-defined]
-        assert code == (grpc.StatusCode.UNAVAILABLE if cut else grpc.StatusCode.DEADLINE_EXCEEDED)
+    with running_server([(bundle, decoder)], settings) as server:
+        proxy = Proxy(server.address)
+        try:
+            with grpc.insecure_channel(proxy.target, options=pinging) as channel:
+                sent.put(conversation_pb2.ConverseRequest(start=generation_pb2.GenerationOptions(prompt="a")))
+                replies = conversation_pb2_grpc.ConversationServiceStub(channel).Converse(iter(sent.get, None))
+                next(replies)
+                if cut:
+                    with pytest.raises(grpc.RpcError) as end:
+                        list(replies)
+                    assert end.value.code() == grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+                else:
+                    eventually(lambda: proxy.pings >= 8)  # a client that pings too often is cut at its fifth
+                    assert replies.is_active()
+                    replies.cancel()
+        finally:
+            proxy.stop()
+    assert proxy.connections == 1
 
 
 def test_the_sdks_pings_are_within_what_the_server_allows(bundle: Bundle, decoder: Decoder) -> None:
-    """Both with their defaults, a sixtieth of the times: four minutes of silence, in which eight pings come."""
+    """Both with their defaults, a thirtieth of the times; gRPC sends no more than a ping a second."""
     defaults = ServerSettings()
-    pings = {"keepalive_time_ms": 500, "keepalive_timeout_ms": 20_000, "http2.ping_timeout_ms": 20_000}
-    settings = ServerSettings(grace_seconds=0, client_ping_seconds=defaults.client_ping_seconds / 60)
+    pings = {"keepalive_time_ms": 1000, "keepalive_timeout_ms": 20_000, "http2.ping_timeout_ms": 20_000}
+    settings = ServerSettings(grace_seconds=0, client_ping_seconds=defaults.client_ping_seconds / 30)
     options = [(f"grpc.{name}", value) for name, value in pings.items()]
     with running_server([(bundle, decoder)], settings) as server:
         proxy = Proxy(server.address)
@@ -139,7 +147,7 @@ def test_the_sdks_pings_are_within_what_the_server_allows(bundle: Bundle, decode
                 client.converse("a") as talk,
             ):
                 assert isinstance(next(talk), Applied)
-                time.sleep(4)
+                eventually(lambda: proxy.pings >= 8)  # a client that pings too often is cut at its fifth
                 talk.generate(max_tokens=3)
                 while not isinstance(next(talk), Ended):
                     pass

@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from types import SimpleNamespace
+
+import pytest
 
 from charloom.server.logs import JsonFormatter, TextFormatter, TransportFilter
 
@@ -58,6 +61,18 @@ def test_what_clients_make_grpc_report_is_one_short_line_at_a_time() -> None:
             if kept.filter(record):
                 told.append(TextFormatter().format(record).partition("] ")[2])
     assert told == ["call failed: ValueError", "call failed: GoneError"]
+
+
+def test_the_same_place_is_reported_again_after_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("charloom.server.logs.time", SimpleNamespace(monotonic=lambda: now))
+    kept = TransportFilter()
+    reported = []
+    for now in (100.0, 109.9, 110.0, 119.9, 120.0):
+        record = logging.LogRecord("grpc", logging.ERROR, "channel.py", 1, "call failed", (), None)
+        if kept.filter(record):
+            reported.append(now)
+    assert reported == [100.0, 110.0, 120.0]
 
 
 def test_what_is_reported_of_our_own_is_whole() -> None:

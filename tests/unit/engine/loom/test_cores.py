@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -82,6 +83,7 @@ def test_no_more_calls_than_cores_and_all_of_them_are_made(decoder: Decoder) -> 
             with lock:
                 running += 1
                 most = max(most, running)
+            time.sleep(0.0005)  # so that calls meet
             with lock:
                 running -= 1
                 done += 1
@@ -90,7 +92,7 @@ def test_no_more_calls_than_cores_and_all_of_them_are_made(decoder: Decoder) -> 
     inputs: Any = None
 
     def calls(one: InTurn) -> None:
-        for _ in range(200):
+        for _ in range(20):
             one.run(inputs)
 
     threads = [threading.Thread(target=calls, args=(one,)) for one in decoders for _ in range(3)]
@@ -98,8 +100,8 @@ def test_no_more_calls_than_cores_and_all_of_them_are_made(decoder: Decoder) -> 
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert (done, running) == (1200, 0)
-    assert most <= 2
+    assert (done, running) == (120, 0)
+    assert most == 2
 
 
 def test_a_call_that_fails_gives_its_turn_back(decoder: Decoder) -> None:

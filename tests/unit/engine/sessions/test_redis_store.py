@@ -209,7 +209,10 @@ async def test_a_redis_that_does_not_take_writes(doomed_redis: RedisServer, redi
         *(store.check(), store.acquire(Key("", "b")), store.add([made(redis_place, "c")]), store.delete(Key("", "a"))),
         *(store.write(lease, lease.session), store.release(lease, lease.session)),
     )
-    for problem in await asyncio.gather(*attempts, return_exceptions=True):
+    problems = await asyncio.gather(*attempts, return_exceptions=True)
+    for problem in (problems[0], *problems[4:]):
+        assert isinstance(problem, StoreUnavailable), "check, write and release"
+    for problem in problems:
         # Where it is a master still, it tells what it has.
         assert type(problem) in (StoreUnavailable, SessionNotFound, SessionBusy), problem
         if isinstance(problem, StoreUnavailable):

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from charloom.bundle import Bundle
+from charloom.bundle import Bundle, DecoderKind
 from charloom.engine import errors
 from charloom.engine.calls.requests import GenerationRequest
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.engine import Engine
 from charloom.engine.sessions.sealing import Sealer, new_keys, read_keys
 from charloom.engine.sessions.session import Key
@@ -34,6 +35,20 @@ async def test_a_sealed_state_goes_on_as_the_session(engine: Engine, bundle: Bun
     text += (await (await engine.generating.generate(further)).whole()).text
     assert text == await text_of(engine, session, 80) == await text_of(engine, imported, 80)
     assert len(token) < imported.snapshot.state.nbytes + 400
+
+
+async def test_a_state_of_another_kind_of_decoder_is_not_restored_exactly(bundle: Bundle) -> None:
+    keys = new_keys()
+    kinds = (DecoderKind.ONNX_INT8, DecoderKind.ONNX_FP32)
+    one, other = (Engine([(bundle, open_decoder(bundle, kind=kind))], sealer=Sealer(keys)) for kind in kinds)
+    session = await one.sessions.create(seed=16)
+    await text_of(one, session, 20)
+    token, _ = await one.sessions.export(session.key, None)
+    for engine, expected in ((one, True), (other, False)):
+        _, exact = await engine.sessions.import_(token, Key("", "copy"), None)
+        assert exact is expected
+    for engine in (one, other):
+        await engine.drain(0)
 
 
 async def test_tokens_that_are_refused_say_why(engine: Engine, bundle: Bundle, decoder: Decoder) -> None:
