@@ -34,6 +34,7 @@ from charloom.v1 import models_pb2, models_pb2_grpc, sessions_pb2, sessions_pb2_
 from tests.integration.conftest import refused
 from tests.integration.model_versions import Folder, states
 from tests.unit.bundle.bundle_files import replace_file
+from tests.unit.client.proxy import Proxy
 from tests.unit.engine.looms import eventually
 
 RELOADS = int(os.environ.get("CHARLOOM_RELOADS", "6"))
@@ -230,6 +231,31 @@ def test_after_its_grace_a_model_gives_its_memory_back_and_its_sessions_are_told
     del running, observer
     eventually(lambda: states(client) == [("small", ".3", ModelState.SERVING)])
     eventually(lambda: decoder() is None)
+
+
+@pytest.mark.parametrize("grace", [600, 0])
+def test_a_stream_without_session_that_breaks_off_goes_on_with_its_model_or_not_at_all(
+    folder: Folder, started: Callable[..., tuple[Server, Client]], grace: int
+) -> None:
+    server, operator = started(model_grace_seconds=grace)
+    expected = operator.complete("The ", seed=3, max_tokens=20_000).text
+    proxy = Proxy(server.address)
+    try:
+        with Client(proxy.target) as client:
+            stream = client.generate("The ", seed=3, max_tokens=20_000)
+            text = next(stream)
+            folder.beside("2")
+            operator.load_model("small/.2")
+            proxy.cut()
+            if grace:
+                assert text + "".join(stream) == expected
+                assert stream.result().model_digest != operator.model().digest
+            else:
+                with pytest.raises(FailedPrecondition, match="begin the text anew") as refused:
+                    "".join(stream)
+                assert refused.value.reason == "CALL_OF_ANOTHER_MODEL"
+    finally:
+        proxy.stop()
 
 
 def test_a_session_is_moved_to_the_next_version_and_goes_on(

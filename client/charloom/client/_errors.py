@@ -136,8 +136,8 @@ class FailedPrecondition(RequestError):
     """The session or state belongs to another model, the state's time is up, or the model cannot be inspected.
 
     The reasons are SESSION_OF_ANOTHER_MODEL, SEALED_STATE_OF_ANOTHER_MODEL, SEALED_STATE_EXPIRED,
-    MODEL_NOT_INSPECTABLE, and of models that are changed while the server runs MODEL_RETIRED, MODEL_UNUSABLE and
-    LAST_MODEL.
+    MODEL_NOT_INSPECTABLE, and of models that are changed while the server runs MODEL_RETIRED, CALL_OF_ANOTHER_MODEL,
+    MODEL_UNUSABLE and LAST_MODEL.
     """
 
 

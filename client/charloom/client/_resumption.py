@@ -76,6 +76,7 @@ class Resumption:
         self.count = 0
         """How often the stream went on after it had broken off."""
         self._position: int | None = None
+        self._model_digest = ""
         self._made_again = False
         # The first failure since the stream came on last, and how long it is tried again.
         self._first: CharloomError | None = None
@@ -92,6 +93,7 @@ class Resumption:
         again.CopyFrom(self._request)
         if self._position is not None:
             again.resume_position = self._position
+            again.model_digest = self._model_digest
         self._made_again = self.pause is not None
         self.pause = None
         return again
@@ -108,6 +110,7 @@ class Resumption:
         if self._position is None or message.position > self._position:
             self._first, self._backoff = None, SHORTEST
         self._position = message.position
+        self._model_digest = message.model_digest or self._model_digest
         self._draining, self._asked_another = None, False
         if not self._is_worth_asking_another(message):
             return message

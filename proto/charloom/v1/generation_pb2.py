@@ -28,7 +28,7 @@ from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63harloom/v1/generation.proto\x12\x0b\x63harloom.v1\x1a\x1a\x63harloom/v1/sessions.proto\x1a\x16\x63harloom/v1/text.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb2\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12*\n\nlogit_bias\x18\x08 \x03(\x0b\x32\x16.charloom.v1.LogitBias\x12\x1f\n\x12\x61llowed_characters\x18\t \x01(\tH\x07\x88\x01\x01\x12\x1c\n\x14\x66orbidden_characters\x18\n \x01(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_allowed_characters\"-\n\tLogitBias\x12\x12\n\ncharacters\x18\x01 \x01(\t\x12\x0c\n\x04\x62ias\x18\x02 \x01(\x02\"e\n\nConstraint\x12\x0f\n\x05regex\x18\x01 \x01(\tH\x00\x12\'\n\x07\x63hoices\x18\x02 \x01(\x0b\x32\x14.charloom.v1.ChoicesH\x00\x12\x15\n\x0bjson_schema\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"O\n\nNewSession\x12/\n\x0ctime_to_live\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61\x64\x61ptive\x18\x02 \x01(\x08\"\xad\x04\n\x11GenerationOptions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12:\n\x12unknown_characters\x18\x04 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\'\n\x08sampling\x18\x06 \x01(\x0b\x32\x15.charloom.v1.Sampling\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x1e\n\x11\x65xpected_position\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12\x12\n\nmin_tokens\x18\t \x01(\r\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x14\n\x0cinclude_stop\x18\x0b \x01(\x08\x12\x10\n\x08logprobs\x18\x0c \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\r \x01(\r\x12\x0e\n\x01n\x18\x0e \x01(\rH\x03\x88\x01\x01\x12\r\n\x05state\x18\x0f \x01(\x0c\x12\x14\n\x0creturn_state\x18\x10 \x01(\x08\x12+\n\nconstraint\x18\x11 \x01(\x0b\x32\x17.charloom.v1.Constraint\x12,\n\x0bnew_session\x18\x13 \x01(\x0b\x32\x17.charloom.v1.NewSession\x12\x10\n\x08resample\x18\x14 \x01(\x08\x42\r\n\x0b_max_tokensB\x07\n\x05_seedB\x14\n\x12_expected_positionB\x04\n\x02_n\"\x85\x01\n\x0fGenerateRequest\x12/\n\x07options\x18\x01 \x01(\x0b\x32\x1e.charloom.v1.GenerationOptions\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x1c\n\x0fresume_position\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x12\n\x10_resume_position\"\x9d\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12-\n\x06result\x18\x03 \x01(\x0b\x32\x1d.charloom.v1.GenerationResult\x12\r\n\x05index\x18\x04 \x01(\r\x12+\n\x08logprobs\x18\x05 \x03(\x0b\x32\x19.charloom.v1.TokenLogprob\"O\n\x13GenerateManyRequest\x12(\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x19.charloom.v1.GenerateCall\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x03(\x04\"\xf0\x01\n\x0cGenerateCall\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.charloom.v1.GenerateRequest\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x33\n\x05trace\x18\x05 \x03(\x0b\x32$.charloom.v1.GenerateCall.TraceEntry\x1a,\n\nTraceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"j\n\x14GenerateManyResponse\x12*\n\x06pieces\x18\x01 \x03(\x0b\x32\x1a.charloom.v1.GeneratePiece\x12&\n\x04\x65nds\x18\x02 \x03(\x0b\x32\x18.charloom.v1.GenerateEnd\"P\n\rGeneratePiece\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1d.charloom.v1.GenerateResponse\"c\n\x0bGenerateEnd\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\x12%\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\x14.google.protobuf.Any\"B\n\x0f\x43ompleteRequest\x12/\n\x07options\x18\x01 \x01(\x0b\x32\x1e.charloom.v1.GenerationOptions\"@\n\x10\x43ompleteResponse\x12,\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32\x17.charloom.v1.Completion\"v\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1d.charloom.v1.GenerationResult\x12+\n\x08logprobs\x18\x03 \x03(\x0b\x32\x19.charloom.v1.TokenLogprob\"\xb1\x03\n\x10GenerationResult\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.charloom.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.charloom.v1.Usage\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.charloom.v1.Timings\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.charloom.v1.Sampling\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\r\n\x05model\x18\x07 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x08 \x01(\t\x12\x10\n\x08position\x18\t \x01(\x04\x12%\n\x07session\x18\n \x01(\x0b\x32\x14.charloom.v1.Session\x12\x0c\n\x04stop\x18\x0b \x01(\t\x12\r\n\x05state\x18\x0c \x01(\x0c\x12\x1c\n\x0f\x61llowed_logprob\x18\r \x01(\x01H\x00\x88\x01\x01\x12)\n\tresampled\x18\x0e \x01(\x0b\x32\x16.charloom.v1.ResampledB\x12\n\x10_allowed_logprob\"S\n\tResampled\x12\x0e\n\x06weight\x18\x01 \x01(\x01\x12\x10\n\x08\x61ncestor\x18\x02 \x01(\r\x12\r\n\x05times\x18\x03 \x01(\r\x12\x15\n\rmatch_logprob\x18\x04 \x01(\x01\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x04\"\x8e\x01\n\x07Timings\x12)\n\x06queued\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*{\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x1a\n\x16\x46INISH_REASON_DRAINING\x10\x02\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x03\x32\x80\x02\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.charloom.v1.GenerateRequest\x1a\x1d.charloom.v1.GenerateResponse0\x01\x12G\n\x08\x43omplete\x12\x1c.charloom.v1.CompleteRequest\x1a\x1d.charloom.v1.CompleteResponse\x12W\n\x0cGenerateMany\x12 .charloom.v1.GenerateManyRequest\x1a!.charloom.v1.GenerateManyResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63harloom/v1/generation.proto\x12\x0b\x63harloom.v1\x1a\x1a\x63harloom/v1/sessions.proto\x1a\x16\x63harloom/v1/text.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb2\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12*\n\nlogit_bias\x18\x08 \x03(\x0b\x32\x16.charloom.v1.LogitBias\x12\x1f\n\x12\x61llowed_characters\x18\t \x01(\tH\x07\x88\x01\x01\x12\x1c\n\x14\x66orbidden_characters\x18\n \x01(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_allowed_characters\"-\n\tLogitBias\x12\x12\n\ncharacters\x18\x01 \x01(\t\x12\x0c\n\x04\x62ias\x18\x02 \x01(\x02\"e\n\nConstraint\x12\x0f\n\x05regex\x18\x01 \x01(\tH\x00\x12\'\n\x07\x63hoices\x18\x02 \x01(\x0b\x32\x14.charloom.v1.ChoicesH\x00\x12\x15\n\x0bjson_schema\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"O\n\nNewSession\x12/\n\x0ctime_to_live\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61\x64\x61ptive\x18\x02 \x01(\x08\"\xad\x04\n\x11GenerationOptions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12:\n\x12unknown_characters\x18\x04 \x01(\x0e\x32\x1e.charloom.v1.UnknownCharacters\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\'\n\x08sampling\x18\x06 \x01(\x0b\x32\x15.charloom.v1.Sampling\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x1e\n\x11\x65xpected_position\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12\x12\n\nmin_tokens\x18\t \x01(\r\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x14\n\x0cinclude_stop\x18\x0b \x01(\x08\x12\x10\n\x08logprobs\x18\x0c \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\r \x01(\r\x12\x0e\n\x01n\x18\x0e \x01(\rH\x03\x88\x01\x01\x12\r\n\x05state\x18\x0f \x01(\x0c\x12\x14\n\x0creturn_state\x18\x10 \x01(\x08\x12+\n\nconstraint\x18\x11 \x01(\x0b\x32\x17.charloom.v1.Constraint\x12,\n\x0bnew_session\x18\x13 \x01(\x0b\x32\x17.charloom.v1.NewSession\x12\x10\n\x08resample\x18\x14 \x01(\x08\x42\r\n\x0b_max_tokensB\x07\n\x05_seedB\x14\n\x12_expected_positionB\x04\n\x02_n\"\x9b\x01\n\x0fGenerateRequest\x12/\n\x07options\x18\x01 \x01(\x0b\x32\x1e.charloom.v1.GenerationOptions\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x1c\n\x0fresume_position\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\tB\x12\n\x10_resume_position\"\xb3\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12-\n\x06result\x18\x03 \x01(\x0b\x32\x1d.charloom.v1.GenerationResult\x12\r\n\x05index\x18\x04 \x01(\r\x12+\n\x08logprobs\x18\x05 \x03(\x0b\x32\x19.charloom.v1.TokenLogprob\x12\x14\n\x0cmodel_digest\x18\x06 \x01(\t\"O\n\x13GenerateManyRequest\x12(\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x19.charloom.v1.GenerateCall\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x03(\x04\"\xf0\x01\n\x0cGenerateCall\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.charloom.v1.GenerateRequest\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x33\n\x05trace\x18\x05 \x03(\x0b\x32$.charloom.v1.GenerateCall.TraceEntry\x1a,\n\nTraceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"j\n\x14GenerateManyResponse\x12*\n\x06pieces\x18\x01 \x03(\x0b\x32\x1a.charloom.v1.GeneratePiece\x12&\n\x04\x65nds\x18\x02 \x03(\x0b\x32\x18.charloom.v1.GenerateEnd\"P\n\rGeneratePiece\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1d.charloom.v1.GenerateResponse\"c\n\x0bGenerateEnd\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\x12%\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\x14.google.protobuf.Any\"B\n\x0f\x43ompleteRequest\x12/\n\x07options\x18\x01 \x01(\x0b\x32\x1e.charloom.v1.GenerationOptions\"@\n\x10\x43ompleteResponse\x12,\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32\x17.charloom.v1.Completion\"v\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1d.charloom.v1.GenerationResult\x12+\n\x08logprobs\x18\x03 \x03(\x0b\x32\x19.charloom.v1.TokenLogprob\"\xb1\x03\n\x10GenerationResult\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.charloom.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.charloom.v1.Usage\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.charloom.v1.Timings\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.charloom.v1.Sampling\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\r\n\x05model\x18\x07 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x08 \x01(\t\x12\x10\n\x08position\x18\t \x01(\x04\x12%\n\x07session\x18\n \x01(\x0b\x32\x14.charloom.v1.Session\x12\x0c\n\x04stop\x18\x0b \x01(\t\x12\r\n\x05state\x18\x0c \x01(\x0c\x12\x1c\n\x0f\x61llowed_logprob\x18\r \x01(\x01H\x00\x88\x01\x01\x12)\n\tresampled\x18\x0e \x01(\x0b\x32\x16.charloom.v1.ResampledB\x12\n\x10_allowed_logprob\"S\n\tResampled\x12\x0e\n\x06weight\x18\x01 \x01(\x01\x12\x10\n\x08\x61ncestor\x18\x02 \x01(\r\x12\r\n\x05times\x18\x03 \x01(\r\x12\x15\n\rmatch_logprob\x18\x04 \x01(\x01\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x04\"\x8e\x01\n\x07Timings\x12)\n\x06queued\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*{\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x1a\n\x16\x46INISH_REASON_DRAINING\x10\x02\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x03\x32\x80\x02\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.charloom.v1.GenerateRequest\x1a\x1d.charloom.v1.GenerateResponse0\x01\x12G\n\x08\x43omplete\x12\x1c.charloom.v1.CompleteRequest\x1a\x1d.charloom.v1.CompleteResponse\x12W\n\x0cGenerateMany\x12 .charloom.v1.GenerateManyRequest\x1a!.charloom.v1.GenerateManyResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATECALL_TRACEENTRY']._loaded_options = None
   _globals['_GENERATECALL_TRACEENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=3300
-  _globals['_FINISHREASON']._serialized_end=3423
+  _globals['_FINISHREASON']._serialized_start=3344
+  _globals['_FINISHREASON']._serialized_end=3467
   _globals['_SAMPLING']._serialized_start=157
   _globals['_SAMPLING']._serialized_end=591
   _globals['_LOGITBIAS']._serialized_start=593
@@ -52,35 +52,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATIONOPTIONS']._serialized_start=851
   _globals['_GENERATIONOPTIONS']._serialized_end=1408
   _globals['_GENERATEREQUEST']._serialized_start=1411
-  _globals['_GENERATEREQUEST']._serialized_end=1544
-  _globals['_GENERATERESPONSE']._serialized_start=1547
-  _globals['_GENERATERESPONSE']._serialized_end=1704
-  _globals['_GENERATEMANYREQUEST']._serialized_start=1706
-  _globals['_GENERATEMANYREQUEST']._serialized_end=1785
-  _globals['_GENERATECALL']._serialized_start=1788
-  _globals['_GENERATECALL']._serialized_end=2028
-  _globals['_GENERATECALL_TRACEENTRY']._serialized_start=1984
-  _globals['_GENERATECALL_TRACEENTRY']._serialized_end=2028
-  _globals['_GENERATEMANYRESPONSE']._serialized_start=2030
-  _globals['_GENERATEMANYRESPONSE']._serialized_end=2136
-  _globals['_GENERATEPIECE']._serialized_start=2138
-  _globals['_GENERATEPIECE']._serialized_end=2218
-  _globals['_GENERATEEND']._serialized_start=2220
-  _globals['_GENERATEEND']._serialized_end=2319
-  _globals['_COMPLETEREQUEST']._serialized_start=2321
-  _globals['_COMPLETEREQUEST']._serialized_end=2387
-  _globals['_COMPLETERESPONSE']._serialized_start=2389
-  _globals['_COMPLETERESPONSE']._serialized_end=2453
-  _globals['_COMPLETION']._serialized_start=2455
-  _globals['_COMPLETION']._serialized_end=2573
-  _globals['_GENERATIONRESULT']._serialized_start=2576
-  _globals['_GENERATIONRESULT']._serialized_end=3009
-  _globals['_RESAMPLED']._serialized_start=3011
-  _globals['_RESAMPLED']._serialized_end=3094
-  _globals['_USAGE']._serialized_start=3096
-  _globals['_USAGE']._serialized_end=3153
-  _globals['_TIMINGS']._serialized_start=3156
-  _globals['_TIMINGS']._serialized_end=3298
-  _globals['_GENERATIONSERVICE']._serialized_start=3426
-  _globals['_GENERATIONSERVICE']._serialized_end=3682
+  _globals['_GENERATEREQUEST']._serialized_end=1566
+  _globals['_GENERATERESPONSE']._serialized_start=1569
+  _globals['_GENERATERESPONSE']._serialized_end=1748
+  _globals['_GENERATEMANYREQUEST']._serialized_start=1750
+  _globals['_GENERATEMANYREQUEST']._serialized_end=1829
+  _globals['_GENERATECALL']._serialized_start=1832
+  _globals['_GENERATECALL']._serialized_end=2072
+  _globals['_GENERATECALL_TRACEENTRY']._serialized_start=2028
+  _globals['_GENERATECALL_TRACEENTRY']._serialized_end=2072
+  _globals['_GENERATEMANYRESPONSE']._serialized_start=2074
+  _globals['_GENERATEMANYRESPONSE']._serialized_end=2180
+  _globals['_GENERATEPIECE']._serialized_start=2182
+  _globals['_GENERATEPIECE']._serialized_end=2262
+  _globals['_GENERATEEND']._serialized_start=2264
+  _globals['_GENERATEEND']._serialized_end=2363
+  _globals['_COMPLETEREQUEST']._serialized_start=2365
+  _globals['_COMPLETEREQUEST']._serialized_end=2431
+  _globals['_COMPLETERESPONSE']._serialized_start=2433
+  _globals['_COMPLETERESPONSE']._serialized_end=2497
+  _globals['_COMPLETION']._serialized_start=2499
+  _globals['_COMPLETION']._serialized_end=2617
+  _globals['_GENERATIONRESULT']._serialized_start=2620
+  _globals['_GENERATIONRESULT']._serialized_end=3053
+  _globals['_RESAMPLED']._serialized_start=3055
+  _globals['_RESAMPLED']._serialized_end=3138
+  _globals['_USAGE']._serialized_start=3140
+  _globals['_USAGE']._serialized_end=3197
+  _globals['_TIMINGS']._serialized_start=3200
+  _globals['_TIMINGS']._serialized_end=3342
+  _globals['_GENERATIONSERVICE']._serialized_start=3470
+  _globals['_GENERATIONSERVICE']._serialized_end=3726
 # @@protoc_insertion_point(module_scope)

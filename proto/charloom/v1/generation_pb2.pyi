@@ -419,6 +419,7 @@ class GenerateRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     CALL_ID_FIELD_NUMBER: _builtins.int
     RESUME_POSITION_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """Identifies this call, so that it can be resumed: up to 64 letters, digits, '.', '_', '-', never used for another. A
     call of a session that is sent again with its id alone is answered from its beginning, and changes nothing twice.
@@ -426,6 +427,10 @@ class GenerateRequest(_message.Message):
     resume_position: _builtins.int
     """Resumes the call of this id, or of a stateless call with the same options and seed, after the text up to this
     position has arrived: only what follows is sent. The other options must be those of the first try.
+    """
+    model_digest: _builtins.str
+    """With `resume_position`: the `model_digest` of the first message that arrived. A call without session is then refused
+    where that model is not here, so that no other model goes on with its text.
     """
     @_builtins.property
     def options(self) -> Global___GenerationOptions:
@@ -437,10 +442,11 @@ class GenerateRequest(_message.Message):
         options: Global___GenerationOptions | None = ...,
         call_id: _builtins.str = ...,
         resume_position: _builtins.int | None = ...,
+        model_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_resume_position", b"_resume_position", "options", b"options", "resume_position", b"resume_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resume_position", b"_resume_position", "call_id", b"call_id", "options", b"options", "resume_position", b"resume_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resume_position", b"_resume_position", "call_id", b"call_id", "model_digest", b"model_digest", "options", b"options", "resume_position", b"resume_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__resume_position: _TypeAlias = _typing.Literal["resume_position"]  # noqa: Y015
     _WhichOneofArgType__resume_position: _TypeAlias = _typing.Literal["_resume_position", b"_resume_position"]  # noqa: Y015
@@ -459,12 +465,15 @@ class GenerateResponse(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text since the last message; whole characters only. May be empty in the last message."""
     position: _builtins.int
     """Position after this piece: tokens fed and generated since the state was zero."""
     index: _builtins.int
     """Which of the `n` continuations this is, from 0."""
+    model_digest: _builtins.str
+    """Of the model that generates; set in the first message of a continuation, and only there."""
     @_builtins.property
     def result(self) -> Global___GenerationResult:
         """Set in the last message of a continuation, and only there."""
@@ -481,10 +490,11 @@ class GenerateResponse(_message.Message):
         result: Global___GenerationResult | None = ...,
         index: _builtins.int = ...,
         logprobs: _abc.Iterable[_text_pb2.TokenLogprob] | None = ...,
+        model_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "logprobs", b"logprobs", "position", b"position", "result", b"result", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "logprobs", b"logprobs", "model_digest", b"model_digest", "position", b"position", "result", b"result", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,7 @@
     +-- InvalidRequest          a field of the request is wrong
     +-- ModelNotFound
     +-- ModelNotInspectable     its bundle lacks what this needs
-    +-- ModelRetired, ModelOfAnotherTask, ModelBusy, ModelUnusable, ModelTooLarge, LastModel    in `model_errors`
+    +-- ModelRetired and the others of `model_errors`
     +-- SessionNotFound         it never existed here
     |   +-- SessionExpired
     |   +-- SessionDeleted

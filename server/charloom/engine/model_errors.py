@@ -26,6 +26,24 @@ class ModelRetired(EngineError):
         return {"digest": self.digest}
 
 
+class CallOfAnotherModel(EngineError):
+    """A call that is resumed was begun with a model that is not here, or no longer."""
+
+    kind = ErrorKind.PRECONDITION
+    reason = "CALL_OF_ANOTHER_MODEL"
+
+    def __init__(self, digest: str, present: str) -> None:
+        self.digest = digest
+        super().__init__(
+            f"the text was begun by a model with digest {shown(digest[:12])}, which is not loaded here; the one that "
+            f"serves has {present[:12]} and would go on differently; begin the text anew"
+        )
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"digest": self.digest[:64]}
+
+
 class ModelOfAnotherTask(EngineError):
     """The model does something else than what it is asked for."""
 

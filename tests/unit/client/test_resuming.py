@@ -203,6 +203,21 @@ class TestRequests:
             one.ClearField("resume_position")
             assert one == first
 
+    def test_a_call_that_is_resumed_names_the_model_that_it_began_with(self, server: FakeServer, read: Read) -> None:
+        def naming(digest: str, then: Any) -> Any:
+            def answer(request: Any, context: Any) -> Any:
+                for number, message in enumerate(then(request, context)):
+                    message.model_digest = "" if number else digest
+                    yield message
+
+            return answer
+
+        server.answers["Generate"] = in_turn(
+            naming("d1", LOST), naming("", breaking(2, CODE.UNAVAILABLE, "lost again")), naming("d1", stream)
+        )
+        check_whole(read(), 2)
+        assert [one.model_digest for one in server.asked("Generate")] == ["", "d1", "d1"]
+
     def test_a_session_keeps_its_own_seed(self, server: FakeServer, read: Read) -> None:
         server.answers["Generate"] = in_turn(LOST, stream)
         check_whole(read(session="s1"), 1)

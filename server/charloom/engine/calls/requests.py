@@ -44,8 +44,8 @@ class GenerationRequest:
     model: str = ""
     """Empty: the session's model, or the first one."""
     digest: str = ""
-    """Of the version of the model that the call has in use already (`Model.used`), so that it is the one from which a
-    text without session and state starts; empty: the one that serves."""
+    """Of the version of the model that the call has in use already (`Model.used`), or began with if it is resumed: a
+    text without session and state starts from it; empty: the one that serves."""
     session_id: str = ""
     """Empty: from `state`, or from the zero state; and keep nothing."""
     new_session: NewSession | None = None

@@ -27,6 +27,7 @@ from charloom.engine.errors import (
 from charloom.engine.limits import Limits
 from charloom.engine.loom.model import Model
 from charloom.engine.loom.models import Models
+from charloom.engine.model_errors import CallOfAnotherModel
 from charloom.engine.sessions.checks import require_id, require_position
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.seeds import new_seed
@@ -67,8 +68,8 @@ class ReadingStart:
 class Starting:
     """Decides where calls start.
 
-    Everything raises InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel, StoreUnavailable and
-    QuotaExceeded, as their names say; nothing has changed then.
+    Everything raises InvalidRequest, ModelNotFound, CallOfAnotherModel, SessionNotFound, SessionOfAnotherModel,
+    StoreUnavailable and QuotaExceeded, as their names say; nothing has changed then.
     """
 
     def __init__(
@@ -219,12 +220,21 @@ class Starting:
         if not request.state:
             if request.expected_position:
                 raise InvalidRequest("expected_position", NO_SESSION)
-            model = self._models.named(request.model, request.digest)
+            model = self._model_named_in(request)
             return model, model.fresh(new_seed() if request.seed is None else request.seed)
         model, snapshot = self._unsealed(request.state, request.tenant, request.model)
         if request.expected_position not in (None, snapshot.position):
             raise InvalidRequest("expected_position", f"the state is at position {snapshot.position}")
         return model, _seeded(snapshot, request.seed)
+
+    def _model_named_in(self, request: GenerationRequest) -> Model:
+        """The model that a request without session and state names; of a resumed call, the one that it began with."""
+        if request.resume_position is None or not request.digest:
+            return self._models.named(request.model, request.digest)
+        began_with = self._models.with_digest(request.digest, adaptive=False)
+        if began_with is None:
+            raise CallOfAnotherModel(request.digest, self._models.named(request.model).digest)
+        return self._models.named(request.model, began_with.digest)
 
     def _unsealed(self, state: bytes, tenant: str, name: str) -> tuple[Model, Snapshot]:
         """A sealed state, which has to be of the model of this name, if there is one."""

@@ -20,6 +20,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.limits import Limits
 from charloom.engine.loom.model import try_model
 from charloom.engine.loom.models import Models
+from charloom.engine.model_errors import CallOfAnotherModel
 from charloom.engine.rates import Rates
 from charloom.engine.sessions.sealed_states import SealedStates
 from charloom.engine.sessions.sealing import Sealer, new_keys
@@ -161,6 +162,23 @@ async def test_the_state_at_a_resumed_position_is_the_one_that_was_there(
     rest, there = generate_stepwise(decoder, start.snapshot, [], 8, request.sampling)
     assert rest == tokens[12:]
     assert np.array_equal(there.state, (await sessions.get(Key("", session.id))).snapshot.state)
+
+
+async def test_a_resumed_call_without_session_goes_on_with_the_version_that_it_began_with_or_not_at_all(
+    starting: Starting, models: Models, bundle: Bundle, decoder: Decoder, tmp_path: Path
+) -> None:
+    path = shutil.copytree(bundle.path, tmp_path / "2")
+    change_manifest(path, lambda manifest: manifest.update(training={"version": "2"}))
+    old = models.named("")
+    request = GenerationRequest(seed=3, max_tokens=9, resume_position=2, digest=old.digest)
+    new = models.serve(try_model(read_bundle(path), decoder, 4), grace=60)
+    assert (await starting.generation(request)).model is old
+    assert (await starting.generation(replace(request, digest=""))).model is new, "a client that names none"
+    old.grace_ends = 0.0
+    with pytest.raises(CallOfAnotherModel, match="begin the text anew") as refused:
+        await starting.generation(request)
+    assert refused.value.facts == {"digest": old.digest}
+    old.loom.drain(0)
 
 
 async def test_a_call_starts_with_the_version_that_it_has_in_use_whatever_serves_now(

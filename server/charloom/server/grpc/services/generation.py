@@ -57,11 +57,13 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                 yield message
 
     async def _answers(self, request: generation_pb2.GenerateRequest) -> AsyncGenerator[Answer, None]:
+        resumed = request.HasField("resume_position")
         asked = to_request(
             request.options,
             current_caller().tenant,
             call_id=request.call_id,
-            resume_position=request.resume_position if request.HasField("resume_position") else None,
+            resume_position=request.resume_position if resumed else None,
+            model_digest=request.model_digest if resumed else "",
         )
         generations = await begin_continuations(self._engine, asked)
         replies = [_replies(generation, index) for index, generation in enumerate(generations)]
@@ -84,13 +86,15 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
 
 async def _replies(generation: Continuation, index: int) -> AsyncGenerator[Answer, None]:
-    """The messages of continuation number `index`; the last one has its result."""
+    """The messages of continuation number `index`: the first has the model's digest, the last its result."""
+    digest = generation.model.digest
     async for delta in generation:
         result = generation.result
-        reply = from_delta(delta, index, result)
+        reply = from_delta(delta, index, result, digest)
+        digest = ""
         yield await encoded(reply, delta.logprobs, generation.vocabulary) if delta.logprobs else reply
         if result is not None:
             return
     if (result := generation.result) is not None:  # it is None when the client has gone
         nothing = TextDelta("", result.finish.snapshot.position)
-        yield from_delta(nothing, index, result)
+        yield from_delta(nothing, index, result, digest)

@@ -37,6 +37,7 @@ def to_request(
     *,
     call_id: str = "",
     resume_position: int | None = None,
+    model_digest: str = "",
     most_tokens: MostTokens | None = None,
 ) -> GenerationRequest:
     """The engine's request for some options, and for what is no option.
@@ -47,6 +48,7 @@ def to_request(
     """
     return GenerationRequest(
         model=options.model,
+        digest=model_digest,
         session_id=options.session_id,
         new_session=_to_new_session(options) if options.HasField("new_session") else None,
         prompt=options.prompt,
@@ -128,15 +130,18 @@ def _echo(sampling: Sampling) -> generation_pb2.Sampling:
 _remembered_echo = functools.lru_cache(_REMEMBERED)(_echo)
 
 
-def from_delta(delta: TextDelta, index: int, result: GenerationResult | None) -> generation_pb2.GenerateResponse:
+def from_delta(
+    delta: TextDelta, index: int, result: GenerationResult | None, model_digest: str = ""
+) -> generation_pb2.GenerateResponse:
     """The message for some text of continuation number `index`, and for how it ended if this is its last.
 
-    It has no log-probabilities: see `encoded`.
+    The first one has the digest of the model. It has no log-probabilities: see `encoded`.
     """
     return generation_pb2.GenerateResponse(
         text=delta.text,
         position=delta.position,
         index=index,
+        model_digest=model_digest,
         result=None if result is None else from_result(result),
     )
 
