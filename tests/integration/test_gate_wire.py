@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -93,6 +95,44 @@ def test_every_method_has_a_scope_and_nothing_else_does() -> None:
     assert {"grpc.health.v1.Health"} == OPEN
     with pytest.raises(LookupError):
         scope_of("/charloom.v1.NewService/Anything")
+
+
+@contextlib.contextmanager
+def no_request() -> Iterator[Iterator[bytes]]:
+    """The requests of a client that calls, and sends none for as long as this is open."""
+    over = threading.Event()
+
+    def sent() -> Iterator[bytes]:
+        over.wait()
+        yield from ()
+
+    try:
+        yield sent()
+    finally:
+        over.set()
+
+
+@pytest.mark.parametrize("method", [method for method in ALL if not method.client_streaming])
+def test_who_calls_is_asked_before_a_request_is_taken(channel: grpc.Channel, method: MethodDescriptor) -> None:
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    with no_request() as nothing:
+        code, _, _, _ = refused(lambda: list(channel.stream_stream(path)(nothing, timeout=60)))
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_request_of_health_that_does_not_come_is_not_waited_for(
+    channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("charloom.server.grpc.errors.CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("charloom.server.grpc.listener.OPEN_SECONDS", 0.02)
+    with no_request() as nothing:
+        code, _, violations, _ = refused(
+            lambda: channel.stream_unary("/grpc.health.v1.Health/Check")(nothing, timeout=60)
+        )
+    assert (code, violations) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        {"request": "it did not come within 0.02 s of the beginning of the call"},
+    )
 
 
 def test_the_table_knows_all_services_of_the_server() -> None:

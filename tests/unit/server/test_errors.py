@@ -156,8 +156,46 @@ async def test_a_client_that_has_gone_before_its_answer_leaves_nothing_in_the_lo
         continuation, details
     )
     with pytest.raises(asyncio.CancelledError):
-        await handler.unary_unary(b"", None)
+        await handler.stream_unary(None, Sent(b""))
     assert caplog.records == []
+
+
+class Sent:
+    """The context of a call whose client sends these bytes; what it is told at the end is in `aborted`."""
+
+    def __init__(self, request: object) -> None:
+        self._request = request
+        self.aborted: list[tuple[StatusCode, str]] = []
+
+    async def read(self) -> object:
+        return self._request
+
+    async def abort(self, code: StatusCode, details: str, trailing: object) -> None:
+        self.aborted.append((code, details))
+        raise grpc.aio.AbortError
+
+
+async def test_more_than_a_name_is_not_read_as_a_request_of_health() -> None:
+    async def behaviour(request: object, context: object) -> object:
+        return request
+
+    async def continuation(details: object) -> grpc.RpcMethodHandler[Any, Any]:
+        return grpc.unary_unary_rpc_method_handler(behaviour, HealthCheckRequest.FromString)
+
+    details = cast(grpc.HandlerCallDetails, SimpleNamespace(method="/grpc.health.v1.Health/Check"))
+    interceptor = ErrorInterceptor(lambda method, context: lambda: None, lambda: 10**6)
+    handler: Any = await interceptor.intercept_service(continuation, details)
+    name = HealthCheckRequest(service="x" * 1000)
+    assert await handler.stream_unary(None, Sent(name.SerializeToString())) == name
+    name.service *= 2
+    sent = Sent(name.SerializeToString())
+    with pytest.raises(grpc.aio.AbortError):
+        await handler.stream_unary(None, sent)
+    ((code, text),) = sent.aborted
+    assert code is StatusCode.INVALID_ARGUMENT
+    assert "up to 1024 are read" in text
+    with pytest.raises(asyncio.CancelledError):  # as gRPC does: nobody is answered who sends none
+        await handler.stream_unary(None, Sent(grpc.aio.EOF))
 
 
 @pytest.mark.parametrize("when", ["before it comes", "while it is waited for"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import inspect
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,6 +29,8 @@ END_SECONDS = 0.005
 """How long the requests of a stream are not told to have ended after gRPC says so."""
 CHECK_SECONDS = 2.0
 """How often a call that waits for its client's next request is checked."""
+HEALTH_BYTES = 1024
+"""The most bytes of a request of health."""
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 CODES = {kind: grpc.StatusCode[code.name] for kind, code in codes.CODES.items()}
@@ -120,8 +121,8 @@ class ErrorInterceptor(ServerInterceptor):
     A handler may also answer with the bytes of its message.
 
     Args:
-        begin: done at the beginning of each call; what it returns, for one whose client streams, before each request
-            and each reply, and now and then while it waits for a request
+        begin: done at the beginning of each call, before its request is asked for; what it returns, now and then while
+            it waits for a request, and for one whose client streams before each request and each reply
         largest_request: most bytes of a request that is read now; a message takes many times its bytes in memory
     """
 
@@ -155,30 +156,27 @@ def _wrapped(
     read, write = handler.request_deserializer, _unless_bytes(handler.response_serializer)
     if method.startswith("/grpc.reflection."):
         read = _lenient(read)  # it answers an empty request with an error of its own
-    read = _bounded(read, largest)
-    # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are.
+    # Health answers everybody, and needs no more than a name.
+    read = _bounded(read, (lambda: HEALTH_BYTES) if method.startswith("/grpc.health.") else largest)
+    # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are. Where there
+    # is one, gRPC would take the whole of it before it asks for an answer. So to gRPC every client streams: no more of
+    # a message comes than flow control lets through, until its call has begun.
     if handler.request_streaming:
         # The client decides when it ends, so that it may outlive what the client has shown.
-        behaviour = _streaming(handler.stream_stream, functools.partial(_each, read), begin, checked=True)
+        behaviour = _streaming(handler.stream_stream, read, begin, many=True)
         return grpc.stream_stream_rpc_method_handler(behaviour, None, write)
     if not handler.response_streaming:
-        return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, read, begin), None, write)
-    if inspect.isasyncgenfunction(handler.unary_stream):
-        return grpc.unary_stream_rpc_method_handler(
-            _streaming(handler.unary_stream, lambda request, *_: _parsed(read, request), begin), None, write
-        )
-    # Health's Watch writes to its context instead of yielding.
-    return grpc.unary_stream_rpc_method_handler(_answering(handler.unary_stream, read, begin), None, write)
+        return grpc.stream_unary_rpc_method_handler(_answering(handler.unary_unary, read, begin), None, write)
+    return grpc.stream_stream_rpc_method_handler(_streaming(handler.unary_stream, read, begin), None, write)
 
 
 Read = Callable[[bytes], message.Message]
 
 
 def _answering(behaviour: Any, read: Read, begin: Callable[[Any], Check]) -> Any:
-    async def answer(request: bytes, context: Any) -> Any:
+    async def answer(_: object, context: Any) -> Any:
         try:
-            begin(context)
-            reply = await behaviour(_parsed(read, request), context)
+            reply = await behaviour(await _one(read, context, begin(context)), context)
             current_call().code = OK
             return reply
         except grpc.aio.AbortError:
@@ -195,15 +193,14 @@ def _answering(behaviour: Any, read: Read, begin: Callable[[Any], Check]) -> Any
     return answer
 
 
-def _streaming(
-    behaviour: Any, read: Callable[[Any, Any, Check], Any], begin: Callable[[Any], Check], *, checked: bool = False
-) -> Any:
-    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+def _streaming(behaviour: Any, read: Read, begin: Callable[[Any], Check], *, many: bool = False) -> Any:
+    async def stream(_: object, context: Any) -> AsyncIterator[Any]:
         try:
             check = begin(context)
-            async with contextlib.aclosing(behaviour(read(request, context, check), context)) as replies:
+            answers = behaviour(_each(read, context, check) if many else await _one(read, context, check), context)
+            async with contextlib.aclosing(answers) as replies:
                 async for reply in replies:
-                    if checked:
+                    if many:
                         check()
                     yield reply
             current_call().code = OK
@@ -271,7 +268,16 @@ class _Wait:
             self._look_later()
 
 
-async def _each(read: Read, requests: object, context: Any, check: Check) -> AsyncIterator[message.Message]:
+async def _one(read: Read, context: Any, check: Check) -> message.Message:
+    """The request of a call that has one. A client that has gone, or sends none, is not answered, as by gRPC."""
+    with _Wait(check):
+        request = await context.read()
+    if request is grpc.aio.EOF:
+        raise asyncio.CancelledError
+    return _parsed(read, request)
+
+
+async def _each(read: Read, context: Any, check: Check) -> AsyncIterator[message.Message]:
     """The requests of a stream, from its context: gRPC's iterator over them keeps the last one, of up to
     `max_message_bytes`, until garbage is collected, unless it is read to its end.
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from charloom.engine.call_end import CallEnd
+from charloom.engine.errors import InvalidRequest
 from charloom.engine.telemetry import CallRecord
 from charloom.server.admission import Admission
 from charloom.server.grpc.caller import arrival_of
@@ -24,6 +25,7 @@ from charloom.server.grpc.message_size import MessageSize, largest_request
 from charloom.server.grpc.services.classification import ClassificationService
 from charloom.server.grpc.services.conversation import ConversationService
 from charloom.server.grpc.services.generation import GenerationService
+from charloom.server.grpc.services.health import HealthService
 from charloom.server.grpc.services.inference import InferenceService
 from charloom.server.grpc.services.models import ModelService
 from charloom.server.grpc.services.reading import ReadingService
@@ -82,6 +84,8 @@ SERVICES = tuple(
     for service in file.services_by_name.values()
 )
 
+OPEN_SECONDS = 10.0
+"""How long a call that anybody may make waits for its request."""
 MODEL_HEALTH = "model/"
 """Before the name of a model: the service of which health tells."""
 SESSIONS = sessions_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
@@ -104,7 +108,7 @@ class GrpcListener:
         self._runtime = runtime
         self._settings = settings
         self._watches: list[asyncio.Task[None]] = []
-        self._health = HealthServicer()
+        self._health = HealthService()
         self._admission = admission
         engine = runtime.engine
         self._server = grpc.aio.server(
@@ -137,7 +141,7 @@ class GrpcListener:
     def _begin(self, method: str, context: Any) -> Check:
         scope = scope_of(method)
         if scope is None:
-            return lambda: None
+            return _soon()
 
         end = CallEnd()
         context.add_done_callback(lambda _: end.come())
@@ -164,7 +168,7 @@ class GrpcListener:
             self._listen_on_socket(path)
         await self._server.start()
         for name in ("", *SERVICES):
-            await self._health.set(name, HealthCheckResponse.SERVING)
+            self._health.tell(name, HealthCheckResponse.SERVING)
         self._watches = [
             asyncio.create_task(self._tell_failure()),
             asyncio.create_task(self._tell_store()),
@@ -202,7 +206,7 @@ class GrpcListener:
 
     async def announce_stop(self) -> None:
         """Let health say NOT_SERVING; calls are still answered."""
-        await self._health.enter_graceful_shutdown()
+        self._health.tell_stop()
 
     async def close(self, seconds: float) -> None:
         """Take no more calls, and end those that are left after `seconds`."""
@@ -212,18 +216,29 @@ class GrpcListener:
 
     async def _tell_failure(self) -> None:
         await self._runtime.failed.wait()
-        await self._health.set("", HealthCheckResponse.NOT_SERVING)
+        self._health.tell("", HealthCheckResponse.NOT_SERVING)
 
     async def _tell_models(self) -> None:
         known: set[str] = set()
         async for working in self._runtime.model_states():
             for name in known | working.keys():
                 state = HealthCheckResponse.SERVING if working.get(name) else HealthCheckResponse.NOT_SERVING
-                await self._health.set(f"{MODEL_HEALTH}{name}", state)
+                self._health.tell(f"{MODEL_HEALTH}{name}", state)
             known |= working.keys()
 
     async def _tell_store(self) -> None:
         """Every call of the session service needs the store. Others serve calls without sessions meanwhile."""
         async for usable in self._runtime.store_states():
             state = HealthCheckResponse.SERVING if usable else HealthCheckResponse.NOT_SERVING
-            await self._health.set(SESSIONS, state)
+            self._health.tell(SESSIONS, state)
+
+
+def _soon() -> Check:
+    """What refuses a call whose request has not come in time."""
+    end = time.monotonic() + OPEN_SECONDS
+
+    def check() -> None:
+        if time.monotonic() >= end:
+            raise InvalidRequest("request", f"it did not come within {OPEN_SECONDS:g} s of the beginning of the call")
+
+    return check
