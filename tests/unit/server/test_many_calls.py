@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from charloom.engine.errors import InvalidRequest
+from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.telemetry import CallRecord, set_call
 from charloom.server.admission import Admission, Arrival
 from charloom.server.grpc.services import many_calls
@@ -47,6 +48,7 @@ def answered(
     turns: Turns | None = None,
     idle_seconds: float = 60.0,
     most: int = 1000,
+    budget: MemoryBudget | None = None,
 ) -> ManyCalls:
     """The calls of a stream that are all answered so."""
 
@@ -55,7 +57,8 @@ def answered(
 
     door = cast(Admission, admission or OpenDoor())
     origin, stopping = Arrival("127.0.0.1", 1), asyncio.Event()
-    return ManyCalls(door, origin, generate or answers, turns or Turns(), stopping, idle_seconds, most)
+    begin, room = generate or answers, budget or MemoryBudget()
+    return ManyCalls(door, origin, begin, turns or Turns(), stopping, idle_seconds, most, room)
 
 
 async def one() -> Answers:
@@ -217,6 +220,22 @@ async def test_calls_that_wait_for_others_can_end_before_them(how: str) -> None:
     (end,) = generation_pb2.GenerateManyResponse.FromString(await anext(messages)).ends
     assert (end.number, end.code) == (2, 1 if how == "cancelled" else 4)
     await messages.aclose()
+
+
+async def test_calls_that_wait_for_others_are_refused_where_their_messages_have_no_room_in_memory() -> None:
+    calls = [generation_pb2.GenerateCall(number=number) for number in (1, 2, 3)]
+    for call in calls:
+        call.request.options.prompt = "x" * 600
+    budget = MemoryBudget(1000)
+    messages = answered(nothing, most=1, budget=budget).messages(requests := Sent())
+    for call in calls:
+        requests.send(generation_pb2.GenerateManyRequest(calls=[call]))
+    (end,) = generation_pb2.GenerateManyResponse.FromString(await anext(messages)).ends
+    assert (end.number, end.code) == (3, 8)
+    assert "other calls" in end.message
+    assert budget.held == calls[1].ByteSize()
+    await messages.aclose()
+    assert budget.held == 0
 
 
 @pytest.mark.parametrize("seconds", [-(2**63), -1, 2**63 - 1])

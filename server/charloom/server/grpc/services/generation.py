@@ -51,6 +51,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             self._engine.draining,
             settings.idle_seconds,
             settings.max_streams,
+            self._engine.budget,
         )
         async with contextlib.aclosing(calls.messages(requests)) as messages:
             async for message in messages:

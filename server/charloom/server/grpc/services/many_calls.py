@@ -13,6 +13,7 @@ from google.rpc import status_pb2
 
 from charloom.engine.call_end import CallEnd
 from charloom.engine.errors import ClientIdle, Draining, InvalidRequest
+from charloom.engine.memory_budget import MemoryBudget
 from charloom.engine.telemetry import CallRecord, current_call
 from charloom.server.admission import Admission, Arrival
 from charloom.server.codes import OK
@@ -125,6 +126,7 @@ class ManyCalls:
         draining: set when the server begins to stop
         idle_seconds: how long the stream may have no call
         most: calls that are answered at a time; others wait
+        budget: has room for those that wait, or they are refused
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class ManyCalls:
         draining: asyncio.Event,
         idle_seconds: float,
         most: int,
+        budget: MemoryBudget,
     ) -> None:
         self._admission = admission
         self._arrival = arrival
@@ -145,6 +148,7 @@ class ManyCalls:
         self._idle_seconds = idle_seconds
         self._places = asyncio.Semaphore(most)
         """Of calls that are answered."""
+        self._budget = budget
         self._loop = asyncio.get_running_loop()
         self._running: dict[int, RunningCall] = {}
         """By number."""
@@ -234,7 +238,8 @@ class ManyCalls:
         end = CallEnd()
         try:
             self._begin(call, end, deadline)
-            async with self._places:
+            await self._place(call)
+            try:
                 number, answers_of = call.number, self._generate(call.request)
                 del call  # with it goes its message, in which there may be a thousand others
                 async with contextlib.aclosing(await answers_of) as answers:
@@ -242,12 +247,20 @@ class ManyCalls:
                         self._outbox.put(encoded_piece(number, answer))
                         self._news.set()
                         await self._outbox.room()
+            finally:
+                self._places.release()
             current_call().code = OK
             return status_pb2.Status()
         except Exception as problem:
             return failure_of(problem)
         finally:
             end.come()
+
+    async def _place(self, call: generation_pb2.GenerateCall) -> None:
+        """Wait until there is room for a call to be answered; while it waits, its bytes are held in the budget."""
+        waiting = self._budget.held_for(call.ByteSize()) if self._places.locked() else contextlib.nullcontext()
+        with waiting:
+            await self._places.acquire()
 
     def _begin(self, call: generation_pb2.GenerateCall, end: CallEnd, deadline: float | None) -> None:
         def begun(record: CallRecord) -> None:
