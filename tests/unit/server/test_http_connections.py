@@ -104,9 +104,9 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(tls: ssl.SSLContext | None) -> AsyncIterator[tuple[UvicornServer, int]]:
+async def serving(tls: ssl.SSLContext | None, most: int = 100) -> AsyncIterator[tuple[UvicornServer, int]]:
     """A server whose system keeps little for clients that do not read, and its port."""
-    server = uvicorn_server(application, tls)
+    server = uvicorn_server(application, tls, most)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         task = asyncio.create_task(server.serve([listening]))
@@ -155,3 +155,16 @@ async def test_a_connection_that_ends_with_something_unread_is_not_kept(
                 socket.socket.shutdown(sock, socket.SHUT_WR)
             while server.server_state.connections:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_connection_too_many_is_ended_and_the_others_are_served() -> None:
+    async with serving(None, most=2) as (_, port):
+        kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+        for reader, writer in kept:
+            writer.write(CLOSE)
+            assert (await reader.read()).endswith(ANSWER)
+            writer.close()

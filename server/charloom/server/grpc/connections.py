@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from charloom.server.connection_limit import most_connections
 from charloom.server.settings import ServerSettings
 
 NEVER = 2**31 - 1
@@ -26,6 +27,8 @@ def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
         # What is longer is refused. Between the two limits, gRPC would refuse some by chance.
         "grpc.max_metadata_size": METADATA_BYTES,
         "grpc.absolute_max_metadata_size": METADATA_BYTES,
+        # Further ones are closed as soon as they come.
+        "grpc.max_allowed_incoming_connections": most_connections(settings),
         "grpc.max_receive_message_length": settings.max_message_bytes,
         "grpc.max_send_message_length": settings.max_message_bytes,
         "grpc.keepalive_time_ms": _milliseconds(settings.keepalive_seconds),

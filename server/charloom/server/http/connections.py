@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 20.0
 """How long the head of a request may take to arrive; of a new connection's first one, with TLS and the wait for it."""
@@ -21,6 +24,8 @@ STALLED_SECONDS = 60.0
 class Connection(H11Protocol):
     """A connection. Requests find it as `state["connection"]` in their scope."""
 
+    most_at_a_time: int
+    """Connections of the server."""
     _head_timer: asyncio.TimerHandle | None = None
     _read_timer: asyncio.TimerHandle | None = None
     _unread = 0
@@ -33,6 +38,9 @@ class Connection(H11Protocol):
         self._socket: socket.socket = transport.get_extra_info("socket")
         self.app_state = {"connection": self}
         self._expect_head()
+        if len(self.connections) > self.most_at_a_time:
+            log.debug("a connection was ended at once: there are %d, as many as are kept", self.most_at_a_time)
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_head()
@@ -147,14 +155,18 @@ class UvicornServer(Server):
             connection.abort()
 
 
-def uvicorn_server(application: Any, tls: ssl.SSLContext | None) -> UvicornServer:
-    """A server of an application, which is not started.
+def uvicorn_server(application: Any, tls: ssl.SSLContext | None, most: int) -> UvicornServer:
+    """A server of an application, which is not started. It keeps `most` connections at a time, and ends further ones.
 
     h11 bounds the head of a request, which httptools does not. Proxies are trusted as the server's own settings say.
     """
+
+    class Counted(Connection):
+        most_at_a_time = most
+
     config = Config(
         application,
-        http=Connection,
+        http=Counted,
         ws="none",
         lifespan="off",
         loop="none",

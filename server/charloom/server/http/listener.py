@@ -6,6 +6,7 @@ import asyncio
 import socket
 
 from charloom.server.admission import Admission
+from charloom.server.connection_limit import most_connections
 from charloom.server.http.app import Application
 from charloom.server.http.connections import uvicorn_server
 from charloom.server.http.hosts import Sites
@@ -62,7 +63,7 @@ class HttpListener:
         listening = self._bound()
         self.port = listening.getsockname()[1]
         self.address = f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
-        self._server = uvicorn_server(self._application, tls)
+        self._server = uvicorn_server(self._application, tls, most_connections(self._settings))
         self._serving = asyncio.create_task(self._server.serve([listening]))
 
     def _bound(self) -> socket.socket:
