@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import httpx2 as httpx
 import pytest
 
-from charloom.bundle import Bundle
+from charloom.bundle import Bundle, Vocabulary
 from charloom.client import Client
 from charloom.server.app import Server
+from charloom.server.http import tokenizers
+from charloom.server.http.logprobs import token_text
 from charloom.server.http.start import START
 from tests.integration.http_client import client, refused
 
@@ -28,6 +30,22 @@ def test_a_text_becomes_tokens_and_is_itself_again(plain: httpx.Client, bundle: 
     assert told["tokens"] == bundle.vocabulary.encode(TEXT).tolist()
     assert (told["count"], told["token_strs"]) == (len(TEXT), None)
     assert plain.post("/detokenize", json={"tokens": told["tokens"]}).json() == {"prompt": TEXT}
+
+
+def test_texts_of_tokens_are_made_only_for_who_asks_for_them(
+    plain: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def counted(vocabulary: Vocabulary, token: int) -> str:
+        made.append(token)
+        return token_text(vocabulary, token)
+
+    monkeypatch.setattr(tokenizers, "token_text", counted)
+    plain.post("/tokenize", json={"prompt": TEXT}).raise_for_status()
+    assert made == []
+    plain.post("/tokenize", json={"prompt": TEXT, "return_token_strs": True}).raise_for_status()
+    assert len(made) == len(TEXT)
 
 
 def test_tokens_are_told_as_texts(plain: httpx.Client) -> None:

@@ -54,6 +54,14 @@ async def test_very_many_headers_are_not_repeated() -> None:
     assert names == {"authorization", "charloom-tenant", "content-type", "x-request-id"}
 
 
+def test_caches_are_told_that_answers_to_pages_of_other_sites_are_others() -> None:
+    for origins, vary in (("https://page.example", [(b"vary", b"origin")]), ("", [])):
+        for origin in ({}, {"origin": "https://text.example"}):
+            exchange = exchange_of([], host="text.example", **origin)
+            Sites("text.example", origins).check(exchange)
+            assert exchange.extra_headers == vary
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_pages_of_this_server_may_call_also_where_a_proxy_encrypts(scheme: str) -> None:
     sites = Sites("text.example", "")

@@ -45,6 +45,8 @@ class Sites:
             )
         origin = exchange.headers.get("origin")
         own = (f"{exchange.scope['scheme']}://{named[0]}", f"https://{named[0]}")  # a proxy may end TLS before this
+        if self._origins:  # others get other headers, which a cache is not to mix up
+            exchange.extra_headers.append((b"vary", b"origin"))
         if origin is None or origin in own:
             return
         if origin not in self._origins and ANY not in self._origins:
@@ -57,7 +59,6 @@ class Sites:
         exchange.extra_headers += [
             (b"access-control-allow-origin", origin.encode("latin-1")),
             (b"access-control-expose-headers", told.encode()),
-            (b"vary", b"origin"),
         ]
 
     async def preflight(self, exchange: Exchange) -> None:

@@ -46,16 +46,17 @@ class Tokenizers:
         vocabulary, limits = self._engine.model(body.model).vocabulary, self._engine.limits
         text = body.prompt.removeprefix(START)
         tokens = check_text("prompt", text, body.skip_unknown, limits, vocabulary).tolist()
-        texts = [token_text(vocabulary, token) for token in tokens]
+        texts = [token_text(vocabulary, token) for token in tokens] if body.return_token_strs else None
         if body.add_special_tokens or text != body.prompt:
-            tokens, texts = [start_id(vocabulary), *tokens], [START, *texts]
+            tokens = [start_id(vocabulary), *tokens]
+            texts = None if texts is None else [START, *texts]
         await exchange.answer(
             json_of(
                 {
                     "count": len(tokens),
                     "max_model_len": limits.max_prompt_characters,
                     "tokens": tokens,
-                    "token_strs": texts if body.return_token_strs else None,
+                    "token_strs": texts,
                 }
             )
         )

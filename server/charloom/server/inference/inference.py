@@ -202,7 +202,7 @@ class Inference:
         try:
             await self.engine.sessions.create(tenant=key.tenant, model=model, session_id=key.id)
         except SessionExists:
-            log.warning("sequence %s is started again before its end", shown(sequence.id))
+            log.debug("sequence %s is started again before its end", shown(sequence.id))
             await self.engine.sessions.delete(key)
             await self.engine.sessions.create(tenant=key.tenant, model=model, session_id=key.id)
 
