@@ -41,7 +41,7 @@ COMMANDS = [
         README,
         *(
             (ROOT / "docs" / name).read_text("utf-8")
-            for name in ("models.md", "studies.md", "tasks.md", "training.md", "tuning.md")
+            for name in ("models.md", "sequences.md", "studies.md", "tasks.md", "training.md", "tuning.md")
         ),
     )
     for block in re.findall(r"```sh\n(.*?)```", document, re.S)
