@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from pathlib import Path
@@ -35,6 +36,13 @@ _FILES_AND_FOREIGN = re.compile(rb"""\b(?:from_file|save|ops(?!\.prim\.)|getattr
 those of other namespaces, and those whose name is put together."""
 _LONGEST_CODE = 2**22
 """Bytes of one file of code, which a decoder has a few thousand of."""
+_MOST_UNPACKED = 2**25
+"""How many bytes more there may be in the archive than it has itself; only code is compressed."""
+_WRITTEN_BY_TORCH = re.compile(
+    r"[^/]+/(data\.pkl|constants\.pkl|(data|constants)/\d+|code/[\w/]+\.py(\.debug_pkl)?|extra/\w+|version|byteorder"
+    r"|\.data/serialization_id|\.format_version|\.storage_alignment)",
+    re.ASCII,
+)
 
 
 def load_module(path: Path, device: str) -> tuple[Any, Shape, str, frozenset[str]]:
@@ -43,9 +51,9 @@ def load_module(path: Path, device: str) -> tuple[Any, Shape, str, frozenset[str
     Raises:
         ValueError: its code could use other files, which no hash covers.
     """
-    _check_code(path)
+    checked = _checked(path)
     extra: dict[str, Any] = {"weights_sha256": ""}  # torch replaces the values, with bytes in some versions
-    module: Any = torch.jit.load(path, map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
+    module: Any = torch.jit.load(checked, map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
     module.eval()
     lacks = lacking([argument.name for argument in module.forward.schema.arguments])
     if not hasattr(module, "arrays"):
@@ -59,18 +67,32 @@ def load_module(path: Path, device: str) -> tuple[Any, Shape, str, frozenset[str
     )
 
 
-def _check_code(path: Path) -> None:
-    """Look at the code before torch loads it, because loading may run some of it."""
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if not entry.filename.endswith(".py"):
-                continue
-            if entry.file_size > _LONGEST_CODE:
+def _checked(path: Path) -> io.BytesIO:
+    """An archive of exactly what was looked at, before torch loads it, because loading may run some of its code.
+
+    Torch reads archives otherwise than Python: it takes another of two directories, and names in any case.
+    """
+    copy = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as looked_at:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > path.stat().st_size + _MOST_UNPACKED:
+            raise ValueError(f"it has more than {_MOST_UNPACKED} bytes more unpacked than packed")
+        if len({entry.filename.lower() for entry in entries}) < len(entries):
+            raise ValueError("two of its entries have one name, or differ only in case")
+        for entry in entries:
+            if not _WRITTEN_BY_TORCH.fullmatch(entry.filename):
+                raise ValueError(f"it has an entry {entry.filename[:100]!r}, which torch does not write")
+            is_code = entry.filename.endswith(".py")
+            if is_code and entry.file_size > _LONGEST_CODE:
                 raise ValueError(f"its code {entry.filename} has {entry.file_size} bytes, more than {_LONGEST_CODE}")
-            if found := _FILES_AND_FOREIGN.search(archive.read(entry)):
+            content = archive.read(entry)
+            if is_code and (found := _FILES_AND_FOREIGN.search(content)):
                 raise ValueError(
                     f"its code {entry.filename} has the name {found[0].decode()!r}, which no decoder needs"
                 )
+            looked_at.writestr(entry.filename, content)
+    copy.seek(0)
+    return copy
 
 
 class TorchDecoder:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +27,7 @@ from charloom.engine.decoding.inspector import check_inspector
 from charloom.engine.decoding.invariance import plain_inputs
 from charloom.engine.decoding.onnx_file import check_whole
 from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.engine.decoding.torch_decoder import _checked
 from charloom.engine.engine import Engine
 from tests.unit.bundle import hostile_graphs
 from tests.unit.bundle.bundle_files import replace_file
@@ -232,3 +236,80 @@ def test_a_module_whose_code_could_use_other_files_is_not_loaded(
     assert not (tmp_path / "numbers.bin").exists()
     torch.jit.load(tmp_path / "module.ts")
     assert (tmp_path / "numbers.bin").exists()  # what loading would have done
+
+
+def repacked(module: torch.nn.Module, suffix: str = ".py") -> bytes:
+    """The archive of a module, with another suffix of its code."""
+    written, again = io.BytesIO(), io.BytesIO()
+    torch.jit.save(torch.jit.script(module), written)
+    with zipfile.ZipFile(written) as before, zipfile.ZipFile(again, "w") as after:
+        for entry in before.infolist():
+            name = entry.filename
+            after.writestr(name.removesuffix(".py") + suffix if name.endswith(".py") else name, before.read(entry))
+    return again.getvalue()
+
+
+def test_code_under_a_name_that_only_torch_takes_for_code_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "decoder.ts"
+    path.write_bytes(repacked(FromAnotherFile(), ".PY"))
+    with pytest.raises(ValueError, match=r"an entry '.*\.PY', which torch does not write"):
+        _checked(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a/data.pkl", "a/code/a.py", "A/code/a.py"):
+            archive.writestr(name, b"")
+    with pytest.raises(ValueError, match="differ only in case"):
+        _checked(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(2**26))
+    with pytest.raises(ValueError, match="more unpacked than packed"):
+        _checked(path)
+
+
+class Same(torch.nn.Module):
+    """Does nothing."""
+
+    def forward(self, token: torch.Tensor) -> torch.Tensor:
+        return token
+
+
+class ReadsAFile(torch.nn.Module):
+    """Reads another file when it runs."""
+
+    def forward(self, token: torch.Tensor) -> torch.Tensor:
+        return torch.from_file("numbers.bin", shared=True, size=4)
+
+
+def test_of_two_directories_the_one_that_was_looked_at_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python takes the directory before the archive's end; torch the one at the offset that the end tells."""
+    monkeypatch.chdir(tmp_path)
+
+    def parts(module: torch.nn.Module) -> tuple[bytes, bytes, bytes]:
+        content = repacked(module)
+        end = content.rindex(b"PK\5\6")
+        size, offset = struct.unpack_from("<II", content, end + 12)
+        return content[:offset], content[offset : offset + size], content[end:]
+
+    def lengthened(directory: bytes, size: int) -> bytearray:
+        """With a comment of its last entry."""
+        longer = bytearray(directory.ljust(size))
+        struct.pack_into("<H", longer, directory.rindex(b"PK\1\2") + 32, size - len(directory))
+        return longer
+
+    (bad, bad_directory, end), (good, good_directory, _) = parts(ReadsAFile()), parts(Same())
+    size = max(len(bad_directory), len(good_directory))
+    directory, at = lengthened(good_directory, size), 0
+    while directory[at : at + 4] == b"PK\1\2":  # Python adds to an offset what is before the archive
+        lengths = struct.unpack_from("<HHH", directory, at + 28)
+        (offset,) = struct.unpack_from("<I", directory, at + 42)
+        struct.pack_into("<I", directory, at + 42, (offset + len(bad) - len(good)) % 2**32)
+        at += 46 + sum(lengths)
+    last = bytearray(end)
+    struct.pack_into("<II", last, 12, size, len(bad))
+    path = tmp_path / "decoder.ts"
+    path.write_bytes(bad + lengthened(bad_directory, size) + good + directory + last)
+    token = torch.ones(4)
+    torch.jit.load(path)(token)
+    assert (tmp_path / "numbers.bin").exists()  # what torch takes
+    assert torch.equal(torch.jit.load(_checked(path))(token), token)
