@@ -297,6 +297,69 @@ def test_keys_are_not_fetched_over_a_network_in_the_clear() -> None:
         UrlKeys("http://issuer.example/jwks")
 
 
+def test_a_site_does_not_lead_to_keys_in_the_clear(site: Site) -> None:
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("location", "http://issuer.example/jwks")
+            self.end_headers()
+
+    site.RequestHandlerClass = Elsewhere
+    with pytest.raises(JwksProblem, match=r"/jwks leads elsewhere: http://issuer\.example/jwks is not https"):
+        UrlKeys(f"http://127.0.0.1:{site.server_port}/jwks")
+
+
+def test_an_answer_that_drips_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up = threading.Event()
+
+    class Drip(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            while not given_up.wait(0.02):
+                self.wfile.write(b" ")
+
+    monkeypatch.setattr(jwt_tokens, "FETCH_SECONDS", 0.5)
+    site.RequestHandlerClass = Drip
+    try:
+        with pytest.raises(JwksProblem, match=r"takes more than 0\.5 s|timed out"):
+            UrlKeys(f"http://127.0.0.1:{site.server_port}/jwks")
+    finally:
+        given_up.set()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: token(exp=time.time() - 60), "it has expired"),
+        (lambda: token(nbf=time.time() + 60), "its time has not come yet"),
+        (lambda: token(aud="other"), "it is for another audience"),
+        (lambda: token(iss="https://other.example"), "it is of another issuer"),
+        (lambda: token(exp=None), "it has no exp, iss or aud"),
+        (lambda: token(key=PRIVATE["ES256"], algorithm="ES256"), "its algorithm is not one that is taken here"),
+        (lambda: token(key=rsa.generate_private_key(65537, 2048)), "its signature is not of the key that it names"),
+        (lambda: "<b>.b.c", "it is malformed"),
+    ],
+)
+def test_why_a_token_is_not_believed_is_told_in_fixed_words(
+    tokens: JwtTokens, wrong: Callable[[], str], said: str
+) -> None:
+    with pytest.raises(CredentialsInvalid, match=f"^the token that you show is not valid: {said};"):
+        tokens.holder(wrong())
+
+
+@pytest.mark.parametrize("problem", [OverflowError("of exp"), RecursionError("of a header"), ValueError("x")])
+def test_a_token_that_the_library_fails_on_is_malformed(
+    tokens: JwtTokens, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(jwt_tokens.jwt, "decode", fail)
+    with pytest.raises(CredentialsInvalid, match="it is malformed;"):
+        tokens.holder(token())
+
+
 def test_the_gate_takes_keys_and_tokens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     path = written(tmp_path / "jwks.json", jwks(RS256="one"))

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 import jwt
@@ -35,11 +35,22 @@ LEEWAY_SECONDS = 30
 """How far the issuer's clock may be from this one."""
 LARGEST_SET = 1 << 20
 FETCH_SECONDS = 10.0
+"""How long a server may take for each part of an answer, and for its whole content."""
 OLD_SECONDS, MISSED_SECONDS = 300.0, 10.0
 """After which time the set of a URL is fetched again: in any case, and when a token names a key that it lacks."""
 
 OF_RSA = ("RS256", "PS256")
 """What an RSA key is for that does not say it."""
+REASONS = (
+    (jwt.ExpiredSignatureError, "it has expired"),
+    (jwt.ImmatureSignatureError, "its time has not come yet"),
+    (jwt.InvalidAudienceError, "it is for another audience"),
+    (jwt.InvalidIssuerError, "it is of another issuer"),
+    (jwt.MissingRequiredClaimError, "it has no exp, iss or aud"),
+    (jwt.InvalidSignatureError, "its signature is not of the key that it names"),
+    (jwt.InvalidAlgorithmError, "its algorithm is not one that is taken here"),
+)
+"""What strangers are told; the words of the library are for the log."""
 Keys = Mapping[str, Mapping[str, jwt.PyJWK]]
 """By their ids, and by the algorithms that they are for; one without an id has an empty one."""
 
@@ -80,13 +91,11 @@ class UrlKeys:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "https" and not is_local(parts.hostname or ""):
-            raise JwksProblem(f"{url} is not https, so anybody on the way could put keys there")
+        _require_safe(url)
         self._url = url
         self._fetching = threading.Lock()
         self._keys = _of_url(url)
-        self._fetched = time.monotonic()
+        self._fetched = self._had = time.monotonic()
 
     def value(self) -> Keys:
         """Those that were fetched last."""
@@ -109,6 +118,7 @@ class UrlKeys:
         problem: JwksProblem | None = None
         try:
             self._keys = _of_url(self._url)
+            self._had = time.monotonic()
         except JwksProblem as found:
             problem = found
         finally:
@@ -116,7 +126,8 @@ class UrlKeys:
 
     def _tried(self, problem: Exception | None) -> None:
         if problem is not None:
-            log.error("the keys of tokens stay as they were: %s", problem)
+            age = time.monotonic() - self._had
+            log.error("the keys of tokens stay as they were: %s; they are those of %.0f s ago", problem, age)
         self._fetched = time.monotonic()
         self._fetching.release()
 
@@ -151,8 +162,10 @@ class JwtTokens:
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "iss", "aud"]},
             )
-        except (jwt.PyJWTError, ValueError) as problem:
-            raise CredentialsInvalid(f"the token that you show is not valid: {problem}") from problem
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as problem:
+            log.debug("a token is not valid: %.200r", problem)
+            reason = next((said for kind, said in REASONS if isinstance(problem, kind)), "it is malformed")
+            raise CredentialsInvalid(f"the token that you show is not valid: {reason}") from problem
         tenant, scope, subject = claims.get("tenant"), claims.get("scope", ""), claims.get("sub", "")
         try:
             require_id("tenant", tenant if isinstance(tenant, str) else "")
@@ -184,8 +197,8 @@ def _of_file(path: Path) -> Keys:
 
 def _of_url(url: str) -> Keys:
     try:
-        with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer:
-            return _keys_in(answer.read(LARGEST_SET + 1), url)
+        with urllib.request.build_opener(_SafeRedirects).open(url, timeout=FETCH_SECONDS) as answer:
+            return _keys_in(_content(answer, url), url)
     except JwksProblem:
         raise
     except (OSError, ValueError) as problem:
@@ -196,6 +209,36 @@ def _of_url(url: str) -> Keys:
         raise JwksProblem(
             f"cannot fetch {url}: its answer is no HTTP, or cut short ({type(problem).__name__})"
         ) from problem
+
+
+def _require_safe(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not is_local(parts.hostname or ""):
+        raise JwksProblem(f"{url} is not https, so anybody on the way could put keys there")
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server only to where keys may be."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        try:
+            _require_safe(newurl)
+        except JwksProblem as problem:
+            fp.close()
+            raise JwksProblem(f"{req.full_url} leads elsewhere: {problem}") from problem
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _content(answer: http.client.HTTPResponse, url: str) -> bytes:
+    """All of an answer, or more than a set may have; the socket's own timeout begins anew with each byte."""
+    content, end = b"", time.monotonic() + FETCH_SECONDS
+    while len(content) <= LARGEST_SET and (part := answer.read1(65536)):
+        content += part
+        if time.monotonic() > end:
+            raise JwksProblem(f"cannot fetch {url}: its answer takes more than {FETCH_SECONDS:g} s")
+    return content
 
 
 def _keys_in(content: bytes, where: str) -> Keys:
