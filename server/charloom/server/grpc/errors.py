@@ -121,8 +121,9 @@ class ErrorInterceptor(ServerInterceptor):
     A handler may also answer with the bytes of its message.
 
     Args:
-        begin: done at the beginning of each call, before its request is asked for; what it returns, now and then while
-            it waits for a request, and for one whose client streams before each request and each reply
+        begin: done at the beginning of each call, before its request is asked for; what it returns, once that has come;
+            for one whose client streams, before each request and each reply; for that and for health, now and then
+            while a request is waited for
         largest_request: most bytes of a request that is read now; a message takes many times its bytes in memory
     """
 
@@ -156,27 +157,28 @@ def _wrapped(
     read, write = handler.request_deserializer, _unless_bytes(handler.response_serializer)
     if method.startswith("/grpc.reflection."):
         read = _lenient(read)  # it answers an empty request with an error of its own
-    # Health answers everybody, and needs no more than a name.
-    read = _bounded(read, (lambda: HEALTH_BYTES) if method.startswith("/grpc.health.") else largest)
+    health = method.startswith("/grpc.health.")  # it answers everybody, and needs no more than a name
+    read = _bounded(read, (lambda: HEALTH_BYTES) if health else largest)
     # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are. Where there
     # is one, gRPC would take the whole of it before it asks for an answer. So to gRPC every client streams: no more of
     # a message comes than flow control lets through, until its call has begun.
     if handler.request_streaming:
         # The client decides when it ends, so that it may outlive what the client has shown.
-        behaviour = _streaming(handler.stream_stream, read, begin, many=True)
+        behaviour = _streaming(handler.stream_stream, functools.partial(_each, read), begin, many=True)
         return grpc.stream_stream_rpc_method_handler(behaviour, None, write)
+    one = functools.partial(_one, read, health)
     if not handler.response_streaming:
-        return grpc.stream_unary_rpc_method_handler(_answering(handler.unary_unary, read, begin), None, write)
-    return grpc.stream_stream_rpc_method_handler(_streaming(handler.unary_stream, read, begin), None, write)
+        return grpc.stream_unary_rpc_method_handler(_answering(handler.unary_unary, one, begin), None, write)
+    return grpc.stream_stream_rpc_method_handler(_streaming(handler.unary_stream, one, begin), None, write)
 
 
 Read = Callable[[bytes], message.Message]
 
 
-def _answering(behaviour: Any, read: Read, begin: Callable[[Any], Check]) -> Any:
+def _answering(behaviour: Any, take: Callable[[Any, Check], Any], begin: Callable[[Any], Check]) -> Any:
     async def answer(_: object, context: Any) -> Any:
         try:
-            reply = await behaviour(await _one(read, context, begin(context)), context)
+            reply = await behaviour(await take(context, begin(context)), context)
             current_call().code = OK
             return reply
         except grpc.aio.AbortError:
@@ -193,11 +195,15 @@ def _answering(behaviour: Any, read: Read, begin: Callable[[Any], Check]) -> Any
     return answer
 
 
-def _streaming(behaviour: Any, read: Read, begin: Callable[[Any], Check], *, many: bool = False) -> Any:
+def _streaming(
+    behaviour: Any, take: Callable[[Any, Check], Any], begin: Callable[[Any], Check], *, many: bool = False
+) -> Any:
     async def stream(_: object, context: Any) -> AsyncIterator[Any]:
         try:
             check = begin(context)
-            answers = behaviour(_each(read, context, check) if many else await _one(read, context, check), context)
+            asked = take(context, check)
+            answers = behaviour(asked if many else await asked, context)
+            del asked
             async with contextlib.aclosing(answers) as replies:
                 async for reply in replies:
                     if many:
@@ -268,10 +274,17 @@ class _Wait:
             self._look_later()
 
 
-async def _one(read: Read, context: Any, check: Check) -> message.Message:
-    """The request of a call that has one. A client that has gone, or sends none, is not answered, as by gRPC."""
-    with _Wait(check):
+async def _one(read: Read, health: bool, context: Any, check: Check) -> message.Message:
+    """The request of a call that has one. A client that has gone, or sends none, is not answered, as by gRPC.
+
+    A timer for each call would be a twentieth of what a short one costs: only those of health have one.
+    """
+    if health:
+        with _Wait(check):
+            request = await context.read()
+    else:
         request = await context.read()
+        check()
     if request is grpc.aio.EOF:
         raise asyncio.CancelledError
     return _parsed(read, request)
