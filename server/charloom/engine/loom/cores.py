@@ -1,8 +1,8 @@
-"""The cores that all models share: so many decoder calls at a time, and models that wait take turns by their weights.
+"""Shares the CPU cores between models: limits the number of concurrent decoder calls, and gives turns by weight.
 
 Each model has as many workers as there are cores, so that it can use all of them while the others have no work. Turns
-are given as start-time fair queueing does (Goyal, Vin and Cheng, 1996): to the model that has had the least time so
-far for its weight, where one that had no work begins at the present and not in the past.
+are given by start-time fair queueing (Goyal, Vin and Cheng, 1996): the waiting model with the least time per weight is
+next. A model that had no work starts at the current virtual time, so it cannot save up turns.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs, StatePool
 
 
 class Cores:
-    """Gives turns to the decoders of several models; on any thread.
+    """Gives turns to the decoders of several models. Thread-safe.
 
     Args:
-        count: decoder calls at a time
+        count: most concurrent decoder calls
     """
 
     def __init__(self, count: int) -> None:
         self._lock = threading.Lock()
         self._free = count
-        """Above 0 only where nobody waits."""
+        """Unused turns; above 0 only while no model waits."""
         self._now = 0.0
-        """Where the model that was given a turn last stood: seconds for its weight."""
+        """The virtual time: `Flow.used` of the model that got the latest turn, when it got it."""
         self._flows: list[Flow] = []
 
     def flow(self, weight: float) -> Flow:
-        """A further model's flow.
+        """Register another model.
 
         Args:
-            weight: above 0; of two models that always have work, one of twice the weight gets twice the time
+            weight: above 0; of two models that always have work, the one with twice the weight gets twice the time
         """
         flow = Flow(self, weight)
         with self._lock:
@@ -41,7 +41,7 @@ class Cores:
         return flow
 
     def take(self, flow: Flow) -> None:
-        """Wait for a turn, which has to be given back."""
+        """Wait for a turn; end it with `give_back`."""
         with self._lock:
             if self._free:
                 self._free -= 1
@@ -53,7 +53,7 @@ class Cores:
         turn.acquire()
 
     def give_back(self, flow: Flow, seconds: float) -> None:
-        """End a turn that took so long, and let another begin."""
+        """End a turn that took `seconds`, and give it to the next waiting model."""
         with self._lock:
             flow.used += seconds / flow.weight
             waiting = [one for one in self._flows if one.waiting]
@@ -69,13 +69,13 @@ class Cores:
 
 
 class Flow:
-    """What a model has had, and who waits for it; made by `Cores.flow`."""
+    """One model's account in `Cores`: the time it has used, and its waiting workers. Made by `Cores.flow`."""
 
     def __init__(self, cores: Cores, weight: float) -> None:
         self.cores = cores
         self.weight = weight
         self.used = 0.0
-        """Seconds for its weight, on the clock of `Cores`."""
+        """Seconds divided by the weight, in the virtual time of `Cores`."""
         self.waiting: deque[threading.Lock] = deque()
 
 
@@ -83,8 +83,8 @@ class InTurn:
     """A `Decoder` whose calls wait for a turn.
 
     Args:
-        decoder: who computes
-        flow: of its model
+        decoder: the decoder to call
+        flow: the flow of its model
     """
 
     def __init__(self, decoder: Decoder, flow: Flow) -> None:
@@ -94,7 +94,7 @@ class InTurn:
         self.weights_sha256, self.lacks = decoder.weights_sha256, decoder.lacks
 
     def state_pool(self) -> StatePool:
-        """That of the decoder."""
+        """The state pool of the wrapped decoder."""
         return self._decoder.state_pool()
 
     def run(self, inputs: Inputs) -> Outputs:

@@ -1,4 +1,4 @@
-"""The calls of a loom's decoder that are in progress, and whether one of them has got stuck."""
+"""Calls a loom's decoder, and detects calls that are stuck."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import time
 from charloom.engine.decoding.decoder import Inputs, Outputs, Steps
 
 LONGEST_CALL = 60.0
-"""Seconds after which a decoder call has got stuck: it is meant to take hundredths, and a busy machine makes tens."""
+"""Seconds after which a decoder call counts as stuck. A call normally takes hundredths of a second; on a busy machine
+it can take tens of seconds."""
 
 
 class DecoderCalls:
     """Calls a decoder, one call at a time from each thread.
 
     Args:
-        decoder: who computes
+        decoder: the decoder to call
     """
 
     def __init__(self, decoder: Steps) -> None:
         self._decoder = decoder
         self._began: dict[int, float] = {}
-        """When the call of each thread began. Each writes its own, without a lock."""
+        """By thread, when its current call began. Each thread writes only its own entry, without a lock."""
 
     def run(self, inputs: Inputs) -> Outputs:
-        """What the decoder computes.
+        """Call the decoder.
 
         Raises:
-            ValueError: it computed something else than it was asked for.
-            whatever the decoder raises.
+            ValueError: the outputs have the wrong shape.
+            Exception: any error of the decoder.
         """
         own = threading.get_ident()
         self._began[own] = time.monotonic()
@@ -42,5 +43,5 @@ class DecoderCalls:
 
     @property
     def stuck(self) -> bool:
-        """Whether one takes longer than any is meant to."""
+        """Whether any call has been running for longer than `LONGEST_CALL`."""
         return any(time.monotonic() - began > LONGEST_CALL for began in list(self._began.values()))

@@ -1,4 +1,4 @@
-"""The rows that have a slot: ready for a tick, in one, or paused. All of it belongs to the loom's lock."""
+"""The rows that have a slot: ready for a tick, in a tick, or paused. Use it with the loom's lock held."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from charloom.engine.loom.row import Row, RowState
 
 
 class LiveRows:
-    """Rows from their joining to their leaving; it changes their state.
+    """Holds rows from joining to leaving, and changes their state.
 
     Args:
-        places: how many can be in ticks at a time
+        places: most rows that can be in ticks at a time
     """
 
     def __init__(self, places: int) -> None:
         self.places = places
         self.ready: dict[Row, None] = {}
-        """In the order in which they became so."""
+        """In the order in which they became ready."""
         self.paused: dict[Row, None] = {}
-        """In the order in which they became so."""
+        """In the order in which they were paused."""
         self.ticking = 0
-        """How many rows are in ticks."""
+        """Number of rows in ticks."""
         self.ticks = 0
-        """How many ticks have them."""
+        """Number of ticks in progress."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of live rows."""
         return len(self.ready) + self.ticking + len(self.paused)
 
     @property
     def unpaused(self) -> int:
-        """How many can be in ticks."""
+        """Number of rows that are not paused."""
         return len(self.ready) + self.ticking
 
     @property
     def free(self) -> int:
-        """Places that are left; below 0, by how many the rows exceed them."""
+        """Number of free places; negative where more rows than places are unpaused."""
         return self.places - self.unpaused
 
     def join(self, row: Row) -> None:
-        """Have one more."""
+        """Add a row, ready for a tick."""
         row.change(RowState.READY)
         self.ready[row] = None
 
     def resume(self, row: Row) -> None:
-        """Let a paused one go on."""
+        """Make a paused row ready again."""
         del self.paused[row]
         self.join(row)
 
     def begin_tick(self, rows: Sequence[Row]) -> None:
-        """Put ready ones into a tick."""
+        """Move ready rows into a tick."""
         for row in rows:
             row.change(RowState.TICKING)
             del self.ready[row]
@@ -58,7 +58,11 @@ class LiveRows:
         self.ticks += bool(rows)
 
     def end_tick(self, rows: Sequence[Row]) -> bool:
-        """Take those that are still here out of their tick; whether any of them is to be looked at once more."""
+        """Move rows out of their tick, except those that have left meanwhile.
+
+        Returns:
+            Whether the loom has to look at the rows again: one was cancelled or paused.
+        """
         look = False
         self.ticks -= bool(rows)
         for row in rows:
@@ -75,7 +79,7 @@ class LiveRows:
         return look
 
     def leave(self, row: Row) -> None:
-        """Have one less, whatever it is in."""
+        """Remove a row, whatever its state."""
         if row.state is RowState.TICKING:
             self.ticking -= 1
         self.ready.pop(row, None)

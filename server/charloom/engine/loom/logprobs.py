@@ -1,7 +1,7 @@
-"""How probable the tokens of a text were, and which others were: kept as arrays, since there may be a million of them.
+"""Log-probabilities of a text's tokens and of the alternatives, kept as arrays, since there may be a million tokens.
 
 Arrays take a fraction of the memory of Python objects; and the garbage collector, which holds the interpreter's lock
-while it looks at every object that can hold others, has nothing to look at in them.
+while it visits all container objects, has nothing to visit in them.
 
 Axis letters: K steps, B rows.
 """
@@ -27,11 +27,11 @@ class TokenLogprob(NamedTuple):
     top: Sequence[tuple[int, float]]
     """Token and log-probability, the most probable first."""
     allowed: float = 0.0
-    """Natural logarithm of the probability that the call's constraint left at its position."""
+    """Natural logarithm of the probability that the call's constraint left at the token's position."""
 
 
 class Block(NamedTuple):
-    """Some tokens in order, with `top` alternatives each."""
+    """Consecutive tokens, with `top` alternatives each."""
 
     token: npt.NDArray[np.int32]
     """[K]"""
@@ -45,21 +45,21 @@ class Block(NamedTuple):
     """[K, top]"""
 
     def part(self, start: int, stop: int) -> Block:
-        """The tokens from one place to before another; it shares memory with this."""
+        """The tokens from index `start` up to, not including, `stop`; a view that shares memory with this block."""
         return Block._make(array[start:stop] for array in self)
 
     def each(self) -> Iterator[TokenLogprob]:
-        """Its tokens."""
+        """Iterate over the tokens."""
         token, logprob, allowed, *top = (array.tolist() for array in self)
         for one, own, left, others, theirs in zip(token, logprob, allowed, *top, strict=True):
             yield TokenLogprob(one, own, list(zip(others, theirs, strict=True)), left)
 
 
 class Logprobs(Sequence[TokenLogprob]):
-    """Tokens in order with their log-probabilities; a `TokenLogprob` is made when somebody looks at it.
+    """A sequence of tokens with their log-probabilities; each `TokenLogprob` is made on access.
 
     Args:
-        blocks: of at least one token each
+        blocks: the tokens in order; at least one in each block
     """
 
     __slots__ = ("_blocks", "_ends")
@@ -70,11 +70,11 @@ class Logprobs(Sequence[TokenLogprob]):
 
     @classmethod
     def joined(cls, parts: Iterable[Logprobs]) -> Logprobs:
-        """One after the other; they share memory with this."""
+        """Concatenate `parts`; the result shares memory with them."""
         return cls([block for part in parts for block in part._blocks])
 
     def packed(self) -> Logprobs:
-        """The same in one block. All tokens must have as many alternatives."""
+        """Copy into one block. All tokens must have the same number of alternatives."""
         if len(self._blocks) <= 1:
             return self
         return Logprobs([Block._make(np.concatenate(arrays) for arrays in zip(*self._blocks, strict=True))])
@@ -90,7 +90,7 @@ class Logprobs(Sequence[TokenLogprob]):
         return [logprob for block in self._blocks for logprob in block.logprob.tolist()]
 
     def distribution(self, place: int, size: int) -> Floats:
-        """The log-probability of each token at a place, [size]; minus infinity of those that are not told."""
+        """The log-probability of each token of the vocabulary at an index, [size]; -inf where it is not known."""
         (block,) = self[place : place + 1]._blocks
         found = np.full(size, -np.inf, np.float32)
         found[block.top_token[0]] = block.top_logprob[0]
@@ -126,7 +126,7 @@ class Logprobs(Sequence[TokenLogprob]):
 
 
 NONE_TOLD = Logprobs()
-"""Of no tokens."""
+"""The log-probabilities of no tokens."""
 
 
 def logprobs_of(outputs: Outputs, index: int, steps: int, top: int) -> Logprobs:
@@ -134,13 +134,13 @@ def logprobs_of(outputs: Outputs, index: int, steps: int, top: int) -> Logprobs:
 
     Args:
         outputs: of a tick, [K, B]
-        index: which row
+        index: the row's index in the tick
         steps: how many steps it took
-        top: alternatives of each token
+        top: number of alternatives for each token
     """
     if not steps:
         return NONE_TOLD
-    # Copies, so that nothing of the other rows is kept.
+    # Copies, so that the arrays of the whole tick can be freed.
     return Logprobs(
         [
             Block(

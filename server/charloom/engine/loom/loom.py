@@ -1,11 +1,11 @@
 """The loom, a continuous-batching scheduler: it advances all live rows together, some tokens at a time.
 
-It deals in tokens and states; text, sessions and event loops are its callers'.
+It deals in tokens and states, and knows nothing of text, sessions and event loops.
 
 A tick is one decoder call. Each worker is one thread that makes tick after tick, with its share of the rows that no
 other worker has at that moment; rows belong to no worker. Before a tick, at one fixed point, rows join and leave: new
-jobs get a row, cancelled ones lose theirs. Ticks are short, so that nobody waits long for that. What came of it goes to
-`deliver`, on the thread of the worker.
+jobs get a row, cancelled ones lose theirs. Ticks are short, so that rows need not wait long for this point. The worker
+passes the results of a tick to `deliver`, on its own thread.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class Loom:
     """Runs jobs on one decoder.
 
     Args:
-        decoder: who computes
-        deliver: called after each tick, on a worker's thread, with everything that the tick brought
-        cost: what a decoder step costs
-        workers: how many decoder calls may run at a time, a thread each
-        tick_seconds: how long a tick should take when there is work for longer
+        decoder: the decoder to call
+        deliver: called after each tick, on a worker's thread, with all chunks of the tick
+        cost: the estimate of what a decoder step costs, which each tick updates
+        workers: most concurrent decoder calls, each on a thread of its own
+        tick_seconds: target duration of a tick
         max_rows: most rows in one tick; more jobs wait
-        max_waiting: most jobs that wait, more are refused; and most jobs that are paused, more are ended
+        max_waiting: most waiting jobs, beyond which jobs are refused; and most paused jobs, beyond which some are ended
         unread_limit: generated tokens that a reader may leave unread before its job is paused
-        totals: what its ticks and jobs are added to
+        totals: the counters to which ticks and jobs are added
 
     Raises:
         RuntimeError: a thread could not be started.
@@ -77,13 +77,13 @@ class Loom:
         self._retry_after = RetryAfter()
         self._cost = cost
         self._clock = clock_of(decoder.device)
-        # All below is written under one lock, and read without it only where an older value does no harm.
+        # All below is written with the lock held, and read without it only where a stale value does no harm.
         self._news = threading.Condition()
-        """Told to workers that wait, by whoever holds the lock."""
+        """The loom's lock; notified when waiting workers have something to do."""
         self._idle = 0
-        """How many workers look for work or wait for it."""
+        """Number of workers that look for work or wait for it."""
         self._look = False
-        """Whether any row was cancelled, or a paused one read, since the rows were looked at; set without the lock."""
+        """Whether a row was cancelled, or a paused row was read, since the last check; set without the lock."""
         self._waiting: FairQueue[Row] = FairQueue(max_waiting)
         self._table = RowTable(decoder.shape, decoder.state_pool())
         self._live = LiveRows(max_rows * workers)
@@ -93,7 +93,7 @@ class Loom:
         self._totals = totals or LoomTotals()
         self._draining = False
         self._ending: FinishReason | None = None
-        """Set when all jobs are to end at once: why."""
+        """The reason why all jobs are to end at once; None: they are not."""
         self._workers = [
             threading.Thread(target=self._work, name=f"charloom-loom-{number}", daemon=True)
             for number in range(workers)
@@ -111,14 +111,14 @@ class Loom:
         """Put a job on the loom; it joins the next tick that has room.
 
         Args:
-            job: what to do
-            receiver: who wants its chunks
-            share: whose it is
-            ahead: as `unread_limit`, where it is less for this job
+            job: the job
+            receiver: gets its chunks
+            share: the caller whose job it is
+            ahead: a lower `unread_limit` for this job
 
         Raises:
-            Overloaded: too many jobs wait already, and no other caller has more of them. Where another has, its newest
-                one ends as DISPLACED.
+            Overloaded: too many jobs wait already, and no other caller has more of them. (If one has, its newest job
+                ends as DISPLACED instead.)
             Draining: the loom takes no more jobs.
         """
         return self.submit_together([(job, receiver)], share, ahead)[0]
@@ -126,10 +126,10 @@ class Loom:
     def submit_together(
         self, jobs: Sequence[tuple[Job, Callable[[Chunk], None]]], share: Share = ONLY, ahead: int | None = None
     ) -> list[Row]:
-        """Put several jobs of one caller on the loom, all or none; they join the same tick where it has room for all.
+        """Put several jobs of one caller on the loom, all or none; they join the same tick if it has room for all.
 
         Args:
-            jobs: what to do, and who wants the chunks of it
+            jobs: jobs with their receivers
             share, ahead: as for `submit`; raises as that
         """
         unread = self._unread_limit if ahead is None else min(ahead, self._unread_limit)
@@ -151,11 +151,11 @@ class Loom:
         return rows
 
     def admit(self, share: Share = ONLY) -> None:
-        """Raise as `submit` would now, if that is known at once; so that a call that is refused costs little more."""
+        """Raise as `submit` would now, so that a refused call costs little. Does nothing if the lock is not free."""
         if self._draining:
             raise Draining
         if not self._news.acquire(blocking=False):
-            return  # `submit` will say: whoever has the lock is to be waited for once
+            return  # `submit` checks again; a call waits for the lock only once
         try:
             self._waiting.check(share, self._live.free)
         except QueueFull:
@@ -164,22 +164,22 @@ class Loom:
             self._news.release()
 
     def overloaded(self) -> Overloaded:
-        """What to tell a caller whose job does not fit."""
+        """The error for a caller whose job does not fit; counts a refusal."""
         waiting = len(self._waiting)
         return Overloaded(f"{waiting} calls are waiting already", self._retry_after.refuse(waiting))
 
     def _wake(self) -> None:
-        """Let the rows be looked at: now by an idle worker, else by whoever is the first to have ended its tick."""
+        """Have the rows checked: now by an idle worker, else by the first worker that ends its tick."""
         self._look = True
         if self._idle:
             with self._news:
                 self._news.notify_all()
 
     def drain(self, seconds: float) -> bool:
-        """Refuse new jobs, wait up to `seconds` for the others, then `end_now`, until the workers have ended.
+        """Refuse new jobs, wait up to `seconds` for the present ones, then end the rest as `end_now`, and wait.
 
         Returns:
-            Whether they have. One that is stuck in a call of the decoder cannot be ended, and its jobs are not.
+            Whether all workers have ended. A worker that is stuck in a decoder call cannot be ended, nor can its jobs.
         """
         with self._news:
             self._draining = True
@@ -194,7 +194,7 @@ class Loom:
         return not any(worker.is_alive() for worker in self._workers)
 
     def end_now(self) -> None:
-        """End all jobs with DRAINING before their next tick, and stop."""
+        """End all jobs as DRAINING before their next tick, and stop the workers. Does not wait."""
         self._end_all(FinishReason.DRAINING)
 
     def _end_all(self, reason: FinishReason) -> None:
@@ -205,32 +205,32 @@ class Loom:
 
     @property
     def working(self) -> bool:
-        """Whether all workers are there, and none is stuck in a call of the decoder."""
+        """Whether all workers are alive, and none is stuck in a decoder call."""
         return not self._calls.stuck and all(worker.is_alive() for worker in self._workers)
 
     @property
     def live(self) -> int:
-        """Rows on the loom at this moment."""
+        """Number of rows that have a slot."""
         return len(self._live)
 
     @property
     def places(self) -> int:
-        """Rows that can be in ticks at a time; jobs wait where there are more."""
+        """Most unpaused rows; further jobs wait."""
         return self._live.places
 
     @property
     def taken_places(self) -> int:
-        """Rows on the loom that are not paused."""
+        """Number of live rows that are not paused."""
         return self._live.unpaused
 
     @property
     def slots(self) -> int:
-        """Slots that are taken in the pool of states: one for each live row."""
+        """Number of used slots in the state pool: one for each live row."""
         return self._table.states.used
 
     @property
     def waiting(self) -> int:
-        """Jobs that wait for a row."""
+        """Number of waiting jobs."""
         return len(self._waiting)
 
     # The workers.
@@ -238,7 +238,7 @@ class Loom:
     def _work(self) -> None:
         """Make ticks until the loom ends."""
         rows: Sequence[Row] = ()
-        more, brought = True, list[Delivery]()  # rows that have left are to be told by a worker that breaks then, too
+        more, brought = True, list[Delivery]()  # out here: a worker that breaks still delivers the last chunks in it
         try:
             while more:
                 rows, more = self._next_rows(brought)
@@ -246,7 +246,7 @@ class Loom:
                 if rows:
                     self._tick(rows, brought)
                     self._hand_over(brought)
-                # Only now may another worker have them: their chunks must be delivered in order.
+                # Only now may another worker take these rows: their chunks must be delivered in order.
                 self._let_go(rows)
                 rows = ()
         except Exception:
@@ -266,14 +266,14 @@ class Loom:
         with self._news:
             self._crowds.discard(threading.get_ident())
             if self._live.end_tick(rows):
-                self._look = True  # and never back: a reader may have asked for it meanwhile, without the lock
+                self._look = True  # never set to False here: a reader may have set it meanwhile, without the lock
             if self._draining:
-                self._news.notify_all()  # it may have been the last
+                self._news.notify_all()  # these may have been the last rows
 
     def _next_rows(self, deliveries: list[Delivery]) -> tuple[Sequence[Row], bool]:
-        """The rows of the next tick, and whether to go on; waits while there is nothing of it, and nothing changes."""
+        """Wait for work; returns the rows of the next tick, and whether the worker goes on after it."""
         with self._news:
-            # Counted before the rows are looked at, so that a reader that takes tokens meanwhile wakes a worker.
+            # Counted before the rows are checked, so that a reader that takes tokens meanwhile wakes a worker.
             self._idle += 1
             try:
                 while True:
@@ -289,7 +289,7 @@ class Loom:
                 self._idle -= 1
 
     def _change_rows(self, deliveries: list[Delivery]) -> None:
-        """The one point where rows join and leave."""
+        """Let rows join and leave; no other code lets rows join."""
         if self._look or self._ending:
             self._look = False
             for row in [*self._waiting, *self._live.ready, *self._live.paused]:
@@ -297,7 +297,7 @@ class Loom:
                     deliveries.append(self._dismiss(row, reason))
                 elif row.state is RowState.PAUSED and row.runnable:
                     self._live.resume(row)
-        # A paused row keeps nobody from joining, but it keeps memory. One that is slowed down has a reader who reads.
+        # Paused rows take no place, but memory. Rows that are slowed down by their caller's rate do have a reader.
         paused = self._live.paused
         stalled = [row for row in paused if not row.slowed] if len(paused) > self._max_waiting else []
         for row in of_most(stalled, len(stalled) - self._max_waiting):
@@ -309,17 +309,17 @@ class Loom:
             joining.begun = time.monotonic()
             try:
                 self._table.join(joining)
-            except Exception:  # nobody else knows of it any more
+            except Exception:  # it is neither waiting nor live now, so it has to be ended here
                 joining.change(RowState.LEFT)
                 deliveries.append(self._delivery(joining, joining.dismiss(FinishReason.FAILED)))
                 raise
             self._live.join(joining)
 
     def _pick_rows(self) -> Sequence[Row]:
-        """The rows of a worker's next tick, those first that have waited longest.
+        """The rows of a worker's next tick, longest-waiting first.
 
-        Where as many workers are busy as the rows are split for, only rows without their first token. A crowd has
-        short ticks, and not all workers, so that a row of anybody else finds one that is free, or soon is.
+        If as many ticks run as the rows are split into, only rows without their first token are picked. A crowd gets
+        short ticks, and not all of several workers, so that another caller's row soon finds a free one.
         """
         live = self._live
         if not live.ready:
@@ -355,7 +355,7 @@ class Loom:
         except Exception:
             log.exception("the decoder failed on %d rows", len(rows))
             if len(rows) > 1:
-                for row in rows:  # one row's fault must not end the others: each is tried alone
+                for row in rows:  # one row's fault must not end the others: retry each alone
                     self._tick([row], deliveries)
                 return
             with self._news:
@@ -372,7 +372,7 @@ class Loom:
         for index in self._table.take(tick, outputs, now):
             row = tick.rows[index]
             if row.cancelled:
-                continue  # nobody wants to know
+                continue  # its results are not wanted
             pause = message_pause(self._waiting.load(row), self._tick_seconds)
             chunk = self._table.attend(tick, index, outputs, now, pause)
             if chunk is not None:
@@ -386,7 +386,7 @@ class Loom:
         return self._delivery(row, chunk)
 
     def _delivery(self, row: Row, chunk: Chunk) -> Delivery:
-        """What a row is told, counted."""
+        """Count a chunk, and pair it with its row for `deliver`."""
         self._totals.told(chunk, generates=row.job.max_tokens > 0)
         return row, chunk
 

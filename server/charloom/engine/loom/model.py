@@ -1,4 +1,4 @@
-"""A model that is loaded, with its loom; what it takes in memory; and how a bundle is tried before it becomes one."""
+"""A loaded model with its loom, an estimate of its memory, and the trial run of a bundle before it serves."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from charloom.engine.loom.loom import Loom
 from charloom.engine.loom.totals import LoomTotals
 
 MODEL_BYTES, BYTES_PER_FILE_BYTE = 16 * 2**20, 4
-"""What a model takes in memory, at most: measured as 25 MiB for an int8 decoder of 2 x 512 in 3 MiB, and 44 MiB for one
-in fp32 of 12 MiB, in ONNX Runtime 1.32."""
+"""Upper bounds of a model's memory: a fixed part, and bytes for each byte of the decoder's file. Measured in ONNX
+Runtime 1.32: 25 MiB for an int8 decoder of 2 x 512 in a file of 3 MiB, and 44 MiB for one in fp32 of 12 MiB."""
 
 
 @dataclass(eq=False)
@@ -35,44 +35,44 @@ class Model:
     decoder: Decoder
     loom: Loom
     totals: LoomTotals
-    """Of all versions with its name."""
+    """Shared by all versions with its name."""
     batch_invariant: bool
     memory: int
-    """About how many bytes it takes, at most."""
+    """Estimated upper bound of its memory, in bytes."""
     head: LabelHead | None = None
-    """What makes labels of its state; None: it is a language model."""
+    """Turns its state into labels; None: it is a language model."""
     calls: int = 0
-    """How many calls use it, of those whose end is known."""
+    """Number of calls that use it, counting only calls whose end is known (`end_of_call`)."""
     grace_ends: float | None = None
-    """When it is draining: until when sessions go on with it, as `time.monotonic` tells it."""
+    """While it is draining: the `time.monotonic` time until which sessions may continue with it."""
 
     @property
     def digest(self) -> str:
-        """One value for its weights, vocabulary and decoders."""
+        """Identifies its weights, vocabulary and decoders."""
         return self.bundle.manifest.digest
 
     def goes_on_with(self, digest: str, *, adaptive: bool = False) -> bool:
-        """Whether states of the model with this digest, or its adaptive states, are states of this one too."""
+        """Whether this model can continue states, or adaptive states, of the model with this digest."""
         return (digest == self.digest or digest in self.bundle.manifest.continues) and (self.learns or not adaptive)
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Its symbols."""
+        """The vocabulary of its bundle."""
         return self.bundle.vocabulary
 
     @property
     def task(self) -> Task:
-        """What it does."""
+        """The task of its bundle."""
         return self.bundle.manifest.task
 
     @property
     def in_grace(self) -> bool:
-        """Whether sessions may go on with it."""
+        """Whether sessions may continue with it: it serves, or its grace has not ended."""
         return self.grace_ends is None or time.monotonic() < self.grace_ends
 
     @property
     def in_use(self) -> bool:
-        """Whether a call goes on with it."""
+        """Whether any call uses it."""
         return bool(self.calls or self.loom.live or self.loom.waiting)
 
     @property
@@ -82,14 +82,14 @@ class Model:
 
     @property
     def adaptive_state_bytes(self) -> int:
-        """How much larger the state of an adaptive session is; 0 where no session can be one."""
+        """Bytes that an adaptive session adds to its state; 0 where the model cannot learn."""
         return 4 * state_size(self.decoder.shape.vocabulary) if self.learns else 0
 
     def fresh(self, seed: int, *, adaptive: bool = False) -> Snapshot:
-        """Zero state, before any text.
+        """The zero state, before any text.
 
         Raises:
-            InvalidRequest: it is to be adaptive, and the model cannot learn.
+            InvalidRequest: `adaptive`, and the model cannot learn.
         """
         if adaptive and not self.learns:
             raise InvalidRequest(
@@ -100,7 +100,7 @@ class Model:
         return Snapshot.fresh(self.decoder.shape, self.bundle.manifest.start_token, seed, adaptive=adaptive)
 
     def used(self) -> Model:
-        """Itself, in use until the end of the call that runs in this task, where that is known."""
+        """Mark it as in use until the present call ends, if that end is known (`end_of_call`); returns itself."""
         if (at_end := end_of_call()) is not None:
             self.calls += 1
             at_end(self._unused)
@@ -117,14 +117,14 @@ class TriedModel(NamedTuple):
     decoder: Decoder
     first: FirstSteps
     head: LabelHead | None
-    """Of a classifier."""
+    """None: it is a language model."""
 
 
 def try_model(bundle: Bundle, decoder: Decoder, most_rows: int, pace: Pace = at_once) -> TriedModel:
-    """Let what was opened of a bundle take its first steps; on any thread.
+    """Run the first steps of a bundle's decoder and inspector; on any thread.
 
     Raises:
-        BundleError: they fail, or do not come to an end (BundleStuck); or a classifier's head cannot be used.
+        BundleError: they fail, or do not end (BundleStuck); or a classifier's head cannot be used.
     """
     head = read_label_head(bundle)
     first = first_steps(bundle, decoder, most_rows, pace)
@@ -134,17 +134,17 @@ def try_model(bundle: Bundle, decoder: Decoder, most_rows: int, pace: Pace = at_
 
 
 def memory_of(bundle: Bundle, kind: DecoderKind, limits: Limits) -> int:
-    """Bytes that a model will take, at most, its states included."""
+    """Upper bound of the bytes that a model will take, its states included."""
     cell = bundle.manifest.cell
     states = 4 * len(cell.arrays) * cell.layers * cell.hidden_size * limits.max_rows * limits.workers
     return MODEL_BYTES + BYTES_PER_FILE_BYTE * bundle.manifest.files[kind.file].bytes + 2 * states
 
 
 def require_different_names(bundles: Sequence[Bundle]) -> None:
-    """See that each model can be told by its name.
+    """Check that no two models have the same name.
 
     Raises:
-        ValueError: two have the same.
+        ValueError: two have.
     """
     paths: dict[str, Path] = {}
     for bundle in bundles:

@@ -1,7 +1,7 @@
-"""The models that an engine serves, each with its loom, whose results go to one event loop; and those that go.
+"""The models of an engine, serving and draining, each with its loom; their results go to one event loop.
 
-A name has one model that serves. One that was replaced or unloaded is *draining*: sessions that began with it go on
-with it until its grace is over, and calls until their end.
+One model of each name serves. A model that was replaced or unloaded is *draining*: its sessions may continue with it
+until its grace ends, and its calls until they end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from charloom.engine.model_errors import LastModel, ModelOfAnotherTask, ModelRet
 log = logging.getLogger(__name__)
 
 REMEMBERED = 16
-"""Models that are gone of which the symbols are kept, so that their sessions can be moved."""
+"""Number of removed models whose vocabularies are kept, so that their sessions can be moved to other models."""
 
 
 class Models:
@@ -44,12 +44,12 @@ class Models:
         self._models: dict[str, Model] = {}
         self._draining: list[Model] = []
         self._gone: dict[frozenset[str], Vocabulary] = {}
-        """By the digests that have a model's symbols, the model that went last last."""
+        """Vocabularies of removed models, by all digests with the same vocabulary; oldest first."""
         self._cores = Cores(limits.workers)
         self._flows: dict[str, Flow] = {}
-        """Of the cores, by name: the versions of a model share one."""
+        """By model name: the versions of a model share one flow of the cores."""
         self._totals: dict[str, LoomTotals] = {}
-        """By name: what counts only rises must not begin again with each version."""
+        """By model name: counters must not start again at 0 with each version."""
         self._order: list[str] = []
         if not models:
             raise ValueError("an engine needs at least one model")
@@ -59,49 +59,49 @@ class Models:
         self._memory_at_first = self.memory
 
     def __iter__(self) -> Iterator[Model]:
-        """Those that serve, in the order of `order`."""
+        """Iterate over the serving models, in the order of `order`."""
         return iter([self._models[name] for name in self._order if name in self._models])
 
     @property
     def order(self) -> list[str]:
-        """Names of models in their order, also of those that do not serve and keep their place."""
+        """Model names in order, the default one first; names that do not serve now keep their place."""
         return list(self._order)
 
     def put_first(self, names: Sequence[str]) -> None:
-        """Let models of these names come first, whether they serve or not; then the others, in the order they have."""
+        """Move these names to the front of `order`, whether they serve or not; the others keep their order."""
         self._order = list(dict.fromkeys((*names, *self._order)))
 
     @property
     def draining(self) -> Sequence[Model]:
-        """Those that do not serve new work any more."""
+        """The models that get no new work."""
         return tuple(self._draining)
 
     @property
     def everything(self) -> Sequence[Model]:
-        """All of them, whatever their state."""
+        """All loaded models, serving and draining."""
         return (*self, *self._draining)
 
     @property
     def memory(self) -> int:
-        """Bytes that all of them take, at most."""
+        """Upper bound of the bytes that all loaded models take."""
         return sum(model.memory for model in self.everything)
 
     @property
     def more_memory(self) -> int:
-        """How many more bytes they may take than those that there were at first; below 0 where they take less."""
+        """Growth of `memory` since the start, in bytes; may be negative."""
         return self.memory - self._memory_at_first
 
     def named(self, name: str, digest: str = "", task: Task = Task.LANGUAGE_MODEL) -> Model:
-        """The model of this name; empty for the first that does such a task. The call that asks uses it until its end.
+        """The model of this name, marked as used until the end of the present call (`Model.used`).
 
         Args:
-            name: the name
-            digest: of the version that the call uses already, whatever serves now; empty: the one that serves
-            task: what it is asked to do
+            name: the name; empty: the first model for the task
+            digest: of the version that the call uses already, even if another serves now; empty: the serving version
+            task: the task that the model must have
 
         Raises:
             ModelNotFound: there is none.
-            ModelOfAnotherTask: it does something else.
+            ModelOfAnotherTask: it has another task.
         """
         held = next((model for model in self.everything if model.digest == digest), None) if digest else None
         if held is None:
@@ -110,15 +110,15 @@ class Models:
         return held.used()
 
     def find(self, name: str, task: Task | None = None) -> Model:
-        """The model of this name, for who does not use it; empty for the first one that does such a task.
+        """The serving model of this name, without marking it as used.
 
         Args:
-            name: the name
-            task: what it is to do; None: anything
+            name: the name; empty: the first model for the task
+            task: the task that the model must have; None: any
 
         Raises:
             ModelNotFound: there is none.
-            ModelOfAnotherTask: it does something else.
+            ModelOfAnotherTask: it has another task.
         """
         if not name:
             model = next((model for model in self if task in (None, model.task)), next(iter(self)))
@@ -136,45 +136,46 @@ class Models:
             raise ModelOfAnotherTask(model.name, model.task, task, others)
 
     def loaded(self, name: str) -> Model | None:
-        """The model of exactly this name, if it is loaded and serves."""
+        """The serving model of exactly this name, or None."""
         return self._models.get(name)
 
     def with_digest(self, digest: str, *, adaptive: bool) -> Model | None:
-        """The model of this digest, if sessions may go on with it, or adaptive ones. The call that asks uses it until
-        its end.
+        """The model of this digest, or one that can continue its (adaptive) states, marked as used (`Model.used`).
+
+        None where there is neither, or its grace has ended.
         """
         able = [model for model in self.everything if model.in_grace and model.goes_on_with(digest, adaptive=adaptive)]
         found = next((model for model in able if model.digest == digest), able[0] if able else None)
         return None if found is None else found.used()
 
     def vocabulary_of(self, digest: str) -> Vocabulary | None:
-        """The symbols of a model that is here, or was, or whose place one of those took."""
+        """The vocabulary of a present or removed model, or of one that it has replaced; None: unknown."""
         here = (model.vocabulary for model in self.everything if digest in model.bundle.manifest.of_its_symbols)
         gone = (vocabulary for digests, vocabulary in self._gone.items() if digest in digests)
         return next(here, next(gone, None))
 
     def require_not_retired(self, what: str, name: str, digest: str, advice: str) -> None:
-        """Tell apart what no model here can go on with: where that is one that was here.
+        """Raise if the model of a state that no model can continue was once loaded here.
 
         Args:
-            what: whose state it is, such as "session 'a'"
+            what: what the state belongs to, such as "session 'a'"
             name, digest: of its model
-            advice: what to do then
+            advice: for the error: what to do
 
         Raises:
-            ModelRetired: it was here, and its grace is over.
+            ModelRetired: the model was loaded here, and its grace has ended.
         """
         if self.vocabulary_of(digest) is not None:
             raise ModelRetired(what, name, digest, advice)
 
-    # Changed, on the event loop.
+    # Changes, on the event loop.
 
     def serve(self, tried: TriedModel, grace: float) -> Model:
-        """Let new calls go to a model from now on; the one of its name drains, for `grace` seconds at least."""
+        """Send new calls to this model; the present one of its name drains, for at least `grace` seconds."""
         return self._put(self._made(tried), grace)
 
     def serve_again(self, digest: str, grace: float) -> Model | None:
-        """Let new calls go to a model that is draining, if it is still here."""
+        """Send new calls to a draining model again; None where it is gone. `grace` as for `serve`."""
         found = next((model for model in self._draining if model.digest == digest), None)
         if found is None:
             return None
@@ -183,11 +184,11 @@ class Models:
         return self._put(found, grace)
 
     def require_another(self, name: str) -> None:
-        """See that a model can be unloaded.
+        """Check that a model can be unloaded.
 
         Raises:
             ModelNotFound: there is none of this name.
-            LastModel: there is no other.
+            LastModel: it is the only one.
         """
         if name not in self._models:
             raise ModelNotFound(name, list(self._models))
@@ -195,14 +196,14 @@ class Models:
             raise LastModel(name)
 
     def unload(self, name: str, grace: float) -> Model:
-        """Let a model drain that nothing replaces; raises as `require_another`."""
+        """Let a model drain without replacing it; raises as `require_another`."""
         self.require_another(name)
         model = self._models.pop(name)
         self._drain(model, grace)
         return model
 
     def let_go(self) -> Sequence[Model]:
-        """Forget those whose grace is over and that no call uses; their looms are to be drained."""
+        """Remove the draining models whose grace has ended and that no call uses; the caller drains their looms."""
         over = [model for model in self._draining if not model.in_grace and not model.in_use]
         for model in over:
             self._draining.remove(model)
@@ -243,7 +244,7 @@ class Models:
         return Model(name, tried.bundle, tried.decoder, loom, totals, tried.first.batch_invariant, memory, tried.head)
 
     def _in_turn(self, name: str, decoder: Decoder) -> Decoder:
-        """Sharing the cores with the other models, if it uses any."""
+        """The decoder, sharing the cores with the other models if it runs on the CPU."""
         if decoder.device != "cpu":
             return decoder
         if name not in self._flows:
@@ -252,7 +253,7 @@ class Models:
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """On the worker's thread: one wake-up of the event loop for everything that a tick brought."""
-        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is left to tell
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: no receiver is left
             self._event_loop.call_soon_threadsafe(_hand_out, deliveries)
 
 
@@ -260,10 +261,10 @@ def _hand_out(deliveries: Sequence[Delivery]) -> None:
     for row, chunk in deliveries:
         receiver = row.receiver
         if chunk.finish is not None:
-            row.receiver = _nothing_follows  # no circle, which would keep the model until garbage is collected
+            row.receiver = _nothing_follows  # breaks a cycle, which would keep the model until garbage is collected
         try:
             receiver(chunk)
-        except Exception:  # the other calls are to have theirs
+        except Exception:  # the other calls must get their chunks
             log.exception("a call did not take what the loom has brought")
 
 

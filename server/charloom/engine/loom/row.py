@@ -1,4 +1,4 @@
-"""A job on the loom: how far it is, what its reader has, and which of its tokens may be delivered."""
+"""A job on the loom: its progress, its reader's progress, and which of its tokens may be delivered."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from charloom.engine.shares import ONLY, Share
 
 
 class RowState(enum.Enum):
-    """Where a row is between `submit` and its last chunk. It changes under the loom's lock alone."""
+    """The state of a row between `submit` and its last chunk. It changes only with the loom's lock held."""
 
     WAITING = "waiting"
     """It has no slot."""
     READY = "ready"
     """It can be in the next tick of any worker."""
     TICKING = "ticking"
-    """A worker has it: until that tick's chunks are delivered, so that no later one overtakes them."""
+    """It is in a worker's tick, until the chunks of that tick are delivered, so that no later ones overtake them."""
     PAUSED = "paused"
     """Its reader is too far behind."""
     LEFT = "left"
-    """Its last chunk is made."""
+    """It has ended: its last chunk is made."""
 
     __hash__ = object.__hash__
-    """That of `Enum` is Python, and each row changes twice a tick."""
+    """Faster than that of `Enum`, which is Python code; each row changes twice a tick."""
 
 
 CHANGES = {
@@ -45,12 +45,11 @@ CHANGES = {
     RowState.PAUSED: (RowState.READY, RowState.LEFT),
     RowState.LEFT: (),
 }
-"""Which state follows which. From READY, TICKING and PAUSED a row leaves when it is cancelled or the loom ends it; from
-TICKING also when it is done."""
+"""The allowed next states. A row leaves when it is cancelled or the loom ends it; from TICKING also when it is done."""
 
 
 class Kept(NamedTuple):
-    """The state of one row, as a snapshot holds it."""
+    """A copy of one row's state, as a snapshot holds it."""
 
     state: Floats
     """[A, L, H]"""
@@ -59,70 +58,70 @@ class Kept(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """A state that the text may have to go back to, and what came after it."""
+    """An earlier state, from which the state at the end of the delivered text can be computed again."""
 
     kept: Kept
     position: int
     tokens: list[int]
-    """The next input, then all tokens since."""
+    """The next input at `position`, then all tokens since."""
 
 
 class Bound(NamedTuple):
-    """What has become of a row under its constraint."""
+    """The state of a row under its constraint."""
 
     over: bool
-    """Whether the text has ended, or can only end."""
+    """Whether the text has ended, or no further token is allowed."""
     allowed: float
-    """As of `Finish`."""
+    """As in `Finish`."""
 
 
 @dataclass(eq=False)
 class Row:
-    """A job on the loom. `cancel` and `took` may be called from any thread, all else with the loom's lock.
+    """A job on the loom. `cancel` and `took` may be called from any thread, all else only with the loom's lock held.
 
-    A row that looks at each of its tokens is *watched*: it is attended to (`advance`) after every tick. Any other is
-    left alone until there is something to tell, and knows until then of no token since.
+    A *watched* row has to see each of its tokens, so it is attended to (`advance`) after every tick. Any other row is
+    attended to only when a chunk is due; until then its `done` and `token` lag behind the `RowTable`.
     """
 
     job: Job
     receiver: Callable[[Chunk], None]
-    """Who wants the chunks; the loom only carries it to `deliver`."""
+    """Gets the chunks; the loom only passes it on to `deliver`."""
     wake: Callable[[], None]
-    """Lets the loom look at its rows again."""
+    """Makes the loom check its rows."""
     unread_limit: int
-    """Tokens that the reader may leave untaken before the job is paused."""
+    """Tokens that the reader may leave unread before the job is paused."""
     to_host: Callable[[Any], Floats]
-    """Makes a copy of a part of `States.network` that can be kept."""
+    """Copies a part of `States.network` into memory of its own."""
     vocabulary: int
     """V"""
     share: Share = ONLY
-    """Whose it is."""
+    """The caller whose job it is."""
     submitted: float = field(default_factory=time.monotonic)
     cancelled: bool = False
     """Set once, by `cancel`."""
     taken: int = 0
     """Tokens that the reader took; only `took` writes it."""
     slowed: bool = False
-    """Whether the reader has read all there is and its caller's rate keeps it waiting; who calls `took` writes it."""
+    """Whether `took` is delayed by the rate limit of its caller, while a reader is there; written by `Generation`."""
     state: RowState = RowState.WAITING
     slot: int = -1
-    """While it is READY, TICKING or PAUSED."""
+    """Valid while it is READY, TICKING or PAUSED."""
     done: int = 0
-    """Steps that it knows of: tokens fed and generated."""
+    """Steps that were passed to `count`: tokens fed and generated."""
     due: float = float("inf")
-    """When the next chunk is to leave, if there is anything to tell."""
+    """When the next chunk is to leave, if it would not be empty."""
     begun: float = 0.0
     """When it got its slot."""
     bound: Bound | None = None
-    """As of its last tick; None without a constraint."""
+    """As of the last time it was attended to; None without a constraint."""
 
     def __post_init__(self) -> None:
         job = self.job
         self.alternatives = min(job.top_logprobs or 0, self.vocabulary)
-        """How many alternatives each of its tokens is told with."""
+        """Number of alternatives to return for each token."""
         self.forced: Ints = job.forced()
         self.steps = len(self.forced) + job.max_tokens
-        """In all."""
+        """Total number of steps: tokens to feed and to generate."""
         self.token = job.start.pending[0]
         """The next input."""
         self._first_token_at = 0.0
@@ -138,86 +137,87 @@ class Row:
         if job.automaton is not None:
             self.bound = Bound(over=False, allowed=0.0)
         self._anchor: Anchor | None = None
-        """At or before the end of what may be told; only for stop strings."""
+        """At or before the end of the text that may be delivered; only with stop strings."""
         self._asked = [
             (control.name, control.of_row(value, self.vocabulary))
             for control, value in job.sampling.asked
             if control.effect is not Effect.SCALES
         ]
-        """Inputs of the decoder that are not neutral in this row, and the values; every row sets those that scale."""
+        """The decoder's sampling inputs that are not neutral in this row, with values; those that scale are not here,
+        since every row sets them."""
         self._counts: Floats | None = None
         """[V], how often each token has occurred in this call; only for penalties."""
         if job.sampling.penalises:
-            # Tokens of earlier calls that are fed once more are counted then too, which brings them to 0.
+            # Pending tokens of earlier calls are subtracted here, because feeding them again will count them.
             self._counts = self._occurrences(job.earlier) - self._occurrences(job.start.pending[1:])
             if job.occurred is not None:
                 self._counts += job.occurred
         self.watched = bool(job.stops or job.sampling.penalises or job.top_logprobs is not None)
 
     def change(self, state: RowState) -> None:
-        """Be in this state from now on."""
+        """Change the state, which `CHANGES` must allow."""
         assert state in CHANGES[self.state], f"a row that is {self.state.value} cannot be {state.value} next"
         self.state = state
 
     @property
     def fed(self) -> int:
-        """Tokens fed."""
+        """Number of tokens fed."""
         return min(self.done, len(self.forced))
 
     @property
     def generated(self) -> int:
-        """Tokens generated."""
+        """Number of tokens generated."""
         return self.done - self.fed
 
     @property
     def position(self) -> int:
-        """Absolute position after the tokens that the network has read or made."""
+        """Absolute position after `done` steps."""
         return self.job.start.position - self.job.start.behind + self.done
 
     @property
     def started(self) -> bool:
-        """Whether its first token is out."""
+        """Whether its first token is generated."""
         return self.done > len(self.forced)
 
     @property
     def goal(self) -> int:
-        """The step for which somebody waits next: the first generated token, then the end."""
+        """The next step that the reader waits for: the first generated token, then the end."""
         return self.steps if self.started else min(self.steps, len(self.forced) + 1)
 
     @property
     def end_step(self) -> int:
-        """The step up to which it may go before it is attended to: its end, or as far ahead of its reader as it may."""
+        """The last step that it may take before it is attended to: its end, or where the reader's unread limit is."""
         return min(self.steps, max(self.done + 1, len(self.forced) + self.taken + self.unread_limit))
 
     @property
     def attend_step(self) -> int:
-        """From this step on it is to be attended to after every tick, whether or not a chunk is due."""
+        """The step from which on it is attended to after every tick, whether or not a chunk is due."""
         if self.watched:
             return 0
         return min(self.goal, len(self.forced) + self.taken + self.unread_limit)
 
     @property
     def runnable(self) -> bool:
-        """Whether the reader is near enough."""
+        """Whether fewer than `unread_limit` tokens are unread."""
         return self._delivered - self.taken < self.unread_limit
 
     def cancel(self) -> None:
-        """Take the job out of the loom before the next tick; tokens of the present tick are not delivered."""
+        """End the job before its next tick; tokens of the present tick are not delivered."""
         self.cancelled = True
         self.wake()
 
     def took(self, tokens: int) -> None:
-        """Say that the reader took this many more tokens: a job whose reader stops is paused."""
+        """Report that the reader took this many more tokens; a paused job continues when it took enough."""
         self.taken += tokens
         if self.state is RowState.PAUSED:
             self.wake()
 
     def ask(self, sampling: dict[str, Any], index: int) -> None:
-        """Write what this row asks of the choice of its tokens into the inputs of a tick.
+        """Write this row's sampling options, except those that scale, into the inputs of a tick.
 
         Args:
             sampling: `Inputs.sampling`
-            index: its row of the tick
+            index: its index in the tick
         """
         for name, value in self._asked:
             sampling[name][index] = value
@@ -229,7 +229,7 @@ class Row:
             sampling["top"][0] = max(sampling["top"][0], self.alternatives)
 
     def count(self, tokens: list[int]) -> list[int]:
-        """Know of these tokens, fed and generated, in order; returns the generated ones."""
+        """Take over these tokens, fed and generated, in order; returns the generated ones."""
         if not tokens:
             return []
         generated = tokens[max(0, len(self.forced) - self.done) :]
@@ -243,14 +243,14 @@ class Row:
     def advance(
         self, tokens: list[int], index: int, before: States, outputs: Outputs, now: float, pause: float
     ) -> Chunk | None:
-        """Attend to it after a tick; returns what is to be told now, if anything.
+        """Attend to the row after a tick; returns the chunk to deliver now, if any.
 
         Args:
-            tokens: all since it knew of some last, in order; of a watched row those of this tick
-            index: its row of the tick
+            tokens: all tokens since the last `count`, in order; for a watched row those of this tick
+            index: its index in the tick
             before: the states before the tick
             outputs: of the tick
-            now: the time
+            now: the present time
             pause: seconds between two chunks
         """
         came_from, last, started = self.position, self.token, self.started
@@ -260,7 +260,7 @@ class Row:
         if self.job.top_logprobs is not None:
             logprobs = logprobs_of(outputs, index, len(tokens), self.alternatives)
             if self.job.scored:
-                # Those of tokens that only bring the state up to the present are not asked for.
+                # Not of the tokens that were pending: they only bring the state up to date.
                 fed = len(tokens) - len(generated)
                 self._unsent_logprobs.append(logprobs[max(0, self.job.start.behind - (self.fed - fed)) : fed])
             else:
@@ -276,7 +276,7 @@ class Row:
         after = outputs.states
         if match:
             return self._tell(settled, after, index, self._finish(FinishReason.STOP, now, match.pattern))
-        # Not before all is fed: a text that had ended when its call broke off is only read once more.
+        # Only when all is fed: a resumed call may feed a text that had ended already.
         if self.bound is not None and self.bound.over and self.done >= len(self.forced):
             return self._tell(self.generated, after, index, self._finish(FinishReason.STOP, now))
         if self.done == self.steps:
@@ -294,11 +294,11 @@ class Row:
         return self._tell(settled, after, index)
 
     def dismiss(self, reason: FinishReason, present: States | None = None) -> Chunk:
-        """End it before its next tick.
+        """End the row before its next tick; returns its last chunk.
 
         Args:
             reason: why
-            present: its state, that of one row; None: it is not told its last tokens, or there are none
+            present: its state, as a batch of one row, to deliver its last tokens; None: do not deliver them
         """
         finish = self._finish(reason, time.monotonic())
         if present is not None and self.fed >= self.job.start.behind:
@@ -307,18 +307,18 @@ class Row:
 
     @property
     def prompt_fed(self) -> int:
-        """Tokens of the prompt that were fed."""
+        """Number of prompt tokens fed."""
         return max(0, self.fed - self.job.start.behind)
 
     def _occurrences(self, tokens: Sequence[int] | Ints) -> Floats:
         return np.bincount(np.asarray(tokens, np.int64), minlength=self.vocabulary).astype(np.float32)
 
     def _settled(self, match: Match | None) -> int:
-        """How many of the generated tokens belong to the text for certain."""
+        """How many of the generated tokens belong to the text for certain: no stop string can cut them off."""
         if self._matcher is None:
             return self.generated
         if match is None:
-            # One that the text is to end with stays, but a job that goes on has to see it as a whole.
+            # A stop string that is included stays, but a job that continues the text has to see it as a whole.
             held = self._matcher.open if self.job.later else self._matcher.held
             return max(0, self.generated - held)
         return max(0, (match.end if self._matcher.include else match.start) - self.job.earlier_generated)
@@ -328,9 +328,9 @@ class Row:
         return self.position - (self.generated - settled)
 
     def _tell(self, settled: int, present: States, row: int, finish: Finish | None = None) -> Chunk:
-        """Tell the tokens up to the first `settled` ones."""
+        """Make the chunk with the undelivered tokens among the first `settled` ones."""
         position = self._position_of(settled)
-        # First: where there is no memory for a copy, nothing has been told.
+        # First, because it may fail for lack of memory, before anything is marked as delivered.
         snapshot = self._snapshot(position, present, row) if finish or self.job.snapshots else None
         logprobs, count = NONE_TOLD, settled - self._delivered
         if self._unsent_logprobs:
@@ -344,7 +344,7 @@ class Row:
         return Chunk(told, position, finish, snapshot, logprobs)
 
     def _snapshot(self, position: int, present: States, row: int) -> Snapshot:
-        """The state after the token before `position`; where that is in the past, an older one and what followed."""
+        """The state at `position`; where that is in the past, the anchor's state with the tokens up to it pending."""
         if position == self.position:
             kept, pending = self._kept(present, row), [self.token]
         else:

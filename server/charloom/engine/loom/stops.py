@@ -1,7 +1,7 @@
-"""Finding stop strings in generated tokens, wherever the cuts between ticks fall.
+"""Finds stop strings in generated tokens, also across ticks.
 
-It is the automaton of Aho and Corasick (1975, "Efficient string matching"): about one lookup per token, whatever the
-number of stop strings, and its depth is exactly the number of tokens that may still become a stop string.
+Uses the automaton of Aho and Corasick (1975, "Efficient string matching"): about one lookup per token, whatever the
+number of stop strings. The depth of its state is exactly the number of tokens that may still become a stop string.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _NONE = -1
-"""Where no token is."""
+"""Stands for "no token" in `StopAutomaton._tokens`."""
 
 
 class Match(NamedTuple):
     """A stop string that was found."""
 
     pattern: int
-    """Which of the patterns."""
+    """Its index among the patterns."""
     start: int
-    """Generated tokens before it."""
+    """Number of generated tokens before it."""
     end: int
-    """Generated tokens up to its end."""
+    """Number of generated tokens up to its end."""
 
 
 class StopAutomaton:
-    """What all searches for the same patterns share; it never changes. A few arrays: a pattern may be long.
+    """The immutable automaton of some patterns, shared by all searches. Kept in a few arrays, as a pattern may be long.
 
-    A node stands for a beginning of some pattern, the root, 0, for the empty one. From where a pattern parts with those
-    before it, its nodes have numbers that follow each other; only of the first of these is it kept what it comes after.
+    A node is a prefix of some pattern; the root, 0, is the empty prefix. From the token on where a pattern differs from
+    all earlier patterns, its nodes are numbered consecutively, so only the edge to the first of them is stored.
 
     Args:
         patterns: the stop strings as tokens, each at least one
@@ -38,31 +38,31 @@ class StopAutomaton:
     def __init__(self, patterns: Sequence[Sequence[int]]) -> None:
         self.lengths = [len(pattern) for pattern in patterns]
         self._tokens = array("i", [_NONE, _NONE])
-        """Of each node, the last token of its beginning; none at the root and behind the last node of each pattern."""
+        """By node, the last token of its prefix; `_NONE` for the root, and after the last node of each pattern."""
         self.first: dict[int, int] = {}
-        """By token, the nodes after the root."""
+        """By token, the child of the root."""
         self._parted = {0: self.first}
-        """By node and token, the nodes after it that have not the next number."""
+        """By node and token, the children that are not numbered `node + 1`."""
         self.numbers: dict[int, int] = {}
-        """By node, the pattern that it is; of equal ones the first."""
+        """By node, the index of the pattern that it completes; the first of equal patterns."""
         before, depth = array("i", [0, 0]), array("i", [0, 0])
         for number, pattern in enumerate(patterns):
             self.numbers.setdefault(self._add(pattern, before, depth), number)
         self.held = depth
-        """Of each node, how many of its tokens may still become a stop string."""
+        """By node, how many of its last tokens may still become a stop string."""
         self.shorter = array("i", bytes(depth.itemsize * len(depth)))
-        """Of each node, that of the longest proper ending of its beginning that is a beginning too."""
+        """By node, the failure link: the node of its longest proper suffix that is a prefix of a pattern."""
         self.found = self.shorter[:]
-        """Of each node, that of the longest ending of its beginning that is a pattern; 0: there is none."""
+        """By node, the node of its longest suffix that is a whole pattern; 0: there is none."""
         self._link(before)
 
     def _add(self, pattern: Sequence[int], before: array[int], depth: array[int]) -> int:
-        """Add the nodes of a pattern that are not there yet; returns its last node.
+        """Add the missing nodes of a pattern; returns its last node.
 
         Args:
             pattern: the pattern
-            before: of each node, that of its beginning without the last token
-            depth: of each node, the length of its beginning
+            before: by node, its parent
+            depth: by node, the length of its prefix
         """
         node = 0
         for known, token in enumerate(pattern):
@@ -80,7 +80,7 @@ class StopAutomaton:
         return node
 
     def _link(self, before: Sequence[int]) -> None:
-        """The shortest beginnings first, so that those that others end with are linked already."""
+        """Set the failure links, shortest prefixes first, because a link uses those of shorter prefixes."""
         tokens, first, shorter, found, depth = self._tokens, self.first, self.shorter, self.found, self.held
         for node in self.numbers:
             found[node] = node
@@ -91,12 +91,12 @@ class StopAutomaton:
                     shorter[node] = ending
                     found[node] = found[node] or found[ending]
         for node in sorted(self.numbers, key=depth.__getitem__):
-            # A whole pattern is no beginning, but where it is that of a longer one.
+            # A whole pattern cannot grow into another, except where it is a prefix of a longer one.
             if tokens[node + 1] == _NONE and node not in self._parted:
                 self.held[node] = self.held[shorter[node]]
 
     def after(self, node: int, token: int) -> int:
-        """The node of the longest ending, after one more token, that is a beginning."""
+        """The node after one more token: the longest suffix of the text that is a prefix of a pattern."""
         while node:
             if self._tokens[node + 1] == token:
                 return node + 1
@@ -107,14 +107,12 @@ class StopAutomaton:
 
 
 class StopMatcher:
-    """Looks for the first end of any pattern.
-
-    Where several patterns end at once, the longest counts.
+    """Finds the pattern that ends first; of several that end at the same token, the longest.
 
     Args:
-        automaton: of the patterns
-        include: whether the text is to end with the stop string
-        min_tokens: a stop string that would leave a shorter text than this does not count
+        automaton: the automaton of the patterns
+        include: whether the text includes the stop string
+        min_tokens: a stop string that would make the text shorter than this is ignored
     """
 
     def __init__(self, automaton: StopAutomaton, *, include: bool, min_tokens: int) -> None:
@@ -125,7 +123,7 @@ class StopMatcher:
         self._count = 0
 
     def push(self, tokens: Sequence[int]) -> Match | None:
-        """Go on with these generated tokens; returns the match, after which there is nothing more to push."""
+        """Search these further generated tokens; after a match, do not push any more."""
         automaton, node, count = self._automaton, self._node, self._count
         first, found = automaton.first, automaton.found
         match = None
@@ -138,7 +136,7 @@ class StopMatcher:
         return match
 
     def _match(self, node: int, end: int) -> Match | None:
-        """The longest pattern that counts, of that of a node and those that it ends with."""
+        """The longest pattern that ends here and leaves at least `min_tokens`; `node` is the longest that ends here."""
         automaton = self._automaton
         while node:
             pattern = automaton.numbers[node]
@@ -155,5 +153,5 @@ class StopMatcher:
 
     @property
     def held(self) -> int:
-        """How many of them the text is to end before, if they do."""
+        """How many of the last tokens may still be cut off by a stop string; 0 if the text includes it."""
         return 0 if self.include else self.open

@@ -1,9 +1,9 @@
-"""The live rows as arrays by slot, so that a tick's inputs and outputs are a few indexed copies, whatever the rows are.
+"""The live rows as arrays by slot, so that a tick's inputs and outputs are a few indexed copies.
 
-A row's *tape* holds its next tokens: where text is fed, the text, else -1, which the decoder replaces by what it
-chooses; and beside them the random numbers of their positions. It is filled for many ticks at once.
+A row's *tape* holds its next tokens: the tokens to feed, then -1, which the decoder replaces by the tokens that it
+chooses. The random numbers of their positions lie beside them. A tape is filled for many ticks at once.
 
-All of it belongs to the loom's lock. Axis letters: S slots, B rows of a tick, K steps, W places of a tape.
+Use it with the loom's lock held. Axis letters: S slots, B rows of a tick, K steps, W places of a tape.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from charloom.engine.loom.schedule import MOST_STEPS, most_steps, tick_steps
 log = logging.getLogger(__name__)
 
 TAPE = MOST_STEPS
-"""Places of a tape that hold tokens to come."""
+"""Places of a tape that are filled."""
 WIDTH = TAPE + MOST_STEPS
-"""W: a row that stops in a tick before other rows has places for the steps after that too."""
+"""W: a row that stops in a tick before other rows needs places for the remaining steps of the tick."""
 SCALES = controls(Effect.SCALES)
-"""Controls of which every row sets its own value."""
+"""The controls that every row sets."""
 
 
 class Columns(NamedTuple):
-    """What the table holds, by slot. Steps are counted from where the row began."""
+    """The table's arrays, by slot. Steps are counted from the start of the row."""
 
     token: npt.NDArray[np.int64]
     """[S] the next input"""
     done: npt.NDArray[np.int64]
     """[S] steps taken"""
     end: npt.NDArray[np.int64]
-    """[S] the step up to which it may go"""
+    """[S] as `Row.end_step`"""
     goal: npt.NDArray[np.int64]
-    """[S] the step for which somebody waits next: the first generated token, then the end"""
+    """[S] as `Row.goal`"""
     attend_step: npt.NDArray[np.int64]
     """[S] from this step on the row is attended to after every tick"""
     attend_time: npt.NDArray[np.float64]
-    """[S] and from this time on"""
+    """[S] from this time on too"""
     origin: npt.NDArray[np.int64]
     """[S] the step of the first place of the tape"""
     tape: npt.NDArray[np.int64]
@@ -69,44 +69,44 @@ class Columns(NamedTuple):
     scales: npt.NDArray[np.float32]
     """[S, number of `SCALES`]"""
     steps: npt.NDArray[np.int64]
-    """[S] steps in all that its text may take, whatever keeps the row from going so far yet"""
+    """[S] most steps of the row's text, those of later jobs included (`Job.later`)"""
     automaton: npt.NDArray[np.int64]
-    """[S] where the row is in the table of automata"""
+    """[S] the row's state in the table of automata"""
     allowed: npt.NDArray[np.float64]
     """[S] the sum of `Outputs.allowed` so far"""
 
     @classmethod
     def empty(cls) -> Columns:
-        """For no slots."""
+        """Columns without slots."""
         whole, sizes = np.int64, {"tape": (0, WIDTH), "uniform": (0, WIDTH), "scales": (0, len(SCALES))}
         types: dict[str, type] = dict.fromkeys(("attend_time", "allowed"), np.float64)
         types |= dict.fromkeys(("uniform", "scales"), np.float32)
         return cls(*(np.zeros(sizes.get(name, (0,)), types.get(name, whole)) for name in cls._fields))
 
     def longer(self, slots: int) -> Columns:
-        """With more slots."""
+        """A copy with this number of slots; the new ones are zero."""
         return Columns(
             *(np.concatenate([one, np.zeros((slots - len(one), *one.shape[1:]), one.dtype)]) for one in self)
         )
 
 
 class Tick(NamedTuple):
-    """Some rows, and what the decoder is to do with them."""
+    """The rows of a tick, and the inputs of its decoder call."""
 
     rows: Sequence[Row]
     slots: Ints
     """[B]"""
     inputs: Inputs
     places: Ints
-    """[K, B] the places of their tapes, in all tapes one after the other"""
+    """[K, B] indices of the rows' tape places, in the flattened [S, W] tapes"""
 
 
 class RowTable:
-    """Live rows by slot.
+    """Holds the live rows by slot.
 
     Args:
         shape: of the decoder
-        states: where the rows' states are; its slots are those of the table
+        states: the pool of the rows' states; its slots are the table's slots
     """
 
     def __init__(self, shape: Shape, states: StatePool) -> None:
@@ -115,10 +115,10 @@ class RowTable:
         self._uniforms = Uniforms()
         self._automata = AutomatonTable(shape.vocabulary)
         self._learnt: dict[int, Floats] = {}
-        """[S] by slot, of the rows that learn"""
+        """By slot, the learnt state, [S], of each row that learns"""
         self._at = Columns.empty()
         self._neutral = neutral(0, shape.vocabulary)
-        """For as many rows as any tick had in which nobody asked for anything; not to be written to."""
+        """Shared neutral sampling inputs, for as many rows as any plain tick had; never written to."""
 
     def join(self, row: Row) -> None:
         """Give a row a slot."""
@@ -147,14 +147,14 @@ class RowTable:
         row.slot = -1
 
     def _attended(self, row: Row) -> None:
-        """Note what the row says about when to attend to it next."""
+        """Copy from the row when to attend to it next."""
         at, slot = self._at, row.slot
-        # In this order: the reader may take tokens meanwhile, and a row that is at its end has to be attended to.
+        # In this order: the reader may take tokens meanwhile, and a row that is at its end must be attended to.
         at.attend_step[slot], at.attend_time[slot] = row.attend_step, row.due
         at.end[slot], at.goal[slot] = row.end_step, row.goal
 
     def attend(self, tick: Tick, number: int, outputs: Outputs, now: float, pause: float) -> Chunk | None:
-        """Attend to a row of a tick after it, as `Row.advance`; it ends as FAILED where that cannot be done."""
+        """Attend to the row at index `number` of a tick, as `Row.advance`; it ends as FAILED if that raises."""
         row = tick.rows[number]
         try:
             chunk = row.advance(self._unseen(row), number, tick.inputs.states, outputs, now, pause)
@@ -166,14 +166,14 @@ class RowTable:
         return chunk
 
     def _unseen(self, row: Row) -> list[int]:
-        """A row's tokens, fed and generated, since it was told of some last; it is told how it is bound too."""
+        """A row's tokens, fed and generated, since its last `count`; also updates `row.bound`."""
         row.bound = self._bound(row)
         origin, done = int(self._at.origin[row.slot]), int(self._at.done[row.slot])
         tokens: list[int] = self._at.tape[row.slot, row.done - origin : done - origin].tolist()
         return tokens
 
     def dismiss(self, row: Row, reason: FinishReason) -> Chunk:
-        """End a row before its next tick, as FAILED where its state cannot be had; only DRAINING needs that."""
+        """End a row before its next tick; as FAILED if its state, which only DRAINING needs, cannot be read."""
         try:
             row.count(self._unseen(row))
             return row.dismiss(reason, self._present(row) if reason is FinishReason.DRAINING else None)
@@ -182,15 +182,15 @@ class RowTable:
             return row.dismiss(FinishReason.FAILED)
 
     def _present(self, row: Row) -> States:
-        """Its state, as of one row."""
+        """The row's state, with a row axis of length 1."""
         learnt = self._learnt.get(row.slot)
         return States(self.states.gather([row.slot]), None if learnt is None else learnt[None])
 
     def tick(self, rows: Sequence[Row], step_seconds: float, target_seconds: float, longest: float) -> Tick:
-        """What these rows want of the next tick.
+        """Prepare the next tick of these rows.
 
         Args:
-            rows: at least one, none of them in another tick
+            rows: at least one row, none of them in another tick
             step_seconds, target_seconds, longest: as for `tick_steps`
         """
         slots = [row.slot for row in rows]
@@ -221,10 +221,10 @@ class RowTable:
         return Tick(rows, index, inputs, places)
 
     def take(self, tick: Tick, outputs: Outputs, now: float) -> list[int]:
-        """Take what a tick brought; returns which of its rows are to be attended to."""
+        """Store the outputs of a tick; returns the indices in it of the rows to attend to."""
         index, at = tick.slots, self._at
         self.states.scatter(index.tolist(), outputs.state)
-        # A row may have stopped early, as far ahead of its reader as it may be: what is to come stays on its tape.
+        # A row may have stopped early, at its reader's unread limit: the rest of its tape stays for the next tick.
         stepped = np.arange(len(outputs.tokens))[:, None] < outputs.taken
         at.tape.reshape(-1)[tick.places] = np.where(stepped, outputs.tokens, tick.inputs.forced)
         at.token[index] = outputs.tokens[-1]
@@ -258,25 +258,25 @@ class RowTable:
         return Adaptation(learns, state)
 
     def _bound(self, row: Row) -> Bound | None:
-        """How its constraint binds it by now, if it has one."""
+        """The row's state under its constraint, if it has one."""
         if row.job.automaton is None:
             return None
         state = int(self._at.automaton[row.slot])
         return Bound(self._automata.is_over(state), float(self._at.allowed[row.slot]))
 
     def _turn(self, row: Row) -> None:
-        """Go on with a new tape."""
+        """Start a new tape for a row whose tape is used up."""
         row.count(self._unseen(row))
         self._lay_tape(row)
 
     def _lay_tape(self, row: Row) -> None:
-        """A tape from where the row is."""
+        """Fill the row's tape from its `done` step on."""
         at, slot, coming = self._at, row.slot, min(TAPE, row.steps - row.done)
         at.done[slot] = at.origin[slot] = row.done
         fed = row.forced[row.done : row.done + coming]
         at.tape[slot] = -1
         at.tape[slot, : len(fed)] = fed
-        if len(fed) < coming:  # what is fed is not drawn
+        if len(fed) < coming:  # fed tokens need no random numbers
             at.uniform[slot, :coming] = self._uniforms.at(row.job.start.seed, row.position, coming)
 
     def _sampling(self, rows: Sequence[Row], index: Ints) -> dict[str, Any]:
@@ -289,7 +289,7 @@ class RowTable:
         return sampling
 
     def _nothing_asked(self, rows: int) -> dict[str, Any]:
-        """As `neutral`, in memory that ticks share: with a large vocabulary it is much for each row."""
+        """As `neutral`, in memory that ticks share: with a large vocabulary each row takes much of it."""
         if rows > len(self._neutral["bias"]):
             self._neutral = neutral(rows, self._vocabulary)
         return {name: array[:rows] if INPUTS[name].axes[0] == "B" else array for name, array in self._neutral.items()}

@@ -1,4 +1,4 @@
-"""What looms have done since the first of them began, as plain numbers that anybody may read."""
+"""Counters of what the looms of one model name have done, as plain numbers that any thread may read."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ TOKEN_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.0
 
 
 class LoomTotals:
-    """Ticks, and the jobs that left. Two looms may count at a time: one that drains, and that of the next version."""
+    """Counts ticks and ended jobs. Two looms may count at a time: a draining one, and that of the next version."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.tick_seconds = Histogram(TICK_SECONDS)
-        """From the choice of its rows to their results."""
+        """Duration of a tick, from picking its rows to taking their results."""
         self.tick_rows = Histogram(ROWS)
         self.steps = 0
-        """Steps of rows: tokens read or made."""
+        """Steps of all rows: tokens read or generated."""
         self.prompt_tokens = 0
-        """Tokens of prompts, of jobs that have ended."""
+        """Prompt tokens that were read, of ended jobs."""
         self.generation_tokens = 0
-        """Tokens that were delivered."""
+        """Generated tokens that were delivered."""
         self.queue_seconds = Histogram()
         self.first_token_seconds = Histogram()
-        """From `submit`."""
+        """Time from `submit` to the first token."""
         self.inter_token_seconds = Histogram(TOKEN_SECONDS)
-        """Of each token after the first, the mean of its job: a tick makes many tokens at once."""
+        """Time per token after the first: each job's mean, once per token, because a tick makes many tokens at once."""
         self.finished: Counter[str] = Counter()
-        """Jobs that generated, by why they ended."""
+        """Ended jobs that were to generate, by finish reason."""
 
     def ticked(self, rows: int, steps: int, seconds: float) -> None:
         """Count a tick."""
@@ -44,7 +44,7 @@ class LoomTotals:
             self.steps += steps
 
     def told(self, chunk: Chunk, *, generates: bool) -> None:
-        """Count what a chunk tells; `generates`: whether its job was to generate anything."""
+        """Count a delivered chunk; `generates`: whether its job was to generate anything."""
         with self._lock:
             self.generation_tokens += len(chunk.tokens)
             if chunk.finish is not None:
