@@ -20,10 +20,10 @@ import os
 import pwd
 import secrets
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from charloom.engine.errors import EngineError, ErrorKind
 from charloom.engine.telemetry import current_call
@@ -105,14 +105,21 @@ class AuditLog:
 
     @contextlib.asynccontextmanager
     async def _act(self, line: _Line, more: More) -> AsyncIterator[More]:
-        await asyncio.to_thread(self._write, line.begun(more))
+        begun = asyncio.ensure_future(asyncio.to_thread(self._write, line.begun(more)))
         said: More = {}
         try:
+            await asyncio.shield(begun)
             yield said
         except BaseException as problem:
-            await asyncio.to_thread(self._write_end, line.failed(problem, said))
+            await _whole(self._failed(begun, line.failed(problem, said)))
             raise
-        await asyncio.to_thread(self._write_end, line.done(said))
+        await _whole(asyncio.to_thread(self._write_end, line.done(said)))
+
+    async def _failed(self, begun: asyncio.Future[None], line: str) -> None:
+        """Tell that an act failed, where it has been told that it began."""
+        await asyncio.wait([begun])
+        if begun.cancelled() or begun.exception() is None:
+            await asyncio.to_thread(self._write_end, line)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -188,6 +195,16 @@ def require_log(path: Path) -> None:
         os.close(_opened(path))
     elif not os.access(path.parent, os.W_OK | os.X_OK):
         raise ValueError(f"cannot make {path}: its folder is missing, or may not be written")
+
+
+async def _whole(work: Coroutine[Any, Any, None]) -> None:
+    """Do a work to its end, also where its caller is cancelled meanwhile."""
+    doing = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait([doing])
+        raise
 
 
 def _opened(path: Path) -> int:

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,38 @@ async def test_an_act_of_a_call_is_not_begun_where_it_cannot_be_written(audit: A
     with pytest.raises(AuditLogUnavailable, match="Is a directory"):
         async with audit.act_of_call("export-tenant", "tenant shop"):
             pytest.fail("it was begun")
+
+
+async def test_an_act_whose_caller_goes_while_a_line_is_written_has_both_lines(audit: AuditLog, path: Path) -> None:
+    async def act(inside: Callable[[], None]) -> None:
+        async with audit.act_of_server("reload-models", "all", "SIGHUP"):
+            inside()
+
+    async def cancelled(task: asyncio.Task[None]) -> None:
+        """A line of it waits for the lock."""
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        audit._lock.release()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    def hold() -> None:
+        audit._lock.acquire()
+        ends.set()
+
+    began, ends = asyncio.Event(), asyncio.Event()
+    audit._lock.acquire()
+    task = asyncio.create_task(act(began.set))
+    await asyncio.sleep(0)
+    await cancelled(task)
+    assert [line["result"] for line in lines(path)] == ["begun", "failed"]
+    assert lines(path)[1]["reason"] == "CANCELLED"
+    assert not began.is_set()
+    task = asyncio.create_task(act(hold))
+    await ends.wait()
+    await cancelled(task)
+    assert [line["result"] for line in lines(path)][2:] == ["begun", "done"]
 
 
 async def test_without_a_file_the_lines_go_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
