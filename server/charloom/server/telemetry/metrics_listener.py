@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
+import time
 from http.server import ThreadingHTTPServer
 from typing import Any
 
@@ -18,7 +20,7 @@ log = logging.getLogger(__name__)
 MOST_SCRAPES = 8
 """At a time; the connection of a further one is closed."""
 SCRAPE_SECONDS = 10.0
-"""How long a client may take to ask, and to read the answer."""
+"""How long a client may take to ask, and to read the answer, in all; who takes longer loses the connection."""
 
 
 class MetricsListener:
@@ -77,23 +79,38 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, handler: Any) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._free = threading.BoundedSemaphore(MOST_SCRAPES)
+        self._ends: dict[Any, float] = {}
+        """When the connections that there are have to have ended."""
         super().__init__((host, port), handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
+        self._ends[request] = time.monotonic() + SCRAPE_SECONDS
         try:
             super().process_request(request, client_address)
         except BaseException:  # the system has no thread to give now
-            self._free.release()
+            self._gone(request)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self._gone(request)
+
+    def service_actions(self) -> None:
+        """Twice a second, end what takes too long: the timeout of a socket begins anew with each byte."""
+        now = time.monotonic()
+        for request, end in self._ends.copy().items():
+            if now > end:
+                with contextlib.suppress(OSError):  # it has just ended
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def _gone(self, request: Any) -> None:
+        del self._ends[request]
+        self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A scraper that goes away, or is too slow, is no matter of ours."""
