@@ -10,7 +10,7 @@ import re
 import resource
 import sys
 import traceback
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -19,19 +19,25 @@ from charloom.engine.constraints.constraint import BadConstraint, Kind
 from charloom.engine.constraints.json_schema import regex_of_schema
 from charloom.engine.decoding.automaton import Automaton
 
+FILES = 16
+"""That may be open: it needs its input and its output, and the source of a fault."""
+
 
 def main() -> None:
-    """Do what standard input asks for."""
-    asked: dict[str, Any] = json.load(sys.stdin)
+    """Do what standard input asks for, in the seconds of a processor and bytes of memory that the arguments tell."""
+    seconds, size = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"], asked["seconds"] + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (asked["bytes"], asked["bytes"]))
-    sys.stdout.buffer.write(_answer(asked))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+    sys.stdout.buffer.write(_answer(sys.stdin))
 
 
-def _answer(asked: dict[str, Any]) -> bytes:
+def _answer(source: TextIO) -> bytes:
     """A line of JSON, and behind it what the automaton is made of, where there is one."""
     try:
+        asked: dict[str, Any] = json.load(source)
         symbols = [symbol.encode("latin-1") for symbol in asked["symbols"]]
         made = _automaton(Kind(asked["kind"]), asked["content"], symbols, asked["bytewise"])
         head = json.dumps({"states": len(made.distance)}).encode()

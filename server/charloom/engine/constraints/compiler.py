@@ -39,6 +39,8 @@ MEMORY = 2**30
 """Bytes of address space of a process; its libraries take a third."""
 AT_ONCE = 2
 """Processes; further constraints wait."""
+_ENVIRONMENT = ("PATH", "PYTHON", "LD_LIBRARY_PATH", "DYLD_", "LANG", "LC_", "OPENBLAS", "OMP_", "MKL_", "TMPDIR")
+"""With what the names begin of what a process gets of the environment: the rest, as passwords, it does not need."""
 _SHORTEN = "shorten it, or its repetitions"
 REMEMBERED = 2**26
 """Bytes of the automata, and refusals, that are kept for later calls."""
@@ -101,8 +103,7 @@ class Compiler:
         async with lock, self._place():
             if (known := self._known(key)) is not None:
                 return known
-            limits = {"seconds": self._seconds, "bytes": MEMORY}
-            content = await asyncio.to_thread(_written, constraint, vocabulary, never, limits)
+            content = await asyncio.to_thread(_written, constraint, vocabulary, never)
             try:
                 made = await self._make(content, vocabulary.size)
             except BadConstraint as problem:
@@ -156,10 +157,12 @@ class Compiler:
     async def _make(self, asked: bytes, symbols: int) -> Automaton:
         process = await asyncio.create_subprocess_exec(
             *python_running("charloom.engine.constraints.child"),
+            str(self._seconds),
+            str(MEMORY),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # each thread would take address space
+            env=_environment(),
         )
         try:
             told, _ = await asyncio.wait_for(process.communicate(asked), LONGEST)
@@ -183,6 +186,11 @@ class Compiler:
         return Automaton(numbers[states:].reshape(states, symbols), numbers[:states])
 
 
+def _environment() -> dict[str, str]:
+    needed = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
+    return needed | {"OPENBLAS_NUM_THREADS": "1"}  # each thread would take address space
+
+
 def _key(constraint: Constraint, vocabulary: Vocabulary, never: tuple[int, ...]) -> bytes:
     """The same for constraints of which the same is made."""
     asked = json.dumps([constraint.kind.value, constraint.content, vocabulary.unit.value]).encode()
@@ -190,10 +198,10 @@ def _key(constraint: Constraint, vocabulary: Vocabulary, never: tuple[int, ...])
     return hashlib.sha256(vocabulary.symbols_digest + hashlib.sha256(tokens).digest() + asked).digest()
 
 
-def _written(constraint: Constraint, vocabulary: Vocabulary, never: tuple[int, ...], limits: dict[str, int]) -> bytes:
+def _written(constraint: Constraint, vocabulary: Vocabulary, never: tuple[int, ...]) -> bytes:
     """What the process is asked. Of hundreds of thousands of symbols it takes a tenth of a second."""
     symbols = [vocabulary.symbol(token).decode("latin-1") for token in range(vocabulary.size)]
     for token in never:
         symbols[token] = ""
     asked = {"kind": constraint.kind.value, "content": constraint.content, "symbols": symbols}
-    return json.dumps(asked | {"bytewise": vocabulary.unit is Unit.BYTE} | limits).encode()
+    return json.dumps(asked | {"bytewise": vocabulary.unit is Unit.BYTE}).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import Callable
@@ -185,7 +186,8 @@ async def test_a_fault_refuses_the_constraint_and_is_in_the_log(
         return {}[object()]  # type: ignore[no-any-return]
 
     monkeypatch.setattr(child, "automaton_of", broken)
-    answer = child._answer({"kind": "regex", "content": ["secret"], "symbols": ["a"], "bytewise": False})
+    question = {"kind": "regex", "content": ["secret"], "symbols": ["a"], "bytewise": False}
+    answer = child._answer(io.StringIO(json.dumps(question)))
     told = json.loads(answer)
     assert told["problem"] == "it cannot be kept; write it otherwise"
     assert re.fullmatch(r"KeyError at .*test_compiler\.py:\d+", told["fault"])
@@ -210,3 +212,29 @@ def answering(answer: bytes) -> Callable[..., Any]:
         return Ended()
 
     return started
+
+
+async def test_a_process_gets_no_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARLOOM_REDIS_PASSWORD", "secret")
+    started: list[tuple[tuple[Any, ...], dict[str, str]]] = []
+    start = asyncio.create_subprocess_exec
+
+    async def noted(*command: Any, env: dict[str, str], **options: Any) -> asyncio.subprocess.Process:
+        started.append((command, env))
+        return await start(*command, env=env, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
+    made = await asked(Compiler(), "ab")
+    assert len(made.distance) > 1
+    ((command, env),) = started
+    assert command[-2:] == (str(compiler.SECONDS), str(compiler.MEMORY))
+    assert "secret" not in env.values()
+    assert env["PATH"]
+
+
+def test_what_a_process_reads_counts_in_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(child.json, "load", full)
+    assert json.loads(child._answer(io.StringIO())) == {"problem": "it takes too much memory"}
