@@ -6,9 +6,12 @@ import logging
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from charloom.server.identity.certificates import CertificateProblem, read_certificates, watched_certificates
+from charloom.server.identity.watched import Watched
 from charloom.server.settings import ServerSettings
 from tests.authority import Authority
 
@@ -84,6 +87,41 @@ def test_a_key_that_everybody_can_read_is_refused(authority: Authority) -> None:
     assert f"run: chmod 600 {key}" in refused(chain, key)
     key.chmod(0o640)  # a group may, as in a container
     assert read_certificates(chain, key, None)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "said"),
+    [
+        (serialization, "load_pem_private_key", "is of a kind that is not known here"),
+        (x509, "load_pem_x509_certificates", "holds no certificate"),
+    ],
+)
+def test_what_is_of_an_unknown_kind_is_named(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, module: object, name: str, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise UnsupportedAlgorithm("of a curve")
+
+    chain, key = authority.issue("server", "localhost")
+    monkeypatch.setattr(module, name, fail)
+    assert said in refused(chain, key)
+
+
+def test_what_was_read_before_stays_whatever_is_wrong_with_the_new(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read() -> str:
+        if path.read_text() == "new":
+            raise UnsupportedAlgorithm("of a curve")
+        return path.read_text()
+
+    path = tmp_path / "file"
+    path.write_text("before")
+    watched = Watched([path], read, "keys")
+    path.write_text("new")
+    watched.look()
+    assert watched.value() == "before"
+    assert "the keys that changed cannot be used, and those before stay in use" in caplog.text
 
 
 def test_a_server_without_certificates_has_none() -> None:

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
@@ -48,7 +49,7 @@ def read_certificates(chain: Path, key: Path, client_authorities: Path | None) -
     chain_pem, key_pem = _content(chain), _content(key)
     authorities_pem = None if client_authorities is None else _content(client_authorities)
     certificate = _certificates(chain, chain_pem)[0]
-    if _public(_private_key(key, key_pem).public_key()) != _public(certificate.public_key()):
+    if _public(_private_key(key, key_pem).public_key()) != _public(_public_key(chain, certificate)):
         raise CertificateProblem(f"the key in {key} is not the one of the certificate in {chain}")
     _check_time(chain, certificate)
     if client_authorities is not None and authorities_pem is not None:
@@ -79,7 +80,7 @@ def _content(path: Path) -> bytes:
 def _certificates(path: Path, content: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(content)
-    except ValueError as problem:
+    except (ValueError, UnsupportedAlgorithm) as problem:
         raise CertificateProblem(f"{path} holds no certificate in PEM form ({problem})") from problem
 
 
@@ -90,6 +91,15 @@ def _private_key(path: Path, content: bytes) -> PrivateKeyTypes:
         raise CertificateProblem(f"the key in {path} is encrypted; give one without a passphrase") from problem
     except ValueError as problem:
         raise CertificateProblem(f"{path} holds no private key in PEM form ({problem})") from problem
+    except UnsupportedAlgorithm as problem:
+        raise CertificateProblem(f"the key in {path} is of a kind that is not known here ({problem})") from problem
+
+
+def _public_key(path: Path, certificate: x509.Certificate) -> PublicKeyTypes:
+    try:
+        return certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as problem:
+        raise CertificateProblem(f"the certificate in {path} has a key that is not known here ({problem})") from problem
 
 
 def _public(key: PublicKeyTypes) -> bytes:

@@ -57,7 +57,7 @@ class Watched(Generic[T]):
             self._signature = signature
             try:
                 self._value = self._read()
-            except ValueError as problem:
+            except Exception as problem:  # whatever it is, it is no reason to stop serving
                 log.error("the %s that changed cannot be used, and those before stay in use: %s", self._what, problem)
             else:
                 log.info("the %s have changed and are in use: %s", self._what, ", ".join(map(str, self._paths)))
