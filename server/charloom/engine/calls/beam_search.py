@@ -107,7 +107,7 @@ class BeamSearch:
         beam: how many stay open
         max_tokens: of a text; those that are longer count by their first tokens
         partial: whether those count too that do not match by then
-        unknown: a token that no text has
+        unknown: a token that no text has; it may end one
     """
 
     automaton: Automaton
@@ -146,8 +146,6 @@ class BeamSearch:
             snapshots: of each, with one more token pending than the text has; which one that is does not matter
         """
         known = logprobs.astype(np.float64)
-        if self.unknown is not None:
-            known[:, self.unknown] = -np.inf
         known += np.array([one.logprob for one in self.open])[:, None]
         after = self.automaton.next[[one.state for one in self.open]]
         ends = np.logaddexp.reduce(np.where(after < 0, known, -np.inf), axis=1).tolist()
@@ -155,6 +153,8 @@ class BeamSearch:
             if one.tokens and self.automaton.distance[one.state] == 0:
                 self._find(FoundText(total, one.tokens, ended=True))
         allowed = after >= 0
+        if self.unknown is not None:
+            allowed[:, self.unknown] = False
         if not self.partial:  # nor does a token bring a text on that could not be ended in time
             allowed &= self.automaton.distance[after] < self.max_tokens - len(self.open[0].tokens)
         totals = np.where(allowed, known, -np.inf).reshape(-1)

@@ -88,6 +88,18 @@ def test_a_beam_that_is_wide_enough_finds_the_most_probable_texts(
 
 
 @settings(max_examples=60)
+@given(seed=st.integers(0, 10_000), boundary=st.sampled_from(Boundary), most=st.integers(2, 4))
+def test_a_token_that_no_text_has_may_still_end_one(seed: int, boundary: Boundary, most: int) -> None:
+    """The line break stands for it, which ends words and lines."""
+    table = markov(seed)
+    automaton = boundary_automaton(boundary, VOCABULARY)
+    search = searched(table, BeamSearch(automaton, START, 6, 4**5, most, partial=True, unknown=0))
+    expected = [one for one in exhaustive(table, boundary, most) if 0 not in one.tokens][:6]
+    assert search.exact
+    assert [one.logprob for one in search.found] == pytest.approx([one.logprob for one in expected], abs=1e-5)
+
+
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), beam=st.integers(1, 12), count=st.integers(1, 3))
 def test_where_it_says_that_it_is_exact_it_is(seed: int, beam: int, count: int) -> None:
     table = markov(seed)
