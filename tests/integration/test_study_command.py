@@ -15,6 +15,7 @@ from charloom.lab.studies.catalogue import STUDIES
 from tests.integration.commands import Capture, refused
 
 SMALL = {
+    "cell": ["--seed", "3", "--input=-1,2"],
     "copy": ["--symbols", "1", "--delays", "2,4", "--hidden-size", "8", "--batches", "5", "--seeds", "1"],
     "gradients": ["--distance", "12", "--hidden-size", "6", "--batches", "2", "--seeds", "2"],
     "gates": ["--characters", "600"],
@@ -92,6 +93,10 @@ def test_lists_are_shown_as_they_are_given(capsys: Capture) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["study", "copy", "--help"])
     said = " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit, match="0"):
+        main(["study", "cell", "--help"])
+    of_numbers = " ".join(capsys.readouterr().out.split())
+    assert "--cell X,X,... the cell state before the step, c: as many (default: 1.0,-0.5,0.3,0.7)" in of_numbers
     assert "--delays N,N,... blanks between the symbols and their recall (default: 10,50,100,200)" in said
 
 
@@ -99,6 +104,11 @@ def test_settings_out_of_range_are_said_by_their_flags(tmp_path: Path, capsys: C
     for wrong in ("10,x", "5 10", "0,5", "-1"):
         error = refused(capsys, "study", "copy", "--out", tmp_path, f"--delays={wrong}")
         assert f"--delays {wrong}: give whole numbers above 0, with commas between them, such as 10,50" in error
+    for wrong, said in (
+        ("a,1", "give numbers with commas between them, such as 0.5,-0.2"),
+        ("nan", "Input should be a"),
+    ):
+        assert f"--cell {wrong}: {said}" in refused(capsys, "study", "cell", "--out", tmp_path, "--cell", wrong)
     assert "--seeds 0: Input should be greater than" in refused(
         capsys, "study", "gradients", "--out", tmp_path, "--seeds", 0
     )

@@ -68,5 +68,5 @@ def _metavar(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return "{" + ",".join(str(member.value) for member in annotation) + "}"
     if get_origin(annotation) is tuple:
-        return "N,N,..."
+        return "X,X,..." if float in get_args(get_args(annotation)[0]) else "N,N,..."
     return {int: "N", float: "X"}.get(annotation, "VALUE")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from charloom.lab.reference.numerical import disagreement, numerical_gradient
-from charloom.lab.reference.numpy_lstm import GATES, LSTM, Array, from_stacked, orthogonal, sigmoid
+from charloom.lab.reference.numpy_lstm import GATES, LSTM, Array, explain_step, from_stacked, orthogonal, sigmoid
 from tests.unit.lab.reference.checks import CLOSE, random_layer
 
 RANDOM = np.random.default_rng(3)
@@ -22,6 +22,12 @@ def test_a_step_with_numbers_that_can_be_checked_by_hand() -> None:
     assert [float(trace.gates[gate][0, 0]) for gate in GATES] == pytest.approx([0.75, 0.5, 0.6, 0.25])
     assert trace.c[:, 0].tolist() == pytest.approx([2.0, 0.75 * 2.0 + 0.5 * 0.6])
     assert trace.h[:, 0].tolist() == pytest.approx([0.5, 0.25 * np.tanh(1.8)])
+    step = explain_step(parameters, np.array([7.0]), np.array([0.5]), np.array([2.0]))
+    assert step.z.tolist() == [0.5, 7.0]
+    assert {gate: value.tolist() for gate, value in step.preactivations.items()} == {g: [b] for g, b in biases.items()}
+    assert [float(step.gates[gate][0]) for gate in GATES] == pytest.approx([0.75, 0.5, 0.6, 0.25])
+    assert [*step.kept, *step.added, *step.c] == pytest.approx([1.5, 0.3, 1.8])
+    assert step.h.tolist() == pytest.approx([0.25 * np.tanh(1.8)])
 
 
 def test_an_open_forget_gate_and_a_shut_input_gate_keep_the_cell_state_and_its_gradient() -> None:

@@ -23,6 +23,25 @@ GATES = ("f", "i", "g", "o")
 """Forget, input, candidate, output: the order in which the equations need them."""
 
 
+class Step(NamedTuple):
+    """One step, with all that is made on the way."""
+
+    z: Array
+    """[H + X]: the state before the step, and its input"""
+    preactivations: dict[str, Array]
+    """for each of `GATES` [H]: W z + b"""
+    gates: dict[str, Array]
+    """likewise, after its nonlinearity"""
+    kept: Array
+    """[H]: f ⊙ c"""
+    added: Array
+    """[H]: i ⊙ g"""
+    c: Array
+    """[H], after the step"""
+    h: Array
+    """[H], after the step"""
+
+
 class Trace(NamedTuple):
     """What the forward pass leaves for the backward pass."""
 
@@ -52,6 +71,16 @@ def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)) without overflow."""
     half: Array = 0.5 * (1 + np.tanh(0.5 * x))
     return half
+
+
+def explain_step(parameters: Parameters, x: Array, h: Array, c: Array) -> Step:
+    """Read x [X] in the state h, c [H]: each line of the equations with its numbers."""
+    z = np.concatenate([h, x])
+    preactivations = {gate: parameters[f"w_{gate}"] @ z + parameters[f"b_{gate}"] for gate in GATES}
+    gates = {gate: np.tanh(value) if gate == "g" else sigmoid(value) for gate, value in preactivations.items()}
+    kept, added = gates["f"] * c, gates["i"] * gates["g"]
+    c_after = kept + added
+    return Step(z, preactivations, gates, kept, added, c_after, gates["o"] * np.tanh(c_after))
 
 
 def orthogonal(random: np.random.Generator, rows: int, columns: int) -> Array:
@@ -103,12 +132,10 @@ class LSTM:
         h[0] = 0.0 if h0 is None else h0
         c[0] = 0.0 if c0 is None else c0
         for t in range(steps):
-            z[t] = np.concatenate([h[t], inputs[t]])
+            step = explain_step(self.parameters, inputs[t], h[t], c[t])
+            z[t], c[t + 1], h[t + 1] = step.z, step.c, step.h
             for gate in GATES:
-                preactivation = self.parameters[f"w_{gate}"] @ z[t] + self.parameters[f"b_{gate}"]
-                gates[gate][t] = np.tanh(preactivation) if gate == "g" else sigmoid(preactivation)
-            c[t + 1] = gates["f"][t] * c[t] + gates["i"][t] * gates["g"][t]
-            h[t + 1] = gates["o"][t] * np.tanh(c[t + 1])
+                gates[gate][t] = step.gates[gate]
         return Trace(z, gates, h, c)
 
     def backward(self, trace: Trace, dh: Array, dhn: Array | None = None, dcn: Array | None = None) -> Gradients:

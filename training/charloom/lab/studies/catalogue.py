@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from charloom.lab.studies import cells, copying, gates, gradients, sequences
+from charloom.lab.studies import cells, copying, gates, gradients, one_step, sequences
 from charloom.lab.studies.study import Study
 
 STUDIES = {
+    "cell": Study(
+        "one step of an LSTM cell, line by line, and how an input moves it",
+        one_step.StepSettings,
+        one_step.measure,
+        one_step.draw,
+        one_step.tables,
+    ),
     "copy": Study(
-        "how long a vanilla RNN and an LSTM remember a symbol",
+        "how long a vanilla RNN and an LSTM remember some symbols, in order",
         copying.CopySettings,
         copying.measure,
         copying.draw,

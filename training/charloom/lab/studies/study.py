@@ -27,6 +27,23 @@ Lengths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_sp
 """Some numbers of steps; on a command line `10,50`."""
 
 
+def _numbers(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return [float(part) for part in value.split(",")]
+    except ValueError:
+        raise ValueError("give numbers with commas between them, such as 0.5,-0.2") from None
+
+
+Numbers = Annotated[
+    tuple[Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)], ...],
+    BeforeValidator(_numbers),
+    Field(min_length=1, max_length=6),
+]
+"""Up to six numbers; on a command line `0.5,-0.2`."""
+
+
 class StudyError(Exception):
     """A study cannot be made; the message says why and what to do."""
 
