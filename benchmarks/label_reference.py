@@ -24,7 +24,7 @@ def reference_classifier() -> TextClassifier:
     """The network, and what it takes to use it."""
     torch.manual_seed(0)
     symbols = Symbols(SYMBOLS)
-    model = Classifier(symbols.size, len(LABELS), ClassifierConfig(bidirectional=False, hidden_size=128)).eval()
+    model = Classifier(symbols.size, len(LABELS), ClassifierConfig(hidden_size=128)).eval()
     return TextClassifier(model, symbols, LABELS, LONGEST)
 
 

@@ -120,7 +120,7 @@ def main() -> None:
         validation=[Text(name, label) for name, label, _ in validation],
         test=[Text(name, label) for name, label, _ in test],
     )
-    config = ClassificationConfig(bidirectional=False, hidden_size=96, embedding_size=24, epochs=arguments.epochs)
+    config = ClassificationConfig(hidden_size=96, embedding_size=24, epochs=arguments.epochs)
     with tempfile.TemporaryDirectory() as folder:
         run, bundle = Path(folder) / "run", arguments.model or Path(folder) / "names"
         training = ClassifierTrainer(config, parts, run)

@@ -20,12 +20,14 @@ from rich.console import Console
 from charloom.bundle import vocabulary_file
 from charloom.cli.main import main
 from charloom.lab.tasks import classification
+from charloom.lab.tasks.batches import buckets
 from charloom.lab.tasks.classification import ClassifierTrainer, Epoch
 from charloom.lab.tasks.classifier_runs import load_classifier, load_test
 from charloom.lab.tasks.config import ClassificationConfig
 from charloom.lab.tasks.folders import Parts, Text, read_parts
 from charloom.lab.tasks.predict import TextClassifier
 from charloom.lab.tasks.scores import Scores
+from charloom.lab.tasks.symbols import UNKNOWN
 from charloom.lab.tasks.terminal_report import TerminalReporter
 from charloom.training.checkpoint import read_checkpoint, write_checkpoint
 from charloom.training.data.texts import CorpusError
@@ -35,7 +37,8 @@ from charloom.training.run_lock import RunLock
 from tests.integration.commands import Capture, refused
 from tests.unit.lab.tasks.reviews import reviews, write_reviews
 
-SETTINGS = ["--hidden-size", "48", "--embedding-size", "16", "--dropout", "0.1", "--learning-rate", "0.01"]
+SHAPE = ["--bidirectional", "--hidden-size", "48", "--embedding-size", "16"]  # which few epochs are enough for
+SETTINGS = [*SHAPE, "--dropout", "0.1", "--learning-rate", "0.01"]
 
 
 class Recorder:
@@ -204,6 +207,18 @@ def test_what_is_not_utf_8_is_refused(
     assert error == "charloom classify: stdin is not UTF-8: '\\udce9' at character 3\n"
 
 
+def test_a_classifier_that_was_trained_by_default_can_be_exported(tmp_path: Path, capsys: Capture) -> None:
+    write_reviews(tmp_path / "texts", reviews(60, seed=2))
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    few = ["--hidden-size", "4", "--embedding-size", "4", "--epochs", "1"]
+    assert main(["classify", "train", str(tmp_path / "texts"), "--run", str(run), *few]) == 0
+    out = capsys.readouterr().out
+    assert "model: 1 x 4, forward, " in out
+    assert f"or to serve it charloom export {run} BUNDLE\n" in out
+    assert main(["export", str(run), str(bundle), "--decoders", "onnx-fp32"]) == 0
+    assert (bundle / "manifest.json").exists()
+
+
 def test_training_ends_early_repeats_exactly_and_cuts_long_texts(tmp_path: Path, capsys: Capture) -> None:
     write_reviews(tmp_path / "texts", reviews(60, seed=2))
     settings = ["--hidden-size", "4", "--embedding-size", "4", "--epochs", "30", "--patience", "1", "--unit", "byte"]
@@ -339,6 +354,31 @@ def test_the_best_epoch_has_the_highest_accuracy_and_of_equals_the_lowest_loss(
     assert load_classifier(tmp_path / "run").facts["best"]["epoch"] == 3
 
 
+def test_the_loss_of_an_epoch_is_the_mean_over_its_texts(tmp_path: Path) -> None:
+    """And not over its batches, of which one is smaller."""
+    losses: list[float] = []
+
+    class Listener(Recorder):
+        def step(self, epoch: int, batch: int, batches: int, loss: float) -> None:
+            losses.append(loss)
+
+    training, recorder = tiny(tmp_path / "run", epochs=1, batch_size=28, learning_rate=0.1), Listener()
+    training.train(recorder)
+    batches = buckets(training.lengths, 28, np.random.default_rng([training.config.seed, 1]))
+    total = sum(loss * len(batch) for loss, batch in zip(losses, batches, strict=True))
+    assert sorted(map(len, batches)) == [2, 28]
+    assert recorder.epochs[0].train_loss == pytest.approx(total / 30)
+    assert abs(recorder.epochs[0].train_loss - sum(losses) / 2) > 1e-4
+
+
+@pytest.mark.parametrize("unit", ["character", "byte", "word"])
+def test_training_reads_symbols_as_unknown_where_a_text_may_have_such(unit: str, tmp_path: Path) -> None:
+    training = tiny(tmp_path / "run", unit=unit, epochs=1, unknown_share=0.5)
+    before = training.classifier.model.embedding.weight[UNKNOWN].detach().clone()
+    training.train(Recorder())
+    assert torch.equal(training.classifier.model.embedding.weight[UNKNOWN], before) == (unit == "byte")
+
+
 def test_the_gradient_is_clipped(tmp_path: Path) -> None:
     """Adam forgives any scale but one far below its epsilon."""
     moved = []
@@ -371,6 +411,7 @@ def test_a_diverged_training_says_so_and_keeps_the_best(tmp_path: Path, monkeypa
         (["--layers", "0"], "--layers 0: Input should be greater than or equal to 1"),
         (["--unit", "phoneme"], "--unit phoneme: Input should be"),
         (["--validation-share", "0.6", "--test-share", "0.4"], "leave nothing to train on"),
+        (["--unit", "byte", "--unknown-share", "0.02"], "--unknown-share has no use with --unit byte, which knows"),
         (["--labels", "pos"], "has 1 label(s) (pos) and needs two"),
         (["--labels", "pos,neutral"], "has no sub-folder 'neutral'"),
         (["--threads", "0"], "--threads 0: give at least 1"),

@@ -24,7 +24,7 @@ LABELS = ("bad", "good", "neither")
 
 def classifier_of(unit: Unit = Unit.CHARACTER, labels: tuple[str, ...] = LABELS, **settings: Any) -> TextClassifier:
     """A forward classifier of two layers; deterministic."""
-    shape = {"hidden_size": 12, "embedding_size": 6, "layers": 2, "bidirectional": False, "max_length": 40}
+    shape = {"hidden_size": 12, "embedding_size": 6, "layers": 2, "max_length": 40}
     config = ClassificationConfig.model_validate({"unit": unit, **shape, **settings})
     symbols = Symbols(vocabulary_of("\n".join(TEXTS), unit))
     torch.manual_seed(3)

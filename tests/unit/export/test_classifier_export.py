@@ -92,7 +92,7 @@ def test_a_classifier_that_reads_in_both_directions_is_refused_with_the_reason(
     run = write_run(tmp_path / "run", classifier_of(bidirectional=True))
     assert main(["export", str(run), str(tmp_path / "bundle")]) == 1
     assert "reads in both directions" in (error := capsys.readouterr().err)
-    assert "--no-bidirectional" in error
+    assert "train one without --bidirectional" in error
     assert not (tmp_path / "bundle").exists()
 
 

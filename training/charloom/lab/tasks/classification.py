@@ -135,7 +135,7 @@ class ClassifierTrainer:
             better = best is None or (scores.accuracy, -scores.loss) > (best.accuracy, -best.validation_loss)
             epoch = Epoch(
                 epoch=number,
-                train_loss=float(np.mean(losses)),
+                train_loss=float(np.average(losses, weights=[len(batch) for batch in batches])),
                 validation_loss=scores.loss,
                 accuracy=scores.accuracy,
                 macro_f1=scores.macro_f1,
@@ -179,6 +179,8 @@ class ClassifierTrainer:
             yield loss.item()
 
     def _with_unknowns(self, example: Example, random: np.random.Generator) -> Tokens:
+        if not self.classifier.symbols.lacks_some:
+            return example.tokens
         hidden = random.random(len(example.tokens)) < self.config.unknown_share
         return np.where(hidden, UNKNOWN, example.tokens)
 

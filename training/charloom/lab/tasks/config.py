@@ -16,7 +16,9 @@ class ClassifierConfig(BaseModel):
     layers: int = Field(1, ge=1, le=8, description="LSTM layers, L")
     hidden_size: int = Field(128, ge=1, le=8192, description="units per layer and direction, H")
     embedding_size: int = Field(64, ge=1, le=8192, description="size of a symbol's embedding, E")
-    bidirectional: bool = Field(True, description="read in both directions")
+    bidirectional: bool = Field(
+        False, description="read in both directions; such a classifier cannot be exported and served"
+    )
     dropout: float = Field(0.3, ge=0, lt=1, description="dropout between layers and on the final states")
 
 
@@ -34,7 +36,10 @@ class ClassificationConfig(ClassifierConfig, TextSettings):
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay, on matrices only")
     gradient_clip: float = Field(1.0, gt=0, description="largest global norm of the gradient")
     unknown_share: float = Field(
-        0.02, ge=0, lt=1, description="symbols that training reads as unknown, so that the model can do with such"
+        0.02,
+        ge=0,
+        lt=1,
+        description="characters or words that training reads as unknown, so that the model can do with such",
     )
     validation_share: float = Field(0.1, gt=0, lt=1, description="share of each label's texts that chooses the epoch")
     test_share: float = Field(0.1, gt=0, lt=1, description="share kept for the test, where there is no folder test/")

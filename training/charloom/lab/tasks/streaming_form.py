@@ -44,7 +44,7 @@ def streaming_form(classifier: TextClassifier) -> StreamingForm:
     if lstm.bidirectional:
         raise CheckpointError(
             "the classifier reads in both directions, so it could tell nothing before the end of a text, and a server "
-            "reads text once, as it comes; train one with --no-bidirectional"
+            "reads text once, as it comes; train one without --bidirectional"
         )
     rows = list(range(MARKS, MARKS + vocabulary.size))
     unknown = vocabulary.unknown
