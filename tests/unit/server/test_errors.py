@@ -16,6 +16,7 @@ from charloom.bundle import Task
 from charloom.engine import errors
 from charloom.engine.memory_budget import TooMuchMemory
 from charloom.engine.model_errors import (
+    CallOfAnotherModel,
     LastModel,
     ModelBusy,
     ModelOfAnotherTask,
@@ -62,6 +63,7 @@ STATUSES: list[tuple[errors.EngineError, StatusCode]] = [
     (ModelUnusable("there is no manifest.json"), StatusCode.FAILED_PRECONDITION),
     (ModelTooLarge("m", 2**31, 2**20, 2**30), StatusCode.RESOURCE_EXHAUSTED),
     (LastModel("m"), StatusCode.FAILED_PRECONDITION),
+    (CallOfAnotherModel("0123", "4567"), StatusCode.FAILED_PRECONDITION),
     (ModelOfAnotherTask("m", Task.CLASSIFICATION, Task.LANGUAGE_MODEL, ["n"]), StatusCode.FAILED_PRECONDITION),
     (ProcessRefused("model 'm' is being loaded"), StatusCode.FAILED_PRECONDITION),
     (ModelPathForbidden("/etc"), StatusCode.PERMISSION_DENIED),
