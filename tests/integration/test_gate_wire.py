@@ -120,19 +120,18 @@ def test_who_calls_is_asked_before_a_request_is_taken(channel: grpc.Channel, met
     assert code is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_a_request_of_health_that_does_not_come_is_not_waited_for(
-    channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["grpc.health.v1.Health/Check", "charloom.v1.GenerationService/Complete"])
+def test_a_request_that_does_not_arrive_is_not_waited_for(
+    channel: grpc.Channel, closed: Closed, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr("charloom.server.grpc.errors.CHECK_SECONDS", 0.01)
-    monkeypatch.setattr("charloom.server.grpc.listener.OPEN_SECONDS", 0.02)
+    monkeypatch.setattr("charloom.server.grpc.request_wait.LOOK_SECONDS", 0.01)
+    for name in ("HEALTH_SECONDS", "REQUEST_SECONDS"):
+        monkeypatch.setattr(f"charloom.server.grpc.errors.{name}", 0.02)
     with no_request() as nothing:
         code, _, violations, _ = refused(
-            lambda: channel.stream_unary("/grpc.health.v1.Health/Check")(nothing, timeout=60)
+            lambda: channel.stream_unary(f"/{method}")(nothing, metadata=bearer(closed.keys["shop"]), timeout=60)
         )
-    assert (code, violations) == (
-        grpc.StatusCode.INVALID_ARGUMENT,
-        {"request": "it did not come within 0.02 s of the beginning of the call"},
-    )
+    assert (code, violations) == (grpc.StatusCode.INVALID_ARGUMENT, {"request": "it did not arrive within 0.02 s"})
 
 
 def test_the_table_knows_all_services_of_the_server() -> None:

@@ -20,6 +20,7 @@ from charloom.engine.errors import EngineError, InvalidRequest
 from charloom.engine.telemetry import current_call, running_call
 from charloom.server import codes
 from charloom.server.codes import OK, UNEXPECTED
+from charloom.server.grpc.request_wait import RequestWait
 from charloom.server.telemetry.calls import REQUEST_ID_KEY
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,10 @@ END_SECONDS = 0.005
 """How long the requests of a stream are not told to have ended after gRPC says so."""
 CHECK_SECONDS = 2.0
 """How often a call that waits for its client's next request is checked."""
-HEALTH_BYTES = 1024
-"""The most bytes of a request of health."""
+HEALTH_BYTES, HEALTH_SECONDS = 1024, 10.0
+"""The most bytes of a request of health, and how long it may take to arrive: anybody may make such a call."""
+REQUEST_SECONDS = 60.0
+"""How long the request of any other call may take that has one."""
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 CODES = {kind: grpc.StatusCode[code.name] for kind, code in codes.CODES.items()}
@@ -122,14 +125,14 @@ class ErrorInterceptor(ServerInterceptor):
 
     Args:
         begin: done at the beginning of each call, before its request is asked for; what it returns, once that has come;
-            for one whose client streams, before each request and each reply; for that and for health, now and then
-            while a request is waited for
+            for one whose client streams, before each request and each reply, and now and then while it waits for one
         largest_request: most bytes of a request that is read now; a message takes many times its bytes in memory
     """
 
     def __init__(self, begin: Begin, largest_request: Callable[[], int]) -> None:
         self._begin = begin
         self._largest_request = largest_request
+        self._wait = RequestWait()
         self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
         """By method: the handler that was wrapped last, and what it was wrapped in."""
 
@@ -146,12 +149,12 @@ class ErrorInterceptor(ServerInterceptor):
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
             begin = functools.partial(self._begin, method)
-            known = self._wrapped[method] = handler, _wrapped(handler, method, begin, self._largest_request)
+            known = self._wrapped[method] = handler, _wrapped(handler, method, begin, self._largest_request, self._wait)
         return known[1]
 
 
 def _wrapped(
-    handler: Any, method: str, begin: Callable[[Any], Check], largest: Callable[[], int]
+    handler: Any, method: str, begin: Callable[[Any], Check], largest: Callable[[], int], wait: RequestWait
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """The handler of a method, its errors as statuses."""
     read, write = handler.request_deserializer, _unless_bytes(handler.response_serializer)
@@ -166,7 +169,7 @@ def _wrapped(
         # The client decides when it ends, so that it may outlive what the client has shown.
         behaviour = _streaming(handler.stream_stream, functools.partial(_each, read), begin, many=True)
         return grpc.stream_stream_rpc_method_handler(behaviour, None, write)
-    one = functools.partial(_one, read, health)
+    one = functools.partial(_one, read, wait, health)
     if not handler.response_streaming:
         return grpc.stream_unary_rpc_method_handler(_answering(handler.unary_unary, one, begin), None, write)
     return grpc.stream_stream_rpc_method_handler(_streaming(handler.unary_stream, one, begin), None, write)
@@ -274,17 +277,10 @@ class _Wait:
             self._look_later()
 
 
-async def _one(read: Read, health: bool, context: Any, check: Check) -> message.Message:
-    """The request of a call that has one. A client that has gone, or sends none, is not answered, as by gRPC.
-
-    A timer for each call would be a twentieth of what a short one costs: only those of health have one.
-    """
-    if health:
-        with _Wait(check):
-            request = await context.read()
-    else:
-        request = await context.read()
-        check()
+async def _one(read: Read, wait: RequestWait, health: bool, context: Any, check: Check) -> message.Message:
+    """The request of a call that has one. A client that has gone, or sends none, is not answered, as by gRPC."""
+    request = await wait.read(context, HEALTH_SECONDS if health else REQUEST_SECONDS)
+    check()
     if request is grpc.aio.EOF:
         raise asyncio.CancelledError
     return _parsed(read, request)

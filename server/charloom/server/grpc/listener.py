@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from charloom.engine.call_end import CallEnd
-from charloom.engine.errors import InvalidRequest
 from charloom.engine.telemetry import CallRecord
 from charloom.server.admission import Admission
 from charloom.server.grpc.caller import arrival_of
@@ -84,8 +82,6 @@ SERVICES = tuple(
     for service in file.services_by_name.values()
 )
 
-OPEN_SECONDS = 10.0
-"""How long a call that anybody may make waits for its request."""
 MODEL_HEALTH = "model/"
 """Before the name of a model: the service of which health tells."""
 SESSIONS = sessions_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
@@ -141,7 +137,7 @@ class GrpcListener:
     def _begin(self, method: str, context: Any) -> Check:
         scope = scope_of(method)
         if scope is None:
-            return _soon()
+            return lambda: None
 
         end = CallEnd()
         context.add_done_callback(lambda _: end.come())
@@ -231,14 +227,3 @@ class GrpcListener:
         async for usable in self._runtime.store_states():
             state = HealthCheckResponse.SERVING if usable else HealthCheckResponse.NOT_SERVING
             self._health.tell(SESSIONS, state)
-
-
-def _soon() -> Check:
-    """What refuses a call whose request has not come in time."""
-    end = time.monotonic() + OPEN_SECONDS
-
-    def check() -> None:
-        if time.monotonic() >= end:
-            raise InvalidRequest("request", f"it did not come within {OPEN_SECONDS:g} s of the beginning of the call")
-
-    return check
