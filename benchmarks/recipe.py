@@ -27,7 +27,6 @@ from benchmarks.reporting import Budget, at_least_one, counts, finish, new_parse
 from benchmarks.training_runs import MINUTES, claim, has_ended, train
 from charloom.training.checkpoint import load_trained
 from charloom.training.data.corpus import read_stream
-from charloom.training.data.documents import Documents
 from charloom.training.evaluate import losses
 from charloom.training.files import replace_file
 from charloom.training.run_directory import LOSSES_FILE
@@ -98,8 +97,7 @@ def measured(run: Path, test: Path | None) -> dict[str, float]:
     if not kept.is_file():
         say(f"{run.name}: measuring on the test part")
         trained = load_trained(run)
-        documents = Documents(trained.facts["config"]["documents"])
-        tokens = read_stream([test], trained.vocabulary, documents, mask=trained.mask)
+        tokens = read_stream([test], trained.vocabulary, trained.documents, mask=trained.mask)
         replace_file(kept, json.dumps(losses(trained.model, tokens)).encode())
     return found | {f"test {name}": loss for name, loss in json.loads(kept.read_text()).items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +20,13 @@ from charloom.bundle import MANIFEST_FILE, VOCABULARY_FILE, BundleError, Mask, V
 from charloom.network.config import ModelConfig
 from charloom.network.model import CharLSTM
 from charloom.training.config import TrainingConfig
-from charloom.training.files import CheckpointError, replace_file
+from charloom.training.data.documents import Documents
+from charloom.training.files import CheckpointError, replace_file, said_of
 from charloom.training.run_directory import BEST_FILE, CLASSIFIER_FILE, LAST_FILE
 
 SCHEMA = "charloom.checkpoint/2"
+SHAPE = ("cell", "layers", "hidden_size", "embedding_size", "tie_weights")
+"""The settings that decide which weights there are."""
 Made = TypeVar("Made", bound=nn.Module)
 
 
@@ -149,11 +153,25 @@ class TrainedModel:
     model: CharLSTM
     vocabulary: Vocabulary
     facts: dict[str, Any]
+    """JSON: settings and provenance."""
+    step: int
+    """That the weights are from; 0 where a bundle does not tell"""
+    mask: Mask
+    """Which numbers were made alike in the text that it learnt"""
+    documents: Documents
+    """What a document was in that text"""
 
-    @property
-    def mask(self) -> Mask:
-        """Which numbers were made alike in the text that it learnt; version 0.1 had no such setting."""
-        return Mask(self.facts["config"].get("mask", Mask.NONE))
+    @classmethod
+    def of(cls, model: CharLSTM, vocabulary: Vocabulary, facts: dict[str, Any]) -> TrainedModel:
+        """A model whose facts are checked; runs of version 0.1 have neither mask nor documents.
+
+        Raises:
+            LookupError, TypeError, ValueError: the facts are none; a later version may have other masks, for example.
+        """
+        config = facts["config"]
+        mask, documents = config.get("mask", Mask.NONE), config.get("documents", Documents.STREAM)
+        step = operator.index(facts["step"])
+        return cls(model.eval(), vocabulary, facts, step, Mask(mask), Documents(documents))
 
 
 def run_vocabulary(run: Path) -> Vocabulary:
@@ -179,15 +197,13 @@ def load_trained(run: Path, file: str = BEST_FILE) -> TrainedModel:
     checkpoint = read_checkpoint(run / file)
     vocabulary = run_vocabulary(run)
     try:
-        config = ModelConfig.model_validate(
-            {name: checkpoint.facts["config"][name] for name in ModelConfig.model_fields}
-        )
-        Mask(checkpoint.facts["config"].get("mask", Mask.NONE))  # a later version may have others
-    except (KeyError, TypeError, ValueError) as problem:
-        said = " ".join(str(problem).split())
-        raise CheckpointError(f"the checkpoint {run / file} has no usable settings ({said})") from problem
-    model = model_of(vocabulary.size, config, checkpoint.group("model"), f"the weights in {run / file}")
-    return TrainedModel(model.eval(), vocabulary, checkpoint.facts)
+        told = checkpoint.facts["config"]
+        known = [name for name in ModelConfig.model_fields if name in SHAPE or name in told]
+        config = ModelConfig.model_validate({name: told[name] for name in known})
+        model = model_of(vocabulary.size, config, checkpoint.group("model"), f"the weights in {run / file}")
+        return TrainedModel.of(model, vocabulary, checkpoint.facts)
+    except (LookupError, TypeError, ValueError, AttributeError) as problem:
+        raise CheckpointError(f"the checkpoint {run / file} has no usable settings ({said_of(problem)})") from problem
 
 
 def model_of(vocabulary_size: int, config: ModelConfig, weights: dict[str, Tensor], whose: str) -> CharLSTM:
@@ -231,10 +247,34 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
 
 
+def require_form(group: str, tensors: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:
+    """See that a group of a checkpoint's tensors has these names, each with real numbers of this shape.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if tensors.keys() != wanted.keys():
+        raise ValueError(f"the tensors {group} are {', '.join(tensors) or 'none'}, not {', '.join(wanted)}")
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape or not tensors[name].is_floating_point():
+            found = f"{tuple(tensors[name].shape)} {tensors[name].dtype}"
+            raise ValueError(f"the tensor {group}.{name} is {found}, not {tuple(shape)} of real numbers")
+
+
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give back to `optimizer` what `optimizer_tensors` took."""
+    """Give back to `optimizer`, an Adam, what `optimizer_tensors` took.
+
+    Raises:
+        ValueError: these are not the tensors of its parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = tensor
+    if state and state.keys() != set(range(len(parameters))):  # before the first step there is none
+        raise ValueError(f"the optimiser has state of parameters {sorted(state)}, and there are {len(parameters)}")
+    for index, entry in state.items():
+        moments = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[index].shape)
+        require_form(f"optimizer.{index}", entry, moments | {"step": torch.Size()})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

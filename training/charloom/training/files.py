@@ -7,10 +7,18 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+from pydantic import TypeAdapter
 
 from charloom.bundle import parse_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Made = TypeVar("Made", bound="DataclassInstance")
 
 
 class CheckpointError(Exception):
@@ -88,3 +96,42 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             raise CheckpointError(f"{path} is damaged ({problem}); remove the line: {start}") from problem
         records.append(record)
     return records
+
+
+def typed(kind: type[Made], told: dict[str, Any]) -> Made:
+    """A dataclass from JSON, the types of its fields checked.
+
+    Raises:
+        TypeError, ValueError: a field is missing, unknown or of another type.
+    """
+    return TypeAdapter(kind).validate_python(asdict(kind(**told)))
+
+
+def said_of(problem: Exception) -> str:
+    """What is wrong with JSON, in one line."""
+    return f"it has no {problem}" if isinstance(problem, KeyError) else " ".join(str(problem).split())
+
+
+@contextlib.contextmanager
+def undamaged(path: Path) -> Iterator[None]:
+    """While what a file holds is taken apart: what is missing, or of another type or size, is said of the file.
+
+    Raises:
+        CheckpointError: something is.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as problem:
+        raise CheckpointError(f"{path} is damaged ({said_of(problem)}); restore it from a copy") from problem
+
+
+def drop_records_after(path: Path, step: int) -> None:
+    """Keep the records up to a step, where there is such a file.
+
+    Raises:
+        CheckpointError: a line is damaged.
+    """
+    if path.is_file():
+        with undamaged(path):
+            kept = [record for record in read_records(path) if record["step"] <= step]
+        replace_file(path, b"".join(json_line(record) for record in kept))

@@ -22,6 +22,7 @@ from charloom.bundle import (
 )
 from charloom.network.config import ModelConfig
 from charloom.training.checkpoint import (
+    SHAPE,
     TrainedModel,
     load_trained,
     model_of,
@@ -29,11 +30,8 @@ from charloom.training.checkpoint import (
     read_facts,
     run_vocabulary,
 )
-from charloom.training.files import CheckpointError
+from charloom.training.files import CheckpointError, said_of
 from charloom.training.run_directory import BEST_FILE
-
-SHAPE = ("cell", "layers", "hidden_size", "embedding_size", "tie_weights")
-"""The settings that decide which weights there are."""
 
 
 def initial_vocabulary(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
@@ -93,7 +91,10 @@ def load_model(path: Path) -> TrainedModel:
         raise BundleError(path, "its model labels texts and predicts no tokens", "give a language model")
     weights, whose = bundle_weights(bundle), f"the weights in {path / WEIGHTS_FILE}"
     model = model_of(manifest.network_tokens, network_config(bundle), weights, whose)
-    return TrainedModel(model.eval(), bundle.vocabulary, manifest.training)
+    try:
+        return TrainedModel.of(model, bundle.vocabulary, {"step": 0} | manifest.training)
+    except (LookupError, TypeError, ValueError) as problem:
+        raise BundleError(path, f"{MANIFEST_FILE}, field training: {said_of(problem)}") from problem
 
 
 def bundle_weights(bundle: Bundle) -> dict[str, Tensor]:

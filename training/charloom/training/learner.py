@@ -22,9 +22,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from charloom.network.dropout import keep_mask
 from charloom.network.model import CharLSTM
-from charloom.training.checkpoint import load_optimizer_tensors, optimizer_tensors
+from charloom.training.checkpoint import load_optimizer_tensors, load_weights, optimizer_tensors, require_form
 from charloom.training.config import SettingsError, TrainingConfig
 from charloom.training.data.corpus import Batch
+from charloom.training.files import typed
 from charloom.training.precision import AUTOCAST, chosen_precision
 from charloom.training.ranks import Ranks
 
@@ -61,9 +62,13 @@ class StepSums:
 
     @classmethod
     def of(cls, saved: dict[str, Any] | list[Any], gradient_clip: float) -> StepSums:
-        """What `asdict` gave; or the steps themselves, which earlier versions saved."""
+        """What `asdict` gave; or the steps themselves, which earlier versions saved.
+
+        Raises:
+            AttributeError, TypeError, ValueError: it is neither.
+        """
         if isinstance(saved, dict):
-            return cls(**saved)
+            return typed(cls, saved)
         made = cls()
         for result in saved:
             made.add(StepResult(*result), gradient_clip)
@@ -235,15 +240,25 @@ class Learner:
         return {"scaler": self._scaler.state_dict()}
 
     def load(self, groups: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
-        """Go on from what `tensors`, by first part of the name, and `facts` gave; the weights are in place already."""
+        """Go on from what `tensors`, by first part of the name, and `facts` gave; the weights are in place already.
+
+        Raises:
+            CheckpointError: the averaged weights are of another model.
+            LookupError, TypeError, ValueError: anything else is missing, or of another type or size.
+        """
         load_optimizer_tensors(self._optimizer, groups["optimizer"])
         if self._average is not None:
-            self._average.load_state_dict(groups["average"])
+            load_weights(self._average, groups["average"], "the averaged weights of the checkpoint")
+        zero = self.model.zero_state(self.config.batch_size)
+        shapes = [array.shape for array in zero]
+        require_form("state", groups["state"], dict(zip(self.model.cell.arrays, shapes, strict=True)))
         whole = torch.stack([groups["state"][name].to(self.device) for name in self.model.cell.arrays])
         first = self.ranks.index * self.config.accumulate
         self.states = list(whole.chunk(self._parts, dim=2)[first : first + self.config.accumulate])
-        if facts["scaler"]:
-            self._scaler.load_state_dict(facts["scaler"])
+        told, own = facts["scaler"], self._scaler.state_dict()
+        if {name: type(value) for name, value in told.items()} != {name: type(value) for name, value in own.items()}:
+            raise ValueError(f"learner.scaler is not that of a run in {self.precision}")
+        self._scaler.load_state_dict(told)
 
 
 def _seed(seed: int, step: int, part: int) -> int:

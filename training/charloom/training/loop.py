@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import platform
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Batches, Corpus
 from charloom.training.data.texts import CorpusError
 from charloom.training.evaluate import tail_estimate
-from charloom.training.files import CheckpointError, append_record, json_line, read_records, replace_file
+from charloom.training.files import CheckpointError, append_record, drop_records_after, replace_file, typed, undamaged
 from charloom.training.gates import gate_activations
 from charloom.training.learner import Learner, StepResult, StepSums, TrainingDiverged
 from charloom.training.ranks import Ranks
@@ -210,7 +211,7 @@ class Trainer:
         if self._lacks_best():
             self._keep_best()
         for file in (LOG_FILE, WARNINGS_FILE):
-            self._keep_up_to_here(self.run / file)
+            drop_records_after(self.run / file, self.step)  # a killed run wrote them, and they are made again
 
     def _train_step(self) -> tuple[StepResult, float]:
         if self.batches.starts_epoch(self.step):
@@ -355,7 +356,12 @@ class Trainer:
             self.former_epochs = began["epochs"]
         if changed:
             raise CheckpointError(f"a resumed run keeps its settings; these differ: {', '.join(changed)}")
-        began_with = facts.get("teachers", [])
+        with undamaged(self.run / LAST_FILE):
+            self._restore(checkpoint)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        facts = checkpoint.facts
+        began_with = [{name: str(one[name]) for name in ("name", "sha256")} for one in facts.get("teachers", [])]
         if self.teachers and digests(self.teachers) != digests(began_with):
             names = ", ".join(one["name"] for one in began_with) or "none"
             raise CheckpointError(
@@ -366,17 +372,14 @@ class Trainer:
         load_weights(self.learner.model, checkpoint.group("model"), f"the weights in {self.run / LAST_FILE}")
         groups = {name: checkpoint.group(name) for name in ("optimizer", "average", "state")}
         self.learner.load(groups, facts["learner"])
-        self.plateau, self.stale = Plateau(**facts["plateau"]), facts["stale"]
+        self.plateau, self.stale = typed(Plateau, facts["plateau"]), operator.index(facts["stale"])
         if self.former_epochs is not None and self.plateau.warmup is None:
             self.plateau.warmup = warmup_steps(self.batches.per_epoch * self.former_epochs, self.config)
-        self.step, self.best_loss, self.seconds = facts["step"], facts["validation_loss"], facts["seconds"]
+        self.step, self.best_loss = operator.index(facts["step"]), float(facts["validation_loss"])
+        self.seconds = float(facts["seconds"])
+        if not 0 <= self.step <= self.total_steps:
+            raise ValueError(f"it is at step {self.step} of {self.total_steps}")
         self._recent = StepSums.of(facts["recent"], self.config.gradient_clip)
-
-    def _keep_up_to_here(self, log: Path) -> None:
-        """Drop what a killed run wrote after its last checkpoint: it will be made again."""
-        if log.is_file():
-            kept = [record for record in read_records(log) if record["step"] <= self.step]
-            replace_file(log, b"".join(json_line(record) for record in kept))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from charloom.cli.training.text_flags import refuse_unread, refuse_without_folde
 from charloom.cli.training.threads import add_threads_flag, use_threads
 from charloom.training.checkpoint import load_trained
 from charloom.training.data.corpus import read_stream
-from charloom.training.data.documents import Documents
 from charloom.training.data.text_settings import TextSettings
 from charloom.training.data.texts import CorpusError
 from charloom.training.evaluate import losses
@@ -41,10 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         trained = load_trained(arguments.run_directory)
         if arguments.text is None:
-            tokens = load_validation(arguments.run_directory)
+            tokens = load_validation(arguments.run_directory, trained.vocabulary.size)
         else:
-            documents = Documents(trained.facts["config"].get("documents", "stream"))  # which an older run may lack
-            tokens = read_stream(arguments.text, trained.vocabulary, documents, text_settings(arguments), trained.mask)
+            tokens = read_stream(
+                arguments.text, trained.vocabulary, trained.documents, text_settings(arguments), trained.mask
+            )
         found = losses(trained.model, tokens)
         if arguments.json:
             print_json(found)
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(str(problem)) from problem
     if arguments.text is None:
         try:
-            save_losses(arguments.run_directory, trained.facts["step"], found)
+            save_losses(arguments.run_directory, trained.step, found)
         except CheckpointError as problem:
             print(f"the figures were not kept for the export: {problem}", file=sys.stderr)
     return 0

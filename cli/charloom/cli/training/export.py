@@ -139,13 +139,13 @@ def _from_run(arguments: argparse.Namespace, decoders: list[DecoderKind] | None)
     trained = load_trained(run_directory)
     return export_bundle(
         trained,
-        load_validation(run_directory),
+        load_validation(run_directory, trained.vocabulary.size),
         arguments.bundle,
         name=arguments.name or name_of(arguments.bundle),
         decoders=list(DecoderKind) if decoders is None else decoders,
         include_weights=arguments.weights,
         include_inspector=arguments.inspector,
-        windows=load_losses(run_directory, trained.facts["step"]).get("windows-256"),
+        windows=load_losses(run_directory, trained.step).get("windows-256"),
         chat=_chat(arguments.chat_template),
         follows=_follows(arguments),
         tell=print,

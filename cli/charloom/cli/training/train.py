@@ -228,7 +228,7 @@ def _train(trainer: Trainer, arguments: argparse.Namespace, device: str, console
     console.print("done; measuring the best weights by both validation protocols (charloom evaluate does it too)")
     trained = load_trained(trainer.run)
     found = losses(trained.model.to(device), trainer.corpus.validation)
-    save_losses(trainer.run, trained.facts["step"], found)
+    save_losses(trainer.run, trained.step, found)
     for protocol, loss in found.items():
         console.print(f"{protocol:12} {loss_figures(loss)}")
     keep_report(trainer.run, console)

@@ -54,6 +54,9 @@ def reading(run: Path | None, text: Path | None) -> Reading:
     vocabulary = trained.vocabulary
     if vocabulary.unit is Unit.WORD:
         raise StudyError(f"{run} is a model of words; the studies show characters: give a run with another --unit")
-    tokens = load_validation(run)[:] if text is None else vocabulary.encode(trained.mask.apply(read_text(text)))
+    if text is None:
+        tokens = load_validation(run, vocabulary.size)[:]
+    else:
+        tokens = vocabulary.encode(trained.mask.apply(read_text(text)))
     symbols = [vocabulary.symbol(token).decode("utf-8", "replace") for token in range(vocabulary.size)]
     return Reading(trained.model, tokens, "".join(symbols[token] for token in tokens))

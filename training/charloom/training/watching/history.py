@@ -6,8 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from charloom.training.files import CheckpointError, append_record, read_records
-from charloom.training.gates import Activations
+from charloom.training.files import CheckpointError, append_record, read_records, said_of, typed
 from charloom.training.records import Advice, Evaluation
 from charloom.training.run_directory import LOG_FILE, WARNINGS_FILE
 
@@ -28,9 +27,11 @@ def read_warnings(run: Path) -> list[Advice]:
         CheckpointError: the file is damaged, or of another version.
     """
     try:
-        return [Advice(**line) for line in read_records(run / WARNINGS_FILE)]
-    except TypeError as problem:
-        raise CheckpointError(f"{run / WARNINGS_FILE} is of another version ({problem}); remove it") from problem
+        return [typed(Advice, line) for line in read_records(run / WARNINGS_FILE)]
+    except (TypeError, ValueError) as problem:
+        raise CheckpointError(
+            f"{run / WARNINGS_FILE} is of another version ({said_of(problem)}); remove it"
+        ) from problem
 
 
 def add_warning(run: Path, advice: Advice) -> None:
@@ -40,10 +41,6 @@ def add_warning(run: Path, advice: Advice) -> None:
 
 def _evaluation(run: Path, line: dict[str, Any]) -> Evaluation:
     try:
-        gates = {
-            layer: {kind: Activations(**found) for kind, found in kinds.items()}
-            for layer, kinds in line.get("gates", {}).items()
-        }
-        return Evaluation(**line | {"gates": gates})
-    except (TypeError, AttributeError) as problem:
-        raise CheckpointError(f"{run / LOG_FILE} is of another version ({problem})") from problem
+        return typed(Evaluation, line)
+    except (TypeError, ValueError) as problem:
+        raise CheckpointError(f"{run / LOG_FILE} is of another version ({said_of(problem)})") from problem

@@ -18,7 +18,7 @@ from charloom.training.checkpoint import read_facts
 from charloom.training.config import TrainingConfig
 from charloom.training.files import CheckpointError, replace_file
 from charloom.training.records import Advice, Evaluation, Progress
-from charloom.training.run_directory import BEST_FILE, CLASSIFIER_FILE, CONFIG_FILE, LAST_FILE, LOSSES_FILE, REPORT_FILE
+from charloom.training.run_directory import BEST_FILE, CLASSIFIER_FILE, CONFIG_FILE, LAST_FILE, REPORT_FILE, read_losses
 from charloom.training.watching.charts import Line, histogram, legend, line_chart
 from charloom.training.watching.figures import bits, clock, kind_title, loss_figures, perplexity
 from charloom.training.watching.history import read_evaluations, read_warnings
@@ -80,7 +80,7 @@ def report_page(run: Path) -> str:
         _charts(evaluations),
         _gates(evaluations),
         _samples(evaluations),
-        _losses(_json(run / LOSSES_FILE)),
+        _losses(*read_losses(run)),
         _settings(config),
         _origin(facts),
         _next(run, evaluations),
@@ -217,11 +217,11 @@ def _samples(evaluations: Sequence[Evaluation]) -> str:
     return _section("Samples, the latest first", shown)
 
 
-def _losses(found: dict[str, Any] | None) -> str:
+def _losses(step: int, found: dict[str, float]) -> str:
     if not found:
         return ""
-    rows = [(protocol, loss_figures(loss)) for protocol, loss in found["losses"].items()]
-    note = f"<p>Of the best weights, from step {int(found['step']):,}, by validation protocol.</p>"
+    rows = [(protocol, loss_figures(loss)) for protocol, loss in found.items()]
+    note = f"<p>Of the best weights, from step {step:,}, by validation protocol.</p>"
     return _section("Final losses", note + _table(rows))
 
 
@@ -235,8 +235,9 @@ def _settings(config: dict[str, Any]) -> str:
 
 
 def _origin(facts: dict[str, Any]) -> str:
-    corpus = facts.get("corpus", {})
-    rows = [(f"corpus {name}", f"{value:,}" if isinstance(value, int) else value) for name, value in corpus.items()]
+    corpus = facts.get("corpus")
+    told = corpus.items() if isinstance(corpus, dict) else ()
+    rows = [(f"corpus {name}", f"{value:,}" if isinstance(value, int) else value) for name, value in told]
     names = ("parameters", "precision", "device", "threads", "processes", "torch", "python")
     rows += [(n, f"{facts[n]:,}" if isinstance(facts[n], int) else facts[n]) for n in names if n in facts]
     return _section("Corpus and environment", _table(rows)) if rows else ""
