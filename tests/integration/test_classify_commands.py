@@ -410,7 +410,10 @@ def test_a_diverged_training_says_so_and_keeps_the_best(tmp_path: Path, monkeypa
     [
         (["--layers", "0"], "--layers 0: Input should be greater than or equal to 1"),
         (["--unit", "phoneme"], "--unit phoneme: Input should be"),
-        (["--validation-share", "0.6", "--test-share", "0.4"], "leave nothing to train on"),
+        (
+            ["--validation-share", "0.6", "--test-share", "0.4"],
+            "--validation-share 0.6 and --test-share 0.4 leave",
+        ),
         (["--unit", "byte", "--unknown-share", "0.02"], "--unknown-share has no use with --unit byte, which knows"),
         (["--labels", "pos"], "has 1 label(s) (pos) and needs two"),
         (["--labels", "pos,neutral"], "has no sub-folder 'neutral'"),

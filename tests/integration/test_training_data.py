@@ -226,7 +226,7 @@ def test_a_mask_is_taken_with_the_weights_and_with_the_vocabulary(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--vocabulary-size", "50"], "vocabulary_size is for unit word"),
+        (["--vocabulary-size", "50"], "--vocabulary-size is for unit word"),
         (
             ["--vocabulary-size", "2", "--unit", "word"],
             "--vocabulary-size 2: Input should be greater than or equal to 3",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import enum
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 def add_settings_flags(parser: argparse._ActionsContainer, settings: type[BaseModel]) -> None:
     """Add one `--flag` per field; a flag that is not given leaves no trace, so that other sources may set it."""
     for name, field in settings.model_fields.items():
-        flag = "--" + name.replace("_", "-")
+        flag = _flag(name)
         default = field.get_default(call_default_factory=True, validated_data={})
         shown = default.value if isinstance(default, enum.Enum) else default
         if isinstance(shown, tuple):
@@ -35,13 +37,14 @@ def given_settings(arguments: argparse.Namespace, settings: type[BaseModel]) -> 
     return {name: value for name, value in vars(arguments).items() if name in settings.model_fields}
 
 
-def explain(problem: ValidationError) -> str:
-    """Say which flags are at fault and why, in one line."""
-    return "; ".join(mistakes(problem))
+def explain(problem: ValidationError, settings: type[BaseModel] | None = None) -> str:
+    """Say which flags are at fault and why, in one line; the settings are those that have the flags."""
+    return "; ".join(mistakes(problem, settings))
 
 
-def mistakes(problem: ValidationError) -> list[str]:
+def mistakes(problem: ValidationError, settings: type[BaseModel] | None = None) -> list[str]:
     """What is wrong with which flag, a sentence each."""
+    fields: Iterable[str] = () if settings is None else settings.model_fields
     parts = []
     for error in problem.errors():
         name = ".".join(part for part in error["loc"] if isinstance(part, str))  # without places in a list
@@ -49,8 +52,19 @@ def mistakes(problem: ValidationError) -> list[str]:
         if error["type"] == "extra_forbidden":  # no flag has such a name: it is of a file
             parts.append(_unknown(name, error["input"]))
             continue
-        parts.append(f"--{name.replace('_', '-')} {error['input']}: {message}" if name else message)
+        parts.append(f"{_flag(name)} {error['input']}: {message}" if name else _with_flags(message, fields))
     return parts
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _with_flags(message: str, fields: Iterable[str]) -> str:
+    """What is said of several fields, said of flags; a name that is a word too is a field's before its value."""
+    for name in fields:
+        message = re.sub(rf"\b{name}\b" if "_" in name else rf"\b{name}\b(?= \()", _flag(name), message)
+    return message
 
 
 def _unknown(name: str, value: object) -> str:

@@ -4,6 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from charloom.bundle import CellKind
+from charloom.cli.flags import explain
+from charloom.lab.tasks.config import ClassificationConfig
 from charloom.network.config import ModelConfig
 from charloom.training.config import TrainingConfig
 
@@ -58,9 +60,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
 
 
 def test_zoneout_of_a_cell_state_that_is_not_there_is_refused() -> None:
-    with pytest.raises(
-        ValidationError, match="--zoneout-cell needs a cell state, and gru has none; use --zoneout-hidden"
-    ):
+    with pytest.raises(ValidationError, match="zoneout_cell needs a cell state, and gru has none; use zoneout_hidden"):
         TrainingConfig(cell=CellKind.GRU, zoneout_cell=0.1)
 
 
@@ -75,3 +75,41 @@ def test_the_settings_of_a_run_are_those_of_its_model_and_more() -> None:
 def test_settings_are_the_same_after_writing_and_reading() -> None:
     config = TrainingConfig(learning_rate=1 / 3, seed=2**62 + 1)
     assert TrainingConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "said", "of_flags"),
+    [
+        (
+            TrainingConfig,
+            {"tie_weights": True, "embedding_size": 4, "hidden_size": 8},
+            "tie_weights needs embedding_size (4) equal to hidden_size (8)",
+            "--tie-weights needs --embedding-size (4) equal to --hidden-size (8)",
+        ),
+        (
+            TrainingConfig,
+            {"cell": "gru", "zoneout_cell": 0.1},
+            "zoneout_cell needs a cell state, and gru has none; use zoneout_hidden",
+            "--zoneout-cell needs a cell state, and gru has none; use --zoneout-hidden",
+        ),
+        (
+            TrainingConfig,
+            {"accumulate": 3},
+            "accumulate (3) must divide batch_size (64)",
+            "--accumulate (3) must divide --batch-size (64)",
+        ),
+        (
+            ClassificationConfig,
+            {"validation_share": 0.6, "test_share": 0.4},
+            "validation_share 0.6 and test_share 0.4 leave nothing to train on; their sum is to be below 1",
+            "--validation-share 0.6 and --test-share 0.4 leave nothing to train on; their sum is to be below 1",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named_as_fields_and_by_the_command_as_flags(
+    settings: type[TrainingConfig] | type[ClassificationConfig], given: dict[str, object], said: str, of_flags: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings.model_validate(given)
+    assert [error["msg"] for error in caught.value.errors()] == [f"Value error, {said}"]
+    assert explain(caught.value, settings) == of_flags

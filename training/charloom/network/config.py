@@ -27,21 +27,20 @@ class ModelConfig(BaseModel):
     zoneout_cell: float = Field(0.0, ge=0, lt=1, description="share of the cell state that a step leaves as it was")
     zoneout_hidden: float = Field(0.0, ge=0, lt=1, description="share of h that a step leaves as it was")
     tie_weights: bool = Field(
-        False, description="share the embedding with the output layer (needs --embedding-size equal to --hidden-size)"
+        False, description="share the embedding with the output layer, which needs it to be of the hidden size"
     )
 
     @model_validator(mode="after")
     def _zoneout_fits_the_cell(self) -> ModelConfig:
         if self.zoneout_cell and len(CELLS[self.cell].arrays) == 1:
-            raise ValueError(f"--zoneout-cell needs a cell state, and {self.cell.value} has none; use --zoneout-hidden")
+            raise ValueError(f"zoneout_cell needs a cell state, and {self.cell.value} has none; use zoneout_hidden")
         return self
 
     @model_validator(mode="after")
     def _tied_sizes_fit(self) -> ModelConfig:
         if self.tie_weights and self.embedding_size != self.hidden_size:
             raise ValueError(
-                f"--tie-weights needs --embedding-size ({self.embedding_size}) equal to --hidden-size "
-                f"({self.hidden_size})"
+                f"tie_weights needs embedding_size ({self.embedding_size}) equal to hidden_size ({self.hidden_size})"
             )
         return self
 

@@ -132,7 +132,8 @@ def network_config(bundle: Bundle) -> ModelConfig:
     except ValidationError as problem:
         first = problem.errors()[0]
         field = ".".join(str(part) for part in ("training.config", *first["loc"]))
-        raise BundleError(bundle.path, f"{MANIFEST_FILE}, field {field}: {first['msg']}") from problem
+        said = first["msg"].removeprefix("Value error, ")
+        raise BundleError(bundle.path, f"{MANIFEST_FILE}, field {field}: {said}") from problem
 
 
 def _made_with(facts: dict[str, Any]) -> dict[str, Any]:

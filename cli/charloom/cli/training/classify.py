@@ -67,7 +67,7 @@ def _train(arguments: argparse.Namespace) -> int:
     try:
         config = ClassificationConfig.model_validate(given_settings(arguments, ClassificationConfig))
     except ValidationError as problem:
-        raise CommandError(explain(problem)) from problem
+        raise CommandError(explain(problem, ClassificationConfig)) from problem
     if config.unit is Unit.BYTE and "unknown_share" in config.model_fields_set:
         raise CommandError("--unknown-share has no use with --unit byte, which knows every byte; leave it out")
     labels = None if arguments.labels is None else arguments.labels.split(",")

@@ -49,7 +49,7 @@ class ClassificationConfig(ClassifierConfig, TextSettings):
     def _something_is_left_to_train_on(self) -> ClassificationConfig:
         if self.validation_share + self.test_share >= 1:
             raise ValueError(
-                f"--validation-share {self.validation_share} and --test-share {self.test_share} leave nothing to train "
+                f"validation_share {self.validation_share} and test_share {self.test_share} leave nothing to train "
                 "on; their sum is to be below 1"
             )
         return self
