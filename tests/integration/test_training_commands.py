@@ -23,6 +23,7 @@ from charloom.models import BUNDLED_MODEL
 from charloom.training import loop
 from charloom.training.checkpoint import load_trained
 from charloom.training.files import CheckpointError
+from charloom.training.find_rate import FoundRate, Trial
 from charloom.training.watching import html_report
 from charloom.training.watching.figures import loss_figures
 from charloom.training.watching.history import read_warnings
@@ -166,6 +167,7 @@ def test_a_command_that_is_shown_can_be_copied(
         (["--seed", "-1"], "--seed -1: Input should be greater than or equal to 0"),
         (["--layers", "0", "--epochs", "0"], "--epochs 0: Input should be greater than or equal to 1"),
         (["--tie-weights"], "--tie-weights needs --embedding-size (128) equal to --hidden-size (512)"),
+        (["--accumulate", "3"], "--accumulate (3) must divide --batch-size (64)"),
         (["--threads", "0"], "--threads 0: give at least 1"),
         (["--device", "cuda"], "--device cuda: no CUDA device is available"),
         (["--batch-size", "5000"], "fewer than the"),
@@ -180,6 +182,19 @@ def test_train_refuses_bad_settings_in_one_line(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert message in refused(capsys, "train", text, "--run", tmp_path / "run", *flags)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_search_for_a_learning_rate_tells_which_flags_it_does_not_use(
+    text: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = FoundRate([Trial(1e-3, 2.0)], 1e-3)
+    monkeypatch.setattr("charloom.cli.training.train.find_learning_rate", lambda *_: found)
+    command = ["train", str(text), "--find-learning-rate", "--batch-size", "4", "--sequence-length", "8"]
+    assert main(command) == 0
+    assert "not used" not in capsys.readouterr().out
+    assert main([*command, "--schedule", "plateau", "--learning-rate", "0.1"]) == 0
+    said = "not used, as the rate is raised from tiny to too high: --learning-rate, --schedule\n"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def test_a_bundle_of_one_decoder_without_weights_is_whole(
         validation,
         target,
         name="one",
-        decoders=[kind],
+        decoders=[kind, kind],  # as `--decoders onnx-fp32,onnx-fp32` gives them: it is written and measured once
         include_weights=False,
         include_inspector=False,
         windows=1.5,

@@ -13,6 +13,7 @@ from charloom.bundle import (
     MANIFEST_FILE,
     Bundle,
     BundleError,
+    ChatTemplate,
     DecoderKind,
     Manifest,
     Task,
@@ -100,9 +101,9 @@ def test_the_command_exports_a_classifier_and_tells_what_each_precision_costs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "run", classifier_of())
-    assert main(["export", str(run), str(tmp_path / "kind"), "--decoders", "onnx-fp32,onnx-int8"]) == 0
+    assert main(["export", str(run), str(tmp_path / "kind"), "--decoders", "onnx-fp32,onnx-int8,onnx-fp32"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:3]] == ["checkpoint", "onnx-int8", "onnx-fp32"]
+    assert [line.split()[0] for line in lines[:4]] == ["checkpoint", "onnx-int8", "onnx-fp32", "wrote"]
     assert all("accuracy" in line and "nats per text" in line for line in lines[:3])
     assert read_bundle(tmp_path / "kind").manifest.name == "kind"
     chat = tmp_path / "chat.json"
@@ -134,6 +135,18 @@ def test_a_bundle_of_a_classifier_can_be_written_again(bundle: Bundle, tmp_path:
     )
     assert np.array_equal(before, after)
     assert (again.path / LABEL_HEAD_FILE).read_bytes() == (bundle.path / LABEL_HEAD_FILE).read_bytes()
+
+
+def test_what_only_language_models_have_is_refused_for_the_bundle_of_a_classifier(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    turn = {"before": "", "after": ""}
+    chat = ChatTemplate.model_validate({"system": turn, "user": turn, "assistant": turn})
+    with pytest.raises(ExportError, match="--chat-template is for language models; a classifier writes nothing"):
+        export_from_bundle(bundle, tmp_path / "new", chat=chat)
+    with pytest.raises(ExportError, match="--follows is for language models; a classifier has no sessions"):
+        export_from_bundle(bundle, tmp_path / "new", follows=[bundle])
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_classifier_is_no_teacher_of_a_language_model(bundle: Bundle) -> None:

@@ -137,13 +137,26 @@ def test_lines_of_a_log_without_a_step_are_refused_by_file(run: Path) -> None:
         assert (run / "log.jsonl").read_text() == line + "\n"
 
 
-def test_a_bundle_whose_mask_this_version_does_not_know_is_no_teacher(bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"mask": "bogus"}, "field training: 'bogus' is not a valid Mask"),
+        (
+            {"tie_weights": True},
+            "field training.config: tie_weights needs embedding_size (24) equal to hidden_size (48)",
+        ),
+    ],
+)
+def test_a_bundle_with_settings_that_this_version_does_not_know_is_no_teacher(
+    setting: dict[str, object], said: str, bundle: Bundle, tmp_path: Path
+) -> None:
     path = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
-    config = bundle.manifest.training["config"] | {"mask": "bogus"}
-    training = bundle.manifest.training | {"config": config}
+    training = bundle.manifest.training
+    training = training | {"config": training["config"] | setting}
     write_manifest(path, bundle.manifest.model_copy(update={"training": training}))
-    with pytest.raises(BundleError, match=r"manifest\.json, field training: 'bogus' is not a valid Mask"):
+    with pytest.raises(BundleError) as caught:
         load_teachers([path])
+    assert f"manifest.json, {said}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

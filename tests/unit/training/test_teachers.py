@@ -365,6 +365,7 @@ def test_a_student_masks_the_numbers_that_its_teacher_masks(
         (["--teacher", "RUN", "MASKED"], "the teachers learnt with different --mask ({run} none, {masked} numbers)"),
         (["--teacher", "NOTHING"], "there is no checkpoint"),
         (["--teacher-share", "0.3"], "--teacher-share: there is no teacher; give --teacher RUN|BUNDLE, or"),
+        (["--teacher", "RUN", "--teacher-share", "0"], "--teacher-share 0: the teachers would teach nothing; give a"),
         (["--teacher", "RUN", "--teacher-share", "1.1"], "--teacher-share 1.1: Input should be less than or equal"),
         (["--teacher", "RUN", "--teacher-temperature", "0"], "--teacher-temperature 0: Input should be greater than 0"),
     ],

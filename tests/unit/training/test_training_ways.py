@@ -11,14 +11,17 @@ import torch
 
 from charloom.cli.main import main
 from charloom.training import loop
-from charloom.training.checkpoint import load_trained, read_checkpoint
+from charloom.training.checkpoint import load_trained, read_checkpoint, write_checkpoint
 from charloom.training.config import TrainingConfig
 from charloom.training.data.corpus import Batches, Corpus, read_corpus
+from charloom.training.data.stream import Stream
+from charloom.training.evaluate import tail_loss
 from charloom.training.find_rate import find_learning_rate
 from charloom.training.learner import Learner
 from charloom.training.loop import Trainer
 from charloom.training.presets import PRESETS
 from charloom.training.run_directory import BEST_FILE, LAST_FILE
+from charloom.training.teachers import Teachers, write_soft_targets
 from charloom.training.watching.history import read_evaluations
 from tests.unit.training.training_runs import TINY_FLAGS, Recorder, checkpoint_tensors, corpus_of, tiny_config, train
 
@@ -124,6 +127,49 @@ def test_fp16_scales_its_gradients_learns_and_resumes_exactly(corpus: Corpus, tm
     train(config, corpus, tmp_path / "parted", resume=True)
     whole, parted = (checkpoint_tensors(tmp_path / name / LAST_FILE) for name in ("whole", "parted"))
     assert all(torch.equal(tensor, parted[name]) for name, tensor in whole.items())
+
+
+def test_a_step_that_fp16_leaves_out_does_not_move_the_average(corpus: Corpus) -> None:
+    config = tiny_config(precision="fp16", cell="peephole", average_decay=0.9)
+    learner = Learner(corpus.vocabulary.size, config, CPU)
+    batch = Batches(corpus.train, config.batch_size, config.sequence_length, config.seed).batch(0)
+    overflow = learner.model.head.bias.register_hook(lambda gradient: gradient * torch.inf)
+    assert learner.step(0, batch, 0.01).norm == torch.inf
+    assert learner.tensors()["average.n_averaged"] == 0
+    overflow.remove()
+    learner.step(1, batch, 0.01)
+    assert learner.tensors()["average.n_averaged"] == 1
+
+
+def test_fp32_is_not_tf32_whatever_the_process_had_set(corpus: Corpus, tmp_path: Path) -> None:
+    model = Learner(corpus.vocabulary.size, tiny_config(), CPU).model
+    some = Stream(corpus.validation[:9])
+    for compute in (
+        lambda: Learner(corpus.vocabulary.size, tiny_config(), CPU),
+        lambda: tail_loss(model, some),
+        lambda: write_soft_targets(tmp_path, some, Teachers([model], corpus.vocabulary, []), CPU),
+    ):
+        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
+        compute()
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_run_that_goes_on_in_another_precision_tells_it(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run = tiny_config(epochs=1, validation_share=0.04), tmp_path / "run"
+    train(config, read_corpus(text, config.unit, 0.04), run, stop_after=3)
+    resume = ["train", str(text), "--run", str(run), "--resume", "--device", "cpu", "--threads", "1"]
+    last = read_checkpoint(run / LAST_FILE)
+    former, last.facts["precision"] = last.facts["precision"], "one of another machine"
+    write_checkpoint(run / LAST_FILE, last)
+    assert main(resume) == 0
+    said = f"trained in one of another machine so far, goes on in {former} on this machine"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert main(resume) == 0
+    assert "so far" not in capsys.readouterr().out
 
 
 def test_a_run_without_progress_stops_early_and_a_resumed_one_stays_stopped(

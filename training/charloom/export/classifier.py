@@ -107,7 +107,7 @@ def export_classifier(
         test = dict(trained.labelling.test)
         reference = test["checkpoint"]
         tell(_line("checkpoint", reference))
-        weights, kinds = decoder_weights(network), sorted(decoders, key=list(DecoderKind).index)
+        weights, kinds = decoder_weights(network), sorted(set(decoders), key=list(DecoderKind).index)
         for kind in kinds:
             write_decoder(kind, weights, directory / kind.file, weights_sha256)
         for kind in kinds:

@@ -91,7 +91,7 @@ def export_bundle(
             chat=chat,
             follows=earlier,
         )
-        weights, kinds = decoder_weights(model), sorted(decoders, key=list(DecoderKind).index)
+        weights, kinds = decoder_weights(model), sorted(set(decoders), key=list(DecoderKind).index)
         for kind in kinds:
             write_decoder(kind, weights, directory / kind.file, weights_sha256)
         if include_inspector:

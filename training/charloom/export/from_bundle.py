@@ -68,11 +68,15 @@ def export_from_bundle(
 
     Raises:
         ExportError: the directory is not empty, the bundle does not have what a file is made from, one of `follows`
-            has other symbols, or the model lacks symbols of `chat`.
+            has other symbols, the model lacks symbols of `chat`, or it labels texts and there is `chat` or `follows`.
         CheckpointError: its weights do not fit the settings in its manifest.
         BundleError: a file of it cannot be read, or its manifest tells settings that no network has.
     """
     old = bundle.manifest
+    if old.labelling is not None and chat is not None:
+        raise ExportError("--chat-template is for language models; a classifier writes nothing")
+    if old.labelling is not None and follows:
+        raise ExportError("--follows is for language models; a classifier has no sessions")
     kinds = old.decoders if decoders is None else sorted(set(decoders), key=list(DecoderKind).index)
     if DecoderKind.ONNX_INT8 in kinds and DecoderKind.ONNX_INT8 not in old.decoders:
         raise ExportError(

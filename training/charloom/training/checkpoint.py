@@ -274,7 +274,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         state.setdefault(int(index), {})[key] = tensor
     if state and state.keys() != set(range(len(parameters))):  # before the first step there is none
         raise ValueError(f"the optimiser has state of parameters {sorted(state)}, and there are {len(parameters)}")
-    for index, entry in state.items():
-        moments = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[index].shape)
-        require_form(f"optimizer.{index}", entry, moments | {"step": torch.Size()})
+    for number, entry in state.items():
+        shape = parameters[number].shape
+        require_form(f"optimizer.{number}", entry, {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -58,7 +58,10 @@ class TrainingConfig(ModelConfig, TextSettings):
     )
     warmup_steps: int = Field(200, ge=0, description="steps of linear warm-up, at most a tenth of the run")
     final_learning_rate_ratio: float = Field(
-        0.01, ge=0, le=1, description="learning rate at the end, as a share of the peak"
+        0.01,
+        ge=0,
+        le=1,
+        description="lowest learning rate, as a share of the peak: a cosine's at its end, and no plateau's is lower",
     )
     plateau_patience: int = Field(2, ge=0, description="evaluations without progress before the rate is reduced")
     plateau_factor: float = Field(0.5, gt=0, lt=1, description="factor of one reduction on a plateau")

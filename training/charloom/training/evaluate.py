@@ -16,6 +16,7 @@ from charloom.bundle import Tokens
 from charloom.network.model import CharLSTM
 from charloom.training.data.stream import Ints, Stream
 from charloom.training.data.texts import CorpusError
+from charloom.training.precision import full_precision
 
 WINDOW = 256
 """Length of a window of the `windows-256` protocol."""
@@ -34,6 +35,7 @@ def _read(model: CharLSTM, stream: Stream, places: Ints, state: Tensor) -> tuple
 
     The last of each row is not read: the state that is returned is the one before it.
     """
+    full_precision()
     device = model.head.bias.device
     block = torch.from_numpy(stream[places]).to(device)
     resets = stream.resets(places[:, :-1])
@@ -113,5 +115,5 @@ def _needs(tokens: Stream | Tokens, count: int, protocol: str) -> None:
     if len(tokens) < count:
         raise CorpusError(
             f"there are {len(tokens)} tokens to measure on; the {protocol} protocol needs at least {count}: "
-            "give more text, or train with a higher --validation-share"
+            "give more text"
         )

@@ -17,6 +17,20 @@ WARMING, WARMING_RATE = 100, 2e-3
 """Steps before the test, and their rate: a model that knows only letter frequencies stands any rate."""
 SMOOTHING = 0.9
 """Decay of the moving average of the losses."""
+OF_NO_USE = (
+    "epochs",
+    "learning_rate",
+    "schedule",
+    "warmup_steps",
+    "final_learning_rate_ratio",
+    "plateau_patience",
+    "plateau_factor",
+    "average_decay",
+    "early_stopping",
+    "evaluations_per_epoch",
+    "checkpoint_every",
+)
+"""The settings of a run that the test does not read."""
 TOO_HIGH = 1.5
 """The trial ends where the loss is this many times the lowest one."""
 

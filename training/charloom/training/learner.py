@@ -26,7 +26,7 @@ from charloom.training.checkpoint import load_optimizer_tensors, load_weights, o
 from charloom.training.config import SettingsError, TrainingConfig
 from charloom.training.data.corpus import Batch
 from charloom.training.files import typed
-from charloom.training.precision import AUTOCAST, chosen_precision
+from charloom.training.precision import AUTOCAST, chosen_precision, full_precision
 from charloom.training.ranks import Ranks
 
 
@@ -110,6 +110,7 @@ class Learner:
                 f"batch_size {config.batch_size} cannot be divided among {self.ranks.count} processes "
                 f"x {config.accumulate} parts; choose a multiple of {self._parts}"
             )
+        full_precision()  # autocast says where there is to be less
         self.precision = chosen_precision(config, device)
         self._autocast = AUTOCAST[self.precision]
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
@@ -164,7 +165,7 @@ class Learner:
         torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.gradient_clip, torch.tensor(norm))
         self._scaler.step(self._optimizer)  # with fp16, a step whose gradient is not finite is left out
         self._scaler.update()
-        if self._average is not None:
+        if self._average is not None and math.isfinite(norm):
             self._average.update_parameters(self.model)
         return StepResult(loss, norm, norms)
 

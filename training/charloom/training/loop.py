@@ -107,6 +107,8 @@ class Trainer:
         self.seconds = 0.0
         self.former_epochs: int | None = None
         """Of a resumed run that is to be longer than it was meant to be."""
+        self.former_precision: str | None = None
+        """What a resumed run was trained in so far."""
         self.teachers = [] if teachers is None else teachers.facts
         """What identifies each model that this one learns from."""
         self._recent = StepSums()
@@ -368,7 +370,7 @@ class Trainer:
                 f"these are not the teachers that {self.run} began with ({names}, in this order, with the weights of "
                 "then); leave --teacher out: a run keeps what its teachers predicted"
             )
-        self.teachers = began_with
+        self.teachers, self.former_precision = began_with, facts.get("precision")
         load_weights(self.learner.model, checkpoint.group("model"), f"the weights in {self.run / LAST_FILE}")
         groups = {name: checkpoint.group(name) for name in ("optimizer", "average", "state")}
         self.learner.load(groups, facts["learner"])

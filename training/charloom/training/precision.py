@@ -32,6 +32,12 @@ def chosen_precision(config: TrainingConfig, device: torch.device) -> str:
     return asked
 
 
+def full_precision() -> None:
+    """Let this process compute fp32 in fp32: by default, cuDNN's LSTM takes TF32, which has ten bits of each factor."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+
+
 def can_train(device: torch.device, precision: str) -> bool:
     """Whether the LSTM kernel of the device exists in a precision; found by running it on one number."""
     dtype = AUTOCAST[precision]

@@ -29,6 +29,7 @@ from charloom.training.data.stream import Ints, Stream
 from charloom.training.data.texts import digest_of
 from charloom.training.files import CheckpointError, replace_file, replacing
 from charloom.training.initial import load_model, weights_file
+from charloom.training.precision import full_precision
 
 SOFT_TARGETS_FILE, FACTS_FILE = "soft-targets.bin", "soft-targets.json"
 SCHEMA = "charloom.soft-targets/1"
@@ -121,6 +122,7 @@ def write_soft_targets(directory: Path, text: Stream, teachers: Teachers, device
     Raises:
         CheckpointError: the disk is full, which shows before anything is computed; or a teacher predicts NaN.
     """
+    full_precision()
     symbols, count = teachers.vocabulary.size, len(text) - 1
     models = [model.to(device).eval() for model in teachers.models]
     path = directory / SOFT_TARGETS_FILE

@@ -108,7 +108,8 @@ def _chat(file: Path | None) -> ChatTemplate | None:
     except ValidationError as problem:
         error = problem.errors()[0]
         place = ".".join(str(part) for part in error["loc"])
-        raise CommandError(f"--chat-template {file}: {place}: {error['msg']}".replace(": :", ":")) from problem
+        said = f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+        raise CommandError(f"--chat-template {file}: {said}") from problem
 
 
 def _follows(arguments: argparse.Namespace) -> list[Bundle]:

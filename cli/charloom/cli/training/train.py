@@ -34,7 +34,7 @@ from charloom.training.data.corpus import Corpus
 from charloom.training.data.texts import CorpusError
 from charloom.training.evaluate import losses, tail_estimate
 from charloom.training.files import CheckpointError
-from charloom.training.find_rate import find_learning_rate
+from charloom.training.find_rate import OF_NO_USE, find_learning_rate
 from charloom.training.learner import TrainingDiverged
 from charloom.training.loop import Trainer
 from charloom.training.precision import chosen_precision
@@ -138,6 +138,9 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     with run_directory_of(arguments, ranks) as (directory, lock):
         corpus = training_text(arguments, config, start, directory, ranks)
         if arguments.find_learning_rate:
+            passed_over = [f"--{name.replace('_', '-')}" for name in OF_NO_USE if name in arguments]
+            if passed_over:
+                console.print(f"not used, as the rate is raised from tiny to too high: {', '.join(passed_over)}")
             _find_learning_rate(config, corpus, device, console)
             return 0
         if start.teachers is not None:
@@ -174,15 +177,18 @@ def _describe(trainer: Trainer, device: str, console: Console) -> None:
         f"{', '.join(one['name'] for one in trainer.teachers)}; "
         f"{config.teacher_share:.0%} of the loss, at temperature {config.teacher_temperature:g}"
     )
+    former, precision = trainer.former_precision, trainer.learner.precision
+    changed = former is not None and former != precision
     console.print(
         f"{corpus.name}: {corpus.characters:,} characters, {corpus.vocabulary.size} symbols, {documents}"
         f"{len(corpus.train):,} {config.unit.plural} to train on, {len(corpus.validation):,} to validate\n"
         + (f"files left out, empty or not {config.encoding}: {corpus.left_out:,}\n" if corpus.left_out else "")
         + f"model: {config.layers} x {config.hidden_size} {config.cell.value}, "
         f"{trainer.learner.model.parameter_count():,} parameters, "
-        f"{trainer.learner.precision} on {device}, {trainer.total_steps:,} steps"
+        f"{precision} on {device}, {trainer.total_steps:,} steps"
         + (f", {ranks.count} processes" if ranks.count > 1 else "")
         + (f"\nteachers: {taught_by}" if trainer.teachers else "")
+        + (f"\ntrained in {former} so far, goes on in {precision} on this machine" if changed else "")
     )
 
 

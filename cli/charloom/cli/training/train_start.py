@@ -142,7 +142,7 @@ def config_of(arguments: argparse.Namespace, start: Start) -> TrainingConfig:
         config = TrainingConfig.model_validate(preset | start.settings | given)
         kept = TrainingConfig.model_validate(preset | start.settings)
     except ValidationError as problem:
-        raise CommandError(explain(problem)) from problem
+        raise CommandError(explain(problem, TrainingConfig)) from problem
     for name in start.settings.keys() & given.keys():
         if name == "mask" and start.weights is None and start.teachers is None:
             continue  # a vocabulary alone goes with another mask too
@@ -153,11 +153,11 @@ def config_of(arguments: argparse.Namespace, start: Start) -> TrainingConfig:
                 f"--{name.replace('_', '-')} {given[name]}: {whose} has "
                 f"{kept.model_dump(mode='json')[name]}; leave the flag out, or start from another one"
             )
-    _refuse_idle(config, given)
+    _refuse_idle(config, given, teaches=start.teachers is not None)
     return config
 
 
-def _refuse_idle(config: TrainingConfig, given: dict[str, Any]) -> None:
+def _refuse_idle(config: TrainingConfig, given: dict[str, Any], *, teaches: bool) -> None:
     """Refuse flags that can do nothing beside the other settings; runs of before that have such are resumed."""
     for name in ("plateau_patience", "plateau_factor"):
         if name in given and config.schedule != "plateau":
@@ -171,6 +171,8 @@ def _refuse_idle(config: TrainingConfig, given: dict[str, Any]) -> None:
             f"with evaluation {config.plateau_patience + 1} without progress; "
             f"give at least {config.plateau_patience + 2}, or a lower --plateau-patience"
         )
+    if teaches and not config.teacher_share:
+        raise CommandError("--teacher-share 0: the teachers would teach nothing; give a share above 0, or no --teacher")
     if config.variational_dropout and not config.dropout:
         raise CommandError("--variational-dropout: there is no dropout; give --dropout above 0, or leave it out")
 
