@@ -1,4 +1,4 @@
-"""What a request says of a session, checked against what is allowed and where the session stands."""
+"""Checks of request fields about sessions: ids, seeds, positions, times to live."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def require_id(field: str, value: str) -> None:
 
 
 def require_seed(seed: int | None) -> None:
-    """Check a seed from a request; None is for one that the server draws.
+    """Check a seed from a request; None (the server draws one) is accepted.
 
     Raises:
         InvalidRequest: it is out of range.
@@ -35,20 +35,20 @@ def require_seed(seed: int | None) -> None:
 
 
 def require_position(session: Session, expected: int | None) -> None:
-    """Check where a session stands.
+    """Check that a session is at the expected position; None accepts any.
 
     Raises:
-        StalePosition: elsewhere.
+        StalePosition: it is at another one.
     """
     if expected is not None and expected != session.snapshot.position:
         raise StalePosition(session.id, expected, session.snapshot.position)
 
 
 def require_fits(session: Session, shape: Shape) -> None:
-    """Check that a decoder of these sizes can go on with what a store has of a session.
+    """Check that the states of a stored session fit a decoder of this shape.
 
     Raises:
-        StoreUnavailable: it cannot.
+        StoreUnavailable: they do not.
     """
     for snapshot in (session.snapshot, *session.history.checkpoints):
         if problem := snapshot.misfit(shape):
@@ -56,7 +56,7 @@ def require_fits(session: Session, shape: Shape) -> None:
 
 
 def require_time_to_live(wanted: timedelta | None, limits: Limits) -> timedelta:
-    """Check a time to live; None stands for the default one.
+    """Check a time to live and return it; None gives the default one.
 
     Raises:
         InvalidRequest: it is out of range.

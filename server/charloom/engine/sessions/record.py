@@ -21,33 +21,33 @@ from charloom.engine.decoding.snapshot import Snapshot
 from charloom.engine.sessions.session import Call, History, Origin, Session
 
 _MAGIC, _VERSION, _LEARNING = b"CLR", 1, 2
-"""The second version has what a session has learnt behind a state. It is written only where there is such, so that
-servers that do not know of it read all else."""
+"""The second version has the learnt array of a session after each state. It is written only for sessions that learn, so
+that servers that do not know it can read all others."""
 _HEADER = struct.Struct("<3sBII")
 _MOST_NUMBERS = 2**26
-"""Of a state. One of zeros takes no room in a record, so that only this bounds it."""
+"""Most numbers of a state. A zero state takes no room in a record, so the record's length does not bound it."""
 _KINDS = ("<u1", "<u2", "<u4")
-"""Of tokens."""
+"""Types of tokens, as NumPy names them."""
 
-# What reading a damaged record may come to.
+# Errors that reading a damaged record may raise.
 _UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError, struct.error)
 
 
 class UnreadableRecord(ValueError):
-    """Bytes that are not a record, or of another version."""
+    """The bytes are no record, or one of an unknown version."""
 
 
 def from_snapshot(snapshot: Snapshot, fields: dict[str, Any]) -> bytes:
-    """A snapshot, with some more fields beside it, as bytes."""
+    """Serialize a snapshot, together with some further JSON fields."""
     arrays: list[bytes] = []
     return _record({"snapshot": _snapshot_fields(snapshot, arrays), **fields}, arrays, _version(snapshot))
 
 
 def to_snapshot(data: bytes) -> tuple[Snapshot, dict[str, Any]]:
-    """The snapshot and the other fields.
+    """Read a snapshot and the further fields.
 
     Raises:
-        UnreadableRecord: these bytes are none.
+        UnreadableRecord: the bytes are no snapshot.
     """
     try:
         fields, arrays = _parts(data)
@@ -57,7 +57,7 @@ def to_snapshot(data: bytes) -> tuple[Snapshot, dict[str, Any]]:
 
 
 def from_session(session: Session) -> bytes:
-    """A session as bytes."""
+    """Serialize a session."""
     arrays: list[bytes] = []
     history = session.history
     fields = {
@@ -80,10 +80,10 @@ def from_session(session: Session) -> bytes:
 
 
 def to_session(data: bytes) -> Session:
-    """The session.
+    """Read a session.
 
     Raises:
-        UnreadableRecord: these bytes are none.
+        UnreadableRecord: the bytes are no session.
     """
     try:
         fields, arrays = _parts(data)
@@ -114,7 +114,7 @@ def to_session(data: bytes) -> Session:
 
 
 class _Arrays:
-    """What follows the fields, one array after another."""
+    """Reads the arrays after the fields, one after another."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -144,7 +144,7 @@ def _parts(data: bytes) -> tuple[dict[str, Any], _Arrays]:
     if version not in (_VERSION, _LEARNING):
         raise ValueError(f"it has version {version}, this server reads {_VERSION} and {_LEARNING}")
     body = data[_HEADER.size :]
-    # The length is not in the sum: a wrong one does not make JSON of the fields, or not with all their arrays.
+    # The checksum does not cover the length; with a wrong one, the JSON or the arrays cannot be read.
     if zlib.crc32(body) != checksum or length > len(body):
         raise ValueError("it was damaged")
     fields = json.loads(body[:length])
@@ -201,7 +201,7 @@ def _call(id: Any, *numbers: Any) -> Call:
 
 
 def _whole(value: Any) -> int:
-    """A number as all that a session counts, from 0 to 2**64 - 1."""
+    """Check that a value is an integer from 0 to 2**64 - 1, as all numbers of a session."""
     if type(value) is not int or not 0 <= value < 2**64:
         raise ValueError(f"{str(value)[:40]!r} is not a number that counts something")
     return value

@@ -1,9 +1,9 @@
-"""Sessions as a store keeps them: a record each, encrypted where there are keys.
+"""The records that a store keeps of sessions, one each, encrypted where there are keys.
 
-An encrypted record is a header (magic, version, id of the key, salt, nonce) and the record, by AES-256-GCM under a key
-of its own: HMAC-SHA-256 of the salt under the one that the header names. So there is no bound, in practice, on how many
-records one key may write. The header, the tenant and the id are authenticated with it: a record that was put into the
-place of another session's is not read.
+An encrypted record is a header (magic, version, key id, salt, nonce) and the record, encrypted with AES-256-GCM. Each
+record has a key of its own: HMAC-SHA-256 of its salt under the key that the header names. So one key can write a
+practically unlimited number of records. The header, the tenant and the session's id are authenticated too: a record
+that was moved to another session is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HEADER = struct.Struct(f"<3sB4s{_SALT_BYTES}s{_NONCE_BYTES}s")
 
 
 class Unreadable(NamedTuple):
-    """What stands for a session whose record cannot be read."""
+    """Placeholder for a session whose record cannot be read."""
 
     id: str
     problem: str
@@ -35,9 +35,9 @@ class Records:
     """Writes and reads the records of a store.
 
     Args:
-        keys: of `KEY_BYTES` each, the newest first, which is what is written with; they may change at any time. None:
-            records are not encrypted.
-        writes_plain: whether they are not, although there are keys to read encrypted ones
+        keys: of `KEY_BYTES` each, the newest first, which encrypts; the sequence may change at any time. Empty: records
+            are not encrypted.
+        writes_plain: write unencrypted records, and use the keys only to read
     """
 
     def __init__(self, keys: Sequence[bytes] = (), *, writes_plain: bool = False) -> None:
@@ -56,10 +56,10 @@ class Records:
         return header + AESGCM(_own_key(key, salt)).encrypt(nonce, plain, _bound_to(header, session.key))
 
     def unpack(self, key: Key, data: bytes) -> Session:
-        """The session of a record, encrypted or not.
+        """Read a session's record, encrypted or not.
 
         Raises:
-            StoreUnavailable: the record was damaged, is another session's, or needs a key that is not there.
+            StoreUnavailable: the record is damaged, belongs to another session, or needs a missing key.
         """
         found = self.read(key, data)
         if isinstance(found, Unreadable):
@@ -67,7 +67,7 @@ class Records:
         return found
 
     def read(self, key: Key, data: bytes) -> Session | Unreadable:
-        """The session of a record, or why it cannot be read."""
+        """Read a session's record like `unpack`, but return the problem instead of raising."""
         try:
             return record.to_session(self._decrypted(key, data) if data[: len(_MAGIC)] == _MAGIC else data)
         except record.UnreadableRecord as problem:
@@ -95,7 +95,7 @@ class Records:
 
 
 PLAIN = Records()
-"""Without encryption."""
+"""Records without encryption."""
 
 
 def _own_key(key: bytes, salt: bytes) -> bytes:

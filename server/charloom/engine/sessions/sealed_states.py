@@ -1,4 +1,4 @@
-"""States of the models here, out as sealed tokens and in again."""
+"""Exports states of the loaded models as sealed tokens, and imports them again."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from charloom.engine.sessions.sealing import SealedState, Sealer
 
 
 class Unsealed(NamedTuple):
-    """What a token was made of."""
+    """The contents of a token, with the loaded model that can continue it."""
 
     model: Model
     snapshot: Snapshot
     exact: bool
-    """Whether its text goes on bit for bit here: whether the same kind of decoder made it."""
+    """Whether its text continues bit for bit here, because the same kind of decoder made it."""
 
 
 class SealedStates:
-    """Seals states and opens them again.
+    """Seals and unseals states.
 
     Args:
-        sealer: has the keys
-        models: whose states they are
-        limits: how long a token may be valid
+        sealer: encrypts and decrypts
+        models: the loaded models
+        limits: bounds the time for which a token is valid
     """
 
     def __init__(self, sealer: Sealer, models: Models, limits: Limits) -> None:
@@ -40,7 +40,7 @@ class SealedStates:
     def seal(
         self, model: Model, snapshot: Snapshot, tenant: str, time_to_live: timedelta | None = None
     ) -> tuple[bytes, datetime]:
-        """A state as a token, and when it expires.
+        """Make a token of a state; returns it with its expiry.
 
         Raises:
             InvalidRequest: the time to live is out of range.
@@ -49,7 +49,7 @@ class SealedStates:
         return self._sealer.seal(state, tenant, require_time_to_live(time_to_live, self._limits))
 
     def unseal(self, token: bytes, tenant: str) -> Unsealed:
-        """The state in a token.
+        """Read the state in a token.
 
         Raises:
             SealedStateCorrupt, SealedStateVersion, SealedStateExpired, SealedStateOfAnotherTenant,

@@ -1,7 +1,7 @@
-"""States as tokens that only servers with the right key can open: encrypted, and proof against any change.
+"""Encrypts states as tokens, which only servers with the right key can open, and which nobody can change unnoticed.
 
-A token is a header (magic, version, id of the key, nonce) and a record encrypted with AES-256-GCM, which authenticates
-the header too.
+A token is a header (magic, version, key id, nonce) and a record encrypted with AES-256-GCM, which authenticates the
+header too.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _MAGIC, _VERSION, _LEARNING = b"CLST", 1, 2
-"""The second version is that of a state that learns."""
+"""Versions of tokens: of ordinary states, and of states that learn."""
 _NONCE_BYTES = 12
 _HEADER = struct.Struct(f"<4sB4s{_NONCE_BYTES}s")
 KEY_BYTES = 32
 
 
 class SealedState(NamedTuple):
-    """What a token holds."""
+    """The contents of a token."""
 
     snapshot: Snapshot
     model: str
     model_digest: str
     decoder: str
-    """The kind of decoder that made it."""
+    """Kind and device of the decoder that made it."""
 
 
 @dataclass(frozen=True)
 class Sealer:
-    """Seals with the first key, opens with any of them.
+    """Seals with the first key, opens with any.
 
     Args:
-        keys: of `KEY_BYTES` each, the newest first; they may change at any time
+        keys: of `KEY_BYTES` each, the newest first; the sequence may change at any time
         now: the clock
     """
 
@@ -60,7 +60,7 @@ class Sealer:
     now: Callable[[], datetime] = utc_now
 
     def seal(self, state: SealedState, tenant: str, time_to_live: timedelta) -> tuple[bytes, datetime]:
-        """A token for a tenant, and when it expires."""
+        """Make a token for a tenant; returns it with its expiry."""
         key, expires = self.keys[0], self.now() + time_to_live
         fields = {
             "model": state.model,
@@ -75,7 +75,7 @@ class Sealer:
         return header + _cipher(key).encrypt(nonce, record.from_snapshot(state.snapshot, fields), header), expires
 
     def open(self, token: bytes, tenant: str) -> SealedState:
-        """What a token holds.
+        """Decrypt a token.
 
         Raises:
             SealedStateCorrupt, SealedStateVersion, SealedStateExpired, SealedStateOfAnotherTenant: as their names say.
@@ -105,12 +105,12 @@ class Sealer:
 
 
 def new_keys() -> list[bytes]:
-    """A key that nobody else has."""
+    """One new random key."""
     return [os.urandom(KEY_BYTES)]
 
 
 def read_keys(path: Path) -> list[bytes]:
-    """The keys in a file: one a line, the newest first, `KEY_BYTES` bytes each in base64; '#' begins a comment.
+    """Read the keys in a file: one a line, the newest first, `KEY_BYTES` bytes each in base64; '#' begins a comment.
 
     Raises:
         ValueError: a line is no key, or there is none.
@@ -137,13 +137,13 @@ def read_keys(path: Path) -> list[bytes]:
 
 
 def key_id(key: bytes) -> bytes:
-    """What names a key and tells nothing of it."""
+    """The id of a key, which reveals nothing of the key."""
     return hashlib.sha256(b"charloom key id" + key).digest()[:4]
 
 
 @functools.lru_cache(maxsize=16)
 def _cipher(key: bytes) -> AESGCM:
-    # Not at the top: it takes a while, and a server that seals nothing does without.
+    # Not at the top: the import is slow, and a server that seals nothing does not need it.
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     return AESGCM(key)

@@ -1,4 +1,4 @@
-"""Seeds that nobody asked for, and those of several texts that go on from one state."""
+"""Random seeds, and the seeds of several texts that start from one state."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from charloom.engine.sessions.checks import SEED_BITS
 
 
 def new_seed() -> int:
-    """A seed that nobody asked for."""
+    """A random seed, for requests that name none."""
     return secrets.randbits(SEED_BITS)
 
 
 def next_seed(seed: int, number: int) -> int:
-    """The seed of number `number` of several that go on from one state."""
+    """The seed of text `number` (from 0) of several that start from one state with `seed`."""
     return int((seed + number) % 2**SEED_BITS)

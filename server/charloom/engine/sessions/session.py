@@ -1,4 +1,4 @@
-"""A session as a value: its state, and the states that it can go back to."""
+"""A session as a value: its state, and the history that it can be put back to."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from charloom.engine.errors import PositionNotKept
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Some earlier states, and all tokens since the first of them: any position in between can be had again.
+    """Some earlier states, and all tokens since the first of them, from which any state in between can be restored.
 
-    A state between two checkpoints is that of the earlier one, with the tokens since then still to be read: the network
-    reads them again at the next call, which gives the same bits.
+    The state at a position between two checkpoints is that of the earlier one, with the tokens since then pending. The
+    network reads them again at the next call, which gives the same bits.
     """
 
     checkpoints: tuple[Snapshot, ...]
@@ -32,28 +32,28 @@ class History:
 
     @classmethod
     def fresh(cls, shape: Shape, start_token: int, *, adaptive: bool = False) -> History:
-        """Of the zero state: nothing to go back to."""
+        """The history of the zero state."""
         return cls.starting(Snapshot.fresh(shape, start_token, seed=0, adaptive=adaptive), shape)
 
     @classmethod
     def starting(cls, snapshot: Snapshot, shape: Shape) -> History:
-        """Nothing to go back to yet."""
+        """A history that starts at this snapshot."""
         bits = (shape.vocabulary - 1).bit_length()
         return cls((snapshot,), b"", "<u1" if bits <= 8 else "<u2" if bits <= 16 else "<u4")
 
     @property
     def earliest(self) -> int:
-        """The first position that can be had again."""
+        """The first position that can be restored."""
         return self.checkpoints[0].position
 
     @property
     def position(self) -> int:
-        """The present one."""
+        """The position at its end."""
         return self.earliest + len(self.tokens) // self.token_bytes
 
     @property
     def token_bytes(self) -> int:
-        """What each of `tokens` takes."""
+        """Bytes of each token in `tokens`."""
         return int(self.kind[-1])
 
     def between(self, start: int, end: int) -> Ints:
@@ -65,10 +65,10 @@ class History:
         return self.tokens[(start - first) * width : (end - first) * width]
 
     def until(self, position: int) -> History:
-        """The history as it was at an earlier position.
+        """The history up to an earlier position.
 
         Raises:
-            PositionNotKept: it is not kept any more, or in the future.
+            PositionNotKept: the position is no longer kept, or in the future.
         """
         if not self.earliest <= position <= self.position:
             raise PositionNotKept(position, self.earliest, self.position)
@@ -76,7 +76,7 @@ class History:
         return History(kept, self._token_bytes(self.earliest, position), self.kind)
 
     def present(self, seed: int, vocabulary: Vocabulary) -> Snapshot:
-        """The state at the end of it."""
+        """The state at the end of the history, with this seed."""
         last = self.checkpoints[-1]
         unread = self.between(last.position, self.position).tolist()
         decoder = vocabulary.decoder(last.tail)
@@ -84,7 +84,7 @@ class History:
         return replace(last, pending=(*last.pending, *unread), position=self.position, seed=seed, tail=decoder.tail)
 
     def text(self, vocabulary: Vocabulary) -> str:
-        """All that is kept of the text; bytes of an unfinished last character are left out."""
+        """The kept text, without the bytes of an unfinished last character."""
         decoder = vocabulary.decoder(self.checkpoints[0].tail)
         return decoder.feed(self.between(self.earliest, self.position).tolist())
 
@@ -92,10 +92,10 @@ class History:
         """The history after some more tokens.
 
         Args:
-            tokens: what was read and generated
-            states: those on the way that may become checkpoints, oldest first, the first one before all tokens
-            keep: positions to keep at least; also those since the first of `states` are
-            call: the call that they belong to; those since it began are kept, however often it was resumed
+            tokens: the tokens that were read and generated
+            states: states that may become checkpoints, oldest first; the first one is before all of `tokens`
+            keep: fewest last positions to keep; those since the first of `states` are kept too
+            call: the call that the tokens belong to; all positions since it began are kept, also if it was resumed
         """
         everything = replace(self, tokens=self.tokens + np.asarray(tokens, self.kind).tobytes())
         present = everything.position
@@ -106,26 +106,26 @@ class History:
         floor = min(present - keep, states[0].position, states[0].position if call is None else call.start)
         while len(checkpoints) > 1 and checkpoints[1].position <= floor:
             del checkpoints[0]
-        # Between the first one and the last few, tokens are enough.
+        # Between the first checkpoint and the last `keep` positions, tokens are enough.
         while len(checkpoints) > 2 and checkpoints[2].position <= present - keep:
             del checkpoints[1]
         changed = [*map(id, checkpoints)] != [*map(id, self.checkpoints)]
-        kept = tuple(checkpoints) if changed else self.checkpoints  # which many sessions may share
+        kept = tuple(checkpoints) if changed else self.checkpoints  # this tuple may be shared by many sessions
         return History(kept, everything._token_bytes(checkpoints[0].position, present), self.kind)
 
 
 def long_memory(state_bytes: int, token_bytes: int, keep: int) -> int:
-    """About how many bytes a session of a long text takes, see `Session.memory`.
+    """Estimate of `Session.memory`, in bytes, for a session with a long text.
 
     Args:
         state_bytes, token_bytes: of one state, and of one token in its history
-        keep: positions to keep at least
+        keep: as for `History.grown`
     """
     return FIELDS + 3 * state_bytes + 2 * spacing(keep) * token_bytes  # the present, two checkpoints, tokens since
 
 
 def spacing(keep: int) -> int:
-    """Positions between two checkpoints where `keep` positions are to be kept."""
+    """Fewest positions between two checkpoints, where `keep` positions are kept."""
     return max(keep, 256)
 
 
@@ -134,14 +134,14 @@ FIELDS = 1500
 
 
 class Key(NamedTuple):
-    """What a session is found by: ids are unique within a tenant."""
+    """Identifies a session: ids are unique within a tenant."""
 
     tenant: str
     id: str
 
 
 class NewSession(NamedTuple):
-    """A session that a call makes first, if there never was one."""
+    """Options of the session that a call makes first, if there never was one with its id."""
 
     time_to_live: timedelta | None = None
     """None: the default."""
@@ -150,19 +150,19 @@ class NewSession(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a session comes from, if not from the zero state."""
+    """What a session was made from, if not from the zero state."""
 
     session_id: str
-    """Empty for one that was blended or imported."""
+    """Empty: it was blended or imported."""
     position: int
 
 
 class Call(NamedTuple):
-    """The call that changed a session last, so that it can be resumed."""
+    """The call that last changed a session, remembered so that it can be resumed."""
 
     id: str
     start: int
-    """Position before it."""
+    """The session's position before the call."""
     seed: int
 
 
@@ -184,11 +184,11 @@ class Session:
     origin: Origin | None = None
     call: Call | None = None
     notes: bytes = b""
-    """What a call keeps beside the state, in a form of its own; see `calls.watching`."""
+    """Data that calls of one kind keep with the state, in a format of their own; see `calls.watching`."""
 
     @property
     def memory(self) -> int:
-        """About how many bytes it takes, if it shares no state with another session."""
+        """Estimate of its bytes in memory, as if it shared no state with another session."""
         snapshots = (self.snapshot, *self.history.checkpoints)
         states = {id(one.state): one.state.nbytes + one.learnt_bytes for one in snapshots}
         behind = {id(one.pending): 8 * one.behind for one in snapshots}
@@ -201,15 +201,15 @@ class Session:
 
     @property
     def key(self) -> Key:
-        """What it is found by."""
+        """Identifies the session."""
         return Key(self.tenant, self.id)
 
     def renewed(self, now: datetime) -> Session:
-        """The same, with its whole time to live ahead."""
+        """The same session, expiring a whole time to live from `now`."""
         return replace(self, expires=now + self.time_to_live)
 
     def changed(self, now: datetime, snapshot: Snapshot, history: History, call: Call | None = None) -> Session:
-        """The next version; the same one where the call that made it goes on."""
+        """The session after a change. Its version grows by 1, unless the same call has changed it before."""
         again = call is not None and call == self.call
         return replace(
             self,

@@ -1,4 +1,4 @@
-"""What can be done with sessions without computing anything: made, found, put back, copied, sealed, acquired."""
+"""Operations on sessions that compute nothing: make, find, rewind, copy, seal, acquire, delete."""
 
 from __future__ import annotations
 
@@ -41,21 +41,22 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _ARRIVES, _ENDS = 0.02, 1.0
-"""Seconds that a call waits for a session whose last call was, or is just being, cancelled: here, and elsewhere."""
+"""Seconds that a call waits for a session whose last call may be about to be cancelled (also on another server), and
+that it waits for a call that is cancelled to end."""
 
 
 class Sessions:
     """The sessions of an engine.
 
     Args:
-        store: where they are
-        models: whose they are
+        store: keeps the sessions
+        models: the models that they belong to
         limits: what to accept
-        sealed: makes tokens of them
+        sealed: seals their states
 
-    Everything may raise `StoreUnavailable`, and what writes `StoreFull`. What takes a key raises `SessionNotFound`,
-    `SessionExpired` or `SessionDeleted` where there is no such session, and what changes it `SessionBusy` where a call
-    is using it.
+    Every method may raise `StoreUnavailable`; those that write, `StoreFull`. Methods that take a key raise
+    `SessionNotFound`, `SessionExpired` or `SessionDeleted` if there is no such session; those that change it,
+    `SessionBusy` if a call is using it.
     """
 
     def __init__(self, store: Store, models: Models, limits: Limits, sealed: SealedStates) -> None:
@@ -65,7 +66,7 @@ class Sessions:
         self._sealed = sealed
         self._writers: dict[Key, SessionWriter] = {}
 
-    # Made and found.
+    # Make and find.
 
     async def create(
         self,
@@ -77,13 +78,13 @@ class Sessions:
         time_to_live: timedelta | None = None,
         adaptive: bool = False,
     ) -> Session:
-        """Make a session with zero state, which learns from its text if it is adaptive.
+        """Make a session with zero state; `adaptive`: it learns from its text.
 
         Raises:
             InvalidRequest: the id or the time to live is malformed, the seed out of range, or its model cannot learn.
             ModelNotFound: there is no such model.
             SessionExists: the id is in use.
-            Overloaded: no more sessions are kept.
+            Overloaded: the store takes no more sessions.
         """
         require_seed(seed)
         chosen = self._models.named(model)
@@ -94,14 +95,14 @@ class Sessions:
         return session
 
     async def create_from(self, key: Key, model: Model, snapshot: Snapshot, time_to_live: timedelta | None) -> Session:
-        """Make a session of a state that has no history; raises as `create`."""
+        """Make a session that starts at a state, without history; raises as `create`."""
         history = History.starting(snapshot, model.decoder.shape)
         session = self._new(model, key, snapshot, history, Origin("", snapshot.position), time_to_live)
         await self._store.add([session])
         return session
 
     async def get(self, key: Key) -> Session:
-        """The session as it is, after a cancelled call has ended."""
+        """Read a session; waits for a cancelled call of it to end."""
         await self._let_a_cancelled_call_end(key)
         return await self._store.get(key)
 
@@ -110,13 +111,13 @@ class Sessions:
 
         Args:
             session: the session
-            wanted: the name of the model that a request names; empty if it names none
+            wanted: the model name in the request; empty if it names none
 
         Raises:
-            ModelNotFound: there is no model of the name that is wanted.
-            SessionOfAnotherModel: it is another, or the session's is not loaded here.
-            ModelRetired: it was here, and its grace is over.
-            StoreUnavailable: its sizes are not the model's.
+            ModelNotFound: there is no model of the wanted name.
+            SessionOfAnotherModel: the session's model is not the wanted one, or not loaded here.
+            ModelRetired: it was loaded here, and its grace has ended.
+            StoreUnavailable: the session's states do not fit the model.
         """
         if wanted not in ("", session.model):
             self._models.named(wanted)
@@ -138,14 +139,14 @@ class Sessions:
         return await self._store.page(tenant, after, count)
 
     async def delete(self, key: Key) -> tuple[Session, datetime]:
-        """Forget a session and all that it could go back to; returns what it was, and when it was forgotten."""
+        """Delete a session and its history; returns the session as it was, and the time."""
         await self._let_a_cancelled_call_end(key)
         return await self._patiently(lambda: self._store.delete(key)), utc_now()
 
-    # Changed.
+    # Change.
 
     async def renew(self, key: Key, time_to_live: timedelta | None) -> Session:
-        """Set how long a session is kept without use, and renew its expiry.
+        """Set a session's time to live (None: keep it), and let it start again.
 
         Raises:
             InvalidRequest: the time to live is out of range.
@@ -188,13 +189,13 @@ class Sessions:
         ids: Sequence[str],
         time_to_live: timedelta | None,
     ) -> list[Session]:
-        """Make sessions that go on from where this one stands, or stood.
+        """Make copies of a session, as it is or as it was at an earlier position.
 
         Raises:
             InvalidRequest: the count, an id or the time to live is malformed.
-            PositionNotKept: it is in the future, or no longer kept.
+            PositionNotKept: the position is in the future, or no longer kept.
             SessionExists: an id is in use.
-            Overloaded: no more sessions are kept.
+            Overloaded: the store takes no more sessions.
             SessionOfAnotherModel: its model is not loaded here.
         """
         require_seed(seed)
@@ -224,10 +225,10 @@ class Sessions:
         await self._store.add(forks)
         return forks
 
-    # Sealed.
+    # Seal.
 
     async def export(self, key: Key, time_to_live: timedelta | None) -> tuple[bytes, datetime]:
-        """A session's state as a token, and when that expires.
+        """Make a token of a session's state; returns it with its expiry.
 
         Raises:
             InvalidRequest: the time to live is out of range.
@@ -237,25 +238,25 @@ class Sessions:
         return self._sealed.seal(self.model_of(session), session.snapshot, key.tenant, time_to_live)
 
     async def import_(self, token: bytes, key: Key, time_to_live: timedelta | None) -> tuple[Session, bool]:
-        """Make a session of a token; returns it, and whether its text goes on bit for bit.
+        """Make a session from a token; returns it, and whether its text continues bit for bit.
 
         Raises:
             SealedStateCorrupt, SealedStateVersion, SealedStateExpired, SealedStateOfAnotherTenant,
             SealedStateOfAnotherModel: as their names say.
-            and as `create`.
+            Others as `create`.
         """
         unsealed = self._sealed.unseal(token, key.tenant)
         return await self.create_from(key, unsealed.model, unsealed.snapshot, time_to_live), unsealed.exact
 
-    # Written by calls.
+    # Writers.
 
     async def acquire(self, key: Key, call_id: str = "") -> SessionWriter:
-        """Become a session's one writer.
+        """Acquire the right to write a session, which one writer has at a time.
 
         Args:
             key: of the session
-            call_id: of the call; where the same call has the session already, because nobody noticed yet that it broke
-                off, the new one takes the session over
+            call_id: of the call; if a call with the same id has the session still (it broke off unnoticed), the new one
+                takes the session over
         """
         running = self._writers.get(key)
         if running is not None and call_id and running.call_id == call_id:
@@ -267,7 +268,7 @@ class Sessions:
         return self._writer(lease, call_id)
 
     async def keep_leases(self) -> None:
-        """Renew the leases of the writers here; a writer whose lease was lost learns why."""
+        """Renew the leases of the writers here, and call `SessionWriter.lose` where a lease was lost."""
         writers = list(self._writers.values())
         if not writers:
             return
@@ -276,12 +277,12 @@ class Sessions:
 
     @property
     def memory(self) -> int:
-        """Bytes of this process that sessions take in the store."""
+        """Bytes that the store takes in this process."""
         return self._store.memory
 
     @property
     def writing(self) -> int:
-        """Sessions that calls of this process are writing."""
+        """Number of sessions that have a writer in this process."""
         return len(self._writers)
 
     async def all_written(self, seconds: float) -> None:
@@ -289,9 +290,9 @@ class Sessions:
         await asyncio.gather(*(writer.ends_within(seconds) for writer in list(self._writers.values())))
 
     async def end_calls_of(self, erased: Sequence[Key]) -> None:
-        """End the calls here that were writing sessions which have been erased.
+        """End the calls here that were writing erased sessions.
 
-        It is the lease that tells: a call of a session that was made anew under the same id goes on.
+        Only those that have lost their lease: the call of a new session under the same id continues.
         """
         writers = [writer for key in erased if (writer := self._writers.get(key)) is not None]
         for writer in await self._lost(writers) if writers else ():
@@ -300,23 +301,23 @@ class Sessions:
     # The store.
 
     async def sweep(self) -> int:
-        """Forget sessions whose time is up, to be called now and then; returns how many."""
+        """Remove expired sessions; returns how many. Call it periodically."""
         return await self._store.sweep()
 
     async def count(self) -> int:
-        """How many sessions the store keeps for all callers of all servers that share it."""
+        """Number of sessions in the store, of all callers of all servers that share it."""
         return await self._store.count()
 
     async def check_store(self) -> None:
-        """Find out whether the store can be used; it is where this raises nothing."""
+        """Check that the store can be used; raises if not."""
         await self._store.check()
 
     async def close(self) -> None:
-        """Close the store; nothing can be done with the sessions afterwards."""
+        """Close the store; no method may be called afterwards."""
         await self._store.close()
 
     async def _lost(self, writers: Sequence[SessionWriter]) -> list[SessionWriter]:
-        """Renew leases; returns the writers that have lost theirs and do not know of it."""
+        """Renew leases; returns the present writers that have lost theirs."""
         try:
             lost = await self._store.renew([writer.lease for writer in writers])
         except EngineError as problem:
@@ -336,17 +337,17 @@ class Sessions:
             del self._writers[writer.session.key]
 
     async def _let_a_cancelled_call_end(self, key: Key) -> None:
-        """Wait a moment where a cancelled call still holds a session, so that the next call finds it free.
+        """Wait a moment if a cancelled call may still hold a session, so that the next call finds it free.
 
-        A cancelled call holds its session until the loom's next tick; and its cancellation may arrive a little later
-        than the call that follows.
+        A cancelled call holds its session until the loom's next tick, and its cancellation may arrive shortly after the
+        next call.
         """
         running = self._writers.get(key)
         if running is not None and not await running.ends_within(_ARRIVES) and running.ending:
             await running.ends_within(_ENDS)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try again for a moment where the cancelled call may be on another server."""
+        """Retry `SessionBusy` for a moment if servers share the store: a cancelled call may be on another one."""
         if self._store.shared:
             for _ in range(3):
                 try:

@@ -1,4 +1,4 @@
-"""All that is kept of a tenant, as a whole: listed, exported, erased."""
+"""Exports and erases all sessions of a tenant."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.sessions.stores.store import Erased, Store
 
 PAGE = 50
-"""Sessions that are read at a time: what an export has in memory."""
+"""Sessions that an export reads at a time, and has in memory."""
 BATCH = 100
 """Sessions that are erased at a time."""
 
 
 @dataclass(frozen=True)
 class ExportedSession:
-    """A session with all that can be given out of it."""
+    """A session as it is exported."""
 
     session: Session
     text: str = ""
-    """The text that is kept of it: from its earliest position to the present."""
+    """Its kept text, from the earliest kept position to the present."""
     state: bytes = b""
     """The present state as a sealed token, for the same tenant."""
     state_expires: datetime | None = None
     problem: str = ""
-    """Why there is neither text nor state; empty where there is."""
+    """Why there is neither text nor state; empty if there are both."""
 
 
 @dataclass
 class Erasure:
-    """What was erased of a tenant so far."""
+    """Counts what was erased of a tenant so far."""
 
     sessions: int = 0
     bytes: int = 0
-    """Of memory, as a limit of `session_bytes` counts them."""
+    """Bytes of memory, as a limit of `session_bytes` counts them."""
     ids_sha256: str = hashlib.sha256().hexdigest()
-    """SHA-256 of the ids, each followed by a newline, in the order in which they were erased: that of the ids."""
+    """SHA-256 of the ids, each followed by a newline, in the order in which they were erased: sorted by id."""
 
 
 class Tenants:
-    """What an administrator can do with all sessions of one tenant. Everything may raise `StoreUnavailable`.
+    """An administrator's operations on all sessions of one tenant. Everything may raise `StoreUnavailable`.
 
     Args:
-        store: where they are
-        sessions: knows who is writing them
-        sealed: makes tokens of them
-        limits: how long these may be valid
+        store: keeps the sessions
+        sessions: knows their writers
+        sealed: seals their states
+        limits: bounds the time for which sealed states are valid
     """
 
     def __init__(self, store: Store, sessions: Sessions, sealed: SealedStates, limits: Limits) -> None:
@@ -66,7 +66,7 @@ class Tenants:
         self._limits = limits
 
     def require_export(self, time_to_live: timedelta | None) -> None:
-        """Check what an export asks for.
+        """Check the options of an export.
 
         Raises:
             InvalidRequest: the time to live is out of range.
@@ -74,10 +74,10 @@ class Tenants:
         require_time_to_live(time_to_live, self._limits)
 
     async def export(self, tenant: str, time_to_live: timedelta | None) -> AsyncIterator[ExportedSession | Unreadable]:
-        """All its sessions in the order of their ids, each as it was written last; `PAGE` of them are in memory.
+        """Yield all its sessions in the order of their ids, each as last written; reads `PAGE` of them at a time.
 
         Args:
-            tenant: whose
+            tenant: the tenant
             time_to_live: of the sealed states; None: the default
         """
         after, more = "", True
@@ -89,13 +89,13 @@ class Tenants:
             after = page[-1].id if more else ""
 
     async def erase(self, tenant: str, erasure: Erasure) -> None:
-        """Forget all its sessions, whether they can be read or not; calls that write them end with `SessionDeleted`.
+        """Erase all its sessions, readable or not; calls that write them end with `SessionDeleted`.
 
-        At the end there was a moment at which the tenant had no session. What it makes afterwards is kept.
+        When this returns, there was a moment at which the tenant had no session. Sessions that it makes later are kept.
 
         Args:
-            tenant: whose
-            erasure: is told what has been erased, also where this breaks off
+            tenant: the tenant
+            erasure: counts what was erased; correct also if this raises
         """
         await self._store.sweep()
         ids, more = hashlib.sha256(), True
@@ -117,12 +117,12 @@ class Tenants:
             try:
                 batch = await asyncio.shield(erasing)
             except asyncio.CancelledError:
-                # What a store has begun, it does all the same.
+                # The store finishes what it has begun, so this batch counts too.
                 count(await erasing)
                 raise
             count(batch)
             more = len(batch) == BATCH
-            await asyncio.sleep(0)  # a store in memory never waits, and others want to be served
+            await asyncio.sleep(0)  # a store in memory never waits, so give other tasks a turn
 
     def _exported(self, session: Session, time_to_live: timedelta | None) -> ExportedSession:
         try:

@@ -1,7 +1,7 @@
-"""The one writer of a session, from the moment it is acquired until it is given back.
+"""The one writer of a session, from acquiring it to giving it back.
 
 It is the `StateSink` of a generation: it collects the tokens and the states that may become checkpoints, and writes
-them to the store at the end, or, where servers share the store, about once a second.
+them to the store at the end, and about once a second if servers share the store.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from charloom.engine.sessions.stores.store import Lease, Store
 log = logging.getLogger(__name__)
 
 MOST_TOKENS = 2**17
-"""A call that cannot be resumed is divided into parts of about so many tokens. Once a part was handed out, the session
-keeps of it what it keeps of an earlier call."""
+"""A call that cannot be resumed is divided into parts of about this many tokens. Once a part was handed out, the
+session's history keeps no more of it than of an earlier call."""
 CHECKPOINT_SECONDS = 1.0
-"""How often a session in a shared store is written while it generates: what another server would do again at most."""
+"""Seconds between two writes of a generating session to a shared store: as much may have to be computed again."""
 
 
 class SessionWriter:
-    """Brings a session forward from one state, and writes it.
+    """Collects what a call does to a session, and writes it.
 
     Args:
-        store: where the session is
+        store: keeps the session
         lease: the right to write it
         call_id: of the call that writes; empty if it cannot be resumed
-        keep: positions to keep at least
+        keep: as for `History.grown`
         ended: called once, when the session was given back
     """
 
@@ -44,7 +44,7 @@ class SessionWriter:
     ) -> None:
         self.call_id = call_id
         self.session = lease.session
-        """As it was written last."""
+        """The session as last written."""
         self.lease = lease
         self._store = store
         self._keep = keep
@@ -55,21 +55,21 @@ class SessionWriter:
         self._closing: asyncio.Task[Session] | None = None
         self._over = asyncio.Event()
         self._lost: EngineError | None = None
-        """What to tell the caller, once what this one writes is refused."""
+        """The error for the caller, once the store refuses this writer."""
         self._on_lost: Callable[[EngineError], None] | None = None
         self.ending = False
-        """Whether its call was given up, so that the session will be free in a moment."""
+        """Whether its call was cancelled, so that the session will soon be free."""
         self.begin_at(lease.session.snapshot, lease.session.history)
 
     def begin_at(
         self, snapshot: Snapshot, history: History, call: Call | None = None, prompt: Sequence[int] = ()
     ) -> None:
-        """Say where the call begins, if that is not where the session stands.
+        """Set where the call begins, if not at the session's present state.
 
         Args:
             snapshot: the state
-            history: up to there
-            call: what to remember of the call, if it can be resumed
+            history: the history up to it
+            call: remembered in the session, if the call can be resumed
             prompt: tokens that the call reads first; `on_tokens` is not called for them
         """
         self._states = [snapshot]
@@ -79,19 +79,19 @@ class SessionWriter:
 
     @property
     def present(self) -> Snapshot:
-        """The latest state that `on_tokens` was given; before that, where the call began."""
+        """The latest state passed to `on_tokens`; at first, the state where the call began."""
         return self._states[-1]
 
     def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
-        """Take tokens that were read or generated, and the state after them."""
+        """Add tokens that were read or generated, and the state after them."""
         self._tokens += tokens
-        # Only some may become checkpoints; and the latest, until there is a later one.
+        # Keep the latest state, and of the others those that are far enough apart for checkpoints.
         if len(self._states) > 1 and self.present.position - self._states[-2].position < spacing(self._keep):
             self._states.pop()
         self._states.append(snapshot)
 
     def truncate(self, snapshot: Snapshot) -> None:
-        """Forget what came after this state, one that `on_tokens` was given, or the first."""
+        """Drop all tokens and states after this state, which was passed to `on_tokens`, or is the first."""
         del self._tokens[snapshot.position - self._states[0].position :]
         first, *others = self._states
         self._states = [first, *(state for state in others if state.position < snapshot.position)]
@@ -99,9 +99,9 @@ class SessionWriter:
             self._states.append(snapshot)
 
     def on_sent(self, snapshot: Snapshot) -> None:
-        """What was handed out is not taken back any more.
+        """Take note that text was handed out up to this state.
 
-        Write a checkpoint, if the last is a while ago and another server may have to go on from it.
+        In a shared store, this writes the session about once a second, so that another server can continue from there.
         """
         if self._call is None and snapshot.position - self._states[0].position >= MOST_TOKENS:
             self._begin_part(snapshot)
@@ -118,13 +118,13 @@ class SessionWriter:
         del self._tokens[:count]
 
     def on_cancelled(self) -> None:
-        """The call was given up: `close` follows in a moment."""
+        """Take note that the call was cancelled: `close` follows in a moment."""
         self.ending = True
 
     def on_lost(self, tell: Callable[[EngineError], None]) -> None:
-        """Have what to tell the caller told once what this one writes is refused, until it gives the session back.
+        """Call `tell` with the caller's error when another writer takes the session over, or it is erased.
 
-        That is where another writer has taken the session over, or it was erased.
+        `tell` is called at once if that has happened already. A loss after the session was given back is not reported.
         """
         if self._lost is not None:
             tell(self._lost)
@@ -132,19 +132,19 @@ class SessionWriter:
             self._on_lost = tell
 
     def lose(self, why: EngineError) -> None:
-        """What this one writes is refused from now on."""
+        """Mark the right to write as lost, and report `why` through `on_lost`."""
         if self._lost is None:
             self._lost = why
             if self._on_lost is not None:
                 self._on_lost(why)
 
     def require_not_lost(self) -> None:
-        """Raises what to tell the caller, once what this one writes is refused."""
+        """Raise the caller's error if the right to write is lost."""
         if self._lost is not None:
             raise self._lost
 
     async def find_out_why(self) -> EngineError:
-        """What to tell the caller of a writer that the store refuses."""
+        """Look up why the store refuses this writer; returns the error for the caller."""
         try:
             return self.why_lost_to(await self._store.get(self.session.key))
         except SessionNotFound as gone:
@@ -154,29 +154,29 @@ class SessionWriter:
         return SessionTakenOver(self.session.id)
 
     def why_lost_to(self, now: Session) -> EngineError:
-        """What to tell the caller of a writer that the store refuses, by the session that is under its id now."""
-        if now.created != self.session.created:  # it was forgotten, and made anew
+        """The error for the caller, from the session `now` that has this writer's id after the store refused it."""
+        if now.created != self.session.created:  # another session of the same id
             return SessionDeleted(now.id, now.created)
         return SessionTakenOver(now.id)
 
     async def close(self, snapshot: Snapshot | None) -> Session:
-        """Write the session's last state, and give it back with its whole time to live ahead.
+        """Write the session's last state, start its time to live again, and give it back.
 
-        That is done to its end even where who waits for it is cancelled.
+        Runs to completion even if the awaiting task is cancelled.
 
         Args:
-            snapshot: the state; None leaves the session as it was written last
+            snapshot: the state; None: leave the session as last written
 
         Raises:
-            SessionTakenOver: another call goes on with it.
-            SessionNotFound: or SessionExpired, SessionDeleted: it was forgotten or erased meanwhile.
+            SessionTakenOver: another call has it now.
+            SessionNotFound: or SessionExpired, SessionDeleted: it expired or was erased meanwhile.
             StoreUnavailable, StoreFull: it could not be written.
         """
         return await self._end(lambda: self.session.renewed(utc_now()) if snapshot is None else self._grown(snapshot))
 
     @contextlib.asynccontextmanager
     async def given_back_on_error(self) -> AsyncIterator[None]:
-        """Around the beginning of a call: where that fails, the session is given back as it was."""
+        """Give the session back unchanged if the body, the beginning of a call, raises."""
         try:
             yield
         except BaseException:
@@ -184,18 +184,18 @@ class SessionWriter:
             raise
 
     async def give_back(self) -> None:
-        """Leave the session as it was, because its call could not begin; where that fails, the lease ends by itself."""
+        """Give the session back unchanged, because its call could not begin; on an error the lease ends by itself."""
         try:
             await self.close(None)
         except EngineError as problem:
             log.warning("session %s was not given back: %s", self.session.id, problem)
 
     async def close_with(self, session: Session) -> Session:
-        """Write this and give it back, as `close` does; raises as that."""
+        """Write this session and give it back; completion and errors as for `close`."""
         return await self._end(lambda: session)
 
     async def write(self, session: Session) -> None:
-        """Write this and keep the session; raises as `close`."""
+        """Write this session and keep the right to write; raises as `close`."""
         async with self._writing:
             try:
                 await self._store.write(self.lease, session)
@@ -204,7 +204,7 @@ class SessionWriter:
             self.session = session
 
     async def ends_within(self, seconds: float) -> bool:
-        """Whether it has given the session back, or will have within this time."""
+        """Wait up to `seconds` until the session was given back; returns whether it was."""
         try:
             await asyncio.wait_for(self._over.wait(), seconds)
         except asyncio.TimeoutError:
@@ -212,10 +212,10 @@ class SessionWriter:
         return True
 
     async def _end(self, last: Callable[[], Session]) -> Session:
-        """Give the session back as what `last` returns once nothing else is being written."""
-        if not self._store.waits:  # nothing can cancel it
+        """Write what `last` returns once no other write is in progress, and give the session back."""
+        if not self._store.waits:  # it cannot be cancelled
             return await self._release(last)
-        # In a task of its own: the call may be cancelled while it waits, and nobody else gives the session back.
+        # In a separate task, because the call may be cancelled while it waits, and nothing else releases the session.
         self._closing = asyncio.create_task(self._release(last))
         try:
             return await asyncio.shield(self._closing)
@@ -234,7 +234,7 @@ class SessionWriter:
             finally:
                 self._ended(self)
                 self._over.set()
-                self._on_lost = None  # it has the call, which has this writer
+                self._on_lost = None  # breaks a cycle: it refers to the call, which refers to this writer
             return session
 
     def _grown(self, snapshot: Snapshot) -> Session:
@@ -250,18 +250,18 @@ class SessionWriter:
             except SessionTakenOver:
                 self.lose(await self.find_out_why())
             except EngineError as problem:
-                # What is missing is generated again, if it comes to that.
+                # If the call is resumed elsewhere, the missing part is generated again.
                 log.warning("session %s was not written on the way: %s", session.id, problem)
 
 
 async def end_together(endings: Iterable[Coroutine[Any, Any, object]]) -> None:
-    """Give several sessions back at the same time: all of them, even where who waits for it is cancelled.
+    """Give several sessions back concurrently. Runs to completion even if the awaiting task is cancelled.
 
     Args:
-        endings: as `SessionWriter.close`, of a writer each
+        endings: coroutines such as `SessionWriter.close`, each of another writer
 
     Raises:
-        what the first of them that failed has raised, once all have ended.
+        BaseException: the first error, in the order of `endings`, once all have ended.
     """
     for ended in await asyncio.shield(asyncio.gather(*endings, return_exceptions=True)):
         if isinstance(ended, BaseException):
@@ -269,6 +269,6 @@ async def end_together(endings: Iterable[Coroutine[Any, Any, object]]) -> None:
 
 
 def log_failure(closing: asyncio.Task[Any]) -> None:
-    """Tell of a session that could not be written at the end of its call, where no caller is left to tell."""
+    """Log that a session could not be written at the end of its call; for calls that have no caller left."""
     if not closing.cancelled() and closing.exception() is not None:
         log.warning("a session was not committed: %s", closing.exception())

@@ -28,11 +28,11 @@ from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS, Erased, Lea
 from charloom.engine.shares import Share, current_share
 
 MOST_TOMBSTONES, TOMBSTONE_BYTES = 100_000, 450
-"""How many sessions that are gone it remembers, and what one takes, with a long id."""
+"""Most removed sessions that it remembers, and bytes that one tombstone takes, with a long id."""
 SPARE = 0.25
-"""Of the memory for sessions, how much more there is for callers that have less than their part of it."""
+"""Extra memory for callers that have less than their part, as a fraction of the memory for sessions."""
 FEW = 100
-"""Keys that are taken out of the list of all one by one; where there are more, the list is made anew."""
+"""Up to this many expired keys are removed from the sorted list one by one; for more, the list is made anew."""
 
 Tombstone = tuple[type[SessionExpired | SessionDeleted], datetime]
 """What became of a session, and when. (Not the exception itself: it would collect a traceback at every raise.)"""
@@ -44,13 +44,13 @@ class _Holder(NamedTuple):
 
 
 class MemoryStore:
-    """A `Store` in this process; the sessions that were not used for their time to live are forgotten.
+    """A `Store` in this process.
 
     Args:
-        capacity: most sessions that are kept; see `Parts`
+        capacity: most sessions, divided between callers as `Parts` says
         now: the clock
-        most_memory: bytes that they may take when another one is added, and a quarter more where a caller has less than
-            its part; None: any number
+        most_memory: most bytes of all sessions after one is added, and a quarter more for callers that have less than
+            their part; None: any number
     """
 
     shared: ClassVar[bool] = False
@@ -64,12 +64,13 @@ class MemoryStore:
         self._sessions: dict[Key, Session] = {}
         self._parts = Parts(capacity)
         self._owners: dict[Key, Share] = {}
-        """Who made each session."""
+        """The caller that made each session."""
         self._due: list[tuple[datetime, Key]] = []
-        """A heap: when to look whether the time of a session is up. It is not before that; renewed, it is later."""
+        """A heap: when to check whether a session has expired. It expires then at the earliest, later if renewed."""
         self._overdue: set[Key] = set()
-        """Sessions that calls are using, and that are no longer in the heap."""
+        """Sessions that were in use when they were due; `release` puts them back into the heap."""
         self._keys: list[Key] = []
+        """The keys of all sessions, sorted."""
         self._holders: dict[Key, _Holder] = {}
         self._fences = itertools.count(1)
         self._tombstones: OrderedDict[Key, Tombstone] = OrderedDict()
@@ -84,7 +85,7 @@ class MemoryStore:
 
     @property
     def busy(self) -> int:
-        """Sessions that a call is using."""
+        """Number of sessions in use by calls."""
         return len(self._holders)
 
     async def add(self, sessions: Sequence[Session]) -> None:
@@ -144,7 +145,7 @@ class MemoryStore:
             heapq.heappush(self._due, (session.expires, session.key))
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
-        """See `Store`. Here they end with this process."""
+        """See `Store`. Here leases end only with this process, so there is nothing to extend."""
         return [lease for lease in leases if not self._holds(lease)]
 
     async def delete(self, key: Key) -> Session:
@@ -224,7 +225,7 @@ class MemoryStore:
         self._bytes.add(self._owners[session.key], session.memory - (before.memory if before is not None else 0))
         if before is None or session.expires < before.expires:
             heapq.heappush(self._due, (session.expires, session.key))
-            if len(self._due) > 2 * len(self._sessions) + 1024:  # of sessions that have gone, or were shortened
+            if len(self._due) > 2 * len(self._sessions) + 1024:  # too many stale entries
                 self._due = [(one.expires, key) for key, one in self._sessions.items()]
                 heapq.heapify(self._due)
 

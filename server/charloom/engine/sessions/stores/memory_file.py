@@ -1,9 +1,9 @@
-"""Sessions in memory that a file keeps from the end of a server to the start of the next.
+"""Sessions in memory, which a file keeps from the end of a server to the start of the next.
 
-The file is a header (magic, version, how many sessions), the sessions, and a SHA-256 of all that. A session is the
-lengths of two parts, then what is told of it (tenant, id, whose it is) as JSON, then its record as in the other stores.
-The file is there only while no server runs: the one that starts takes it up and removes it, so that no later server
-goes on from states that were left behind, and nothing that is deleted meanwhile is still in it.
+The file is a header (magic, version, number of sessions), the sessions, and a SHA-256 of all that. A session is the
+lengths of two parts, then its tenant, id and owner as JSON, then its record as in the other stores. The file exists
+only while no server runs: a server reads and removes it when it starts. So no later server continues from outdated
+states, and nothing that is deleted meanwhile is still in the file.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ _ADVICE = "put a good one in its place, or move it away to start without its ses
 
 
 class OwnedSession(NamedTuple):
-    """A session, and whose it is."""
+    """A session, and the caller that it counts against."""
 
     session: Session
     owner: Share
 
 
 class MemoryFileStore(MemoryStore):
-    """A `MemoryStore` that begins with the sessions of a file, and writes its own there when it is closed.
+    """A `MemoryStore` that starts with the sessions of a file, and writes its sessions there when it is closed.
 
     Args:
-        path: of the file; its folder is not made
-        capacity, now, most_memory: as of `MemoryStore`; what the file has is kept all the same
+        path: of the file; its folder must exist
+        capacity, now, most_memory: as of `MemoryStore`; all sessions of the file are kept, even if they exceed these
         records: how sessions are written
 
     Raises:
-        OSError: the file cannot be read, none can be made there, or another server uses it.
-        ValueError: it was damaged, or is something else, or of another version; it stays as it is.
+        OSError: the file cannot be read or made, or another server uses it.
+        ValueError: it is damaged, something else, or of another version; it is left unchanged.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class MemoryFileStore(MemoryStore):
 
 
 def write_sessions(path: Path, records: Records, kept: list[OwnedSession]) -> None:
-    """Write a file that only its owner can read, whole or not at all.
+    """Write the file atomically, readable only by its owner.
 
     Raises:
         OSError: it cannot be written.
@@ -124,11 +124,11 @@ def write_sessions(path: Path, records: Records, kept: list[OwnedSession]) -> No
 
 
 def read_sessions(path: Path, records: Records) -> list[OwnedSession]:
-    """The sessions in a file, in the order of their keys.
+    """Read the sessions in a file, in the order of their keys.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it was damaged, is something else or of another version, or needs a key that is not there.
+        ValueError: it is damaged, something else, of another version, or needs a missing key.
     """
     where = f"cannot take up the sessions in {path}"
     try:
@@ -141,10 +141,10 @@ def read_sessions(path: Path, records: Records) -> list[OwnedSession]:
 
 
 def look_at_file(path: Path, records: Records) -> str:
-    """See that a store can begin with a file, and change nothing; returns what there is to say of it.
+    """Check, without changing anything, that a store can start with a file; returns a description for the user.
 
     Raises:
-        OSError, ValueError: as `MemoryFileStore`, but that another server uses the file is only said.
+        OSError, ValueError: as `MemoryFileStore`; but a file that another server uses is no error here.
     """
     lock = _beside(path, ".lock")
     if lock.exists():
@@ -173,7 +173,7 @@ def _parts(kept: list[OwnedSession], records: Records) -> Iterator[bytes]:
 
 
 class _Digested:
-    """A file that is read from its start, and the digest of what was read."""
+    """Reads a file from its start, and computes the digest of what was read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -213,10 +213,10 @@ def _sessions(file: _Digested, records: Records) -> Iterable[OwnedSession]:
 
 
 def _lock(path: Path) -> int:
-    """What no other server can have until it is closed.
+    """Lock the file against other servers; returns the descriptor whose closing unlocks it.
 
     Raises:
-        OSError: another has it, or nothing can be made in the file's folder.
+        OSError: another server has it, or no file can be made in the folder.
     """
     where = f"cannot keep sessions in {path}"
     try:

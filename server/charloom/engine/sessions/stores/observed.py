@@ -1,4 +1,4 @@
-"""A session store that tells how long each of its operations took, and which of them the store failed."""
+"""Wraps a session store to measure the duration and count the errors of its operations."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 class ObservedStore:
-    """A `Store` that does what another does.
+    """A `Store` that delegates to another, and measures it.
 
     Args:
-        store: the other
-        totals: where durations and errors are counted; those of a call are in its record too
+        store: the wrapped store
+        totals: counts durations and errors; those of a call are added to its record too
     """
 
     def __init__(self, store: Store, totals: Totals) -> None:

@@ -1,4 +1,4 @@
-"""From a URL to a session store."""
+"""Opens the session store that a URL names."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from charloom.engine.sessions.stores.store import Store
 
 
 async def open_store(url: str, capacity: int, records: Records = PLAIN, most_memory: int | None = None) -> Store:
-    """The store of a URL, which can be used.
+    """Open the store of a URL, and check that it can be used.
 
     Args:
         url: `memory:`, `memory:PATH` (a file keeps them between servers), `sqlite:PATH`, `redis://`, `rediss://` (TLS)
             or `unix://` as redis-py takes them, or `redis+sentinel://` or `rediss+sentinel://`
         capacity: most sessions that are kept
-        records: how sessions are written where they outlive the server
-        most_memory: bytes of this process that they may take, where they are in memory; None: any number
+        records: how sessions are written, in stores that outlive the server
+        most_memory: most bytes of sessions in this process, for stores in memory; None: any number
 
     Raises:
-        ValueError: there is no such store, or it cannot be used so.
+        ValueError: the URL names no store, or the store refuses.
         OSError: it does not answer, or its file cannot be opened.
     """
     scheme, _, rest = url.partition(":")
@@ -45,7 +45,7 @@ async def open_store(url: str, capacity: int, records: Records = PLAIN, most_mem
             raise
         return store
     raise ValueError(
-        # What follows may be a password.
+        # The rest of the URL is not shown, because it may contain a password.
         f"there is no session store {scheme + ':...'!r}; use memory:, memory:PATH, sqlite:PATH, redis://HOST:PORT/DB, "
         "rediss://HOST:PORT/DB, unix:///PATH/OF/SOCKET or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB "
         "(rediss+sentinel:// with TLS)"
@@ -53,7 +53,7 @@ async def open_store(url: str, capacity: int, records: Records = PLAIN, most_mem
 
 
 async def look_at_store(url: str, records: Records = PLAIN) -> str:
-    """See that `open_store` can open the store of a URL, and change nothing; returns what there is to say of it.
+    """Check, without changing anything, that `open_store` can open a URL; returns a description for the user.
 
     Raises:
         ValueError, OSError: as `open_store`.
@@ -87,10 +87,10 @@ def _is_redis(url: str) -> bool:
 
 
 def _sqlite_path(url: str) -> Path | None:
-    """The file of `sqlite:PATH`; None where the URL is another store's.
+    """The PATH of `sqlite:PATH`; None if the URL names another store.
 
     Raises:
-        ValueError: what it names is no file.
+        ValueError: PATH is a name that SQLite would not take for a file.
     """
     scheme, _, rest = url.partition(":")
     if scheme != "sqlite" or not rest:

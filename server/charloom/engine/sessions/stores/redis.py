@@ -1,24 +1,24 @@
 """Sessions in Redis, which several servers share.
 
-Each method is one Lua script, which Redis runs as a whole or not at all. Time is the server's: it ends leases and
-sessions, so that replicas need not have the same clock; a replica tells only how much longer a session is to live.
-All keys begin with `{charloom}:`, so that a cluster has them in one place:
+Each method is one Lua script, which Redis runs as a whole or not at all. Leases and sessions end by the clock of Redis,
+so the clocks of the Charloom servers need not agree; a server sends only how much longer a session is to live. All keys
+begin with `{charloom}:`, so that a Redis cluster keeps them on one node:
 
     session:ID  hash: record; holder: the fence of a lease that was not given back; newest: that of the last lease;
-                call_id. It ends with the session's time to live, but not before its lease.
-    lease:ID    there while the lease goes on
-    mark:ID     hash, outlives its session by a day: what the session is to be called then, since when, and the holder
+                call_id. It expires with the session's time to live, but not before its lease.
+    lease:ID    exists while the lease is valid
+    mark:ID     hash, the tombstone, which outlives its session by a day: kind (expired or deleted), at, holder
     index       sorted set, the IDs in their order, for pages
-    due         sorted set, the IDs by when they end, for sweeping
-    holdings    hash, of each ID in the index the bytes that it takes and the name of the share that has it
-    owned       hash, of each such name how many
-    owned-bytes hash, and of how many bytes
-    bucket:NAME hash, of a share with a limit of tokens per second what is left of them (level), and when that was
+    due         sorted set, the IDs by when they expire, for sweeping
+    holdings    hash: for each ID in the index, the bytes that it takes and the name of the share that owns it
+    owned       hash: for each such share, its number of sessions
+    owned-bytes hash: for each such share, the bytes of its sessions
+    bucket:NAME hash, for a share with a limit of tokens per second: how many are left (level), and when that was (at)
     fence       the last fence that was given
-    erased:TENANT  that of the time when all of a tenant was erased, for a day
+    erased:TENANT  for a day, the fence of the moment at which all sessions of a tenant were erased
 
-ID is the tenant with its length in front, then the session's id. Fences are microseconds of the server's clock, if
-those grow: they do not repeat where Redis lost some of its memory, or all.
+ID is the length of the tenant's name, the name, and the session's id, with colons between. Fences are microseconds of
+the clock of Redis, or the last fence plus 1 if that is larger: so they do not repeat even if Redis loses its data.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "{charloom}:"
 _PAGE = 50
-"""Sessions of one answer; Redis answers nobody else meanwhile."""
+"""Most sessions in one answer, because Redis serves no other client meanwhile."""
 _BATCH = 500
-"""Sessions that one script sweeps."""
+"""Most sessions that one script sweeps, erases or counts."""
 
 
 class RedisStore:
@@ -69,14 +69,14 @@ class RedisStore:
     Args:
         url: as `Connections` takes it
         capacity: most sessions that are kept
-        now: the clock that sessions' expiry was set by
-        lease_seconds: how long a lease lasts that is not renewed, the same for all servers
+        now: the clock of `Session.expires`
+        lease_seconds: how long a lease lasts without renewal; the same for all servers
         records: how sessions are written
 
     Raises:
         ValueError: the URL is malformed, or redis-py is not installed.
 
-    Connects when it is first used. A lease that nobody waits for any more is given back.
+    Connects when it is first used. If `acquire` is cancelled, the lease is given back.
     """
 
     shared: ClassVar[bool] = True
@@ -108,7 +108,7 @@ class RedisStore:
         self._unwatched: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """See that Redis can be used, as `look`, and count what servers of version 0.1 have left uncounted.
+        """Check that Redis can be used, as `look`, and count sessions that servers of version 0.1 did not count.
 
         Raises:
             OSError, ValueError: as `look`.
@@ -117,11 +117,11 @@ class RedisStore:
         await self._usable(self._count_all())
 
     async def look(self) -> None:
-        """Find out whether Redis can be used, and warn where it may forget sessions; changes nothing.
+        """Check that Redis can be used, and warn if it may evict sessions; changes nothing.
 
         Raises:
             OSError: it does not answer.
-            ValueError: it refuses.
+            ValueError: it answers with a refusal.
         """
         await self._usable(self.check())
         await self._look_at_eviction()
@@ -197,7 +197,7 @@ class RedisStore:
 
     async def delete(self, key: Key) -> Session:
         """See `Store`."""
-        await self.get(key)  # one that cannot be read is not deleted, because it could not be returned
+        await self.get(key)  # a session that cannot be read is not deleted, because it could not be returned
         what, *rest = await self._run(self._delete, _id(key), to_microseconds(self._now()))
         if what != b"done":
             self._raise_what_became_of(key, what, rest)
@@ -208,12 +208,12 @@ class RedisStore:
         return int(await self._run(self._count))
 
     async def sweep(self) -> int:
-        """See `Store`. Redis forgets them by itself; this is about the lists that they are in."""
+        """See `Store`. Redis expires the sessions by itself; this removes them from the index and the counts."""
         swept = 0
         while True:
             batch, due = await self._run(self._sweep, _BATCH)
             swept += int(batch)
-            if due < _BATCH or not batch:  # all that is due may be in use
+            if due < _BATCH or not batch:  # none swept: all due ones may be in use
                 break
         await self._count_all()
         return swept
@@ -257,7 +257,7 @@ class RedisStore:
             raise
 
     def _give_back(self, taken: asyncio.Future[Lease]) -> None:
-        """Give back a lease that nobody waits for any more."""
+        """Give back the lease of a cancelled `acquire`."""
         if taken.cancelled() or taken.exception() is not None:
             return
 
@@ -270,7 +270,7 @@ class RedisStore:
         task.add_done_callback(self._unwatched.discard)
 
     async def _put(self, lease: Lease, session: Session, *, held: bool) -> None:
-        # The call that acquired it, for a session that is not there any more; nobody else knows it then.
+        # For a session that Redis has lost: the id of the call that acquired it, which only this server knows.
         call_id = "" if session.call is None else session.call.id
         (what,) = await self._run(
             self._write,
@@ -281,12 +281,12 @@ class RedisStore:
             raise SessionTakenOver(session.id)
 
     def _expiry(self, session: Session) -> tuple[int, int]:
-        """How many milliseconds a session has left, and when it will be said to have expired."""
+        """How many milliseconds a session has left, and the time of expiry for its tombstone, in microseconds."""
         left = (session.expires - self._now()).total_seconds()
         return max(0, math.ceil(left * 1000)), to_microseconds(session.expires)
 
     async def _usable(self, use: Awaitable[None]) -> None:
-        """Wait for a first use of Redis; raises as `look`."""
+        """Await `use`, and convert its errors; raises as `look`."""
         try:
             await use
         except (StoreUnavailable, StoreFull) as problem:
@@ -295,8 +295,8 @@ class RedisStore:
             raise (ValueError if refused else OSError)(message) from problem
 
     async def _count_all(self) -> None:
-        """Count the sessions of which servers of version 0.1 do not tell whose they are: they are their tenants'."""
-        with contextlib.suppress(StoreFull):  # then another time
+        """Count sessions that servers of version 0.1 added without an owner, as those of their tenants."""
+        with contextlib.suppress(StoreFull):  # retried at the next sweep
             after = await self._run(self._recount, b"", _BATCH)
             while after:
                 after = await self._run(self._recount, after, _BATCH)

@@ -1,9 +1,9 @@
-"""Connections to the Redis that takes writes, and the scripts that run there.
+"""Connections to the Redis that takes writes, with retries of the scripts that run there.
 
-A master that becomes a replica keeps its connections. What such a Redis refuses it has not begun, so the connections
-are dropped, the master is looked for anew (by its name, or by asking the sentinels), and the script is tried again,
-as long as its caller waits. The same goes for a Redis that is loading, that has lost its slots or its replicas, or
-that forgot who was connected.
+A master that becomes a replica keeps its connections, and refuses scripts before they have any effect. So after such a
+refusal the connections are dropped, the master is looked up again (by its name, or by asking the sentinels), and the
+script is retried, for some seconds. The same is done if a Redis is loading, has lost its slots or its replicas, or no
+longer knows that the connection is authenticated.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ if TYPE_CHECKING:
 Command = Callable[["Redis"], Awaitable[Any]]
 
 _CONNECT, _ANSWER, _PATIENCE = 1.0, 2.0, 3.0
-"""Seconds to wait for a connection, for an answer, and for all that a script needs."""
+"""Timeouts in seconds: of a connection, of an answer, and of a command with all its retries."""
 _CONNECTIONS = 32
 _PAUSES = (0.0, 0.1, 0.2, 0.4, 0.5, 0.5, 0.5)
-"""Seconds before each further try: together less than the patience, so that the reason of the last can be told."""
+"""Seconds before each retry. In total less than `_PATIENCE`, so that the last error can be reported."""
 _REFUSED = re.compile(r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS|NOAUTH|BUSY)\b")
-"""What another Redis, or the same one a moment later, may not answer. In a script, Redis 6 has it amid other words."""
+"""Refusals that another Redis, or the same one a moment later, may not give. In errors of scripts, Redis 6 puts them
+amid other words."""
 _OF_SCRIPTS = re.compile(
     r"Error running script \(call to f_[0-9a-f]{40}\): *"
     r"|,? *(script: *[0-9a-f]{40},? *)?(on )?@user_script:( ?\d+[.:]?)*"
 )
-"""What Redis 6 and 7 tell about the script that failed."""
+"""Details of the failed script in error messages of Redis 6 and 7."""
 _SENTINELS = re.compile(r"<?[\w.]*\bRedis[<(].*?host=([^,)>]+),port=(\d+).*?>( - )")
-"""How redis-py names a sentinel."""
+"""The representation of a sentinel in error messages of redis-py."""
 
 
 class Connections:
-    """At most 32 connections at once, in a pool that is replaced once a Redis in it refuses to work.
+    """A pool of at most 32 connections, which is replaced when its Redis refuses to work.
 
     Args:
         url: `redis://`, `rediss://` (TLS) or `unix://` as redis-py takes them, or
-            `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`; `rediss+sentinel://` where Redis and sentinels speak
-            TLS, with the same options. User and password are those of Redis; the sentinels' are its options
+            `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`; `rediss+sentinel://` if Redis and the sentinels use TLS,
+            with the same options. User and password are those of Redis; for the sentinels use the options
             `sentinel_username` and `sentinel_password`.
 
     Raises:
@@ -69,21 +70,21 @@ class Connections:
             self._sentinel = _sentinel(parts) if parts.scheme.endswith("+sentinel") else None
             new_pool = _pools(url) if self._sentinel is None else _pools_of(self._sentinel, parts)
             pool = new_pool()
-            pool.make_connection()  # type: ignore[no-untyped-call]  # which looks at the options
+            pool.make_connection()  # type: ignore[no-untyped-call]  # checks the options
         except (TypeError, ValueError) as problem:
             raise ValueError(f"{self.where} is not a URL of a Redis: {problem}") from problem
         self._new_client: Callable[[], Redis] = lambda: redis.asyncio.Redis(connection_pool=new_pool())
         self._client = self._new_client()
         self._calls = Counter["Redis"]()
-        """How many are under way, also with clients that were replaced."""
+        """By client, the number of commands in progress; also of clients that were replaced."""
         self._free = asyncio.Semaphore(min(_CONNECTIONS, pool.max_connections))
 
     def script(self, text: str) -> AsyncScript:
-        """A script to `run`."""
+        """Make a script for `run`."""
         return self._client.register_script(text)
 
     async def run(self, script: AsyncScript, keys: list[str], values: list[Any]) -> Any:
-        """What a script returns on the Redis that takes writes.
+        """Run a script on the Redis that takes writes; returns its result.
 
         Raises:
             StoreUnavailable: there is none, or it does not answer in time.
@@ -92,12 +93,12 @@ class Connections:
         return await self._patiently(lambda client: script(keys=keys, args=values, client=client))
 
     async def eviction(self) -> str:
-        """The `maxmemory-policy`, empty where memory has no limit; raises as `run`."""
+        """The `maxmemory-policy`; empty if Redis has no memory limit; raises as `run`."""
         memory = await self._patiently(lambda client: client.info("memory"))
         return str(memory["maxmemory_policy"]) if memory["maxmemory"] else ""
 
     def refused(self, problem: StoreUnavailable | StoreFull) -> bool:
-        """Whether Redis answered, and meant no."""
+        """Whether an error of `run` is an answer of Redis, not the lack of one."""
         cause = problem.__cause__
         return isinstance(cause, (self._errors.ResponseError, self._errors.AuthenticationError))
 
@@ -140,17 +141,17 @@ class Connections:
             self._calls[client] -= 1
             if client is not self._client and not self._calls[client]:
                 del self._calls[client]
-                with contextlib.suppress(self._errors.RedisError, OSError):  # nothing more is wanted of it
+                with contextlib.suppress(self._errors.RedisError, OSError):  # the client is not needed any more
                     await client.connection_pool.disconnect()
 
     def _may_be_taken_elsewhere(self, problem: Exception) -> bool:
         errors = self._errors
-        # The sentinels' connections make another error of READONLY.
+        # The connections of sentinels turn READONLY into another error, with this one as its context.
         kinds = (errors.ReadOnlyError, errors.BusyLoadingError, errors.MasterDownError)
         of_clusters = (errors.ClusterDownError, errors.TryAgainError, errors.MovedError)
         if any(isinstance(one, (*kinds, *of_clusters)) for one in (problem, problem.__context__)):
             return True
-        # redis-py has no class for the others, or takes their code away.
+        # For the others redis-py has no class, or removes their code.
         return bool(_REFUSED.search(str(problem))) or "Authentication required" in str(problem)
 
 
@@ -161,7 +162,7 @@ def _options() -> dict[str, Any]:
     return {
         "socket_timeout": _ANSWER,
         "socket_connect_timeout": _CONNECT,
-        # Redis may have done what was not answered; doing it again could be wrong.
+        # Redis may have executed a command that it did not answer; repeating it could be wrong.
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
     }
@@ -202,7 +203,7 @@ def _pools_of(sentinel: Sentinel, parts: SplitResult) -> Callable[[], Connection
 
 
 def _wanted(parts: SplitResult) -> dict[str, Any]:
-    """The options in a URL of sentinels, as redis-py reads those of a Redis."""
+    """Parse the options in a URL of sentinels, as redis-py does in one of a Redis."""
     from redis.asyncio.connection import parse_url
 
     user = parts.netloc.rpartition("@")[0]
@@ -211,9 +212,9 @@ def _wanted(parts: SplitResult) -> dict[str, Any]:
 
 
 def said(problem: BaseException | None) -> str:
-    """What Redis or redis-py said, without what is for the authors of scripts or of redis-py."""
+    """The message of an error of Redis, without details of scripts and of redis-py."""
     from redis.exceptions import MovedError
 
-    if isinstance(problem, MovedError):  # which says a slot's number and this
+    if isinstance(problem, MovedError):  # its own message has only the slot's number and the address
         return f"the cluster has moved the sessions to {problem.host}:{problem.port}"
     return _SENTINELS.sub(r"\1:\2\3", _OF_SCRIPTS.sub("", str(problem or ""))).strip()

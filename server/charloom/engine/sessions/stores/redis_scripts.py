@@ -1,6 +1,7 @@
-"""What Redis does for each method of the store: Lua scripts, each run as a whole or not at all.
+"""The Lua scripts of the Redis store, one for each method; Redis runs each as a whole or not at all.
 
-`redis.py` describes the keys. The first arguments of each script are a lease's and a tombstone's milliseconds.
+`redis.py` describes the keys. The first arguments of each script are the durations of a lease and of a tombstone, in
+milliseconds.
 """
 
 from __future__ import annotations
@@ -138,12 +139,12 @@ return answer
 
 
 def script(method: str) -> str:
-    """The whole script of one of the methods below."""
+    """Complete one of the method bodies below to a script."""
     return f"{_COMMON}\nlocal function method()\n{method}\nend\n{_LAST}"
 
 
-# After the lease and the tombstone: capacity; owner; how many sessions and bytes it may have, nothing for any number;
-# bytes of the new ones together; and five values of each.
+# Arguments after the durations: capacity; owner; most sessions and bytes that it may have (empty: any number); total
+# bytes of the new sessions; and five values for each of them.
 ADD = """
 local capacity, owner, most, most_bytes = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local bytes, wanted, count = tonumber(ARGV[7]), {}, (#ARGV - 7) / 5
@@ -234,7 +235,8 @@ if tonumber(redis.call('GET', FENCE) or 0) < tonumber(fence) then redis.call('SE
 return {'done'}
 """
 
-# A lease that was just given back is not held again. Where there is no memory left, a lease that has ended stays ended.
+# A lease that was just given back is neither held again nor lost. If Redis has no memory left, a lease that has ended
+# stays ended.
 RENEW = """
 local lost_ones = {}
 for at = 3, #ARGV, 2 do
@@ -262,7 +264,7 @@ end
 return {'done'}
 """
 
-# What gives memory back comes first, so that it is done where there is none left.
+# Commands that free memory come first, so that the script works when there is none left.
 DELETE = """
 local id = ARGV[3]
 local record = redis.call('HGET', session_of(id), 'record')
@@ -275,8 +277,8 @@ redis.call('PEXPIRE', mark_of(id), REMEMBERED)
 return {'done', record}
 """
 
-# What takes no memory comes first here too. A lease that is older than `erased` writes nothing of the tenant any more:
-# also not what had expired when its holder was cut off, or what Redis lost.
+# Commands that free memory come first here too. Leases that are older than `erased` cannot write sessions of the tenant
+# any more, not even sessions that had expired or that Redis has lost.
 ERASE = """
 local tenant, at, most = ARGV[3], ARGV[4], tonumber(ARGV[5])
 local ids = redis.call('ZRANGEBYLEX', INDEX, '(' .. tenant, '(' .. tenant .. '\\255', 'LIMIT', 0, most)
@@ -306,8 +308,8 @@ KEPT = """
 return {tonumber(redis.call('HGET', OWNED, ARGV[3]) or 0), tonumber(redis.call('HGET', OWNED_BYTES, ARGV[3]) or 0)}
 """
 
-# Servers of version 0.1 count nobody's sessions: those that they add are to be counted, those that they forget are not.
-# Each run does a part, and is right by itself; the last one answers an empty text.
+# Corrects the counts for servers of version 0.1, which do not count: adds sessions that they added, and removes those
+# that they removed. Each run does a part, and leaves consistent counts; the last one returns an empty string.
 RECOUNT = """
 local after, most = ARGV[3], tonumber(ARGV[4])
 if after == '' and redis.call('HLEN', HOLDINGS) == redis.call('ZCARD', INDEX) then return '' end
@@ -328,10 +330,10 @@ end
 return cursor == '0' and '' or '>' .. cursor
 """
 
-# Refused as every write is. To delete nothing changes nothing, and is done where there is no memory left.
+# A write that changes nothing: refused where writes are refused, but not because there is no memory left.
 CHECK = "redis.call('DEL', KEYS[1] .. 'nothing') return {'done'}"
 
-# A bucket that nobody wrote is full. One that is full again ends.
+# A bucket that does not exist is full. A bucket expires when it is full again.
 SPEND = """
 local bucket = KEYS[1] .. 'bucket:' .. ARGV[3]
 local tokens, rate, burst = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])

@@ -1,11 +1,11 @@
 """Sessions in one SQLite file, which outlives the server.
 
-The file is in WAL mode with `synchronous=NORMAL`: a process that is killed at any moment loses nothing that was
-written; a power cut may lose the last moments before it, and nothing else. Several processes of one machine may share
-the file, which has to be on a disk of that machine.
+The file is in WAL mode with `synchronous=NORMAL`: if a process is killed at any moment, nothing that was written is
+lost; a power cut may lose the last moments before it, and nothing else. Several processes of one machine may share the
+file, which has to be on a local disk.
 
-A record is a table's row of its own, so that acquiring a session does not write its record again. Leases are timed by
-the machine's monotonic clock, which its processes share and which starts again when it boots.
+Records have a table of their own, so that acquiring a session does not write its record again. Leases are timed by the
+machine's monotonic clock, which all its processes share, and which restarts at boot.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from charloom.engine.sessions.stores.store import LEASE_SECONDS, Erased, Lease
 from charloom.engine.shares import Share, current_share
 
 _BATCH = 500
-"""Sessions that are swept in one transaction: others wait for it."""
+"""Most sessions swept in one transaction, since other work waits for it."""
 _LIVE = "held AND lease_until BETWEEN :steady + 1 AND :steady + :lease"
-"""Whether a session's lease goes on. One that ends later than any can was given before the machine booted."""
+"""The condition that a session's lease is valid. A lease that ends too late was given before the machine booted."""
 
 
 class _Row(NamedTuple):
@@ -59,10 +59,10 @@ class SqliteStore:
     """A `Store` in a file.
 
     Args:
-        path: of the file; it is made if it is missing, its folder is not
+        path: of the file; a missing file is made, a missing folder is not
         capacity: most sessions that are kept
         now: the clock of expiry
-        lease_seconds: how long a lease lasts that is not renewed, the same for all processes
+        lease_seconds: how long a lease lasts without renewal; the same for all processes
         steady: the clock of leases
         records: how sessions are written
 
@@ -70,7 +70,7 @@ class SqliteStore:
         OSError: the file cannot be opened or made.
         ValueError: it is something else, or of another version.
 
-    All work is done by `Transactions`, even what nobody waits for any more; such a lease is given back.
+    `Transactions` does all work, even if its caller was cancelled. If `acquire` is cancelled, the lease is given back.
     """
 
     shared: ClassVar[bool] = True
@@ -188,7 +188,7 @@ class SqliteStore:
     # What the thread does.
 
     def _add(self, sessions: Sequence[Session], share: Share, records: Sequence[bytes]) -> EngineError | None:
-        """Returns why they are not kept, so that what was swept meanwhile is not swept again for the next refusal."""
+        """Add sessions. Returns a refusal instead of raising it, so that sweeping is not rolled back."""
         (free_pages,) = self._sql("PRAGMA freelist_count").fetchone()
         if not self._transactions.reserve.hold() and free_pages < self._transactions.reserve.spare_pages:
             raise StoreFull(f"less than {2 * self._transactions.reserve.size / 1e6:.3g} MB of its disk are free")
@@ -251,7 +251,7 @@ class SqliteStore:
         hold(self._transactions.connection, row.number, session)
 
     def _write_back(self, lease: Lease, session: Session, record: bytes, *, held: bool) -> None:
-        """Write a session that is not there: it expired when its lease had ended, or the file was emptied."""
+        """Write a session that the file has no longer: it expired after its lease ended, or the file was emptied."""
         if not forgotten.may_write(self._transactions.connection, lease):
             raise SessionTakenOver(session.id)
         self._sql("UPDATE counters SET fence = max(fence, ?)", lease.fence)
@@ -264,7 +264,7 @@ class SqliteStore:
             return forgotten.may_write(self._transactions.connection, lease)
         if row.fence != lease.fence:
             return False
-        # It may just have been given back, which is not to be undone; nor is that a session expired.
+        # Extend neither a lease that was just given back nor that of an expired session.
         if row.held and not self._expired(row):
             self._sql("UPDATE sessions SET lease_until = ? WHERE number = ?", self._lease_until(), row.number)
         return True
@@ -286,22 +286,22 @@ class SqliteStore:
         return session
 
     def _erase(self, tenant: str, count: int) -> tuple[list[Erased], bool]:
-        """Forget some of a tenant's sessions; returns them, and whether there may be more."""
+        """Erase some of a tenant's sessions; returns them, and whether there may be more."""
         most = min(count, self._batch())
         erased = forgotten.erase(self._transactions.connection, tenant, most, self._now())
         return erased, len(erased) == most
 
     def _sweep(self) -> int:
-        """Forget some sessions whose time is up; returns how many."""
+        """Remove some expired sessions; returns how many."""
         return forgotten.sweep(self._transactions.connection, _LIVE, self._batch(), self._times())
 
     def _batch(self) -> int:
-        """Sessions to sweep in one transaction; what it changes in the database, some pages of each, is logged."""
+        """Most sessions to sweep in one transaction; fewer on a full disk, since some pages of each go to the log."""
         return (
             _BATCH if self._transactions.reserve.held else max(1, min(_BATCH, self._transactions.reserve.size // 2**17))
         )
 
-    # Of which that is made.
+    # Helpers of the thread's work.
 
     def _find(self, key: Key) -> _Row:
         row = self._row(key)
@@ -347,10 +347,10 @@ class SqliteStore:
         return self._transactions.connection.execute(statement, values)
 
     def _give_back(self, taken: asyncio.Future[Lease]) -> None:
-        """Give back a lease that nobody waits for any more."""
+        """Give back the lease of a cancelled `acquire`."""
         if taken.cancelled() or taken.exception() is not None:
             return
         lease = taken.result()
         with contextlib.suppress(EngineError):
-            # Where it is not given back, it ends by itself.
+            # If this fails, the lease ends by itself.
             self._transactions.submit(lambda: self._drop(lease)).add_done_callback(lambda done: done.exception())

@@ -1,6 +1,7 @@
-"""Buckets of tokens in the file of a SQLite store, for the processes that share it; see `Ledger` in `rates`.
+"""Token buckets in the file of a SQLite store, for the processes that share it; see `Ledger` in `rates`.
 
-A bucket is the time at which it will be full again: what is taken puts it off. Times are microseconds since 1970.
+A bucket is stored as the time at which it will be full again; taking tokens moves that time back. Times are
+microseconds since 1970.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ _TABLE = "CREATE TABLE IF NOT EXISTS buckets (name TEXT PRIMARY KEY, full_at REA
 
 
 def add_buckets(connection: sqlite3.Connection) -> None:
-    """Make the table, in a transaction, where there is none."""
+    """Make the table if it is missing; call it in a transaction."""
     connection.execute(_TABLE)
 
 
 def spend(connection: sqlite3.Connection, name: str, tokens: float, rate: float, burst: float, now: int) -> float:
-    """Take tokens from a bucket, in a transaction; returns what is left in it. Arguments as of `Ledger.spend`."""
+    """Take tokens from a bucket; returns what is left. Arguments as of `Ledger.spend`; call it in a transaction."""
     row = connection.execute("SELECT full_at FROM buckets WHERE name = ?", (name,)).fetchone()
     full_at = max(float(now), row[0] if row else 0.0)
     if tokens:
@@ -26,5 +27,5 @@ def spend(connection: sqlite3.Connection, name: str, tokens: float, rate: float,
 
 
 def forget_full(connection: sqlite3.Connection, now: int) -> None:
-    """Forget buckets that are full, in a transaction: they are as if nobody had taken anything."""
+    """Delete full buckets, since a missing bucket counts as full; call it in a transaction."""
     connection.execute("DELETE FROM buckets WHERE full_at <= ?", (now,))

@@ -1,4 +1,4 @@
-"""The file of the SQLite store: its tables, and how it is opened."""
+"""The file of the SQLite store: its schema, and opening it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SCHEMA_VERSION = 1
 PATIENCE = 2.0
 """Seconds to wait for another process's transaction."""
 _FULL = {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"}
-"""The latter two are what SQLite makes of a quota, and of a full disk when it wants to grow its shared memory."""
+"""The latter two: errors of SQLite for an exceeded quota, and for a full disk when its shared memory has to grow."""
 _WAL_BYTES = 16 * 2**20
-"""The WAL is cut to this size where many sessions at once have made it longer."""
+"""The WAL is truncated to this size if many sessions at once have made it longer."""
 
 _SCHEMA = (
     # Times are microseconds: `expires` and `at` since 1970, `lease_until` of the monotonic clock.
-    # `fence` is that of the newest lease, `held` tells whether it was not given back.
+    # `fence` is that of the newest lease; `held`: that lease was not given back.
     """CREATE TABLE sessions (
         number INTEGER PRIMARY KEY,
         tenant TEXT NOT NULL,
@@ -38,7 +38,7 @@ _SCHEMA = (
     )""",
     "CREATE INDEX sessions_by_expiry ON sessions (expires)",
     "CREATE TABLE records (session INTEGER PRIMARY KEY, record BLOB NOT NULL)",
-    # `fence` is that of a lease which had ended but was never given back: its holder may still write the session.
+    # `fence` is that of a lease that had ended without being given back: its holder may still write the session.
     """CREATE TABLE tombstones (
         tenant TEXT NOT NULL,
         id TEXT NOT NULL,
@@ -63,7 +63,7 @@ _SCHEMA = (
 
 
 def open_file(path: Path) -> tuple[sqlite3.Connection, Reserve]:
-    """A connection to a file with the tables, which are made if it is new; and the disk's reserve.
+    """Open the file, and make it with its tables if it is missing; returns the connection, and the disk's reserve.
 
     Raises:
         OSError: it cannot be opened or made.
@@ -73,10 +73,10 @@ def open_file(path: Path) -> tuple[sqlite3.Connection, Reserve]:
     try:
         if not path.exists():
             _require_no_log(path, where)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # what people write is for nobody else to read
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # private: it will hold people's texts
         connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
     except OSError as problem:
-        if problem.errno is None:  # it is told above
+        if problem.errno is None:  # raised by `_require_no_log`, with its message
             raise
         raise OSError(f"{where}: {problem.strerror}") from problem
     except sqlite3.Error as problem:
@@ -88,7 +88,7 @@ def open_file(path: Path) -> tuple[sqlite3.Connection, Reserve]:
         except sqlite3.Error as problem:
             if not is_full(problem):
                 raise
-            reserve.give_up()  # to open it takes some room too
+            reserve.give_up()  # opening the file needs some room too
             _set_up(connection, where, reserve)
     except sqlite3.OperationalError as problem:
         connection.close()
@@ -103,7 +103,7 @@ def open_file(path: Path) -> tuple[sqlite3.Connection, Reserve]:
 
 
 def look_at_file(path: Path) -> None:
-    """See that `open_file` can open a file, or make it, and change nothing.
+    """Check, without changing anything, that `open_file` can open a file, or make it.
 
     Raises:
         OSError, ValueError: as `open_file`.
@@ -117,7 +117,7 @@ def look_at_file(path: Path) -> None:
     if not os.access(path, os.R_OK | os.W_OK):
         raise OSError(f"{where}: {os.strerror(errno.EACCES)}")
     try:
-        # Only one that may not change is opened without a log beside it.
+        # SQLite would make a log beside the file, unless it is opened as immutable.
         uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
             _require_ours(connection, where)
@@ -128,26 +128,26 @@ def look_at_file(path: Path) -> None:
 
 
 def is_full(problem: sqlite3.Error) -> bool:
-    """Whether there is no room on the disk."""
+    """Whether the error means that the disk is full."""
     name = getattr(problem, "sqlite_errorname", "")  # Python 3.10 has none
     return name in _FULL or "disk is full" in str(problem)
 
 
 def is_busy(problem: sqlite3.Error) -> bool:
-    """Whether another process has a transaction."""
+    """Whether the error means that another process has a transaction."""
     return "database is locked" in str(problem)  # Python 3.10 has no error codes
 
 
 def empty_log(connection: sqlite3.Connection) -> None:
-    """Write the log to the database, so that it begins again where it has its place on the disk already."""
-    with contextlib.suppress(sqlite3.Error):  # whether it helped shows in the next transaction
+    """Checkpoint the log, so that it starts again at its beginning and takes no more of the disk."""
+    with contextlib.suppress(sqlite3.Error):  # the next transaction shows whether it helped
         connection.execute("PRAGMA wal_checkpoint(RESTART)")
 
 
 def identity(path: Path) -> tuple[tuple[int, int], ...] | None:
-    """Which files a database, its log and the log's index are; None where one of them is gone.
+    """Device and inode of a database, its log and the log's index; None if one of them is gone.
 
-    SQLite goes on with files whose names are gone, or are those of others.
+    SQLite keeps using files that were removed or replaced.
     """
     try:
         return tuple((at.st_dev, at.st_ino) for at in (os.stat(_beside(path, end)) for end in ("", "-wal", "-shm")))
@@ -156,9 +156,9 @@ def identity(path: Path) -> tuple[tuple[int, int], ...] | None:
 
 
 def _require_no_log(path: Path, where: str) -> None:
-    """Raises OSError where a database's log is there without it."""
+    """Raise OSError if there is a log without its database."""
     log = _beside(path, "-wal")
-    if log.exists() and not path.exists():  # else another process has just made both
+    if log.exists() and not path.exists():  # checked again: another process may just have made both
         raise OSError(
             f"{where}: the file is gone, but its log {log} is there; put the file back, "
             f"or remove {log} and {_beside(path, '-shm')} to start without sessions"
@@ -172,7 +172,7 @@ def _beside(path: Path, end: str) -> Path:
 def _set_up(connection: sqlite3.Connection, where: str, reserve: Reserve) -> None:
     if connection.in_transaction:
         connection.execute("ROLLBACK")
-    # What is there is looked at before anything is changed: it may be somebody else's.
+    # Before anything is changed: the file may be another program's.
     _require_ours(connection, where)
     mode = _to_wal(connection)
     if mode != "wal":
@@ -185,14 +185,14 @@ def _set_up(connection: sqlite3.Connection, where: str, reserve: Reserve) -> Non
     if not _require_ours(connection, where):
         for statement in _SCHEMA:
             connection.execute(statement)
-    add_owners(connection)  # a file of version 0.1 has none
+    add_owners(connection)  # files of version 0.1 lack these tables
     add_buckets(connection)
     connection.execute("COMMIT")
     reserve.hold()
 
 
 def _require_ours(connection: sqlite3.Connection, where: str) -> bool:
-    """Whether the tables are there; raises if it is another database."""
+    """Whether the tables exist; raises if it is another program's database."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (empty,) = connection.execute("SELECT count(*) = 0 FROM sqlite_master").fetchone()
@@ -210,7 +210,7 @@ def _to_wal(connection: sqlite3.Connection) -> str:
     while True:
         try:
             return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
-        except sqlite3.OperationalError:  # two that start at once: here SQLite does not wait for the other by itself
+        except sqlite3.OperationalError:  # another process starts too; SQLite does not wait for it here by itself
             if time.monotonic() > end:
                 raise
             time.sleep(0.01)

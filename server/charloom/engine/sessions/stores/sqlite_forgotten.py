@@ -1,6 +1,6 @@
-"""How a SQLite store forgets sessions, and what it remembers of them for a while: a tombstone for each.
+"""Removes sessions from a SQLite store, and keeps a tombstone of each for a while.
 
-Functions of one transaction each, but for `empty_log_for_good`.
+Call each function in a transaction, except `empty_log_for_good`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST_TOMBSTONES = 1_000_000
 
 
 def what_became_of(connection: sqlite3.Connection, key: Key) -> SessionNotFound:
-    """What to say of a session that is not there."""
+    """The error for a session that is not there."""
     tombstone = connection.execute("SELECT kind, at FROM tombstones WHERE tenant = ? AND id = ?", key).fetchone()
     if tombstone is None:
         return SessionNotFound(key.id)
@@ -27,7 +27,7 @@ def what_became_of(connection: sqlite3.Connection, key: Key) -> SessionNotFound:
 
 
 def may_write(connection: sqlite3.Connection, lease: Lease) -> bool:
-    """Whether the holder of a lease on a session that is not there may write it again."""
+    """Whether the holder of a lease may write its session again after the session was removed."""
     tombstone = connection.execute(
         "SELECT fence FROM tombstones WHERE tenant = ? AND id = ?", lease.session.key
     ).fetchone()
@@ -35,12 +35,12 @@ def may_write(connection: sqlite3.Connection, lease: Lease) -> bool:
 
 
 def sweep(connection: sqlite3.Connection, live: str, most: int, times: dict[str, int]) -> int:
-    """Forget some sessions whose time is up; returns how many.
+    """Remove some expired sessions; returns how many.
 
     Args:
         connection: to the file
-        live: the condition that a session's lease goes on
-        most: how many
+        live: SQL condition that a session's lease is valid
+        most: most sessions to remove
         times: the parameters of the condition, and "now"
     """
     rows = connection.execute(
@@ -56,7 +56,7 @@ def sweep(connection: sqlite3.Connection, live: str, most: int, times: dict[str,
 
 
 def drop_old_tombstones(connection: sqlite3.Connection, now: datetime, most: int) -> int:
-    """Forget some of those that are too old or too many; returns how many."""
+    """Delete some tombstones that are too old or too many; returns how many."""
     old = now - timedelta(seconds=TOMBSTONE_SECONDS)
     return connection.execute(
         "DELETE FROM tombstones WHERE (tenant, id) IN (SELECT tenant, id FROM tombstones WHERE at < ? "
@@ -66,7 +66,7 @@ def drop_old_tombstones(connection: sqlite3.Connection, now: datetime, most: int
 
 
 def erase(connection: sqlite3.Connection, tenant: str, most: int, now: datetime) -> list[Erased]:
-    """Forget some of a tenant's sessions, and overwrite their records in the file."""
+    """Delete some of a tenant's sessions, and overwrite their records in the file."""
     rows = connection.execute(
         "SELECT number, id, coalesce(bytes, 0) FROM sessions LEFT JOIN holdings ON session = number "
         "WHERE tenant = ? ORDER BY id LIMIT ?",
@@ -83,12 +83,12 @@ def erase(connection: sqlite3.Connection, tenant: str, most: int, now: datetime)
         connection.executemany("DELETE FROM sessions WHERE number = ?", numbers)
     finally:
         connection.execute("PRAGMA secure_delete = OFF")
-    if len(rows) < most:  # also who may still write one that has expired
+    if len(rows) < most:  # all are erased: holders of expired sessions may not write them any more either
         connection.execute("UPDATE tombstones SET fence = 0 WHERE tenant = ? AND fence != 0", (tenant,))
     return [Erased(session_id, size) for _, session_id, size in rows]
 
 
 def empty_log_for_good(connection: sqlite3.Connection) -> None:
-    """Write the log to the database and cut it off, so that it does not show what was erased."""
-    with contextlib.suppress(sqlite3.Error):  # another process is reading what is in it; then it is written over later
+    """Checkpoint the log and truncate it, so that it does not contain what was erased; outside of a transaction."""
+    with contextlib.suppress(sqlite3.Error):  # if another process is reading the log, it is overwritten later
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,6 +1,6 @@
-"""Who has which sessions of a SQLite store, and how much room there is for whom.
+"""Counts the sessions of each caller in a SQLite store, and decides whether a caller may add more.
 
-Counts are kept by triggers, in the transaction of what they count: whoever asks reads one row.
+Triggers update the counts in the same transaction, so that reading a count reads one row.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from charloom.engine.sessions.stores.store import full
 from charloom.engine.shares import Share
 
 _OWNER = "CASE {0} WHEN '' THEN '' ELSE 'tenant ' || {0} END"
-"""The name of the share of a tenant; see `name_of_tenant`."""
+"""SQL for the name of a tenant's share, as `name_of_tenant`."""
 _GAIN = """INSERT INTO owners VALUES (NEW.owner, 1, NEW.bytes)
             ON CONFLICT (name) DO UPDATE SET sessions = sessions + 1, bytes = bytes + excluded.bytes"""
 _LOSS = """UPDATE owners SET sessions = sessions - 1, bytes = bytes - OLD.bytes WHERE name = OLD.owner;
         DELETE FROM owners WHERE name = OLD.owner AND sessions = 0"""
 
 _TABLES = (
-    # Who has which sessions, counted. A server of version 0.1 that shares the file knows nothing of it: what it adds is
-    # its tenant's, and triggers keep the sums, as of all that is done to `sessions`.
+    # The owner and size of each session. A server of version 0.1 that shares the file does not know these tables: its
+    # sessions are counted for their tenant, and triggers keep the sums right, whatever is done to `sessions`.
     """CREATE TABLE holdings (session INTEGER PRIMARY KEY, owner TEXT NOT NULL, bytes INTEGER NOT NULL)""",
     """CREATE TABLE owners (
         name TEXT PRIMARY KEY, sessions INTEGER NOT NULL, bytes INTEGER NOT NULL
@@ -57,14 +57,14 @@ _TABLES = (
 
 
 def add_owners(connection: sqlite3.Connection) -> None:
-    """Make the tables, in a transaction, where there are none: what is there already is its tenants'."""
+    """Make the tables if they are missing, and count present sessions for their tenants; call it in a transaction."""
     if not connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'owners'").fetchone()[0]:
         for statement in _TABLES:
             connection.execute(statement)
 
 
 def hold(connection: sqlite3.Connection, number: int | None, session: Session, owner: str | None = None) -> None:
-    """Count what a session takes now, against its new owner, or whoever has it already."""
+    """Update the counted bytes of a session, and its owner if one is given."""
     size = session.memory
     connection.execute(
         "UPDATE holdings SET bytes = ?, owner = coalesce(?, owner) WHERE session = ? AND (bytes != ? OR ? IS NOT NULL)",
@@ -73,25 +73,25 @@ def hold(connection: sqlite3.Connection, number: int | None, session: Session, o
 
 
 def kept_for_all(connection: sqlite3.Connection) -> int:
-    """How many sessions are kept."""
+    """Number of sessions of all callers."""
     count: int = connection.execute("SELECT sessions FROM counters").fetchone()[0]
     return count
 
 
 def kept_for(connection: sqlite3.Connection, share: Share) -> Kept:
-    """What is kept for a caller."""
+    """Number and bytes of a caller's sessions."""
     row = connection.execute("SELECT sessions, bytes FROM owners WHERE name = ?", (share.name,)).fetchone()
     return Kept(0, 0) if row is None else Kept(*row)
 
 
 def refusal(connection: sqlite3.Connection, capacity: int, share: Share, more: Kept) -> EngineError | None:
-    """Why so much more is not kept for a caller; None where it is.
+    """The error if a caller may not add so much; None if it may.
 
     Args:
         connection: to the file
         capacity: of the store
         share: the caller
-        more: what it wants to have kept
+        more: number and bytes of the sessions to add
     """
     kept = kept_for(connection, share)
     try:

@@ -1,8 +1,8 @@
-"""A part of the disk that is kept for the day when the disk is full.
+"""Reserves disk space, so that sessions can be deleted on a full disk.
 
-On a full disk SQLite cannot even delete: what it deletes is first written to its log, and the log can be written from
-its start again only after the database has grown by what the log holds. So a file of its own keeps as much as the log
-may hold, and is given up when something is to be deleted.
+On a full disk SQLite cannot even delete: a deletion is first written to the log, and the log can be reused from its
+start only after the database has grown by what the log holds. So a separate file reserves as much space as the log may
+need, and is removed when something has to be deleted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 RESERVE_BYTES = 8 * 2**20
-"""Twice what the log has before SQLite writes it to the database: it grows on where that fails."""
+"""Twice the log's size at which SQLite checkpoints it, since the log grows further if that fails."""
 
 
 class Reserve:
@@ -25,20 +25,20 @@ class Reserve:
     def __init__(self, path: Path) -> None:
         self._file = path.with_name(path.name + "-reserve")
         self.size = min(RESERVE_BYTES, shutil.disk_usage(path.parent).total // 4)
-        """Bytes: less than usual on a very small disk."""
+        """Bytes to reserve; less than `RESERVE_BYTES` on a very small disk."""
         self.spare_pages = self.size // 2**15
-        """Free pages inside the database that admit new sessions while the space is not kept; 256 on most disks."""
+        """Free pages that the database must have to take new sessions while nothing is reserved; 256 on most disks."""
 
     @property
     def held(self) -> bool:
-        """Whether the space is kept."""
+        """Whether the space is reserved."""
         try:
             return self._file.stat().st_size >= self.size
         except OSError:
             return False
 
     def hold(self) -> bool:
-        """Keep the space, if there is twice as much: the log needs some too. Returns whether it is kept."""
+        """Reserve the space if twice as much is free, as the log needs some too. Returns whether it is reserved."""
         if self.held:
             return True
         try:
@@ -47,10 +47,10 @@ class Reserve:
             with open(os.open(self._file, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
                 file.write(bytes(self.size))
         except OSError:
-            self.give_up()  # a part of it is of no use
+            self.give_up()  # a partial reserve is useless
             return False
         return True
 
     def give_up(self) -> None:
-        """Leave the space to the database."""
+        """Remove the file, so that the database can use the space."""
         self._file.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""The transactions of a SQLite store: a thread of its own does all work in order, what waits at a time in one of them.
+"""The transactions of a SQLite store: one thread does all work in order, and batches waiting work into transactions.
 
-To begin and to commit costs more than what most pieces of work do in between, and each commit may have to wait for
-other processes. So a commit is shared by all the work that has come while the one before was made; nothing waits for
-more to come. A piece of work that fails changes nothing, and fails no other.
+Beginning and committing cost more than most pieces of work, and each commit may have to wait for other processes. So
+all work that has arrived during one commit shares the next; no work waits for more to arrive. A piece of work that
+fails changes nothing, and does not affect the others.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from charloom.engine.sessions.stores.sqlite_file import PATIENCE, empty_log, ide
 T = TypeVar("T")
 
 READ, WRITE = "BEGIN", "BEGIN IMMEDIATE"
-"""How a transaction begins that only reads, and waits for no other; and one that writes."""
+"""How a transaction begins: one that only reads, which waits for no other, and one that writes."""
 MOST_AT_ONCE = 64
-"""Pieces of work in one transaction: other processes wait for it."""
+"""Most pieces of work in one transaction, since other processes wait for it."""
 LOOK_SECONDS = 0.001
-"""How often it is looked whether another process's transaction is over: most take less."""
+"""Seconds between two checks whether another process's transaction is over; most take less."""
 RESERVE_PART = 8
-"""In one transaction are records of at most such a part of the disk's reserve, which has to cover what is logged."""
+"""The records of one transaction take at most 1/8 of the disk's reserve, which has to cover what is logged."""
 
 Pack = Callable[[], Sequence[bytes]]
 
 
 @dataclass
 class _Work(Generic[T]):
-    """A piece of work, and who waits for it."""
+    """A piece of work, and the future of its result."""
 
     done: asyncio.Future[T]
     do: Callable[..., T]
@@ -46,9 +46,9 @@ class _Work(Generic[T]):
     begin: str
     frees: bool
     end: float = field(default_factory=lambda: time.monotonic() + PATIENCE)
-    """When it has waited for other processes long enough, on the monotonic clock."""
+    """When to stop waiting for other processes, on the monotonic clock."""
     records: tuple[Sequence[bytes], ...] = ()
-    """What it is called with."""
+    """The arguments of `do`: what `pack` returned, or nothing."""
     result: T | None = None
     problem: BaseException | None = None
 
@@ -58,7 +58,7 @@ class _Work(Generic[T]):
         return sum(len(record) for records in self.records for record in records)
 
     def prepare(self) -> bool:
-        """Pack its records; returns whether that could be done."""
+        """Pack its records; returns whether that succeeded, else sets `problem`."""
         if self.pack is not None:
             try:
                 self.records = (self.pack(),)
@@ -68,11 +68,11 @@ class _Work(Generic[T]):
         return True
 
     def run(self) -> T:
-        """Do it, in a transaction."""
+        """Do the work; call it in a transaction."""
         return self.do(*self.records)
 
     def deliver(self) -> None:
-        """Tell whoever waits, in the event loop."""
+        """Set the future, in the event loop."""
         if self.done.cancelled():
             return
         if self.problem is not None:
@@ -108,7 +108,7 @@ class Transactions:
         pack: Pack | None = None,
         frees: bool = False,
     ) -> T:
-        """Do something in a transaction; see `submit`."""
+        """Do work in a transaction, even if this is cancelled; arguments and errors as of `submit`."""
         return await asyncio.shield(self.submit(work, begin, pack=pack, frees=frees))
 
     def submit(
@@ -119,16 +119,17 @@ class Transactions:
         pack: Pack | None = None,
         frees: bool = False,
     ) -> asyncio.Future[T]:
-        """Have something done in a transaction, even if nobody waits for it any more.
+        """Queue work for a transaction; it is done even if its future is cancelled.
 
         Args:
-            work: done in the thread; where the transaction has to be made again, it is done again
+            work: called in the thread; called again if the transaction has to be retried
             begin: `READ` or `WRITE`
-            pack: gives the records that the work is called with, in the thread, before others wait for the transaction
-            frees: whether the work makes room: on a full disk it may use what is kept for that
+            pack: makes the records that `work` is called with; called in the thread, before the transaction begins
+            frees: whether the work frees space: on a full disk it may use the disk's reserve
 
         Raises:
-            StoreUnavailable: it is closed. The future: the file cannot be used, or other processes use it too long.
+            StoreUnavailable: the store is closed. From the future: the file cannot be used, or other processes use it
+                for too long.
         """
         one = _Work(asyncio.get_running_loop().create_future(), work, pack, begin, frees)
         with self._lock:
@@ -141,12 +142,12 @@ class Transactions:
         return one.done
 
     async def outside(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        """Do something outside of a transaction, unless it is closed."""
+        """Do work in the thread, outside of a transaction; does nothing if the store is closed."""
         with contextlib.suppress(RuntimeError):
             await asyncio.wrap_future(self._thread.submit(work, self.connection))
 
     async def close(self) -> None:
-        """Do what waits, and let go of the file."""
+        """Do the waiting work, then close the file."""
         await self.outside(sqlite3.Connection.close)
         self._thread.shutdown(wait=False)
 
@@ -163,7 +164,7 @@ class Transactions:
             _deliver(some)
 
     def _batches(self, waiting: Sequence[_Work[Any]]) -> Iterator[list[_Work[Any]]]:
-        """What may be in one transaction each, in order; what cannot be prepared has failed."""
+        """Prepare the work, and divide it, in order, into one batch per transaction; delivers failed preparations."""
         batch, size = list[_Work[Any]](), 0
         for one in waiting:
             if not one.prepare():
@@ -179,7 +180,7 @@ class Transactions:
             yield batch
 
     def _together(self, works: Sequence[_Work[Any]]) -> bool:
-        """Do all in one transaction; returns whether that was made. Where it was not, nothing has been done."""
+        """Do all work in one transaction; returns whether it was committed. If not, nothing has been changed."""
 
         def all_of_them() -> None:
             for one in works:
@@ -195,7 +196,7 @@ class Transactions:
 
         try:
             self._transaction(all_of_them, works[0].begin, works[0].end)
-        except (StoreFull, StoreUnavailable):  # each finds out by itself whether that is so for it too
+        except (StoreFull, StoreUnavailable):  # each is retried alone, to find which ones fail
             return False
         try:
             self._made()
@@ -226,7 +227,7 @@ class Transactions:
                 result = work()
                 self.connection.execute("COMMIT")
             except BaseException:
-                if self.connection.in_transaction:  # some errors have ended it
+                if self.connection.in_transaction:  # some errors end the transaction
                     self.connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as problem:
@@ -234,9 +235,9 @@ class Transactions:
         return result
 
     def _begin(self, begin: str, end: float) -> None:
-        """Begin a transaction, as soon as no other process has one.
+        """Begin a transaction as soon as no other process has one; polls until `end`.
 
-        SQLite itself looks less and less often, up to each tenth of a second, while those that came later have turns.
+        SQLite's own polling slows down to every tenth of a second, so processes that came later would overtake.
         """
         self.connection.execute("PRAGMA busy_timeout = 0")
         while True:
@@ -247,14 +248,18 @@ class Transactions:
                 if not is_busy(problem) or time.monotonic() > end:
                     raise
             time.sleep(LOOK_SECONDS)
-        # What has waited for its turn does not wait for another process as long again.
+        # Within the transaction, wait for other processes only for the rest of the time.
         self.connection.execute(f"PRAGMA busy_timeout = {max(0, round((end - time.monotonic()) * 1000))}")
 
     def _made(self) -> None:
-        """What is to be done after a transaction."""
+        """Finish a committed transaction.
+
+        Raises:
+            StoreUnavailable: it was written to a file that was moved, removed or replaced.
+        """
         if not self.reserve.held:
             empty_log(self.connection)
-        self._require_files()  # else what was just written is in a file without a name
+        self._require_files()
 
     def _require_files(self) -> None:
         if identity(self._path) != self._files:
@@ -262,11 +267,11 @@ class Transactions:
 
 
 def _deliver(works: Sequence[_Work[Any]]) -> None:
-    """Tell the event loop, at once, what has become of all these."""
+    """Set the futures of these works, in one wake-up of the event loop."""
 
     def deliver() -> None:
         for one in works:
             one.deliver()
 
-    with contextlib.suppress(RuntimeError):  # it is closed: nobody waits any more
+    with contextlib.suppress(RuntimeError):  # the event loop is closed
         works[0].done.get_loop().call_soon_threadsafe(deliver)

@@ -1,10 +1,10 @@
-"""What a session store does.
+"""The interface of a session store.
 
-Between calls, the store is the one home of a session. One writer at a time: a call *acquires* a session and gets a
-*lease* with a *fence*, a number that grows with each lease of that session. What is written with a fence that is not
-the newest is refused, whatever the clocks say: a replica that was cut off cannot undo what another did since. A lease
-that its holder does not renew ends after some seconds, so that a dead replica's sessions can be used again; the same
-call, resumed elsewhere, takes it over at once.
+Between calls, a session is only in the store. It has one writer at a time: a call *acquires* it and gets a *lease* with
+a *fence*, a number that grows with each lease of that session. A write whose fence is not the newest is refused,
+whatever the clocks say: a server that was cut off cannot undo what another has done since. A lease that its holder does
+not renew ends after some seconds, so that a dead server's sessions can be used again; the same call, resumed elsewhere,
+takes it over at once.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from charloom.engine.sessions.session import Key, Session
 from charloom.engine.shares import Share
 
 LEASE_SECONDS = 10.0
-"""How long a shared store waits for a holder to renew."""
+"""Seconds after which a lease in a shared store ends if it is not renewed."""
 TOMBSTONE_SECONDS = 24 * 3600
-"""How long it is remembered that a session expired or was deleted."""
+"""Seconds for which a store remembers that a session expired or was deleted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lease:
-    """The right to write one session. Each is equal to itself alone."""
+    """The right to write one session. Compared by identity."""
 
     session: Session
-    """As it was when it was acquired."""
+    """The session as it was when it was acquired."""
     fence: int
     same_call: bool = False
-    """Whether it was taken over from the same call, which had not ended, or whose lease had and nobody took since."""
+    """Whether it was taken over from the same call, whose lease had not been given back."""
 
 
 class Erased(NamedTuple):
@@ -41,38 +41,41 @@ class Erased(NamedTuple):
 
     id: str
     bytes: int
-    """Of memory, as `Kept` counts them."""
+    """Bytes of memory, as `Kept` counts them."""
 
 
 class Store(Protocol):
-    """Sessions by key. Every method may raise `StoreUnavailable`; those that write, `StoreFull`. None is half done."""
+    """Keeps sessions by key. Every method may raise `StoreUnavailable`; those that write, `StoreFull`.
+
+    Each method takes effect as a whole or not at all.
+    """
 
     @property
     def shared(self) -> bool:
-        """Whether other processes may use the same sessions: leases then have to be renewed."""
+        """Whether other processes may use the same sessions, so that leases must be renewed."""
 
     @property
     def waits(self) -> bool:
-        """Whether its methods may have to wait."""
+        """Whether its coroutines may suspend, for a disk or a network."""
 
     @property
     def memory(self) -> int:
-        """Bytes of this process that its sessions take, and what it knows of those that are gone."""
+        """Bytes of this process that its sessions and tombstones take."""
 
     async def add(self, sessions: Sequence[Session]) -> None:
-        """Keep new sessions, all or none.
+        """Add new sessions, all or none.
 
-        They count against the share of the call that runs in this task, until they are forgotten. A store that is full
-        takes some more from callers that have less than their part of it; see `Parts`.
+        They count against the share of the call that runs in this task, until they are removed. A full store takes some
+        more from callers that have less than their part of it; see `Parts`.
 
         Raises:
             SessionExists: an id is in use.
             QuotaExceeded: the caller may have no more.
-            Overloaded: no more sessions are kept.
+            Overloaded: the store takes no more sessions.
         """
 
     async def get(self, key: Key) -> Session:
-        """The session as it was written last.
+        """The session as last written.
 
         Raises:
             SessionNotFound: or SessionExpired, SessionDeleted: there is none.
@@ -82,11 +85,11 @@ class Store(Protocol):
         """Up to `count` of a tenant's sessions whose ids come after `after`, in the order of their ids."""
 
     async def acquire(self, key: Key, call_id: str = "") -> Lease:
-        """Take a session for one call; it does not expire until `release`, or until the lease ends.
+        """Lease a session for one call; it does not expire until `release`, or until the lease ends.
 
         Args:
             key: of the session
-            call_id: of the call; a lease of the same call is taken over. Empty: of no call that could be resumed.
+            call_id: of the call; a lease of the same call is taken over. Empty: the call cannot be resumed.
 
         Raises:
             SessionNotFound: or SessionExpired, SessionDeleted: there is none.
@@ -97,21 +100,21 @@ class Store(Protocol):
         """Write a session and keep the lease.
 
         Raises:
-            SessionTakenOver: a later lease was given.
+            SessionTakenOver: the lease was lost: a later one was given, or the session was erased.
         """
 
     async def release(self, lease: Lease, session: Session) -> None:
-        """Write a session and give the lease back; a session that the store lost meanwhile is there again.
+        """Write a session and give the lease back; adds the session again if the store has lost it meanwhile.
 
         Raises:
-            SessionTakenOver: a later lease was given.
+            SessionTakenOver: as `write`.
         """
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Go on holding leases; returns those that were lost."""
+        """Extend leases; returns those that were lost."""
 
     async def delete(self, key: Key) -> Session:
-        """Forget a session and return what it was.
+        """Delete a session and return it.
 
         Raises:
             SessionNotFound: or SessionExpired, SessionDeleted: there is none.
@@ -119,28 +122,28 @@ class Store(Protocol):
         """
 
     async def erase(self, tenant: str, count: int) -> list[Erased]:
-        """Forget up to `count` of a tenant's sessions in the order of their ids, without reading them.
+        """Erase up to `count` of a tenant's sessions in the order of their ids, without reading them.
 
-        Where there were fewer, the tenant had none left at that moment. Those that calls are using are forgotten too:
-        what these calls still write is refused, as if another call had taken the session over.
+        If it returns fewer than `count`, the tenant had none left at that moment. Sessions in use are erased too: what
+        their calls still write is refused, as if another call had taken the session over.
         """
 
     async def kept(self, share: Share) -> Kept:
-        """What is kept for a caller."""
+        """Number and bytes of a caller's sessions."""
 
     async def count(self) -> int:
-        """How many sessions are kept for all callers, with those whose time is up until they are forgotten."""
+        """Number of sessions of all callers, including expired ones that are not swept yet."""
 
     async def sweep(self) -> int:
-        """Forget sessions whose time is up; returns how many."""
+        """Remove expired sessions; returns how many."""
 
     async def check(self) -> None:
-        """Find out whether sessions can be read and written; that no more fit is no hindrance."""
+        """Check that sessions can be read and written; raises if not. A full store passes."""
 
     async def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
 
 def full(kept: int) -> Overloaded:
-    """What to say where no more sessions are kept than these."""
+    """The error of a store that has `kept` sessions and takes no more."""
     return Overloaded(f"{kept} sessions are kept already, as many as this server has room for", KEPT_RETRY_SECONDS)
