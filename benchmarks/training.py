@@ -25,7 +25,7 @@ from benchmarks.processes import hardware
 from benchmarks.reporting import at_least_one, finish, new_parser, say
 from charloom.bundle import CellKind
 from charloom.training.config import TrainingConfig
-from charloom.training.data.corpus import Batches
+from charloom.training.data.batches import Batches
 from charloom.training.learner import Learner
 
 VOCABULARY = len(string.printable)

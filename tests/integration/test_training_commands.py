@@ -350,7 +350,7 @@ def test_evaluate_and_export_refuse_a_damaged_run(
         (None, "cannot read"),
         (b"", "is empty"),
         (b"\xff", "is not UTF-8"),
-        (b"a", "the tail protocol needs at least 2"),
+        (b"a", "the tail protocol needs at least 2: give more text\n"),
         ("über".encode(), "not in the model's vocabulary: 'ü' (U+00FC) 1 times; take them out"),
     ],
     ids=["missing", "empty", "not-utf-8", "short", "unknown"],

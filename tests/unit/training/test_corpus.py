@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from charloom.bundle import ByteVocabulary, CharacterVocabulary, Mask, Tokens, Unit, vocabulary_file
 from charloom.training.data import texts
-from charloom.training.data.corpus import Batches, Corpus, read_corpus
+from charloom.training.data.batches import Batches
+from charloom.training.data.corpus import Corpus, read_corpus
 from charloom.training.data.documents import Documents
 from charloom.training.data.texts import CorpusError
 

@@ -21,7 +21,8 @@ READ = """
 import resource, sys
 from pathlib import Path
 from charloom.bundle import Unit
-from charloom.training.data.corpus import Batches, read_corpus
+from charloom.training.data.batches import Batches
+from charloom.training.data.corpus import read_corpus
 
 def mapped():
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

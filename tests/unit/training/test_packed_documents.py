@@ -16,7 +16,8 @@ from charloom.export.measure import decoder_tail_loss
 from charloom.network.model import CharLSTM
 from charloom.training import evaluate
 from charloom.training.checkpoint import load_trained
-from charloom.training.data.corpus import Batches, read_corpus
+from charloom.training.data.batches import Batches
+from charloom.training.data.corpus import read_corpus
 from charloom.training.data.documents import Documents
 from charloom.training.data.stream import Stream
 from charloom.training.evaluate import tail_estimate, tail_loss, windows_loss

@@ -21,21 +21,16 @@ from charloom.cli.main import main
 from charloom.export import export_bundle
 from charloom.models import BUNDLED_MODEL
 from charloom.training import loop
-from charloom.training import teachers as teachers_module
+from charloom.training import soft_targets as soft_targets_module
 from charloom.training.checkpoint import load_trained, read_checkpoint
-from charloom.training.data.corpus import Batches, Corpus
+from charloom.training.data.batches import Batches
+from charloom.training.data.corpus import Corpus
 from charloom.training.data.stream import Stream
 from charloom.training.files import CheckpointError
 from charloom.training.loop import Trainer
 from charloom.training.run_directory import BEST_FILE, LAST_FILE, load_validation
-from charloom.training.teachers import (
-    FACTS_FILE,
-    SOFT_TARGETS_FILE,
-    Teachers,
-    load_teachers,
-    read_soft_targets,
-    write_soft_targets,
-)
+from charloom.training.soft_targets import FACTS_FILE, SOFT_TARGETS_FILE, read_soft_targets, write_soft_targets
+from charloom.training.teachers import Teachers, load_teachers
 from tests.unit.training.test_full_disks import BEFORE_THE_FIRST_STEP
 from tests.unit.training.training_runs import (
     TINY_FLAGS,
@@ -108,7 +103,7 @@ def test_soft_targets_are_the_mean_of_what_teachers_predict_with_the_state_carri
     documents: bool, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The text is long enough to be read in parts, some tokens of each at a time, and comes out in order."""
-    monkeypatch.setattr(teachers_module, "BLOCK", 10_000)
+    monkeypatch.setattr(soft_targets_module, "BLOCK", 10_000)
     size = corpus.vocabulary.size
     models = [random_model(size) for _ in range(2)]
     for parameter in models[1].parameters():
@@ -140,13 +135,13 @@ def test_soft_targets_are_the_mean_of_what_teachers_predict_with_the_state_carri
 def test_the_soft_targets_of_a_run_are_read_once_at_a_start(
     teacher: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest, read = teachers_module.digest_of, []
+    digest, read = soft_targets_module.digest_of, []
 
     def counted(files: list[Path]) -> str:
         read.extend(file.name for file in files if file.name == SOFT_TARGETS_FILE)
         return digest(files)
 
-    monkeypatch.setattr(teachers_module, "digest_of", counted)
+    monkeypatch.setattr(soft_targets_module, "digest_of", counted)
     student(tmp_path / "run", corpus, teacher, stop_after=1)
     assert len(read) == 1
     student(tmp_path / "run", corpus, stop_after=2)

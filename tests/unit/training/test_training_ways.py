@@ -13,7 +13,8 @@ from charloom.cli.main import main
 from charloom.training import loop
 from charloom.training.checkpoint import load_trained, read_checkpoint, write_checkpoint
 from charloom.training.config import TrainingConfig
-from charloom.training.data.corpus import Batches, Corpus, read_corpus
+from charloom.training.data.batches import Batches
+from charloom.training.data.corpus import Corpus, read_corpus
 from charloom.training.data.stream import Stream
 from charloom.training.evaluate import tail_loss
 from charloom.training.find_rate import find_learning_rate
@@ -21,7 +22,8 @@ from charloom.training.learner import Learner
 from charloom.training.loop import Trainer
 from charloom.training.presets import PRESETS
 from charloom.training.run_directory import BEST_FILE, LAST_FILE
-from charloom.training.teachers import Teachers, write_soft_targets
+from charloom.training.soft_targets import write_soft_targets
+from charloom.training.teachers import Teachers
 from charloom.training.watching.history import read_evaluations
 from tests.unit.training.training_runs import TINY_FLAGS, Recorder, checkpoint_tensors, corpus_of, tiny_config, train
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from charloom.training.config import TrainingConfig
-from charloom.training.data.corpus import Batches, Corpus
+from charloom.training.data.batches import Batches
+from charloom.training.data.corpus import Corpus
 from charloom.training.learner import Learner, TrainingDiverged
 
 LOWEST, HIGHEST = 1e-5, 1.0

@@ -24,7 +24,7 @@ from charloom.network.dropout import keep_mask
 from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import load_optimizer_tensors, load_weights, optimizer_tensors, require_form
 from charloom.training.config import SettingsError, TrainingConfig
-from charloom.training.data.corpus import Batch
+from charloom.training.data.batches import Batch
 from charloom.training.files import typed
 from charloom.training.precision import AUTOCAST, chosen_precision, full_precision
 from charloom.training.ranks import Ranks

@@ -22,7 +22,8 @@ from charloom.network.generate import generate
 from charloom.network.model import CharLSTM
 from charloom.training.checkpoint import Checkpoint, load_weights, read_facts, read_last, write_checkpoint
 from charloom.training.config import TrainingConfig
-from charloom.training.data.corpus import Batches, Corpus
+from charloom.training.data.batches import Batches
+from charloom.training.data.corpus import Corpus
 from charloom.training.data.texts import CorpusError
 from charloom.training.evaluate import tail_estimate
 from charloom.training.files import CheckpointError, append_record, drop_records_after, replace_file, typed, undamaged
@@ -33,15 +34,8 @@ from charloom.training.records import Evaluation, Outcome, Progress, Reporter
 from charloom.training.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE, LOG_FILE, WARNINGS_FILE, save_validation
 from charloom.training.run_lock import RunLock, lock_new_run
 from charloom.training.schedules import Plateau, learning_rate, warmup_steps
-from charloom.training.teachers import (
-    SOFT_TARGETS_FILE,
-    SoftTargets,
-    Teachers,
-    digests,
-    read_soft_targets,
-    require_vocabulary,
-    write_soft_targets,
-)
+from charloom.training.soft_targets import SOFT_TARGETS_FILE, SoftTargets, read_soft_targets, write_soft_targets
+from charloom.training.teachers import Teachers, digests, require_vocabulary
 
 SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 200, 0.8
 
