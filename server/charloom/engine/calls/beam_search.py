@@ -1,6 +1,6 @@
-"""The most probable texts that end at a boundary, by beam search; what a model says of them is somebody else's.
+"""Finds the most probable texts that end at a boundary, by beam search; the caller runs the model.
 
-A boundary is an automaton over the model's tokens, and a text goes on as long as the automaton allows it: it ends in an
+A boundary is an automaton over the model's tokens: a text continues while the automaton allows it, and ends in an
 accepting state before a token that is not allowed. So the probability of a text is that of its tokens, times that of
 all tokens that end it; over all texts these sum to at most 1.
 
@@ -26,28 +26,28 @@ from charloom.engine.decoding.decoder import Floats
 from charloom.engine.decoding.snapshot import Snapshot
 
 IN_WORDS = "_'\N{RIGHT SINGLE QUOTATION MARK}\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
-"""What is inside of words besides letters, marks and digits."""
+"""Characters inside of words, besides letters, marks and digits."""
 
 
 class Boundary(enum.Enum):
-    """Where a text ends. It may begin with what is between two words, or two lines."""
+    """Where a text ends. It may begin with the characters between two words, or two lines."""
 
     WORD = "word"
-    """Before what is no letter, mark, digit, underscore or apostrophe."""
+    """Before a character that is not inside of words: no letter, mark, digit, underscore or apostrophe."""
     LINE = "line"
     """Before a line break."""
     LENGTH = "length"
-    """After as many tokens as it may have."""
+    """After its most tokens."""
 
 
 _made: WeakKeyDictionary[Vocabulary, dict[Boundary, Automaton]] = WeakKeyDictionary()
-"""Automata of boundaries, for as long as somebody has the vocabulary."""
+"""Cached automata of boundaries, for as long as the vocabulary exists."""
 
 
 def boundary_automaton(boundary: Boundary, vocabulary: Vocabulary) -> Automaton:
-    """The automaton of a boundary: first anything that is outside, then what is inside.
+    """The automaton of a boundary: first any tokens outside of words (or lines), then tokens inside.
 
-    It is made once for a vocabulary, which takes seconds where that is large: call it in a thread.
+    It is made once for each vocabulary, which takes seconds for a large one: call it in a thread.
     """
     made = _made.setdefault(vocabulary, {})
     if boundary not in made:
@@ -70,7 +70,7 @@ def _is_inside(boundary: Boundary, vocabulary: Vocabulary, token: int) -> bool:
     if boundary is Boundary.LINE:
         return symbol != b"\n"
     if vocabulary.unit is Unit.BYTE and symbol >= b"\x80":
-        return True  # of a character that is no ASCII: most of these are letters
+        return True  # part of a character that is not ASCII: most of these are letters
     return all(unicodedata.category(one)[0] in "LMN" or one in IN_WORDS for one in symbol.decode())
 
 
@@ -81,33 +81,33 @@ class OpenText(NamedTuple):
     """Natural logarithm of its probability."""
     tokens: tuple[int, ...]
     state: int
-    """Of the automaton."""
+    """The automaton's state after it."""
     snapshot: Snapshot
-    """Behind it: its last token is pending; where the session learns, maybe the one before it too."""
+    """The state after it. Its last token is pending; if the session learns, maybe the one before it too."""
 
 
 class FoundText(NamedTuple):
-    """A text that is one of the most probable ones."""
+    """One of the most probable texts."""
 
     logprob: float
     """Natural logarithm of its probability, its end included."""
     tokens: tuple[int, ...]
     ended: bool
-    """Whether it has reached the boundary, and not only as many tokens as it may have."""
+    """Whether it reached the boundary, and not only `max_tokens`."""
 
 
 @dataclass
 class BeamSearch:
-    """Finds the most probable texts. All that are open have the same length, and grow by a token at a time.
+    """Finds the most probable texts. All open texts have the same length, and grow by one token at a time.
 
     Args:
         automaton: of the boundary
-        start: before the texts
+        start: the state before the texts
         count: how many texts to find
-        beam: how many stay open
-        max_tokens: of a text; those that are longer count by their first tokens
-        partial: whether those count too that do not match by then
-        unknown: a token that no text has; it may end one
+        beam: most open texts
+        max_tokens: most tokens of a text; longer texts are cut there
+        partial: whether cut texts that do not match the automaton count too
+        unknown: a token that is in no text, but may end one
     """
 
     automaton: Automaton
@@ -118,11 +118,11 @@ class BeamSearch:
     partial: bool
     unknown: int | None = None
     found: list[FoundText] = field(init=False)
-    """The most probable ones so far, in order; up to `count`."""
+    """The up to `count` most probable texts so far, most probable first."""
     open: list[OpenText] = field(init=False)
-    """What may still become one, the most probable first."""
+    """The texts that may still grow into one of the most probable, most probable first."""
     given_up: float = field(init=False, default=-math.inf)
-    """Log-probability of the most probable text that was given up for want of room in the beam."""
+    """Log-probability of the most probable text that was dropped because the beam was full."""
 
     def __post_init__(self) -> None:
         self.found = []
@@ -130,20 +130,20 @@ class BeamSearch:
 
     @property
     def exact(self) -> bool:
-        """Whether no text that was given up could have been one of the most probable ones."""
+        """Whether no dropped text could have become one of the most probable."""
         return self.given_up < self._least or self.given_up == -math.inf
 
     @property
     def _least(self) -> float:
-        """What a text must exceed to be one of the most probable ones."""
+        """The log-probability that a text must exceed to be one of the most probable."""
         return self.found[-1].logprob if len(self.found) == self.count else -math.inf
 
     def grow(self, logprobs: Floats, snapshots: Sequence[Snapshot]) -> None:
-        """Take in what the model says of the next token of each open text.
+        """Extend the open texts by one token.
 
         Args:
-            logprobs: [N, V], natural logarithms of probabilities
-            snapshots: of each, with one more token pending than the text has; which one that is does not matter
+            logprobs: [N, V], the log-probabilities of the next token of each open text
+            snapshots: [N], the state after each, with one arbitrary further token pending
         """
         known = logprobs.astype(np.float64)
         known += np.array([one.logprob for one in self.open])[:, None]
@@ -155,12 +155,12 @@ class BeamSearch:
         allowed = after >= 0
         if self.unknown is not None:
             allowed[:, self.unknown] = False
-        if not self.partial:  # nor does a token bring a text on that could not be ended in time
+        if not self.partial:  # nor a token after which the text could not end within `max_tokens`
             allowed &= self.automaton.distance[after] < self.max_tokens - len(self.open[0].tokens)
         totals = np.where(allowed, known, -np.inf).reshape(-1)
         possible = np.flatnonzero(totals > self._least)
         if len(possible) > self.beam + 1:
-            # Only these need an order, with all that are as probable as the last of them: of equals the first win.
+            # Sort only the best, with all that are as probable as the last of them: of equals the first win.
             last = np.partition(totals[possible], -(self.beam + 1))[-(self.beam + 1)]
             possible = possible[totals[possible] >= last]
         best = possible[np.argsort(-totals[possible], kind="stable")]

@@ -1,7 +1,7 @@
-"""Labels for texts: the network reads a text on the loom, as any, and its last state says how probable each label is.
+"""Labels texts: the network reads a text on the loom, and its last state gives the probability of each label.
 
-A text that comes in parts is read on from the state after the last part, so each part costs what it adds. What is told
-after a part is, number for number, what is told of the whole text up to there.
+Each part of a text that comes in parts is read from the state after the part before, so that it costs only its own
+tokens. The result after a part equals, bit for bit, that of the whole text up to there.
 
 Axis letters: A state arrays, L layers, H hidden, C labels, T time.
 """
@@ -28,32 +28,32 @@ from charloom.engine.quotas import QuotaExceeded
 from charloom.engine.telemetry import Totals, current_call
 
 READ_BY_NONE = 0
-"""The token that stands behind the last one of a text, so that the network reads that one."""
+"""An arbitrary token that is appended to a text, so that the network reads the text's last token."""
 EMPTY = "it is empty; give a text to label"
 CHARACTERS_AT_ONCE = 65_536
-"""Of many texts, so many become tokens before other calls have their turn on the event loop; a text is not split."""
+"""Characters of many texts that are encoded before other calls get a turn on the event loop; a text is not split."""
 
 
 @dataclass(frozen=True)
 class LabelledText:
-    """What a classifier makes of a text, or of as much of it as has come."""
+    """The result for a text, or for the part of it that has come so far."""
 
     labels: Sequence[str]
-    """All that the model gives."""
+    """All labels of the model."""
     probabilities: Sequence[float]
-    """[C], of each of them; empty where nothing but white space has come."""
+    """[C], of each label; empty while the text is only white space."""
     tokens: int
-    """Tokens of the text, without the white space around it."""
+    """Number of tokens of the text, without the white space around it."""
     left_out: int
-    """How many of them were not read, the text being longer than the model reads."""
+    """How many of them were not read, because the text is longer than the model reads."""
     unknown: Sequence[UnknownSymbol]
-    """The first of what the model has no symbol for, and read as unknown; positions are those in the text."""
+    """The first symbols that the model lacks, and read as unknown, with their positions in the text."""
     unknown_count: int
-    """How many such there are in all."""
+    """Number of all such symbols."""
 
     @property
     def label(self) -> str:
-        """The most probable one; empty where nothing but white space has come."""
+        """The most probable label; empty while the text is only white space."""
         if not self.probabilities:
             return ""
         return self.labels[self.probabilities.index(max(self.probabilities))]
@@ -61,16 +61,16 @@ class LabelledText:
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """What a classifier makes of some of many texts."""
+    """The results for some of many texts."""
 
     labelled: Sequence[LabelledText]
-    """Of each, or of those before the first one that was refused."""
+    """Of each text, or of those before the first refused one."""
     refused: EngineError | None
-    """Why that was; None: none was."""
+    """Why a text was refused; None: none was."""
 
 
 class Classifying:
-    """Gives texts labels with an engine's classifiers."""
+    """Labels texts with an engine's classifiers."""
 
     def __init__(self, models: Models, reading: Reading, calls: CallsInProgress, totals: Totals) -> None:
         self._models = models
@@ -79,7 +79,7 @@ class Classifying:
         self._totals = totals
 
     async def classify(self, text: str, model: str = "") -> tuple[LabelledText, Model]:
-        """The label of a text, and the model that gave it.
+        """Label a text; returns the result, and the model that gave it.
 
         Args:
             text: the text
@@ -98,10 +98,10 @@ class Classifying:
         return found, chosen
 
     async def begin(self, model: str = "") -> TextToLabel:
-        """Begin a text that comes in parts; tell `given` how it ended.
+        """Begin a text that comes in parts; call `given` with the result at its end.
 
         Raises:
-            InvalidRequest: the model reads words.
+            InvalidRequest: the model's tokens are words.
             ModelNotFound, ModelOfAnotherTask, QuotaExceeded: as their names say.
         """
         chosen = await self._chosen(model)
@@ -118,7 +118,7 @@ class Classifying:
 
         Args:
             model: as of `classify`
-            field_name: what the caller knows the texts as; errors name one of them by it
+            field_name: name of the texts in the request, for errors
 
         Raises:
             ModelNotFound, ModelOfAnotherTask, QuotaExceeded: as their names say.
@@ -126,7 +126,7 @@ class Classifying:
         return ManyLabels(self, self._reading, await self._chosen(model), field_name)
 
     def given(self, found: LabelledText, model: Model) -> None:
-        """Count a text that has its label."""
+        """Count a finished text by its label."""
         if found.label:
             self._totals.labels[model.name, found.label] += 1
 
@@ -147,16 +147,16 @@ class TextToLabel:
         self._labelling: Labelling = labelling
         self._head: LabelHead = head
         self._state: Snapshot = model.fresh(0)
-        """Its pending token has no meaning here."""
+        """The state after the parts so far; its pending token is replaced by the next part's first."""
         self._space = ""
-        """White space at the end of what has come: it belongs to the text once something follows it."""
+        """White space at the end of the parts so far: it belongs to the text only if something follows."""
         self._position = 0
-        """Where that begins, in characters."""
+        """Where `_space` begins, in characters."""
         self.latest = LabelledText(labelling.labels, (), 0, 0, (), 0)
-        """What the text so far is."""
+        """The result for the text so far."""
 
     async def read(self, part: str) -> LabelledText:
-        """Read on; returns what the text so far is.
+        """Read the next part; returns the result for the text so far.
 
         Raises:
             InvalidRequest: the part is too long.
@@ -172,7 +172,7 @@ class TextToLabel:
         return self.latest
 
     def take(self, part: str) -> Ints:
-        """Take in the next part; returns its tokens that the network is to read, if any: see `work` and `went_on`."""
+        """Add the next part; returns its tokens that the network has to read, for `work` and then `went_on`."""
         if (texts := current_call().texts) is not None:
             texts.read.add(part)
         before = self.latest
@@ -186,17 +186,17 @@ class TextToLabel:
         return read
 
     def work(self, tokens: Ints) -> tuple[Snapshot, Ints]:
-        """From where the network is to read these tokens, at least one, and what it is fed from there."""
+        """The start state and the tokens to feed, so that the network reads these tokens; at least one token."""
         return replace(self._state, pending=(int(tokens[0]),)), np.append(tokens[1:], READ_BY_NONE)
 
     def went_on(self, after: Snapshot) -> None:
-        """Take in the state after what was taken."""
+        """Set the state after the tokens that `take` returned, and compute the result."""
         self._state = after
         probabilities = self._head.probabilities(after.state[0, -1]).tolist()
         self.latest = replace(self.latest, probabilities=probabilities)
 
     def _tokens_of(self, text: str) -> Ints:
-        """Those of a part, without the white space before the text or at its end."""
+        """Encode a part, without white space before the text or at the end of the part."""
         if not self.latest.tokens:
             begins = len(text) - len(text.lstrip())
             text, self._position = text[begins:], self._position + begins
@@ -217,7 +217,7 @@ class TextToLabel:
 
 
 class ManyLabels:
-    """Gives many texts labels, some at a time; made by `Classifying.many`."""
+    """Labels many texts, some at a time; made by `Classifying.many`."""
 
     def __init__(self, classifying: Classifying, reading: Reading, model: Model, field_name: str) -> None:
         self.model = model
@@ -225,11 +225,11 @@ class ManyLabels:
         self._reading = reading
         self._field_name = field_name
         self._count = 0
-        """Texts that were given so far."""
+        """Number of texts so far."""
 
     async def read(self, texts: Sequence[str]) -> LabelledTexts:
-        """The labels of the next texts, which are read together; bit for bit those of each alone where the decoder is
-        batch-invariant. A text of nothing but white space has none.
+        """Label the next texts together; with a batch-invariant decoder, each result equals, bit for bit, that of the
+        text alone. A text of only white space gets no label.
 
         Raises:
             InvalidRequest: there are too many, or none.
@@ -250,14 +250,14 @@ class ManyLabels:
                 await asyncio.sleep(0)
                 characters = len(text)
             one = TextToLabel(self._reading, self.model)
-            taken.append((one, one.take(text).copy()))  # not a view, which keeps what is left out
+            taken.append((one, one.take(text).copy()))  # not a view, which would keep the left-out tokens in memory
         await self._read([(one, tokens) for one, tokens in taken if len(tokens)])
         for one, _ in taken:
             self._classifying.given(one.latest, self.model)
         return LabelledTexts([one.latest for one, _ in taken], refused)
 
     async def _read(self, taken: Sequence[tuple[TextToLabel, Ints]]) -> None:
-        """Let the network read these texts, each with at least one token."""
+        """Read these texts with the network, each with at least one token."""
         if not taken:
             return
         tokens = sum(len(tokens) for _, tokens in taken)

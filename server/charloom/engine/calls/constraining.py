@@ -1,4 +1,4 @@
-"""From what the text of a call is to match to its automaton, or to why it cannot be kept."""
+"""Checks the constraint of a call, and gets its automaton."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ async def with_automaton(
     vocabulary: Vocabulary,
     lacks: frozenset[str] = frozenset(),
 ) -> CheckedRequest:
-    """The checked request with the automaton of its constraint, if it has one.
+    """Add the automaton of its constraint to a checked request, if it has one.
 
     Args:
         checked: the request in terms of tokens
-        request: as it was made
+        request: the request as it was made
         compiler: makes automata
         vocabulary: of the model
         lacks: what its decoder was exported without; see `Decoder.lacks`
@@ -64,15 +64,15 @@ async def automaton_of(
     max_tokens: int,
     skip_unknown: bool,
 ) -> Automaton:
-    """The automaton of what a text is to match.
+    """Check a constraint, and make its automaton.
 
     Args:
-        constraint: what it is to match
+        constraint: what the text has to match
         compiler: makes automata
         vocabulary: of the model
-        never: tokens that are not to be written
-        max_tokens: the most tokens of the text
-        skip_unknown: whether texts to choose from that the model cannot write are left out
+        never: forbidden tokens
+        max_tokens: most tokens of the text
+        skip_unknown: leave out choices that the model cannot write, instead of refusing them
 
     Raises:
         InvalidRequest: it cannot be kept, or not within max_tokens.
@@ -111,7 +111,7 @@ def _check(request: GenerationRequest, constraint: Constraint, lacks: frozenset[
 
 
 def _spellable(constraint: Constraint, skip_unknown: bool, vocabulary: Vocabulary) -> Constraint:
-    """Those of the texts to choose from that the model can write, in its form."""
+    """Keep the choices that the model can write, in its normal form."""
     kept = [
         vocabulary.normalisation.apply(text)
         for number, text in enumerate(constraint.content)

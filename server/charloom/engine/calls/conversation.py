@@ -1,10 +1,10 @@
 """A text that is steered while it is generated.
 
-Each command stops the generation that runs, at the last text that was handed out, and a new one starts there; what had
-been generated past it is dropped. So the text is what separate calls with these options would have given.
+Each command stops the running generation at the last text that was handed out, and a new one starts there; text that
+had been generated past it is dropped. So the text is what separate calls with these options would have given.
 
-A text without end is one call too, made of generations of the length that a call may have: after each, its place on the
-loom is anybody's. Stop strings and penalties look at the whole of it.
+An endless text is one call, made of successive generations of the length that a call may have: after each, its place on
+the loom is free for others. Stop strings and penalties apply across all of them.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from charloom.engine.sessions.session import Session
 
 
 class Conversation:
-    """Made by `begin`, and to be ended.
+    """A text and its commands. Made by `begin`; must be ended with `end`.
 
     Args:
-        start: from where, and the first options
+        start: where it starts, and the first options
         generating: puts its generations on the loom
         reading: reads the texts that are injected
         limits: what to accept
@@ -57,11 +57,11 @@ class Conversation:
         self._present = start.snapshot
         self._segment: _Segment | None = None
         self._left: int | None = 0
-        """Tokens still to be generated; None: without end."""
+        """Tokens still to be generated; None: endless."""
         self._before: Finish | None = None
-        """How the text without end that runs came this far, if it is not in its first generation."""
+        """The sum of the earlier generations of the running endless text; None during its first one."""
         self._occurred: Floats | None = None
-        """[V], how often each token has occurred in it; only for penalties."""
+        """[V], how often each token has occurred in the running endless text; only for penalties."""
         if self._writer is not None:
             self._writer.on_lost(self._fail_segment)
 
@@ -69,7 +69,7 @@ class Conversation:
     async def begin(
         cls, request: GenerationRequest, starting: Starting, generating: Generating, reading: Reading, limits: Limits
     ) -> Conversation:
-        """Begin a text; a session goes on with it, after the prompt.
+        """Begin a text, which continues its session if it has one, by reading the prompt.
 
         Raises:
             as `Generating.generate`.
@@ -100,7 +100,7 @@ class Conversation:
 
     @property
     def position(self) -> int:
-        """Where the text stands that was handed out."""
+        """Position after the text that was handed out."""
         return self._present.position
 
     @property
@@ -110,7 +110,7 @@ class Conversation:
 
     @property
     def endless(self) -> bool:
-        """Whether it goes on until it is told otherwise."""
+        """Whether the running text has no limit of its own."""
         return self._left is None
 
     async def inject(self, text: Text) -> int:
@@ -134,7 +134,7 @@ class Conversation:
         return position
 
     async def generate(self, max_tokens: int) -> int:
-        """Generate so many tokens from here on, or (0) without end; returns the position."""
+        """Generate up to `max_tokens` from here on (0: endless); returns the position."""
         within("generate.max_tokens", max_tokens, 0, self._limits.max_tokens)
         self._stop()
         self._left = max_tokens or None
@@ -142,7 +142,7 @@ class Conversation:
         return self.position
 
     async def set_sampling(self, sampling: Sampling) -> int:
-        """Change how tokens are chosen; returns the position from which on."""
+        """Change how tokens are chosen; returns the position from which on this applies."""
         before, self._request = self._request, replace(self._request, sampling=sampling)
         try:
             self._checked()
@@ -160,12 +160,12 @@ class Conversation:
         return self.position
 
     async def next(self) -> TextDelta | GenerationResult:
-        """What comes next, while it is `running`: some text, or how it ended."""
+        """The next piece of text, or how the text ended; call it only while `running`."""
         while True:
             assert self._segment is not None
             generation = self._segment.generation
             async for delta in generation:
-                if generation.result is not None:  # the last text: only now is it handed out
+                if generation.result is not None:  # for the last text, `_Segment` has not reported it as sent
                     self.on_sent(generation.result.finish.snapshot)
                 return delta
             assert generation.result is not None
@@ -181,14 +181,14 @@ class Conversation:
             return replace(generation.result, finish=finish, max_tokens=limit)
 
     async def end(self) -> Session | None:
-        """Stop, and give the session back as after the text that was handed out."""
+        """Stop, and give the session back in the state after the text that was handed out."""
         self._stop()
         if self._writer is None:
             return None
         return await self._writer.close(None if self._present is self._start.snapshot else self._present)
 
     def _checked(self) -> CheckedRequest:
-        """The options as they are now.
+        """Check the present options.
 
         Raises:
             InvalidRequest: one of them cannot be accepted.
@@ -197,16 +197,16 @@ class Conversation:
         length = most if self._left is None else self._left
         request = replace(self._request, max_tokens=max(1, length))
         checked = check(request, self._limits, self._model.vocabulary, self._model.decoder.lacks)
-        checked = replace(checked, stops=self._start.checked.stops)  # they are the same, and their automaton is made
+        checked = replace(checked, stops=self._start.checked.stops)  # equal, and their automaton is made already
         if self._left is not None:
             return checked
-        # Of a generation no longer than a stop string, all could be left to the next one.
+        # If a generation were shorter than a stop string, all its tokens could be held back for the next one.
         longest = max(map(len, checked.stops.patterns)) if checked.stops else 0
         occurred = None if self._occurred is None else self._occurred.copy()
         return replace(checked, max_tokens=max(most, longest), later=most, occurred=occurred)
 
     async def _go_on_paced(self) -> None:
-        """Go on after a command: each lets the loom go ahead of the reader anew, so first what is owed comes back."""
+        """Continue after a command, once the caller owes no tokens: each new generation may run ahead of the reader."""
         await self._generating.pace()
         self._require_not_lost()
         self._before = None
@@ -223,7 +223,7 @@ class Conversation:
         self._segment = _Segment(self, start, self._generating)
 
     def _stop(self) -> bool:
-        """Stop what runs, at what was handed out; returns whether anything ran."""
+        """Stop the running generation at the text that was handed out; returns whether there is more to generate."""
         segment, self._segment = self._segment, None
         if segment is None:
             return False
@@ -240,21 +240,21 @@ class Conversation:
             self._segment.generation.fail(problem)
 
     def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
-        """Tokens that the running generation made."""
+        """Take tokens of the running generation, and the state after them."""
         if self._occurred is not None:
             np.add.at(self._occurred, np.asarray(tokens, np.int64), 1)
         if self._writer is not None:
             self._writer.on_tokens(tokens, snapshot)
 
     def on_sent(self, snapshot: Snapshot) -> None:
-        """What of them was handed out."""
+        """Take note that text was handed out up to this state."""
         self._present = snapshot
         if self._writer is not None:
             self._writer.on_sent(snapshot)
 
 
 def _together(first: Finish | None, then: Finish) -> Finish:
-    """How two generations ended that are one text."""
+    """The finish of a text that consists of two generations."""
     if first is None:
         return then
     return replace(
@@ -284,11 +284,11 @@ class _Segment:
             self._conversation.on_sent(snapshot)
 
     def on_cancelled(self) -> None:
-        """The conversation goes on, and with it its session."""
+        """Do nothing: the conversation continues, and keeps its session."""
 
     async def close(self, snapshot: Snapshot | None) -> Session | None:
-        """The conversation keeps its state, and says itself when the last text is handed out.
+        """Do nothing: the conversation keeps its state, and reports the last text as sent in `next`.
 
-        A command may come between this and that; it takes effect before the text, which is dropped then.
+        A command that comes before that takes effect before the last text, which is then dropped.
         """
         return None

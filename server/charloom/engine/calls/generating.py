@@ -1,4 +1,4 @@
-"""Puts generations on the loom: one that a session goes on with, several of one state, one that looks ahead."""
+"""Puts generations on the loom: one that continues a session, several from one state, one that looks ahead."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Generating:
         self._sealed = sealed
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """Start generating one continuation; a session goes on with it.
+        """Start generating one continuation, which changes its session if the request names one.
 
         Raises:
             InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel, SessionBusy, StalePosition,
@@ -74,7 +74,7 @@ class Generating:
         return generation
 
     async def check(self, request: GenerationRequest) -> None:
-        """See that a text without session could begin now; nothing begins.
+        """Check that a text without session could begin now; starts nothing.
 
         Raises:
             as `generate`.
@@ -84,12 +84,13 @@ class Generating:
             pass
 
     async def continuations(self, request: GenerationRequest) -> Sequence[Continuation]:
-        """Start generating `n` continuations of one state, which is read and not changed.
+        """Start generating `n` continuations of one state; a session is not changed.
 
-        Number i has the seed seed + i, and is the text that `generate` gives with that seed, unless they are resampled.
+        Continuation i has the seed `seed + i`, and is the text that `generate` gives with that seed, unless they are
+        resampled.
 
         Raises:
-            as `generate`, but for SessionBusy.
+            as `generate`, except SessionBusy.
         """
         if request.return_state:
             raise InvalidRequest("return_state", "it is for one continuation; leave n out")
@@ -118,14 +119,14 @@ class Generating:
         return generations
 
     async def peek(self, request: GenerationRequest, top: int) -> Generation:
-        """Start generating what `generate` would, with the distribution at each position; nothing changes.
+        """Start generating the text of `generate`, with the distribution at each position; a session is not changed.
 
         Args:
             request: as for `generate`
-            top: how many tokens to tell at each position; 0 for all
+            top: how many tokens to return at each position; 0: all
 
         Raises:
-            as `generate`, but for SessionBusy.
+            as `generate`, except SessionBusy.
         """
         refuse_fields(request, "n", "resample", "stop", "logprobs", "top_logprobs", "return_state")
         if request.max_tokens is not None:
@@ -142,10 +143,11 @@ class Generating:
         await self._rates.pace(current_share())
 
     def hold(self, start: GenerationStart, count: int = 1) -> None:
-        """Hold the memory that so many generations may need, until the end of the call.
+        """Reserve the memory that `count` generations may need, until the end of the call.
 
         Raises:
-            TooMuchMemory, Overloaded: there is not so much, ever or now.
+            TooMuchMemory: there is never so much memory.
+            Overloaded: there is not so much now.
         """
         self._budget.hold(self._needed(start, count))
 
@@ -172,8 +174,8 @@ class Generating:
         """Put a generation on the loom.
 
         Args:
-            start: from where, and what to do
-            sink: where its states go
+            start: where it starts, and what to do
+            sink: gets its states
 
         Raises:
             Overloaded, Draining: as their names say.
@@ -181,7 +183,7 @@ class Generating:
         model, checked, snapshot = start.model, start.checked, start.snapshot
         begins = len(checked.prompt) or (checked.automaton is not None and not len(checked.earlier))
         if begins and snapshot.tail:
-            snapshot = replace(snapshot, tail=b"")  # a prompt, or a text of its own, begins a new character
+            snapshot = replace(snapshot, tail=b"")  # a prompt, or a constrained text, begins a new character
 
         def describe(finish: Finish, session: Session | None) -> GenerationResult:
             earlier_read = len(checked.earlier) - checked.earlier_generated

@@ -1,4 +1,4 @@
-"""A running generation, seen from an event loop: text for its reader, states for a sink that keeps them."""
+"""A running generation on the event loop: gives text to its reader, and states to a sink that keeps them."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TextDelta:
-    """Some text, and where the session stands after it. It may be empty where there are log-probabilities."""
+    """Some text, and the session's position after it. The text may be empty if there are log-probabilities."""
 
     text: str
     position: int
     logprobs: Logprobs = NONE_TOLD
-    """Of the tokens since the last delta, where they were asked for."""
+    """Of the tokens since the last delta, if they were asked for."""
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """How a continuation came out among those of its call, which were resampled while they ran."""
+    """The outcome of resampling for one of the continuations of a call."""
 
     weight: float
-    """Its share of what all of them stand for; the shares of all are 1 together."""
+    """Its importance weight; the weights of all continuations sum to 1."""
     ancestor: int
-    """The number of the continuation that its text began as."""
+    """The number of the continuation as which its text began."""
     times: int
-    """How often they were resampled."""
+    """How often the continuations were resampled."""
     match_logprob: float
-    """Natural logarithm of an unbiased estimate, from all, of the probability that a text of the model matches."""
+    """Natural logarithm of an unbiased estimate, from all continuations, of the probability that a text of the model
+    matches the constraint."""
 
 
 @dataclass(frozen=True)
@@ -55,32 +56,32 @@ class GenerationResult:
     finish: Finish
     sampling: Sampling
     max_tokens: int
-    """0: without end."""
+    """0: endless."""
     model: str
     model_digest: str
     session: Session | None
     stop: str | None
     """The stop string that ended it."""
     state: bytes = b""
-    """The sealed state at the end, where it was asked for."""
+    """The sealed state at the end, if it was asked for."""
     resampled: Resampled | None = None
-    """How it came out among the continuations of its call, where they were resampled."""
+    """None: its call did not resample."""
 
 
 class Continuation(Protocol):
-    """A text, whether it can be told while it is generated or only as a whole."""
+    """A text that can be read while it is generated, or only as a whole if it is resampled."""
 
     @property
     def model(self) -> Model:
-        """Generates it."""
+        """The model that generates it."""
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Its symbols."""
+        """The vocabulary of its model."""
 
     @property
     def result(self) -> GenerationResult | None:
-        """How it ended: once it has been handed out to its end, and never after `cancel`."""
+        """How it ended; None until it was handed out to its end, and always after `cancel`."""
 
     def cancel(self) -> None:
         """Stop; after the end this does nothing."""
@@ -96,41 +97,41 @@ class Continuation(Protocol):
 
 
 class StateSink(Protocol):
-    """Where a generation puts the states that it passes through."""
+    """Receives the states of a generation."""
 
     def on_tokens(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """Tokens were generated; `snapshot` is the state after them."""
 
     def on_sent(self, snapshot: Snapshot) -> None:
-        """The reader has the text up to this state, and the generation goes on."""
+        """The reader has the text up to this state, and the generation continues."""
 
     def on_cancelled(self) -> None:
-        """The generation was given up; `close` follows once the loom has let go of it."""
+        """The generation was cancelled; `close` follows when its row has left the loom."""
 
     async def close(self, snapshot: Snapshot | None) -> Session | None:
-        """The generation has ended; called once. It comes to its end even where who waits for it is cancelled.
+        """The generation has ended; called once. Runs to completion even if the awaiting task is cancelled.
 
         Args:
-            snapshot: the last state that counts; None where no text was handed out, so that nothing has changed
+            snapshot: the state to keep; None: no text was handed out, so nothing has changed
         """
 
 
 class Generation:
     """Text as it is generated. Constructing it submits its job to the model's loom.
 
-    Iterate over it for `TextDelta`s, or ask for the `whole` text; `result` is there once either has ended, and never
-    after `cancel`. A reader that falls behind gets larger deltas, and is paused when it stops reading.
+    Iterate over it for `TextDelta`s, or await the `whole` text; then `result` is set, unless it was cancelled. If the
+    reader falls behind, deltas get larger, and the loom pauses when the reader stops.
 
-    Its sink is closed exactly once, with the state after the last delta that was handed out, or with None when none
-    was. Tokens that were generated ahead of the reader are dropped when it is cancelled.
+    Its sink is closed exactly once, with the state after the last delta that was handed out, or with None if none was.
+    Tokens that were generated ahead of the reader are dropped when it is cancelled.
 
     Args:
         model: generates the tokens and turns them into text
         job: what to generate, and from where
-        sink: where its states go; None: nobody keeps them
+        sink: gets its states; None: they are not kept
         describe: makes the result
         arrived: the position up to which the reader has the text already, from an earlier stream of the same call
-        meter: counts its tokens, where its caller has a limit: the loom then waits until what was taken has come back
+        meter: counts its tokens if its caller has a rate limit; the loom then waits until the caller owes no tokens
 
     Raises:
         Overloaded, Draining: the loom takes no more jobs.
@@ -152,20 +153,20 @@ class Generation:
         self._call.model = model.name
         self._logged = None if self._call.texts is None else self._call.texts.generation()
         self._sink = sink
-        """Until it is closed."""
+        """None once it is closed, or closing."""
         self._describe = describe
         self._meter = meter
         self._arrived = arrived
         self._text: list[str] = []
         self._logprobs: list[Logprobs] = []
         self._unread = 0
-        """Tokens that came since the last delta."""
+        """Number of tokens that came since the last delta."""
         self._taken = 0
-        """Tokens in deltas of which the loom is not told yet."""
+        """Number of tokens in deltas that were not yet reported to the loom with `took`."""
         self._slowed: asyncio.TimerHandle | None = None
-        """Until the loom is told of the tokens taken."""
+        """The timer that will report them."""
         self._position = 0
-        """After the last token that came."""
+        """Position after the last token that came."""
         self._something_new = asyncio.Event()
         self._latest: Snapshot | None = None
         self._handed_out: Snapshot | None = None
@@ -174,7 +175,7 @@ class Generation:
         self._cancelled = False
         self._closing: asyncio.Task[Session | None] | None = None
         self.result: GenerationResult | None = None
-        # Last: chunks come by way of the event loop, so none arrives before this returns.
+        # Last, when all is set up. Chunks come through the event loop, so none arrives before this returns.
         self._loom = model.loom
         self._row = model.loom.submit(job, self._receive, current_share(), None if meter is None else meter.ahead)
         if meter is not None:
@@ -237,12 +238,12 @@ class Generation:
             self._row.cancel()
 
     def fail(self, problem: EngineError) -> None:
-        """Stop generating, and tell the reader why."""
+        """Stop generating, and raise this error to the reader."""
         self._failure = problem
         self.cancel()
 
     async def whole(self) -> TextDelta:
-        """The whole text as one delta. Cancelled before the end, it was not handed out: the session stays as it was.
+        """Wait for the whole text, as one delta. If this is cancelled before the end, the session does not change.
 
         Raises:
             asyncio.CancelledError: the generation was cancelled.
@@ -279,7 +280,7 @@ class Generation:
         return self._cancelled and self._failure is None
 
     async def _next_delta(self) -> TextDelta:
-        """All that arrived since the last call, once there is something new."""
+        """Wait for something new; returns all that arrived since the last call."""
         await self._something_new.wait()
         self._something_new.clear()
         delta = TextDelta("".join(self._text), self._position, Logprobs.joined(self._logprobs))
@@ -290,11 +291,11 @@ class Generation:
         elif unread:
             self._row.took(unread)
         if self._finish is not None:
-            self._something_new.set()  # the end stays the end
+            self._something_new.set()  # after the end, further calls return at once
         return delta
 
     def _slow_down(self, taken: int, meter: Meter) -> None:
-        """Tell the loom that the reader took so many tokens when its caller may have more of them."""
+        """Report taken tokens to the loom, but not before the caller's rate limit allows more."""
         self._taken += taken
         if self._slowed is not None:
             self._slowed.cancel()
@@ -308,7 +309,7 @@ class Generation:
     def _go_on(self) -> None:
         taken, self._taken = self._taken, 0
         self._row.took(taken)
-        self._row.slowed = False  # not before: a worker may look meanwhile, and would take it for one that nobody reads
+        self._row.slowed = False  # only after `took`: a worker that checks in between would think that nobody reads it
 
     async def _end(self) -> None:
         assert self._finish is not None
@@ -324,12 +325,12 @@ class Generation:
         self.result = self._describe(finish, session)
 
     def _with_tail(self, snapshot: Snapshot) -> Snapshot:
-        """A snapshot of the loom, with the unfinished bytes of the text so far."""
+        """A snapshot of the loom, with the bytes of the text's unfinished last character."""
         tail = self._decoder.tail
         return snapshot if snapshot.tail == tail else replace(snapshot, tail=tail)
 
     def _begin_closing(self, snapshot: Snapshot | None) -> None:
-        """Close the sink in a task, unless it was closed before."""
+        """Close the sink in a task, unless it is closed already."""
         if self._sink is not None:
             sink, self._sink = self._sink, None
             self._closing = asyncio.get_running_loop().create_task(sink.close(snapshot))

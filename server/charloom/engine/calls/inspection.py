@@ -1,4 +1,4 @@
-"""Looking inside the network while it reads a text: in a thread beside the loom, for a few callers at a time."""
+"""Shows the gates and states of the network while it reads a text, in a thread beside the loom."""
 
 from __future__ import annotations
 
@@ -38,66 +38,66 @@ from charloom.engine.shares import current_share
 log = logging.getLogger(__name__)
 
 CHUNK = 64
-"""Most tokens in one call of the inspector: what is in memory at a time, and how long other inspections wait."""
+"""Most tokens in one call of the inspector: bounds the memory, and the time that other inspections wait."""
 CHUNK_LOGITS = 2**20
-"""Logits that they may have: of a large vocabulary, fewer tokens are in one call."""
+"""Most logits in one call of the inspector: with a large vocabulary it has fewer tokens."""
 PATIENCE = 5.0
-"""Seconds that a reader may leave a token untaken when others need its place."""
+"""Seconds after which an inspection whose reader does not take the next token may lose its place to another."""
 
 
 @dataclass(frozen=True)
 class InspectionRequest(ReadingRequest):
-    """A text to read with the network laid open."""
+    """A text to read, and what to show of the network."""
 
     layers: Sequence[int] = ()
-    """Which ones to show; none stands for all."""
+    """The layers to show; empty: all."""
     top_next: int = 0
-    """How many of the most probable tokens to tell after each token."""
+    """Number of most probable next tokens to return after each token."""
     distribution: bool = False
-    """Whether to tell the log-probabilities of all tokens after each token."""
+    """Whether to return the log-probabilities of all next tokens after each token."""
 
 
 class InspectedToken(NamedTuple):
-    """What one token did; L are the layers that were asked for."""
+    """The network at one token; L counts only the layers that were asked for."""
 
     token: int
     logprob: float
-    """Of the token, after what came before it."""
+    """Of the token, given the text before it."""
     position: int
-    """After it."""
+    """Position after it."""
     gates: Floats
-    """[L, G, H], behind their sigmoid or tanh, in the order in which the manifest names them"""
+    """[L, G, H], after their sigmoid or tanh, in the manifest's order of gates"""
     state: Floats
-    """[A, L, H], after it"""
+    """[A, L, H], after the token"""
     distribution: Floats | None
-    """[V]: log-probabilities of what comes after it; None where they were not asked for"""
+    """[V]: log-probabilities of the next token; None if they were not asked for"""
     next: Sequence[tuple[int, float]]
-    """The most probable tokens after it with their log-probabilities, the most probable first."""
+    """The most probable next tokens with their log-probabilities, most probable first."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A text that is being read with the network laid open."""
+    """A running inspection."""
 
     model: Model
     layers: Sequence[int]
-    """Those that are shown, ascending."""
+    """The layers that are shown, ascending."""
     length: int
-    """Tokens of the text."""
+    """Number of tokens of the text."""
     tokens: AsyncIterator[InspectedToken]
-    """What each token does, as it is read; nothing is, nor counted, before the first is asked for. It may raise as
-    `Reading.read`, TooMuchMemory or ModelNotInspectable first, and ReaderStalled or Draining later."""
+    """The tokens as they are read. Reading, and counting tokens, starts when the first is awaited. That may raise as
+    `Reading.read`, TooMuchMemory or ModelNotInspectable; any may raise ReaderStalled or Draining."""
 
 
 class Inspections:
-    """Inspects an engine's models, from the states of its sessions, which stay as they are.
+    """Inspects an engine's models, from the states of its sessions, which do not change.
 
-    All of it is computed by one thread, so that generation keeps the other cores.
+    One thread computes all inspections, so that generation keeps the other cores.
 
     Args:
         starting: decides where each call starts
-        reading: reads what a state has still to read
-        rates: how fast callers may go
+        reading: reads the pending tokens of a state first
+        rates: the token rates of callers
     """
 
     def __init__(self, starting: Starting, reading: Reading, rates: Rates) -> None:
@@ -105,11 +105,11 @@ class Inspections:
         self._reading = reading
         self._rates = rates
         self._inspectors: dict[Model, Inspector] = {}
-        """Opened by the thread when they are needed first: a server that nobody asks keeps no second copy of weights"""
+        """Opened by the thread when first needed: a server without inspections keeps no second copy of the weights"""
         self._reported: set[Model] = set()
-        """Models whose inspector could not be opened: the log has why, and callers are not told where bundles are"""
+        """Models whose inspector could not be opened. The reason is logged; callers do not see the paths of bundles"""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inspection")
-        self._thread.submit(bool)  # starts it, while the system has a thread to give
+        self._thread.submit(bool)  # starts the thread now, not when the system may have none left
         self._places: list[_Place] = []
         self._idle = asyncio.Event()
         self._idle.set()
@@ -117,11 +117,11 @@ class Inspections:
 
     @property
     def running(self) -> int:
-        """Inspections that have begun to read and have not ended."""
+        """Number of inspections that have begun to read and have not ended."""
         return len(self._places)
 
     async def inspect(self, request: InspectionRequest) -> Inspection:
-        """Begin to read a text; `top_logprobs` of the request does not apply.
+        """Prepare to read a text; `top_logprobs` of the request does not apply.
 
         Raises:
             InvalidRequest, ModelNotFound, SessionNotFound, SessionOfAnotherModel, StoreUnavailable, Draining: as their
@@ -160,7 +160,7 @@ class Inspections:
         self._reported.discard(model)
 
     async def drain(self, seconds: float) -> None:
-        """Let running inspections end for up to `seconds`, then end them as Draining, and from then on all new ones."""
+        """Wait up to `seconds` for running inspections, then end them as Draining, and refuse new ones."""
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # before Python 3.11 they are two
             await asyncio.wait_for(self._idle.wait(), seconds)
         self.end_now()
@@ -183,12 +183,12 @@ class Inspections:
         shape, gates = model.decoder.shape, len(model.bundle.manifest.cell.gates)
         place = self._place(of_inspecting(shape, gates, len(text), _chunk(shape.vocabulary)))
         try:
-            self._rates.spend(current_share(), len(text))  # only now: what is read waits until nothing is owed
+            self._rates.spend(current_share(), len(text))  # after `caught_up`, which waits until nothing is owed
             while len(unread.tokens):
                 running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, model, unread, request)
                 found, unread = await running
                 place.found.extend(token for token in found if token.position > start.position)
-                del found  # so that it goes when the place is lost
+                del found  # so that `place.found` alone keeps the tokens, and frees them if the place is lost
                 while place.problem is None and place.found:
                     place.waits_since = time.monotonic()
                     yield place.found.popleft()
@@ -199,8 +199,10 @@ class Inspections:
             self._end(place, None)
 
     def _place(self, needed: int) -> _Place:
-        """A place among those that run, with so many bytes; where there is none, that of one whose reader does not
-        read.
+        """Take a place among the running inspections, and reserve memory; if all are taken, that of a stalled reader.
+
+        Raises:
+            TooMuchMemory, Overloaded, Draining: as their names say.
         """
         if self._stopped:
             raise Draining()
@@ -218,7 +220,7 @@ class Inspections:
         return place
 
     def _end(self, place: _Place, problem: EngineError | None) -> None:
-        """Free a place; its reader is told the problem when it reads again."""
+        """Free a place; `problem` is raised to its reader at the next token."""
         if place in self._places:
             self._places.remove(place)
             place.problem = problem
@@ -228,7 +230,7 @@ class Inspections:
             self._idle.set()
 
     def _run(self, model: Model, unread: _Unread, request: InspectionRequest) -> tuple[list[InspectedToken], _Unread]:
-        """Read the next tokens; in the thread."""
+        """Read the next chunk of tokens; runs in the thread."""
         if model not in self._inspectors:
             try:
                 self._inspectors[model] = Inspector(model.bundle)
@@ -260,38 +262,38 @@ class Inspections:
             for number, (token, before) in enumerate(zip(chunk.tolist(), befores, strict=True))
         ]
         position = unread.position + len(chunk)
-        # Copies, so that nothing of all the others is kept.
+        # Copies, so that the arrays of the whole chunk can be freed.
         return inspected, _Unread(unread.tokens[size:], position, found.state[-1].copy(), distributions[-1].copy())
 
 
 class _Unread(NamedTuple):
-    """What of a text is still to be read, and from where."""
+    """The unread rest of a text, and the state before it."""
 
     tokens: Ints
     position: int
-    """Before them"""
+    """Position before the tokens"""
     state: Floats
-    """[A, L, H], before them"""
+    """[A, L, H], before the tokens"""
     distribution: Floats | None = None
-    """[V]: log-probabilities of the first of them; None before a pending token, which is not reported"""
+    """[V]: log-probabilities of the first of the tokens; None before a pending token, which is not reported"""
 
 
 class _Place:
-    """One of those that run."""
+    """A running inspection, as `Inspections` counts it."""
 
     def __init__(self) -> None:
         self.found: deque[InspectedToken] = deque()
-        """What has been computed and not taken"""
+        """Computed tokens that were not taken yet"""
         self.waits_since: float | None = None
-        """When the last token was handed out, until the reader comes for the next"""
+        """When the last token was handed out; None while the reader waits for one"""
         self.problem: EngineError | None = None
-        """Why it has lost its place"""
+        """The error with which it lost its place"""
         self.memory = contextlib.ExitStack()
-        """What it holds"""
+        """Holds its reserved memory"""
 
 
 def _chunk(vocabulary: int) -> int:
-    """Tokens in one call of the inspector."""
+    """Most tokens in one call of the inspector."""
     return max(1, min(CHUNK, CHUNK_LOGITS // vocabulary))
 
 

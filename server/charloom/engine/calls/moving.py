@@ -1,4 +1,4 @@
-"""Moving a session to another model, or to the present version of its own, which reads the session's text again."""
+"""Moves a session to another model, or to the present version of its own, by reading the session's text again."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Moving:
     """Moves sessions.
 
     Args:
-        models: from and to which
-        sessions: which
-        reading: lets the other model read
-        calls: lets them begin
+        models: the models of the engine
+        sessions: the sessions to move
+        reading: reads the texts with the new models
+        calls: admits the calls
     """
 
     def __init__(self, models: Models, sessions: Sessions, reading: Reading, calls: CallsInProgress) -> None:
@@ -37,24 +37,24 @@ class Moving:
     async def move(
         self, key: Key, name: str = "", *, skip_unknown: bool = False, expected_position: int | None = None
     ) -> Session:
-        """Let another model read from zero state what is kept of a session's text, and the session go on with it.
+        """Move a session to another model, which reads the session's kept text from the zero state.
 
-        Bytes of an unfinished last character are not text, and are left out. The seed stays.
+        The bytes of an unfinished last character are left out. The seed stays.
 
         Args:
             key: of the session
-            name: of the model; empty for the one of the session's own name, or else the default one
-            skip_unknown: leave out what that model has no symbol for
-            expected_position: where the session has to stand
+            name: of the new model; empty: the model of the same name, else the default one
+            skip_unknown: leave out characters that the new model lacks
+            expected_position: the position that the session must have; None: any
 
         Returns:
-            The session; as it was where its model is that one already.
+            The session; unchanged if the new model can continue its state as it is.
 
         Raises:
             ModelNotFound, SessionNotFound, SessionBusy, StalePosition, StoreUnavailable, QuotaExceeded, Overloaded,
                 Draining: as their names say.
-            InvalidRequest: the model lacks a character, or cannot learn where the session does.
-            SessionOfAnotherModel: nobody here knows the symbols of the session's model.
+            InvalidRequest: the new model lacks a character, or cannot learn although the session does.
+            SessionOfAnotherModel: the vocabulary of the session's model is not known here.
         """
         await self._calls.begin()
         writer = await self._sessions.acquire(key)

@@ -1,4 +1,4 @@
-"""How much memory a call may need: upper bounds of its parts, as they were measured (decision 0022)."""
+"""Estimates the memory that a call may need, from measured upper bounds in bytes (decision 0022)."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from typing import NamedTuple
 from charloom.engine.decoding.decoder import Shape
 
 CALL = 32 * 1024
-"""Bytes of a call whatever it asks for: its connection's stream, its tasks, its messages."""
+"""Bytes of any call: its connection's stream, its tasks, its messages."""
 ROW = 24 * 1024
-"""Of a row on the loom, besides its states."""
+"""Bytes of a row on the loom, besides its states."""
 STATES = 4
-"""States of a row: its slot in the pool, where it starts, where it may have to go back to, and the latest one told."""
+"""Copies of a row's state: its slot in the pool, its start, the anchor of its stop strings, and the latest snapshot."""
 LEARNT = STATES + 7
-"""Copies of what a row has learnt: with each of these, and in a tick, whose inputs, graph and outputs have it apart."""
+"""Copies of a row's learnt state: one with each of the above, and those in a tick's inputs, graph and outputs."""
 READ, FED = 32, 8
-"""Of a token that is read: its characters, as message and as text, and its number; and in each row that reads it."""
+"""Bytes of a token that is read: once for its characters, as message and as text, and its number; and in each row."""
 GENERATED = 32
-"""Of a generated token that nobody has read: its number, its text, the message with it."""
+"""Bytes of a generated token that is not read yet: its number, its text, the message with it."""
 SUMMED = 250
-"""Of a token with its log-probability in the engine, where an answer tells nothing but sums of them."""
+"""Bytes of a token with its log-probability in the engine, if the answer has only sums of log-probabilities."""
 SOURCE, LINE, CHARACTER = 8 * 1024, 1024, 64
-"""Of a message of a watch, besides its rows: of a source that is open, of a line with its verdict, of a character."""
+"""Bytes in a message of a watch, besides rows: of an open source, of a line with its verdict, of a character."""
 OPEN = 1000
-"""Of a text that is open while others are looked for, besides its row."""
+"""Bytes of an open text of a beam search, besides its row."""
 NEXT = 64
-"""Of a token that may come next, in all arrays of its probability."""
+"""Bytes of a possible next token in a beam search, in all arrays with its probability."""
 AUTOMATON = 3
 """Copies of an automaton: the compiler's, the loom's, and the loom's old table while it grows."""
 STOP = 64
-"""Of a token of a stop string: its number, and in the automaton that all rows share."""
+"""Bytes of a token of a stop string: its number, and its nodes in the automaton that all rows share."""
 FLIGHT = 2048
 """Tokens of a stream that are in messages on their way, besides those that wait for its reader."""
 
 
 class Told(NamedTuple):
-    """Bytes of a log-probability that an answer tells, in the engine's arrays and in all copies of the answer."""
+    """Bytes of the log-probability of a token in an answer: in the engine's arrays and in all copies of the answer."""
 
     token: int
-    """Besides its alternatives."""
+    """Of the token itself."""
     alternative: int
-    """Each."""
+    """Of each alternative."""
 
 
 BINARY, JSON = Told(160, 30), Told(400, 60)
-"""In protobuf's encoding, and as JSON, of which the forms of chats are the longest."""
+"""In protobuf's encoding, and as JSON, whose longest form is that of chats."""
 
 
 def of_generation(
@@ -59,18 +59,18 @@ def of_generation(
     learnt: int = 0,
     behind: int = 0,
 ) -> int:
-    """Bytes that a call may need which generates.
+    """Bytes that a generating call may need.
 
     Args:
         shape: of the decoder
-        prompt: tokens to read
+        prompt: number of tokens to read
         tokens: most tokens to generate
-        top_logprobs: alternatives to tell of each token; None: no log-probabilities at all
-        count: how many continuations
-        unread: tokens that a stream may leave unread; None: all are kept until the last is there
-        told: how log-probabilities are told
-        learnt: bytes of what each has learnt
-        behind: as of `Snapshot.behind`; they are read once
+        top_logprobs: number of alternatives to return for each token; None: no log-probabilities at all
+        count: number of continuations
+        unread: most tokens that a stream leaves unread; None: the answer is sent as a whole
+        told: the encoding of log-probabilities
+        learnt: bytes of the learnt state of each continuation
+        behind: as of `Snapshot.behind`; these tokens are read once
     """
     kept = tokens if unread is None else min(tokens, unread + FLIGHT)
     each = _row(shape, learnt) + FED * prompt + kept * _token(top_logprobs, told)
@@ -88,38 +88,44 @@ def of_reading(
     learnt: int = 0,
     behind: int = 0,
 ) -> int:
-    """Bytes that a call may need which reads so many tokens in so many texts at a time, besides those that are `behind`
-    (`Snapshot.behind`), and tells their log-probabilities if `top_logprobs` is not None; `told` says how, and `times`
-    how often an answer has them.
+    """Bytes that a reading call may need.
+
+    Args:
+        shape: of the decoder
+        tokens: number of tokens to read, in all texts together
+        top_logprobs: number of alternatives to return for each token; None: no log-probabilities at all
+        texts: number of texts that are read at a time
+        told: the encoding of log-probabilities
+        times: how often the answer has them
+        learnt: bytes of the learnt state of each text
+        behind: as of `Snapshot.behind`, of all texts together
     """
     answer = 0 if top_logprobs is None else times * tokens * _token(top_logprobs, told)
     return CALL + texts * _row(shape, learnt) + (READ + FED) * (tokens + behind) + answer
 
 
 def of_summing(shape: Shape, tokens: int, texts: int, *, learnt: int = 0) -> int:
-    """Bytes that a call may need which reads so many tokens in so many texts at a time, and tells the sums of their
-    log-probabilities.
+    """Bytes that a call may need to read texts and return the sums of their log-probabilities; arguments as of
+    `of_reading`.
     """
     return CALL + texts * _row(shape, learnt) + (READ + FED + SUMMED) * tokens
 
 
 def of_watching(sources: int, lines: int, characters: int) -> int:
-    """Bytes that a message of a watch may need while it is judged, besides what `of_summing` says of the sources that
-    are read at a time.
+    """Bytes that a message of a watch may need while it is judged, besides `of_summing` for the sources that are read
+    together.
     """
     return SOURCE * sources + LINE * lines + CHARACTER * characters
 
 
 def of_suggesting(shape: Shape, prompt: int, beam: int, *, learnt: int = 0) -> int:
-    """Bytes that a call may need which keeps so many texts open, with all that may come next after each."""
+    """Bytes that a beam search may need, with `beam` open texts and the distribution of the next token after each."""
     return CALL + (READ + FED) * prompt + beam * (_row(shape, learnt) + OPEN + NEXT * shape.vocabulary)
 
 
 def of_inspecting(shape: Shape, gates: int, text: int, chunk: int) -> int:
-    """Bytes that a call may need which shows what each token of a text does, computed so many tokens at a time, in a
-    network with so many gates.
-    """
-    # Logits, what is computed from them, and log-probabilities; gates and states, and those of the layers asked for.
+    """Bytes that an inspection of `text` tokens may need, `chunk` of them at a time, in a cell with `gates` gates."""
+    # Per token: logits, an intermediate array and log-probabilities; gates and states, and copies of the shown layers.
     numbers = 3 * shape.vocabulary + 2 * (gates + shape.arrays) * shape.layers * shape.hidden
     return CALL + (READ + FED) * text + 4 * chunk * numbers
 

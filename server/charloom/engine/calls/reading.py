@@ -1,4 +1,4 @@
-"""Text in, and no text out: feeding, scoring, observing; and blending states, which may have tokens still to read."""
+"""Calls that read text and generate none: feeding, scoring, observing; and blending states."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ from charloom.engine.sessions.sessions import Sessions
 from charloom.engine.shares import current_share
 
 PLAIN = Sampling()
-"""Of jobs that choose no token; made once, because its controls are checked when it is."""
+"""The sampling of jobs that choose no token; shared, because making one checks all controls."""
 IN_PARTS = "send it in parts, each read after the ones before, or ask for fewer alternatives"
 
 
 @dataclass(frozen=True)
 class ScoredText:
-    """What the model makes of a text."""
+    """The log-probabilities of a text."""
 
     logprobs: Logprobs
-    """Of each token of it."""
+    """Of each of its tokens."""
     position: int
-    """After it."""
+    """Position after it."""
 
     @functools.cached_property
     def nats(self) -> float:
-        """How surprising the text is: the sum of its tokens' negative log-probabilities, in nats."""
+        """The sum of its tokens' negative log-probabilities, in nats."""
         return -math.fsum(self.logprobs.values)
 
     @property
@@ -65,7 +65,7 @@ class ScoredText:
 
     @property
     def perplexity(self) -> float:
-        """E to the nats per token; where that would be more than a float holds, e to the 700."""
+        """The exponential of the nats per token, at most e to the 700, which a float can hold."""
         return math.exp(min(self.nats_per_token, 700.0))
 
     def bits_per_character(self, vocabulary: Vocabulary) -> float:
@@ -96,13 +96,13 @@ class Reading:
     async def read(
         self, model: Model, text: Ints, start: Snapshot, top_logprobs: int | None = None
     ) -> tuple[Snapshot, Logprobs]:
-        """Read a text; returns the state after it, and if asked for, the log-probabilities of its tokens.
+        """Read a text; returns the state after it, and the log-probabilities of its tokens if asked for.
 
         Args:
             model: the model
-            text: [T]; with the pending tokens of `start` past the first, at least one
-            start: from where
-            top_logprobs: how many alternatives to tell of each token; None: no log-probabilities at all
+            text: [T]; may be empty only if `start` has more than one pending token
+            start: the state before it
+            top_logprobs: number of alternatives to return for each token; None: no log-probabilities at all
 
         Raises:
             Overloaded, Draining, DecoderFailure: as their names say.
@@ -111,22 +111,24 @@ class Reading:
         return found
 
     async def read_priced(self, model: Model, text: Ints, start: Snapshot) -> Snapshot:
-        """The state after a text, whose memory is held while it is read; raises as `read`, and TooMuchMemory."""
+        """Read a text, with its memory reserved meanwhile; returns the state after it; raises as `read`, and
+        TooMuchMemory.
+        """
         with self.budget.held_for(_needed(model, start, len(text))):
             return (await self.read(model, text, start))[0]
 
     async def read_together(
         self, model: Model, texts: Sequence[tuple[Snapshot, Ints]], top_logprobs: int | None = None
     ) -> list[tuple[Snapshot, Logprobs]]:
-        """Read several texts at the same time, each from a state of its own; for each text what `read` returns.
+        """Read several texts at the same time, each from its own state; returns for each text what `read` returns.
 
         Args:
             model: the model
-            texts: where each starts, and its tokens, as of `read`; at least one text
-            top_logprobs: as of `read`
+            texts: the state before each text, and its tokens, as for `read`; at least one text
+            top_logprobs: as for `read`
 
         Raises:
-            as `read`; none of them is read on then.
+            as `read`; all of them are stopped then.
         """
         share = current_share()
         model.loom.admit(share)
@@ -135,7 +137,7 @@ class Reading:
         jobs = [Job(start, text, 0, PLAIN, top_logprobs=top_logprobs, scored=scored) for start, text in texts]
         together = JobsTogether(model, jobs)
         self._rates.spend(share, sum(start.behind + len(text) for start, text in texts))
-        # A text that was read leaves no character unfinished.
+        # A text that was read ends with a complete character.
         return [(replace(one.finish.snapshot, tail=b""), one.logprobs) for one in await together.ended()]
 
     async def feed(self, request: ReadingRequest, expected_position: int | None) -> Session:
@@ -158,10 +160,10 @@ class Reading:
         return await writer.close(after)
 
     async def score(self, request: ReadingRequest) -> tuple[ScoredText, Vocabulary]:
-        """How probable a text is, from a session's state, which stays as it is, or from zero; and in which symbols.
+        """Score a text from the state of a session, which does not change, or from zero; returns the vocabulary too.
 
         Raises:
-            as `feed`, but for SessionBusy.
+            as `feed`, except SessionBusy.
         """
         check_top_logprobs(request.top_logprobs)
         start = await self._starting.reading(request)
@@ -175,7 +177,7 @@ class Reading:
         return ScoredText(logprobs, after.position), vocabulary
 
     async def score_many(self, request: ReadingRequest) -> ManyScores:
-        """Begin to score many texts, each from a session's state, which stays as it is, or from zero.
+        """Begin to score many texts, each from the state of a session, which does not change, or from zero.
 
         Raises:
             as `score`.
@@ -184,7 +186,7 @@ class Reading:
         return ManyScores(self, request, start.model, start.snapshot)
 
     async def state_after(self, request: ReadingRequest) -> tuple[Floats, int]:
-        """The state, [A, L, H], of a network that has read all of a text, and how many tokens that took.
+        """The network's state, [A, L, H], after it has read all of a text, and the number of the text's tokens.
 
         Raises:
             as `score`.
@@ -192,12 +194,12 @@ class Reading:
         start = await self._starting.reading(request)
         text = check_text("text", request.text, request.skip_unknown, self.limits, start.model.vocabulary)
         self.budget.hold(_needed(start.model, start.snapshot, len(text) + 1))
-        # The last token of a text waits until there is one after it; which one makes no difference.
+        # The last token of a text stays pending until another follows; which one makes no difference.
         after, _ = await self.read(start.model, np.append(text, start.model.vocabulary.start_token), start.snapshot)
         return after.state, len(text)
 
     async def observe(self, request: ReadingRequest) -> Observation:
-        """Begin to read text as it comes; a session goes on with it.
+        """Begin to read text as it comes, into the session if the request names one.
 
         Raises:
             as `feed`.
@@ -213,10 +215,10 @@ class Reading:
         Position and pending token are the first source's; its history begins there.
 
         Raises:
-            InvalidRequest: too few or too many sources, or their weights, or the seed.
+            InvalidRequest: there are too few or too many sources, or a weight or the seed is out of range.
             SessionNotFound: one of them is not there.
             SessionOfAnotherModel: they are of different models.
-            as `Reading.read`, and TooMuchMemory: one of them has tokens still to read.
+            as `Reading.read`, and TooMuchMemory: the pending tokens of one of them could not be read.
         """
         await self._calls.begin()
         require_seed(seed)
@@ -246,7 +248,7 @@ class Reading:
         return await self._sessions.create_from(key, model, blended, time_to_live)
 
     async def caught_up(self, model: Model, snapshot: Snapshot) -> Snapshot:
-        """The same state with one pending token, so that not all that starts from it reads the others.
+        """Read all pending tokens but the last, so that jobs that start from the state need not each read them.
 
         Raises:
             as `read`, and TooMuchMemory.
@@ -258,21 +260,21 @@ class Reading:
 
 @dataclass(frozen=True)
 class ScoredTexts:
-    """What the model makes of some of many texts."""
+    """The scores of some of many texts."""
 
     scored: Sequence[ScoredText]
-    """Of each, or of those before the first one that was refused."""
+    """Of each text, or of those before the first refused one."""
     refused: EngineError | None
-    """Why that was; None: none was."""
+    """Why a text was refused; None: none was."""
 
 
 class ManyScores:
-    """How probable texts are, each after the same state; made by `Reading.score_many`.
+    """Scores many texts, each from the same state; made by `Reading.score_many`.
 
     Args:
-        reading: reads them
-        request: how
-        model, start: from where
+        reading: reads the texts
+        request: the options
+        model, start: the model, and the state before each text
     """
 
     def __init__(self, reading: Reading, request: ReadingRequest, model: Model, start: Snapshot) -> None:
@@ -281,16 +283,19 @@ class ManyScores:
         self._request = request
         self._start = start
         self._count = 0
-        """Texts that were given so far."""
+        """Number of texts so far."""
         self._catching_up = asyncio.Lock()
 
     async def read(self, texts: Sequence[str], *, whole: bool = False) -> ScoredTexts:
-        """The score of each of the next texts, which are read together; bit for bit that of each alone where the
-        decoder is batch-invariant. One that is refused is named by its number since the beginning.
+        """Score the next texts together; with a batch-invariant decoder, each score equals, bit for bit, that of the
+        text alone. The error of a refused text has its number since the first call.
+
+        Args:
+            texts: the texts
+            whole: raise the error of a refused text, and read none of them
 
         Raises:
-            InvalidRequest, QuotaExceeded: they are too many, or too long together; or one is refused, and they are to
-                be read as a `whole` or not at all; none was read then.
+            InvalidRequest, QuotaExceeded: they are too many, or too long together; or with `whole`, one is refused.
             as `Reading.read`, and TooMuchMemory.
         """
         reading, model = self._reading, self.model
@@ -324,7 +329,7 @@ class ManyScores:
 
 
 def _needed(model: Model, start: Snapshot, tokens: int, request: ReadingRequest | None = None) -> int:
-    """Bytes that reading so many tokens from a state may need; their log-probabilities are told as `request` says."""
+    """Bytes that reading tokens from a state may need, with the log-probabilities that `request` asks for, if any."""
     shape, learnt, behind = model.decoder.shape, start.learnt_bytes, start.behind
     if request is None:
         return of_reading(shape, tokens, None, learnt=learnt, behind=behind)
@@ -333,12 +338,12 @@ def _needed(model: Model, start: Snapshot, tokens: int, request: ReadingRequest 
 
 
 class Observation:
-    """Text in, log-probabilities out; made by `Reading.observe`, and to be ended.
+    """Reads text as it comes, and scores it. Made by `Reading.observe`; must be ended with `end`.
 
     Args:
         reading: reads each text
-        request: how
-        start: from where
+        request: the options
+        start: where it starts
     """
 
     def __init__(self, reading: Reading, request: ReadingRequest, start: ReadingStart) -> None:
@@ -350,7 +355,7 @@ class Observation:
         self._changed = False
 
     async def read(self, text: str) -> ScoredText:
-        """Read on.
+        """Read and score the next text.
 
         Raises:
             InvalidRequest: the text is too long, or the model lacks a character; nothing was read then.

@@ -1,4 +1,4 @@
-"""What a caller may ask of the engine, checked and put into tokens before any work is done."""
+"""Requests to the engine, and their conversion to tokens with all checks that need no session."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from charloom.engine.telemetry import current_call
 Text = str | Sequence[int]
 """A text to read, or its tokens."""
 MostTokens = Callable[[Vocabulary], int]
-"""How many tokens of a vocabulary a whole answer may tell of, so that whoever asks can be sent it."""
+"""Most tokens, for a vocabulary, in an answer that is sent as a whole, so that it fits into one message."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class GenerationRequest:
     model: str = ""
     """Empty: the session's model, or the first one."""
     digest: str = ""
-    """Of the version of the model that the call has in use already (`Model.used`), or began with if it is resumed: a
-    text without session and state starts from it; empty: the one that serves."""
+    """For a text without session and state: the digest of the model version that the call uses already (`Model.used`),
+    or began with if it is resumed; empty: the serving version."""
     session_id: str = ""
-    """Empty: from `state`, or from the zero state; and keep nothing."""
+    """Empty: start from `state`, or from the zero state, and keep nothing."""
     new_session: NewSession | None = None
     """Make the session first, if there never was one of this id."""
     tenant: str = ""
@@ -58,38 +58,38 @@ class GenerationRequest:
     call_id: str = ""
     """Identifies the call, for when it is resumed."""
     resume_position: int | None = None
-    """Go on with this call: what came up to here has arrived."""
+    """Resume this call: the caller has its text up to this position."""
     prompt: Text = ""
     skip_unknown: bool = False
     """Leave out characters that the model lacks, instead of refusing the request."""
     max_tokens: int | None = None
     min_tokens: int = 0
-    """A stop string that would leave a shorter text does not count."""
+    """A stop string that would make the text shorter than this is ignored."""
     sampling: Sampling = field(default_factory=Sampling)
     seed: int | None = None
     """None: the session's own, or a new one."""
     expected_position: int | None = None
-    """Refuse unless the session is there."""
+    """Refuse unless the session is at this position."""
     stop: Sequence[str] = ()
     """Strings that end the text."""
     template_stop: Sequence[str] = ()
-    """Strings that end it as well, and that no caller has asked for: those that the model cannot write are left out."""
+    """Further stop strings, of a chat template and not of the caller; those that the model cannot write are ignored."""
     include_stop: bool = False
-    """Whether the text is to end with the stop string, or before it."""
+    """Whether the text includes the stop string."""
     constraint: Constraint | None = None
-    """What the whole generated text is to match."""
+    """What the whole generated text has to match."""
     logprobs: bool = False
-    """Whether to tell the log-probability of each token."""
+    """Whether to return the log-probability of each token."""
     top_logprobs: int = 0
-    """With `logprobs`: how many of the most probable tokens to tell as well."""
+    """With `logprobs`: number of most probable tokens to return as well."""
     n: int = 1
-    """How many continuations; more than one leave the session as it was."""
+    """Number of continuations; with more than one, the session does not change."""
     resample: bool = False
-    """Whether they are resampled while they run, by what the constraint left of each."""
+    """Whether the continuations are resampled while they run; see `resampling`."""
     most_tokens: MostTokens | None = None
-    """For an answer that is sent as a whole; None: any number."""
+    """For an answer that is sent as a whole; None: no limit."""
     told: Told = BINARY
-    """How the answer tells log-probabilities, which decides what memory the call may need."""
+    """The encoding of log-probabilities in the answer, which decides how much memory the call may need."""
 
 
 @dataclass(frozen=True)
@@ -97,27 +97,27 @@ class ReadingRequest:
     """What to read, and from where."""
 
     key: Key
-    """Of the session; without an id, from the zero state."""
+    """Of the session; with an empty id: start from `state`, or from the zero state."""
     model: str = ""
     """Empty: the session's model, or the first one."""
     digest: str = ""
-    """Of the version of the model that the call has in use already (`Model.used`), so that it is the one from which a
-    text without session and state starts; empty: the one that serves."""
+    """For a text without session and state: the digest of the model version that the call uses already (`Model.used`);
+    empty: the serving version."""
     state: bytes = b""
-    """A sealed state to start from, where there is no session."""
+    """A sealed state to start from, without a session."""
     text: Text = ""
     expected_position: int | None = None
-    """Refuse unless the session is there."""
+    """Refuse unless the session is at this position."""
     skip_unknown: bool = False
     """Leave out characters that the model lacks, instead of refusing the request."""
     top_logprobs: int = 0
-    """How many of the most probable tokens to tell at each position."""
+    """Number of most probable tokens to return at each position."""
     most_tokens: MostTokens | None = None
-    """For an answer that is sent as a whole; None: any number."""
+    """For an answer that is sent as a whole; None: no limit."""
     told: Told = BINARY
-    """How the answer tells log-probabilities, which decides what memory the call may need."""
+    """The encoding of log-probabilities in the answer, which decides how much memory the call may need."""
     times: int = 1
-    """How often the answer has them."""
+    """How often the answer has the log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -132,16 +132,16 @@ class CheckedRequest:
     stops: Stops | None
     top_logprobs: int | None
     automaton: Automaton | None = None
-    """Of the request's constraint, once it is made."""
+    """Of the request's constraint; set by `constraining`."""
     earlier: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    """What this call has read and generated before; see `Job`."""
+    """Tokens that this call has read and generated before; this and the fields below are as of `Job`."""
     earlier_generated: int = 0
     automaton_state: int = 0
     later: int = 0
     occurred: Floats | None = None
 
     def job(self, start: Snapshot, *, snapshots: bool) -> Job:
-        """The job that does it, from some state."""
+        """The job that does it from this state."""
         return Job(
             start,
             self.prompt,
@@ -160,7 +160,7 @@ class CheckedRequest:
         )
 
     def most_of(self, generated: Ints) -> int:
-        """Most tokens of a text that begins with these: up to the end of a stop string that they have, if it stays."""
+        """Most tokens of a text that begins with these: up to the end of a stop string in them, if it is included."""
         if self.stops is None or not self.stops.include:
             return self.max_tokens
         matcher = StopMatcher(self.stops.automaton, include=True, min_tokens=self.stops.min_tokens)
@@ -168,15 +168,15 @@ class CheckedRequest:
         return self.max_tokens if match is None else match.end
 
     def first(self, tokens: int) -> CheckedRequest:
-        """The same for no more than so many tokens of the text; what is left then is to be done by itself."""
+        """The request for at most the first `tokens` tokens of the text; later jobs do the rest."""
         now = min(tokens, self.max_tokens)
         return replace(self, max_tokens=now, later=self.later + self.max_tokens - now)
 
     def after(self, done: Ints) -> CheckedRequest:
-        """What is left to do of it when this much more has been read and generated.
+        """The rest of the request, after these tokens of it were read and generated.
 
         Raises:
-            InvalidRequest: it cannot be of this request.
+            InvalidRequest: this request could not have read and generated them.
         """
         read = min(len(done), len(self.prompt))
         generated = len(done) - read
@@ -291,11 +291,11 @@ def check_text(field_name: str, text: Text, skip_unknown: bool, limits: Limits, 
 
 
 def check_length(field_name: str, text: Text, limits: Limits) -> None:
-    """See that a text is not longer than it may be.
+    """Check that a text is not too long.
 
     Raises:
         InvalidRequest: it is.
-        QuotaExceeded: it is longer than this caller's may be.
+        QuotaExceeded: it is longer than this caller's texts may be.
     """
     own, what = current_share().quota.prompt_characters, "characters" if isinstance(text, str) else "tokens"
     if own is not None and len(text) > own:
@@ -310,7 +310,7 @@ def check_length(field_name: str, text: Text, limits: Limits) -> None:
 
 
 def check_count(field_name: str, texts: Sequence[str]) -> None:
-    """Check how many texts are to be read at a time, at least one.
+    """Check the number of texts to read at a time, at least one.
 
     Raises:
         InvalidRequest: too many, or none.
@@ -320,7 +320,7 @@ def check_count(field_name: str, texts: Sequence[str]) -> None:
 
 
 def check_together(field_name: str, texts: Sequence[str], limits: Limits) -> None:
-    """Check how many texts are to be read at a time, at least one, and how long they are together.
+    """Check the number of texts to read at a time, at least one, and their total length.
 
     Raises:
         InvalidRequest: too many, or too long.
@@ -335,7 +335,7 @@ def check_together(field_name: str, texts: Sequence[str], limits: Limits) -> Non
 def check_answer(
     field_name: str, tokens: int, most_tokens: MostTokens | None, vocabulary: Vocabulary, advice: str
 ) -> None:
-    """Check that the answer about so many tokens can be sent, before anything is computed for it.
+    """Check that an answer about `tokens` tokens can be sent, before anything is computed for it.
 
     Raises:
         InvalidRequest: it could be too large.
@@ -347,7 +347,7 @@ def check_answer(
 
 
 def check_top_logprobs(count: int) -> None:
-    """Check how many alternatives are asked for.
+    """Check the number of alternatives that are asked for.
 
     Raises:
         InvalidRequest: too many.
@@ -366,10 +366,10 @@ def within(field_name: str, value: int, lowest: int, highest: int) -> None:
 
 
 def spelt(field_name: str, text: str, vocabulary: Vocabulary, *, skip_unknown: bool) -> Ints | None:
-    """The tokens that the model would write a text with; None where it cannot, and such texts are left out.
+    """The tokens with which the model would write a text; None if it cannot write it and `skip_unknown` is set.
 
     Raises:
-        InvalidRequest: it cannot, and they are not.
+        InvalidRequest: it cannot write the text, and `skip_unknown` is not set.
     """
     try:
         return vocabulary.spell(text)

@@ -1,9 +1,9 @@
-"""Several texts under one constraint, resampled by what it left of each while they run: sequential Monte Carlo.
+"""Generates several texts under one constraint, and resamples them while they run: sequential Monte Carlo.
 
-A text under a constraint is drawn token by token among what is allowed, so texts come too often whose beginning led the
-model to where little was allowed. The probability that was allowed of a text, of all its tokens together, says by how
-much: weighted by it, texts are distributed as those of the model that match. Resampling drops texts of little weight
-for copies of others while they run.
+Under a constraint each token is drawn from the allowed tokens. So texts are too frequent if their beginning leads to
+places where the model gives little probability to what is allowed. The weight of a text corrects this: the product,
+over its tokens, of the probability that was allowed. Weighted so, the texts are distributed as the model's own texts
+that match. Resampling replaces texts of little weight by copies of others while they run.
 
 Weights and estimate are those of Gordon, Salmond and Smith (1993, "Novel approach to nonlinear/non-Gaussian
 Bayesian state estimation"), with systematic resampling (Kitagawa, 1996, "Monte Carlo filter and smoother") where the
@@ -43,11 +43,11 @@ from charloom.engine.telemetry import current_call
 Doubles = npt.NDArray[np.float64]
 
 EVERY = 8
-"""Tokens after which it is looked whether to resample."""
+"""Number of tokens after which the texts are resampled, if their weights are uneven enough."""
 
 
 def shares(log_weights: Doubles) -> Doubles:
-    """[N]: the weights whose natural logarithms these are, scaled so that they are 1 together."""
+    """[N]: the normalised weights, which sum to 1, from their natural logarithms."""
     weights: Doubles = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
     return weights
@@ -60,9 +60,9 @@ def log_mean(log_weights: Doubles) -> float:
 
 
 def parents(log_weights: Doubles, uniform: float) -> Ints:
-    """By which text each is replaced, [N]; all by themselves while the weights are even enough.
+    """[N]: the index of the text that replaces each text; its own index while the weights are even enough.
 
-    A text of the share w comes w N times, rounded up or down. One that comes at all stays in its own place.
+    A text with the normalised weight w is chosen w N times, rounded up or down. A chosen text keeps its own place.
 
     Args:
         log_weights: [N]
@@ -79,7 +79,7 @@ def parents(log_weights: Doubles, uniform: float) -> Ints:
 
 
 class _Part(NamedTuple):
-    """What a job wrote; the state after it is kept only until the next one."""
+    """The output of one job, without its final state, which is needed only for the next job."""
 
     tokens: Sequence[int]
     logprobs: Logprobs
@@ -87,25 +87,25 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class _Text:
-    """One of the texts, as far as it has come."""
+    """One of the texts, as generated so far."""
 
     left: CheckedRequest
-    """What is left to do."""
+    """The rest of the request."""
     snapshot: Snapshot
     ancestor: int
     parts: tuple[_Part, ...] = ()
-    """What the jobs wrote that wrote it."""
+    """The output of its jobs."""
     first: Finish | None = None
-    """How the first of these ended."""
+    """How its first job ended."""
     last: Finish | None = None
-    """How the last one did."""
+    """How its last job ended."""
     allowed: float = 0.0
-    """Natural logarithm of what the constraint left of it."""
+    """Natural logarithm of the probability that the constraint left, summed over its tokens."""
     over: bool = False
     """Whether it has ended."""
 
     def grown(self, by: EndedJob) -> _Text:
-        """The text after a job."""
+        """The text with the output of one more job."""
         assert by.finish.allowed is not None
         over = by.finish.reason is FinishReason.STOP or len(by.tokens) == self.left.max_tokens
         done = np.concatenate([self.left.prompt, np.array(by.tokens, np.int64)])
@@ -122,13 +122,13 @@ class _Text:
 
 
 class ResampledTexts:
-    """Texts that are resampled while they run; constructing it begins to write them.
+    """Texts that are resampled while they run. Constructing it starts generating them.
 
     Args:
         start: where all of them start
-        asked: what was asked of each, before the prompt was read
+        asked: the request for each text, before the prompt was read
         count: N
-        rates: how fast callers may go
+        rates: the token rates of callers
     """
 
     def __init__(self, start: GenerationStart, asked: CheckedRequest, count: int, rates: Rates) -> None:
@@ -141,7 +141,7 @@ class ResampledTexts:
         self._writing = asyncio.get_running_loop().create_task(self._write())
 
     def cancel(self) -> None:
-        """Stop: what is left of some texts is no sample."""
+        """Stop all texts, because some of them alone would not be a sample."""
         self._writing.cancel()
 
     async def text(self, number: int) -> tuple[TextDelta, GenerationResult]:
@@ -165,9 +165,9 @@ class ResampledTexts:
             texts = await self._grown(texts)
             since += np.array([text.allowed for text in texts]) - before
             if all(text.over for text in texts):
-                break  # now the weights say more than copies would
+                break  # at the end, weights are more exact than copies
             position += EVERY
-            # The texts have the numbers of their seeds; this one is of a seed that none of them has.
+            # From a seed that none of the texts uses.
             uniform = float(uniforms.at(next_seed(seed, self._count), position, 1)[0])
             chosen = parents(since, uniform)
             if (chosen != np.arange(self._count)).any():
@@ -183,19 +183,19 @@ class ResampledTexts:
         ]
 
     async def _grown(self, texts: list[_Text]) -> list[_Text]:
-        """The texts after the next turn, in which those that have not ended are written on at the same time."""
+        """The texts after the next job of each text that has not ended; these jobs run at the same time."""
         share = current_share()
         await self._rates.pace(share)
         jobs = [text.left.first(EVERY).job(text.snapshot, snapshots=False) for text in texts if not text.over]
         together = JobsTogether(self.model, jobs)
         ended = await together.ended()
-        # A prompt that is read once for all texts was paid when it was; any other is read by each.
+        # If the prompt was read once for all texts, it was counted then; else each text's first job reads it.
         self._rates.spend(share, sum(one.finish.fed + len(one.tokens) for one in ended))
         parts = iter(ended)
         return [text if text.over else text.grown(next(parts)) for text in texts]
 
     def _told(self, text: _Text, resampled: Resampled) -> tuple[TextDelta, GenerationResult]:
-        """A text as its reader gets it."""
+        """The text and the result for its reader."""
         decoder, first, last = self.model.vocabulary.decoder(), text.first, text.last
         assert first is not None
         assert last is not None

@@ -1,8 +1,8 @@
-"""Where a call starts, and what of it is left to do.
+"""Decides where a call starts, and what it still has to do.
 
-A call starts from a session, from a sealed state, or from the zero state. One that goes on with its session acquires
-it. One that broke off and is sent again, with its `call_id`, starts where its session holds what the call has read and
-generated so far; only the rest is left to do.
+A call starts from a session, from a sealed state, or from the zero state. A call that changes its session acquires it.
+A call that broke off and is sent again, with the same `call_id`, starts where its session has stored what the call has
+read and generated so far; only the rest is left to do.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class GenerationStart:
     model: Model
     snapshot: Snapshot
     request: GenerationRequest
-    """As it was made."""
+    """The request as it was made."""
     checked: CheckedRequest
-    """What of it is left to do from `snapshot` on."""
+    """What is left to do from `snapshot` on."""
     writer: SessionWriter | None = None
-    """Of the session that goes on with it, if one does; to be closed."""
+    """Of the session that the call changes, if any; must be closed."""
     arrived: int = 0
     """The position up to which the caller has the text already."""
 
@@ -62,13 +62,13 @@ class ReadingStart:
     model: Model
     snapshot: Snapshot
     writer: SessionWriter | None = None
-    """Of the session that goes on with it, if one does; to be closed."""
+    """Of the session that the call changes, if any; must be closed."""
 
 
 class Starting:
     """Decides where calls start.
 
-    Everything raises InvalidRequest, ModelNotFound, CallOfAnotherModel, SessionNotFound, SessionOfAnotherModel,
+    All methods may raise InvalidRequest, ModelNotFound, CallOfAnotherModel, SessionNotFound, SessionOfAnotherModel,
     StoreUnavailable and QuotaExceeded, as their names say; nothing has changed then.
     """
 
@@ -89,7 +89,7 @@ class Starting:
         self._compiler = compiler
 
     async def generation(self, request: GenerationRequest) -> GenerationStart:
-        """Where a generation starts that its session goes on with.
+        """Start a generation that changes its session, if the request names one.
 
         Raises:
             SessionBusy, StalePosition, PositionNotKept, SealedState..., Overloaded, Draining: as their names say.
@@ -124,7 +124,7 @@ class Starting:
         return GenerationStart(model, rest.snapshot, request, rest.checked, writer, arrived)
 
     async def preview(self, request: GenerationRequest) -> GenerationStart:
-        """Where a generation starts that leaves its session as it is; raises as `generation`, but for SessionBusy."""
+        """Start a generation that does not change its session; raises as `generation`, except SessionBusy."""
         await self._calls.begin()
         if request.new_session is not None:
             raise InvalidRequest("new_session", "only a generation that its session goes on with can make it")
@@ -139,7 +139,7 @@ class Starting:
         return GenerationStart(model, snapshot, request, await self._check(request, model))
 
     async def conversation(self, request: GenerationRequest) -> GenerationStart:
-        """Where a conversation starts; there is nothing to do yet; raises as `generation`."""
+        """Start a conversation, without anything to generate yet; raises as `generation`."""
         await self._calls.begin()
         nothing = replace(request, prompt="", max_tokens=1)
         if not request.session_id:
@@ -155,14 +155,14 @@ class Starting:
         return GenerationStart(model, snapshot, request, checked, writer)
 
     async def reading(self, request: ReadingRequest, *, write: bool = False) -> ReadingStart:
-        """Where the reading of a text starts.
+        """Start reading a text.
 
         Args:
             request: what to read
-            write: whether its session, if it names one, goes on with it
+            write: whether the session, if the request names one, is changed
 
         Raises:
-            SessionBusy: it is to be written, and another call is using it.
+            SessionBusy: the session is to be changed, and another call is using it.
             StalePosition: as its name says.
         """
         await self._calls.begin()
@@ -185,11 +185,11 @@ class Starting:
             return ReadingStart(self._sessions.model_of(writer.session, request.model), writer.present, writer)
 
     async def _acquire(self, request: GenerationRequest, begins_with: GenerationRequest) -> SessionWriter:
-        """The session that goes on with a call, made first where the call says so.
+        """Acquire the session of a call, and make it first if the request says so.
 
         Args:
             request: the call
-            begins_with: what has to be right for a session to be made
+            begins_with: the request that is checked before a session is made
         """
         _require_no_state(request.state)
         key = Key(request.tenant, request.session_id)
@@ -214,7 +214,7 @@ class Starting:
         return await self._sessions.acquire(key, request.call_id)
 
     def _without_session(self, request: GenerationRequest) -> tuple[Model, Snapshot]:
-        """The sealed state of a request, or the zero state."""
+        """Start from the sealed state of a request, or from the zero state."""
         if request.new_session is not None:
             raise InvalidRequest("new_session", "it needs a session_id, of your choice")
         if not request.state:
@@ -228,7 +228,7 @@ class Starting:
         return model, _seeded(snapshot, request.seed)
 
     def _model_named_in(self, request: GenerationRequest) -> Model:
-        """The model that a request without session and state names; of a resumed call, the one that it began with."""
+        """The model for a request without session and state; for a resumed call, the one that it began with."""
         if request.resume_position is None or not request.digest:
             return self._models.named(request.model, request.digest)
         began_with = self._models.with_digest(request.digest, adaptive=False)
@@ -237,7 +237,7 @@ class Starting:
         return self._models.named(request.model, began_with.digest)
 
     def _unsealed(self, state: bytes, tenant: str, name: str) -> tuple[Model, Snapshot]:
-        """A sealed state, which has to be of the model of this name, if there is one."""
+        """Unseal a state, which must belong to the model `name` if that is not empty."""
         model, snapshot, _ = self._sealed.unseal(state, tenant)
         if name and self._models.named(name).name != model.name:
             raise InvalidRequest("model", f"the state is one of {model.name!r}; leave the model out")
@@ -251,24 +251,24 @@ class Starting:
 
 
 class _Rest(NamedTuple):
-    """What of a call is left to do, and from where."""
+    """What is left to do of a call, and where it starts."""
 
     snapshot: Snapshot
     history: History
     """Up to `snapshot`."""
     call: Call | None
-    """What the session is to remember of the call, if it can be resumed."""
+    """For the session to remember, if the call can be resumed."""
     checked: CheckedRequest
 
 
 def _continued(session: Session, request: GenerationRequest, checked: CheckedRequest, *, same_call: bool) -> _Rest:
-    """A call of which the session holds nothing yet: it starts where the session stands, and all is left to do.
+    """The rest of a call of which the session has stored nothing yet: all of it, from the session's present state.
 
     Args:
         session: as it was acquired
         request: the call
         checked: the same in terms of tokens
-        same_call: whether the session was taken over from the same call, which broke off before it was written
+        same_call: whether the session was taken over from the same call, which broke off before it wrote anything
     """
     arrived = request.resume_position
     if arrived is not None and not same_call:
@@ -284,7 +284,7 @@ def _continued(session: Session, request: GenerationRequest, checked: CheckedReq
 
 
 def _resumed(session: Session, call: Call, request: GenerationRequest, checked: CheckedRequest, model: Model) -> _Rest:
-    """A call that its session has been written by: it goes on where the caller's text or the session's ends."""
+    """The rest of a call that has written its session: from where the caller's text or the session's ends first."""
     arrived = call.start if request.resume_position is None else request.resume_position
     if arrived < call.start:
         raise InvalidRequest("resume_position", f"the call began at position {call.start}")
@@ -292,9 +292,9 @@ def _resumed(session: Session, call: Call, request: GenerationRequest, checked: 
     if session.snapshot.position > begins + checked.max_tokens:
         raise InvalidRequest("call_id", "the call of this id had a larger max_tokens; give a new call a new id")
     _require_within(request, call.start, checked)
-    session.history.until(call.start)  # what the call has read and generated must be known
+    session.history.until(call.start)  # raises if the call's tokens are no longer kept
     generated = session.history.between(begins, session.snapshot.position)
-    # Where nothing is left to generate, its last token is generated again, for the sake of how it ended.
+    # If nothing is left to generate, generate the last token again, to find out how the text ended.
     position = min(arrived, session.snapshot.position, begins + checked.most_of(generated) - 1)
     history = session.history.until(position)
     left = checked.after(history.between(call.start, position))
@@ -302,7 +302,7 @@ def _resumed(session: Session, call: Call, request: GenerationRequest, checked: 
 
 
 def _require_within(request: GenerationRequest, start: int, checked: CheckedRequest) -> None:
-    """See that a call that began at this position could have come as far as its caller says."""
+    """Check that a call that began at `start` could have reached the position that its caller has."""
     most = start + len(checked.prompt) + checked.max_tokens
     if request.resume_position is not None and request.resume_position > most:
         raise InvalidRequest("resume_position", f"{request.resume_position} is too far: the call ends by {most}")

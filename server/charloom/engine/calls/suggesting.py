@@ -1,4 +1,4 @@
-"""Which texts are probable after a state: given ones, ranked, and any, suggested. Sessions stay as they are."""
+"""Finds probable texts after a state: ranks given texts, and suggests texts. Sessions do not change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from charloom.engine.loom.model import Model
 from charloom.engine.memory_budget import MemoryBudget
 
 FEW = 2**14
-"""Log-probabilities of a step of a search that are sorted at once, which takes less than a turn of a thread does."""
+"""Up to this many log-probabilities of a search step are processed on the event loop: a thread would take longer."""
 
 
 class RankedText(NamedTuple):
@@ -44,18 +44,18 @@ class RankedText(NamedTuple):
     logprob: float
     """Natural logarithm of its probability: the sum over its tokens."""
     tokens: int
-    """How many it has."""
+    """Number of its tokens."""
     probability: float
-    """Its own, if one of the candidates comes."""
+    """Its probability, given that the text is one of the candidates."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """How probable some texts are after the same state."""
+    """The probabilities of some texts after the same state."""
 
     model: Model
     position: int
-    """Before them."""
+    """Position before them."""
     prompt_tokens: int
     candidates: Sequence[RankedText]
     """In the order in which they were given."""
@@ -72,14 +72,14 @@ class SuggestionRequest:
     boundary: Boundary = Boundary.WORD
     """Where each ends."""
     constraint: Constraint | None = None
-    """What each is to match, in place of a boundary."""
+    """What each text has to match, instead of a boundary."""
     max_tokens: int = DEFAULT_SUGGESTED
     beam: int | None = None
-    """How many texts are open at a time; None: `DEFAULT_BEAM`, or `count` where that is more."""
+    """Most open texts of the search; None: `DEFAULT_BEAM`, or `count` if that is more."""
 
     @property
     def width(self) -> int:
-        """How many texts are open at a time."""
+        """Most open texts of the search."""
         return max(DEFAULT_BEAM, self.count) if self.beam is None else self.beam
 
 
@@ -91,7 +91,7 @@ class SuggestedText(NamedTuple):
     logprob: float
     """Natural logarithm of its probability, its end included."""
     ended: bool
-    """Whether it has reached the boundary, and not only as many tokens as it may have."""
+    """Whether it reached the boundary, and not only `max_tokens`."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,16 @@ class Suggestions:
 
     model: Model
     position: int
-    """Before them."""
+    """Position before them."""
     prompt_tokens: int
     texts: Sequence[SuggestedText]
-    """The most probable one first."""
+    """Most probable first."""
     exact: bool
-    """Whether no others can be more probable: the beam was wide enough."""
+    """Whether no other texts can be more probable, because the beam was wide enough."""
 
 
 class Suggesting:
-    """Tells which texts are probable, with an engine's models, from the states of its sessions.
+    """Ranks and suggests texts with an engine's models, from the states of its sessions.
 
     Args:
         starting: decides where each call starts
@@ -129,17 +129,17 @@ class Suggesting:
         self._limits = limits
 
     async def rank(self, request: ReadingRequest, candidates: Sequence[str]) -> Ranking:
-        """How probable each of some texts is, after what a request reads.
+        """Compute how probable each of some texts is, after the request's text.
 
-        The log-probabilities are those of `Reading.score` for the text alone after the same state, bit for bit where
-        the decoder is batch-invariant.
+        The log-probabilities equal those of `Reading.score` for the text alone after the same state; bit for bit with a
+        batch-invariant decoder.
 
         Args:
             request: where to start, and what to read first
             candidates: the texts
 
         Raises:
-            InvalidRequest: there are too many, or one is empty, too long, or nothing that the model could write.
+            InvalidRequest: there are too many, or one is empty, too long, or has characters that the model lacks.
             as `Reading.score`.
         """
         check_together("candidates", candidates, self._limits)
@@ -164,7 +164,7 @@ class Suggesting:
         return Ranking(model, snapshot.position, len(prompt), ranked)
 
     async def suggest(self, request: SuggestionRequest) -> Suggestions:
-        """The most probable texts that go on from what a request reads, up to a boundary.
+        """Find the most probable texts after the request's text, up to a boundary.
 
         Raises:
             InvalidRequest: a number is out of range, or the constraint cannot be kept.
@@ -204,7 +204,7 @@ class Suggesting:
             partial=request.constraint is None,
             unknown=vocabulary.unknown,
         )
-        # What a token is forced to be makes no difference to what is known of the place before it.
+        # Reading any one token gives the distribution before it, which does not depend on that token.
         any_token = np.array([vocabulary.start_token], np.int64)
         while search.open:
             starts = [one.snapshot for one in search.open]
@@ -212,11 +212,11 @@ class Suggesting:
                 starts = await self._learnt(model, starts)
             read = await self._reading.read_together(model, [(one, any_token) for one in starts], vocabulary.size)
             if snapshot.learnt is not None:
-                # What was learnt from that token is not of the texts: they go on from before it.
+                # The state after the read has learnt from that arbitrary token, so continue from the state before it.
                 read = [(_longer(one, any_token), told) for one, (_, told) in zip(starts, read, strict=True)]
             if len(read) * vocabulary.size <= FEW:
                 _grow(search, read, vocabulary.size)
-            else:  # in a thread: with a vocabulary of words it takes longer than other calls are to wait
+            else:  # in a thread: with a vocabulary of words it takes too long for the event loop
                 await asyncio.to_thread(_grow, search, read, vocabulary.size)
         texts = [
             SuggestedText(vocabulary.decoder(snapshot.tail).feed(one.tokens), len(one.tokens), one.logprob, one.ended)
@@ -225,7 +225,7 @@ class Suggesting:
         return Suggestions(model, snapshot.position, len(prompt), texts, search.exact)
 
     async def _learnt(self, model: Model, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-        """The same, of which one token alone is pending, and what has been learnt from the others is known."""
+        """Read all pending tokens but the last of each, so that the states have learnt from them."""
         unread = [np.array(one.pending[1:], np.int64) for one in snapshots]
         if not len(unread[0]):
             return list(snapshots)
@@ -245,11 +245,11 @@ class Suggesting:
 
 
 def _longer(snapshot: Snapshot, tokens: Ints) -> Snapshot:
-    """With some more tokens pending."""
+    """The snapshot with some more tokens pending."""
     return replace(snapshot, pending=(*snapshot.pending, *tokens.tolist()), position=snapshot.position + len(tokens))
 
 
 def _grow(search: BeamSearch, read: Sequence[tuple[Snapshot, Logprobs]], size: int) -> None:
-    """Let texts grow by a token, once the model has said what it knows of each."""
+    """Extend the open texts by one token, from the log-probabilities that were read after each."""
     following = np.stack([logprobs.distribution(0, size) for _, logprobs in read])
     search.grow(following, [after for after, _ in read])

@@ -1,4 +1,4 @@
-"""Several jobs of a call at the same time: all come to their end, or none counts."""
+"""Runs several jobs of a call at the same time; if one fails, all are cancelled."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from charloom.engine.shares import current_share
 from charloom.engine.telemetry import current_call
 
 ENDS = (FinishReason.LENGTH, FinishReason.STOP)
-"""How a job comes to its own end."""
+"""Finish reasons of a job that was completed."""
 
 
 class EndedJob(NamedTuple):
-    """What has come of a job."""
+    """The output of a job."""
 
     tokens: Sequence[int]
-    """That were generated."""
+    """The generated tokens."""
     logprobs: Logprobs
-    """Where they were asked for."""
+    """Empty if they were not asked for."""
     finish: Finish
 
 
 class JobsTogether:
-    """Jobs on a model's loom; constructing it submits them.
+    """Jobs on a model's loom. Constructing it submits them.
 
     Args:
-        model: whose loom
-        jobs: at least one
+        model: the model
+        jobs: at least one job
 
     Raises:
         Overloaded, Draining: the loom does not take all of them; none runs then.
@@ -50,16 +50,16 @@ class JobsTogether:
         self._rows = self._loom.submit_together(list(zip(jobs, receivers, strict=True)), current_share())
 
     def cancel(self) -> None:
-        """Let none of them run on."""
+        """Cancel all jobs."""
         self._ended.cancel()
         for row in self._rows:
             row.cancel()
 
     async def ended(self) -> list[EndedJob]:
-        """What has come of each, once all have ended; if this is cancelled before that, none runs on.
+        """Wait for all jobs; returns the output of each. If this is cancelled, all jobs are.
 
         Raises:
-            Overloaded, Draining, DecoderFailure: one of them did not come to its end; none runs on.
+            Overloaded, Draining, DecoderFailure: a job was not completed; all are cancelled.
         """
         try:
             await self._ended
@@ -79,7 +79,7 @@ class JobsTogether:
             self._end(chunk.finish)
 
     def _end(self, finish: Finish) -> None:
-        """One of them has ended."""
+        """Take note that a job has ended."""
         self._call.job_ended(finish.reason.value if finish.generated else "", finish)
         self._left -= 1
         if self._ended.done():
@@ -92,7 +92,7 @@ class JobsTogether:
     def _failure(self, reason: FinishReason) -> EngineError:
         if reason is FinishReason.DRAINING:
             return Draining()
-        if reason in (FinishReason.DISPLACED, FinishReason.STALLED):  # its reader is this program, and has no time
+        if reason in (FinishReason.DISPLACED, FinishReason.STALLED):  # the reader is this program, which is overloaded
             return self._loom.overloaded()
         return DecoderFailure("the decoder failed; nothing has changed")
 

@@ -241,9 +241,7 @@ class Sessions:
         """Make a session from a token; returns it, and whether its text continues bit for bit.
 
         Raises:
-            SealedStateCorrupt, SealedStateVersion, SealedStateExpired, SealedStateOfAnotherTenant,
-            SealedStateOfAnotherModel: as their names say.
-            Others as `create`.
+            SealedState...: the token cannot be used; others as `create`.
         """
         unsealed = self._sealed.unseal(token, key.tenant)
         return await self.create_from(key, unsealed.model, unsealed.snapshot, time_to_live), unsealed.exact
