@@ -1,4 +1,4 @@
-"""Who a client is and how its connection is protected: what TLS and each call's metadata are made of."""
+"""A client's identity and the protection of its connection: TLS credentials, and the metadata of each call."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Access(NamedTuple):
     """What a channel and its calls carry."""
 
     credentials: grpc.ChannelCredentials | None
-    """Of TLS; None: the connection is not encrypted."""
+    """TLS credentials; None: the connection is not encrypted."""
     metadata: tuple[tuple[str, str], ...]
-    """Of every call."""
+    """Metadata of every call."""
 
 
 def access(
@@ -34,7 +34,7 @@ def access(
     key: str | os.PathLike[str] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> Access:
-    """Check who a client is and how it connects; the arguments are those of `Client`."""
+    """Check the arguments of `Client` about identity and TLS, and make credentials and metadata of them."""
     metadata = []
     if tenant is not None:
         metadata.append((_TENANT, _values.printable("tenant", tenant)))

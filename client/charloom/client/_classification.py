@@ -1,6 +1,6 @@
-"""Texts to label and their labels, to protobuf and back, for both clients.
+"""Texts to label to protobuf, and their labels from protobuf, for both clients.
 
-What makes a request raises `InvalidValue` for a value that a message cannot carry.
+Functions that build a request raise `InvalidValue` for a value that a message cannot carry.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def classify_many_texts(texts: Sequence[str]) -> classification_pb2.ClassifyMany
 
 
 def labelled_text(text: str, message: classification_pb2.LabelledText) -> tuple[str, LabelledText]:
-    """Read what one of many texts is."""
+    """Read the result of one of many texts."""
     return text, labelled(message)
 
 
 def labelled(message: classification_pb2.LabelledText) -> LabelledText:
-    """Read what a text is."""
+    """Read the labels of a text."""
     return LabelledText(
         label=message.label,
         probabilities={one.label: one.probability for one in message.probabilities},
@@ -59,10 +59,10 @@ def labelled(message: classification_pb2.LabelledText) -> LabelledText:
 
 
 def labelled_part(message: classification_pb2.ClassifyStreamResponse | None) -> LabelledText:
-    """Read what a text is after one of its parts.
+    """Read the labels of a text after one of its parts.
 
     Raises:
-        InternalError: if the server closed the stream instead of answering, which is `None`.
+        InternalError: the message is `None`, because the server closed the stream instead of answering.
 
     """
     if message is None:

@@ -1,4 +1,4 @@
-"""What classifiers make of texts: plain frozen values that know neither gRPC nor protobuf."""
+"""Results of classifiers: plain frozen values that know neither gRPC nor protobuf."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ class UnknownPart:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledText:
-    """What a classifier makes of a text, or of as much of it as has come."""
+    """A classifier's result for a text, or for the part of it that has arrived."""
 
     label: str
-    """The most probable label; empty while nothing but white space has come."""
+    """The most probable label; empty while the text has nothing but white space."""
 
     probabilities: Mapping[str, float] = field(hash=False)
-    """Of each label, in the order of the model; empty while nothing but white space has come."""
+    """Probability of each label, in the model's order; empty while the text has nothing but white space."""
 
     tokens: int
     """Tokens of the text, without the white space around it."""
 
     left_out: int
-    """How many of these were not read, because the text is longer than the model reads."""
+    """How many of these tokens were not read, because the text is longer than the model's `max_length`."""
 
     unknown: tuple[UnknownPart, ...]
     """The first characters or words that the model has no symbol for."""
 
     unknown_count: int
-    """How many such there are in the text."""
+    """How many unknown characters or words the text has in all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

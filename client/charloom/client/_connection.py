@@ -1,4 +1,4 @@
-"""Whom a client talks to and how: address, deadline, access, and the options of its channel."""
+"""What both connections share: address, deadline, access, channel options, and the context of a call."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from charloom.client._options import NotGiven, Timeout
 from charloom.client._statuses import from_rpc_error
 
 DEFAULT_TARGET = "localhost:50051"
-"""Where `charloom serve` listens unless it is told otherwise."""
+"""Where `charloom serve` listens by default."""
 DEFAULT_TIMEOUT = 60.0
 # Cleaning up must not keep a program from ending: the server forgets the session later anyway.
 CLEANUP_TIMEOUT = 5.0
 PAGE_SIZE = 500
-# Of one message, either way; the server's default is the same.
+# Limit of one message in either direction; the server has the same default.
 MESSAGE_BYTES = 64 * 2**20
 
 ChannelOptions = Sequence[tuple[str, Any]]
-"""Options of gRPC's channels by their names there, such as `("grpc.max_receive_message_length", 2**27)`."""
+"""Channel options by gRPC's names, such as `("grpc.max_receive_message_length", 2**27)`."""
 
 _SESSION = "charloom-session"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _CLOSED = "this client is closed; make a new one"
 
-# Reading twice does no harm. A call that changes something is not repeated: the first try may have had its effect. Only
-# a stream of text is, by what it says of itself; see `Resumption`.
+# Methods that gRPC may retry, because they only read. A call that changes something is not repeated: the first try may
+# have had its effect. The exception is a stream of text, which carries its position; see `Resumption`.
 _READS = [
     {"service": "charloom.v1.ModelService", "method": "ListModels"},
     {"service": "charloom.v1.ModelService", "method": "GetModel"},
@@ -57,13 +57,13 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
     # gRPC's defaults wait up to two minutes before they look for a server that has come back.
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 2000,
-    # gRPC's default for what is received, 4 MiB, is less than some answers with log-probabilities have.
+    # gRPC's default, 4 MiB, is too small for some answers with log-probabilities.
     "grpc.max_receive_message_length": MESSAGE_BYTES,
     "grpc.max_send_message_length": MESSAGE_BYTES,
-    # Proxies drop a connection that is silent for a minute, and one whose other end is gone is noticed by nothing else.
+    # Proxies drop a connection that is silent for a minute, and only a ping notices that the other end is gone.
     "grpc.keepalive_time_ms": 30_000,
     "grpc.keepalive_timeout_ms": 20_000,
-    # Of the ping itself; without it, gRPC 1.85 waits a minute whatever the line above says.
+    # How long to wait for the ping's answer; without it, gRPC 1.85 waits a minute whatever the keepalive time is.
     "grpc.http2.ping_timeout_ms": 20_000,
     "grpc.keepalive_permit_without_calls": 1,
     # By default gRPC stops after two pings in a silent stream.
@@ -72,7 +72,7 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
 
 
 class BaseConnection:
-    """What the blocking and the asyncio connection are told alike."""
+    """What the blocking and the asyncio connection have in common."""
 
     def __init__(
         self,
@@ -93,14 +93,15 @@ class BaseConnection:
         self.closed = False
 
     def seconds(self, timeout: Timeout) -> float | None:
-        """The deadline of a call: its own timeout, or else the client's."""
+        """The deadline of a call in seconds: its own timeout, or else the client's."""
         return self._timeout if isinstance(timeout, NotGiven) else _values.deadline(timeout)
 
     def new_call(self, request: Any = None) -> CallContext:
-        """What goes with a call that begins now.
+        """Make the context of a call that begins now.
 
         Args:
-            request: what is asked first; a proxy can keep its session with one server. None: of no session.
+            request: its first request. The id of its session goes into the metadata, so that a proxy can route a
+                session to one server. None: no session.
 
         """
         return CallContext(self, self._metadata, request)
@@ -112,19 +113,19 @@ class BaseConnection:
 
 
 class CallContext:
-    """What goes with a call, and what its reader needs to know of it."""
+    """A call's request id, trace and metadata, and what turns its errors into those of the SDK."""
 
     def __init__(self, connection: BaseConnection, metadata: tuple[tuple[str, str], ...], request: Any) -> None:
         self._connection = connection
         self.request_id = _request_ids.next_id()
-        """Of the call, and of what is made again of it."""
+        """Id of the call; it stays the same when the call is made again."""
         session = _session_of(request)
-        # One that is no session's id is for the server to refuse.
+        # An id that cannot be in a header is left out: the server refuses the request anyway.
         sticky = ((_SESSION, session),) if session.isascii() and session.isprintable() and session else ()
         self.trace = _trace_context.carried()
-        """Which trace it belongs to."""
+        """Metadata of the trace that the call belongs to."""
         self.metadata = (*metadata, (_request_ids.KEY, self.request_id), *sticky, *self.trace)
-        """Whose it is, its id, which session it is about, and which trace it belongs to."""
+        """The caller's identity, the request id, the session's id and the trace."""
 
     @property
     def target(self) -> str:
@@ -137,12 +138,12 @@ class CallContext:
         return self._connection.closed
 
     def failure(self, error: grpc.RpcError) -> CharloomError:
-        """What gRPC raised, as an error of the SDK."""
+        """Turn an error of gRPC into one of the SDK."""
         return from_rpc_error(error, self.target, stopped=self.closed, request_id=self.request_id)
 
 
 def _session_of(request: Any) -> str:
-    """The id of the session that a request is about, which its start or its options may say; "" where none does."""
+    """The session id in a request, its `start` or its `options`; "" if there is none."""
     part = request
     while part is not None and not hasattr(part, "session_id"):
         part = getattr(part, "start", None) or getattr(part, "options", None)

@@ -1,4 +1,4 @@
-"""What is asked in a conversation to protobuf, for both clients.
+"""Messages of a conversation to protobuf, for both clients.
 
 Every function raises `InvalidValue` for a value that a message cannot carry.
 """

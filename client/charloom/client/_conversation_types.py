@@ -1,4 +1,4 @@
-"""What happens in a conversation: plain frozen values that know neither gRPC nor protobuf."""
+"""Events of a conversation: plain frozen values that know neither gRPC nor protobuf."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Applied:
     """A message of the client took effect: text before this was generated without it, text after it with it."""
 
     number: int
-    """The message's number: 0 is the start, then what each method returned."""
+    """The message's number: 0 is the start, later ones are what the methods returned."""
 
     position: int
-    """Where it took effect; injected text comes after."""
+    """Position at which it took effect; injected text comes after it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """Generating has ended by itself; `generate` goes on."""
+    """Generating has ended by itself; `generate` continues."""
 
     result: Result
     """How it ended."""
@@ -42,4 +42,4 @@ class Ended:
 
 
 ConversationEvent: TypeAlias = ConversationText | Applied | Ended
-"""What iterating over a conversation gives."""
+"""An item of the iteration over a conversation."""

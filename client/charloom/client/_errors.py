@@ -1,4 +1,4 @@
-"""What can go wrong. Which of these an answer of gRPC is, `_statuses.py` says.
+"""The SDK's exceptions. `_statuses.py` maps gRPC's statuses to them.
 
     CharloomError
     ├── InvalidValue (also a ValueError)   the call was not sent: no message can carry the value
@@ -23,7 +23,7 @@
         ├── DataLoss                       stored state is damaged
         └── InternalError                  a fault of the server
 
-A wrong name of an option is a TypeError, and a call through a closed client a RuntimeError, as in plain Python.
+An option that does not exist raises TypeError, and a call through a closed client RuntimeError, as in plain Python.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CharloomError(Exception):
     """Any failure that the SDK reports.
 
     Attributes:
-        request_id: of the call that failed, which the server's log names it by; empty where no call was made.
+        request_id: id of the call that failed, which is also in the server's log; empty if no call was made.
 
     """
 
@@ -66,10 +66,10 @@ class InvalidValue(CharloomError, ValueError):
 
 
 class ConnectionFailed(CharloomError):
-    """No server answered, or the connection broke. What a session had received last is still in its state.
+    """No server answered, or the connection broke. A session keeps the state after the last text that was sent.
 
-    Whatever ends a call that neither its caller nor the server ended is this: a proxy that has no server, or loses it,
-    a reset, a stream that is closed from outside.
+    Covers every call that neither its caller nor the server ended: a proxy without a server, a reset, a stream that
+    something between the two closed.
     """
 
 
@@ -116,7 +116,7 @@ class RequestError(CharloomError):
 class InvalidArgument(RequestError):
     """A field is out of range, or the model cannot read the text; `violations` names each field.
 
-    SEALED_STATE_VERSION is a state of a version that the server does not know.
+    The reason SEALED_STATE_VERSION means a state of a version that the server does not know.
     """
 
 
@@ -133,16 +133,16 @@ class AlreadyExists(RequestError):
 
 
 class FailedPrecondition(RequestError):
-    """The session or state belongs to another model, the state's time is up, or the model cannot be inspected.
+    """The session or state belongs to another model, the state has expired, or the model cannot be inspected.
 
-    The reasons are SESSION_OF_ANOTHER_MODEL, SEALED_STATE_OF_ANOTHER_MODEL, SEALED_STATE_EXPIRED,
-    MODEL_NOT_INSPECTABLE, and of models that are changed while the server runs MODEL_RETIRED, CALL_OF_ANOTHER_MODEL,
+    The reasons are SESSION_OF_ANOTHER_MODEL, SEALED_STATE_OF_ANOTHER_MODEL, SEALED_STATE_EXPIRED and
+    MODEL_NOT_INSPECTABLE, and where models change while the server runs, MODEL_RETIRED, CALL_OF_ANOTHER_MODEL,
     MODEL_UNUSABLE and LAST_MODEL.
     """
 
 
 class PositionNotKept(RequestError):
-    """The session cannot be put back to this position: it lies in the future, or too far back."""
+    """The session cannot be taken to this position: it is after the session's own, or too far back."""
 
     @property
     def position(self) -> int | None:
@@ -151,22 +151,23 @@ class PositionNotKept(RequestError):
 
     @property
     def earliest(self) -> int | None:
-        """The earliest position that the session can be put back to; `None` if the server did not say."""
+        """The earliest position that the session can be taken back to; `None` if the server did not say."""
         return self._number("earliest")
 
 
 class Conflict(RequestError):
     """The session is in use by another call (SESSION_BUSY) or not where it was expected (STALE_POSITION).
 
-    SESSION_TAKEN_OVER is a call that another one went on with: what it generated since is not in the session.
+    SESSION_TAKEN_OVER means that another call took the session over: text that this call generated since then is not in
+    the session.
     """
 
 
 class MessageTooLarge(RequestError):
-    """A request or an answer is larger than one of the two sides, or a proxy, takes; the message says which.
+    """A request or an answer is larger than one of the two sides, or a proxy, accepts; the message says which.
 
-    Trying again does not help; sending or asking for less does, or a higher limit: of the client with
-    `channel_options` (`grpc.max_receive_message_length`, 64 MiB by default), of the server with its settings.
+    Trying again does not help. Send or ask for less, or raise the limit: of the client with `channel_options`
+    (`grpc.max_receive_message_length`, 64 MiB by default), of the server with its settings.
     """
 
     @property
@@ -181,13 +182,13 @@ class MessageTooLarge(RequestError):
 
 
 class Overloaded(RequestError):
-    """The server has as much work, or as many sessions, as it takes, or no room (STORE_FULL); see `retry_after`."""
+    """The server takes no more work or sessions, or its store is full (STORE_FULL); see `retry_after`."""
 
 
 class QuotaExceeded(Overloaded):
-    """The caller asks for more than it may have, whatever others do; `metadata` names the limit and has the numbers.
+    """The caller exceeds a limit of its own, whatever others do; `metadata` has the limit's name and the numbers.
 
-    `retry_after` is None where no time helps, as for a text that is too long.
+    `retry_after` is None where waiting does not help, as for a text that is too long.
     """
 
 
@@ -198,17 +199,17 @@ class Unavailable(RequestError):
 class DeadlineExceeded(RequestError):
     """The call did not finish in time. A session holds the state after the last character that arrived.
 
-    CLIENT_IDLE is a call whose client sends as it goes on, such as a conversation, a watch or `score_many`, and sent
-    nothing for as long as the server allows.
+    The reason CLIENT_IDLE means that the client sent nothing for longer than the server allows, in a call to which it
+    sends messages, such as a conversation, a watch or `score_many`.
     """
 
 
 class Cancelled(RequestError):
     """The call was cancelled, or its client closed. A session holds the state after the last character that arrived.
 
-    A task that is cancelled itself gets asyncio's `CancelledError`, also while its client is being closed. One that
-    caught that error and goes on calls `asyncio.Task.uncancel` first (Python 3.11 or later), or it gets that error also
-    where it cancels a stream of its own later.
+    A task that is itself cancelled gets asyncio's `CancelledError` instead, also while its client is being closed. A
+    task that catches `CancelledError` and continues must call `asyncio.Task.uncancel` (Python 3.11 or later), or it
+    gets that error again when it later cancels a stream of its own.
     """
 
 
@@ -223,14 +224,14 @@ class Unauthenticated(RequestError):
 class Unimplemented(RequestError):
     """The server does not offer this call, or an option of it; it may be older, or no Charloom server.
 
-    An older server passes over options that it does not know. The SDK sees it by the answer, which for options of a
-    generation (`regex`, `choices`, `json_schema`, `resample`) comes with the end of the text.
+    An older server ignores options that it does not know. The SDK detects this from the answer; for options of a
+    generation (`regex`, `choices`, `json_schema`, `resample`), that is at the end of the text.
     """
 
 
 class DataLoss(RequestError):
-    """Stored state is damaged, or an exported one cannot be opened (SEALED_STATE_CORRUPT)."""
+    """Stored state is damaged, or an exported state cannot be opened (SEALED_STATE_CORRUPT)."""
 
 
 class InternalError(RequestError):
-    """A fault of the server; its log has the id that the message names."""
+    """A fault of the server; the incident number in the message is also in the server's log."""

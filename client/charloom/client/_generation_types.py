@@ -1,4 +1,4 @@
-"""What the SDK returns of a generation: plain frozen values that know neither gRPC nor protobuf."""
+"""Results of a generation: plain frozen values that know neither gRPC nor protobuf."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FinishReason(str, enum.Enum):
     """The server is stopping; a session holds the state after the last token that arrived."""
 
     STOP = "stop"
-    """A stop string was generated, and the result says which; or the text that a constraint allows has ended."""
+    """A stop string was generated, which the result names, or the text that a constraint allows has ended."""
 
     UNKNOWN = "unknown"
     """A reason that this version of the client does not know."""
@@ -88,13 +88,13 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resampled:
-    """How a continuation came out among those of its call, which were resampled while they ran."""
+    """Figures of one of a call's continuations that were resampled while they ran."""
 
     weight: float
-    """Its share of what all of them stand for; the shares of all are 1 together."""
+    """Weight of its text; the weights of all continuations of the call sum to 1."""
 
     ancestor: int
-    """The number of the continuation, from 0, that its text began as."""
+    """Number, from 0, of the continuation in which its text began."""
 
     times: int
     """How often the continuations were resampled."""
@@ -124,7 +124,7 @@ class Result:
     """The sampling parameters that were used."""
 
     max_tokens: int
-    """The limit that was used; 0 of a text without end, in a conversation."""
+    """The limit that was used; 0 for endless generation in a conversation."""
 
     model: str
     """Name of the model."""
@@ -142,14 +142,14 @@ class Result:
     """The stop string that ended it; `None` if it ended for another reason."""
 
     state: bytes | None = field(repr=False)
-    """The state after this call, for the option `state` of another; `None` unless `return_state` asked for it."""
+    """The state after this call, for the option `state` of another call; `None` unless `return_state` was set."""
 
     allowed_logprob: float | None = None
-    """With a constraint: the natural logarithm of the probability that it left, of all tokens together: 0 where it
-    changed nothing, and the lower, the further it has bent the model. `None` without a constraint."""
+    """With a constraint: the sum over all tokens of the natural logarithm of the probability that the constraint
+    allowed: 0 if it changed nothing, lower the further it bent the model. `None` without a constraint."""
 
     resampled: Resampled | None = None
-    """How it came out among the continuations of the call; `None` unless `resample` asked for it."""
+    """Figures of the resampling; `None` unless `resample` was set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,4 +163,4 @@ class Completion:
     """How it ended."""
 
     logprobs: tuple[TokenLogprob, ...]
-    """Of each generated token, if `logprobs` were asked for; empty otherwise."""
+    """Log-probability of each generated token, if `logprobs` was set; empty otherwise."""

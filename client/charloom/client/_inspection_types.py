@@ -10,22 +10,23 @@ from charloom.client._text_types import Alternative
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InspectedToken(Alternative):
-    """A token of the text, and how probable it was after what came before it."""
+    """A token of the text, and how probable it was after the text before it."""
 
     position: int
     """Tokens fed and generated since the state was zero, up to this one."""
 
     next: tuple[Alternative, ...]
-    """The most probable tokens after it, the most probable first; as many as `top_next`."""
+    """The `top_next` most probable tokens after it, the most probable first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Activations:
-    """One layer: for each token of the text (T) and each unit (H), what happens while the token is read.
+    """Gates and states of one layer, for each token of the text (T) and each unit (H).
 
-    Each is a read-only `memoryview` of 32-bit floats with the shape (T, H): `cell[3, 7]` is a number, `cell.tolist()` a
-    list of lists, and `numpy.asarray(cell)` an array of that shape, without copying. What the model's cell
-    does not have is empty, of the shape (0,): a GRU has `hidden`, and the `gates` reset, update and candidate.
+    Each field is a read-only `memoryview` of 32-bit floats with the shape (T, H): `cell[3, 7]` is a number,
+    `cell.tolist()` a list of lists, and `numpy.asarray(cell)` an array of that shape, without copying. A field that the
+    model's cell does not have is empty, with the shape (0,): a GRU has `hidden`, and the `gates` reset, update and
+    candidate.
     """
 
     gates: Mapping[str, memoryview[float]]
@@ -58,9 +59,9 @@ class Inspection:
     """The text, token by token."""
 
     layers: Mapping[int, Activations]
-    """Each layer that was asked for, 0 for the first one; none where there was nothing to read."""
+    """Each layer that was asked for, 0 for the first one; empty if there was nothing to read."""
 
     distributions: memoryview[float] | None
-    """Log-probabilities of what comes after each token, of the shape (T, V) and as those of `Activations`; V are the
-    model's `symbols`, or the bytes; those of a word model are not listed, `top_next` names some. `None` without
-    `distributions=True`, or where there was nothing to read."""
+    """Log-probabilities of the next token after each token: a `memoryview` like those of `Activations`, with the shape
+    (T, V). V runs over the model's `symbols`, or the 256 bytes; a word model does not list its symbols, but `top_next`
+    names the most probable. `None` without `distributions=True`, or if there was nothing to read."""

@@ -1,6 +1,6 @@
 """Many texts in one call: how many go into a message, and whether all of a message were answered.
 
-Knows neither what is told of them nor how messages are sent.
+Knows neither what the results are nor how messages are sent.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from charloom.client import _values
 from charloom.client._errors import InternalError, InvalidValue
 
 MESSAGE_TEXTS, MESSAGE_CHARACTERS = 64, 16_384
-"""Texts of a message, and their characters where it has more than one."""
+"""Most texts of a message, and most characters of a message with several texts."""
 MESSAGES_AHEAD = 6
-"""Messages that wait for their answer: more than the server reads at a time, so that it never waits."""
+"""Most unanswered messages: more than the server reads at a time, so that it never waits."""
 
 
 def messages(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts of each message, as soon as it is full; together they are all of the texts.
+    """Group texts into messages, and yield each as soon as it is full.
 
     Raises:
-        InvalidValue: one of them is no text, or one that a message cannot carry; or they are one text.
+        InvalidValue: one of them is no string, or one that a message cannot carry; or `texts` is a single string.
 
     """
     if isinstance(texts, str):  # its characters would pass for texts
@@ -41,5 +41,5 @@ def messages(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def miscounted(answered: int, asked: int) -> InternalError:
-    """What a server did wrong that told of fewer or more texts than it was asked about, without an error."""
+    """The error for a server that answers for fewer or more texts than it was asked about, without an error."""
     return InternalError(f"the server told of {answered} of {asked} texts", code=grpc.StatusCode.INTERNAL)

@@ -64,7 +64,7 @@ def model_info(message: models_pb2.Model) -> ModelInfo:
 
 
 def model_version(message: models_pb2.ModelVersion) -> ModelVersion:
-    """Read what a version of a model is doing."""
+    """Read a version of a model."""
     draining = message.HasField("grace_end_time")
     return ModelVersion(
         name=message.name,
@@ -77,13 +77,13 @@ def model_version(message: models_pb2.ModelVersion) -> ModelVersion:
 
 
 def loaded_model(message: models_pb2.LoadModelResponse | models_pb2.ReloadModelResponse) -> LoadedModel:
-    """Read what a load has brought."""
+    """Read the result of a load."""
     return LoadedModel(version=model_version(message.version), changed=message.changed)
 
 
 def health_status(data: bytes) -> HealthStatus:
     """Read a `grpc.health.v1.HealthCheckResponse`: a message whose field 1 is an enum.
 
-    An Int32Value has the same bytes, which saves a dependency on the health stubs.
+    Parsed as an Int32Value, which has the same bytes, to save a dependency on the health stubs.
     """
     return _HEALTH.get(wrappers_pb2.Int32Value.FromString(data).value, HealthStatus.UNKNOWN)

@@ -1,4 +1,4 @@
-"""What the SDK returns of a server and its models: plain frozen values that know neither gRPC nor protobuf."""
+"""Descriptions of a server's health and its models: plain frozen values that know neither gRPC nor protobuf."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Unit(str, enum.Enum):
     """A byte of UTF-8."""
 
     WORD = "word"
-    """A word, or a character that is in none, such as a space or a comma."""
+    """A word, or a character outside words, such as a space or a comma."""
 
     UNKNOWN = "unknown"
     """A unit that this version of the client does not know."""
 
 
 class HealthStatus(str, enum.Enum):
-    """What a server says about itself, by the standard gRPC health protocol. Each member equals its text."""
+    """Health that a server reports by the standard gRPC health protocol. Each member equals its text."""
 
     UNKNOWN = "UNKNOWN"
-    """It does not know, or this version of the client does not know the answer."""
+    """The server does not know, or this version of the client does not know the answer."""
 
     SERVING = "SERVING"
     """It takes calls."""
@@ -39,20 +39,20 @@ class HealthStatus(str, enum.Enum):
     """It is loading or stopping."""
 
     SERVICE_UNKNOWN = "SERVICE_UNKNOWN"
-    """It does not have the service that was asked about."""
+    """It does not have the service that was asked for."""
 
 
 class Task(str, enum.Enum):
     """What a model does with a text."""
 
     LANGUAGE_MODEL = "language-model"
-    """It goes on with it, and tells how probable it is."""
+    """It continues a text, and computes how probable a text is."""
 
     CLASSIFICATION = "classification"
-    """It gives it a label."""
+    """It labels a text."""
 
     UNKNOWN = "unknown"
-    """Something that this version of the client does not know."""
+    """A task that this version of the client does not know."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +63,7 @@ class ModelInfo:
     """Its name on this server."""
 
     digest: str
-    """One value for weights, vocabulary and decoder files together."""
+    """One hash over weights, vocabulary and decoder files together."""
 
     unit: Unit
     """What one token is."""
@@ -96,36 +96,36 @@ class ModelInfo:
     """Size of one session's state, in bytes."""
 
     adaptive_state_bytes: int
-    """How much larger the state of a session is that learns from its text, in bytes; 0 where none of the model can."""
+    """Bytes that an adaptive session's state needs in addition; 0 if sessions of this model cannot learn."""
 
     max_tokens: int
-    """Most tokens that one call may generate."""
+    """The most tokens that one call may generate."""
 
     max_prompt_characters: int
-    """Most characters that one prompt may have."""
+    """The most characters that one prompt may have."""
 
     batch_invariance: bool | None
     """Whether a text is independent of the other streams in its batch, bit for bit, on the server's machine;
     `None` if that was not checked."""
 
     validation: Mapping[str, Mapping[str, float]] = field(hash=False)
-    """Validation losses at the time of the export: protocol, then decoder, then nats per token."""
+    """Validation losses at the time of the export, in nats per token, by protocol and then by decoder."""
 
     task: Task
-    """What it does."""
+    """What it does with a text."""
 
     labels: tuple[str, ...]
-    """What labels it gives; empty unless it is a classifier."""
+    """The labels of a classifier; empty for other models."""
 
     max_length: int | None
-    """Tokens that a classifier reads of a text; `None` of other models."""
+    """The most tokens that a classifier reads of a text; `None` for other models."""
 
     label_scores: Mapping[str, LabelScores] = field(hash=False)
-    """How good a classifier was at the time of the export, by decoder; empty of other models."""
+    """How good a classifier was at the time of the export, by decoder; empty for other models."""
 
 
 class ModelState(str, enum.Enum):
-    """What a version of a model is doing."""
+    """The state of a version of a model."""
 
     LOADING = "loading"
     """It is being read, verified, opened and tried; it serves nothing yet."""
@@ -134,10 +134,10 @@ class ModelState(str, enum.Enum):
     """New calls of its name go to it."""
 
     DRAINING = "draining"
-    """It was replaced or unloaded: only calls and sessions that began with it go on."""
+    """It was replaced or unloaded: only calls and sessions that began with it continue."""
 
     UNKNOWN = "unknown"
-    """Something that this version of the client does not know."""
+    """A state that this version of the client does not know."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,24 +151,24 @@ class ModelVersion:
     """Name of the folder that it was loaded from."""
 
     digest: str
-    """One value for weights, vocabulary and decoder files together."""
+    """One hash over weights, vocabulary and decoder files together."""
 
     state: ModelState
-    """What it is doing."""
+    """Whether it is loading, serving or draining."""
 
     grace_end_time: datetime | None
-    """Of one that is draining: until when sessions go on with it."""
+    """Until when sessions may continue with a version that is draining."""
 
     calls: int
-    """How many use it now."""
+    """Number of calls that use it now."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedModel:
-    """What a load has brought."""
+    """The result of a load."""
 
     version: ModelVersion
     """The version that serves."""
 
     changed: bool
-    """Whether another one, or none, served under its name before."""
+    """Whether a different version, or none, served under its name before."""

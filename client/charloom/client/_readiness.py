@@ -1,4 +1,4 @@
-"""How long to wait for a server, and what to say when it did not come. Makes no calls."""
+"""How long to wait until a server is ready, and the error if it does not become so. Makes no calls."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from charloom.client._errors import CharloomError, ConnectionFailed, DeadlineExc
 from charloom.client._model_types import HealthStatus
 
 POLL = 0.1
-"""Seconds between two questions to a server that answers but does not serve yet."""
+"""Seconds between two health checks of a server that answers but does not serve yet."""
 
 NOT_READY = (ConnectionFailed, DeadlineExceeded, Unavailable)
-"""What a server that is starting, stopping or not there at all looks like."""
+"""Errors of a call to a server that is starting, stopping or absent."""
 
 
 class Patience:
-    """One wait for one server; `seconds` is `None` for a wait without end."""
+    """One wait for one server; `seconds` is the limit, `None` for no limit."""
 
     def __init__(self, target: str, seconds: float | None) -> None:
         self._target = target
@@ -23,14 +23,14 @@ class Patience:
         self._end = None if seconds is None else time.monotonic() + seconds
 
     def left(self) -> float | None:
-        """Seconds left, as the deadline of the next question."""
+        """Seconds left, as the deadline of the next health check."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def is_over(self, answer: HealthStatus | CharloomError) -> bool:
-        """Whether the server is ready.
+        """Return whether the server is ready.
 
         Raises:
-            ConnectionFailed: if it is not, and no time is left for another question.
+            ConnectionFailed: it is not, and no time is left for another health check.
 
         """
         if answer is HealthStatus.SERVING:

@@ -1,4 +1,4 @@
-"""What is asked of a model's opinion of texts to protobuf, for both clients.
+"""Requests that read texts (score, peek, observe, inspect) to protobuf, for both clients.
 
 Every function raises `InvalidValue` for a value that a message cannot carry.
 """

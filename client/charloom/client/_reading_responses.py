@@ -1,4 +1,4 @@
-"""What a model makes of a text, from protobuf to the SDK's own types."""
+"""Results of reading a text (score, peek, observe, inspect), from protobuf to the SDK's own types."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from charloom.v1 import reading_pb2
 
 
 def score(message: reading_pb2.ScoreResponse) -> Score:
-    """Read how probable a text is."""
+    """Read the score of a text."""
     return Score(
         logprobs=_responses.token_logprobs(message.logprobs),
         nats_per_token=message.nats_per_token,
@@ -25,7 +25,7 @@ def score(message: reading_pb2.ScoreResponse) -> Score:
 
 
 def text_score(text: str, message: reading_pb2.TextScore) -> TextScore:
-    """Read how probable one of many texts is."""
+    """Read the score of one of many texts."""
     return TextScore(
         text=text,
         tokens=message.tokens,
@@ -37,7 +37,7 @@ def text_score(text: str, message: reading_pb2.TextScore) -> TextScore:
 
 
 def peek(message: reading_pb2.PeekResponse) -> Peek:
-    """Read what would come next."""
+    """Read the answer of Peek."""
     return Peek(
         text=message.text,
         distributions=_responses.token_logprobs(message.distributions),
@@ -47,10 +47,10 @@ def peek(message: reading_pb2.PeekResponse) -> Peek:
 
 
 def observed(message: reading_pb2.ObserveResponse | None) -> Observed:
-    """Read what the model made of a text.
+    """Read the log-probabilities of a part of an observed text.
 
     Raises:
-        InternalError: if the server closed the stream instead of answering, which is `None`.
+        InternalError: the message is `None`, because the server closed the stream instead of answering.
 
     """
     if message is None:
@@ -60,7 +60,7 @@ def observed(message: reading_pb2.ObserveResponse | None) -> Observed:
 
 
 def inspection(messages: Sequence[reading_pb2.InspectResponse]) -> Inspection:
-    """Read what happens while a text is read."""
+    """Read the gates and states of an inspected text."""
     layers = {}
     for place, first in enumerate(messages[0].layers if messages else ()):
         told = [message.layers[place] for message in messages]
@@ -98,7 +98,7 @@ def _gates(told: Sequence[reading_pb2.LayerActivations]) -> dict[str, memoryview
 
 
 def _matrix(rows: Sequence[Iterable[float]]) -> memoryview[float]:
-    """Rows of one length, at least one of them, as a read-only matrix; of empty rows nothing, of the shape (0,)."""
+    """Make a read-only matrix of one or more rows of equal length; empty rows give the shape (0,)."""
     values = array("f")
     for row in rows:
         values.extend(row)

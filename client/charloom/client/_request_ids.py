@@ -1,4 +1,4 @@
-"""The id of a call, by which it is found in the logs of servers: made by the client, or given by its user."""
+"""The id of a call, which also appears in servers' logs: made by the client, or given by its user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from charloom.client._errors import InvalidValue
 
 KEY = "charloom-request-id"
-"""Metadata of a call."""
+"""Name of the metadata entry."""
 _FORM = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 _given: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -19,18 +19,18 @@ _given: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 @contextmanager
 def request_id(id: str) -> Iterator[None]:
-    """Name the calls that begin in this block, in the logs and traces of servers and in errors.
+    """Give this id to calls that begin in the block; it appears in servers' logs and traces, and in errors.
 
         with request_id(web_request.id):
             client.complete("ROMEO:")
 
-    Without it, each call is given an id. It holds for the thread, or the task, that enters the block.
+    It applies to the thread or task that enters the block. Without it, each call gets an id of its own.
 
     Args:
         id: up to 128 letters, digits and `._:/+=-`.
 
     Raises:
-        InvalidValue: it is something else.
+        InvalidValue: the id is anything else.
 
     """
     if not isinstance(id, str) or not _FORM.fullmatch(id):
@@ -43,5 +43,5 @@ def request_id(id: str) -> Iterator[None]:
 
 
 def next_id() -> str:
-    """Of a call that begins now."""
+    """The id of a call that begins now."""
     return _given.get() or secrets.token_hex(16)

@@ -21,10 +21,10 @@ _UNKNOWN_CHARACTERS = {
 
 
 def unknown_characters(value: str | None) -> text_pb2.UnknownCharacters.ValueType:
-    """What a message says for one of the words "reject" and "skip", or for `None`.
+    """Convert "reject", "skip" or `None` to the value of the message.
 
     Raises:
-        InvalidValue: for anything else.
+        InvalidValue: `value` is anything else.
 
     """
     if value is None:
@@ -43,7 +43,7 @@ def _logit_bias(field: str, value: object) -> list[generation_pb2.LogitBias]:
 
 _Translation = Callable[[str, object], object]
 
-# What goes into the field of the same name.
+# Options that are converted into the field of the same name.
 _OPTIONS: dict[str, _Translation] = {
     "model": _values.text,
     "unknown_characters": _unknown_characters,
@@ -84,11 +84,11 @@ def generate_request(prompt: str, options: GenerateOptions, session_id: str = ""
 
 
 def resumable_request(prompt: str, options: GenerateOptions, session_id: str = "") -> generation_pb2.GenerateRequest:
-    """Build the request of Generate so that it can be made again where it broke off; raises as `generate_request`."""
+    """Build the request of Generate so that it can be resumed after a break; raises as `generate_request`."""
     request = generate_request(prompt, options, session_id)
     request.call_id = secrets.token_hex(16)
     if not (session_id or request.options.state or request.options.HasField("seed")):
-        # A seed that the server drew would be lost with the connection. A session, or a state, has its own.
+        # A seed drawn by the server would be lost with the connection. A session or state has its own.
         request.options.seed = secrets.randbits(64)
     return request
 
@@ -104,13 +104,13 @@ def continuations_request(
 
 
 def generation_options(prompt: str, options: GenerateOptions, session_id: str = "") -> generation_pb2.GenerationOptions:
-    """Build what all calls that generate have in common; raises as `generate_request`."""
+    """Build the options that all calls that generate have in common; raises as `generate_request`."""
     _require_known(options, _OPTIONS.keys() | _SAMPLING.keys() | _CONSTRAINTS.keys())
     given = _given(options)
     return generation_pb2.GenerationOptions(
         session_id=_values.text("session_id", session_id),
         prompt=_values.text("prompt", prompt),
-        # Without sampling options the message is not there at all.
+        # The message is absent without sampling options.
         sampling=_sampling(given) if _SAMPLING.keys() & given.keys() else None,
         constraint=_constraint(given),
         **_translated(_OPTIONS, given),

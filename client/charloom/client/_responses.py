@@ -20,12 +20,12 @@ _FINISH_REASONS = {
 
 
 def token_logprobs(messages: Iterable[text_pb2.TokenLogprob]) -> tuple[TokenLogprob, ...]:
-    """Read how probable some tokens were."""
+    """Read the log-probabilities of tokens."""
     return tuple(map(token_logprob, messages))
 
 
 def token_logprob(message: text_pb2.TokenLogprob) -> TokenLogprob:
-    """Read how probable a token was."""
+    """Read the log-probability of a token."""
     return TokenLogprob(
         symbol=message.chosen.symbol,
         logprob=message.chosen.logprob,
@@ -35,7 +35,7 @@ def token_logprob(message: text_pb2.TokenLogprob) -> TokenLogprob:
 
 
 def alternatives(messages: Iterable[text_pb2.Alternative]) -> tuple[Alternative, ...]:
-    """Read which other tokens were probable."""
+    """Read the most probable tokens of a position."""
     return tuple(Alternative(symbol=one.symbol, logprob=one.logprob) for one in messages)
 
 
@@ -70,7 +70,7 @@ def _resampled(message: generation_pb2.Resampled) -> Resampled:
 
 
 def conversation_event(message: conversation_pb2.ConverseResponse) -> ConversationEvent | None:
-    """Read what happened in a conversation; `None` is something that this version of the client does not know."""
+    """Read an event of a conversation; `None` for a kind that this version of the client does not know."""
     kind = message.WhichOneof("event")
     if kind == "text":
         return ConversationText(text=message.text, position=message.position)
@@ -91,7 +91,7 @@ def _sampling(message: generation_pb2.Sampling) -> Sampling:
 
 
 def _biases(entries: Iterable[generation_pb2.LogitBias]) -> dict[str, float]:
-    """By their characters; entries of the same characters add up, as they do in the server."""
+    """Biases by characters; entries with the same characters are summed, as in the server."""
     biases: dict[str, float] = {}
     for entry in entries:
         biases[entry.characters] = biases.get(entry.characters, 0.0) + _shortest(entry.bias)
@@ -99,7 +99,7 @@ def _biases(entries: Iterable[generation_pb2.LogitBias]) -> dict[str, float]:
 
 
 def _shortest(value: float) -> float:
-    """The number with the fewest digits that has this value in 32 bits: 0.8 comes back as 0.8."""
+    """The number with the fewest digits that has this value as float32, so that 0.8 comes back as 0.8."""
     for digits in range(6, 9):
         candidate = float(f"{value:.{digits}g}")
         if struct.pack("f", candidate) == struct.pack("f", value):

@@ -1,4 +1,4 @@
-"""What is to be done when a stream breaks off. Knows what has arrived of it and what failures mean; makes no calls."""
+"""Decides what to do when a stream breaks off, from what has arrived and from the failure. Makes no calls."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from charloom.client._statuses import cancelled, from_rpc_error
 from charloom.v1 import generation_pb2
 
 PATIENCE = 60.0
-"""Seconds that a stream without a deadline is tried again after a break."""
+"""Seconds for which a stream without a deadline is retried after a break."""
 
 SHORTEST, LONGEST = 0.05, 1.0
-"""Seconds before the first try and between later ones, less a random part."""
+"""Seconds before the first retry, and the most between later ones; a random part of up to half is subtracted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How time passes for a stream that broke off."""
+    """Clock, jitter and patience of retries, replaceable in tests."""
 
     clock: Callable[[], float] = time.monotonic
     """Seconds since some moment."""
@@ -32,26 +32,26 @@ class Pace:
     """A random number between two."""
 
     patience: float = PATIENCE
-    """Seconds that a stream without a deadline is tried again after a break."""
+    """Seconds for which a stream without a deadline is retried after a break."""
 
 
 _PACE = Pace()
 
-# The server says of itself that it took nothing on.
+# Reasons by which a server says that it did not start the call.
 _TAKEN_BACK = {"DRAINING", "STORE_UNAVAILABLE"}
-# How gRPC says that there was no connection to break. Where nobody listens, an error is of more use than patience.
+# gRPC's words where there never was a connection. If nobody listens, an error is more useful than retries.
 _NEVER_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution failure")
 
 
 class Resumption:
-    """One stream and its breaks. Each method takes in what happened; what to do next is in `pause` and `over`.
+    """One stream and its breaks. Each method takes in an event; what to do next is in `pause` and `over`.
 
     Args:
-        request: the first one, with a `call_id`.
-        seconds: until the deadline of the stream as a whole; `None` is no deadline.
-        context: the call, for messages.
+        request: the first request, with a `call_id`.
+        seconds: seconds until the deadline of the stream as a whole; `None` is no deadline.
+        context: context of the call, for error messages.
         enabled: whether to resume at all.
-        pace: its clock and its patience.
+        pace: clock, jitter and patience.
 
     """
 
@@ -70,25 +70,25 @@ class Resumption:
         self._pace = pace
         self._end = None if seconds is None else pace.clock() + seconds
         self.pause: float | None = None
-        """Seconds after which to make the call again; `None` while there is one to read from."""
+        """Seconds after which to make the call again; `None` while there is a call to read from."""
         self.over = False
         """Whether nothing more will come."""
         self.count = 0
-        """How often the stream went on after it had broken off."""
+        """How often the stream was resumed after a break."""
         self._position: int | None = None
         self._model_digest = ""
         self._made_again = False
-        # The first failure since the stream came on last, and how long it is tried again.
+        # The first failure since text arrived last, and the time at which retries end.
         self._first: CharloomError | None = None
         self._give_up = 0.0
         self._backoff = SHORTEST
-        # The result of a server that is stopping, kept while another one is asked to go on.
+        # The result from a server that is stopping, held back while another server is asked to continue.
         self._draining: generation_pb2.GenerateResponse | None = None
         self._asked_another = False
         self._drained_at: int | None = None
 
     def request(self) -> generation_pb2.GenerateRequest:
-        """What to ask for: all of the text the first time, then what has not arrived yet."""
+        """The next request: for the whole text the first time, later for the part that has not arrived yet."""
         again = generation_pb2.GenerateRequest()
         again.CopyFrom(self._request)
         if self._position is not None:
@@ -99,11 +99,11 @@ class Resumption:
         return again
 
     def seconds_left(self) -> float | None:
-        """What is left of the deadline."""
+        """Seconds until the deadline; `None` is no deadline."""
         return None if self._end is None else max(0.0, self._end - self._pace.clock())
 
     def arrived(self, message: generation_pb2.GenerateResponse) -> generation_pb2.GenerateResponse:
-        """Take in a message; returns what the reader is to see of it."""
+        """Take in a message; returns it for the reader, without a result that is held back."""
         if self._made_again:
             self._made_again = False
             self.count += 1
@@ -129,7 +129,7 @@ class Resumption:
         return None
 
     def broke(self, error: grpc.RpcError, *, stopped: bool) -> generation_pb2.GenerateResponse | None:
-        """Take in an error; `stopped` is whether it came of a cancelled call or a closed client.
+        """Take in an error; `stopped` is whether the caller cancelled the call or closed the client.
 
         Returns a last message for the reader, if there is one.
 
@@ -142,7 +142,7 @@ class Resumption:
         failure = from_rpc_error(error, self._context.target, stopped=stopped, request_id=self._context.request_id)
         failure.__cause__ = error
         if not (self._enabled and self._is_break(failure)):
-            # Nothing but the failure itself says what is wrong now, for example that the session is gone.
+            # Raise this failure and not the first one: only it says what is wrong now, such as a session that is gone.
             failure.__cause__ = self._first or error
             raise failure
         if stopped:
@@ -155,7 +155,7 @@ class Resumption:
             self._give_up = now + self._pace.patience if self._end is None else self._end
         told = self._first
         if isinstance(failure, Overloaded):
-            # A little more than it asks for, because it is full of streams that broke at the same time.
+            # Longer than the server asks for, because many streams broke at the same time and come back now.
             pause += failure.retry_after or 0.0
             failure.__cause__, told = self._first, failure
         if now + pause >= self._give_up:
@@ -164,21 +164,21 @@ class Resumption:
         return None
 
     def _is_break(self, failure: CharloomError) -> bool:
-        """Whether the same call, made again, may go on."""
+        """Whether the failure is a break, after which the same call may continue if it is made again."""
         begun = self._position is not None or self._first is not None
         if isinstance(failure, ConnectionFailed):
             return begun or not _never_connected(failure)
         if isinstance(failure, RequestError) and failure.code is grpc.StatusCode.UNAVAILABLE:
             return begun or failure.reason in _TAKEN_BACK
         if isinstance(failure, Overloaded):
-            # One that is asked to go on is full for a moment. Of a call that runs, or a new one, this is the answer.
+            # A server that is asked to resume may be full for a moment. For a running or a new call it is the answer.
             return self._first is not None and failure.retry_after is not None
         return False
 
     def _is_worth_asking_another(self, message: generation_pb2.GenerateResponse) -> bool:
         """Whether a stopping server cut a session's text short, so that another server may go on with it.
 
-        One that stops where the last one did was asked in vain.
+        Not if it stopped at the same position as the server before: then asking again brings nothing.
         """
         return (
             self._enabled

@@ -1,4 +1,4 @@
-"""What is asked of sessions to protobuf, for both clients. `None` leaves a field unset.
+"""Requests about sessions to protobuf, for both clients. `None` leaves a field unset.
 
 Every function raises `InvalidValue` for a value that a message cannot carry. Times to live are in seconds.
 """
@@ -45,7 +45,7 @@ def create_session_request(
 def new_session(
     model: str | None, id: str | None, seed: int | None, time_to_live: float | None, adaptive: bool
 ) -> NewSession:
-    """Choose what is not given of a session that its first generation makes."""
+    """Describe a session that its first generation makes; an id that is not given is drawn here."""
     request = create_session_request(model, id, seed, time_to_live, adaptive)  # raises for what no message can carry
     return NewSession(request.session_id or secrets.token_urlsafe(16), model, seed, time_to_live, adaptive)
 
@@ -63,7 +63,7 @@ def make_first(options: generation_pb2.GenerationOptions, session: NewSession) -
 def start_request(
     start: str, model: str | None, id: str | None, seed: int | None, time_to_live: float | None, adaptive: bool
 ) -> sessions_pb2.ForkSessionRequest:
-    """Build the request for a session that starts where another one stands."""
+    """Build the request for a session that starts from the state of another one."""
     if adaptive:
         raise InvalidValue(
             "adaptive", f"a session that starts from session {start!r} learns if that does; leave it out"

@@ -1,4 +1,4 @@
-"""Sessions and what a tenant keeps, from protobuf to the SDK's own types."""
+"""Sessions, also those that a tenant keeps, from protobuf to the SDK's own types."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def forks(message: sessions_pb2.ForkSessionResponse, count: int) -> Sequence[Ses
     """Read the answer of ForkSession to a request for `count` copies.
 
     Raises:
-        InternalError: if it has more or less.
+        InternalError: the answer has more or fewer.
 
     """
     if len(message.sessions) != count:
@@ -62,7 +62,7 @@ def sealed_state(message: sessions_pb2.ExportSessionResponse) -> SealedState:
 
 
 def kept_session(message: tenants_pb2.TenantSession) -> KeptSession:
-    """Read what is kept under an id."""
+    """Read a session that a tenant keeps."""
     return KeptSession(id=message.session_id, info=_info(message), problem=message.problem or None)
 
 
@@ -87,7 +87,7 @@ def _id_of(message: Listed) -> str:
 
 
 def exported_session(message: tenants_pb2.TenantSession) -> ExportedSession:
-    """Read what is kept under an id, with text and state."""
+    """Read a session that a tenant keeps, with text and state."""
     expires = message.state_expire_time.ToDatetime(timezone.utc)
     return ExportedSession(
         id=message.session_id,

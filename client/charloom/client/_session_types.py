@@ -1,4 +1,4 @@
-"""What the SDK returns of sessions: plain frozen values that know neither gRPC nor protobuf."""
+"""Descriptions and states of sessions: plain frozen values that know neither gRPC nor protobuf."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SessionInfo:
     """Counts the changes of the session, from 0."""
 
     seed: int
-    """Of its random numbers."""
+    """Seed of its random numbers."""
 
     create_time: datetime
     """When it was made, in UTC."""
@@ -53,10 +53,10 @@ class SessionInfo:
     """Every use puts `expire_time` this many seconds into the future."""
 
     earliest_position: int
-    """The earliest position that it can be put back to, or forked at."""
+    """The earliest position that it can be taken back to, or forked at."""
 
     origin: Origin | None
-    """Where it comes from; `None` is the zero state."""
+    """Where it comes from; `None` if it began from the zero state."""
 
     adaptive: bool
     """Whether it learns from its text."""
@@ -75,25 +75,25 @@ class DeletionReceipt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SealedState:
-    """A session's state, encrypted: any server with the same key and model can go on from it."""
+    """A session's state, encrypted: any server with the same key and model can continue from it."""
 
     state: bytes = field(repr=False)
-    """What `import_session` and the option `state` take."""
+    """The encrypted bytes, for `import_session` and the option `state`."""
 
     expires: datetime
     """When it can no longer be used, in UTC."""
 
 
 class Opened(NamedTuple):
-    """What the server said of a session when it was asked for it."""
+    """The server's answer when a session is opened."""
 
     info: SessionInfo
     restored_exactly: bool | None = None
-    """Whether it goes on bit for bit where the imported state was exported; `None` without an import."""
+    """Whether the text continues bit for bit as on the server that exported the state; `None` without an import."""
 
 
 NOT_MADE = "this session is not known yet: it is made by the first text that it generates, and told of at its end"
-"""What is wrong with asking what a session is before that."""
+"""Error for reading `info` of a session that its first generation has not made yet."""
 
 
 class NewSession(NamedTuple):

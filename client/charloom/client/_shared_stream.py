@@ -1,4 +1,4 @@
-"""GenerateMany: what is sent of calls that share a stream, and how each of them ended."""
+"""GenerateMany: the messages for calls that share a stream, and the error that each call ended with."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from charloom.client._errors import CharloomError
 from charloom.v1 import generation_pb2
 
 LARGEST = 2**16
-"""Bytes of a request that goes on a shared stream; a larger one gets a stream of its own, and holds nobody up."""
+"""Most bytes of a request on a shared stream; a larger one gets a stream of its own, so that it delays no other."""
 MOST_AT_ONCE = 100
-"""Calls that one message begins, and that it cancels; the server takes ten times as many."""
+"""Most calls that one message begins, and most that it cancels; the server takes ten times as many."""
 BATCH_BYTES = 2**20
-"""Of the calls that one message begins; the server reads twice as many, and ends the whole stream at a larger one."""
+"""Most bytes of the calls that one message begins. The server takes twice as many; above, it ends the whole stream."""
 AGE = 60.0
-"""Seconds after which new calls get a new stream: so that their connection can be another one, and that few of them
-come to a stream that its server is just ending because it is not used."""
+"""Seconds after which new calls get a new stream: so that they can use another connection, and that few calls reach a
+stream that its server is just ending because it is idle."""
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
@@ -32,7 +32,7 @@ _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
 def call_of(
     number: int, request: generation_pb2.GenerateRequest, seconds: float | None, context: CallContext
 ) -> generation_pb2.GenerateCall:
-    """A call among those of a stream, with a deadline in seconds if it has one."""
+    """Make the message of one call on a shared stream; `seconds` is its deadline, or None."""
     call = generation_pb2.GenerateCall(
         number=number, request=request, request_id=context.request_id, trace=dict(context.trace)
     )
@@ -44,7 +44,7 @@ def call_of(
 def taken(
     begun: dict[int, generation_pb2.GenerateCall], cancelled: list[int]
 ) -> Iterator[generation_pb2.GenerateManyRequest]:
-    """Messages that begin some calls, by number, and cancel others that were begun before; both are taken out."""
+    """Yield messages that begin the calls of `begun`, by number, and cancel those of `cancelled`; empties both."""
     while begun or cancelled:
         first: list[generation_pb2.GenerateCall] = []
         room = BATCH_BYTES
@@ -60,7 +60,7 @@ def taken(
 
 
 def is_leaving(message: generation_pb2.GenerateManyResponse) -> bool:
-    """Whether the server says that it is stopping, or takes no calls for now: further ones may find another server."""
+    """Whether the server says that it is stopping or takes no calls for now; new calls may find another server."""
     return any(end.code == _UNAVAILABLE for end in message.ends) or any(
         piece.response.HasField("result")
         and piece.response.result.finish_reason == generation_pb2.FINISH_REASON_DRAINING
@@ -69,7 +69,7 @@ def is_leaving(message: generation_pb2.GenerateManyResponse) -> bool:
 
 
 def failure_of(end: generation_pb2.GenerateEnd) -> grpc.RpcError | None:
-    """What gRPC would have raised for a call that ended so; `None` where all is well."""
+    """The error that gRPC would have raised for a call that ended like this; `None` for success."""
     if not end.code:
         return None
     code = _CODES.get(end.code, grpc.StatusCode.UNKNOWN)
@@ -78,11 +78,11 @@ def failure_of(end: generation_pb2.GenerateEnd) -> grpc.RpcError | None:
 
 
 def failure_of_stream(problem: CharloomError | None) -> grpc.RpcError:
-    """What a call of a stream ends with that ended before it, with this error or without; each has one of its own."""
+    """Make the error for a call whose stream ended before it; `problem` is the stream's error, if it had one."""
     cause: Any = None if problem is None else problem.__cause__
     if cause is None and problem is not None:
         return call_cancelled()
-    # The stream has no deadline; a server ends one so where it sees no calls, so this one was still on its way there.
+    # The stream has no deadline: the server ends an idle one with this code, so it had not received this call yet.
     if cause is None or cause.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return _error(grpc.StatusCode.UNAVAILABLE, "the server closed the stream of the call")
     text = cause.details()
@@ -92,12 +92,12 @@ def failure_of_stream(problem: CharloomError | None) -> grpc.RpcError:
 
 
 def call_cancelled() -> grpc.RpcError:
-    """What gRPC would raise for a call that its own side has cancelled."""
+    """The error that gRPC would raise for a call that the client cancelled."""
     return _error(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
 
 
 def deadline_exceeded() -> grpc.RpcError:
-    """What gRPC would raise for a call whose deadline has passed."""
+    """The error that gRPC would raise for a call whose deadline has passed."""
     return _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 
 

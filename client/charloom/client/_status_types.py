@@ -1,6 +1,6 @@
-"""What the SDK returns of a server's work: plain frozen values that know neither gRPC nor protobuf.
+"""A server's work in numbers: plain frozen values that know neither gRPC nor protobuf.
 
-Counts are those since the server began. Two statuses, one subtracted from the other, tell what it did in between.
+Counts are those since the server started. The difference between two statuses is what it did in between.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ class Histogram:
     """How often a value was in each range."""
 
     bounds: tuple[float, ...] = ()
-    """The highest value of each range, rising; above the last one there is one more range."""
+    """The highest value of each range, in ascending order; above the last bound there is one more range."""
 
     counts: tuple[int, ...] = (0,)
-    """How many values were in each range: one number more than there are bounds."""
+    """Number of values in each range; there is one more range than bounds."""
 
     sum: float = 0.0
-    """All values together."""
+    """Sum of all values."""
 
     @property
     def count(self) -> int:
@@ -29,7 +29,7 @@ class Histogram:
 
     @property
     def mean(self) -> float | None:
-        """Of all values; `None` where there were none."""
+        """Mean of all values; `None` if there were none."""
         return self.sum / self.count if self.count else None
 
     def since(self, earlier: Histogram) -> Histogram:
@@ -40,9 +40,9 @@ class Histogram:
         return Histogram(bounds=self.bounds, counts=counts, sum=self.sum - earlier.sum)
 
     def quantile(self, part: float) -> float | None:
-        """About the value below which a part of all values is, such as 0.99; `None` where there were none.
+        """Estimate the quantile at `part`, such as 0.99; `None` if there were no values.
 
-        Within a range, values are taken to be spread evenly; above the highest bound, that bound stands for all.
+        Values are taken to be spread evenly within a range; above the highest bound, the result is that bound.
         """
         wanted, below = part * self.count, 0
         if not self.count:
@@ -57,54 +57,54 @@ class Histogram:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelStatus:
-    """What the versions of one model do, and have done. Durations are in seconds."""
+    """The work of all versions of one model. Durations are in seconds."""
 
     name: str
     """Its name."""
 
     decoder: str
-    """The decoder of the version that serves; empty where none does any more."""
+    """The decoder of the version that serves; empty if none does any more."""
 
     device: str
-    """Where it runs."""
+    """Where the decoder runs."""
 
     running: int
     """Streams that have a row."""
 
     waiting: int
-    """Those that wait for one."""
+    """Streams that wait for a row."""
 
     places: int
-    """Rows that can be in decoder calls at a time."""
+    """Rows that decoder calls can hold at a time."""
 
     generation_tokens: int
     """Tokens that were delivered."""
 
     prompt_tokens: int
-    """Tokens of prompts and texts that were read, of jobs that ended."""
+    """Tokens of prompts and texts that were read, counted when their jobs end."""
 
     tick_rows: Histogram
     """Rows of each decoder call."""
 
     tick_seconds: Histogram
-    """Of each decoder call."""
+    """Duration of each decoder call."""
 
     queue_seconds: Histogram
-    """That each job waited for its row."""
+    """How long each job waited for its row."""
 
     first_token_seconds: Histogram
-    """From each submission to its first token."""
+    """From the submission of each job to its first token."""
 
     inter_token_seconds: Histogram
-    """Of each further token, as the mean of its generation."""
+    """Time between tokens after the first; every token counts with the mean of its generation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodStatus:
-    """What the calls of one method were."""
+    """The calls of one method."""
 
     name: str
-    """As "service/method", or "METHOD route" over HTTP."""
+    """The method as "service/method", or "METHOD route" over HTTP."""
 
     running: int
     """Calls that have not ended."""
@@ -116,15 +116,15 @@ class MethodStatus:
     """Of these, with an error."""
 
     seconds: Histogram
-    """That each took."""
+    """Duration of each call."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TenantStatus:
-    """What the calls of one tenant were."""
+    """The calls of one tenant."""
 
     name: str
-    """Its name; empty for callers who have none."""
+    """Its name; empty for callers without a tenant."""
 
     running: int
     """Calls that have not ended."""
@@ -144,37 +144,37 @@ class TenantStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerStatus:
-    """What a server does at a moment, and has done since it began."""
+    """What a server is doing at a moment, and has done since it started."""
 
     seconds: float
-    """Since it began."""
+    """Seconds since it started."""
 
     usage: float
-    """The part of its rows, or of its memory for calls, that is in use: what is more. From 0 to 1."""
+    """The share that is in use, from 0 to 1, of its rows or of its memory for calls, whichever is higher."""
 
     models: tuple[ModelStatus, ...]
-    """By name, the default one first."""
+    """Models by name, the default one first."""
 
     methods: tuple[MethodStatus, ...]
-    """Those that were called."""
+    """Methods that were called."""
 
     tenants: tuple[TenantStatus, ...]
-    """Those that called."""
+    """Tenants that made calls."""
 
     refusals: Mapping[str, int]
-    """Calls that were refused, by the reason of the error."""
+    """Numbers of refused calls, by the reason of the error."""
 
     sessions: int | None
-    """Sessions that the store keeps, for all servers that share it; `None` where it does not answer."""
+    """Sessions in the store, which servers may share; `None` if it does not answer."""
 
     sessions_in_use: int
     """Sessions that calls are using."""
 
     session_bytes: int
-    """Of the server's memory, what sessions take."""
+    """Bytes of the server's memory that sessions take."""
 
     call_bytes: int
-    """What running calls may use."""
+    """Bytes that running calls may use."""
 
     most_bytes: int | None
-    """What both may use together; `None` where there is no limit."""
+    """The most bytes that both may use together; `None` if there is no limit."""

@@ -1,4 +1,4 @@
-"""What gRPC raises, as an error of the SDK: the one table from its status codes to classes."""
+"""Maps errors of gRPC to those of the SDK: the one table from status codes to classes."""
 
 from __future__ import annotations
 
@@ -59,21 +59,21 @@ _CLASSES_BY_REASON: dict[str, type[RequestError]] = {
     "QUOTA_EXCEEDED": QuotaExceeded,
 }
 
-# gRPC's own words for these say neither what happened nor what to do.
+# Replaces gRPC's own words, which say neither what happened nor what to do.
 _PLAIN_WORDS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "the call did not finish before its deadline; allow it a longer timeout",
     grpc.StatusCode.CANCELLED: "the call was cancelled",
 }
 
 
-# What gRPC and proxies give a call that they lost. An answer of the server's own has an ErrorInfo.
+# Codes by which gRPC and proxies report a lost call. The server's own errors have an ErrorInfo.
 _BREAKS = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.CANCELLED,
 }
-# Also under other codes, by the error code of HTTP/2. After the deadline it is how a server takes note of that.
+# An HTTP/2 reset is a lost call under other codes too, except after the deadline, when a server resets the stream.
 _RESET = "RST_STREAM"
 
 _TOO_LARGE = re.compile(
@@ -81,20 +81,20 @@ _TOO_LARGE = re.compile(
 )
 _HEADERS_TOO_LARGE = re.compile(r"metadata size exceeds \w+ limit \(\D*(?P<size>\d+) vs\.? (?P<limit>\d+)\)")
 _STREAM_FREE = 0.1
-"""Seconds after which one of a thousand calls may have ended."""
+"""Seconds to wait until one of a thousand calls on the connection may have ended."""
 _STREAM_REFUSED = re.compile(r"RST_STREAM with error code 7\b")
-"""REFUSED_STREAM of HTTP/2: the other side has not looked at the call."""
+"""REFUSED_STREAM of HTTP/2: the other side has not processed the call."""
 _REFUSED_BY_PROXY = re.compile(r"\bstatus: 413\b")
 
 
 def from_rpc_error(error: grpc.RpcError, target: str, *, stopped: bool = False, request_id: str = "") -> CharloomError:
-    """Turn what gRPC raised, blocking or asyncio, into one of the classes of `_errors`.
+    """Turn an error of gRPC, blocking or asyncio, into one of the classes of `_errors`.
 
     Args:
-        error: of gRPC.
+        error: the error.
         target: the server's address, for the message.
         stopped: whether the caller had cancelled the call, or closed the client.
-        request_id: that the call was given; an answer that names another one is right.
+        request_id: the id that the client gave the call; an id in the server's answer takes precedence.
 
     """
     details = _details(error)
@@ -122,7 +122,7 @@ def _read(error: grpc.RpcError, details: dict[str, Any], target: str, *, stopped
 
 
 def _broken(code: grpc.StatusCode, message: str, target: str, *, stopped: bool) -> ConnectionFailed | None:
-    """The error of a call that nobody ended who may; `None` if it is not one."""
+    """The error of a call that neither the caller nor the server ended; `None` if it is not one."""
     if code is grpc.StatusCode.CANCELLED and stopped:
         return None
     if code is grpc.StatusCode.UNAVAILABLE:
@@ -139,7 +139,7 @@ def _broken(code: grpc.StatusCode, message: str, target: str, *, stopped: bool) 
     return None
 
 
-# In gRPC's words about a connection that came to nothing, and what that says.
+# Phrases in gRPC's messages about failed connections, and their causes.
 _TLS_PROBLEMS = {
     "WRONG_VERSION_NUMBER": "the server does not speak TLS; leave tls out",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not valid, or from an authority that ca does not name",
@@ -150,7 +150,7 @@ _CLOSED_HINT = " (if the server speaks TLS: is tls on, and does it want a certif
 
 
 def _stream_refused(code: grpc.StatusCode, message: str) -> Overloaded | None:
-    """The error of a call beyond those that one connection may have at a time; `None` if it is not one."""
+    """The error of a call above the number that one connection may have at a time; `None` if it is not one."""
     if not _STREAM_REFUSED.search(message):
         return None
     return Overloaded(
@@ -162,7 +162,7 @@ def _stream_refused(code: grpc.StatusCode, message: str) -> Overloaded | None:
 
 
 def _too_large(code: grpc.StatusCode, message: str) -> MessageTooLarge | None:
-    """The error of a message or of headers above a limit of gRPC's or a proxy's; `None` if it is not one."""
+    """The error of a message or headers above a limit of gRPC or a proxy; `None` if it is not one."""
     found = _TOO_LARGE.search(message)
     if found:
         what = "answer" if (found["side"], found["way"]) in {("CLIENT", "Received"), ("SERVER", "Sent")} else "request"
@@ -188,7 +188,7 @@ def cancelled(request_id: str = "") -> Cancelled:
 
 
 def _details(error: Any) -> dict[str, Any]:
-    """What the status carries besides code and message; damaged or foreign details are as good as none."""
+    """Read the details of the status besides code and message; damaged or foreign ones count as none."""
     found: dict[str, Any] = {}
     try:
         status = rpc_status.from_call(error)

@@ -1,4 +1,4 @@
-"""Questions about which texts are probable to protobuf, for both clients.
+"""Requests of Rank and Suggest to protobuf, for both clients.
 
 Every function raises `InvalidValue` for a value that a message cannot carry.
 """

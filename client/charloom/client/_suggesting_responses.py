@@ -1,4 +1,4 @@
-"""What a server says of which texts are probable, to the SDK's own types."""
+"""Answers of Rank and Suggest, from protobuf to the SDK's own types."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from charloom.v1 import suggesting_pb2
 
 
 def ranking(texts: Sequence[str], message: suggesting_pb2.RankResponse) -> tuple[RankedText, ...]:
-    """How probable the texts are that were asked about.
+    """Read the ranking of the candidates.
 
     Raises:
-        InternalError: there are not as many answers.
+        InternalError: the server ranked more or fewer texts.
 
     """
     if len(message.candidates) != len(texts):

@@ -17,14 +17,14 @@ class Suggestion:
     """How many tokens it has."""
 
     logprob: float
-    """Natural logarithm of the probability that this text comes and, where it has ended, that its end comes then."""
+    """Natural logarithm of the probability of this text and, if it has ended, of its end after it."""
 
     ended: bool
-    """Whether it has reached its end, and not only `max_tokens`."""
+    """Whether it has reached its end; false if it was cut off at `max_tokens`."""
 
     @property
     def probability(self) -> float:
-        """E to the `logprob`."""
+        """exp(logprob)."""
         return math.exp(self.logprob)
 
 
@@ -36,10 +36,10 @@ class Suggestions:
     """The most probable one first."""
 
     beam: int
-    """How many texts were open at a time."""
+    """How many unfinished texts were kept at a time."""
 
     exact: bool
-    """Whether no other text is more probable: none was given up that could have been."""
+    """Whether it is certain that no other text is more probable: the search dropped none that could have been."""
 
     position: int
     """Tokens fed and generated since the state was zero, before the texts."""
@@ -47,7 +47,7 @@ class Suggestions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankedText:
-    """How probable one of some texts is."""
+    """How probable one of the candidates is."""
 
     text: str
     """The text, as it was given."""
@@ -59,9 +59,9 @@ class RankedText:
     """How many tokens it has."""
 
     probability: float
-    """Its probability if the text that comes is one of the candidates: these sum to 1."""
+    """Its probability given that one of the candidates comes next; these sum to 1."""
 
     @property
     def logprob_per_token(self) -> float:
-        """The mean over its tokens, which compares texts of different lengths."""
+        """Mean of `logprob` over its tokens, to compare texts of different lengths."""
         return self.logprob / self.tokens

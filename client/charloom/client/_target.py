@@ -1,4 +1,4 @@
-"""Where a target leads: to this machine or to another one, and whether a proxy of the environment is on the way."""
+"""Whether a target is on this machine, and whether a proxy of the environment applies to it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def is_local(target: str) -> bool:
 
 
 def options(target: str) -> tuple[tuple[str, int], ...]:
-    """What the channel to a target is to be told: that a proxy for the outside world does not reach this machine."""
+    """Channel options for a target: for this machine, the environment's proxy is switched off."""
     return (("grpc.enable_http_proxy", 0),) if is_local(target) else ()
 
 
 def proxy_hint(target: str) -> str:
-    """What the environment has to do with it when nobody answers, for the end of a message; empty if nothing."""
+    """A hint about the environment's proxy, for the end of an error message; empty if no proxy applies."""
     named = [name for name in _PROXY_VARIABLES if os.environ.get(name)]
     if not named or is_local(target):
         return ""
@@ -47,5 +47,5 @@ def _is_loopback(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
-    # A server that listens on all addresses is often called by the address that it prints: 0.0.0.0.
+    # The unspecified address counts too: a server that listens on all addresses prints 0.0.0.0, and people copy it.
     return address.is_loopback or address.is_unspecified

@@ -1,4 +1,4 @@
-"""What the SDK returns of a tenant's data: plain frozen values that know neither gRPC nor protobuf."""
+"""A tenant's data: plain frozen values that know neither gRPC nor protobuf."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ class KeptSession:
     """Identifies the session among those of its tenant."""
 
     info: SessionInfo | None
-    """Describes it; `None` where the server cannot read its record."""
+    """Description of the session; `None` if the server cannot read its record."""
 
     problem: str | None
-    """Why its record cannot be read, or why an export has neither text nor state; `None` where nothing is missing."""
+    """Why its record cannot be read, or why an export has neither text nor state; `None` if nothing is missing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportedSession(KeptSession):
-    """A session with all that the server can give out of it."""
+    """A session with its text and its state."""
 
     text: str = field(repr=False)
-    """The text from `earliest_position` to `position`, which is what the server still has."""
+    """The text from `earliest_position` to `position`; the server no longer has earlier text."""
 
     sealed: SealedState | None
-    """Its state, for clients of the same tenant; `None` where there is a problem."""
+    """Its state, for clients of the same tenant; `None` if there is a problem."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ErasureReceipt:
-    """What was erased of a tenant, and when."""
+    """What was erased for a tenant, and when."""
 
     tenant: str
-    """Whose data it was."""
+    """Name of the tenant."""
 
     sessions: int
-    """How many sessions; 0 where there was nothing."""
+    """Number of sessions that were erased; 0 if there were none."""
 
     bytes: int
-    """What they took in memory, as the tenant's limit of `session_bytes` counts it."""
+    """Their bytes in memory, counted as for the tenant's limit `session_bytes`."""
 
     ids_sha256: str
-    """SHA-256, in hexadecimal, of their ids in the order of the ids, each followed by a newline."""
+    """SHA-256, in hexadecimal, of their sorted ids, each followed by a newline."""
 
     erased: datetime
     """When it was done, in UTC."""
 
     request_id: str
-    """The id of the call, which the server's audit log has too."""
+    """The id of the call, which is also in the server's audit log."""

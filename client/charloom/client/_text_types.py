@@ -1,4 +1,4 @@
-"""What a model makes of a text: plain frozen values that know neither gRPC nor protobuf."""
+"""Probabilities of texts and tokens: plain frozen values that know neither gRPC nor protobuf."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alternative:
-    """A token and how probable it was in the model's own distribution.
-
-    That is the one before penalties, bias, temperature and filters.
-    """
+    """A token and its probability in the model's own distribution, before penalties, bias, temperature and filters."""
 
     symbol: bytes
     """UTF-8 of the character or word; in a byte model, the byte."""
@@ -21,20 +18,20 @@ class Alternative:
 
     @property
     def text(self) -> str:
-        r"""The symbol as text; a byte that is no character of its own is written as `\xc3`."""
+        r"""The symbol as text; a byte that is no complete character is written like `\xc3`."""
         return self.symbol.decode("utf-8", errors="backslashreplace")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLogprob(Alternative):
-    """A token that was generated or read, and what could have stood in its place."""
+    """A token that was generated or read, and the alternatives at its position."""
 
     top: tuple[Alternative, ...]
-    """The most probable tokens at its position, the most probable first; as many as `top_logprobs`."""
+    """The `top_logprobs` most probable tokens at its position, the most probable first."""
 
     allowed_logprob: float = 0.0
-    """In a call with a constraint: the natural logarithm of the probability that it left at this position, after
-    penalties, bias and temperature."""
+    """In a call with a constraint: the natural logarithm of the probability that the constraint allowed at this
+    position, after penalties, bias and temperature."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,14 +39,14 @@ class Score:
     """How probable a text is."""
 
     logprobs: tuple[TokenLogprob, ...]
-    """Of each token, in order."""
+    """Log-probability of each token, in order."""
 
     nats_per_token: float
     """Mean of the negative log-probabilities; 0 for an empty text."""
 
     bits_per_character: float
-    """The whole text's negative log-probability in bits, divided by its characters; a word that a word model lacks
-    counts as one."""
+    """The whole text's negative log-probability in bits, divided by its number of characters; a word that a word model
+    lacks counts as one character."""
 
     perplexity: float
     """exp(nats_per_token)."""
@@ -74,38 +71,39 @@ class TextScore:
     """Natural logarithm of its probability: the sum over its tokens."""
 
     nats_per_token: float
-    """As of `Score`."""
+    """As in `Score`."""
 
     bits_per_character: float
-    """As of `Score`."""
+    """As in `Score`."""
 
     perplexity: float
-    """As of `Score`."""
+    """As in `Score`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peek:
-    """What would come next."""
+    """The tokens that would come next, with their distributions."""
 
     text: str
-    """What `generate` would have generated with these options."""
+    """The text that `generate` would have generated with these options."""
 
     distributions: tuple[TokenLogprob, ...]
-    """The distribution at each of its positions: the model's own, before penalties, bias, temperature and filters."""
+    """The distribution at each position of the text: the model's own, before penalties, bias, temperature and filters.
+    """
 
     position: int
     """Tokens fed and generated since the state was zero, before the text."""
 
     allowed_logprob: float | None = None
-    """With a constraint: as of a `Result`. `None` without one."""
+    """As in `Result`; `None` without a constraint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observed:
-    """What the model made of a text that it read."""
+    """The log-probabilities of a text that the model read."""
 
     logprobs: tuple[TokenLogprob, ...]
-    """Of each token of the text."""
+    """Log-probability of each token of the text."""
 
     position: int
     """Tokens fed and generated since the state was zero, after the text."""

@@ -1,7 +1,6 @@
-"""The trace that a call belongs to, for servers and proxies that trace calls: that of the application, if it has one.
+"""Passes the application's trace on to servers and proxies that trace calls.
 
-Knows OpenTelemetry where the application has imported it. Nothing else can have begun a trace, so it is not imported
-for this.
+Uses OpenTelemetry only if the application has imported it: without that, no trace can have begun.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import sys
 
 
 def carried() -> tuple[tuple[str, str], ...]:
-    """Metadata of a call that begins now, by the propagators of the process (W3C: `traceparent`, `tracestate`)."""
+    """Trace metadata of a call that begins now, from the process's propagators (W3C: `traceparent`, `tracestate`)."""
     if "opentelemetry.trace" not in sys.modules:
         return ()
     from opentelemetry import propagate

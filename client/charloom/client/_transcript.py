@@ -1,4 +1,4 @@
-"""What has arrived of one continuation, and of several from one state. Knows no call."""
+"""Records of what has arrived: of one continuation, and of several from one state. Knows no call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Outcome_co = TypeVar("Outcome_co", covariant=True)
 
 
 class Record(Protocol[Piece_co, Outcome_co]):
-    """Takes in messages; makes of them the pieces that a reader sees, and what comes of it in the end."""
+    """Turns messages into the pieces that a reader sees, and into an outcome at the end."""
 
     @property
     def ended(self) -> bool:
@@ -31,16 +31,16 @@ class Record(Protocol[Piece_co, Outcome_co]):
         """Take in one message; returns the piece in it, if there is one."""
 
     def outcome(self) -> Outcome_co:
-        """What came of it, once the server has closed the stream; `InternalError` if something is missing."""
+        """The outcome, once the server has closed the stream; `InternalError` if something is missing."""
 
 
 class Transcript:
-    """Of one continuation; gives its text piece by piece."""
+    """The record of one continuation; its pieces are text."""
 
     def __init__(self, on_result: OnResult) -> None:
         self._on_result = on_result
         self._pieces: list[str] = []
-        # So many of them as one text. Replaced as a whole, because any thread may ask for the text.
+        # Number of pieces, and these pieces as one text. Replaced as a whole, because any thread may read the text.
         self._joined = (0, "")
         self._logprobs: list[TokenLogprob] = []
         self._result: Result | None = None
@@ -81,16 +81,16 @@ class Transcript:
 
 
 class Transcripts:
-    """Of `n` continuations from one state; gives pairs of an index and a piece of text."""
+    """The record of `n` continuations from one state; its pieces are pairs of an index and text."""
 
     def __init__(self, n: int, on_result: OnResult) -> None:
         self._n = n
-        # By index and as they begin, because an `n` that the server will refuse can be huge.
+        # Made as they begin, because `n` can be huge before the server refuses it.
         self._transcripts: dict[int, Transcript] = defaultdict(lambda: Transcript(on_result))
 
     @property
     def texts(self) -> list[str]:
-        # Only `add` makes transcripts, which may be at work in another thread.
+        # `get` makes no transcript: only `add` may, which may be running in another thread.
         return [one.text if (one := self._transcripts.get(index)) else "" for index in range(self._n)]
 
     @property
@@ -102,7 +102,7 @@ class Transcripts:
         return sum(transcript.ended for transcript in list(self._transcripts.values()))
 
     def add(self, message: generation_pb2.GenerateResponse) -> tuple[int, str] | None:
-        """Take in one message; returns whose it is, and its text, if it has any."""
+        """Take in one message; returns the index of its continuation and its text, if it has any."""
         index = message.index
         if index >= self._n:
             raise InternalError(

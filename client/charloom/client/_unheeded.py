@@ -1,7 +1,7 @@
-"""Whether a server has heeded what was asked.
+"""Detects options that the server ignored.
 
-Protobuf drops the fields that a message does not know, so a server that is older than this client passes over newer
-options without a word. What its answers lack gives it away.
+Protobuf drops unknown fields, so a server that is older than this client silently ignores newer options. Fields that
+are missing in its answers reveal it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ OLDER = "the server is older than this client"
 
 
 def require_adaptive(session: SessionInfo, why: str = OLDER) -> None:
-    """See that a session learns which was to.
+    """Check that a session is adaptive, as was asked for.
 
     Raises:
-        Unimplemented: it does not.
+        Unimplemented: it is not.
 
     """
     if not session.adaptive:
@@ -29,7 +29,7 @@ def require_adaptive(session: SessionInfo, why: str = OLDER) -> None:
 
 
 def require_constrained(options: generation_pb2.GenerationOptions, allowed_logprob: float | None) -> None:
-    """See that a text was generated under the constraint that was asked for, if one was.
+    """Check that a text was generated under its constraint, if the options have one.
 
     Raises:
         Unimplemented: it was not.
@@ -40,10 +40,10 @@ def require_constrained(options: generation_pb2.GenerationOptions, allowed_logpr
 
 
 def checked(options: generation_pb2.GenerationOptions, on_result: OnResult) -> OnResult:
-    """Take in each result of a generation as before, and then see that it tells of all that was asked for.
+    """Wrap `on_result` so that each result is also checked for options that the server ignored.
 
-    What is returned raises:
-        Unimplemented: it does not.
+    The wrapper raises:
+        Unimplemented: the server ignored an option.
 
     """
 
@@ -59,6 +59,6 @@ def checked(options: generation_pb2.GenerationOptions, on_result: OnResult) -> O
 
 
 def unheeded(option: str, what: str, why: str = OLDER) -> Unimplemented:
-    """What to raise where an option was passed over: its name, what is so for that, and what may be why."""
+    """The error for an option that was ignored: its name, the consequence, and the probable cause."""
     message = f"{option}: {what}; {why}, so leave it out, or ask another server"
     return Unimplemented(message, code=grpc.StatusCode.UNIMPLEMENTED)

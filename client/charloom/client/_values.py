@@ -1,4 +1,4 @@
-"""Values as a message can carry them, or else `InvalidValue`. Knows types; ranges are the server's."""
+"""Converts values to what a message can carry, or raises `InvalidValue`. Checks types; the server checks ranges."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _Meaning = TypeVar("_Meaning")
 
 # The range of google.protobuf.Duration: ten thousand years.
 _LONGEST = 315_576_000_000.0
-# gRPC counts deadlines in a range that this stays far inside of: thirty years.
+# Thirty years, far inside the range in which gRPC counts deadlines.
 _LONGEST_DEADLINE = 1e9
-# What the address of a Unix socket has room for.
+# Bytes that the address of a Unix socket has room for.
 _LONGEST_SOCKET_PATH = 107
 _GRPC_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
 _URL_SCHEMES = ("http", "https", "grpc", "grpcs")
@@ -43,7 +43,7 @@ def text(field: str, value: object) -> str:
 
 
 def texts(field: str, value: object) -> list[str]:
-    """Check a list of strings; a lone one is a list of one."""
+    """Check a list of strings; a single string becomes a list of one."""
     if isinstance(value, str):
         return [text(field, value)]
     if isinstance(value, bytes | bytearray) or not isinstance(value, Sequence):
@@ -72,12 +72,12 @@ def printable(field: str, value: object) -> str:
 
 
 def target(field: str, value: object) -> str:
-    """Check a server's address; what else is wrong with one, gRPC says."""
+    """Check a server's address for mistakes that gRPC would not report."""
     address = text(field, value)
     if not address:
         raise InvalidValue(field, "it is empty; give HOST:PORT, or unix:PATH")
     scheme, _, path = address.partition(":")
-    # gRPC would look for a host of that name until the call's deadline.
+    # gRPC would try to resolve the URL as a host name until the call's deadline.
     if scheme.lower() in _URL_SCHEMES and path.startswith("//"):
         raise InvalidValue(field, f"{address!r} is a URL; give HOST:PORT of the gRPC port, or unix:PATH")
     if address.isdecimal():
@@ -96,7 +96,7 @@ def _is_port(text: str) -> bool:
 
 
 def token(field: str, value: object) -> bytes:
-    """Check the bytes of an exported state; none at all would be taken for no state."""
+    """Check the bytes of an exported state; empty ones are refused, because they would mean no state."""
     if not isinstance(value, bytes | bytearray | memoryview):
         raise InvalidValue(field, f"{_shown(value)} is not bytes")
     if not len(value):
@@ -105,7 +105,7 @@ def token(field: str, value: object) -> bytes:
 
 
 def flag(field: str, value: object) -> bool:
-    """Check a yes or no."""
+    """Check a boolean."""
     if not isinstance(value, bool):
         raise InvalidValue(field, f"{_shown(value)} is neither True nor False")
     return value
@@ -167,7 +167,7 @@ def deadline(value: object) -> float | None:
 
 
 def one_of(field: str, value: object, meanings: Mapping[str, _Meaning]) -> _Meaning:
-    """Check that a value is one of some words; returns what the word stands for."""
+    """Check that a value is a key of `meanings`; returns its meaning."""
     for word, meaning in meanings.items():
         if value == word:
             return meaning
@@ -184,7 +184,7 @@ def _whole(field: str, value: object, *, bits: int) -> int:
 
 
 def _shown(value: object) -> str:
-    """A value in a message: enough to recognise it, never a page, and no failure on huge integers."""
+    """Format a value for an error message, shortened; does not fail on huge integers."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"a number of {value.bit_length()} bits"
     shown = repr(value)

@@ -1,4 +1,4 @@
-"""Lines to protobuf, and what is made of them back, for both clients."""
+"""Messages of Watch: lines to protobuf, and verdicts from protobuf, for both clients."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from charloom.client._watching_types import Verdict
 from charloom.v1 import watching_pb2
 
 LONGEST_LINE = 4096
-"""Characters of a line that a server reads."""
+"""The most characters of a line that a server reads."""
 MOST_SILENT = 1024
-"""Silent sources that an answer tells; where it tells so many, there are more."""
+"""Most silent sources in one answer; an answer with this many is followed by more."""
 _MOST_LINES, _MOST_CHARACTERS = 1024, 49_152
-"""Of one message; a server takes as many characters as a prompt may have, 65,536 by default."""
+"""Of one message. A server takes as many characters as a prompt may have, 65,536 by default."""
 _MASKS = {
     "none": watching_pb2.NUMBER_MASK_NONE,
     "digits": watching_pb2.NUMBER_MASK_DIGITS,
@@ -38,7 +38,7 @@ def start(
     """Build the first message of Watch.
 
     Raises:
-        InvalidValue: for a value that it cannot carry.
+        InvalidValue: a value that the message cannot carry.
 
     """
     asked = watching_pb2.WatchStart(
@@ -62,10 +62,10 @@ def asking() -> watching_pb2.WatchRequest:
 
 
 def batches(lines: Sequence[tuple[str, str | bytes]]) -> Iterator[watching_pb2.WatchRequest]:
-    """Build the messages that carry some lines, each as large as a server takes it.
+    """Build the messages that carry the lines, none larger than a server accepts.
 
     Raises:
-        InvalidValue: what is given is no line.
+        InvalidValue: an element of `lines` is no pair of source and line.
 
     """
     found, characters = list[watching_pb2.WatchLine](), 0
@@ -85,11 +85,11 @@ def batches(lines: Sequence[tuple[str, str | bytes]]) -> Iterator[watching_pb2.W
 def answered(
     start: watching_pb2.WatchStart, request: watching_pb2.WatchRequest, answer: watching_pb2.WatchResponse | None
 ) -> tuple[list[Verdict], list[str]]:
-    """Read what the server makes of the lines of a message, and which sources it tells to be silent.
+    """Read the server's verdicts on the lines of a message, and the names of silent sources.
 
     Raises:
-        InternalError: it closed the stream instead of answering, or leaves lines out.
-        Unimplemented: its new sources do not learn, and were to.
+        InternalError: the server closed the stream instead of answering, or left lines out.
+        Unimplemented: `adaptive` was set, but the server's new sources do not learn.
 
     """
     lines = request.lines.lines
@@ -118,8 +118,8 @@ def answered(
 
 
 def _text(line: str | bytes) -> str:
-    """A line as a message can carry it: no more than shows that it is longer than a server reads."""
+    """A line as a message can carry it, cut one character above `LONGEST_LINE`: the server sees that it is longer."""
     if isinstance(line, bytes):
-        # A character has up to four bytes; one that the cut goes through is past what is read.
+        # A character has up to four bytes; a character that this cut splits is beyond the limit.
         return line[: 4 * LONGEST_LINE + 4].decode("utf-8", "replace")[: LONGEST_LINE + 1]
     return line[: LONGEST_LINE + 1].encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""What a server makes of the lines of a log: plain frozen values that know neither gRPC nor protobuf."""
+"""Verdicts on lines of a log: plain frozen values that know neither gRPC nor protobuf."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ from dataclasses import dataclass
 from typing import Literal
 
 Mask = Literal["none", "digits", "numbers"]
-"""What becomes of numbers before a model reads them: nothing; each digit becomes 0; each number becomes one 0."""
+"""How numbers are masked before a model reads them: not at all; each digit as 0; each number as one 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What is made of a line."""
+    """The server's judgement of a line."""
 
     source: str
-    """Who wrote it."""
+    """The source that wrote the line."""
 
     text: str
-    """The line as it was read: the beginning of a very long one, without what is no Unicode."""
+    """The line as it was read: only the beginning of a very long one; bytes that are not UTF-8 are U+FFFD."""
 
     surprise: float
-    """The mean over its most surprising stretch of four tokens, in nats per token."""
+    """Mean surprisal of its most surprising four consecutive tokens, in nats per token."""
 
     threshold: float | None
-    """Above which a line is an alert; `None` while too few lines are known."""
+    """Surprise above which a line is an alert; `None` while too few lines are known."""
 
     alert: bool
-    """Whether it is one."""
+    """Whether the line is an alert."""
 
     own_threshold: bool
-    """Whether the threshold is the source's own, and not that of all sources together."""
+    """Whether the threshold is the source's own; if not, it is that of all sources together."""
 
     drifting: bool
-    """Whether the source has lately been unlike what it was before."""
+    """Whether the source's recent lines differ from its earlier ones."""
 
     cut: bool
-    """Whether only the beginning was read."""
+    """Whether only the beginning of the line was read."""
 
     nats: float
-    """The negative log-probability of the line and its break."""
+    """Negative log-probability of the line and its line break, in nats."""
 
     tokens: int
-    """How many tokens that is the sum of."""
+    """Number of tokens that `nats` sums over."""
 
     lines: int
-    """Of this source so far, with this one."""
+    """Number of lines of this source so far, including this one."""
 
     characters: tuple[float, ...]
-    """Where asked for: nats of each character of the text; those of a masked number are all told of its first one. In a
-    model with a Unicode form of its own, of each character in that form."""
+    """If `characters` was set: nats of each character of the text; those of a masked number are all on its first
+    character. If the model brings text into a Unicode form first, of each character in that form."""

@@ -41,8 +41,8 @@ AsyncRunning = AsyncTextStream | AsyncContinuations | AsyncConversation | AsyncO
 class AsyncCalls:
     """Calls that start from a state: a fresh one or, where there is a session, the session's.
 
-    The public ones are the same with and without a session. Of the others, those who inherit give the arguments that
-    make sense for them. A session says who it is, and is told what runs for it and how that ended.
+    The public calls are the same with and without a session; a subclass adds those whose arguments differ. A session
+    overrides the private hooks: they give its id, and take in the calls that run for it and their results.
     """
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -50,14 +50,14 @@ class AsyncCalls:
 
     @property
     def _session_id(self) -> str:
-        """Whose state to start from; empty is a fresh one."""
+        """Id of the session whose state the calls start from; empty is a fresh state."""
         return ""
 
     def _started(self, running: AsyncRunning) -> None:
-        """Take in that this runs from now on."""
+        """Register a call that has begun."""
 
     def _make_first(self, options: generation_pb2.GenerationOptions) -> None:
-        """Let a generation make the session, if it is one that is still to be made."""
+        """Let this generation make the session, if it does not exist yet."""
 
     def _learn(self, result: Result) -> None:
         """Take in how a generation ended."""
@@ -72,8 +72,8 @@ class AsyncCalls:
     ) -> AsyncTextStream:
         """Feed a prompt to a fresh state, or the session's, and stream the text that follows.
 
-        Errors appear when the stream is read. A stream that breaks off is resumed where it was, unless `resume` is
-        `False`.
+        Errors are raised when the stream is read. A stream that breaks off is resumed at the same character, unless
+        `resume` is `False`.
         """
         request = _requests.resumable_request(prompt, options, self._session_id)
         self._make_first(request.options)
@@ -88,9 +88,9 @@ class AsyncCalls:
     ) -> Completion:
         """Feed a prompt to a fresh state, or the session's, and return the text that follows as a whole.
 
-        It is gathered from a stream as of `generate`, so its length has no limit, and resumed where that breaks off.
-        After an error a session stands after the text that had arrived by then, as after any stream;
-        `session.rewind(session.info.position)` puts it back to before the call.
+        The text is gathered from a stream like that of `generate`: its length has no limit, and the stream is resumed
+        if it breaks off. After an error, a session's state includes the text that had arrived by then, as after any
+        stream; `session.rewind(session.info.position)` takes it back to before the call.
         """
         async with self.generate(prompt, timeout=timeout, **options) as stream:
             result = await stream.result()
@@ -107,13 +107,13 @@ class AsyncCalls:
     ) -> AsyncContinuations:
         """Feed a prompt to a fresh state, or the session's, and stream `n` texts that follow, from 1 to 64.
 
-        Errors appear on reading. Number i has the seed of the call plus i; `generate` with one of these seeds gives
-        that text again. More than one leave a session as it was: the same call with the seed of the one you like,
-        without `n`, goes on with it. `n=1` goes on at once, as `generate` does.
+        Errors are raised when the continuations are read. Continuation i has the call's seed plus i; `generate` with
+        that seed gives the same text again. With `n` above 1 the session does not change: to continue it with the text
+        you like, call `generate` with the seed of that text. `n=1` changes the session, as `generate` does.
 
-        With `resample`, texts under a constraint that it has bent much are replaced by copies of others while they run,
-        so that they come closer to the model's own texts that match. They arrive when all have ended; each result tells
-        the weight of its text (`Result.resampled`), and no call with its seed alone gives it again.
+        With `resample`, texts that the constraint has bent far from the model are replaced by copies of others while
+        they run, so that together they come closer to the model's own matching texts. They arrive when all have ended;
+        each result has the weight of its text (`Result.resampled`). The seed alone does not reproduce such a text.
         """
         request = _requests.continuations_request(prompt, n, resample, options, self._session_id)
         if request.options.n == 1:
@@ -128,9 +128,9 @@ class AsyncCalls:
     def converse(
         self, prompt: str = "", *, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
     ) -> AsyncConversation:
-        """Feed a prompt to a fresh state, or the session's, and wait to be told what to do next.
+        """Feed a prompt to a fresh state, or the session's, and open a conversation that steers what follows.
 
-        That is when to generate, what else to read, and how.
+        Its methods say when to generate, what else to read, and with which sampling options.
         """
         start = _conversation_requests.start(prompt, options, self._session_id)
         self._make_first(start.start)
@@ -142,10 +142,10 @@ class AsyncCalls:
     async def peek(
         self, prompt: str = "", *, top: int = 0, timeout: Timeout = NOT_GIVEN, **options: Unpack[GenerateOptions]
     ) -> Peek:
-        """What would come next, after a prompt if there is one, and how probable each token is there.
+        """Predict the next token, or `max_tokens` of them (up to 256), with the distribution at each position.
 
-        From a fresh state or the session's, which stays as it is: the next token, or `max_tokens` of them, up to 256;
-        at each position the `top` most probable ones, or all.
+        Starts from a fresh state or the session's, which does not change, and reads the prompt first. `top` is how many
+        of the most probable tokens to list at each position; 0 lists all.
         """
         request = _reading_requests.peek_request(prompt, top, options, self._session_id)
         found = _reading_responses.peek(await self._connection.call(self._connection.reading.Peek, request, timeout))
@@ -160,16 +160,17 @@ class AsyncCalls:
         unknown_characters: UnknownCharacters | None = None,
         timeout: Timeout = None,
     ) -> AsyncIterator[TextScore]:
-        """How probable each of many texts is, in order; faster than a `score` of each.
+        """Compute how probable each of many texts is, in order; faster than one `score` per text.
 
-        Each is read from a fresh state or the session's, which stays as it is. They are taken some hundreds ahead of
-        the scores, so there may be any number of them. One that cannot be read ends the call with an error that names
-        it by its number, from 0; all before it have their scores by then, and whoever leaves it out can go on behind.
+        Each text is read from a fresh state or the session's, which does not change. Texts are taken from the iterable
+        some hundreds ahead of the scores, so it may be of any length. A text that cannot be read ends the call with an
+        error that names its number, from 0. All texts before it have their scores by then; to continue, call again with
+        the texts after it.
 
         Args:
             texts: the texts, for example the lines of a file
             model: name of the model; default is that of the session or, without one, the server's first one.
-            unknown_characters: what to do with those that the model lacks; default is "reject".
+            unknown_characters: what to do with characters that the model lacks; default is "reject".
             timeout: of all texts together, in seconds; default is none.
 
         """
@@ -191,17 +192,17 @@ class AsyncCalls:
         unknown_characters: UnknownCharacters | None = None,
         timeout: Timeout = NOT_GIVEN,
     ) -> tuple[RankedText, ...]:
-        """How probable each of some texts is, after a prompt if there is one; in the order in which they are given.
+        """Compute how probable each candidate is after an optional prompt, in the order given.
 
-        From a fresh state or the session's, which stays as it is. A candidate is read as far as it goes and not as a
-        whole word or line: end each with what ends it, a space for instance, where one may begin another.
+        Starts from a fresh state or the session's, which does not change. A candidate is scored as a prefix, and not as
+        a whole word or line: where one may begin another, end each with what ends it, such as a space.
 
         Args:
             candidates: the texts, from 1 to 256
             prompt: what comes before them
             model: name of the model; default is that of the session or the state, or the server's first one.
-            state: starts from the state that `Session.export` or an earlier call gave, instead of a session.
-            unknown_characters: what to do with those that the model lacks; default is "reject".
+            state: a state from `Session.export` or an earlier call to start from, instead of a session.
+            unknown_characters: what to do with characters that the model lacks; default is "reject".
             timeout: of this call alone, in seconds.
 
         """
@@ -227,22 +228,22 @@ class AsyncCalls:
         unknown_characters: UnknownCharacters | None = None,
         timeout: Timeout = NOT_GIVEN,
     ) -> Suggestions:
-        """The most probable texts that may come next, after a prompt if there is one, found by beam search.
+        """Find the most probable next texts after an optional prompt, by beam search.
 
-        From a fresh state or the session's, which stays as it is.
+        Starts from a fresh state or the session's, which does not change.
 
         Args:
-            prompt: what comes before them
-            count: how many, from 1 to 20; default is 5.
+            prompt: what comes before the suggestions
+            count: number of suggestions, from 1 to 20; default is 5.
             boundary: where each ends: with a word or a line, or after `max_tokens`; default is "word".
-            regex: a regular expression that each is to match as a whole, in place of a boundary.
-            choices: texts of which each is one, in place of a boundary.
-            json_schema: what each is to be, JSON that this schema allows: a mapping, or JSON itself.
+            regex: a regular expression that each must match as a whole, instead of a boundary.
+            choices: the texts to choose from, instead of a boundary.
+            json_schema: a schema, as a mapping or a JSON string, that each must satisfy as JSON, instead of a boundary.
             max_tokens: the most tokens of each, from 1 to 256; default is 32.
-            beam: how many texts are open at a time, from `count` to 64; default is 16, or `count` if more.
+            beam: how many unfinished texts are kept, from `count` to 64; default is 16, or `count` if more.
             model: name of the model; default is that of the session or the state, or the server's first one.
-            state: starts from the state that `Session.export` or an earlier call gave, instead of a session.
-            unknown_characters: what to do with those that the model lacks; default is "reject".
+            state: a state from `Session.export` or an earlier call to start from, instead of a session.
+            unknown_characters: what to do with characters that the model lacks; default is "reject".
             timeout: of this call alone, in seconds.
 
         """

@@ -31,23 +31,23 @@ class AsyncClient(AsyncClientReading, AsyncClientSessions, AsyncClientAdministra
         target: host and port, or the path of a Unix socket as "unix:PATH". A proxy of the environment (`http_proxy`) is
             not used for this machine.
         timeout: seconds that each call may take unless it is given its own; `None` is no deadline.
-        tenant: whose sessions to use, where a proxy that the server trusts lets its clients say so; with a token, the
-            token says it.
+        tenant: the tenant whose sessions to use, where a proxy that the server trusts lets its clients choose; with a
+            token, the token determines it.
         token: the key that the server's operator made for this client, with `charloom keys create`.
-        tls: whether the connection is encrypted. By default it is if one of the next three is given, or a token for
+        tls: whether the connection is encrypted. By default it is if `ca`, `cert` or `key` is given, or a token for
             another machine.
-        ca: PEM file of the authorities that the server's certificate may come from; default is those of gRPC.
-        cert: PEM file of the client's own certificate, where the server wants one.
+        ca: PEM file of the certificate authorities to trust for the server's certificate; default is those of gRPC.
+        cert: PEM file of the client's own certificate, where the server requires one.
         key: PEM file of its private key.
-        credentials: of gRPC, in place of the last four.
+        credentials: gRPC channel credentials, instead of `tls`, `ca`, `cert` and `key`.
         channel_options: further options of the gRPC channel.
-        shared_stream: whether texts are streamed to this client on one gRPC stream for all, in place of one for each:
-            for programs with many short calls at a time. It takes a server of this version, reached directly or by a
-            proxy that need not look at each call. A text that is read slowly holds up no other: what has come of it
-            is kept until then.
+        shared_stream: whether all texts of this client are streamed on one gRPC stream, instead of one stream each:
+            for programs with many short calls at a time. It needs a server of this version, reached directly or
+            through a proxy that need not see each call. A text that is read slowly holds up no other: what has arrived
+            of it is kept until it is read.
 
-    Every call may raise `ConnectionFailed` and the kinds of `RequestError`; options that no message can carry raise
-    `InvalidValue` before anything is sent.
+    Every call may raise `ConnectionFailed` and the subclasses of `RequestError`; options that no message can carry
+    raise `InvalidValue` before anything is sent.
 
     """
 
@@ -70,11 +70,11 @@ class AsyncClient(AsyncClientReading, AsyncClientSessions, AsyncClientAdministra
         super().__init__(AsyncConnection(target, timeout, who, channel_options, shared_stream=shared_stream))
 
     async def health(self, *, timeout: Timeout = NOT_GIVEN) -> HealthStatus:
-        """What the server says about itself."""
+        """Return the health that the server reports."""
         return await self._connection.health(timeout)
 
     async def is_serving(self, *, timeout: Timeout = NOT_GIVEN) -> bool:
-        """Whether a server answers in time and takes calls."""
+        """Return whether a server answers in time and takes calls."""
         try:
             return await self.health(timeout=timeout) is HealthStatus.SERVING
         except NOT_READY:
@@ -84,7 +84,7 @@ class AsyncClient(AsyncClientReading, AsyncClientSessions, AsyncClientAdministra
         """Return as soon as the server takes calls.
 
         Raises:
-            ConnectionFailed: if it does not within `timeout` seconds.
+            ConnectionFailed: the server does not take calls within `timeout` seconds.
 
         """
         patience = Patience(self._connection.target, self._connection.seconds(timeout))

@@ -1,4 +1,4 @@
-"""What a client asks about the server itself, its models and its tenants, over asyncio."""
+"""The client's calls about the server itself, its models and its tenants, over asyncio."""
 
 from __future__ import annotations
 
@@ -17,45 +17,46 @@ class AsyncClientAdministration(AsyncCalls):
     """The calls of `AsyncClient` about what the server serves, and for whom."""
 
     def tenant(self, name: str) -> AsyncTenant:
-        """All data of a tenant, for administrators; an empty name is that of clients that have no tenant."""
+        """All data of a tenant, for administrators; the empty name stands for clients without a tenant."""
         return AsyncTenant(self._connection, name)
 
     async def status(self, *, timeout: Timeout = NOT_GIVEN) -> ServerStatus:
-        """What the server does at this moment, and has done since it began; for administrators."""
+        """Return what the server is doing now and has done since it started; for administrators."""
         answer = await self._connection.call(self._connection.status.GetStatus, GetStatusRequest(), timeout)
         return server_status(answer)
 
     async def models(self, *, timeout: Timeout = NOT_GIVEN) -> list[ModelInfo]:
-        """All models that the server has loaded, the default one first."""
+        """List all models that the server has loaded, the default one first."""
         request = models_pb2.ListModelsRequest()
         answer = await self._connection.call(self._connection.models.ListModels, request, timeout)
         return [_model_responses.model_info(model) for model in answer.models]
 
     async def model(self, name: str = "", *, timeout: Timeout = NOT_GIVEN) -> ModelInfo:
-        """Describe one model; without a name the default one."""
+        """Describe one model; without a name, the default one."""
         request = models_pb2.GetModelRequest(name=_values.text("name", name))
         answer = await self._connection.call(self._connection.models.GetModel, request, timeout)
         return _model_responses.model_info(answer.model)
 
     async def model_versions(self, *, timeout: Timeout = NOT_GIVEN) -> list[ModelVersion]:
-        """Those that serve, then those that are draining, then those that are being loaded."""
+        """List the versions of models: those that serve, then those that drain, then those that are being loaded."""
         request = models_pb2.ListModelsRequest()
         answer = await self._connection.call(self._connection.models.ListModels, request, timeout)
         return [_model_responses.model_version(version) for version in answer.versions]
 
     async def load_model(self, path: str, *, timeout: Timeout = NOT_GIVEN) -> LoadedModel:
-        """Load a bundle on the server, and let new calls of its name go to it; for administrators.
+        """Load a bundle on the server and route new calls of its model name to it; for administrators.
 
-        What had its name before drains: running calls go on with it, and sessions until its grace is over.
+        The version that had the name before drains: running calls continue with it, and sessions do so until its grace
+        period ends.
 
         Args:
-            path: of the bundle there: relative to the server's folder of models, as in "shakespeare/3", or absolute,
-                below that folder or a bundle that the server was started with.
-            timeout: of this call alone, in seconds; the load goes on when it is over.
+            path: path of the bundle on the server: relative to the server's folder of models, as in "shakespeare/3", or
+                absolute, below that folder or a bundle that the server was started with.
+            timeout: of this call alone, in seconds; after it, the server still completes the load.
 
         Raises:
             PermissionDenied: the path is not below a folder that the server's operator named.
-            FailedPrecondition: the bundle cannot be used; the message says which file and why. Nothing has changed.
+            FailedPrecondition: the bundle cannot be used; the message names the file and the reason. Nothing changes.
             Overloaded: the server has no memory for it.
             Conflict: another call is changing the model.
 
@@ -65,22 +66,22 @@ class AsyncClientAdministration(AsyncCalls):
         return _model_responses.loaded_model(answer)
 
     async def reload_model(self, name: str = "", *, timeout: Timeout = NOT_GIVEN) -> LoadedModel:
-        """Load a model again from where it came, without a name the default one; for administrators, as `load_model`.
+        """Load a model again from its source, without a name the default one; for administrators, like `load_model`.
 
-        One that came from the server's folder of models comes in its newest complete version.
+        A model from the server's folder of models is loaded in its newest complete version.
         """
         request = models_pb2.ReloadModelRequest(name=_values.text("name", name))
         answer = await self._connection.call(self._connection.models.ReloadModel, request, timeout)
         return _model_responses.loaded_model(answer)
 
     async def unload_model(self, name: str, *, timeout: Timeout = NOT_GIVEN) -> ModelVersion:
-        """Let a model serve no new calls; running ones go on with it, and sessions until its grace is over.
+        """Stop routing new calls to a model; for administrators.
 
-        For administrators.
+        Running calls continue with it, and sessions do so until its grace period ends.
 
         Raises:
-            FailedPrecondition: it is the only one.
-            Conflict: another call is changing it.
+            FailedPrecondition: it is the only model.
+            Conflict: another call is changing the model.
 
         """
         request = models_pb2.UnloadModelRequest(name=_values.text("name", name))

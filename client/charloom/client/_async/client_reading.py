@@ -1,4 +1,4 @@
-"""What a client asks about texts that start from a fresh state, over asyncio."""
+"""The client's calls that read a text from a fresh state, over asyncio."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class AsyncClientReading(AsyncCalls):
         top_logprobs: int = 0,
         timeout: Timeout = NOT_GIVEN,
     ) -> Score:
-        """How probable a text is, from a fresh state.
+        """Compute how probable a text is, from a fresh state.
 
         Args:
             text: the text.
             model: name of the model; default is the server's first one.
-            unknown_characters: what to do with those that the model lacks; default is "reject".
-            top_logprobs: also tell the most probable tokens at each position, this many; up to 20.
+            unknown_characters: what to do with characters that the model lacks; default is "reject".
+            top_logprobs: how many of the most probable tokens to list at each position, up to 20.
             timeout: of this call alone, in seconds.
 
         """
@@ -54,19 +54,19 @@ class AsyncClientReading(AsyncCalls):
         distributions: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> Inspection:
-        """What happens inside the network while it reads a text, from a fresh state: gates and state of every unit.
+        """Return the gates and the state of every unit while the network reads a text, from a fresh state.
 
         Args:
             text: the text, of up to 4,096 tokens.
             model: name of the model; default is the server's first one.
-            unknown_characters: what to do with those that the model lacks; default is "reject".
-            layers: which ones to tell, 0 for the first; default is all.
-            top_next: also tell the most probable tokens after each token, this many; up to 20.
-            distributions: also tell the probabilities of all tokens after each token.
+            unknown_characters: what to do with characters that the model lacks; default is "reject".
+            layers: the layers to return, 0 for the first; default is all.
+            top_next: how many of the most probable next tokens to list after each token, up to 20.
+            distributions: also return the log-probabilities of all tokens after each token.
             timeout: of this call alone, in seconds.
 
         Raises:
-            FailedPrecondition: the model was exported without what this needs.
+            FailedPrecondition: the model's bundle has no usable inspector.
 
         """
         return await self._inspect(text, model, unknown_characters, layers, top_next, distributions, timeout)
@@ -79,9 +79,9 @@ class AsyncClientReading(AsyncCalls):
         top_logprobs: int = 0,
         timeout: Timeout = NOT_GIVEN,
     ) -> AsyncObserver:
-        """Read text as it comes, from a fresh state, and tell how surprising each token is; arguments as `score`.
+        """Read text piece by piece from a fresh state, and report how surprising each token is.
 
-        The timeout is that of the observation as a whole.
+        The arguments are those of `score`; the timeout is that of the observation as a whole.
         """
         return self._observe(model, unknown_characters, top_logprobs, timeout)
 
@@ -99,22 +99,22 @@ class AsyncClientReading(AsyncCalls):
         adaptive: bool = False,
         timeout: float | None = None,
     ) -> AsyncWatch:
-        """Judge the lines of many sources as they come: each has a state and a threshold of its own.
+        """Judge lines of many sources as they arrive; each source has its own state and threshold.
 
-        What is known of them stays on the server, as sessions: the next watch of the same name goes on with it.
+        Both are kept on the server, in a session for each source: the next watch of the same name continues with them.
 
         Args:
             name: of the watch, up to 32 letters, digits, '_' and '-'.
-            model: name of the model, one of characters or bytes; default is that of the watch, or the server's first.
-            mask: what becomes of numbers; default is what became of them when the model was trained.
+            model: name of a character or byte model; default is that of the watch, or the server's first.
+            mask: how numbers are masked; default is the mask that the model was trained with.
             rate: the share of lines that may be alerts while nothing unusual happens; default is 0.001.
-            warm_up: lines of a source before it is judged by its own, and never fewer than 1 / rate; until then it is
-                judged by all sources together. Default is 100.
-            time_to_live: seconds that a source is kept that says nothing; default is the server's.
-            characters: also tell how surprising each character is.
-            silent_after: seconds without a line after which `AsyncWatch.silent` tells a source; default is never. What
-                it has to tell is kept until it is called, so call it from time to time.
-            adaptive: let sources that are new learn from their lines, so that what they repeat surprises less.
+            warm_up: lines of a source before its own threshold is used, at least 1 / rate; until then, the threshold of
+                all sources together is. Default is 100.
+            time_to_live: seconds that a source without new lines is kept; default is the server's.
+            characters: also report how surprising each character is.
+            silent_after: seconds without a line after which `AsyncWatch.silent` reports a source; default is never. The
+                names of silent sources are kept until it is called, so call it from time to time.
+            adaptive: let new sources learn from their lines, so that repeated text surprises less.
             timeout: of the watch as a whole, in seconds; default is none.
 
         """
@@ -124,10 +124,10 @@ class AsyncClientReading(AsyncCalls):
         return AsyncWatch(self._connection.duplex(self._connection.watching.Watch, first, timeout), first.start)
 
     async def classify(self, text: str, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> LabelledText:
-        """The label that a classifier gives a text, and how probable each is.
+        """Label a text with a classifier, and return the probability of each label.
 
         Args:
-            text: the text; white space around it does not count.
+            text: the text; white space around it is ignored.
             model: name of the classifier; default is the server's first one.
             timeout: of this call alone, in seconds.
 
@@ -142,10 +142,10 @@ class AsyncClientReading(AsyncCalls):
     def classify_many(
         self, texts: Iterable[str], *, model: str | None = None, timeout: Timeout = None
     ) -> AsyncIterator[tuple[str, LabelledText]]:
-        """Each of many texts with what `classify` tells of it, in order; much faster than a `classify` of each.
+        """Label many texts; yields each text with its result, in order. Much faster than one `classify` per text.
 
-        Texts are taken some hundreds ahead of the labels, so there may be any number of them. One of nothing but white
-        space has no label.
+        Texts are taken from the iterable some hundreds ahead of the labels, so it may be of any length. A text of white
+        space alone has no label.
 
         Args:
             texts: the texts, for example the lines of a file
@@ -153,8 +153,8 @@ class AsyncClientReading(AsyncCalls):
             timeout: of all texts together, in seconds; default is none.
 
         Raises:
-            InvalidArgument: a text is too long. It is named by its number, from 0; all before it have their labels by
-                then, and whoever leaves it out can go on behind it.
+            InvalidArgument: a text is too long. The error names its number, from 0. All texts before it have their
+                labels by then; to continue, call again with the texts after it.
             FailedPrecondition: the model is no classifier.
 
         """
@@ -167,10 +167,10 @@ class AsyncClientReading(AsyncCalls):
         return many(begin, texts, request, lambda answer: answer.labelled, _classification.labelled_text)
 
     def classify_stream(self, *, model: str | None = None, timeout: Timeout = NOT_GIVEN) -> AsyncLabeller:
-        """Label a text as it comes: after each part, what `classify` would tell of the text so far.
+        """Label a text part by part: after each part, the result that `classify` would give for the text so far.
 
         Args:
-            model: name of the classifier, one of characters or bytes; default is the server's first one.
+            model: name of a classifier of characters or bytes; default is the server's first one.
             timeout: of all parts together, in seconds.
 
         """

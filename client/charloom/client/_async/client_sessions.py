@@ -27,11 +27,11 @@ from charloom.client._tenant_types import KeptSession
 from charloom.v1 import sessions_pb2
 
 _UNCERTAIN = (ConnectionFailed, DeadlineExceeded, Unavailable, Cancelled, InternalError)
-"""After these a call may have been carried out; all other errors are a refusal."""
+"""Errors after which the call may have been carried out all the same; after any other, it was refused."""
 
 
 class AsyncClientSessions(AsyncCalls):
-    """The calls of `AsyncClient` that sessions come from."""
+    """The calls of `AsyncClient` that make, find and delete sessions."""
 
     def session(
         self,
@@ -51,20 +51,20 @@ class AsyncClientSessions(AsyncCalls):
         Args:
             model: name of the model; default is the server's first one.
             id: up to 64 letters, digits, '.', '_', '-'; default is the server's choice.
-            seed: of its random numbers; default is the server's draw.
+            seed: seed of its random numbers; default is one that the server draws.
             time_to_live: seconds that it is kept without use; default is the server's, or that of `start`.
-            start: id of a session to start from, for example one that `prime` made; it stays as it is. The model is
-                its own.
+            start: id of a session to start from, for example one that `prime` made; that session does not change. The
+                new one has its model.
             keep: leave it on the server when the `with` block ends.
             at_first_text: let the first generation (`generate`, `complete`, `converse`) make the session, instead of a
-                call of its own, so that the first text arrives a round trip earlier. Until it has ended, `info` is not
-                known; before it, all else that a session does raises `NotFound`.
-            adaptive: let it learn from its text as it reads and writes it. One that starts from another learns if that
-                one does.
-            timeout: of this call alone, in seconds; no meaning with `at_first_text`.
+                separate call, so that the first text arrives a round trip earlier. `info` is not known until that
+                generation has ended; every other call before it raises `NotFound`.
+            adaptive: let it learn from its text as it reads and writes it. A session with `start` learns if the session
+                that it starts from does.
+            timeout: of this call alone, in seconds; no effect with `at_first_text`.
 
         Raises:
-            Unimplemented: it was to be adaptive, and the server is too old for that; no session is left there.
+            Unimplemented: `adaptive` was given, and the server is too old for it; no session is left there.
 
         """
         if at_first_text:
@@ -110,14 +110,14 @@ class AsyncClientSessions(AsyncCalls):
         unknown_characters: UnknownCharacters | None = None,
         timeout: Timeout = NOT_GIVEN,
     ) -> SessionInfo:
-        """Make a session of this id that has read a text, for others to start from: `session(start=id)`.
+        """Make a session with this id that has read a text, for other sessions to start from: `session(start=id)`.
 
-        It is kept. The timeout is that of each of two calls; if one of them fails or is cancelled, the session is
-        deleted again, for which a server that does not answer is given some seconds more.
+        It is kept on the server. Two calls make it, each with this timeout; if one of them fails or is cancelled, the
+        session is deleted again, which may take some seconds more if the server does not answer.
         """
         _values.text("text", text)
         seed = secrets.randbits(64)
-        # Without the text it would pass for primed. A client that was closed meanwhile can delete nothing.
+        # A session left without the text would look primed. A client that was closed meanwhile can delete nothing.
         leaving = contextlib.suppress(CharloomError, RuntimeError)
         try:
             session = await self.session(
@@ -126,7 +126,7 @@ class AsyncClientSessions(AsyncCalls):
         except BaseException as problem:
             if isinstance(problem, Exception) and not isinstance(problem, _UNCERTAIN):
                 raise
-            # It may have been made without an answer; if it has another seed, somebody else made it.
+            # It may exist although no answer came; if it has another seed, somebody else made it.
             with leaving:
                 made = await self._get(id, CLEANUP_TIMEOUT)
                 if made.seed == seed:
@@ -140,7 +140,7 @@ class AsyncClientSessions(AsyncCalls):
             raise
 
     def open_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> AsyncSession:
-        """Go on with a session that exists, when it is entered or awaited. It is kept when the `with` block ends."""
+        """Open an existing session, when it is entered or awaited. It is kept when the `with` block ends."""
 
         async def find() -> Opened:
             return Opened(await self.get_session(id, timeout=timeout))
@@ -156,14 +156,14 @@ class AsyncClientSessions(AsyncCalls):
         keep: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> AsyncSession:
-        """Make a session of a state that `Session.export`, or a result, gave, when it is entered or awaited.
+        """Make a session from a state of `Session.export` or of a result, when it is entered or awaited.
 
-        Further arguments as `session`.
+        The other arguments are those of `session`.
 
         Raises:
             DataLoss: the state was changed, cut off, or sealed with a key that this server lacks.
-            PermissionDenied: it is another tenant's.
-            FailedPrecondition: it expired, or is of a model that this server lacks.
+            PermissionDenied: the state belongs to another tenant.
+            FailedPrecondition: the state expired, or belongs to a model that this server lacks.
 
         """
         request = _session_requests.import_session_request(state, id=id, time_to_live=time_to_live)
@@ -186,11 +186,11 @@ class AsyncClientSessions(AsyncCalls):
     ) -> AsyncSession:
         """Make a session whose state is the weighted mean of others', when it is entered or awaited.
 
-        Experimental: no network was trained on such.
+        Experimental: no network was trained on such states.
 
-        The sources are from 2 to 16 sessions, or their ids, with their weights above 0, of which only the proportions
-        matter. The blend stands at the position of the first one, and reads that one's last token next. Further
-        arguments as `session`.
+        The sources are 2 to 16 sessions, or their ids, with weights above 0, of which only the proportions matter. The
+        blend has the position of the first source, and reads that source's last token next. The other arguments are
+        those of `session`.
         """
         request = _session_requests.blend_sessions_request(sources, id=id, seed=seed, time_to_live=time_to_live)
 
@@ -201,23 +201,20 @@ class AsyncClientSessions(AsyncCalls):
         return AsyncSession(self._connection, blend, keep=keep)
 
     async def get_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
-        """Describe a session. Does not renew its expiry."""
+        """Describe a session. Does not extend its expiry."""
         return await self._get(id, timeout)
 
     async def sessions(self, *, timeout: Timeout = NOT_GIVEN) -> AsyncIterator[SessionInfo]:
-        """All sessions in the order of their ids, fetched page by page; the timeout is that of one page.
+        """Iterate over all sessions in the order of their ids, fetched page by page; the timeout is that of one page.
 
-        Without those whose records the server cannot read; `kept_sessions` names them too.
+        Leaves out sessions whose records the server cannot read; `kept_sessions` lists those too.
         """
         async for kept in self.kept_sessions(timeout=timeout):
             if kept.info is not None:
                 yield kept.info
 
     async def kept_sessions(self, *, timeout: Timeout = NOT_GIVEN) -> AsyncIterator[KeptSession]:
-        """All sessions in the order of their ids, also those that the server cannot read, each with its `problem`.
-
-        Otherwise as `sessions`.
-        """
+        """Iterate like `sessions`, but include sessions that the server cannot read, each with its `problem`."""
         request = sessions_pb2.ListSessionsRequest(page_size=PAGE_SIZE)
         while True:
             page = await self._connection.call(self._connection.sessions.ListSessions, request, timeout)
@@ -228,5 +225,5 @@ class AsyncClientSessions(AsyncCalls):
             request.page_token = page.next_page_token
 
     async def delete_session(self, id: str, *, timeout: Timeout = NOT_GIVEN) -> DeletionReceipt:
-        """Forget a session, its state and all that it could go back to."""
+        """Delete a session, its state and the history that it could be rewound to."""
         return await self._delete(id, timeout)

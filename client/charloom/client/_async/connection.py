@@ -52,7 +52,7 @@ class AsyncConnection(BaseConnection):
     _loop: asyncio.AbstractEventLoop | None = None
 
     def require_open(self) -> None:
-        """Refuse a call of a client that was closed, and one where it could not be read: on no loop, or another one."""
+        """Refuse a call if the client was closed, or if no event loop runs or another one than that of the channel."""
         super().require_open()
         require_running(self._loop or asyncio.get_running_loop())
 
@@ -160,7 +160,7 @@ class AsyncConnection(BaseConnection):
         request: _Request,
         timeout: Timeout,
     ) -> AsyncIterator[_Response]:
-        """Make a call with several answers; who takes no more of them ends it."""
+        """Make a call with several answers; closing the iterator early cancels it."""
         self.require_open()
         context = self.new_call(request)
         call = method(request, timeout=self.seconds(timeout), metadata=context.metadata)
@@ -184,7 +184,7 @@ class AsyncConnection(BaseConnection):
     def generate_resuming(
         self, context: CallContext, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
     ) -> AsyncResumingCall:
-        """Make a call of Generate that is made again where it breaks off, if it is to `resume`."""
+        """Make a call of Generate; with `resume`, it is made again where it breaks off."""
         self.require_open()
         resumption = Resumption(request, self.seconds(timeout), context, enabled=resume)
         return AsyncResumingCall(functools.partial(self._generate, context), resumption, context)
@@ -208,14 +208,14 @@ class AsyncConnection(BaseConnection):
     def duplex(
         self, method: grpc.aio.StreamStreamMultiCallable[_Asked, _Response], start: _Asked, timeout: Timeout
     ) -> AsyncDuplex[_Asked, _Response]:
-        """Begin a call where both sides send messages as they please; `start` is the first."""
+        """Begin a bidirectional stream; `start` is the first message."""
         self.require_open()
         context = self.new_call(start)
         call = method(timeout=self.seconds(timeout), metadata=context.metadata)
         return AsyncDuplex(call, start, context)
 
     async def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
-        """Ask the server for the health of the whole of it."""
+        """Ask for the health of the whole server, not of one service."""
         return await self.call(self._check, b"", timeout, wait_for_ready=wait_for_ready)
 
     async def close(self) -> None:

@@ -12,11 +12,11 @@ class AsyncContinuations(AsyncReading[tuple[int, str], list[Completion]]):
     """Several continuations of one state as they arrive from the server, in any order.
 
     An asynchronous iterator of pairs: the index of a continuation, from 0, and a piece of its text. An asynchronous
-    context manager that cancels the call if it is left before the end of all. Without `async with`, read it to the end
-    or call `cancel`. Cancelling the task that reads cancels the call.
+    context manager that cancels the call if it is left before all texts have ended. Without `async with`, read it to
+    the end or call `cancel`. Cancelling the task that reads cancels the call.
 
-    Each continuation has its own seed, which its result tells. More than one leave a session as it was: the same call
-    with the seed of the one you like, without `n`, goes on with it.
+    Each continuation has its own seed, which is in its result. With more than one, the session does not change: to
+    continue it with the text you like, call `generate` with the seed of that text.
 
     Every method raises the errors of the call: see `charloom.client.RequestError`. An error does not take back the
     texts that arrived before it.
@@ -32,5 +32,5 @@ class AsyncContinuations(AsyncReading[tuple[int, str], list[Completion]]):
         return self._transcripts.texts
 
     async def completions(self) -> list[Completion]:
-        """Read what is left of all texts and return the continuations as a whole, in the order of their indices."""
+        """Read all texts to their ends and return the continuations in the order of their indices."""
         return await self._rest()

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class AsyncConversation:
     """A text that is steered while it is generated.
 
-    An asynchronous iterator of what happens: `ConversationText`, `Applied` and `Ended`. It ends after `close`, once the
-    server has done all that was asked for. Each of the other methods sends one message, which takes effect at once, and
-    returns its number, from 1; `Applied` tells where it did. Any task may call them while one iterates.
+    An asynchronous iterator of events: `ConversationText`, `Applied` and `Ended`. It ends after `close`, once the
+    server has carried out all messages. Each of the other methods sends one message, which takes effect at once, and
+    returns its number, from 1; `Applied` reports where it took effect. Any task may call them while one iterates.
 
-    An asynchronous context manager that cancels the call if it is left before the end. A session goes on with the text,
-    and holds it up to the last piece that was sent; its `info` may not tell, `refresh` does.
+    An asynchronous context manager that cancels the call if it is left before the end. A session keeps the text up to
+    the last piece that was sent; its `info` may be older, `refresh` fetches it.
     Cancelling a task that waits in here cancels the call.
 
     Iterating raises the errors of the call, and so do the methods once it is over: see `charloom.client.RequestError`.
@@ -44,19 +44,19 @@ class AsyncConversation:
         return await self._duplex.send(_conversation_requests.inject(text))
 
     async def generate(self, max_tokens: int = 0) -> int:
-        """Generate from here on: so many tokens, or without end until `pause` or `close`."""
+        """Generate from here on: this many tokens, or with 0 without end, until `pause` or `close`."""
         return await self._duplex.send(_conversation_requests.generate(max_tokens))
 
     async def set(self, **options: Unpack[SamplingOptions]) -> int:
-        """Choose tokens by these sampling options from here on; those that are left out take their defaults."""
+        """Use these sampling options from here on; options that are left out take their defaults."""
         return await self._duplex.send(_conversation_requests.sampling(options))
 
     async def pause(self) -> int:
-        """Stop generating here; `generate` goes on."""
+        """Stop generating here; `generate` continues."""
         return await self._duplex.send(_conversation_requests.pause())
 
     async def close(self) -> None:
-        """Send nothing more, which ends a text without end. What is left can still be read. May be called twice."""
+        """Send nothing more, which also ends endless generation. The rest can still be read. May be called twice."""
         await self._duplex.close()
 
     def cancel(self) -> None:

@@ -1,6 +1,6 @@
-"""Asyncio calls where both sides send messages as they please.
+"""Bidirectional streams over asyncio.
 
-Knows gRPC and how its calls end. What the messages mean is up to who sends and receives them.
+Knows gRPC and how its calls end. What the messages mean is up to the modules that send and receive them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CLOSED = "this stream is closed; begin a new one"
 
 
 class AsyncDuplexCall(Protocol[Request_contra]):
-    """What is used of a call of gRPC's."""
+    """The part of gRPC's call that is used here."""
 
     def done(self) -> bool: ...
 
@@ -71,7 +71,7 @@ class AsyncDuplex(Generic[Request, Response]):
         self._failure: CharloomError | None = None
 
     async def send(self, message: Request) -> int:
-        """Send a message; returns its number, where the first one of all is 0.
+        """Send a message; returns its number, counted from 0, which is the one that began the call.
 
         Raises:
             CharloomError: the call has failed.
@@ -122,7 +122,7 @@ class AsyncDuplex(Generic[Request, Response]):
         self._closed = True
         async with self._lock:
             await self._send_first()
-            # What is wrong with a call that is over is told to who reads it.
+            # `receive` raises the error of a call that has ended.
             with contextlib.suppress(Exception):
                 await self._call.done_writing()
 
@@ -137,13 +137,13 @@ class AsyncDuplex(Generic[Request, Response]):
             await self._write(first)
 
     async def _write(self, message: Request) -> None:
-        """Send a message, or none if the server has closed the call: reading tells why it did."""
+        """Send a message; does nothing if the server has closed the call, because `receive` raises the reason."""
         try:
             if not self._connected:
                 await self._connect()
-            # `write` does the same, and then, if the server has closed the call meanwhile, puts an error of its own in
-            # place of the server's, and of messages that are still to be read. There is no public way around that in
-            # grpcio 1.85; tests/unit/client/test_duplex.py shows what is lost, and fails once nothing is.
+            # `write` does the same, but if the server has closed the call meanwhile, it replaces the server's error and
+            # all unread messages with an error of its own. There is no public way around that in grpcio 1.85;
+            # tests/unit/client/test_duplex.py shows what is lost, and fails once nothing is.
             core = getattr(self._call, "_cython_call", None)
             if core is None:
                 await self._call.write(message)
@@ -159,7 +159,7 @@ class AsyncDuplex(Generic[Request, Response]):
         """Wait until messages can be sent, or the call is over."""
         over = asyncio.Event()
         self._call.add_done_callback(lambda _: over.set())
-        # By itself the first one would wait forever for a call that is cancelled meanwhile.
+        # `wait_for_connection` alone would wait forever for a call that is cancelled meanwhile.
         waits = [asyncio.ensure_future(wait) for wait in (self._call.wait_for_connection(), over.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -170,7 +170,7 @@ class AsyncDuplex(Generic[Request, Response]):
         self._connected = True
 
     async def _require_well(self) -> None:
-        """Raise the error that the call has ended with, if it has."""
+        """Raise the call's error if it has ended with one."""
         if not self._call.done():
             return
         try:
@@ -200,8 +200,8 @@ class AsyncDuplex(Generic[Request, Response]):
         return self.cancelled or self._context.closed
 
     def __del__(self) -> None:
-        # The channel of grpc.aio keeps a call alive that nobody else knows any more. The collector may run in any
-        # thread, and after the end of the loop there is nothing left to cancel.
+        # The channel of grpc.aio keeps a call alive although nothing else refers to it. The garbage collector may run
+        # in any thread, and after the end of the loop there is nothing left to cancel.
         if not self.over:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._call.cancel)

@@ -1,4 +1,4 @@
-"""What a call has to know of the event loop and the task that it runs in."""
+"""The event loop and the task that a call runs in: is it the right loop, and was the task cancelled?"""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _OTHER_LOOP = (
 
 
 def require_running(loop: asyncio.AbstractEventLoop) -> None:
-    """Refuse what is asked for in another event loop than this one; raises RuntimeError."""
+    """Raise RuntimeError if another event loop than this one is running."""
     if asyncio.get_running_loop() is not loop:
         raise RuntimeError(_OTHER_LOOP)
 
 
 def is_cancelled() -> bool:
-    """Whether the task that runs now was itself cancelled.
+    """Whether the running task was itself cancelled; always false in Python 3.10, which cannot tell.
 
-    grpc.aio raises CancelledError for a cancelled call, or a closed channel, too. Who cancelled the task as well, as a
-    program does that shuts down, is to get that error and no other one: the task would go on. Python 3.10 cannot tell.
+    grpc.aio also raises CancelledError for a cancelled call or a closed channel, which the SDK turns into its own
+    error. A cancelled task, as in a program that shuts down, must get CancelledError itself, or it would continue.
     """
     if sys.version_info < (3, 11):
         return False

@@ -1,4 +1,4 @@
-"""Parts that a server answers one by one as they come, over asyncio."""
+"""Streams where each part that is sent gets one answer, over asyncio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answered = TypeVar("Answered")
 
 
 class AsyncExchange(Generic[Asked, Answered]):
-    """Sends parts that are answered one by one; those who inherit say what they are and what is told of them.
+    """A stream where each part that is sent gets one answer; subclasses define the parts and the answers.
 
     An asynchronous context manager that closes the call at the end of its block, and cancels it if the block fails.
     """
@@ -33,7 +33,7 @@ class AsyncExchange(Generic[Asked, Answered]):
             await self._duplex.receive()
 
     def cancel(self) -> None:
-        """End the call at once; what was answered stays. May be called twice."""
+        """End the call at once; answers that have arrived are kept. May be called twice."""
         self._duplex.cancel()
 
     async def __aenter__(self) -> Self:

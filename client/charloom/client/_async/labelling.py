@@ -1,4 +1,4 @@
-"""Text that gets a label as it comes, over asyncio."""
+"""Labelling a text part by part, over asyncio."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from charloom.v1 import classification_pb2
 
 
 class AsyncLabeller(AsyncExchange[classification_pb2.ClassifyStreamRequest, classification_pb2.ClassifyStreamResponse]):
-    """Reads a text as it comes and tells after each part how probable each label is by then.
+    """Reads a text part by part, and returns after each part how probable each label is for the text so far.
 
     An asynchronous context manager that closes the call at the end of its block, and cancels it if the block fails.
 
-    Every method raises the errors of the call: see `charloom.client.RequestError`. They appear with the first part.
+    Every method raises the errors of the call: see `charloom.client.RequestError`. None is raised before the first
+    part is read.
     """
 
     async def read(self, text: str) -> LabelledText:

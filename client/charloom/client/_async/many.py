@@ -1,4 +1,4 @@
-"""Many texts that are answered in one call, over asyncio."""
+"""Many texts in one call, each with one result, over asyncio."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ async def many(
     items: Callable[[Answered], Sequence[Item]],
     tell: Callable[[str, Item], Told],
 ) -> AsyncIterator[Told]:
-    """What is told of each text, in order, while texts are taken some messages ahead of the answers.
+    """Yield the result of each text, in order; messages are sent some way ahead of the answers.
 
     Args:
         begin: begins the call
         texts: the texts
-        request: the message of some of them
-        items: what its answer has of them: of all, or where the server refused one, of those before it
-        tell: what is told of a text by what the answer has of it
+        request: makes the message for some of the texts
+        items: the items of an answer, one per text of its message; if the server refused a text, those before it
+        tell: makes the result of a text from the text and its item
 
     Raises:
-        InvalidValue: one of the texts is none, or one that a message cannot carry.
-        InternalError: the server told of too few texts, or too many, without an error.
-        CharloomError: the call failed; what was told by then is yielded first.
+        InvalidValue: one of the texts is no string, or one that a message cannot carry.
+        InternalError: the server answered for too few or too many texts, without an error.
+        CharloomError: the call failed; the results that arrived before are yielded first.
 
     """
     duplex = begin()
@@ -56,7 +56,7 @@ async def many(
             for text, one in zip(asked, found, strict=False):
                 yield tell(text, one)
             if len(found) != len(asked):
-                await duplex.receive()  # raises what the server refused
+                await duplex.receive()  # raises the server's refusal
                 raise miscounted(len(found), len(asked))
         await duplex.close()
         while not duplex.over:

@@ -1,4 +1,4 @@
-"""Text that a model reads as it comes, and what it makes of it, over asyncio."""
+"""Observing a text part by part: how surprising each token is, over asyncio."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from charloom.v1 import reading_pb2
 
 
 class AsyncObserver(AsyncExchange[reading_pb2.ObserveRequest, reading_pb2.ObserveResponse]):
-    """Reads text as it comes and tells how surprising each token of it is.
+    """Reads a text part by part, and returns how surprising each token is.
 
     An asynchronous context manager that closes the observation at the end of its block, and cancels it if the block
-    fails. A session goes on with the text, and holds it up to the last one that was answered; its `info` does not tell,
-    `refresh` does.
+    fails. A session keeps the text up to the last part that was answered; its `info` stays as it was, `refresh` fetches
+    it.
 
-    Every method raises the errors of the call: see `charloom.client.RequestError`. They appear with the first text.
+    Every method raises the errors of the call: see `charloom.client.RequestError`. None is raised before the first
+    part is read.
     """
 
     async def read(self, text: str) -> Observed:
-        """Read a text, and wait for what the model makes of it. One task at a time."""
+        """Read the next part, and wait for the log-probabilities of its tokens. One task at a time."""
         await self._duplex.send(_reading_requests.observe_text(text))
         return _reading_responses.observed(await self._duplex.receive())

@@ -1,4 +1,4 @@
-"""How an asyncio session comes by what it stands for: when it is entered or awaited."""
+"""Opening an asyncio session on the server, when it is entered or awaited."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 AsyncSource = Opened | Callable[[], Coroutine[Any, Any, Opened]] | NewSession
-"""A session that is there, what asks the server for one, or one that its first generation makes."""
+"""A session that is open, a function that asks the server for one, or one that its first generation makes."""
 
 
 class AsyncOpening:
-    """Asks the server when it is entered or awaited, and no second time."""
+    """Opens the session on the server when it is first entered or awaited; later times do nothing."""
 
     def __init__(self, source: AsyncSource) -> None:
         self._source = source
@@ -28,7 +28,7 @@ class AsyncOpening:
 
     @property
     def info(self) -> SessionInfo:
-        """The session after the last call that told of it; `refresh` asks the server."""
+        """The session as the last call that describes it left it; `refresh` asks the server."""
         if self._known is None:
             not_open = "this session is not open yet; use `async with session:` or `await session`"
             raise RuntimeError(not_open if self._new is None else NOT_MADE)

@@ -1,6 +1,6 @@
 """Reading an asyncio call of Generate message by message.
 
-Knows gRPC and how its calls end. What the messages mean is up to the record that each is given to.
+Knows gRPC and how its calls end. The meaning of the messages is up to the `Record` that takes them in.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class AsyncCall(Protocol):
-    """What is used of a call."""
+    """The part of a call that is used here."""
 
     async def read(self) -> object: ...
 
@@ -49,7 +49,7 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
         self._loop = asyncio.get_running_loop()
 
     def cancel(self) -> None:
-        """End the call; what has arrived stays. May be called twice."""
+        """End the call; text that has arrived is kept. May be called twice."""
         self._cancelled = True
         self._call.cancel()
 
@@ -108,8 +108,8 @@ class AsyncReading(Generic[Piece_co, Outcome_co]):
         return self._cancelled or self._context.closed
 
     def __del__(self) -> None:
-        # The channel of grpc.aio keeps a call alive that nobody else knows any more. The collector may run in any
-        # thread, and after the end of the loop there is nothing left to cancel.
+        # The channel of grpc.aio keeps a call alive although nothing else refers to it. The garbage collector may run
+        # in any thread, and after the end of the loop there is nothing left to cancel.
         if not self._record.ended:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._call.cancel)

@@ -20,7 +20,7 @@ Open = Callable[[generation_pb2.GenerateRequest, float | None], AsyncCall]
 
 
 class AsyncResumingCall:
-    """An asyncio call that is one to its reader, however often it was made; the twin of `ResumingCall`."""
+    """An asyncio call that looks like one to its reader, however often it is made; the twin of `ResumingCall`."""
 
     def __init__(self, open: Open, resumption: Resumption, context: CallContext) -> None:
         self._open = open
@@ -31,7 +31,7 @@ class AsyncResumingCall:
 
     @property
     def resumptions(self) -> int:
-        """How often it went on after a break."""
+        """How often it was resumed after a break."""
         return self._resumption.count
 
     def cancel(self) -> None:
@@ -41,7 +41,7 @@ class AsyncResumingCall:
         self._call.cancel()
 
     async def read(self) -> object:
-        """The next message; anything else is the end."""
+        """Return the next message; anything that is no message is the end."""
         resumption = self._resumption
         while not resumption.over:
             if resumption.pause is not None:
@@ -60,7 +60,7 @@ class AsyncResumingCall:
 
     async def _make_again(self, pause: float) -> None:
         until = time.monotonic() + pause
-        # In steps, because nobody tells of a client that is closed.
+        # In steps, because nothing notifies this wait when the client is closed.
         while not self._is_stopped() and (left := until - time.monotonic()) > 0:
             await asyncio.wait([self._cancelled], timeout=min(left, LONGEST))
         if self._is_stopped():

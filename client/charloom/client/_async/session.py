@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class AsyncSession(AsyncOpening, AsyncCalls):
-    """A session on the server: each call goes on where the last one ended.
+    """A session on the server: each call continues where the last one ended.
 
     Made by `AsyncClient.session`, `open_session`, `import_session` and `blend`, and by `fork`. As a context manager it
-    ends what is still running and, unless it is to be kept, deletes the session from the server.
+    ends calls that are still running and, unless `keep` is set, deletes the session from the server.
     It is opened by `async with` or by `await`:
 
         async with client.session() as session:
@@ -41,7 +41,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         AsyncOpening.__init__(self, source)
         self._keep = keep
         self._deleted = False
-        # Its references are copied in one step, whatever other threads begin meanwhile; those of a WeakSet are not.
+        # No WeakSet: a WeakKeyDictionary copies its references in one step, whatever other threads begin meanwhile.
         self._running: weakref.WeakKeyDictionary[AsyncRunning, None] = weakref.WeakKeyDictionary()
 
     @property
@@ -51,7 +51,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
 
     @property
     def restored_exactly(self) -> bool | None:
-        """Whether text goes on bit for bit as where the imported state was exported; `None` without an import."""
+        """Whether the text continues bit for bit as on the server that exported the state; `None` without an import."""
         return self._restored_exactly
 
     async def feed(
@@ -62,7 +62,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         expected_position: int | None = None,
         timeout: Timeout = NOT_GIVEN,
     ) -> SessionInfo:
-        """Read a text without generating any. In two parts it is the same as in one."""
+        """Read a text without generating any. Feeding it in two parts gives the same state as in one."""
         request = _session_requests.feed_session_request(
             self.id, text, unknown_characters=unknown_characters, expected_position=expected_position
         )
@@ -77,7 +77,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         top_logprobs: int = 0,
         timeout: Timeout = NOT_GIVEN,
     ) -> Score:
-        """How probable a text is from here on; as `AsyncClient.score`. The session stays as it is."""
+        """Compute how probable a text is from here on, like `AsyncClient.score`. The session does not change."""
         return await self._score(text, None, unknown_characters, top_logprobs, timeout)
 
     async def inspect(
@@ -90,7 +90,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         distributions: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> Inspection:
-        """What happens in the network while it reads a text; as `AsyncClient.inspect`. The session stays as it is."""
+        """Return the network's gates and states for a text, like `AsyncClient.inspect`. The session does not change."""
         return await self._inspect(text, None, unknown_characters, layers, top_next, distributions, timeout)
 
     def observe(
@@ -100,9 +100,9 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         top_logprobs: int = 0,
         timeout: Timeout = NOT_GIVEN,
     ) -> AsyncObserver:
-        """Read text as it comes and tell how surprising it is; as `AsyncClient.observe`.
+        """Read text piece by piece and report how surprising it is, like `AsyncClient.observe`.
 
-        The session goes on with it.
+        The session moves on by the text.
         """
         return self._observe(None, unknown_characters, top_logprobs, timeout)
 
@@ -114,12 +114,12 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         expected_position: int | None = None,
         timeout: Timeout = NOT_GIVEN,
     ) -> SessionInfo:
-        """Put the session back to an earlier position; what came after it is forgotten.
+        """Take the session back to an earlier position, and forget the text after it.
 
-        Without a `seed` the same options give the same text again from there.
+        Without a `seed`, the same options give the same text again from there.
 
         Raises:
-            PositionNotKept: the position lies in the future, or before `info.earliest_position`.
+            PositionNotKept: the position is after the session's own, or before `info.earliest_position`.
 
         """
         request = _session_requests.rewind_session_request(
@@ -138,13 +138,13 @@ class AsyncSession(AsyncOpening, AsyncCalls):
     ) -> SessionInfo:
         """Move the session to another model, or to the present version of its own.
 
-        That one reads the session's text from zero state: all of it where `info.earliest_position` is 0, else what is
-        kept of it. Positions are counted from 0 again.
+        That model reads the session's text from the zero state: all of it if `info.earliest_position` is 0, else the
+        part that is kept. Positions are counted from 0 again.
 
         Args:
-            model: its name; default is that of the session's own, or the server's first one where that is gone.
-            unknown_characters: what to do with those that the model lacks; default is "reject".
-            expected_position: fail unless the session stands there.
+            model: name of the model; default is the session's own, or the server's first one if that is gone.
+            unknown_characters: what to do with characters that the model lacks; default is "reject".
+            expected_position: fail unless the session is at this position.
             timeout: of this call alone, in seconds.
 
         """
@@ -164,11 +164,11 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         keep: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> AsyncSession:
-        """Make a session that goes on from where this one stands, when entered or awaited. This one stays as it is.
+        """Make a session that starts from the state of this one, when entered or awaited. This one does not change.
 
         Args:
-            position: where to take it instead, as for `rewind`.
-            seed: of its random numbers; default is the server's draw.
+            position: an earlier position to start from instead, as for `rewind`.
+            seed: seed of its random numbers; default is one that the server draws.
             id: default is the server's choice.
             time_to_live: seconds that it is kept without use; default is that of this one.
             keep: leave it on the server when its `with` block ends.
@@ -196,7 +196,7 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         keep: bool = False,
         timeout: Timeout = NOT_GIVEN,
     ) -> list[AsyncSession]:
-        """Make several sessions as `fork` does, in one call and open. Number i has the seed `seed` + i."""
+        """Make several sessions like `fork`, in one call and open. Session i has the seed `seed` + i."""
         request = _session_requests.fork_sessions_request(
             self.id, count, position=position, seed=seed, ids=ids, time_to_live=time_to_live
         )
@@ -204,26 +204,26 @@ class AsyncSession(AsyncOpening, AsyncCalls):
         return [AsyncSession(self._connection, Opened(info), keep=keep) for info in infos]
 
     async def renew(self, time_to_live: float | None = None, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
-        """Put the expiry off, and set how many seconds the session is kept without use; default is as before."""
+        """Extend the expiry, and set how many seconds the session is kept without use; default is as before."""
         request = _session_requests.update_session_request(self.id, time_to_live)
         answer = await self._connection.call(self._connection.sessions.UpdateSession, request, timeout)
         return self._know(_session_responses.session_info(answer.session))
 
     async def export(self, time_to_live: float | None = None, *, timeout: Timeout = NOT_GIVEN) -> SealedState:
-        """Give out the state, encrypted, for any server with the same key and model. The session stays as it is.
+        """Export the state, encrypted, for any server with the same key and model. The session does not change.
 
-        It can be used for `time_to_live` seconds; default is the server's for sessions.
+        The exported state can be used for `time_to_live` seconds; default is the server's time to live for sessions.
         """
         request = _session_requests.export_session_request(self.id, time_to_live)
         answer = await self._connection.call(self._connection.sessions.ExportSession, request, timeout)
         return _session_responses.sealed_state(answer)
 
     async def refresh(self, *, timeout: Timeout = NOT_GIVEN) -> SessionInfo:
-        """Ask the server for the session as it is now. Does not renew its expiry."""
+        """Ask the server for the session as it is now. Does not extend its expiry."""
         return self._know(await self._get(self.id, timeout))
 
     async def delete(self, *, timeout: Timeout = NOT_GIVEN) -> DeletionReceipt:
-        """Forget the session, its state and all that it could go back to."""
+        """Delete the session, its state and the history that it could be rewound to."""
         receipt = await self._delete(self.id, timeout)
         self._deleted = True
         self._know(receipt.session)

@@ -23,7 +23,7 @@ AsyncManyDuplex = AsyncDuplex[generation_pb2.GenerateManyRequest, generation_pb2
 
 
 class AsyncSharedStreams:
-    """Makes calls on one stream: the present one, which is begun with its first call and replaced when it is old.
+    """Makes calls on the present stream, which begins with its first call and is replaced when it is old.
 
     Args:
         open: begins a stream, with its first message
@@ -35,14 +35,14 @@ class AsyncSharedStreams:
         self._numbers = itertools.count()
         self._present: _Stream | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        """Of the streams that are not over."""
+        """One per stream that is not over."""
 
     def generate(
         self, request: generation_pb2.GenerateRequest, seconds: float | None, context: CallContext
     ) -> AsyncSharedCall:
         """Make a call, with a deadline in seconds if it has one."""
         if self._present is None or not self._present.takes_calls():
-            # In a context of its own: it is part of no trace, and has not the request id of its first call.
+            # In a context of its own: the stream must not take over the trace and the request id of its first call.
             self._present = contextvars.Context().run(self._begin_stream)
         return self._present.begin(_shared_stream.call_of(next(self._numbers), request, seconds, context), seconds)
 
@@ -63,7 +63,7 @@ class AsyncSharedCall:
     """A call among those of a stream.
 
     Args:
-        cancel: tells the server that nobody wants to have more of it
+        cancel: tells the server to end this call
 
     """
 
@@ -71,17 +71,17 @@ class AsyncSharedCall:
         self._tell = cancel
         # An asyncio.Queue would do the same, and take longer for each message.
         self._inbox: deque[object] = deque()
-        """What has come of it and is not read yet. The first that is no message is its end."""
+        """Messages that have arrived and are not read yet. The first entry that is no message is the end."""
         self._news = asyncio.Event()
         self._end: object = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self) -> object:
-        """The next message; anything else is the end.
+        """Return the next message; anything that is no message is the end.
 
         Raises:
-            grpc.RpcError: it has failed.
-            asyncio.CancelledError: it was cancelled, or the task was.
+            grpc.RpcError: the call has failed.
+            asyncio.CancelledError: the call was cancelled, or the task was.
 
         """
         while self._end is None:
@@ -98,23 +98,23 @@ class AsyncSharedCall:
         return self._end
 
     def cancel(self) -> None:
-        """End it; after its end this does nothing."""
+        """End the call; does nothing if it has ended."""
         if self._end is None:
             self._end = asyncio.CancelledError()
             self._tell()
             self.arrive_last(self._end)
 
     def expire_after(self, seconds: float) -> None:
-        """End it after so many seconds, should the server not do so."""
+        """End the call after this many seconds, in case the server does not."""
         self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     def arrive(self, message: object) -> None:
-        """A message of it has come."""
+        """Take in a message of this call."""
         self._inbox.append(message)
         self._news.set()
 
     def arrive_last(self, end: object) -> None:
-        """Its end has come: an error, or that all is well."""
+        """Take in the end of this call: an error, or a value that stands for success."""
         if self._timer is not None:
             self._timer.cancel()
         self.arrive(end)
@@ -125,31 +125,31 @@ class AsyncSharedCall:
 
 
 class _Stream:
-    """One stream: what is to be sent is gathered while the last message is on its way."""
+    """One stream: calls and cancellations are gathered for the next message while the last one is being sent."""
 
     def __init__(self, duplex: AsyncManyDuplex) -> None:
         self._duplex = duplex
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, AsyncSharedCall] = {}
-        """Those that have not ended, by number."""
+        """Calls that have not ended, by number."""
         self._begun: dict[int, generation_pb2.GenerateCall] = {}
-        """Those of which the server has not been told yet."""
+        """Calls that are not sent to the server yet, by number."""
         self._cancelled: list[int] = []
         self._news = asyncio.Event()
-        """There is something to send, or nothing more will be."""
+        """Set when there is something to send, or when nothing more will be sent."""
         self._old_at = self._loop.time() + _shared_stream.AGE
         self._closing = False
-        """No more calls begin; it is closed after the last one."""
+        """Whether the stream takes no more calls and is closed after its last one."""
 
     def takes_calls(self) -> bool:
-        """Whether calls may begin on it."""
+        """Whether new calls may begin on this stream."""
         if not self._closing and self._loop.time() >= self._old_at:
             self._closing = True
             self._news.set()
         return not self._closing
 
     def begin(self, asked: generation_pb2.GenerateCall, seconds: float | None) -> AsyncSharedCall:
-        """Begin a call, which has a deadline in seconds if it has one."""
+        """Begin a call; `seconds` is its deadline, or None."""
         call = self._calls[asked.number] = AsyncSharedCall(functools.partial(self._cancel, asked.number))
         if seconds is not None:
             call.expire_after(seconds)
@@ -159,7 +159,7 @@ class _Stream:
 
     def _cancel(self, number: int) -> None:
         if self._calls.pop(number, None) is not None:
-            # A message cancels before it begins: a call that the server has not been told of is only forgotten.
+            # A message lists cancellations before new calls, so a call that was not sent yet is only dropped.
             if self._begun.pop(number, None) is None:
                 self._cancelled.append(number)
             self._news.set()
@@ -167,7 +167,7 @@ class _Stream:
     async def run(self) -> None:
         """Send and receive until the stream is over."""
         sending = self._loop.create_task(self._send())
-        problem: CharloomError | None = cancelled()  # unless it ends in another way
+        problem: CharloomError | None = cancelled()  # unless the stream ends in another way
         try:
             while (message := await self._duplex.receive()) is not None:
                 self._take(message)
@@ -184,7 +184,7 @@ class _Stream:
             await asyncio.wait([sending])
 
     async def _send(self) -> None:
-        with contextlib.suppress(CharloomError, RuntimeError):  # the stream is over; receiving tells why
+        with contextlib.suppress(CharloomError, RuntimeError):  # the stream is over; `receive` raises the reason
             while self._calls or self._cancelled or not self._closing:
                 await self._news.wait()
                 self._news.clear()

@@ -17,8 +17,8 @@ class AsyncTextStream(AsyncReading[str, Result]):
     the end. Without `async with`, read it to the end or call `cancel`. After either, a session keeps the state after
     the last character that was sent. Cancelling the task that reads cancels the call.
 
-    A stream that breaks off is resumed where it was, on any server that can, until its deadline; the reader notices a
-    pause. Without a deadline it is given up a minute after it last came on.
+    A stream that breaks off is resumed at the same character, on any server that can, until its deadline; the reader
+    only sees a pause. Without a deadline, resuming is given up a minute after the break.
 
     Every method raises the errors of the call: see `charloom.client.RequestError`. An error does not take back the
     text that arrived before it.
@@ -31,12 +31,12 @@ class AsyncTextStream(AsyncReading[str, Result]):
 
     @property
     def text(self) -> str:
-        """The text so far; any thread may ask for it."""
+        """The text so far; may be read from any thread."""
         return self._transcript.text
 
     @property
     def logprobs(self) -> tuple[TokenLogprob, ...]:
-        """Of each token so far, if `logprobs` were asked for. In a byte model the text may lag behind its tokens."""
+        """Log-probability of each token so far, if `logprobs` is set. In a byte model, text may lag behind tokens."""
         return self._transcript.logprobs
 
     @property
@@ -50,5 +50,5 @@ class AsyncTextStream(AsyncReading[str, Result]):
         return self._resuming.resumptions
 
     async def result(self) -> Result:
-        """Read what is left of the text and return how the generation ended."""
+        """Read the rest of the text, and return how the generation ended."""
         return await self._rest()

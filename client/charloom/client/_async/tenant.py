@@ -1,4 +1,4 @@
-"""All that a server keeps of one tenant, over asyncio."""
+"""An administrator's calls about all data of one tenant, over asyncio."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from charloom.v1 import tenants_pb2
 
 
 class AsyncTenant:
-    """What an administrator can do with all data of one tenant; made by `AsyncClient.tenant`.
+    """An administrator's access to all data of one tenant; made by `AsyncClient.tenant`.
 
-    Every call raises `PermissionDenied` where the token does not have the scope `admin`.
+    Every call raises `PermissionDenied` if the token does not have the scope `admin`.
     """
 
     def __init__(self, connection: AsyncConnection, name: str) -> None:
@@ -24,13 +24,13 @@ class AsyncTenant:
 
     @property
     def name(self) -> str:
-        """Whose data it is; empty for clients that have no tenant."""
+        """Name of the tenant; empty for clients that have no tenant."""
         return self._name
 
     async def sessions(self, *, timeout: Timeout = NOT_GIVEN) -> AsyncIterator[KeptSession]:
-        """All sessions in the order of their ids, fetched page by page; the timeout is that of one page.
+        """Iterate over all sessions in the order of their ids, fetched page by page; the timeout is that of one page.
 
-        Also those that the server cannot read any more.
+        Includes sessions that the server cannot read any more.
         """
         request = tenants_pb2.ListTenantDataRequest(tenant=self._name, page_size=PAGE_SIZE)
         while True:
@@ -44,12 +44,12 @@ class AsyncTenant:
     async def export(
         self, *, time_to_live: float | None = None, timeout: Timeout = None
     ) -> AsyncIterator[ExportedSession]:
-        """All sessions in the order of their ids, each with its text and its state, as they arrive.
+        """Export all sessions in the order of their ids, each with its text and its state, as they arrive.
 
-        One that cannot be exported is among them, with its `problem`.
+        A session that cannot be exported is included, with its `problem`.
 
         Args:
-            time_to_live: seconds that the states can be used; default is the server's.
+            time_to_live: seconds for which the states can be used; default is the server's time to live for sessions.
             timeout: of the export as a whole, in seconds; default is none.
 
         """
@@ -59,9 +59,9 @@ class AsyncTenant:
                 yield _session_responses.exported_session(session)
 
     async def erase(self, *, timeout: Timeout = None) -> ErasureReceipt:
-        """Forget all sessions for good, also those that the server cannot read, and those that calls are using.
+        """Erase all sessions for good, including those that the server cannot read and those that calls are using.
 
-        Nothing is left to erase at the second time, and the receipt says so. By default there is no timeout.
+        A second call finds nothing to erase, and its receipt says so. By default there is no timeout.
         """
         request = tenants_pb2.EraseTenantRequest(tenant=self._name)
         return _session_responses.erasure_receipt(

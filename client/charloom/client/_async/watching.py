@@ -1,4 +1,4 @@
-"""Lines of logs that a server judges as they come, over asyncio."""
+"""Judging lines of logs as they arrive, over asyncio."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from charloom.v1 import watching_pb2
 
 
 class AsyncWatch(AsyncExchange[watching_pb2.WatchRequest, watching_pb2.WatchResponse]):
-    """Judges lines as they come; the server keeps what it knows of their sources.
+    """Judges lines as they arrive; the server keeps the state and threshold of each source.
 
     An asynchronous context manager that closes the watch at the end of its block, and cancels it if the block fails.
 
-    Every method raises the errors of the call: see `charloom.client.RequestError`. They appear with the first lines.
+    Every method raises the errors of the call: see `charloom.client.RequestError`. None is raised before the first
+    lines are read.
     """
 
     def __init__(
@@ -31,17 +32,17 @@ class AsyncWatch(AsyncExchange[watching_pb2.WatchRequest, watching_pb2.WatchResp
     async def read(self, lines: Sequence[tuple[str, str | bytes]]) -> list[Verdict]:
         """Judge lines, each a pair of its source and its text without a line break. One task at a time.
 
-        No line is refused: of a very long one the beginning is read, and bytes that are not UTF-8 are read as U+FFFD.
-        After an error, some sources may have read their lines and others not; of more than 1,024 lines or 49,152
-        characters, `read_by_message` tells those that were answered.
+        No line is refused: only the beginning of a very long one is read, and bytes that are not UTF-8 are read as
+        U+FFFD. After an error, some sources may have read their lines and others not. More than 1,024 lines or 49,152
+        characters are sent in several messages; `read_by_message` also yields the verdicts that came before an error.
         """
         return [verdict async for verdicts in self.read_by_message(lines) for verdict in verdicts]
 
     async def read_by_message(self, lines: Sequence[tuple[str, str | bytes]]) -> AsyncIterator[list[Verdict]]:
-        """Judge lines as `read` does; yields the verdicts on the lines of each message when they come, in order.
+        """Judge lines like `read`, but yield the verdicts of each message as soon as they arrive, in order.
 
-        After an error, the lines that had their verdicts need not be judged again. Of the message that failed, some
-        sources may have read their lines and others not; what follows it was not sent.
+        After an error, lines that have their verdicts need not be judged again. Of the message that failed, some
+        sources may have read their lines and others not; later messages were not sent.
         """
         for request in _watching_messages.batches(lines):
             await self._duplex.send(request)
@@ -50,9 +51,9 @@ class AsyncWatch(AsyncExchange[watching_pb2.WatchRequest, watching_pb2.WatchResp
             yield verdicts
 
     async def silent(self) -> list[str]:
-        """Ask which sources of this watch have said nothing for `silent_after`; each is told once, until it speaks.
+        """Return the sources of this watch without a line for `silent_after` seconds; each once, until its next line.
 
-        Of names of more than 200 characters the beginning is told. One task at a time, as `read`.
+        Names of more than 200 characters are cut off. One task at a time, like `read`.
         """
         more = True
         while more:

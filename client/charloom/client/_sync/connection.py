@@ -45,7 +45,7 @@ _Asked = TypeVar("_Asked", bound=Message)
 
 
 class Connection(BaseConnection):
-    """The channel is made at once, and used by any thread; in the child of a fork another one is, when it is used."""
+    """The channel is made at once and may be used by any thread; the child of a fork makes a new one on first use."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Connection(BaseConnection):
         self._shared = SharedStreams(self._generate_many)
         self._lock = threading.Lock()
         self._of_parents: list[grpc.Channel | None] = []
-        """Kept as long as this, because to let go of one might wait for threads that are not in this process."""
+        """Channels of parent processes: kept, because freeing one might wait for threads that this process lacks."""
         self._made: grpc.Channel | None = self._make()
         _connections.add(self)
 
@@ -78,9 +78,9 @@ class Connection(BaseConnection):
             return self._made
 
     def forget_parent(self) -> None:
-        """In the child of a fork, before it has other threads: the channel is the parent's.
+        """Drop the parent's channel, in the child of a fork, before it has other threads.
 
-        gRPC makes it usable again only where no call ran at the fork, or with GRPC_ENABLE_FORK_SUPPORT=1.
+        gRPC makes that channel usable again only if no call ran at the fork, or with GRPC_ENABLE_FORK_SUPPORT=1.
         """
         self._lock = threading.Lock()
         self._of_parents.append(self._made)
@@ -182,7 +182,7 @@ class Connection(BaseConnection):
         request: _Request,
         timeout: Timeout,
     ) -> Iterator[_Response]:
-        """Make a call with several answers; who takes no more of them ends it."""
+        """Make a call with several answers; closing the iterator early cancels it."""
         self.require_open()
         context = self.new_call(request)
         call = method(request, timeout=self.seconds(timeout), metadata=context.metadata)
@@ -201,7 +201,7 @@ class Connection(BaseConnection):
     def generate_resuming(
         self, context: CallContext, request: generation_pb2.GenerateRequest, timeout: Timeout, *, resume: bool
     ) -> ResumingCall:
-        """Make a call of Generate that is made again where it breaks off, if it is to `resume`."""
+        """Make a call of Generate; with `resume`, it is made again where it breaks off."""
         self.require_open()
         resumption = Resumption(request, self.seconds(timeout), context, enabled=resume)
         return ResumingCall(functools.partial(self._generate, context), resumption, context)
@@ -219,7 +219,7 @@ class Connection(BaseConnection):
     def duplex(
         self, method: grpc.StreamStreamMultiCallable[_Asked, _Response], start: _Asked, timeout: Timeout
     ) -> Duplex[_Asked, _Response]:
-        """Begin a call where both sides send messages as they please; `start` is the first."""
+        """Begin a bidirectional stream; `start` is the first message."""
         self.require_open()
         context, seconds = self.new_call(start), self.seconds(timeout)
 
@@ -229,7 +229,7 @@ class Connection(BaseConnection):
         return Duplex(begin, start, context)
 
     def health(self, timeout: Timeout, *, wait_for_ready: bool = False) -> HealthStatus:
-        """Ask the server for the health of the whole of it."""
+        """Ask for the health of the whole server, not of one service."""
         return self.call(self._check, b"", timeout, wait_for_ready=wait_for_ready)
 
     def close(self) -> None:

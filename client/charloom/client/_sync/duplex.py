@@ -1,6 +1,6 @@
-"""Blocking calls where both sides send messages as they please.
+"""Bidirectional streams, blocking.
 
-Knows gRPC and how its calls end. What the messages mean is up to who sends and receives them.
+Knows gRPC and how its calls end. What the messages mean is up to the modules that send and receive them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CLOSED = "this stream is closed; begin a new one"
 
 
 class DuplexCall(Protocol[Response_co]):
-    """What is used of a call of gRPC's."""
+    """The part of gRPC's call that is used here."""
 
     def __next__(self) -> Response_co: ...
 
@@ -37,7 +37,7 @@ class DuplexCall(Protocol[Response_co]):
 
 
 class Outbox(Generic[Request]):
-    """Messages for the server: any thread puts them in, and a thread of gRPC's takes them out and waits for more."""
+    """Queue of messages for the server: any thread puts them in, a thread of gRPC takes them out."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
@@ -60,11 +60,11 @@ class Outbox(Generic[Request]):
             return self._count - 1
 
     def post(self, message: Request) -> None:
-        """Send a message without a number, or none after `close`. It takes no lock, so finalizers may call it."""
+        """Send a message without a number; does nothing after `close`. Takes no lock, so finalizers may call it."""
         self._queue.put(message)
 
     def close(self) -> None:
-        """Send nothing more, which lets gRPC's thread go. May be called twice."""
+        """Send nothing more, which ends gRPC's thread. May be called twice."""
         with self._lock:
             self._closed = True
             self._queue.put(None)
@@ -97,7 +97,7 @@ class Duplex(Generic[Request, Response]):
             self._outbox.close()
 
     def send(self, message: Request) -> int:
-        """Send a message; returns its number, where the first one of all is 0.
+        """Send a message; returns its number, counted from 0, which is the one that began the call.
 
         Raises:
             CharloomError: the call has failed.
@@ -112,7 +112,7 @@ class Duplex(Generic[Request, Response]):
             raise
 
     def post(self, message: Request) -> None:
-        """Send a message whose number nobody needs, if the call still takes one; for finalizers too."""
+        """Send a message without a number, if the call still takes one; finalizers may call this."""
         self._outbox.post(message)
 
     def receive(self) -> Response | None:
@@ -134,7 +134,7 @@ class Duplex(Generic[Request, Response]):
             self._failure = self._error(error)
             raise self._failure from error
         except BaseException:
-            # KeyboardInterrupt, for one: nobody may ever come back to this call.
+            # For example KeyboardInterrupt, after which nobody may read this call again.
             self.cancel()
             raise
 
@@ -159,7 +159,7 @@ class Duplex(Generic[Request, Response]):
         if self._failure is not None:
             raise self._failure
         if isinstance(self._call, grpc.RpcError) and not self._call.is_active() and not self._is_ok(self._call):
-            self.over = True  # whoever is told so now need not be told again at the end of a block
+            self.over = True  # an error that is raised now is not raised again at the end of a `with` block
             raise self._error(self._call) from self._call
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""How a blocking session comes by what it stands for: at once."""
+"""Opening a blocking session on the server, at once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 Source = Opened | NewSession | Callable[[], Opened]
-"""A session that is there, one that its first generation makes, or what asks the server for one."""
+"""A session that is open, one that its first generation makes, or a function that asks the server for one."""
 
 
 class Opening:
-    """Asks the server when it is made."""
+    """Opens the session on the server when this object is made."""
 
     def __init__(self, source: Source) -> None:
         self._new = source if isinstance(source, NewSession) else None
@@ -27,7 +27,7 @@ class Opening:
 
     @property
     def info(self) -> SessionInfo:
-        """The session after the last call that told of it; `refresh` asks the server."""
+        """The session as the last call that describes it left it; `refresh` asks the server."""
         if self._known is None:
             raise RuntimeError(NOT_MADE)
         return self._known

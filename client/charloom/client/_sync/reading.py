@@ -1,6 +1,6 @@
 """Reading a blocking call of Generate message by message.
 
-Knows gRPC and how its calls end. What the messages mean is up to the record that each is given to.
+Knows gRPC and how its calls end. The meaning of the messages is up to the `Record` that takes them in.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _READ_ELSEWHERE = "another thread is reading this stream; let one thread read it
 
 
 class Call(Protocol):
-    """What is used of a call."""
+    """The part of a call that is used here."""
 
     def __next__(self) -> generation_pb2.GenerateResponse: ...
 
@@ -39,13 +39,13 @@ class Reading(Generic[Piece_co, Outcome_co]):
         self._call = call
         self._context = context
         self._record = record
-        # Every later look at the call meets the same error again.
+        # Raised again by every later use of the call.
         self._failure: CharloomError | None = None
         self._cancelled = False
         self._reader = threading.Lock()
 
     def cancel(self) -> None:
-        """End the call; what has arrived stays. May be called twice."""
+        """End the call; text that has arrived is kept. May be called twice."""
         self._cancelled = True
         self._call.cancel()
 
@@ -58,7 +58,7 @@ class Reading(Generic[Piece_co, Outcome_co]):
         return self
 
     def __next__(self) -> Piece_co:
-        # gRPC answers a second reader with an error of its own inner workings, which ends the call of the first.
+        # A second reader would get an internal error from gRPC, which also ends the call for the first.
         if not self._reader.acquire(blocking=False):
             raise RuntimeError(_READ_ELSEWHERE)
         try:
@@ -88,7 +88,7 @@ class Reading(Generic[Piece_co, Outcome_co]):
                 self.cancel()
                 raise
             except BaseException:
-                # KeyboardInterrupt, for one: nobody may ever come back to this call.
+                # For example KeyboardInterrupt, after which nobody may read this call again.
                 self.cancel()
                 raise
             if piece is not None:

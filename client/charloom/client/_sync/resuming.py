@@ -19,7 +19,7 @@ Open = Callable[[generation_pb2.GenerateRequest, float | None], Call]
 
 
 class ResumingCall:
-    """A blocking call that is one to its reader, however often it was made. May be cancelled by another thread."""
+    """A blocking call that looks like one to its reader, however often it is made. Any thread may cancel it."""
 
     def __init__(self, open: Open, resumption: Resumption, context: CallContext) -> None:
         self._open = open
@@ -30,7 +30,7 @@ class ResumingCall:
 
     @property
     def resumptions(self) -> int:
-        """How often it went on after a break."""
+        """How often it was resumed after a break."""
         return self._resumption.count
 
     def cancel(self) -> None:
@@ -55,14 +55,14 @@ class ResumingCall:
 
     def _make_again(self, pause: float) -> None:
         until = time.monotonic() + pause
-        # In steps, because nobody tells of a client that is closed.
+        # In steps, because nothing notifies this wait when the client is closed.
         while not self._is_stopped() and (left := until - time.monotonic()) > 0:
             self._cancelled.wait(min(left, LONGEST))
         if self._is_stopped():
             raise cancelled(self._context.request_id)
         self._call = self._open(self._resumption.request(), self._resumption.seconds_left())
         if self._cancelled.is_set():
-            # By another thread, which may have cancelled the call before this one.
+            # Another thread stopped it meanwhile, and may have cancelled the call before this one.
             self._call.cancel()
 
     def _is_stopped(self) -> bool:

@@ -22,11 +22,11 @@ from charloom.v1 import generation_pb2
 ManyDuplex = Duplex[generation_pb2.GenerateManyRequest, generation_pb2.GenerateManyResponse]
 
 _Inbox = queue.SimpleQueue[generation_pb2.GenerateResponse | grpc.RpcError | None]
-"""What has come of a call and is not read yet. The first that is no message is its end: `None` where all is well."""
+"""Messages of a call that are not read yet. The first entry that is no message is the end: `None` is success."""
 
 
 class SharedStreams:
-    """Makes calls on one stream: the present one, which is begun with its first call and replaced when it is old.
+    """Makes calls on the present stream, which begins with its first call and is replaced when it is old.
 
     Args:
         open: begins a stream, with its first message
@@ -47,14 +47,17 @@ class SharedStreams:
             asked = _shared_stream.call_of(next(self._numbers), request, seconds, context)
             call = None if self._present is None else self._present.begin(asked, seconds)
             if call is None:
-                # In a context of its own: it is part of no trace, and has not the request id of its first call.
+                # In a context of its own: the stream must not take over the trace and the request id of its first call.
                 stream = _Stream(contextvars.Context().run(self._open, generation_pb2.GenerateManyRequest()))
                 call = stream.begin_first(asked, seconds)
                 self._present = stream
             return call
 
     def forget_parent(self) -> None:
-        """In the child of a fork, before it has other threads: who holds a lock, and who reads, is not in it."""
+        """Drop streams and locks, in the child of a fork, before it has other threads.
+
+        The threads that read the streams, and those that hold locks, exist only in the parent.
+        """
         self._lock = threading.Lock()
         present, self._present = self._present, None
         if present is not None:
@@ -64,11 +67,11 @@ class SharedStreams:
 class SharedCall:
     """A call among those of a stream. One thread reads it; any may cancel it.
 
-    Only its reader knows it: the stream knows the inbox. So one that is forgotten is collected, and that cancels it.
+    The stream refers to the inbox only, so a call that its reader drops is garbage-collected, which cancels it.
 
     Args:
-        inbox: what comes of it
-        cancel: tells the server that nobody wants to have more of it; may be called by any thread, under any lock
+        inbox: where its messages arrive
+        cancel: tells the server to end this call; may be called by any thread, under any lock
         seconds: until its deadline; `None`: it has none
 
     """
@@ -100,7 +103,7 @@ class SharedCall:
             return _shared_stream.deadline_exceeded()
 
     def cancel(self) -> None:
-        """End it; after its end this does nothing."""
+        """End the call; does nothing if it has ended."""
         if not self._over:
             self._failure, self._over = _shared_stream.call_cancelled(), True
             self._tell()
@@ -117,23 +120,23 @@ class _Stream:
         self._duplex = duplex
         self._lock = threading.Lock()
         self._inboxes: dict[int, _Inbox] = {}
-        """Of the calls that have not ended, by number."""
+        """Inboxes of the calls that have not ended, by number."""
         self._old_at = time.monotonic() + _shared_stream.AGE
         self._closing = False
-        """No more calls begin; it is closed after the last one."""
+        """Whether the stream takes no more calls and is closed after its last one."""
 
     def begin_first(self, asked: generation_pb2.GenerateCall, seconds: float | None) -> SharedCall:
-        """Begin the first call; only then is the stream read, so that it cannot have ended before."""
+        """Begin the first call, and only then start to read the stream, so that it cannot end before."""
         call = self._begin(asked, seconds)
         try:
             threading.Thread(target=self._receive, name="charloom-shared-stream", daemon=True).start()
-        except RuntimeError:  # no thread can be had: nobody would read the stream
+        except RuntimeError:  # no thread could be started to read the stream
             self._duplex.cancel()
             raise
         return call
 
     def begin(self, asked: generation_pb2.GenerateCall, seconds: float | None) -> SharedCall | None:
-        """Begin a call; `None` if none may begin."""
+        """Begin a call; returns `None` if the stream takes no more calls."""
         with self._lock:
             if time.monotonic() >= self._old_at:
                 self._closing = True
@@ -143,19 +146,19 @@ class _Stream:
     def _begin(self, asked: generation_pb2.GenerateCall, seconds: float | None) -> SharedCall:
         inbox: _Inbox = queue.SimpleQueue()
         self._inboxes[asked.number] = inbox
-        with contextlib.suppress(CharloomError, RuntimeError):  # the stream is over; receiving tells why
+        with contextlib.suppress(CharloomError, RuntimeError):  # the stream is over; `receive` raises the reason
             self._duplex.send(generation_pb2.GenerateManyRequest(calls=[asked]))
         return SharedCall(inbox, functools.partial(self._cancel, asked.number), seconds)
 
     def _cancel(self, number: int) -> None:
-        # The garbage collector calls this too, wherever a thread is just then: so it takes no lock. The server's answer
-        # closes a stream that this was the last call of, which is why it is asked before the call is forgotten.
+        # The garbage collector calls this too, at any point of any thread, so it takes no lock. If this was the last
+        # call, the server's answer closes the stream; so the server is told before the call is dropped here.
         if number in self._inboxes:
             self._duplex.post(generation_pb2.GenerateManyRequest(cancel=[number]))
             self._inboxes.pop(number, None)
 
     def abandon(self) -> None:
-        """End its calls in a process that does not have its reader; the server is told nothing, nor is a lock taken."""
+        """End the calls in the child of a fork, which has no thread that reads; tells no server, and takes no lock."""
         inboxes, self._inboxes = self._inboxes, {}
         for inbox in inboxes.values():
             inbox.put(_shared_stream.call_cancelled())
